@@ -1,0 +1,86 @@
+"""Every error that Ratchet raises on purpose.
+
+    RatchetError
+    ├── PlanError          2   a YAML file or the command line is wrong
+    ├── DataError          3   a source, its rows, or what was made of them is wrong
+    ├── ModelError         4   a model or its tokenizer cannot be used
+    ├── TrainingError      5   training stopped itself
+    ├── RunError           6   the run folder is taken, or belongs to another plan
+    ├── ClusterError      69   Ray cannot be started or reached
+    └── StorageError      74   disk full, or stored bytes are not what was written
+        └── CorruptError  74   a checkpoint, record or table fails its check
+
+The number is the exit status of the `ratchet` command. Errors cross Ray's process borders, so
+they are built from plain strings and can be pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RatchetError(Exception):
+    """What went wrong, where, and what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where, fix)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  {self.fix}" if self.fix else head
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+def _rebuild(kind: type[RatchetError], what: str, where: str, fix: str) -> RatchetError:
+    return kind(what, where=where, fix=fix)
+
+
+class PlanError(RatchetError):
+    """A YAML file or the command line is wrong. `what` may hold one line for each problem."""
+
+    exit_code = 2
+
+
+class DataError(RatchetError):
+    """A source, its rows, or what was made of them is wrong."""
+
+    exit_code = 3
+
+
+class ModelError(RatchetError):
+    """A model or its tokenizer cannot be used."""
+
+    exit_code = 4
+
+
+class TrainingError(RatchetError):
+    """Training stopped itself: a number that is not finite, or a first loss that is not ln 2."""
+
+    exit_code = 5
+
+
+class RunError(RatchetError):
+    """The run folder is held by another process, or belongs to another plan."""
+
+    exit_code = 6
+
+
+class ClusterError(RatchetError):
+    """Ray cannot be started or reached, or does not have what the plan asks for."""
+
+    exit_code = 69
+
+
+class StorageError(RatchetError):
+    """The disk is full, or a file cannot be written."""
+
+    exit_code = 74
+
+
+class CorruptError(StorageError):
+    """Stored bytes are not what was written."""

@@ -1,0 +1,1 @@
+"""Losses, exactly as the papers state them."""

@@ -1,0 +1,1 @@
+"""Models: loading, making, scoring, merging and exporting them."""

@@ -1,0 +1,1 @@
+"""Preference pairs: from source files to token ids."""

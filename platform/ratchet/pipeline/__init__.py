@@ -1,0 +1,1 @@
+"""The pipeline: a plan becomes steps, and steps become records."""

@@ -1,0 +1,1 @@
+"""Plans: what to run, as YAML with a schema behind it."""

@@ -1,0 +1,80 @@
+"""Where a plan runs. Nothing here is part of any fingerprint, and no result depends on it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ratchet.plan.base import Strict
+
+_OURS = {
+    "train_batch_size": "the stage's batch",
+    "train_micro_batch_size_per_gpu": "cluster.micro_batch",
+    "gradient_accumulation_steps": "the stage's batch, cluster.workers and cluster.micro_batch",
+    "gradient_clipping": "the stage's clip",
+    "optimizer": "the stage's learning_rate, weight_decay, betas, epsilon",
+    "scheduler": "the stage's schedule and warmup",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+}
+
+
+class DeepSpeed(Strict):
+    """How weights, gradients and optimiser state are divided among the workers."""
+
+    zero: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage: 0 copies everything, 1 divides optimiser state, 2 gradients too, 3 weights too."""
+    offload_optimizer: bool = False
+    """Keep optimiser state in CPU memory. Needs zero 1, 2 or 3."""
+    offload_parameters: bool = False
+    """Keep weights in CPU memory. Needs zero 3."""
+    overrides: dict[str, Any] = {}
+    """Raw DeepSpeed configuration, merged last. Keys that a stage decides are refused by name."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> DeepSpeed:
+        if self.offload_optimizer and self.zero == 0:
+            raise ValueError("offload_optimizer needs zero 1, 2 or 3: stage 0 has nothing to offload")
+        if self.offload_parameters and self.zero != 3:
+            raise ValueError("offload_parameters needs zero 3: only stage 3 divides the weights")
+        for key in self.overrides:
+            if key in _OURS:
+                raise ValueError(f"overrides.{key} is decided by {_OURS[key]}: set that instead")
+        if "stage" in self.overrides.get("zero_optimization", {}):
+            raise ValueError("overrides.zero_optimization.stage is decided by zero: set that instead")
+        return self
+
+
+class Ray(Strict):
+    """The Ray cluster to use."""
+
+    address: str | None = None
+    """Address of a running cluster; `RAY_ADDRESS` counts too. Left out: a local Ray for this run."""
+    num_cpus: Annotated[int, Field(ge=1)] | None = None
+    """Logical CPUs of a local Ray; left out: what this plan needs, at least the machine's."""
+    object_store_mb: Annotated[int, Field(ge=80)] = 200
+    """Object store of a local Ray."""
+
+
+class Cluster(Strict):
+    """Workers, devices, memory and paths."""
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Training workers, one process each."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Pairs in one forward pass of one worker; left out: as many as divide the batch, 8 at most."""
+    deepspeed: DeepSpeed = DeepSpeed()
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    score_actors: Annotated[int, Field(ge=1)] = 1
+    """Processes that score the reference."""
+    score_batch: Annotated[int, Field(ge=1)] = 32
+    """Pairs in one forward pass of a scoring process."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """Times that training may restart from its last checkpoint after a lost worker."""
+    storage: str = "outputs"
+    """Folder for the store and the runs; every node must see it under the same path."""
+    ray: Ray = Ray()

@@ -1,0 +1,82 @@
+"""Where preference data comes from, and what is done to its rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ratchet.plan.base import Strict
+
+Layout = Literal[
+    "auto",
+    "pair",
+    "implicit_prompt",
+    "alpaca",
+    "sharegpt",
+    "scored",
+    "instruction",
+    "choices",
+    "annotated",
+]
+"""How a row is read; `pairs.layouts` says which keys each looks for."""
+
+
+class Generated(Strict):
+    """Rows made here from a seed, for plans that run without any file."""
+
+    kind: Literal["arithmetic", "arithmetic_quiz"]
+    """`arithmetic`: step-by-step sums (instruction, output). `arithmetic_quiz`: question, choices, answer."""
+    rows: Annotated[int, Field(ge=1)] = 1000
+    steps: Annotated[int, Field(ge=1, le=8)] = 2
+    """Calculations in each sum."""
+    largest: Annotated[int, Field(ge=2)] = 20
+    """Largest operand."""
+    seed: int = 0
+
+
+class Hub(Strict):
+    """A data set on the Hugging Face hub."""
+
+    name: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+class Source(Strict):
+    """Exactly one of `path`, `hub` and `generate`, and what is done to its rows."""
+
+    path: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """File, glob, list of them, or folder saved by `datasets`: .jsonl, .json, .parquet, each also .gz where it is text."""
+    hub: Hub | None = None
+    generate: Generated | None = None
+    layout: Layout = "auto"
+    """Layout of the rows; `auto` finds it from the first rows and says which it took."""
+    build: Literal["arithmetic_corruption", "multiple_choice"] | None = None
+    """Make pairs from rows that have none (Smaug, appendix D)."""
+    where: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Conditions that a row must meet, such as `overall != AB` or `rating >= 4`."""
+    min_margin: Annotated[float, Field(ge=0)] = 0.0
+    """Smallest difference of scores between chosen and rejected; ties are always skipped."""
+    system: str | None = None
+    """System prompt of rows that have none; overrides the model's."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Keep a seeded sample of this many rows."""
+    max_characters: Annotated[int, Field(ge=1)] = 200_000
+    """A row longer than this is skipped."""
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Stop where more than this share of the rows is bad."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of prompts that no stage trains on."""
+    seed: int = 0
+    """Seed of the sample, the split and the builder."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        given = [key for key in ("path", "hub", "generate") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of path, hub, generate; got {', '.join(given) or 'none'}")
+        if self.generate is not None and self.layout != "auto":
+            raise ValueError("generated rows have their own layout: leave layout out")
+        return self

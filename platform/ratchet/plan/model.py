@@ -1,0 +1,66 @@
+"""Which model a plan starts from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ratchet.plan.base import Name, Strict
+
+
+class Scratch(Strict):
+    """A small Llama made here: a tokenizer trained on the plan's data, weights from a seed."""
+
+    tokenizer_from: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
+    """Sources whose text trains the byte-level BPE tokenizer."""
+    vocab_size: Annotated[int, Field(ge=260, le=65536)] = 512
+    """Tokens, the 256 bytes and the special ones included; fewer where the text has fewer merges."""
+    hidden_size: Annotated[int, Field(ge=8)] = 128
+    layers: Annotated[int, Field(ge=1)] = 4
+    heads: Annotated[int, Field(ge=1)] = 4
+    key_value_heads: Annotated[int, Field(ge=1)] = 4
+    intermediate_size: Annotated[int, Field(ge=8)] = 352
+    max_positions: Annotated[int, Field(ge=16)] = 512
+    tie_embeddings: bool = True
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Scratch:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} does not divide by heads {self.heads}")
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"heads {self.heads} does not divide by key_value_heads {self.key_value_heads}")
+        return self
+
+
+class ModelSpec(Strict):
+    """Exactly one of `name` (a hub model), `path` (a Hugging Face folder) and `scratch`."""
+
+    name: str | None = None
+    """Hub name, for example `Qwen/Qwen3-0.6B`."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub model. Pin a commit: names move."""
+    path: str | None = None
+    """Folder with `config.json`, safetensors weights and a tokenizer."""
+    scratch: Scratch | None = None
+    """Make a small model instead of loading one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the weights in every stage's forward pass, and of the reference's."""
+    chat_template: str | None = None
+    """File with a Jinja chat template, where the tokenizer's own is missing or unwanted."""
+    system: str | None = None
+    """System prompt of conversations that have none of their own."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Needs `revision`."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        given = [key for key in ("name", "path", "scratch") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of name, path, scratch; got {', '.join(given) or 'none'}")
+        if self.revision is not None and self.name is None:
+            raise ValueError("revision belongs to a hub model: give it with name")
+        if self.trust_remote_code and self.revision is None:
+            raise ValueError("trust_remote_code runs code from the hub: pin its revision")
+        return self

@@ -1,0 +1,162 @@
+"""The stages of a plan."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ratchet.plan.base import Name, Share, Strict
+from ratchet.plan.model import ModelSpec
+
+Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+
+
+class Steps(Strict):
+    """Stepwise training (sDPO): the model of step t−1 is the reference of step t, and its start."""
+
+    by: Literal["source", "count"] = "source"
+    """One chunk for each source, or `count` chunks of the union."""
+    count: Annotated[int, Field(ge=2)] | None = None
+    order: Literal["easy_to_hard", "hard_to_easy", "random", "listed"] = "listed"
+    """Order of the chunks. Easy is what the start model already prefers the right way round."""
+    target: Literal["previous", "start"] = "previous"
+    """Where step t's weights begin: at M_{t−1}, or at the stage's start (sDPO, section 4.5)."""
+    length_normalised: bool = False
+    """Judge difficulty by mean instead of summed token log-probability."""
+    base: ModelSpec | None = None
+    """Judge difficulty by the implicit reward against this model instead of by γ."""
+
+    @model_validator(mode="after")
+    def _count_fits(self) -> Steps:
+        if (self.by == "count") != (self.count is not None):
+            raise ValueError("count goes with `by: count`, and only with it")
+        return self
+
+
+class Lora(Strict):
+    """Low-rank adapters (peft) in place of full training."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | Literal["all-linear"] = "all-linear"
+    """Names of the modules that get an adapter."""
+    quantise: Literal["4bit", "8bit"] | None = None
+    """QLoRA: hold the frozen weights in 4 or 8 bits (bitsandbytes; needs a GPU)."""
+
+
+class Checkpoint(Strict):
+    """When training is saved, and what is kept."""
+
+    every: Annotated[int, Field(ge=1)] = 100
+    """Optimiser steps between checkpoints; there is always one at the end."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints kept, beside the best one."""
+    publish: Literal["last", "best"] = "last"
+    """Which becomes the stage's model; best is by held-out loss."""
+
+
+class _Training(Strict):
+    data: Names | dict[Name, Share]
+    """Sources by name, or a mapping from name to the share of its pairs."""
+    after: Name | None = None
+    """Start from that stage's model, and refer to it."""
+    start: Name | Literal["base"] | None = None
+    """Start from that stage's model (or the plan's `base`), whatever `after` says."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many optimiser steps, even within an epoch."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    """Pairs in one optimiser step, over all workers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest gradient norm; `null` does not clip."""
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Tokens of prompt and answer together."""
+    overlong: Literal["drop", "trim_prompt"] = "drop"
+    """A longer pair is dropped, or its prompt is trimmed from the left; answers are never cut."""
+    lora: Lora | None = None
+    checkpoint: Checkpoint = Checkpoint()
+    seed: int = 0
+    """Seed of the order of the pairs."""
+
+    def shares(self) -> dict[str, float]:
+        """Return each source's share, whichever way `data` was written."""
+        return dict(self.data) if isinstance(self.data, dict) else dict.fromkeys(self.data, 1.0)
+
+
+class Sft(_Training):
+    """Supervised fine-tuning on the chosen answers: mean token negative log-likelihood."""
+
+    kind: Literal["sft"]
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+
+
+class _Preference(_Training):
+    reference: Name | Literal["base"] | ModelSpec | None = None
+    """The reference model: a stage, `base`, or another model; left out: where the stage starts."""
+    steps: Steps | None = None
+    """Make the stage stepwise (sDPO)."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull towards the reference."""
+
+
+class Dpo(_Preference):
+    """Direct preference optimisation (Rafailov et al. 2023)."""
+
+    kind: Literal["dpo"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of labels taken to be flipped (conservative DPO)."""
+
+
+class Dpop(_Preference):
+    """DPO-Positive (Pal et al. 2024, Smaug)."""
+
+    kind: Literal["dpop"]
+    beta: Annotated[float, Field(gt=0)] = 0.3
+    penalty: Annotated[float, Field(ge=0)] = 50.0
+    """λ, the weight of a chosen answer's fall below the reference."""
+    penalty_position: Literal["inside", "outside"] = "inside"
+    """Inside the sigmoid (the paper's July 2024 text), or added to the loss (its Eq. 3 as first printed)."""
+
+
+class Ipo(_Preference):
+    """Identity preference optimisation (Azar et al. 2023)."""
+
+    kind: Literal["ipo"]
+    length_normalised: bool = True
+    """Divide each log-probability by its answer's token count."""
+
+
+class Cpo(_Preference):
+    """Contrastive preference optimisation (Xu et al. 2024); has no reference in its loss."""
+
+    kind: Literal["cpo"]
+    nll_weight: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Merge(Strict):
+    """Weighted average of the weights of models of one architecture."""
+
+    kind: Literal["merge"]
+    of: Annotated[tuple[Name, ...], Field(strict=False, min_length=2)]
+    weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] | None = None
+    """One for each model, normalised to 1; left out: equal."""
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Merge:
+        if self.weights is not None and len(self.weights) != len(self.of):
+            raise ValueError(f"{len(self.of)} models but {len(self.weights)} weights")
+        return self
+
+
+Preference = Dpo | Dpop | Ipo | Cpo
+Training = Sft | Preference
+Stage = Annotated[Sft | Dpo | Dpop | Ipo | Cpo | Merge, Field(discriminator="kind")]

@@ -1,0 +1,1 @@
+"""Reference log-probabilities: scored once, kept for every stage, epoch and run."""

@@ -1,0 +1,123 @@
+"""Files that appear whole or not at all: write aside, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a read-only folder into a StorageError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(
+                "no space left on the disk",
+                where=str(path),
+                fix="free some space and run again; everything committed so far is kept",
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise StorageError(
+                f"cannot write: {error.strerror}",
+                where=str(path),
+                fix="set cluster.storage to a folder you may write to",
+            ) from error
+        raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` by way of a file aside, fsync and rename. Raises StorageError."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text to `path` whole or not at all. Raises StorageError."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, whole or not at all. Raises StorageError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def folder_aside(final: Path) -> Iterator[Path]:
+    """Yield a folder to fill; on success it becomes `final`, on an error it goes.
+
+    If `final` appeared in the meantime (another process made the same thing), that one is kept.
+    Raises StorageError.
+    """
+    aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+    with storage_errors(final):
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            sync_tree(aside)
+            with contextlib.suppress(FileExistsError):
+                publish(aside, final)
+            fsync_folder(final.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish(aside: Path, final: Path) -> None:
+    """Rename a finished folder to its name. Raises FileExistsError where the name is taken."""
+    try:
+        aside.rename(final)
+    except OSError as error:
+        if error.errno in {errno.EEXIST, errno.ENOTEMPTY}:
+            raise FileExistsError(str(final)) from error
+        raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Fsync every file and folder below `folder`."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            handle = os.open(os.path.join(parent, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        fsync_folder(Path(parent))
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes free on the disk that holds `folder` or its nearest existing parent."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,47 @@
+"""Where things lie. The only module that joins paths below the storage root.
+
+<root>/store/pairs/<fp>/    train.parquet  heldout.parquet  skipped.parquet  record.json
+<root>/store/tokens/<fp>/   train.arrow    heldout.arrow    skipped.parquet  record.json
+<root>/store/logps/<fp>/    block-000000.parquet …                           record.json
+<root>/store/models/<fp>/   a Hugging Face folder made from a `scratch:` spec
+<root>/runs/<plan>/         plan.yaml  resolved.json  report.{html,md,json}  lock
+<root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ model/ record.json
+<root>/runs/<plan>/scores/<model>.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Paths below one storage root, shared by every worker of a run."""
+
+    root: Path
+
+    def pairs(self, fp: str) -> Path:
+        return self.root / "store" / "pairs" / fp
+
+    def tokens(self, fp: str) -> Path:
+        return self.root / "store" / "tokens" / fp
+
+    def logps(self, fp: str) -> Path:
+        return self.root / "store" / "logps" / fp
+
+    def model(self, fp: str) -> Path:
+        return self.root / "store" / "models" / fp
+
+    def run(self, plan: str) -> Path:
+        return self.root / "runs" / plan
+
+    def step(self, plan: str, step: str) -> Path:
+        return self.run(plan) / "steps" / step
+
+    def scores(self, plan: str, model: str) -> Path:
+        return self.run(plan) / "scores" / f"{model}.json"
+
+    def set_aside(self, plan: str, step: str, stamp: str) -> Path:
+        """Where `--fresh` puts what a step had made before."""
+        return self.run(plan) / "set-aside" / f"{step}-{stamp}"

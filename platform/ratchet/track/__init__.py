@@ -1,0 +1,1 @@
+"""Tracking: JSON lines always, wandb when configured, progress for people."""
