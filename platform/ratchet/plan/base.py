@@ -5,14 +5,27 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,46}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,46}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Names become folders and Kubernetes objects: lower case, digits and hyphens."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy, torch and Python's random all take."""
 
 
 class Strict(BaseModel):
     """Unknown keys are errors, values do not change, and text is not taken for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def wrong(key: str, what: str, *others: str) -> PydanticCustomError:
+    """Return the error of a validator that looks at several keys: `key` is to blame, `others` it also read."""
+    template = "{key}: {what}" if key else "{what}"
+    return PydanticCustomError("wrong", template, {"key": key, "what": what, "about": [key, *others]})

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Strict
+from ratchet.plan.base import Strict, wrong
 
 _OURS = {
     "train_batch_size": "the stage's batch",
@@ -29,20 +29,21 @@ class DeepSpeed(Strict):
     """Keep optimiser state in CPU memory. Needs zero 1, 2 or 3."""
     offload_parameters: bool = False
     """Keep weights in CPU memory. Needs zero 3."""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
     """Raw DeepSpeed configuration, merged last. Keys that a stage decides are refused by name."""
 
     @model_validator(mode="after")
     def _possible(self) -> DeepSpeed:
         if self.offload_optimizer and self.zero == 0:
-            raise ValueError("offload_optimizer needs zero 1, 2 or 3: stage 0 has nothing to offload")
+            raise wrong("offload_optimizer", "needs zero 1, 2 or 3: stage 0 has nothing to offload", "zero")
         if self.offload_parameters and self.zero != 3:
-            raise ValueError("offload_parameters needs zero 3: only stage 3 divides the weights")
+            raise wrong("offload_parameters", "needs zero 3: only stage 3 divides the weights", "zero")
         for key in self.overrides:
             if key in _OURS:
-                raise ValueError(f"overrides.{key} is decided by {_OURS[key]}: set that instead")
-        if "stage" in self.overrides.get("zero_optimization", {}):
-            raise ValueError("overrides.zero_optimization.stage is decided by zero: set that instead")
+                raise wrong(f"overrides.{key}", f"is decided by {_OURS[key]}: set that instead")
+        nested = self.overrides.get("zero_optimization")
+        if isinstance(nested, dict) and "stage" in nested:
+            raise wrong("overrides.zero_optimization.stage", "is decided by zero: set that instead")
         return self
 
 
@@ -63,10 +64,13 @@ class Cluster(Strict):
     workers: Annotated[int, Field(ge=1)] = 1
     """Training workers, one process each."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs that Ray sets aside for each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray sets aside for each worker."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Pairs in one forward pass of one worker; left out: as many as divide the batch, 8 at most."""
     deepspeed: DeepSpeed = DeepSpeed()
+    """How DeepSpeed divides the model."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     score_actors: Annotated[int, Field(ge=1)] = 1
@@ -78,3 +82,4 @@ class Cluster(Strict):
     storage: str = "outputs"
     """Folder for the store and the runs; every node must see it under the same path."""
     ray: Ray = Ray()
+    """The Ray cluster to use."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Strict
+from ratchet.plan.base import Seed, Strict, wrong
 
 Layout = Literal[
     "auto",
@@ -28,29 +28,37 @@ class Generated(Strict):
     kind: Literal["arithmetic", "arithmetic_quiz"]
     """`arithmetic`: step-by-step sums (instruction, output). `arithmetic_quiz`: question, choices, answer."""
     rows: Annotated[int, Field(ge=1)] = 1000
+    """Rows to make."""
     steps: Annotated[int, Field(ge=1, le=8)] = 2
     """Calculations in each sum."""
     largest: Annotated[int, Field(ge=2)] = 20
     """Largest operand."""
-    seed: int = 0
+    seed: Seed = 0
+    """Seed of the rows."""
 
 
 class Hub(Strict):
     """A data set on the Hugging Face hub."""
 
     name: str
+    """Hub name, for example `argilla/dpo-mix-7k`."""
     config: str | None = None
+    """Configuration of the data set, where it has several."""
     split: str = "train"
+    """Split to read."""
     revision: str | None = None
+    """Commit, tag or branch. Pin a commit: names move."""
 
 
 class Source(Strict):
     """Exactly one of `path`, `hub` and `generate`, and what is done to its rows."""
 
     path: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
-    """File, glob, list of them, or folder saved by `datasets`: .jsonl, .json, .parquet, each also .gz where it is text."""
+    """File, glob, list of them, or folder saved by `datasets`: .jsonl, .json (also .gz) and .parquet."""
     hub: Hub | None = None
+    """A data set on the Hugging Face hub."""
     generate: Generated | None = None
+    """Rows made here from a seed."""
     layout: Layout = "auto"
     """Layout of the rows; `auto` finds it from the first rows and says which it took."""
     build: Literal["arithmetic_corruption", "multiple_choice"] | None = None
@@ -69,14 +77,16 @@ class Source(Strict):
     """Stop where more than this share of the rows is bad."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of prompts that no stage trains on."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample, the split and the builder."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
         given = [key for key in ("path", "hub", "generate") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of path, hub, generate; got {', '.join(given) or 'none'}")
+            got = ", ".join(given) or "none"
+            key = given[1] if given else ""
+            raise wrong(key, f"give exactly one of path, hub, generate; got {got}", "path", "hub", "generate")
         if self.generate is not None and self.layout != "auto":
-            raise ValueError("generated rows have their own layout: leave layout out")
+            raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
         return self

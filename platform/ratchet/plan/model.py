@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Name, Strict
+from ratchet.plan.base import Name, Seed, Strict, wrong
 
 
 class Scratch(Strict):
@@ -17,20 +17,29 @@ class Scratch(Strict):
     vocab_size: Annotated[int, Field(ge=260, le=65536)] = 512
     """Tokens, the 256 bytes and the special ones included; fewer where the text has fewer merges."""
     hidden_size: Annotated[int, Field(ge=8)] = 128
+    """Width of the residual stream; divides by `heads`."""
     layers: Annotated[int, Field(ge=1)] = 4
+    """Decoder layers."""
     heads: Annotated[int, Field(ge=1)] = 4
+    """Attention heads."""
     key_value_heads: Annotated[int, Field(ge=1)] = 4
+    """Heads of keys and values, which groups of attention heads share; divides `heads`."""
     intermediate_size: Annotated[int, Field(ge=8)] = 352
+    """Width of the feed-forward layers."""
     max_positions: Annotated[int, Field(ge=16)] = 512
+    """Longest sequence of tokens."""
     tie_embeddings: bool = True
-    seed: int = 0
+    """Use the input embedding as the output layer too."""
+    seed: Seed = 0
+    """Seed of the weights."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Scratch:
         if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size {self.hidden_size} does not divide by heads {self.heads}")
+            raise wrong("hidden_size", f"{self.hidden_size} does not divide by heads = {self.heads}", "heads")
         if self.heads % self.key_value_heads:
-            raise ValueError(f"heads {self.heads} does not divide by key_value_heads {self.key_value_heads}")
+            groups = self.key_value_heads
+            raise wrong("heads", f"{self.heads} does not divide by key_value_heads = {groups}", "key_value_heads")
         return self
 
 
@@ -58,9 +67,11 @@ class ModelSpec(Strict):
     def _one_origin(self) -> ModelSpec:
         given = [key for key in ("name", "path", "scratch") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of name, path, scratch; got {', '.join(given) or 'none'}")
+            got = ", ".join(given) or "none"
+            key = given[1] if given else ""
+            raise wrong(key, f"give exactly one of name, path, scratch; got {got}", "name", "path", "scratch")
         if self.revision is not None and self.name is None:
-            raise ValueError("revision belongs to a hub model: give it with name")
+            raise wrong("revision", "belongs to a hub model: give it with name", "name")
         if self.trust_remote_code and self.revision is None:
-            raise ValueError("trust_remote_code runs code from the hub: pin its revision")
+            raise wrong("trust_remote_code", "runs code from the hub: pin its revision", "revision")
         return self

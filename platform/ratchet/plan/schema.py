@@ -21,15 +21,20 @@ class Wandb(Strict):
     """Weights & Biases: one group for the plan, one run for each step."""
 
     project: str
+    """Project to log to."""
     entity: str | None = None
+    """User or team; left out: the default of the account."""
     mode: Literal["online", "offline"] = "online"
+    """`offline` writes to disk; `wandb sync` sends it later."""
     tags: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Tags of every run of the plan."""
 
 
 class Track(Strict):
     """How a run is watched. `metrics.jsonl` is always written."""
 
     wandb: Wandb | None = None
+    """Log to Weights & Biases too."""
 
 
 class Plan(Strict):
@@ -46,4 +51,6 @@ class Plan(Strict):
     evaluate: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Suite files (`eval/*.yaml`) that every model of the plan goes through."""
     cluster: Cluster = Cluster()
+    """Where the plan runs."""
     track: Track = Track()
+    """How the run is watched."""

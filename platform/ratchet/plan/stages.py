@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Name, Share, Strict
+from ratchet.plan.base import Name, Seed, Share, Strict, wrong
 from ratchet.plan.model import ModelSpec
 
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Steps(Strict):
@@ -18,6 +19,7 @@ class Steps(Strict):
     by: Literal["source", "count"] = "source"
     """One chunk for each source, or `count` chunks of the union."""
     count: Annotated[int, Field(ge=2)] | None = None
+    """Chunks of equal size, for `by: count`."""
     order: Literal["easy_to_hard", "hard_to_easy", "random", "listed"] = "listed"
     """Order of the chunks. Easy is what the start model already prefers the right way round."""
     target: Literal["previous", "start"] = "previous"
@@ -30,7 +32,7 @@ class Steps(Strict):
     @model_validator(mode="after")
     def _count_fits(self) -> Steps:
         if (self.by == "count") != (self.count is not None):
-            raise ValueError("count goes with `by: count`, and only with it")
+            raise wrong("count", "goes with `by: count`, and only with it", "by")
         return self
 
 
@@ -38,8 +40,11 @@ class Lora(Strict):
     """Low-rank adapters (peft) in place of full training."""
 
     rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the two factors."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale: the adapter's output is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input while training."""
     targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | Literal["all-linear"] = "all-linear"
     """Names of the modules that get an adapter."""
     quantise: Literal["4bit", "8bit"] | None = None
@@ -58,24 +63,30 @@ class Checkpoint(Strict):
 
 
 class _Training(Strict):
-    data: Names | dict[Name, Share]
+    data: Names | Annotated[dict[Name, Share], Field(min_length=1)]
     """Sources by name, or a mapping from name to the share of its pairs."""
     after: Name | None = None
     """Start from that stage's model, and refer to it."""
-    start: Name | Literal["base"] | None = None
+    start: Name | None = None
     """Start from that stage's model (or the plan's `base`), whatever `after` says."""
     epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the pairs."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many optimiser steps, even within an epoch."""
     batch: Annotated[int, Field(ge=1)] = 32
     """Pairs in one optimiser step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-7
+    """Highest learning rate (AdamW)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    """AdamW's decoupled weight decay."""
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest gradient norm; `null` does not clip."""
     max_length: Annotated[int, Field(ge=8)] = 1024
@@ -83,8 +94,10 @@ class _Training(Strict):
     overlong: Literal["drop", "trim_prompt"] = "drop"
     """A longer pair is dropped, or its prompt is trimmed from the left; answers are never cut."""
     lora: Lora | None = None
+    """Train low-rank adapters in place of all weights."""
     checkpoint: Checkpoint = Checkpoint()
-    seed: int = 0
+    """When training is saved, and what is kept."""
+    seed: Seed = 0
     """Seed of the order of the pairs."""
 
     def shares(self) -> dict[str, float]:
@@ -96,11 +109,13 @@ class Sft(_Training):
     """Supervised fine-tuning on the chosen answers: mean token negative log-likelihood."""
 
     kind: Literal["sft"]
+    """What the stage does."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Highest learning rate (AdamW)."""
 
 
 class _Preference(_Training):
-    reference: Name | Literal["base"] | ModelSpec | None = None
+    reference: Name | ModelSpec | None = None
     """The reference model: a stage, `base`, or another model; left out: where the stage starts."""
     steps: Steps | None = None
     """Make the stage stepwise (sDPO)."""
@@ -112,6 +127,7 @@ class Dpo(_Preference):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     kind: Literal["dpo"]
+    """What the stage does."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of labels taken to be flipped (conservative DPO)."""
 
@@ -120,7 +136,9 @@ class Dpop(_Preference):
     """DPO-Positive (Pal et al. 2024, Smaug)."""
 
     kind: Literal["dpop"]
+    """What the stage does."""
     beta: Annotated[float, Field(gt=0)] = 0.3
+    """Strength of the pull towards the reference."""
     penalty: Annotated[float, Field(ge=0)] = 50.0
     """λ, the weight of a chosen answer's fall below the reference."""
     penalty_position: Literal["inside", "outside"] = "inside"
@@ -131,6 +149,7 @@ class Ipo(_Preference):
     """Identity preference optimisation (Azar et al. 2023)."""
 
     kind: Literal["ipo"]
+    """What the stage does."""
     length_normalised: bool = True
     """Divide each log-probability by its answer's token count."""
 
@@ -139,21 +158,25 @@ class Cpo(_Preference):
     """Contrastive preference optimisation (Xu et al. 2024); has no reference in its loss."""
 
     kind: Literal["cpo"]
+    """What the stage does."""
     nll_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the chosen answer's negative log-likelihood."""
 
 
 class Merge(Strict):
     """Weighted average of the weights of models of one architecture."""
 
     kind: Literal["merge"]
+    """What the stage does."""
     of: Annotated[tuple[Name, ...], Field(strict=False, min_length=2)]
+    """Stages whose models are averaged; `base` is the plan's start model."""
     weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] | None = None
     """One for each model, normalised to 1; left out: equal."""
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> Merge:
         if self.weights is not None and len(self.weights) != len(self.of):
-            raise ValueError(f"{len(self.of)} models but {len(self.weights)} weights")
+            raise wrong("weights", f"{len(self.weights)} weights for {len(self.of)} models", "of")
         return self
 
 

@@ -108,7 +108,7 @@ def sync_tree(folder: Path) -> None:
     """Fsync every file and folder below `folder`."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            handle = os.open(os.path.join(parent, name), os.O_RDONLY)
+            handle = os.open(Path(parent) / name, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:

@@ -39,6 +39,9 @@ class Layout:
     def step(self, plan: str, step: str) -> Path:
         return self.run(plan) / "steps" / step
 
+    def order(self, plan: str, stage: str) -> Path:
+        return self.run(plan) / "orders" / f"{stage}.json"
+
     def scores(self, plan: str, model: str) -> Path:
         return self.run(plan) / "scores" / f"{model}.json"
 

@@ -91,3 +91,15 @@ def read_record(folder: Path) -> Record | None:
 def now() -> str:
     """Return the time in UTC as ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def read_json_or_none(path: Path) -> Any:
+    """Return the JSON in `path`, or None where there is no such file. Raises CorruptError."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CorruptError(
+            f"not JSON: {error}", where=str(path), fix="delete the file; it will be made again"
+        ) from error

@@ -1,0 +1,50 @@
+"""The `ratchet` command. A sub-command's module is imported only when it is the one to run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ratchet import __version__
+from ratchet.errors import RatchetError
+
+COMMANDS = {
+    "check": ("ratchet.commands.check", "say what is wrong with plans and suites"),
+    "show": ("ratchet.commands.show", "show the steps of a plan, and what is done"),
+    "run": ("ratchet.commands.run", "run a plan, or go on with it"),
+    "report": ("ratchet.commands.report", "write the report of a run"),
+}
+"""Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command and return the exit status; `errors` lists what each number means."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser(words).parse_args(words)
+    try:
+        status: int = arguments.main(arguments)
+    except RatchetError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, with the arguments of the one sub-command that `words` name."""
+    parser = argparse.ArgumentParser(prog="ratchet", description="Align language models, step by step.")
+    parser.add_argument("--version", action="version", version=f"ratchet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, (module_name, words_of_help) in COMMANDS.items():
+        command = commands.add_parser(name, help=words_of_help, description=words_of_help)
+        if name == chosen:
+            module = importlib.import_module(module_name)
+            module.add_arguments(command)
+            command.set_defaults(main=module.main)
+    return parser

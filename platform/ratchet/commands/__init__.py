@@ -1,0 +1,1 @@
+"""The sub-commands of `ratchet`, one module each, imported when asked for."""

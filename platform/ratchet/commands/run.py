@@ -1,0 +1,29 @@
+"""`ratchet run`: run a plan to its end, or go on with it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ratchet.plan.load import load_plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("plan", type=Path, help="plan file, such as jobs/quickstart.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a dotted key of the plan"
+    )
+    parser.add_argument("--fresh", action="store_true", help="put aside what the run folder holds and start over")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the plan; the last line on standard output names the report."""
+    plan = load_plan(arguments.plan, arguments.overrides)
+
+    from ratchet.pipeline.runner import run_plan
+
+    report = run_plan(plan, arguments.plan.read_text(), fresh=arguments.fresh)
+    sys.stdout.write(f"report: {report}\n")
+    return 0

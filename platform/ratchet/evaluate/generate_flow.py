@@ -1,0 +1,59 @@
+"""Generate answers on a pool of processes with Ray Data; a thin shell over `evaluate.generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratchet.evaluate.generate import Answerer
+from ratchet.pairs.pair import Ids
+
+
+class _BatchAnswerer:
+    def __init__(self, folder: Path, dtype: str, device: str, trust_remote_code: bool, max_new_tokens: int) -> None:
+        self.answerer = Answerer(folder, dtype, device, trust_remote_code=trust_remote_code)
+        self.max_new_tokens = max_new_tokens
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        prompts = [np.frombuffer(prompt, dtype=np.int32) for prompt in item["prompts"]]
+        return {"batch": item["batch"], "answers": self.answerer.answer(prompts, self.max_new_tokens)}
+
+
+def generate(
+    folder: Path,
+    prompts: Sequence[Ids],
+    *,
+    dtype: str,
+    batch: int,
+    max_new_tokens: int,
+    actors: int,
+    gpus: float,
+    trust_remote_code: bool = False,
+) -> list[str]:
+    """Return one greedy answer for each prompt, in order. Prompts are batched by length.
+
+    Batches are fixed here, so the answers do not depend on how many actors there are.
+    """
+    import ray
+
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+    items = [
+        {"batch": n, "prompts": [np.asarray(prompts[i], dtype=np.int32).tobytes() for i in places]}
+        for n, places in enumerate(batches)
+    ]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        _BatchAnswerer,
+        fn_constructor_args=(folder, dtype, "cuda" if gpus else "cpu", trust_remote_code, max_new_tokens),
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
+        num_cpus=1,
+        num_gpus=gpus or None,
+    )
+    answers = [""] * len(prompts)
+    for row in dataset.iter_rows():
+        for place, answer in zip(batches[row["batch"]], row["answers"], strict=True):
+            answers[place] = str(answer)
+    return answers

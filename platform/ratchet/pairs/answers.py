@@ -1,0 +1,89 @@
+"""Answers as rows hold them: lists with scores, options with labels, and which of them is meant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ratchet.pairs.checks import Reason, Unfit
+from ratchet.pairs.messages import first_text, has, kind_of
+
+
+def number_of(row: Mapping[str, Any], key: str) -> float:
+    """Return a finite number, also where it is written as text. Raises Unfit."""
+    value = row.get(key)
+    if value is None:
+        raise Unfit(Reason.MISSING, key)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise Unfit(Reason.WRONG_TYPE, f"{key} is {kind_of(value)}, not a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise Unfit(Reason.WRONG_TYPE, f"{key} is {value!r:.40}, not a number")
+    return number
+
+
+def best_and_worst(row: Mapping[str, Any], name: str) -> tuple[str, str, float]:
+    """Return the first answer of the highest score, the first of the lowest, and by how much they differ.
+
+    Scores are inside the answers, or in a list beside them. Raises Unfit.
+    """
+    answers = row[name]
+    if not isinstance(answers, list | tuple):
+        raise Unfit(Reason.WRONG_TYPE, f"{name} is {kind_of(answers)}, not a list")
+    beside = next((row[key] for key in ("scores", "ratings") if has(row, key)), None)
+    if beside is not None and (not isinstance(beside, list | tuple) or len(beside) != len(answers)):
+        raise Unfit(Reason.WRONG_TYPE, f"{name} and its scores do not have the same length")
+    if len(answers) < 2:
+        raise Unfit(Reason.MISSING, f"{name} holds fewer than two answers")
+    found = [_scored_answer(item, beside[at] if beside else None, name) for at, item in enumerate(answers)]
+    best, worst = max(found, key=lambda item: item[0]), min(found, key=lambda item: item[0])
+    return best[1], worst[1], best[0] - worst[0]
+
+
+def _scored_answer(item: Any, score: Any, name: str) -> tuple[float, str]:
+    if isinstance(item, str):
+        return number_of({f"score in {name}": score}, f"score in {name}"), item
+    if not isinstance(item, Mapping):
+        raise Unfit(Reason.WRONG_TYPE, f"{name} holds {kind_of(item)}, not a text or an object")
+    key = next((key for key in ("overall_score", "score", "rating") if has(item, key)), "score")
+    value = number_of({"score": score}, "score") if score is not None else number_of(item, key)
+    return value, first_text(item, ("response", "content", "text", "completion"))
+
+
+def options_of(value: Any, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the options' texts, and their labels where they have any. Raises Unfit."""
+    labels: Sequence[Any] = ()
+    if isinstance(value, Mapping):
+        value, labels = value.get("text"), value.get("label") or ()
+    elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        labels = [item.get("label") for item in value if item.get("label") is not None]
+        value = [item.get("text") for item in value]
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise Unfit(Reason.WRONG_TYPE, f"{name} is not a list of texts")
+    if len(value) < 2:
+        raise Unfit(Reason.MISSING, f"{name} holds fewer than two options")
+    if not isinstance(labels, list | tuple) or (labels and len(labels) != len(value)):
+        raise Unfit(Reason.WRONG_TYPE, f"{name} has not one label for each option")
+    return tuple(value), tuple(str(label) for label in labels)
+
+
+def right_option(answer: Any, texts: tuple[str, ...], labels: tuple[str, ...], key: str) -> int:
+    """Return the index that `answer` means: a label, a text, an index from 0, or a letter. Raises Unfit."""
+    if isinstance(answer, bool) or not isinstance(answer, int | str):
+        raise Unfit(Reason.WRONG_TYPE, f"{key} is {kind_of(answer)}, not an index, a letter or a text")
+    if labels.count(str(answer).strip()) == 1:
+        return labels.index(str(answer).strip())
+    if isinstance(answer, str) and texts.count(answer) == 1:
+        return texts.index(answer)
+    word = str(answer).strip()
+    if word.isdecimal():
+        index = int(word)
+    else:
+        index = ord(word.upper()) - ord("A") if len(word) == 1 and word.isascii() and word.isalpha() else -1
+    if not 0 <= index < len(texts):
+        raise Unfit(Reason.ANSWER, f"{key} is {answer!r:.40}: none of the {len(texts)} options")
+    return index

@@ -1,0 +1,219 @@
+"""Pairs and skipped rows, written as a pairs folder: exact, and in flat memory.
+
+Ids live in a SQLite table beside the files, so that the first of equal pairs is kept however many
+there are; the table is gone before the folder is published. The same items in the same order give
+the same folder.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ratchet.errors import CorruptError
+from ratchet.pairs.checks import Reason
+from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.split import held_out, sample_key
+from ratchet.plan.data import Source
+
+_ROWS = 2048
+_CHARACTERS = 4 << 20
+
+PROMPT_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+PAIR_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", PROMPT_TYPE, nullable=False),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string()),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+    ]
+)
+SKIPPED_SCHEMA = pa.schema(
+    [("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())],
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a pairs folder holds. `read` counts the pairs that were built plus the rows that gave none.
+
+    A row from which a builder makes three pairs counts three times, so read = kept + skipped
+    always, and kept = train + heldout.
+    """
+
+    read: int
+    kept: int
+    train: int
+    heldout: int
+    skipped: dict[str, int]
+
+
+def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: Source) -> Counts:
+    """Write `train.parquet`, `heldout.parquet` and `skipped.parquet` into `folder`.
+
+    Equal pairs are kept once, the first of them; `max_rows` of them by the lowest seeded hash;
+    prompts divide by seeded hash, so no prompt is on both sides. Raises CorruptError where the
+    files do not hold what was counted.
+    """
+    read, skipped = 0, collections.Counter[str]()
+    with contextlib.ExitStack() as stack:
+        unique = stack.enter_context(_Unique(folder / "ids.sqlite"))
+        sides = stack.enter_context(_Sides(folder, source))
+        dropped = stack.enter_context(_Table(folder / "skipped.parquet", SKIPPED_SCHEMA, dataclasses.asdict))
+        aside = folder / "all.parquet"
+        every = stack.enter_context(_Table(aside, PAIR_SCHEMA, pair_row)) if source.max_rows else sides
+        for item in items:
+            read += 1
+            if isinstance(item, Skipped):
+                dropped.add(item, len(item.detail))
+                skipped[item.reason] += 1
+            elif not unique.add(item.pair_id, sample_key(source.seed, item.pair_id) if source.max_rows else None):
+                dropped.add(
+                    Skipped(item.file, item.row, Reason.DUPLICATE.value, f"equal to an earlier pair, {item.pair_id}")
+                )
+                skipped[Reason.DUPLICATE.value] += 1
+            else:
+                every.add(item, size_of(item))
+        if isinstance(every, _Table):
+            every.close()
+            last = unique.sampled_up_to(source.max_rows or 0)
+            for pair in read_pairs(aside):
+                if (sample_key(source.seed, pair.pair_id), bytes.fromhex(pair.pair_id)) <= last:
+                    sides.add(pair, size_of(pair))
+                else:
+                    dropped.add(Skipped(pair.file, pair.row, Reason.SAMPLE.value, ""))
+                    skipped[Reason.SAMPLE.value] += 1
+            aside.unlink()
+    counts = Counts(read, read - skipped.total(), sides.train.rows, sides.heldout.rows, dict(sorted(skipped.items())))
+    _prove(counts, folder)
+    return counts
+
+
+def read_pairs(path: Path) -> Iterator[PreferencePair]:
+    """Yield the pairs of a Parquet file of a pairs folder, in flat memory."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS // 8, columns=["prompt", "chosen", "rejected", "file", "row"]):
+            for row in batch.to_pylist():
+                yield PreferencePair(prompt=tuple(Turn(**turn) for turn in row.pop("prompt")), **row)
+
+
+def pair_row(pair: PreferencePair) -> dict[str, Any]:
+    """Return a pair as a row of `PAIR_SCHEMA`."""
+    return {
+        "pair_id": pair.pair_id,
+        "prompt_id": pair.prompt_id,
+        "prompt": [{"role": turn.role, "content": turn.content} for turn in pair.prompt],
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "file": pair.file,
+        "row": pair.row,
+    }
+
+
+def size_of(pair: PreferencePair) -> int:
+    """Return the characters of a pair's texts."""
+    return len(pair.chosen) + len(pair.rejected or "") + sum(len(turn.content) for turn in pair.prompt)
+
+
+def _prove(counts: Counts, folder: Path) -> None:
+    """Raise CorruptError unless the files hold the counted rows, and the counts add up."""
+    held = {name: pq.read_metadata(folder / f"{name}.parquet").num_rows for name in ("train", "heldout", "skipped")}
+    told = {"train": counts.train, "heldout": counts.heldout, "skipped": sum(counts.skipped.values())}
+    if held != told or counts.kept != counts.train + counts.heldout:
+        raise CorruptError(f"the files hold {held}, and the counts are {counts}", where=str(folder), fix="run again")
+
+
+class _Table:
+    """A Parquet file that grows by row groups of bounded size."""
+
+    def __init__(self, path: Path, schema: pa.Schema, row: Callable[[Any], dict[str, Any]]) -> None:
+        self._schema, self._row = schema, row
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[dict[str, Any]] = []
+        self._characters = 0
+        self.rows = 0
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def add(self, item: Any, characters: int = 0) -> None:
+        self._waiting.append(self._row(item))
+        self._characters += characters
+        self.rows += 1
+        if len(self._waiting) >= _ROWS or self._characters >= _CHARACTERS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            self._waiting, self._characters = [], 0
+
+
+class _Sides:
+    """The train and the held-out file."""
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self._seed, self._share = source.seed, source.held_out
+        self.train = _Table(folder / "train.parquet", PAIR_SCHEMA, pair_row)
+        self.heldout = _Table(folder / "heldout.parquet", PAIR_SCHEMA, pair_row)
+
+    def __enter__(self) -> _Sides:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.train.close()
+        self.heldout.close()
+
+    def add(self, pair: PreferencePair, characters: int) -> None:
+        out = held_out(self._seed, self._share, pair.prompt_id)
+        (self.heldout if out else self.train).add(pair, characters)
+
+
+class _Unique:
+    """Ids on disk, each once, with their sample keys."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._base = sqlite3.connect(path, isolation_level=None)
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-8000", "temp_store=FILE"):
+            self._base.execute(f"PRAGMA {pragma}").close()
+        self._base.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, key BLOB) WITHOUT ROWID").close()
+        self._base.execute("BEGIN").close()
+
+    def __enter__(self) -> _Unique:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._base.close()
+        self._path.unlink()
+
+    def add(self, pair_id: str, key: bytes | None) -> bool:
+        """Say whether the id is new."""
+        row = (bytes.fromhex(pair_id), key)
+        return self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", row).rowcount == 1
+
+    def sampled_up_to(self, count: int) -> tuple[bytes, bytes]:
+        """Return key and id of the last of the `count` lowest, or what is above all where there are fewer."""
+        self._base.execute("CREATE INDEX by_key ON seen (key, id)").close()
+        found = self._base.execute(
+            "SELECT key, id FROM seen ORDER BY key, id LIMIT 1 OFFSET ?", (count - 1,)
+        ).fetchone()
+        return found if found is not None else (b"\xff" * 9, b"")

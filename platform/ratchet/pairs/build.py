@@ -1,0 +1,81 @@
+"""Builders: pairs made from rows that have none (Smaug, appendix D). To add one: a function and a row in `BUILDERS`."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+
+from ratchet.pairs.arithmetic import Calculation, last_place, parse_number, read_worked
+from ratchet.pairs.checks import Reason, Unfit
+from ratchet.pairs.layouts import Question, Sides
+from ratchet.pairs.pair import Turn
+
+VERSION = 1
+_SLIP = 9
+
+Built = tuple[tuple[Turn, ...], str, str | None]
+
+
+def arithmetic_corruption(row: Sides | Question, seed: int) -> list[Built]:
+    """One pair: the worked answer, and the same text with the result of one intermediate calculation wrong.
+
+    The final answer and later uses of the result stay as they are (Smaug, appendix D). Which
+    calculation, and by how much, follows from the seed and the row's content alone. Raises Unfit
+    where the answer has no intermediate calculation.
+    """
+    if not isinstance(row, Sides):
+        raise TypeError("arithmetic_corruption takes demonstrations")
+    worked = read_worked(row.chosen)
+    if not worked.intermediate:
+        raise Unfit(Reason.NO_CALCULATION, f"{worked.text[:80]!r}")
+    draw = random.Random("\n".join([str(seed), *(turn.content for turn in row.prompt), row.chosen]))
+    spot = draw.choice(worked.intermediate)
+    wrong = _wrong_number(worked.text[spot.start : spot.stop], spot, draw)
+    return [(row.prompt, worked.text, worked.text[: spot.start] + wrong + worked.text[spot.stop :])]
+
+
+def multiple_choice(row: Sides | Question, seed: int) -> list[Built]:
+    """One pair for each wrong option, with the right one as chosen (Smaug, appendix D)."""
+    if not isinstance(row, Question):
+        raise TypeError("multiple_choice takes questions")
+    right = row.options[row.right]
+    return [(row.prompt, right, option) for at, option in enumerate(row.options) if at != row.right]
+
+
+def _wrong_number(written: str, spot: Calculation, draw: random.Random) -> str:
+    """Return a number written like `written`, off by 1 to 9 in its last place, and not a rounding of the truth."""
+    place, value = last_place(written), parse_number(written)
+    wrong = [value + place * slip for slip in range(-_SLIP, _SLIP + 1) if slip]
+    wrong = [
+        number for number in wrong if abs(number - spot.exact * spot.scale) >= place and (number >= 0 or value < 0)
+    ]
+    number = draw.choice(wrong)
+    digits = len(written.partition(".")[2])
+    whole, part = divmod(int(abs(number) / place), 10**digits)
+    text = f"{whole:,}" if "," in written else str(whole)
+    text = "" if written.startswith(".") and not whole else text
+    return "-" * (number < 0) + text + (f".{part:0{digits}d}" if digits else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Builder:
+    """A builder, and the one layout whose rows it takes."""
+
+    build: Callable[[Sides | Question, int], list[Built]]
+    layout: str
+
+
+BUILDERS: dict[str, Builder] = {
+    "arithmetic_corruption": Builder(arithmetic_corruption, "instruction"),
+    "multiple_choice": Builder(multiple_choice, "choices"),
+}
+
+
+def build(row: Sides | Question, builder: str | None, seed: int) -> list[Built]:
+    """Return the pairs of a row. Without a builder, a question becomes a demonstration of its right option."""
+    if builder is not None:
+        return BUILDERS[builder].build(row, seed)
+    if isinstance(row, Question):
+        return [(row.prompt, row.options[row.right], None)]
+    return [(row.prompt, row.chosen, row.rejected)]

@@ -1,0 +1,135 @@
+"""Conditions on a row's fields, such as `overall != AB`, `rating >= 4` or `split in [train, dev]`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ratchet.errors import PlanError
+from ratchet.pairs.checks import Reason, Unfit
+
+VERSION = 1
+_SHAPE = re.compile(r"\s*(?P<field>[^\s=!<>]+)(?:\s*(?P<sign>==|!=|<=|>=|<|>)|\s+(?P<word>in)\b)\s*(?P<value>.+?)\s*")
+_ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,\[\]"'][^,\[\]"']*)\s*(?:,|$)""")
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_FIX = "write `field operator value`, with ==, !=, <, <=, >, >= or `in [a, b]`"
+
+Value = str | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A field (dots lead into objects), an operator, and what to compare with (one value, or those of `in`)."""
+
+    text: str
+    field: str
+    operator: str
+    values: tuple[Value, ...]
+
+
+def parse_condition(text: str) -> Condition:
+    """Read one condition. Raises PlanError naming it."""
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise PlanError(f"cannot read the condition `{text}`", where="where", fix=_FIX)
+    sign = match["sign"] or match["word"]
+    values = _items(match["value"], text) if sign == "in" else (_value(match["value"], text),)
+    if sign in _ORDER and (isinstance(values[0], bool) or values[0] is None):
+        raise PlanError(f"`{text}`: {sign} needs a number or a text to compare with", where="where", fix=_FIX)
+    return Condition(text, match["field"], sign, values)
+
+
+def check_conditions(row: Mapping[str, Any], conditions: tuple[Condition, ...]) -> None:
+    """Raise Unfit (`where`) at the first condition that the row does not meet, or whose field it lacks."""
+    for condition in conditions:
+        value = _field(row, condition)
+        if not _holds(value, condition):
+            raise Unfit(Reason.WHERE, f"{condition.text}: {condition.field} is {str(value)[:80]}")
+
+
+def _holds(value: Any, condition: Condition) -> bool:
+    if condition.operator in _ORDER:
+        left, right = _comparable(value, condition.values[0])
+        if left is None or isinstance(left, str) != isinstance(right, str):
+            raise Unfit(Reason.WHERE, f"{condition.text}: {condition.field} is {str(value)[:80]}, not comparable")
+        return _ORDER[condition.operator](left, right)
+    return any(_equal(value, wanted) for wanted in condition.values) != (condition.operator == "!=")
+
+
+def _equal(value: Any, wanted: Value) -> bool:
+    left, right = _comparable(value, wanted)
+    return type(left) is type(right) and bool(left == right)
+
+
+def _comparable(value: Any, wanted: Value) -> tuple[Any, Any]:
+    """Return both as floats where `wanted` is a number and `value` is one or reads as one."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float):
+        ordered = isinstance(value, str | bool) or value is None
+        return (value if ordered else _Other()), wanted
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None, float(wanted)
+    try:
+        return float(value), float(wanted)
+    except (ValueError, OverflowError):
+        return None, float(wanted)
+
+
+class _Other:
+    """Something that equals no literal and has no order."""
+
+
+def _field(row: Mapping[str, Any], condition: Condition) -> Any:
+    if condition.field in row:
+        return row[condition.field]
+    value: Any = row
+    for part in condition.field.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise Unfit(Reason.WHERE, f"{condition.text}: no field {condition.field}")
+        value = value[part]
+    return value
+
+
+def _items(text: str, whole: str) -> tuple[Value, ...]:
+    inner = text[1:-1].strip()
+    if not (text.startswith("[") and text.endswith("]") and inner):
+        raise PlanError(f"`{whole}`: `in` needs a list such as [a, b]", where="where", fix=_FIX)
+    values, at = [], 0
+    while at < len(inner):
+        match = _ITEM.match(inner, at)
+        if match is None:
+            raise PlanError(f"`{whole}`: cannot read the list at `{inner[at:]}`", where="where", fix=_FIX)
+        values.append(_value(match["item"].strip(), whole))
+        at = match.end()
+    return tuple(values)
+
+
+def _value(text: str, whole: str) -> Value:
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1]
+    if text[0] in "\"'[{":
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if isinstance(value, str):
+            return value
+        raise PlanError(f"`{whole}`: cannot read the value `{text}`", where="where", fix=_FIX)
+    words: dict[str, Value] = {"true": True, "false": False, "null": None}
+    if text in words:
+        return words[text]
+    if re.search(r"[=<>]", text):
+        raise PlanError(f"`{whole}`: put a text that holds =, < or > in quotes", where="where", fix=_FIX)
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", text):
+        return float(text)
+    return text

@@ -1,0 +1,155 @@
+"""A source's pairs, made on Ray Data: many tasks read and check, the driver divides and writes.
+
+The only Ray in this package. What is computed lies in `source` and `assemble`, which need none;
+the result is the same whatever the number of CPUs or spans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ratchet.errors import DataError
+from ratchet.pairs import build, conditions, generate, layouts, read, split
+from ratchet.pairs.assemble import PROMPT_TYPE, Counts, assemble, size_of
+from ratchet.pairs.checks import check_kept, check_share
+from ratchet.pairs.files import digests
+from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
+from ratchet.pairs.source import Item, Reading, make_reading, span_pairs
+from ratchet.plan.data import Source
+from ratchet.store.files import folder_aside
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.record import Record, now, read_record, write_record
+
+_BLOCK_ITEMS = 512
+_BLOCK_CHARACTERS = 2 << 20
+_BLOCK_BYTES = 8 << 20
+_ITEM_SCHEMA = pa.schema(
+    [
+        ("prompt", PROMPT_TYPE),
+        *((key, pa.string()) for key in ("chosen", "rejected", "file")),
+        ("row", pa.int64()),
+        *((key, pa.string()) for key in ("reason", "detail")),
+        ("error", pa.list_(pa.string())),
+    ]
+)
+"""A pair, or a skipped row (with `reason`), or what stopped a span (`error`: what, where, fix)."""
+
+
+def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]:
+    """Return what a source's pairs are made from: contents (never places), what is done to them, code versions.
+
+    A hub data set is its name, config, split and revision: pin the revision, as names move.
+    Raises DataError where a file is absent.
+    """
+    if source.generate is not None:
+        origin: dict[str, Any] = {"generate": source.generate.model_dump(), "version": generate.VERSION}
+    elif source.hub is not None:
+        origin = {"hub": source.hub.model_dump()}
+    else:
+        origin = {"files": digests(source)}
+    done = source.model_dump(
+        include={"layout", "build", "min_margin", "max_rows", "max_characters", "held_out", "seed"}
+    )
+    versions = {
+        module.__name__.rpartition(".")[2]: module.VERSION for module in (build, conditions, layouts, read, split)
+    }
+    system = source.system if source.system is not None else default_system
+    return {
+        "kind": "pairs",
+        "origin": origin,
+        **done,
+        "where": list(source.where),
+        "system": system,
+        "versions": versions,
+    }
+
+
+def prepare_pairs(name: str, source: Source, layout: Layout, default_system: str | None) -> tuple[str, Path]:
+    """Return fingerprint and folder of a source's pairs, making them where the store has none. Ray must be up.
+
+    Raises DataError where files are absent or damaged, too many rows are bad, or no pair is left;
+    PlanError where the source asks for what its rows cannot give; StorageError.
+    """
+    return _prepare(name, source, layout, default_system, SPAN_BYTES, SPAN_ROWS)
+
+
+def _prepare(
+    name: str, source: Source, layout: Layout, default_system: str | None, span_bytes: int, span_rows: int
+) -> tuple[str, Path]:
+    identity = pairs_identity(source, default_system)
+    digest = fingerprint(identity)
+    folder = layout.pairs(digest)
+    if (record := read_record(folder)) is not None:
+        counts = record.counts
+        check_share(name, counts["read"], counts["skipped"], source.max_bad_share, folder / "skipped.parquet")
+        return digest, folder
+    started, clock = now(), time.monotonic()
+    spans = plan_spans(source, span_bytes, span_rows)
+    reading = make_reading(source, spans, default_system)
+    with folder_aside(folder) as aside:
+        counted = assemble(_stream(spans, reading), aside, source)
+        _check(name, source, counted, aside)
+        if pairs_identity(source, default_system) != identity:
+            raise DataError("files changed while they were read", where=f"data.{name}", fix="run again")
+        facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
+        record = Record(
+            "pairs", digest, identity, dataclasses.asdict(counted), started, time.monotonic() - clock, facts=facts
+        )
+        write_record(aside, record)
+    return digest, folder
+
+
+def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:
+    table = folder / "skipped.parquet"
+    check_share(name, counts.read, counts.skipped, source.max_bad_share, table)
+    check_kept(name, {"read": counts.read, "kept": counts.kept, "train": counts.train}, counts.skipped, table)
+
+
+def _stream(spans: list[Span], reading: Reading) -> Iterator[Item]:
+    """Yield the items of all spans in order, from Ray Data tasks. Raises the DataError that a task met."""
+    import ray.data
+
+    numbers = ray.data.from_items([{"span": number} for number in range(len(spans))], override_num_blocks=len(spans))
+    tables = numbers.map_batches(_span_tables, fn_args=(spans, reading), batch_size=1, batch_format="pyarrow")
+    tables.context.execution_options.preserve_order = True
+    tables.context.enable_progress_bars = False
+    tables.context.target_max_block_size = _BLOCK_BYTES  # else tasks gather 128 MiB before they hand anything on
+    for table in tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for part in table.to_batches(max_chunksize=_BLOCK_ITEMS):
+            for row in part.to_pylist():
+                yield _item(row)
+
+
+def _span_tables(numbers: pa.Table, spans: list[Span], reading: Reading) -> Iterator[pa.Table]:
+    """Yield a span's items in tables of bounded size. What stops a span is its last row: Ray would wrap it."""
+    for number in numbers.column("span").to_pylist():
+        waiting: list[dict[str, Any]] = []
+        characters = 0
+        try:
+            for item in span_pairs(spans[number], reading):
+                waiting.append(dataclasses.asdict(item))
+                characters += size_of(item) if isinstance(item, PreferencePair) else 0
+                if len(waiting) >= _BLOCK_ITEMS or characters >= _BLOCK_CHARACTERS:
+                    yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
+                    waiting, characters = [], 0
+        except DataError as error:
+            waiting.append({"error": [error.what, error.where, error.fix]})
+        yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
+
+
+def _item(row: dict[str, Any]) -> Item:
+    if row["error"] is not None:
+        what, where, fix = row["error"]
+        raise DataError(what, where=where, fix=fix)
+    if row["reason"] is not None:
+        return Skipped(row["file"], row["row"], row["reason"], row["detail"])
+    prompt = tuple(Turn(**turn) for turn in row["prompt"])
+    return PreferencePair(prompt, row["chosen"], row["rejected"], row["file"], row["row"])

@@ -1,0 +1,145 @@
+"""From a source in a plan to a stream of pairs: pure, and the same whatever the spans."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ratchet.errors import DataError, PlanError
+from ratchet.pairs.build import BUILDERS, build
+from ratchet.pairs.checks import Reason, Unfit, check_pair
+from ratchet.pairs.conditions import Condition, check_conditions, parse_condition
+from ratchet.pairs.layouts import DETECT_ROWS, LAYOUTS, Question, Sides, detect
+from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.read import Row, Span, plan_spans, read_span
+from ratchet.plan.data import Source
+
+_DETAIL = 200
+_LOOK = 10_000
+
+Item = PreferencePair | Skipped
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Everything that decides what a row becomes."""
+
+    source: Source
+    layout: str
+    conditions: tuple[Condition, ...]
+    system: str | None
+
+    @property
+    def demonstrations(self) -> bool:
+        """Whether the pairs have no rejected side."""
+        return self.source.build is None and self.layout in {"instruction", "choices"}
+
+
+def make_reading(source: Source, spans: list[Span], default_system: str | None) -> Reading:
+    """Decide how a source's rows are read; `auto` looks at the first readable rows.
+
+    Raises PlanError for a condition, builder or margin that cannot be used, DataError where no
+    layout fits.
+    """
+    conditions = tuple(parse_condition(text) for text in source.where)
+    layout = source.layout if source.layout != "auto" else _detected(source, spans)
+    if source.build is not None and layout != BUILDERS[source.build].layout:
+        raise PlanError(
+            f"build: {source.build} takes rows of the layout {BUILDERS[source.build].layout}, and these are {layout}",
+            where=spans[0].file,
+            fix="leave build out, or give other rows",
+        )
+    if source.min_margin and layout != "scored":
+        raise PlanError(
+            f"min_margin needs rows with scores, and these are {layout}",
+            where=spans[0].file,
+            fix="leave min_margin out",
+        )
+    return Reading(source, layout, conditions, source.system if source.system is not None else default_system)
+
+
+def read_source(source: Source, default_system: str | None = None, *, span_bytes: int | None = None) -> Iterator[Item]:
+    """Yield every pair and every skipped row of a source, in order, in this process. Raises DataError, PlanError."""
+    spans = plan_spans(source) if span_bytes is None else plan_spans(source, span_bytes)
+    reading = make_reading(source, spans, default_system)
+    for span in spans:
+        yield from span_pairs(span, reading)
+
+
+def span_pairs(span: Span, reading: Reading) -> Iterator[Item]:
+    """Yield every pair and every skipped row of one span. Raises DataError where the file is damaged."""
+    for row in read_span(span, reading.source):
+        yield from pairs_of(row, reading)
+
+
+def pairs_of(row: Row, reading: Reading) -> list[Item]:
+    """Return a row's pairs, those that fail a check as Skipped; one Skipped where the row gives none."""
+    if row.value is None:
+        return [_skipped(row, Unfit(Reason(row.reason), row.detail))]
+    try:
+        check_conditions(row.value, reading.conditions)
+        sides = LAYOUTS[reading.layout].read(row.value)
+        _check_margin(sides, reading.source.min_margin)
+        built = build(sides, reading.source.build, reading.source.seed)
+    except Unfit as unfit:
+        return [_skipped(row, unfit)]
+    return [
+        _checked(PreferencePair(_led(prompt, reading), chosen, rejected, row.file, row.row), row, reading)
+        for prompt, chosen, rejected in built
+    ]
+
+
+def _checked(pair: PreferencePair, row: Row, reading: Reading) -> Item:
+    try:
+        check_pair(pair, reading.source.max_characters)
+    except Unfit as unfit:
+        return _skipped(row, unfit)
+    return pair
+
+
+def _skipped(row: Row, unfit: Unfit) -> Skipped:
+    detail = unfit.detail[:_DETAIL].encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    return Skipped(row.file, row.row, unfit.reason.value, detail)
+
+
+def _check_margin(sides: Sides | Question, least: float) -> None:
+    if not isinstance(sides, Sides) or sides.margin is None:
+        return
+    if sides.margin == 0:
+        raise Unfit(Reason.TIE, "equal scores")
+    if sides.margin < max(least, 0):
+        raise Unfit(Reason.MARGIN, f"{sides.margin:g}")
+
+
+def _led(prompt: tuple[Turn, ...], reading: Reading) -> tuple[Turn, ...]:
+    """Put the system prompt first, unless the row has its own; one that is blank counts as none."""
+    if prompt and prompt[0].role == "system" and not prompt[0].content.strip():
+        prompt = prompt[1:]
+    if reading.system and not (prompt and prompt[0].role == "system"):
+        return (Turn("system", reading.system), *prompt)
+    return prompt
+
+
+def _detected(source: Source, spans: list[Span]) -> str:
+    if source.generate is not None:
+        return "instruction" if source.generate.kind == "arithmetic" else "choices"
+    rows = itertools.islice((row for span in spans for row in read_span(span, source)), _LOOK)
+    seen: list[Mapping[str, Any]] = []
+    bad: list[Row] = []
+    for row in rows:
+        if row.value is None:
+            bad.append(row)
+        elif len(seen) < DETECT_ROWS:
+            seen.append(row.value)
+        else:
+            break
+    if not seen:
+        first = "\n".join(f"  {row.file}:{row.row}: {row.reason}: {row.detail}" for row in bad[:5])
+        raise DataError(
+            f"none of the first {len(bad)} rows is a JSON object\n{first}",
+            where=spans[0].path or spans[0].file,
+            fix="give one JSON object a line (.jsonl), an array of objects (.json), or a table (.parquet)",
+        )
+    return detect(seen, spans[0].path or spans[0].file)

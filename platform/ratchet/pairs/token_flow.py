@@ -1,0 +1,146 @@
+"""A source's tokens: pairs stream through the tokenizer, in order, into memory-mapped files.
+
+Ray Data spreads the work and one batch at a time reaches the driver, so memory stays flat; a source
+too small to be worth a Ray job is tokenised here. What is computed lies in `tokens`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ratchet.errors import DataError
+from ratchet.pairs.render import Style, find_style
+from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
+from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
+from ratchet.store.files import folder_aside
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.record import Record, now, read_record, write_record
+
+SMALL_ROWS = 2000
+"""Up to this many pairs are tokenised in the calling process: starting a Ray Data job takes as long."""
+_BATCH = 256
+
+
+def tokens_identity(pairs_fp: str, model_folder: Path, policy: Policy, chat_template: str | None) -> dict[str, Any]:
+    """Return what tokens are made from: pairs, tokenizer, template text, length policy, code version.
+
+    Raises ModelError where there is no tokenizer.
+    """
+    return {
+        "kind": "tokens",
+        "version": VERSION,
+        "pairs": pairs_fp,
+        "tokenizer": digest_tokenizer(model_folder),
+        "template": load_tokenizer(model_folder, chat_template).chat_template,
+        "max_length": policy.max_length,
+        "overlong": policy.overlong,
+    }
+
+
+def prepare_tokens(
+    pairs_folder: Path,
+    pairs_fp: str,
+    model_folder: Path,
+    layout: Layout,
+    *,
+    max_length: int,
+    overlong: Literal["drop", "trim_prompt"],
+    chat_template: str | None,
+    small_rows: int = SMALL_ROWS,
+) -> tuple[str, Path]:
+    """Return fingerprint and folder of a source's tokens, making them where the store has none.
+
+    With more than `small_rows` pairs on a side Ray must be up. Raises ModelError where the tokenizer or its template
+    cannot be used, DataError where no pair is left to train on, StorageError.
+    """
+    policy = Policy(max_length, overlong)
+    identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
+    digest = fingerprint(identity)
+    folder = layout.tokens(digest)
+    if read_record(folder) is not None:
+        return digest, folder
+    started, clock = now(), time.monotonic()
+    find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
+    work = _Work(model_folder, chat_template, policy)
+    files = [pairs_folder / f"{side}.parquet" for side in SIDES]
+    rows = [pq.read_metadata(file).num_rows for file in files]
+    with folder_aside(folder) as aside:
+        with TokenWriter(aside) as writer:
+            for side, file, count in zip(SIDES, files, rows, strict=True):
+                for table in _here(file, work) if count <= small_rows else _on_ray(file, work):
+                    writer.write(side, table)
+        counts = writer.counts()
+        _prove(counts, sum(rows), pairs_folder)
+        record = Record(
+            "tokens",
+            digest,
+            identity,
+            counts,
+            started,
+            round(time.monotonic() - clock, 3),
+            inputs={"pairs": pairs_fp},
+            facts=writer.facts(),
+        )
+        write_record(aside, record)
+    return digest, folder
+
+
+def _prove(counts: dict[str, Any], rows: int, pairs_folder: Path) -> None:
+    skipped = sum(counts["skipped"].values())
+    if not counts["read"] == rows == counts["kept"] + skipped:
+        raise DataError(
+            f"{rows} pairs went in, {counts['kept']} came out and {skipped} were skipped",
+            where=str(pairs_folder),
+            fix="run again; if it stays so, delete the folder",
+        )
+    if not counts["train"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["skipped"].items())
+        raise DataError(
+            f"no pair is left to train on ({reasons or 'there were none'})",
+            where=str(pairs_folder),
+            fix="raise max_length, set overlong: trim_prompt, or give another chat template, as the reasons say",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What a process needs to tokenise."""
+
+    model_folder: Path
+    chat_template: str | None
+    policy: Policy
+
+
+def _tokenised(table: pa.Table, work: _Work) -> pa.Table:
+    tokenizer, style = _tokenizer(work.model_folder, work.chat_template)
+    return tokenise(table, tokenizer, style, work.policy)
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(model_folder: Path, chat_template: str | None) -> tuple[Any, Style]:
+    tokenizer = load_tokenizer(model_folder, chat_template)
+    return tokenizer, find_style(tokenizer)
+
+
+def _here(file: Path, work: _Work) -> Iterator[pa.Table]:
+    for batch in pq.ParquetFile(file).iter_batches(_BATCH):
+        yield _tokenised(pa.Table.from_batches([batch]), work)
+
+
+def _on_ray(file: Path, work: _Work) -> Iterator[pa.Table]:
+    import ray.data
+
+    pairs = ray.data.read_parquet(str(file))
+    tables = pairs.map_batches(_tokenised, fn_args=(work,), batch_size=_BATCH, batch_format="pyarrow")
+    tables.context.execution_options.preserve_order = True
+    tables.context.enable_progress_bars = False
+    yield from tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

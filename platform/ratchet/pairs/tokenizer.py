@@ -1,0 +1,90 @@
+"""Tokenizers and chat templates: loaded from a model folder, and told apart by what they do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import ModelError
+
+TEMPLATES = Path(__file__).parent / "templates"
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
+_NOT_ABOUT_IDS = {"chat_template", "name_or_path", "processor_class", "tokenizer_file", "transformers_version"}
+
+
+def shipped_templates() -> list[str]:
+    """Return the names of the chat templates that come with Ratchet."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+
+
+def template_text(name: str) -> str:
+    """Return a chat template's text, by shipped name or file. Raises ModelError where there is none."""
+    shipped = TEMPLATES / f"{name}.jinja"
+    path = shipped if name in shipped_templates() else Path(name)
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"no chat template {name!r}: {error}",
+            where="model.chat_template",
+            fix=f"give a Jinja file, or one of {', '.join(shipped_templates())}",
+        ) from error
+
+
+def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
+    """Return the fast tokenizer of a model folder, with `chat_template` in place of its own if given.
+
+    Raises ModelError where the folder has none that can be used.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise ModelError(
+            f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}",
+            where=str(folder),
+            fix="the folder needs tokenizer.json and tokenizer_config.json",
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError("its tokenizer has no fast form", where=str(folder), fix="convert it to tokenizer.json")
+    if chat_template is not None:
+        tokenizer.chat_template = template_text(chat_template)
+    return tokenizer
+
+
+def digest_tokenizer(folder: Path) -> str:
+    """Return 20 hex digits over all that turns text into ids; the chat template is not part of it.
+
+    Raises ModelError where a file is not JSON.
+    """
+    digest = hashlib.sha256()
+    for name in _VOCABULARY_FILES:
+        if (path := folder / name).is_file():
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (path := folder / name).is_file():
+            kept = {key: value for key, value in read_json(path).items() if key not in _NOT_ABOUT_IDS}
+            digest.update(name.encode() + b"\0" + json.dumps(kept, sort_keys=True).encode() + b"\0")
+    return digest.hexdigest()[:20]
+
+
+def digest_vocabulary(folder: Path) -> str:
+    """Return 20 hex digits over the map from token to id: equal where ids mean the same. Raises ModelError."""
+    tokens = load_tokenizer(folder, None).get_vocab()
+    return hashlib.sha256(json.dumps(sorted(tokens.items())).encode()).hexdigest()[:20]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object. Raises ModelError where the file is missing or is none."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path.name} is missing", where=str(path.parent), fix="give a Hugging Face folder") from None
+    except ValueError as error:
+        raise ModelError(f"not JSON: {error}", where=str(path), fix="get the folder again") from error
+    if not isinstance(value, dict):
+        raise ModelError("not a JSON object", where=str(path), fix="get the folder again")
+    return value

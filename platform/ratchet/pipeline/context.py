@@ -1,0 +1,74 @@
+"""What the steps of one run share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ratchet.pipeline.graph import Step
+from ratchet.plan.schema import Plan
+from ratchet.reference.partition import Difficulty
+from ratchet.reference.score import ScoringModel
+from ratchet.store.layout import Layout
+from ratchet.track.progress import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model of the run. `identity` is the recipe it follows from; `weights` is what came out."""
+
+    name: str
+    folder: Path
+    identity: str
+    weights: str
+    dtype: str
+    trained_on: frozenset[str] = frozenset()
+    trust_remote_code: bool = False
+
+    def scoring(self, quantise: str | None = None) -> ScoringModel:
+        """Return the model as `reference.score` takes it."""
+        return ScoringModel(self.folder, self.weights, self.dtype, quantise, self.trust_remote_code)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokens of one source under one length policy."""
+
+    source: str
+    fingerprint: str
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """The chunks of a stepwise stage as they are trained, how hard each is, and its rows where the union is cut."""
+
+    chunks: tuple[str, ...]
+    difficulties: tuple[Difficulty, ...]
+    rows: tuple[tuple[int, ...], ...] | None = None
+
+
+@dataclasses.dataclass
+class Run:
+    """The state of a run: what the plan says, where things lie, and what has been made so far."""
+
+    plan: Plan
+    layout: Layout
+    console: Console
+    fresh: bool
+    chat_template: str | None
+    pairs: dict[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
+    tokens: dict[tuple[str, int, str], Tokens] = dataclasses.field(default_factory=dict)
+    models: dict[str, Model] = dataclasses.field(default_factory=dict)
+    orders: dict[str, Order] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.layout.run(self.plan.name)
+
+    def rows_of(self, step: Step) -> tuple[int, ...] | None:
+        """Return the rows of its stage's table that a step trains on, or None for all of its sources' rows."""
+        order = self.orders.get(step.stage)
+        return order.rows[step.chunk.part - 1] if order and order.rows else None

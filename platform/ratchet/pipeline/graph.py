@@ -1,0 +1,132 @@
+"""From a plan to the steps that make its models. Pure: no file is read, no clock, no Ray.
+
+A stage is one step, or T of them where it is stepwise: `align.1`, `align.2`, … Each step makes
+one model under its own name; `base` is the plan's start model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.references import reference_of, stage_order, start_of
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Merge, Sft, Stage, Steps
+
+BASE = "base"
+NOT_IDENTITY = {"kind", "data", "after", "start", "reference", "steps", "checkpoint", "max_length", "overlong", "of"}
+"""Fields of a stage that enter an identity in another form (models and tokens by content), or not at all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """What one step trains on: sources with their shares, or part `part` of `parts` of their union."""
+
+    shares: Mapping[str, float]
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def label(self) -> str:
+        """The chunk in words, for people."""
+        names = " + ".join(self.shares)
+        return names if self.parts == 1 else f"{names}, part {self.part} of {self.parts}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One model to make. `reference` is None where the kind has none (sft, merge)."""
+
+    name: str
+    stage: str
+    kind: str
+    chunk: Chunk
+    start: str
+    reference: str | ModelSpec | None
+    settings: Stage
+
+
+def stepwise(stage: Stage) -> Steps | None:
+    """Return the stage's stepwise settings, where it has some."""
+    return None if isinstance(stage, Sft | Merge) else stage.steps
+
+
+def chunk_names(stage: Stage) -> list[str]:
+    """Return the names of a stepwise stage's chunks as the plan lists them."""
+    steps = stepwise(stage)
+    if steps is None or isinstance(stage, Merge):
+        return []
+    return list(stage.shares()) if steps.by == "source" else [f"part {n}" for n in range(1, (steps.count or 1) + 1)]
+
+
+def needs_difficulty(stage: Stage) -> bool:
+    """Whether the order of the chunks depends on what the start model prefers."""
+    steps = stepwise(stage)
+    return steps is not None and steps.order in {"easy_to_hard", "hard_to_easy"}
+
+
+def final_model(plan: Plan, stage: str) -> str:
+    """Return the name of the model that a stage (or `base`) ends with."""
+    if stage == BASE:
+        return BASE
+    count = len(chunk_names(plan.stages[stage]))
+    return f"{stage}.{count}" if count else stage
+
+
+def steps_of(plan: Plan, name: str, order: Sequence[str]) -> list[Step]:
+    """Return the steps of one stage; `order` names its chunks as they will be trained."""
+    stage = plan.stages[name]
+    if isinstance(stage, Merge):
+        return [Step(name, name, stage.kind, Chunk({}), final_model(plan, stage.of[0]), None, stage)]
+    start = final_model(plan, start_of(plan, name))
+    named = None if isinstance(stage, Sft) else reference_of(plan, name)
+    first = named if named is None or isinstance(named, ModelSpec) else final_model(plan, named)
+    steps = stepwise(stage)
+    if steps is None:
+        return [Step(name, name, stage.kind, Chunk(stage.shares()), start, first, stage)]
+    made = []
+    for number, chunk in enumerate(order, 1):
+        before = f"{name}.{number - 1}"
+        made.append(
+            Step(
+                name=f"{name}.{number}",
+                stage=name,
+                kind=stage.kind,
+                chunk=_chunk(steps, stage.shares(), chunk, number),
+                start=start if number == 1 or steps.target == "start" else before,
+                reference=first if number == 1 else before,
+                settings=stage,
+            )
+        )
+    return made
+
+
+def _chunk(steps: Steps, shares: Mapping[str, float], name: str, number: int) -> Chunk:
+    if steps.by == "source":
+        return Chunk({name: shares[name]})
+    return Chunk(shares, number, steps.count or 1)
+
+
+def all_steps(plan: Plan, orders: Mapping[str, Sequence[str]]) -> list[Step]:
+    """Return every step in the order they run; a stage absent from `orders` is taken as listed."""
+    return [
+        step
+        for name in stage_order(plan)
+        for step in steps_of(plan, name, orders.get(name, chunk_names(plan.stages[name])))
+    ]
+
+
+def options(stage: Stage) -> dict[str, Any]:
+    """Return the settings of a stage that decide its numbers, apart from its data and models."""
+    found = stage.model_dump(mode="json", exclude=NOT_IDENTITY)
+    if not isinstance(stage, Merge) and stage.checkpoint.publish == "best":
+        found |= {"publish": "best", "checkpoint_every": stage.checkpoint.every}
+    return found
+
+
+def preference_sources(plan: Plan) -> list[str]:
+    """Return the sources that preference stages train on, in the order of the plan."""
+    used = {name for stage in plan.stages.values() if not isinstance(stage, Sft | Merge) for name in stage.shares()}
+    return [name for name in plan.data if name in used]

@@ -1,0 +1,91 @@
+"""The order in which a stepwise stage trains its chunks, from what its start model prefers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ratchet.pairs.table import TokenTable, open_table
+from ratchet.pipeline.context import Model, Order, Run, Tokens
+from ratchet.pipeline.graph import chunk_names, final_model, needs_difficulty, stepwise
+from ratchet.pipeline.prepare import external_model, tokens_of
+from ratchet.pipeline.scoring import ensure_scores, gamma_job, read_job, train_job
+from ratchet.plan.references import start_of
+from ratchet.plan.stages import Merge, Sft, Steps, Training
+from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
+from ratchet.reference.score import ScoreJob
+from ratchet.reference.store import Floats
+from ratchet.store.files import write_json
+
+
+def stage_tokens(run: Run, stage: Training) -> dict[str, Tokens]:
+    """Return the tokens of each source of a stage, under the stage's length policy."""
+    return {name: tokens_of(run, name, stage.max_length, stage.overlong) for name in stage.shares()}
+
+
+def stage_table(run: Run, stage: Training) -> TokenTable:
+    """Return the table of all pairs of a stage: its sources' shares, each pair once."""
+    tokens = stage_tokens(run, stage)
+    return open_table(
+        [one.folder / "train.arrow" for one in tokens.values()], list(stage.shares().values()), stage.seed
+    )
+
+
+def decide_order(run: Run, name: str) -> Order:
+    """Return the order of a stage's chunks, scoring its start model where the order depends on it.
+
+    Every source's reward accuracy is measured, on all its pairs where the order needs it, else on
+    the fixed sample. The result is kept in the run folder. Raises DataError, ModelError.
+    """
+    stage = run.plan.stages[name]
+    if isinstance(stage, Sft | Merge):
+        return Order((), ())
+    start = run.models[final_model(run.plan, start_of(run.plan, name))]
+    steps = stepwise(stage)
+    chunks = chunk_names(stage)
+    if steps is None or steps.by == "source":
+        ratios = _source_ratios(run, stage, start, whole=needs_difficulty(stage))
+        found = [difficulty(source, values) for source, values in ratios.items()]
+        accuracy = {one.chunk: one.accuracy for one in found}
+        ordered = order_chunks(steps.order, chunks, accuracy, stage.seed) if steps else chunks
+        order = Order(tuple(ordered), tuple(found))
+    else:
+        order = _cut(run, stage, steps, start, chunks)
+    write_json(run.layout.order(run.plan.name, name), dataclasses.asdict(order))
+    return order
+
+
+def _source_ratios(run: Run, stage: Training, start: Model, *, whole: bool) -> dict[str, Floats]:
+    jobs = {name: train_job(one) if whole else gamma_job(one) for name, one in stage_tokens(run, stage).items()}
+    return dict(zip(jobs, _ratios(run, stepwise(stage), start, list(jobs.values())), strict=True))
+
+
+def _ratios(run: Run, steps: Steps | None, start: Model, jobs: Sequence[ScoreJob]) -> list[Floats]:
+    scored = ensure_scores(run, start, jobs)
+    base = steps.base if steps else None
+    against = ensure_scores(run, external_model(run, base), jobs) if base else None
+    return [
+        log_ratio(
+            read_job(job, scored[job]),
+            length_normalised=bool(steps and steps.length_normalised),
+            base=read_job(job, against[job]) if against else None,
+        )
+        for job in jobs
+    ]
+
+
+def _cut(run: Run, stage: Training, steps: Steps, start: Model, chunks: Sequence[str]) -> Order:
+    """Cut the union of the sources into chunks, by difficulty where the order asks for it."""
+    table, ratios, found = stage_table(run, stage), None, []
+    if needs_difficulty(stage):
+        jobs = [train_job(one) for one in stage_tokens(run, stage).values()]
+        ratios = np.empty(len(table))
+        for file, values in enumerate(_ratios(run, steps, start, jobs)):
+            here = table.file_of_N == file
+            ratios[here] = values[table.row_of_N[here]]
+    rows = split_rows(steps.order, len(table), len(chunks), ratios, stage.seed)
+    if ratios is not None:
+        found = [difficulty(chunk, ratios[part]) for chunk, part in zip(chunks, rows, strict=True)]
+    return Order(tuple(chunks), tuple(found), tuple(tuple(part.tolist()) for part in rows))

@@ -1,0 +1,152 @@
+"""Sources become pairs, pairs become tokens, and the plan's start model becomes a folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ratchet.errors import DataError, ModelError
+from ratchet.model.check import check_model
+from ratchet.model.digest import digest_model, digest_vocabulary
+from ratchet.model.load import resolve
+from ratchet.model.scratch import make_scratch
+from ratchet.pairs.flow import prepare_pairs
+from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.graph import BASE, Step
+from ratchet.plan.model import ModelSpec, Scratch
+from ratchet.plan.stages import Merge
+from ratchet.store.files import folder_aside
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.record import Record, now, read_record, write_record
+
+
+def used_sources(run: Run) -> list[str]:
+    """Return the sources that some stage, or the scratch model's tokenizer, reads; in plan order."""
+    plan = run.plan
+    used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
+    if plan.model.scratch is not None:
+        used.update(plan.model.scratch.tokenizer_from)
+    return [name for name in plan.data if name in used]
+
+
+def prepare_sources(run: Run) -> None:
+    """Read every source that is used into pairs. Raises DataError."""
+    for name in used_sources(run):
+        started = time.monotonic()
+        run.pairs[name] = prepare_pairs(name, run.plan.data[name], run.layout, run.plan.model.system)
+        counts = facts_of(run.pairs[name][1]).counts
+        facts = {
+            "to train on": counts["train"],
+            "held out": counts["heldout"],
+            "skipped": sum(counts["skipped"].values()),
+        }
+        run.console.done(f"pairs {name}", facts, time.monotonic() - started)
+        if not counts["train"]:
+            raise DataError("no pair is left to train on", where=f"data.{name}", fix="look at its skipped.parquet")
+    for name in run.plan.data:
+        if name not in run.pairs:
+            run.warnings.append(f"source {name} is in the plan, and no stage uses it")
+
+
+def base_model(run: Run) -> Model:
+    """Make, fetch or find the plan's start model, and check that it can be used. Raises ModelError."""
+    spec = run.plan.model
+    folder = resolve(spec) if spec.scratch is None else _scratch_model(run, spec.scratch)
+    return _model(run, BASE, spec, folder)
+
+
+def external_model(run: Run, spec: ModelSpec) -> Model:
+    """Fetch or find a reference model that is not one of the plan's stages. Raises ModelError."""
+    name = spec.name or Path(spec.path or "model").name
+    return _model(run, name, spec, resolve(spec))
+
+
+def reference_model(run: Run, step: Step) -> Model:
+    """Return the reference of a preference step. Raises ModelError where its tokens are not the plan's."""
+    if not isinstance(step.reference, ModelSpec):
+        return run.models[str(step.reference)]
+    model = external_model(run, step.reference)
+    if digest_vocabulary(model.folder) != digest_vocabulary(run.models[BASE].folder):
+        raise ModelError(
+            "the reference's tokenizer gives other ids than the plan's model",
+            where=f"stages.{step.stage}.reference",
+            fix="name a reference of the same model family",
+        )
+    return model
+
+
+def _model(run: Run, name: str, spec: ModelSpec, folder: Path) -> Model:
+    check_model(folder, run.chat_template)
+    weights = digest_model(folder)
+    return Model(name, folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
+
+
+def scratch_identity(run: Run, spec: Scratch) -> dict[str, Any]:
+    """Return what decides a model made from scratch. The pairs that it reads must be there."""
+    return {
+        "kind": "scratch",
+        "version": 1,
+        "spec": spec.model_dump(mode="json"),
+        "pairs": {name: run.pairs[name][0] for name in spec.tokenizer_from},
+    }
+
+
+def _scratch_model(run: Run, spec: Scratch) -> Path:
+    identity = scratch_identity(run, spec)
+    fp = fingerprint(identity)
+    folder = run.layout.model(fp)
+    if read_record(folder) is None:
+        started, clock = now(), time.monotonic()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder_aside(folder) as aside:
+            make_scratch(spec, _texts([run.pairs[name][1] for name in spec.tokenizer_from]), aside)
+            write_record(aside, Record("model", fp, identity, {}, started, round(time.monotonic() - clock, 3)))
+        run.console.done("model base", {"made from": "scratch"}, time.monotonic() - clock)
+    return folder
+
+
+def _texts(folders: list[Path]) -> Iterator[str]:
+    for folder in folders:
+        file = pq.ParquetFile(folder / "train.parquet")
+        for batch in file.iter_batches(columns=["prompt", "chosen", "rejected"]):
+            for row in batch.to_pylist():
+                yield from (turn["content"] for turn in row["prompt"])
+                yield from (text for text in (row["chosen"], row["rejected"]) if text)
+
+
+def tokens_of(run: Run, source: str, max_length: int, overlong: str) -> Tokens:
+    """Return the tokens of a source under a length policy, made if need be. Raises DataError, ModelError."""
+    key = (source, max_length, overlong)
+    if key not in run.tokens:
+        started = time.monotonic()
+        fp, folder = prepare_tokens(
+            run.pairs[source][1],
+            run.pairs[source][0],
+            run.models[BASE].folder,
+            run.layout,
+            max_length=max_length,
+            overlong=overlong,
+            chat_template=run.chat_template,
+        )
+        counts = facts_of(folder).counts
+        facts = {
+            "pairs": counts["train"],
+            "tokens": counts["tokens_train"],
+            "skipped": sum(counts["skipped"].values()),
+        }
+        run.console.done(f"tokens {source}", facts, time.monotonic() - started)
+        run.tokens[key] = Tokens(source, fp, folder)
+    return run.tokens[key]
+
+
+def facts_of(folder: Path) -> Record:
+    """Return the record of a finished folder. Raises DataError where there is none."""
+    record = read_record(folder)
+    if record is None:
+        raise DataError("unfinished", where=str(folder), fix="run again")
+    return record

@@ -1,0 +1,87 @@
+"""Run a plan: pairs, tokens, models, scores, report. Every part that is there already is kept.
+
+Read this first: it is the order of play, and the parts are one call each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ratchet.pipeline.context import Model, Run
+from ratchet.pipeline.evaluation import evaluate_model, evaluated_models
+from ratchet.pipeline.graph import BASE, Step, final_model, needs_difficulty, steps_of
+from ratchet.pipeline.order import decide_order, stage_tokens
+from ratchet.pipeline.prepare import base_model, prepare_sources
+from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, train_job
+from ratchet.pipeline.session import ray_session
+from ratchet.pipeline.summary import summarise
+from ratchet.pipeline.training import ensure_step
+from ratchet.plan.references import stage_order, start_of
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Merge, Sft
+from ratchet.reference.score import ScoreJob
+from ratchet.report.page import write_report
+from ratchet.store.files import write_json, write_text
+from ratchet.store.layout import Layout
+from ratchet.store.lock import hold
+from ratchet.track.progress import Console
+
+
+def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
+    """Run a plan to its end and return the report that it wrote. `text` is the plan as written.
+
+    A run that was cut short goes on where it was. Raises RunError where another process holds the
+    run folder, or it belongs to another plan and `fresh` is not given; else what its parts raise.
+    """
+    layout = Layout(Path(plan.cluster.storage).resolve())
+    run = Run(plan, layout, Console(), fresh, plan.model.chat_template)
+    clock = time.monotonic()
+    with hold(run.folder):
+        write_text(run.folder / "plan.yaml", text)
+        write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
+        with ray_session(plan.cluster):
+            prepare_sources(run)
+            run.models[BASE] = base_model(run)
+            steps = list(_make_models(run))
+            scores = [evaluate_model(run, name, step) for name, step in evaluated_models(run, steps)]
+        data = summarise(run, steps, scores, text, time.monotonic() - clock)
+        html, _ = write_report(run.folder, data)
+    return html
+
+
+def _make_models(run: Run) -> Iterator[Step]:
+    _score(run, BASE)
+    for name in stage_order(run.plan):
+        run.orders[name] = decide_order(run, name)
+        for step in steps_of(run.plan, name, run.orders[name].chunks):
+            run.models[step.name] = ensure_step(run, step)
+            _score(run, step.name)
+            yield step
+
+
+def _score(run: Run, name: str) -> None:
+    """Score a model on all that the run will ask of it, in one pass."""
+    model: Model = run.models[name]
+    if name == BASE and run.plan.model.scratch and not reference_jobs(run, name):
+        return
+    ensure_scores(run, model, [*reference_jobs(run, name), *evaluation_jobs(run)])
+
+
+def reference_jobs(run: Run, name: str) -> list[ScoreJob]:
+    """Return the jobs for which `name` is the reference, as far as the order of chunks is known."""
+    jobs: list[ScoreJob] = []
+    for stage_name, stage in run.plan.stages.items():
+        if isinstance(stage, Sft | Merge):
+            continue
+        tokens = stage_tokens(run, stage)
+        order = run.orders.get(stage_name)
+        if order is None and needs_difficulty(stage):
+            if final_model(run.plan, start_of(run.plan, stage_name)) == name:
+                jobs += [train_job(one) for one in tokens.values()]
+            continue
+        for step in steps_of(run.plan, stage_name, order.chunks if order else tuple(stage.shares())):
+            if step.reference == name and step.chunk.parts == 1 and not (stage.lora and stage.lora.quantise):
+                jobs += [job(tokens[source]) for source in step.chunk.shares for job in (train_job, heldout_job)]
+    return jobs

@@ -1,0 +1,88 @@
+"""Which scores a model owes the run, made in one pass as soon as the model is there.
+
+A model is scored on every held-out set, on a fixed sample of every source (for γ, where training
+data is compared with data never seen), and on all pairs that it is the reference of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ratchet.pairs.table import open_table
+from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.graph import preference_sources
+from ratchet.pipeline.prepare import facts_of, tokens_of
+from ratchet.plan.stages import Merge, Sft
+from ratchet.reference.score import Scored, ScoreJob, score_jobs
+from ratchet.reference.store import Logps, read_logps, sample_rows
+from ratchet.track.bar import counted
+
+GAMMA_SAMPLE = 256
+"""Pairs of each source on which γ is measured for every model."""
+
+
+def evaluation_tokens(run: Run) -> list[Tokens]:
+    """Return the tokens on which all models are compared: each source under the longest length policy."""
+    stages = [stage for stage in run.plan.stages.values() if not isinstance(stage, Sft | Merge)]
+    if not stages:
+        return []
+    widest = max(stages, key=lambda stage: stage.max_length)
+    return [tokens_of(run, name, widest.max_length, widest.overlong) for name in preference_sources(run.plan)]
+
+
+def train_job(tokens: Tokens, rows: Sequence[int] | None = None) -> ScoreJob:
+    """Return the job of scoring a source's pairs to train on, all of them or those at `rows`."""
+    return ScoreJob(tokens.fingerprint, tokens.folder, "train", None if rows is None else tuple(rows))
+
+
+def heldout_job(tokens: Tokens) -> ScoreJob:
+    """Return the job of scoring a source's held-out pairs."""
+    return ScoreJob(tokens.fingerprint, tokens.folder, "heldout")
+
+
+def gamma_job(tokens: Tokens) -> ScoreJob:
+    """Return the job of scoring the fixed sample of a source's pairs to train on."""
+    return train_job(tokens, sample_rows(facts_of(tokens.folder).counts["train"], GAMMA_SAMPLE))
+
+
+def ensure_scores(
+    run: Run, model: Model, jobs: Iterable[ScoreJob], quantise: str | None = None
+) -> dict[ScoreJob, Scored]:
+    """Score `jobs` under `model` where the store does not hold them yet. Raises DataError, ModelError."""
+    wanted = list(dict.fromkeys(job for job in jobs if _rows(job)))
+    cluster = run.plan.cluster
+    started = time.monotonic()
+    with counted(f"score {model.name}", "pairs") as show:
+        scored = score_jobs(
+            model.scoring(quantise),
+            wanted,
+            run.layout,
+            actors=cluster.score_actors,
+            batch=cluster.score_batch,
+            gpus=cluster.gpus_per_worker,
+            on_pairs=show,
+        )
+    fresh = sum(one.pairs for one in scored if not one.reused)
+    if fresh:
+        found = sum(one.pairs for one in scored if one.reused)
+        facts = {"pairs scored": fresh, "found in the store": found}
+        run.console.done(f"score {model.name}", facts, time.monotonic() - started)
+    return dict(zip(wanted, scored, strict=True))
+
+
+def evaluation_jobs(run: Run) -> list[ScoreJob]:
+    """Return the jobs that every model of the run goes through."""
+    return [job for tokens in evaluation_tokens(run) for job in (heldout_job(tokens), gamma_job(tokens))]
+
+
+def read_job(job: ScoreJob, scored: Scored) -> Logps:
+    """Return a job's scores in the order of its rows."""
+    table = open_table([job.file], [1.0], 0)
+    ids = table.pair_ids if job.rows is None else [table.pair_ids[row] for row in job.rows]
+    return read_logps([scored.folder], ids)
+
+
+def _rows(job: ScoreJob) -> int:
+    return len(job.rows) if job.rows is not None else int(facts_of(Path(job.tokens_folder)).counts[job.split])

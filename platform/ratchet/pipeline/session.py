@@ -1,0 +1,101 @@
+"""The Ray that a run uses: a running cluster, or a local one that lives as long as the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+
+from ratchet.errors import ClusterError
+from ratchet.plan.cluster import Cluster
+
+_WORKER_ENV = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+}
+
+
+@contextlib.contextmanager
+def ray_session(cluster: Cluster) -> Iterator[None]:
+    """Attach to `cluster.ray.address` or `RAY_ADDRESS`, or start a local Ray; end it afterwards.
+
+    Raises ClusterError where Ray cannot be started or reached, or is too small for the plan.
+    """
+    os.environ.update({key: os.environ.get(key, value) for key, value in _WORKER_ENV.items()})
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+
+    address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        _connect(cluster, address)
+    except Exception as error:  # Ray raises RuntimeError, ValueError, ConnectionError and its own
+        ray.shutdown()
+        raise ClusterError(
+            f"Ray did not start at {address}: {_first_line(error)}",
+            where="cluster.ray.address",
+            fix="check the address, free memory and disk, and that no port is blocked",
+        ) from error
+    try:
+        _quieten()
+        _check_size(cluster)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(cluster: Cluster, address: str) -> None:
+    import ray
+
+    environment = {"env_vars": worker_environment(cluster)}
+    if address != "local":
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1
+    ray.init(
+        address="local",
+        num_cpus=cluster.ray.num_cpus or max(os.cpu_count() or 1, needed),
+        object_store_memory=cluster.ray.object_store_mb << 20,
+        include_dashboard=False,
+        runtime_env=environment,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def worker_environment(cluster: Cluster) -> dict[str, str]:
+    """Return the environment of every worker: which accelerator, and how workers watch each other."""
+    return {**_WORKER_ENV, **({} if cluster.gpus_per_worker else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""})}
+
+
+def _check_size(cluster: Cluster) -> None:
+    import ray
+
+    have = ray.cluster_resources()
+    for resource, need in (
+        ("CPU", max(cluster.workers * cluster.cpus_per_worker, cluster.score_actors)),
+        ("GPU", max(cluster.workers, cluster.score_actors) * cluster.gpus_per_worker),
+    ):
+        if have.get(resource, 0.0) < need:
+            raise ClusterError(
+                f"the plan needs {need:g} {resource}s and Ray has {have.get(resource, 0.0):g}",
+                where="cluster",
+                fix="lower cluster.workers, cluster.score_actors or what each of them takes",
+            )
+
+
+def _quieten() -> None:
+    """Leave the terminal to Ratchet's own lines; Ray's logs stay in its session folder."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,201 @@
+"""How far a plan has come, without doing any of it: for each step, what is there and what it will take."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ratchet.model.check import check_model
+from ratchet.model.digest import digest_model
+from ratchet.model.load import resolve
+from ratchet.pairs.flow import pairs_identity
+from ratchet.pairs.source import estimate_rows
+from ratchet.pairs.token_flow import tokens_identity
+from ratchet.pipeline.context import Model, Order, Run, Tokens
+from ratchet.pipeline.graph import BASE, Step, all_steps, final_model
+from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
+from ratchet.pipeline.steps import changes_since, known_model, step_identity
+from ratchet.plan.model import Scratch
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Merge
+from ratchet.reference.partition import Difficulty
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.record import read_json_or_none, read_record
+from ratchet.track.progress import Console
+from ratchet.train.checkpoint import newest_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What a step takes: pairs of one epoch, tokens of all epochs, optimiser steps, bytes it will write.
+
+    `estimated` where the sources are not read yet, so that pairs and tokens are guesses.
+    """
+
+    pairs: int
+    tokens: int
+    steps: int
+    bytes: int
+    estimated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class StepState:
+    """One step. `status` is done, begun, ready, waiting or changed; `why` says it in words."""
+
+    step: Step
+    status: str
+    why: str
+    size: Size | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceState:
+    """One source: read or not, and how many pairs it has (`estimated` where it is not read)."""
+
+    name: str
+    read: bool
+    pairs: int
+    estimated: bool
+
+
+def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
+    """Return the state of a plan's sources and steps. Nothing is written and no Ray is started.
+
+    Raises DataError where a source is missing, ModelError where the start model cannot be used.
+    """
+    run = Run(plan, Layout(Path(plan.cluster.storage).resolve()), Console(), False, plan.model.chat_template)
+    sources = _find_sources(run)
+    _find_base(run)
+    _find_tokens(run)
+    _find_orders(run)
+    return sources, [
+        _state(run, step) for step in all_steps(plan, {name: one.chunks for name, one in run.orders.items()})
+    ]
+
+
+def _find_sources(run: Run) -> list[SourceState]:
+    found = []
+    for name in used_sources(run):
+        source = run.plan.data[name]
+        fp = fingerprint(pairs_identity(source, run.plan.model.system))
+        record = read_record(run.layout.pairs(fp))
+        if record is None:
+            found.append(SourceState(name, False, estimate_rows(source), True))
+        else:
+            run.pairs[name] = (fp, run.layout.pairs(fp))
+            found.append(SourceState(name, True, record.counts["train"], False))
+    return found
+
+
+def _find_base(run: Run) -> None:
+    spec = run.plan.model
+    if isinstance(spec.scratch, Scratch):
+        if not all(name in run.pairs for name in spec.scratch.tokenizer_from):
+            return
+        folder = run.layout.model(fingerprint(scratch_identity(run, spec.scratch)))
+        if read_record(folder) is None:
+            return
+    else:
+        folder = resolve(spec)
+        check_model(folder, run.chat_template)
+    weights = digest_model(folder)
+    run.models[BASE] = Model(BASE, folder, weights, weights, spec.dtype)
+
+
+def _find_tokens(run: Run) -> None:
+    if BASE not in run.models:
+        return
+    for stage in run.plan.stages.values():
+        if isinstance(stage, Merge):
+            continue
+        for name in stage.shares():
+            if name not in run.pairs:
+                continue
+            identity = tokens_identity(
+                run.pairs[name][0],
+                run.models[BASE].folder,
+                max_length=stage.max_length,
+                overlong=stage.overlong,
+                chat_template=run.chat_template,
+            )
+            folder = run.layout.tokens(fingerprint(identity))
+            if read_record(folder) is not None:
+                key = (name, stage.max_length, stage.overlong)
+                run.tokens[key] = Tokens(name, fingerprint(identity), folder)
+
+
+def _find_orders(run: Run) -> None:
+    for name in run.plan.stages:
+        kept = read_json_or_none(run.layout.order(run.plan.name, name))
+        if kept is not None:
+            rows = kept["rows"] and tuple(map(tuple, kept["rows"]))
+            difficulties = tuple(Difficulty(**one) for one in kept["difficulties"])
+            run.orders[name] = Order(tuple(kept["chunks"]), difficulties, rows)
+
+
+def _state(run: Run, step: Step) -> StepState:
+    size = _size(run, step)
+    folder = run.layout.step(run.plan.name, step.name)
+    missing = _missing(run, step)
+    if missing:
+        return StepState(step, "waiting", f"for {', '.join(missing)}", size)
+    changes = changes_since(run, step, folder, step_identity(run, step))
+    if changes:
+        return StepState(step, "changed", "; ".join(changes), size)
+    record = read_record(folder)
+    if record is not None:
+        run.models[step.name] = known_model(run, step, record)
+        return StepState(step, "done", f"on {record.started[:10]} in {record.seconds:.0f} s", size)
+    saved = newest_step(folder)
+    if saved:
+        return StepState(step, "begun", f"goes on after step {saved}", size)
+    return StepState(step, "ready", "", size)
+
+
+def _missing(run: Run, step: Step) -> list[str]:
+    """What a step waits for: models that are not made, sources that are not read."""
+    if isinstance(step.settings, Merge):
+        needed = [final_model(run.plan, name) for name in step.settings.of]
+    else:
+        needed = [step.start, *([step.reference] if isinstance(step.reference, str) else [])]
+    models = [name for name in dict.fromkeys(needed) if name not in run.models]
+    return models + [name for name in step.chunk.shares if _tokens(run, step, name) is None]
+
+
+def _tokens(run: Run, step: Step, source: str) -> Tokens | None:
+    if isinstance(step.settings, Merge):
+        return None
+    return run.tokens.get((source, step.settings.max_length, step.settings.overlong))
+
+
+def _size(run: Run, step: Step) -> Size | None:
+    weights = _weight_bytes(run)
+    if isinstance(step.settings, Merge):
+        return Size(0, 0, 0, weights, False)
+    stage = step.settings
+    pairs, tokens, estimated = 0.0, 0.0, False
+    for name, share in step.chunk.shares.items():
+        known = _tokens(run, step, name)
+        if known is not None:
+            counts = facts_of(known.folder).counts
+            pairs, tokens = pairs + share * counts["train"], tokens + share * counts["tokens_train"]
+        else:
+            rows = estimate_rows(run.plan.data[name]) * (1 - run.plan.data[name].held_out)
+            pairs, estimated = pairs + share * rows, True
+    rows = int(pairs) // step.chunk.parts
+    steps = stage.epochs * -(-rows // stage.batch)
+    steps = min(steps, stage.max_steps or steps)
+    # A checkpoint holds weights and Adam's two moments in float32, and a float32 master copy of narrower weights.
+    state = 3 if run.plan.model.dtype == "float32" else 7
+    kept = min(stage.checkpoint.keep + 1, -(-steps // stage.checkpoint.every))
+    written = weights * (1 + (0 if stage.lora else state * kept))
+    return Size(rows, int(tokens) * stage.epochs // step.chunk.parts, steps, written, estimated)
+
+
+def _weight_bytes(run: Run) -> int:
+    base = run.models.get(BASE)
+    if base is None:
+        return 0
+    return sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))

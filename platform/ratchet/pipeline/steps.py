@@ -1,0 +1,163 @@
+"""Make one step's model: refuse what does not match, reuse what does, train or merge the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import RunError
+from ratchet.model.digest import digest_model
+from ratchet.model.merge import merge_models
+from ratchet.pipeline.context import Model, Run
+from ratchet.pipeline.graph import BASE, Step, final_model, options
+from ratchet.pipeline.order import stage_tokens
+from ratchet.pipeline.prepare import reference_model
+from ratchet.pipeline.training import train_step
+from ratchet.plan.stages import Merge
+from ratchet.store.files import folder_aside, write_json
+from ratchet.store.fingerprint import changed_keys, fingerprint
+from ratchet.store.record import Record, now, read_json_or_none, read_record, write_record
+
+
+def ensure_step(run: Run, step: Step) -> Model:
+    """Return the model of a step, made if need be.
+
+    Raises RunError where the run folder holds this step made from something else, and `--fresh`
+    was not given; DataError, ModelError, TrainingError, StorageError as the work may.
+    """
+    identity = step_identity(run, step)
+    folder = run.layout.step(run.plan.name, step.name)
+    _claim(run, step, folder, identity)
+    record = read_record(folder)
+    if record is None:
+        record = _make(run, step, folder, identity)
+        write_record(folder, record)
+        run.console.done(step.name, _outcome(record), record.seconds)
+    else:
+        run.console.say(f"{step.name:<20} is there already")
+    return known_model(run, step, record)
+
+
+def known_model(run: Run, step: Step, record: Record) -> Model:
+    """Return the model of a finished step."""
+    base = run.models[BASE]
+    return Model(
+        name=step.name,
+        folder=run.layout.step(run.plan.name, step.name) / "model",
+        identity=record.fingerprint,
+        weights=record.facts["weights"],
+        dtype=base.dtype,
+        trained_on=_trained_on(run, step),
+        trust_remote_code=base.trust_remote_code,
+    )
+
+
+def step_identity(run: Run, step: Step) -> dict[str, Any]:
+    """Return what decides a step's weights. The models that it builds on must be there."""
+    identity: dict[str, Any] = {
+        "kind": step.kind,
+        "version": 1,
+        "options": options(step.settings),
+        "dtype": run.models[BASE].dtype,
+    }
+    if isinstance(step.settings, Merge):
+        return identity | {"of": [run.models[final_model(run.plan, name)].identity for name in step.settings.of]}
+    tokens, rows = stage_tokens(run, step.settings), run.rows_of(step)
+    return identity | {
+        "data": {
+            name: {"tokens": tokens[name].fingerprint, "share": share} for name, share in step.chunk.shares.items()
+        },
+        "rows": None if rows is None else fingerprint({"rows": list(rows)}),
+        "start": run.models[step.start].identity,
+        "reference": None if step.reference is None else reference_model(run, step).identity,
+    }
+
+
+def input_weights(run: Run, step: Step) -> dict[str, str]:
+    """Return the content digests of the models that a step builds on, by role."""
+    if isinstance(step.settings, Merge):
+        return {name: run.models[final_model(run.plan, name)].weights for name in step.settings.of}
+    found = {"start": run.models[step.start].weights}
+    if step.reference is not None:
+        found["reference"] = reference_model(run, step).weights
+    return found
+
+
+def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> list[str]:
+    """Return the keys in which the step in `folder` differs from what the plan now asks for."""
+    before = read_json_or_none(folder / "identity.json")
+    if before is None:
+        return []
+    record = read_record(folder)
+    changes = changed_keys(before, identity)
+    if not changes and record is not None:  # the same recipe may have come out with other weights
+        changes = changed_keys(record.inputs, input_weights(run, step))
+    return changes
+
+
+def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds this step made from something else, or put it aside with `--fresh`."""
+    changes = changes_since(run, step, folder, identity)
+    if not (folder / "identity.json").exists() or not (changes or run.fresh):
+        return
+    if not run.fresh:
+        raise RunError(
+            f"step {step.name} was made from something else: {'; '.join(changes)}",
+            where=str(folder),
+            fix="run with --fresh to put it aside and make it again, or give the plan another name",
+        )
+    aside = run.layout.set_aside(run.plan.name, step.name, now().replace(":", ""))
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(aside)
+    run.console.say(f"{step.name:<20} put aside as {aside}")
+
+
+def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Record:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "identity.json", identity)
+    started, clock = now(), time.monotonic()
+    counts: Mapping[str, Any]
+    if isinstance(step.settings, Merge):
+        counts, facts = _merge(run, step.settings, folder / "model"), {}
+    else:
+        counts, facts = train_step(run, step, step.settings, folder, fingerprint(identity))
+    return Record(
+        kind="step",
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        counts=counts,
+        started=started,
+        seconds=round(time.monotonic() - clock, 3),
+        inputs=input_weights(run, step),
+        facts={
+            "step": step.name,
+            "stage": step.stage,
+            "chunk": step.chunk.label,
+            "start": step.start,
+            "reference_model": reference_model(run, step).name if step.reference else None,
+            "weights": digest_model(folder / "model"),
+            **facts,
+        },
+    )
+
+
+def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:
+    folders = [run.models[final_model(run.plan, name)].folder for name in settings.of]
+    with folder_aside(final) as aside:
+        merge_models(folders, settings.weights or (1.0,) * len(folders), aside)
+    return {"models": len(folders)}
+
+
+def _trained_on(run: Run, step: Step) -> frozenset[str]:
+    if isinstance(step.settings, Merge):
+        return frozenset().union(*(run.models[final_model(run.plan, name)].trained_on for name in step.settings.of))
+    return run.models[step.start].trained_on | frozenset(step.chunk.shares)
+
+
+def _outcome(record: Record) -> dict[str, Any]:
+    training = record.facts.get("training")
+    if training is None:
+        return {"models averaged": record.counts["models"]}
+    return {"steps": record.counts["steps"], "pairs": record.counts["pairs"]}

@@ -1,0 +1,218 @@
+"""Gather a run's records into the one document that the report shows (`report/data.py` describes it)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.pairs.overlap import overlap
+from ratchet.pipeline.context import Run
+from ratchet.pipeline.graph import Step
+from ratchet.pipeline.prepare import facts_of
+from ratchet.plan.stages import Dpo, Merge
+from ratchet.store.record import Record, code_commit, now, versions
+from ratchet.track.jsonl import read_metrics
+
+NEAR = 0.15
+"""Median edit distance below which plain DPO is known to pull the chosen answer down (Smaug, section 3)."""
+
+
+def summarise(
+    run: Run, steps: list[Step], scores: list[Mapping[str, Any]], text: str, seconds: float
+) -> dict[str, Any]:
+    """Return the report's document; every number in it names the record that it came from."""
+    sources = [_source(run, name) for name in run.pairs]
+    overlaps = _overlaps(run)
+    return {
+        "plan": run.plan.name,
+        "title": run.plan.name,
+        "created": now(),
+        "ratchet": versions()["ratchet"],
+        "commit": code_commit(),
+        "versions": versions(),
+        "resolved": run.plan.model_dump(mode="json"),
+        "plan_text": text,
+        "hardware": hardware(),
+        "seconds": round(seconds, 1),
+        "sources": sources,
+        "overlap": overlaps,
+        "difficulty": _difficulty(run),
+        "steps": [_step(run, step) for step in steps],
+        "evaluation": [_evaluation(run, one) for one in scores],
+        "gamma": [_gamma(run, row) for one in scores for row in one["gamma"]],
+        "warnings": [*run.warnings, *_overlap_warnings(overlaps), *_distance_warnings(run, sources)],
+    }
+
+
+def _where(run: Run, folder: Path | str) -> str:
+    return str(Path(folder).relative_to(run.layout.root))
+
+
+def _source(run: Run, name: str) -> dict[str, Any]:
+    folder = run.pairs[name][1]
+    record = facts_of(folder)
+    tokens = [(one, facts_of(one.folder)) for one in run.tokens.values() if one.source == name]
+    longest = max(tokens, key=lambda pair: pair[1].identity["max_length"], default=None)
+    return {
+        "name": name,
+        "layout": record.facts["layout"],
+        **record.counts,
+        "record": _where(run, folder),
+        "tokens": [
+            {"max_length": found.identity["max_length"], "record": _where(run, one.folder), **found.counts}
+            for one, found in tokens
+        ],
+        "edit_distance": longest[1].facts["edit_distance"] if longest else None,
+    }
+
+
+def _overlaps(run: Run) -> list[dict[str, Any]]:
+    found = overlap({name: folder for name, (_, folder) in run.pairs.items()})
+    return [
+        {"left": one.left, "right": one.right, "pairs": one.pairs, "prompts": one.prompts}
+        for one in found
+        if one.pairs or one.prompts
+    ]
+
+
+def _difficulty(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": stage,
+            "source": one.chunk,
+            "accuracy": one.accuracy,
+            "standard_error": one.standard_error,
+            "pairs": one.pairs,
+            "position": order.chunks.index(one.chunk) + 1,
+            "record": _where(run, run.layout.order(run.plan.name, stage)),
+        }
+        for stage, order in run.orders.items()
+        for one in order.difficulties
+    ]
+
+
+def _step(run: Run, step: Step) -> dict[str, Any]:
+    folder = run.layout.step(run.plan.name, step.name)
+    record: Record = facts_of(folder)
+    facts = {
+        "name": step.name,
+        "stage": step.stage,
+        "kind": step.kind,
+        "chunk": list(step.settings.of) if isinstance(step.settings, Merge) else list(step.chunk.shares),
+        "start": step.start,
+        "reference": record.facts["reference_model"],
+        "options": record.identity["options"],
+        "seconds": record.seconds,
+        "record": _where(run, folder),
+        "history": [],
+    }
+    training, reference = record.facts.get("training"), record.facts.get("reference")
+    if training is None:
+        return facts
+    return facts | {
+        "pairs": record.counts["pairs"],
+        "epochs": record.counts["epochs"],
+        "steps": record.counts["steps"],
+        "workers": record.facts["workers"],
+        "train_seconds": training["seconds"],
+        "pairs_per_second": training["pairs_per_second"],
+        "tokens_per_second": training["tokens_per_second"],
+        "peak_memory_mb": training["peak_memory_mb"],
+        "first_loss": training["first_loss"],
+        "first_loss_tolerance": training["first_loss_tolerance"],
+        "restarts": training["restarts"],
+        "reference_seconds": reference["seconds"] if reference else None,
+        "reference_pairs": reference["pairs"] if reference else None,
+        "reference_reused": reference["reused"] if reference else None,
+        "history": read_metrics(folder / "metrics.jsonl"),
+    }
+
+
+def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": scores["model"],
+        "record": _where(run, run.layout.scores(run.plan.name, scores["model"])),
+        "heldout": [
+            {
+                "source": row["source"],
+                "against": row["against"],
+                "reward_accuracy": row["accuracy"]["mean"],
+                "standard_error": row["accuracy"]["standard_error"],
+                "margin": row["margin"]["mean"],
+                "margin_error": row["margin"]["standard_error"],
+                "chosen_delta": row["chosen_delta"]["mean"],
+                "chosen_delta_error": row["chosen_delta"]["standard_error"],
+                "rejected_delta": row["rejected_delta"]["mean"],
+                "rejected_delta_error": row["rejected_delta"]["standard_error"],
+                "pairs": row["accuracy"]["count"],
+            }
+            for row in scores["heldout"]
+        ],
+        "exact_match": [
+            {
+                "task": row["task"],
+                "score": row["mean"],
+                "standard_error": row["standard_error"],
+                "items": row["count"],
+                "examples": row["examples"],
+            }
+            for row in scores["exact_match"]
+        ],
+    }
+
+
+def _gamma(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "pairs": row["count"], "record": _where(run, row["record"])}
+
+
+def hardware() -> dict[str, Any]:
+    """Return the driver's machine: processor, cores, memory in GiB."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(pages / 2**30, 1),
+        "gpus": _gpus(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _overlap_warnings(overlaps: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{one['left']} and {one['right']} share {one['pairs']} pairs and {one['prompts']} prompts: "
+        "gains on one may be memory of the other"
+        for one in overlaps
+    ]
+
+
+def _distance_warnings(run: Run, sources: list[dict[str, Any]]) -> list[str]:
+    """Warn where plain DPO trains on near twins: the failure that DPOP was made for."""
+    near = {
+        one["name"]: one["edit_distance"]["median"]
+        for one in sources
+        if one["edit_distance"] and (one["edit_distance"]["median"] or 1.0) < NEAR
+    }
+    return [
+        f"stage {name} trains plain dpo on {source}, whose answers differ by {near[source]:.1%} (median edit distance): "
+        "it can lower the chosen answers' probability (Smaug, section 3); kind: dpop holds it up"
+        for name, stage in run.plan.stages.items()
+        if isinstance(stage, Dpo)
+        for source in stage.shares()
+        if source in near
+    ]

@@ -1,0 +1,134 @@
+"""Train one step: score its reference, hand the workers what they need, gather what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratchet.errors import DataError
+from ratchet.pipeline.context import Run, Tokens
+from ratchet.pipeline.graph import Step, options
+from ratchet.pipeline.order import stage_table, stage_tokens
+from ratchet.pipeline.prepare import facts_of, reference_model
+from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
+from ratchet.plan.references import micro_batch
+from ratchet.plan.stages import Sft, Training
+from ratchet.reference.score import Scored
+from ratchet.track.progress import follow
+from ratchet.train.launch import train
+from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
+
+
+def train_step(
+    run: Run, step: Step, stage: Training, folder: Path, run_id: str
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Train a step into `folder` and return its counts and facts. Raises what scoring and training raise."""
+    tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
+    scored = [] if isinstance(stage, Sft) else _score_reference(run, step, stage, tokens)
+    spec = train_spec(run, step, stage, tokens, scored, run_id)
+    cluster = run.plan.cluster
+    with follow(folder / "metrics.jsonl", step.name, spec.total_steps):
+        result = train(
+            spec,
+            cpus_per_worker=cluster.cpus_per_worker,
+            gpus_per_worker=cluster.gpus_per_worker,
+            max_restarts=cluster.max_restarts,
+        )
+    reference = {
+        "seconds": round(sum(one.seconds for one in scored), 3),
+        "pairs": sum(one.pairs for one in scored),
+        "reused": all(one.reused for one in scored),
+        "records": [str(one.folder) for one in scored],
+    }
+    return result.counts, {
+        "training": result.to_dict(),
+        "reference": reference if scored else None,
+        "workers": cluster.workers,
+    }
+
+
+def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]) -> list[Scored]:
+    """Score the pairs of a chunk, and the held-out ones, under the step's reference."""
+    for one in tokens:
+        if facts_of(one.folder).facts["demonstrations"]:
+            raise DataError(
+                f"source {one.source} has demonstrations, which have no rejected answer",
+                where=f"stages.{step.stage}.data",
+                fix="use it in an sft stage, or give it a builder (data.*.build)",
+            )
+    jobs = [train_job(one) for one in tokens]
+    if (rows := run.rows_of(step)) is not None:
+        table, part = stage_table(run, stage), np.asarray(rows)
+        files, lines = table.file_of_N[part], table.row_of_N[part]
+        jobs = [train_job(one, np.sort(lines[files == file]).tolist()) for file, one in enumerate(tokens)]
+    jobs += [heldout_job(one) for one in tokens]
+    quantise = stage.lora.quantise if stage.lora and step.reference == step.start else None
+    return list(ensure_scores(run, reference_model(run, step), jobs, quantise).values())
+
+
+def train_spec(
+    run: Run, step: Step, stage: Training, tokens: list[Tokens], scored: list[Scored], run_id: str
+) -> TrainSpec:
+    """Return what the training workers need to know, and write the rows of a cut chunk beside it."""
+    cluster, start = run.plan.cluster, run.models[step.start]
+    folder = run.layout.step(run.plan.name, step.name)
+    rows = run.rows_of(step)
+    if rows is not None:
+        np.save(folder / "rows.npy", np.asarray(rows, dtype=np.int64))
+    heldout = [one for one in tokens if facts_of(one.folder).counts["heldout"]]
+    references = tuple(str(one.folder) for one in scored)
+    return TrainSpec(
+        step=step.name,
+        kind=step.kind,
+        folder=str(folder),
+        model=str(start.folder),
+        tokens=tuple(str(one.folder / "train.arrow") for one in tokens),
+        shares=tuple(step.chunk.shares.values()),
+        options=options(stage),
+        dtype=start.dtype,
+        trust_remote_code=start.trust_remote_code,
+        rows=None if rows is None else str(folder / "rows.npy"),
+        references=references,
+        heldout_tokens=tuple(str(one.folder / "heldout.arrow") for one in heldout),
+        heldout_references=references if heldout else (),
+        starts_at_reference=step.reference == step.start,
+        epochs=stage.epochs,
+        max_steps=stage.max_steps,
+        batch=stage.batch,
+        micro_batch=micro_batch(cluster, stage.batch),
+        workers=cluster.workers,
+        learning_rate=stage.learning_rate,
+        schedule=stage.schedule,
+        warmup=stage.warmup,
+        weight_decay=stage.weight_decay,
+        betas=stage.betas,
+        epsilon=stage.epsilon,
+        clip=stage.clip,
+        seed=stage.seed,
+        gradient_checkpointing=cluster.gradient_checkpointing,
+        gpus_per_worker=cluster.gpus_per_worker,
+        deepspeed=DeepSpeedSettings(**cluster.deepspeed.model_dump()),
+        lora=LoraSettings(**stage.lora.model_dump()) if stage.lora else None,
+        checkpoint=CheckpointSettings(**stage.checkpoint.model_dump()),
+        track=_track(run, step, run_id),
+    )
+
+
+def _track(run: Run, step: Step, run_id: str) -> dict[str, Any]:
+    wandb = run.plan.track.wandb
+    if wandb is None:
+        return {}
+    return {
+        "wandb": wandb.model_dump(mode="json")
+        | {
+            "group": run.plan.name,
+            "name": step.name,
+            "job_type": step.kind,
+            "run_id": f"{run.plan.name}-{step.name}-{run_id}",
+            "folder": str(run.folder / "wandb"),
+            "config": run.plan.model_dump(mode="json"),
+        }
+    }

@@ -1,0 +1,267 @@
+"""Say what is wrong with a document in words for people: where, which key, what, and what may be meant.
+
+`validate` is the door. It reads on after a slip in a `kind`, and looks at keys together even
+where others are wrong, so that one reading finds everything.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from ratchet.errors import PlanError
+from ratchet.plan import outline
+from ratchet.plan.document import SET, Document, KeyPath, Place, Problem, dotted, shorten
+from ratchet.plan.reading import in_yaml, parse
+
+Schema = TypeVar("Schema", bound=BaseModel)
+_BOOLS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fault:
+    """One pydantic error: its kind, its path in the document, what should stand there, and what does."""
+
+    kind: str
+    path: KeyPath
+    annotation: Any
+    value: Any
+    details: Mapping[str, Any]
+
+
+def validate(schema: type[Schema], document: Document) -> tuple[Schema | None, list[Problem]]:
+    """Return the validated model, or None and what is wrong with the document's values."""
+    try:
+        return schema.model_validate(document.data), []
+    except ValidationError as error:
+        faults = _faults(schema, document.data, error)
+    data = copy.deepcopy(document.data)
+    problems = [_repair_kind(fault, document, data) for fault in faults if fault.kind.startswith("union_tag")]
+    faults = [fault for fault in _again(schema, data) if not fault.kind.startswith("union_tag")]
+    faults += _together(schema, data, faults)
+    meant = {meant for fault in faults if (meant := _meant(schema, data, fault))}
+    faults = [fault for fault in faults if fault.kind != "missing" or fault.path not in meant]
+    problems += [_explain(schema, document, data, fault) for fault in faults]
+    known = {(problem.place, problem.key) for problem in document.problems}
+    return None, [problem for problem in problems if (problem.place, problem.key) not in known]
+
+
+def _again(schema: type[BaseModel], data: Any) -> list[_Fault]:
+    try:
+        schema.model_validate(data)
+    except ValidationError as error:
+        return _faults(schema, data, error)
+    return []
+
+
+def _together(schema: type[BaseModel], data: Any, faults: list[_Fault]) -> list[_Fault]:
+    """Return the faults of keys that do not go together, found by leaving out the keys that are wrong alone."""
+    rest = copy.deepcopy(data)
+    alone = [fault for fault in faults if fault.kind != "wrong"]
+    for fault in alone:
+        holder: Any = rest
+        *parents, last = [part for part in fault.path if isinstance(part, str)] or [""]
+        for part in parents:
+            holder = holder.get(part) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder.pop(last, None)
+    found = [fault for fault in _again(schema, rest) if fault.kind == "wrong"]
+    wrong = {fault.path[: n + 1] for fault in alone for n in range(len(fault.path))}
+    unsure = {fault.path[:-1] for fault in alone if fault.kind in {"extra_forbidden", "missing"}}
+    seen = {fault.path for fault in faults if fault.kind == "wrong"}
+    return [
+        fault
+        for fault in found
+        if fault.path not in unsure | seen and not any((*fault.path, key) in wrong for key in fault.details["about"])
+    ]
+
+
+def _faults(schema: type[BaseModel], data: Any, error: ValidationError) -> list[_Fault]:
+    located = (_locate(schema, data, details) for details in error.errors(include_url=False))
+    return [fault for fault in located if fault is not None]
+
+
+def _locate(schema: type[BaseModel], value: Any, error: ErrorDetails) -> _Fault | None:
+    """Walk the schema beside pydantic's location, which also names branches of choices.
+
+    None where the error is of a branch that the value was never meant for.
+    """
+    kind, details = error["type"], error.get("ctx", {})
+    path: list[str | int] = []
+    annotation: Any = schema
+    branch: Any = schema
+    for part in error["loc"]:
+        choices = outline.members(branch)
+        inside = part in value if isinstance(value, Mapping) else True
+        if part == "[key]" and not inside:
+            kind = "bad_key"
+        elif len(choices) > 1:
+            if not any(outline.fits(choice, value) for choice in choices):
+                return _Fault("no_choice", tuple(path), annotation, value, {})
+            branch = next(choice for choice in choices if outline.labels(str(part), choice))
+            if not outline.fits(branch, value):
+                return None
+        elif isinstance(part, int) and part >= len(value):
+            kind = "few_items"
+        else:
+            path.append(part)
+            annotation = branch = outline.below(branch, part, value)
+            value = value.get(part) if isinstance(value, Mapping) else value[int(part)]
+    if kind == "too_short" and len(value) >= details["min_length"]:
+        return None  # pydantic does not count items that are wrong; those have faults of their own
+    if kind.startswith("union_tag"):
+        kinds = tuple(filter(None, map(outline.kind_of, outline.models(annotation))))
+        return _Fault(kind, (*path, "kind"), Literal[kinds], value.get("kind"), details)
+    return _Fault(kind, tuple(path), annotation, value, details)
+
+
+def _repair_kind(fault: _Fault, document: Document, data: Any) -> Problem:
+    """Say what is wrong with a `kind`, and put the kind that was likely meant into `data`."""
+    holder, kinds = _at(data, fault.path[:-1]), get_args(fault.annotation)
+    if fault.kind == "union_tag_not_found":
+        slip = outline.close("kind", holder)
+        if slip is None:
+            return document.problem(fault.path, _missing(fault, document.place(fault.path)))
+        holder["kind"] = holder.pop(slip)
+        return document.problem((*fault.path[:-1], slip), "no such key; did you mean kind?")
+    if isinstance(fault.value, str) and (meant := outline.close(fault.value, kinds)):
+        holder["kind"] = meant
+    return document.problem(fault.path, _must(fault, document.place(fault.path)))
+
+
+def _explain(schema: type[BaseModel], document: Document, data: Any, fault: _Fault) -> Problem:
+    path = fault.path
+    if fault.kind == "extra_forbidden":
+        return document.problem(path, _unknown(schema, data, path)[0])
+    if fault.kind == "wrong" and fault.details["key"]:
+        path = (*path, *fault.details["key"].split("."))
+    return document.problem(path, _SENTENCES.get(fault.kind, _must)(fault, document.place(path)))
+
+
+def _meant(schema: type[BaseModel], data: Any, fault: _Fault) -> KeyPath | None:
+    return _unknown(schema, data, fault.path)[1] if fault.kind == "extra_forbidden" else None
+
+
+def _unknown(schema: type[BaseModel], data: Any, path: KeyPath) -> tuple[str, KeyPath | None]:
+    """Return what to say of a key that the schema does not have, and the key meant, where it stands beside."""
+    *parents, key = path
+    annotation: Any = schema
+    holder = data
+    for part in parents:
+        annotation, holder = outline.below(annotation, part, holder), _at(holder, (part,))
+    word, beside = str(key), outline.keys(annotation, holder)
+    absent = [name for name in beside if name not in holder]
+    others = [model for model in outline.models(annotation) if word in model.model_fields]
+    if word == "<<":
+        return "merge keys are not for plans: write the keys out", None
+    if others:
+        kinds = outline.either([str(outline.kind_of(model)) for model in others])
+        return f"no such key for kind {holder['kind']}; it belongs to kind {kinds}", None
+    deeper = [name for name in beside if word in outline.keys(outline.below(annotation, name, holder))]
+    if deeper:
+        return f"no such key{outline.hint(dotted((*parents, deeper[0], word)))}", None
+    if near := outline.close(word, absent) or outline.close(word, beside):
+        return f"no such key{outline.hint(near)}", (*parents, near)
+    return f"no such key; there are {outline.either(beside, most=30)}", None
+
+
+def _at(value: Any, path: KeyPath) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _must(fault: _Fault, place: Place) -> str:
+    words = outline.describe(fault.annotation)
+    if fault.value == {}:
+        return f"is empty; it must be {words}"
+    return f"must be {words}, not {_shown(fault.value, place)}{outline.hint(_suggestion(fault, place))}"
+
+
+def _missing(fault: _Fault, _: Place) -> str:
+    return f"is missing; it must be {outline.describe(fault.annotation)}"
+
+
+def _no_name(fault: _Fault, place: Place) -> str:
+    name = str(fault.path[-1]) if fault.kind == "bad_key" else fault.value
+    slug = _slug(name)
+    said = "is" if fault.kind == "bad_key" else f"{_shown(name, place)} is"
+    return f"{said} no name: names are lower-case letters, digits and hyphens, 47 at most{outline.hint(slug)}"
+
+
+def _half(fault: _Fault, _: Place) -> str:
+    return "holds half a character (a surrogate by itself): write the character out"
+
+
+def _wrong(fault: _Fault, _: Place) -> str:
+    return shorten(str(fault.details["what"]), most=200)
+
+
+_SENTENCES: dict[str, Callable[[_Fault, Place], str]] = {
+    "missing": _missing,
+    "wrong": _wrong,
+    "bad_key": _no_name,
+    "string_pattern_mismatch": _no_name,
+    "string_unicode": _half,
+}
+"""Pydantic's error type (or this module's) → what to say. All others: what the value must be, and what it is."""
+
+
+def _shown(value: Any, place: Place) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return shorten(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    return "a mapping" if isinstance(value, Mapping) else shorten(place.written or str(value))
+
+
+def _slug(text: str) -> str | None:
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:47].rstrip("-")
+    return slug or None
+
+
+def _suggestion(fault: _Fault, place: Place) -> str | None:
+    """Return, as YAML, a value near the given one that would be right."""
+    value, annotation = fault.value, fault.annotation
+    options = [str(option) for member in outline.members(annotation) for option in _literals(member)]
+    if isinstance(value, str) and (near := outline.close(value, options)):
+        return near
+    if outline.models(annotation) or value is None or isinstance(value, Mapping):
+        return None
+    candidates: list[Any] = [[value]] if not isinstance(value, list) else value[:1] * (len(value) == 1)
+    if isinstance(value, str):
+        candidates += [_scalar(value), _scalar(value.replace("_", "")), _BOOLS.get(value.lower()), _slug(value)]
+    elif isinstance(value, int | float):
+        whole = isinstance(value, float) and value.is_integer()
+        candidates += [int(value)] * whole + [place.written or str(value)]
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
+    for candidate in candidates:
+        try:
+            adapter.validate_python(candidate)
+        except ValidationError:
+            continue
+        if candidate is not None:
+            return in_yaml(candidate)
+    return None
+
+
+def _literals(member: Any) -> tuple[Any, ...]:
+    return get_args(member) if get_origin(member) is Literal else ()
+
+
+def _scalar(text: str) -> Any:
+    """Return `text` as it would be read without its quotes."""
+    try:
+        found = parse(text, SET).data
+    except PlanError:
+        return None
+    return found if isinstance(found, int | float) else None

@@ -1,0 +1,206 @@
+"""What the parts of a plan say of each other: names, order, batches, suites.
+
+`check` looks at plain values, so that it finds what is wrong here even where other keys are
+wrong too; a key that cannot be read is left to `explain`. The other functions answer for a Plan
+that is known to be right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ratchet.plan.base import NAME_PATTERN
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.document import Document, KeyPath, Problem
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.outline import close, either, hint
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Merge, Sft, Stage
+
+BASE = "base"
+_NAMING = ("after", "start", "reference")
+_TRAINING = {"sft", "dpo", "dpop", "ipo", "cpo"}
+LARGEST_MICRO_BATCH = 8
+
+
+def stage_order(plan: Plan) -> list[str]:
+    """Return the stages in the order they run: each after those it names, else as the file lists them."""
+    waiting = {name: _needs(stage) - {BASE} for name, stage in plan.stages.items()}
+    order: dict[str, None] = {}
+    while waiting:
+        ready = next(name for name, needs in waiting.items() if needs <= order.keys())
+        del waiting[ready]
+        order[ready] = None
+    return list(order)
+
+
+def start_of(plan: Plan, stage: str) -> str:
+    """Return where a training stage's weights begin: a stage, or `base`. Raises ValueError for a merge."""
+    spec = plan.stages[stage]
+    if isinstance(spec, Merge):
+        raise ValueError(f"{stage} is a merge: it starts from several models")
+    return spec.start or spec.after or BASE
+
+
+def reference_of(plan: Plan, stage: str) -> str | ModelSpec:
+    """Return what a preference stage refers to: a stage, `base`, or another model. Raises ValueError for others."""
+    spec = plan.stages[stage]
+    if isinstance(spec, Merge | Sft):
+        raise ValueError(f"{stage} is of kind {spec.kind}: it has no reference")
+    return spec.reference or start_of(plan, stage)
+
+
+def micro_batch(cluster: Cluster, batch: int) -> int:
+    """Return the pairs in one forward pass of one worker: as given, else the largest divisor up to 8."""
+    if cluster.micro_batch is not None:
+        return cluster.micro_batch
+    share = batch // cluster.workers
+    return max(size for size in range(1, LARGEST_MICRO_BATCH + 1) if share % size == 0)
+
+
+def check(document: Document) -> list[Problem]:
+    """Return what the parts of a plan say wrongly of each other, suites apart."""
+    data = document.data
+    stages = {name: stage for name, stage in _mapping(data, "stages").items() if isinstance(stage, dict)}
+    problems = [*_stage_names(document, stages), *_cycles(document, stages)]
+    if isinstance(data.get("data"), dict):
+        problems += _source_names(document, stages)
+    cluster = _mapping(data, "cluster")
+    for name, stage in stages.items():
+        if stage.get("kind") in _TRAINING:
+            path = ("stages", name)
+            problems += [*_batch(document, path, stage, cluster), *_stepwise(document, path, stage)]
+            problems += _quantised(document, path, stage, cluster)
+    return problems
+
+
+def _needs(stage: Stage) -> set[str]:
+    named = [getattr(stage, key, None) for key in _NAMING] + list(getattr(stage, "of", ()))
+    return {name for name in named if isinstance(name, str)}
+
+
+def _mapping(value: Any, *keys: str) -> dict[str, Any]:
+    """Return the mapping under `keys`, or an empty one where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _named(value: Any, path: KeyPath) -> Iterator[tuple[str, KeyPath]]:
+    """Yield the names in one name, a list of names or a mapping by name, each with its path."""
+    pairs = [(value, path)]
+    if isinstance(value, dict):
+        pairs = [(name, (*path, name)) for name in value]
+    elif isinstance(value, list):
+        pairs = [(name, (*path, n)) for n, name in enumerate(value)]
+    for name, at in pairs:
+        if isinstance(name, str) and re.match(NAME_PATTERN, name):  # else `explain` has said so
+            yield name, at
+
+
+def _targets(name: str, stage: Mapping[str, Any]) -> Iterator[tuple[str, KeyPath]]:
+    for key in (*_NAMING, "of"):
+        if not isinstance(stage.get(key), dict):
+            yield from _named(stage.get(key), ("stages", name, key))
+
+
+def _stage_names(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
+    known = list(_mapping(document.data, "stages"))
+    if BASE in known:
+        yield document.problem(("stages", BASE), "the name base is taken by the plan's start model: choose another")
+    for name, stage in stages.items():
+        for target, path in _targets(name, stage):
+            if target == BASE and "after" in path:
+                yield document.problem(path, "base is no stage: leave `after` out, or write `start: base`")
+            elif target not in known and target != BASE:
+                yield document.problem(path, f"no stage is named {target}{_or_known(target, [*known, BASE])}")
+        yield from _twice(document, _named(stage.get("of"), ("stages", name, "of")))
+
+
+def _source_names(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
+    lists: list[tuple[Any, KeyPath]] = [(stage.get("data"), ("stages", name, "data")) for name, stage in stages.items()]
+    specs: list[KeyPath] = [("model",)]
+    specs += [("stages", name, *keys) for name in stages for keys in (("reference",), ("steps", "base"))]
+    for path in specs:
+        scratch = _mapping(document.data, *map(str, path), "scratch")
+        lists.append((scratch.get("tokenizer_from"), (*path, "scratch", "tokenizer_from")))
+    known = list(document.data["data"])
+    for value, path in lists:
+        if not isinstance(value, list | dict):
+            continue
+        yield from _twice(document, _named(value, path))
+        for name, at in _named(value, path):
+            if name not in known:
+                yield document.problem(at, f"no source is named {name}{_or_known(name, known)}")
+
+
+def _twice(document: Document, names: Iterator[tuple[str, KeyPath]]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for name, path in names:
+        if name in seen:
+            yield document.problem(path, f"{name} is listed twice")
+        seen.add(name)
+
+
+def _or_known(name: str, known: list[str]) -> str:
+    return hint(close(name, known)) or f"; there are {either(known)}"
+
+
+def _cycles(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
+    """Take away stages that can run until none can; what is left goes in circles, or waits for one."""
+    paths = {name: dict(_targets(name, stage)) for name, stage in stages.items()}
+    left = {name: [target for target in found if target in paths] for name, found in paths.items()}
+    while True:
+        while ready := [name for name, needs in left.items() if not any(need in left for need in needs)]:
+            for name in ready:
+                del left[name]
+        if not left:
+            return
+        walk = [next(iter(left))]
+        while walk.count(walk[-1]) == 1:
+            walk.append(next(need for need in left[walk[-1]] if need in left))
+        circle = walk[walk.index(walk[-1]) : -1]
+        first = min(range(len(circle)), key=lambda n: list(stages).index(circle[n]))
+        circle = [*circle[first:], *circle[: first + 1]]
+        yield document.problem(paths[circle[0]][circle[1]], f"goes in a circle: {' → '.join(circle)}")
+        for name in circle[1:]:
+            del left[name]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _batch(
+    document: Document, path: KeyPath, stage: Mapping[str, Any], cluster: Mapping[str, Any]
+) -> Iterator[Problem]:
+    batch = stage.get("batch", Sft.model_fields["batch"].default)
+    workers, micro = cluster.get("workers", 1), cluster.get("micro_batch")
+    if not (_whole(batch) and _whole(workers) and (micro is None or _whole(micro))):
+        return
+    unit = workers * (micro or 1)
+    if batch % unit:
+        near = max(1, (batch + unit // 2) // unit) * unit
+        among = (
+            f"cluster.workers × cluster.micro_batch = {workers} × {micro}" if micro else f"cluster.workers = {workers}"
+        )
+        yield document.problem((*path, "batch"), f"{batch} pairs do not divide by {among}{hint(str(near))}")
+
+
+def _stepwise(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> Iterator[Problem]:
+    steps, data = stage.get("steps"), stage.get("data")
+    by_source = isinstance(steps, dict) and steps.get("by", "source") == "source"
+    if by_source and isinstance(data, list | dict) and len(data) == 1:
+        at = (*path, "steps", "by") if "by" in steps else (*path, "steps")
+        yield document.problem(at, "steps by source need at least 2 sources, and `data` names 1; did you mean count?")
+
+
+def _quantised(
+    document: Document, path: KeyPath, stage: Mapping[str, Any], cluster: Mapping[str, Any]
+) -> Iterator[Problem]:
+    zero = _mapping(cluster, "deepspeed").get("zero")
+    if _mapping(stage, "lora").get("quantise") is not None and zero == 3:
+        what = "quantised weights cannot be divided: set cluster.deepspeed.zero to 0, 1 or 2"
+        yield document.problem((*path, "lora", "quantise"), what)

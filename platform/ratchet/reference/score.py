@@ -1,0 +1,232 @@
+"""Score pairs under a model: Ray Data over a pool of processes that each hold the model once.
+
+The unit of work is a block of pairs, written by the process that scored it; a killed run goes on
+with the blocks that are missing. The forward pass is the trainer's own (`model.forward`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ratchet.errors import ClusterError, RatchetError
+from ratchet.pairs.table import TokenTable, open_table
+from ratchet.reference.store import Logps, logps_identity, missing_blocks, prove, write_block
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.record import Record, now, read_record, write_record
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringModel:
+    """The model that scores: its folder, and what of it decides the numbers."""
+
+    folder: Path
+    weights: str
+    dtype: str
+    quantise: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreJob:
+    """Rows of one split of a token folder; `rows` of None is all of them."""
+
+    tokens_fp: str
+    tokens_folder: Path
+    split: str
+    rows: tuple[int, ...] | None = None
+
+    @property
+    def file(self) -> Path:
+        """The table that holds the rows."""
+        return self.tokens_folder / f"{self.split}.arrow"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Where a job's scores lie; `reused` where nothing had to be computed."""
+
+    folder: Path
+    fingerprint: str
+    pairs: int
+    seconds: float
+    reused: bool
+
+
+class BlockScorer:
+    """Scores one block at a time; Ray Data keeps it alive in its own process."""
+
+    def __init__(self, model: ScoringModel, batch: int, device: str) -> None:
+        from ratchet.model.forward import PairScorer
+        from ratchet.model.load import load_model
+
+        loaded = load_model(
+            model.folder, model.dtype, trust_remote_code=model.trust_remote_code, quantise=model.quantise
+        )
+        self.scorer = PairScorer(loaded if model.quantise else loaded.to(device)).eval()
+        self.batch, self.device = batch, device
+        self.tables: dict[str, TokenTable] = {}
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        table = self.tables.setdefault(item["file"], open_table([Path(item["file"])], [1.0], 0))
+        rows = np.asarray(item["rows"])
+        started = time.monotonic()
+        logps = score_rows(self.scorer, table, rows, self.batch, self.device)
+        write_block(Path(item["folder"]), item["block"], [table[int(row)].pair_id for row in rows], logps)
+        return {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
+
+
+def score_rows(scorer: Any, table: TokenTable, rows: Any, batch: int, device: str) -> Logps:
+    """Return the scores of `rows` in their order; batches are formed by length, to pad little."""
+    import torch
+
+    from ratchet.model.forward import score
+
+    by_length = np.argsort(-table.lengths_N3[rows].sum(1), kind="stable")
+    out = np.zeros((4, len(rows)))
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch):
+            places = by_length[start : start + batch]
+            sides = score(scorer, [table[int(rows[place])] for place in places], device)
+            columns = (sides.chosen_B, sides.rejected_B, sides.chosen_tokens_B, sides.rejected_tokens_B)
+            for line, column in zip(out, columns, strict=True):
+                line[places] = column.double().cpu().numpy()
+    return Logps(out[0], out[1], out[2].astype(np.int32), out[3].astype(np.int32))
+
+
+def score_jobs(
+    model: ScoringModel,
+    jobs: Sequence[ScoreJob],
+    layout: Layout,
+    *,
+    actors: int,
+    batch: int,
+    gpus: float,
+    on_pairs: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Scored]:
+    """Score every job under `model` in one pass, and return where each one's scores lie.
+
+    What the store already holds is not computed again. `on_pairs(done, total)` follows the work.
+    Raises the error of the process that failed; its finished blocks stay.
+    """
+    started, clock = now(), time.monotonic()
+    plans = [_plan(model, job, layout) for job in jobs]
+    items = [item for plan in plans for item in plan.items]
+    seconds = _run(model, items, actors=actors, batch=batch, gpus=gpus, on_pairs=on_pairs) if items else {}
+    return [_finish(plan, started, clock, seconds.get(str(plan.folder), 0.0)) for plan in plans]
+
+
+@dataclasses.dataclass(frozen=True)
+class _JobPlan:
+    job: ScoreJob
+    identity: dict[str, Any]
+    folder: Path
+    items: list[dict[str, Any]]
+    record: Record | None
+
+
+def _plan(model: ScoringModel, job: ScoreJob, layout: Layout) -> _JobPlan:
+    identity = logps_identity(
+        tokens=job.tokens_fp,
+        split=job.split,
+        rows=job.rows,
+        weights=model.weights,
+        dtype=model.dtype,
+        quantise=model.quantise,
+        engine="trainer",
+    )
+    folder = layout.logps(fingerprint(identity))
+    record = read_record(folder)
+    if record is not None:
+        return _JobPlan(job, identity, folder, [], record)
+    rows = _rows(job)
+    return _JobPlan(
+        job,
+        identity,
+        folder,
+        [
+            {"file": str(job.file), "folder": str(folder), "block": block, "rows": rows[start:end].tolist()}
+            for block, start, end in missing_blocks(folder, len(rows))
+        ],
+        None,
+    )
+
+
+def _rows(job: ScoreJob) -> npt.NDArray[np.int64]:
+    if job.rows is not None:
+        return np.asarray(job.rows, dtype=np.int64)
+    return np.arange(len(open_table([job.file], [1.0], 0)))
+
+
+def _finish(plan: _JobPlan, started: str, clock: float, seconds: float) -> Scored:
+    fp = fingerprint(plan.identity)
+    if plan.record is not None:
+        return Scored(plan.folder, fp, plan.record.counts["pairs"], plan.record.seconds, reused=True)
+    table = open_table([plan.job.file], [1.0], 0)
+    counts = prove(plan.folder, [table[int(row)].pair_id for row in _rows(plan.job)])
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_record(
+        plan.folder,
+        Record(
+            "logps",
+            fp,
+            plan.identity,
+            counts,
+            started,
+            round(seconds, 3),
+            facts={"wall_seconds": round(time.monotonic() - clock, 3)},
+        ),
+    )
+    return Scored(plan.folder, fp, counts["pairs"], seconds, reused=False)
+
+
+def _run(
+    model: ScoringModel,
+    items: list[dict[str, Any]],
+    *,
+    actors: int,
+    batch: int,
+    gpus: float,
+    on_pairs: Callable[[int, int], None],
+) -> dict[str, float]:
+    """Send the items through the pool; return the seconds spent on each score folder."""
+    import ray
+
+    total, done = sum(len(item["rows"]) for item in items), 0
+    seconds: dict[str, float] = {}
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        BlockScorer,
+        fn_constructor_args=(model, batch, "cuda" if gpus else "cpu"),
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
+        num_cpus=1,
+        num_gpus=gpus or None,
+    )
+    try:
+        for row in dataset.iter_rows():
+            done += row["pairs"]
+            seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
+            on_pairs(done, total)
+    except ray.exceptions.RayError as error:
+        raise _ours(error) from error
+    return seconds
+
+
+def _ours(error: BaseException) -> RatchetError:
+    """Return the RatchetError that caused a Ray error, or one that names the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RatchetError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    return ClusterError(
+        f"a scoring process failed: {last[0]}",
+        fix="finished blocks are kept; lower cluster.score_batch if memory ran out, and run again",
+    )

@@ -1,0 +1,187 @@
+"""Log-probabilities on disk: one row for each pair, in blocks, joined by pair id.
+
+    store/logps/<fp>/block-000000.parquet   pair_id, chosen, rejected, chosen_tokens, rejected_tokens
+    store/logps/<fp>/record.json            written last, once every block is there and proved
+
+The identity holds what decides the numbers (tokens, which rows, weights, precision, engine) and
+nothing that does not (no names, no β, no learning rate), so every stage, epoch, run and trial
+that asks for the same scores finds them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ratchet.errors import CorruptError, DataError
+from ratchet.store.files import write_bytes
+
+BLOCK = 256
+"""Pairs in one block: what a kill can cost, and one unit of work of a scoring process."""
+
+SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("chosen", pa.float64()),
+        ("rejected", pa.float64()),
+        ("chosen_tokens", pa.int32()),
+        ("rejected_tokens", pa.int32()),
+    ]
+)
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Logps:
+    """Summed answer log-probabilities in nats, shape (N,), in the order of the ids asked for."""
+
+    chosen: Floats
+    rejected: Floats
+    chosen_tokens: Ints
+    rejected_tokens: Ints
+
+
+def logps_identity(
+    *,
+    tokens: str,
+    split: str,
+    rows: Sequence[int] | None,
+    weights: str,
+    dtype: str,
+    quantise: str | None,
+    engine: str,
+) -> dict[str, Any]:
+    """Return what decides the scores of some rows of a token folder's split; `rows` of None is all."""
+    return {
+        "kind": "logps",
+        "version": 1,
+        "tokens": tokens,
+        "split": split,
+        "rows": "all" if rows is None else hashlib.sha256(np.asarray(rows, dtype="<i8").tobytes()).hexdigest()[:20],
+        "weights": weights,
+        "dtype": dtype,
+        "quantise": quantise,
+        "engine": engine,
+    }
+
+
+def sample_rows(rows: int, size: int) -> tuple[int, ...] | None:
+    """Return a fixed sample of `size` row numbers in rising order, or None where that is all of them."""
+    if size >= rows:
+        return None
+    return tuple(np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(rows)[:size]).tolist())
+
+
+def blocks(rows: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (block number, first row, end row) over `rows` rows."""
+    for number, start in enumerate(range(0, rows, BLOCK)):
+        yield number, start, min(start + BLOCK, rows)
+
+
+def block_path(folder: Path, number: int) -> Path:
+    """Return where a block lies."""
+    return folder / f"block-{number:06d}.parquet"
+
+
+def write_block(folder: Path, number: int, pair_ids: Sequence[str], logps: Logps) -> None:
+    """Write one block whole or not at all. Raises StorageError."""
+    table = pa.table([pair_ids, logps.chosen, logps.rejected, logps.chosen_tokens, logps.rejected_tokens], SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_bytes(block_path(folder, number), buffer.getvalue())
+
+
+def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
+    """Return the blocks that are not there, or cannot be read (those are removed)."""
+    missing = []
+    for number, start, end in blocks(rows):
+        path = block_path(folder, number)
+        try:
+            if pq.read_metadata(path).num_rows == end - start:
+                continue
+        except (FileNotFoundError, pa.ArrowInvalid):
+            pass
+        path.unlink(missing_ok=True)
+        missing.append((number, start, end))
+    return missing
+
+
+def prove(folder: Path, pair_ids: Sequence[str]) -> dict[str, Any]:
+    """Check that the blocks hold exactly one finite row ≤ 0 for each pair id, and return the counts.
+
+    Raises DataError with the counts where they do not.
+    """
+    table = _read([folder])
+    ids = set(table["pair_id"].to_pylist())
+    wanted = set(pair_ids)
+    absent, foreign, doubled = len(wanted - ids), len(ids - wanted), table.num_rows - len(ids)
+    bad = [
+        pair_id
+        for pair_id, chosen, rejected, tokens in zip(
+            *(table[key].to_pylist() for key in ("pair_id", "chosen", "rejected", "rejected_tokens")), strict=True
+        )
+        if not (np.isfinite(chosen) and chosen <= 0) or (tokens and not (np.isfinite(rejected) and rejected <= 0))
+    ]
+    if absent or foreign or doubled or bad:
+        raise DataError(
+            f"scores do not match their pairs: {absent} absent, {foreign} foreign, {doubled} doubled, "
+            f"{len(bad)} not finite or above 0 {bad[:3]}",
+            where=str(folder),
+            fix="if a model scores NaN, look at its weights and precision; then delete the folder",
+        )
+    return {
+        "pairs": table.num_rows,
+        "tokens": int(pc.sum(table["chosen_tokens"]).as_py() or 0) + int(pc.sum(table["rejected_tokens"]).as_py() or 0),
+    }
+
+
+def read_logps(folders: Sequence[Path], pair_ids: Sequence[str] | pa.Array) -> Logps:
+    """Return the scores of `pair_ids`, joined by id from any of `folders`, in that order.
+
+    Raises DataError with counts where an id has no score or a score is not finite.
+    """
+    table = _read(folders)
+    wanted = pa.array(pair_ids, pa.string())
+    found = pc.index_in(wanted, value_set=table["pair_id"].combine_chunks())
+    if found.null_count:
+        raise DataError(
+            f"{found.null_count} of {len(wanted)} pairs have no reference score, first "
+            f"{wanted.filter(pc.is_null(found))[0].as_py()}",
+            where=", ".join(map(str, folders)),
+            fix="delete these folders and run again: they will be scored anew",
+        )
+    rows = table.take(found)
+    logps = Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
+    bad = ~np.isfinite(logps.chosen) | ((logps.rejected_tokens > 0) & ~np.isfinite(logps.rejected))
+    if bad.any():
+        raise DataError(
+            f"{int(bad.sum())} reference scores are not finite, first {wanted[int(bad.argmax())]}",
+            where=", ".join(map(str, folders)),
+            fix="look at the reference model",
+        )
+    return logps
+
+
+def _read(folders: Sequence[Path]) -> pa.Table:
+    paths = [path for folder in folders for path in sorted(folder.glob("block-*.parquet"))]
+    try:
+        tables = [pq.read_table(path, schema=SCHEMA) for path in paths]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptError(
+            f"not a block of scores: {error}",
+            where=", ".join(map(str, folders)),
+            fix="delete the folder; it will be scored again",
+        ) from error
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()

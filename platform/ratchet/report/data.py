@@ -1,0 +1,261 @@
+"""What a report is made of: `report.json`, as frozen dataclasses.
+
+Log-probabilities are in nats, times in seconds, accuracies from 0 to 1; a number that does not
+exist is None. `record` is the path, relative to the storage root, of the file or folder that a
+row's numbers stand in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+LOW_EDIT_DISTANCE = 0.15
+"""Median normalised edit distance below which plain DPO is known to lower the chosen answer too
+(Smaug, section 3: about 0.065 on MetaMath pairs, where DPO fails)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """The machine of the run. `memory_gb` is in GiB; `gpus` are names, one a device."""
+
+    cpu: str
+    cores: int
+    memory_gb: float
+    gpus: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """A source as token ids under one length limit: rows kept and skipped by reason."""
+
+    max_length: int
+    kept: int
+    tokens_train: int | None = None
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    trimmed: int = 0
+    boundary_moved: int = 0
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class EditDistance:
+    """Histogram of normalised token edit distance: `edges` has one more than `counts`."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    median: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One source: read = kept + skipped, kept = train + heldout."""
+
+    name: str
+    layout: str
+    read: int
+    kept: int
+    train: int
+    heldout: int
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    record: str = ""
+    tokens: tuple[Tokens, ...] = ()
+    edit_distance: EditDistance | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """Pairs and prompts that stand in both of two sources."""
+
+    left: str
+    right: str
+    pairs: int
+    prompts: int
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difficulty:
+    """Reward accuracy of a chunk under the stage's start model; `position` is its turn, from 1."""
+
+    stage: str
+    source: str
+    accuracy: float | None
+    standard_error: float | None
+    pairs: int
+    position: int | None = None
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One training or merging step. `stage` is the plan's stage that it belongs to.
+
+    `history` are the lines of its metrics.jsonl. `options` are the settings that its numbers hang
+    on (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
+    sources of its pairs, `start` and `reference` names of models (`base` or a step). `seconds` is the
+    whole step, `train_seconds` its optimiser steps, `reference_seconds` scoring the reference, which
+    is None where none was needed; rates are of training.
+    """
+
+    name: str
+    stage: str
+    kind: str
+    chunk: tuple[str, ...] = ()
+    start: str | None = None
+    reference: str | None = None
+    pairs: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    train_seconds: float | None = None
+    reference_seconds: float | None = None
+    reference_pairs: int | None = None
+    reference_reused: bool | None = None
+    pairs_per_second: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_mb: float | None = None
+    workers: int | None = None
+    first_loss: float | None = None
+    first_loss_tolerance: float | None = None
+    restarts: int = 0
+    record: str = ""
+    history: tuple[Mapping[str, Any], ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def prefers(self) -> bool:
+        """Whether the step trains on preferences: neither sft nor merge."""
+        return self.kind not in {"sft", "merge"}
+
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """Return (step, value) of one metric, without the lines that lack it."""
+        return [
+            (line["step"], float(value))
+            for line in self.history
+            if isinstance(value := line.get(key), int | float) and math.isfinite(value)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """A model on a source's held-out pairs, measured against the model named by `against`.
+
+    `margin` is h_w − h_l; the deltas are h_w and h_l, the mean log-ratios to `against`, in nats.
+    Each `…_error` is the standard error of the mean.
+    """
+
+    source: str
+    reward_accuracy: float | None
+    standard_error: float | None
+    pairs: int
+    against: str | None = None
+    margin: float | None = None
+    margin_error: float | None = None
+    chosen_delta: float | None = None
+    chosen_delta_error: float | None = None
+    rejected_delta: float | None = None
+    rejected_delta_error: float | None = None
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactMatch:
+    """Share of `items` answered exactly as the chosen answer is.
+
+    `examples` are a few of them, each with `answer` (the model's) and `chosen` (the source's).
+    """
+
+    task: str
+    score: float | None
+    standard_error: float | None
+    items: int
+    record: str = ""
+    examples: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model: `base` or a step."""
+
+    model: str
+    heldout: tuple[HeldOut, ...] = ()
+    exact_match: tuple[ExactMatch, ...] = ()
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma:
+    """Mean γ = logπ(w|x) − logπ(l|x) of a model (sDPO, Eq. 1).
+
+    `seen` marks memorisation: the model has trained on just these pairs.
+    """
+
+    model: str
+    source: str
+    mean: float | None
+    standard_error: float | None
+    pairs: int
+    split: typing.Literal["heldout", "train"] = "heldout"
+    seen: bool = False
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All of report.json. `seconds` is the whole run; `resolved` and `plan_text` are the plan."""
+
+    plan: str
+    created: str
+    ratchet: str
+    commit: str
+    seconds: float
+    title: str = ""
+    resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    plan_text: str = ""
+    hardware: Hardware | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+    overlap: tuple[Overlap, ...] = ()
+    difficulty: tuple[Difficulty, ...] = ()
+    steps: tuple[Step, ...] = ()
+    evaluation: tuple[Evaluation, ...] = ()
+    gamma: tuple[Gamma, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> list[str]:
+        """Stage names in the order of their first step."""
+        return list(dict.fromkeys(step.stage for step in self.steps))
+
+    def steps_of(self, stage: str) -> list[Step]:
+        return [step for step in self.steps if step.stage == stage]
+
+    def last_step(self, name: str) -> str:
+        """Return the step that a step or stage name ends with; any other name as it is."""
+        names = [step.name for step in self.steps if name in {step.name, step.stage}]
+        return name if name in names or not names else names[-1]
+
+    @property
+    def final_models(self) -> list[str]:
+        """Models that no other step starts from or merges."""
+        used = {step.start for step in self.steps}
+        used |= {
+            self.last_step(name) for step in self.steps if step.kind == "merge" for name in step.options.get("of", ())
+        }
+        return [step.name for step in self.steps if step.name not in used]
+
+    @property
+    def low_distance(self) -> list[tuple[Step, Source]]:
+        """Plain dpo steps and the low-distance sources that they train on."""
+        sources = {source.name: source for source in self.sources}
+        found = []
+        for step in self.steps:
+            for name in step.chunk if step.kind == "dpo" else ():
+                distance = sources[name].edit_distance if name in sources else None
+                if distance and distance.median is not None and distance.median < LOW_EDIT_DISTANCE:
+                    found.append((step, sources[name]))
+        return found

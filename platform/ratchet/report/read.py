@@ -1,0 +1,99 @@
+"""Read `report.json` into the dataclasses of `report/data.py`.
+
+The pipeline writes plain values; reading proves their shape, so that tables and charts need not. A
+key that is absent without a default or of another type is a DataError with its dotted path; keys
+that the dataclasses do not name may stand in report.json and are not shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import DataError
+from ratchet.report.data import Report
+
+NAME = "report.json"
+
+
+def load(path: Path) -> Report:
+    """Read a report.json. Raises DataError where it is absent, not JSON, or not a report."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(
+            "there is no report here", where=str(path), fix="give a run folder: <storage>/runs/<plan>"
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"not JSON: {error}", where=str(path), fix="run the plan again: it writes the report anew"
+        ) from error
+    return read(data, where=str(path))
+
+
+def read(data: Mapping[str, Any], *, where: str = NAME) -> Report:
+    """Return plain values as a Report. Raises DataError naming the dotted key that is wrong."""
+    try:
+        report: Report = _build(Report, data, "")
+    except _MisfitError as misfit:
+        raise DataError(f"{misfit}", where=where, fix="report.data says what each key holds") from None
+    return report
+
+
+class _MisfitError(Exception):
+    """A value that is not what its key holds; `read` turns it into a DataError."""
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _build(kind: Any, value: Any, at: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _MisfitError(f"{at or 'top'}: expected a mapping, got {type(value).__name__}")
+    found = {}
+    for field in dataclasses.fields(kind):
+        name = field.name
+        if name in value:
+            found[name] = _convert(_hints(kind)[name], value[name], _join(at, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise _MisfitError(f"{_join(at, name)}: missing")
+    return kind(**found)
+
+
+def _convert(hint: Any, value: Any, at: str) -> Any:
+    """Return `value` as `hint` asks: a plain type, X | None, Literal, tuple, Mapping or dataclass."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, at)
+    if origin in {types.UnionType, typing.Union}:
+        return None if value is None else _convert(arguments[0], value, at)
+    if origin is typing.Literal:
+        fits, wanted = value in arguments, " or ".join(map(str, arguments))
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_convert(arguments[0], item, f"{at}[{index}]") for index, item in enumerate(value))
+        fits, wanted = False, "a list"
+    elif hint is float:
+        fits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        fits = fits and math.isfinite(value)
+    elif hint is int:
+        fits, wanted = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    else:
+        plain = Mapping if origin is not None else hint
+        fits, wanted = hint is Any or isinstance(value, plain), getattr(plain, "__name__", "a value")
+    if not fits:
+        raise _MisfitError(f"{at}: expected {wanted}, got {str(value)[:60]!r}")
+    return value
+
+
+def _join(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key

@@ -1,0 +1,96 @@
+"""Metrics as JSON lines: `metrics.jsonl`, written always, and the source of every other view.
+
+A value that is not finite is written as null: JSON has no NaN, and a reader must see that the
+step ran and the number did not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.store.files import storage_errors, write_bytes
+
+NAME = "metrics.jsonl"
+_log = logging.getLogger(__name__)
+
+
+def finite(value: Any) -> Any:
+    """Return `value` as a plain int or float, or None where it is not finite."""
+    if isinstance(value, bool | int):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def line_of(step: int, metrics: Mapping[str, float]) -> str:
+    """Return one line of `metrics.jsonl`, newline included: `step` first, then the metrics."""
+    line = {"step": step, **{key: finite(value) for key, value in metrics.items() if key != "step"}}
+    return json.dumps(line, allow_nan=False) + "\n"
+
+
+def parse_line(raw: bytes) -> dict[str, Any] | None:
+    """Return one line as a mapping, or None where it is torn: cut short, or never fully written."""
+    if not raw.endswith(b"\n"):
+        return None
+    try:
+        line = json.loads(raw)
+    except ValueError:  # also UnicodeDecodeError: a power cut can leave zeros or half a character
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file up to the first torn one; an absent file has none."""
+    return [line for line, _ in _whole_lines(path)]
+
+
+def _whole_lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
+    found: list[tuple[dict[str, Any], bytes]] = []
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return found
+    with file:
+        for raw in file:
+            if (line := parse_line(raw)) is None:
+                break
+            found.append((line, raw))
+    return found
+
+
+class JsonLines:
+    """Appends to one metrics file, a line a step.
+
+    Opening cuts the file back to lines whose step is at most `resume_step` (0: a new start), whole
+    or not at all. Each line is flushed to the system, so a killed process loses none; no fsync, so
+    a power cut may lose the last ones, which the next opening cuts back anyway. Raises StorageError.
+    """
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        self.path = path
+        lines = _whole_lines(path)
+        kept = [(line, raw) for line, raw in lines if line["step"] <= resume_step]
+        last = kept[-1][0]["step"] if kept else 0
+        if last < resume_step:
+            _log.warning("%s: the metrics of steps %d to %d were lost", path, last + 1, resume_step)
+        write_bytes(path, b"".join(raw for _, raw in kept))
+        with storage_errors(path):
+            self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line. Raises StorageError where the disk is full."""
+        with storage_errors(self.path):
+            self._file.write(line_of(step, metrics))
+            self._file.flush()
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Write nothing: what a step ends with stands in its record."""
+
+    def close(self) -> None:
+        with storage_errors(self.path):
+            self._file.close()

@@ -1,0 +1,177 @@
+"""Progress for people: lines on standard error, and a bar that follows a metrics file.
+
+Training runs in other processes; the driver learns of it from `metrics.jsonl` alone. Where
+standard error is no terminal, or `CI` is set, there is no bar, only one line at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from ratchet.track.jsonl import parse_line
+
+_POLL_SECONDS = 0.25
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Console:
+    """Lines about steps, on standard error (or `stream`), above a bar where there is one."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+
+    def say(self, text: str) -> None:
+        """Write one line."""
+        from tqdm import tqdm
+
+        stream = self._stream or sys.stderr
+        with tqdm.external_write_mode(file=stream):
+            stream.write(text + "\n")
+            stream.flush()
+
+    def step(self, name: str, what: str) -> None:
+        """Say that a step starts, and what it does."""
+        self.say(f"{name:<20} {what}")
+
+    def done(self, name: str, facts: Mapping[str, Any], seconds: float) -> None:
+        """Say that a step is done, with its figures, in the order given."""
+        figures = ", ".join(f"{key} {_figure(value)}" for key, value in facts.items())
+        self.say(f"{name:<20} done in {duration(seconds)}{': ' if figures else ''}{figures}")
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+class Tail:
+    """Reads what is new in a growing metrics file.
+
+    A file that was cut back (it is shorter, or another file under the name) is read from its start
+    again; a line that is still being written is left for the next time. Raises nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file_id: tuple[int, int] | None = None
+        self._offset = 0
+
+    def last(self) -> dict[str, Any] | None:
+        """Return the newest whole line that was not returned before, or None."""
+        newest: dict[str, Any] | None = None
+        try:
+            with self._path.open("rb") as file:
+                facts = os.fstat(file.fileno())
+                file_id = (facts.st_dev, facts.st_ino)
+                if file_id != self._file_id or facts.st_size < self._offset:
+                    self._file_id, self._offset = file_id, 0
+                file.seek(self._offset)
+                for raw in file:
+                    if (line := parse_line(raw)) is None:
+                        break
+                    newest, self._offset = line, self._offset + len(raw)
+        except OSError:
+            return None  # not there yet, or away for a moment on a network disk: the next poll sees it
+        return newest
+
+
+@contextlib.contextmanager
+def follow(metrics_path: Path, label: str, total_steps: int, stream: TextIO | None = None) -> Iterator[None]:
+    """Show the progress of a training step while the block runs; one line at its end.
+
+    On a terminal: a bar with step of `total_steps`, loss, margin, pairs a second and time left.
+    The bar follows `metrics_path` in a thread, also back, where a resume cuts the file.
+    """
+    out = stream or sys.stderr
+    follower = _Follower(Tail(metrics_path), label, total_steps, out, bar=out.isatty() and not os.environ.get("CI"))
+    started = time.monotonic()
+    follower.start()
+    ended = "stopped at"
+    try:
+        yield
+        ended = "ended at"
+    finally:
+        follower.stop()
+        seconds = time.monotonic() - started
+        Console(out).say(f"{label:<20} {ended} {follower.end_line(total_steps)}, {duration(seconds)}")
+
+
+class _Follower:
+    def __init__(self, tail: Tail, label: str, total: int, out: TextIO, *, bar: bool) -> None:
+        self._tail = tail
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ratchet-progress", daemon=True)
+        self._line: dict[str, Any] = {}
+        self._bar: Any = None
+        self._look()
+        if bar:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total,
+                initial=self._line.get("step", 0),
+                desc=label,
+                unit="step",
+                file=out,
+                leave=False,
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}]",
+            )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        if self._bar is not None:
+            self._bar.close()
+
+    def end_line(self, total: int) -> str:
+        facts = [f"step {self._line.get('step', 0):,} of {total:,}", *_facts(self._line)]
+        return ", ".join(facts)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        line = self._tail.last()
+        if line is None:
+            return
+        self._line = line
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(_facts(line)), refresh=False)
+            self._bar.update(line["step"] - self._bar.n)
+            self._bar.refresh()
+
+
+def _facts(line: Mapping[str, Any]) -> list[str]:
+    """Return loss, margin and pairs a second, those that the line has."""
+    shown = (("loss", "loss", ".4f"), ("margin", "rewards/margins", ".3f"), ("", "pairs_per_second", ".1f"))
+    found = []
+    for name, key, form in shown:
+        if isinstance(value := line.get(key), int | float):
+            found.append(f"{name} {value:{form}}" if name else f"{value:{form}} pairs/s")
+    return found

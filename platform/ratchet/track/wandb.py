@@ -1,0 +1,177 @@
+"""The door to wandb: the only module that imports it.
+
+wandb may be down, slow, refusing or broken. Everything that touches it happens in one background
+thread behind a bounded queue: the training thread only puts, never waits, and drops what does not
+fit. The first failure is said once; from then on JSON lines go on alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+_QUEUE = 10_000
+_FINISH_SECONDS = 20.0
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class WandbRun:
+    """One wandb run: one step of a plan, which is its group.
+
+    A restart with the same `run_id` goes on in the same run. `config` may be nested: it is shown
+    with dotted keys. wandb's files lie in `folder` where that is called `wandb`, else in
+    `<folder>/wandb`. `init_timeout` is in seconds.
+    """
+
+    project: str
+    name: str
+    run_id: str
+    group: str
+    job_type: str
+    config: Mapping[str, Any]
+    folder: str
+    mode: Literal["online", "offline"] = "online"
+    entity: str | None = None
+    tags: tuple[str, ...] | list[str] = ()
+    init_timeout: float = 60.0
+
+
+def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys; lists become JSON text."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{at}{key}.")
+        else:
+            flat[f"{at}{key}"] = json.dumps(value) if isinstance(value, list | tuple | Mapping) else value
+    return flat
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    step: int | None
+    values: dict[str, Any]
+
+
+class WandbTracker:
+    """Sends metrics to wandb from a thread of its own.
+
+    Raises nothing and waits for nothing, but for `close`, which gives an unfinished upload
+    `_FINISH_SECONDS` and then leaves it: offline files and JSON lines are complete all the same.
+    """
+
+    def __init__(self, run: WandbRun) -> None:
+        self._run = run
+        self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUE)
+        self._over = threading.Event()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._work, name="ratchet-wandb", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._put(_Item(step, dict(metrics)))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._put(_Item(None, dict(values)))
+
+    def close(self) -> None:
+        deadline = time.monotonic() + _FINISH_SECONDS + 5.0
+        while not self._over.is_set() and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=0.1)
+                break
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._dropped:
+            _log.warning("wandb was too slow: %d lines did not reach it; metrics.jsonl has all", self._dropped)
+        if self._thread.is_alive() and not self._over.is_set():
+            self._over.set()
+            _log.warning("wandb had not finished after %.0f s and was left; metrics.jsonl is complete", _FINISH_SECONDS)
+
+    def _put(self, item: _Item) -> None:
+        if self._over.is_set():
+            return
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            self._dropped += 1
+
+    def _work(self) -> None:
+        # Telemetry of wandb's own would keep the process from ending while the server hangs, and
+        # its login prints before a run's settings count: both are decided by the environment.
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        os.environ["WANDB_SILENT"] = "true"
+        try:
+            self._send()
+        except Exception as error:
+            if not self._over.is_set():
+                _log.warning("wandb is off for the rest of this step (%s); metrics.jsonl goes on", _first_line(error))
+        finally:
+            self._over.set()
+            _teardown()
+
+    def _send(self) -> None:
+        import wandb
+
+        folder = Path(self._run.folder)
+        run = wandb.init(
+            project=self._run.project,
+            entity=self._run.entity,
+            mode=self._run.mode,
+            id=self._run.run_id,
+            resume="allow",
+            name=self._run.name,
+            group=self._run.group,
+            job_type=self._run.job_type,
+            tags=list(self._run.tags),
+            config=flatten(self._run.config),
+            dir=str(folder.parent if folder.name == "wandb" else folder),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                symlink=False,
+                disable_git=True,
+                disable_code=True,
+                save_code=False,
+                x_save_requirements=False,
+                x_transaction_log_flush_interval=1.0,  # what a killed process may lose of its offline file
+                init_timeout=self._run.init_timeout,
+                finish_timeout=_FINISH_SECONDS,
+                login_timeout=self._run.init_timeout,
+                stop_fn=_refuse_to_stop,
+            ),
+        )
+        while (item := self._queue.get()) is not None:
+            if item.step is None:
+                run.summary.update(item.values)
+            else:
+                run.log(item.values, step=item.step)
+        run.finish()
+
+
+def _teardown() -> None:
+    """End wandb's service now: left to the end of the process, it could hold that up."""
+    try:
+        import wandb
+
+        wandb.teardown()
+    except Exception as error:
+        _log.debug("wandb: %s", _first_line(error))
+
+
+def _refuse_to_stop() -> None:
+    _log.warning("a stop was asked for on the wandb page; training goes on: stop the job itself")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or "no message"
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}"

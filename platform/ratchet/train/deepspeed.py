@@ -1,0 +1,209 @@
+"""The door to DeepSpeed: its configuration, its engine, and its checkpoint files.
+
+Import this only where training runs with DeepSpeed, and after `DS_ACCELERATOR` is set.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from torch import Tensor, nn
+
+from ratchet.errors import ModelError, StorageError, TrainingError
+from ratchet.model.forward import SequenceBatch
+from ratchet.store.files import storage_errors
+from ratchet.train.engine import Update, adamw, save_tensors
+from ratchet.train.spec import TrainSpec
+
+_TAG = "engine"
+_NEVER = 10**9
+
+
+def start_deepspeed() -> None:
+    """Join DeepSpeed to torch's process group, quietly and without compiling anything."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled at each start on a CPU
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+
+
+def config_of(spec: TrainSpec) -> dict[str, Any]:
+    """Return DeepSpeed's configuration of a step; `overrides` are merged last, key by key."""
+    settings = spec.deepspeed
+    zero: dict[str, Any] = {"stage": settings.zero}
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": spec.gpus_per_worker > 0}
+    if settings.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": spec.gpus_per_worker > 0}
+    if settings.zero == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    config: dict[str, Any] = {
+        "train_batch_size": spec.micro_batch * spec.accumulation * spec.workers,
+        "train_micro_batch_size_per_gpu": spec.micro_batch,
+        "gradient_accumulation_steps": spec.accumulation,
+        "gradient_clipping": spec.clip or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": _NEVER,
+        "wall_clock_breakdown": False,
+    }
+    if spec.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    if spec.dtype == "float16":
+        config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 12}
+    return merged(config, settings.overrides)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on it, mappings key by key."""
+    found = dict(base)
+    for key, value in over.items():
+        old = found.get(key)
+        found[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+class DeepSpeedEngine:
+    """`train.engine.Engine` over DeepSpeed: ZeRO 0 to 3, offload, float32, bfloat16, float16.
+
+    DeepSpeed averages gradients over workers and micro-batches; both are undone, so that gradients
+    add up. A gradient that is not finite is never applied: at ZeRO 0 in float32 it is looked at
+    here, elsewhere DeepSpeed itself skips the update.
+    """
+
+    def __init__(self, spec: TrainSpec, scorer: nn.Module, device: torch.device) -> None:
+        self.device, self.dtype = device, spec.dtype
+        self.world = torch.distributed.get_world_size()
+        self.layout: Mapping[str, Any] = {
+            "engine": "deepspeed",
+            "workers": self.world,
+            "zero": spec.deepspeed.zero,
+            "offload_optimizer": spec.deepspeed.offload_optimizer,
+        }
+        self.trained_only = spec.lora is not None
+        _check_precision(spec)
+        weights = [weight for weight in scorer.parameters() if weight.requires_grad]
+        self.engine, *_ = deepspeed.initialize(
+            model=scorer,
+            model_parameters=weights,
+            optimizer=adamw(spec, weights),
+            config=config_of(spec),
+            dist_init_required=False,
+        )
+        self.accumulation, self.micro_steps = spec.accumulation, 0
+        self.files = _Files()
+        self.engine.checkpoint_engine = self.files
+        self.engine._copy_recovery_script = lambda _folder: None  # it would fail on worker 0 alone on a full disk
+
+    def score(self, batch: SequenceBatch) -> Tensor:
+        return self.engine(batch)  # type: ignore[no-any-return]
+
+    def train(self, on: bool) -> None:
+        self.engine.train(on)
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss * self.world, scale_wrt_gas=False)
+        self.micro_steps += 1
+        if self.micro_steps % self.accumulation:
+            self.engine.step()  # between boundaries it only counts
+
+    def step(self, learning_rate: float) -> Update:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        plain = type(self.engine.optimizer) is torch.optim.AdamW
+        norm = self._plain_norm() if plain else math.nan
+        if plain and not math.isfinite(norm):
+            return Update(norm, applied=False)
+        try:
+            self.engine.step()
+        except Exception as error:  # DeepSpeed raises a bare Exception, on all workers alike
+            if "loss scale" not in str(error):
+                raise
+            raise TrainingError(
+                "float16 gradients overflow at the smallest loss scale",
+                where="model.dtype",
+                fix="train in bfloat16 or float32, or lower the learning rate",
+            ) from error
+        found = self.engine.get_global_grad_norm()
+        return Update(norm if plain or found is None else float(found), bool(self.engine.was_step_applied()))
+
+    def _plain_norm(self) -> float:
+        """At ZeRO 0 in float32 DeepSpeed gives no norm; each worker holds the whole reduced gradient."""
+        grads = [weight.grad for weight in self.engine.module.parameters() if weight.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))
+
+    def save(self, folder: Path) -> list[Path]:
+        self.files.begin()
+        self.engine.save_checkpoint(
+            str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=self.trained_only
+        )
+        return self.files.finish()
+
+    def load(self, folder: Path) -> None:
+        self.engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not self.trained_only)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        if self.engine.zero_optimization_stage() == 3:
+            found: dict[str, Tensor] | None = self.engine._zero3_consolidated_16bit_state_dict()
+            return found
+        return self.engine.module.state_dict() if torch.distributed.get_rank() == 0 else None
+
+
+class _Files(TorchCheckpointEngine):  # type: ignore[misc]
+    """DeepSpeed's way to its files, which here keeps count of them.
+
+    A failed write is kept for `finish`: raised at once, it would leave the other workers waiting in
+    the collectives that DeepSpeed still goes through.
+    """
+
+    def __init__(self) -> None:
+        self.name = "ratchet"
+        self.begin()
+
+    def begin(self) -> None:
+        self.written: list[Path] = []
+        self.error: StorageError | None = None
+
+    def finish(self) -> list[Path]:
+        if self.error is not None:
+            raise self.error
+        return self.written
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self._try(lambda: Path(path).mkdir(parents=True, exist_ok=exist_ok), Path(path))
+
+    def save(self, state_dict: Any, path: str) -> None:
+        def write() -> None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            save_tensors(state_dict, Path(path))
+            self.written.append(Path(path))
+
+        self._try(write, Path(path))
+
+    def _try(self, action: Any, path: Path) -> None:
+        try:
+            with storage_errors(path):
+                action()
+        except StorageError as error:
+            self.error = self.error or error
+
+
+def _check_precision(spec: TrainSpec) -> None:
+    """Raise ModelError where DeepSpeed cannot train in the model's precision on this device."""
+    accelerator = get_accelerator()
+    able = {"float16": accelerator.is_fp16_supported, "bfloat16": accelerator.is_bf16_supported}
+    if spec.dtype in able and not able[spec.dtype]():
+        raise ModelError(
+            f"DeepSpeed cannot train in {spec.dtype} on this {accelerator.device_name()}",
+            where="model.dtype",
+            fix="use bfloat16 or float32",
+        )

@@ -1,0 +1,155 @@
+"""What training asks of an engine, and the plain one: torch alone, one process.
+
+An engine ADDS UP gradients: `backward` takes this worker's share of the global batch's mean loss, and
+the update is made from the sum over micro-batches and workers. Whatever averaging a library does on
+its own is undone inside its engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ratchet.errors import ModelError, StorageError
+from ratchet.model.forward import SequenceBatch
+from ratchet.store.files import storage_errors
+from ratchet.train.spec import TrainSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """`grad_norm` is over all workers, before clipping; without `applied` the weights are as before."""
+
+    grad_norm: float
+    applied: bool
+
+
+class Engine(Protocol):
+    """A model with its optimiser. All but `device` and `layout` are for all workers together."""
+
+    device: torch.device
+    layout: Mapping[str, Any]
+    """What a checkpoint of this engine can only be loaded with again, such as the count of workers."""
+
+    def score(self, batch: SequenceBatch) -> Tensor:
+        """Return the answers' summed log-probabilities, shape (S,)."""
+
+    def train(self, on: bool) -> None:
+        """Turn dropout on or off."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a micro-batch's gradient."""
+
+    def step(self, learning_rate: float) -> Update:
+        """Update the weights from the summed gradient, and clear it; a norm that is not finite updates nothing."""
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write this worker's files of a checkpoint, and return them."""
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote."""
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """Return the whole scorer's state dict on worker 0, None on the others."""
+
+
+class TorchEngine:
+    """Plain torch in one process. Below float32 the optimiser works on float32 copies of the weights."""
+
+    def __init__(self, spec: TrainSpec, scorer: nn.Module, device: torch.device) -> None:
+        if spec.dtype == "float16":
+            raise ModelError(
+                "float16 needs loss scaling, which only DeepSpeed's engine has here",
+                where="model.dtype",
+                fix="use bfloat16 or float32",
+            )
+        self.device, self.clip = device, spec.clip
+        self.layout: Mapping[str, Any] = {"engine": "torch", "workers": 1}
+        self.scorer = scorer.to(device)
+        self.trained = [weight for weight in scorer.parameters() if weight.requires_grad]
+        whole = all(weight.dtype in {torch.float32, torch.float64} for weight in self.trained)
+        self.masters: Sequence[Tensor] = self.trained
+        if not whole:
+            self.masters = [weight.detach().float().clone() for weight in self.trained]
+        self.optimizer = adamw(spec, self.masters)
+
+    def score(self, batch: SequenceBatch) -> Tensor:
+        return self.scorer(batch)  # type: ignore[no-any-return]
+
+    def train(self, on: bool) -> None:
+        self.scorer.train(on)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, learning_rate: float) -> Update:
+        for weight, master in zip(self.trained, self.masters, strict=True):
+            if master is not weight and weight.grad is not None:
+                master.grad = weight.grad.float()
+        norm = float(torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None]))
+        if math.isfinite(norm):
+            if self.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.masters, self.clip, torch.tensor(norm))
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self._copy_masters()
+        self.optimizer.zero_grad()
+        self.scorer.zero_grad()
+        return Update(norm, math.isfinite(norm))
+
+    @torch.no_grad()
+    def _copy_masters(self) -> None:
+        for weight, master in zip(self.trained, self.masters, strict=True):
+            if master is not weight:
+                weight.copy_(master)
+
+    def save(self, folder: Path) -> list[Path]:
+        path = folder / "state.pt"
+        masters = [master.detach() for master in self.masters]
+        save_tensors({"masters": masters, "optimizer": self.optimizer.state_dict()}, path)
+        return [path]
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        for master, saved in zip(self.masters, state["masters"], strict=True):
+            master.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._copy_masters()
+
+    def weights(self) -> dict[str, Tensor] | None:
+        return self.scorer.state_dict()
+
+
+def adamw(spec: TrainSpec, weights: Sequence[Tensor]) -> torch.optim.AdamW:
+    """Return AdamW as the stage asks for it; the learning rate is set at each step."""
+    return torch.optim.AdamW(
+        weights, lr=spec.learning_rate, betas=spec.betas, eps=spec.epsilon, weight_decay=spec.weight_decay
+    )
+
+
+def save_tensors(state: Any, path: Path) -> None:
+    """Write `state` with torch.save. Raises StorageError where the disk is full.
+
+    torch's writer reports a failed write as a RuntimeError without an error number.
+    """
+    try:
+        with storage_errors(path):
+            torch.save(state, path)
+    except RuntimeError as error:
+        if "writ" not in str(error):
+            raise
+        raise StorageError(
+            f"cannot write: {str(error).splitlines()[0]}",
+            where=str(path),
+            fix="free some space and run again; everything committed so far is kept",
+        ) from error

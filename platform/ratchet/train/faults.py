@@ -1,0 +1,48 @@
+"""Faults on demand, for tests of recovery. Off unless the environment asks for one.
+
+    RATCHET_FAULT="ckpt:before_marker@10"       kill this process when step 10's checkpoint gets there
+    RATCHET_FAULT="step:kill@7#1"               `#1`: on rank 1 only
+    RATCHET_FAULT_ONCE=/some/file               act once: the file is made when the fault acts, and stops it after
+
+Points, in the order a step meets them:
+    step:nan            the step's first loss becomes NaN on this rank
+    step:kill           SIGKILL after the step's backward passes, before its update
+    ckpt:after_shard    SIGKILL once this rank's files of a checkpoint are written
+    ckpt:before_marker  SIGKILL once the manifest is written, before COMMITTED
+    ckpt:after_marker   SIGKILL once the checkpoint is committed, before older ones go
+    ckpt:disk_full      this rank's write of the checkpoint fails with ENOSPC
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+POINTS = ("step:nan", "step:kill", "ckpt:after_shard", "ckpt:before_marker", "ckpt:after_marker", "ckpt:disk_full")
+
+
+def due(point: str, step: int, rank: int) -> bool:
+    """Whether the fault of the environment is `point` at this step and rank, and has not acted yet."""
+    wanted = os.environ.get("RATCHET_FAULT", "")
+    if not wanted:
+        return False
+    name, _, rest = wanted.partition("@")
+    at, _, on = rest.partition("#")
+    if name not in POINTS:
+        raise ValueError(f"RATCHET_FAULT names no point {name!r}: use one of {', '.join(POINTS)}")
+    if name != point or int(at) != step or (on and int(on) != rank):
+        return False
+    once = os.environ.get("RATCHET_FAULT_ONCE")
+    if once:
+        try:
+            Path(once).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+    return True
+
+
+def kill_if_due(point: str, step: int, rank: int) -> None:
+    """End this process with SIGKILL if the fault is due: no handler runs, nothing is flushed."""
+    if due(point, step, rank):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,213 @@
+"""The training loop: read this first. It knows no Ray and no DeepSpeed.
+
+One step: divide the global batch, add up each micro-batch's gradient, agree on the figures in one
+all-reduce, refuse what is not a number, update, write down what was done. The loss is the mean over
+the GLOBAL batch of pairs (sft: of answer tokens), so no split of the batch changes a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import torch
+
+from ratchet.errors import RatchetError, TrainingError
+from ratchet.losses.diagnostics import metric_sums
+from ratchet.track.tracker import Tracker
+from ratchet.train import faults, first_step
+from ratchet.train.batches import Course, GlobalBatch, global_batches, micro_batches
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.communicate import Communicator, agree
+from ratchet.train.engine import DTYPES, Engine
+from ratchet.train.heldout import heldout_metrics
+from ratchet.train.ledger import Ledger
+from ratchet.train.objective import Data, computed_tokens, normaliser, objective, own_tokens
+from ratchet.train.schedule import learning_rate
+from ratchet.train.spec import TrainSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the loop works with; `tracker` and `ledger` are worker 0's, None on the others."""
+
+    engine: Engine
+    data: Data
+    heldout: Data | None
+    communicator: Communicator
+    checkpoints: Checkpoints
+    tracker: Tracker | None
+    ledger: Ledger | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """One worker's sums over its micro-batches of one step: metrics by name, and what went wrong."""
+
+    names: tuple[str, ...]
+    sums: torch.Tensor
+    nonfinite: tuple[str, ...]
+    computed: int
+    first: first_step.Figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """`last` is the last step's metrics; `first` what the check of step 1 saw, where it was made."""
+
+    steps: int
+    last: dict[str, float]
+    first: first_step.FirstStep | None
+
+
+def course_of(spec: TrainSpec, rows: int) -> Course:
+    """Return how far the step goes over a table of `rows`. Raises TrainingError where that is no step."""
+    if not rows:
+        raise TrainingError("no pair to train on", where=f"step {spec.step}", fix="look at the skipped rows")
+    return Course(rows, spec.batch, spec.epochs, spec.seed, spec.max_steps)
+
+
+def run(spec: TrainSpec, parts: Parts, after: int) -> Result:
+    """Train from step `after` + 1 to the end, with a checkpoint at the end.
+
+    Raises TrainingError (a number that is not finite, a first loss that is not ln 2), StorageError,
+    RunError; each on all workers alike.
+    """
+    course = course_of(spec, len(parts.data.table))
+    first: first_step.FirstStep | None = None
+    metrics: dict[str, float] = {}
+    error: RatchetError | None = None
+    for batch in global_batches(course, after):
+        clock = time.monotonic()
+        seed_step(spec, batch.step, parts.communicator.rank)
+        rate = learning_rate(spec.schedule, spec.learning_rate, batch.step, course.total_steps, spec.warmup)
+        tally = accumulate(spec, parts, batch)
+        metrics = agree_on(spec, parts, batch, tally, error)
+        if batch.step == 1 and spec.starts_at_reference:
+            seen = first_step.combine(parts.communicator.gather(tally.first))
+            first = first_step.check(spec, seen, metrics["loss"], len(batch.rows))
+            metrics |= {"first/largest_h": first.largest_h, "first/tolerance_h": first.h_tolerance}
+            metrics |= {"first/tolerance_loss": first.loss_tolerance}
+        faults.kill_if_due("step:kill", batch.step, parts.communicator.rank)
+        metrics |= update(spec, parts, batch, rate)
+        metrics |= rates(spec, parts, batch, time.monotonic() - clock)
+        due = batch.step == course.total_steps or batch.step % spec.checkpoint.every == 0
+        if due and parts.heldout is not None:
+            metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.communicator)
+        error = write_down(parts, batch, metrics)
+        if due:
+            save(parts, batch, metrics, error)
+    return Result(course.total_steps, metrics, first)
+
+
+def seed_step(spec: TrainSpec, step: int, rank: int) -> None:
+    """Seed torch from (seed, step, worker), so that no random state has to be saved or restored."""
+    torch.manual_seed((spec.seed * 1_000_003 + step * 4_096 + rank) & ((1 << 63) - 1))
+
+
+def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch) -> Tally:
+    """Run this worker's forward and backward passes of one step, and return its sums."""
+    engine, table = parts.engine, parts.data.table
+    rank, world = parts.communicator.rank, parts.communicator.world
+    share = 1.0 / normaliser(spec, table, batch.rows)
+    sums: list[torch.Tensor] = []
+    losses: list[tuple[list[str], torch.Tensor]] = []
+    figures: list[first_step.Figures] = []
+    computed = 0
+    names: tuple[str, ...] = ()
+    for micro in micro_batches(batch.rows, rank, world, spec.micro_batch, spec.accumulation):
+        ids = [table.pair_ids[row] for row in micro.rows]
+        scored = objective(spec, engine.score, engine.device, parts.data, micro.rows)
+        loss_B = scored.loss_B * math.nan if faults.due("step:nan", batch.step, rank) else scored.loss_B
+        engine.backward(loss_B.sum() * (micro.weight * share))
+        computed, names = computed + computed_tokens(spec, table, micro.rows), tuple(scored.metrics)
+        sums.append(metric_sums(scored.metrics) * micro.weight)
+        losses.append((ids, loss_B.detach()))
+        if batch.step == 1 and spec.starts_at_reference and scored.logps is not None and micro.weight:
+            figures.append(first_step.figures(spec, DTYPES[spec.dtype], ids, scored.logps))
+    # Read only now: on a GPU every look at a number waits for all work before it.
+    nonfinite = [
+        pair_id
+        for ids, loss_B in losses
+        for pair_id, finite in zip(ids, torch.isfinite(loss_B).tolist(), strict=True)
+        if not finite
+    ]
+    return Tally(names, torch.stack(sums).sum(0).cpu(), tuple(nonfinite), computed, first_step.combine(figures))
+
+
+def agree_on(
+    spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, error: RatchetError | None
+) -> dict[str, float]:
+    """Return the global batch's mean metrics; raise on all workers where any is in trouble.
+
+    `error` is what worker 0 met in writing the step before down.
+    """
+    counts = torch.tensor([len(tally.nonfinite), error is not None, tally.computed], dtype=torch.float64)
+    *sums, nonfinite, troubled, computed = parts.communicator.sum(torch.cat([tally.sums, counts])).tolist()
+    if troubled:
+        raise next(found for found in parts.communicator.gather(error) if found is not None)
+    if nonfinite:
+        ids = sorted({pair_id for part in parts.communicator.gather(tally.nonfinite) for pair_id in part})
+        raise stopped(spec, parts, batch, f"the loss of {len(ids)} pairs is not finite", ids)
+    per = normaliser(spec, parts.data.table, batch.rows)
+    metrics = {name: value / per for name, value in zip(tally.names, sums, strict=True)}
+    if spec.supervised:
+        metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
+    return {"epoch": batch.progress, **metrics, "tokens_computed": computed}
+
+
+def update(spec: TrainSpec, parts: Parts, batch: GlobalBatch, rate: float) -> dict[str, float]:
+    """Update the weights, unless the gradient is not finite: then stop, or in float16 skip the step."""
+    done = parts.engine.step(rate)
+    if done.applied and math.isfinite(done.grad_norm):
+        return {"grad_norm": done.grad_norm, "learning_rate": rate}
+    if spec.dtype == "float16" and not done.applied:
+        return {"update_skipped": 1.0, "learning_rate": rate}  # loss scaling tries again with a smaller scale
+    ids = [parts.data.table.pair_ids[row] for row in batch.rows]
+    raise stopped(spec, parts, batch, "the loss is finite, but the gradient's norm is not", ids)
+
+
+def stopped(spec: TrainSpec, parts: Parts, batch: GlobalBatch, what: str, ids: list[str]) -> TrainingError:
+    """Return the error that ends training before anything that is not finite is saved."""
+    last = parts.checkpoints.last
+    shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+    return TrainingError(
+        f"at step {batch.step} {what}; pairs {shown}; last good checkpoint: {last.path if last else 'none'}",
+        where=f"step {spec.step}",
+        fix="lower the learning rate, set clip or train in bfloat16 or float32; if one pair does it, look at that pair",
+    )
+
+
+def rates(spec: TrainSpec, parts: Parts, batch: GlobalBatch, seconds: float) -> dict[str, float]:
+    """Return pairs and tokens a second of this step, over all workers, padding not counted."""
+    tokens = own_tokens(spec, parts.data.table, batch.rows)
+    return {"pairs_per_second": len(batch.rows) / seconds, "tokens_per_second": tokens / seconds}
+
+
+def write_down(parts: Parts, batch: GlobalBatch, metrics: dict[str, float]) -> RatchetError | None:
+    """Log the step. An error is worker 0's alone, so it is returned: all agree on it at the next step."""
+    try:
+        if parts.tracker is not None:
+            parts.tracker.log(batch.step, metrics)
+        if parts.ledger is not None:
+            parts.ledger.append(batch)
+    except RatchetError as error:
+        return error
+    return None
+
+
+def save(parts: Parts, batch: GlobalBatch, metrics: dict[str, Any], error: RatchetError | None) -> None:
+    """Commit a checkpoint, once what it rests on is written down and durable."""
+
+    def durable() -> None:
+        if error is not None:
+            raise error
+        if parts.ledger is not None:
+            parts.ledger.make_durable()
+
+    agree(parts.communicator, durable)
+    told = ("loss", "heldout/loss", "heldout/accuracy")
+    facts: dict[str, Any] = {key: metrics[key] for key in told if key in metrics}
+    parts.checkpoints.save(batch.step, parts.engine.save, {**facts, "layout": dict(parts.engine.layout)})

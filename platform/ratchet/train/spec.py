@@ -1,0 +1,127 @@
+"""Everything a training worker needs to know, as plain data that crosses process borders."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepSpeedSettings:
+    """How weights, gradients and optimiser state are divided; `overrides` is merged last."""
+
+    zero: int = 0
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters; `targets` names modules, or is ``all-linear``."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | str = "all-linear"
+    quantise: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """A checkpoint every `every` steps and at the end; the newest `keep` and the best stay."""
+
+    every: int = 100
+    keep: int = 2
+    publish: str = "last"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+    """One training step: data, model, loss, optimiser, where it runs and where it writes.
+
+    Paths are absolute and seen alike by every worker. `rows` names a .npy file of int64 indexes into
+    the table of `tokens` and `shares`, where a step trains on a part of it. `references` are the
+    folders that hold the reference's log-probabilities, joined by pair id; `sft` and `cpo` may have
+    none. `batch` is in pairs over all workers, `micro_batch` in pairs of one forward pass of one
+    worker. `starts_at_reference` says that policy and reference are the same weights at step 1, so
+    that every log-ratio must be 0 there. `gpus_per_worker` of 0 trains on the CPU.
+    """
+
+    step: str
+    kind: str
+    folder: str
+    model: str
+    tokens: tuple[str, ...]
+    shares: tuple[float, ...]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dtype: str = "float32"
+    trust_remote_code: bool = False
+    rows: str | None = None
+    references: tuple[str, ...] = ()
+    heldout_tokens: tuple[str, ...] = ()
+    heldout_references: tuple[str, ...] = ()
+    heldout_rows: int = 256
+    starts_at_reference: bool = False
+    epochs: int = 1
+    max_steps: int | None = None
+    batch: int = 32
+    micro_batch: int = 8
+    workers: int = 1
+    learning_rate: float = 5e-7
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    clip: float | None = 1.0
+    seed: int = 0
+    gradient_checkpointing: bool = False
+    gpus_per_worker: float = 0.0
+    deepspeed: DeepSpeedSettings = DeepSpeedSettings()
+    lora: LoraSettings | None = None
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    track: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def beta(self) -> float:
+        """β of the loss; 0 where the kind has none."""
+        return float(self.options.get("beta", 0.0))
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches that each worker adds up for one optimiser step."""
+        return -(-self.batch // (self.workers * self.micro_batch))
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the loss is over answer tokens rather than over pairs."""
+        return self.kind == "sft"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as JSON types; `from_dict` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> TrainSpec:
+        """Return the spec that `to_dict` gave, also after JSON. Raises TypeError on an unknown field."""
+        made = dict(fields)
+        for key in ("tokens", "shares", "references", "heldout_tokens", "heldout_references", "betas"):
+            if key in made:
+                made[key] = tuple(made[key])
+        for key, kind in (("deepspeed", DeepSpeedSettings), ("checkpoint", CheckpointSettings)):
+            if key in made:
+                made[key] = kind(**made[key])
+        if made.get("lora") is not None:
+            targets = made["lora"].get("targets", "all-linear")
+            made["lora"] = LoraSettings(
+                **{**made["lora"], "targets": targets if isinstance(targets, str) else tuple(targets)}
+            )
+        return cls(**made)
+
+
+def default_micro_batch(batch: int, workers: int, largest: int = 8) -> int:
+    """Return the largest micro-batch, `largest` at most, that divides a worker's part of the batch."""
+    part = -(-batch // workers)
+    return max(size for size in range(1, min(largest, part) + 1) if part % size == 0)

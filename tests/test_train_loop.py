@@ -1,0 +1,312 @@
+"""The loop: what a step's gradient is, what stops it, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from train_bench import CPU, Pairs, Reference, reference_of, same, spec_of, state_of, tiny_model, train, weights_of
+
+from ratchet.errors import ModelError, StorageError, TrainingError
+from ratchet.losses.preference import PairLogps, preference_loss
+from ratchet.model.forward import PairScorer
+from ratchet.train import ledger
+from ratchet.train.batches import GlobalBatch, global_batches, micro_batches
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.communicate import Alone
+from ratchet.train.engine import TorchEngine
+from ratchet.train.loop import Parts, accumulate, course_of
+from ratchet.train.objective import Data
+from ratchet.train.spec import CheckpointSettings, TrainSpec
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    table = Pairs(22)
+    return Data(table, reference_of(tiny_model(), table))
+
+
+def lines_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns_and_says_so(tmp_path: Path, data: Data) -> None:
+    heldout = Data(Pairs(9, seed=5), None)
+    heldout = dataclasses.replace(heldout, reference=reference_of(tiny_model(), heldout.table))  # type: ignore[arg-type]
+    spec = spec_of(tmp_path)
+    bench = train(spec, data, heldout=heldout)
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert lines[-1]["loss"] < 0.35
+    assert lines[-1]["rewards/margins"] > 1.0
+    assert lines[-1]["rewards/margins"] == pytest.approx(lines[-1]["rewards/chosen"] - lines[-1]["rewards/rejected"])
+    assert [line["step"] for line in lines if "heldout/loss" in line] == [4, 8, 12]
+    assert lines[-1]["heldout/accuracy"] > 0.7
+    assert lines[2]["epoch"] == 1.0
+    assert bench.result is not None and bench.result.first is not None
+    assert bench.result.first.largest_h <= bench.result.first.h_tolerance < 1e-3
+    wanted = {"grad_norm", "learning_rate", "pairs_per_second", "tokens_per_second", "tokens_computed"}
+    assert all(wanted <= line.keys() and None not in line.values() for line in lines)
+    assert ledger.prove(tmp_path / "ledger.jsonl", course_of(spec, 22))["pairs_seen"] == 88
+
+
+class Worker(Alone):
+    """One of several workers, whose gradients the test adds up itself."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.rank, self.world = rank, world
+
+
+def gradient(spec: TrainSpec, data: Data, rows: np.ndarray, world: int, micro: int, folder: Path) -> tuple[float, torch.Tensor]:
+    """The loss and flat gradient of one global batch, summed over `world` workers."""
+    total, loss = None, 0.0
+    for rank in range(world):
+        split = dataclasses.replace(spec, workers=world, micro_batch=micro)
+        engine = TorchEngine(split, PairScorer(tiny_model()), CPU)
+        communicator = Worker(rank, world)
+        parts = Parts(engine, data, None, communicator, Checkpoints(folder, Alone(), 1), None, None)
+        tally = accumulate(split, parts, GlobalBatch(2, 1, rows, 0.0))
+        flat = torch.cat([weight.grad.double().flatten() for weight in engine.trained if weight.grad is not None])
+        total = flat if total is None else total + flat
+        loss += float(tally.sums[0])
+    assert total is not None
+    return loss, total
+
+
+@pytest.mark.parametrize("kind", ["dpo", "sft"])
+@pytest.mark.parametrize("size", [8, 5])
+def test_no_split_of_a_batch_changes_its_gradient(tmp_path: Path, kind: str, size: int) -> None:
+    table = Pairs(22, seed=3, demonstrations=kind == "sft")
+    # Another model is the reference: the log-ratios, and so the weights of the pairs, differ.
+    data = Data(table, None if kind == "sft" else reference_of(tiny_model(1), table))
+    rows = np.array([3, 19, 7, 0, 11, 12, 20, 5])[:size]
+    spec = spec_of(tmp_path, kind=kind, starts_at_reference=False, clip=None)
+    loss, whole = gradient(spec, data, rows, 1, 8, tmp_path)
+    for world, micro in [(1, 1), (1, 3), (2, 1), (2, 4), (3, 2), (4, 1), (8, 1)]:
+        again, parts = gradient(spec, data, rows, world, micro, tmp_path)
+        assert again == pytest.approx(loss, rel=1e-6)
+        assert float((parts - whole).norm() / whole.norm()) < 1e-6, (world, micro)
+
+
+def test_the_gradient_is_that_of_the_mean_over_pairs(tmp_path: Path, data: Data) -> None:
+    """Worked out another way: float64 weights, full logits, one pair at a time."""
+    rows = np.array([4, 9, 13])
+    spec = spec_of(tmp_path, clip=None)
+    _, ours = gradient(spec, data, rows, 1, 2, tmp_path)
+    model = tiny_model().double()
+    losses = []
+    assert data.reference is not None
+    for row in rows:
+        pair = data.table[int(row)]
+        sums = []
+        for answer in (pair.chosen, pair.rejected):
+            ids = torch.tensor(np.concatenate([pair.prompt, answer]), dtype=torch.int64)[None]
+            logps = model(input_ids=ids).logits[0].log_softmax(-1)
+            scored = logps[len(pair.prompt) - 1 : -1].gather(1, ids[0, len(pair.prompt) :, None])
+            sums.append(scored.sum()[None])
+        one = torch.ones(1)
+        ref_c, ref_r = torch.tensor([data.reference.chosen_N[row]]), torch.tensor([data.reference.rejected_N[row]])
+        losses.append(preference_loss("dpo", PairLogps(sums[0], sums[1], ref_c, ref_r, one, one), {"beta": 0.5}))
+    torch.cat(losses).mean().backward()
+    theirs = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
+def test_supervised_loss_is_over_the_tokens_of_the_whole_batch(tmp_path: Path) -> None:
+    table = Pairs(6, seed=2, demonstrations=True)
+    spec = spec_of(tmp_path, kind="sft", options={}, epochs=20, starts_at_reference=False, learning_rate=1e-2)
+    with torch.no_grad():
+        sums = [-float(value) for value in reference_or_sums(table)]
+    first = sum(sums) / table.lengths_N3[:, 1].sum()
+    train(spec, Data(table, None), heldout=Data(table, None))
+    lines = lines_of(tmp_path)
+    assert lines[0]["loss"] == pytest.approx(first, rel=1e-5)
+    assert lines[0]["perplexity"] == pytest.approx(math.exp(first), rel=1e-5)
+    assert lines[-1]["loss"] < 0.5 * first
+    assert lines[-1]["heldout/loss"] < 0.5 * first
+    assert not any(name.startswith(("rewards", "logps")) or name == "heldout/accuracy" for name in lines[-1])
+
+
+def reference_or_sums(table: Pairs) -> list[torch.Tensor]:
+    from ratchet.model.forward import score
+
+    scorer = PairScorer(tiny_model())
+    return [score(scorer, [pair], CPU, chosen_only=True).chosen_B[0] for pair in table.rows]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("dpo", {"beta": 0.1, "label_smoothing": 0.2}),
+        ("dpop", {"beta": 0.3, "penalty": 50.0}),
+        ("dpop", {"beta": 0.3, "penalty": 50.0, "penalty_position": "outside"}),
+        ("ipo", {"beta": 0.1}),
+        ("cpo", {"beta": 0.1}),
+    ],
+)
+def test_every_loss_trains_and_the_first_step_is_checked(tmp_path: Path, data: Data, kind: str, options: dict) -> None:
+    own = Data(data.table, None) if kind == "cpo" else data
+    spec = spec_of(tmp_path, kind=kind, options=options, max_steps=2, starts_at_reference=kind != "cpo")
+    bench = train(spec, own)
+    lines = lines_of(tmp_path)
+    assert len(lines) == 2 and None not in lines[-1].values()
+    assert ("dpop/active" in lines[-1]) == (kind == "dpop")
+    assert ("logps/chosen_delta" in lines[-1]) == (kind != "cpo")
+    if kind in {"dpo", "dpop"}:
+        assert bench.result is not None and bench.result.first is not None
+        assert abs(lines[0]["loss"] - math.log(2)) <= bench.result.first.loss_tolerance
+        assert lines[0]["first/largest_h"] <= lines[0]["first/tolerance_h"]
+
+
+@pytest.mark.parametrize("kind", ["dpo", "dpop", "ipo"])
+@pytest.mark.parametrize("side", ["chosen_N", "rejected_N"])
+def test_a_reference_row_that_is_off_stops_the_first_step(tmp_path: Path, data: Data, kind: str, side: str) -> None:
+    spec = spec_of(tmp_path, kind=kind, batch=22, micro_batch=4)
+    wrong = getattr(data.reference, side).copy()
+    wrong[13] += 0.5
+    assert data.reference is not None
+    bad = Data(data.table, dataclasses.replace(data.reference, **{side: wrong}))
+    with pytest.raises(TrainingError) as raised:
+        train(spec, bad)
+    assert data.table.pair_ids[13] in str(raised.value)
+    assert "0.5 nats" in str(raised.value)
+    assert "a few pairs" in raised.value.fix
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+    assert not (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_wrong_reference_model_is_told_apart(tmp_path: Path, data: Data) -> None:
+    with pytest.raises(TrainingError, match=r"expected ln 2 = 0\.693147") as raised:
+        train(spec_of(tmp_path), data, model_seed=1)
+    assert "most pairs are off" in raised.value.fix
+
+
+def test_the_first_step_of_a_target_elsewhere_is_not_checked(tmp_path: Path, data: Data) -> None:
+    bench = train(spec_of(tmp_path, starts_at_reference=False, max_steps=1), data, model_seed=1)
+    assert bench.result is not None and bench.result.first is None
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, data: Data) -> None:
+    """A row that step 3 is the first to see; steps 1 and 2 are saved and stay good."""
+    assert data.reference is not None
+    spec = spec_of(tmp_path, checkpoint=CheckpointSettings(every=2))
+    row = int(next(batch for batch in global_batches(course_of(spec, 22)) if batch.step == 3).rows[1])
+    chosen = data.reference.chosen_N.copy()
+    chosen[row] = float("nan")
+    with pytest.raises(TrainingError, match="at step 3 the loss of 1 pairs is not finite") as raised:
+        train(spec, Data(data.table, Reference(chosen, data.reference.rejected_N)))
+    assert data.table.pair_ids[row] in str(raised.value) and "step-000002" in str(raised.value)
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+    last = Checkpoints(tmp_path, Alone(), 2).newest()
+    assert last is not None and last.step == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, data: Data) -> None:
+    spec = spec_of(tmp_path)
+    engine = TorchEngine(spec, PairScorer(tiny_model()), CPU)
+    before = weights_of(engine)
+    engine.trained[0].grad = torch.full_like(engine.trained[0], float("inf"))
+    done = engine.step(1e-3)
+    assert not done.applied and not math.isfinite(done.grad_norm)
+    assert same(list(before.values()), list(weights_of(engine).values()))
+
+
+def test_an_infinite_slope_with_a_finite_loss_names_its_pairs(tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steep(TorchEngine):
+        def backward(self, loss: torch.Tensor) -> None:
+            super().backward(loss * 1e38 * 1e38)
+
+    monkeypatch.setattr("train_bench.TorchEngine", Steep)
+    with pytest.raises(TrainingError, match="gradient's norm is not") as raised:
+        train(spec_of(tmp_path), data)
+    assert "pair-0-" in str(raised.value) and "last good checkpoint: none" in str(raised.value)
+
+
+def test_a_full_disk_under_the_metrics_stops_the_run(tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ratchet.track.jsonl import JsonLines
+
+    def full(self: JsonLines, step: int, metrics: dict) -> None:
+        if step == 2:
+            raise StorageError("no space left on the disk", where=str(self.path))
+
+    monkeypatch.setattr(JsonLines, "log", full)
+    with pytest.raises(StorageError, match="no space"):
+        train(spec_of(tmp_path), data)
+
+
+def test_float16_needs_deepspeed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="loss scaling"):
+        TorchEngine(spec_of(tmp_path, dtype="float16"), PairScorer(tiny_model()), CPU)
+
+
+def test_bfloat16_keeps_float32_masters(tmp_path: Path, data: Data) -> None:
+    """A learning rate far below bfloat16's resolution still moves the weights in the end."""
+    spec = spec_of(tmp_path, dtype="bfloat16", starts_at_reference=False)
+    engine = TorchEngine(spec, PairScorer(tiny_model(dtype=torch.bfloat16)), CPU)
+    weight, master = engine.trained[1], engine.masters[1]
+    before = master.clone()
+    weight.grad = torch.ones_like(weight)
+    assert engine.step(1e-6).applied
+    assert not torch.equal(master, before)
+    assert weight.dtype == torch.bfloat16 and torch.equal(weight, master.to(torch.bfloat16))
+
+
+def test_micro_batches_of_a_worker_without_pairs_weigh_nothing() -> None:
+    parts = micro_batches(np.array([7]), 1, 2, 4, 1)
+    assert parts[0].weight == 0.0 and parts[0].rows.tolist() == [7]
+
+
+@pytest.mark.parametrize("stop", [4, 8])
+def test_going_on_from_a_checkpoint_changes_no_bit(tmp_path: Path, data: Data, stop: int) -> None:
+    spec = spec_of(tmp_path / "whole", weight_decay=0.1)
+    whole = train(spec, data)
+    parted = dataclasses.replace(spec, folder=str(tmp_path / "parted"))
+    # Same schedule, but interrupted: the run dies in the step after the checkpoint.
+    _interrupt(parted, data, stop + 1)
+    again = train(parted, data)
+    assert again.resumed == stop
+    assert same(state_of(again.engine), state_of(whole.engine))
+    assert (tmp_path / "parted/ledger.jsonl").read_text() == (tmp_path / "whole/ledger.jsonl").read_text()
+    timeless = [_timeless(lines_of(tmp_path / name)) for name in ("whole", "parted")]
+    assert timeless[0] == timeless[1]
+
+
+def _interrupt(spec: TrainSpec, data: Data, step: int) -> None:
+    class Stop(Exception):
+        pass
+
+    class Engine(TorchEngine):
+        steps = 0
+
+        def step(self, learning_rate: float):  # type: ignore[no-untyped-def]
+            self.steps += 1
+            if self.steps == step:
+                raise Stop
+            return super().step(learning_rate)
+
+    import train_bench
+
+    original = train_bench.TorchEngine
+    train_bench.TorchEngine = Engine  # type: ignore[misc]
+    try:
+        with pytest.raises(Stop):
+            train(spec, data)
+    finally:
+        train_bench.TorchEngine = original  # type: ignore[misc]
+
+
+def _timeless(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in line.items() if "per_second" not in key} for line in lines]
+
+
+def test_a_finished_run_trains_no_further(tmp_path: Path, data: Data) -> None:
+    done = train(spec_of(tmp_path), data)
+    again = train(spec_of(tmp_path), data)
+    assert again.resumed == 12
+    assert same(state_of(again.engine), state_of(done.engine))

@@ -1,0 +1,138 @@
+"""Learning rate, ledger, and the join with the reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from ratchet.errors import CorruptError, DataError, TrainingError
+from ratchet.train.batches import Course, global_batches
+from ratchet.train.ledger import Ledger, prove
+from ratchet.train.reference_rows import join_reference
+from ratchet.train.schedule import learning_rate
+
+THEIRS = {
+    "cosine": get_cosine_schedule_with_warmup,
+    "linear": get_linear_schedule_with_warmup,
+    "constant": lambda optimizer, warm, _: get_constant_schedule_with_warmup(optimizer, warm),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(THEIRS))
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0.0), (10, 0.0), (10, 0.1), (37, 0.25), (100, 0.101)])
+def test_the_learning_rate_is_the_one_of_transformers(kind: str, total: int, warmup: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    theirs = THEIRS[kind](optimizer, int(np.ceil(warmup * total)), total)
+    for step in range(1, total + 1):
+        assert learning_rate(kind, 3e-4, step, total, warmup) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+COURSE = Course(rows=22, batch=8, epochs=2, seed=0)
+
+
+def write_ledger(path: Path, course: Course = COURSE) -> None:
+    ledger = Ledger(path, 0)
+    for batch in global_batches(course):
+        ledger.append(batch)
+    ledger.close()
+
+
+def test_a_whole_ledger_proves_itself(tmp_path: Path) -> None:
+    write_ledger(tmp_path / "l")
+    assert prove(tmp_path / "l", COURSE) == {"steps": 6, "pairs_seen": 44, "pairs": 22, "epochs": 2}
+
+
+def test_a_capped_course_is_proved_too(tmp_path: Path) -> None:
+    course = Course(22, 8, 2, 0, max_steps=5)
+    write_ledger(tmp_path / "l", course)
+    assert prove(tmp_path / "l", course)["pairs_seen"] == 38
+
+
+def _double(lines: list[dict]) -> list[dict]:
+    return [*lines[:1], {**lines[1], "rows": [*lines[1]["rows"][:-1], lines[0]["rows"][0]]}, *lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: lines[:-1], "5 steps"),
+        (lambda lines: [lines[1], lines[0], *lines[2:]], "order"),
+        (lambda lines: [{**lines[0], "rows": lines[0]["rows"][1:]}, *lines[1:]], "missed 1 rows"),
+        (_double, "1 rows twice"),
+        (lambda lines: [{**lines[0], "rows": [22, *lines[0]["rows"][1:]]}, *lines[1:]], "outside"),
+    ],
+)
+def test_a_ledger_that_is_wrong_proves_nothing(tmp_path: Path, change, words: str) -> None:  # type: ignore[no-untyped-def]
+    write_ledger(tmp_path / "l")
+    lines = change([json.loads(line) for line in (tmp_path / "l").read_text().splitlines()])
+    (tmp_path / "l").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(TrainingError, match=words):
+        prove(tmp_path / "l", COURSE)
+
+
+def test_a_ledger_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    write_ledger(path)
+    stale = Ledger(path, 6)
+    with path.open("a") as file:
+        file.write('{"step": 7, "ep')
+    ledger = Ledger(path, 4)
+    for batch in global_batches(COURSE, 4):
+        stale.append(batch)  # a worker of an older group still writes: into the file that was replaced
+        ledger.append(batch)
+    ledger.close()
+    stale.close()
+    assert prove(path, COURSE)["steps"] == 6
+
+
+def test_a_ledger_that_lost_lines_does_not_go_on(tmp_path: Path) -> None:
+    write_ledger(tmp_path / "l")
+    with pytest.raises(CorruptError, match="steps 1 to 7"):
+        Ledger(tmp_path / "l", 7)
+
+
+def write_block(folder: Path, ids: list[str], chosen: list[float], rejected: list[float], name: str = "000000") -> None:
+    folder.mkdir(exist_ok=True)
+    columns = {"pair_id": ids, "chosen": chosen, "rejected": rejected}
+    pq.write_table(pa.table({**columns, "chosen_tokens": [1] * len(ids)}), folder / f"block-{name}.parquet")
+
+
+def test_the_reference_joins_by_id(tmp_path: Path) -> None:
+    write_block(tmp_path / "a", ["c", "a"], [-3.0, -1.0], [-30.0, -10.0])
+    write_block(tmp_path / "a", ["x"], [-9.0], [-90.0], "000001")
+    write_block(tmp_path / "b", ["b", "a"], [-2.0, -7.0], [-20.0, -70.0])
+    chosen, rejected = join_reference(["a", "b", "c"], [tmp_path / "a", tmp_path / "b"])
+    assert chosen.tolist() == [-1.0, -2.0, -3.0]
+    assert rejected.tolist() == [-10.0, -20.0, -30.0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "chosen", "words"),
+    [
+        (["a"], [-1.0], "1 of 2 pairs have no reference"),
+        (["a", "b", "b"], [-1.0, -2.0, -2.0], "1 pairs stand twice: b"),
+        (["a", "b"], [-1.0, float("nan")], "1 of 2 pairs have a reference .* not finite: b"),
+        (["a", "b"], [-float("inf"), -1.0], "not finite: a"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(tmp_path: Path, ids: list[str], chosen: list[float], words: str) -> None:
+    write_block(tmp_path / "a", ids, chosen, [-1.0] * len(ids))
+    with pytest.raises(DataError, match=words):
+        join_reference(["a", "b"], [tmp_path / "a"])
+
+
+def test_broken_and_missing_blocks_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no reference"):
+        join_reference(["a"], [tmp_path])
+    (tmp_path / "block-000000.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(CorruptError, match="block-000000"):
+        join_reference(["a"], [tmp_path])

@@ -1,0 +1,154 @@
+"""A tiny model and made-up pairs for the training tests; no files but what a test asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ratchet.model.forward import PairScorer, score
+from ratchet.pairs.pair import TokenisedPair
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.communicate import Alone
+from ratchet.train.engine import TorchEngine
+from ratchet.train.ledger import Ledger
+from ratchet.train.loop import Parts, Result, run
+from ratchet.train.objective import Data, Reference
+from ratchet.train.spec import CheckpointSettings, TrainSpec
+from ratchet.track.tracker import open_tracker
+
+CPU = torch.device("cpu")
+VOCAB = 64
+
+
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+class Pairs:
+    """A table in memory. The chosen answers prefer even tokens, so that there is something to learn."""
+
+    def __init__(self, n: int, seed: int = 0, demonstrations: bool = False) -> None:
+        draw = np.random.default_rng(seed)
+        self.rows = []
+        for i in range(n):
+            prompt = draw.integers(3, VOCAB, draw.integers(3, 9)).astype(np.int32)
+            chosen = (draw.integers(2, VOCAB // 2, draw.integers(2, 9)) * 2).astype(np.int32)
+            rejected = (draw.integers(1, VOCAB // 2, 0 if demonstrations else draw.integers(2, 9)) * 2 + 1).astype(np.int32)
+            self.rows.append(TokenisedPair(f"pair-{seed}-{i:04d}", prompt, chosen, rejected))
+        self.pair_ids = [pair.pair_id for pair in self.rows]
+        lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in self.rows]
+        self.lengths_N3: npt.NDArray[np.int32] = np.array(lengths, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TokenisedPair:
+        return self.rows[index]
+
+
+@torch.no_grad()
+def reference_of(model: LlamaForCausalLM, table: Pairs) -> Reference:
+    """Scores one pair at a time: other shapes than training's, the same numbers up to rounding."""
+    scorer = PairScorer(model)
+    sides = [score(scorer, [pair], CPU) for pair in table.rows]
+    return Reference(
+        np.array([float(side.chosen_B) for side in sides]), np.array([float(side.rejected_B) for side in sides])
+    )
+
+
+def spec_of(folder: Path, **changes: Any) -> TrainSpec:
+    """DPO over 22 pairs in batches of 8: 3 steps an epoch, the last of 6 pairs."""
+    spec = TrainSpec(
+        step="align",
+        kind="dpo",
+        folder=str(folder),
+        model="",
+        tokens=(),
+        shares=(),
+        options={"beta": 0.5},
+        epochs=4,
+        batch=8,
+        micro_batch=2,
+        learning_rate=3e-3,
+        warmup=0.0,
+        starts_at_reference=True,
+        checkpoint=CheckpointSettings(every=4, keep=2),
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+@dataclasses.dataclass
+class Bench:
+    """What a run leaves behind."""
+
+    engine: TorchEngine
+    checkpoints: Checkpoints
+    result: Result | None
+    resumed: int
+
+
+def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_seed: int = 0) -> Bench:
+    """Run the loop as a worker does: claim the folder, go on from the newest good checkpoint, to the end."""
+    folder = Path(spec.folder)
+    engine = TorchEngine(spec, PairScorer(tiny_model(model_seed)), CPU)
+    engine.train(True)
+    checkpoints = Checkpoints(folder, Alone(), spec.checkpoint.keep)
+    found = checkpoints.newest()
+    after = found.step if found else 0
+    if found:
+        engine.load(found.path)
+    parts = Parts(
+        engine=engine,
+        data=data,
+        heldout=heldout,
+        communicator=Alone(),
+        checkpoints=checkpoints,
+        tracker=open_tracker(folder, None, after),
+        ledger=Ledger(folder / "ledger.jsonl", after),
+    )
+    try:
+        return Bench(engine, checkpoints, run(spec, parts, after), after)
+    finally:
+        assert parts.tracker is not None and parts.ledger is not None
+        parts.tracker.close()
+        parts.ledger.close()
+
+
+def weights_of(engine: TorchEngine) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in engine.scorer.state_dict().items()}
+
+
+def state_of(engine: TorchEngine) -> list[torch.Tensor]:
+    """Weights and both Adam moments, in a fixed order."""
+    moments = [
+        tensor
+        for entry in engine.optimizer.state_dict()["state"].values()
+        for tensor in entry.values()
+        if isinstance(tensor, torch.Tensor)
+    ]
+    return [*weights_of(engine).values(), *(tensor.clone() for tensor in moments)]
+
+
+def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    """Equal bit for bit."""
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
