@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,27 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the checkout; a test that needs it skips where it is absent."""
     folder = Path(os.environ.get("RATCHET_SHARED", ROOT.parent / "shared")) / "data"
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set RATCHET_SHARED to the folder that holds data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published story model of 260 thousand parameters, as a Hugging Face folder."""
+    script = shared / "stories260K" / "convert_to_hf.py"
+    if not script.is_file():
+        pytest.skip(f"{script} is not there")
+    folder, arguments = tmp_path_factory.mktemp("stories"), sys.argv
+    sys.argv = [str(script), str(folder)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # the script leaves its files to be closed
+            runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = arguments
     return folder

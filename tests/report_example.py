@@ -19,7 +19,7 @@ data:
 stages:
   warm:    {kind: sft, data: [sums], learning_rate: 2e-5}
   control: {kind: dpo, data: [slips, quiz, helpful], after: warm, beta: 0.3}
-  align:   {kind: dpop, steps: {by: source, order: easy_to_hard}, data: [slips, quiz, helpful], after: warm, penalty: 50}
+  align:   {kind: dpop, steps: {by: source, order: easy_to_hard}, data: [slips, quiz, helpful], after: warm}
   blend:   {kind: merge, of: [warm, align], weights: [0.3, 0.7]}
 evaluate: [eval/sums.yaml]
 cluster: {workers: 2}
@@ -79,7 +79,7 @@ def sft_history(steps: int) -> list[dict[str, Any]]:
 def step(name: str, kind: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
-        "stage": name.split(".")[0],
+        "stage": name.partition(".")[0],
         "kind": kind,
         "record": f"runs/sums-then-care/steps/{name}",
         **more,
@@ -115,7 +115,7 @@ def preference(
         reference_pairs=pairs + pairs // 19,
         reference_reused=reused,
         **more,
-    )
+    ) | {"seconds": seconds + 21.5 + (0.0 if reused else reference_seconds)}
 
 
 def sources() -> list[dict[str, Any]]:
@@ -267,7 +267,7 @@ def steps() -> list[dict[str, Any]]:
         step("control", "dpo", start="warm", reference="warm", chunk=["slips", "quiz", "helpful"], options=dpo)
         | preference(22192, 694, 1571.0, 388.0, False, history=history(694, 1, chosen=-15, rejected=-27, **plain)),
         step("align.1", "dpop", start="warm", reference="warm", chunk=["quiz"], options=dpop)
-        | preference(3192, 100, 221.0, 0.0, True, history=history(100, 2, chosen=1.6, rejected=-9, **shape)),
+        | preference(3192, 100, 221.0, 55.0, True, history=history(100, 2, chosen=1.6, rejected=-9, **shape)),
         step("align.2", "dpop", start="align.1", reference="align.1", chunk=["helpful"], options=dpop)
         | preference(12160, 380, 866.0, 214.0, False, history=history(380, 3, chosen=1.1, rejected=-6, **shape)),
         step("align.3", "dpop", start="align.2", reference="align.2", chunk=["slips"], options=dpop)
@@ -311,8 +311,8 @@ def example() -> dict[str, Any]:
         "evaluation": evaluation(),
         "gamma": gamma(),
         "warnings": [
-            "stage control trains plain dpo on slips, whose answers differ by 6.6% (median edit distance): it can lower "
-            "the chosen answers' probability (Smaug, section 3); kind: dpop holds it up",
+            "stage control trains plain dpo on slips, whose answers differ by 6.6% (median edit distance): it can "
+            "lower the chosen answers' probability (Smaug, section 3); kind: dpop holds it up",
             "quiz and helpful share 3 pairs and 41 prompts: gains on one may be memory of the other",
         ],
     }

@@ -10,7 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
 from ratchet.errors import CorruptError, DataError, TrainingError
 from ratchet.train.batches import Course, global_batches
@@ -124,7 +128,9 @@ def test_the_reference_joins_by_id(tmp_path: Path) -> None:
         (["a", "b"], [-float("inf"), -1.0], "not finite: a"),
     ],
 )
-def test_a_reference_that_does_not_fit_is_refused(tmp_path: Path, ids: list[str], chosen: list[float], words: str) -> None:
+def test_a_reference_that_does_not_fit_is_refused(
+    tmp_path: Path, ids: list[str], chosen: list[float], words: str
+) -> None:
     write_block(tmp_path / "a", ids, chosen, [-1.0] * len(ids))
     with pytest.raises(DataError, match=words):
         join_reference(["a", "b"], [tmp_path / "a"])

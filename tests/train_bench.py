@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ratchet.model.forward import PairScorer, score
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.pairs.table import SCHEMA, SIDES
+from ratchet.track.tracker import open_tracker
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
@@ -20,10 +24,10 @@ from ratchet.train.ledger import Ledger
 from ratchet.train.loop import Parts, Result, run
 from ratchet.train.objective import Data, Reference
 from ratchet.train.spec import CheckpointSettings, TrainSpec
-from ratchet.track.tracker import open_tracker
 
 CPU = torch.device("cpu")
 VOCAB = 64
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
@@ -53,7 +57,9 @@ class Pairs:
         for i in range(n):
             prompt = draw.integers(3, VOCAB, draw.integers(3, 9)).astype(np.int32)
             chosen = (draw.integers(2, VOCAB // 2, draw.integers(2, 9)) * 2).astype(np.int32)
-            rejected = (draw.integers(1, VOCAB // 2, 0 if demonstrations else draw.integers(2, 9)) * 2 + 1).astype(np.int32)
+            rejected = (draw.integers(1, VOCAB // 2, 0 if demonstrations else draw.integers(2, 9)) * 2 + 1).astype(
+                np.int32
+            )
             self.rows.append(TokenisedPair(f"pair-{seed}-{i:04d}", prompt, chosen, rejected))
         self.pair_ids = [pair.pair_id for pair in self.rows]
         lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in self.rows]
@@ -127,7 +133,7 @@ def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_see
         ledger=Ledger(folder / "ledger.jsonl", after),
     )
     try:
-        return Bench(engine, checkpoints, run(spec, parts, after), after)
+        return Bench(engine, checkpoints, run(spec, parts, found), after)
     finally:
         assert parts.tracker is not None and parts.ledger is not None
         parts.tracker.close()
@@ -152,3 +158,41 @@ def state_of(engine: TorchEngine) -> list[torch.Tensor]:
 def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     """Equal bit for bit."""
     return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def write_tokens(path: Path, pairs: Pairs) -> None:
+    """As the tokens step writes them."""
+    columns = [
+        pairs.pair_ids,
+        pairs.pair_ids,
+        *([getattr(pair, side) for pair in pairs.rows] for side in SIDES),
+        np.zeros(len(pairs), np.float32),
+    ]
+    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+    with pa.ipc.new_file(str(path), SCHEMA) as file:
+        file.write_table(table)
+
+
+def write_logps(folder: Path, pairs: Pairs, reference: Reference) -> None:
+    folder.mkdir()
+    columns = {"pair_id": pairs.pair_ids, "chosen": reference.chosen_N, "rejected": reference.rejected_N}
+    pq.write_table(pa.table(columns), folder / "block-000000.parquet")
+
+
+def write_inputs(root: Path, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """A model folder, token files and reference scores; the spec's fields that name them."""
+    model = tiny_model(dtype=dtype)
+    model.save_pretrained(root / "start")
+    train_pairs, heldout = Pairs(22), Pairs(9, seed=5)
+    write_tokens(root / "train.arrow", train_pairs)
+    write_tokens(root / "heldout.arrow", heldout)
+    write_logps(root / "logps", train_pairs, reference_of(model, train_pairs))
+    write_logps(root / "logps-heldout", heldout, reference_of(model, heldout))
+    return {
+        "model": str(root / "start"),
+        "tokens": (str(root / "train.arrow"),),
+        "shares": (1.0,),
+        "references": (str(root / "logps"),),
+        "heldout_tokens": (str(root / "heldout.arrow"),),
+        "heldout_references": (str(root / "logps-heldout"),),
+    }

@@ -92,12 +92,13 @@ def read_span(span: Span, source: Source) -> Iterator[Row]:
         rows: Iterator[Row] = (Row(span.file, at, value) for at, value in enumerate(hub_rows(source.hub), 1))
     else:
         rows = _READERS[span.form](span, source)
-    some = bool(span.rows_before)
+    some = False
     with _damage(span):
         for row in rows:
             some = True
             yield row
-    if not some and not (span.form == "lines" and span.start):
+    part = span.form == "lines" and span.stop and (span.start or span.stop < Path(span.path).stat().st_size)
+    if not some and not part:
         raise DataError(
             "the file holds no rows", where=span.path or span.file, fix="take it out of `path:`, or fill it"
         )

@@ -141,7 +141,7 @@ def apply(tokenizer: Any, prompt: Sequence[Turn], answer: str | None) -> str:
     return text
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """A pair that cannot be rendered; caught once for each pair, in `render`."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -156,14 +156,14 @@ def render(
     try:
         for text in (*(turn.content for turn in prompt), chosen, rejected or ""):
             if found := style.special.search(text):
-                raise _Unfit(Reason.SPECIAL, f"the text holds {found.group()!r}")
+                raise _UnfitError(Reason.SPECIAL, f"the text holds {found.group()!r}")
         start = _apply_or_refuse(tokenizer, prompt, None)
         _check_prompt(start, prompt)
         texts = [
             None if answer is None else _answer_text(style, start, answer, _apply_or_refuse(tokenizer, prompt, answer))
             for answer in (chosen, rejected)
         ]
-    except _Unfit as unfit:
+    except _UnfitError as unfit:
         return unfit.refusal
     return Rendered(start, texts[0] or "", texts[1])
 
@@ -172,25 +172,25 @@ def _apply_or_refuse(tokenizer: Any, prompt: Sequence[Turn], answer: str | None)
     try:
         return apply(tokenizer, prompt, answer)
     except Exception as error:  # a template can raise whatever its expressions raise
-        raise _Unfit(Reason.REFUSED, str(error)) from error
+        raise _UnfitError(Reason.REFUSED, str(error)) from error
 
 
 def _check_prompt(start: str, prompt: Sequence[Turn]) -> None:
-    """Raise _Unfit unless every turn stands in the prompt, in order; white space around it may go."""
+    """Raise _UnfitError unless every turn stands in the prompt, in order; white space around it may go."""
     place = 0
     for turn in prompt:
         content = turn.content.strip()
         at = start.find(content, place)
         if at < 0:
-            raise _Unfit(Reason.PROMPT_ALTERED, f"the {turn.role} turn {content[:60]!r} is not as written")
+            raise _UnfitError(Reason.PROMPT_ALTERED, f"the {turn.role} turn {content[:60]!r} is not as written")
         place = at + len(content)
 
 
 def _answer_text(style: Style, start: str, answer: str, full: str) -> str:
     """The text from the start to the end of the answer; a template may strip white space around it."""
     if not answer.strip():
-        raise _Unfit(Reason.EMPTY_ANSWER, "an answer has no text")
+        raise _UnfitError(Reason.EMPTY_ANSWER, "an answer has no text")
     for content in (answer, answer.strip()):
         if full == start + style.lead + content + style.tail:
             return full if style.tail_ends else full[: len(full) - len(style.tail)]
-    raise _Unfit(Reason.ANSWER_ALTERED, f"the answer {answer[:60]!r} is not as written")
+    raise _UnfitError(Reason.ANSWER_ALTERED, f"the answer {answer[:60]!r} is not as written")

@@ -83,7 +83,7 @@ def _out_row(row: dict[str, Any], result: Encoded | Refusal) -> dict[str, Any]:
         empty = {"prompt": [], "chosen": [], "rejected": [], "trimmed": False, "moved": False}
         return base | empty | {"edit_distance": float("nan"), "reason": str(result.reason), "detail": result.detail}
     distance = Levenshtein.normalized_distance(result.chosen, result.rejected) if result.rejected else float("nan")
-    return base | dataclasses.asdict(result) | {"edit_distance": distance, "reason": None, "detail": None}
+    return base | vars(result) | {"edit_distance": distance, "reason": None, "detail": None}
 
 
 def _encode_all(tokenizer: Any, style: Style, pairs: Sequence[Rendered]) -> Iterator[Encoded | Refusal]:
@@ -190,9 +190,7 @@ class TokenWriter:
             pc.list_value_length(kept.column(name)).to_numpy() for name in ("prompt", "chosen", "rejected")
         )
         self._count[side] += len(kept)
-        self._count[f"tokens_{side}"] += int(
-            2 * prompt.sum() + chosen.sum() + rejected.sum() - prompt[rejected == 0].sum()
-        )
+        self._count[f"tokens_{side}"] += int(prompt.sum() + chosen.sum() + rejected.sum())
         self._count["trimmed"] += int(pc.sum(kept.column("trimmed")).as_py())
         self._count["boundary_moved"] += int(pc.sum(kept.column("moved")).as_py())
         self._longest = max(self._longest, int((prompt + np.maximum(chosen, rejected)).max()))

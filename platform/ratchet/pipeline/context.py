@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ratchet.pipeline.graph import Step
 from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Overlong
 from ratchet.reference.partition import Difficulty
 from ratchet.reference.score import ScoringModel
 from ratchet.store.layout import Layout
@@ -58,7 +59,7 @@ class Run:
     fresh: bool
     chat_template: str | None
     pairs: dict[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
-    tokens: dict[tuple[str, int, str], Tokens] = dataclasses.field(default_factory=dict)
+    tokens: dict[tuple[str, int, Overlong], Tokens] = dataclasses.field(default_factory=dict)
     models: dict[str, Model] = dataclasses.field(default_factory=dict)
     orders: dict[str, Order] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)

@@ -11,15 +11,16 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import DataError, ModelError
 from ratchet.model.check import check_model
-from ratchet.model.digest import digest_model, digest_vocabulary
+from ratchet.model.digest import digest_model
 from ratchet.model.load import resolve
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step
 from ratchet.plan.model import ModelSpec, Scratch
-from ratchet.plan.stages import Merge
+from ratchet.plan.stages import Merge, Overlong
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
@@ -71,13 +72,17 @@ def reference_model(run: Run, step: Step) -> Model:
     if not isinstance(step.reference, ModelSpec):
         return run.models[str(step.reference)]
     model = external_model(run, step.reference)
-    if digest_vocabulary(model.folder) != digest_vocabulary(run.models[BASE].folder):
+    if _vocabulary(model) != _vocabulary(run.models[BASE]):
         raise ModelError(
             "the reference's tokenizer gives other ids than the plan's model",
             where=f"stages.{step.stage}.reference",
             fix="name a reference of the same model family",
         )
     return model
+
+
+def _vocabulary(model: Model) -> dict[str, int]:
+    return dict(load_tokenizer(model.folder, None).get_vocab())
 
 
 def _model(run: Run, name: str, spec: ModelSpec, folder: Path) -> Model:
@@ -119,7 +124,7 @@ def _texts(folders: list[Path]) -> Iterator[str]:
                 yield from (text for text in (row["chosen"], row["rejected"]) if text)
 
 
-def tokens_of(run: Run, source: str, max_length: int, overlong: str) -> Tokens:
+def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tokens:
     """Return the tokens of a source under a length policy, made if need be. Raises DataError, ModelError."""
     key = (source, max_length, overlong)
     if key not in run.tokens:

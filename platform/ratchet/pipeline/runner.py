@@ -15,9 +15,9 @@ from ratchet.pipeline.graph import BASE, Step, final_model, needs_difficulty, st
 from ratchet.pipeline.order import decide_order, stage_tokens
 from ratchet.pipeline.prepare import base_model, prepare_sources
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, train_job
-from ratchet.pipeline.session import ray_session
+from ratchet.pipeline.session import native_noise_to, ray_session
+from ratchet.pipeline.steps import ensure_step
 from ratchet.pipeline.summary import summarise
-from ratchet.pipeline.training import ensure_step
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft
@@ -41,7 +41,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
     with hold(run.folder):
         write_text(run.folder / "plan.yaml", text)
         write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
-        with ray_session(plan.cluster):
+        with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
             prepare_sources(run)
             run.models[BASE] = base_model(run)
             steps = list(_make_models(run))

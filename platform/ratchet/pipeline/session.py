@@ -6,10 +6,13 @@ import contextlib
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from ratchet.errors import ClusterError
 from ratchet.plan.cluster import Cluster
+from ratchet.store.files import storage_errors
 
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -19,13 +22,37 @@ _WORKER_ENV = {
 
 
 @contextlib.contextmanager
+def native_noise_to(path: Path) -> Iterator[None]:
+    """Send what native code writes to standard error to a file, and leave the terminal to Python.
+
+    Ray's C++ warns there about its own actors, in the middle of a progress bar.
+    """
+    terminal, sys_stderr = os.dup(2), sys.stderr
+    with storage_errors(path):
+        noise = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys_stderr.flush()
+    os.dup2(noise, 2)
+    os.close(noise)
+    try:
+        with os.fdopen(terminal, "w", buffering=1, closefd=False) as stream:
+            sys.stderr = stream
+            try:
+                yield
+            finally:
+                sys.stderr = sys_stderr
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+@contextlib.contextmanager
 def ray_session(cluster: Cluster) -> Iterator[None]:
     """Attach to `cluster.ray.address` or `RAY_ADDRESS`, or start a local Ray; end it afterwards.
 
     Raises ClusterError where Ray cannot be started or reached, or is too small for the plan.
     """
-    os.environ.update({key: os.environ.get(key, value) for key, value in _WORKER_ENV.items()})
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    for key, value in worker_environment(cluster).items():
+        os.environ.setdefault(key, value)
     import ray
 
     address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from ratchet.model.check import check_model
 from ratchet.model.digest import digest_model
 from ratchet.model.load import resolve
 from ratchet.pairs.flow import pairs_identity
-from ratchet.pairs.source import estimate_rows
+from ratchet.pairs.read import plan_spans
 from ratchet.pairs.token_flow import tokens_identity
+from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Model, Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, final_model
 from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
+from ratchet.plan.data import Source
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge
@@ -23,7 +27,10 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_json_or_none, read_record
 from ratchet.track.progress import Console
-from ratchet.train.checkpoint import newest_step
+from ratchet.train.checkpoint import read
+
+_BYTES_A_ROW = 2000
+"""A guess at a row of JSON, for sources that are not read yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +96,21 @@ def _find_sources(run: Run) -> list[SourceState]:
     return found
 
 
+def estimate_rows(source: Source) -> int:
+    """Return a guess of a source's pairs without reading it: exact for Parquet and generated rows, else by size."""
+    spans = plan_spans(source)
+    rows = 0
+    for span in spans:
+        if span.form == "generate":
+            rows += span.stop - span.start
+        elif span.path and span.form == "parquet":
+            rows += sum(pq.read_metadata(span.path).row_group(i).num_rows for i in range(span.start, span.stop))
+        elif span.path:
+            rows += (span.stop - span.start or Path(span.path).stat().st_size) // _BYTES_A_ROW
+    rows *= 3 if source.build == "multiple_choice" else 1
+    return min(rows, source.max_rows or rows)
+
+
 def _find_base(run: Run) -> None:
     spec = run.plan.model
     if isinstance(spec.scratch, Scratch):
@@ -113,13 +135,8 @@ def _find_tokens(run: Run) -> None:
         for name in stage.shares():
             if name not in run.pairs:
                 continue
-            identity = tokens_identity(
-                run.pairs[name][0],
-                run.models[BASE].folder,
-                max_length=stage.max_length,
-                overlong=stage.overlong,
-                chat_template=run.chat_template,
-            )
+            policy = Policy(stage.max_length, stage.overlong)
+            identity = tokens_identity(run.pairs[name][0], run.models[BASE].folder, policy, run.chat_template)
             folder = run.layout.tokens(fingerprint(identity))
             if read_record(folder) is not None:
                 key = (name, stage.max_length, stage.overlong)
@@ -148,7 +165,7 @@ def _state(run: Run, step: Step) -> StepState:
     if record is not None:
         run.models[step.name] = known_model(run, step, record)
         return StepState(step, "done", f"on {record.started[:10]} in {record.seconds:.0f} s", size)
-    saved = newest_step(folder)
+    saved = max((one.step for path in folder.glob("checkpoints/step-*") if (one := read(path))), default=0)
     if saved:
         return StepState(step, "begun", f"goes on after step {saved}", size)
     return StepState(step, "ready", "", size)

@@ -119,6 +119,7 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
     write_json(folder / "identity.json", identity)
     started, clock = now(), time.monotonic()
     counts: Mapping[str, Any]
+    facts: Mapping[str, Any]
     if isinstance(step.settings, Merge):
         counts, facts = _merge(run, step.settings, folder / "model"), {}
     else:

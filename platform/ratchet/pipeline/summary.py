@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,13 @@ from ratchet.pairs.overlap import overlap
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.prepare import facts_of
-from ratchet.plan.stages import Dpo, Merge
+from ratchet.plan.stages import Merge
 from ratchet.store.record import Record, code_commit, now, versions
 from ratchet.track.jsonl import read_metrics
 
-NEAR = 0.15
-"""Median edit distance below which plain DPO is known to pull the chosen answer down (Smaug, section 3)."""
-
 
 def summarise(
-    run: Run, steps: list[Step], scores: list[Mapping[str, Any]], text: str, seconds: float
+    run: Run, steps: list[Step], scores: Sequence[Mapping[str, Any]], text: str, seconds: float
 ) -> dict[str, Any]:
     """Return the report's document; every number in it names the record that it came from."""
     sources = [_source(run, name) for name in run.pairs]
@@ -43,7 +41,7 @@ def summarise(
         "steps": [_step(run, step) for step in steps],
         "evaluation": [_evaluation(run, one) for one in scores],
         "gamma": [_gamma(run, row) for one in scores for row in one["gamma"]],
-        "warnings": [*run.warnings, *_overlap_warnings(overlaps), *_distance_warnings(run, sources)],
+        "warnings": [*run.warnings, *_overlap_warnings(overlaps)],
     }
 
 
@@ -104,7 +102,8 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
         "chunk": list(step.settings.of) if isinstance(step.settings, Merge) else list(step.chunk.shares),
         "start": step.start,
         "reference": record.facts["reference_model"],
-        "options": record.identity["options"],
+        "options": record.identity["options"]
+        | ({"of": list(step.settings.of)} if isinstance(step.settings, Merge) else {}),
         "seconds": record.seconds,
         "record": _where(run, folder),
         "history": [],
@@ -112,23 +111,30 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
     training, reference = record.facts.get("training"), record.facts.get("reference")
     if training is None:
         return facts
+    seconds, first = training["seconds"], training["first"] or {}
+    history = read_metrics(folder / "metrics.jsonl")
     return facts | {
         "pairs": record.counts["pairs"],
         "epochs": record.counts["epochs"],
         "steps": record.counts["steps"],
-        "workers": record.facts["workers"],
-        "train_seconds": training["seconds"],
-        "pairs_per_second": training["pairs_per_second"],
-        "tokens_per_second": training["tokens_per_second"],
-        "peak_memory_mb": training["peak_memory_mb"],
-        "first_loss": training["first_loss"],
-        "first_loss_tolerance": training["first_loss_tolerance"],
-        "restarts": training["restarts"],
+        "workers": training["workers"],
+        "train_seconds": seconds["training"],
+        "pairs_per_second": _median(history, "pairs_per_second"),
+        "tokens_per_second": _median(history, "tokens_per_second"),
+        "peak_memory_mb": training.get("peak_memory_mb"),
+        "first_loss": first.get("loss"),
+        "first_loss_tolerance": first.get("loss_tolerance"),
+        "restarts": training.get("restarts", 0),
         "reference_seconds": reference["seconds"] if reference else None,
         "reference_pairs": reference["pairs"] if reference else None,
         "reference_reused": reference["reused"] if reference else None,
-        "history": read_metrics(folder / "metrics.jsonl"),
+        "history": history,
     }
+
+
+def _median(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [line[key] for line in history if line.get(key) is not None]
+    return statistics.median(values) if values else None
 
 
 def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,21 +204,4 @@ def _overlap_warnings(overlaps: list[dict[str, Any]]) -> list[str]:
         f"{one['left']} and {one['right']} share {one['pairs']} pairs and {one['prompts']} prompts: "
         "gains on one may be memory of the other"
         for one in overlaps
-    ]
-
-
-def _distance_warnings(run: Run, sources: list[dict[str, Any]]) -> list[str]:
-    """Warn where plain DPO trains on near twins: the failure that DPOP was made for."""
-    near = {
-        one["name"]: one["edit_distance"]["median"]
-        for one in sources
-        if one["edit_distance"] and (one["edit_distance"]["median"] or 1.0) < NEAR
-    }
-    return [
-        f"stage {name} trains plain dpo on {source}, whose answers differ by {near[source]:.1%} (median edit distance): "
-        "it can lower the chosen answers' probability (Smaug, section 3); kind: dpop holds it up"
-        for name, stage in run.plan.stages.items()
-        if isinstance(stage, Dpo)
-        for source in stage.shares()
-        if source in near
     ]

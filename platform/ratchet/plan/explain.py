@@ -70,7 +70,9 @@ def _together(schema: type[BaseModel], data: Any, faults: list[_Fault]) -> list[
         *parents, last = [part for part in fault.path if isinstance(part, str)] or [""]
         for part in parents:
             holder = holder.get(part) if isinstance(holder, dict) else None
-        if isinstance(holder, dict):
+        if isinstance(holder, dict) and (options := _literals(fault.annotation)):
+            holder[last] = options[0]
+        elif isinstance(holder, dict):
             holder.pop(last, None)
     found = [fault for fault in _again(schema, rest) if fault.kind == "wrong"]
     wrong = {fault.path[: n + 1] for fault in alone for n in range(len(fault.path))}
@@ -99,9 +101,8 @@ def _locate(schema: type[BaseModel], value: Any, error: ErrorDetails) -> _Fault 
     branch: Any = schema
     for part in error["loc"]:
         choices = outline.members(branch)
-        inside = part in value if isinstance(value, Mapping) else True
-        if part == "[key]" and not inside:
-            kind = "bad_key"
+        if part == "[key]" and not (isinstance(value, Mapping) and part in value):
+            kind = "bad_key"  # the name itself is wrong: pydantic adds this part behind it
         elif len(choices) > 1:
             if not any(outline.fits(choice, value) for choice in choices):
                 return _Fault("no_choice", tuple(path), annotation, value, {})
@@ -157,19 +158,26 @@ def _unknown(schema: type[BaseModel], data: Any, path: KeyPath) -> tuple[str, Ke
     for part in parents:
         annotation, holder = outline.below(annotation, part, holder), _at(holder, (part,))
     word, beside = str(key), outline.keys(annotation, holder)
-    absent = [name for name in beside if name not in holder]
-    others = [model for model in outline.models(annotation) if word in model.model_fields]
     if word == "<<":
         return "merge keys are not for plans: write the keys out", None
-    if others:
-        kinds = outline.either([str(outline.kind_of(model)) for model in others])
+    if kinds := _kinds_with(annotation, word):
         return f"no such key for kind {holder['kind']}; it belongs to kind {kinds}", None
-    deeper = [name for name in beside if word in outline.keys(outline.below(annotation, name, holder))]
-    if deeper:
-        return f"no such key{outline.hint(dotted((*parents, deeper[0], word)))}", None
-    if near := outline.close(word, absent) or outline.close(word, beside):
+    if near := outline.close(word, [name for name in beside if name not in holder]):
         return f"no such key{outline.hint(near)}", (*parents, near)
-    return f"no such key; there are {outline.either(beside, most=30)}", None
+    inside = [(*parents, *found) for found in outline.find(annotation, word, holder)]
+    if elsewhere := inside or list(outline.find(schema, word)):
+        return f"no such key here{outline.hint(dotted(elsewhere[0]))}", None
+    every = [name for model in outline.models(annotation) for name in model.model_fields]
+    if near := outline.close(word, every):
+        kinds = "" if near in beside else f", which belongs to kind {_kinds_with(annotation, near)}"
+        return f"no such key{outline.hint(near + kinds)}", None
+    return f"no such key; there are {outline.either(beside)}", None
+
+
+def _kinds_with(annotation: Any, key: str) -> str:
+    """Return the kinds, in a choice of kinds, that have a key."""
+    kinds = [outline.kind_of(model) for model in outline.models(annotation) if key in model.model_fields]
+    return outline.either([kind for kind in kinds if kind]) if any(kinds) else ""
 
 
 def _at(value: Any, path: KeyPath) -> Any:
@@ -237,21 +245,26 @@ def _suggestion(fault: _Fault, place: Place) -> str | None:
         return near
     if outline.models(annotation) or value is None or isinstance(value, Mapping):
         return None
-    candidates: list[Any] = [[value]] if not isinstance(value, list) else value[:1] * (len(value) == 1)
-    if isinstance(value, str):
-        candidates += [_scalar(value), _scalar(value.replace("_", "")), _BOOLS.get(value.lower()), _slug(value)]
-    elif isinstance(value, int | float):
-        whole = isinstance(value, float) and value.is_integer()
-        candidates += [int(value)] * whole + [place.written or str(value)]
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
-    for candidate in candidates:
+    for candidate in _candidates(value, place):
         try:
             adapter.validate_python(candidate)
         except ValidationError:
             continue
-        if candidate is not None:
-            return in_yaml(candidate)
+        unquoted = isinstance(value, str) and isinstance(candidate, float)
+        return value.replace("_", "") if unquoted else in_yaml(candidate)
     return None
+
+
+def _candidates(value: Any, place: Place) -> list[Any]:
+    """Return values that may have been meant: without quotes, with quotes, as a list, as a name, …"""
+    if isinstance(value, list):
+        return value[:1] if len(value) == 1 else []
+    if isinstance(value, str):
+        found = [_scalar(value), _scalar(value.replace("_", "")), _BOOLS.get(value.lower()), _slug(value)]
+        return [[value], *(item for item in found if item is not None)]
+    whole = [int(value)] if isinstance(value, float) and value.is_integer() else []
+    return [[value], *whole, place.written or str(value)]
 
 
 def _literals(member: Any) -> tuple[Any, ...]:

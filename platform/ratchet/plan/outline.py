@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -75,6 +75,19 @@ def below(annotation: Any, key: str | int, value: Any = None) -> Any:
         elif get_origin(member) is tuple and isinstance(key, int):
             found.append(parts[0] if parts[-1] is Ellipsis else parts[min(key, len(parts) - 1)])
     return Union[tuple(found)] if found else None  # noqa: UP007  made at run time
+
+
+def find(annotation: Any, key: str, value: Any = None) -> Iterator[tuple[str, ...]]:
+    """Yield the paths at which models below have `key`, the nearest first; names are not looked through."""
+    level: list[tuple[tuple[str, ...], Model]] = [((), model) for model in models(annotation, value)]
+    while level:
+        yield from ((*path, key) for path, model in level if key in model.model_fields)
+        level = [
+            ((*path, name), inner)
+            for path, model in level
+            for name, field in model.model_fields.items()
+            for inner in models(field.annotation)
+        ]
 
 
 def fits(member: Any, value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from ratchet.errors import PlanError
-from ratchet.plan.document import SET, Document, KeyPath, Place, Problem
+from ratchet.plan.document import SET, Document, KeyPath, Place, Problem, shorten
 from ratchet.plan.outline import below, close, either, hint, members, models
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Plan
@@ -27,19 +27,23 @@ def apply(document: Document, assignments: Sequence[str], schema: type[BaseModel
     changed = dataclasses.replace(document, data=copy.deepcopy(document.data), places=dict(document.places))
     problems: list[Problem] = []
     for assignment in assignments:
-        key, sign, text = assignment.partition("=")
-        path = tuple(key.strip().split("."))
+        before, sign, text = assignment.partition("=")
+        key, path = shorten(before, most=200), tuple(before.strip().split("."))
         if what := _fault(changed, path, schema) if sign else "write it as dotted.key=value":
-            problems.append(Problem(_PLACE, key.strip(), what))
+            problems.append(Problem(_PLACE, key, what))
             continue
         try:
             value = parse(text, SET)
         except PlanError as error:
-            problems.append(Problem(_PLACE, key.strip(), error.what.splitlines()[0].removeprefix(f"{SET}: ")))
+            problems.append(Problem(_PLACE, key, error.what.splitlines()[0].removeprefix(f"{SET}: ")))
             continue
-        problems += [dataclasses.replace(found, key=f"{key.strip()}.{found.key}") for found in value.problems]
+        problems += [dataclasses.replace(found, key=_joined(key, found.key)) for found in value.problems]
         changed = _put(changed, path, value)
     return dataclasses.replace(changed, problems=(*document.problems, *problems))
+
+
+def _joined(key: str, inner: str) -> str:
+    return f"{key}{inner}" if inner.startswith("[") or not inner else f"{key}.{inner}"
 
 
 def _fault(document: Document, path: KeyPath, schema: type[BaseModel]) -> str | None:

@@ -61,7 +61,7 @@ def parse(text: str, file: str) -> Document:
         _stop(Place(file, mark.line + 1 if mark else 1), _syntax(error))
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        _stop(Place(file, line), f"the character U+{ord(str(error.character)):04X} does not belong in YAML")
+        _stop(Place(file, line), f"the character U+{int(error.character):04X} does not belong in YAML")
     if root is None:
         _stop(Place(file, 1), "the file is empty" if file != SET else "no value after `=`; write null for none")
     builder = _Builder(file)
@@ -77,7 +77,7 @@ def in_yaml(value: Any) -> str:
         return (
             value if re.fullmatch(r"[A-Za-z][\w./-]*", value) and parse(value, SET).data == value else json.dumps(value)
         )
-    return json.dumps(value)
+    return re.sub(r"e([+-])0+", r"e\1", json.dumps(value))
 
 
 def _text(path: Path) -> str:
@@ -188,8 +188,8 @@ class _Builder:
             key = str(key_node.value)
             here = (*path, key)
             if key in found:
-                first = self.places[here].line
-                self.problems.append(Problem(place, dotted(here), f"written twice, first in line {first}"))
+                first = "" if self.file == SET else f", first in line {self.places[here].line}"
+                self.problems.append(Problem(place, dotted(here), f"written twice{first}"))
                 continue
             self.places[here] = place
             found[key] = self.value(value_node, here)

@@ -21,7 +21,6 @@ from ratchet.plan.stages import Merge, Sft, Stage
 
 BASE = "base"
 _NAMING = ("after", "start", "reference")
-_TRAINING = {"sft", "dpo", "dpop", "ipo", "cpo"}
 LARGEST_MICRO_BATCH = 8
 
 
@@ -69,7 +68,7 @@ def check(document: Document) -> list[Problem]:
         problems += _source_names(document, stages)
     cluster = _mapping(data, "cluster")
     for name, stage in stages.items():
-        if stage.get("kind") in _TRAINING:
+        if stage.get("kind") != "merge":
             path = ("stages", name)
             problems += [*_batch(document, path, stage, cluster), *_stepwise(document, path, stage)]
             problems += _quantised(document, path, stage, cluster)
@@ -102,8 +101,8 @@ def _named(value: Any, path: KeyPath) -> Iterator[tuple[str, KeyPath]]:
 
 def _targets(name: str, stage: Mapping[str, Any]) -> Iterator[tuple[str, KeyPath]]:
     for key in (*_NAMING, "of"):
-        if not isinstance(stage.get(key), dict):
-            yield from _named(stage.get(key), ("stages", name, key))
+        if isinstance(stage.get(key), list if key == "of" else str):
+            yield from _named(stage[key], ("stages", name, key))
 
 
 def _stage_names(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
@@ -145,7 +144,7 @@ def _twice(document: Document, names: Iterator[tuple[str, KeyPath]]) -> Iterator
 
 
 def _or_known(name: str, known: list[str]) -> str:
-    return hint(close(name, known)) or f"; there are {either(known)}"
+    return hint(close(name, known)) or f"; there are {either(list(dict.fromkeys(known)))}"
 
 
 def _cycles(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
@@ -191,8 +190,9 @@ def _batch(
 
 def _stepwise(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> Iterator[Problem]:
     steps, data = stage.get("steps"), stage.get("data")
-    by_source = isinstance(steps, dict) and steps.get("by", "source") == "source"
-    if by_source and isinstance(data, list | dict) and len(data) == 1:
+    if not isinstance(steps, dict) or not isinstance(data, list | dict):
+        return
+    if steps.get("by", "source") == "source" and len(data) == 1:
         at = (*path, "steps", "by") if "by" in steps else (*path, "steps")
         yield document.problem(at, "steps by source need at least 2 sources, and `data` names 1; did you mean count?")
 

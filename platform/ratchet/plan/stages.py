@@ -13,6 +13,9 @@ Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+Overlong = Literal["drop", "trim_prompt"]
+
+
 class Steps(Strict):
     """Stepwise training (sDPO): the model of step t−1 is the reference of step t, and its start."""
 
@@ -62,7 +65,9 @@ class Checkpoint(Strict):
     """Which becomes the stage's model; best is by held-out loss."""
 
 
-class _Training(Strict):
+class TrainingStage(Strict):
+    """Keys of sft and of the preference kinds."""
+
     data: Names | Annotated[dict[Name, Share], Field(min_length=1)]
     """Sources by name, or a mapping from name to the share of its pairs."""
     after: Name | None = None
@@ -91,7 +96,7 @@ class _Training(Strict):
     """Largest gradient norm; `null` does not clip."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Tokens of prompt and answer together."""
-    overlong: Literal["drop", "trim_prompt"] = "drop"
+    overlong: Overlong = "drop"
     """A longer pair is dropped, or its prompt is trimmed from the left; answers are never cut."""
     lora: Lora | None = None
     """Train low-rank adapters in place of all weights."""
@@ -105,7 +110,7 @@ class _Training(Strict):
         return dict(self.data) if isinstance(self.data, dict) else dict.fromkeys(self.data, 1.0)
 
 
-class Sft(_Training):
+class Sft(TrainingStage):
     """Supervised fine-tuning on the chosen answers: mean token negative log-likelihood."""
 
     kind: Literal["sft"]
@@ -114,7 +119,9 @@ class Sft(_Training):
     """Highest learning rate (AdamW)."""
 
 
-class _Preference(_Training):
+class PreferenceStage(TrainingStage):
+    """Keys of dpo, dpop, ipo and cpo, which train on pairs against a reference model."""
+
     reference: Name | ModelSpec | None = None
     """The reference model: a stage, `base`, or another model; left out: where the stage starts."""
     steps: Steps | None = None
@@ -123,7 +130,7 @@ class _Preference(_Training):
     """Strength of the pull towards the reference."""
 
 
-class Dpo(_Preference):
+class Dpo(PreferenceStage):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     kind: Literal["dpo"]
@@ -132,7 +139,7 @@ class Dpo(_Preference):
     """Share of labels taken to be flipped (conservative DPO)."""
 
 
-class Dpop(_Preference):
+class Dpop(PreferenceStage):
     """DPO-Positive (Pal et al. 2024, Smaug)."""
 
     kind: Literal["dpop"]
@@ -145,7 +152,7 @@ class Dpop(_Preference):
     """Inside the sigmoid (the paper's July 2024 text), or added to the loss (its Eq. 3 as first printed)."""
 
 
-class Ipo(_Preference):
+class Ipo(PreferenceStage):
     """Identity preference optimisation (Azar et al. 2023)."""
 
     kind: Literal["ipo"]
@@ -154,7 +161,7 @@ class Ipo(_Preference):
     """Divide each log-probability by its answer's token count."""
 
 
-class Cpo(_Preference):
+class Cpo(PreferenceStage):
     """Contrastive preference optimisation (Xu et al. 2024); has no reference in its loss."""
 
     kind: Literal["cpo"]

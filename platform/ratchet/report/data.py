@@ -97,8 +97,9 @@ class Step:
     `history` are the lines of its metrics.jsonl. `options` are the settings that its numbers hang
     on (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
     sources of its pairs, `start` and `reference` names of models (`base` or a step). `seconds` is the
-    whole step, `train_seconds` its optimiser steps, `reference_seconds` scoring the reference, which
-    is None where none was needed; rates are of training.
+    whole step, with the reference pass where the step made it itself (`reference_reused` is false);
+    `train_seconds` its optimiser steps, `reference_seconds` what scoring the reference took when it
+    was done, None where none was needed. Rates are of training.
     """
 
     name: str
@@ -236,17 +237,14 @@ class Report:
 
     def last_step(self, name: str) -> str:
         """Return the step that a step or stage name ends with; any other name as it is."""
-        names = [step.name for step in self.steps if name in {step.name, step.stage}]
-        return name if name in names or not names else names[-1]
+        names = [step.name for step in self.steps if step.stage == name]
+        return names[-1] if names else name
 
     @property
     def final_models(self) -> list[str]:
-        """Models that no other step starts from or merges."""
-        used = {step.start for step in self.steps}
-        used |= {
-            self.last_step(name) for step in self.steps if step.kind == "merge" for name in step.options.get("of", ())
-        }
-        return [step.name for step in self.steps if step.name not in used]
+        """What each stage ended with, without the models that other steps start from."""
+        starts = {step.start for step in self.steps if step.kind != "merge"}
+        return [name for stage in self.stages if (name := self.last_step(stage)) not in starts]
 
     @property
     def low_distance(self) -> list[tuple[Step, Source]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -53,9 +54,9 @@ class Saved:
 
     @property
     def loss(self) -> float:
-        """Held-out loss at this step; infinite where there was none."""
-        found = self.facts.get("heldout/loss")
-        return float("inf") if found is None else float(found)
+        """Held-out loss at this step; infinite where there was none, or it was no number."""
+        found = self.facts.get("metrics", {}).get("heldout/loss")
+        return float(found) if found is not None and math.isfinite(found) else math.inf
 
 
 class Checkpoints:
@@ -214,12 +215,18 @@ class Checkpoints:
 def read(folder: Path) -> Saved | None:
     """Return a committed checkpoint as its manifest tells it; None where the two do not agree."""
     try:
-        if digest_file(folder / MANIFEST) != (folder / COMMITTED).read_text().strip():
+        if digest_file(folder / MANIFEST) + "\n" != (folder / COMMITTED).read_text():
             return None
         fields = json.loads((folder / MANIFEST).read_text())
         return Saved(**{**fields, "path": folder})
     except (OSError, ValueError, TypeError):
         return None
+
+
+def newest_step(step_folder: Path) -> int | None:
+    """Return the step of the newest committed checkpoint, unverified, or None: for showing, not for loading."""
+    found = [saved for path in _committed(step_folder / "checkpoints") if (saved := read(path)) is not None]
+    return found[-1].step if found else None
 
 
 def check_claim(step_folder: Path, attempt: str) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ratchet.errors import ModelError, StorageError
+from ratchet.errors import ModelError
 from ratchet.model.forward import SequenceBatch
 from ratchet.store.files import storage_errors
 from ratchet.train.spec import TrainSpec
@@ -138,18 +138,33 @@ def adamw(spec: TrainSpec, weights: Sequence[Tensor]) -> torch.optim.AdamW:
 
 
 def save_tensors(state: Any, path: Path) -> None:
-    """Write `state` with torch.save. Raises StorageError where the disk is full.
+    """Write `state` with torch.save. Raises StorageError where the disk is full."""
+    with storage_errors(path), path.open("wb") as file:
+        writer = _Writer(file)
+        torch.save(state, writer)  # type: ignore[arg-type]  # write and flush are all it needs
+        if writer.error is not None:
+            raise writer.error
 
-    torch's writer reports a failed write as a RuntimeError without an error number.
+
+class _Writer:
+    """A file whose first failed write is kept for later: torch's own writer would turn it into an
+    error without a number, or end the process.
     """
-    try:
-        with storage_errors(path):
-            torch.save(state, path)
-    except RuntimeError as error:
-        if "writ" not in str(error):
-            raise
-        raise StorageError(
-            f"cannot write: {str(error).splitlines()[0]}",
-            where=str(path),
-            fix="free some space and run again; everything committed so far is kept",
-        ) from error
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        return self._try(lambda: self.file.write(data), memoryview(data).nbytes)
+
+    def flush(self) -> None:
+        self._try(self.file.flush, 0)
+
+    def _try(self, action: Callable[[], object], size: int) -> int:
+        try:
+            if self.error is None:
+                action()
+        except OSError as error:
+            self.error = error
+        return size

@@ -19,7 +19,13 @@ import os
 import signal
 from pathlib import Path
 
+_VARIABLES = ("RATCHET_FAULT", "RATCHET_FAULT_ONCE")
 POINTS = ("step:nan", "step:kill", "ckpt:after_shard", "ckpt:before_marker", "ckpt:after_marker", "ckpt:disk_full")
+
+
+def asked_for() -> dict[str, str]:
+    """Return the variables of this process that ask for a fault: what its workers must get too."""
+    return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
 
 
 def due(point: str, step: int, rank: int) -> bool:

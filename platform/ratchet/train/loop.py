@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from ratchet.errors import RatchetError, TrainingError
 from ratchet.losses.diagnostics import metric_sums
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
-from ratchet.train.batches import Course, GlobalBatch, global_batches, micro_batches
-from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.batches import GlobalBatch, global_batches, micro_batches
+from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
+from ratchet.train.data import course_of
 from ratchet.train.engine import DTYPES, Engine
 from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
@@ -55,41 +57,34 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """`last` is the last step's metrics; `first` what the check of step 1 saw, where it was made."""
+    """`last` is the last step's metrics; `first` the `FirstStep` that the check of step 1 saw, where it was made."""
 
     steps: int
     last: dict[str, float]
-    first: first_step.FirstStep | None
+    first: dict[str, Any] | None
 
 
-def course_of(spec: TrainSpec, rows: int) -> Course:
-    """Return how far the step goes over a table of `rows`. Raises TrainingError where that is no step."""
-    if not rows:
-        raise TrainingError("no pair to train on", where=f"step {spec.step}", fix="look at the skipped rows")
-    return Course(rows, spec.batch, spec.epochs, spec.seed, spec.max_steps)
-
-
-def run(spec: TrainSpec, parts: Parts, after: int) -> Result:
-    """Train from step `after` + 1 to the end, with a checkpoint at the end.
+def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
+    """Train from the step after `resumed` (already loaded), or from the first, to the end.
 
     Raises TrainingError (a number that is not finite, a first loss that is not ln 2), StorageError,
     RunError; each on all workers alike.
     """
     course = course_of(spec, len(parts.data.table))
-    first: first_step.FirstStep | None = None
-    metrics: dict[str, float] = {}
+    first: dict[str, Any] | None = resumed.facts["first"] if resumed else None
+    metrics: dict[str, float] = dict(resumed.facts["metrics"]) if resumed else {}
     error: RatchetError | None = None
-    for batch in global_batches(course, after):
+    for batch in global_batches(course, resumed.step if resumed else 0):
         clock = time.monotonic()
         seed_step(spec, batch.step, parts.communicator.rank)
         rate = learning_rate(spec.schedule, spec.learning_rate, batch.step, course.total_steps, spec.warmup)
         tally = accumulate(spec, parts, batch)
         metrics = agree_on(spec, parts, batch, tally, error)
-        if batch.step == 1 and spec.starts_at_reference:
+        if batch.step == 1 and spec.starts_at_reference and parts.data.reference is not None:
             seen = first_step.combine(parts.communicator.gather(tally.first))
-            first = first_step.check(spec, seen, metrics["loss"], len(batch.rows))
-            metrics |= {"first/largest_h": first.largest_h, "first/tolerance_h": first.h_tolerance}
-            metrics |= {"first/tolerance_loss": first.loss_tolerance}
+            checked = first_step.check(spec, seen, metrics["loss"], len(batch.rows))
+            first = dataclasses.asdict(checked)
+            metrics |= {f"first/{key}": first[key] for key in ("largest_h", "h_tolerance", "loss_tolerance")}
         faults.kill_if_due("step:kill", batch.step, parts.communicator.rank)
         metrics |= update(spec, parts, batch, rate)
         metrics |= rates(spec, parts, batch, time.monotonic() - clock)
@@ -98,7 +93,7 @@ def run(spec: TrainSpec, parts: Parts, after: int) -> Result:
             metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.communicator)
         error = write_down(parts, batch, metrics)
         if due:
-            save(parts, batch, metrics, error)
+            save(parts, batch, {"metrics": metrics, "first": first, "layout": dict(parts.engine.layout)}, error)
     return Result(course.total_steps, metrics, first)
 
 
@@ -125,7 +120,7 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch) -> Tally:
         computed, names = computed + computed_tokens(spec, table, micro.rows), tuple(scored.metrics)
         sums.append(metric_sums(scored.metrics) * micro.weight)
         losses.append((ids, loss_B.detach()))
-        if batch.step == 1 and spec.starts_at_reference and scored.logps is not None and micro.weight:
+        if batch.step == 1 and scored.logps is not None and micro.weight:
             figures.append(first_step.figures(spec, DTYPES[spec.dtype], ids, scored.logps))
     # Read only now: on a GPU every look at a number waits for all work before it.
     nonfinite = [
@@ -198,7 +193,7 @@ def write_down(parts: Parts, batch: GlobalBatch, metrics: dict[str, float]) -> R
     return None
 
 
-def save(parts: Parts, batch: GlobalBatch, metrics: dict[str, Any], error: RatchetError | None) -> None:
+def save(parts: Parts, batch: GlobalBatch, facts: Mapping[str, Any], error: RatchetError | None) -> None:
     """Commit a checkpoint, once what it rests on is written down and durable."""
 
     def durable() -> None:
@@ -208,6 +203,4 @@ def save(parts: Parts, batch: GlobalBatch, metrics: dict[str, Any], error: Ratch
             parts.ledger.make_durable()
 
     agree(parts.communicator, durable)
-    told = ("loss", "heldout/loss", "heldout/accuracy")
-    facts: dict[str, Any] = {key: metrics[key] for key in told if key in metrics}
-    parts.checkpoints.save(batch.step, parts.engine.save, {**facts, "layout": dict(parts.engine.layout)})
+    parts.checkpoints.save(batch.step, parts.engine.save, facts)

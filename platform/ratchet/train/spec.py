@@ -46,7 +46,8 @@ class TrainSpec:
     folders that hold the reference's log-probabilities, joined by pair id; `sft` and `cpo` may have
     none. `batch` is in pairs over all workers, `micro_batch` in pairs of one forward pass of one
     worker. `starts_at_reference` says that policy and reference are the same weights at step 1, so
-    that every log-ratio must be 0 there. `gpus_per_worker` of 0 trains on the CPU.
+    that every log-ratio must be 0 there. `chat_template` is the template that the plan gave in place
+    of the tokenizer's own, to go along with the model. `gpus_per_worker` of 0 trains on the CPU.
     """
 
     step: str
@@ -58,6 +59,7 @@ class TrainSpec:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dtype: str = "float32"
     trust_remote_code: bool = False
+    chat_template: str | None = None
     rows: str | None = None
     references: tuple[str, ...] = ()
     heldout_tokens: tuple[str, ...] = ()
@@ -93,6 +95,13 @@ class TrainSpec:
     def accumulation(self) -> int:
         """Micro-batches that each worker adds up for one optimiser step."""
         return -(-self.batch // (self.workers * self.micro_batch))
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps in all. Opens the token files to count their pairs. Raises DataError."""
+        from ratchet.train.data import course_of, open_rows
+
+        return course_of(self, len(open_rows(self))).total_steps
 
     @property
     def supervised(self) -> bool:

@@ -1,0 +1,128 @@
+"""From a plan's model spec to a folder, and from a folder to a model that computes as it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ratchet.errors import ModelError
+from ratchet.model.digest import weight_files
+from ratchet.model.quantise import quantisation_config
+from ratchet.pairs.tokenizer import load_tokenizer, read_json
+from ratchet.plan.model import ModelSpec
+
+__all__ = ["DTYPES", "keep_rotary_in_float32", "load_model", "load_tokenizer", "resolve"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
+
+
+def resolve(spec: ModelSpec) -> Path:
+    """Return the folder of a `path` or `name` spec; a hub model is fetched, or found in the local cache.
+
+    Raises ModelError where there is no such folder or model, or no way to the hub.
+    """
+    if spec.path is not None:
+        folder = Path(spec.path)
+        if not folder.is_dir():
+            raise ModelError("no such model folder", where=spec.path, fix="correct model.path")
+        return folder
+    if spec.name is None:
+        raise ModelError("a scratch model has no folder yet", where="model.scratch", fix="make it first")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    wanted: dict[str, Any] = {"repo_id": spec.name, "revision": spec.revision, "allow_patterns": list(_HUB_FILES)}
+    try:
+        return Path(snapshot_download(**wanted))
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the hub has no model {spec.name!r} that you may read",
+            where="model.name",
+            fix="correct the name, or set HF_TOKEN for a private or gated model",
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{spec.name} is not in the local cache and cannot be fetched: {str(error).strip().splitlines()[0]}",
+            where="model.name",
+            fix="check the name, the revision and the network; or download it elsewhere and set model.path",
+        ) from error
+
+
+def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, quantise: str | None = None) -> Any:
+    """Return the causal language model of a folder, in `dtype`, with every dropout at 0.
+
+    Weights come from safetensors alone, and none is made up: missing, surplus or misshapen ones are
+    errors that name them. Buffers that transformers keeps in float32 (rotary frequencies) stay so.
+    With `quantise` (4bit or 8bit; needs a GPU) the weights are held by bitsandbytes.
+    Raises ModelError, CorruptError.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    weight_files(folder)
+    read_json(folder / "config.json")
+    quantisation = {} if quantise is None else {"quantization_config": quantisation_config(quantise, DTYPES[dtype])}
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
+        _without_dropout(config)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **quantisation,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        raise ModelError(
+            f"cannot be loaded: {str(error).strip().splitlines()[0]}",
+            where=str(folder),
+            fix="give the folder of a causal language model that this version of transformers knows",
+        ) from error
+    _check_weights(info, folder)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    keep_rotary_in_float32(model)
+    return model.eval()
+
+
+def _without_dropout(config: Any) -> None:
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for key, value in vars(part).items():
+            if ("dropout" in key or key.endswith("_pdrop")) and isinstance(value, float):
+                setattr(part, key, 0.0)
+
+
+def _check_weights(info: dict[str, Any], folder: Path) -> None:
+    for kind, what in (
+        ("missing_keys", "weights are missing"),
+        ("unexpected_keys", "weights belong to no part of the model"),
+        ("mismatched_keys", "weights have another shape than config.json says"),
+        ("error_msgs", "weights cannot be read"),
+    ):
+        if names := sorted(str(name[0] if isinstance(name, tuple) else name) for name in info.get(kind) or ()):
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise ModelError(
+                f"{len(names)} {what}: {shown}",
+                where=str(folder),
+                fix="config.json and weights must be of one model; a LoRA adapter must be merged first",
+            )
+
+
+def keep_rotary_in_float32(model: nn.Module) -> None:
+    """Make rotary frequencies anew where a way of loading rounded them (ZeRO-3 with bfloat16 does)."""
+    for module in model.modules():
+        frequencies = getattr(module, "inv_freq", None)
+        if isinstance(frequencies, torch.Tensor) and frequencies.dtype != torch.float32:
+            fresh = type(module)(config=module.config)
+            for name, buffer in fresh.named_buffers(recurse=False):
+                module.register_buffer(name, buffer.to(frequencies.device), persistent=False)

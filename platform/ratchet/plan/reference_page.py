@@ -1,0 +1,160 @@
+"""Write the plan language's reference page from the schema: `python -m ratchet.plan.reference_page docs/plan.md`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ratchet.plan import cluster, data, model, schema, stages, suite
+from ratchet.plan.outline import Model, annotation_of, describe, kind_of
+from ratchet.plan.reading import in_yaml
+
+EXAMPLE = """\
+name: helpful-then-careful
+model: {name: Qwen/Qwen3-0.6B, revision: c1899de}
+data:
+  helpful: {path: data/helpful.jsonl}
+  math: {path: data/gsm8k.jsonl, build: arithmetic_corruption}
+stages:
+  warm: {kind: sft, data: [helpful], learning_rate: 2e-5}
+  align:
+    kind: dpop
+    after: warm
+    data: [helpful, math]
+    steps: {by: source, order: easy_to_hard}
+    penalty: 50
+  blend: {kind: merge, of: [warm, align]}
+cluster: {workers: 8, gpus_per_worker: 1, deepspeed: {zero: 3}}
+"""
+
+_HEAD = f"""\
+# Plans
+
+Written by `python -m ratchet.plan.reference_page docs/plan.md` from the schema in `platform/ratchet/plan/`.
+
+A plan says what is made, and where it runs:
+
+```yaml
+{EXAMPLE}```
+
+`ratchet check jobs/*.yaml` tells everything that is wrong with a file at once, each as
+`file:line: dotted.key: what is wrong; did you mean X?`, and exits with 2 where anything is.
+
+## How a file is read
+
+- YAML 1.2: `1e-6` and `2.5e-7` are numbers; `yes`, `on`, `1:30` and `007` are text; text is never taken for a number.
+- A doubled or unknown key, a tag, a merge key (`<<`), a tab in the indentation and a second document are errors.
+- Anchors and aliases work. At most 1 MiB, 32 levels, and 100,000 values with aliases written out.
+- Names of plans, sources and stages are lower-case letters, digits and hyphens, 47 at most.
+- Paths are relative to the current folder.
+- `--set stages.align.beta=0.3` sets any key of the schema, below names that the file has; the value is read as YAML.
+
+## What must agree
+
+- `after`, `start`, `reference` and `of` name stages, without going in a circle. `base` is the plan's start model:
+  `start`, `reference` and `of` may say so, and no stage may have that name.
+- `after` gives both start and reference; `start` overrides where the weights begin, and the reference with it;
+  `reference` overrides the reference alone.
+- `data` and `tokenizer_from` name sources of the plan, each once; so do the tasks of every suite under `evaluate`.
+- A stage's `batch` divides by `cluster.workers` × `cluster.micro_batch` (by `cluster.workers` alone where the latter
+  is left out).
+- `steps` by source need at least two sources.
+- `lora.quantise` does not go with `cluster.deepspeed.zero: 3`.
+"""
+
+SECTIONS: tuple[tuple[str, Model], ...] = (
+    ("A plan", schema.Plan),
+    ("A model", model.ModelSpec),
+    ("A small model", model.Scratch),
+    ("A source", data.Source),
+    ("A hub data set", data.Hub),
+    ("Generated rows", data.Generated),
+    ("Every training stage", stages.TrainingStage),
+    ("An sft stage", stages.Sft),
+    ("Every preference stage", stages.PreferenceStage),
+    ("A dpo stage", stages.Dpo),
+    ("A dpop stage", stages.Dpop),
+    ("An ipo stage", stages.Ipo),
+    ("A cpo stage", stages.Cpo),
+    ("A merge stage", stages.Merge),
+    ("Stepwise training", stages.Steps),
+    ("Adapters", stages.Lora),
+    ("Checkpoints", stages.Checkpoint),
+    ("The cluster", cluster.Cluster),
+    ("DeepSpeed", cluster.DeepSpeed),
+    ("Ray", cluster.Ray),
+    ("Tracking", schema.Track),
+    ("Weights & Biases", schema.Wandb),
+    ("A suite", suite.Suite),
+    ("An exact_match task", suite.ExactMatch),
+)
+"""Headings in the order of the page. A key is told where it is declared, and again where its default differs."""
+
+
+def page() -> str:
+    """Return the reference page as Markdown."""
+    return _HEAD + "".join(_section(title, part) for title, part in SECTIONS)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the page to the path given, or to stdout."""
+    if arguments:
+        Path(arguments[0]).write_text(page())
+    else:
+        sys.stdout.write(page())
+
+
+def _section(title: str, part: Model) -> str:
+    own = [(name, part.model_fields[name]) for name in inspect.get_annotations(part) if name in part.model_fields]
+    above = next(
+        (
+            f"\nAlso the keys of [{_TITLES[base].lower()}]({_anchor(base)}).\n"
+            for base in part.__bases__
+            if base in _TITLES
+        ),
+        "",
+    )
+    rows = "".join(_row(name, field) for name, field in own)
+    table = f"\n| key | holds | default | meaning |\n|---|---|---|---|\n{rows}" if rows else ""
+    return f"\n## {title}\n\n{inspect.getdoc(part)}\n{above}{table}"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    holds = describe(annotation_of(field), _link)
+    meaning = " ".join((field.description or "").split())
+    return f"| `{name}` | {holds} | {_default(field)} | {meaning} |\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if value is None:
+        return "–"
+    return f"`{in_yaml(list(value) if isinstance(value, tuple) else value)}`"
+
+
+_PROPER = {"DeepSpeed", "Ray", "Weights & Biases"}
+_TITLES = {part: title for title, part in SECTIONS}
+
+
+def _anchor(part: Model) -> str:
+    words = _TITLES[part].lower().replace(" ", "-")
+    return "#" + "".join(letter for letter in words if letter.isalnum() or letter in "-_")
+
+
+def _link(part: Model) -> str:
+    title = _TITLES[part]
+    words = title if title in _PROPER else title[0].lower() + title[1:]
+    return f"[{kind_of(part) or words}]({_anchor(part)})"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

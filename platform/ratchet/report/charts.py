@@ -1,0 +1,297 @@
+"""The report's charts of training: what each shows of a Report, drawn with report/plots.py.
+
+Colour means the stage, in every chart and table of the page. The steps of a stepwise stage follow
+one another on the x axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from ratchet.report.data import Report, Step
+from ratchet.report.plots import (
+    FALL,
+    INK,
+    MUTED,
+    RULE,
+    Series,
+    axis_names,
+    draw,
+    labels_at_end,
+    line,
+    short,
+    stage_colour,
+    thin,
+)
+from ratchet.track.progress import duration
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A finished chart: SVG text, the caption above it, the records it was drawn from.
+
+    `narrow` is the same chart for a phone, where it would be too small otherwise.
+    """
+
+    svg: str
+    caption: str
+    records: tuple[str, ...]
+    narrow: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One step's stretch of a stage's x axis, which starts after `offset` optimiser steps."""
+
+    step: Step
+    offset: int
+
+    def series(self, key: str, factor: float = 1.0) -> Series:
+        return [(self.offset + number, factor * value) for number, value in self.step.series(key)]
+
+
+def colour_of(report: Report, stage: str) -> str:
+    """Return a stage's colour; grey for the base model."""
+    return stage_colour(report.stages.index(stage) if stage in report.stages else None)
+
+
+def parts_of(report: Report, stage: str) -> list[Part]:
+    """Lay a stage's steps end to end; steps without history have no length."""
+    parts, offset = [], 0
+    for step in report.steps_of(stage):
+        if step.history:
+            parts.append(Part(step, offset))
+            offset += max(line["step"] for line in step.history)
+    return parts
+
+
+def preference_stages(report: Report) -> list[str]:
+    """Stages that train on preferences and have history."""
+    return [name for name in report.stages if any(step.prefers and step.history for step in report.steps_of(name))]
+
+
+def stage_label(report: Report, stage: str) -> str:
+    """Return a stage's name and kind, short enough for a chart's margin."""
+    return f"{short(stage, 14)} ({report.steps_of(stage)[0].kind})"
+
+
+def chosen_overlay(report: Report) -> Chart | None:
+    """The chosen answers' log-ratio of every preference stage on one pair of axes."""
+    stages = preference_stages(report)
+    if not stages:
+        return None
+
+    def paint(axes: Any) -> None:
+        ends = []
+        for stage in stages:
+            colour = colour_of(report, stage)
+            for part in parts_of(report, stage):
+                series = part.series("logps/chosen_delta")
+                line(axes, series, colour)
+            if series:
+                ends.append((_end(series), stage_label(report, stage), colour))
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, -0.15 * max(high, 0.1)), max(high, 0.15 * -low))
+        axes.axhspan(axes.get_ylim()[0], 0, color=FALL, alpha=0.09, linewidth=0)
+        axes.axhline(0, color=INK, linewidth=0.9)
+        axes.margins(x=0)
+        axis_names(axes, "optimiser steps of the stage", "chosen answer against reference (nats)")
+        labels_at_end(axes, ends)
+
+    label = "Log-probability of the chosen answer against the reference, over training steps, by stage"
+
+    def paint_wide(axes: Any) -> None:
+        paint(axes)
+        axes.text(0.012, 0.03, "below: less likely than under the reference", transform=axes.transAxes, color=MUTED)
+
+    wide = draw("chosen", label, paint_wide, size=(900, 340), margins=(46, 140, 28, 40))
+    narrow = draw("chosen-narrow", label, paint, size=(360, 300), margins=(38, 104, 28, 40))
+    caption = (
+        "Mean log-probability of the chosen answers minus that under the stage's reference (0: as likely as there). "
+        "A stepwise stage starts again from 0 at each step, whose reference is the model before it. "
+        + smoothing_note(report)
+    )
+    return Chart(wide, caption, _records(report, stages), narrow)
+
+
+def _end(series: Series) -> float:
+    last = series[-max(1, len(series) // 10) :]
+    return sum(y for _, y in last) / len(last)
+
+
+def _records(report: Report, stages: list[str]) -> tuple[str, ...]:
+    return tuple(f"{part.step.record}/metrics.jsonl" for stage in stages for part in parts_of(report, stage))
+
+
+def chosen_and_rejected(report: Report) -> list[Chart]:
+    """Both sides' log-ratios, one chart a preference stage, all with the same y axis."""
+    stages = preference_stages(report)
+    keys = ("logps/chosen_delta", "logps/rejected_delta")
+    values = [
+        y for stage in stages for part in parts_of(report, stage) for key in keys for _, y in thin(part.series(key))
+    ]
+    if not values:
+        return []
+    room = 0.06 * ((max(values) - min(values)) or 1.0)
+    limits = (min(values) - room, max(values) + room)
+
+    def chart(stage: str) -> Chart:
+        parts, colour = parts_of(report, stage), colour_of(report, stage)
+
+        def paint(axes: Any) -> None:
+            axes.set_ylim(*limits)
+            axes.axhspan(limits[0], 0, color=FALL, alpha=0.09, linewidth=0)
+            for part in parts:
+                for key, dashed in zip(keys, (False, True), strict=True):
+                    line(axes, part.series(key), colour, dashed=dashed)
+            axes.axhline(0, color=INK, linewidth=0.9)
+            axes.margins(x=0)
+            divide(axes, parts)
+            names = zip(keys, ("chosen", "rejected"), strict=True)
+            ends = [(_end(series), name, colour) for key, name in names if (series := parts[-1].series(key))]
+            labels_at_end(axes, ends)
+            axis_names(axes, "optimiser steps", "nats against reference", up=20 if len(parts) > 1 else 9)
+
+        label = f"Chosen and rejected log-probability against the reference, stage {stage}"
+        svg = draw(f"sides-{stages.index(stage)}", label, paint, margins=(42, 62, 40, 38))
+        return Chart(svg, f"{stage} ({parts[0].step.kind})", _records(report, [stage]))
+
+    return [chart(stage) for stage in stages]
+
+
+def divide(axes: Any, parts: list[Part]) -> None:
+    """Mark where the steps of a stepwise stage meet, and name each one's data above the axes."""
+    if len(parts) < 2:
+        return
+    _, end = axes.get_xlim()
+    for number, part in enumerate(parts):
+        after = parts[number + 1].offset if number + 1 < len(parts) else end
+        if part.offset:
+            axes.axvline(part.offset + 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)))
+        name = part.step.chunk[0] if len(part.step.chunk) == 1 else part.step.name
+        if (room := int((after - part.offset) / end * 42)) >= 4:
+            axes.annotate(
+                short(name, room),
+                ((part.offset + after) / 2, 1),
+                (0, 4),
+                xycoords=axes.get_xaxis_transform(),
+                textcoords="offset points",
+                color=MUTED,
+                ha="center",
+                size=9,
+            )
+
+
+def losses(report: Report) -> list[Chart]:
+    """Training and held-out loss, one chart a stage, each with its own y axis."""
+
+    def chart(stage: str) -> Chart:
+        parts, colour = parts_of(report, stage), colour_of(report, stage)
+        steps = [part.step for part in parts]
+        at_ln2 = all(step.kind in {"dpo", "dpop"} and step.start == step.reference for step in steps)
+
+        def paint(axes: Any) -> None:
+            if at_ln2:
+                axes.axhline(math.log(2), color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+            ends = [(math.log(2), "ln 2", INK)] if at_ln2 else []
+            for part in parts:
+                line(axes, part.series("loss"), colour)
+                if held := part.series("heldout/loss"):
+                    axes.plot(*zip(*held, strict=True), linestyle="", marker="o", markersize=4, color=INK)
+            axes.margins(x=0)
+            divide(axes, parts)
+            if series := parts[-1].series("loss"):
+                ends.append((_end(series), "training", colour))
+            if held := parts[-1].series("heldout/loss"):
+                ends.append((held[-1][1], "held out", INK))
+            labels_at_end(axes, ends)
+            unit = "nats a token" if steps[0].kind == "sft" else "loss"
+            axis_names(axes, "optimiser steps", unit, up=20 if len(parts) > 1 else 9)
+
+        svg = draw(f"loss-{report.stages.index(stage)}", f"Loss of stage {stage}", paint, margins=(42, 62, 40, 38))
+        return Chart(svg, f"{stage} ({steps[0].kind})", _records(report, [stage]))
+
+    return [chart(stage) for stage in report.stages if parts_of(report, stage)]
+
+
+def margins(report: Report) -> list[Chart]:
+    """Reward margins and reward accuracies of all preference stages."""
+    stages = preference_stages(report)
+    if not stages:
+        return []
+
+    def chart(key: str, factor: float, unit: str, caption: str) -> Chart:
+        def paint(axes: Any) -> None:
+            ends = []
+            for stage in stages:
+                colour, parts = colour_of(report, stage), parts_of(report, stage)
+                for part in parts:
+                    line(axes, _moved(part, key, factor), colour)
+                if series := _moved(parts[-1], key, factor):
+                    ends.append((_end(series), short(stage, 11), colour))
+            if factor == 1.0:
+                axes.axhline(0, color=INK, linewidth=0.9)
+            else:
+                axes.set_ylim(top=min(100.0, axes.get_ylim()[1]))
+                axes.axhline(50, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.margins(x=0)
+            labels_at_end(axes, ends)
+            axis_names(axes, "optimiser steps of the stage", unit)
+
+        svg = draw(key.replace("/", "-"), caption, paint, margins=(40, 74, 28, 38))
+        return Chart(svg, caption, _records(report, stages))
+
+    return [
+        chart("rewards/margins", 1.0, "β (h_w − h_l), nats", "Reward margin (scales with β)"),
+        chart("rewards/accuracies", 100.0, "% of the batch", "Reward accuracy: margin above 0"),
+    ]
+
+
+def _moved(part: Part, key: str, factor: float) -> Series:
+    """Return a metric without a first step that starts at its reference: there every margin is 0."""
+    series = part.series(key, factor)
+    return series[1:] if part.step.start == part.step.reference else series
+
+
+def times(report: Report) -> Chart | None:
+    """Seconds of each step: its reference pass, its training, and the rest of it."""
+    steps = [step for step in report.steps if step.seconds]
+    if not steps:
+        return None
+    unit, seconds = ("minutes", 60.0) if max(step.seconds or 0 for step in steps) > 300 else ("seconds", 1.0)
+
+    def paint(axes: Any) -> None:
+        for place, step in enumerate(steps):
+            colour, whole = colour_of(report, step.stage), step.seconds or 0.0
+            scored = 0.0 if step.reference_reused else step.reference_seconds or 0.0
+            trained = step.train_seconds or 0.0
+            rest = max(0.0, whole - scored - trained)
+            left = 0.0
+            for part, alpha in ((scored, 0.4), (trained, 1.0), (rest, 0.15)):
+                axes.barh(
+                    place, part / seconds, left=left / seconds, height=0.62, color=colour, alpha=alpha, linewidth=0
+                )
+                left += part
+            axes.text(left / seconds, place, f" {duration(whole)}", va="center", color=MUTED, fontsize=10)
+        axes.set_yticks(range(len(steps)), [short(step.name) for step in steps])
+        axes.set_ylim(len(steps) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", color=RULE, linewidth=0.6)
+        axis_names(axes, unit, "")
+
+    size = (760, 66 + 26 * len(steps))
+    svg = draw("times", "Time of each step", paint, size=size, margins=(118, 84, 14, 40))
+    caption = "Pale: scoring the reference, where the step did it. Full: training. Faint: starting workers, saving, publishing."
+    return Chart(svg, caption, tuple(step.record for step in steps))
+
+
+def smoothing_note(report: Report) -> str:
+    """Say what the bold and faint lines of the charts are."""
+    longest = max((len(step.history) for step in report.steps), default=0)
+    if longest <= 8:
+        return ""
+    binned = -(-longest // 400)
+    faint = "as logged, one point a step" if binned == 1 else f"means of up to {binned} steps, so that none is left out"
+    return f"Faint lines: {faint}. Bold, in all plots: running mean over a thirtieth of the points."

@@ -1,0 +1,124 @@
+"""The report's charts of data and scores: γ, difficulty, edit distance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratchet.report.charts import Chart, colour_of
+from ratchet.report.data import LOW_EDIT_DISTANCE, Difficulty, EditDistance, Gamma, Report, Source
+from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw, short
+
+
+def _across(axes: Any, names: list[str]) -> None:
+    """Turn axes into a dot plot: names down the side, the grid along the values."""
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def gamma(report: Report) -> list[Chart]:
+    """Mean γ of every model, one chart a source, all with the same x axis."""
+    known = [one for one in report.gamma if one.mean is not None]
+    if not known:
+        return []
+    models = list(dict.fromkeys(one.model for one in known))
+    stages = {step.name: step.stage for step in report.steps}
+    reach = [side for one in known for side in ((one.mean or 0.0) - _error(one), (one.mean or 0.0) + _error(one))]
+    room = 0.05 * ((max(reach) - min(reach)) or 1.0)
+
+    def chart(number: int, source: str) -> Chart:
+        mine = [one for one in known if one.source == source]
+
+        def paint(axes: Any) -> None:
+            axes.axvline(0, color=INK, linewidth=0.9)
+            for one in mine:
+                colour = colour_of(report, stages.get(one.model, ""))
+                train = one.split == "train"
+                place = models.index(one.model) + (0.17 if train else -0.13)
+                axes.errorbar(
+                    one.mean,
+                    place,
+                    xerr=one.standard_error,
+                    color=colour,
+                    marker="s" if train else "o",
+                    markersize=6.5,
+                    markerfacecolor=PAGE if one.seen else colour,
+                    elinewidth=1.3,
+                )
+            _across(axes, models)
+            axes.set_xlim(min([*reach, 0.0]) - room, max([*reach, 0.0]) + room)
+            axis_names(axes, "mean γ (nats)", "")
+
+        size = (350, 62 + 27 * len(models))
+        svg = draw(f"gamma-{number}", f"Mean γ of every model on {source}", paint, size=size, margins=(104, 14, 12, 40))
+        return Chart(svg, source, tuple(dict.fromkeys(one.record for one in mine)))
+
+    return [chart(number, source) for number, source in enumerate(dict.fromkeys(one.source for one in known))]
+
+
+def _error(one: Gamma | Difficulty) -> float:
+    return one.standard_error or 0.0
+
+
+def difficulty(report: Report) -> list[Chart]:
+    """Reward accuracy of each chunk under the start model, in the order trained; one chart a stage."""
+
+    def chart(number: int, stage: str) -> Chart:
+        mine = [one for one in report.difficulty if one.stage == stage and one.accuracy is not None]
+        mine.sort(key=lambda one: one.position or 0)
+
+        def paint(axes: Any) -> None:
+            axes.axvline(50, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
+            for place, one in enumerate(mine):
+                value, error = 100 * (one.accuracy or 0.0), 100 * _error(one)
+                colour = colour_of(report, stage)
+                axes.errorbar(value, place, xerr=error, color=colour, marker="o", markersize=7, elinewidth=1.5)
+                text = f"{value:.1f} %"
+                axes.annotate(text, (value, place), (0, 8), textcoords="offset points", ha="center", color=MUTED)
+            _across(axes, [f"{one.position}. {one.source}" if one.position else one.source for one in mine])
+            axes.set_xlim(0, 100)
+            axis_names(axes, "% of pairs already the right way round", "")
+
+        size = (350, 68 + 34 * len(mine))
+        svg = draw(f"difficulty-{number}", f"Difficulty of stage {stage}", paint, size=size, margins=(104, 30, 12, 40))
+        return Chart(svg, f"{stage}, in the order trained", tuple(dict.fromkeys(one.record for one in mine)))
+
+    return [chart(number, stage) for number, stage in enumerate(dict.fromkeys(one.stage for one in report.difficulty))]
+
+
+def edit_distances(report: Report) -> list[Chart]:
+    """Histogram of normalised edit distance between chosen and rejected, one chart a source."""
+    flagged = {source.name for _, source in report.low_distance}
+
+    def chart(number: int, source: Source, found: EditDistance) -> Chart:
+        def paint(axes: Any) -> None:
+            widths = [right - left for left, right in zip(found.edges[:-1], found.edges[1:], strict=True)]
+            colour = WARN if source.name in flagged else MUTED
+            axes.bar(
+                found.edges[:-1], found.counts, width=widths, align="edge", color=colour, edgecolor=PAGE, linewidth=0.8
+            )
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1.2 * max(found.counts))
+            axes.axvline(LOW_EDIT_DISTANCE, color=RULE, linewidth=1.2)
+            if found.median is not None:
+                axes.axvline(found.median, color=INK, linewidth=1.2)
+                right = found.median < 0.6
+                axes.annotate(
+                    f"median {found.median:.3f}",
+                    (found.median, 0.985),
+                    (5 if right else -5, 0),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    ha="left" if right else "right",
+                    va="top",
+                )
+            axis_names(axes, "share of tokens that differ", "pairs")
+
+        svg = draw(f"distance-{number}", f"Edit distance of {source.name}", paint, size=(350, 205))
+        return Chart(svg, source.name, (source.tokens[-1].record if source.tokens else source.record,))
+
+    shown = [(one, one.edit_distance) for one in report.sources if one.edit_distance and sum(one.edit_distance.counts)]
+    return [chart(number, source, found) for number, (source, found) in enumerate(shown)]

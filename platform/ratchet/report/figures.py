@@ -1,0 +1,47 @@
+"""Numbers as a report prints them."""
+
+from __future__ import annotations
+
+import math
+
+NONE = "–"
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """Return a number with thousands separated and a true minus sign; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    text = f"{value:,.{decimals}f}"
+    return ("−" + text[1:] if text.startswith("-") else text) if float(text.replace(",", "")) else text.lstrip("-")
+
+
+def count(value: int | None) -> str:
+    """Return a whole number with thousands separated."""
+    return NONE if value is None else f"{value:,}"
+
+
+def with_error(value: float | None, error: float | None, decimals: int = 2) -> str:
+    """Return `value ± error`, both to the digit that the error is known to (two of its digits)."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if not error or not math.isfinite(error):
+        return number(value, decimals)
+    decimals = min(6, max(0, 1 - math.floor(math.log10(error))))
+    return f"{number(value, decimals)} ± {number(error, decimals)}"
+
+
+def percent(share: float | None, error: float | None = None, decimals: int = 1) -> str:
+    """Return a share from 0 to 1 in per cent, without the sign, with its error where there is one."""
+    if share is None:
+        return NONE
+    return with_error(100 * share, 100 * error if error else None, decimals)
+
+
+def loss(value: float | None) -> str:
+    """Return a first loss to six digits, enough to see that it is ln 2."""
+    return number(value, 6)
+
+
+def small(value: float | None) -> str:
+    """Return a tolerance or learning rate in the shortest form that keeps three digits."""
+    return NONE if value is None else f"{value:.3g}".replace("e-0", "e-").replace("-", "−")

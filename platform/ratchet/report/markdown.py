@@ -1,0 +1,66 @@
+"""The report as Markdown: the same tables, no pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ratchet.report.data import Report
+from ratchet.report.page import Records, facts, sections, sentence
+from ratchet.report.tables import Cell, Table, headline
+
+
+def markdown(report: Report) -> str:
+    """Return the report as GitHub-flavoured Markdown; the last column of a table numbers its records."""
+    records = Records()
+    parts = [f"# {escape(report.title or report.plan)}", escape(sentence(report))]
+    parts += [f"- **Warning:** {escape(text)}" for text in report.warnings]
+    if (head := headline(report)) is not None:
+        parts.append(render(head, records))
+    for section in sections(report):
+        if not section.tables and not section.cautions:
+            continue
+        parts.append(f"## {section.title}")
+        parts += [escape(section.text)] if section.text and section.key != "chosen" else []
+        parts += [f"- **Warning:** {escape(text)}" for text in section.cautions]
+        parts += [render(one, records) for one in section.tables]
+    parts += ["## Made with", "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts(report))]
+    if report.plan_text:
+        parts += ["## Plan", fenced(report.plan_text, "yaml")]
+    if report.resolved:
+        parts += ["## Plan, resolved", fenced(json.dumps(report.resolved, indent=2, ensure_ascii=False), "json")]
+    if records.paths:
+        lines = [f"- r{number}: {escape(path)}" for path, number in records.paths.items()]
+        parts += ["## Records", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def render(table: Table, records: Records) -> str:
+    """Return a table, its records in the last column, with its note below."""
+    columns = table.columns
+    heads = [escape(one.name) + (f" ({escape(one.unit)})" if one.unit else "") for one in columns]
+    rules = [":--" if one.text else "--:" for one in columns]
+    lines = [[*heads, "record"], [*rules, ":--"]]
+    for row in table.rows:
+        notes = " ".join(f"r{records.number(path)}" for path in row.records)
+        lines.append([*map(_cell, row.cells), notes])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\n{escape(table.note)}" if table.note else text
+
+
+def _cell(cell: Cell) -> str:
+    mark = f" ({escape(cell.mark)})" if cell.mark and cell.mark != cell.text else ""
+    return escape(cell.text) + mark
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line: no table, HTML, link or emphasis comes of it."""
+    text = " ".join(text.split())
+    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", text)
+
+
+def fenced(text: str, language: str) -> str:
+    """Return text in a fence longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

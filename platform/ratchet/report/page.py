@@ -1,0 +1,209 @@
+"""Build the report: one HTML page and one Markdown file from one document."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from ratchet.report import charts, charts_data, tables, tables_data
+from ratchet.report.charts import Chart
+from ratchet.report.data import Report
+from ratchet.report.graph import graph
+from ratchet.report.read import NAME, load, read
+from ratchet.report.tables import Row, Table
+from ratchet.store.files import write_json, write_text
+from ratchet.track.progress import duration
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report: charts stand above the tables; `cautions` are set apart above both."""
+
+    key: str
+    title: str
+    text: str = ""
+    wide: tuple[Chart, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+
+class Records:
+    """Numbers the records that rows and charts name, in the order of their first mention."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, int] = {}
+
+    def number(self, path: str) -> int:
+        """Return the footnote number of a record's path."""
+        return self.paths.setdefault(path, len(self.paths) + 1)
+
+
+def write_report(run_folder: Path, data: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write report.json, report.html and report.md into a run folder; return the last two.
+
+    Numbers that are not finite become null. Each file appears whole or not at all, the JSON first,
+    so that `ratchet report` can make the others again. Raises DataError where `data` is not what
+    `report.data` describes, and StorageError.
+    """
+    plain = _plain(data)
+    write_json(run_folder / NAME, plain)
+    return _write(run_folder, read(plain))
+
+
+def rewrite_report(run_folder: Path) -> tuple[Path, Path]:
+    """Write report.html and report.md again from report.json. Raises DataError, StorageError."""
+    return _write(run_folder, load(run_folder / NAME))
+
+
+def _write(run_folder: Path, report: Report) -> tuple[Path, Path]:
+    from ratchet.report.markdown import markdown
+
+    html, text = run_folder / "report.html", run_folder / "report.md"
+    write_text(html, page(report))
+    write_text(text, markdown(report))
+    return html, text
+
+
+def _plain(value: Any) -> Any:
+    """Return a document as JSON types, with null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def page(report: Report) -> str:
+    """Return the report as one self-contained HTML page."""
+    records = Records()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    stages = {name: index % 8 for index, name in enumerate(report.stages)}
+    return environment.get_template("template.html.jinja").render(
+        report=report,
+        sentence=sentence(report),
+        headline=tables.headline(report),
+        sections=sections(report),
+        graph=graph(report),
+        resolved=json.dumps(report.resolved, indent=2, ensure_ascii=False),
+        facts=facts(report),
+        records=records,
+        stages=stages,
+        svg=Markup,  # charts are made of our own SVG, in which matplotlib has escaped every text
+        notes=row_notes(records),
+    )
+
+
+def row_notes(records: Records) -> Any:
+    """Return a function from a row to the footnote numbers of its records."""
+
+    def notes(row: Row) -> list[int]:
+        return [records.number(path) for path in row.records]
+
+    return notes
+
+
+def sentence(report: Report) -> str:
+    """Say in one sentence what ran."""
+    trained = sum(step.pairs or 0 for step in report.steps)
+    parts = [
+        _many(len(report.steps), "step"),
+        f"in {_many(len(report.stages), 'stage')}",
+        f"over {_many(len(report.sources), 'source')}",
+    ]
+    if trained:
+        parts.append(f"with {trained:,} pairs trained on")
+    workers = max((step.workers or 0 for step in report.steps), default=0)
+    where = f" on {_many(workers, 'worker')}" if workers else ""
+    return f"{' '.join(parts)}: {duration(report.seconds)}{where}."
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def facts(report: Report) -> list[tuple[str, str]]:
+    """What the run was made with: code, machine, libraries."""
+    found = [("made", report.created), ("ratchet", f"{report.ratchet}, commit {report.commit}")]
+    if machine := report.hardware:
+        gpus = ", ".join(machine.gpus) or "no GPU"
+        found.append(("machine", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GiB, {gpus}"))
+    libraries = ", ".join(f"{name} {version}" for name, version in report.versions.items() if name != "ratchet")
+    return [*found, ("versions", libraries)] if libraries else found
+
+
+def sections(report: Report) -> list[Section]:
+    """Return the report's sections in order, without those that the run has nothing for."""
+    overlay, times = charts.chosen_overlay(report), charts.times(report)
+    made = [
+        _section(
+            "chosen",
+            "Does the chosen answer hold?",
+            "DPO needs only the margin between the answers to grow, so it may lower the chosen answer as long as it "
+            "lowers the rejected one more. DPO-Positive penalises just that.",
+            wide=[overlay],
+            charts=charts.chosen_and_rejected(report),
+            tables=[tables.chosen(report)],
+        ),
+        _section("loss", "Loss", charts=charts.losses(report)),
+        _section("margins", "Reward margins and accuracies", charts=charts.margins(report)),
+        _section(
+            "heldout",
+            "Held-out pairs and answers",
+            "Every model on pairs and questions that no stage trained on.",
+            tables=[tables_data.heldout(report), tables_data.exact_match(report)],
+        ),
+        _section(
+            "gamma",
+            "γ, stage by stage",
+            "γ = log π(chosen) − log π(rejected) under a model, on the same pairs for all. A rise on held-out pairs "
+            "(circles) is alignment. On training pairs (squares) that a model has seen, drawn hollow, it is memory.",
+            charts=charts_data.gamma(report),
+            tables=[tables_data.gamma(report)],
+        ),
+        _section(
+            "difficulty",
+            "Difficulty of the sources",
+            charts=charts_data.difficulty(report),
+            tables=[tables_data.difficulty(report)],
+        ),
+        _section(
+            "distance",
+            "How far apart chosen and rejected are",
+            "Token edit distance divided by the longer answer's length. Left of the grey line answers are near twins.",
+            charts=charts_data.edit_distances(report),
+            cautions=tables_data.low_distance_warnings(report),
+        ),
+        _section(
+            "sources",
+            "Sources and skipped rows",
+            tables=[tables_data.sources(report), tables_data.skipped(report), tables_data.tokens(report)],
+        ),
+        _section(
+            "overlap",
+            "Overlap between sources",
+            "Pairs and prompts that stand in more than one source.",
+            tables=[tables_data.overlap(report)],
+        ),
+        _section("steps", "Steps", tables=[tables.steps(report), tables_data.merges(report)]),
+        _section("throughput", "Time and throughput", wide=[times], tables=[tables.throughput(report)]),
+    ]
+    return [section for section in made if section.wide or section.charts or section.tables]
+
+
+def _section(key: str, title: str, text: str = "", **parts: list[Any]) -> Section:
+    kept = {name: tuple(one for one in items if one is not None) for name, items in parts.items()}
+    return Section(key, title, text.strip(), **kept)

@@ -1,0 +1,58 @@
+"""From a spec to the rows that a worker trains on and is checked with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ratchet.errors import DataError, TrainingError
+from ratchet.pairs.table import TokenTable, open_table
+from ratchet.train.batches import Course
+from ratchet.train.objective import Data, Reference
+from ratchet.train.reference_rows import join_reference
+from ratchet.train.spec import TrainSpec
+
+
+def open_rows(spec: TrainSpec) -> TokenTable:
+    """Return the table of a step's rows, cut to `spec.rows` where it has some. Raises DataError, CorruptError."""
+    table = open_table([Path(path) for path in spec.tokens], spec.shares, spec.seed)
+    if spec.rows is None:
+        return table
+    rows = np.load(spec.rows, allow_pickle=False).astype(np.int64)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(table):
+        raise DataError(f"rows outside the table of {len(table)}", where=spec.rows, fix="start this step over")
+    return table.subset(rows)
+
+
+def open_data(spec: TrainSpec) -> tuple[Data, Data | None]:
+    """Return what a step trains on and what it is checked with, each with its reference.
+
+    Raises DataError, CorruptError.
+    """
+    table = open_rows(spec)
+    if table.demonstrations and not spec.supervised:
+        raise DataError(
+            "some rows have no rejected answer, and a preference loss needs both",
+            where=", ".join(spec.tokens),
+            fix="train on demonstrations with an sft stage",
+        )
+    data = _joined(table, spec.references, spec)
+    heldout = open_table([Path(path) for path in spec.heldout_tokens], [1.0] * len(spec.heldout_tokens), spec.seed)
+    return data, _joined(heldout, spec.heldout_references, spec) if len(heldout) else None
+
+
+def course_of(spec: TrainSpec, rows: int) -> Course:
+    """Return how far a step goes over a table of `rows`. Raises TrainingError where there is nothing to do."""
+    if not rows:
+        raise TrainingError("no pair to train on", where=f"step {spec.step}", fix="look at the skipped rows")
+    return Course(rows, spec.batch, spec.epochs, spec.seed, spec.max_steps)
+
+
+def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
+    if spec.supervised or (spec.kind == "cpo" and not folders):
+        return Data(table, None)
+    if not folders:
+        raise DataError(f"{spec.kind} needs the reference's log-probabilities", where=f"step {spec.step}")
+    return Data(table, Reference(*join_reference(table.pair_ids, [Path(folder) for folder in folders])))

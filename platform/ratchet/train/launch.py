@@ -1,0 +1,140 @@
+"""Start the workers of one training step on Ray, and bring back what they made."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet import errors
+from ratchet.errors import ClusterError, RatchetError
+from ratchet.train import faults
+from ratchet.train.spec import TrainSpec
+from ratchet.train.worker import ray_worker
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a training step came to.
+
+    `counts` are what the ledger proved; `metrics` the last step's; `first` what the check of step 1
+    saw, or None; `published` the step whose weights became
+    the model, and how far they were from the engine's in nats; `events` lines about checkpoints that
+    were found broken or unfinished; `seconds` of set-up, training and publishing on the workers, and
+    in all.
+    """
+
+    steps: int
+    counts: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    first: Mapping[str, Any] | None
+    published: Mapping[str, Any]
+    resumed_from: int
+    attempt: str
+    events: tuple[str, ...]
+    workers: int
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types."""
+        return dataclasses.asdict(self)
+
+
+def train(spec: TrainSpec, *, cpus_per_worker: float, gpus_per_worker: float, max_restarts: int) -> TrainResult:
+    """Train one step on the Ray that is running, and return its result; the model lies in its folder.
+
+    A lost worker starts the group again from the newest good checkpoint, `max_restarts` times. Ray's
+    own snapshot of a run is not trusted: each call has a run name and folder of its own, which goes
+    at the end. Raises the workers' RatchetError, or ClusterError where workers kept failing.
+    """
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    clock = time.monotonic()
+    name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
+    scratch = Path(spec.folder).resolve() / f".ray-{name}"
+    scratch.mkdir(parents=True)
+    trainer = TorchTrainer(
+        ray_worker,
+        train_loop_config={
+            "spec": spec.to_dict(),
+            "threads": max(1, int(cpus_per_worker)),
+            "faults": faults.asked_for(),
+        },
+        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=max_restarts),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        with _keep_sigint(), _plain_errors(spec):
+            outcome: Mapping[str, Any] = trainer.fit().return_value
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if "error" in outcome:
+        raise _error(outcome["error"])
+    found = outcome["result"]
+    seconds = {**found["seconds"], "all": time.monotonic() - clock}
+    return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})
+
+
+def _error(fields: Mapping[str, str]) -> RatchetError:
+    kind = getattr(errors, fields["kind"])
+    made: RatchetError = kind(fields["what"], where=fields["where"], fix=fields["fix"])
+    return made
+
+
+@contextlib.contextmanager
+def _keep_sigint() -> Iterator[None]:
+    """Give SIGINT back to its handler: Ray Train takes it for good."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _plain_errors(spec: TrainSpec) -> Iterator[None]:
+    """Turn what Ray raises after the last restart into a ClusterError that says why."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    try:
+        yield
+    except (TrainingFailedError, RayError) as error:
+        why = _root(error)
+        memory = "out of memory" in why.lower()
+        raise ClusterError(
+            f"the training workers failed, also after restarting: {why}",
+            where=f"step {spec.step}",
+            fix="lower cluster.micro_batch, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero"
+            if memory
+            else "look at Ray's worker logs; running again goes on from the last checkpoint",
+        ) from error
+
+
+def _root(error: Exception) -> str:
+    """The last line of the first worker's failure, which names the cause."""
+    failures = getattr(error, "worker_failures", None) or {}
+    first: Any = next((failures[rank] for rank in sorted(failures)), getattr(error, "controller_failure", error))
+    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
+    return f"{type(first).__name__}: {lines[-1] if lines else 'no message'}"

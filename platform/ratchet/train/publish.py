@@ -1,0 +1,141 @@
+"""From the trained weights to the step's model folder, and the proof that the two agree.
+
+Legend: _B pairs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ratchet.errors import ModelError
+from ratchet.model.export import reload_check, save_model
+from ratchet.model.forward import PairScorer, SideScores, score
+from ratchet.model.load import load_model
+from ratchet.pairs.pair import TokenisedPair
+from ratchet.plan.stages import Lora
+from ratchet.store.files import folder_aside
+from ratchet.train.communicate import Communicator, agree
+from ratchet.train.engine import DTYPES, Engine
+from ratchet.train.first_step import allowed_h
+from ratchet.train.objective import Data
+from ratchet.train.spec import LoraSettings, TrainSpec
+
+MODEL, ADAPTER = "model", "adapter"
+_PAIRS = 4
+_WRAPPED = "model."  # PairScorer's name for the model inside it
+
+
+def publish(spec: TrainSpec, engine: Engine, data: Data, communicator: Communicator, step: int) -> dict[str, Any]:
+    """Write the engine's weights as `<step folder>/model`, LoRA merged (the adapter alone beside it).
+
+    The weights are gathered on worker 0 and put into a plain model, which must score a few pairs as
+    the engine does (up to rounding), and as the saved folder does (to the bit). Raises ModelError,
+    StorageError. Returns the largest difference seen and what rounding explains, in nats.
+    """
+    pairs = [data.table[row] for row in range(min(_PAIRS, len(data.table)))]
+    engine.train(False)
+    with torch.no_grad():
+        trained = score(engine.score, pairs, engine.device, chosen_only=spec.supervised)
+    weights = engine.weights()
+
+    def write() -> dict[str, Any]:
+        return {} if weights is None else _write(spec, weights, pairs, trained, step)
+
+    return communicator.gather(agree(communicator, write))[0]
+
+
+def add_adapters(model: Any, settings: LoraSettings, seed: int) -> Any:
+    """Return `model` with the step's adapters on it. Raises ModelError."""
+    from ratchet.model.lora import add_lora
+
+    return add_lora(model, Lora.model_validate(vars(settings)), seed)
+
+
+def _write(
+    spec: TrainSpec, weights: dict[str, Tensor], pairs: list[TokenisedPair], trained: SideScores, step: int
+) -> dict[str, Any]:
+    folder = Path(spec.folder)
+    model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
+    if spec.lora is not None:
+        model = _merged(spec, model, weights, folder / ADAPTER)
+    else:
+        _fill(model, weights)
+    with torch.no_grad():
+        expected = score(PairScorer(model).eval(), pairs, "cpu", chosen_only=spec.supervised)
+    off, allowed = _difference(spec, trained, expected)
+    if off > allowed and (spec.lora is None or spec.lora.quantise is None):  # merging undoes quantisation
+        raise ModelError(
+            f"gathered weights score {off:.3g} nats otherwise than in training; rounding explains {allowed:.2g}",
+            where=f"step {spec.step}",
+            fix="please report this with the cluster's deepspeed settings",
+        )
+    final = folder / MODEL
+    with folder_aside(final) as aside:
+        save_model(model, Path(spec.model), aside, _card(spec, step), chat_template=spec.chat_template)
+        with_both = expected if not spec.supervised else _scores(model, pairs)
+        reload_check(aside, pairs, with_both, spec.dtype, trust_remote_code=spec.trust_remote_code)
+    return {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
+
+
+@torch.no_grad()
+def _scores(model: Any, pairs: list[TokenisedPair]) -> SideScores:
+    return score(PairScorer(model).eval(), pairs, "cpu")
+
+
+def _fill(model: Any, weights: dict[str, Tensor]) -> None:
+    """Put gathered weights into a plain model; a name too many or too few is an error."""
+    named = {name.removeprefix(_WRAPPED): tensor.cpu() for name, tensor in weights.items()}
+    absent, foreign = model.load_state_dict(named, strict=False)
+    tied = {name for name in absent if model.config.tie_word_embeddings and "lm_head" in name}
+    if set(absent) - tied or foreign:
+        raise ModelError(f"gathered weights do not fit the model: absent {absent[:3]}, foreign {foreign[:3]}")
+    model.tie_weights()
+
+
+def _merged(spec: TrainSpec, plain: Any, weights: dict[str, Tensor], folder: Path) -> Any:
+    """Return the plain model with the trained adapters merged into it; write the adapters alone to `folder`."""
+    from ratchet.model.lora import merge_lora, save_adapter
+
+    assert spec.lora is not None  # noqa: S101  the caller looked
+    model = add_adapters(plain, spec.lora, spec.seed)
+    trained = {name.removeprefix(_WRAPPED): tensor.cpu() for name, tensor in weights.items() if "lora_" in name}
+    _, foreign = model.load_state_dict(trained, strict=False)
+    wanted = {name for name, _ in model.named_parameters() if "lora_" in name}
+    if foreign or wanted != set(trained):
+        raise ModelError(f"gathered adapters do not fit: {len(wanted)} wanted, {len(trained)} found, {foreign[:3]}")
+    with folder_aside(folder) as aside:
+        save_adapter(model, aside)
+    return merge_lora(model)
+
+
+def _difference(spec: TrainSpec, trained: SideScores, expected: SideScores) -> tuple[float, float]:
+    """The largest difference of a score, and what rounding may explain, in nats."""
+    off, allowed = 0.0, 0.0
+    sides = [(trained.chosen_B, expected.chosen_B, expected.chosen_tokens_B)]
+    if not spec.supervised:
+        sides.append((trained.rejected_B, expected.rejected_B, expected.rejected_tokens_B))
+    for theirs_B, ours_B, tokens_B in sides:
+        off = max(off, float((theirs_B.cpu().double() - ours_B.double()).abs().max()))
+        allowed = max(allowed, float(allowed_h(DTYPES[spec.dtype], tokens_B, ours_B).max()))
+    return off, allowed
+
+
+def _card(spec: TrainSpec, step: int) -> str:
+    """The model card: what made this model."""
+    rows = {
+        "kind": spec.kind,
+        **{key: value for key, value in spec.options.items() if isinstance(value, str | int | float)},
+        "batch": spec.batch,
+        "optimiser steps": step,
+        "learning rate": f"{spec.learning_rate:g} ({spec.schedule})",
+        "precision": spec.dtype,
+        "adapters": "none" if spec.lora is None else f"LoRA of rank {spec.lora.rank}, merged",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return (
+        f"# {spec.step}\n\nMade by Ratchet, training step `{spec.step}`.\n\n| setting | value |\n|---|---|\n{table}\n"
+    )

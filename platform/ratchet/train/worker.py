@@ -1,0 +1,150 @@
+"""One training worker, from the spec to the published model."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ratchet.errors import RatchetError, RunError
+from ratchet.model.forward import PairScorer
+from ratchet.model.load import load_model
+from ratchet.track.tracker import Tracker, open_tracker
+from ratchet.train import ledger, loop
+from ratchet.train.checkpoint import Checkpoints, Saved
+from ratchet.train.communicate import Communicator, Group, agree
+from ratchet.train.data import course_of, open_data
+from ratchet.train.engine import Engine
+from ratchet.train.publish import add_adapters, publish
+from ratchet.train.spec import TrainSpec
+
+MakeEngine = Callable[[TrainSpec, nn.Module, torch.device], Engine]
+
+
+def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one Ray Train worker; return its outcome as JSON types.
+
+    A RatchetError is the same on all workers (they agree on it), would come again, and is returned
+    under ``error``; anything else is raised, and Ray starts the group again from our checkpoint.
+    """
+    spec = TrainSpec.from_dict(config["spec"])
+    os.environ.update(config["faults"])
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if spec.gpus_per_worker else "cpu")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    torch.set_num_threads(int(config["threads"]))
+    from ray.train.torch import get_device
+
+    from ratchet.train.deepspeed import DeepSpeedEngine, start_deepspeed
+
+    start_deepspeed()
+    device = get_device()
+    try:
+        return {"result": work(spec, Group(device), device, DeepSpeedEngine)}
+    except RatchetError as error:
+        return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+
+
+def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make_engine: MakeEngine) -> dict[str, Any]:
+    """Train one step with whatever engine and workers there are; return its outcome as JSON types.
+
+    Goes on from the newest good checkpoint. Raises RatchetError, alike on all workers.
+    """
+    clock = time.monotonic()
+    data, heldout = agree(communicator, lambda: open_data(spec))
+    course = agree(communicator, lambda: course_of(spec, len(data.table)))
+    engine = make_engine(spec, agree(communicator, lambda: build_scorer(spec)), device)
+    checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
+    resumed = _go_on(engine, checkpoints)
+    after = resumed.step if resumed else 0
+    engine.train(True)
+    ready = time.monotonic() - clock
+    with contextlib.ExitStack() as stack:
+        tracker, book = agree(communicator, lambda: _open_books(spec, communicator, after, stack))
+        parts = loop.Parts(engine, data, heldout, communicator, checkpoints, tracker, book)
+        result = loop.run(spec, parts, resumed)
+    trained = time.monotonic() - clock - ready
+    path = Path(spec.folder) / ledger.NAME
+    counts = agree(communicator, lambda: ledger.prove(path, course))
+    step = _choose(spec, engine, checkpoints, course.total_steps)
+    published = publish(spec, engine, data, communicator, step)
+    return {
+        "steps": result.steps,
+        "counts": counts,
+        "metrics": result.last,
+        "first": result.first,
+        "published": published,
+        "resumed_from": after,
+        "attempt": checkpoints.attempt,
+        "events": checkpoints.events,
+        "workers": communicator.world,
+        "seconds": {"setup": ready, "training": trained, "publishing": time.monotonic() - clock - ready - trained},
+    }
+
+
+def build_scorer(spec: TrainSpec) -> PairScorer:
+    """Return the model of a step, with adapters and recomputation as the spec asks. Raises ModelError."""
+    quantise = None if spec.lora is None else spec.lora.quantise
+    model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code, quantise=quantise)
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if spec.lora is not None:
+        model = add_adapters(model, spec.lora, spec.seed)
+    return PairScorer(model)
+
+
+def _go_on(engine: Engine, checkpoints: Checkpoints) -> Saved | None:
+    """Load the newest good checkpoint, and return it, if there is one."""
+    found = checkpoints.newest()
+    if found is not None:
+        _check_layout(found, engine)
+        engine.load(found.path)
+    return found
+
+
+def _check_layout(found: Saved, engine: Engine) -> None:
+    """Refuse a checkpoint that this engine cannot read, naming what differs."""
+    old, new = found.facts.get("layout", {}), dict(engine.layout)
+    differs = [f"{key} {old.get(key)} → {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if differs:
+        raise RunError(
+            f"the checkpoint of step {found.step} was written with another cluster: {', '.join(differs)}",
+            where=str(found.path),
+            fix="go on with the cluster settings it was begun with, or start this step over with --fresh",
+        )
+
+
+def _open_books(
+    spec: TrainSpec, communicator: Communicator, after: int, stack: contextlib.ExitStack
+) -> tuple[Tracker | None, ledger.Ledger | None]:
+    """Open metrics and ledger on worker 0, both cut back to step `after`."""
+    if communicator.rank != 0:
+        return None, None
+    folder = Path(spec.folder)
+    book = stack.enter_context(contextlib.closing(ledger.Ledger(folder / ledger.NAME, after)))
+    return stack.enter_context(contextlib.closing(open_tracker(folder, spec.track, after))), book
+
+
+def _choose(spec: TrainSpec, engine: Engine, checkpoints: Checkpoints, last: int) -> int:
+    """Load the checkpoint to publish where it is not the last; return its step."""
+    if spec.checkpoint.publish == "last":
+        return last
+    best = checkpoints.best()
+    if best is None or best.step == last:
+        return last
+    if not checkpoints.verify(best):
+        raise RunError(
+            f"the best checkpoint, of step {best.step}, is broken",
+            where=str(best.path),
+            fix="publish the last one (checkpoint.publish: last), or start this step over with --fresh",
+        )
+    engine.load(best.path)
+    return best.step

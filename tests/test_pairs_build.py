@@ -1,0 +1,195 @@
+"""Builders: one wrong result, everything else as it was; one pair for each wrong option."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from ratchet.pairs.arithmetic import evaluate, read_worked
+from ratchet.pairs.build import arithmetic_corruption, build, multiple_choice
+from ratchet.pairs.checks import Unfit
+from ratchet.pairs.layouts import Question, Sides
+from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.source import read_source
+from ratchet.plan.data import Source
+
+ASK = (Turn("user", "q"),)
+PAPER = (
+    "So the total cost for each player is $\\$25 + \\$15.20 + \\$6.80 = \\$47$. Since there are sixteen players, "
+    "the total cost for all of them is $16 * \\$47 = \\$752$. #### 752 The answer is: 752"
+)
+
+
+def corrupted(text: str, seed: int = 0) -> tuple[str, str]:
+    ((prompt, chosen, rejected),) = arithmetic_corruption(Sides(ASK, text, None), seed)
+    assert prompt == ASK
+    assert rejected is not None
+    return chosen, rejected
+
+
+def change(chosen: str, rejected: str) -> tuple[str, str, str, str]:
+    """Return what comes before the changed number, the number on either side, and what comes after."""
+    numbers = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+")
+    left, right = list(numbers.finditer(chosen)), list(numbers.finditer(rejected))
+    at = [i for i, (a, b) in enumerate(zip(left, right, strict=True)) if a[0] != b[0]]
+    assert len(at) == 1, "exactly one number differs"
+    a, b = left[at[0]], right[at[0]]
+    assert chosen[: a.start()] == rejected[: b.start()]
+    assert chosen[a.end() :] == rejected[b.end() :]
+    return chosen[: a.start()], a[0], b[0], chosen[a.end() :]
+
+
+def test_the_papers_own_example() -> None:
+    """Smaug, appendix D: 47 becomes another number; 16 * $47 = $752 and the answer stay."""
+    seen = set()
+    for seed in range(40):
+        chosen, rejected = corrupted(PAPER, seed)
+        assert chosen == PAPER
+        before, old, new, after = change(chosen, rejected)
+        assert before.endswith("\\$6.80 = \\$")
+        assert old == "47"
+        assert after.startswith("$. Since")
+        seen.add(new)
+    assert len(seen) > 5
+    assert "47" not in seen
+
+
+def test_calculator_marks_go_from_both_sides() -> None:
+    text = "She sold 48/2 = <<48/2=24>>24 clips in May.\nIn all 48+24 = <<48+24=72>>72 clips.\n#### 72"
+    chosen, rejected = corrupted(text)
+    assert chosen == "She sold 48/2 = 24 clips in May.\nIn all 48+24 = 72 clips.\n#### 72"
+    assert change(chosen, rejected)[:2] == ("She sold 48/2 = ", "24")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("10000/8=<<10000/8=1250>>1,250 hours. Then 2*1,250 = 2,500. #### 2500", ["1,250"]),
+        ("12/60 = $<<12/60=0.2>>0.2 a minute; 50 x .2 = <<50*.2=10>>10. #### 10", ["0.2"]),
+        ("A third is 10/3 = 3.33. 2 * 3.33 = 6.66. The answer is 6.66.", ["3.33"]),
+        ("5/20 = 25% of it. 25 + 1 = 26. The answer is 26", ["25"]),
+        ("3 × 4 = 12, 12 ÷ 4 = 3, (3 + 2) * 2 = 10. The answer is 10.", ["12", "3"]),
+        ("1 + 1 = 2. 2 + 2 = 4.", ["2"]),
+        ("1 + 1 = 2. 2 + 2 = 4. The answer is 9.", ["2", "4"]),
+        ("1 + 1 = 2 + 3 = 5. 2 + 2 = 4. 4 + 4 = 8", ["5", "4"]),
+        ("7 + 5 = 13. 13 + 1 = 14. 14 + 1 = 15", ["14"]),
+        ("It is .5 * .5 = .25 and 4 * .25 = 1. #### 1", [".25"]),
+        ("10 - 4 = 6. \\boxed{6}", []),
+        ("x + 3 = 5", []),
+        ("no numbers here", []),
+        ("H = <<4=4>>4. 4 + 1 = <<4+1=5>>5 #### 5", []),
+    ],
+)
+def test_which_calculations_are_intermediate(text: str, numbers: list[str]) -> None:
+    worked = read_worked(text)
+    assert [worked.text[item.start : item.stop] for item in worked.intermediate] == numbers
+    if not numbers:
+        with pytest.raises(Unfit) as caught:
+            corrupted(text)
+        assert caught.value.reason == "no intermediate calculation"
+        return
+    for seed in range(30):
+        _, old, new, _ = change(*corrupted(text, seed))
+        assert old in numbers
+        assert ("," in new, len(new.partition(".")[2])) == ("," in old, len(old.partition(".")[2]))
+
+
+def test_a_rounded_result_is_not_replaced_by_another_rounding() -> None:
+    wrong = {change(*corrupted("20/3 = 6.67. 6.67 + 1 = 7.67. The answer is 7.67", seed))[2] for seed in range(200)}
+    assert "6.66" not in wrong
+    assert len(wrong) > 10
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 8), st.integers(2, 1000), st.integers(0, 5))
+def test_generated_sums_get_one_wrong_result(row: int, steps: int, largest: int, seed: int) -> None:
+    spec = {"kind": "arithmetic", "steps": steps, "largest": largest, "seed": row, "rows": 1}
+    source = Source.model_validate({"generate": spec, "build": "arithmetic_corruption", "seed": seed})
+    (pair,) = read_source(source)
+    assert isinstance(pair, PreferencePair)
+    (plain,) = read_source(Source.model_validate({"generate": spec}))
+    assert isinstance(plain, PreferencePair)
+    assert pair.chosen == plain.chosen
+    *wrong, _ = (pair.rejected or "").split(". ")
+    results = [(sum_of(line.partition(" = ")[0]), int(line.partition(" = ")[2])) for line in wrong]
+    assert [left == right for left, right in results].count(False) == 1
+    assert results[-1][0] == results[-1][1], "the final answer's own calculation stays right"
+    assert all(right >= 0 for _, right in results)
+    assert list(read_source(source)) == [pair], "seeded by the row alone"
+
+
+def sum_of(text: str) -> int:
+    left, sign, right = text.split()
+    return int(left) + int(right) if sign == "+" else int(left) - int(right)
+
+
+NUMBERS = st.integers(0, 99).map(str)
+EXPRESSIONS = st.recursive(
+    NUMBERS,
+    lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner).map(
+        lambda parts: f"({parts[0]} {parts[1]} {parts[2]})"
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(EXPRESSIONS, min_size=1, max_size=4), st.data())
+def test_the_evaluator_agrees_with_python(parts: list[str], data: st.DataObject) -> None:
+    signs = [data.draw(st.sampled_from("+-*/")) for _ in parts[1:]]
+    text = parts[0] + "".join(f" {sign} {part}" for sign, part in zip(signs, parts[1:], strict=True))
+    try:
+        expected = eval(re.sub(r"(\d+)", r"Fraction(\1)", text), {"Fraction": Fraction})  # noqa: S307 - made above
+    except ZeroDivisionError:
+        expected = None
+    assert evaluate(text) == expected
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet="0123456789+-*/x=.,()$%<># \\answeri:", max_size=80))
+def test_any_text_is_read_and_only_right_results_are_chosen(text: str) -> None:
+    worked = read_worked(text)
+    for item in worked.intermediate:
+        number = Fraction(worked.text[item.start : item.stop].replace(",", ""))
+        places = len(worked.text[item.start : item.stop].partition(".")[2])
+        assert abs(number - item.exact * item.scale) < Fraction(1, 10**places)
+
+
+def test_hostile_texts_take_no_time() -> None:
+    start = time.perf_counter()
+    for piece in ("1+", "1", "1 ", "(", "<<", "<<1+", "= ", "1 + 1 = ", "$", "1,", "1.", "answer is ", "#### 1 + "):
+        read_worked(piece * (200_000 // len(piece)))
+    assert time.perf_counter() - start < 10
+
+
+def test_gsm8k(shared: Path) -> None:
+    source = Source(path=str(shared / "gsm8k/train.jsonl"), build="arithmetic_corruption", max_rows=None)
+    items = list(read_source(source))
+    pairs = [item for item in items if isinstance(item, PreferencePair)]
+    assert (len(items), len(pairs)) == (7473, 7173)
+    distances = []
+    rows = [json.loads(line) for line in (shared / "gsm8k/train.jsonl").read_text().splitlines()]
+    for pair in pairs:
+        assert pair.rejected is not None
+        assert "<<" not in pair.chosen
+        assert pair.chosen == re.sub(r"<<[^<>]*=[^<>]*>>", "", rows[pair.row - 1]["answer"])
+        _, _, _, after = change(pair.chosen, pair.rejected)
+        assert after.partition("####")[2] == pair.chosen.partition("####")[2] != ""
+        words = [re.findall(r"\w+|[^\w\s]", text) for text in (pair.chosen, pair.rejected)]
+        distances.append(Levenshtein.normalized_distance(*words))
+    assert 0.01 < statistics.median(distances) < 0.065
+
+
+def test_multiple_choice_gives_one_pair_for_each_wrong_option() -> None:
+    question = Question(ASK, ("w", "a", "v", "u"), 1)
+    assert multiple_choice(question, 0) == [(ASK, "a", "w"), (ASK, "a", "v"), (ASK, "a", "u")]
+    assert build(question, None, 0) == [(ASK, "a", None)]

@@ -1,0 +1,121 @@
+"""Conditions: what they keep, and how they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.errors import PlanError
+from ratchet.pairs.checks import Unfit
+from ratchet.pairs.conditions import check_conditions, parse_condition
+
+ROW = {"overall": "AB", "rating": 4, "text": "4.5", "meta": {"lang": "en", "n": 3}, "a.b": 1, "ok": True, "none": None}
+
+
+def holds(text: str, row: dict[str, Any] | None = None) -> bool:
+    try:
+        check_conditions(ROW if row is None else row, (parse_condition(text),))
+    except Unfit as unfit:
+        assert unfit.reason == "where"
+        assert unfit.detail.startswith(text.strip())
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("overall != AB", False),
+        ("overall == AB", True),
+        ("overall=='AB'", True),
+        ('overall == "AB"', True),
+        ("rating >= 4", True),
+        ("rating>4", False),
+        ("rating < 4.5", True),
+        ("rating <= 3e0", False),
+        ("text >= 4.5", True),
+        ("text == 4.50", True),
+        ('rating == "4"', False),
+        ("overall < B", True),
+        ("overall > 3", False),
+        ("meta.lang in [de, en]", True),
+        ("meta.lang in ['d,e', \"fr\"]", False),
+        ("meta.n in [1, 2, 3]", True),
+        ("meta.n != 3", False),
+        ("a.b == 1", True),
+        ("ok == true", True),
+        ("ok == 1", False),
+        ("ok != false", True),
+        ("none == null", True),
+        ("none != null", False),
+        ("none >= 1", False),
+        ("meta == 3", False),
+        ("meta != 3", True),
+        ("overall == open ended", False),
+        ("absent == 1", False),
+        ("absent != 1", False),
+        ("meta.absent != 1", False),
+        ("overall.deeper != 1", False),
+    ],
+)
+def test_what_is_kept(text: str, kept: bool) -> None:
+    assert holds(text) is kept
+
+
+def test_an_absent_field_is_named() -> None:
+    with pytest.raises(Unfit) as caught:
+        check_conditions(ROW, (parse_condition("meta.x.y == 1"),))
+    assert caught.value.detail == "meta.x.y == 1: no field meta.x.y"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "rating",
+        "rating = 4",
+        "rating >=",
+        ">= 4",
+        "rating in 4",
+        "x in []",
+        "x in [a",
+        "x in [a b, 'c]",
+        "x > true",
+        "x < null",
+        "x == [a]",
+        "x == 'a",
+        "a == b == c",
+        '__import__("os").system("true")',
+        "x in [[1]]",
+        "x == {}",
+    ],
+)
+def test_a_condition_that_cannot_be_read_is_named(text: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_condition(text)
+    assert f"`{text}`" in caught.value.what
+    assert caught.value.fix
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_condition_or_a_plan_error(text: str) -> None:
+    try:
+        parse_condition(text)
+    except PlanError:
+        return
+
+
+@given(st.integers(-999, 999), st.integers(-999, 999))
+def test_order_is_that_of_numbers(left: int, right: int) -> None:
+    row = {"n": left}
+    assert [holds(f"n {sign} {right}", row) for sign in ("<", "<=", "==", "!=", ">", ">=")] == [
+        left < right,
+        left <= right,
+        left == right,
+        left != right,
+        left > right,
+        left >= right,
+    ]

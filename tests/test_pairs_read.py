@@ -1,0 +1,337 @@
+"""Reading files: the same rows whatever the form or the spans, and nothing lost in silence."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratchet.errors import DataError
+from ratchet.pairs.generate import generated_rows
+from ratchet.pairs.read import Row, plan_spans, read_span
+from ratchet.plan.data import Generated, Hub, Source
+
+VALUES = [
+    {"prompt": f"p{i}", "chosen": "c ✓" * (i % 5), "rejected": None, "n": i, "deep": {"x": [i]}} for i in range(700)
+]
+
+
+def rows_of(source: Source, span_bytes: int = 1 << 20) -> list[Row]:
+    return [row for span in plan_spans(source, span_bytes, 100) for row in read_span(span, source)]
+
+
+def saved(folder: Path, values: list[dict[str, Any]]) -> Path:
+    """Write the folder that `Dataset.save_to_disk` would."""
+    folder.mkdir()
+    table = pa.Table.from_pylist(values)
+    half = len(values) // 2
+    names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    for name, part in zip(names, (table[:half], table[half:]), strict=True):
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(part, max_chunksize=50)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    return folder
+
+
+def written(folder: Path, form: str) -> Path:
+    lines = "".join(json.dumps(value) + "\n" for value in VALUES).encode()
+    array = json.dumps(VALUES, indent=1).encode()
+    path = folder / f"rows.{form}"
+    match form:
+        case "jsonl":
+            path.write_bytes(lines)
+        case "json":
+            path.write_bytes(array)
+        case "jsonl.gz" | "json.gz":
+            path.write_bytes(gzip.compress(lines if "jsonl" in form else array))
+        case "lines.json":
+            path.write_bytes(b"\xef\xbb\xbf" + lines)
+        case "parquet":
+            pq.write_table(pa.Table.from_pylist(VALUES), path, row_group_size=90)
+        case "saved":
+            saved(path, VALUES)
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "jsonl.gz", "json.gz", "lines.json", "parquet", "saved"])
+@pytest.mark.parametrize("span_bytes", [1 << 20, 700])
+def test_every_form_gives_the_same_rows(tmp_path: Path, form: str, span_bytes: int) -> None:
+    rows = rows_of(Source(path=str(written(tmp_path, form))), span_bytes)
+    assert [row.value for row in rows] == VALUES
+    numbers = [row.row for row in rows]
+    assert numbers == ([*range(1, 351)] * 2 if form == "saved" else [*range(1, 701)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([b"", b" ", b'{"a":1}', b'{"b":"' + b"x" * 90 + b'"}', b"nonsense", b"\xff"])),
+    st.integers(1, 80),
+)
+def test_spans_of_lines_give_each_line_once_with_its_number(lines: list[bytes], span_bytes: int) -> None:
+    text = b"\n".join([*lines, b'{"end":1}'])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.jsonl"
+        path.write_bytes(text)
+        source = Source(path=str(path))
+        spans = plan_spans(source, span_bytes)
+        assert [spans[0].start, *(span.stop for span in spans)] == [*(span.start for span in spans), len(text)]
+        rows = [row for span in spans for row in read_span(span, source)]
+        assert rows == [row for span in plan_spans(source) for row in read_span(span, source)]
+    expected = [number for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
+    assert [row.row for row in rows] == expected
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz"])
+def test_each_bad_line_is_named_and_the_next_one_is_read(tmp_path: Path, ending: str) -> None:
+    lines = [
+        b'{"a": 1}',
+        b'{"a": ',
+        b'{"a": "\xff"}',
+        b'{"a": "\x00"}',
+        b"[1, 2]",
+        b"null",
+        b'{"a": "' + b"y" * (17 << 20) + b'"}',
+        b"[" * 100_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": 2}',
+    ]
+    text = b"\n".join(lines)
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(gzip.compress(text, 1) if ending.endswith("gz") else text)
+    rows = rows_of(Source(path=str(path), max_characters=100), 1 << 30)
+    assert [(row.row, row.reason) for row in rows] == [
+        (1, ""),
+        (2, "not JSON"),
+        (3, "not UTF-8"),
+        (4, "NUL character"),
+        (5, "wrong type"),
+        (6, "wrong type"),
+        (7, "too long"),
+        (8, "not JSON"),
+        (9, "not JSON"),
+        (10, ""),
+    ]
+    assert [row.value for row in rows if not row.reason] == [{"a": 1}, {"a": 2}]
+    assert rows[6].detail == f"a line of {len(lines[6]) + 1} bytes"
+
+
+def test_an_array_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(VALUES)[:-30])
+    rows = rows_of(Source(path=str(path)))
+    assert [row.value for row in rows[:-1]] == VALUES[:-1]
+    assert (rows[-1].row, rows[-1].reason) == (700, "not JSON")
+
+
+def test_an_array_that_breaks_off_early_stops_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(VALUES * 20).replace('"n": 300,', '"n": 300 oops', 1))
+    with pytest.raises(DataError, match=r"breaks off after item 300, with 9\d% of the file still to come") as caught:
+        rows_of(Source(path=str(path)))
+    assert caught.value.where == f"{path}:301"
+    assert len(rows_of(Source(path=str(path), max_bad_share=1.0))) == 301
+
+
+def test_a_byte_that_is_not_utf8_costs_an_array_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b'[{"a": "1"}, {"a": "\xff\xfe"}, {"a": "\xe2\x9c\x93"}]')
+    values = [row.value for row in rows_of(Source(path=str(path)))]
+    assert values == [{"a": "1"}, {"a": "\ufdd0\ufdd0"}, {"a": "✓"}]
+
+
+def test_a_byte_that_is_not_utf8_costs_a_table_one_row(tmp_path: Path) -> None:
+    texts = pa.array([b"good", b"\xff", b"fine"]).view(pa.string())
+    pq.write_table(pa.table({"a": texts}), tmp_path / "x.parquet")
+    rows = rows_of(Source(path=str(tmp_path / "x.parquet")))
+    assert [(row.row, row.value, row.reason) for row in rows] == [
+        (1, {"a": "good"}, ""),
+        (2, None, "not UTF-8"),
+        (3, {"a": "fine"}, ""),
+    ]
+
+
+@pytest.mark.parametrize("form", ["jsonl.gz", "json.gz", "parquet", "saved"])
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.999])
+def test_a_file_cut_off_stops_the_run_and_is_named(tmp_path: Path, form: str, kept: float) -> None:
+    path = written(tmp_path, form)
+    file = path / "data-00001-of-00002.arrow" if form == "saved" else path
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(DataError, match="damaged or cut off") as caught:
+        rows_of(Source(path=str(path), max_bad_share=1.0))
+    assert caught.value.where == str(file)
+
+
+def test_an_arrow_stream_cut_between_batches_is_noticed(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "d", VALUES)
+    file = folder / "data-00001-of-00002.arrow"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(DataError, match="no end mark"):
+        rows_of(Source(path=str(folder)))
+
+
+def test_a_gzip_with_changed_bytes_stops_the_run(tmp_path: Path) -> None:
+    path = written(tmp_path, "jsonl.gz")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        rows_of(Source(path=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b"", "the file is empty"),
+        ("x.jsonl", b"\n \n", "no rows"),
+        ("x.json", b"[]", "no rows"),
+        ("x.json", b"  ", "the file is empty"),
+        ("x.json", b"hello", "neither an array"),
+        ("x.jsonl.gz", gzip.compress(b""), "no rows"),
+        ("x.jsonl.gz", b"plain", "damaged"),
+        ("x.parquet", b"plain", "damaged"),
+        ("x.csv", b"a,b", "not a kind of file"),
+    ],
+)
+def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        rows_of(Source(path=str(tmp_path / name)))
+    assert caught.value.where == str(tmp_path / name)
+    assert caught.value.fix
+
+
+def test_a_parquet_file_without_rows_is_an_error(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([], pa.string())}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="no rows"):
+        rows_of(Source(path=str(tmp_path / "x.parquet")))
+
+
+def test_paths_that_lead_nowhere_are_errors(tmp_path: Path) -> None:
+    saved(tmp_path / "train", VALUES)
+    for path, message in (
+        ("absent.jsonl", "no such file"),
+        ("*.jsonl", "no file matches"),
+        ("", r"several data sets: train"),
+    ):
+        with pytest.raises(DataError, match=message):
+            plan_spans(Source(path=str(tmp_path / path)))
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match=r"no state\.json"):
+        plan_spans(Source(path=str(tmp_path / "bare")))
+    (tmp_path / "train" / "data-00000-of-00002.arrow").unlink()
+    with pytest.raises(DataError, match="data files are missing: data-00000"):
+        plan_spans(Source(path=str(tmp_path / "train")))
+
+
+def test_globs_and_lists_give_each_file_once_under_a_label_free_of_place(tmp_path: Path) -> None:
+    for name in ("a/x.jsonl", "b/x.jsonl", "b/y.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"a": 1}\n')
+    paths = (str(tmp_path / "b/y.jsonl"), str(tmp_path / "**/*.jsonl"))
+    assert [row.file for row in rows_of(Source(path=paths))] == ["b/y.jsonl", "a/x.jsonl", "b/x.jsonl"]
+
+
+def test_a_generated_row_does_not_depend_on_how_many_there_are() -> None:
+    few, many = (Source(generate=Generated(kind="arithmetic", rows=rows, seed=3)) for rows in (150, 1000))
+    assert rows_of(many)[:150] == rows_of(few)
+    assert [row.row for row in rows_of(few)] == [*range(1, 151)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 8), st.integers(2, 60), st.integers(0, 9), st.integers(0, 10**6))
+def test_generated_sums_are_right_and_never_below_zero(steps: int, largest: int, seed: int, at: int) -> None:
+    (row,) = generated_rows(Generated(kind="arithmetic", steps=steps, largest=largest, seed=seed), at, at + 1)
+    *worked, last = row["output"].split(". ")
+    numbers = [word for word in row["instruction"].removeprefix("What is ").removesuffix("?").split() if word.isdigit()]
+    assert len(worked) == steps == len(numbers) - 1
+    assert all(1 <= int(number) <= largest for number in numbers)
+    totals = []
+    for line in worked:
+        left, sign, right, _, result = line.split()
+        assert not totals or int(left) == totals[-1]
+        totals.append(int(left) + int(right) if sign == "+" else int(left) - int(right))
+        assert int(result) == totals[-1] >= 0
+    assert last == f"The answer is {totals[-1]}."
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 8), st.integers(2, 60), st.integers(0, 10**6))
+def test_generated_quizzes_have_one_right_answer(steps: int, largest: int, at: int) -> None:
+    (row,) = generated_rows(Generated(kind="arithmetic_quiz", steps=steps, largest=largest), at, at + 1)
+    words = row["question"].removeprefix("What is ").removesuffix("?").split()
+    total = int(words[0])
+    for sign, number in zip(words[1::2], words[2::2], strict=True):
+        total += int(number) if sign == "+" else -int(number)
+    assert len(set(row["choices"])) == 4
+    assert row["choices"].index(f"The answer is {total}.") == row["answer"]
+
+
+def test_the_hub_without_a_network_is_an_error_that_says_so() -> None:
+    script = (
+        "from ratchet.errors import DataError\n"
+        "from ratchet.pairs.source import read_source\n"
+        "from ratchet.plan.data import Hub, Source\n"
+        "try:\n    next(read_source(Source(hub=Hub(name='nobody/nothing', config='main', revision='abc'))))\n"
+        "except DataError as error:\n    assert 'reaches huggingface.co' in error.fix; print(error.where)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "hub:nobody/nothing/main/train"
+    assert plan_spans(Source(hub=Hub(name="nobody/nothing")))[0].form == "hub"
+
+
+_MEASURE = """
+import json, sys
+from pathlib import Path
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ratchet.pairs.assemble import assemble
+from ratchet.pairs.source import read_source
+from ratchet.plan.data import Source
+
+root = Path(sys.argv[1])
+for times in (1, 3):
+    for form in ("jsonl", "json", "parquet"):
+        path, out = root / f"{times}.{form}", root / f"{times}-{form}"
+        out.mkdir()
+        values = ({"prompt": f"p{i}", "chosen": "c" * 60_000, "rejected": f"r{i}"} for i in range(280 * times))
+        if form == "parquet":
+            schema = pa.schema([(key, pa.string()) for key in ("prompt", "chosen", "rejected")])
+            with pq.ParquetWriter(path, schema) as file:
+                for value in values:
+                    if int(value["prompt"][1:]) % 10 == 0:
+                        file.write_table(pa.Table.from_pylist([value] * 10, schema=schema))
+        else:
+            with path.open("w") as file:
+                file.write("[" * (form == "json"))
+                for i, value in enumerate(values):
+                    file.write("," * bool(i and form == "json") + json.dumps(value) + "\\n")
+                file.write("]" * (form == "json"))
+        source = Source(path=str(path), max_rows=50)
+        assert assemble(read_source(source), out, source).read == 280 * times
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    small, large = map(float, done.stdout.split())
+    assert large - small < 12, f"{small} and {large} MiB: 32 MiB more in each file may not cost 12 MiB"

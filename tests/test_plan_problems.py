@@ -1,0 +1,224 @@
+"""Plans that are wrong: the exact line that a person sees, and all lines at once."""
+
+# ruff: noqa: E501  the tables hold whole lines, as people see them
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from plan_example import PLAN, SUITE, write
+from ratchet.errors import PlanError
+from ratchet.plan.load import check_file, load_plan, load_suite
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def said(plan: str, overrides: Sequence[str] = (), suite: str = SUITE) -> list[str]:
+    with pytest.raises(PlanError) as caught:
+        load_plan(write(Path(), plan, suite), overrides)
+    assert caught.value.where == ""
+    return caught.value.what.splitlines()
+
+
+KINDS = "sft, dpo, dpop, ipo, cpo or merge"
+BAD: list[tuple[str, str, str]] = [
+    # text of the good plan, what it becomes, the first line told
+    ("name: careful", "name: Very Careful", '2: name: "Very Careful" is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean very-careful?'),
+    ("name: careful", "nmae: careful", "2: nmae: no such key; did you mean name?"),
+    ("name: careful\n", "", "2: name: is missing; it must be a name"),
+    ("name: careful", "name: 12", '2: name: must be a name, not 12; did you mean "12"?'),
+    ("name: careful", "name: careful\nname: careful", "3: name: written twice, first in line 2"),
+    ("revision: c1899de", "revision: 12345", '3: model.revision: must be text or null, not 12345; did you mean "12345"?'),
+    ("revision: c1899de", "path: x", "3: model.path: give exactly one of name, path, scratch; got name, path"),
+    ("name: Qwen/Qwen3-0.6B, revision: c1899de", "scratch: {tokenizer_from: [helpfull]}", "3: model.scratch.tokenizer_from[0]: no source is named helpfull; did you mean helpful?"),
+    ("name: Qwen/Qwen3-0.6B, revision: c1899de", "scratch: {tokenizer_from: [math], hidden_size: 100, heads: 3}", "3: model.scratch.hidden_size: 100 does not divide by heads = 3"),
+    ("helpful: {path: data/helpful.jsonl}", "helpful: {}", "5: data.helpful: give exactly one of path, hub, generate; got none"),
+    ("helpful: {path: data/helpful.jsonl}", "helpful: {path: 3}", '5: data.helpful.path: must be text, a list of at least 1 text or null, not 3; did you mean "3"?'),
+    ("helpful: {path: data/helpful.jsonl}", "Help Ful: {path: x}", "5: data.\"Help Ful\": is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean help-ful?"),
+    ("build: arithmetic_corruption", "build: arithmetic_corupt", '8: data.math.build: must be arithmetic_corruption, multiple_choice or null, not "arithmetic_corupt"; did you mean arithmetic_corruption?'),
+    ("build: arithmetic_corruption", "buidl: arithmetic_corruption", "8: data.math.buidl: no such key; did you mean build?"),
+    ("build: arithmetic_corruption", "seed: -1", "8: data.math.seed: must be a whole number from 0 to 4294967295, not -1"),
+    ("    kind: sft\n", "", f"10: stages.warm.kind: is missing; it must be {KINDS}"),
+    ("    kind: sft\n", "    knid: sft\n", "11: stages.warm.knid: no such key; did you mean kind?"),
+    ("kind: sft", "kind: sfft", f'11: stages.warm.kind: must be {KINDS}, not "sfft"; did you mean sft?'),
+    ("kind: sft", "kind: [sft]", f"11: stages.warm.kind: must be {KINDS}, not a list of 1; did you mean sft?"),
+    ("    data: [helpful]\n", "", "10: stages.warm.data: is missing; it must be a list of at least 1 name or a mapping from name to a number above 0 and at most 1"),
+    ("data: [helpful]", "data: helpful", '12: stages.warm.data: must be a list of at least 1 name or a mapping from name to a number above 0 and at most 1, not "helpful"; did you mean [helpful]?'),
+    ("data: [helpful]", "data: [helpful, mats]", "12: stages.warm.data[1]: no source is named mats; did you mean math?"),
+    ("data: [helpful]", "data: [helpful, helpful]", "12: stages.warm.data[1]: helpful is listed twice"),
+    ("data: [helpful]", "data: []", "12: stages.warm.data: must be a list of at least 1 name or a mapping from name to a number above 0 and at most 1, not an empty list"),
+    ("data: [helpful]", "data: {}", "12: stages.warm.data: is empty; it must be a list of at least 1 name or a mapping from name to a number above 0 and at most 1"),
+    ("learning_rate: 2e-5", "learning_rate: '2e-5'", '13: stages.warm.learning_rate: must be a number above 0, not "2e-5"; did you mean 2e-5?'),
+    ("learning_rate: 2e-5", "learning_rate: -2e-5", "13: stages.warm.learning_rate: must be a number above 0, not -2e-5"),
+    ("learning_rate: 2e-5", "learning_rate: .nan", "13: stages.warm.learning_rate: must be a number above 0, not .nan"),
+    ("learning_rate: 2e-5", "learning_rate:", "13: stages.warm.learning_rate: must be a number above 0, not nothing"),
+    ("learning_rate: 2e-5", "penalty: 50", "13: stages.warm.penalty: no such key for kind sft; it belongs to kind dpop"),
+    ("learning_rate: 2e-5", "penalti: 50", "13: stages.warm.penalti: no such key; did you mean penalty, which belongs to kind dpop?"),
+    ("learning_rate: 2e-5", "batch: 30", "13: stages.warm.batch: 30 pairs do not divide by cluster.workers = 8; did you mean 32?"),
+    ("learning_rate: 2e-5", "batch: 32.0", "13: stages.warm.batch: must be a whole number of at least 1, not 32.0; did you mean 32?"),
+    ("learning_rate: 2e-5", "epochs: 1_0", '13: stages.warm.epochs: must be a whole number of at least 1, not "1_0"; did you mean 10?'),
+    ("learning_rate: 2e-5", "max_length: true", "13: stages.warm.max_length: must be a whole number of at least 8, not true"),
+    ("learning_rate: 2e-5", "betas: [0.9]", "13: stages.warm.betas: must be a list of 2 numbers of at least 0 and below 1, not a list of 1"),
+    ("learning_rate: 2e-5", "betas: [0.9, 0.99, 0.999]", "13: stages.warm.betas: must be a list of 2 numbers of at least 0 and below 1, not a list of 3"),
+    ("learning_rate: 2e-5", "betas: [0.9, 1]", "13: stages.warm.betas[1]: must be a number of at least 0 and below 1, not 1"),
+    ("learning_rate: 2e-5", "checkpoint: 100", "13: stages.warm.checkpoint: must be a mapping with every, keep, publish, not 100"),
+    ("learning_rate: 2e-5", "quantise: 4bit", "13: stages.warm.quantise: no such key here; did you mean stages.warm.lora.quantise?"),
+    ("learning_rate: 2e-5", "after: align", "13: stages.warm.after: goes in a circle: warm → align → warm"),
+    ("learning_rate: 2e-5", "after: warm", "13: stages.warm.after: goes in a circle: warm → warm"),
+    ("learning_rate: 2e-5", "<<: {seed: 3}", "13: stages.warm.<<: merge keys are not for plans: write the keys out"),
+    ("  align:\n", "  base:\n", "14: stages.base: the name base is taken by the plan's start model: choose another"),
+    ("kind: dpop\n    after: warm", "kind: dpop\n    after: wram", "16: stages.align.after: no stage is named wram; did you mean warm?"),
+    ("kind: dpop\n    after: warm", "kind: dpop\n    start: wram", "16: stages.align.start: no stage is named wram; did you mean warm?"),
+    ("kind: dpop\n    after: warm", "kind: dpop\n    after: base", "16: stages.align.after: base is no stage: leave `after` out, or write `start: base`"),
+    ("kind: dpop\n    after: warm", "kind: dpop\n    after: zzz", "16: stages.align.after: no stage is named zzz; there are warm, align, other, blend or base"),
+    ("helpful: 0.5", "helpful: 1.5", "17: stages.align.data.helpful: must be a number above 0 and at most 1, not 1.5"),
+    ("{helpful: 0.5, math: 1.0}", "[math]", "18: stages.align.steps.by: steps by source need at least 2 sources, and `data` names 1; did you mean count?"),
+    ("{helpful: 0.5, math: 1.0}\n    steps: {by: source,", "[math]\n    steps: {", "18: stages.align.steps: steps by source need at least 2 sources, and `data` names 1; did you mean count?"),
+    ("by: source", "by: sources", '18: stages.align.steps.by: must be source or count, not "sources"; did you mean source?'),
+    ("by: source", "by: count", "18: stages.align.steps.count: goes with `by: count`, and only with it"),
+    ("beta: 0.3", "beta: 0", "19: stages.align.beta: must be a number above 0, not 0"),
+    ("beta: 0.3", "workers: 2", "19: stages.align.workers: no such key here; did you mean cluster.workers?"),
+    ("targets: all-linear", "targets: all-liner", '20: stages.align.lora.targets: must be a list of at least 1 text or all-linear, not "all-liner"; did you mean all-linear?'),
+    ("reference: base", "reference: bass", "25: stages.other.reference: no stage is named bass; did you mean base?"),
+    ("reference: base", "reference: [base]", "25: stages.other.reference: must be a name, a mapping with keys such as name, revision, path or null, not a list of 1"),
+    ("reference: base", "reference: {naem: x}", "25: stages.other.reference.naem: no such key; did you mean name?"),
+    ("reference: base", "reference: {scratch: {tokenizer_from: [maths]}}", "25: stages.other.reference.scratch.tokenizer_from[0]: no source is named maths; did you mean math?"),
+    ("[warm, align]", "[warm]", "26: stages.blend.of: must be a list of at least 2 names, not a list of 1"),
+    ("[warm, align]", "[warm, alin]", "26: stages.blend.of[1]: no stage is named alin; did you mean align?"),
+    ("[warm, align]", "[warm, warm]", "26: stages.blend.of[1]: warm is listed twice"),
+    ("weights: [0.5, 0.5]", "weights: [0.5]", "26: stages.blend.weights: 1 weights for 2 models"),
+    ("weights: [0.5, 0.5]", "batch: 8", "26: stages.blend.batch: no such key for kind merge; it belongs to kind sft, dpo, dpop, ipo or cpo"),
+    ("[eval/quick.yaml]", "[eval/quik.yaml]", "27: evaluate[0]: eval/quik.yaml: no such file; did you mean eval/quick.yaml?"),
+    ("[eval/quick.yaml]", "eval/quick.yaml", '27: evaluate: must be a list of texts, not "eval/quick.yaml"; did you mean [eval/quick.yaml]?'),
+    ("[eval/quick.yaml]", "[eval/quick.yaml, eval/quick.yaml]", "27: evaluate[1]: eval/quick.yaml is listed twice"),
+    ("  workers: 8", "  wrokers: 8", "29: cluster.wrokers: no such key; did you mean workers?"),
+    ("  workers: 8", "  zero: 3", "29: cluster.zero: no such key here; did you mean cluster.deepspeed.zero?"),
+    ("  workers: 8", "  learning: 3", "29: cluster.learning: no such key; there are workers, cpus_per_worker, gpus_per_worker, micro_batch, deepspeed, gradient_checkpointing, score_actors, score_batch, max_restarts, storage or ray"),
+    ("{zero: 2}", "{zero: 4}", "30: cluster.deepspeed.zero: must be 0, 1, 2 or 3, not 4"),
+    ("{zero: 2}", "{zero: '2'}", '30: cluster.deepspeed.zero: must be 0, 1, 2 or 3, not "2"; did you mean 2?'),
+    ("{zero: 2}", "{offload_optimizer: yes}", '30: cluster.deepspeed.offload_optimizer: must be true or false, not "yes"; did you mean true?'),
+    ("{zero: 2}", "{offload_optimizer: true}", "30: cluster.deepspeed.offload_optimizer: needs zero 1, 2 or 3: stage 0 has nothing to offload"),
+    ("{zero: 2}", "{overrides: {optimizer: {}}}", "30: cluster.deepspeed.overrides.optimizer: is decided by the stage's learning_rate, weight_decay, betas, epsilon: set that instead"),
+    ("{zero: 2}", "{overrides: {zero_optimization: {stage: 3}}}", "30: cluster.deepspeed.overrides.zero_optimization.stage: is decided by zero: set that instead"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("good", "bad", "first"), BAD, ids=[first for _, _, first in BAD])
+def test_first_line_of_a_bad_plan(good: str, bad: str, first: str) -> None:
+    assert PLAN.count(good) == 1
+    lines = said(PLAN.replace(good, bad))
+    assert lines[0] == f"jobs/x.yaml:{first}"
+    assert all(line.startswith("jobs/x.yaml:") for line in lines)
+
+
+def test_the_good_plan_is_good() -> None:
+    plan = load_plan(write(Path()))
+    assert plan.stages["warm"].learning_rate == 2e-5  # type: ignore[union-attr]
+    assert check_file(Path("jobs/x.yaml")) == "a plan of 4 stages"
+    assert check_file(Path("eval/quick.yaml")) == "a suite of 1 task"
+
+
+def test_everything_at_once_in_the_order_of_lines() -> None:
+    spoiled = PLAN
+    for good, bad in (
+        ("name: careful", "name: Careful"),
+        ("helpful: {path: data/helpful.jsonl}", "helpful: {pth: data/helpful.jsonl}"),
+        ("path: [data/a.jsonl, data/b.jsonl]", "path: x\n    hub: {name: y}\n    seed: x"),
+        ("kind: sft", "kind: sff\n    batch: 12\n    betta: 3"),
+        ("after: warm\n    data: {", "after: worm\n    data: {"),
+        ("after: warm\n    data: [math]", "after: blend\n    data: [maths]"),
+        ("[warm, align]", "[warm, other]"),
+        ("eval/quick.yaml", "eval/quick.yml"),
+        ("{zero: 2}", "{zero: 3}\nclustre: 1"),
+        ("rank: 8", "quantise: 4bit"),
+    ):
+        assert spoiled.count(good) == 1
+        spoiled = spoiled.replace(good, bad)
+    keys = [line.split(": ")[:2] for line in said(spoiled)]
+    assert keys == [
+        ["jobs/x.yaml:2", "name"],
+        ["jobs/x.yaml:5", "data.helpful.pth"],
+        ["jobs/x.yaml:8", "data.math.hub"],
+        ["jobs/x.yaml:9", "data.math.seed"],
+        ["jobs/x.yaml:13", "stages.warm.kind"],
+        ["jobs/x.yaml:14", "stages.warm.batch"],
+        ["jobs/x.yaml:15", "stages.warm.betta"],
+        ["jobs/x.yaml:20", "stages.align.after"],
+        ["jobs/x.yaml:24", "stages.align.lora.quantise"],
+        ["jobs/x.yaml:27", "stages.other.after"],
+        ["jobs/x.yaml:28", "stages.other.data[0]"],
+        ["jobs/x.yaml:31", "evaluate[0]"],
+        ["jobs/x.yaml:35", "clustre"],
+    ]
+
+
+@pytest.mark.parametrize("kind", ["dpo", "dpop", "ipo", "cpo"])
+def test_every_preference_kind_is_checked(kind: str) -> None:
+    spoiled = PLAN.replace("kind: dpop", f"kind: {kind}").replace("{helpful: 0.5, math: 1.0}", "{math: 1.0}")
+    spoiled = (
+        spoiled.replace("rank: 8", "quantise: 8bit").replace("zero: 2", "zero: 3").replace("workers: 8", "workers: 5")
+    )
+    lines = [line for line in said(spoiled) if "stages.align" in line]
+    assert [line.split(": ", 2)[1] for line in lines] == [
+        "stages.align.batch",
+        "stages.align.steps.by",
+        "stages.align.lora.quantise",
+    ]
+
+
+def test_micro_batches() -> None:
+    spoiled = PLAN.replace("  workers: 8\n", "  workers: 3\n  micro_batch: 4\n").replace("beta: 0.3", "batch: 36")
+    assert said(spoiled)[0] == (
+        "jobs/x.yaml:10: stages.warm.batch: 32 pairs do not divide by "
+        "cluster.workers × cluster.micro_batch = 3 × 4; did you mean 36?"
+    )
+    assert not any("align" in line for line in said(spoiled))
+
+
+def test_two_circles_are_both_told() -> None:
+    stages = "".join(
+        f"  {name}: {{kind: sft, data: [helpful], after: {after}}}\n"
+        for name, after in {"a": "b", "b": "c", "c": "a", "d": "c", "e": "f", "f": "e"}.items()
+    )
+    lines = said(PLAN.replace("stages:\n", f"stages:\n{stages}"))
+    assert lines == [
+        "jobs/x.yaml:10: stages.a.after: goes in a circle: a → b → c → a",
+        "jobs/x.yaml:14: stages.e.after: goes in a circle: e → f → e",
+    ]
+
+
+def test_a_suite_that_is_wrong_is_told_with_its_own_lines() -> None:
+    suite = "tasks:\n  sums: {kind: exact_match, source: maths, pattern: '(a)'}\n"
+    assert said(PLAN, suite=suite) == [
+        "jobs/x.yaml:27: evaluate[0]: task sums of eval/quick.yaml asks for the source maths, which `data` has not; "
+        "did you mean math?"
+    ]
+    suite = "tasks:\n  sums: {kind: exact, source: math, pattern: 'a('}\n  two: {kind: exact_match, pattern: '(a)(b)', source: m}\n"
+    assert said(PLAN.replace("name: careful", "name: C"), suite=suite) == [
+        'jobs/x.yaml:2: name: "C" is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean c?',
+        'eval/quick.yaml:2: tasks.sums.kind: must be exact_match, not "exact"; did you mean exact_match?',
+        "eval/quick.yaml:2: tasks.sums.pattern: is no regular expression: missing ), unterminated subpattern at position 1",
+        "eval/quick.yaml:3: tasks.two.pattern: must have one group, not 2: (?:…) groups without counting",
+    ]
+
+
+def test_a_plan_is_no_suite() -> None:
+    write(Path())
+    for load, path, words in (
+        (load_plan, "eval/quick.yaml", "eval/quick.yaml:1: this is an evaluation suite, not a plan"),
+        (load_suite, "jobs/x.yaml", "jobs/x.yaml:2: this is a plan, not an evaluation suite"),
+    ):
+        with pytest.raises(PlanError) as caught:
+            load(Path(path))  # type: ignore[operator]
+        assert caught.value.what == words
+
+
+def test_one_problem_is_one_line_whatever_the_file_holds() -> None:
+    lines = said(PLAN.replace("name: careful", '"na\\nme": "a\\nb"\nname: "x\\n\\ny"'))
+    assert [line.split(":")[1] for line in lines] == ["2", "3"]

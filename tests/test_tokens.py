@@ -1,0 +1,328 @@
+"""Pairs as tokens: chat templates, the boundary, beginnings and endings, the length policy, the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratchet.errors import DataError, ModelError
+from ratchet.model.scratch import make_scratch
+from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.render import Reason, Refusal, Rendered, find_style, render
+from ratchet.pairs.table import open_table
+from ratchet.pairs.token_flow import prepare_tokens, tokens_identity
+from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer, template_text
+from ratchet.pairs.tokens import Encoded, Policy, divide, fit, tokenise
+from ratchet.plan.model import Scratch
+from ratchet.store.files import write_text
+from ratchet.store.layout import Layout
+from ratchet.store.record import read_record
+
+SPEC = Scratch(tokenizer_from=("a",), vocab_size=320, hidden_size=8, layers=1, heads=1, key_value_heads=1)
+TEXTS = ["What is 12 + 30?", "12 + 30 = 42. The answer is 42.", "How are you today?", "Fine, thank you."] * 20
+BODY = "{% for m in messages %}{{ '<|turn|>' + m['role'] + '\n' + CONTENT + '<|end|>\n' }}{% endfor %}"
+ASK = "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
+CHATML = BODY.replace("CONTENT", "m['content']") + ASK
+TRIMS = BODY.replace("CONTENT", "m['content'] | trim") + ASK
+THINKS = (
+    BODY.replace("CONTENT", "('THINK\n' if m['role'] == 'assistant' else '') + m['content'].split('/THINK')[-1]") + ASK
+)
+SYSTEMLESS = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+)
+OPEN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}" + (
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+LARGE = Policy(10_000, "drop")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("scratch")
+    make_scratch(SPEC, TEXTS, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Any:
+    return load_tokenizer(folder, None)
+
+
+def templated(folder: Path, template: str) -> Any:
+    loaded = load_tokenizer(folder, None)
+    loaded.chat_template = template
+    return loaded
+
+
+def pair(
+    prompt: str = "What is 2 + 3?", chosen: str = "It is 5.", rejected: str | None = "It is 6.", **more: str
+) -> Any:
+    turns = [Turn(role, text) for role, text in more.items()] + [Turn("user", prompt)]
+    return PreferencePair(tuple(turns), chosen, rejected, "data.jsonl", 7)
+
+
+def row(one: PreferencePair) -> dict[str, Any]:
+    turns = [{"role": turn.role, "content": turn.content} for turn in one.prompt]
+    sides = {"prompt": turns, "chosen": one.chosen, "rejected": one.rejected}
+    return {"pair_id": one.pair_id, "prompt_id": one.prompt_id, **sides, "file": one.file, "row": one.row}
+
+
+PAIRS = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+def tokens(tokenizer: Any, *pairs: PreferencePair, policy: Policy = LARGE) -> list[dict[str, Any]]:
+    table = pa.Table.from_pylist([row(one) for one in pairs], schema=PAIRS)
+    return list(tokenise(table, tokenizer, find_style(tokenizer), policy).to_pylist())
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40).filter(str.strip)
+
+
+@settings(deadline=None)
+@given(texts, texts, texts)
+def test_ids_decode_to_the_texts_with_one_begin_and_one_end(tokenizer: Any, ask: str, good: str, bad: str) -> None:
+    (out,) = tokens(tokenizer, pair(ask, good, bad))
+    if out["reason"] is not None:
+        assert good == bad or "<|" in ask + good + bad
+        return
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    whole = tokenizer.decode(out["prompt"] + out["chosen"])
+    assert whole == f"<|begin|><|turn|>u\n{ask}<|end|><|turn|>a\n{good}<|end|>"
+    assert tokenizer.decode(out["prompt"] + out["rejected"]).endswith(f"<|turn|>a\n{bad}<|end|>")
+    assert out["prompt"][0] == begin and out["prompt"].count(begin) == 1
+    for side in (out["chosen"], out["rejected"]):
+        assert side[-1] == end and side.count(end) == 1 and begin not in side and len(side) > 1
+
+
+@pytest.mark.parametrize("template", [CHATML, OPEN], ids=["chatml", "open"])
+def test_an_ending_is_cut_at_the_end_of_turn_or_made(folder: Path, template: str) -> None:
+    """One template writes a newline behind its end of turn; the other writes no end at all, and no BOS."""
+    loaded = templated(folder, template)
+    (out,) = tokens(loaded, pair())
+    text = loaded.decode(out["prompt"] + out["chosen"])
+    assert text.endswith("It is 5.<|end|>") and loaded.bos_token_id not in out["prompt"]
+    assert out["chosen"].count(loaded.eos_token_id) == 1
+
+
+def test_a_begin_that_the_tokenizer_adds_is_there_once(stories: Path) -> None:
+    bare = "{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}"
+    for template in (bare, template_text("plain")):
+        loaded = load_tokenizer(stories, None)
+        loaded.chat_template = template
+        (out,) = tokens(loaded, pair("Once upon a time", "there was a dog.", "was dog a."))
+        assert out["prompt"][0] == 1 and out["prompt"].count(1) == 1
+        assert out["chosen"][-1] == 2 and out["chosen"].count(2) == 1
+
+
+def test_a_boundary_that_moves_goes_to_the_last_common_token(folder: Path) -> None:
+    """`assistant: ` and `The` are other tokens than `assistant:` and ` The`."""
+    make_scratch(SPEC, ["user: The day assistant: The day The day"] * 50, folder / "spaces")
+    loaded = templated(folder / "spaces", OPEN)
+    moved, still = tokens(loaded, pair("Hm", "The day", "The"), pair("Hm", "+", "-"))
+    assert moved["moved"] and not still["moved"]
+    for out, good, bad in ((moved, "The day", "The"), (still, "+", "-")):
+        assert loaded.decode(out["prompt"] + out["chosen"]) == f"user: Hm\nassistant: {good}<|end|>"
+        assert loaded.decode(out["prompt"] + out["rejected"]) == f"user: Hm\nassistant: {bad}<|end|>"
+        assert out["chosen"][0] != out["rejected"][0] or out["moved"]
+
+
+def test_templates_that_change_texts_are_refused_with_a_reason(folder: Path) -> None:
+    thinks, systemless = templated(folder, THINKS), templated(folder, SYSTEMLESS)
+    kept, cut, changed = tokens(
+        thinks, pair(), pair(chosen="a plan /THINK 5"), pair("first /THINK then", "It is 5.", "It is 6.")
+    )
+    assert kept["reason"] is None and thinks.decode(kept["chosen"]) == "THINK\nIt is 5.<|end|>"
+    assert cut["reason"] == Reason.ANSWER_ALTERED and "a plan" in cut["detail"]
+    assert changed["reason"] == Reason.PROMPT_ALTERED
+    system, plain = tokens(systemless, pair(system="Be brief."), pair())
+    assert system["reason"] == Reason.REFUSED and "System role not supported" in system["detail"]
+    assert system["file"] == "data.jsonl" and system["row"] == 7 and system["prompt"] == []
+    assert plain["reason"] is None
+    (trimmed,) = tokens(templated(folder, TRIMS), pair(chosen="  It is 5.\n"))
+    assert trimmed["reason"] is None and thinks.decode(trimmed["chosen"]) == "It is 5.<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (pair(chosen="It is<|end|> 5."), Reason.SPECIAL),
+        (pair("What <|begin|>?"), Reason.SPECIAL),
+        (pair(chosen="5", rejected="5"), Reason.SAME),
+        (pair(chosen="  "), Reason.EMPTY_ANSWER),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_refused(tokenizer: Any, one: PreferencePair, reason: Reason) -> None:
+    kept, refused = tokens(tokenizer, pair(), one)
+    assert kept["reason"] is None and refused["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (None, "has no chat template"),
+        ("{{ foo( }}", "fails on a question"),
+        ("{{ raise_exception('never') }}", "never"),
+        ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "drops or alters"),
+        (CHATML.replace("assistant\n", "assistant\nHm"), "drops or alters"),
+    ],
+)
+def test_a_template_that_never_works_is_an_error(folder: Path, template: str | None, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        find_style(templated(folder, template))  # type: ignore[arg-type]
+
+
+def test_a_missing_template_names_the_shipped_ones(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.chat_template.*no chat template 'none'[\s\S]*plain"):
+        load_tokenizer(folder, "none")
+    write_text(folder / "own.jinja", CHATML)
+    assert load_tokenizer(folder, str(folder / "own.jinja")).chat_template == CHATML
+
+
+@settings(deadline=None)
+@given(st.integers(8, 60), st.integers(1, 40), st.integers(2, 30), st.integers(2, 30), st.booleans())
+def test_length_policy_never_cuts_an_answer(
+    tokenizer: Any, longest: int, prompt: int, chosen: int, rejected: int, trim: bool
+) -> None:
+    style = find_style(tokenizer)
+    whole = Encoded([1, *range(10, 10 + prompt)], [5] * (chosen - 1) + [3], [6] * (rejected - 1) + [3])
+    out = fit(whole, style, Policy(longest, "trim_prompt" if trim else "drop"))
+    answer, total = max(chosen, rejected), 1 + prompt + max(chosen, rejected)
+    if total <= longest:
+        assert out == whole
+    elif answer > longest - 2:
+        assert isinstance(out, Refusal) and out.reason == Reason.ANSWER_TOO_LONG
+    elif not trim:
+        assert isinstance(out, Refusal) and out.reason == Reason.TOO_LONG
+    else:
+        assert isinstance(out, Encoded) and out.trimmed
+        assert (out.chosen, out.rejected) == (whole.chosen, whole.rejected)
+        assert len(out.prompt) + answer == longest
+        assert out.prompt[0] == 1 and out.prompt[1:] == whole.prompt[1 - len(out.prompt) :]
+
+
+def test_divide_refuses_what_is_not_one_whole(tokenizer: Any) -> None:
+    style = find_style(tokenizer)
+    assert isinstance(divide(style, [1, 8], [1, 8, 9, 3], [1, 8, 9, 9, 3]), Encoded)
+    for prompt, chosen, reason in (
+        ([1, 8], [1, 8, 3, 9, 3], Reason.END),
+        ([1, 8], [1, 8, 9], Reason.END),
+        ([1, 8], [1, 8, 3], Reason.EMPTY_ANSWER),
+        ([1, 8], [1, 9, 9, 3], Reason.EMPTY_PROMPT),
+        ([1, 1, 8], [1, 1, 8, 9, 3], Reason.BOS),
+    ):
+        out = divide(style, prompt, chosen, None)
+        assert isinstance(out, Refusal) and out.reason == reason
+
+
+def test_edit_distance_is_that_of_the_tokens(tokenizer: Any) -> None:
+    (out, lone) = tokens(tokenizer, pair(chosen="1 + 2 = 3", rejected="1 + 7 = 30"), pair(rejected=None))
+    a, b = out["chosen"], out["rejected"]
+    table = np.zeros((len(a) + 1, len(b) + 1), int)
+    table[:, 0], table[0] = range(len(a) + 1), range(len(b) + 1)
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            change = table[i - 1, j - 1] + (a[i - 1] != b[j - 1])
+            table[i, j] = min(change, table[i - 1, j] + 1, table[i, j - 1] + 1)
+    assert out["edit_distance"] == pytest.approx(table[-1, -1] / max(len(a), len(b)))
+    assert lone["rejected"] == [] and np.isnan(lone["edit_distance"])
+
+
+def write_pairs(folder: Path, train: list[PreferencePair], heldout: list[PreferencePair]) -> Path:
+    folder.mkdir()
+    for side, rows in (("train", train), ("heldout", heldout)):
+        pq.write_table(pa.Table.from_pylist([row(one) for one in rows], schema=PAIRS), folder / f"{side}.parquet")
+    return folder
+
+
+def some_pairs(count: int, start: int = 0) -> list[PreferencePair]:
+    return [pair(f"What is {i} + 1?", f"It is {i + 1}.", f"It is {i + 2}.") for i in range(start, start + count)]
+
+
+def test_the_folder_keeps_the_contract(folder: Path, tmp_path: Path) -> None:
+    train = [*some_pairs(300), pair(chosen="<|end|>"), pair("long " * 300)]
+    source = write_pairs(tmp_path / "pairs", train, some_pairs(20, start=900))
+    layout = Layout(tmp_path)
+    arguments: dict[str, Any] = {"max_length": 128, "overlong": "drop", "chat_template": None}
+    fp, out = prepare_tokens(source, "abc", folder, layout, **arguments)
+    record = read_record(out)
+    assert record is not None and record.kind == "tokens" and record.fingerprint == fp and out == layout.tokens(fp)
+    counts = record.counts
+    assert (counts["read"], counts["kept"], counts["train"], counts["heldout"]) == (322, 320, 300, 20)
+    assert counts["skipped"] == {"special token in text": 1, "too long": 1}
+    table = open_table([out / "train.arrow"], [1.0], 0)
+    assert table.pair_ids == [one.pair_id for one in train[:300]]
+    assert counts["tokens_train"] == table.lengths_N3.sum() and not table.demonstrations
+    assert record.facts["longest"] == max((n[0] + max(n[1:])) for n in table.lengths_N3.tolist())
+    histogram = record.facts["edit_distance"]
+    assert sum(histogram["counts"]) == 320 and len(histogram["edges"]) == 21 and 0 < histogram["median"] < 1
+    skipped = pq.read_table(out / "skipped.parquet").to_pylist()
+    assert [one["reason"] for one in skipped] == ["special token in text", "too long"] and skipped[0]["row"] == 7
+    before = (out / "record.json").stat().st_mtime_ns
+    assert prepare_tokens(source, "abc", folder, layout, **arguments) == (fp, out)
+    assert (out / "record.json").stat().st_mtime_ns == before
+
+
+def test_identity_is_of_what_decides_the_ids(folder: Path, tmp_path: Path) -> None:
+    base = tokens_identity("abc", folder, LARGE, None)
+    make_scratch(SPEC, TEXTS, tmp_path / "elsewhere")
+    assert tokens_identity("abc", tmp_path / "elsewhere", LARGE, None) == base
+    write_text(folder / "own.jinja", CHATML)
+    for other in (
+        tokens_identity("abd", folder, LARGE, None),
+        tokens_identity("abc", folder, Policy(9_999, "drop"), None),
+        tokens_identity("abc", folder, Policy(10_000, "trim_prompt"), None),
+        tokens_identity("abc", folder, LARGE, str(folder / "own.jinja")),
+    ):
+        assert other != base
+    config = tmp_path / "elsewhere" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": "<|turn|>"}))
+    assert digest_tokenizer(tmp_path / "elsewhere") != digest_tokenizer(folder)
+
+
+def test_nothing_left_to_train_on_is_an_error_and_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "pairs", some_pairs(3), some_pairs(1, start=9))
+    with pytest.raises(DataError, match=r"no pair is left to train on \(answer too long: 4\)"):
+        prepare_tokens(source, "x", folder, Layout(tmp_path), max_length=8, overlong="drop", chat_template=None)
+    assert not any((tmp_path / "store" / "tokens").iterdir())
+
+
+def test_render_gives_texts_without_a_token(tokenizer: Any) -> None:
+    out = render(tokenizer, find_style(tokenizer), [Turn("user", "Hi")], "Yes", None)
+    assert out == Rendered("<|begin|><|turn|>u\nHi<|end|><|turn|>a\n", f"{out.prompt}Yes<|end|>", None)  # type: ignore[union-attr]
+
+
+@pytest.mark.ray
+def test_ray_data_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    import ray
+
+    source = write_pairs(tmp_path / "pairs", some_pairs(2500), some_pairs(700, start=5000))
+    arguments: dict[str, Any] = {"max_length": 128, "overlong": "drop", "chat_template": None}
+    _, here = prepare_tokens(source, "x", folder, Layout(tmp_path / "a"), **arguments, small_rows=10_000)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20)
+    try:
+        _, there = prepare_tokens(source, "x", folder, Layout(tmp_path / "b"), **arguments, small_rows=100)
+    finally:
+        ray.shutdown()
+    for side in ("train", "heldout"):
+        left, right = (pa.ipc.open_file(pa.memory_map(str(out / f"{side}.arrow"))).read_all() for out in (here, there))
+        assert left.combine_chunks().equals(right.combine_chunks())
+    records = [read_record(out) for out in (here, there)]
+    assert records[0].counts == records[1].counts and records[0].facts == records[1].facts  # type: ignore[union-attr]

@@ -1,0 +1,353 @@
+"""Checkpoints: whole or absent, verified before use, and fenced."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ratchet.errors import RunError, StorageError
+from ratchet.train import faults
+from ratchet.train.checkpoint import COMMITTED, MANIFEST, Checkpoints, Saved, newest_step
+from ratchet.train.communicate import Alone, agree
+from ratchet.train.engine import save_tensors
+from ratchet.train.objective import Data
+from ratchet.train.spec import CheckpointSettings
+from train_bench import Pairs, reference_of, same, spec_of, state_of, tiny_model, train
+
+
+class Threads:
+    """Workers that are threads: `run` calls a function with each one's communicator."""
+
+    def __init__(self, world: int) -> None:
+        self.world, self.barrier, self.slots = world, threading.Barrier(world, timeout=20), [None] * world
+
+    def run(self, work: Callable[[Any], Any]) -> list[Any]:
+        with ThreadPoolExecutor(self.world) as pool:
+            return list(pool.map(lambda rank: _outcome(work, _Thread(self, rank)), range(self.world)))
+
+
+class _Thread:
+    def __init__(self, group: Threads, rank: int) -> None:
+        self.group, self.rank, self.world = group, rank, group.world
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self.gather(values)).sum(0)
+
+    def gather(self, value: Any) -> list[Any]:
+        self.group.slots[self.rank] = value
+        self.group.barrier.wait()
+        found = list(self.group.slots)
+        self.group.barrier.wait()
+        return found
+
+
+def _outcome(work: Callable[[Any], Any], communicator: _Thread) -> Any:
+    try:
+        return work(communicator)
+    except Exception as error:
+        return error
+
+
+def shards(rank: int, step: int) -> Callable[[Path], list[Path]]:
+    """A save of two files a worker, one in a folder below."""
+
+    def write(folder: Path) -> list[Path]:
+        (folder / "engine").mkdir(exist_ok=True)
+        files = [folder / f"rank-{rank}.bin", folder / "engine" / f"rank-{rank}.bin"]
+        for place, path in enumerate(files):
+            path.write_bytes(f"step {step} rank {rank} file {place} ".encode() * 50)
+        return files
+
+    return write
+
+
+def save_steps(
+    folder: Path, world: int, steps: list[int], losses: dict[int, float] | None = None, keep: int = 9
+) -> list[Any]:
+    def work(communicator: Any) -> list[str]:
+        checkpoints = Checkpoints(folder, communicator, keep)
+        for step in steps:
+            facts = {"metrics": {"heldout/loss": losses[step]}} if losses else {}
+            checkpoints.save(step, shards(communicator.rank, step), facts)
+        return checkpoints.events
+
+    return Threads(world).run(work)
+
+
+def newest(folder: Path, world: int = 2) -> tuple[Saved | None, list[str]]:
+    """What each of `world` workers finds; all must find the same."""
+
+    def work(communicator: Any) -> tuple[Saved | None, list[str]]:
+        checkpoints = Checkpoints(folder, communicator, 9)
+        return checkpoints.newest(), checkpoints.events
+
+    found = Threads(world).run(work)
+    assert all(one[0] == found[0][0] for one in found), found
+    return found[0]
+
+
+FILES = ["rank-0.bin", "rank-1.bin", "engine/rank-0.bin", "engine/rank-1.bin", MANIFEST, COMMITTED]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def swap(path: Path) -> None:
+    """With the other worker's file of the same size, or the other kind of marker."""
+    partners = dict(zip(FILES, ["rank-1.bin", "rank-0.bin", "engine/rank-1.bin", "engine/rank-0.bin"], strict=False))
+    name = str(path.relative_to(path.parents[1] if path.parent.name == "engine" else path.parent))
+    root = path.parents[1] if path.parent.name == "engine" else path.parent
+    other = root / partners[name] if name in partners else root.parent / "step-000004" / name
+    mine, theirs = path.read_bytes(), other.read_bytes()
+    path.write_bytes(theirs)
+    if name in partners:
+        other.write_bytes(mine)
+
+
+@pytest.mark.parametrize("harm", [truncate, empty, flip, swap, Path.unlink])
+@pytest.mark.parametrize("name", FILES)
+def test_every_harm_to_every_file_is_found(tmp_path: Path, name: str, harm: Callable[[Path], None]) -> None:
+    save_steps(tmp_path, 2, [4, 8])
+    harm(tmp_path / "checkpoints/step-000008" / name)
+    found, events = newest(tmp_path)
+    assert found is not None and found.step == 4
+    assert len(events) == 1 and "step-000008 failed its check" in events[0]
+    assert (tmp_path / "checkpoints/bad-step-000008").is_dir()
+    # Once set aside it is out of the way: step 8 can be saved again, and counts.
+    save_steps(tmp_path, 2, [8])
+    again, events = newest(tmp_path)
+    assert again is not None and again.step == 8 and not events
+
+
+def test_a_foreign_file_makes_a_checkpoint_suspect(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1, [4, 8])
+    (tmp_path / "checkpoints/step-000008/rank-7.bin").write_text("left over")
+    found, events = newest(tmp_path, 1)
+    assert found is not None and found.step == 4 and "rank-7.bin does not belong" in events[0]
+
+
+def test_a_renamed_checkpoint_is_not_another_step(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1, [4])
+    (tmp_path / "checkpoints/step-000004").rename(tmp_path / "checkpoints/step-000012")
+    found, events = newest(tmp_path, 1)
+    assert found is None and "of step 4" in events[0]
+
+
+def test_all_bad_means_none(tmp_path: Path) -> None:
+    save_steps(tmp_path, 2, [4, 8])
+    for step in (4, 8):
+        flip(tmp_path / f"checkpoints/step-{step:06d}/rank-1.bin")
+    found, events = newest(tmp_path)
+    assert found is None and len(events) == 2
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    losses = {2: 0.7, 4: 0.3, 6: 0.5, 8: 0.6, 10: 0.4}
+    save_steps(tmp_path, 2, list(losses), losses, keep=2)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000004", "step-000008", "step-000010"]
+    best = Checkpoints(tmp_path, Alone(), 2).best()
+    assert best is not None and best.step == 4 and best.loss == 0.3
+
+
+def test_without_a_held_out_loss_the_newest_is_the_best(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1, [2, 4, 6], keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    best = Checkpoints(tmp_path, Alone(), 2).best()
+    assert best is not None and best.step == 6
+
+
+def test_a_full_disk_on_one_worker_stops_all_and_keeps_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(tmp_path, 3, [4])
+    monkeypatch.setenv("RATCHET_FAULT", "ckpt:disk_full@8#1")
+    ends = save_steps(tmp_path, 3, [8])
+    assert [type(end) for end in ends] == [StorageError] * 3
+    assert "no space left" in str(ends[0]) and ends[0].exit_code == 74
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000004"]
+    assert newest(tmp_path, 3)[0] is not None
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratchet.train.checkpoint.free_bytes", lambda _folder: 2500)
+    ends = save_steps(tmp_path, 2, [4, 8])
+    assert [type(end) for end in ends] == [StorageError] * 2
+    assert "goes on after step 4" in str(ends[1])
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000004"]
+
+
+def test_torch_on_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: torch gives no error number for either."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError):
+            save_tensors({"weight": torch.zeros(100_000)}, tmp_path / "state.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+
+
+def test_a_stale_worker_group_commits_nothing(tmp_path: Path) -> None:
+    old = Checkpoints(tmp_path, Alone(), 2)
+    old.save(4, shards(0, 4), {})
+    new = Checkpoints(tmp_path, Alone(), 2)
+    with pytest.raises(RunError, match="has taken over"):
+        old.save(8, shards(0, 8), {})
+    found = new.newest()
+    assert found is not None and found.step == 4
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000004"]
+
+
+def test_a_group_that_goes_stale_while_it_writes_commits_nothing(tmp_path: Path) -> None:
+    old = Checkpoints(tmp_path, Alone(), 2)
+
+    def write(folder: Path) -> list[Path]:
+        Checkpoints(tmp_path, Alone(), 2)  # the network is back, and Ray has started others meanwhile
+        return shards(0, 4)(folder)
+
+    with pytest.raises(RunError, match="stale"):
+        old.save(4, write, {})
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_workers_that_see_different_folders_are_told(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, Alone(), 2)
+
+    def write(folder: Path) -> list[Path]:
+        files = shards(0, 4)(folder)
+        (folder / "stray.bin").write_text("a file that no worker names")
+        return files
+
+    with pytest.raises(StorageError, match="every node sees"):
+        checkpoints.save(4, write, {})
+
+
+def test_one_workers_error_is_everyones() -> None:
+    def work(communicator: Any) -> int:
+        def act() -> int:
+            if communicator.rank == 1:
+                raise RunError("only here")
+            return communicator.rank
+
+        return agree(communicator, act)
+
+    assert [str(end) for end in Threads(3).run(work)] == ["only here"] * 3
+
+
+def run_killed(work: Callable[[], Any]) -> int:
+    """Run `work` in a forked process; return the signal that ended it, 0 where none did."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+KILLS = [
+    ("step:kill@3", 0),
+    ("step:kill@7", 4),
+    ("ckpt:after_shard@4", 0),
+    ("ckpt:after_shard@8", 4),
+    ("ckpt:before_marker@8", 4),
+    ("ckpt:after_marker@8", 8),
+    ("ckpt:after_shard@12", 8),
+    ("ckpt:before_marker@12", 8),
+    ("ckpt:after_marker@12", 12),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Data, Any, list[torch.Tensor], str]:
+    table = Pairs(22)
+    data = Data(table, reference_of(tiny_model(), table))
+    spec = spec_of(tmp_path_factory.mktemp("whole"))
+    done = train(spec, data)
+    return data, spec, state_of(done.engine), (Path(spec.folder) / "ledger.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("fault", "resumed"), KILLS)
+def test_a_kill_anywhere_changes_no_bit(
+    tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch, fault: str, resumed: int
+) -> None:
+    data, spec, state, ledger = whole
+    spec = dataclasses.replace(spec, folder=str(tmp_path))
+    monkeypatch.setenv("RATCHET_FAULT", fault)
+    monkeypatch.setenv("RATCHET_FAULT_ONCE", str(tmp_path / "acted"))
+    assert run_killed(lambda: train(spec, data)) == signal.SIGKILL
+    done = train(spec, data)
+    assert done.resumed == resumed
+    assert same(state_of(done.engine), state)
+    assert (tmp_path / "ledger.jsonl").read_text() == ledger
+    assert not list((tmp_path / "checkpoints").glob(".step-*"))
+    unfinished = [event for event in done.checkpoints.events if "never finished" in event]
+    assert len(unfinished) == (fault.startswith(("ckpt:after_shard", "ckpt:before_marker")))
+
+
+def test_a_broken_checkpoint_costs_steps_but_no_bit(tmp_path: Path, whole: Any) -> None:
+    data, spec, state, ledger = whole
+    spec = dataclasses.replace(spec, folder=str(tmp_path))
+    train(spec, data)
+    flip(tmp_path / "checkpoints/step-000012/state.pt")
+    done = train(spec, data)
+    assert done.resumed == 8
+    assert same(state_of(done.engine), state)
+    assert (tmp_path / "ledger.jsonl").read_text() == ledger
+
+
+def test_what_is_saved_can_be_read_without_running_code(tmp_path: Path, whole: Any) -> None:
+    data, spec, *_ = whole
+    done = train(dataclasses.replace(spec, folder=str(tmp_path), max_steps=4), data)
+    newest_one = done.checkpoints.last
+    assert newest_one is not None
+    assert set(torch.load(newest_one.path / "state.pt", weights_only=True)) == {"masters", "optimizer"}
+    manifest = json.loads((newest_one.path / MANIFEST).read_text())
+    assert manifest["attempt"] == done.checkpoints.attempt and manifest["step"] == 4
+    assert manifest["facts"]["layout"] == {"engine": "torch", "workers": 1}
+    assert newest_step(tmp_path) == 4
+
+
+def test_a_fault_names_a_point_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not faults.due("step:kill", 1, 0)
+    monkeypatch.setenv("RATCHET_FAULT", "step:explode@1")
+    with pytest.raises(ValueError, match="no point"):
+        faults.due("step:kill", 1, 0)
+    monkeypatch.setenv("RATCHET_FAULT", "step:nan@3#1")
+    assert [faults.due("step:nan", step, rank) for step, rank in [(3, 1), (3, 0), (2, 1)]] == [True, False, False]
+
+
+def test_keep_one_still_never_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
+    data, spec, state, _ = whole
+    spec = dataclasses.replace(spec, folder=str(tmp_path), checkpoint=CheckpointSettings(every=4, keep=1))
+    monkeypatch.setenv("RATCHET_FAULT", "ckpt:before_marker@8")
+    assert run_killed(lambda: train(spec, data)) == signal.SIGKILL
+    monkeypatch.delenv("RATCHET_FAULT")
+    done = train(spec, data)
+    assert done.resumed == 4 and same(state_of(done.engine), state)
