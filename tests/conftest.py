@@ -8,7 +8,11 @@ import sys
 import warnings
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("ratchet", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("ratchet")
 
 ROOT = Path(__file__).resolve().parent.parent
 

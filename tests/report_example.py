@@ -186,6 +186,10 @@ _HELDOUT = {  # model: source: (accuracy, margin, chosen delta, rejected delta) 
         "helpful": (0.708, 2.8, 0.8, -2.0),
     },
 }
+EXAMPLES = [
+    {"answer": "12 * 3 = 36\n36 + 7 = 43\nThe answer is 43.", "chosen": "12 * 3 = 36\n36 + 7 = 43\nThe answer is 43."},
+    {"answer": "9 - 4 = 6\n6 * 2 = 12\nThe answer is 12.", "chosen": "9 - 4 = 5\n5 * 2 = 10\nThe answer is 10."},
+]
 _EXACT = {
     "base": 0.345,
     "warm": 0.61,
@@ -218,7 +222,7 @@ def evaluation() -> list[dict[str, Any]]:
             for source, (accuracy, margin, chosen, rejected) in _HELDOUT.get(model, {}).items()
         ]
         error = math.sqrt(score * (1 - score) / 200)
-        exact = {"task": "sums", "score": score, "standard_error": error, "items": 200, "examples": []}
+        exact = {"task": "sums", "score": score, "standard_error": error, "items": 200, "examples": EXAMPLES}
         record = f"runs/sums-then-care/scores/{model}.json"
         made.append({"model": model, "record": record, "heldout": rows, "exact_match": [exact]})
     return made

@@ -202,6 +202,13 @@ def test_every_dropout_is_off(tmp_path: Path) -> None:
     assert torch.equal(score(scorer, [pair], "cpu").chosen_B, score(scorer, [pair], "cpu").chosen_B)
 
 
+def test_dropout_in_attention_is_off_too(copy: Path) -> None:
+    edit(copy / "config.json", attention_dropout=0.4)
+    model = load_model(copy, "float32").train()
+    ids = torch.arange(4, 20)[None]
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
 def test_resolve(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve(ModelSpec(path=str(made))) == made
     with pytest.raises(ModelError, match="no such model folder"):

@@ -173,10 +173,10 @@ def test_every_preference_kind_is_checked(kind: str) -> None:
 
 
 def test_micro_batches() -> None:
-    spoiled = PLAN.replace("  workers: 8\n", "  workers: 3\n  micro_batch: 4\n").replace("beta: 0.3", "batch: 36")
+    spoiled = PLAN.replace("  workers: 8\n", "  workers: 2\n  micro_batch: 5\n").replace("beta: 0.3", "batch: 40")
     assert said(spoiled)[0] == (
         "jobs/x.yaml:10: stages.warm.batch: 32 pairs do not divide by "
-        "cluster.workers × cluster.micro_batch = 3 × 4; did you mean 36?"
+        "cluster.workers × cluster.micro_batch = 2 × 5; did you mean 30?"
     )
     assert not any("align" in line for line in said(spoiled))
 

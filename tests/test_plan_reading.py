@@ -115,7 +115,7 @@ REFUSED = {
     "bell": ("a: 1\nb: \x07\n", "f:2: the character U+0007 does not belong in YAML"),
     "deep": ("a: " + "[" * 50 + "]" * 50, "f:1: nested more than 32 deep"),
     "very deep": ("[" * 100_000, "f:1: nested more than 32 deep"),
-    "bomb": (bomb(9), "f:5: a4: more than 100,000 values once its aliases are written out"),
+    "bomb": (bomb(30), "f:5: a4: more than 100,000 values once its aliases are written out"),
     "recursive": ("a: 1\nb: &b\n  c: *b\n", "f:2: b: nested more than 32 deep once its aliases are written out"),
     "too large": ("# " + "x" * LARGEST_FILE, "f:1: larger than 1 MiB: no plan is that long"),
 }
@@ -129,11 +129,6 @@ def test_refused_with_a_line(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(PlanError) as caught:
         read(Path("f"))
     assert caught.value.what == said
-
-
-def test_a_bomb_of_any_size_is_refused_at_once() -> None:
-    with pytest.raises(PlanError, match="100,000 values"):
-        parse(bomb(30), "f")  # 10^30 values would take for ever
 
 
 @pytest.mark.parametrize(

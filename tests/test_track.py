@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -205,6 +206,27 @@ def test_a_killed_run_goes_on_under_its_id(tmp_path: Path) -> None:
     assert sorted(history) == list(range(1, 41))
 
 
+@pytest.mark.slow
+def test_a_wandb_whose_service_dies_does_not_stop_training(tmp_path: Path) -> None:
+    run = _train(tmp_path, _settings(), 0, 300)
+    service: list[int] = []
+    while not service:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.1)
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # a process that ended meanwhile
+                name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+                if name.startswith("wandb-core") and int(rest.split()[1]) == run.pid:
+                    service.append(int(stat.parent.name))
+    time.sleep(1)
+    os.kill(service[0], signal.SIGKILL)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert float(out) < 0.25
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 300
+    assert err.count("\n") == err.count("wandb is off for the rest of this step") == 1, err
+
+
 @pytest.mark.parametrize("fault", ["refuses", pytest.param("hangs", marks=pytest.mark.slow), "no key"])
 def test_a_wandb_that_fails_neither_stops_nor_slows_training(tmp_path: Path, fault: str) -> None:
     with socket.socket() as server:
@@ -245,6 +267,19 @@ def test_tail_follows_growth_torn_lines_and_a_cut(tmp_path: Path) -> None:
     tracker.close()
     JsonLines(path, 1).close()
     assert (tail.last() or {})["step"] == 1
+
+
+def test_tail_sees_another_file_under_the_name_and_the_same_one_shortened(tmp_path: Path) -> None:
+    path, other = tmp_path / "metrics.jsonl", tmp_path / "other"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    tail = Tail(path)
+    assert tail.last() == {"step": 2}
+    other.write_text('{"step": 7}\n{"step": 8}\n')
+    other.replace(path)
+    assert tail.last() == {"step": 8}
+    with path.open("r+") as file:
+        file.truncate(12)
+    assert tail.last() == {"step": 7}
 
 
 def _grow(path: Path, last: int) -> None:

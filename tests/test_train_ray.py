@@ -128,11 +128,16 @@ def test_an_error_of_ours_is_not_tried_again(
 ) -> None:
     """NaN on one of two workers: both stop at that step, Ray restarts nothing, nothing bad is saved."""
     monkeypatch.setenv("RATCHET_FAULT", "step:nan@6#1")
-    with pytest.raises(TrainingError, match="at step 6 the loss of .* not finite") as raised:
+    with pytest.raises(TrainingError, match=r"at step 6 the loss of .* not finite") as raised:
         go(spec_at(tmp_path / "run", inputs, zero=1, workers=2), max_restarts=3)
     assert "step-000004" in str(raised.value)
     assert [line["step"] for line in lines_of(tmp_path / "run")] == list(range(1, 6))
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-000004"]
+
+
+def distance(values: list[float], others: list[float]) -> float:
+    """The largest relative difference."""
+    return max(abs(a / b - 1) for a, b in zip(values, others, strict=True))
 
 
 @pytest.mark.slow
@@ -149,10 +154,8 @@ def test_the_cluster_changes_no_step(
             table[name] = [line["loss"] for line in lines_of(tmp_path / name)]
             norms[name] = [line["grad_norm"] for line in lines_of(tmp_path / name)]
     first = next(iter(table))
-    off = {
-        name: max(abs(a / b - 1) for a, b in zip(losses, table[first], strict=True)) for name, losses in table.items()
-    }
-    off_norm = {name: max(abs(a / b - 1) for a, b in zip(n, norms[first], strict=True)) for name, n in norms.items()}
+    off = {name: distance(losses, table[first]) for name, losses in table.items()}
+    off_norm = {name: distance(values, norms[first]) for name, values in norms.items()}
     with capsys.disabled():
         sys.stderr.write(f"\nlosses of {first}: {[round(loss, 6) for loss in table[first]]}\n")
         for name in table:

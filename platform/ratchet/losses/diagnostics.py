@@ -5,7 +5,7 @@ Legend: _B pairs, _K metrics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -41,8 +41,3 @@ def metric_sums(metrics: Mapping[str, Tensor]) -> Tensor:
     Add these over micro-batches and workers, and divide by the pairs of the global batch.
     """
     return torch.stack([values_B.detach().to(torch.float64).sum() for values_B in metrics.values()])
-
-
-def metric_means(names: Sequence[str], sums_K: Tensor, pairs: int) -> dict[str, float]:
-    """Return the mean of each metric over `pairs`, from sums in the order of `names`."""
-    return dict(zip(names, (sums_K / pairs).tolist(), strict=True))

@@ -1,6 +1,6 @@
 """The supervised loss: negative log-likelihood of answer tokens.
 
-Legend: _S sequences.
+Legend: _B demonstrations.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def sft(logps_S: Tensor) -> Tensor:
-    """Return the summed negative log-likelihood of a batch's answers, a scalar in nats.
+def sft(logps_B: Tensor) -> Tensor:
+    """Return the summed negative log-likelihood of each answer's tokens, shape (B,), in nats.
 
-    A sum, not a mean: the loss of a step is this sum over the GLOBAL batch divided by the answer
-    tokens of the GLOBAL batch, so that no split of the batch changes it.
+    Sums, not means: the loss of a step is their sum over the GLOBAL batch divided by the answer
+    tokens of the GLOBAL batch, so that no way of dividing the batch changes it.
     """
-    return -logps_S.sum()
+    return -logps_B

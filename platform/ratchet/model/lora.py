@@ -10,7 +10,6 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ratchet.errors import ModelError
-from ratchet.model.load import load_model
 from ratchet.plan.stages import Lora
 
 
@@ -42,12 +41,12 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
 def merge_lora(model: Any) -> Any:
     """Return the plain model with its adapters added to the weights, each sum made in float32.
 
-    Raises ModelError for quantised weights: merge those with `merge_adapter`.
+    Raises ModelError for quantised weights: put the adapters on the unquantised model and merge there.
     """
     for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
         weight = layer.get_base_layer().weight
         if not weight.is_floating_point():
-            raise ModelError("quantised weights cannot take an adapter", fix="merge into the base with merge_adapter")
+            raise ModelError("quantised weights cannot take an adapter", fix="merge into the unquantised model")
         dtype = weight.dtype
         weight.data = weight.data.float()
         layer.merge()
@@ -58,9 +57,3 @@ def merge_lora(model: Any) -> Any:
 def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapters alone, in peft's layout."""
     model.save_pretrained(str(folder))
-
-
-def merge_adapter(base: Path, adapter: Path, dtype: str, *, trust_remote_code: bool = False) -> Any:
-    """Return the unquantised base model with a saved adapter merged into it (QLoRA's last step). Raises ModelError."""
-    plain = load_model(base, dtype, trust_remote_code=trust_remote_code)
-    return merge_lora(peft.PeftModel.from_pretrained(plain, str(adapter)))

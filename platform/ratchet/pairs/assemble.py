@@ -102,10 +102,12 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
 
 def read_pairs(path: Path) -> Iterator[PreferencePair]:
     """Yield the pairs of a Parquet file of a pairs folder, in flat memory."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS // 8, columns=["prompt", "chosen", "rejected", "file", "row"]):
-            for row in batch.to_pylist():
-                yield PreferencePair(prompt=tuple(Turn(**turn) for turn in row.pop("prompt")), **row)
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):  # each of bounded size, by `_Table`
+            table = file.read_row_group(group, columns=["prompt", "chosen", "rejected", "file", "row"])
+            for batch in table.to_batches(max_chunksize=_ROWS // 32):
+                for row in batch.to_pylist():
+                    yield PreferencePair(prompt=tuple(Turn(**turn) for turn in row.pop("prompt")), **row)
 
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _lines(rows: Iterable[Skipped]) -> str:
 def _first(table: Path, reasons: Mapping[str, int]) -> list[Skipped]:
     """Return the first rows of `skipped.parquet` that have one of `reasons`."""
     found: list[Skipped] = []
-    with pq.ParquetFile(table) as file:
+    with pq.ParquetFile(table, pre_buffer=False) as file:
         for batch in file.iter_batches():
             found += [Skipped(**row) for row in batch.to_pylist() if row["reason"] in reasons]
             if len(found) >= _EXAMPLES:

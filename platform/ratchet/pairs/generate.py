@@ -32,7 +32,7 @@ def _quiz_row(draw: random.Random, steps: int, largest: int) -> dict[str, Any]:
     numbers = [total, *draw.sample([number for number in near if number != total], _WRONG)]
     draw.shuffle(numbers)
     return {
-        "question": question,
+        "question": question.replace("What", "At once: what"),
         "choices": [f"The answer is {number}." for number in numbers],
         "answer": numbers.index(total),
     }

@@ -67,6 +67,6 @@ def _shared(
 
 
 def _ids(path: Path, column: str) -> Iterator[str]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(4096, columns=[column]):
             yield from batch.column(0).to_pylist()

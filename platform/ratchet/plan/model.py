@@ -57,7 +57,7 @@ class ModelSpec(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights in every stage's forward pass, and of the reference's."""
     chat_template: str | None = None
-    """Chat template, where the tokenizer's own is missing or unwanted: a Jinja file, or `plain`, which comes with Ratchet."""
+    """A Jinja chat template in place of the tokenizer's own: a file, or `plain`, which comes with Ratchet."""
     system: str | None = None
     """System prompt of conversations that have none of their own."""
     trust_remote_code: bool = False

@@ -122,11 +122,12 @@ def _end(series: Series) -> float:
 
 
 def _records(report: Report, stages: list[str]) -> tuple[str, ...]:
-    return tuple(f"{part.step.record}/metrics.jsonl" for stage in stages for part in parts_of(report, stage))
+    paths = (f"{part.step.record}/metrics.jsonl" for stage in stages for part in parts_of(report, stage))
+    return tuple(dict.fromkeys(paths))
 
 
 def chosen_and_rejected(report: Report) -> list[Chart]:
-    """Both sides' log-ratios, one chart a preference stage, all with the same y axis."""
+    """Both sides' log-ratios, one chart a preference stage, all with the same axes."""
     stages = preference_stages(report)
     keys = ("logps/chosen_delta", "logps/rejected_delta")
     values = [
@@ -136,6 +137,9 @@ def chosen_and_rejected(report: Report) -> list[Chart]:
         return []
     room = 0.06 * ((max(values) - min(values)) or 1.0)
     limits = (min(values) - room, max(values) + room)
+    longest = max(
+        line["step"] + part.offset for one in stages for part in parts_of(report, one) for line in part.step.history
+    )
 
     def chart(stage: str) -> Chart:
         parts, colour = parts_of(report, stage), colour_of(report, stage)
@@ -147,7 +151,7 @@ def chosen_and_rejected(report: Report) -> list[Chart]:
                 for key, dashed in zip(keys, (False, True), strict=True):
                     line(axes, part.series(key), colour, dashed=dashed)
             axes.axhline(0, color=INK, linewidth=0.9)
-            axes.margins(x=0)
+            axes.set_xlim(1, max(longest, 2))
             divide(axes, parts)
             names = zip(keys, ("chosen", "rejected"), strict=True)
             ends = [(_end(series), name, colour) for key, name in names if (series := parts[-1].series(key))]
@@ -165,13 +169,13 @@ def divide(axes: Any, parts: list[Part]) -> None:
     """Mark where the steps of a stepwise stage meet, and name each one's data above the axes."""
     if len(parts) < 2:
         return
-    _, end = axes.get_xlim()
+    end, width = parts[-1].offset + parts[-1].step.history[-1]["step"], axes.get_xlim()[1]
     for number, part in enumerate(parts):
         after = parts[number + 1].offset if number + 1 < len(parts) else end
         if part.offset:
             axes.axvline(part.offset + 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)))
         name = part.step.chunk[0] if len(part.step.chunk) == 1 else part.step.name
-        if (room := int((after - part.offset) / end * 42)) >= 4:
+        if (room := int((after - part.offset) / width * 42)) >= 4:
             axes.annotate(
                 short(name, room),
                 ((part.offset + after) / 2, 1),
@@ -283,7 +287,7 @@ def times(report: Report) -> Chart | None:
 
     size = (760, 66 + 26 * len(steps))
     svg = draw("times", "Time of each step", paint, size=size, margins=(118, 84, 14, 40))
-    caption = "Pale: scoring the reference, where the step did it. Full: training. Faint: starting workers, saving, publishing."
+    caption = "Pale: scoring the reference, where the step did it. Full: training. Faint: starting, saving, publishing."
     return Chart(svg, caption, tuple(step.record for step in steps))
 
 

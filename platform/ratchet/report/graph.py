@@ -37,11 +37,11 @@ class Node:
 
     @property
     def label(self) -> str:
-        return short(self.name, 18)
+        return short(self.name, 16)
 
     @property
     def caption(self) -> str:
-        return short(self.detail, 21)
+        return short(self.detail, 20)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ def markdown(report: Report) -> str:
         if not section.tables and not section.cautions:
             continue
         parts.append(f"## {section.title}")
-        parts += [escape(section.text)] if section.text and section.key != "chosen" else []
+        parts += [escape(section.text)] if section.text else []
         parts += [f"- **Warning:** {escape(text)}" for text in section.cautions]
         parts += [render(one, records) for one in section.tables]
     parts += ["## Made with", "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts(report))]

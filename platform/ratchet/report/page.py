@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,26 @@ from ratchet.track.progress import duration
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the report: charts stand above the tables; `cautions` are set apart above both."""
+    """A part of the report: text, and tables; `cautions` are set apart above them."""
 
     key: str
     title: str
     text: str = ""
-    wide: tuple[Chart, ...] = ()
-    charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     cautions: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawings:
+    """A section's charts, which only the page has: `wide` ones over `small` ones, and how to read them."""
+
+    wide: tuple[Chart, ...]
+    small: tuple[Chart, ...]
+    key: str = ""
+
+    @classmethod
+    def of(cls, wide: Sequence[Chart | None], small: Sequence[Chart], key: str = "") -> Drawings:
+        return cls(tuple(one for one in wide if one is not None), tuple(small), key)
 
 
 class Records:
@@ -91,12 +102,14 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    drawn = drawings(report)
     stages = {name: index % 8 for index, name in enumerate(report.stages)}
     return environment.get_template("template.html.jinja").render(
         report=report,
         sentence=sentence(report),
         headline=tables.headline(report),
-        sections=sections(report),
+        sections=[one for one in sections(report) if one.tables or one.key in drawn],
+        drawn=drawn,
         graph=graph(report),
         resolved=json.dumps(report.resolved, indent=2, ensure_ascii=False),
         facts=facts(report),
@@ -146,64 +159,75 @@ def facts(report: Report) -> list[tuple[str, str]]:
 
 
 def sections(report: Report) -> list[Section]:
-    """Return the report's sections in order, without those that the run has nothing for."""
-    overlay, times = charts.chosen_overlay(report), charts.times(report)
-    made = [
+    """Return the report's sections in order, with their tables; some have only drawings, or nothing."""
+    return [
         _section(
             "chosen",
             "Does the chosen answer hold?",
             "DPO needs only the margin between the answers to grow, so it may lower the chosen answer as long as it "
             "lowers the rejected one more. DPO-Positive penalises just that.",
-            wide=[overlay],
-            charts=charts.chosen_and_rejected(report),
-            tables=[tables.chosen(report)],
+            tables.chosen(report),
         ),
-        _section("loss", "Loss", charts=charts.losses(report)),
-        _section("margins", "Reward margins and accuracies", charts=charts.margins(report)),
+        _section("loss", "Loss"),
+        _section("margins", "Reward margins and accuracies"),
         _section(
             "heldout",
             "Held-out pairs and answers",
             "Every model on pairs and questions that no stage trained on.",
-            tables=[tables_data.heldout(report), tables_data.exact_match(report)],
+            tables_data.heldout(report),
+            tables_data.exact_match(report),
+            tables_data.examples(report),
         ),
         _section(
             "gamma",
             "γ, stage by stage",
-            "γ = log π(chosen) − log π(rejected) under a model, on the same pairs for all. A rise on held-out pairs "
-            "(circles) is alignment. On training pairs (squares) that a model has seen, drawn hollow, it is memory.",
-            charts=charts_data.gamma(report),
-            tables=[tables_data.gamma(report)],
+            "γ = log π(chosen) − log π(rejected) under a model, on the same pairs for all. A rise on held-out pairs is "
+            "alignment. On training pairs that a model has seen it is memory.",
+            tables_data.gamma(report),
         ),
-        _section(
-            "difficulty",
-            "Difficulty of the sources",
-            charts=charts_data.difficulty(report),
-            tables=[tables_data.difficulty(report)],
-        ),
+        _section("difficulty", "Difficulty of the sources", "", tables_data.difficulty(report)),
         _section(
             "distance",
             "How far apart chosen and rejected are",
-            "Token edit distance divided by the longer answer's length. Left of the grey line answers are near twins.",
-            charts=charts_data.edit_distances(report),
+            "Token edit distance between the two answers, divided by the longer one's length.",
             cautions=tables_data.low_distance_warnings(report),
         ),
         _section(
             "sources",
             "Sources and skipped rows",
-            tables=[tables_data.sources(report), tables_data.skipped(report), tables_data.tokens(report)],
+            "",
+            tables_data.sources(report),
+            tables_data.skipped(report),
+            tables_data.tokens(report),
         ),
         _section(
             "overlap",
             "Overlap between sources",
             "Pairs and prompts that stand in more than one source.",
-            tables=[tables_data.overlap(report)],
+            tables_data.overlap(report),
         ),
-        _section("steps", "Steps", tables=[tables.steps(report), tables_data.merges(report)]),
-        _section("throughput", "Time and throughput", wide=[times], tables=[tables.throughput(report)]),
+        _section("steps", "Steps", "", tables.steps(report), tables_data.merges(report)),
+        _section("throughput", "Time and throughput", "", tables.throughput(report)),
     ]
-    return [section for section in made if section.wide or section.charts or section.tables]
 
 
-def _section(key: str, title: str, text: str = "", **parts: list[Any]) -> Section:
-    kept = {name: tuple(one for one in items if one is not None) for name, items in parts.items()}
-    return Section(key, title, text.strip(), **kept)
+def _section(key: str, title: str, text: str = "", *parts: Table | None, cautions: Sequence[str] = ()) -> Section:
+    return Section(key, title, text, tuple(one for one in parts if one is not None), tuple(cautions))
+
+
+def drawings(report: Report) -> dict[str, Drawings]:
+    """Return each section's charts, by its key; a section without any is not there."""
+    drawn = {
+        "chosen": Drawings.of([charts.chosen_overlay(report)], charts.chosen_and_rejected(report)),
+        "loss": Drawings.of([], charts.losses(report), "Dots: on held-out pairs, at checkpoints."),
+        "margins": Drawings.of([], charts.margins(report)),
+        "gamma": Drawings.of(
+            [], charts_data.gamma(report), "Circles: held out. Squares: training pairs; hollow where memorised."
+        ),
+        "difficulty": Drawings.of([], charts_data.difficulty(report)),
+        "distance": Drawings.of(
+            [], charts_data.edit_distances(report), "Left of the grey line answers are near twins."
+        ),
+        "throughput": Drawings.of([charts.times(report)], []),
+    }
+    return {key: found for key, found in drawn.items() if found.wide or found.small}

@@ -146,7 +146,7 @@ def headline(report: Report) -> Table | None:
     ]
     note = (
         "± is one standard error. Held-out pairs of all sources are pooled, each pair with equal weight. "
-        "Grey rows are what the final models are compared with."
+        "Models that others start from are shown to compare with."
     )
     return table(columns, rows, note)
 

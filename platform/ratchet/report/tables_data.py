@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ratchet.report import figures as fig
 from ratchet.report.data import LOW_EDIT_DISTANCE, Report
 from ratchet.report.tables import Cell, Column, Row, Table, model_cell, row, table
@@ -167,6 +169,27 @@ def exact_match(report: Report) -> Table | None:
     ]
     columns = [Column("model", text=True), Column("task", text=True), Column("exact match", "%"), Column("items")]
     return table(columns, rows)
+
+
+def examples(report: Report) -> Table | None:
+    """A few answers of the final models beside the source's own, cut to one line."""
+    rows = [
+        row(
+            [model_cell(report, model.model), one.task, _line(pair, "answer"), _line(pair, "chosen")],
+            one.record or model.record,
+        )
+        for model in report.evaluation
+        if model.model in report.final_models
+        for one in model.exact_match
+        for pair in one.examples
+    ]
+    columns = [Column(name, text=True) for name in ("model", "task", "its answer", "the chosen answer")]
+    return table(columns, rows)
+
+
+def _line(pair: Mapping[str, str], key: str, most: int = 200) -> str:
+    text = " ".join(str(pair.get(key, "")).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def merges(report: Report) -> Table | None:

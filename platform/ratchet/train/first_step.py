@@ -18,7 +18,7 @@ from ratchet.errors import TrainingError
 from ratchet.losses.preference import PairLogps, starts_at_ln2
 from ratchet.train.spec import TrainSpec
 
-_NOISE = 32.0
+_NOISE = 16.0
 """Rounding of one token's log-probability, in units of the precision; tokens add up as a random walk."""
 
 
@@ -47,7 +47,7 @@ class FirstStep:
 def allowed_h(dtype: torch.dtype, tokens_B: Tensor, logps_B: Tensor) -> Tensor:
     """Return how far rounding alone may take each log-ratio from 0, shape (B,), nats.
 
-    A token's log-probability is rounded to some 32 units of the precision, and the errors of an
+    A token's log-probability is rounded to some 16 units of the precision, and the errors of an
     answer's tokens add up as a random walk; the sum itself is rounded in float32.
     """
     walk_B = _NOISE * torch.finfo(dtype).eps * tokens_B.double().sqrt()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ratchet.losses.diagnostics import pair_metrics
 from ratchet.losses.preference import PairLogps, preference_loss
+from ratchet.losses.sft import sft
 from ratchet.model.forward import SequenceBatch, SideScores, score
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train.batches import Rows
@@ -67,7 +68,8 @@ def objective(spec: TrainSpec, scorer: Scorer, device: torch.device, data: Data,
     pairs = [data.table[int(row)] for row in rows]
     sides = score(scorer, pairs, device, chosen_only=spec.supervised)
     if spec.supervised:
-        return Scored(-sides.chosen_B, {"loss": -sides.chosen_B}, None)
+        loss_B = sft(sides.chosen_B)
+        return Scored(loss_B, {"loss": loss_B}, None)
     logps = _with_reference(sides, data.reference, rows)
     loss_B = preference_loss(spec.kind, logps, spec.options)
     metrics = pair_metrics(spec.kind, logps, loss_B, spec.beta)

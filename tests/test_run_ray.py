@@ -1,0 +1,182 @@
+"""Whole runs from the command line: what comes out, what is kept, what is refused, what a kill costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from whole_run import command, environment, metrics, ratchet, record, steps, weights, write_plan
+
+pytestmark = pytest.mark.ray
+STEPS = ("warm", "align.1", "align.2", "control", "blend")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the plan has run to its end."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_plan(folder)
+    found = ratchet(folder, "run", "plan.yaml")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[-1] == f"report: {folder}/out/runs/tiny/report.html"
+    return folder
+
+
+def test_every_step_leaves_a_model_that_transformers_loads(done: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for step in STEPS:
+        model = steps(done) / step / "model"
+        assert AutoModelForCausalLM.from_pretrained(model).num_parameters() > 10_000
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "What is 1 + 2?"}], tokenize=False)
+        assert "1 + 2" in text
+        assert (model / "generation_config.json").exists()
+        card = (model / "README.md").read_text()
+        assert step in card or step == "blend"
+    assert len({weights(done, step) for step in STEPS}) == len(STEPS)
+
+
+def test_the_merge_is_the_weighted_average(done: Path) -> None:
+    from safetensors.numpy import load_file
+
+    blend, align, control = (
+        load_file(next((steps(done) / s / "model").glob("*.safetensors"))) for s in ("blend", "align.2", "control")
+    )
+    for name, tensor in blend.items():
+        expected = 0.75 * align[name].astype("float64") + 0.25 * control[name].astype("float64")
+        assert abs(tensor - expected).max() <= 1e-6
+
+
+def test_each_preference_step_starts_at_ln_2_and_saw_each_pair_once(done: Path) -> None:
+    for step in ("align.1", "align.2", "control"):
+        assert metrics(done, step)[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+        rows = [
+            row
+            for line in (steps(done) / step / "ledger.jsonl").read_text().splitlines()
+            for row in json.loads(line)["rows"]
+        ]
+        assert sorted(rows) == list(range(record(done, step)["counts"]["pairs"]))
+
+
+def test_step_2_refers_to_step_1(done: Path) -> None:
+    first, second = record(done, "align.1"), record(done, "align.2")
+    assert first["inputs"]["start"] == first["inputs"]["reference"] == record(done, "warm")["facts"]["weights"]
+    assert second["inputs"]["start"] == second["inputs"]["reference"] == first["facts"]["weights"]
+    order = json.loads((done / "out/runs/tiny/orders/align.json").read_text())
+    accuracy = {one["chunk"]: one["accuracy"] for one in order["difficulties"]}
+    assert accuracy[order["chunks"][0]] >= accuracy[order["chunks"][1]]
+    assert first["facts"]["chunk"] == order["chunks"][0]
+
+
+def test_the_reference_is_scored_once_for_all_that_need_it(done: Path) -> None:
+    folders = {path.parent for path in (done / "out/store/logps").glob("*/record.json")}
+    identities = [json.loads((folder / "record.json").read_text())["identity"] for folder in folders]
+    warm = record(done, "warm")["facts"]["weights"]
+    whole = [one for one in identities if one["weights"] == warm and one["split"] == "train" and one["rows"] == "all"]
+    assert len(whole) == 2, "one pass over each source, shared by align.1 and control"
+    assert set(record(done, "align.1")["facts"]["reference"]["records"]) < set(
+        record(done, "control")["facts"]["reference"]["records"]
+    )
+
+
+def test_the_report_is_one_page_with_the_figures_of_the_records(done: Path) -> None:
+    page = (done / "out/runs/tiny/report.html").read_text()
+    assert "<script src" not in page
+    data = json.loads((done / "out/runs/tiny/report.json").read_text())
+    assert [step["name"] for step in data["steps"]] == list(STEPS)
+    assert {row["model"] for row in data["evaluation"]} == set(STEPS)
+    assert all(0 <= row["heldout"][0]["reward_accuracy"] <= 1 for row in data["evaluation"] if row["heldout"])
+    seen = {(row["model"], row["source"]): row["seen"] for row in data["gamma"] if row["split"] == "train"}
+    assert seen["control", "slips"] is True
+    assert seen["warm", "slips"] is False
+
+
+def test_show_says_what_is_done(done: Path) -> None:
+    shown = ratchet(done, "show", "plan.yaml")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("done on") == len(STEPS)
+    changed = ratchet(done, "show", "plan.yaml", "--set", "stages.align.beta=0.5")
+    assert "changed options.beta: 0.3 → 0.5" in changed.stdout
+    assert "waiting for align.1" in changed.stdout
+
+
+def test_a_second_run_does_nothing_again(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in steps(done).glob("*/model/*")}
+    again = ratchet(done, "run", "plan.yaml")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("is there already") == len(STEPS)
+    assert "pairs scored" not in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in steps(done).glob("*/model/*")} == before
+
+
+def test_another_plan_on_the_same_run_is_refused_by_key(done: Path) -> None:
+    found = ratchet(done, "run", "plan.yaml", "--set", "stages.control.beta=0.7", "--set", "stages.control.batch=8")
+    assert found.returncode == 6
+    assert "step control was made from something else" in found.stderr
+    assert "options.batch: 16 → 8; options.beta: 0.1 → 0.7" in found.stderr
+    assert "--fresh" in found.stderr
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("run", "plan.yaml", *arguments), cwd=folder, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start runs of the plan that end with the test, whatever happens."""
+    write_plan(tmp_path)
+    runs: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        runs.append(start(tmp_path, *arguments))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+
+
+def until(condition: Callable[[], bool], run: subprocess.Popen[str], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < end, "the run did not come this far"
+        time.sleep(0.05)
+
+
+def test_a_killed_driver_comes_back_as_if_nothing_had_happened(
+    done: Path, tmp_path: Path, begun: Callable[..., subprocess.Popen[str]]
+) -> None:
+    run = begun()
+    until(lambda: any((steps(tmp_path) / "align.1" / "checkpoints").glob("step-*/COMMITTED")), run)
+    second = ratchet(tmp_path, "run", "plan.yaml")
+    assert second.returncode == 6
+    assert "another run is using this folder" in second.stderr
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    found = ratchet(tmp_path, "run", "plan.yaml")
+    assert found.returncode == 0, found.stderr
+    assert "warm                 is there already" in found.stderr
+    assert record(tmp_path, "align.1")["facts"]["training"]["resumed_from"] > 0
+    for step in STEPS:
+        assert weights(tmp_path, step) == weights(done, step), step
+        if step != "blend":
+            trained = [line["step"] for line in metrics(tmp_path, step)]
+            assert trained == list(range(1, len(trained) + 1))
+            assert (steps(tmp_path) / step / "ledger.jsonl").read_text() == (
+                steps(done) / step / "ledger.jsonl"
+            ).read_text()

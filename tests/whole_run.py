@@ -1,0 +1,94 @@
+"""A whole plan in miniature, and ways to run it as a user does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PLAN = """\
+name: tiny
+model:
+  scratch: {tokenizer_from: [sums], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
+            intermediate_size: 64, max_positions: 128}
+data:
+  sums: {generate: {kind: arithmetic, rows: 300, steps: 2, largest: 20}, held_out: 0.1}
+  slips:
+    generate: {kind: arithmetic, rows: 160, steps: 2, largest: 20, seed: 1}
+    build: arithmetic_corruption
+    held_out: 0.2
+  quiz: {generate: {kind: arithmetic_quiz, rows: 50, steps: 1, seed: 2}, build: multiple_choice, held_out: 0.2}
+stages:
+  warm: {kind: sft, data: [sums], batch: 32, learning_rate: 2e-3, max_length: 96}
+  align:
+    kind: dpop
+    after: warm
+    data: [slips, quiz]
+    steps: {by: source, order: easy_to_hard}
+    batch: 16
+    learning_rate: 1e-3
+    max_length: 96
+    checkpoint: {every: 2, keep: 2}
+  control: {kind: dpo, after: warm, data: [slips, quiz], batch: 16, learning_rate: 1e-3, max_length: 96}
+  blend: {kind: merge, of: [align, control], weights: [0.75, 0.25]}
+evaluate: [suite.yaml]
+cluster: {micro_batch: 8, storage: out}
+"""
+
+SUITE = """\
+tasks:
+  sums: {kind: exact_match, source: sums, pattern: 'answer is (-?\\d+)', rows: 16, max_new_tokens: 32}
+"""
+
+
+def write_plan(folder: Path) -> None:
+    """Write the plan and its suite into `folder`, which then is the current directory of a run."""
+    (folder / "plan.yaml").write_text(PLAN)
+    (folder / "suite.yaml").write_text(SUITE)
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of the installed `ratchet`."""
+    return [str(Path(sys.executable).with_name("ratchet")), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a run: quiet, offline, and without another Ray's address."""
+    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
+        "CI": "true",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def ratchet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `ratchet` in `folder` to its end."""
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+def steps(folder: Path, plan: str = "tiny") -> Path:
+    """Return the folder of a plan's steps."""
+    return folder / "out" / "runs" / plan / "steps"
+
+
+def record(folder: Path, step: str) -> dict[str, Any]:
+    """Return a step's record."""
+    found: dict[str, Any] = json.loads((steps(folder) / step / "record.json").read_text())
+    return found
+
+
+def metrics(folder: Path, step: str) -> list[dict[str, Any]]:
+    """Return a step's metrics lines."""
+    return [json.loads(line) for line in (steps(folder) / step / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path, step: str) -> str:
+    """Return a digest of a step's weights, bytes and all."""
+    files = sorted((steps(folder) / step / "model").glob("*.safetensors"))
+    assert files
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
