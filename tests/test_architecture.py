@@ -182,7 +182,7 @@ def test_the_library_keeps_the_rule(rule) -> None:
         (layer_faults, "store/bad.py", "import ratchet.plan.schema", "store (layer 1) imports ratchet.plan"),
         (layer_faults, "store/bad.py", "from ..plan import schema", "store (layer 1) imports ratchet.plan"),
         (layer_faults, "errors.py", "from ratchet import cli", "errors (layer 0) imports ratchet.cli"),
-        (layer_faults, "train/bad.py", "def f():\n    import ratchet.pipeline.graph", "bad.py:2: train (layer 4)"),
+        (layer_faults, "train/bad.py", "def f():\n    import ratchet.pipeline.graph", "bad.py:2: train (layer 5)"),
         (layer_faults, "new/bad.py", "import ratchet.plan", "'new' has no row in LAYERS"),
         (layer_faults, "__init__.py", "from ratchet import plan", "'ratchet/__init__.py' has no row in LAYERS"),
         (door_faults, "train/loop.py", "from deepspeed import comm", "deepspeed comes only through"),

@@ -154,6 +154,8 @@ def test_shares_and_samples_are_as_large_as_asked(tmp_path: Path) -> None:
     assert {row["prompt_id"] for row in held} < {row["prompt_id"] for row in more}
     counts, small, _, _ = assembled(items, tmp_path / "c", held_out=0.0, max_rows=1000, seed=1)
     assert (counts.read, counts.kept, counts.skipped) == (6000, 1000, {"sample": 5000})
+    _, _, elsewhere, _ = assembled(items, tmp_path / "e", held_out=0.2, seed=2)
+    assert 150 < len({row["row"] for row in held} & {row["row"] for row in elsewhere}) < 330, "a fifth of a fifth"
     _, other, _, _ = assembled(items, tmp_path / "d", held_out=0.0, max_rows=1000, seed=2)
     both = {row["row"] for row in small} & {row["row"] for row in other}
     assert 100 < len(both) < 240, "two seeds share about a sixth"

@@ -270,7 +270,7 @@ def test_generated_sums_are_right_and_never_below_zero(steps: int, largest: int,
 @given(st.integers(1, 8), st.integers(2, 60), st.integers(0, 10**6))
 def test_generated_quizzes_have_one_right_answer(steps: int, largest: int, at: int) -> None:
     (row,) = generated_rows(Generated(kind="arithmetic_quiz", steps=steps, largest=largest), at, at + 1)
-    words = row["question"].removeprefix("What is ").removesuffix("?").split()
+    words = row["question"].rpartition("what is ")[2].removesuffix("?").split()
     total = int(words[0])
     for sign, number in zip(words[1::2], words[2::2], strict=True):
         total += int(number) if sign == "+" else -int(number)
@@ -298,40 +298,36 @@ def test_the_hub_without_a_network_is_an_error_that_says_so() -> None:
 
 
 _MEASURE = """
-import json, sys
+import sys
 from pathlib import Path
-import pyarrow as pa
-import pyarrow.parquet as pq
 from ratchet.pairs.assemble import assemble
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
 
-root = Path(sys.argv[1])
-for times in (1, 3):
-    for form in ("jsonl", "json", "parquet"):
-        path, out = root / f"{times}.{form}", root / f"{times}-{form}"
-        out.mkdir()
-        values = ({"prompt": f"p{i}", "chosen": "c" * 60_000, "rejected": f"r{i}"} for i in range(280 * times))
-        if form == "parquet":
-            schema = pa.schema([(key, pa.string()) for key in ("prompt", "chosen", "rejected")])
-            with pq.ParquetWriter(path, schema) as file:
-                for value in values:
-                    if int(value["prompt"][1:]) % 10 == 0:
-                        file.write_table(pa.Table.from_pylist([value] * 10, schema=schema))
-        else:
-            with path.open("w") as file:
-                file.write("[" * (form == "json"))
-                for i, value in enumerate(values):
-                    file.write("," * bool(i and form == "json") + json.dumps(value) + "\\n")
-                file.write("]" * (form == "json"))
-        source = Source(path=str(path), max_rows=50)
-        assert assemble(read_source(source), out, source).read == 280 * times
-    status = Path("/proc/self/status").read_text()
-    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+for path in map(Path, sys.argv[1:]):
+    out = path.with_suffix("")
+    out.mkdir()
+    source = Source(path=str(path), max_rows=50)
+    read = assemble(read_source(source), out, source).read
+    print(read, int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)
 """
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
-    small, large = map(float, done.stdout.split())
-    assert large - small < 12, f"{small} and {large} MiB: 32 MiB more in each file may not cost 12 MiB"
+@pytest.mark.parametrize(
+    "form", ["jsonl", *(pytest.param(form, marks=pytest.mark.slow) for form in ("json", "parquet"))]
+)
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> None:
+    paths = [tmp_path / f"{rows}.{form}" for rows in (280, 1120)]
+    for path in paths:
+        values = [{"prompt": f"p{i}", "chosen": "c" * 60_000, "rejected": f"r{i}"} for i in range(int(path.stem))]
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(values), path, row_group_size=50)
+        elif form == "json":
+            path.write_text(json.dumps(values))
+        else:
+            path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    command = [sys.executable, "-c", _MEASURE, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert done[::2] == ["280", "1120"]
+    small, large = map(float, done[1::2])
+    assert large - small < 24, f"{small} and {large} MiB: 48 MiB more of text may not cost 24 MiB"

@@ -244,15 +244,17 @@ def test_float16_needs_deepspeed(tmp_path: Path) -> None:
 
 
 def test_bfloat16_keeps_float32_masters(tmp_path: Path, data: Data) -> None:
-    """A learning rate far below bfloat16's resolution still moves the weights in the end."""
+    """A learning rate far below bfloat16's resolution moves the masters, and in the end the weights."""
     spec = spec_of(tmp_path, dtype="bfloat16", starts_at_reference=False)
     engine = TorchEngine(spec, PairScorer(tiny_model(dtype=torch.bfloat16)), CPU)
     weight, master = engine.trained[1], engine.masters[1]
-    before = master.clone()
-    weight.grad = torch.ones_like(weight)
-    assert engine.step(1e-6).applied
-    assert not torch.equal(master, before)
-    assert weight.dtype == torch.bfloat16 and torch.equal(weight, master.to(torch.bfloat16))
+    before, start = master.clone(), weight.detach().clone()
+    for rate, moved in ((1e-6, False), (1e-2, True)):
+        weight.grad = torch.ones_like(weight)
+        assert engine.step(rate).applied
+        assert not torch.equal(master, before)
+        assert torch.equal(weight, start) is not moved
+        assert weight.dtype == torch.bfloat16 and torch.equal(weight, master.to(torch.bfloat16))
 
 
 def test_micro_batches_of_a_worker_without_pairs_weigh_nothing() -> None:

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ratchet.errors import CorruptError, DataError, TrainingError
+from ratchet.reference.store import SCHEMA
 from ratchet.train.batches import Course, global_batches
 from ratchet.train.ledger import Ledger, prove
 from ratchet.train.reference_rows import join_reference
@@ -106,8 +107,8 @@ def test_a_ledger_that_lost_lines_does_not_go_on(tmp_path: Path) -> None:
 
 def write_block(folder: Path, ids: list[str], chosen: list[float], rejected: list[float], name: str = "000000") -> None:
     folder.mkdir(exist_ok=True)
-    columns = {"pair_id": ids, "chosen": chosen, "rejected": rejected}
-    pq.write_table(pa.table({**columns, "chosen_tokens": [1] * len(ids)}), folder / f"block-{name}.parquet")
+    table = pa.table([ids, chosen, rejected, [1] * len(ids), [1] * len(ids)], SCHEMA)
+    pq.write_table(table, folder / f"block-{name}.parquet")
 
 
 def test_the_reference_joins_by_id(tmp_path: Path) -> None:
@@ -122,10 +123,10 @@ def test_the_reference_joins_by_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "chosen", "words"),
     [
-        (["a"], [-1.0], "1 of 2 pairs have no reference"),
+        (["a"], [-1.0], "1 of 2 pairs have no reference score, first b"),
         (["a", "b", "b"], [-1.0, -2.0, -2.0], "1 pairs stand twice: b"),
-        (["a", "b"], [-1.0, float("nan")], "1 of 2 pairs have a reference .* not finite: b"),
-        (["a", "b"], [-float("inf"), -1.0], "not finite: a"),
+        (["a", "b"], [-1.0, float("nan")], r"1 reference scores are not finite, first b"),
+        (["a", "b"], [-float("inf"), -1.0], "not finite, first a"),
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(
@@ -137,7 +138,7 @@ def test_a_reference_that_does_not_fit_is_refused(
 
 
 def test_broken_and_missing_blocks_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no reference"):
+    with pytest.raises(DataError, match="1 of 1 pairs have no reference"):
         join_reference(["a"], [tmp_path])
     (tmp_path / "block-000000.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(CorruptError, match="block-000000"):

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ratchet.model.forward import PairScorer, score
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.table import SCHEMA, SIDES
+from ratchet.reference.store import Logps, write_block
 from ratchet.track.tracker import open_tracker
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
@@ -175,8 +175,10 @@ def write_tokens(path: Path, pairs: Pairs) -> None:
 
 def write_logps(folder: Path, pairs: Pairs, reference: Reference) -> None:
     folder.mkdir()
-    columns = {"pair_id": pairs.pair_ids, "chosen": reference.chosen_N, "rejected": reference.rejected_N}
-    pq.write_table(pa.table(columns), folder / "block-000000.parquet")
+    lengths_N3 = pairs.lengths_N3
+    write_block(
+        folder, 0, pairs.pair_ids, Logps(reference.chosen_N, reference.rejected_N, lengths_N3[:, 1], lengths_N3[:, 2])
+    )
 
 
 def write_inputs(root: Path, dtype: torch.dtype = torch.float32) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def _calculation(match: re.Match[str], shift: int) -> Calculation | None:
 
 def parse_number(text: str) -> Fraction:
     """Return the value of digits as written, thousands commas allowed."""
-    return Fraction(text.replace(",", ""))
+    digits = text.replace(",", "")
+    return Fraction(digits) if "." in digits else Fraction(int(digits))
 
 
 def last_place(text: str) -> Fraction:

@@ -67,7 +67,7 @@ def _holds(value: Any, condition: Condition) -> bool:
 
 def _equal(value: Any, wanted: Value) -> bool:
     left, right = _comparable(value, wanted)
-    return type(left) is type(right) and bool(left == right)
+    return bool(left == right)
 
 
 def _comparable(value: Any, wanted: Value) -> tuple[Any, Any]:

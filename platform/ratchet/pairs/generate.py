@@ -8,7 +8,7 @@ from typing import Any
 
 from ratchet.plan.data import Generated
 
-VERSION = 1
+VERSION = 2
 _WRONG = 3
 
 
@@ -26,7 +26,10 @@ def _sum_row(draw: random.Random, steps: int, largest: int) -> dict[str, Any]:
 
 
 def _quiz_row(draw: random.Random, steps: int, largest: int) -> dict[str, Any]:
-    """The question with one right and three wrong answers, in any order; `answer` counts from 0."""
+    """The question with one right and three wrong answers, in any order; `answer` counts from 0.
+
+    It is asked in other words than the worked sum, so that no prompt is in both.
+    """
     question, _, total = _sum(draw, steps, largest)
     near = range(max(0, total - 10), total + 11)
     numbers = [total, *draw.sample([number for number in near if number != total], _WRONG)]

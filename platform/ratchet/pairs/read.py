@@ -270,9 +270,10 @@ def _read_array(span: Span, source: Source) -> Iterator[Row]:
 def _read_parquet(span: Span, source: Source) -> Iterator[Row]:
     number = span.rows_before
     with pq.ParquetFile(span.path, pre_buffer=False) as file:
-        for batch in file.iter_batches(_BATCH, row_groups=list(range(span.start, span.stop))):
-            yield from _batch_rows(span, batch, number)
-            number += batch.num_rows
+        for group in range(span.start, span.stop):  # one at a time: several at once are all held
+            for batch in file.iter_batches(_BATCH, row_groups=[group]):
+                yield from _batch_rows(span, batch, number)
+                number += batch.num_rows
 
 
 def _read_arrow(span: Span, source: Source) -> Iterator[Row]:

@@ -25,7 +25,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, now, read_record, write_record
 
-SMALL_ROWS = 2000
+SMALL_ROWS = 5000
 """Up to this many pairs are tokenised in the calling process: starting a Ray Data job takes as long."""
 _BATCH = 256
 

@@ -84,7 +84,7 @@ def _difficulty(run: Run) -> list[dict[str, Any]]:
             "accuracy": one.accuracy,
             "standard_error": one.standard_error,
             "pairs": one.pairs,
-            "position": order.chunks.index(one.chunk) + 1,
+            "position": order.chunks.index(one.chunk) + 1 if one.chunk in order.chunks else None,
             "record": _where(run, run.layout.order(run.plan.name, stage)),
         }
         for stage, order in run.orders.items()

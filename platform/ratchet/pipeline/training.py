@@ -90,6 +90,7 @@ def train_spec(
         options=options(stage),
         dtype=start.dtype,
         trust_remote_code=start.trust_remote_code,
+        chat_template=run.chat_template,
         rows=None if rows is None else str(folder / "rows.npy"),
         references=references,
         heldout_tokens=tuple(str(one.folder / "heldout.arrow") for one in heldout),

@@ -120,6 +120,10 @@ class Checkpoints:
         """Return the committed checkpoint of the lowest held-out loss, the newest of equals."""
         return min(self._all(), key=lambda saved: (saved.loss, -saved.step), default=None)
 
+    def still_ours(self) -> None:
+        """Raise RunError on all workers where a newer group has claimed the folder."""
+        self._lead(lambda: check_claim(self.step_folder, self.attempt))
+
     def verify(self, saved: Saved) -> bool:
         """Whether every file of `saved` is as it was written."""
         return not any(self.communicator.gather(self._faults(saved.path.name)))

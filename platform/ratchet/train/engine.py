@@ -21,8 +21,6 @@ from ratchet.model.forward import SequenceBatch
 from ratchet.store.files import storage_errors
 from ratchet.train.spec import TrainSpec
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclasses.dataclass(frozen=True)
 class Update:

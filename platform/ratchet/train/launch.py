@@ -60,6 +60,8 @@ def train(spec: TrainSpec, *, cpus_per_worker: float, gpus_per_worker: float, ma
     clock = time.monotonic()
     name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
     scratch = Path(spec.folder).resolve() / f".ray-{name}"
+    for left in Path(spec.folder).resolve().glob(".ray-*"):  # of a driver that was killed
+        shutil.rmtree(left, ignore_errors=True)
     scratch.mkdir(parents=True)
     trainer = TorchTrainer(
         ray_worker,

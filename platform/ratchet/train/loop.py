@@ -17,13 +17,14 @@ import torch
 
 from ratchet.errors import RatchetError, TrainingError
 from ratchet.losses.diagnostics import metric_sums
+from ratchet.model.load import DTYPES
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
 from ratchet.train.batches import GlobalBatch, global_batches, micro_batches
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.data import course_of
-from ratchet.train.engine import DTYPES, Engine
+from ratchet.train.engine import Engine
 from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
 from ratchet.train.objective import Data, computed_tokens, normaliser, objective, own_tokens

@@ -14,12 +14,12 @@ from torch import Tensor
 from ratchet.errors import ModelError
 from ratchet.model.export import reload_check, save_model
 from ratchet.model.forward import PairScorer, SideScores, score
-from ratchet.model.load import load_model
+from ratchet.model.load import DTYPES, load_model
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.stages import Lora
 from ratchet.store.files import folder_aside
 from ratchet.train.communicate import Communicator, agree
-from ratchet.train.engine import DTYPES, Engine
+from ratchet.train.engine import Engine
 from ratchet.train.first_step import allowed_h
 from ratchet.train.objective import Data
 from ratchet.train.spec import LoraSettings, TrainSpec

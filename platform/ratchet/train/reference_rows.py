@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ratchet.errors import CorruptError, DataError
+from ratchet.errors import DataError
+from ratchet.reference.store import Floats, read_logps
 
-Floats = npt.NDArray[np.float64]
-_COLUMNS = ["pair_id", "chosen", "rejected"]
 _SHOWN = 3
 
 
@@ -26,54 +24,27 @@ def join_reference(pair_ids: Sequence[str], folders: Sequence[Path]) -> tuple[Fl
     are. Raises DataError with counts where a pair is absent, stands twice in one folder, or has a
     number that is not finite; CorruptError where a block cannot be read.
     """
-    table = pa.concat_tables([_read(folder) for folder in folders])
-    wanted = pa.array(pair_ids, pa.string())
-    found = pc.index_in(wanted, value_set=table["pair_id"].combine_chunks())
-    where = ", ".join(str(folder) for folder in folders)
-    if found.null_count:
+    logps = read_logps(folders, pair_ids)
+    for folder in folders:
+        _refuse_doubled(folder)
+    one_sided = np.flatnonzero(~np.isfinite(logps.rejected))
+    if len(one_sided):
         raise DataError(
-            f"{found.null_count} of {len(wanted)} pairs have no reference log-probability: "
-            f"{_some(wanted.filter(pc.is_null(found)))}",
-            where=where,
-            fix="delete these folders and run again: the reference is scored anew",
+            f"{len(one_sided)} of {len(pair_ids)} pairs have no score of a rejected answer, first "
+            f"{pair_ids[one_sided[0]]}",
+            where=", ".join(map(str, folders)),
+            fix="preference losses need two answers a pair",
         )
-    rows = found.to_numpy().astype(np.int64)
-    chosen_N, rejected_N = (table[name].to_numpy().astype(np.float64)[rows] for name in _COLUMNS[1:])
-    bad_N = ~(np.isfinite(chosen_N) & np.isfinite(rejected_N))
-    if bad_N.any():
-        raise DataError(
-            f"{int(bad_N.sum())} of {len(wanted)} pairs have a reference log-probability that is not finite: "
-            f"{_some(wanted.filter(pa.array(bad_N)))}",
-            where=where,
-            fix="preference losses need two answers a pair, and a reference model whose scores are numbers",
-        )
-    return chosen_N, rejected_N
+    return logps.chosen, logps.rejected
 
 
-def _read(folder: Path) -> pa.Table:
-    """Return a folder's rows; refuse one in which a pair stands twice."""
-    blocks = sorted(folder.glob("block-*.parquet"))
-    if not blocks:
-        raise DataError("no reference log-probabilities here", where=str(folder), fix="score the reference first")
-    tables = []
-    for block in blocks:
-        try:
-            tables.append(pq.read_table(block, columns=_COLUMNS))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorruptError(
-                f"not a block of log-probabilities: {error}", where=str(block), fix="delete it; it is made again"
-            ) from error
-    table = pa.concat_tables(tables)
-    counts = pc.value_counts(table["pair_id"].combine_chunks())
+def _refuse_doubled(folder: Path) -> None:
+    ids = [pq.read_table(block, columns=["pair_id"])["pair_id"] for block in sorted(folder.glob("block-*.parquet"))]
+    counts = pc.value_counts(pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()))
     doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(doubled):
         raise DataError(
-            f"{len(doubled)} pairs stand twice: {_some(doubled)}",
+            f"{len(doubled)} pairs stand twice: {', '.join(doubled[:_SHOWN].to_pylist())}",
             where=str(folder),
             fix="delete the folder and run again: the reference is scored anew",
         )
-    return table
-
-
-def _some(ids: pa.Array) -> str:
-    return ", ".join(ids[:_SHOWN].to_pylist()) + (", …" if len(ids) > _SHOWN else "")

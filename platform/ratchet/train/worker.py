@@ -71,10 +71,13 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
         tracker, book = agree(communicator, lambda: _open_books(spec, communicator, after, stack))
         parts = loop.Parts(engine, data, heldout, communicator, checkpoints, tracker, book)
         result = loop.run(spec, parts, resumed)
+        if tracker is not None:
+            tracker.summary(result.last)
     trained = time.monotonic() - clock - ready
     path = Path(spec.folder) / ledger.NAME
     counts = agree(communicator, lambda: ledger.prove(path, course))
     step = _choose(spec, engine, checkpoints, course.total_steps)
+    checkpoints.still_ours()
     published = publish(spec, engine, data, communicator, step)
     return {
         "steps": result.steps,
