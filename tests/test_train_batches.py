@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,3 +96,12 @@ def test_a_spec_goes_through_json_and_back() -> None:
     assert TrainSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     with pytest.raises(TypeError, match="bacth"):
         TrainSpec.from_dict({**spec.to_dict(), "bacth": 3})
+
+
+def test_a_spec_made_absolute_names_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = TrainSpec(step="a", kind="dpo", folder="f", model="m", tokens=("t", "/u"), shares=(1.0, 1.0), rows="r.npy")
+    made = spec.absolute()
+    assert (made.folder, made.model, made.rows) == (f"{tmp_path}/f", f"{tmp_path}/m", f"{tmp_path}/r.npy")
+    assert made.tokens == (f"{tmp_path}/t", "/u") and made.references == ()
+    assert made.absolute() == made

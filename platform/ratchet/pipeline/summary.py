@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.pairs.overlap import overlap
+from ratchet.pairs.overlap import Overlap, overlap
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.prepare import facts_of
-from ratchet.plan.stages import Merge
+from ratchet.plan.stages import Merge, PreferenceStage
 from ratchet.store.record import Record, code_commit, now, versions
 from ratchet.track.jsonl import read_metrics
 
@@ -36,12 +36,20 @@ def summarise(
         "hardware": hardware(),
         "seconds": round(seconds, 1),
         "sources": sources,
-        "overlap": overlaps,
+        "overlap": [
+            {
+                "left": one.left,
+                "right": f"{one.right} (held out)" if one.held_out else one.right,
+                "pairs": one.pairs,
+                "prompts": one.prompts,
+            }
+            for one in overlaps
+        ],
         "difficulty": _difficulty(run),
         "steps": [_step(run, step) for step in steps],
         "evaluation": [_evaluation(run, one) for one in scores],
         "gamma": [_gamma(run, row) for one in scores for row in one["gamma"]],
-        "warnings": [*run.warnings, *_overlap_warnings(overlaps)],
+        "warnings": [*run.warnings, *_overlap_warnings(run, overlaps)],
     }
 
 
@@ -67,13 +75,9 @@ def _source(run: Run, name: str) -> dict[str, Any]:
     }
 
 
-def _overlaps(run: Run) -> list[dict[str, Any]]:
+def _overlaps(run: Run) -> list[Overlap]:
     found = overlap({name: folder for name, (_, folder) in run.pairs.items()})
-    return [
-        {"left": one.left, "right": one.right, "pairs": one.pairs, "prompts": one.prompts}
-        for one in found
-        if one.pairs or one.prompts
-    ]
+    return [one for one in found if one.pairs or one.prompts]
 
 
 def _difficulty(run: Run) -> list[dict[str, Any]]:
@@ -199,9 +203,14 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def _overlap_warnings(overlaps: list[dict[str, Any]]) -> list[str]:
-    return [
-        f"{one['left']} and {one['right']} share {one['pairs']} pairs and {one['prompts']} prompts: "
-        "gains on one may be memory of the other"
-        for one in overlaps
-    ]
+def _overlap_warnings(run: Run, overlaps: list[Overlap]) -> list[str]:
+    """Warn where a stage's chunks share pairs or prompts, or one source trains on what another holds out."""
+    stages = [set(stage.shares()) for stage in run.plan.stages.values() if isinstance(stage, PreferenceStage)]
+    found = []
+    for one in overlaps:
+        shared = f"{one.pairs} pairs and {one.prompts} prompts"
+        if one.held_out:
+            found.append(f"{one.left} trains on {shared} that {one.right} holds out: its held-out figures flatter")
+        elif any({one.left, one.right} <= names for names in stages):
+            found.append(f"{one.left} and {one.right} share {shared}: gains on one may be memory of the other")
+    return found

@@ -57,10 +57,10 @@ def train(spec: TrainSpec, *, cpus_per_worker: float, gpus_per_worker: float, ma
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    clock = time.monotonic()
+    clock, spec = time.monotonic(), spec.absolute()
     name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
-    scratch = Path(spec.folder).resolve() / f".ray-{name}"
-    for left in Path(spec.folder).resolve().glob(".ray-*"):  # of a driver that was killed
+    scratch = Path(spec.folder) / f".ray-{name}"
+    for left in Path(spec.folder).glob(".ray-*"):  # of a driver that was killed
         shutil.rmtree(left, ignore_errors=True)
     scratch.mkdir(parents=True)
     trainer = TorchTrainer(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+_PATHS = ("tokens", "references", "heldout_tokens", "heldout_references")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class CheckpointSettings:
 class TrainSpec:
     """One training step: data, model, loss, optimiser, where it runs and where it writes.
 
-    Paths are absolute and seen alike by every worker. `rows` names a .npy file of int64 indexes into
+    Every worker must see the paths alike. `rows` names a .npy file of int64 indexes into
     the table of `tokens` and `shares`, where a step trains on a part of it. `references` are the
     folders that hold the reference's log-probabilities, joined by pair id; `sft` and `cpo` may have
     none. `batch` is in pairs over all workers, `micro_batch` in pairs of one forward pass of one
@@ -108,6 +111,16 @@ class TrainSpec:
         """Whether the loss is over answer tokens rather than over pairs."""
         return self.kind == "sft"
 
+    def absolute(self) -> TrainSpec:
+        """Return the spec with absolute paths: workers do not run in the driver's folder."""
+
+        def here(path: str) -> str:
+            return str(Path(path).absolute())
+
+        changed: dict[str, Any] = {key: here(getattr(self, key)) for key in ("folder", "model")}
+        changed |= {key: tuple(map(here, getattr(self, key))) for key in _PATHS}
+        return dataclasses.replace(self, **changed, rows=None if self.rows is None else here(self.rows))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as JSON types; `from_dict` is its inverse."""
         return dataclasses.asdict(self)
@@ -116,7 +129,7 @@ class TrainSpec:
     def from_dict(cls, fields: Mapping[str, Any]) -> TrainSpec:
         """Return the spec that `to_dict` gave, also after JSON. Raises TypeError on an unknown field."""
         made = dict(fields)
-        for key in ("tokens", "shares", "references", "heldout_tokens", "heldout_references", "betas"):
+        for key in (*_PATHS, "shares", "betas"):
             if key in made:
                 made[key] = tuple(made[key])
         for key, kind in (("deepspeed", DeepSpeedSettings), ("checkpoint", CheckpointSettings)):

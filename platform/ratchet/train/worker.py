@@ -45,8 +45,10 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
 
     from ratchet.train.deepspeed import DeepSpeedEngine, start_deepspeed
 
-    start_deepspeed()
     device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # nccl sends objects through the current device
+    start_deepspeed()
     try:
         return {"result": work(spec, Group(device), device, DeepSpeedEngine)}
     except RatchetError as error:
