@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ratchet.store.lock import hold
 from whole_run import command, environment, metrics, ratchet, record, steps, weights, write_plan
 
 pytestmark = pytest.mark.ray
@@ -126,6 +127,13 @@ def test_another_plan_on_the_same_run_is_refused_by_key(done: Path) -> None:
     assert "--fresh" in found.stderr
 
 
+def test_a_second_run_on_the_folder_is_refused(done: Path) -> None:
+    with hold(done / "out/runs/tiny"):
+        found = ratchet(done, "run", "plan.yaml")
+    assert found.returncode == 6
+    assert f'another run is using this folder: {{"pid": {os.getpid()}' in found.stderr
+
+
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command("run", "plan.yaml", *arguments), cwd=folder, env=environment(), text=True,
@@ -163,9 +171,6 @@ def test_a_killed_driver_comes_back_as_if_nothing_had_happened(
 ) -> None:
     run = begun()
     until(lambda: any((steps(tmp_path) / "align.1" / "checkpoints").glob("step-*/COMMITTED")), run)
-    second = ratchet(tmp_path, "run", "plan.yaml")
-    assert second.returncode == 6
-    assert "another run is using this folder" in second.stderr
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     found = ratchet(tmp_path, "run", "plan.yaml")

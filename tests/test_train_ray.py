@@ -5,7 +5,6 @@ Each run starts worker processes that import torch and DeepSpeed: half a minute 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from ratchet.errors import ModelError, RunError, StorageError, TrainingError
+from ratchet.errors import ClusterError, ModelError, RunError, StorageError, TrainingError
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.cluster import Ray as RaySettings
@@ -303,11 +302,33 @@ def test_a_full_disk_on_one_worker_stops_all(
 
 
 @pytest.mark.slow
-def test_another_cluster_does_not_go_on_silently(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
-    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2)
-    go(dataclasses.replace(spec, max_steps=4))
-    with pytest.raises(RunError, match="workers 2 → 1"):
-        go(dataclasses.replace(spec, workers=1))
+@pytest.mark.parametrize(("zero", "workers", "after"), [(0, 2, 1), (1, 2, 1), (2, 2, 4), (3, 4, 2)])
+def test_a_run_goes_on_with_more_or_fewer_workers(
+    session: None,
+    inputs: dict[str, Any],
+    plain: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
+    zero: int,
+    workers: int,
+    after: int,
+) -> None:
+    monkeypatch.setenv("RATCHET_FAULT", "step:kill@7#0")
+    with pytest.raises(ClusterError, match="workers failed"):
+        go(spec_at(tmp_path, inputs, zero=zero, workers=workers))
+    monkeypatch.delenv("RATCHET_FAULT")
+    result = go(spec_at(tmp_path, inputs, zero=zero, workers=after))
+    assert result.resumed_from == 4 and result.workers == after and not result.events
+    assert distance(lines_of(tmp_path), plain, "loss") < 1e-5
+    assert result.counts["pairs_seen"] == 88
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+def test_another_zero_stage_does_not_go_on_silently(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
+    go(spec_at(tmp_path, inputs, zero=2, max_steps=4))
+    with pytest.raises(RunError, match="zero 2 → 3"):
+        go(spec_at(tmp_path, inputs, zero=3))
 
 
 @pytest.mark.slow

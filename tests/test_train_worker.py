@@ -140,9 +140,9 @@ def test_another_cluster_does_not_go_on_silently(tmp_path: Path, inputs: dict[st
     class Other(TorchEngine):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
-            self.layout = {"engine": "torch", "workers": 2}
+            self.layout = {"engine": "other"}
 
-    with pytest.raises(RunError, match="workers 1 → 2"):
+    with pytest.raises(RunError, match="engine torch → other"):
         work(spec_of(tmp_path, **inputs), Alone(), CPU, Other)
 
 

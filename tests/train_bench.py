@@ -122,7 +122,7 @@ def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_see
     found = checkpoints.newest()
     after = found.step if found else 0
     if found:
-        engine.load(found.path)
+        engine.load(found.path, 1)
     parts = Parts(
         engine=engine,
         data=data,

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor, nn
 
-from ratchet.errors import ModelError, StorageError, TrainingError
+from ratchet.errors import ModelError, RunError, StorageError, TrainingError
 from ratchet.model.forward import SequenceBatch
 from ratchet.store.files import storage_errors
 from ratchet.train.engine import Update, adamw, save_tensors
@@ -26,6 +29,8 @@ from ratchet.train.spec import TrainSpec
 
 _TAG = "engine"
 _NEVER = 10**9
+_CONVERSION_SECONDS = 1700
+"""Below the 1800 s after which the other workers stop waiting."""
 
 
 def start_deepspeed() -> None:
@@ -83,12 +88,7 @@ class DeepSpeedEngine:
     def __init__(self, spec: TrainSpec, scorer: nn.Module, device: torch.device) -> None:
         self.device, self.dtype = device, spec.dtype
         self.world = torch.distributed.get_world_size()
-        self.layout: Mapping[str, Any] = {
-            "engine": "deepspeed",
-            "workers": self.world,
-            "zero": spec.deepspeed.zero,
-            "offload_optimizer": spec.deepspeed.offload_optimizer,
-        }
+        self.layout: Mapping[str, Any] = {"engine": "deepspeed", "zero": spec.deepspeed.zero}
         self.trained_only = spec.lora is not None
         _check_precision(spec)
         weights = [weight for weight in scorer.parameters() if weight.requires_grad]
@@ -148,14 +148,49 @@ class DeepSpeedEngine:
         )
         return self.files.finish()
 
-    def load(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not self.trained_only)
+    def load(self, folder: Path, workers: int) -> None:
+        if workers == self.world or self.engine.zero_optimization_stage() == 0:
+            self.engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not self.trained_only)
+            return
+        if self.trained_only:
+            raise RunError(
+                f"a checkpoint of adapters by {workers} workers cannot be divided among {self.world}",
+                where=str(folder),
+                fix=f"go on with cluster.workers: {workers}, or start this step over with --fresh",
+            )
+        self._load_divided_anew(folder)
+
+    def _load_divided_anew(self, folder: Path) -> None:
+        """Load a checkpoint of another count of workers, by way of DeepSpeed's universal layout.
+
+        That layout lies beside the checkpoint under a name that counts as unfinished, and goes at the end.
+        """
+        universal = folder.parent / f".{folder.name}.universal"
+        if torch.distributed.get_rank() == 0:
+            shutil.rmtree(universal, ignore_errors=True)
+            _to_universal(folder / _TAG, universal / _TAG)
+        torch.distributed.barrier()
+        self.engine._config.load_universal_checkpoint = True
+        try:
+            self.engine.load_checkpoint(str(universal), tag=_TAG)
+        finally:
+            self.engine._config.load_universal_checkpoint = False
+        torch.distributed.barrier()
+        if torch.distributed.get_rank() == 0:
+            shutil.rmtree(universal, ignore_errors=True)
 
     def weights(self) -> dict[str, Tensor] | None:
         if self.engine.zero_optimization_stage() == 3:
             found: dict[str, Tensor] | None = self.engine._zero3_consolidated_16bit_state_dict()
             return found
         return self.engine.module.state_dict() if torch.distributed.get_rank() == 0 else None
+
+
+def _to_universal(folder: Path, out: Path) -> None:
+    """Convert in a process of its own: DeepSpeed's converter starts processes and prints."""
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--input_folder", str(folder), "--output_folder", str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=_CONVERSION_SECONDS)
 
 
 class _Files(TorchCheckpointEngine):  # type: ignore[misc]

@@ -35,7 +35,7 @@ class Engine(Protocol):
 
     device: torch.device
     layout: Mapping[str, Any]
-    """What a checkpoint of this engine can only be loaded with again, such as the count of workers."""
+    """What a checkpoint of this engine can only be loaded with again, such as the ZeRO stage."""
 
     def score(self, batch: SequenceBatch) -> Tensor:
         """Return the answers' summed log-probabilities, shape (S,)."""
@@ -52,8 +52,8 @@ class Engine(Protocol):
     def save(self, folder: Path) -> list[Path]:
         """Write this worker's files of a checkpoint, and return them."""
 
-    def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote."""
+    def load(self, folder: Path, workers: int) -> None:
+        """Continue from what `save` wrote under `workers` workers."""
 
     def weights(self) -> dict[str, Tensor] | None:
         """Return the whole scorer's state dict on worker 0, None on the others."""
@@ -70,7 +70,7 @@ class TorchEngine:
                 fix="use bfloat16 or float32",
             )
         self.device, self.clip = device, spec.clip
-        self.layout: Mapping[str, Any] = {"engine": "torch", "workers": 1}
+        self.layout: Mapping[str, Any] = {"engine": "torch"}
         self.scorer = scorer.to(device)
         self.trained = [weight for weight in scorer.parameters() if weight.requires_grad]
         whole = all(weight.dtype in {torch.float32, torch.float64} for weight in self.trained)
@@ -117,7 +117,7 @@ class TorchEngine:
         return [path]
 
     @torch.no_grad()
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, workers: int) -> None:
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         for master, saved in zip(self.masters, state["masters"], strict=True):
             master.copy_(saved)

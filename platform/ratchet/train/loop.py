@@ -94,7 +94,8 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
             metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.communicator)
         error = write_down(parts, batch, metrics)
         if due:
-            save(parts, batch, {"metrics": metrics, "first": first, "layout": dict(parts.engine.layout)}, error)
+            facts = {"metrics": metrics, "first": first, "workers": parts.communicator.world}
+            save(parts, batch, {**facts, "layout": dict(parts.engine.layout)}, error)
     return Result(course.total_steps, metrics, first)
 
 

@@ -111,7 +111,7 @@ def _go_on(engine: Engine, checkpoints: Checkpoints) -> Saved | None:
     found = checkpoints.newest()
     if found is not None:
         _check_layout(found, engine)
-        engine.load(found.path)
+        engine.load(found.path, found.facts["workers"])
     return found
 
 
@@ -151,5 +151,5 @@ def _choose(spec: TrainSpec, engine: Engine, checkpoints: Checkpoints, last: int
             where=str(best.path),
             fix="publish the last one (checkpoint.publish: last), or start this step over with --fresh",
         )
-    engine.load(best.path)
+    engine.load(best.path, best.facts["workers"])
     return best.step
