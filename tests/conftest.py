@@ -10,9 +10,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
 hypothesis.settings.register_profile("ratchet", deadline=None)  # a busy machine is no fault of the code
 hypothesis.settings.load_profile("ratchet")
+
+torch.set_num_threads(1)  # two threads that wait for each other are slower than one
 
 ROOT = Path(__file__).resolve().parent.parent
 

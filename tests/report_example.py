@@ -97,7 +97,7 @@ def training(pairs: int, steps: int, seconds: float, **more: Any) -> dict[str, A
         "tokens_per_second": 371.0 * pairs / seconds,
         "peak_memory_mb": 5312.4,
         "workers": 2,
-        "restarts": 0,
+        "resumed_from": None,
         **more,
     }
 
@@ -276,7 +276,7 @@ def steps() -> list[dict[str, Any]]:
         | preference(12160, 380, 866.0, 214.0, False, history=history(380, 3, chosen=1.1, rejected=-6, **shape)),
         step("align.3", "dpop", start="align.2", reference="align.2", chunk=["slips"], options=dpop)
         | preference(
-            6840, 214, 483.0, 119.0, False, restarts=1, history=history(214, 4, chosen=0.7, rejected=-6, **shape)
+            6840, 214, 483.0, 119.0, False, resumed_from=120, history=history(214, 4, chosen=0.7, rejected=-6, **shape)
         ),
         step("blend", "merge", start="warm", chunk=["warm", "align"], seconds=9.3)
         | {"options": {"of": ["warm", "align"], "weights": [0.3, 0.7]}},

@@ -122,7 +122,7 @@ class Step:
     workers: int | None = None
     first_loss: float | None = None
     first_loss_tolerance: float | None = None
-    restarts: int = 0
+    resumed_from: int | None = None
     record: str = ""
     history: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

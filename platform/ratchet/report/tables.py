@@ -233,14 +233,14 @@ def steps(report: Report) -> Table | None:
             fig.small(rate) if isinstance(rate := step.options.get("learning_rate"), int | float) else fig.NONE,
             fig.loss(step.first_loss),
             fig.small(tolerance),
-            fig.count(step.restarts),
+            fig.count(step.resumed_from),
         ]
         rows.append(row(cells, step.record))
     columns = [
         *(Column(name, text=True) for name in ("step", "kind", "data", "starts from", "reference")),
         *(Column(name) for name in ("pairs", "epochs", "steps", "batch", "learning rate", "first loss")),
         Column("tolerance"),
-        Column("restarts"),
+        Column("went on after step"),
     ]
     note = "Where a preference step starts as its reference, the first loss of dpo and dpop is ln 2 = 0.693147."
     return table(columns, rows, note if any(step.first_loss is not None for step in report.steps) else "")

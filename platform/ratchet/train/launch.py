@@ -25,10 +25,10 @@ class TrainResult:
     """What a training step came to.
 
     `counts` are what the ledger proved; `metrics` the last step's; `first` what the check of step 1
-    saw, or None; `published` the step whose weights became
-    the model, and how far they were from the engine's in nats; `events` lines about checkpoints that
-    were found broken or unfinished; `seconds` of set-up, training and publishing on the workers, and
-    in all.
+    saw, or None; `published` the step whose weights became the model, and how far they were from the
+    engine's in nats; `events` lines about checkpoints that were found broken or unfinished;
+    `peak_memory_mb` the largest worker's peak; `seconds` of set-up, training and publishing on the
+    workers, and in all.
     """
 
     steps: int
@@ -40,6 +40,7 @@ class TrainResult:
     attempt: str
     events: tuple[str, ...]
     workers: int
+    peak_memory_mb: float
     seconds: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:

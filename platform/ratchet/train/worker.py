@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -91,8 +92,16 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
         "attempt": checkpoints.attempt,
         "events": checkpoints.events,
         "workers": communicator.world,
+        "peak_memory_mb": max(communicator.gather(peak_memory_mb(device))),
         "seconds": {"setup": ready, "training": trained, "publishing": time.monotonic() - clock - ready - trained},
     }
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory this process has held, in MB: the device's on a GPU, else resident memory."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
 
 def build_scorer(spec: TrainSpec) -> PairScorer:
