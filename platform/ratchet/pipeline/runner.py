@@ -42,8 +42,11 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
         write_text(run.folder / "plan.yaml", text)
         write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
+            if plan.model.scratch is None:  # a model that cannot be used is told before any file is read
+                run.models[BASE] = base_model(run)
             prepare_sources(run)
-            run.models[BASE] = base_model(run)
+            if plan.model.scratch is not None:
+                run.models[BASE] = base_model(run)
             steps = list(_make_models(run))
             scores = [evaluate_model(run, name, step) for name, step in evaluated_models(run, steps)]
         data = summarise(run, steps, scores, text, time.monotonic() - clock)

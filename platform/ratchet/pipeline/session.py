@@ -6,6 +6,8 @@ import contextlib
 import logging
 import math
 import os
+import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,7 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
     import ray
 
     address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    _check_port(address)
     try:
         _connect(cluster, address)
     except Exception as error:  # Ray raises RuntimeError, ValueError, ConnectionError and its own
@@ -71,6 +74,21 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """Ray itself waits minutes for a cluster that is not there."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray answers at {address}: {error}",
+            where="cluster.ray.address",
+            fix="start the cluster, or leave the address (and RAY_ADDRESS) out for a Ray of this machine",
+        ) from error
 
 
 def _connect(cluster: Cluster, address: str) -> None:

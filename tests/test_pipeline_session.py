@@ -1,0 +1,41 @@
+"""The Ray that a run uses: told apart before Ray waits for it, and quiet."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from ratchet.errors import ClusterError
+from ratchet.pipeline.session import native_noise_to, ray_session, worker_environment
+from ratchet.plan.cluster import Cluster, Ray
+
+
+def test_an_address_that_nobody_answers_is_an_error_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterError, match=f"no Ray answers at {address}"),
+            ray_session(Cluster(ray=Ray(address=address))),
+        ):
+            pass
+
+
+def test_native_noise_goes_to_the_file_and_python_to_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with native_noise_to(tmp_path / "native.log"):
+        os.write(2, b"E core_worker.cc\n")
+        sys.stderr.write("for people\n")
+    os.write(2, b"after\n")
+    assert (tmp_path / "native.log").read_text() == "E core_worker.cc\n"
+    assert capfd.readouterr().err == "for people\nafter\n"
+
+
+def test_workers_are_told_which_accelerator_there_is() -> None:
+    assert worker_environment(Cluster())["DS_ACCELERATOR"] == "cpu"
+    assert "DS_ACCELERATOR" not in worker_environment(Cluster(gpus_per_worker=1))
