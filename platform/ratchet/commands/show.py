@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet.plan.load import load_plan
+from ratchet.plan.stages import Merge
 
 if TYPE_CHECKING:
     from ratchet.pipeline.state import Size, SourceState, StepState
@@ -61,6 +62,8 @@ def _branch(steps: list[StepState], start: str, indent: str) -> list[str]:
 def _line(state: StepState) -> str:
     step = state.step
     what = f"{_MARKS[state.status]} {step.name}  {step.kind}"
+    if isinstance(step.settings, Merge):
+        what += f" of {', '.join(step.settings.of)}"
     if step.chunk.shares:
         what += f" on {step.chunk.label}"
     if isinstance(step.reference, str) and step.reference != step.start:
@@ -70,8 +73,10 @@ def _line(state: StepState) -> str:
 
 
 def _sized(size: Size | None) -> str:
-    if size is None or not size.steps:
+    if size is None:
         return ""
+    if not size.steps:
+        return f"{size.bytes / 1e6:,.1f} MB" if size.bytes else ""
     about = "≈ " if size.estimated else ""
     tokens = f", {size.tokens:,} tokens" if size.tokens else ""
     written = f", {size.bytes / 1e6:,.1f} MB" if size.bytes else ""

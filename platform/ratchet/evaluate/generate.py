@@ -15,15 +15,26 @@ import numpy as np
 from ratchet.errors import PlanError
 from ratchet.evaluate.preference import Estimate, estimate
 from ratchet.pairs.pair import Ids
+from ratchet.pairs.render import find_style
+from ratchet.pairs.tokenizer import load_tokenizer
 
 
 class Answerer:
     """Holds a model and answers prompts given as token ids, greedily, in batches."""
 
-    def __init__(self, folder: Path, dtype: str, device: str, *, trust_remote_code: bool = False) -> None:
-        from ratchet.model.load import load_model, load_tokenizer
+    def __init__(
+        self,
+        folder: Path,
+        dtype: str,
+        device: str,
+        *,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        from ratchet.model.load import load_model
 
-        self.tokenizer = load_tokenizer(folder, None)
+        self.tokenizer = load_tokenizer(folder, chat_template)
+        self.end_id = find_style(self.tokenizer).end_id
         self.model = load_model(folder, dtype, trust_remote_code=trust_remote_code).to(device)
         self.device = device
 
@@ -44,6 +55,8 @@ class Answerer:
                 attention_mask=mask_ST.to(self.device),
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
+                eos_token_id=self.end_id,  # the template's end of turn, whatever the model's own settings say
+                repetition_penalty=1.0,
                 pad_token_id=pad,
                 use_cache=True,
             )
@@ -56,17 +69,25 @@ def exact_match(answers: Sequence[str], chosen: Sequence[str], pattern: str) -> 
 
     Raises PlanError where the pattern has no group, or finds nothing in a chosen answer.
     """
+    wanted = wanted_answers(chosen, pattern)
     compiled = compile_pattern(pattern)
-    right = []
-    for answer, gold in zip(answers, chosen, strict=True):
+    right = [last_match(compiled, answer) == gold for answer, gold in zip(answers, wanted, strict=True)]
+    return estimate(np.asarray(right, dtype=np.float64))
+
+
+def wanted_answers(chosen: Sequence[str], pattern: str) -> list[str]:
+    """Return what `pattern` finds in each chosen answer. Raises PlanError where it finds nothing in one."""
+    compiled = compile_pattern(pattern)
+    found = []
+    for gold in chosen:
         wanted = last_match(compiled, gold)
         if wanted is None:
             raise PlanError(
                 f"the pattern {pattern!r} finds nothing in a chosen answer: {gold[-80:]!r}",
                 fix="change the task's pattern in the suite",
             )
-        right.append(last_match(compiled, answer) == wanted)
-    return estimate(np.asarray(right, dtype=np.float64))
+        found.append(wanted)
+    return found
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from ratchet.pairs.pair import Ids
 
 
 class _BatchAnswerer:
-    def __init__(self, folder: Path, dtype: str, device: str, trust_remote_code: bool, max_new_tokens: int) -> None:
-        self.answerer = Answerer(folder, dtype, device, trust_remote_code=trust_remote_code)
-        self.max_new_tokens = max_new_tokens
+    def __init__(self, make: Callable[[], Answerer], max_new_tokens: int) -> None:
+        self.make, self.max_new_tokens = make, max_new_tokens
+
+    @functools.cached_property
+    def answerer(self) -> Answerer:
+        """The model; loaded with the first batch, because an error in a constructor comes back without its cause."""
+        return self.make()
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         prompts = [np.frombuffer(prompt, dtype=np.int32) for prompt in item["prompts"]]
@@ -31,14 +36,21 @@ def generate(
     max_new_tokens: int,
     actors: int,
     gpus: float,
+    chat_template: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[str]:
     """Return one greedy answer for each prompt, in order. Prompts are batched by length.
 
     Batches are fixed here, so the answers do not depend on how many actors there are.
     """
+    if not prompts:
+        return []
     import ray
 
+    device = "cuda" if gpus else "cpu"
+    make = functools.partial(
+        Answerer, folder, dtype, device, chat_template=chat_template, trust_remote_code=trust_remote_code
+    )
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     batches = [order[i : i + batch] for i in range(0, len(order), batch)]
     items = [
@@ -47,7 +59,7 @@ def generate(
     ]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         _BatchAnswerer,
-        fn_constructor_args=(folder, dtype, "cuda" if gpus else "cpu", trust_remote_code, max_new_tokens),
+        fn_constructor_args=(make, max_new_tokens),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
         num_cpus=1,
         num_gpus=gpus or None,

@@ -62,6 +62,8 @@ class Run:
     tokens: dict[tuple[str, int, Overlong], Tokens] = dataclasses.field(default_factory=dict)
     models: dict[str, Model] = dataclasses.field(default_factory=dict)
     orders: dict[str, Order] = dataclasses.field(default_factory=dict)
+    external: dict[str, Model] = dataclasses.field(default_factory=dict)
+    scored_now: set[str] = dataclasses.field(default_factory=set)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     @property

@@ -9,17 +9,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ratchet.evaluate.generate import compile_pattern, exact_match
+from ratchet.errors import DataError
+from ratchet.evaluate.generate import exact_match, wanted_answers
 from ratchet.evaluate.generate_flow import generate
 from ratchet.evaluate.preference import gamma, reward_scores
 from ratchet.pairs.table import open_table
-from ratchet.pipeline.context import Model, Run
+from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, final_model
-from ratchet.pipeline.prepare import tokens_of
+from ratchet.pipeline.prepare import reference_model, tokens_of
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job, read_job
 from ratchet.plan.load import load_suite
 from ratchet.plan.references import start_of
-from ratchet.plan.stages import Merge
+from ratchet.plan.stages import Merge, Sft
 from ratchet.plan.suite import ExactMatch
 from ratchet.store.files import write_json
 from ratchet.store.record import now, read_json_or_none
@@ -44,11 +45,29 @@ def evaluate_model(run: Run, name: str, step: Step | None) -> dict[str, Any]:
 
 def _opponents(run: Run, step: Step | None) -> list[Model]:
     """The models that a step's model is held against: its own reference, and the start of its stage."""
-    if step is None or step.reference is None:
+    if step is None or isinstance(step.settings, Sft):
         return []
-    names = [step.reference] if isinstance(step.reference, str) else []
-    names.append(final_model(run.plan, start_of(run.plan, step.stage)))
-    return [run.models[name] for name in dict.fromkeys(names)]
+    if isinstance(step.settings, Merge):
+        return [run.models[step.start]]
+    start = run.models[final_model(run.plan, start_of(run.plan, step.stage))]
+    return list(dict.fromkeys([reference_model(run, step), start]))
+
+
+def check_suites(run: Run) -> None:
+    """Check that every task has prompts to answer and finds the right answers, before anything is trained.
+
+    Raises DataError where a source holds nothing out, PlanError where a pattern finds nothing.
+    """
+    for suite in run.plan.evaluate:
+        for name, task in load_suite(Path(suite)).tasks.items():
+            chosen = list(_chosen(run.pairs[task.source][1]).values())
+            if not chosen:
+                raise DataError(
+                    f"source {task.source} holds no pair out",
+                    where=f"{suite}: tasks.{name}",
+                    fix=f"raise data.{task.source}.held_out",
+                )
+            wanted_answers(chosen, task.pattern)
 
 
 def _heldout(run: Run, model: Model, opponents: list[Model]) -> list[dict[str, Any]]:
@@ -92,7 +111,8 @@ def _exact_matches(run: Run, model: Model, known: list[dict[str, Any]]) -> list[
     rows = []
     for suite in run.plan.evaluate:
         for name, task in load_suite(Path(suite)).tasks.items():
-            key = f"{suite}:{name}:{task.model_dump_json()}:{run.pairs[task.source][0]}"
+            tokens = _task_tokens(run, task)
+            key = f"{suite}:{name}:{task.model_dump_json()}:{tokens.fingerprint}:{model.dtype}"
             rows.append(
                 done.get(key) or {"key": key, "suite": suite, "task": name} | _exact_match(run, model, name, task)
             )
@@ -101,15 +121,15 @@ def _exact_matches(run: Run, model: Model, known: list[dict[str, Any]]) -> list[
 
 def _exact_match(run: Run, model: Model, name: str, task: ExactMatch) -> dict[str, Any]:
     started = time.monotonic()
-    compile_pattern(task.pattern)
-    longest = max(stage.max_length for stage in run.plan.stages.values() if not isinstance(stage, Merge))
-    tokens = tokens_of(run, task.source, longest, "drop")
+    tokens = _task_tokens(run, task)
     table = open_table([tokens.folder / "heldout.arrow"], [1.0], 0)
     chosen_of = _chosen(run.pairs[task.source][1])
     seen: dict[bytes, int] = {}
     for row in range(len(table)):
         seen.setdefault(table[row].prompt.tobytes(), row)
     picked = list(seen.values())[: task.rows]
+    if not picked:
+        run.warnings.append(f"task {name}: no held-out pair of {task.source} fits into the length limit")
     answers = generate(
         model.folder,
         [table[row].prompt for row in picked],
@@ -118,6 +138,7 @@ def _exact_match(run: Run, model: Model, name: str, task: ExactMatch) -> dict[st
         max_new_tokens=task.max_new_tokens,
         actors=run.plan.cluster.score_actors,
         gpus=run.plan.cluster.gpus_per_worker,
+        chat_template=run.chat_template,
         trust_remote_code=model.trust_remote_code,
     )
     gold = [chosen_of[table.pair_ids[row]] for row in picked]
@@ -126,6 +147,11 @@ def _exact_match(run: Run, model: Model, name: str, task: ExactMatch) -> dict[st
     run.console.done(f"answer {model.name}", facts, time.monotonic() - started)
     examples = [{"answer": answer, "chosen": text} for answer, text in zip(answers[:5], gold[:5], strict=True)]
     return dataclasses.asdict(found) | {"examples": examples, "source": task.source}
+
+
+def _task_tokens(run: Run, task: ExactMatch) -> Tokens:
+    longest = max(stage.max_length for stage in run.plan.stages.values() if not isinstance(stage, Merge))
+    return tokens_of(run, task.source, longest, "drop")
 
 
 def _chosen(pairs: Path) -> dict[str, str]:

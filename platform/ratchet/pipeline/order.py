@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ratchet.errors import DataError
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Model, Order, Run, Tokens
 from ratchet.pipeline.graph import chunk_names, final_model, needs_difficulty, stepwise
@@ -85,7 +86,14 @@ def _cut(run: Run, stage: Training, steps: Steps, start: Model, chunks: Sequence
         for file, values in enumerate(_ratios(run, steps, start, jobs)):
             here = table.file_of_N == file
             ratios[here] = values[table.row_of_N[here]]
+    if len(table) < len(chunks):
+        raise DataError(
+            f"{len(table)} pairs cannot be cut into {len(chunks)} chunks",
+            where="steps.count",
+            fix="lower steps.count, or look at the skipped rows",
+        )
     rows = split_rows(steps.order, len(table), len(chunks), ratios, stage.seed)
     if ratios is not None:
         found = [difficulty(chunk, ratios[part]) for chunk, part in zip(chunks, rows, strict=True)]
-    return Order(tuple(chunks), tuple(found), tuple(tuple(part.tolist()) for part in rows))
+    sources = [difficulty(name, values) for name, values in _source_ratios(run, stage, start, whole=False).items()]
+    return Order(tuple(chunks), (*found, *sources), tuple(tuple(part.tolist()) for part in rows))

@@ -18,9 +18,10 @@ from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Model, Run, Tokens
-from ratchet.pipeline.graph import BASE, Step
+from ratchet.pipeline.graph import BASE, Step, preference_sources
+from ratchet.plan.load import load_suite
 from ratchet.plan.model import ModelSpec, Scratch
-from ratchet.plan.stages import Merge, Overlong
+from ratchet.plan.stages import Merge, Overlong, PreferenceStage
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
@@ -32,6 +33,7 @@ def used_sources(run: Run) -> list[str]:
     used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
     if plan.model.scratch is not None:
         used.update(plan.model.scratch.tokenizer_from)
+    used.update(task.source for path in plan.evaluate for task in load_suite(Path(path)).tasks.values())
     return [name for name in plan.data if name in used]
 
 
@@ -49,46 +51,80 @@ def prepare_sources(run: Run) -> None:
         run.console.done(f"pairs {name}", facts, time.monotonic() - started)
         if not counts["train"]:
             raise DataError("no pair is left to train on", where=f"data.{name}", fix="look at its skipped.parquet")
+    for name in preference_sources(run.plan):
+        if facts_of(run.pairs[name][1]).facts["demonstrations"]:
+            raise DataError(
+                "these are demonstrations, which have no rejected answer, and a preference stage trains on them",
+                where=f"data.{name}",
+                fix="use the source in an sft stage, or give it a builder (data.*.build)",
+            )
     for name in run.plan.data:
         if name not in run.pairs:
-            run.warnings.append(f"source {name} is in the plan, and no stage uses it")
+            run.warnings.append(f"source {name} is in the plan, and nothing uses it")
 
 
 def base_model(run: Run) -> Model:
     """Make, fetch or find the plan's start model, and check that it can be used. Raises ModelError."""
     spec = run.plan.model
     folder = resolve(spec) if spec.scratch is None else _scratch_model(run, spec.scratch)
-    return _model(run, BASE, spec, folder)
+    _check_lengths(run, check_model(folder, run.chat_template).longest)
+    return _model(BASE, spec, folder)
 
 
 def external_model(run: Run, spec: ModelSpec) -> Model:
-    """Fetch or find a reference model that is not one of the plan's stages. Raises ModelError."""
-    name = spec.name or Path(spec.path or "model").name
-    return _model(run, name, spec, resolve(spec))
+    """Return a model that is not one of the plan's stages, fetched or found.
+
+    Raises ModelError where it cannot be used, or its tokenizer gives other ids than the plan's model.
+    """
+    key = spec.model_dump_json()
+    if key not in run.external:
+        name = spec.name or Path(spec.path or "model").name
+        folder = resolve(spec)
+        check_model(folder, "plain")  # it never renders a text, so its own template does not matter
+        model = _model(name, spec, folder)
+        if _vocabulary(model) != _vocabulary(run.models[BASE]):
+            raise ModelError(
+                "its tokenizer gives other ids than that of the plan's model",
+                where=str(folder),
+                fix="name a model of the same family",
+            )
+        run.external[key] = model
+    return run.external[key]
+
+
+def check_external_models(run: Run) -> None:
+    """Find every external model that the plan names, before anything is trained. Raises ModelError."""
+    for stage in run.plan.stages.values():
+        if isinstance(stage, PreferenceStage):
+            for spec in (stage.reference, stage.steps.base if stage.steps else None):
+                if isinstance(spec, ModelSpec):
+                    external_model(run, spec)
 
 
 def reference_model(run: Run, step: Step) -> Model:
-    """Return the reference of a preference step. Raises ModelError where its tokens are not the plan's."""
-    if not isinstance(step.reference, ModelSpec):
-        return run.models[str(step.reference)]
-    model = external_model(run, step.reference)
-    if _vocabulary(model) != _vocabulary(run.models[BASE]):
-        raise ModelError(
-            "the reference's tokenizer gives other ids than the plan's model",
-            where=f"stages.{step.stage}.reference",
-            fix="name a reference of the same model family",
-        )
-    return model
+    """Return the reference of a preference step. Raises ModelError."""
+    if isinstance(step.reference, ModelSpec):
+        return external_model(run, step.reference)
+    return run.models[str(step.reference)]
 
 
 def _vocabulary(model: Model) -> dict[str, int]:
     return dict(load_tokenizer(model.folder, None).get_vocab())
 
 
-def _model(run: Run, name: str, spec: ModelSpec, folder: Path) -> Model:
-    check_model(folder, run.chat_template)
+def _model(name: str, spec: ModelSpec, folder: Path) -> Model:
     weights = digest_model(folder)
     return Model(name, folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
+
+
+def _check_lengths(run: Run, longest: int | None) -> None:
+    for name, stage in run.plan.stages.items():
+        if longest is not None and not isinstance(stage, Merge) and stage.max_length > longest:
+            raise ModelError(
+                f"max_length {stage.max_length} is more than the {longest} positions of the model",
+                where=f"stages.{name}.max_length",
+                fix=f"set it to {longest} or less",
+            )
 
 
 def scratch_identity(run: Run, spec: Scratch) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ratchet.pipeline.context import Model, Run
-from ratchet.pipeline.evaluation import evaluate_model, evaluated_models
+from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.graph import BASE, Step, final_model, needs_difficulty, steps_of
 from ratchet.pipeline.order import decide_order, stage_tokens
-from ratchet.pipeline.prepare import base_model, prepare_sources
+from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, train_job
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import ensure_step
@@ -33,21 +33,23 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
     """Run a plan to its end and return the report that it wrote. `text` is the plan as written.
 
     A run that was cut short goes on where it was. Raises RunError where another process holds the
-    run folder, or it belongs to another plan and `fresh` is not given; else what its parts raise.
+    run folder, or a step there was made from something else and `fresh` is not given; else what its parts raise.
     """
     layout = Layout(Path(plan.cluster.storage).resolve())
     run = Run(plan, layout, Console(), fresh, plan.model.chat_template)
     clock = time.monotonic()
     with hold(run.folder):
-        write_text(run.folder / "plan.yaml", text)
-        write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
             if plan.model.scratch is None:  # a model that cannot be used is told before any file is read
                 run.models[BASE] = base_model(run)
             prepare_sources(run)
             if plan.model.scratch is not None:
                 run.models[BASE] = base_model(run)
+            check_suites(run)
+            check_external_models(run)
             steps = list(_make_models(run))
+            write_text(run.folder / "plan.yaml", text)
+            write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
             scores = [evaluate_model(run, name, step) for name, step in evaluated_models(run, steps)]
         data = summarise(run, steps, scores, text, time.monotonic() - clock)
         html, _ = write_report(run.folder, data)

@@ -65,6 +65,7 @@ def ensure_scores(
             on_pairs=show,
         )
     fresh = sum(one.pairs for one in scored if not one.reused)
+    run.scored_now.update(one.fingerprint for one in scored if not one.reused)
     if fresh:
         found = sum(one.pairs for one in scored if one.reused)
         facts = {"pairs scored": fresh, "found in the store": found}

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratchet.errors import ClusterError
+from ratchet.errors import ClusterError, RatchetError
 from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
 
@@ -72,8 +72,24 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
         _quieten()
         _check_size(cluster)
         yield
+    except ray.exceptions.RayError as error:
+        raise plain_error(error) from error
     finally:
         ray.shutdown()
+
+
+def plain_error(error: BaseException) -> RatchetError:
+    """Return the RatchetError that caused a Ray error, or one that names the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RatchetError) and type(cause).__module__ == RatchetError.__module__:
+            return cause  # and not the mixture of it and its own that Ray raises first
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ClusterError(
+        f"a worker process failed: {lines[-1]}",
+        fix="what was finished is kept; lower cluster.score_batch if memory ran out, and run again",
+    )
 
 
 def _check_port(address: str) -> None:
@@ -98,7 +114,7 @@ def _connect(cluster: Cluster, address: str) -> None:
     if address != "local":
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
         return
-    needed = math.ceil(cluster.workers * cluster.cpus_per_worker) + 1
+    needed = max(math.ceil(cluster.workers * cluster.cpus_per_worker), cluster.score_actors) + 1
     ray.init(
         address="local",
         num_cpus=cluster.ray.num_cpus or max(os.cpu_count() or 1, needed),
@@ -137,6 +153,7 @@ def _quieten() -> None:
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else the cause is lost on its way here
     context.execution_options.preserve_order = True
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

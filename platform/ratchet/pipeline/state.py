@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,11 +12,13 @@ from ratchet.model.check import check_model
 from ratchet.model.digest import digest_model
 from ratchet.model.load import resolve
 from ratchet.pairs.flow import pairs_identity
+from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.read import plan_spans
+from ratchet.pairs.source import read_source
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Model, Order, Run, Tokens
-from ratchet.pipeline.graph import BASE, Step, all_steps, final_model
+from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
 from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
 from ratchet.plan.data import Source
@@ -29,6 +32,7 @@ from ratchet.store.record import read_json_or_none, read_record
 from ratchet.track.progress import Console
 from ratchet.train.checkpoint import read
 
+_LOOK, _CHARACTERS_A_TOKEN = 50, 4
 _BYTES_A_ROW = 2000
 """A guess at a row of JSON, for sources that are not read yet."""
 
@@ -111,6 +115,26 @@ def estimate_rows(source: Source) -> int:
     return min(rows, source.max_rows or rows)
 
 
+def _guessed_tokens(source: Source) -> float:
+    """A guess at the tokens of a pair, both sides, from the first ones: four characters each."""
+    if source.hub is not None:
+        return 0.0
+    first = [one for one in itertools.islice(read_source(source), _LOOK) if isinstance(one, PreferencePair)]
+    sides = [[pair.chosen, *([pair.rejected] if pair.rejected else [])] for pair in first]
+    prompts = [sum(len(turn.content) for turn in pair.prompt) for pair in first]
+    characters = sum(len(texts) * prompt + sum(map(len, texts)) for texts, prompt in zip(sides, prompts, strict=True))
+    return characters / _CHARACTERS_A_TOKEN / max(len(first), 1)
+
+
+def scratch_parameters(spec: Scratch) -> int:
+    """Return the parameters of a model made from scratch, as many as its vocabulary may have."""
+    head = spec.hidden_size // spec.heads
+    attention = 2 * spec.hidden_size**2 + 2 * spec.hidden_size * head * spec.key_value_heads
+    layer = attention + 3 * spec.hidden_size * spec.intermediate_size + 2 * spec.hidden_size
+    embeddings = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+    return spec.layers * layer + embeddings + spec.hidden_size
+
+
 def _find_base(run: Run) -> None:
     spec = run.plan.model
     if isinstance(spec.scratch, Scratch):
@@ -146,7 +170,7 @@ def _find_tokens(run: Run) -> None:
 def _find_orders(run: Run) -> None:
     for name in run.plan.stages:
         kept = read_json_or_none(run.layout.order(run.plan.name, name))
-        if kept is not None:
+        if kept is not None and sorted(kept["chunks"]) == sorted(chunk_names(run.plan.stages[name])):
             rows = kept["rows"] and tuple(map(tuple, kept["rows"]))
             difficulties = tuple(Difficulty(**one) for one in kept["difficulties"])
             run.orders[name] = Order(tuple(kept["chunks"]), difficulties, rows)
@@ -155,9 +179,13 @@ def _find_orders(run: Run) -> None:
 def _state(run: Run, step: Step) -> StepState:
     size = _size(run, step)
     folder = run.layout.step(run.plan.name, step.name)
-    missing = _missing(run, step)
-    if missing:
-        return StepState(step, "waiting", f"for {', '.join(missing)}", size)
+    undecided = needs_difficulty(step.settings) and step.stage not in run.orders
+    order = "the order of its chunks follows from its start model" if undecided else ""
+    models = _missing_models(run, step)
+    if models:
+        return StepState(step, "waiting", "; ".join(filter(None, [f"for {', '.join(models)}", order])), size)
+    if BASE not in run.models or undecided or _unread(run, step):
+        return StepState(step, "ready", order, size)
     changes = changes_since(run, step, folder, step_identity(run, step))
     if changes:
         return StepState(step, "changed", "; ".join(changes), size)
@@ -171,14 +199,17 @@ def _state(run: Run, step: Step) -> StepState:
     return StepState(step, "ready", "", size)
 
 
-def _missing(run: Run, step: Step) -> list[str]:
-    """What a step waits for: models that are not made, sources that are not read."""
+def _missing_models(run: Run, step: Step) -> list[str]:
+    """The models that a step waits for. The base is not among them: it is there, or made first."""
     if isinstance(step.settings, Merge):
         needed = [final_model(run.plan, name) for name in step.settings.of]
     else:
         needed = [step.start, *([step.reference] if isinstance(step.reference, str) else [])]
-    models = [name for name in dict.fromkeys(needed) if name not in run.models]
-    return models + [name for name in step.chunk.shares if _tokens(run, step, name) is None]
+    return [name for name in dict.fromkeys(needed) if name not in run.models and name != BASE]
+
+
+def _unread(run: Run, step: Step) -> list[str]:
+    return [name for name in step.chunk.shares if _tokens(run, step, name) is None]
 
 
 def _tokens(run: Run, step: Step, source: str) -> Tokens | None:
@@ -201,6 +232,7 @@ def _size(run: Run, step: Step) -> Size | None:
         else:
             rows = estimate_rows(run.plan.data[name]) * (1 - run.plan.data[name].held_out)
             pairs, estimated = pairs + share * rows, True
+            tokens += share * rows * _guessed_tokens(run.plan.data[name])
     rows = int(pairs) // step.chunk.parts
     steps = stage.epochs * -(-rows // stage.batch)
     steps = min(steps, stage.max_steps or steps)
@@ -213,6 +245,7 @@ def _size(run: Run, step: Step) -> Size | None:
 
 def _weight_bytes(run: Run) -> int:
     base = run.models.get(BASE)
+    scratch = run.plan.model.scratch
     if base is None:
-        return 0
+        return 4 * scratch_parameters(scratch) if scratch else 0
     return sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))

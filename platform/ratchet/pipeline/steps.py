@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import RunError
+from ratchet.errors import CorruptError, ModelError, RunError
 from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
 from ratchet.pipeline.context import Model, Run
@@ -16,7 +16,7 @@ from ratchet.pipeline.order import stage_tokens
 from ratchet.pipeline.prepare import reference_model
 from ratchet.pipeline.training import train_step
 from ratchet.plan.stages import Merge
-from ratchet.store.files import folder_aside, write_json
+from ratchet.store.files import folder_aside, storage_errors, write_json
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.record import Record, now, read_json_or_none, read_record, write_record
 
@@ -36,6 +36,7 @@ def ensure_step(run: Run, step: Step) -> Model:
         write_record(folder, record)
         run.console.done(step.name, _outcome(record), record.seconds)
     else:
+        _verify(folder, record)
         run.console.say(f"{step.name:<20} is there already")
     return known_model(run, step, record)
 
@@ -109,8 +110,10 @@ def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> N
             fix="run with --fresh to put it aside and make it again, or give the plan another name",
         )
     aside = run.layout.set_aside(run.plan.name, step.name, now().replace(":", ""))
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(aside)
+    with storage_errors(aside):
+        aside.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(aside):
+        folder.rename(aside)
     run.console.say(f"{step.name:<20} put aside as {aside}")
 
 
@@ -123,7 +126,10 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
     if isinstance(step.settings, Merge):
         counts, facts = _merge(run, step.settings, folder / "model"), {}
     else:
-        counts, facts = train_step(run, step, step.settings, folder, fingerprint(identity))
+        # The same id after a kill, another one after --fresh.
+        aside = len(list(run.layout.set_aside(run.plan.name, step.name, "").parent.glob(f"{step.name}-*")))
+        run_id = fingerprint({**identity, "set_aside": aside})
+        counts, facts = train_step(run, step, step.settings, folder, run_id)
     return Record(
         kind="step",
         fingerprint=fingerprint(identity),
@@ -142,6 +148,20 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
             **facts,
         },
     )
+
+
+def _verify(folder: Path, record: Record) -> None:
+    """A finished step is only as good as its weights still are."""
+    try:
+        found = digest_model(folder / "model")
+    except ModelError as error:
+        found = error.what
+    if found != record.facts["weights"]:
+        raise CorruptError(
+            f"the model is not what its record says: {found}, recorded {record.facts['weights']}",
+            where=str(folder / "model"),
+            fix=f"put the model back, or delete {folder} to make the step again",
+        )
 
 
 def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:

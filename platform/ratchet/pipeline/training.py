@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ratchet.errors import DataError
 from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import Step, options
 from ratchet.pipeline.order import stage_table, stage_tokens
@@ -17,6 +16,7 @@ from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
 from ratchet.plan.references import micro_batch
 from ratchet.plan.stages import Sft, Training
 from ratchet.reference.score import Scored
+from ratchet.store.files import storage_errors
 from ratchet.track.progress import follow
 from ratchet.train.launch import train
 from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
@@ -37,10 +37,12 @@ def train_step(
             gpus_per_worker=cluster.gpus_per_worker,
             max_restarts=cluster.max_restarts,
         )
+    fresh = {one.fingerprint for one in scored} & run.scored_now  # the first step that needs a pass bears its cost
+    run.scored_now -= fresh
     reference = {
         "seconds": round(sum(one.seconds for one in scored), 3),
         "pairs": sum(one.pairs for one in scored),
-        "reused": all(one.reused for one in scored),
+        "reused": not fresh,
         "records": [str(one.folder) for one in scored],
     }
     return result.counts, {
@@ -52,13 +54,6 @@ def train_step(
 
 def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]) -> list[Scored]:
     """Score the pairs of a chunk, and the held-out ones, under the step's reference."""
-    for one in tokens:
-        if facts_of(one.folder).facts["demonstrations"]:
-            raise DataError(
-                f"source {one.source} has demonstrations, which have no rejected answer",
-                where=f"stages.{step.stage}.data",
-                fix="use it in an sft stage, or give it a builder (data.*.build)",
-            )
     jobs = [train_job(one) for one in tokens]
     if (rows := run.rows_of(step)) is not None:
         table, part = stage_table(run, stage), np.asarray(rows)
@@ -77,7 +72,8 @@ def train_spec(
     folder = run.layout.step(run.plan.name, step.name)
     rows = run.rows_of(step)
     if rows is not None:
-        np.save(folder / "rows.npy", np.asarray(rows, dtype=np.int64))
+        with storage_errors(folder):
+            np.save(folder / "rows.npy", np.asarray(rows, dtype=np.int64))
     heldout = [one for one in tokens if facts_of(one.folder).counts["heldout"]]
     references = tuple(str(one.folder) for one in scored)
     return TrainSpec(

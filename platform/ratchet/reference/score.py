@@ -7,6 +7,7 @@ with the blocks that are missing. The forward pass is the trainer's own (`model.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.errors import ClusterError, RatchetError
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.store import Logps, logps_identity, missing_blocks, prove, write_block
 from ratchet.store.fingerprint import fingerprint
@@ -64,15 +64,20 @@ class BlockScorer:
     """Scores one block at a time; Ray Data keeps it alive in its own process."""
 
     def __init__(self, model: ScoringModel, batch: int, device: str) -> None:
+        self.model, self.batch, self.device = model, batch, device
+        self.tables: dict[str, TokenTable] = {}
+
+    @functools.cached_property
+    def scorer(self) -> Any:
+        """The model; loaded with the first block, because an error in a constructor comes back without its cause."""
         from ratchet.model.forward import PairScorer
         from ratchet.model.load import load_model
 
+        model = self.model
         loaded = load_model(
             model.folder, model.dtype, trust_remote_code=model.trust_remote_code, quantise=model.quantise
         )
-        self.scorer = PairScorer(loaded if model.quantise else loaded.to(device)).eval()
-        self.batch, self.device = batch, device
-        self.tables: dict[str, TokenTable] = {}
+        return PairScorer(loaded if model.quantise else loaded.to(self.device)).eval()
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         table = self.tables.setdefault(item["file"], open_table([Path(item["file"])], [1.0], 0))
@@ -117,7 +122,7 @@ def score_jobs(
     Raises the error of the process that failed; its finished blocks stay.
     """
     started, clock = now(), time.monotonic()
-    plans = [_plan(model, job, layout) for job in jobs]
+    plans = [_plan(model, job, layout, jobs) for job in jobs]
     items = [item for plan in plans for item in plan.items]
     seconds = _run(model, items, actors=actors, batch=batch, gpus=gpus, on_pairs=on_pairs) if items else {}
     return [_finish(plan, started, clock, seconds.get(str(plan.folder), 0.0)) for plan in plans]
@@ -130,10 +135,30 @@ class _JobPlan:
     folder: Path
     items: list[dict[str, Any]]
     record: Record | None
+    part: bool
 
 
-def _plan(model: ScoringModel, job: ScoreJob, layout: Layout) -> _JobPlan:
-    identity = logps_identity(
+def _plan(model: ScoringModel, job: ScoreJob, layout: Layout, jobs: Sequence[ScoreJob]) -> _JobPlan:
+    """Say what a job still needs. Rows of a split that is scored whole, now or before, need nothing of their own."""
+    if job.rows is not None:
+        whole = dataclasses.replace(job, rows=None)
+        identity = _identity(model, whole)
+        record = read_record(layout.logps(fingerprint(identity)))
+        if record is not None or whole in jobs:
+            return _JobPlan(job, identity, layout.logps(fingerprint(identity)), [], record, part=True)
+    identity = _identity(model, job)
+    folder = layout.logps(fingerprint(identity))
+    record = read_record(folder)
+    rows = _rows(job) if record is None else np.zeros(0, np.int64)
+    items = [
+        {"file": str(job.file), "folder": str(folder), "block": block, "rows": rows[start:end].tolist()}
+        for block, start, end in (missing_blocks(folder, len(rows)) if record is None else [])
+    ]
+    return _JobPlan(job, identity, folder, items, record, part=False)
+
+
+def _identity(model: ScoringModel, job: ScoreJob) -> dict[str, Any]:
+    return logps_identity(
         tokens=job.tokens_fp,
         split=job.split,
         rows=job.rows,
@@ -141,21 +166,6 @@ def _plan(model: ScoringModel, job: ScoreJob, layout: Layout) -> _JobPlan:
         dtype=model.dtype,
         quantise=model.quantise,
         engine="trainer",
-    )
-    folder = layout.logps(fingerprint(identity))
-    record = read_record(folder)
-    if record is not None:
-        return _JobPlan(job, identity, folder, [], record)
-    rows = _rows(job)
-    return _JobPlan(
-        job,
-        identity,
-        folder,
-        [
-            {"file": str(job.file), "folder": str(folder), "block": block, "rows": rows[start:end].tolist()}
-            for block, start, end in missing_blocks(folder, len(rows))
-        ],
-        None,
     )
 
 
@@ -167,6 +177,8 @@ def _rows(job: ScoreJob) -> npt.NDArray[np.int64]:
 
 def _finish(plan: _JobPlan, started: str, clock: float, seconds: float) -> Scored:
     fp = fingerprint(plan.identity)
+    if plan.part:
+        return Scored(plan.folder, fp, len(_rows(plan.job)), 0.0, reused=True)
     if plan.record is not None:
         return Scored(plan.folder, fp, plan.record.counts["pairs"], plan.record.seconds, reused=True)
     table = open_table([plan.job.file], [1.0], 0)
@@ -208,25 +220,8 @@ def _run(
         num_cpus=1,
         num_gpus=gpus or None,
     )
-    try:
-        for row in dataset.iter_rows():
-            done += row["pairs"]
-            seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
-            on_pairs(done, total)
-    except ray.exceptions.RayError as error:
-        raise _ours(error) from error
+    for row in dataset.iter_rows():
+        done += row["pairs"]
+        seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
+        on_pairs(done, total)
     return seconds
-
-
-def _ours(error: BaseException) -> RatchetError:
-    """Return the RatchetError that caused a Ray error, or one that names the cause."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RatchetError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    return ClusterError(
-        f"a scoring process failed: {last[0]}",
-        fix="finished blocks are kept; lower cluster.score_batch if memory ran out, and run again",
-    )

@@ -111,7 +111,7 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
         try:
             if pq.read_metadata(path).num_rows == end - start:
                 continue
-        except (FileNotFoundError, pa.ArrowInvalid):
+        except (OSError, pa.ArrowInvalid):
             pass
         path.unlink(missing_ok=True)
         missing.append((number, start, end))

@@ -116,6 +116,6 @@ def _causes(share: float) -> str:
     if share < 0.2:
         return "a few pairs are off: their reference rows are stale or belong to other pairs; score the reference again"
     return (
-        "most pairs are off: the reference was scored with other weights, tokens, chat template or precision, "
+        "most pairs are off: the reference was scored with other weights, tokens or precision, "
         "or dropout is active; score the reference again with this model"
     )
