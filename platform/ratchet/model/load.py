@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ratchet.errors import ModelError
@@ -81,7 +82,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
             output_loading_info=True,
             **quantisation,
         )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"cannot be loaded: {str(error).strip().splitlines()[0]}",
             where=str(folder),

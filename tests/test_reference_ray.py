@@ -1,0 +1,94 @@
+"""Scoring on Ray: one pass, resumed by block, with errors that keep their cause."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ratchet.errors import ModelError
+from ratchet.model.digest import digest_model
+from ratchet.model.scratch import make_scratch
+from ratchet.pairs.flow import prepare_pairs
+from ratchet.pairs.table import open_table
+from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.pipeline.session import ray_session
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.data import Generated, Source
+from ratchet.plan.model import Scratch
+from ratchet.reference.score import Scored, ScoreJob, ScoringModel, score_jobs
+from ratchet.reference.store import block_path, read_logps
+from ratchet.store.layout import Layout
+
+pytestmark = pytest.mark.ray
+SPEC = Scratch(tokenizer_from=("a",), vocab_size=300, hidden_size=16, layers=1, heads=2, key_value_heads=1,
+               intermediate_size=32, max_positions=96)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Layout, ScoringModel, ScoreJob]]:
+    layout = Layout(tmp_path_factory.mktemp("store"))
+    source = Source(generate=Generated(kind="arithmetic", rows=700, largest=30), build="arithmetic_corruption")
+    with ray_session(Cluster()):
+        pairs_fp, pairs = prepare_pairs("a", source, layout, None)
+        folder = layout.root / "model"
+        folder.mkdir()
+        make_scratch(SPEC, ["What is 1 + 2 - 3?", "1 + 2 = 3. The answer is 3."], folder)
+        tokens_fp, tokens = prepare_tokens(
+            pairs, pairs_fp, folder, layout, max_length=96, overlong="drop", chat_template=None
+        )
+        yield layout, ScoringModel(folder, digest_model(folder), "float32"), ScoreJob(tokens_fp, tokens, "train")
+
+
+def score(layout: Layout, model: ScoringModel, *jobs: ScoreJob) -> list[Scored]:
+    return score_jobs(model, jobs, layout, actors=1, batch=64, gpus=0)
+
+
+def test_a_pass_cut_short_goes_on_with_the_blocks_that_are_missing(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:
+    layout, model, job = made
+    whole, sample = score(layout, model, job, ScoreJob(job.tokens_fp, job.tokens_folder, "train", (3, 5, 8)))
+    table = open_table([job.file], [1.0], 0)
+    assert (whole.pairs, whole.reused, sample.reused, sample.folder) == (len(table), False, True, whole.folder)
+    before = read_logps([whole.folder], table.pair_ids)
+    assert read_logps([sample.folder], [table.pair_ids[5]]).chosen == before.chosen[5]
+    kept = block_path(whole.folder, 0).stat().st_mtime_ns
+    (whole.folder / "record.json").unlink()  # as a kill leaves it: one block missing, one cut, no record
+    block_path(whole.folder, 1).unlink()
+    block_path(whole.folder, 2).write_bytes(b"PAR1")
+    (again,) = score(layout, model, job)
+    after = read_logps([again.folder], table.pair_ids)
+    assert again.folder == whole.folder
+    assert block_path(whole.folder, 0).stat().st_mtime_ns == kept
+    assert np.array_equal(before.chosen, after.chosen)
+    assert np.array_equal(before.rejected, after.rejected)
+    rows = sum(pq.read_metadata(path).num_rows for path in whole.folder.glob("block-*.parquet"))
+    assert rows == len(table)
+    assert score(layout, model, job)[0].reused
+
+
+def test_other_weights_find_no_scores(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:
+    layout, model, job = made
+    other = ScoringModel(model.folder, "other-weights", "float32")
+    small = ScoreJob(job.tokens_fp, job.tokens_folder, "heldout")
+    first, second = score(layout, model, small)[0], score(layout, other, small)[0]
+    assert first.folder != second.folder
+
+
+def test_an_error_in_a_scoring_process_comes_back_as_itself(
+    made: tuple[Layout, ScoringModel, ScoreJob], tmp_path: Path
+) -> None:
+    from ratchet.pipeline.session import plain_error
+
+    layout, model, job = made
+    broken = tmp_path / "broken"
+    shutil.copytree(model.folder, broken)
+    next(broken.glob("*.safetensors")).write_bytes(b"junk")
+    with pytest.raises(Exception) as caught:
+        score(layout, ScoringModel(broken, "broken", "float32"), job)
+    error = plain_error(caught.value)
+    assert str(broken) in str(error), error
+    assert type(error) is ModelError or error.exit_code == 74
