@@ -38,6 +38,7 @@ BAD: list[tuple[str, str, str]] = [
     ("revision: c1899de", "path: x", "3: model.path: give exactly one of name, path, scratch; got name, path"),
     ("name: Qwen/Qwen3-0.6B, revision: c1899de", "scratch: {tokenizer_from: [helpfull]}", "3: model.scratch.tokenizer_from[0]: no source is named helpfull; did you mean helpful?"),
     ("name: Qwen/Qwen3-0.6B, revision: c1899de", "scratch: {tokenizer_from: [math], hidden_size: 100, heads: 3}", "3: model.scratch.hidden_size: 100 does not divide by heads = 3"),
+    ("revision: c1899de", "revision: c1899de, dtype: float16", "3: model.dtype: DeepSpeed does not train in float16 on a CPU, and cluster.gpus_per_worker is 0: use bfloat16 or float32"),
     ("helpful: {path: data/helpful.jsonl}", "helpful: {}", "5: data.helpful: give exactly one of path, hub, generate; got none"),
     ("helpful: {path: data/helpful.jsonl}", "helpful: {path: 3}", '5: data.helpful.path: must be text, a list of at least 1 text or null, not 3; did you mean "3"?'),
     ("helpful: {path: data/helpful.jsonl}", "Help Ful: {path: x}", "5: data.\"Help Ful\": is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean help-ful?"),
@@ -85,10 +86,16 @@ BAD: list[tuple[str, str, str]] = [
     ("beta: 0.3", "beta: 0", "19: stages.align.beta: must be a number above 0, not 0"),
     ("beta: 0.3", "workers: 2", "19: stages.align.workers: no such key here; did you mean cluster.workers?"),
     ("targets: all-linear", "targets: all-liner", '20: stages.align.lora.targets: must be a list of at least 1 text or all-linear, not "all-liner"; did you mean all-linear?'),
+    ("rank: 8", "quantise: 4bit", "20: stages.align.lora.quantise: needs a GPU, and cluster.gpus_per_worker is 0: set that, or leave `quantise` out"),
     ("reference: base", "reference: bass", "25: stages.other.reference: no stage is named bass; did you mean base?"),
     ("reference: base", "reference: [base]", "25: stages.other.reference: must be a name, a mapping with keys such as name, revision, path or null, not a list of 1"),
     ("reference: base", "reference: {naem: x}", "25: stages.other.reference.naem: no such key; did you mean name?"),
-    ("reference: base", "reference: {scratch: {tokenizer_from: [maths]}}", "25: stages.other.reference.scratch.tokenizer_from[0]: no source is named maths; did you mean math?"),
+    ("reference: base", "reference: {scratch: {tokenizer_from: [maths]}}", "25: stages.other.reference.scratch: only the plan's model can be made from scratch: give name or path"),
+    ("reference: base", "reference: {path: m, chat_template: plain}", "25: stages.other.reference.chat_template: has no effect here: texts are rendered once, with the plan's model; set model.chat_template instead"),
+    ("reference: base", "reference: {path: m, system: Hi}", "25: stages.other.reference.system: has no effect here: texts are rendered once, with the plan's model; set model.system instead"),
+    ("order: easy_to_hard", "base: {scratch: {tokenizer_from: [math]}}", "18: stages.align.steps.base.scratch: only the plan's model can be made from scratch: give name or path"),
+    ("order: easy_to_hard", "base: {path: m, chat_template: plain}", "18: stages.align.steps.base.chat_template: has no effect here: texts are rendered once, with the plan's model; set model.chat_template instead"),
+    ("order: easy_to_hard", "base: {path: m, system: Hi}", "18: stages.align.steps.base.system: has no effect here: texts are rendered once, with the plan's model; set model.system instead"),
     ("[warm, align]", "[warm]", "26: stages.blend.of: must be a list of at least 2 names, not a list of 1"),
     ("[warm, align]", "[warm, alin]", "26: stages.blend.of[1]: no stage is named alin; did you mean align?"),
     ("[warm, align]", "[warm, warm]", "26: stages.blend.of[1]: warm is listed twice"),
@@ -97,6 +104,7 @@ BAD: list[tuple[str, str, str]] = [
     ("[eval/quick.yaml]", "[eval/quik.yaml]", "27: evaluate[0]: eval/quik.yaml: no such file; did you mean eval/quick.yaml?"),
     ("[eval/quick.yaml]", "eval/quick.yaml", '27: evaluate: must be a list of texts, not "eval/quick.yaml"; did you mean [eval/quick.yaml]?'),
     ("[eval/quick.yaml]", "[eval/quick.yaml, eval/quick.yaml]", "27: evaluate[1]: eval/quick.yaml is listed twice"),
+    ("build: arithmetic_corruption", "held_out: 0", "27: evaluate[0]: task sums of eval/quick.yaml has nothing to answer: data.math.held_out is 0; set it above 0"),
     ("  workers: 8", "  wrokers: 8", "29: cluster.wrokers: no such key; did you mean workers?"),
     ("  workers: 8", "  zero: 3", "29: cluster.zero: no such key here; did you mean cluster.deepspeed.zero?"),
     ("  workers: 8", "  learning: 3", "29: cluster.learning: no such key; there are workers, cpus_per_worker, gpus_per_worker, micro_batch, deepspeed, gradient_checkpointing, score_actors, score_batch, max_restarts, storage or ray"),
@@ -106,6 +114,13 @@ BAD: list[tuple[str, str, str]] = [
     ("{zero: 2}", "{offload_optimizer: true}", "30: cluster.deepspeed.offload_optimizer: needs zero 1, 2 or 3: stage 0 has nothing to offload"),
     ("{zero: 2}", "{overrides: {optimizer: {}}}", "30: cluster.deepspeed.overrides.optimizer: is decided by the stage's learning_rate, weight_decay, betas, epsilon: set that instead"),
     ("{zero: 2}", "{overrides: {zero_optimization: {stage: 3}}}", "30: cluster.deepspeed.overrides.zero_optimization.stage: is decided by zero: set that instead"),
+    ("{zero: 2}", "{overrides: {amp: {}}}", "30: cluster.deepspeed.overrides.amp: is decided by model.dtype: set that instead"),
+    ("{zero: 2}", "{overrides: {torch_autocast: {}}}", "30: cluster.deepspeed.overrides.torch_autocast: is decided by model.dtype: set that instead"),
+    ("{zero: 2}", "{overrides: {data_types: {}}}", "30: cluster.deepspeed.overrides.data_types: is decided by model.dtype: set that instead"),
+    ("{zero: 2}", "{overrides: {compression_training: {}}}", "30: cluster.deepspeed.overrides.compression_training: changes results, and a cluster setting must not: leave it out"),
+    ("{zero: 2}", "{overrides: {data_efficiency: {}}}", "30: cluster.deepspeed.overrides.data_efficiency: changes results, and a cluster setting must not: leave it out"),
+    ("{zero: 2}", "{overrides: {curriculum_learning: {}}}", "30: cluster.deepspeed.overrides.curriculum_learning: changes results, and a cluster setting must not: leave it out"),
+    ("{zero: 2}", "{overrides: {zero_allow_untested_optimizer: false}}", "30: cluster.deepspeed.overrides.zero_allow_untested_optimizer: is decided by Ratchet, which brings its own optimiser: leave it out"),
 ]  # fmt: skip
 
 
@@ -151,6 +166,7 @@ def test_everything_at_once_in_the_order_of_lines() -> None:
         ["jobs/x.yaml:15", "stages.warm.betta"],
         ["jobs/x.yaml:20", "stages.align.after"],
         ["jobs/x.yaml:24", "stages.align.lora.quantise"],
+        ["jobs/x.yaml:24", "stages.align.lora.quantise"],
         ["jobs/x.yaml:27", "stages.other.after"],
         ["jobs/x.yaml:28", "stages.other.data[0]"],
         ["jobs/x.yaml:31", "evaluate[0]"],
@@ -169,7 +185,17 @@ def test_every_preference_kind_is_checked(kind: str) -> None:
         "stages.align.batch",
         "stages.align.steps.by",
         "stages.align.lora.quantise",
+        "stages.align.lora.quantise",
     ]
+
+
+def test_what_needs_a_gpu_is_right_where_there_is_one() -> None:
+    plan = PLAN.replace("rank: 8", "quantise: 4bit").replace("revision: c1899de", "revision: c1899de, dtype: float16")
+    assert len(said(plan)) == 2
+    load_plan(write(Path(), plan), ["cluster.gpus_per_worker=0.5"])
+    for key in ("gpus_per_wroker: 1", "gpus_per_worker: false"):  # what was meant is not known
+        lines = said(plan.replace("  workers: 8", f"  workers: 8\n  {key}"))
+        assert [line.split(":")[:2] for line in lines] == [["jobs/x.yaml", "30"]]
 
 
 def test_micro_batches() -> None:

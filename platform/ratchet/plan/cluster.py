@@ -17,7 +17,19 @@ _OURS = {
     "scheduler": "the stage's schedule and warmup",
     "bf16": "model.dtype",
     "fp16": "model.dtype",
+    "amp": "model.dtype",
+    "torch_autocast": "model.dtype",
+    "data_types": "model.dtype",
 }
+"""Keys of DeepSpeed that belong to a key of the plan."""
+_CHANGES = "changes results, and a cluster setting must not"
+_REFUSED = {
+    "compression_training": _CHANGES,
+    "data_efficiency": _CHANGES,
+    "curriculum_learning": _CHANGES,
+    "zero_allow_untested_optimizer": "is decided by Ratchet, which brings its own optimiser",
+}
+"""Keys of DeepSpeed that no plan may set, and why."""
 
 
 class DeepSpeed(Strict):
@@ -30,7 +42,8 @@ class DeepSpeed(Strict):
     offload_parameters: bool = False
     """Keep weights in CPU memory. Needs zero 3."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Raw DeepSpeed configuration, merged last. Keys that a stage decides are refused by name."""
+    """Raw DeepSpeed configuration, merged last.
+    Keys that a stage decides, and some that change results, are refused by name."""
 
     @model_validator(mode="after")
     def _possible(self) -> DeepSpeed:
@@ -41,6 +54,8 @@ class DeepSpeed(Strict):
         for key in self.overrides:
             if key in _OURS:
                 raise wrong(f"overrides.{key}", f"is decided by {_OURS[key]}: set that instead")
+            if key in _REFUSED:
+                raise wrong(f"overrides.{key}", f"{_REFUSED[key]}: leave it out")
         nested = self.overrides.get("zero_optimization")
         if isinstance(nested, dict) and "stage" in nested:
             raise wrong("overrides.zero_optimization.stage", "is decided by zero: set that instead")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ratchet.errors import PlanError
 from ratchet.plan import explain, override, references
-from ratchet.plan.document import Document, Problem, fail
+from ratchet.plan.document import Document, Problem, dotted, fail
 from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import read
 from ratchet.plan.schema import Plan
@@ -101,3 +101,12 @@ def _suites(document: Document) -> Iterator[Problem]:
                 said = hint(close(settings.source, sources)) or f"; there are {either(list(sources))}"
                 what = f"task {task} of {name} asks for the source {settings.source}, which `data` has not{said}"
                 yield document.problem(here, what)
+            elif _holds_out_nothing(sources[settings.source]):
+                key = dotted(("data", settings.source, "held_out"))
+                what = f"task {task} of {name} has nothing to answer: {key} is 0; set it above 0"
+                yield document.problem(here, what)
+
+
+def _holds_out_nothing(source: Any) -> bool:
+    share = source.get("held_out") if isinstance(source, dict) else None
+    return not isinstance(share, bool) and share == 0

@@ -60,11 +60,15 @@ A plan says what is made, and where it runs:
   `start`, `reference` and `of` may say so, and no stage may have that name.
 - `after` gives both start and reference; `start` overrides where the weights begin, and the reference with it;
   `reference` overrides the reference alone.
-- `data` and `tokenizer_from` name sources of the plan, each once; so do the tasks of every suite under `evaluate`.
+- `data` and `tokenizer_from` name sources of the plan, each once; so do the tasks of every suite under `evaluate`,
+  whose sources hold out more than 0.
 - A stage's `batch` divides by `cluster.workers` × `cluster.micro_batch` (by `cluster.workers` alone where the latter
   is left out).
 - `steps` by source need at least two sources.
-- `lora.quantise` does not go with `cluster.deepspeed.zero: 3`.
+- `lora.quantise` does not go with `cluster.deepspeed.zero: 3`, and needs `cluster.gpus_per_worker` above 0; so does
+  `model.dtype: float16`.
+- Another model, under `reference` or `steps.base`, has no `scratch`, `chat_template` or `system`: only the plan's model
+  can be made, and texts are rendered once, with it.
 """
 
 SECTIONS: tuple[tuple[str, Model], ...] = (

@@ -22,6 +22,13 @@ from ratchet.plan.stages import Merge, Sft, Stage
 BASE = "base"
 _NAMING = ("after", "start", "reference")
 LARGEST_MICRO_BATCH = 8
+_RENDERED = "has no effect here: texts are rendered once, with the plan's model; set model.{} instead"
+_ONLY_THE_PLANS = {
+    "scratch": "only the plan's model can be made from scratch: give name or path",
+    "chat_template": _RENDERED.format("chat_template"),
+    "system": _RENDERED.format("system"),
+}
+"""Keys that a model has only as the plan's, and what to say of them elsewhere."""
 
 
 def stage_order(plan: Plan) -> list[str]:
@@ -63,15 +70,18 @@ def check(document: Document) -> list[Problem]:
     """Return what the parts of a plan say wrongly of each other, suites apart."""
     data = document.data
     stages = {name: stage for name, stage in _mapping(data, "stages").items() if isinstance(stage, dict)}
+    cluster = _mapping(data, "cluster")
     problems = [*_stage_names(document, stages), *_cycles(document, stages)]
     if isinstance(data.get("data"), dict):
         problems += _source_names(document, stages)
-    cluster = _mapping(data, "cluster")
+    if _no_gpu(cluster) and _mapping(data, "model").get("dtype") == "float16":
+        what = "DeepSpeed does not train in float16 on a CPU, and cluster.gpus_per_worker is 0: use bfloat16 or float32"
+        problems.append(document.problem(("model", "dtype"), what))
     for name, stage in stages.items():
         if stage.get("kind") != "merge":
             path = ("stages", name)
             problems += [*_batch(document, path, stage, cluster), *_stepwise(document, path, stage)]
-            problems += _quantised(document, path, stage, cluster)
+            problems += [*_quantised(document, path, stage, cluster), *_other_models(document, path, stage)]
     return problems
 
 
@@ -120,11 +130,8 @@ def _stage_names(document: Document, stages: Mapping[str, Any]) -> Iterator[Prob
 
 def _source_names(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
     lists: list[tuple[Any, KeyPath]] = [(stage.get("data"), ("stages", name, "data")) for name, stage in stages.items()]
-    specs: list[KeyPath] = [("model",)]
-    specs += [("stages", name, *keys) for name in stages for keys in (("reference",), ("steps", "base"))]
-    for path in specs:
-        scratch = _mapping(document.data, *map(str, path), "scratch")
-        lists.append((scratch.get("tokenizer_from"), (*path, "scratch", "tokenizer_from")))
+    scratch = _mapping(document.data, "model", "scratch")
+    lists.append((scratch.get("tokenizer_from"), ("model", "scratch", "tokenizer_from")))
     known = list(document.data["data"])
     for value, path in lists:
         if not isinstance(value, list | dict):
@@ -200,7 +207,27 @@ def _stepwise(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> It
 def _quantised(
     document: Document, path: KeyPath, stage: Mapping[str, Any], cluster: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    zero = _mapping(cluster, "deepspeed").get("zero")
-    if _mapping(stage, "lora").get("quantise") is not None and zero == 3:
-        what = "quantised weights cannot be divided: set cluster.deepspeed.zero to 0, 1 or 2"
-        yield document.problem((*path, "lora", "quantise"), what)
+    if _mapping(stage, "lora").get("quantise") is None:
+        return
+    at = (*path, "lora", "quantise")
+    if _no_gpu(cluster):
+        yield document.problem(at, "needs a GPU, and cluster.gpus_per_worker is 0: set that, or leave `quantise` out")
+    if _mapping(cluster, "deepspeed").get("zero") == 3:
+        yield document.problem(at, "quantised weights cannot be divided: set cluster.deepspeed.zero to 0, 1 or 2")
+
+
+def _no_gpu(cluster: Mapping[str, Any]) -> bool:
+    """Whether workers surely have no GPU; where a key of the cluster is misspelt, it may have said otherwise."""
+    gpus = cluster.get("gpus_per_worker", Cluster.model_fields["gpus_per_worker"].default)
+    return cluster.keys() <= Cluster.model_fields.keys() and not isinstance(gpus, bool) and gpus == 0
+
+
+def _other_models(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what models other than the plan's cannot say."""
+    if stage.get("kind") == "sft":
+        return  # `explain` has said that it has no such keys
+    for keys in (("reference",), ("steps", "base")):
+        spec = _mapping(stage, *keys)
+        for key, what in _ONLY_THE_PLANS.items():
+            if spec.get(key) is not None:
+                yield document.problem((*path, *keys, key), what)

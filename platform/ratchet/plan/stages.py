@@ -123,7 +123,8 @@ class PreferenceStage(TrainingStage):
     """Keys of dpo, dpop, ipo and cpo, which train on pairs against a reference model."""
 
     reference: Name | ModelSpec | None = None
-    """The reference model: a stage, `base`, or another model; left out: where the stage starts."""
+    """The reference model: a stage, `base`, or another model; left out: where the stage starts.
+    On a stepwise stage it is the first step's. Another model must have the same tokenizer."""
     steps: Steps | None = None
     """Make the stage stepwise (sDPO)."""
     beta: Annotated[float, Field(gt=0)] = 0.1
