@@ -74,8 +74,10 @@ def test_the_parts_are_the_table_and_the_easier_half_comes_first(done: Path) -> 
     assert not set(first) & set(second)
     assert sorted(first + second) == list(range(len(table)))
     assert abs(len(first) - len(second)) <= 1
-    easier, harder = json.loads((done / "out/runs/tiny/orders/flat.json").read_text())["difficulties"]
+    found = json.loads((done / "out/runs/tiny/orders/flat.json").read_text())["difficulties"]
+    easier, harder, *sources = found
     assert easier["accuracy"] > harder["accuracy"]
+    assert [one["chunk"] for one in sources] == list(SHARES)
     for step, rows in (("flat.1", first), ("flat.2", second)):
         lines = (steps(done) / step / "ledger.jsonl").read_text().splitlines()
         seen = [row for line in lines for row in json.loads(line)["rows"]]
