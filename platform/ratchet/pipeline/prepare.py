@@ -43,6 +43,9 @@ def prepare_sources(run: Run) -> None:
         started = time.monotonic()
         run.pairs[name] = prepare_pairs(name, run.plan.data[name], run.layout, run.plan.model.system)
         counts = facts_of(run.pairs[name][1]).counts
+        hub = run.plan.data[name].hub
+        if hub is not None and hub.revision is None:
+            run.warnings.append(f"source {name} names no revision of {hub.name}: what was read first is kept")
         facts = {
             "to train on": counts["train"],
             "held out": counts["heldout"],

@@ -167,7 +167,13 @@ def _verify(folder: Path, record: Record) -> None:
 def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:
     folders = [run.models[final_model(run.plan, name)].folder for name in settings.of]
     with folder_aside(final) as aside:
-        merge_models(folders, settings.weights or (1.0,) * len(folders), aside)
+        weights = settings.weights or (1.0,) * len(folders)
+        merge_models(folders, weights, aside)
+        shares = [
+            f"| {name} | {weight / sum(weights):.6g} |" for name, weight in zip(settings.of, weights, strict=True)
+        ]
+        rows = "\n".join(["| model | weight |", "|---|---|", *shares])
+        (aside / "README.md").write_text(f"# Merge\n\nMade by Ratchet: a weighted average.\n\n{rows}\n")
     return {"models": len(folders)}
 
 

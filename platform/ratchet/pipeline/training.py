@@ -111,7 +111,23 @@ def train_spec(
         lora=LoraSettings(**stage.lora.model_dump()) if stage.lora else None,
         checkpoint=CheckpointSettings(**stage.checkpoint.model_dump()),
         track=_track(run, step, run_id),
+        recipe=_recipe(run, step, stage),
     )
+
+
+def _recipe(run: Run, step: Step, stage: Training) -> dict[str, str]:
+    """What the model card says beside the loss and the optimiser: from what, against what, on what."""
+    rows = {
+        "plan": run.plan.name,
+        "starts from": f"{step.start} ({run.models[step.start].weights})",
+        "data": ", ".join(f"{name} × {share:g}" for name, share in step.chunk.shares.items()),
+        "part": f"{step.chunk.part} of {step.chunk.parts}",
+        "longest pair": f"{stage.max_length} tokens ({stage.overlong})",
+    }
+    if step.reference is not None:
+        reference = reference_model(run, step)
+        rows["reference"] = f"{reference.name} ({reference.weights})"
+    return rows
 
 
 def _track(run: Run, step: Step, run_id: str) -> dict[str, Any]:

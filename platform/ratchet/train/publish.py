@@ -133,6 +133,7 @@ def _card(spec: TrainSpec, step: int) -> str:
         "optimiser steps": step,
         "learning rate": f"{spec.learning_rate:g} ({spec.schedule})",
         "precision": spec.dtype,
+        **spec.recipe,
         "adapters": "none" if spec.lora is None else f"LoRA of rank {spec.lora.rank}, merged",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())

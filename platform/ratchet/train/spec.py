@@ -51,6 +51,7 @@ class TrainSpec:
     worker. `starts_at_reference` says that policy and reference are the same weights at step 1, so
     that every log-ratio must be 0 there. `chat_template` is the template that the plan gave in place
     of the tokenizer's own, to go along with the model. `gpus_per_worker` of 0 trains on the CPU.
+    `recipe` are further rows of the model card.
     """
 
     step: str
@@ -88,6 +89,7 @@ class TrainSpec:
     lora: LoraSettings | None = None
     checkpoint: CheckpointSettings = CheckpointSettings()
     track: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def beta(self) -> float:
