@@ -222,7 +222,7 @@ def test_a_wandb_whose_service_dies_does_not_stop_training(tmp_path: Path) -> No
     os.kill(service[0], signal.SIGKILL)
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
-    assert float(out) < 0.9  # seconds; one that waited for wandb would take its init timeout, 1.0, or more
+    assert float(out) < 0.25
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 300
     assert err.count("\n") == err.count("wandb is off for the rest of this step") == 1, err
 
@@ -240,7 +240,7 @@ def test_a_wandb_that_fails_neither_stops_nor_slows_training(tmp_path: Path, fau
         out, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     assert time.monotonic() - started < 30
-    assert float(out) < 0.9  # seconds; one that waited for wandb would take its init timeout, 1.0, or more
+    assert float(out) < 0.25
     assert err.count("\n") == 1
     assert "wandb is off for the rest of this step" in err
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 25
