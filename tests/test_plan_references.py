@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.references import micro_batch, reference_of, stage_order, start_of
+from ratchet.plan.references import reference_of, stage_order, start_of
 from ratchet.plan.schema import Plan
 
 
@@ -82,25 +81,3 @@ def test_starts_and_references() -> None:
         start_of(plan, "blend")
     with pytest.raises(ValueError, match="warm is of kind sft"):
         reference_of(plan, "warm")
-
-
-@pytest.mark.parametrize(
-    ("workers", "given_", "batch", "size"),
-    [
-        (1, None, 32, 8),
-        (1, None, 7, 7),
-        (1, None, 11, 1),
-        (2, None, 24, 6),
-        (8, None, 8, 1),
-        (1, None, 9, 3),
-        (2, 16, 32, 16),
-    ],
-)
-def test_micro_batch(workers: int, given_: int | None, batch: int, size: int) -> None:
-    assert micro_batch(Cluster(workers=workers, micro_batch=given_), batch) == size
-
-
-@given(st.integers(1, 16), st.integers(1, 500))
-def test_micro_batch_is_the_largest_that_fits(workers: int, share: int) -> None:
-    size = micro_batch(Cluster(workers=workers), workers * share)
-    assert [n for n in range(1, 9) if share % n == 0][-1] == size

@@ -20,7 +20,7 @@ from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Generated, Source
 from ratchet.plan.model import Scratch
-from ratchet.reference.score import Scored, ScoreJob, ScoringModel, score_jobs
+from ratchet.reference.score import Passes, Scored, ScoreJob, ScoringModel, score_jobs
 from ratchet.reference.store import block_path, read_logps
 from ratchet.store.layout import Layout
 
@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Layout, Sco
 
 
 def score(layout: Layout, model: ScoringModel, *jobs: ScoreJob) -> list[Scored]:
-    return score_jobs(model, jobs, layout, actors=1, batch=64, gpus=0)
+    return score_jobs(model, jobs, layout, actors=1, passes=Passes(), gpus=0)
 
 
 def test_a_pass_cut_short_goes_on_with_the_blocks_that_are_missing(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:

@@ -42,7 +42,7 @@ stages:
     batch: 16
     learning_rate: 1e-3
     max_length: 64
-cluster: {workers: 2, micro_batch: 8, storage: out, deepspeed: {zero: 3}}
+cluster: {workers: 2, token_budget: 400, storage: out, deepspeed: {zero: 3}}
 """
 STEPS = ("flat.1", "flat.2", "plain")
 SMALL = {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "intermediate_size": 64}

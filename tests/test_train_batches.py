@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.train.batches import Course, epoch_order, global_batches, micro_batches
-from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec, default_micro_batch
+from ratchet.train.batches import Course, epoch_order, global_batches
+from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
 
 counts = st.integers(1, 60)
 
@@ -52,29 +53,20 @@ def test_going_on_gives_the_same_batches(n: int, batch: int, after: int) -> None
     assert all(np.array_equal(a.rows, b.rows) for a, b in zip(rest, whole, strict=True))
 
 
-@given(batch=st.integers(1, 40), world=st.integers(1, 9), micro=st.integers(1, 9), data=st.data())
-def test_workers_divide_a_batch(batch: int, world: int, micro: int, data: st.DataObject) -> None:
-    accumulation = -(-batch // (world * micro))
-    rows = np.arange(100, 100 + data.draw(st.integers(1, batch)))
-    divided = [micro_batches(rows, rank, world, micro, accumulation) for rank in range(world)]
-    assert {len(parts) for parts in divided} == {accumulation}
-    everything = [part for parts in divided for part in parts]
-    assert all(0 < len(part.rows) <= micro for part in everything)
-    real = [int(row) for part in everything if part.weight == 1.0 for row in part.rows]
-    assert sorted(real) == rows.tolist()
-    assert all(len(part.rows) == 1 for part in everything if part.weight == 0.0)
+@given(prompts=st.lists(st.integers(0, 9), min_size=1, max_size=40), seed=st.integers(0, 99))
+def test_pairs_of_a_prompt_come_together(prompts: list[int], seed: int) -> None:
+    of_N = np.array(prompts, np.int64)
+    order = epoch_order(len(of_N), seed, 1, of_N)
+    assert sorted(order) == list(range(len(of_N)))
+    runs = [key for key, _ in itertools.groupby(of_N[order].tolist())]
+    assert len(runs) == len(set(prompts))
+    for prompt in set(prompts):  # in their own order
+        rows = [int(row) for row in order if of_N[row] == prompt]
+        assert rows == sorted(rows)
 
 
-def test_a_batch_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not fit"):
-        micro_batches(np.arange(9), 0, 2, 2, 2)
-
-
-@given(batch=st.integers(1, 200), workers=st.integers(1, 16))
-def test_the_default_micro_batch_divides_a_workers_part(batch: int, workers: int) -> None:
-    size = default_micro_batch(batch, workers)
-    assert 1 <= size <= 8
-    assert -(-batch // workers) % size == 0
+def test_where_each_prompt_has_one_pair_nothing_changes() -> None:
+    assert epoch_order(30, 4, 2, np.arange(30)).tolist() == epoch_order(30, 4, 2).tolist()
 
 
 def test_a_spec_goes_through_json_and_back() -> None:

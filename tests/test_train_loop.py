@@ -15,12 +15,12 @@ from ratchet.errors import ModelError, StorageError, TrainingError
 from ratchet.losses.preference import PairLogps, preference_loss
 from ratchet.model.forward import PairScorer
 from ratchet.train import ledger
-from ratchet.train.batches import GlobalBatch, global_batches, micro_batches
+from ratchet.train.batches import GlobalBatch, global_batches
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from ratchet.train.data import course_of
 from ratchet.train.engine import TorchEngine
-from ratchet.train.loop import Parts, accumulate
+from ratchet.train.loop import Parts, accumulate, works_of
 from ratchet.train.objective import Data
 from ratchet.train.spec import CheckpointSettings, TrainSpec
 from train_bench import CPU, Pairs, Reference, reference_of, same, spec_of, state_of, tiny_model, train, weights_of
@@ -65,16 +65,16 @@ class Worker(Alone):
 
 
 def gradient(
-    spec: TrainSpec, data: Data, rows: np.ndarray, world: int, micro: int, folder: Path
+    spec: TrainSpec, data: Data, rows: np.ndarray, world: int, budget: int, folder: Path
 ) -> tuple[float, torch.Tensor]:
     """The loss and flat gradient of one global batch, summed over `world` workers."""
     total, loss = None, 0.0
     for rank in range(world):
-        split = dataclasses.replace(spec, workers=world, micro_batch=micro)
+        split = dataclasses.replace(spec, workers=world, token_budget=budget)
         engine = TorchEngine(split, PairScorer(tiny_model()), CPU)
         communicator = Worker(rank, world)
-        parts = Parts(engine, data, None, communicator, Checkpoints(folder, Alone(), 1), None, None)
-        tally = accumulate(split, parts, GlobalBatch(2, 1, rows, 0.0))
+        parts = Parts(engine, data, None, budget, communicator, Checkpoints(folder, Alone(), 1), None, None)
+        tally = accumulate(split, parts, GlobalBatch(2, 1, rows, 0.0), works_of(split, parts, rows))
         flat = torch.cat([weight.grad.double().flatten() for weight in engine.trained if weight.grad is not None])
         total = flat if total is None else total + flat
         loss += float(tally.sums[0])
@@ -90,18 +90,18 @@ def test_no_split_of_a_batch_changes_its_gradient(tmp_path: Path, kind: str, siz
     data = Data(table, None if kind == "sft" else reference_of(tiny_model(1), table))
     rows = np.array([3, 19, 7, 0, 11, 12, 20, 5])[:size]
     spec = spec_of(tmp_path, kind=kind, starts_at_reference=False, clip=None)
-    loss, whole = gradient(spec, data, rows, 1, 8, tmp_path)
-    for world, micro in [(1, 1), (1, 3), (2, 1), (2, 4), (3, 2), (4, 1), (8, 1)]:
-        again, parts = gradient(spec, data, rows, world, micro, tmp_path)
+    loss, whole = gradient(spec, data, rows, 1, 1000, tmp_path)
+    for world, budget in [(1, 1), (1, 60), (2, 1), (2, 100), (3, 40), (4, 30), (8, 1)]:
+        again, parts = gradient(spec, data, rows, world, budget, tmp_path)
         assert again == pytest.approx(loss, rel=1e-6)
-        assert float((parts - whole).norm() / whole.norm()) < 1e-6, (world, micro)
+        assert float((parts - whole).norm() / whole.norm()) < 1e-6, (world, budget)
 
 
 def test_the_gradient_is_that_of_the_mean_over_pairs(tmp_path: Path, data: Data) -> None:
     """Worked out another way: float64 weights, full logits, one pair at a time."""
     rows = np.array([4, 9, 13])
     spec = spec_of(tmp_path, clip=None)
-    _, ours = gradient(spec, data, rows, 1, 2, tmp_path)
+    _, ours = gradient(spec, data, rows, 1, 40, tmp_path)
     model = tiny_model().double()
     losses = []
     assert data.reference is not None
@@ -161,7 +161,7 @@ def test_every_loss_trains_and_the_first_step_is_checked(tmp_path: Path, data: D
 @pytest.mark.parametrize("kind", ["dpo", "dpop", "ipo"])
 @pytest.mark.parametrize("side", ["chosen_N", "rejected_N"])
 def test_a_reference_row_that_is_off_stops_the_first_step(tmp_path: Path, data: Data, kind: str, side: str) -> None:
-    spec = spec_of(tmp_path, kind=kind, batch=22, micro_batch=4)
+    spec = spec_of(tmp_path, kind=kind, batch=22, token_budget=96)
     wrong = getattr(data.reference, side).copy()
     wrong[13] += 0.5
     assert data.reference is not None
@@ -206,7 +206,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, d
     engine = TorchEngine(spec, PairScorer(tiny_model()), CPU)
     before = weights_of(engine)
     engine.trained[0].grad = torch.full_like(engine.trained[0], float("inf"))
-    done = engine.step(1e-3)
+    done = engine.step(1e-3, float(engine.finish_gradient()))
     assert not done.applied and not math.isfinite(done.grad_norm)
     assert same(list(before.values()), list(weights_of(engine).values()))
 
@@ -215,8 +215,8 @@ def test_an_infinite_slope_with_a_finite_loss_names_its_pairs(
     tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Steep(TorchEngine):
-        def backward(self, loss: torch.Tensor) -> None:
-            super().backward(loss * 1e38 * 1e38)
+        def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+            super().backward(loss * 1e38 * 1e38, last=last)
 
     monkeypatch.setattr("train_bench.TorchEngine", Steep)
     with pytest.raises(TrainingError, match="gradient's norm is not") as raised:
@@ -251,15 +251,10 @@ def test_bfloat16_keeps_float32_masters(tmp_path: Path, data: Data) -> None:
     before, start = master.clone(), weight.detach().clone()
     for rate, moved in ((1e-6, False), (1e-2, True)):
         weight.grad = torch.ones_like(weight)
-        assert engine.step(rate).applied
+        assert engine.step(rate, float(engine.finish_gradient())).applied
         assert not torch.equal(master, before)
         assert torch.equal(weight, start) is not moved
         assert weight.dtype == torch.bfloat16 and torch.equal(weight, master.to(torch.bfloat16))
-
-
-def test_micro_batches_of_a_worker_without_pairs_weigh_nothing() -> None:
-    parts = micro_batches(np.array([7]), 1, 2, 4, 1)
-    assert parts[0].weight == 0.0 and parts[0].rows.tolist() == [7]
 
 
 @pytest.mark.parametrize("stop", [4, 8])
@@ -284,11 +279,11 @@ def _interrupt(spec: TrainSpec, data: Data, step: int) -> None:
     class Engine(TorchEngine):
         steps = 0
 
-        def step(self, learning_rate: float):  # type: ignore[no-untyped-def]
+        def step(self, learning_rate: float, norm: float | None):  # type: ignore[no-untyped-def]
             self.steps += 1
             if self.steps == step:
                 raise StopError
-            return super().step(learning_rate)
+            return super().step(learning_rate, norm)
 
     import train_bench
 

@@ -62,6 +62,7 @@ class Pairs:
             )
             self.rows.append(TokenisedPair(f"pair-{seed}-{i:04d}", prompt, chosen, rejected))
         self.pair_ids = [pair.pair_id for pair in self.rows]
+        self.prompt_of_N: npt.NDArray[np.int64] = np.arange(n, dtype=np.int64)
         lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in self.rows]
         self.lengths_N3: npt.NDArray[np.int32] = np.array(lengths, dtype=np.int32)
 
@@ -94,7 +95,8 @@ def spec_of(folder: Path, **changes: Any) -> TrainSpec:
         options={"beta": 0.5},
         epochs=4,
         batch=8,
-        micro_batch=2,
+        token_budget=96,
+        gradient_checkpointing=False,
         learning_rate=3e-3,
         warmup=0.0,
         starts_at_reference=True,
@@ -127,6 +129,7 @@ def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_see
         engine=engine,
         data=data,
         heldout=heldout,
+        token_budget=spec.token_budget or 96,
         communicator=Alone(),
         checkpoints=checkpoints,
         tracker=open_tracker(folder, None, after),

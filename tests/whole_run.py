@@ -36,7 +36,7 @@ stages:
   control: {kind: dpo, after: warm, data: [slips, quiz], batch: 16, learning_rate: 1e-3, max_length: 96}
   blend: {kind: merge, of: [align, control], weights: [0.75, 0.25]}
 evaluate: [suite.yaml]
-cluster: {micro_batch: 8, storage: out}
+cluster: {token_budget: 512, storage: out}
 """
 
 SUITE = """\

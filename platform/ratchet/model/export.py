@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import ModelError
-from ratchet.model.forward import Device, PairScorer, SideScores, score
+from ratchet.model.batch import Device
+from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import load_model
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.tokenizer import template_text

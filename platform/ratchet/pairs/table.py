@@ -54,6 +54,10 @@ class _File:
     def ids(self) -> list[str]:
         return [pair_id for batch in self.batches for pair_id in batch.column("pair_id").to_pylist()]
 
+    def prompts(self) -> Any:
+        """The prompt ids, as one Arrow array."""
+        return pa.concat_arrays([batch.column("prompt_id") for batch in self.batches] or [pa.array([], pa.string())])
+
     def lengths(self) -> npt.NDArray[np.int32]:
         sides = [np.stack([np.diff(offsets) for offsets, _ in batch], axis=1) for batch in self._lists]
         return np.concatenate([np.zeros((0, len(SIDES)), np.int32), *sides]).astype(np.int32)
@@ -68,9 +72,10 @@ class _File:
 class TokenTable:
     """Rows of one or more token files, in the files' order.
 
-    `pair_ids` are the N rows' ids; `lengths_N3` their int32 counts of prompt, chosen and rejected
-    tokens; `file_of_N` the index into `files` that each row comes from; `duplicates` how many rows
-    were left out because an earlier row has the same id; `demonstrations` whether any row has no
+    `pair_ids` are the N rows' ids; `prompt_of_N` numbers their prompts, int64; `lengths_N3` are their
+    int32 counts of prompt, chosen and rejected tokens; `file_of_N` the index into
+    `files` that each row comes from; `duplicates` how many rows were left out because an earlier row
+    has the same id; `demonstrations` whether any row has no
     rejected answer. A table can be pickled: it travels as its files and row numbers.
     """
 
@@ -89,6 +94,14 @@ class TokenTable:
             here = file_of_N == k
             id_of_N[here], self.lengths_N3[here] = ids[k][row_of_N[here]], lengths[k][row_of_N[here]]
         self.pair_ids = id_of_N.tolist()
+        self.prompt_of_N = self._number_prompts()
+
+    def _number_prompts(self) -> npt.NDArray[np.int64]:
+        """Number the prompts of all files: rows with one prompt_id have one number, whatever file they are in."""
+        first_row = np.cumsum([0, *(file.rows for file in self._open)])
+        prompts = pa.concat_arrays([pa.array([], pa.string()), *(file.prompts() for file in self._open)])
+        numbers = prompts.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        return numbers[first_row[self.file_of_N] + self.row_of_N]  # type: ignore[no-any-return]
 
     @property
     def demonstrations(self) -> bool:

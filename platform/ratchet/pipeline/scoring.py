@@ -15,7 +15,7 @@ from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import preference_sources
 from ratchet.pipeline.prepare import facts_of, tokens_of
 from ratchet.plan.stages import Merge, Sft
-from ratchet.reference.score import Scored, ScoreJob, score_jobs
+from ratchet.reference.score import Passes, Scored, ScoreJob, score_jobs
 from ratchet.reference.store import Logps, read_logps, sample_rows
 from ratchet.track.bar import counted
 
@@ -60,7 +60,7 @@ def ensure_scores(
             wanted,
             run.layout,
             actors=cluster.score_actors,
-            batch=cluster.score_batch,
+            passes=Passes(cluster.token_budget if isinstance(cluster.token_budget, int) else None, cluster.sharing),
             gpus=cluster.gpus_per_worker,
             on_pairs=show,
         )

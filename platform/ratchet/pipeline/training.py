@@ -13,7 +13,6 @@ from ratchet.pipeline.graph import Step, options
 from ratchet.pipeline.order import stage_table, stage_tokens
 from ratchet.pipeline.prepare import facts_of, reference_model
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
-from ratchet.plan.references import micro_batch
 from ratchet.plan.stages import Sft, Training
 from ratchet.reference.score import Scored
 from ratchet.store.files import storage_errors
@@ -95,7 +94,9 @@ def train_spec(
         epochs=stage.epochs,
         max_steps=stage.max_steps,
         batch=stage.batch,
-        micro_batch=micro_batch(cluster, stage.batch),
+        shuffle=stage.shuffle,
+        token_budget=cluster.token_budget if isinstance(cluster.token_budget, int) else None,
+        sharing=cluster.sharing,
         workers=cluster.workers,
         learning_rate=stage.learning_rate,
         schedule=stage.schedule,
@@ -105,7 +106,9 @@ def train_spec(
         epsilon=stage.epsilon,
         clip=stage.clip,
         seed=stage.seed,
-        gradient_checkpointing=cluster.gradient_checkpointing,
+        gradient_checkpointing=cluster.gradient_checkpointing
+        if isinstance(cluster.gradient_checkpointing, bool)
+        else None,
         gpus_per_worker=cluster.gpus_per_worker,
         deepspeed=DeepSpeedSettings(**cluster.deepspeed.model_dump()),
         lora=LoraSettings(**stage.lora.model_dump()) if stage.lora else None,

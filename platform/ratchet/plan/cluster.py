@@ -10,8 +10,8 @@ from ratchet.plan.base import Strict, wrong
 
 _OURS = {
     "train_batch_size": "the stage's batch",
-    "train_micro_batch_size_per_gpu": "cluster.micro_batch",
-    "gradient_accumulation_steps": "the stage's batch, cluster.workers and cluster.micro_batch",
+    "train_micro_batch_size_per_gpu": "cluster.token_budget",
+    "gradient_accumulation_steps": "the stage's batch, cluster.workers and cluster.token_budget",
     "gradient_clipping": "the stage's clip",
     "optimizer": "the stage's learning_rate, weight_decay, betas, epsilon",
     "scheduler": "the stage's schedule and warmup",
@@ -82,16 +82,18 @@ class Cluster(Strict):
     """CPUs that Ray sets aside for each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray sets aside for each worker."""
-    micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Pairs in one forward pass of one worker; left out: as many as divide the batch, 8 at most."""
+    token_budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # noqa: S105  tokens of text
+    """Tokens that one forward pass computes, shared ones once; a longer pair has a pass to itself.
+    `auto` tries passes of the longest pairs and takes what fits into memory."""
+    sharing: Literal["auto", "prompt", "none"] = "auto"
+    """Tokens computed once for all sequences that begin with them: any prefix, prompts alone, or none."""
     deepspeed: DeepSpeed = DeepSpeed()
     """How DeepSpeed divides the model."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Recompute activations in the backward pass: less memory, about a quarter more time.
+    `auto` does so where the longest pairs would not fit otherwise."""
     score_actors: Annotated[int, Field(ge=1)] = 1
     """Processes that score the reference."""
-    score_batch: Annotated[int, Field(ge=1)] = 32
-    """Pairs in one forward pass of a scoring process."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Times that training may restart from its last checkpoint after a lost worker."""
     storage: str = "outputs"

@@ -62,8 +62,6 @@ A plan says what is made, and where it runs:
   `reference` overrides the reference alone.
 - `data` and `tokenizer_from` name sources of the plan, each once; so do the tasks of every suite under `evaluate`,
   whose sources hold out more than 0.
-- A stage's `batch` divides by `cluster.workers` × `cluster.micro_batch` (by `cluster.workers` alone where the latter
-  is left out).
 - `steps` by source need at least two sources.
 - `lora.quantise` does not go with `cluster.deepspeed.zero: 3`, and needs `cluster.gpus_per_worker` above 0; so does
   `model.dtype: float16`.

@@ -21,7 +21,6 @@ from ratchet.plan.stages import Merge, Sft, Stage
 
 BASE = "base"
 _NAMING = ("after", "start", "reference")
-LARGEST_MICRO_BATCH = 8
 _RENDERED = "has no effect here: texts are rendered once, with the plan's model; set model.{} instead"
 _ONLY_THE_PLANS = {
     "scratch": "only the plan's model can be made from scratch: give name or path",
@@ -58,14 +57,6 @@ def reference_of(plan: Plan, stage: str) -> str | ModelSpec:
     return spec.reference or start_of(plan, stage)
 
 
-def micro_batch(cluster: Cluster, batch: int) -> int:
-    """Return the pairs in one forward pass of one worker: as given, else the largest divisor up to 8."""
-    if cluster.micro_batch is not None:
-        return cluster.micro_batch
-    share = batch // cluster.workers
-    return max(size for size in range(1, LARGEST_MICRO_BATCH + 1) if share % size == 0)
-
-
 def check(document: Document) -> list[Problem]:
     """Return what the parts of a plan say wrongly of each other, suites apart."""
     data = document.data
@@ -80,7 +71,7 @@ def check(document: Document) -> list[Problem]:
     for name, stage in stages.items():
         if stage.get("kind") != "merge":
             path = ("stages", name)
-            problems += [*_batch(document, path, stage, cluster), *_stepwise(document, path, stage)]
+            problems += [*_stepwise(document, path, stage)]
             problems += [*_quantised(document, path, stage, cluster), *_other_models(document, path, stage)]
     return problems
 
@@ -177,22 +168,6 @@ def _cycles(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _batch(
-    document: Document, path: KeyPath, stage: Mapping[str, Any], cluster: Mapping[str, Any]
-) -> Iterator[Problem]:
-    batch = stage.get("batch", Sft.model_fields["batch"].default)
-    workers, micro = cluster.get("workers", 1), cluster.get("micro_batch")
-    if not (_whole(batch) and _whole(workers) and (micro is None or _whole(micro))):
-        return
-    unit = workers * (micro or 1)
-    if batch % unit:
-        near = max(1, (batch + unit // 2) // unit) * unit
-        among = (
-            f"cluster.workers × cluster.micro_batch = {workers} × {micro}" if micro else f"cluster.workers = {workers}"
-        )
-        yield document.problem((*path, "batch"), f"{batch} pairs do not divide by {among}{hint(str(near))}")
 
 
 def _stepwise(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ratchet.model.tree import Sharing
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.store import Logps, logps_identity, missing_blocks, prove, write_block
 from ratchet.store.fingerprint import fingerprint
@@ -50,6 +51,14 @@ class ScoreJob:
 
 
 @dataclasses.dataclass(frozen=True)
+class Passes:
+    """How pairs are laid out: tokens that a forward pass computes (None: found by trying), and which are shared."""
+
+    token_budget: int | None = None
+    sharing: Sharing = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
 class Scored:
     """Where a job's scores lie; `reused` where nothing had to be computed."""
 
@@ -63,8 +72,9 @@ class Scored:
 class BlockScorer:
     """Scores one block at a time; Ray Data keeps it alive in its own process."""
 
-    def __init__(self, model: ScoringModel, batch: int, device: str) -> None:
-        self.model, self.batch, self.device = model, batch, device
+    def __init__(self, model: ScoringModel, layout: Passes, device: str) -> None:
+        self.model, self.sharing, self.device = model, layout.sharing, device
+        self.budget = layout.token_budget
         self.tables: dict[str, TokenTable] = {}
 
     @functools.cached_property
@@ -77,33 +87,58 @@ class BlockScorer:
         loaded = load_model(
             model.folder, model.dtype, trust_remote_code=model.trust_remote_code, quantise=model.quantise
         )
-        return PairScorer(loaded if model.quantise else loaded.to(self.device)).eval()
+        on_device = loaded if model.quantise else loaded.to(self.device)
+        return PairScorer(on_device, sharing=self.sharing).eval()
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         table = self.tables.setdefault(item["file"], open_table([Path(item["file"])], [1.0], 0))
         rows = np.asarray(item["rows"])
         started = time.monotonic()
-        logps = score_rows(self.scorer, table, rows, self.batch, self.device)
+        if self.budget is None:
+            self.budget = fitting_budget(self.scorer, table, rows, self.device)
+        logps = score_rows(self.scorer, table, rows, self.budget, self.device)
         write_block(Path(item["folder"]), item["block"], [table[int(row)].pair_id for row in rows], logps)
         return {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
 
 
-def score_rows(scorer: Any, table: TokenTable, rows: Any, batch: int, device: str) -> Logps:
-    """Return the scores of `rows` in their order; batches are formed by length, to pad little."""
+def score_rows(scorer: Any, table: TokenTable, rows: Any, token_budget: int, device: str) -> Logps:
+    """Return the scores of `rows` in their order; forward alone, at most `token_budget` tokens at a time."""
     import torch
 
+    from ratchet.model.divide import divide, units
     from ratchet.model.forward import score
 
-    by_length = np.argsort(-table.lengths_N3[rows].sum(1), kind="stable")
+    place = {int(row): at for at, row in enumerate(rows)}
     out = np.zeros((4, len(rows)))
+    parts = units(table.__getitem__, rows, scorer.packing, token_budget)
     with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            places = by_length[start : start + batch]
-            sides = score(scorer, [table[int(rows[place])] for place in places], device)
+        for micro in divide(parts, 1, token_budget)[0]:
+            sides = score(scorer, [table[int(row)] for row in micro.rows], device)
             columns = (sides.chosen_B, sides.rejected_B, sides.chosen_tokens_B, sides.rejected_tokens_B)
             for line, column in zip(out, columns, strict=True):
-                line[places] = column.double().cpu().numpy()
+                line[[place[int(row)] for row in micro.rows]] = column.double().cpu().numpy()
     return Logps(out[0], out[1], out[2].astype(np.int32), out[3].astype(np.int32))
+
+
+def fitting_budget(scorer: Any, table: TokenTable, rows: Any, device: str) -> int:
+    """Return the tokens of a forward pass that fit into memory, by trying the longest of `rows`."""
+    import torch
+
+    from ratchet.model import memory
+    from ratchet.model.forward import score
+
+    longest = rows[np.argsort(-table.lengths_N3[rows].sum(1), kind="stable")]
+    tokens = np.cumsum(table.lengths_N3[longest].sum(1))
+    on = torch.device(device)
+
+    def peak_at(budget: int) -> int:
+        count = max(1, int(np.searchsorted(tokens, budget, side="right")))
+        before = memory.reset_peak(on)
+        with torch.inference_mode():
+            score(scorer, [table[int(row)] for row in longest[:count]], device)
+        return max(0, memory.peak(on) - before)
+
+    return memory.largest_budget(peak_at, int(memory.SHARE * memory.available(on)), on)
 
 
 def score_jobs(
@@ -112,7 +147,7 @@ def score_jobs(
     layout: Layout,
     *,
     actors: int,
-    batch: int,
+    passes: Passes,
     gpus: float,
     on_pairs: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Scored]:
@@ -124,7 +159,7 @@ def score_jobs(
     started, clock = now(), time.monotonic()
     plans = [_plan(model, job, layout, jobs) for job in jobs]
     items = [item for plan in plans for item in plan.items]
-    seconds = _run(model, items, actors=actors, batch=batch, gpus=gpus, on_pairs=on_pairs) if items else {}
+    seconds = _run(model, items, actors=actors, passes=passes, gpus=gpus, on_pairs=on_pairs) if items else {}
     return [_finish(plan, started, clock, seconds.get(str(plan.folder), 0.0)) for plan in plans]
 
 
@@ -204,7 +239,7 @@ def _run(
     items: list[dict[str, Any]],
     *,
     actors: int,
-    batch: int,
+    passes: Passes,
     gpus: float,
     on_pairs: Callable[[int, int], None],
 ) -> dict[str, float]:
@@ -215,7 +250,7 @@ def _run(
     seconds: dict[str, float] = {}
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         BlockScorer,
-        fn_constructor_args=(model, batch, "cuda" if gpus else "cpu"),
+        fn_constructor_args=(model, passes, "cuda" if gpus else "cpu"),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
         num_cpus=1,
         num_gpus=gpus or None,

@@ -1,4 +1,4 @@
-"""Which pairs each step trains on, and how a step's pairs are divided among workers. Pure functions.
+"""Which pairs each step trains on. Pure functions.
 
 The order depends on the seed and the epoch alone, so a run that stops and goes on, or runs on other
 hardware, trains on the same pairs in the same steps.
@@ -52,43 +52,31 @@ class GlobalBatch:
     progress: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Micro:
-    """Rows of one forward pass. `weight` is 0 for a stand-in that only keeps workers in step."""
+def epoch_order(n: int, seed: int, epoch: int, prompt_of_N: Rows | None = None) -> Rows:
+    """Return a permutation of range(n), int64, shape (n,), that `seed`, `epoch` and prompts decide.
 
-    rows: Rows
-    weight: float
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> Rows:
-    """Return a permutation of range(n), int64, shape (n,), that `seed` and `epoch` alone decide.
+    Rows with the same number in `prompt_of_N` come one after the other, in their own order; where
+    no two have the same, and without it, all rows are shuffled.
 
     Sorts words of a Philox stream keyed by both: raw streams of numpy's bit generators keep their
     values across versions, which its permutations do not promise.
     """
     words = np.random.Philox(key=np.array([seed & _WORD, epoch & _WORD], dtype=np.uint64)).random_raw(n)
+    if prompt_of_N is not None:
+        _, first, of_N = np.unique(prompt_of_N, return_index=True, return_inverse=True)
+        words = words[first][of_N]
     return np.argsort(words, kind="stable").astype(np.int64)
 
 
-def global_batches(course: Course, after: int = 0) -> Iterator[GlobalBatch]:
-    """Yield the batches of steps `after` + 1 to the last; each pair stands exactly once in an epoch."""
+def global_batches(course: Course, after: int = 0, prompt_of_N: Rows | None = None) -> Iterator[GlobalBatch]:
+    """Yield the batches of steps `after` + 1 to the last; each pair stands exactly once in an epoch.
+
+    `prompt_of_N` keeps the pairs of a prompt together, as in `epoch_order`.
+    """
     order, drawn = np.zeros(0, np.int64), 0
     for step in range(after + 1, course.total_steps + 1):
         epoch, place = divmod(step - 1, course.steps_per_epoch)
         if epoch + 1 != drawn:
-            order, drawn = epoch_order(course.rows, course.seed, epoch + 1), epoch + 1
+            order, drawn = epoch_order(course.rows, course.seed, epoch + 1, prompt_of_N), epoch + 1
         end = min((place + 1) * course.batch, course.rows)
         yield GlobalBatch(step, epoch + 1, order[place * course.batch : end], epoch + end / course.rows)
-
-
-def micro_batches(rows: Rows, rank: int, world: int, micro: int, accumulation: int) -> list[Micro]:
-    """Return exactly `accumulation` micro-batches of at most `micro` rows for one of `world` workers.
-
-    Over all workers each row stands once with weight 1. A worker that has run out repeats the
-    batch's first row with weight 0, because every worker must take part in every collective.
-    """
-    mine = rows[rank::world]
-    if len(mine) > micro * accumulation:
-        raise ValueError(f"{len(rows)} rows do not fit {world} workers × {accumulation} × {micro}")
-    parts = [Micro(mine[start : start + micro], 1.0) for start in range(0, len(mine), micro)]
-    return parts + [Micro(rows[:1], 0.0)] * (accumulation - len(parts))

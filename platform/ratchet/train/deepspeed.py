@@ -10,7 +10,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-from torch import Tensor, nn
+from torch import Tensor
 
 from ratchet.errors import ModelError, RunError, StorageError, TrainingError
-from ratchet.model.forward import SequenceBatch
+from ratchet.model.batch import SequenceBatch
+from ratchet.model.forward import PairScorer
 from ratchet.store.files import storage_errors
 from ratchet.train.engine import Update, adamw, save_tensors
 from ratchet.train.spec import TrainSpec
@@ -51,9 +52,11 @@ def config_of(spec: TrainSpec) -> dict[str, Any]:
     if settings.zero == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     config: dict[str, Any] = {
-        "train_batch_size": spec.micro_batch * spec.accumulation * spec.workers,
-        "train_micro_batch_size_per_gpu": spec.micro_batch,
-        "gradient_accumulation_steps": spec.accumulation,
+        # Batches are divided by tokens, and `backward` is told which pass is the last: these three
+        # only have to fit each other, and to say that there may be more passes than one.
+        "train_batch_size": 2 * spec.workers,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 2,
         "gradient_clipping": spec.clip or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -85,7 +88,7 @@ class DeepSpeedEngine:
     here, elsewhere DeepSpeed itself skips the update.
     """
 
-    def __init__(self, spec: TrainSpec, scorer: nn.Module, device: torch.device) -> None:
+    def __init__(self, spec: TrainSpec, scorer: PairScorer, device: torch.device) -> None:
         self.device, self.dtype = device, spec.dtype
         self.world = torch.distributed.get_world_size()
         self.layout: Mapping[str, Any] = {"engine": "deepspeed", "zero": spec.deepspeed.zero}
@@ -99,29 +102,39 @@ class DeepSpeedEngine:
             config=config_of(spec),
             dist_init_required=False,
         )
-        self.accumulation, self.micro_steps = spec.accumulation, 0
+        self.packing = scorer.packing
+        share = self.world if spec.deepspeed.zero else 1
+        self.trained_sizes: Sequence[int] = [
+            -(-getattr(weight, "ds_numel", weight.numel()) // share) for weight in weights
+        ]
+        self.plain = type(self.engine.optimizer) is torch.optim.AdamW
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
         self.engine._copy_recovery_script = lambda _folder: None  # it would fail on worker 0 alone on a full disk
 
-    def score(self, batch: SequenceBatch) -> Tensor:
+    def __call__(self, batch: SequenceBatch, /) -> Tensor:
         return self.engine(batch)  # type: ignore[no-any-return]
 
     def train(self, on: bool) -> None:
         self.engine.train(on)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss * self.world, scale_wrt_gas=False)
-        self.micro_steps += 1
-        if self.micro_steps % self.accumulation:
+        if not last:
             self.engine.step()  # between boundaries it only counts
 
-    def step(self, learning_rate: float) -> Update:
+    def finish_gradient(self) -> Tensor | None:
+        """At ZeRO 0 in float32 DeepSpeed gives no norm, and each worker holds the whole reduced gradient."""
+        if not self.plain:
+            return None
+        grads = [weight.grad for weight in self.engine.module.parameters() if weight.grad is not None]
+        return torch.nn.utils.get_total_norm(grads)
+
+    def step(self, learning_rate: float, norm: float | None) -> Update:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        plain = type(self.engine.optimizer) is torch.optim.AdamW
-        norm = self._plain_norm() if plain else math.nan
-        if plain and not math.isfinite(norm):
+        if norm is not None and not math.isfinite(norm):
             return Update(norm, applied=False)
         try:
             self.engine.step()
@@ -134,12 +147,8 @@ class DeepSpeedEngine:
                 fix="train in bfloat16 or float32, or lower the learning rate",
             ) from error
         found = self.engine.get_global_grad_norm()
-        return Update(norm if plain or found is None else float(found), bool(self.engine.was_step_applied()))
-
-    def _plain_norm(self) -> float:
-        """At ZeRO 0 in float32 DeepSpeed gives no norm; each worker holds the whole reduced gradient."""
-        grads = [weight.grad for weight in self.engine.module.parameters() if weight.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads))
+        known = math.nan if found is None else float(found)
+        return Update(known if norm is None else norm, bool(self.engine.was_step_applied()))
 
     def save(self, folder: Path) -> list[Path]:
         self.files.begin()

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ratchet.errors import ModelError
-from ratchet.model.forward import SequenceBatch
+from ratchet.model.batch import Packing, SequenceBatch
+from ratchet.model.forward import PairScorer
 from ratchet.store.files import storage_errors
 from ratchet.train.spec import TrainSpec
 
@@ -34,20 +35,31 @@ class Engine(Protocol):
     """A model with its optimiser. All but `device` and `layout` are for all workers together."""
 
     device: torch.device
+    trained_sizes: Sequence[int]
+    """Elements of each weight that this worker's optimiser updates."""
     layout: Mapping[str, Any]
     """What a checkpoint of this engine can only be loaded with again, such as the ZeRO stage."""
 
-    def score(self, batch: SequenceBatch) -> Tensor:
+    packing: Packing
+    """How the model's sequences are laid out."""
+
+    def __call__(self, batch: SequenceBatch, /) -> Tensor:
         """Return the answers' summed log-probabilities, shape (S,)."""
 
     def train(self, on: bool) -> None:
         """Turn dropout on or off."""
 
-    def backward(self, loss: Tensor) -> None:
-        """Add a micro-batch's gradient."""
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add a micro-batch's gradient; `last` says that the update comes next."""
 
-    def step(self, learning_rate: float) -> Update:
-        """Update the weights from the summed gradient, and clear it; a norm that is not finite updates nothing."""
+    def finish_gradient(self) -> Tensor | None:
+        """Return the whole gradient's norm over all workers, on the device; None where only the update tells."""
+
+    def step(self, learning_rate: float, norm: float | None) -> Update:
+        """Update the weights from the summed gradient, and clear it; a norm that is not finite updates nothing.
+
+        `norm` is what `finish_gradient` gave.
+        """
 
     def save(self, folder: Path) -> list[Path]:
         """Write this worker's files of a checkpoint, and return them."""
@@ -62,7 +74,7 @@ class Engine(Protocol):
 class TorchEngine:
     """Plain torch in one process. Below float32 the optimiser works on float32 copies of the weights."""
 
-    def __init__(self, spec: TrainSpec, scorer: nn.Module, device: torch.device) -> None:
+    def __init__(self, spec: TrainSpec, scorer: PairScorer, device: torch.device) -> None:
         if spec.dtype == "float16":
             raise ModelError(
                 "float16 needs loss scaling, which only DeepSpeed's engine has here",
@@ -71,28 +83,32 @@ class TorchEngine:
             )
         self.device, self.clip = device, spec.clip
         self.layout: Mapping[str, Any] = {"engine": "torch"}
-        self.scorer = scorer.to(device)
+        self.scorer, self.packing = scorer.to(device), scorer.packing
         self.trained = [weight for weight in scorer.parameters() if weight.requires_grad]
         whole = all(weight.dtype in {torch.float32, torch.float64} for weight in self.trained)
+        self.trained_sizes: Sequence[int] = [weight.numel() for weight in self.trained]
         self.masters: Sequence[Tensor] = self.trained
         if not whole:
             self.masters = [weight.detach().float().clone() for weight in self.trained]
         self.optimizer = adamw(spec, self.masters)
 
-    def score(self, batch: SequenceBatch) -> Tensor:
+    def __call__(self, batch: SequenceBatch, /) -> Tensor:
         return self.scorer(batch)  # type: ignore[no-any-return]
 
     def train(self, on: bool) -> None:
         self.scorer.train(on)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, learning_rate: float) -> Update:
+    def finish_gradient(self) -> Tensor:
         for weight, master in zip(self.trained, self.masters, strict=True):
             if master is not weight and weight.grad is not None:
                 master.grad = weight.grad.float()
-        norm = float(torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None]))
+        return torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
+
+    def step(self, learning_rate: float, norm: float | None) -> Update:
+        assert norm is not None  # noqa: S101  this engine's norm is known before
         if math.isfinite(norm):
             if self.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.masters, self.clip, torch.tensor(norm))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ratchet.train.batches import Rows, epoch_order, micro_batches
+from ratchet.model.divide import divide, units
+from ratchet.train.batches import Rows, epoch_order
 from ratchet.train.communicate import Communicator
 from ratchet.train.engine import Engine
-from ratchet.train.objective import Data, normaliser, objective
+from ratchet.train.objective import Data, normaliser, objective, prepare
 from ratchet.train.spec import TrainSpec
 
 
@@ -18,7 +19,9 @@ def heldout_rows(n: int, cap: int) -> Rows:
 
 
 @torch.no_grad()
-def heldout_metrics(spec: TrainSpec, engine: Engine, data: Data, communicator: Communicator) -> dict[str, float]:
+def heldout_metrics(
+    spec: TrainSpec, engine: Engine, data: Data, token_budget: int, communicator: Communicator
+) -> dict[str, float]:
     """Return ``heldout/loss`` and, but for sft, ``heldout/accuracy``: the share of pairs with d > 0.
 
     Rows are divided over the workers; every worker makes the same number of forward passes.
@@ -26,16 +29,15 @@ def heldout_metrics(spec: TrainSpec, engine: Engine, data: Data, communicator: C
     rows = heldout_rows(len(data.table), spec.heldout_rows)
     if not len(rows):
         return {}
-    passes = -(-len(rows) // (communicator.world * spec.micro_batch))
-    sums = torch.zeros(2, dtype=torch.float64)
+    held = units(data.table.__getitem__, rows, engine.packing, token_budget, chosen_only=spec.supervised)
+    sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
     engine.train(False)
-    for micro in micro_batches(rows, communicator.rank, communicator.world, spec.micro_batch, passes):
-        scored = objective(spec, engine.score, engine.device, data, micro.rows)
-        if not micro.weight:
-            continue
-        sums[0] += float(scored.loss_B.double().sum())
+    for micro in divide(held, communicator.world, token_budget)[communicator.rank]:
+        work = prepare(spec, data, micro, engine.packing).to(engine.device)
+        scored = objective(spec, engine, work)
+        sums[0] += scored.loss_B.double().sum() * micro.weight
         if scored.logps is not None:
-            sums[1] += float((scored.logps.chosen_ratio_B > scored.logps.rejected_ratio_B).sum())
+            sums[1] += (scored.logps.chosen_ratio_B > scored.logps.rejected_ratio_B).sum() * micro.weight
     engine.train(True)
     total = communicator.sum(sums)
     found = {"heldout/loss": float(total[0]) / normaliser(spec, data.table, rows)}

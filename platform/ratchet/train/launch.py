@@ -129,7 +129,7 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         raise ClusterError(
             f"the training workers failed, also after restarting: {why}",
             where=f"step {spec.step}",
-            fix="lower cluster.micro_batch, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero"
+            fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero"
             if memory
             else "look at Ray's worker logs; running again goes on from the last checkpoint",
         ) from error

@@ -10,35 +10,41 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ratchet.errors import RatchetError, TrainingError
 from ratchet.losses.diagnostics import metric_sums
+from ratchet.model.divide import divide, units
 from ratchet.model.load import DTYPES
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
-from ratchet.train.batches import GlobalBatch, global_batches, micro_batches
+from ratchet.train.ahead import ahead
+from ratchet.train.batches import GlobalBatch, Rows, global_batches
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.data import course_of
 from ratchet.train.engine import Engine
 from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
-from ratchet.train.objective import Data, computed_tokens, normaliser, objective, own_tokens
+from ratchet.train.objective import Data, Work, normaliser, objective, own_tokens, prepare
 from ratchet.train.schedule import learning_rate
 from ratchet.train.spec import TrainSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What the loop works with; `tracker` and `ledger` are worker 0's, None on the others."""
+    """What the loop works with; `token_budget` is what one forward pass of one worker computes, `tracker` and
+    `ledger` are worker 0's, None on the others.
+    """
 
     engine: Engine
     data: Data
     heldout: Data | None
+    token_budget: int
     communicator: Communicator
     checkpoints: Checkpoints
     tracker: Tracker | None
@@ -47,11 +53,13 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """One worker's sums over its micro-batches of one step: metrics by name, and what went wrong."""
+    """One worker's sums over its forward passes of one step: metrics by name and tokens computed; each pass's
+    losses with their pairs' ids. Tensors are on the device, not yet read.
+    """
 
     names: tuple[str, ...]
-    sums: torch.Tensor
-    nonfinite: tuple[str, ...]
+    sums: Tensor
+    losses: list[tuple[tuple[str, ...], Tensor]]
     computed: int
     first: first_step.Figures
 
@@ -75,27 +83,29 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
     first: dict[str, Any] | None = resumed.facts["first"] if resumed else None
     metrics: dict[str, float] = dict(resumed.facts["metrics"]) if resumed else {}
     error: RatchetError | None = None
-    for batch in global_batches(course, resumed.step if resumed else 0):
+    with ahead(passes(spec, parts, resumed.step if resumed else 0)) as steps:
         clock = time.monotonic()
-        seed_step(spec, batch.step, parts.communicator.rank)
-        rate = learning_rate(spec.schedule, spec.learning_rate, batch.step, course.total_steps, spec.warmup)
-        tally = accumulate(spec, parts, batch)
-        metrics = agree_on(spec, parts, batch, tally, error)
-        if batch.step == 1 and spec.starts_at_reference and parts.data.reference is not None:
-            seen = first_step.combine(parts.communicator.gather(tally.first))
-            checked = first_step.check(spec, seen, metrics["loss"], len(batch.rows))
-            first = dataclasses.asdict(checked)
-            metrics |= {f"first/{key}": first[key] for key in ("largest_h", "h_tolerance", "loss_tolerance")}
-        faults.kill_if_due("step:kill", batch.step, parts.communicator.rank)
-        metrics |= update(spec, parts, batch, rate)
-        metrics |= rates(spec, parts, batch, time.monotonic() - clock)
-        due = batch.step == course.total_steps or batch.step % spec.checkpoint.every == 0
-        if due and parts.heldout is not None:
-            metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.communicator)
-        error = write_down(parts, batch, metrics)
-        if due:
-            facts = {"metrics": metrics, "first": first, "workers": parts.communicator.world}
-            save(parts, batch, {**facts, "layout": dict(parts.engine.layout)}, error)
+        for batch, works in steps:
+            seed_step(spec, batch.step, parts.communicator.rank)
+            rate = learning_rate(spec.schedule, spec.learning_rate, batch.step, course.total_steps, spec.warmup)
+            tally = accumulate(spec, parts, batch, works)
+            metrics, norm = agree_on(spec, parts, batch, tally, error)
+            if batch.step == 1 and spec.starts_at_reference and parts.data.reference is not None:
+                seen = first_step.combine(parts.communicator.gather(tally.first))
+                checked = first_step.check(spec, seen, metrics["loss"], len(batch.rows))
+                first = dataclasses.asdict(checked)
+                metrics |= {f"first/{key}": first[key] for key in ("largest_h", "h_tolerance", "loss_tolerance")}
+            faults.kill_if_due("step:kill", batch.step, parts.communicator.rank)
+            metrics |= update(spec, parts, batch, rate, norm)
+            metrics |= rates(spec, parts, batch, time.monotonic() - clock)
+            due = batch.step == course.total_steps or batch.step % spec.checkpoint.every == 0
+            if due and parts.heldout is not None:
+                metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.token_budget, parts.communicator)
+            error = write_down(parts, batch, metrics)
+            if due:
+                facts = {"metrics": metrics, "first": first, "workers": parts.communicator.world}
+                save(parts, batch, {**facts, "layout": dict(parts.engine.layout)}, error)
+            clock = time.monotonic()
     return Result(course.total_steps, metrics, first)
 
 
@@ -104,60 +114,79 @@ def seed_step(spec: TrainSpec, step: int, rank: int) -> None:
     torch.manual_seed((spec.seed * 1_000_003 + step * 4_096 + rank) & ((1 << 63) - 1))
 
 
-def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch) -> Tally:
+def passes(spec: TrainSpec, parts: Parts, after: int) -> Iterator[tuple[GlobalBatch, list[Work]]]:
+    """Yield each step's batch, and its forward passes on this worker."""
+    table = parts.data.table
+    together = table.prompt_of_N if spec.shuffle == "prompts" else None
+    for batch in global_batches(course_of(spec, len(table)), after, together):
+        yield batch, works_of(spec, parts, batch.rows)
+
+
+def works_of(spec: TrainSpec, parts: Parts, rows: Rows) -> list[Work]:
+    """Return this worker's forward passes over a global batch, as many as every other worker has."""
+    packing, budget = parts.engine.packing, parts.token_budget
+    held = units(parts.data.table.__getitem__, rows, packing, budget, chosen_only=spec.supervised)
+    mine = divide(held, parts.communicator.world, budget)[parts.communicator.rank]
+    pin = parts.engine.device.type == "cuda"
+    return [prepare(spec, parts.data, micro, packing, pin=pin) for micro in mine]
+
+
+def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Work]) -> Tally:
     """Run this worker's forward and backward passes of one step, and return its sums."""
-    engine, table = parts.engine, parts.data.table
-    rank, world = parts.communicator.rank, parts.communicator.world
-    share = 1.0 / normaliser(spec, table, batch.rows)
-    sums: list[torch.Tensor] = []
-    losses: list[tuple[list[str], torch.Tensor]] = []
+    engine, rank = parts.engine, parts.communicator.rank
+    share = 1.0 / normaliser(spec, parts.data.table, batch.rows)
+    sums: list[Tensor] = []
+    losses: list[tuple[tuple[str, ...], Tensor]] = []
     figures: list[first_step.Figures] = []
-    computed = 0
     names: tuple[str, ...] = ()
-    for micro in micro_batches(batch.rows, rank, world, spec.micro_batch, spec.accumulation):
-        ids = [table.pair_ids[row] for row in micro.rows]
-        scored = objective(spec, engine.score, engine.device, parts.data, micro.rows)
+    for k, prepared in enumerate(works, 1):
+        work = prepared.to(engine.device)
+        scored = objective(spec, engine, work, with_reference=parts.data.reference is not None)
         loss_B = scored.loss_B * math.nan if faults.due("step:nan", batch.step, rank) else scored.loss_B
-        engine.backward(loss_B.sum() * (micro.weight * share))
-        computed, names = computed + computed_tokens(spec, table, micro.rows), tuple(scored.metrics)
-        sums.append(metric_sums(scored.metrics) * micro.weight)
-        losses.append((ids, loss_B.detach()))
-        if batch.step == 1 and scored.logps is not None and micro.weight:
-            figures.append(first_step.figures(spec, DTYPES[spec.dtype], ids, scored.logps))
-    # Read only now: on a GPU every look at a number waits for all work before it.
-    nonfinite = [
-        pair_id
-        for ids, loss_B in losses
-        for pair_id, finite in zip(ids, torch.isfinite(loss_B).tolist(), strict=True)
-        if not finite
-    ]
-    return Tally(names, torch.stack(sums).sum(0).cpu(), tuple(nonfinite), computed, first_step.combine(figures))
+        engine.backward(loss_B.sum() * (work.weight * share), last=k == len(works))
+        names = tuple(scored.metrics)
+        sums.append(metric_sums(scored.metrics) * work.weight)
+        losses.append((work.ids, loss_B.detach()))
+        if batch.step == 1 and scored.logps is not None and work.weight:
+            figures.append(first_step.figures(spec, DTYPES[spec.dtype], list(work.ids), scored.logps))
+    computed = sum(work.batch.computed for work in works)
+    return Tally(names, torch.stack(sums).sum(0), losses, computed, first_step.combine(figures))
 
 
 def agree_on(
     spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, error: RatchetError | None
-) -> dict[str, float]:
-    """Return the global batch's mean metrics; raise on all workers where any is in trouble.
+) -> tuple[dict[str, float], float | None]:
+    """Return the global batch's mean metrics and the gradient's norm (None where only the update tells).
 
-    `error` is what worker 0 met in writing the step before down.
+    Raises on all workers where any is in trouble; `error` is what worker 0 met in writing the step
+    before down. Here alone a step waits for the device: until then every number stays on it.
     """
-    counts = torch.tensor([len(tally.nonfinite), error is not None, tally.computed], dtype=torch.float64)
-    *sums, nonfinite, troubled, computed = parts.communicator.sum(torch.cat([tally.sums, counts])).tolist()
+    norm = parts.engine.finish_gradient()
+    nonfinite = sum((~torch.isfinite(loss_B)).sum() for _, loss_B in tally.losses)
+    counts = [nonfinite, error is not None, tally.computed, 0.0 if norm is None else norm / parts.communicator.world]
+    told = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=tally.sums.device) for value in counts])
+    *sums, bad, troubled, computed, length = parts.communicator.sum(torch.cat([tally.sums, told])).tolist()
     if troubled:
         raise next(found for found in parts.communicator.gather(error) if found is not None)
-    if nonfinite:
-        ids = sorted({pair_id for part in parts.communicator.gather(tally.nonfinite) for pair_id in part})
+    if bad:
+        mine = [pair_id for ids, loss_B in tally.losses for pair_id in _nonfinite(ids, loss_B)]
+        ids = sorted({pair_id for part in parts.communicator.gather(mine) for pair_id in part})
         raise stopped(spec, parts, batch, f"the loss of {len(ids)} pairs is not finite", ids)
     per = normaliser(spec, parts.data.table, batch.rows)
     metrics = {name: value / per for name, value in zip(tally.names, sums, strict=True)}
     if spec.supervised:
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
-    return {"epoch": batch.progress, **metrics, "tokens_computed": computed}
+    metrics = {"epoch": batch.progress, **metrics, "tokens_computed": computed}
+    return metrics, None if norm is None else length
 
 
-def update(spec: TrainSpec, parts: Parts, batch: GlobalBatch, rate: float) -> dict[str, float]:
+def _nonfinite(ids: tuple[str, ...], loss_B: Tensor) -> list[str]:
+    return [pair_id for pair_id, finite in zip(ids, torch.isfinite(loss_B).tolist(), strict=True) if not finite]
+
+
+def update(spec: TrainSpec, parts: Parts, batch: GlobalBatch, rate: float, norm: float | None) -> dict[str, float]:
     """Update the weights, unless the gradient is not finite: then stop, or in float16 skip the step."""
-    done = parts.engine.step(rate)
+    done = parts.engine.step(rate, norm)
     if done.applied and math.isfinite(done.grad_norm):
         return {"grad_norm": done.grad_norm, "learning_rate": rate}
     if spec.dtype == "float16" and not done.applied:

@@ -6,7 +6,7 @@ Legend: _N rows of the table, _B pairs of one micro-batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,18 +17,21 @@ from torch import Tensor
 from ratchet.losses.diagnostics import pair_metrics
 from ratchet.losses.preference import PairLogps, preference_loss
 from ratchet.losses.sft import sft
-from ratchet.model.forward import SequenceBatch, SideScores, score
+from ratchet.model.batch import Packing, SequenceBatch, collate
+from ratchet.model.divide import Micro
+from ratchet.model.forward import Scorer, by_side
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train.batches import Rows
 from ratchet.train.spec import TrainSpec
 
-Scorer = Callable[[SequenceBatch], Tensor]
-
 
 class Table(Protocol):
-    """Tokenised pairs by row; `lengths_N3` counts the tokens of prompt, chosen and rejected."""
+    """Tokenised pairs by row; `lengths_N3` counts the tokens of prompt, chosen and rejected, and rows
+    with the same number in `prompt_of_N` have the same prompt.
+    """
 
     pair_ids: list[str]
+    prompt_of_N: Rows
     lengths_N3: npt.NDArray[np.int32]
 
     def __len__(self) -> int: ...
@@ -63,17 +66,59 @@ class Scored:
     logps: PairLogps | None
 
 
-def objective(spec: TrainSpec, scorer: Scorer, device: torch.device, data: Data, rows: Rows) -> Scored:
-    """Return the losses of `rows`, not yet averaged over anything."""
-    pairs = [data.table[int(row)] for row in rows]
-    sides = score(scorer, pairs, device, chosen_only=spec.supervised)
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One forward pass, prepared: its pairs' ids, their weight in the loss (1, or 0 for a stand-in), the
+    model's input, and the reference's log-probabilities, (2, B) float64 chosen then rejected, 0 without one.
+    """
+
+    ids: tuple[str, ...]
+    weight: float
+    batch: SequenceBatch
+    reference_2B: Tensor
+
+    def to(self, device: torch.device) -> Work:
+        """Return the work on `device`; from pinned memory the copy does not wait."""
+        moved = self.reference_2B.to(device, non_blocking=True)
+        return dataclasses.replace(self, batch=self.batch.to(device), reference_2B=moved)
+
+
+def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin: bool = False) -> Work:
+    """Return the work of one forward pass, on the CPU (with `pin` in pinned memory)."""
+    pairs = [data.table[int(row)] for row in micro.rows]
+    known = np.zeros((2, len(pairs)))
+    if data.reference is not None:
+        known = np.stack([data.reference.chosen_N[micro.rows], data.reference.rejected_N[micro.rows]])
+    reference_2B = torch.from_numpy(known.astype(np.float64))
+    return Work(
+        ids=tuple(data.table.pair_ids[row] for row in micro.rows),
+        weight=micro.weight,
+        batch=collate(pairs, packing, chosen_only=spec.supervised, pin=pin),
+        reference_2B=reference_2B.pin_memory() if pin else reference_2B,
+    )
+
+
+def objective(spec: TrainSpec, scorer: Scorer, work: Work, *, with_reference: bool = True) -> Scored:
+    """Return the losses of the pairs of `work`, not yet averaged over anything.
+
+    Without a reference every log-ratio is the policy's own log-probability (CPO's implicit reward).
+    """
+    sides = by_side(work.batch, scorer(work.batch))
     if spec.supervised:
         loss_B = sft(sides.chosen_B)
         return Scored(loss_B, {"loss": loss_B}, None)
-    logps = _with_reference(sides, data.reference, rows)
+    chosen_B, rejected_B = work.reference_2B.to(sides.chosen_B.dtype)
+    logps = PairLogps(
+        policy_chosen_B=sides.chosen_B,
+        policy_rejected_B=sides.rejected_B,
+        reference_chosen_B=chosen_B,
+        reference_rejected_B=rejected_B,
+        chosen_tokens_B=sides.chosen_tokens_B,
+        rejected_tokens_B=sides.rejected_tokens_B,
+    )
     loss_B = preference_loss(spec.kind, logps, spec.options)
     metrics = pair_metrics(spec.kind, logps, loss_B, spec.beta)
-    if data.reference is None:
+    if not with_reference:
         metrics = {name: value for name, value in metrics.items() if not name.endswith("_delta")}
     return Scored(loss_B, metrics, logps)
 
@@ -83,30 +128,7 @@ def normaliser(spec: TrainSpec, table: Table, rows: Rows) -> int:
     return int(table.lengths_N3[rows, 1].sum()) if spec.supervised else len(rows)
 
 
-def computed_tokens(spec: TrainSpec, table: Table, rows: Rows) -> int:
-    """Return the positions that one forward pass over `rows` computes, padding included."""
-    prompt_B, chosen_B, rejected_B = table.lengths_N3[rows].T.astype(np.int64)
-    sides = [prompt_B + chosen_B] if spec.supervised else [prompt_B + chosen_B, prompt_B + rejected_B]
-    return len(rows) * len(sides) * int(np.concatenate(sides).max())
-
-
 def own_tokens(spec: TrainSpec, table: Table, rows: Rows) -> int:
     """Return the tokens of `rows` as they stand: prompt and answer of each side that is scored."""
     prompt, chosen, rejected = table.lengths_N3[rows].astype(np.int64).sum(0)
     return int(prompt + chosen) if spec.supervised else int(2 * prompt + chosen + rejected)
-
-
-def _with_reference(sides: SideScores, reference: Reference | None, rows: Rows) -> PairLogps:
-    """Without a reference every log-ratio is the policy's own log-probability (CPO's implicit reward)."""
-    known = [np.zeros(len(rows)), np.zeros(len(rows))]
-    if reference is not None:
-        known = [reference.chosen_N[rows], reference.rejected_N[rows]]
-    chosen_B, rejected_B = (torch.as_tensor(part).to(sides.chosen_B) for part in known)
-    return PairLogps(
-        policy_chosen_B=sides.chosen_B,
-        policy_rejected_B=sides.rejected_B,
-        reference_chosen_B=chosen_B,
-        reference_rejected_B=rejected_B,
-        chosen_tokens_B=sides.chosen_tokens_B,
-        rejected_tokens_B=sides.rejected_tokens_B,
-    )

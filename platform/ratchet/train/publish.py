@@ -39,7 +39,7 @@ def publish(spec: TrainSpec, engine: Engine, data: Data, communicator: Communica
     pairs = [data.table[row] for row in range(min(_PAIRS, len(data.table)))]
     engine.train(False)
     with torch.no_grad():
-        trained = score(engine.score, pairs, engine.device, chosen_only=spec.supervised)
+        trained = score(engine, pairs, engine.device, chosen_only=spec.supervised)
     weights = engine.weights()
 
     def write() -> dict[str, Any]:

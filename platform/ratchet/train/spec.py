@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet.model.tree import Sharing
+
 _PATHS = ("tokens", "references", "heldout_tokens", "heldout_references")
 
 
@@ -47,10 +49,13 @@ class TrainSpec:
     Every worker must see the paths alike. `rows` names a .npy file of int64 indexes into
     the table of `tokens` and `shares`, where a step trains on a part of it. `references` are the
     folders that hold the reference's log-probabilities, joined by pair id; `sft` and `cpo` may have
-    none. `batch` is in pairs over all workers, `micro_batch` in pairs of one forward pass of one
-    worker. `starts_at_reference` says that policy and reference are the same weights at step 1, so
-    that every log-ratio must be 0 there. `chat_template` is the template that the plan gave in place
-    of the tokenizer's own, to go along with the model. `gpus_per_worker` of 0 trains on the CPU.
+    none. `batch` is in pairs over all workers, `token_budget` in tokens that one forward pass of one
+    worker computes (None: found by trying), `sharing` how far these are shared. `shuffle` of ``prompts``
+    keeps the pairs of a prompt together. `gradient_checkpointing` of None recomputes activations
+    where a pass of the longest pairs would not fit otherwise. `starts_at_reference` says that policy
+    and reference are the same weights at step 1, so that every log-ratio must be 0 there.
+    `chat_template` is the template that the plan gave in place of the tokenizer's own, to go along
+    with the model. `gpus_per_worker` of 0 trains on the CPU.
     `recipe` are further rows of the model card.
     """
 
@@ -73,7 +78,9 @@ class TrainSpec:
     epochs: int = 1
     max_steps: int | None = None
     batch: int = 32
-    micro_batch: int = 8
+    shuffle: str = "prompts"
+    token_budget: int | None = None
+    sharing: Sharing = "auto"
     workers: int = 1
     learning_rate: float = 5e-7
     schedule: str = "cosine"
@@ -83,7 +90,7 @@ class TrainSpec:
     epsilon: float = 1e-8
     clip: float | None = 1.0
     seed: int = 0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     gpus_per_worker: float = 0.0
     deepspeed: DeepSpeedSettings = DeepSpeedSettings()
     lora: LoraSettings | None = None
@@ -95,11 +102,6 @@ class TrainSpec:
     def beta(self) -> float:
         """β of the loss; 0 where the kind has none."""
         return float(self.options.get("beta", 0.0))
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches that each worker adds up for one optimiser step."""
-        return -(-self.batch // (self.workers * self.micro_batch))
 
     @property
     def total_steps(self) -> int:
@@ -143,9 +145,3 @@ class TrainSpec:
                 **{**made["lora"], "targets": targets if isinstance(targets, str) else tuple(targets)}
             )
         return cls(**made)
-
-
-def default_micro_batch(batch: int, workers: int, largest: int = 8) -> int:
-    """Return the largest micro-batch, `largest` at most, that divides a worker's part of the batch."""
-    part = -(-batch // workers)
-    return max(size for size in range(1, min(largest, part) + 1) if part % size == 0)

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ratchet.errors import RatchetError, RunError
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
 from ratchet.track.tracker import Tracker, open_tracker
-from ratchet.train import ledger, loop
+from ratchet.train import budget, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree
 from ratchet.train.data import course_of, open_data
@@ -27,7 +26,7 @@ from ratchet.train.engine import Engine
 from ratchet.train.publish import add_adapters, publish
 from ratchet.train.spec import TrainSpec
 
-MakeEngine = Callable[[TrainSpec, nn.Module, torch.device], Engine]
+MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], Engine]
 
 
 def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,15 +63,17 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     clock = time.monotonic()
     data, heldout = agree(communicator, lambda: open_data(spec))
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
-    engine = make_engine(spec, agree(communicator, lambda: build_scorer(spec)), device)
+    scorer = agree(communicator, lambda: build_scorer(spec))
+    engine = make_engine(spec, scorer, device)
     checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
     resumed = _go_on(engine, checkpoints)
     after = resumed.step if resumed else 0
     engine.train(True)
+    token_budget = budget.choose(spec, engine, data, communicator, lambda: recompute_activations(scorer.causal))
     ready = time.monotonic() - clock
     with contextlib.ExitStack() as stack:
         tracker, book = agree(communicator, lambda: _open_books(spec, communicator, after, stack))
-        parts = loop.Parts(engine, data, heldout, communicator, checkpoints, tracker, book)
+        parts = loop.Parts(engine, data, heldout, token_budget, communicator, checkpoints, tracker, book)
         result = loop.run(spec, parts, resumed)
         if tracker is not None:
             tracker.summary(result.last)
@@ -92,6 +93,8 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
         "attempt": checkpoints.attempt,
         "events": checkpoints.events,
         "workers": communicator.world,
+        "token_budget": token_budget,
+        "unshared": scorer.packing.why_padded,
         "peak_memory_mb": max(communicator.gather(peak_memory_mb(device))),
         "seconds": {"setup": ready, "training": trained, "publishing": time.monotonic() - clock - ready - trained},
     }
@@ -109,10 +112,15 @@ def build_scorer(spec: TrainSpec) -> PairScorer:
     quantise = None if spec.lora is None else spec.lora.quantise
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code, quantise=quantise)
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     if spec.lora is not None:
         model = add_adapters(model, spec.lora, spec.seed)
-    return PairScorer(model)
+    return PairScorer(model, sharing=spec.sharing)
+
+
+def recompute_activations(model: Any) -> None:
+    """Keep each layer's input alone for the backward pass, and compute the rest again."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _go_on(engine: Engine, checkpoints: Checkpoints) -> Saved | None:

@@ -1,0 +1,225 @@
+"""Attention over a token forest, behind transformers' own interface: model code stays as it is.
+
+A model under the implementation `NAME` computes as ever, unless its forward is given `tree=`, a
+`TreePlan`: then row i sees row j exactly where the forest says so. On a CPU each chain is one call
+of torch's flash kernel, on a GPU the forest is one FlexAttention block mask; `dense` is the
+reference, and serves where neither kernel can (soft-capped scores, unequal head sizes).
+
+Legend: _BHTD batch (1 here), heads, rows, head size; _HTD the same without the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ratchet.errors import ModelError
+from ratchet.model.tree import Chain, Forest
+
+NAME = "token_tree"
+PASS = (1, 1, 1, 1)
+"""Shape of the stand-in mask: transformers hands a mask of four dimensions through as it is."""
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+class TreePlan:
+    """What attention needs to know of a forest; masks are made once and serve all layers."""
+
+    def __init__(self, forest: Forest, device: torch.device | str) -> None:
+        self.chains = forest.chains
+        self.end_T = torch.from_numpy(forest.end_T).to(device, non_blocking=True)
+        self._masks: dict[torch.dtype, list[Tensor | None]] = {}
+
+    def masks(self, dtype: torch.dtype) -> list[Tensor | None]:
+        """Return each chain's additive mask (1, 1, own rows, ancestors and own rows); None is plain causal."""
+        if dtype not in self._masks:
+            self._masks[dtype] = [_chain_mask(chain, dtype) for chain in self.chains]
+        return self._masks[dtype]
+
+    @functools.cached_property
+    def dense(self) -> Tensor:
+        """Who sees whom, bool, shape (T, T)."""
+        row = torch.arange(len(self.end_T), device=self.end_T.device)
+        return (row[None] <= row[:, None]) & (row[:, None] < self.end_T[None])
+
+    @functools.cached_property
+    def blocks(self) -> Any:
+        """The forest as a FlexAttention block mask."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        end_T, rows = self.end_T, len(self.end_T)
+
+        def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (key <= query) & (query < end_T[key])
+
+        return create_block_mask(sees, None, None, rows, rows, device=end_T.device)
+
+
+def register() -> None:
+    """Make `NAME` known to transformers; more than once does no harm."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    tree: TreePlan | None = None,
+    **extras: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it: (1, H, T, D) in, (1, T, H, D) out. Raises ModelError.
+
+    Fewer key than query heads (grouped queries) are allowed. Without `tree` this is torch's
+    scaled-dot-product attention, or `dense` where scores are soft-capped, which that leaves out.
+    """
+    softcap, sinks = extras.get("softcap"), extras.get("s_aux")
+    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    if tree is None:
+        return _without_tree(module, query, key, value, attention_mask, scaling, dropout, extras)
+    if dropout or sinks is not None or extras.get("position_bias") is not None:
+        raise ModelError("attention with dropout, sinks or a position bias", fix="run it unshared")
+    query, key, value = _one_dtype(query, key, value)
+    if softcap is not None or value.shape[-1] != query.shape[-1]:
+        out = dense(query, key, value, tree.dense, scale, softcap)
+    elif query.is_cuda:
+        out = _flex()(query, key, value, block_mask=tree.blocks, scale=scale, enable_gqa=key.shape[1] != query.shape[1])
+    else:
+        out = _ChainAttention.apply(query, key, value, tree, scale)  # type: ignore[no-untyped-call]
+    return out.transpose(1, 2), None
+
+
+def dense(
+    query: Tensor, key: Tensor, value: Tensor, sees_TT: Tensor, scale: float, softcap: float | None = None
+) -> Tensor:
+    """Attention by its definition, shape (B, H, T, D): softmax in float32 at least over the keys that are seen."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.mT * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~sees_TT, -math.inf)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return weights.to(value.dtype) @ value
+
+
+class _ChainAttention(torch.autograd.Function):
+    """One flash call for each chain: its rows against its ancestors' rows and, causally, its own."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scale: float) -> Tensor:
+        outs, sums = [], []
+        for chain, mask in zip(plan.chains, plan.masks(query.dtype), strict=True):
+            keys, values = _seen(key, chain), _seen(value, chain)
+            own = query[:, :, chain.start : chain.stop]
+            out, log_sum = _flash(own, keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
+            outs.append(out)
+            sums.append(log_sum)
+        joined = torch.cat(outs, 2)
+        ctx.save_for_backward(query, key, value, joined, *sums)
+        ctx.plan, ctx.scale = plan, scale
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, *sums = ctx.saved_tensors
+        wide = torch.promote_types(key.dtype, torch.float32)  # a prompt's keys add up over all its answers
+        d_query, d_key, d_value = _rows_like(query), _rows_like(key, wide), _rows_like(value, wide)
+        for chain, mask, log_sum in zip(ctx.plan.chains, ctx.plan.masks(query.dtype), sums, strict=True):
+            own = slice(chain.start, chain.stop)
+            parts = _flash_backward(
+                grad[:, :, own],
+                query[:, :, own],
+                _seen(key, chain),
+                _seen(value, chain),
+                out[:, :, own],
+                log_sum,
+                0.0,
+                mask is None,
+                attn_mask=mask,
+                scale=ctx.scale,
+            )
+            d_query[:, :, own] = parts[0]
+            at = 0
+            for first, stop in (*chain.ancestors, (chain.start, chain.stop)):
+                d_key[:, :, first:stop] += parts[1][:, :, at : at + stop - first]
+                d_value[:, :, first:stop] += parts[2][:, :, at : at + stop - first]
+                at += stop - first
+        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
+
+
+def _seen(rows_BHTD: Tensor, chain: Chain) -> Tensor:
+    """The rows that a chain sees: its ancestors', then its own."""
+    own = rows_BHTD[:, :, chain.start : chain.stop]
+    if not chain.ancestors:
+        return own
+    return torch.cat([*(rows_BHTD[:, :, first:stop] for first, stop in chain.ancestors), own], 2)
+
+
+def _chain_mask(chain: Chain, dtype: torch.dtype) -> Tensor | None:
+    if not chain.ancestors:
+        return None
+    own, above = chain.stop - chain.start, sum(stop - first for first, stop in chain.ancestors)
+    mask = torch.zeros(own, above + own, dtype=dtype)
+    mask[:, above:].masked_fill_(torch.ones(own, own, dtype=torch.bool).triu(1), -math.inf)
+    return mask[None, None]
+
+
+def _rows_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros of a (1, H, T, D) tensor's shape, laid out by rows as the layers around it are."""
+    batch, heads, rows, size = tensor.shape
+    return torch.zeros(batch, rows, heads, size, dtype=dtype or tensor.dtype, device=tensor.device).transpose(1, 2)
+
+
+def _one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Under autocast in its precision (rotary embeddings leave float32 queries and keys behind)."""
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    return query.to(dtype), key.to(dtype), value.to(dtype)
+
+
+def _without_tree(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    extras: dict[str, Any],
+) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if mask is not None and tuple(mask.shape) == PASS and query.shape[2] > 1:
+        raise ModelError("the tree did not reach attention", fix="run it unshared")
+    if (softcap := extras.get("softcap")) is not None:
+        rows, columns = query.shape[2], key.shape[2]
+        causal = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)
+        scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+        return dense(query, key, value, causal if mask is None else mask, scale, softcap).transpose(1, 2), None
+    out: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, mask, dropout=dropout, scaling=scaling, **extras
+    )
+    return out
+
+
+@functools.cache
+def _flex() -> Callable[..., Tensor]:
+    """FlexAttention, compiled once; row counts vary, so its shapes are dynamic."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)

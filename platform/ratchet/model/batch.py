@@ -1,0 +1,155 @@
+"""From tokenised pairs to one forward pass: a token forest in one row, or padded rows.
+
+Legend: _B pairs, _R rows of the model's input, _T positions of a row, _E scored entries (one answer
+token each), _C (entry, sequence) incidences, _S sequences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ratchet.errors import DataError
+from ratchet.model.attention import TreePlan
+from ratchet.model.tree import Branch, Forest, Sharing, lay_out, size
+from ratchet.pairs.pair import TokenisedPair
+
+Device = torch.device | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How a model's sequences are laid out.
+
+    With `why_padded` each sequence is a padded row of its own, and that says why; otherwise they
+    are forests that share as `sharing` says, but for batches with a sequence of more than
+    `longest` tokens.
+    """
+
+    sharing: Sharing = "auto"
+    longest: int | None = None
+    why_padded: str | None = None
+
+    def as_forest(self, branches: Sequence[Branch]) -> bool:
+        """Return whether these sequences are laid out as a forest."""
+        fits = self.longest is None or max(len(branch.ids) for branch in branches) <= self.longest
+        return self.why_padded is None and fits
+
+
+PADDED = Packing(why_padded="asked for")
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceBatch:
+    """Prompts with answers; sequences are numbered all chosen first, then the rejected.
+
+    `rows_E` indexes the R·T positions, flattened, whose hidden state predicts `targets_E`. Entry
+    `entry_C[c]` belongs to sequence `sequence_C[c]`. `rejected_of` is the pair of each rejected
+    sequence: demonstrations have none. `positions_RT` and `plan` are a forest's; without them rows
+    are padded on the right. Index tensors are int64.
+    """
+
+    input_ids_RT: Tensor
+    positions_RT: Tensor | None
+    forest: Forest | None
+    plan: TreePlan | None
+    rows_E: Tensor
+    targets_E: Tensor
+    entry_C: Tensor
+    sequence_C: Tensor
+    pairs: int
+    rejected_of: tuple[int, ...]
+
+    @property
+    def sequences(self) -> int:
+        return self.pairs + len(self.rejected_of)
+
+    @property
+    def computed(self) -> int:
+        """Positions that a forward pass computes, padding included."""
+        return self.input_ids_RT.numel()
+
+    def to(self, device: Device) -> SequenceBatch:
+        """Return the batch on `device`; from pinned memory the copy does not wait."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        plan = None if self.forest is None else TreePlan(self.forest, device)
+        return dataclasses.replace(self, **moved, plan=plan)
+
+
+def branches_of(pairs: Sequence[TokenisedPair], *, chosen_only: bool = False) -> tuple[list[Branch], tuple[int, ...]]:
+    """Return the sequences of `pairs`, all chosen first, and the pair of each rejected one.
+
+    Raises DataError where a prompt or a chosen answer is empty.
+    """
+    rejected_of = tuple(i for i, pair in enumerate(pairs) if len(pair.rejected) and not chosen_only)
+    sides = [(pair.prompt, pair.chosen) for pair in pairs]
+    sides += [(pairs[i].prompt, pairs[i].rejected) for i in rejected_of]
+    if not all(len(prompt) and len(answer) for prompt, answer in sides):
+        raise DataError("a pair without prompt or answer tokens cannot be scored", fix="make the tokens again")
+    return [Branch(np.concatenate(side), len(side[0])) for side in sides], rejected_of
+
+
+def collate(
+    pairs: Sequence[TokenisedPair], packing: Packing, *, chosen_only: bool = False, pin: bool = False
+) -> SequenceBatch:
+    """Return the batch of `pairs`, on the CPU (with `pin` in pinned memory).
+
+    With `chosen_only` the rejected answers are left out (sft). Raises DataError as `branches_of`.
+    """
+    branches, rejected_of = branches_of(pairs, chosen_only=chosen_only)
+    forest = lay_out(branches, packing.sharing) if packing.as_forest(branches) else None
+
+    def tensor(array: npt.NDArray[np.int64]) -> Tensor:
+        made = torch.from_numpy(array)
+        return made.pin_memory() if pin else made
+
+    arrays = _padded(branches) if forest is None else _one_row(forest)
+    ids_RT, rows_E, targets_E, entry_C, sequence_C = (tensor(array) for array in arrays)
+    return SequenceBatch(
+        input_ids_RT=ids_RT,
+        positions_RT=None if forest is None else tensor(forest.depth_T[None]),
+        forest=forest,
+        plan=None if forest is None else TreePlan(forest, "cpu"),
+        rows_E=rows_E,
+        targets_E=targets_E,
+        entry_C=entry_C,
+        sequence_C=sequence_C,
+        pairs=len(pairs),
+        rejected_of=rejected_of,
+    )
+
+
+def computed_tokens(pairs: Sequence[TokenisedPair], packing: Packing, *, chosen_only: bool = False) -> int:
+    """Return the positions that one forward pass over `pairs` computes, padding included."""
+    branches, _ = branches_of(pairs, chosen_only=chosen_only)
+    if packing.as_forest(branches):
+        return size(branches, packing.sharing)
+    return len(branches) * max(len(branch.ids) for branch in branches)
+
+
+def _one_row(forest: Forest) -> tuple[npt.NDArray[np.int64], ...]:
+    return forest.ids_T[None], forest.rows_E, forest.targets_E, forest.entry_C, forest.sequence_C
+
+
+def _padded(branches: Sequence[Branch]) -> tuple[npt.NDArray[np.int64], ...]:
+    longest = max(len(branch.ids) for branch in branches)
+    ids_RT = np.zeros((len(branches), longest), np.int64)
+    rows, targets, owners = [], [], []
+    for s, branch in enumerate(branches):
+        end = len(branch.ids)
+        ids_RT[s, :end] = branch.ids
+        rows.append(s * longest + np.arange(branch.start - 1, end - 1))
+        targets.append(branch.ids[branch.start :])
+        owners.append(np.full(end - branch.start, s))
+    rows_E, targets_E, owner_E = (np.concatenate(part).astype(np.int64) for part in (rows, targets, owners))
+    return ids_RT, rows_E, targets_E, np.arange(len(owner_E)), owner_E

@@ -1,0 +1,101 @@
+"""How pairs are divided into forward passes, and these among workers. Pure functions.
+
+The unit is a prompt with its pairs, because they share tokens; a pair is never cut. Whatever the
+division, scores and a step's gradient are the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import heapq
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ratchet.model.batch import Packing, computed_tokens
+from ratchet.pairs.pair import TokenisedPair
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Table rows that stay together, and the tokens that a forward pass over them computes."""
+
+    rows: tuple[int, ...]
+    cost: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Micro:
+    """Rows of one forward pass. `weight` is 0 for a stand-in that only keeps workers in step."""
+
+    rows: Rows
+    weight: float
+
+
+def units(
+    pair_of: Callable[[int], TokenisedPair], rows: Rows, packing: Packing, budget: int, *, chosen_only: bool = False
+) -> list[Unit]:
+    """Return `rows` as units of at most `budget` tokens; a pair that is longer is a unit by itself."""
+    pairs = {int(row): pair_of(int(row)) for row in rows}
+    groups: dict[bytes, list[int]] = {}
+    for row, pair in pairs.items():
+        together = packing.sharing == "auto" and packing.why_padded is None
+        groups.setdefault(pair.prompt.tobytes() if together else b"%d" % row, []).append(row)
+
+    def cost(some: Sequence[int]) -> int:
+        return computed_tokens([pairs[row] for row in some], packing, chosen_only=chosen_only)
+
+    def fits(group: list[int], start: int, stop: int) -> bool:
+        return cost(group[start:stop]) <= budget
+
+    found: list[Unit] = []
+    for group in groups.values():
+        start = 0
+        while start < len(group):
+            stop = _furthest(start, len(group), functools.partial(fits, group, start))
+            found.append(Unit(tuple(group[start:stop]), cost(group[start:stop])))
+            start = stop
+    return found
+
+
+def divide(parts: Sequence[Unit], world: int, budget: int) -> list[list[Micro]]:
+    """Return each worker's forward passes: as many for each, about as long at the same time.
+
+    Longest processing time first (Graham 1969) into as few passes of at most `budget` tokens as
+    that finds. Over all workers each row stands once with weight 1; a worker without rows repeats
+    the cheapest unit with weight 0, because every worker must take part in every collective.
+    """
+    each = max(1, -(-sum(part.cost for part in parts) // (world * budget)))
+    while True:
+        bins = _longest_first(parts, world * each)
+        if all(cost <= budget or len(held) == 1 for cost, held in bins):
+            break
+        each += 1
+    cheapest = np.array(min(parts, key=lambda part: (part.cost, part.rows)).rows, np.int64)
+    filled = [Micro(np.sort([row for part in held for row in part.rows]), 1.0) for _, held in bins if held]
+    filled += [Micro(cheapest, 0.0)] * (-len(filled) % world)
+    passes = [filled[start : start + world] for start in range(0, len(filled), world)]
+    return [[row[rank if k % 2 == 0 else world - 1 - rank] for k, row in enumerate(passes)] for rank in range(world)]
+
+
+def _longest_first(parts: Sequence[Unit], bins: int) -> list[tuple[int, list[Unit]]]:
+    """Return (cost, units) of each bin, dearest first."""
+    heap: list[tuple[int, int, list[Unit]]] = [(0, k, []) for k in range(bins)]
+    for part in sorted(parts, key=lambda part: (-part.cost, part.rows)):
+        cost, k, held = heapq.heappop(heap)
+        held.append(part)
+        heapq.heappush(heap, (cost + part.cost, k, held))
+    return [(cost, held) for cost, _, held in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+
+
+def _furthest(start: int, end: int, fits: Callable[[int], bool]) -> int:
+    """Return the furthest stop up to `end` that fits, start + 1 at least; where one fits, all below do."""
+    low, high = start + 1, end
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,71 @@
+"""How much memory this process holds and may hold: a GPU's allocator, or on a CPU what Linux tells."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+FIRST = 512
+"""Tokens of the first pass that is tried."""
+MOST = {"cpu": 4096, "cuda": 65536}
+"""Beyond these, larger passes are not faster (measured on a CPU; on a GPU an assumption)."""
+SHARE = 0.8
+"""Of the free memory: allocators fragment, and the longest pairs are not the worst that can come."""
+_STEP = 256
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CGROUP = Path("/sys/fs/cgroup")
+_KB = 1024
+
+
+def reset_peak(device: torch.device) -> int:
+    """Forget the peak so far; return the bytes held now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError):  # some containers forbid it: the peak is then that of the whole process
+        _RESET.write_text("5")
+    return _status("VmRSS")
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes held since `reset_peak`, or since the process began."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes that could still be taken, by all processes together on a CPU."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    found = re.search(r"^MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(), re.M)
+    free = int(found.group(1)) * _KB if found else 0
+    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.device) -> int:
+    """Return the largest token budget whose peak fits into `free` bytes, between FIRST and what MOST says.
+
+    `peak_at(tokens)` tries a pass and returns its bytes. Budgets double while twice the last peak
+    fits, so that nothing is tried that is not expected to fit; the rest is by proportion.
+    """
+    most = MOST.get(device.type, MOST["cuda"])
+    budget, needed = FIRST, peak_at(FIRST)
+    while budget < most and 2 * needed <= free:
+        budget = min(2 * budget, most)
+        needed = peak_at(budget)
+    if budget >= most or needed <= 0:
+        return most if needed <= free else FIRST
+    return max(FIRST, min(most, int(budget * free / needed)) // _STEP * _STEP)
+
+
+def _status(key: str) -> int:
+    found = re.search(rf"^{key}:\s+(\d+)", _STATUS.read_text(), re.M)
+    return int(found.group(1)) * _KB if found else 0

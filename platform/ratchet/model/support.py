@@ -1,0 +1,112 @@
+"""Whether a model can take token forests: read from its configuration, then proven on a few tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ratchet.errors import ModelError
+from ratchet.model import attention
+from ratchet.model.batch import PADDED, Packing, SequenceBatch, collate
+from ratchet.model.tree import Sharing
+from ratchet.pairs.pair import TokenisedPair
+
+logger = logging.getLogger(__name__)
+
+_KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "global", "local"}
+_SHORTEST_WINDOW = 16
+"""The sequences of the proof must fit."""
+_BATCH_ROUTING = ("expert_capacity", "moe_expert_capacity", "capacity_factor", "moe_capacity_factor")
+
+
+def packing_of(causal: Any, sharing: Sharing, forward: Callable[[SequenceBatch], Tensor]) -> Packing:
+    """Return how the sequences of a causal language model are laid out, and set its attention to match.
+
+    `forward` gives a batch's summed log-probabilities, by this model. A model whose layers look
+    beyond attention, whose routing depends on its batch, or whose forest scores are not its padded
+    scores, is left as it was and runs unshared; the reason is logged and stands in the packing.
+    """
+    config = causal.config.get_text_config()
+    reason, longest = _reason(causal, config), _longest(config)
+    if reason is None and longest is not None and longest < _SHORTEST_WINDOW:
+        reason = f"its attention reaches {longest} tokens only"
+    if reason is None:
+        before = causal.config._attn_implementation
+        attention.register()
+        causal.set_attn_implementation(attention.NAME)
+        packing = Packing(sharing, longest)
+        reason = _disproof(causal, packing, forward)
+        if reason is None:
+            return packing
+        causal.set_attn_implementation(before)
+    logger.warning("%s shares no tokens: %s", type(causal).__name__, reason)
+    return Packing(sharing, why_padded=reason)
+
+
+def _reason(causal: Any, config: Any) -> str | None:
+    """Return what in a model's make-up forbids forests, or None."""
+    layers = set(getattr(config, "layer_types", None) or ())
+    if other := sorted(layers - _KNOWN_LAYERS):
+        return f"its layers are {', '.join(other)}, which read a row from left to right"
+    for key in _BATCH_ROUTING:
+        if getattr(config, key, None):
+            return f"its experts take a share of the batch ({key})"
+    if getattr(config, "router_jitter_noise", 0.0):
+        return "its routing is noisy (router_jitter_noise)"
+    if not (getattr(causal, "_supports_attention_backend", False) and causal._can_set_attn_implementation()):
+        return "its attention is its own code"
+    return None
+
+
+def _longest(config: Any) -> int | None:
+    """Return how long a sequence may be: to the narrowest window, or to where rotary scaling begins to change."""
+    limits: list[int] = []
+    layers = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
+    if slides and (window := getattr(config, "sliding_window", None)):
+        limits.append(window)
+    if chunk := getattr(config, "attention_chunk_size", None):
+        limits.append(chunk)
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits += [
+        int(part.get("original_max_position_embeddings") or config.max_position_embeddings)
+        for part in (rope, *(value for value in rope.values() if isinstance(value, dict)))
+        if part.get("rope_type") in {"dynamic", "longrope"}
+    ]
+    return min(limits) if limits else None
+
+
+def _disproof(causal: Any, packing: Packing, forward: Callable[[SequenceBatch], Tensor]) -> str | None:
+    """Return how the model's scores of a small forest differ from its padded scores, or None."""
+    embeddings = causal.get_input_embeddings().weight
+    pairs = _probe(embeddings.shape[0])
+    was_training = causal.training
+    causal.eval()
+    try:
+        with torch.no_grad():
+            forest_S, padded_S = (
+                forward(collate(pairs, kind).to(embeddings.device)).double() for kind in (packing, PADDED)
+            )
+    except (TypeError, ValueError, RuntimeError, AttributeError, ModelError) as error:
+        return f"it does not run as a forest ({str(error).strip().splitlines()[0]})"
+    finally:
+        causal.train(was_training)
+    off = float((forest_S - padded_S).abs().max())
+    allowed = float(padded_S.abs().max()) * (1e-4 if embeddings.dtype in {torch.float32, torch.float64} else 0.05)
+    return None if off <= allowed else f"its scores of shared tokens are off by {off:.3g} nats"
+
+
+def _probe(vocabulary: int) -> list[TokenisedPair]:
+    """Near twins, one chosen with two rejected, and a stranger; prompts long enough to be shared."""
+    ids = (np.arange(1, 41) * 7919 % vocabulary).astype(np.int32)
+    prompt, other = ids[:9], ids[9:19]
+    return [
+        TokenisedPair("twins", prompt, ids[19:25], np.concatenate([ids[19:22], ids[30:33]])),
+        TokenisedPair("again", prompt, ids[19:25], ids[33:37]),
+        TokenisedPair("other", other, ids[25:28], ids[28:33]),
+    ]

@@ -1,0 +1,156 @@
+"""The token tree: what is laid out, who sees whom, and what is scored, against definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.model.attention import TreePlan
+from ratchet.model.batch import PADDED, Packing, collate, computed_tokens
+from ratchet.model.divide import Unit, divide, units
+from ratchet.model.tree import Branch, Forest, Sharing, lay_out, size
+from ratchet.pairs.pair import TokenisedPair
+
+# Two token values and short sequences: prefixes, equal sequences and forks everywhere.
+branches = st.lists(
+    st.lists(st.integers(0, 1), min_size=1, max_size=7).flatmap(
+        lambda ids: st.integers(1, len(ids)).map(lambda start: Branch(np.array(ids, np.int32), start))
+    ),
+    min_size=1,
+    max_size=9,
+)
+sharings = st.sampled_from(["auto", "prompt", "none"])
+
+
+def sees(forest: Forest) -> np.ndarray:
+    row = np.arange(len(forest.ids_T))
+    return (row[None] <= row[:, None]) & (row[:, None] < forest.end_T[None])
+
+
+def paths(forest: Forest, sequence: int) -> list[tuple[list[int], int]]:
+    """For each scored token of a sequence: the tokens that its prediction sees, and the token."""
+    entries = forest.entry_C[forest.sequence_C == sequence]
+    mask = sees(forest)
+    return [(forest.ids_T[mask[forest.rows_E[e]]].tolist(), int(forest.targets_E[e])) for e in entries]
+
+
+@given(branches, sharings, st.integers(1, 4))
+def test_each_answer_token_is_predicted_from_its_own_past(some: list[Branch], sharing: Sharing, least: int) -> None:
+    forest = lay_out(some, sharing, least)
+    for s, branch in enumerate(some):
+        ids = branch.ids.tolist()
+        assert paths(forest, s) == [(ids[:t], ids[t]) for t in range(branch.start, len(ids))]
+
+
+@given(branches, sharings, st.integers(1, 4))
+def test_depth_is_the_number_of_tokens_seen_before(some: list[Branch], sharing: Sharing, least: int) -> None:
+    forest = lay_out(some, sharing, least)
+    assert (sees(forest).sum(1) - 1 == forest.depth_T).all()
+    assert len(forest.ids_T) == size(some, sharing, least)
+
+
+@given(branches, sharings, st.integers(1, 4))
+def test_chains_and_subtree_ends_say_the_same(some: list[Branch], sharing: Sharing, least: int) -> None:
+    forest = lay_out(some, sharing, least)
+    by_chain = np.zeros((len(forest.ids_T),) * 2, bool)
+    for chain in forest.chains:
+        for row in range(chain.start, chain.stop):
+            by_chain[row, chain.start : row + 1] = True
+            for first, stop in chain.ancestors:
+                by_chain[row, first:stop] = True
+    assert (by_chain == sees(forest)).all()
+    assert (TreePlan(forest, "cpu").dense.numpy() == by_chain).all()
+
+
+@given(branches)
+def test_auto_computes_each_distinct_prefix_once(some: list[Branch]) -> None:
+    prefixes = {tuple(branch.ids[:t]) for branch in some for t in range(1, len(branch.ids) + 1)}
+    assert size(some, "auto", 1) == len(prefixes)
+    assert size(some, "none") == sum(len(branch.ids) for branch in some)
+    distinct_prompts = {tuple(branch.ids[: branch.start]) for branch in some}
+    answers = sum(len(branch.ids) - branch.start for branch in some)
+    assert size(some, "prompt", 1) == sum(map(len, distinct_prompts)) + answers
+
+
+@given(branches, st.integers(1, 8))
+def test_short_prefixes_are_not_worth_a_fork(some: list[Branch], least: int) -> None:
+    forest = lay_out(some, "auto", least)
+    assert all(
+        sum(stop - first for first, stop in chain.ancestors) >= least for chain in forest.chains if chain.ancestors
+    )
+
+
+def test_the_shapes_of_preference_data() -> None:
+    prompt, chosen = np.arange(100, dtype=np.int32), np.arange(200, 240, dtype=np.int32)
+    twin = chosen.copy()
+    twin[25] = 7
+    wrong = [np.arange(300 + 10 * k, 310 + 10 * k, dtype=np.int32) for k in range(3)]
+    pair = lambda rejected: TokenisedPair("x", prompt, chosen, rejected)  # noqa: E731
+    tokens = lambda pairs, sharing="auto": computed_tokens(pairs, Packing(sharing))  # noqa: E731
+    assert tokens([pair(twin)]) == 100 + 40 + 15
+    assert tokens([pair(twin)], "prompt") == 100 + 80
+    assert tokens([pair(twin)], "none") == 280
+    assert tokens([pair(side) for side in wrong]) == 100 + 40 + 30
+    assert computed_tokens([pair(side) for side in wrong], PADDED) == 6 * 140
+    assert tokens([TokenisedPair("x", prompt, chosen, chosen[:10])]) == 140  # one side a prefix of the other
+    assert tokens([TokenisedPair("x", prompt, chosen, chosen)]) == 140
+
+
+def test_a_batch_longer_than_the_window_is_padded() -> None:
+    pair = TokenisedPair("x", *(np.full(n, 5, np.int32) for n in (10, 3, 4)))
+    assert collate([pair], Packing(longest=14)).plan is not None
+    assert collate([pair], Packing(longest=13)).input_ids_RT.shape == (2, 14)
+
+
+# --- batches by tokens
+
+
+def table(seed: int, count: int) -> list[TokenisedPair]:
+    draw = np.random.default_rng(seed)
+    prompts = [draw.integers(3, 60, draw.integers(8, 20)).astype(np.int32) for _ in range(max(1, count // 2))]
+    answer = lambda: draw.integers(3, 60, draw.integers(1, 12)).astype(np.int32)  # noqa: E731
+    return [TokenisedPair(str(i), prompts[draw.integers(len(prompts))], answer(), answer()) for i in range(count)]
+
+
+@given(st.integers(0, 50), st.integers(1, 24), st.integers(1, 6), st.integers(1, 200), st.booleans())
+def test_every_pair_stands_once_and_workers_keep_step(
+    seed: int, count: int, world: int, budget: int, padded: bool
+) -> None:
+    pairs, packing = table(seed, count), PADDED if padded else Packing()
+    rows = np.random.default_rng(seed).permutation(count).astype(np.int64)
+    parts = units(pairs.__getitem__, rows, packing, budget)
+    assert sorted(row for part in parts for row in part.rows) == list(range(count))
+    assert all(part.cost <= budget or len(part.rows) == 1 for part in parts)
+    assert all(part.cost == computed_tokens([pairs[row] for row in part.rows], packing) for part in parts)
+    workers = divide(parts, world, budget)
+    assert len({len(passes) for passes in workers}) == 1
+    held = [micro for passes in workers for micro in passes]
+    assert sorted(int(row) for micro in held if micro.weight == 1.0 for row in micro.rows) == list(range(count))
+    assert all(micro.weight in (0.0, 1.0) and len(micro.rows) for micro in held)
+    if not padded:  # a forest of several units is no larger than these together
+        for micro in held:
+            assert len(micro.rows) == 1 or computed_tokens([pairs[int(r)] for r in micro.rows], packing) <= budget
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 6), st.integers(1, 300))
+def test_passes_are_balanced(costs: list[int], world: int, budget: int) -> None:
+    """No pass is longer than an equal share and one unit more (Graham 1969), and only a lone unit is over budget."""
+    workers = divide([Unit((k,), cost) for k, cost in enumerate(costs)], world, budget)
+    held = [[costs[int(row)] for row in micro.rows] for passes in workers for micro in passes if micro.weight]
+    count = world * len(workers[0])
+    assert max(map(sum, held)) <= sum(costs) / count + max(costs)
+    assert all(sum(some) <= budget or len(some) == 1 for some in held)
+
+
+def test_the_division_is_fixed() -> None:
+    """Written down once: a change here would change what a resumed run computes together."""
+    parts = [Unit((k,), cost) for k, cost in enumerate([50, 30, 20, 20, 10, 5])]
+    found = [[micro.rows.tolist() for micro in passes] for passes in divide(parts, 2, 60)]
+    assert found == [[[0], [3, 5]], [[1], [2, 4]]]
+    alone = divide(parts[:1], 3, 60)
+    assert [[(micro.rows.tolist(), micro.weight) for micro in passes] for passes in alone] == [
+        [([0], 1.0)],
+        [([0], 0.0)],
+        [([0], 0.0)],
+    ]

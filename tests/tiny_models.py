@@ -1,0 +1,147 @@
+"""Tiny models of many families, without files; and the plain way to an answer's log-probability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    BloomConfig,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    Phi3Config,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from ratchet.pairs.pair import TokenisedPair
+
+SMALL = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+GROUPED = {**SMALL, **ENDS, "num_key_value_heads": 2}
+CONFIGS: dict[str, Any] = {
+    "llama": LlamaConfig(**SMALL, **ENDS),
+    "llama-gqa-tied": LlamaConfig(**GROUPED, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
+    "mistral": MistralConfig(**GROUPED, sliding_window=64),
+    "mixtral": MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
+    "gemma": GemmaConfig(**GROUPED, head_dim=8),
+    "gemma2-capped": Gemma2Config(
+        **GROUPED, head_dim=4, final_logit_softcapping=0.02, attn_logit_softcapping=0.5, sliding_window=64
+    ),
+    "gemma3": Gemma3TextConfig(**GROUPED, head_dim=8, sliding_window=64),
+    "phi": PhiConfig(**SMALL, **ENDS),
+    "phi3": Phi3Config(**GROUPED, max_position_embeddings=128, original_max_position_embeddings=128),
+    "gpt-neox": GPTNeoXConfig(**SMALL, **ENDS),
+    "gpt2": GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=4, n_positions=64, **ENDS),
+    "opt": OPTConfig(
+        vocab_size=61,
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        **ENDS,
+    ),
+    "cohere": CohereConfig(**SMALL, **ENDS, logit_scale=0.25),
+    "granite": GraniteConfig(**SMALL, **ENDS, logits_scaling=3.0),
+}
+UNSHARED: dict[str, Any] = {
+    "bloom": BloomConfig(vocab_size=61, hidden_size=16, n_layer=2, n_head=4, **ENDS),
+    "mamba": MambaConfig(vocab_size=61, hidden_size=16, state_size=4, num_hidden_layers=2, **ENDS),
+    "narrow-window": MistralConfig(**GROUPED, sliding_window=4),
+}
+
+
+def tiny(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
+    """A model of the family; in float64 its norms too, which transformers computes in float32."""
+    torch.manual_seed(3)
+    config = (CONFIGS | UNSHARED)[name]
+    for key in ("attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "dropout"):
+        if hasattr(config, key):
+            setattr(config, key, 0.0)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, **changes)
+    for weight in model.parameters():  # norms and biases too, so that nothing is trained from 0 or 1
+        nn.init.normal_(weight, std=0.3)
+    if dtype == torch.float64:
+        for module in list(model.modules()):
+            for child, part in module.named_children():
+                if type(part).__name__.endswith("RMSNorm") or type(part).__name__ == "CohereLayerNorm":
+                    setattr(module, child, ExactNorm(part))
+    return model
+
+
+class ExactNorm(nn.Module):
+    """The norm of another module by its definition, in the precision of what comes in."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-6)))
+        self.shift = 1.0 if "Gemma" in type(norm).__name__ else 0.0
+        self.centred = "LayerNorm" in type(norm).__name__
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (self.weight + self.shift)
+
+
+def ids(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int32)
+
+
+def make_pairs(count: int, seed: int = 0, *, demonstrations: bool = False) -> list[TokenisedPair]:
+    """Pairs of prompts of 1 to 11 tokens and answers of 1 to 14."""
+    random = np.random.default_rng(seed)
+    draw = lambda low, high: random.integers(3, 61, random.integers(low, high)).astype(np.int32)  # noqa: E731
+    return [
+        TokenisedPair(f"{i:032x}", draw(1, 12), draw(1, 15), draw(0, 1) if demonstrations else draw(1, 15))
+        for i in range(count)
+    ]
+
+
+def family_of_pairs(seed: int = 0) -> list[TokenisedPair]:
+    """What a forest can hold: strangers, near twins, one chosen with several rejected, one answer a prefix
+    of the other, equal sides, and single tokens.
+    """
+    random = np.random.default_rng(seed)
+    draw = lambda n: random.integers(3, 61, n).astype(np.int32)  # noqa: E731
+    prompt, chosen = draw(10), draw(9)
+    twin = chosen.copy()
+    twin[4] = (twin[4] - 3 + 1) % 58 + 3
+    sides = [
+        (draw(7), draw(5), draw(6)),
+        (prompt, chosen, twin),
+        (prompt, chosen, draw(4)),
+        (prompt, chosen, draw(1)),
+        (prompt[:9], chosen[:3], chosen[:7]),
+        (draw(12), draw(3), chosen),
+        (prompt, chosen, chosen),
+        (draw(1), draw(1), draw(1)),
+    ]
+    return [TokenisedPair(f"{i:032x}", *side) for i, side in enumerate(sides)]
+
+
+def plain(model: Any, prompt: np.ndarray, answer: np.ndarray) -> torch.Tensor:
+    """One sequence, full logits: the sum of the answer's log-probabilities."""
+    tokens = torch.tensor(np.concatenate([prompt, answer]).astype(np.int64))[None]
+    logps = model(input_ids=tokens, use_cache=False).logits[0].log_softmax(-1)
+    at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    return torch.stack([logps[t, tokens[0, t + 1]] for t in at]).sum()
