@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ratchet.errors import PlanError
@@ -20,7 +22,7 @@ def holds(text: str, row: dict[str, Any] | None = None) -> bool:
         check_conditions(ROW if row is None else row, (parse_condition(text),))
     except Unfit as unfit:
         assert unfit.reason == "where"
-        assert unfit.detail.startswith(text.strip())
+        assert unfit.detail.startswith(f"{text}: ")
         return False
     return True
 
@@ -100,12 +102,42 @@ def test_a_condition_that_cannot_be_read_is_named(text: str) -> None:
     assert caught.value.fix
 
 
-@given(st.text(max_size=30))
+PIECES = st.sampled_from(["[", "]", ",", "'", '"', "\\", " ", "=", "x", "4", "-1.5", "1e999", "null", "true"])
+LIKELY = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["a", " b.c "]),
+    st.sampled_from(["==", "!= ", "<", "<=", ">", ">= ", " in ", " in ["]),
+    st.lists(PIECES | st.text(max_size=2), max_size=6).map("".join),
+)
+
+
+def literal(value: Any) -> str:
+    """Return a value as a condition writes it, in the one way that suits every value of its type."""
+    return str(value).replace("inf", "1e999") if isinstance(value, float) else json.dumps(value)
+
+
+@example("a in [b, 'c', \"d\", -1.5, null]")
+@example("a >= 1e999")
+@example("a == b=c")
+@given(LIKELY | st.text(max_size=30))
 def test_any_text_is_a_condition_or_a_plan_error(text: str) -> None:
+    """A condition means what its parts say, and holds for its own values or for none; an error names text and fix."""
     try:
-        parse_condition(text)
-    except PlanError:
+        condition = parse_condition(text)
+    except PlanError as error:
+        assert f"`{text}`" in error.what
+        assert (error.where, bool(error.fix)) == ("where", True)
         return
+    assert condition.text == text
+    values = [literal(value) for value in condition.values]
+    wanted = f"[{', '.join(values)}]" if condition.operator == "in" else values[0]
+    written = f"{condition.field} {condition.operator} {wanted}"
+    assert parse_condition(written) == dataclasses.replace(condition, text=written)
+    for value in condition.values:
+        assert holds(text, {condition.field: value}) is (condition.operator in {"==", "in", "<=", ">="})
+    for value in ROW.values():  # of every type: it is kept or it is not, and nothing is raised
+        assert holds(text, {condition.field: value}) in {True, False}
+    assert not holds(text, {})
 
 
 @given(st.integers(-999, 999), st.integers(-999, 999))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from plan_example import PLAN, write
 from ratchet.errors import PlanError
+from ratchet.plan.document import dotted
 from ratchet.plan.load import load_plan, plan_of
 from ratchet.plan.override import apply
 from ratchet.plan.reading import parse
@@ -105,11 +107,37 @@ many = settings(
 )
 
 
+def lines_in(node: yaml.Node, at: tuple[Any, ...] = ()) -> Iterator[tuple[str, int]]:
+    """Yield each key of a text, dotted, with the line that PyYAML finds it in."""
+    inner: list[tuple[Any, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [(key.value, key, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = [(n, item, item) for n, item in enumerate(node.value)]
+    for part, key, value in inner:
+        yield dotted((*at, part)), key.start_mark.line + 1
+        yield from lines_in(value, (*at, part))
+
+
 @many
+@example(PLAN)
+@example(PLAN.replace("  helpful: {path", '  "\\nhelpful": {path'))
 @given(spoiled())
 def test_spoiled_values(text: str) -> None:
-    if isinstance(parse(text, "jobs/x.yaml").data, dict):
-        loads_or_tells(text)
+    """What is accepted says what the text says, no more and no less; what is told stands at its key's own line."""
+    document, told = parse(text, "jobs/x.yaml"), loads_or_tells(text)
+    if not told:
+        plan = plan_of(document)
+        assert plan.model_dump(mode="json", exclude_unset=True) == document.data
+        assert plan_of(dataclasses.replace(document, data=plan.model_dump(mode="json"))) == plan
+        return
+    assert document.data != GOOD
+    places = dict(lines_in(yaml.compose(text, Loader=yaml.SafeLoader)))
+    for line in told:
+        if found := re.match(r"jobs/x\.yaml:(\d+): (.+)", line):
+            # A key that is not there stands at the nearest one around it.
+            around = [key for key in places if re.match(rf"{re.escape(key)}[.:\[]", found[2])]
+            assert int(found[1]) == (places[max(around, key=len)] if around else 1), line
 
 
 @many

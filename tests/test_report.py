@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import copy
 import json
 import math
 import re
 from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratchet.commands import report as command
-from ratchet.errors import DataError
 from ratchet.report import figures, tables
 from ratchet.report.charts import chosen_overlay
 from ratchet.report.graph import graph
 from ratchet.report.markdown import escape, markdown
-from ratchet.report.page import drawings, page, sections, write_report
+from ratchet.report.page import page, sections
 from ratchet.report.plots import smooth, thin
 from ratchet.report.read import read
-from report_example import example
-
-VOID = {"meta", "link", "br", "img", "input", "hr", "path", "rect", "use", "circle", "line", "stop"}
-
-
-class Page(HTMLParser):
-    """What a browser would see: text, ids, links; it fails on a tag that is closed and was not open."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.tags: set[str] = set()
-        self.texts: list[str] = []
-        self.titles: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for key, value in attrs:
-            assert not key.startswith("on")
-            if key == "id":
-                self.ids.append(value or "")
-            if key in {"src", "href", "xlink:href", "action", "data"}:
-                self.links.append(value or "")
-            if key == "title":
-                self.titles.append(value or "")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.texts)
+from report_example import example, short
+from report_page import Page, well_formed_tables
 
 
 @pytest.fixture(scope="module")
@@ -219,26 +166,6 @@ def test_hostile_names_and_plans_stay_text() -> None:
     assert "\n````yaml\n" in made
 
 
-def well_formed_tables(text: str) -> int:
-    """Check every table of a Markdown text by an outside parser; return how many there are."""
-    markdown_it = pytest.importorskip("markdown_it")
-    tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(text)
-    widths: list[list[int]] = []
-    for token in tokens:
-        if token.type == "table_open":
-            widths.append([])
-        if token.type == "tr_open":
-            widths[-1].append(0)
-        if token.type in {"td_open", "th_open"}:
-            widths[-1][-1] += 1
-    assert all(len(set(table)) == 1 and len(table) > 1 for table in widths)
-    piped = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(piped) == sum(len(table) for table in widths) + len(widths)
-    for line in piped:
-        assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", piped[piped.index(line)]))
-    return len(widths)
-
-
 def test_markdown_tables_are_well_formed() -> None:
     report = read(example())
     made = markdown(report)
@@ -262,73 +189,6 @@ def test_escaped_text_is_what_a_markdown_reader_shows(text: str) -> None:
     reader.close()
     flat = " ".join(text.replace("\0", "\ufffd").split())
     assert " ".join("".join(pieces).split()) == f"x {flat} x".replace("  ", " ")
-
-
-# --- parts that a run does not have --------------------------------------------------------------
-
-
-def bare(**more: Any) -> dict[str, Any]:
-    keys = ("plan", "created", "ratchet", "commit", "seconds")
-    return {key: example()[key] for key in keys} | more
-
-
-def short() -> dict[str, Any]:
-    """A document with everything in it, but little of each, which is drawn faster."""
-    data = example()
-    data["steps"] = [data["steps"][number] for number in (0, 2)]
-    data["gamma"] = [one for one in data["gamma"] if one["source"] == "quiz"]
-    data["sources"] = [one for one in data["sources"] if one["name"] == "quiz"]
-    for step in data["steps"]:
-        step["history"] = step["history"][:20]
-    return data
-
-
-def test_a_report_of_nothing_is_a_page() -> None:
-    report = read(bare())
-    assert not any(section.tables for section in sections(report))
-    Page(page(report))
-    assert markdown(report).startswith("# sums-then-care\n")
-
-
-def test_a_run_with_sft_alone_leaves_preferences_out() -> None:
-    steps = example()["steps"][:1]
-    report = read(bare(steps=steps, sources=example()["sources"][:1]))
-    assert [section.key for section in sections(report) if section.tables] == ["sources", "steps", "throughput"]
-    seen = Page(page(report))
-    assert "ln 2" not in seen.text
-    assert "reference pass" not in seen.text
-
-
-@pytest.mark.parametrize("gone", ["evaluation", "difficulty", "gamma", "overlap", "sources", "steps"])
-def test_any_part_may_be_missing(gone: str) -> None:
-    data = short()
-    for step in data["steps"]:
-        step["history"] = []  # what is drawn without one is drawn above
-    del data[gone]
-    report = read(data)
-    Page(page(report))
-    well_formed_tables(markdown(report))
-
-
-@pytest.mark.parametrize("lines", [0, 1, 2, 9])
-def test_a_short_history_is_drawn(lines: int) -> None:
-    data = bare(steps=copy.deepcopy(example()["steps"][1:3]))
-    for step in data["steps"]:
-        step["history"] = step["history"][:lines]
-    report = read(data)
-    assert ("chosen" in drawings(report)) is (lines > 0)
-
-
-def test_numbers_that_do_not_exist_are_dashes(tmp_path: Path) -> None:
-    data = short()
-    data["steps"][1]["history"][5] |= {"loss": math.nan, "logps/chosen_delta": math.inf}
-    data["steps"][1]["first_loss"] = math.nan
-    data["gamma"][0]["mean"] = math.nan
-    data["evaluation"][2]["heldout"][0]["chosen_delta"] = math.nan
-    html, text = write_report(tmp_path, data)
-    assert "NaN" not in (tmp_path / "report.json").read_text()
-    for shown in (Page(html.read_text()).text, text.read_text()):
-        assert not re.search(r"\b(nan|inf|None)\b", shown)
 
 
 # --- arithmetic of the charts --------------------------------------------------------------------
@@ -403,52 +263,3 @@ def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:
     data = example()
     data["steps"][1]["reference"] = "base"
     assert "reference" in graph(read(data)).kinds  # type: ignore[union-attr]
-
-
-# --- files and the command -----------------------------------------------------------------------
-
-
-def test_the_command_makes_the_same_page_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    html, text = write_report(tmp_path, bare(steps=example()["steps"][:1]))
-    before = html.read_bytes(), text.read_bytes()
-    html.unlink()
-    text.write_text("old")
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert command.main(parser.parse_args([str(tmp_path)])) == 0
-    assert (html.read_bytes(), text.read_bytes()) == before
-    assert capsys.readouterr().out.splitlines() == [str(html), str(text)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "says"),
-    [
-        ("plan", None, "plan: expected str"),
-        ("steps.0.pairs", "many", "steps[0].pairs: expected a whole number"),
-        ("gamma.3.split", "test", "gamma[3].split: expected heldout or train"),
-        ("evaluation.1.exact_match.0.items", True, "evaluation[1].exact_match[0].items: expected a whole number"),
-        ("sources", {}, "sources: expected a list"),
-    ],
-)
-def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, says: str) -> None:
-    data = example()
-    *way, last = path.split(".")
-    at: Any = data
-    for key in way:
-        at = at[int(key) if key.isdigit() else key]
-    at[last] = value
-    with pytest.raises(DataError, match=re.escape(says)):
-        write_report(tmp_path, data)
-
-
-def test_a_missing_or_broken_report_is_a_data_error(tmp_path: Path) -> None:
-    arguments = argparse.Namespace(run_folder=tmp_path)
-    with pytest.raises(DataError, match="no report here"):
-        command.main(arguments)
-    (tmp_path / "report.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"):
-        command.main(arguments)
-    (tmp_path / "report.json").write_text('{"plan": "x"}')
-    with pytest.raises(DataError, match="created: missing"):
-        command.main(arguments)

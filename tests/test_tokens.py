@@ -1,47 +1,24 @@
-"""Pairs as tokens: chat templates, the boundary, beginnings and endings, the length policy, the files."""
+"""Pairs as tokens: chat templates, the boundary, beginnings and endings, the length policy."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratchet.errors import DataError, ModelError
+from ratchet.errors import ModelError
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.render import Reason, Refusal, Rendered, find_style, render
-from ratchet.pairs.table import open_table
-from ratchet.pairs.token_flow import prepare_tokens, tokens_identity
-from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer, template_text
+from ratchet.pairs.tokenizer import load_tokenizer, template_text
 from ratchet.pairs.tokens import Encoded, Policy, divide, fit, tokenise
-from ratchet.plan.model import Scratch
 from ratchet.store.files import write_text
-from ratchet.store.layout import Layout
-from ratchet.store.record import read_record
-
-SPEC = Scratch(tokenizer_from=("a",), vocab_size=320, hidden_size=8, layers=1, heads=1, key_value_heads=1)
-TEXTS = ["What is 12 + 30?", "12 + 30 = 42. The answer is 42.", "How are you today?", "Fine, thank you."] * 20
-BODY = "{% for m in messages %}{{ '<|turn|>' + m['role'] + '\n' + CONTENT + '<|end|>\n' }}{% endfor %}"
-ASK = "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
-CHATML = BODY.replace("CONTENT", "m['content']") + ASK
-TRIMS = BODY.replace("CONTENT", "m['content'] | trim") + ASK
-THINKS = (
-    BODY.replace("CONTENT", "('THINK\n' if m['role'] == 'assistant' else '') + m['content'].split('/THINK')[-1]") + ASK
-)
-SYSTEMLESS = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
-)
-OPEN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}" + (
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
-LARGE = Policy(10_000, "drop")
+from token_pairs import CHATML, LARGE, OPEN, PAIRS, SPEC, SYSTEMLESS, TEXTS, THINKS, TRIMS, pair, row
 
 
 @pytest.fixture(scope="module")
@@ -60,32 +37,6 @@ def templated(folder: Path, template: str) -> Any:
     loaded = load_tokenizer(folder, None)
     loaded.chat_template = template
     return loaded
-
-
-def pair(
-    prompt: str = "What is 2 + 3?", chosen: str = "It is 5.", rejected: str | None = "It is 6.", **more: str
-) -> Any:
-    turns = [Turn(role, text) for role, text in more.items()] + [Turn("user", prompt)]
-    return PreferencePair(tuple(turns), chosen, rejected, "data.jsonl", 7)
-
-
-def row(one: PreferencePair) -> dict[str, Any]:
-    turns = [{"role": turn.role, "content": turn.content} for turn in one.prompt]
-    sides = {"prompt": turns, "chosen": one.chosen, "rejected": one.rejected}
-    return {"pair_id": one.pair_id, "prompt_id": one.prompt_id, **sides, "file": one.file, "row": one.row}
-
-
-PAIRS = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("prompt_id", pa.string()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("chosen", pa.string()),
-        ("rejected", pa.string()),
-        ("file", pa.string()),
-        ("row", pa.int64()),
-    ]
-)
 
 
 def tokens(tokenizer: Any, *pairs: PreferencePair, policy: Policy = LARGE) -> list[dict[str, Any]]:
@@ -245,84 +196,6 @@ def test_edit_distance_is_that_of_the_tokens(tokenizer: Any) -> None:
     assert lone["rejected"] == [] and np.isnan(lone["edit_distance"])
 
 
-def write_pairs(folder: Path, train: list[PreferencePair], heldout: list[PreferencePair]) -> Path:
-    folder.mkdir()
-    for side, rows in (("train", train), ("heldout", heldout)):
-        pq.write_table(pa.Table.from_pylist([row(one) for one in rows], schema=PAIRS), folder / f"{side}.parquet")
-    return folder
-
-
-def some_pairs(count: int, start: int = 0) -> list[PreferencePair]:
-    return [pair(f"What is {i} + 1?", f"It is {i + 1}.", f"It is {i + 2}.") for i in range(start, start + count)]
-
-
-def test_the_folder_keeps_the_contract(folder: Path, tmp_path: Path) -> None:
-    train = [*some_pairs(300), pair(chosen="<|end|>"), pair("long " * 300)]
-    source = write_pairs(tmp_path / "pairs", train, some_pairs(20, start=900))
-    layout = Layout(tmp_path)
-    arguments: dict[str, Any] = {"max_length": 128, "overlong": "drop", "chat_template": None}
-    fp, out = prepare_tokens(source, "abc", folder, layout, **arguments)
-    record = read_record(out)
-    assert record is not None and record.kind == "tokens" and record.fingerprint == fp and out == layout.tokens(fp)
-    counts = record.counts
-    assert (counts["read"], counts["kept"], counts["train"], counts["heldout"]) == (322, 320, 300, 20)
-    assert counts["skipped"] == {"special token in text": 1, "too long": 1}
-    table = open_table([out / "train.arrow"], [1.0], 0)
-    assert table.pair_ids == [one.pair_id for one in train[:300]]
-    assert counts["tokens_train"] == table.lengths_N3.sum() and not table.demonstrations
-    assert record.facts["longest"] == max((n[0] + max(n[1:])) for n in table.lengths_N3.tolist())
-    histogram = record.facts["edit_distance"]
-    assert sum(histogram["counts"]) == 320 and len(histogram["edges"]) == 21 and 0 < histogram["median"] < 1
-    skipped = pq.read_table(out / "skipped.parquet").to_pylist()
-    assert [one["reason"] for one in skipped] == ["special token in text", "too long"] and skipped[0]["row"] == 7
-    before = (out / "record.json").stat().st_mtime_ns
-    assert prepare_tokens(source, "abc", folder, layout, **arguments) == (fp, out)
-    assert (out / "record.json").stat().st_mtime_ns == before
-
-
-def test_identity_is_of_what_decides_the_ids(folder: Path, tmp_path: Path) -> None:
-    base = tokens_identity("abc", folder, LARGE, None)
-    make_scratch(SPEC, TEXTS, tmp_path / "elsewhere")
-    assert tokens_identity("abc", tmp_path / "elsewhere", LARGE, None) == base
-    write_text(folder / "own.jinja", CHATML)
-    for other in (
-        tokens_identity("abd", folder, LARGE, None),
-        tokens_identity("abc", folder, Policy(9_999, "drop"), None),
-        tokens_identity("abc", folder, Policy(10_000, "trim_prompt"), None),
-        tokens_identity("abc", folder, LARGE, str(folder / "own.jinja")),
-    ):
-        assert other != base
-    config = tmp_path / "elsewhere" / "tokenizer_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": "<|turn|>"}))
-    assert digest_tokenizer(tmp_path / "elsewhere") != digest_tokenizer(folder)
-
-
-def test_nothing_left_to_train_on_is_an_error_and_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
-    source = write_pairs(tmp_path / "pairs", some_pairs(3), some_pairs(1, start=9))
-    with pytest.raises(DataError, match=r"no pair is left to train on \(answer too long: 4\)"):
-        prepare_tokens(source, "x", folder, Layout(tmp_path), max_length=8, overlong="drop", chat_template=None)
-    assert not any((tmp_path / "store" / "tokens").iterdir())
-
-
 def test_render_gives_texts_without_a_token(tokenizer: Any) -> None:
     out = render(tokenizer, find_style(tokenizer), [Turn("user", "Hi")], "Yes", None)
     assert out == Rendered("<|begin|><|turn|>u\nHi<|end|><|turn|>a\n", f"{out.prompt}Yes<|end|>", None)  # type: ignore[union-attr]
-
-
-@pytest.mark.ray
-def test_ray_data_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    import ray
-
-    source = write_pairs(tmp_path / "pairs", some_pairs(2500), some_pairs(700, start=5000))
-    arguments: dict[str, Any] = {"max_length": 128, "overlong": "drop", "chat_template": None}
-    _, here = prepare_tokens(source, "x", folder, Layout(tmp_path / "a"), **arguments, small_rows=10_000)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20)
-    try:
-        _, there = prepare_tokens(source, "x", folder, Layout(tmp_path / "b"), **arguments, small_rows=100)
-    finally:
-        ray.shutdown()
-    for side in ("train", "heldout"):
-        left, right = (pa.ipc.open_file(pa.memory_map(str(out / f"{side}.arrow"))).read_all() for out in (here, there))
-        assert left.combine_chunks().equals(right.combine_chunks())
-    records = [read_record(out) for out in (here, there)]
-    assert records[0].counts == records[1].counts and records[0].facts == records[1].facts  # type: ignore[union-attr]

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import logging
 import math
 import os
-import pty
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import termios
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratchet.track.jsonl import JsonLines, read_metrics
-from ratchet.track.progress import Console, Tail, duration, follow
 from ratchet.track.tracker import open_tracker
 from ratchet.track.wandb import flatten
 
@@ -244,110 +238,3 @@ def test_a_wandb_that_fails_neither_stops_nor_slows_training(tmp_path: Path, fau
     assert err.count("\n") == 1
     assert "wandb is off for the rest of this step" in err
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 25
-
-
-# --- progress -----------------------------------------------------------------------------------
-
-
-def test_tail_follows_growth_torn_lines_and_a_cut(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    tail = Tail(path)
-    assert tail.last() is None
-    tracker = JsonLines(path, 0)
-    tracker.log(1, METRICS)
-    tracker.log(2, METRICS)
-    assert (tail.last() or {})["step"] == 2
-    assert tail.last() is None
-    with path.open("a") as file:
-        file.write('{"step": 3, "loss"')
-        file.flush()
-        assert tail.last() is None
-        file.write(": 1.0}\n")
-    assert tail.last() == {"step": 3, "loss": 1.0}
-    tracker.close()
-    JsonLines(path, 1).close()
-    assert (tail.last() or {})["step"] == 1
-
-
-def test_tail_sees_another_file_under_the_name_and_the_same_one_shortened(tmp_path: Path) -> None:
-    path, other = tmp_path / "metrics.jsonl", tmp_path / "other"
-    path.write_text('{"step": 1}\n{"step": 2}\n')
-    tail = Tail(path)
-    assert tail.last() == {"step": 2}
-    other.write_text('{"step": 7}\n{"step": 8}\n')
-    other.replace(path)
-    assert tail.last() == {"step": 8}
-    with path.open("r+") as file:
-        file.truncate(12)
-    assert tail.last() == {"step": 7}
-
-
-def _grow(path: Path, last: int) -> None:
-    tracker = JsonLines(path, 0)
-    for step in range(1, last + 1):
-        tracker.log(step, METRICS)
-        time.sleep(0.01)
-    tracker.close()
-
-
-def test_without_a_terminal_there_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with follow(tmp_path / "metrics.jsonl", "align-1", 40):
-        _grow(tmp_path / "metrics.jsonl", 40)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert "align-1" in err
-    assert "step 40 of 40, loss 0.6931, margin 0.250, 12.5 pairs/s" in err
-
-
-def test_a_failure_inside_is_told_and_passed_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="boom"), follow(tmp_path / "metrics.jsonl", "align-1", 40):
-        _grow(tmp_path / "metrics.jsonl", 7)
-        raise ValueError("boom")
-    assert "stopped at step 7 of 40" in capfd.readouterr().err
-    assert not [thread for thread in threading.enumerate() if thread.name == "ratchet-progress"]
-
-
-@pytest.mark.parametrize("ci", [False, True])
-def test_on_a_terminal_a_bar_goes_forth_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: bool) -> None:
-    monkeypatch.delenv("CI", raising=False)
-    if ci:
-        monkeypatch.setenv("CI", "true")
-    path = tmp_path / "metrics.jsonl"
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    shown: list[bytes] = []
-
-    def read() -> None:
-        while True:
-            try:
-                shown.append(os.read(master, 65536))
-            except OSError:
-                return
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    with os.fdopen(slave, "w") as terminal, follow(path, "align-1", 40, stream=terminal):
-        _grow(path, 30)
-        time.sleep(0.4)
-        JsonLines(path, 10).close()
-        time.sleep(0.4)
-        Console(terminal).say("a line above the bar")
-    reader.join()
-    os.close(master)
-    text = b"".join(shown).decode()
-    assert ("30/40" in text and "10/40" in text and "loss 0.6931" in text) is not ci
-    assert "a line above the bar" in text
-    assert "ended at step 10 of 40" in text
-
-
-def test_console_and_duration(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    console = Console()
-    console.step("align-1", "dpop on helpful: 1,200 pairs")
-    console.done("align-1", {"loss": 0.41237, "pairs": 1200, "reference": "reused"}, 192.0)
-    first, second = capfd.readouterr().err.splitlines()
-    assert first.split(maxsplit=1) == ["align-1", "dpop on helpful: 1,200 pairs"]
-    assert second.endswith("done in 3 min 12 s: loss 0.4124, pairs 1,200, reference reused")
-    shown = [duration(seconds) for seconds in (0.04, 9.94, 9.96, 59.4, 59.6, 185, 3599.6, 7620)]
-    assert shown == ["0.0 s", "9.9 s", "10 s", "59 s", "1 min 00 s", "3 min 05 s", "1 h 00 min", "2 h 07 min"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,16 @@ def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_see
         parts.ledger.close()
 
 
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    """The same without the rates: what two runs of the same step agree on."""
+    return [{key: value for key, value in line.items() if "per_second" not in key} for line in lines_of(folder)]
+
+
 def weights_of(engine: TorchEngine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.scorer.state_dict().items()}
 
@@ -161,6 +172,13 @@ def state_of(engine: TorchEngine) -> list[torch.Tensor]:
 def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     """Equal bit for bit."""
     return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def flip(path: Path) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
 
 
 def write_tokens(path: Path, pairs: Pairs) -> None:

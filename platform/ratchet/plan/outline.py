@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ratchet.plan.base import NAME_PATTERN
+from ratchet.plan.document import shorten
 
 Model = type[BaseModel]
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Any: "anything"}
@@ -125,13 +126,13 @@ def close(word: str, options: Iterable[str]) -> str | None:
 
 
 def hint(suggestion: str | None) -> str:
-    """Return the end of a sentence that asks whether `suggestion` was meant."""
-    return f"; did you mean {suggestion}?" if suggestion else ""
+    """Return the end of a sentence, on its line, that asks whether `suggestion` was meant."""
+    return f"; did you mean {shorten(suggestion, most=200)}?" if suggestion else ""
 
 
 def either(options: Sequence[str], most: int = 24) -> str:
-    """Return options in words: `a, b or c`."""
-    shown = list(options[:most]) + (["…"] if len(options) > most else [])
+    """Return options in words, on one line: `a, b or c`."""
+    shown = [shorten(option, most=200) for option in options[:most]] + (["…"] if len(options) > most else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}" if shown else "nothing"
 
 

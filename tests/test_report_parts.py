@@ -1,0 +1,146 @@
+"""Reports that lack something: parts a run does not have, short histories, numbers that do not exist, broken files."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet.commands import report as command
+from ratchet.errors import DataError
+from ratchet.report.markdown import markdown
+from ratchet.report.page import drawings, page, sections, write_report
+from ratchet.report.read import read
+from report_example import bare, example, short
+from report_page import Page, well_formed_tables
+
+
+def test_a_report_of_nothing_is_a_page() -> None:
+    report = read(bare())
+    assert not any(section.tables for section in sections(report))
+    Page(page(report))
+    assert markdown(report).startswith("# sums-then-care\n")
+
+
+def test_a_run_with_sft_alone_leaves_preferences_out() -> None:
+    steps = example()["steps"][:1]
+    report = read(bare(steps=steps, sources=example()["sources"][:1]))
+    assert [section.key for section in sections(report) if section.tables] == ["sources", "steps", "throughput"]
+    seen = Page(page(report))
+    assert "ln 2" not in seen.text
+    assert "reference pass" not in seen.text
+
+
+DRAWN = "How far apart chosen and rejected are"  # a heading over charts alone, which Markdown has not
+HEADINGS = {  # of what is said of each part
+    "evaluation": {"Held-out pairs and answers"},
+    "difficulty": {"Difficulty of the sources"},
+    "gamma": {"γ, stage by stage"},
+    "overlap": {"Overlap between sources"},
+    "sources": {"Sources and skipped rows", DRAWN},
+    "steps": {"Does the chosen answer hold?", "Steps", "Time and throughput"},
+}
+
+
+def records_in(value: Any) -> set[str]:
+    """Return the records that a part of a document names."""
+    if isinstance(value, list):
+        return set().union(*map(records_in, value))
+    if not isinstance(value, dict):
+        return set()
+    return {value[key] for key in value if key == "record"} | records_in(list(value.values()))
+
+
+@pytest.mark.parametrize("gone", HEADINGS)
+def test_any_part_may_be_missing(gone: str) -> None:
+    """Nothing is said of it: no heading, no record. All that is said of the other parts stays."""
+    data = short()
+    for step in data["steps"]:
+        step["history"] = []  # what is drawn without one is drawn above
+    unsaid = records_in(data.pop(gone))
+    report = read(data)
+    html, text = page(report), markdown(report)
+    seen = Page(html)
+    assert well_formed_tables(text) == sum(len(section.tables) for section in sections(report)) + (gone != "evaluation")
+    kept = set().union(*(titles for part, titles in HEADINGS.items() if part != gone))
+    every = kept | HEADINGS[gone]
+    assert set(seen.texts) & every == kept
+    assert set(re.findall(r"^## (.+)$", text, re.MULTILINE)) & every == kept - {DRAWN}
+    for listed in (re.findall(r'<li id="r\d+">([^<]+)</li>', html), re.findall(r"^- r\d+: (.+)$", text, re.MULTILINE)):
+        assert records_in(data) <= set(listed)
+        assert not unsaid & set(listed)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 9])
+def test_a_short_history_is_drawn(lines: int) -> None:
+    data = bare(steps=copy.deepcopy(example()["steps"][1:3]))
+    for step in data["steps"]:
+        step["history"] = step["history"][:lines]
+    report = read(data)
+    assert ("chosen" in drawings(report)) is (lines > 0)
+
+
+def test_numbers_that_do_not_exist_are_dashes(tmp_path: Path) -> None:
+    data = short()
+    data["steps"][1]["history"][5] |= {"loss": math.nan, "logps/chosen_delta": math.inf}
+    data["steps"][1]["first_loss"] = math.nan
+    data["gamma"][0]["mean"] = math.nan
+    data["evaluation"][2]["heldout"][0]["chosen_delta"] = math.nan
+    html, text = write_report(tmp_path, data)
+    assert "NaN" not in (tmp_path / "report.json").read_text()
+    for shown in (Page(html.read_text()).text, text.read_text()):
+        assert not re.search(r"\b(nan|inf|None)\b", shown)
+
+
+# --- files and the command -----------------------------------------------------------------------
+
+
+def test_the_command_makes_the_same_page_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    html, text = write_report(tmp_path, bare(steps=example()["steps"][:1]))
+    before = html.read_bytes(), text.read_bytes()
+    html.unlink()
+    text.write_text("old")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.main(parser.parse_args([str(tmp_path)])) == 0
+    assert (html.read_bytes(), text.read_bytes()) == before
+    assert capsys.readouterr().out.splitlines() == [str(html), str(text)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("plan", None, "plan: expected str"),
+        ("steps.0.pairs", "many", "steps[0].pairs: expected a whole number"),
+        ("gamma.3.split", "test", "gamma[3].split: expected heldout or train"),
+        ("evaluation.1.exact_match.0.items", True, "evaluation[1].exact_match[0].items: expected a whole number"),
+        ("sources", {}, "sources: expected a list"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, says: str) -> None:
+    data = example()
+    *way, last = path.split(".")
+    at: Any = data
+    for key in way:
+        at = at[int(key) if key.isdigit() else key]
+    at[last] = value
+    with pytest.raises(DataError, match=re.escape(says)):
+        write_report(tmp_path, data)
+
+
+def test_a_missing_or_broken_report_is_a_data_error(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(run_folder=tmp_path)
+    with pytest.raises(DataError, match="no report here"):
+        command.main(arguments)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        command.main(arguments)
+    (tmp_path / "report.json").write_text('{"plan": "x"}')
+    with pytest.raises(DataError, match="created: missing"):
+        command.main(arguments)

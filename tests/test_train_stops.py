@@ -1,0 +1,118 @@
+"""What stops the loop: a reference that is off, numbers that are not finite, a full disk; and what is left then."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ratchet.errors import StorageError, TrainingError
+from ratchet.model.forward import PairScorer
+from ratchet.train.batches import global_batches
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.communicate import Alone
+from ratchet.train.data import course_of
+from ratchet.train.engine import TorchEngine
+from ratchet.train.objective import Data
+from ratchet.train.spec import CheckpointSettings
+from train_bench import (
+    CPU,
+    Pairs,
+    Reference,
+    lines_of,
+    reference_of,
+    same,
+    spec_of,
+    tiny_model,
+    train,
+    weights_of,
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    table = Pairs(22)
+    return Data(table, reference_of(tiny_model(), table))
+
+
+@pytest.mark.parametrize("kind", ["dpo", "dpop", "ipo"])
+@pytest.mark.parametrize("side", ["chosen_N", "rejected_N"])
+def test_a_reference_row_that_is_off_stops_the_first_step(tmp_path: Path, data: Data, kind: str, side: str) -> None:
+    spec = spec_of(tmp_path, kind=kind, batch=22, token_budget=96)
+    wrong = getattr(data.reference, side).copy()
+    wrong[13] += 0.5
+    assert data.reference is not None
+    bad = Data(data.table, dataclasses.replace(data.reference, **{side: wrong}))
+    with pytest.raises(TrainingError) as raised:
+        train(spec, bad)
+    assert data.table.pair_ids[13] in str(raised.value)
+    assert "0.5 nats" in str(raised.value)
+    assert "a few pairs" in raised.value.fix
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+    assert not (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_wrong_reference_model_is_told_apart(tmp_path: Path, data: Data) -> None:
+    with pytest.raises(TrainingError, match=r"expected ln 2 = 0\.693147") as raised:
+        train(spec_of(tmp_path), data, model_seed=1)
+    assert "most pairs are off" in raised.value.fix
+
+
+def test_the_first_step_of_a_target_elsewhere_is_not_checked(tmp_path: Path, data: Data) -> None:
+    bench = train(spec_of(tmp_path, starts_at_reference=False, max_steps=1), data, model_seed=1)
+    assert bench.result is not None and bench.result.first is None
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, data: Data) -> None:
+    """A row that step 3 is the first to see; steps 1 and 2 are saved and stay good."""
+    assert data.reference is not None
+    spec = spec_of(tmp_path, checkpoint=CheckpointSettings(every=2))
+    row = int(next(batch for batch in global_batches(course_of(spec, 22)) if batch.step == 3).rows[1])
+    chosen = data.reference.chosen_N.copy()
+    chosen[row] = float("nan")
+    with pytest.raises(TrainingError, match="at step 3 the loss of 1 pairs is not finite") as raised:
+        train(spec, Data(data.table, Reference(chosen, data.reference.rejected_N)))
+    assert data.table.pair_ids[row] in str(raised.value) and "step-000002" in str(raised.value)
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+    last = Checkpoints(tmp_path, Alone(), 2).newest()
+    assert last is not None and last.step == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, data: Data) -> None:
+    spec = spec_of(tmp_path)
+    engine = TorchEngine(spec, PairScorer(tiny_model()), CPU)
+    before = weights_of(engine)
+    engine.trained[0].grad = torch.full_like(engine.trained[0], float("inf"))
+    done = engine.step(1e-3, float(engine.finish_gradient()))
+    assert not done.applied and not math.isfinite(done.grad_norm)
+    assert same(list(before.values()), list(weights_of(engine).values()))
+
+
+def test_an_infinite_slope_with_a_finite_loss_names_its_pairs(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Steep(TorchEngine):
+        def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+            super().backward(loss * 1e38 * 1e38, last=last)
+
+    monkeypatch.setattr("train_bench.TorchEngine", Steep)
+    with pytest.raises(TrainingError, match="gradient's norm is not") as raised:
+        train(spec_of(tmp_path), data)
+    assert "pair-0-" in str(raised.value) and "last good checkpoint: none" in str(raised.value)
+
+
+def test_a_full_disk_under_the_metrics_stops_the_run(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ratchet.track.jsonl import JsonLines
+
+    def full(self: JsonLines, step: int, metrics: dict) -> None:
+        if step == 2:
+            raise StorageError("no space left on the disk", where=str(self.path))
+
+    monkeypatch.setattr(JsonLines, "log", full)
+    with pytest.raises(StorageError, match="no space"):
+        train(spec_of(tmp_path), data)
