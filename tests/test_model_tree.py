@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def test_chains_and_subtree_ends_say_the_same(some: list[Branch], sharing: Shari
             for first, stop in chain.ancestors:
                 by_chain[row, first:stop] = True
     assert (by_chain == sees(forest)).all()
-    assert (TreePlan(forest, "cpu").dense.numpy() == by_chain).all()
+    assert (TreePlan(forest.chains, torch.from_numpy(forest.end_T)).dense.numpy() == by_chain).all()
 
 
 @given(branches)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ratchet.errors import ModelError
-from ratchet.model.tree import Chain, Forest
+from ratchet.model.tree import Chain
 
 NAME = "token_tree"
 PASS = (1, 1, 1, 1)
@@ -30,11 +30,10 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class TreePlan:
-    """What attention needs to know of a forest; masks are made once and serve all layers."""
+    """What attention needs to know of a `Forest`; masks are made once and serve all layers."""
 
-    def __init__(self, forest: Forest, device: torch.device | str) -> None:
-        self.chains = forest.chains
-        self.end_T = torch.from_numpy(forest.end_T).to(device, non_blocking=True)
+    def __init__(self, chains: tuple[Chain, ...], end_T: Tensor) -> None:
+        self.chains, self.end_T = chains, end_T
         self._masks: dict[torch.dtype, list[Tensor | None]] = {}
 
     def masks(self, dtype: torch.dtype) -> list[Tensor | None]:

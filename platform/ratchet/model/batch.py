@@ -50,25 +50,28 @@ class SequenceBatch:
     """Prompts with answers; sequences are numbered all chosen first, then the rejected.
 
     `rows_E` indexes the R·T positions, flattened, whose hidden state predicts `targets_E`. Entry
-    `entry_C[c]` belongs to sequence `sequence_C[c]`. `rejected_of` is the pair of each rejected
-    sequence: demonstrations have none. `positions_RT` and `plan` are a forest's; without them rows
-    are padded on the right. Index tensors are int64.
+    `entry_C[c]` belongs to sequence `sequence_C[c]`, and `tokens_S` counts each sequence's.
+    `rejected_of_K` is the pair of each rejected sequence: demonstrations have none. `positions_RT`
+    and `plan` are a forest's; without them rows are padded on the right. Index tensors are int64.
     """
 
     input_ids_RT: Tensor
     positions_RT: Tensor | None
-    forest: Forest | None
     plan: TreePlan | None
     rows_E: Tensor
     targets_E: Tensor
     entry_C: Tensor
     sequence_C: Tensor
-    pairs: int
-    rejected_of: tuple[int, ...]
+    tokens_S: Tensor
+    rejected_of_K: Tensor
 
     @property
     def sequences(self) -> int:
-        return self.pairs + len(self.rejected_of)
+        return len(self.tokens_S)
+
+    @property
+    def pairs(self) -> int:
+        return self.sequences - len(self.rejected_of_K)
 
     @property
     def computed(self) -> int:
@@ -82,7 +85,7 @@ class SequenceBatch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        plan = None if self.forest is None else TreePlan(self.forest, device)
+        plan = self.plan and TreePlan(self.plan.chains, self.plan.end_T.to(device, non_blocking=True))
         return dataclasses.replace(self, **moved, plan=plan)
 
 
@@ -116,16 +119,15 @@ def collate(
     arrays = _padded(branches) if forest is None else _one_row(forest)
     ids_RT, rows_E, targets_E, entry_C, sequence_C = (tensor(array) for array in arrays)
     return SequenceBatch(
-        input_ids_RT=ids_RT,
-        positions_RT=None if forest is None else tensor(forest.depth_T[None]),
-        forest=forest,
-        plan=None if forest is None else TreePlan(forest, "cpu"),
-        rows_E=rows_E,
-        targets_E=targets_E,
-        entry_C=entry_C,
-        sequence_C=sequence_C,
-        pairs=len(pairs),
-        rejected_of=rejected_of,
+        ids_RT,
+        None if forest is None else tensor(forest.depth_T[None]),
+        None if forest is None else TreePlan(forest.chains, tensor(forest.end_T)),
+        rows_E,
+        targets_E,
+        entry_C,
+        sequence_C,
+        tokens_S=tensor(np.array([len(branch.ids) - branch.start for branch in branches], np.int64)),
+        rejected_of_K=tensor(np.array(rejected_of, np.int64)),
     )
 
 

@@ -173,12 +173,13 @@ def score(scorer: Scorer, pairs: Sequence[TokenisedPair], device: Device, *, cho
 
 def by_side(batch: SequenceBatch, logps_S: Tensor) -> SideScores:
     """Return a batch's log-probabilities by pair and side."""
-    rejected_of = torch.tensor(batch.rejected_of, dtype=torch.int64, device=logps_S.device)
+    rejected_of_K, tokens_S = batch.rejected_of_K, batch.tokens_S
     missing_B = torch.full((batch.pairs,), math.nan, dtype=logps_S.dtype, device=logps_S.device)
-    tokens_S = torch.bincount(batch.sequence_C, minlength=batch.sequences)
     return SideScores(
         chosen_B=logps_S[: batch.pairs],
-        rejected_B=missing_B.index_copy(0, rejected_of, logps_S[batch.pairs :]),
+        rejected_B=missing_B.index_copy(0, rejected_of_K, logps_S[batch.pairs :]),
         chosen_tokens_B=tokens_S[: batch.pairs],
-        rejected_tokens_B=torch.zeros_like(tokens_S[: batch.pairs]).index_copy(0, rejected_of, tokens_S[batch.pairs :]),
+        rejected_tokens_B=torch.zeros_like(tokens_S[: batch.pairs]).index_copy(
+            0, rejected_of_K, tokens_S[batch.pairs :]
+        ),
     )

@@ -27,7 +27,8 @@ class TrainResult:
     `counts` are what the ledger proved; `metrics` the last step's; `first` what the check of step 1
     saw, or None; `published` the step whose weights became the model, and how far they were from the
     engine's in nats; `events` lines about checkpoints that were found broken or unfinished;
-    `peak_memory_mb` the largest worker's peak; `seconds` of set-up, training and publishing on the
+    `token_budget` what a forward pass computed at most, `unshared` why no tokens were shared (None: they
+    were); `peak_memory_mb` the largest worker's peak; `seconds` of set-up, training and publishing on the
     workers, and in all.
     """
 
@@ -40,6 +41,8 @@ class TrainResult:
     attempt: str
     events: tuple[str, ...]
     workers: int
+    token_budget: int
+    unshared: str | None
     peak_memory_mb: float
     seconds: Mapping[str, float]
 
