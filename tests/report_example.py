@@ -111,32 +111,13 @@ def sources() -> list[dict[str, Any]]:
     return made
 
 
-_HELDOUT = {  # model: source: (accuracy, margin, chosen delta, rejected delta) against warm
-    "control": {
-        "slips": (0.871, 9.4, -14.82, -24.22),
-        "quiz": (0.926, 11.8, -3.11, -14.91),
-        "helpful": (0.712, 3.6, -6.4, -10.0),
-    },
-    "align.1": {
-        "slips": (0.538, 0.3, 0.21, -0.09),
-        "quiz": (0.931, 9.2, 1.92, -7.28),
-        "helpful": (0.561, 0.4, 0.33, -0.07),
-    },
-    "align.2": {
-        "slips": (0.566, 0.5, 0.35, -0.15),
-        "quiz": (0.925, 9.0, 1.88, -7.12),
-        "helpful": (0.724, 4.1, 1.12, -2.98),
-    },
-    "align.3": {
-        "slips": (0.902, 6.2, 0.88, -5.32),
-        "quiz": (0.919, 8.8, 1.71, -7.09),
-        "helpful": (0.719, 4.0, 1.06, -2.94),
-    },
-    "blend": {
-        "slips": (0.859, 4.3, 0.71, -3.59),
-        "quiz": (0.921, 6.4, 1.33, -5.07),
-        "helpful": (0.708, 2.8, 0.8, -2.0),
-    },
+_PAIRS = {"slips": 360, "quiz": 168, "helpful": 640}  # sources, with what each holds out
+_HELDOUT = {  # model: of each source (accuracy, margin, chosen delta, rejected delta) against warm
+    "control": ((0.871, 9.4, -14.82, -24.22), (0.926, 11.8, -3.11, -14.91), (0.712, 3.6, -6.4, -10.0)),
+    "align.1": ((0.538, 0.3, 0.21, -0.09), (0.931, 9.2, 1.92, -7.28), (0.561, 0.4, 0.33, -0.07)),
+    "align.2": ((0.566, 0.5, 0.35, -0.15), (0.925, 9.0, 1.88, -7.12), (0.724, 4.1, 1.12, -2.98)),
+    "align.3": ((0.902, 6.2, 0.88, -5.32), (0.919, 8.8, 1.71, -7.09), (0.719, 4.0, 1.06, -2.94)),
+    "blend": ((0.859, 4.3, 0.71, -3.59), (0.921, 6.4, 1.33, -5.07), (0.708, 2.8, 0.8, -2.0)),
 }
 EXAMPLES = [
     {"answer": "12 * 3 = 36\n36 + 7 = 43\nThe answer is 43.", "chosen": "12 * 3 = 36\n36 + 7 = 43\nThe answer is 43."},
@@ -151,7 +132,6 @@ _EXACT = {
     "align.3": 0.705,
     "blend": 0.69,
 }
-_PAIRS = {"slips": 360, "quiz": 168, "helpful": 640}
 
 
 def evaluation() -> list[dict[str, Any]]:
@@ -171,7 +151,7 @@ def evaluation() -> list[dict[str, Any]]:
                 "rejected_delta": rejected,
                 "rejected_delta_error": 0.2 + abs(rejected) / 40,
             }
-            for source, (accuracy, margin, chosen, rejected) in _HELDOUT.get(model, {}).items()
+            for source, (accuracy, margin, chosen, rejected) in zip(_PAIRS, _HELDOUT.get(model, ()), strict=False)
         ]
         error = math.sqrt(score * (1 - score) / 200)
         exact = {"task": "sums", "score": score, "standard_error": error, "items": 200, "examples": EXAMPLES}
@@ -193,7 +173,7 @@ def gamma() -> list[dict[str, Any]]:
     trained = {"control": 3, "align.1": 1, "align.2": 2, "align.3": 3, "blend": 3}
     made = []
     for model, values in means.items():
-        for source, mean in zip(("slips", "quiz", "helpful"), values, strict=True):
+        for source, mean in zip(_PAIRS, values, strict=True):
             seen = source in ("quiz", "helpful", "slips")[: trained.get(model, 0)]
             for split in ("heldout", "train"):
                 memory = 26.4 if seen and split == "train" else 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from ratchet.pairs.arithmetic import evaluate, read_worked
+from ratchet.pairs.arithmetic import Worked, evaluate, read_worked
 from ratchet.pairs.build import arithmetic_corruption, build, multiple_choice
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.layouts import Question, Sides
@@ -23,6 +22,7 @@ from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
 
 ASK = (Turn("user", "q"),)
+LONGEST = Source.model_fields["max_characters"].default
 PAPER = (
     "So the total cost for each player is $\\$25 + \\$15.20 + \\$6.80 = \\$47$. Since there are sixteen players, "
     "the total cost for all of them is $16 * \\$47 = \\$752$. #### 752 The answer is: 752"
@@ -165,11 +165,12 @@ def test_any_text_is_read_and_only_right_results_are_chosen(text: str) -> None:
         assert abs(number - item.exact * item.scale) < Fraction(1, 10**places)
 
 
-def test_hostile_texts_take_no_time() -> None:
-    start = time.perf_counter()
+@pytest.mark.timeout(60)  # ends a reading that is not linear: one of the square of the length goes on for an hour
+def test_hostile_texts_are_read_to_their_end() -> None:
+    """Twice the longest text that a source takes by default, of what a pattern could try again and again."""
     for piece in ("1+", "1", "1 ", "(", "<<", "<<1+", "= ", "1 + 1 = ", "$", "1,", "1.", "answer is ", "#### 1 + "):
-        read_worked(piece * (200_000 // len(piece)))
-    assert time.perf_counter() - start < 10
+        text = piece * (2 * LONGEST // len(piece))
+        assert read_worked(text) == Worked(text, ())
 
 
 def test_gsm8k(shared: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 from ratchet.commands import report as command
 from ratchet.errors import DataError
+from ratchet.pairs.overlap import Overlap
+from ratchet.report import tables_data
 from ratchet.report.markdown import markdown
 from ratchet.report.page import drawings, page, sections, write_report
 from ratchet.report.read import read
@@ -74,6 +77,16 @@ def test_any_part_may_be_missing(gone: str) -> None:
     for listed in (re.findall(r'<li id="r\d+">([^<]+)</li>', html), re.findall(r"^- r\d+: (.+)$", text, re.MULTILINE)):
         assert records_in(data) <= set(listed)
         assert not unsaid & set(listed)
+
+
+@pytest.mark.parametrize(("held_out", "shown"), [(False, "helpful"), (True, "helpful (held out)")])
+def test_an_overlap_names_the_records_of_both_sources(held_out: bool, shown: str) -> None:
+    found = Overlap("quiz", "helpful", 3, 41, held_out)
+    made = tables_data.overlap(read(bare(sources=example()["sources"], overlap=[dataclasses.asdict(found)])))
+    assert made is not None
+    (row,) = made.rows
+    assert [cell.text for cell in row.cells] == ["quiz", shown, "3", "41"]
+    assert list(row.records) == [example()["sources"][number]["record"] for number in (2, 3)]
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2, 9])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
 import os
 import pty
 import struct
@@ -17,8 +16,7 @@ import pytest
 
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console, Tail, duration, follow
-
-METRICS = {"epoch": 0.5, "loss": math.log(2), "rewards/margins": 0.25, "pairs_per_second": 12.5, "tokens_computed": 123}
+from track_example import METRICS
 
 
 def test_tail_follows_growth_torn_lines_and_a_cut(tmp_path: Path) -> None:

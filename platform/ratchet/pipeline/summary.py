@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import statistics
@@ -23,7 +24,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the report's document; every number in it names the record that it came from."""
     sources = [_source(run, name) for name in run.pairs]
-    overlaps = _overlaps(run)
+    overlaps = overlap({name: folder for name, (_, folder) in run.pairs.items()})
     return {
         "plan": run.plan.name,
         "title": run.plan.name,
@@ -36,15 +37,7 @@ def summarise(
         "hardware": hardware(),
         "seconds": round(seconds, 1),
         "sources": sources,
-        "overlap": [
-            {
-                "left": one.left,
-                "right": f"{one.right} (held out)" if one.held_out else one.right,
-                "pairs": one.pairs,
-                "prompts": one.prompts,
-            }
-            for one in overlaps
-        ],
+        "overlap": [dataclasses.asdict(one) for one in overlaps],
         "difficulty": _difficulty(run),
         "steps": [_step(run, step) for step in steps],
         "evaluation": [_evaluation(run, one) for one in scores],
@@ -73,11 +66,6 @@ def _source(run: Run, name: str) -> dict[str, Any]:
         ],
         "edit_distance": longest[1].facts["edit_distance"] if longest else None,
     }
-
-
-def _overlaps(run: Run) -> list[Overlap]:
-    found = overlap({name: folder for name, (_, folder) in run.pairs.items()})
-    return [one for one in found if one.pairs or one.prompts]
 
 
 def _difficulty(run: Run) -> list[dict[str, Any]]:

@@ -25,6 +25,14 @@ class Strict(BaseModel):
     )
 
 
+def one_of(part: Strict, *keys: str) -> None:
+    """Check that a part of a plan gives exactly one of `keys`. Raises the error of `wrong`."""
+    given = [key for key in keys if getattr(part, key) is not None]
+    if len(given) != 1:
+        names, got = ", ".join(keys), ", ".join(given) or "none"
+        raise wrong(given[1] if given else "", f"give exactly one of {names}; got {got}", *keys)
+
+
 def wrong(key: str, what: str, *others: str) -> PydanticCustomError:
     """Return the error of a validator that looks at several keys: `key` is to blame, `others` it also read."""
     template = "{key}: {what}" if key else "{what}"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Seed, Strict, wrong
+from ratchet.plan.base import Seed, Strict, one_of, wrong
 
 Layout = Literal[
     "auto",
@@ -82,11 +82,7 @@ class Source(Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
-        given = [key for key in ("path", "hub", "generate") if getattr(self, key) is not None]
-        if len(given) != 1:
-            got = ", ".join(given) or "none"
-            key = given[1] if given else ""
-            raise wrong(key, f"give exactly one of path, hub, generate; got {got}", "path", "hub", "generate")
+        one_of(self, "path", "hub", "generate")
         if self.generate is not None and self.layout != "auto":
             raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
         return self

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Name, Seed, Strict, wrong
+from ratchet.plan.base import Name, Seed, Strict, one_of, wrong
 
 
 class Scratch(Strict):
@@ -65,11 +65,7 @@ class ModelSpec(Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
-        given = [key for key in ("name", "path", "scratch") if getattr(self, key) is not None]
-        if len(given) != 1:
-            got = ", ".join(given) or "none"
-            key = given[1] if given else ""
-            raise wrong(key, f"give exactly one of name, path, scratch; got {got}", "name", "path", "scratch")
+        one_of(self, "name", "path", "scratch")
         if self.revision is not None and self.name is None:
             raise wrong("revision", "belongs to a hub model: give it with name", "name")
         if self.trust_remote_code and self.revision is None:

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from ratchet.pairs.overlap import Overlap
+
 LOW_EDIT_DISTANCE = 0.15
 """Median normalised edit distance below which plain DPO is known to lower the chosen answer too
 (Smaug, section 3: about 0.065 on MetaMath pairs, where DPO fails)."""
@@ -64,17 +66,6 @@ class Source:
     record: str = ""
     tokens: tuple[Tokens, ...] = ()
     edit_distance: EditDistance | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Overlap:
-    """Pairs and prompts that stand in both of two sources."""
-
-    left: str
-    right: str
-    pairs: int
-    prompts: int
-    record: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,8 +75,13 @@ def overlap(report: Report) -> Table | None:
     records = {source.name: source.record for source in report.sources}
     rows = [
         row(
-            [one.left, one.right, fig.count(one.pairs), fig.count(one.prompts)],
-            *([one.record] if one.record else [records.get(one.left, ""), records.get(one.right, "")]),
+            [
+                one.left,
+                f"{one.right} (held out)" if one.held_out else one.right,
+                fig.count(one.pairs),
+                fig.count(one.prompts),
+            ],
+            *(records.get(name, "") for name in (one.left, one.right)),
         )
         for one in report.overlap
         if one.pairs or one.prompts
