@@ -69,7 +69,7 @@ def long_answers(count: int, vocab: int, seed: int = 0) -> list[TokenisedPair]:
         _differ(chosen, rejected, common, vocab)
         room = MAX_LENGTH - max(len(chosen), len(rejected))
         prompt = draw.ids(min(draw.along(PROMPT_DECILES), room), vocab)
-        pairs.append(_pair(prompt, chosen, rejected))
+        pairs.append(pair_of(prompt, chosen, rejected))
     return pairs
 
 
@@ -86,7 +86,7 @@ def near_twins(count: int, vocab: int, seed: int = 0) -> list[TokenisedPair]:
         rejected[start : start + edited] = draw.ids(edited, vocab)
         for place in (start, start + edited - 1):
             _differ(chosen, rejected, place, vocab)
-        pairs.append(_pair(prompt, chosen, rejected))
+        pairs.append(pair_of(prompt, chosen, rejected))
     return pairs
 
 
@@ -100,7 +100,7 @@ def one_right_three_wrong(count: int, vocab: int, seed: int = 0) -> list[Tokenis
         wrong = [draw.answer(draw.between(30, 50), vocab) for _ in range(WRONG_ANSWERS)]
         for i, rejected in enumerate(wrong):
             rejected[0] = FIRST_ID + (chosen[0] - FIRST_ID + 1 + i) % (vocab - FIRST_ID)
-            pairs.append(_pair(prompt, chosen, rejected))
+            pairs.append(pair_of(prompt, chosen, rejected))
     return pairs[:count]
 
 
@@ -111,14 +111,15 @@ SHAPES: Mapping[str, Callable[[int, int, int], list[TokenisedPair]]] = {
 }
 
 
-def _differ(chosen: Ids, rejected: Ids, place: int, vocab: int) -> None:
-    """Make the two answers differ at `place`."""
-    if rejected[place] == chosen[place]:
-        rejected[place] = FIRST_ID + (chosen[place] - FIRST_ID + 1) % (vocab - FIRST_ID)
-
-
-def _pair(prompt: Ids, chosen: Ids, rejected: Ids) -> TokenisedPair:
+def pair_of(prompt: Ids, chosen: Ids, rejected: Ids) -> TokenisedPair:
+    """Return the pair with the id that its tokens decide."""
     digest = hashlib.sha256()
     for side in (prompt, chosen, rejected):
         digest.update(f"{len(side)}:".encode() + side.astype("<i4").tobytes())
     return TokenisedPair(digest.hexdigest()[:32], prompt, chosen, rejected)
+
+
+def _differ(chosen: Ids, rejected: Ids, place: int, vocab: int) -> None:
+    """Make the two answers differ at `place`."""
+    if rejected[place] == chosen[place]:
+        rejected[place] = FIRST_ID + (chosen[place] - FIRST_ID + 1) % (vocab - FIRST_ID)

@@ -13,6 +13,8 @@ import datetime
 import json
 import math
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +36,7 @@ VOCABULARIES = {"2k": 2_000, "32k": 32_000, "128k": 128_000}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for; print a table, and write all figures where `--out` says."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the sides' processes end too
     torch.set_num_threads(options.threads)
     results: dict[str, Any] = {
         "machine": machine.describe(),
@@ -50,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results["cells"].append(cell)
             print(brief(cell), flush=True)
             if options.out:
+                options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
     print("\n" + markdown(results["cells"]))
 
