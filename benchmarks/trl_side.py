@@ -2,6 +2,13 @@
 
 Three things of it are replaced, each told where it stands: rows come as token ids instead of text, the
 reference pass runs when it is asked for instead of in the constructor, and nothing is sent anywhere.
+
+As it comes, TRL trains float32 weights under bfloat16 autocast: that is precision `autocast`. Precision
+`bfloat16` gives it bfloat16 weights and no autocast; its optimiser then has no float32 copies.
+
+On a CPU its head runs as plain torch operations, where a GPU has one Triton kernel, and adds its
+gradients up from float32 products; so a CPU's ratios say more about large vocabularies than a GPU's
+would. The counted FLOP do not depend on that.
 """
 
 from __future__ import annotations
