@@ -1,12 +1,14 @@
 # Ratchet's commands. `make quickstart` and `make test` set up what they need.
 #
 #   PYTHON=python3.12                another interpreter (3.11 or 3.12)
-#   EXTRAS=gpu,dev                   what else to install; gpu brings bitsandbytes
+#   EXTRAS=gpu,dev                   what else to install; gpu brings bitsandbytes, bench TRL
+#   BENCH=--quick                    what `make bench` measures: options of benchmarks/train.py
 #   TORCH_INDEX=…                    package index to take torch from (docs/install.md)
 
 PYTHON ?= python3
 EXTRAS ?= dev
 TORCH_INDEX ?=
+BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -19,7 +21,7 @@ READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow lint types ci
+.PHONY: help setup quickstart test test-fast test-slow bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -27,6 +29,7 @@ help:
 	@echo 'make test        tests: the default tier, then those that start Ray'
 	@echo 'make test-fast   tests: the default tier alone'
 	@echo 'make test-slow   tests: whole runs, kills and comparisons'
+	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
 	@echo 'make lint        ruff: rules and layout'
 	@echo 'make types       mypy, strict'
 	@echo 'make ci          all that continuous integration runs'
@@ -60,6 +63,11 @@ test-fast: setup
 
 test-slow: setup
 	$(BIN)/pytest -m 'slow and not gpu'
+
+bench:
+	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench
+	$(BIN)/python -m benchmarks.train --out outputs/benchmarks.json $(BENCH)
+	$(BIN)/python -m benchmarks.plot outputs/benchmarks.json outputs/benchmarks.svg
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,92 @@
+"""Floating-point operations, counted on paper: a matrix product of (m, k) and (k, n) is 2·m·k·n.
+
+Only matrix products count; norms, rotations and softmax are left out. The embedding is a look-up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from benchmarks.models import Sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What passes over some pairs compute, padding included.
+
+    `tokens` go through the layers and `head_rows` through the head. `attended` are the (query, key)
+    pairs that causal attention over `tokens` needs, and `attended_computed` those that the kernel works
+    on: with an explicit mask that is the whole square. `layers_again` and `head_again` say what the
+    backward pass computes a second time.
+    """
+
+    tokens: int
+    head_rows: int
+    attended: int
+    attended_computed: int
+    layers_again: bool = False
+    head_again: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """`layers`, `attention` and `head` are what the mathematics asks for; `recomputed` and `masked` come on top."""
+
+    layers: int
+    attention: int
+    head: int
+    recomputed: int
+    masked: int
+
+    @property
+    def model(self) -> int:
+        """Without anything done twice or thrown away."""
+        return self.layers + self.attention + self.head
+
+    @property
+    def executed(self) -> int:
+        """All that the machine does."""
+        return self.model + self.recomputed + self.masked
+
+
+def layer_parameters(of: Sizes) -> int:
+    """Return the weights of all layers that matrix products use."""
+    query = of.hidden * of.heads * of.head_dim
+    key_value = of.hidden * of.key_value_heads * of.head_dim
+    return of.layers * (2 * query + 2 * key_value + 3 * of.hidden * of.intermediate)
+
+
+def training_flops(of: Sizes, work: Work) -> Flops:
+    """Count a forward and a backward pass: the backward pass is twice the forward."""
+    forward = _forward(of, work)
+    masked = 3 * forward.masked
+    recomputed = (forward.layers + forward.attention + forward.masked) * work.layers_again
+    recomputed += forward.head * work.head_again
+    return Flops(3 * forward.layers, 3 * forward.attention, 3 * forward.head, recomputed, masked)
+
+
+def scoring_flops(of: Sizes, work: Work) -> Flops:
+    """Count a forward pass."""
+    return _forward(of, work)
+
+
+def total(parts: Iterable[Work]) -> Work:
+    """Add up the work of several passes of the same kind."""
+    parts = list(parts)
+    sums = (sum(getattr(part, name) for part in parts) for name in _COUNTS)
+    return Work(*sums, layers_again=parts[0].layers_again, head_again=parts[0].head_again)
+
+
+_COUNTS = ("tokens", "head_rows", "attended", "attended_computed")
+
+
+def _forward(of: Sizes, work: Work) -> Flops:
+    pair = 4 * of.layers * of.heads * of.head_dim  # query times key, and weight times value
+    return Flops(
+        layers=2 * layer_parameters(of) * work.tokens,
+        attention=pair * work.attended,
+        head=2 * of.hidden * of.vocab * work.head_rows,
+        recomputed=0,
+        masked=pair * (work.attended_computed - work.attended),
+    )

@@ -1,0 +1,63 @@
+"""The models that are measured: a Llama of 30 million parameters, and a tiny one to try things out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.shapes import END, PAD
+
+Precision = Literal["float32", "bfloat16", "autocast"]
+"""How numbers are kept. `bfloat16`: weights and activations; `autocast`: float32 weights, bfloat16 matrix products."""
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "autocast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What decides the arithmetic of a Llama."""
+
+    hidden: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+
+
+def sizes(model: str, vocab: int) -> Sizes:
+    """Return the sizes of a named model with a vocabulary of `vocab`."""
+    return dataclasses.replace(_NAMED[model], vocab=vocab)
+
+
+_NAMED: Mapping[str, Sizes] = {
+    "30m": Sizes(hidden=384, layers=6, heads=6, key_value_heads=6, head_dim=64, intermediate=1024, vocab=0),
+    "tiny": Sizes(hidden=32, layers=2, heads=4, key_value_heads=2, head_dim=8, intermediate=48, vocab=0),
+}
+
+
+def build(of: Sizes, precision: Precision, seed: int = 0) -> LlamaForCausalLM:
+    """Return the model with the weights that `seed` decides; its head is its own, not the embedding's."""
+    config = LlamaConfig(
+        vocab_size=of.vocab,
+        hidden_size=of.hidden,
+        intermediate_size=of.intermediate,
+        num_hidden_layers=of.layers,
+        num_attention_heads=of.heads,
+        num_key_value_heads=of.key_value_heads,
+        head_dim=of.head_dim,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        pad_token_id=PAD,
+        bos_token_id=1,
+        eos_token_id=END,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)

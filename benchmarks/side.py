@@ -1,0 +1,113 @@
+"""What a measured side can be asked for. A side holds one model, one optimiser and one set of pairs.
+
+Both sides get the same pairs in the same order, the same weights, AdamW with the same settings and the
+same global batches. `rows` are indexes into the pairs; a global batch is one call of `step`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from benchmarks.flops import Work
+from benchmarks.models import Precision, Sizes, sizes
+from benchmarks.shapes import SHAPES
+from ratchet.pairs.pair import TokenisedPair
+
+BETA: Final = 0.1
+LEARNING_RATE: Final = 1e-6
+BETAS: Final = (0.9, 0.999)
+EPSILON: Final = 1e-8
+CLIP: Final = 1.0
+
+Rows = Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What all sides of a comparison share. `micro` is in pairs of one forward pass."""
+
+    shape: str
+    model: str
+    vocab: int
+    precision: Precision
+    pairs: int
+    micro: int = 8
+    seed: int = 0
+    threads: int = 2
+
+    def draw(self) -> list[TokenisedPair]:
+        """Return the pairs."""
+        return SHAPES[self.shape](self.pairs, self.vocab, self.seed)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The model's."""
+        return sizes(self.model, self.vocab)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the task as JSON types."""
+        return dataclasses.asdict(self)
+
+
+class Side(Protocol):
+    """One of the things compared. `score` must have seen rows before `step` or `gradients` get them."""
+
+    logps_N2: npt.NDArray[np.float64]
+    """The reference's summed log-probabilities of chosen and rejected answers, as far as scored; nats."""
+
+    def score(self, rows: Rows) -> None:
+        """Compute the reference's log-probabilities of `rows` with the weights as they are."""
+
+    def step(self, rows: Rows) -> float:
+        """Make one optimiser step over `rows`; return the mean loss before it."""
+
+    def gradients(self, rows: Rows) -> tuple[float, dict[str, Tensor]]:
+        """Return the mean loss over `rows` and its gradient by parameter name, float32, and update nothing."""
+
+    def training_work(self, rows: Rows) -> Work:
+        """Count what `step` computes."""
+
+    def scoring_work(self, rows: Rows) -> Work:
+        """Count what `score` computes."""
+
+    def own_bytes(self) -> int:
+        """Return the bytes of weights, gradients and optimiser state."""
+
+
+def micro_batches(rows: Rows, micro: int) -> list[list[int]]:
+    """Return `rows` in order, `micro` at a time."""
+    return [list(rows[start : start + micro]) for start in range(0, len(rows), micro)]
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes that tensors hold; one that stands twice counts once."""
+    distinct = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}
+    return sum(distinct.values())
+
+
+def _trl(setting: str) -> Callable[[Task], Side]:
+    def make(task: Task) -> Side:
+        from benchmarks.trl_side import SETTINGS, TrlSide
+
+        return TrlSide(task, SETTINGS[setting])
+
+    return make
+
+
+def _ratchet(task: Task) -> Side:
+    from benchmarks.ratchet_side import RatchetSide
+
+    return RatchetSide(task)
+
+
+SIDES: Mapping[str, Callable[[Task], Side]] = {
+    "TRL default": _trl("default"),
+    "TRL best": _trl("best"),
+    "Ratchet": _ratchet,
+}

@@ -1,0 +1,129 @@
+"""One side in a process of its own, so that its memory and its CPU time are its own.
+
+Reads requests from standard input, one JSON object a line, and answers each with one. What libraries
+print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, cast
+
+from benchmarks.side import SIDES, Task
+
+ROOT = Path(__file__).resolve().parent.parent
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+class Worker:
+    """The asking end: starts a side's process and sends it requests."""
+
+    def __init__(self, side: str, task: Task, errors: IO[str]) -> None:
+        path = os.pathsep.join([str(ROOT), str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, **_QUIET, "OMP_NUM_THREADS": str(task.threads), "PYTHONPATH": path}
+        self.side = side
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", side, json.dumps(task.to_dict())],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.terminate()
+        self.process.communicate()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer. Raises RuntimeError where the process has ended."""
+        try:
+            stdin, stdout = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
+            stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(
+                f"the process of {self.side} ended with status {self.process.wait()} while asked to {do}"
+            )
+        return cast(dict[str, Any], json.loads(line))
+
+
+def status_bytes(field: str) -> int:
+    """Return a field of this process's status in bytes: VmRSS, VmHWM. Zero where there is no such file."""
+    path = Path("/proc/self/status")
+    found = re.search(rf"^{field}:\s+(\d+) kB", path.read_text() if path.exists() else "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def reset_peak() -> None:
+    """Let VmHWM start again from the memory in use now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measured(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Run `action`; return its result, and its wall seconds, CPU seconds of all threads, and peak memory."""
+    reset_peak()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = action()
+    cost = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    return result, cost | {"peak_bytes": status_bytes("VmHWM")}
+
+
+def serve(side_name: str, task: Task, answer: Callable[[Any], None]) -> None:
+    """Build the side and answer requests until the input ends."""
+    import torch
+
+    torch.set_num_threads(task.threads)
+    make = SIDES[side_name]
+    make(Task(task.shape, "tiny", 64, task.precision, 8, 8, 0, task.threads)).score([0])  # loads every library
+    before = status_bytes("VmRSS")
+    side = make(task)
+    for line in sys.stdin:
+        request = json.loads(line)
+        rows = range(*request["rows"])
+        match request["do"]:
+            case "score":
+                _, cost = measured(lambda rows=rows: side.score(rows))
+                answer(cost)
+            case "step":
+                loss, cost = measured(lambda rows=rows: side.step(rows))
+                answer({**cost, "loss": loss, "memory_bytes": cost["peak_bytes"] - before - side.own_bytes()})
+            case "gradients":
+                loss, gradients = side.gradients(rows)
+                torch.save({"loss": loss, "gradients": gradients}, request["path"])
+                answer({})
+            case "work":
+                works = {"training": side.training_work(rows), "scoring": side.scoring_work(rows)}
+                answer({name: vars(work) for name, work in works.items()})
+
+
+if __name__ == "__main__":
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def send(value: Any) -> None:
+        """Write one answer."""
+        out.write(json.dumps(value) + "\n")
+        out.flush()
+
+    serve(sys.argv[1], Task(**json.loads(sys.argv[2])), send)

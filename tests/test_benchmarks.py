@@ -1,0 +1,248 @@
+"""The benchmarks measure what they say: the shapes, equal work on both sides, and the counting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import scaling
+from benchmarks.flops import Work, layer_parameters, scoring_flops, total, training_flops
+from benchmarks.growth import EvenTask, make_tokens, opening, worker_data
+from benchmarks.models import Sizes, build, sizes
+from benchmarks.plot import draw
+from benchmarks.shapes import END, FIRST_ID, MAX_LENGTH, SHAPES, long_answers, near_twins, one_right_three_wrong
+from benchmarks.side import SIDES, Task, tensor_bytes
+from benchmarks.tables import HEADERS, brief, markdown, median_ratio
+from benchmarks.train import gradient_differences, parse, tasks
+
+VOCAB = 300
+
+
+def common(left: np.ndarray, right: np.ndarray) -> int:
+    """Return the length of the longest common beginning."""
+    shorter = min(len(left), len(right))
+    differs = np.flatnonzero(left[:shorter] != right[:shorter])
+    return int(differs[0]) if len(differs) else shorter
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("vocab", [VOCAB, 128_000])
+def test_every_shape_is_sound_and_comes_again(shape: str, vocab: int) -> None:
+    pairs, again = (SHAPES[shape](40, vocab, 7) for _ in range(2))
+    assert [pair.pair_id for pair in pairs] == [pair.pair_id for pair in again]
+    assert len({pair.pair_id for pair in pairs}) == len(pairs) == 40
+    assert {pair.pair_id for pair in pairs}.isdisjoint(pair.pair_id for pair in SHAPES[shape](40, vocab, 8))
+    assert [pair.pair_id for pair in SHAPES[shape](20, vocab, 7)] == [pair.pair_id for pair in pairs[:20]]
+    for pair in pairs:
+        for answer in (pair.chosen, pair.rejected):
+            assert answer.dtype == np.int32 and answer[-1] == END
+            ids = np.concatenate([pair.prompt, answer[:-1]])
+            assert ids.min() >= FIRST_ID and ids.max() < vocab
+            assert len(ids) < MAX_LENGTH
+        assert pair.chosen.tolist() != pair.rejected.tolist()
+
+
+def test_shapes_do_not_change_from_one_version_to_the_next() -> None:
+    first = [SHAPES[shape](1, 32_000, 0)[0].pair_id[:8] for shape in SHAPES]
+    assert first == ["456237d6", "c7e6bac4", "d830e453"]
+
+
+def test_long_answers_differ_early_and_have_a_long_tail() -> None:
+    pairs = long_answers(2000, 32_000)
+    assert max(common(pair.chosen, pair.rejected) for pair in pairs) <= 3
+    prompts, answers = (
+        np.array([len(pair.prompt) for pair in pairs]),
+        np.array([len(answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]),
+    )
+    assert 155 <= prompts.mean() <= 185 and 235 <= answers.mean() <= 265
+    assert np.median(prompts) < 0.75 * prompts.mean()
+    assert max(len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs) > 0.95 * MAX_LENGTH
+
+
+def test_near_twins_differ_by_one_edit_in_the_middle() -> None:
+    pairs = near_twins(500, VOCAB)
+    for pair in pairs:
+        assert len(pair.chosen) == len(pair.rejected)
+        before = common(pair.chosen, pair.rejected)
+        after = common(pair.chosen[::-1], pair.rejected[::-1])
+        assert 1 <= len(pair.chosen) - before - after <= 4
+        assert before >= len(pair.chosen) // 4 and after >= len(pair.chosen) // 4
+    assert 58 <= np.mean([len(pair.prompt) for pair in pairs]) <= 62
+    assert 116 <= np.mean([len(pair.chosen) for pair in pairs]) <= 124
+
+
+def test_three_wrong_answers_follow_one_another() -> None:
+    pairs = one_right_three_wrong(30, VOCAB)
+    groups = [pairs[start : start + 3] for start in range(0, 30, 3)]
+    for group in groups:
+        assert len({pair.prompt.tobytes() for pair in group}) == len({pair.chosen.tobytes() for pair in group}) == 1
+        assert len({pair.rejected.tobytes() for pair in group}) == 3
+    assert len({group[0].prompt.tobytes() for group in groups}) == 10
+    assert 580 <= np.mean([len(group[0].prompt) for group in groups]) <= 620
+
+
+HAND = Sizes(hidden=6, layers=2, heads=4, key_value_heads=2, head_dim=3, intermediate=5, vocab=11)
+
+
+def test_flops_against_a_count_by_hand() -> None:
+    # Query and output 6·12 each, key and value 6·6 each, three projections of 6·5: 306 weights a layer.
+    assert layer_parameters(HAND) == 2 * (72 + 72 + 36 + 36 + 90)
+    work = Work(tokens=10, head_rows=3, attended=20, attended_computed=32, layers_again=True, head_again=True)
+    # Layers 2·612·10; scores and weighted values 2·2·(4·3)·20 in each of two layers; head 2·6·11·3.
+    scoring = scoring_flops(HAND, work)
+    assert (scoring.layers, scoring.attention, scoring.head) == (12_240, 1_920, 396)
+    assert scoring.model == 14_556 and scoring.executed == 14_556 + 2 * 48 * 12
+    training = training_flops(HAND, work)
+    assert training.model == 3 * 14_556
+    assert training.masked == 3 * 2 * 48 * 12
+    assert training.recomputed == 12_240 + 1_920 + 2 * 48 * 12 + 396
+    assert training.executed == training.model + training.masked + training.recomputed
+    plain = training_flops(HAND, Work(10, 3, 20, 20))
+    assert plain.executed == plain.model == training.model
+    assert total([work, work]).tokens == 20 and total([work, work]).layers_again
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    of = sizes("tiny", VOCAB)
+    model = build(of, "float32")
+    model.config._attn_implementation = "eager"  # as plain products: the whole square is computed
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.ones(2, 9, dtype=torch.int64), use_cache=False)
+    work = Work(tokens=18, head_rows=18, attended=2 * 45, attended_computed=2 * 81)
+    assert counter.get_total_flops() == scoring_flops(of, work).executed
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_settings_of_trl_give_the_loss_and_gradients_of_ratchet(shape: str) -> None:
+    pytest.importorskip("trl", reason="trl is not installed: pip install -e '.[bench]'")
+    task = Task(shape, "tiny", VOCAB, "float32", pairs=6, micro=3, threads=1)
+    found = {}
+    for name, make in SIDES.items():
+        side = make(task)
+        side.score(range(6))
+        side.logps_N2 += np.linspace(-2.0, 3.0, 12).reshape(6, 2)  # away from a loss of ln 2 with equal weights
+        found[name] = (side.logps_N2, *side.gradients(range(6)), side.step(range(6)), side.step(range(6)))
+    ours = found["Ratchet"]
+    assert abs(ours[1] - np.log(2)) > 1e-3
+    for theirs in found.values():
+        np.testing.assert_allclose(theirs[0], ours[0], rtol=2e-6)
+        np.testing.assert_allclose([theirs[1], *theirs[3:]], [ours[1], *ours[3:]], rtol=2e-5)
+        assert theirs[2].keys() == ours[2].keys()
+        for parameter, gradient in ours[2].items():
+            assert float((theirs[2][parameter] - gradient).abs().max() / gradient.abs().max()) < 1e-4, parameter
+    assert ours[3] == ours[1] and ours[4] < ours[3]
+
+
+def test_trl_gets_the_tokens_as_they_are() -> None:
+    pytest.importorskip("trl", reason="trl is not installed: pip install -e '.[bench]'")
+    from benchmarks.trl_side import SETTINGS, TrlSide
+
+    for setting in SETTINGS.values():
+        side = TrlSide(Task("long answers", "tiny", VOCAB, "float32", pairs=8, micro=4, threads=1), setting)
+        side.logps_N2[:] = 0.0
+        order = side._order(range(8))
+        batch = side._collate(order[:4])
+        for row in range(8):
+            pair = side.pairs[order[row % 4]]
+            answer = pair.chosen if row < 4 else pair.rejected
+            real = batch["attention_mask"][row].bool()
+            assert batch["input_ids"][row][real].tolist() == [*pair.prompt, *answer]
+            assert batch["completion_mask"][row][real].tolist() == [0] * len(pair.prompt) + [1] * len(answer)
+        assert side.trainer.model.is_gradient_checkpointing is setting.gradient_checkpointing
+        work = side.training_work(range(8))
+        answers = sum(len(pair.chosen) + len(pair.rejected) for pair in side.pairs)
+        assert work.head_rows == answers if setting.answers_only else work.head_rows > answers
+
+
+def test_a_gradient_that_differs_is_seen(tmp_path: Path) -> None:
+    ours = {"a": torch.tensor([1.0, -4.0]), "b": torch.tensor([2.0])}
+    theirs = {"a": torch.tensor([1.5, -4.0]), "b": torch.tensor([2.0])}
+    paths = [tmp_path / "theirs.pt", tmp_path / "ours.pt"]
+    for path, gradients in zip(paths, (theirs, ours), strict=True):
+        torch.save({"loss": 0.5, "gradients": gradients}, path)
+    first, last = gradient_differences(paths)
+    assert first == {"largest": 0.125, "parameter": "a", "loss": 0.5} and last["largest"] == 0.0
+    torch.save({"loss": 0.5, "gradients": {**theirs, "b": torch.tensor([float("nan")])}}, paths[0])
+    assert gradient_differences(paths)[0]["parameter"] == "b"
+
+
+def made_up_cell() -> dict[str, object]:
+    """Return a cell in which TRL's default takes 4, 6, 5 times and its best twice as long as Ratchet."""
+
+    def side(*seconds: float) -> dict[str, object]:
+        cost = [{"wall": s, "cpu": 2 * s, "peak_bytes": 9, "memory_bytes": 2e9} for s in seconds]
+        work = vars(Work(800, 100, 50, 50))
+        flops = {"model": 4 * 10**9, "executed": 8 * 10**9}
+        return {
+            "training": cost,
+            "scoring": cost,
+            "work": {"training": work, "scoring": work},
+            "flops": {"training": flops, "scoring": flops},
+            "gradient_difference": {"largest": 1e-7, "parameter": "a", "loss": 0.69},
+        }
+
+    task = next(tasks(parse(["--quick"]))).to_dict() | {"pairs": 4}
+    sides = {"TRL default": side(4.0, 6.0, 5.0), "TRL best": side(2.0, 2.0, 2.0), "Ratchet": side(1.0, 1.0, 1.0)}
+    return {"task": task, "batch": 8, "sides": sides, "matmul_peak": 16e9}
+
+
+def test_the_table_and_the_picture_show_the_figures(tmp_path: Path) -> None:
+    cell = json.loads(json.dumps(made_up_cell()))
+    lines = markdown([cell]).splitlines()
+    cells = [[value.strip() for value in line.strip("|").split("|")] for line in lines[:5]]
+    assert tuple(cells[0]) == HEADERS and {len(row) for row in cells} == {len(HEADERS)}
+    ours = dict(zip(HEADERS, cells[4], strict=True))
+    assert ours["side"] == "Ratchet" and ours["pairs/s"] == "8.00" and ours["tokens/pair"] == "200"
+    assert (ours["× default"], ours["× best"]) == ("5.00 (5.00)", "2.00 (2.00)")
+    assert (ours["GFLOP/pair"], ours["executed"], ours["memory, GB"], ours["of peak"]) == ("1.0", "2.0", "2.00", "17%")
+    assert cells[2][5:7] == ["", ""] and cells[3][5:7] == ["2.50 (2.50)", ""]
+    assert "Ratchet 8.00 pairs/s; 5.00 (5.00)× TRL default, 2.00 (2.00)× TRL best" in brief(cell)
+    assert median_ratio(cell["sides"]["TRL default"], cell["sides"]["Ratchet"], "training", "cpu") == 5.0
+    picture = tmp_path / "ratios.svg"
+    draw({"cells": [cell], "machine": "a machine", "date": "2026-01-01"}, picture)
+    assert "5.0×" in picture.read_text() or picture.stat().st_size > 5000
+
+
+def test_options_refuse_a_batch_that_trl_would_average_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--batch", "12", "--micro", "8"])
+    assert "whole micro-batches" in capsys.readouterr().err
+    quick = parse(["--quick"])
+    assert (quick.model, quick.batch % quick.micro, len(list(tasks(quick)))) == ("tiny", 0, 3)
+    assert len(list(tasks(parse([])))) == 12
+
+
+def test_scaling_reads_what_it_writes(tmp_path: Path) -> None:
+    tokens, scores = make_tokens(tmp_path, 600, 2)
+    assert opening(tokens)["pairs"] == 600
+    figures = worker_data(tokens, scores)
+    assert figures["pairs"] == 600
+    assert figures["chosen_tokens"] == sum(len(pair.chosen) for pair in near_twins(600, 32_000))
+    task = EvenTask("even", "tiny", VOCAB, "float32", pairs=3, answer=9)
+    assert [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in task.draw()] == [(64, 9, 9)] * 3
+
+
+def test_scaling_prints_four_tables() -> None:
+    memory = {"peak_bytes": 2_500_000, "held_bytes": 1_000_000}
+    row = {"seconds": 0.5, "pairs": 1000, **memory}
+    results = {
+        "rows": [{"what": "reading", **row}],
+        "sources": [{"sources": 4, **row}],
+        "answers": [{"answer_tokens": 64, "tokens": 100_000, "flops": 10**9, **row}],
+        "trials": [{"trials": 2, "scored_pairs": 64, "scoring_seconds": 1.0, "training_seconds": 2.0, **row}],
+    }
+    text = scaling.markdown(results)
+    assert text.count("\n| ---") == 4
+    assert "| reading | 1,000 | 500.0 | 2.5 | 1.0 |" in text
+    assert "| 64 | 0.50 | 100 | 5.0 | 2.0 |" in text
+
+
+def test_bytes_of_a_tensor_count_once() -> None:
+    one, two = torch.zeros(3), torch.zeros(5, dtype=torch.bfloat16)
+    assert tensor_bytes([one, two, one]) == 22
