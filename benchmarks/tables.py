@@ -70,7 +70,7 @@ def rows(cell: dict[str, Any]) -> list[list[str]]:
                 f"{side['work']['training']['tokens'] / task['pairs']:.0f}",
                 f"{figures['model'] / task['pairs'] / 1e9:.1f}",
                 f"{figures['executed'] / task['pairs'] / 1e9:.1f}",
-                f"{max(step['memory_bytes'] for step in side['training']) / 1e9:.2f}",
+                f"{side['memory_bytes'] / 1e9:.2f}",
                 f"{share_of_peak(cell, side):.0%}",
                 f"{side['gradient_difference']['largest']:.1e}",
             ]

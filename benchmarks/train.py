@@ -70,6 +70,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=24, help="pairs of a global batch")
     parser.add_argument("--micro", type=int, default=8, help="pairs of one forward pass (TRL's default)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--malloc", choices=("keep", "return"), default="keep", help="what sides do with freed memory, see worker.py"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where all figures go, as JSON")
     parser.add_argument("--verbose", action="store_true", help="show what the libraries print")
@@ -103,9 +106,10 @@ def tasks(options: argparse.Namespace) -> Iterator[Task]:
 def measure(task: Task, options: argparse.Namespace, errors: Any) -> dict[str, Any]:
     """Return the figures of one task, with those of each side under `sides`."""
     batches = [(start, start + options.batch) for start in range(0, task.pairs, options.batch)]
+    keep = options.malloc == "keep"
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        workers = [stack.enter_context(Worker(side, task, errors)) for side in options.side]
+        workers = [stack.enter_context(Worker(side, task, errors, keep_memory=keep)) for side in options.side]
         warm = (0, task.micro)
         for worker in workers:
             worker.ask("score", rows=warm)
@@ -125,10 +129,17 @@ def measure(task: Task, options: argparse.Namespace, errors: Any) -> dict[str, A
             "work": work[i],
             "flops": _flops(task, work[i]),
             "gradient_difference": differences[i],
+            "memory_bytes": peak_memory(worker.side, task, errors, batches[0]),
         }
         for i, worker in enumerate(workers)
     }
     return {"task": task.to_dict(), "batch": options.batch, "sides": sides}
+
+
+def peak_memory(side: str, task: Task, errors: Any, rows: tuple[int, int]) -> int:
+    """Return the bytes of a step's peak above what a side owns, from a process that hands freed memory back."""
+    with Worker(side, task, errors, keep_memory=False) as worker:
+        return int(worker.ask("memory", rows=rows)["bytes"])
 
 
 def _take_turns(workers: list[Worker], do: str, batches: list[tuple[int, int]]) -> list[list[dict[str, float]]]:

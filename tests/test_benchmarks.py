@@ -176,7 +176,7 @@ def made_up_cell() -> dict[str, object]:
     """Return a cell in which TRL's default takes 4, 6, 5 times and its best twice as long as Ratchet."""
 
     def side(*seconds: float) -> dict[str, object]:
-        cost = [{"wall": s, "cpu": 2 * s, "peak_bytes": 9, "memory_bytes": 2e9} for s in seconds]
+        cost = [{"wall": s, "cpu": 2 * s} for s in seconds]
         work = vars(Work(800, 100, 50, 50))
         flops = {"model": 4 * 10**9, "executed": 8 * 10**9}
         return {
@@ -184,6 +184,7 @@ def made_up_cell() -> dict[str, object]:
             "scoring": cost,
             "work": {"training": work, "scoring": work},
             "flops": {"training": flops, "scoring": flops},
+            "memory_bytes": 2 * 10**9,
             "gradient_difference": {"largest": 1e-7, "parameter": "a", "loss": 0.69},
         }
 
