@@ -21,6 +21,13 @@ _WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
 }
+_ON_CPU = {
+    "DS_ACCELERATOR": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+    # Let glibc keep freed memory: else it hands large tensors back, and the kernel clears every page of the next ones.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 33),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+}
 
 
 @contextlib.contextmanager
@@ -127,8 +134,8 @@ def _connect(cluster: Cluster, address: str) -> None:
 
 
 def worker_environment(cluster: Cluster) -> dict[str, str]:
-    """Return the environment of every worker: which accelerator, and how workers watch each other."""
-    return {**_WORKER_ENV, **({} if cluster.gpus_per_worker else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""})}
+    """Return the environment of every worker: which accelerator, how workers watch each other, and memory."""
+    return {**_WORKER_ENV, **({} if cluster.gpus_per_worker else _ON_CPU)}
 
 
 def _check_size(cluster: Cluster) -> None:

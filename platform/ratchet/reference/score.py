@@ -130,10 +130,10 @@ def fitting_budget(scorer: Any, table: TokenTable, rows: Any, device: str) -> in
     longest = rows[np.argsort(-table.lengths_N3[rows].sum(1), kind="stable")]
     tokens = np.cumsum(table.lengths_N3[longest].sum(1))
     on = torch.device(device)
+    before = memory.reset_peak(on)  # once: what a pass frees may stay with the process, for the next
 
     def peak_at(budget: int) -> int:
         count = max(1, int(np.searchsorted(tokens, budget, side="right")))
-        before = memory.reset_peak(on)
         with torch.inference_mode():
             score(scorer, [table[int(row)] for row in longest[:count]], device)
         return max(0, memory.peak(on) - before)

@@ -43,9 +43,9 @@ def choose(
         return int(known["token_budget"])
     longest = np.argsort(-data.table.lengths_N3.sum(1), kind="stable")
     free = _free(engine, communicator)
+    before = memory.reset_peak(engine.device)  # once: what a pass frees may stay with the process, for the next
 
     def peak_at(tokens: int) -> int:
-        before = memory.reset_peak(engine.device)
         _try_pass(spec, engine, data, longest, tokens)
         return max(communicator.gather(max(0, memory.peak(engine.device) - before)))
 

@@ -147,7 +147,7 @@ class TorchEngine:
 def adamw(spec: TrainSpec, weights: Sequence[Tensor]) -> torch.optim.AdamW:
     """Return AdamW as the stage asks for it; the learning rate is set at each step."""
     return torch.optim.AdamW(
-        weights, lr=spec.learning_rate, betas=spec.betas, eps=spec.epsilon, weight_decay=spec.weight_decay
+        weights, lr=spec.learning_rate, betas=spec.betas, eps=spec.epsilon, weight_decay=spec.weight_decay, fused=True
     )
 
 
