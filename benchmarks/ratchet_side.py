@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.flops import Work, total
 from benchmarks.models import build
 from benchmarks.side import BETA, BETAS, CLIP, EPSILON, LEARNING_RATE, Rows, Task, tensor_bytes
-from ratchet.model.batch import SequenceBatch
+from ratchet.model.batch import PADDED, SequenceBatch
 from ratchet.model.forward import PairScorer
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
@@ -49,17 +49,29 @@ class RatchetSide:
     """One worker with the plain engine. In bfloat16 its optimiser works on float32 copies of the weights.
 
     `sharing`, `budget` (tokens of a forward pass) and `recompute` (of activations) are Ratchet's
-    settings; the defaults are its own on a CPU.
+    settings, with its own defaults on a CPU; `padded` rows and another number of `head_rows` at a
+    time show what the packing and the chunks of the head give.
     """
 
-    def __init__(self, task: Task, sharing: Sharing = "auto", budget: int = 4096, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        sharing: Sharing = "auto",
+        padded: bool = False,
+        budget: int = 4096,
+        head_rows: int | None = None,
+        recompute: bool = False,
+    ) -> None:
         self.task, self.budget = task, budget
         self.table = Pairs(task.draw())
         self.logps_N2 = np.full((task.pairs, 2), np.nan)
         self.model = build(task.sizes, task.precision)
         if recompute:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        scorer = PairScorer(self.model, sharing=sharing)
+        scorer = PairScorer(self.model, sharing=sharing, head_rows=head_rows)
+        if padded:
+            scorer.packing = PADDED
         self.scorer = Autocast(scorer) if task.precision == "autocast" else scorer
         self.engine = TorchEngine(self._spec(1), cast(PairScorer, self.scorer), CPU)
         self.engine.train(True)
@@ -145,7 +157,10 @@ def _work(batch: SequenceBatch) -> Work:
 
     The kernel is given an explicit mask where a chain has ancestors, and then computes whole rectangles.
     """
-    assert batch.plan is not None
+    if batch.plan is None:
+        sequences, length = batch.input_ids_RT.shape
+        attended = sequences * length * (length + 1) // 2
+        return Work(batch.computed, len(batch.rows_E), attended, attended, head_again=True)
     needed = computed = 0
     for chain in batch.plan.chains:
         own = chain.stop - chain.start

@@ -100,14 +100,28 @@ def _trl(setting: str) -> Callable[[Task], Side]:
     return make
 
 
-def _ratchet(task: Task) -> Side:
-    from benchmarks.ratchet_side import RatchetSide
+def _ratchet(**settings: Any) -> Callable[[Task], Side]:
+    def make(task: Task) -> Side:
+        from benchmarks.ratchet_side import RatchetSide
 
-    return RatchetSide(task)
+        return RatchetSide(task, **settings)
+
+    return make
 
 
-SIDES: Mapping[str, Callable[[Task], Side]] = {
+COMPARED: Mapping[str, Callable[[Task], Side]] = {
     "TRL default": _trl("default"),
     "TRL best": _trl("best"),
-    "Ratchet": _ratchet,
+    "Ratchet": _ratchet(),
 }
+ABLATION: Mapping[str, Callable[[Task], Side]] = {
+    "padded rows": _ratchet(padded=True),
+    "no sharing": _ratchet(sharing="none"),
+    "prompts alone": _ratchet(sharing="prompt"),
+    "whole head": _ratchet(head_rows=1 << 30),
+    "512 tokens a pass": _ratchet(budget=512),
+    "recomputed activations": _ratchet(recompute=True),
+    "Ratchet": _ratchet(),
+}
+"""One technique off at a time, against all of them."""
+SIDES = {**COMPARED, **ABLATION}

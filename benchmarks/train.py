@@ -26,7 +26,7 @@ from benchmarks import machine
 from benchmarks.flops import Flops, Work, scoring_flops, training_flops
 from benchmarks.models import PRECISIONS
 from benchmarks.shapes import SHAPES
-from benchmarks.side import SIDES, Task
+from benchmarks.side import ABLATION, COMPARED, SIDES, Task
 from benchmarks.tables import brief, markdown
 from benchmarks.worker import Worker
 
@@ -65,7 +65,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--vocab", nargs="+", choices=VOCABULARIES, default=["32k", "128k"])
     parser.add_argument("--dtype", nargs="+", choices=PRECISIONS, default=["float32", "bfloat16"])
-    parser.add_argument("--side", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--side", nargs="+", choices=SIDES, default=list(COMPARED))
+    parser.add_argument("--ablation", action="store_true", help="Ratchet with one technique off at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=24, help="pairs of a global batch")
     parser.add_argument("--micro", type=int, default=8, help="pairs of one forward pass (TRL's default)")
@@ -78,6 +79,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="show what the libraries print")
     options = parser.parse_args(arguments)
     options.model = "30m"
+    if options.ablation:
+        options.side = list(ABLATION)
     if options.quick:
         options.model, options.vocab, options.dtype = "tiny", ["2k"], ["float32"]
         options.batch, options.micro, options.rounds = 8, 4, 2

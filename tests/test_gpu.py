@@ -1,0 +1,92 @@
+"""What only a GPU can show: FlexAttention over a forest, no wait within a step, memory that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ratchet.model.attention import TreePlan, attend
+from ratchet.model.batch import branches_of, collate
+from ratchet.model.forward import PairScorer, by_side, score
+from ratchet.model.tree import lay_out
+from ratchet.pairs.pair import TokenisedPair
+from ratchet.train import budget
+from ratchet.train.batches import GlobalBatch
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.communicate import Alone
+from ratchet.train.engine import TorchEngine
+from ratchet.train.loop import Parts, accumulate, works_of
+from ratchet.train.objective import Data
+from tiny_models import family_of_pairs, plain, tiny
+from train_bench import Pairs, reference_of, spec_of, tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+]
+GPU = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flex_attention_equals_dense(dtype: torch.dtype) -> None:
+    branches, _ = branches_of(family_of_pairs() * 8)
+    forest = lay_out(branches, "auto")
+    plan = TreePlan(forest.chains, torch.from_numpy(forest.end_T).to(GPU))
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, len(forest.ids_T), 64, device=GPU, dtype=dtype, requires_grad=True) for heads in (4, 2, 2)
+    )
+    grads = []
+    for softcap in (None, 1e4):  # a soft cap this high changes nothing, and is computed by `dense`
+        out, _ = attend(torch.nn.Identity(), query, key, value, None, tree=plan, softcap=softcap)
+        grads.append([out, *torch.autograd.grad(out.square().sum(), (query, key, value))])
+    allowed = 2e-3 if dtype == torch.float32 else 3e-2
+    for flex, dense in zip(*grads, strict=True):
+        torch.testing.assert_close(flex, dense, rtol=allowed, atol=allowed)
+
+
+@pytest.mark.parametrize("name", ["llama-gqa-tied", "qwen3", "gemma2-capped", "gpt-neox"])
+def test_scores_on_a_gpu_equal_a_plain_float64_forward(name: str) -> None:
+    ours, exact, pairs = tiny(name, torch.float32), tiny(name), family_of_pairs()
+    exact.load_state_dict(ours.state_dict())
+    scores = score(PairScorer(ours.to(GPU)), pairs, GPU)
+    chosen = torch.stack([plain(exact, pair.prompt, pair.chosen) for pair in pairs])
+    torch.testing.assert_close(scores.chosen_B.double().cpu(), chosen, rtol=1e-4, atol=1e-3)
+
+
+def test_a_branch_does_not_see_another_branch() -> None:
+    scorer, pairs = PairScorer(tiny("llama-gqa-tied", torch.bfloat16).to(GPU)), family_of_pairs()
+    other = pairs[2].rejected.copy()
+    other[-1] = other[-1] % 50 + 3
+    changed = [*pairs[:2], TokenisedPair("x", pairs[2].prompt, pairs[2].chosen, other), *pairs[3:]]
+    with torch.no_grad():
+        batches = [collate(some, scorer.packing).to(GPU) for some in (pairs, changed)]
+        before, after = (by_side(batch, scorer(batch)) for batch in batches)
+    assert torch.equal(before.chosen_B, after.chosen_B)
+    assert (before.rejected_B != after.rejected_B).nonzero().flatten().tolist() == [2]
+
+
+def test_passes_do_not_wait_for_the_device(tmp_path: Path) -> None:
+    spec, table = spec_of(tmp_path), Pairs(22)
+    engine = TorchEngine(spec, PairScorer(tiny_model().to(GPU)), GPU)
+    data = Data(table, reference_of(tiny_model(), table))
+    parts = Parts(engine, data, None, 96, Alone(), Checkpoints(tmp_path, Alone(), 1), None, None)
+    rows = np.arange(8)
+    batch = GlobalBatch(2, 1, rows, 0.5)
+    works = works_of(spec, parts, rows)
+    accumulate(spec, parts, batch, works)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        accumulate(spec, parts, batch, works)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_budget_found_fits(tmp_path: Path) -> None:
+    spec, table = spec_of(tmp_path, token_budget=None, gradient_checkpointing=None), Pairs(22)
+    engine = TorchEngine(spec, PairScorer(tiny_model().to(GPU)), GPU)
+    data = Data(table, reference_of(tiny_model(), table))
+    assert budget.choose(spec, engine, data, Alone(), pytest.fail) >= 512

@@ -1,0 +1,166 @@
+"""How many tokens a pass may take, work prepared ahead, and a step that waits for the device once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.model import memory
+from ratchet.model.forward import PairScorer
+from ratchet.train import budget
+from ratchet.train.ahead import ahead
+from ratchet.train.batches import GlobalBatch
+from ratchet.train.checkpoint import Checkpoints
+from ratchet.train.communicate import Alone
+from ratchet.train.engine import TorchEngine
+from ratchet.train.loop import Parts, accumulate, agree_on, works_of
+from ratchet.train.objective import Data
+from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model
+
+
+@given(per_token=st.integers(1, 10**6), fixed=st.integers(0, 10**9), free=st.integers(0, 10**10))
+def test_the_budget_fits_and_nothing_tried_was_expected_not_to(per_token: int, fixed: int, free: int) -> None:
+    tried: list[int] = []
+
+    def peak_at(tokens: int) -> int:
+        tried.append(tokens)
+        return fixed + per_token * tokens
+
+    found = memory.largest_budget(peak_at, free, CPU)
+    most = memory.MOST["cpu"]
+    assert memory.FIRST <= found <= most
+    assert found == memory.FIRST or peak_at(found) <= free
+    assert all(fixed + per_token * tokens <= free for tokens in tried[1:-1])  # the last call is this test's own
+    if fixed + per_token * most <= free / 2:
+        assert found == most
+
+
+def engine_and_data(tmp_path: Path, **changes: Any) -> tuple[Any, TorchEngine, Data]:
+    spec = spec_of(tmp_path, **changes)
+    engine = TorchEngine(spec, PairScorer(tiny_model()), CPU)
+    table = Pairs(22)
+    return spec, engine, Data(table, reference_of(tiny_model(), table))
+
+
+def test_what_was_found_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, engine, data = engine_and_data(tmp_path, token_budget=None)
+    calls: list[int] = []
+    find = lambda: budget.choose(spec, engine, data, Alone(), lambda: calls.append(1))  # noqa: E731
+    found = find()
+    assert json.loads((tmp_path / "budget.json").read_text()) == {
+        "token_budget": found,
+        "recompute": False,
+        "workers": 1,
+    }
+    grads = [weight.grad for weight in engine.trained if weight.grad is not None]
+    assert grads and all(not grad.any() for grad in grads)  # trying adds nothing
+    monkeypatch.setattr(memory, "available", lambda device: 0)
+    assert find() == found and not calls
+
+
+def test_activations_are_recomputed_where_a_first_pass_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, engine, data = engine_and_data(tmp_path, token_budget=200, gradient_checkpointing=None)
+    calls: list[int] = []
+    monkeypatch.setattr(memory, "available", lambda device: -1)
+    for times in (1, 2):  # found, then read
+        assert budget.choose(spec, engine, data, Alone(), lambda: calls.append(1)) == 200
+        assert len(calls) == times
+
+
+def test_a_plan_that_says_everything_needs_no_trial(tmp_path: Path) -> None:
+    spec, engine, data = engine_and_data(tmp_path, token_budget=200, gradient_checkpointing=False)
+    assert budget.choose(spec, engine, data, Alone(), pytest.fail) == 200
+    assert not (tmp_path / "budget.json").exists()
+
+
+def test_peak_memory_sees_what_came_and_went() -> None:
+    before = memory.reset_peak(CPU)
+    block = np.ones(50_000_000, np.uint8)
+    del block
+    assert 45_000_000 < memory.peak(CPU) - before < 80_000_000
+    assert memory.reset_peak(CPU) < before + 20_000_000 and memory.available(CPU) > 0
+
+
+# --- work prepared ahead
+
+
+def test_items_come_in_order_and_one_is_made_ahead() -> None:
+    made: list[int] = []
+    second = threading.Event()
+
+    def items() -> Any:
+        for i in range(4):
+            made.append(i)
+            if i == 1:
+                second.set()
+            yield i
+
+    with ahead(items()) as ready:
+        assert next(ready) == 0
+        assert second.wait(10)  # made while 0 is in use
+        assert list(ready) == [1, 2, 3]
+    assert made == [0, 1, 2, 3]
+
+
+def test_an_error_comes_where_its_item_would_have() -> None:
+    def items() -> Any:
+        yield 1
+        raise KeyError("lost")
+
+    with ahead(items()) as ready:
+        assert next(ready) == 1
+        with pytest.raises(KeyError, match="lost"):
+            next(ready)
+
+
+def test_leaving_stops_the_thread() -> None:
+    threads = threading.active_count()
+
+    def leave() -> None:
+        with ahead(iter(int, 1)) as ready:  # without end
+            next(ready)
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        leave()
+    assert threading.active_count() == threads
+
+
+# --- one look at the device a step
+
+
+@pytest.mark.parametrize("kind", ["dpo", "dpop", "ipo", "cpo"])
+def test_a_step_reads_no_number_before_all_passes_are_done(tmp_path: Path, kind: str) -> None:
+    """On a GPU every number that Python reads waits for all work before it. `Reads` counts them."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    options = {"beta": 0.1, "length_normalised": True} if kind == "ipo" else {"beta": 0.1}
+    spec, engine, data = engine_and_data(tmp_path, kind=kind, options=options)
+    parts = Parts(engine, data, None, 96, Alone(), Checkpoints(tmp_path, Alone(), 1), None, None)
+    rows = np.arange(8)
+    works = works_of(spec, parts, rows)
+    assert len(works) > 1
+    batch = GlobalBatch(2, 1, rows, 0.5)
+    with Reads() as seen:
+        tally = accumulate(spec, parts, batch, works)
+        assert seen.count == 0
+        metrics, norm = agree_on(spec, parts, batch, tally, None)
+        engine.step(1e-3, norm)
+    assert seen.count <= 1 and metrics["loss"] > 0
