@@ -72,7 +72,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--micro", type=int, default=8, help="pairs of one forward pass (TRL's default)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
-        "--malloc", choices=("keep", "return"), default="keep", help="what sides do with freed memory, see worker.py"
+        "--malloc",
+        choices=("keep", "shipped", "return"),
+        default="keep",
+        help="what sides do with freed memory, see worker.py",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where all figures go, as JSON")
@@ -109,10 +112,12 @@ def tasks(options: argparse.Namespace) -> Iterator[Task]:
 def measure(task: Task, options: argparse.Namespace, errors: Any) -> dict[str, Any]:
     """Return the figures of one task, with those of each side under `sides`."""
     batches = [(start, start + options.batch) for start in range(0, task.pairs, options.batch)]
-    keep = options.malloc == "keep"
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        workers = [stack.enter_context(Worker(side, task, errors, keep_memory=keep)) for side in options.side]
+        workers = [
+            stack.enter_context(Worker(side, task, errors, keep_memory=keeps(side, options.malloc)))
+            for side in options.side
+        ]
         warm = (0, task.micro)
         for worker in workers:
             worker.ask("score", rows=warm)
@@ -137,6 +142,11 @@ def measure(task: Task, options: argparse.Namespace, errors: Any) -> dict[str, A
         for i, worker in enumerate(workers)
     }
     return {"task": task.to_dict(), "batch": options.batch, "sides": sides}
+
+
+def keeps(side: str, malloc: str) -> bool:
+    """Return whether a side's process keeps freed memory: as shipped, Ratchet's workers do and TRL's do not."""
+    return malloc == "keep" or (malloc == "shipped" and not side.startswith("TRL"))
 
 
 def peak_memory(side: str, task: Task, errors: Any, rows: tuple[int, int]) -> int:

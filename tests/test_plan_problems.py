@@ -61,7 +61,7 @@ BAD: list[tuple[str, str, str]] = [
     ("learning_rate: 2e-5", "learning_rate:", "13: stages.warm.learning_rate: must be a number above 0, not nothing"),
     ("learning_rate: 2e-5", "penalty: 50", "13: stages.warm.penalty: no such key for kind sft; it belongs to kind dpop"),
     ("learning_rate: 2e-5", "penalti: 50", "13: stages.warm.penalti: no such key; did you mean penalty, which belongs to kind dpop?"),
-    ("learning_rate: 2e-5", "shuffle: prompt", '13: stages.warm.shuffle: must be prompts or pairs, not "prompt"; did you mean prompts?'),
+    ("learning_rate: 2e-5", "shuffle: prompt", '13: stages.warm.shuffle: must be pairs or prompts, not "prompt"; did you mean prompts?'),
     ("learning_rate: 2e-5", "batch: 32.0", "13: stages.warm.batch: must be a whole number of at least 1, not 32.0; did you mean 32?"),
     ("learning_rate: 2e-5", "epochs: 1_0", '13: stages.warm.epochs: must be a whole number of at least 1, not "1_0"; did you mean 10?'),
     ("learning_rate: 2e-5", "max_length: true", "13: stages.warm.max_length: must be a whole number of at least 8, not true"),

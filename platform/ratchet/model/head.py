@@ -99,17 +99,15 @@ class _Logps(torch.autograd.Function):
         frozen = ctx.needs_input_grad[0] and not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2])
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logps = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-        norms = torch.empty_like(logps)
         slopes = torch.empty_like(hidden) if frozen else None
         for at in _spans(len(hidden), rows):
             logits = _logits(hidden[at], weight, bias, scaling)
-            norms[at] = logits.logsumexp(1)
-            logps[at] = logits.gather(1, targets[at, None])[:, 0] - norms[at]
+            logps[at] = logits.log_softmax(1, dtype=wide).gather(1, targets[at, None])[:, 0]
             if slopes is not None:
-                ones = torch.ones_like(norms[at])
-                slopes[at] = _by_logits(logits, targets[at], norms[at], ones, scaling).to(weight.dtype) @ weight
+                ones = torch.ones_like(logps[at])
+                slopes[at] = _by_logits(logits, targets[at], ones, scaling).to(weight.dtype) @ weight
         ctx.frozen, ctx.scaling, ctx.rows = frozen, scaling, rows
-        ctx.save_for_backward(*((slopes,) if slopes is not None else (hidden, weight, bias, targets, norms)))
+        ctx.save_for_backward(*((slopes,) if slopes is not None else (hidden, weight, bias, targets)))
         return logps
 
     @staticmethod
@@ -117,15 +115,14 @@ class _Logps(torch.autograd.Function):
         if ctx.frozen:
             (slopes,) = ctx.saved_tensors
             return (slopes * grad[:, None]).to(slopes.dtype), None, None, None, None, None
-        hidden, weight, bias, targets, norms = ctx.saved_tensors
-        wide = norms.dtype
+        hidden, weight, bias, targets = ctx.saved_tensors
         several = len(hidden) > ctx.rows  # chunks add up in float32
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=wide if several else weight.dtype)
-        d_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
+        d_weight = torch.zeros_like(weight, dtype=grad.dtype if several else weight.dtype)
+        d_bias = None if bias is None else torch.zeros_like(bias, dtype=grad.dtype)
         for at in _spans(len(hidden), ctx.rows):
             logits = _logits(hidden[at], weight, bias, ctx.scaling)
-            by_logits = _by_logits(logits, targets[at], norms[at], grad[at], ctx.scaling)
+            by_logits = _by_logits(logits, targets[at], grad[at], ctx.scaling)
             if d_bias is not None:
                 d_bias += by_logits.sum(0)
             small = by_logits.to(weight.dtype)
@@ -142,14 +139,13 @@ def _spans(count: int, rows: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scaling: LogitScaling) -> Tensor:
-    """The model's logits in float32 at least; rounded as its own forward rounds them."""
-    logits = scaling.apply(nn.functional.linear(hidden, weight, bias))
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """The model's logits, rounded as its own forward rounds them."""
+    return scaling.apply(nn.functional.linear(hidden, weight, bias))
 
 
-def _by_logits(logits: Tensor, targets: Tensor, norms: Tensor, grad: Tensor, scaling: LogitScaling) -> Tensor:
-    """The gradient by head(hidden), grad · (onehot − p) · slope; overwrites `logits` where it may."""
-    slope = scaling.slope(logits)
-    by_logits = logits.sub_(norms[:, None]).exp_().mul_(-grad[:, None])
+def _by_logits(logits: Tensor, targets: Tensor, grad: Tensor, scaling: LogitScaling) -> Tensor:
+    """The gradient by head(hidden), grad · (onehot − p) · slope, in the precision of `grad`."""
+    by_logits = logits.softmax(1, dtype=grad.dtype).mul_(-grad[:, None])
     by_logits.scatter_add_(1, targets[:, None], grad[:, None])
+    slope = scaling.slope(logits.to(grad.dtype))
     return by_logits if isinstance(slope, float) and slope == 1.0 else by_logits.mul_(slope)

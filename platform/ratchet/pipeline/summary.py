@@ -42,7 +42,7 @@ def summarise(
         "steps": [_step(run, step) for step in steps],
         "evaluation": [_evaluation(run, one) for one in scores],
         "gamma": [_gamma(run, row) for one in scores for row in one["gamma"]],
-        "warnings": [*run.warnings, *_overlap_warnings(run, overlaps)],
+        "warnings": [*run.warnings, *_unshared(run, steps), *_overlap_warnings(run, overlaps)],
     }
 
 
@@ -189,6 +189,13 @@ def _gpus() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _unshared(run: Run, steps: Sequence[Step]) -> list[str]:
+    """Say once why the tokens of common prefixes were computed again and again."""
+    training = [facts_of(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps]
+    reasons = dict.fromkeys(facts["unshared"] for facts in training if facts and facts.get("unshared"))
+    return [f"tokens that sequences share were computed for each of them: {reason}" for reason in reasons]
 
 
 def _overlap_warnings(run: Run, overlaps: list[Overlap]) -> list[str]:

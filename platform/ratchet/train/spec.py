@@ -78,7 +78,7 @@ class TrainSpec:
     epochs: int = 1
     max_steps: int | None = None
     batch: int = 32
-    shuffle: str = "prompts"
+    shuffle: str = "pairs"
     token_budget: int | None = None
     sharing: Sharing = "auto"
     workers: int = 1
