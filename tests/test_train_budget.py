@@ -164,3 +164,21 @@ def test_a_step_reads_no_number_before_all_passes_are_done(tmp_path: Path, kind:
         metrics, norm = agree_on(spec, parts, batch, tally, None)
         engine.step(1e-3, norm)
     assert seen.count <= 1 and metrics["loss"] > 0
+
+
+def test_only_the_last_pass_of_a_step_says_so(tmp_path: Path) -> None:
+    """An engine that divides gradients among workers brings them together after the last one."""
+
+    class Told(TorchEngine):
+        def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+            said.append(last)
+            super().backward(loss, last=last)
+
+    said: list[bool] = []
+    spec, _, data = engine_and_data(tmp_path)
+    engine = Told(spec, PairScorer(tiny_model()), CPU)
+    parts = Parts(engine, data, None, 60, Alone(), Checkpoints(tmp_path, Alone(), 1), None, None)
+    rows = np.arange(8)
+    works = works_of(spec, parts, rows)
+    accumulate(spec, parts, GlobalBatch(2, 1, rows, 0.5), works)
+    assert len(said) == len(works) > 1 and said == [False] * (len(works) - 1) + [True]
