@@ -129,9 +129,8 @@ def test_every_pair_stands_once_and_workers_keep_step(
     held = [micro for passes in workers for micro in passes]
     assert sorted(int(row) for micro in held if micro.weight == 1.0 for row in micro.rows) == list(range(count))
     assert all(micro.weight in (0.0, 1.0) and len(micro.rows) for micro in held)
-    if not padded:  # a forest of several units is no larger than these together
-        for micro in held:
-            assert len(micro.rows) == 1 or computed_tokens([pairs[int(r)] for r in micro.rows], packing) <= budget
+    for micro in held:
+        assert len(micro.rows) == 1 or computed_tokens([pairs[int(r)] for r in micro.rows], packing) <= budget
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 6), st.integers(1, 300))
@@ -142,6 +141,17 @@ def test_passes_are_balanced(costs: list[int], world: int, budget: int) -> None:
     count = world * len(workers[0])
     assert max(map(sum, held)) <= sum(costs) / count + max(costs)
     assert all(sum(some) <= budget or len(some) == 1 for some in held)
+
+
+def test_long_sequences_do_not_send_short_ones_the_padded_way() -> None:
+    pair = lambda n: TokenisedPair(str(n), *(np.full(k, 5, np.int32) for k in (n, 50, 40)))  # noqa: E731
+    pairs = [pair(2000), *(pair(20 + k) for k in range(20))]
+    packing = Packing(longest=500)
+    parts = units(pairs.__getitem__, np.arange(21), packing, 4096)
+    assert [part.width for part in parts] == [2050] + [0] * 20
+    passes = divide(parts, 1, 4096)[0]
+    assert [0] in [micro.rows.tolist() for micro in passes]
+    assert all(computed_tokens([pairs[int(r)] for r in micro.rows], packing) <= 4100 for micro in passes)
 
 
 def test_the_division_is_fixed() -> None:

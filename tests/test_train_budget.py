@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -58,12 +59,18 @@ def test_what_was_found_is_used_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads((tmp_path / "budget.json").read_text()) == {
         "token_budget": found,
         "recompute": False,
-        "workers": 1,
+        "asked": {"token_budget": None, "gradient_checkpointing": False, "sharing": "auto", "workers": 1},
     }
     grads = [weight.grad for weight in engine.trained if weight.grad is not None]
     assert grads and all(not grad.any() for grad in grads)  # trying adds nothing
     monkeypatch.setattr(memory, "available", lambda device: 0)
     assert find() == found and not calls
+    spec = dataclasses.replace(
+        spec, token_budget=128, gradient_checkpointing=None
+    )  # lowered after it ran out of memory
+    assert find() == 128
+    (tmp_path / "budget.json").write_text('{"token')  # cut short
+    assert find() == 128
 
 
 def test_activations_are_recomputed_where_a_first_pass_does_not_fit(
@@ -75,6 +82,21 @@ def test_activations_are_recomputed_where_a_first_pass_does_not_fit(
     for times in (1, 2):  # found, then read
         assert budget.choose(spec, engine, data, Alone(), lambda: calls.append(1)) == 200
         assert len(calls) == times
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_budget_is_found_with_activations_recomputed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    """Before, a pass takes 100 bytes (or is out of memory), and 50 are free; after, it takes 10."""
+    spec, engine, data = engine_and_data(tmp_path, token_budget=None, gradient_checkpointing=None)
+    calls: list[int] = []
+    monkeypatch.setattr(memory, "reset_peak", lambda device: 0)
+    monkeypatch.setattr(memory, "peak", lambda device: 10 if calls else 100)
+    monkeypatch.setattr(budget, "_free", lambda engine, communicator: 50)
+    monkeypatch.setattr(budget, "_try_pass", lambda *args: fits or bool(calls))
+    assert budget.choose(spec, engine, data, Alone(), lambda: calls.append(1)) == memory.MOST["cpu"]
+    assert calls == [1]
 
 
 def test_a_plan_that_says_everything_needs_no_trial(tmp_path: Path) -> None:

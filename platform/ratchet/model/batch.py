@@ -133,10 +133,16 @@ def collate(
 
 def computed_tokens(pairs: Sequence[TokenisedPair], packing: Packing, *, chosen_only: bool = False) -> int:
     """Return the positions that one forward pass over `pairs` computes, padding included."""
+    return footprint(pairs, packing, chosen_only=chosen_only)[0]
+
+
+def footprint(pairs: Sequence[TokenisedPair], packing: Packing, *, chosen_only: bool = False) -> tuple[int, int]:
+    """Return the positions that a pass over `pairs` computes, and how wide its padded rows are (0: a forest)."""
     branches, _ = branches_of(pairs, chosen_only=chosen_only)
     if packing.as_forest(branches):
-        return size(branches, packing.sharing)
-    return len(branches) * max(len(branch.ids) for branch in branches)
+        return size(branches, packing.sharing), 0
+    width = max(len(branch.ids) for branch in branches)
+    return len(branches) * width, width
 
 
 def _one_row(forest: Forest) -> tuple[npt.NDArray[np.int64], ...]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.model.batch import Packing, computed_tokens
+from ratchet.model.batch import Packing, footprint
 from ratchet.pairs.pair import TokenisedPair
 
 Rows = npt.NDArray[np.int64]
@@ -22,10 +22,13 @@ Rows = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Table rows that stay together, and the tokens that a forward pass over them computes."""
+    """Table rows that stay together, the tokens that a forward pass over them computes, and the width of its
+    padded rows (0: they are laid out as a forest).
+    """
 
     rows: tuple[int, ...]
     cost: int
+    width: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +46,21 @@ def units(
     pairs = {int(row): pair_of(int(row)) for row in rows}
     groups: dict[bytes, list[int]] = {}
     for row, pair in pairs.items():
-        together = packing.sharing == "auto" and packing.why_padded is None
+        together = packing.sharing != "none" and packing.why_padded is None
         groups.setdefault(pair.prompt.tobytes() if together else b"%d" % row, []).append(row)
 
-    def cost(some: Sequence[int]) -> int:
-        return computed_tokens([pairs[row] for row in some], packing, chosen_only=chosen_only)
+    def measured(some: Sequence[int]) -> tuple[int, int]:
+        return footprint([pairs[row] for row in some], packing, chosen_only=chosen_only)
 
     def fits(group: list[int], start: int, stop: int) -> bool:
-        return cost(group[start:stop]) <= budget
+        return measured(group[start:stop])[0] <= budget
 
     found: list[Unit] = []
     for group in groups.values():
         start = 0
         while start < len(group):
             stop = _furthest(start, len(group), functools.partial(fits, group, start))
-            found.append(Unit(tuple(group[start:stop]), cost(group[start:stop])))
+            found.append(Unit(tuple(group[start:stop]), *measured(group[start:stop])))
             start = stop
     return found
 
@@ -65,31 +68,54 @@ def units(
 def divide(parts: Sequence[Unit], world: int, budget: int) -> list[list[Micro]]:
     """Return each worker's forward passes: as many for each, about as long at the same time.
 
-    Longest processing time first (Graham 1969) into as few passes of at most `budget` tokens as
-    that finds. Over all workers each row stands once with weight 1; a worker without rows repeats
-    the cheapest unit with weight 0, because every worker must take part in every collective.
+    Forests: longest processing time first (Graham 1969) into as few passes of at most `budget`
+    tokens as that finds. Padded rows: by width, as many as fit. Over all workers each row stands
+    once with weight 1; a worker without rows repeats the cheapest unit with weight 0, because every
+    worker must take part in every collective.
     """
-    each = max(1, -(-sum(part.cost for part in parts) // (world * budget)))
-    while True:
-        bins = _longest_first(parts, world * each)
-        if all(cost <= budget or len(held) == 1 for cost, held in bins):
-            break
-        each += 1
+    bins = _forests([part for part in parts if not part.width], world, budget)
+    bins += _by_width([part for part in parts if part.width], budget)
     cheapest = np.array(min(parts, key=lambda part: (part.cost, part.rows)).rows, np.int64)
-    filled = [Micro(np.sort([row for part in held for row in part.rows]), 1.0) for _, held in bins if held]
+    bins.sort(key=lambda held: -_cost(held))
+    filled = [Micro(np.sort([row for part in held for row in part.rows]), 1.0) for held in bins]
     filled += [Micro(cheapest, 0.0)] * (-len(filled) % world)
     passes = [filled[start : start + world] for start in range(0, len(filled), world)]
     return [[row[rank if k % 2 == 0 else world - 1 - rank] for k, row in enumerate(passes)] for rank in range(world)]
 
 
-def _longest_first(parts: Sequence[Unit], bins: int) -> list[tuple[int, list[Unit]]]:
-    """Return (cost, units) of each bin, dearest first."""
+def _cost(held: Sequence[Unit]) -> int:
+    """What a pass over units of one kind computes at most: forests add up, padded rows are as wide as the widest."""
+    width = max(part.width for part in held)
+    return sum(part.cost // part.width for part in held) * width if width else sum(part.cost for part in held)
+
+
+def _forests(parts: Sequence[Unit], world: int, budget: int) -> list[list[Unit]]:
+    each = max(1, -(-sum(part.cost for part in parts) // (world * budget)))
+    while True:
+        bins = [held for held in _longest_first(parts, world * each) if held]
+        if all(_cost(held) <= budget or len(held) == 1 for held in bins):
+            return bins
+        each += 1
+
+
+def _by_width(parts: Sequence[Unit], budget: int) -> list[list[Unit]]:
+    bins: list[list[Unit]] = []
+    for part in sorted(parts, key=lambda part: (-part.width, part.rows)):
+        if bins and _cost([*bins[-1], part]) <= budget:
+            bins[-1].append(part)
+        else:
+            bins.append([part])
+    return bins
+
+
+def _longest_first(parts: Sequence[Unit], bins: int) -> list[list[Unit]]:
+    """Return the units of each bin, dearest first."""
     heap: list[tuple[int, int, list[Unit]]] = [(0, k, []) for k in range(bins)]
     for part in sorted(parts, key=lambda part: (-part.cost, part.rows)):
         cost, k, held = heapq.heappop(heap)
         held.append(part)
         heapq.heappush(heap, (cost + part.cost, k, held))
-    return [(cost, held) for cost, _, held in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+    return [held for _, _, held in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
 
 
 def _furthest(start: int, end: int, fits: Callable[[int], bool]) -> int:
@@ -99,3 +125,17 @@ def _furthest(start: int, end: int, fits: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
+
+
+def filling(
+    longest_first: Iterable[TokenisedPair], packing: Packing, tokens: int, *, chosen_only: bool = False
+) -> list[TokenisedPair]:
+    """Return the first pairs that together compute about `tokens`, one at least: what a budget is tried with."""
+    held: list[TokenisedPair] = []
+    total = 0
+    for pair in longest_first:
+        total += footprint([pair], packing, chosen_only=chosen_only)[0]
+        if held and total > tokens:
+            break
+        held.append(pair)
+    return held

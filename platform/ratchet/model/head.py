@@ -147,5 +147,6 @@ def _by_logits(logits: Tensor, targets: Tensor, grad: Tensor, scaling: LogitScal
     """The gradient by head(hidden), grad · (onehot − p) · slope, in the precision of `grad`."""
     by_logits = logits.softmax(1, dtype=grad.dtype).mul_(-grad[:, None])
     by_logits.scatter_add_(1, targets[:, None], grad[:, None])
-    slope = scaling.slope(logits.to(grad.dtype))
-    return by_logits if isinstance(slope, float) and slope == 1.0 else by_logits.mul_(slope)
+    if scaling.cap is not None:
+        return by_logits.mul_(scaling.slope(logits.to(grad.dtype)))
+    return by_logits if scaling.scale == 1.0 else by_logits.mul_(scaling.scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ def reset_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    _trim()
     with contextlib.suppress(OSError):  # some containers forbid it: the peak is then that of the whole process
         _RESET.write_text("5")
     return _status("VmRSS")
@@ -64,6 +66,13 @@ def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.devic
     if budget >= most or needed <= 0:
         return most if needed <= free else FIRST
     return max(FIRST, min(most, int(budget * free / needed)) // _STEP * _STEP)
+
+
+def _trim() -> None:
+    """Hand freed memory back, which glibc may have been told to keep: it would hide what the next pass takes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status(key: str) -> int:

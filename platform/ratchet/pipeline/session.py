@@ -95,7 +95,7 @@ def plain_error(error: BaseException) -> RatchetError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ClusterError(
         f"a worker process failed: {lines[-1]}",
-        fix="what was finished is kept; lower cluster.score_batch if memory ran out, and run again",
+        fix="what was finished is kept; lower cluster.token_budget if memory ran out, and run again",
     )
 
 

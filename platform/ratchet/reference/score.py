@@ -109,7 +109,7 @@ def score_rows(scorer: Any, table: TokenTable, rows: Any, token_budget: int, dev
     from ratchet.model.forward import score
 
     place = {int(row): at for at, row in enumerate(rows)}
-    out = np.zeros((4, len(rows)))
+    out = np.full((4, len(rows)), np.nan)
     parts = units(table.__getitem__, rows, scorer.packing, token_budget)
     with torch.inference_mode():
         for micro in divide(parts, 1, token_budget)[0]:
@@ -125,17 +125,17 @@ def fitting_budget(scorer: Any, table: TokenTable, rows: Any, device: str) -> in
     import torch
 
     from ratchet.model import memory
+    from ratchet.model.divide import filling
     from ratchet.model.forward import score
 
     longest = rows[np.argsort(-table.lengths_N3[rows].sum(1), kind="stable")]
-    tokens = np.cumsum(table.lengths_N3[longest].sum(1))
     on = torch.device(device)
-    before = memory.reset_peak(on)  # once: what a pass frees may stay with the process, for the next
 
     def peak_at(budget: int) -> int:
-        count = max(1, int(np.searchsorted(tokens, budget, side="right")))
+        pairs = filling((table[int(row)] for row in longest), scorer.packing, budget)
+        before = memory.reset_peak(on)
         with torch.inference_mode():
-            score(scorer, [table[int(row)] for row in longest[:count]], device)
+            score(scorer, pairs, device)
         return max(0, memory.peak(on) - before)
 
     return memory.largest_budget(peak_at, int(memory.SHARE * memory.available(on)), on)

@@ -7,6 +7,7 @@ as before, bit for bit.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import numpy as np
 import torch
 
 from ratchet.model import memory
-from ratchet.model.divide import Micro
+from ratchet.model.divide import Micro, Rows, filling
 from ratchet.store.files import write_text
-from ratchet.train.communicate import Communicator
+from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import Engine
 from ratchet.train.objective import Data, prepare
 from ratchet.train.spec import TrainSpec
@@ -36,35 +37,47 @@ def choose(
     if spec.token_budget is not None and spec.gradient_checkpointing is not None:
         return spec.token_budget
     path = Path(spec.folder) / NAME
-    known = communicator.gather(_known(path, communicator.world))[0]
+    known = communicator.gather(_known(path, _asked(spec, communicator)))[0]
     if known is not None:
         if known["recompute"]:
             recompute()
         return int(known["token_budget"])
-    longest = np.argsort(-data.table.lengths_N3.sum(1), kind="stable")
+    columns = 2 if spec.supervised else 3
+    longest = np.argsort(-data.table.lengths_N3[:, :columns].sum(1), kind="stable")
     free = _free(engine, communicator)
-    before = memory.reset_peak(engine.device)  # once: what a pass frees may stay with the process, for the next
 
     def peak_at(tokens: int) -> int:
-        _try_pass(spec, engine, data, longest, tokens)
-        return max(communicator.gather(max(0, memory.peak(engine.device) - before)))
+        before = memory.reset_peak(engine.device)
+        fits = _try_pass(spec, engine, data, longest, tokens)
+        return max(communicator.gather(max(0, memory.peak(engine.device) - before) if fits else sys.maxsize))
 
     needs = spec.gradient_checkpointing is None and peak_at(spec.token_budget or memory.FIRST) > free
     if needs:
         recompute()
     found = spec.token_budget or memory.largest_budget(peak_at, free, engine.device)
-    if communicator.rank == 0:
-        line = {"token_budget": found, "recompute": needs, "workers": communicator.world}
-        write_text(path, json.dumps(line) + "\n")
+    line = {"token_budget": found, "recompute": needs, "asked": _asked(spec, communicator)}
+
+    def write() -> None:
+        if communicator.rank == 0:
+            write_text(path, json.dumps(line) + "\n")
+
+    agree(communicator, write)
     return found
 
 
-def _known(path: Path, world: int) -> dict[str, Any] | None:
-    """Return what was found before, under as many workers."""
-    if not path.exists():
+def _asked(spec: TrainSpec, communicator: Communicator) -> dict[str, Any]:
+    """What a finding holds for: another setting, or another count of workers, is another question."""
+    asked = {"token_budget": spec.token_budget, "gradient_checkpointing": spec.gradient_checkpointing}
+    return {**asked, "sharing": spec.sharing, "workers": communicator.world}
+
+
+def _known(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what was found before for the same question."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # none yet, or cut short by a full disk: it is found again
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found if found["workers"] == world else None
+    return found if found.get("asked") == asked else None
 
 
 def _free(engine: Engine, communicator: Communicator) -> int:
@@ -74,10 +87,16 @@ def _free(engine: Engine, communicator: Communicator) -> int:
     return int(least if engine.device.type == "cuda" else least / communicator.world)  # a machine's workers share it
 
 
-def _try_pass(spec: TrainSpec, engine: Engine, data: Data, longest: np.ndarray, tokens: int) -> None:
-    """Run forward and backward over the longest pairs, `tokens` in all, adding zeros to the gradient."""
-    lengths_N3 = data.table.lengths_N3[longest]
-    per_row = lengths_N3[:, :2].sum(1) if spec.supervised else lengths_N3.sum(1)
-    count = max(1, int(np.searchsorted(np.cumsum(per_row), tokens, side="right")))
+def _try_pass(spec: TrainSpec, engine: Engine, data: Data, longest: Rows, tokens: int) -> bool:
+    """Run forward and backward over the longest pairs, about `tokens` in all, adding zeros to the gradient.
+
+    Returns whether a GPU's memory was enough.
+    """
+    rows = (data.table[int(row)] for row in longest)
+    count = len(filling(rows, engine.packing, tokens, chosen_only=spec.supervised))
     work = prepare(spec, data, Micro(longest[:count], 0.0), engine.packing).to(engine.device)
-    engine.backward(torch.nan_to_num(engine(work.batch)).sum() * 0.0, last=False)
+    try:
+        engine.backward(torch.nan_to_num(engine(work.batch)).sum() * 0.0, last=False)
+    except torch.OutOfMemoryError:
+        return False
+    return True

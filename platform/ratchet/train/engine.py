@@ -32,7 +32,7 @@ class Update:
 
 
 class Engine(Protocol):
-    """A model with its optimiser. All but `device` and `layout` are for all workers together."""
+    """A model with its optimiser. Its methods are for all workers together."""
 
     device: torch.device
     trained_sizes: Sequence[int]

@@ -116,7 +116,9 @@ def seed_step(spec: TrainSpec, step: int, rank: int) -> None:
 
 def passes(spec: TrainSpec, parts: Parts, after: int) -> Iterator[tuple[GlobalBatch, list[Work]]]:
     """Yield each step's batch, and its forward passes on this worker."""
-    table = parts.data.table
+    table, device = parts.data.table, parts.engine.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # this runs in a thread, and the current device is each thread's own
     together = table.prompt_of_N if spec.shuffle == "prompts" else None
     for batch in global_batches(course_of(spec, len(table)), after, together):
         yield batch, works_of(spec, parts, batch.rows)
@@ -159,7 +161,8 @@ def agree_on(
     """Return the global batch's mean metrics and the gradient's norm (None where only the update tells).
 
     Raises on all workers where any is in trouble; `error` is what worker 0 met in writing the step
-    before down. Here alone a step waits for the device: until then every number stays on it.
+    before down. Until here every number stays on the device; a step waits for it here, and where only the update knows
+    the norm once more there.
     """
     norm = parts.engine.finish_gradient()
     nonfinite = sum((~torch.isfinite(loss_B)).sum() for _, loss_B in tally.losses)
