@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +79,15 @@ def test_passes_do_not_wait_for_the_device(tmp_path: Path) -> None:
     batch = GlobalBatch(2, 1, rows, 0.5)
     works = works_of(spec, parts, rows)
     accumulate(spec, parts, batch, works)  # compiles
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")  # whatever waits raises
     try:
-        accumulate(spec, parts, batch, works)
+        tally = accumulate(spec, parts, batch, works)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert tally.sums.is_cuda and all(loss_B.is_cuda for _, loss_B in tally.losses)
+    same_work = TorchEngine(spec, PairScorer(tiny_model()), torch.device("cpu"))
+    on_cpu = accumulate(spec, dataclasses.replace(parts, engine=same_work), batch, works)
+    torch.testing.assert_close(tally.sums.cpu(), on_cpu.sums, rtol=1e-4, atol=1e-4)
 
 
 def test_the_budget_found_fits(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ A model under the implementation `NAME` computes as ever, unless its forward is 
 of torch's flash kernel, on a GPU the forest is one FlexAttention block mask; `dense` is the
 reference, and serves where neither kernel can (soft-capped scores, unequal head sizes).
 
-Legend: _BHTD batch (1 here), heads, rows, head size; _HTD the same without the batch.
+Legend: _BHTD batch (1 here), heads, rows, head size; _TT rows by rows.
 """
 
 from __future__ import annotations

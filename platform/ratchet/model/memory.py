@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def available(device: torch.device) -> int:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
+
+
+def taken_by(action: Callable[[], object], device: torch.device) -> int:
+    """Run `action`; return the bytes that it took at its peak, or sys.maxsize where a GPU had not enough."""
+    before = reset_peak(device)
+    try:
+        action()
+    except torch.OutOfMemoryError:
+        return sys.maxsize
+    return max(0, peak(device) - before)
 
 
 def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.device) -> int:

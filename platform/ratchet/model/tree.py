@@ -62,7 +62,6 @@ class Forest:
     targets_E: Index
     entry_C: Index
     sequence_C: Index
-    sequences: int
 
 
 def lay_out(branches: Sequence[Branch], sharing: Sharing = "auto", least: int = LEAST_SHARED) -> Forest:
@@ -158,5 +157,4 @@ def _forest(
         targets_E=ids_T[tokens_E],
         entry_C=entry_C.astype(np.int64),
         sequence_C=np.repeat(np.arange(len(branches)), [len(rows) for rows in owned]),
-        sequences=len(branches),
     )

@@ -91,7 +91,9 @@ class BlockScorer:
         return PairScorer(on_device, sharing=self.sharing).eval()
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        table = self.tables.setdefault(item["file"], open_table([Path(item["file"])], [1.0], 0))
+        if item["file"] not in self.tables:
+            self.tables[item["file"]] = open_table([Path(item["file"])], [1.0], 0)
+        table = self.tables[item["file"]]
         rows = np.asarray(item["rows"])
         started = time.monotonic()
         if self.budget is None:
@@ -133,10 +135,8 @@ def fitting_budget(scorer: Any, table: TokenTable, rows: Any, device: str) -> in
 
     def peak_at(budget: int) -> int:
         pairs = filling((table[int(row)] for row in longest), scorer.packing, budget)
-        before = memory.reset_peak(on)
         with torch.inference_mode():
-            score(scorer, pairs, device)
-        return max(0, memory.peak(on) - before)
+            return memory.taken_by(lambda: score(scorer, pairs, device), on)
 
     return memory.largest_budget(peak_at, int(memory.SHARE * memory.available(on)), on)
 

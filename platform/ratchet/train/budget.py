@@ -7,7 +7,6 @@ as before, bit for bit.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,8 @@ def choose(
     free = _free(engine, communicator)
 
     def peak_at(tokens: int) -> int:
-        before = memory.reset_peak(engine.device)
-        fits = _try_pass(spec, engine, data, longest, tokens)
-        return max(communicator.gather(max(0, memory.peak(engine.device) - before) if fits else sys.maxsize))
+        taken = memory.taken_by(lambda: _try_pass(spec, engine, data, longest, tokens), engine.device)
+        return max(communicator.gather(taken))
 
     needs = spec.gradient_checkpointing is None and peak_at(spec.token_budget or memory.FIRST) > free
     if needs:
@@ -87,16 +85,9 @@ def _free(engine: Engine, communicator: Communicator) -> int:
     return int(least if engine.device.type == "cuda" else least / communicator.world)  # a machine's workers share it
 
 
-def _try_pass(spec: TrainSpec, engine: Engine, data: Data, longest: Rows, tokens: int) -> bool:
-    """Run forward and backward over the longest pairs, about `tokens` in all, adding zeros to the gradient.
-
-    Returns whether a GPU's memory was enough.
-    """
+def _try_pass(spec: TrainSpec, engine: Engine, data: Data, longest: Rows, tokens: int) -> None:
+    """Run forward and backward over the longest pairs, about `tokens` in all, adding zeros to the gradient."""
     rows = (data.table[int(row)] for row in longest)
     count = len(filling(rows, engine.packing, tokens, chosen_only=spec.supervised))
     work = prepare(spec, data, Micro(longest[:count], 0.0), engine.packing).to(engine.device)
-    try:
-        engine.backward(torch.nan_to_num(engine(work.batch)).sum() * 0.0, last=False)
-    except torch.OutOfMemoryError:
-        return False
-    return True
+    engine.backward(torch.nan_to_num(engine(work.batch)).sum() * 0.0, last=False)

@@ -161,8 +161,8 @@ def agree_on(
     """Return the global batch's mean metrics and the gradient's norm (None where only the update tells).
 
     Raises on all workers where any is in trouble; `error` is what worker 0 met in writing the step
-    before down. Until here every number stays on the device; a step waits for it here, and where only the update knows
-    the norm once more there.
+    before down. Until here every number stays on the device; a step waits for it here, and where
+    only the update knows the norm once more there.
     """
     norm = parts.engine.finish_gradient()
     nonfinite = sum((~torch.isfinite(loss_B)).sum() for _, loss_B in tally.losses)
