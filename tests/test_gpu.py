@@ -91,7 +91,7 @@ def test_passes_do_not_wait_for_the_device(tmp_path: Path) -> None:
 
 
 def test_the_budget_found_fits(tmp_path: Path) -> None:
-    spec, table = spec_of(tmp_path, token_budget=None, gradient_checkpointing=None), Pairs(22)
+    spec, table = spec_of(tmp_path, token_budget=None, gradient_checkpointing=None, gpus_per_worker=1.0), Pairs(22)
     engine = TorchEngine(spec, PairScorer(tiny_model().to(GPU)), GPU)
     data = Data(table, reference_of(tiny_model(), table))
     assert budget.choose(spec, engine, data, Alone(), pytest.fail) >= 512

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.model import memory
+from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.train import budget
 from ratchet.train.ahead import ahead
@@ -24,6 +25,7 @@ from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.loop import Parts, accumulate, agree_on, works_of
 from ratchet.train.objective import Data
+from ratchet.train.worker import why_unshared
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model
 
 
@@ -98,7 +100,7 @@ def test_the_budget_is_found_with_activations_recomputed(
 
     monkeypatch.setattr(memory, "reset_peak", lambda device: 0)
     monkeypatch.setattr(memory, "peak", lambda device: 10 if calls else 100)
-    monkeypatch.setattr(budget, "_free", lambda engine, communicator: 50)
+    monkeypatch.setattr(budget, "_free", lambda spec, engine, communicator: 50)
     monkeypatch.setattr(budget, "_try_pass", try_pass)
     assert budget.choose(spec, engine, data, Alone(), lambda: calls.append(1)) == memory.MOST["cpu"]
     assert calls == [1]
@@ -116,6 +118,17 @@ def test_peak_memory_sees_what_came_and_went() -> None:
     del block
     assert 45_000_000 < memory.peak(CPU) - before < 80_000_000
     assert memory.reset_peak(CPU) < before + 20_000_000 and memory.available(CPU) > 0
+
+
+def test_pairs_beyond_a_window_are_counted() -> None:
+    table = Pairs(22)
+    longest = table.lengths_N3[:, 0] + table.lengths_N3[:, 1:].max(1)
+    beyond = int((longest > 12).sum())
+    assert 0 < beyond < 22
+    said = why_unshared(Packing(longest=12), table)
+    assert said == f"{beyond} of 22 pairs are longer than the 12 tokens that attention reaches alike"
+    assert why_unshared(Packing(longest=int(longest.max())), table) is None and why_unshared(Packing(), table) is None
+    assert why_unshared(Packing(why_padded="own code"), table) == "own code"
 
 
 # --- work prepared ahead

@@ -72,9 +72,9 @@ class Scored:
 class BlockScorer:
     """Scores one block at a time; Ray Data keeps it alive in its own process."""
 
-    def __init__(self, model: ScoringModel, layout: Passes, device: str) -> None:
-        self.model, self.sharing, self.device = model, layout.sharing, device
-        self.budget = layout.token_budget
+    def __init__(self, model: ScoringModel, passes: Passes, device: str, share: float) -> None:
+        self.model, self.sharing, self.device = model, passes.sharing, device
+        self.budget, self.share = passes.token_budget, share
         self.tables: dict[str, TokenTable] = {}
 
     @functools.cached_property
@@ -97,7 +97,7 @@ class BlockScorer:
         rows = np.asarray(item["rows"])
         started = time.monotonic()
         if self.budget is None:
-            self.budget = fitting_budget(self.scorer, table, rows, self.device)
+            self.budget = fitting_budget(self.scorer, table, rows, self.device, self.share)
         logps = score_rows(self.scorer, table, rows, self.budget, self.device)
         write_block(Path(item["folder"]), item["block"], [table[int(row)].pair_id for row in rows], logps)
         return {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
@@ -122,8 +122,8 @@ def score_rows(scorer: Any, table: TokenTable, rows: Any, token_budget: int, dev
     return Logps(out[0], out[1], out[2].astype(np.int32), out[3].astype(np.int32))
 
 
-def fitting_budget(scorer: Any, table: TokenTable, rows: Any, device: str) -> int:
-    """Return the tokens of a forward pass that fit into memory, by trying the longest of `rows`."""
+def fitting_budget(scorer: Any, table: TokenTable, rows: Any, device: str, share: float) -> int:
+    """Return the tokens of a pass that fit into this process's `share` of memory, by trying the longest of `rows`."""
     import torch
 
     from ratchet.model import memory
@@ -138,7 +138,7 @@ def fitting_budget(scorer: Any, table: TokenTable, rows: Any, device: str) -> in
         with torch.inference_mode():
             return memory.taken_by(lambda: score(scorer, pairs, device), on)
 
-    return memory.largest_budget(peak_at, int(memory.SHARE * memory.available(on)), on)
+    return memory.largest_budget(peak_at, int(share * memory.SHARE * memory.available(on)), on)
 
 
 def score_jobs(
@@ -250,7 +250,7 @@ def _run(
     seconds: dict[str, float] = {}
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         BlockScorer,
-        fn_constructor_args=(model, passes, "cuda" if gpus else "cpu"),
+        fn_constructor_args=(model, passes, "cuda" if gpus else "cpu", min(1.0, gpus) if gpus else 1 / actors),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
         num_cpus=1,
         num_gpus=gpus or None,

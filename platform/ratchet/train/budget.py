@@ -43,7 +43,7 @@ def choose(
         return int(known["token_budget"])
     columns = 2 if spec.supervised else 3
     longest = np.argsort(-data.table.lengths_N3[:, :columns].sum(1), kind="stable")
-    free = _free(engine, communicator)
+    free = _free(spec, engine, communicator)
 
     def peak_at(tokens: int) -> int:
         taken = memory.taken_by(lambda: _try_pass(spec, engine, data, longest, tokens), engine.device)
@@ -78,11 +78,12 @@ def _known(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return found if found.get("asked") == asked else None
 
 
-def _free(engine: Engine, communicator: Communicator) -> int:
+def _free(spec: TrainSpec, engine: Engine, communicator: Communicator) -> int:
     """Return the bytes that a pass may take on every worker; AdamW's two moments come only with its first step."""
     free = memory.available(engine.device) - 8 * sum(engine.trained_sizes)
     least = min(communicator.gather(memory.SHARE * free))
-    return int(least if engine.device.type == "cuda" else least / communicator.world)  # a machine's workers share it
+    share = min(1.0, spec.gpus_per_worker) if engine.device.type == "cuda" else 1 / communicator.world
+    return int(least * share)  # workers of one machine, or of one GPU, share it
 
 
 def _try_pass(spec: TrainSpec, engine: Engine, data: Data, longest: Rows, tokens: int) -> None:

@@ -27,9 +27,9 @@ class TrainResult:
     `counts` are what the ledger proved; `metrics` the last step's; `first` what the check of step 1
     saw, or None; `published` the step whose weights became the model, and how far they were from the
     engine's in nats; `events` lines about checkpoints that were found broken or unfinished;
-    `token_budget` what a forward pass computed at most, `unshared` why the model could share no tokens (None: it
-    could); `peak_memory_mb` the largest worker's peak; `seconds` of set-up, training and publishing on the
-    workers, and in all.
+    `token_budget` what a forward pass computed at most, `unshared` why tokens were not shared, of all pairs or of
+    some (None: they could be); `peak_memory_mb` the largest worker's peak; `seconds` of set-up,
+    training and publishing on the workers, and in all.
     """
 
     steps: int

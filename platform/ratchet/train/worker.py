@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ratchet.errors import RatchetError, RunError
+from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
 from ratchet.track.tracker import Tracker, open_tracker
@@ -23,6 +24,7 @@ from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree
 from ratchet.train.data import course_of, open_data
 from ratchet.train.engine import Engine
+from ratchet.train.objective import Table
 from ratchet.train.publish import add_adapters, publish
 from ratchet.train.spec import TrainSpec
 
@@ -94,7 +96,7 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
         "events": checkpoints.events,
         "workers": communicator.world,
         "token_budget": token_budget,
-        "unshared": scorer.packing.why_padded,
+        "unshared": why_unshared(scorer.packing, data.table),
         "peak_memory_mb": max(communicator.gather(peak_memory_mb(device))),
         "seconds": {"setup": ready, "training": trained, "publishing": time.monotonic() - clock - ready - trained},
     }
@@ -116,6 +118,16 @@ def build_scorer(spec: TrainSpec) -> PairScorer:
     if spec.lora is not None:
         model = add_adapters(model, spec.lora, spec.seed)
     return PairScorer(model, sharing=spec.sharing)
+
+
+def why_unshared(packing: Packing, table: Table) -> str | None:
+    """Return why all or some pairs' tokens are not shared, or None."""
+    if packing.why_padded is not None or packing.longest is None:
+        return packing.why_padded
+    lengths_N3 = table.lengths_N3
+    count = int((lengths_N3[:, 0] + lengths_N3[:, 1:].max(1) > packing.longest).sum())
+    said = f"{count} of {len(table)} pairs are longer than the {packing.longest} tokens that attention reaches alike"
+    return said if count else None
 
 
 def recompute_activations(model: Any) -> None:
