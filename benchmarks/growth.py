@@ -193,7 +193,7 @@ def trials(task: Task, count: int, root: Path) -> Figures:
         for number, start, end in missing_blocks(folder, task.pairs):
             rows: Any = np.arange(start, end)
             found = score_rows(side.scorer, side.table, rows, side.budget, "cpu")  # type: ignore[arg-type]
-            write_block(folder, number, side.table.pair_ids[start:end], found)
+            write_block(folder, number, [side.table.pair_id(row) for row in range(start, end)], found)
             scored += end - start
         scoring += time.perf_counter() - began
         side.logps_N2[:] = 0.0

@@ -32,7 +32,6 @@ class Pairs:
 
     def __init__(self, pairs: list[TokenisedPair]) -> None:
         self.pairs = pairs
-        self.pair_ids = [pair.pair_id for pair in pairs]
         lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in pairs]
         prompts = [pair.prompt.tobytes() for pair in pairs]
         self.prompt_of_N = np.array([prompts.index(prompt) for prompt in prompts], np.int64)
@@ -40,6 +39,9 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def pair_id(self, index: int) -> str:
+        return self.pairs[index].pair_id
 
     def __getitem__(self, index: int) -> TokenisedPair:
         return self.pairs[index]

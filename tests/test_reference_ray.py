@@ -53,14 +53,14 @@ def test_a_pass_cut_short_goes_on_with_the_blocks_that_are_missing(made: tuple[L
     whole, sample = score(layout, model, job, ScoreJob(job.tokens_fp, job.tokens_folder, "train", (3, 5, 8)))
     table = open_table([job.file], [1.0], 0)
     assert (whole.pairs, whole.reused, sample.reused, sample.folder) == (len(table), False, True, whole.folder)
-    before = read_logps([whole.folder], table.pair_ids)
-    assert read_logps([sample.folder], [table.pair_ids[5]]).chosen == before.chosen[5]
+    before = read_logps([whole.folder], table.pair_ids())
+    assert read_logps([sample.folder], [table.pair_id(5)]).chosen == before.chosen[5]
     kept = block_path(whole.folder, 0).stat().st_mtime_ns
     (whole.folder / "record.json").unlink()  # as a kill leaves it: one block missing, one cut, no record
     block_path(whole.folder, 1).unlink()
     block_path(whole.folder, 2).write_bytes(b"PAR1")
     (again,) = score(layout, model, job)
-    after = read_logps([again.folder], table.pair_ids)
+    after = read_logps([again.folder], table.pair_ids())
     assert again.folder == whole.folder
     assert block_path(whole.folder, 0).stat().st_mtime_ns == kept
     assert np.array_equal(before.chosen, after.chosen)

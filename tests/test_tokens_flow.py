@@ -53,7 +53,7 @@ def test_the_folder_keeps_the_contract(folder: Path, tmp_path: Path) -> None:
     assert (counts["read"], counts["kept"], counts["train"], counts["heldout"]) == (322, 320, 300, 20)
     assert counts["skipped"] == {"special token in text": 1, "too long": 1}
     table = open_table([out / "train.arrow"], [1.0], 0)
-    assert table.pair_ids == [one.pair_id for one in train[:300]]
+    assert table.pair_ids().to_pylist() == [one.pair_id for one in train[:300]]
     assert counts["tokens_train"] == table.lengths_N3.sum() and not table.demonstrations
     assert record.facts["longest"] == max((n[0] + max(n[1:])) for n in table.lengths_N3.tolist())
     histogram = record.facts["edit_distance"]

@@ -35,7 +35,7 @@ def test_rows_come_back_in_order_with_their_lengths(tmp_path: Path) -> None:
     first, second = make_rows(8), make_rows(5, seed=1)
     table = open_table([write(tmp_path / "a", first), write(tmp_path / "b", second)], [1.0, 1.0], seed=0)
     rows = first + second
-    assert len(table) == 13 and table.pair_ids == [row[0] for row in rows]
+    assert len(table) == 13 and table.pair_ids().to_pylist() == [row[0] for row in rows]
     assert table.file_of_N.tolist() == [0] * 8 + [1] * 5
     for i, pair in enumerate(table):
         assert (pair.pair_id, pair.prompt.tolist(), pair.chosen.tolist(), pair.rejected.tolist()) == rows[i]
@@ -62,19 +62,19 @@ def test_a_pair_in_two_files_is_kept_once_where_it_stands_first(tmp_path: Path) 
     files = [write(tmp_path / "a", first), write(tmp_path / "b", [second[0], first[3], second[1], first[0]])]
     table = open_table(files, [1.0, 1.0], seed=0)
     assert table.duplicates == 2
-    assert table.pair_ids == [row[0] for row in [*first, second[0], second[1]]]
-    assert open_table(files[::-1], [1.0, 1.0], seed=0).pair_ids[:4] == [
+    assert table.pair_ids().to_pylist() == [row[0] for row in [*first, second[0], second[1]]]
+    assert open_table(files[::-1], [1.0, 1.0], seed=0).pair_ids().to_pylist()[:4] == [
         row[0] for row in [second[0], first[3], second[1], first[0]]
     ]
 
 
 def test_shares_are_nested_seeded_and_about_right(tmp_path: Path) -> None:
     file = write(tmp_path / "a", make_rows(2000), batch=500)
-    half, tenth = (set(open_table([file], [share], seed=4).pair_ids) for share in (0.5, 0.1))
+    half, tenth = (set(open_table([file], [share], seed=4).pair_ids().to_pylist()) for share in (0.5, 0.1))
     assert tenth < half and abs(len(half) - 1000) < 100 and abs(len(tenth) - 200) < 60
-    assert half != set(open_table([file], [0.5], seed=5).pair_ids)
+    assert half != set(open_table([file], [0.5], seed=5).pair_ids().to_pylist())
     reverse = write(tmp_path / "b", make_rows(2000)[::-1], batch=700)
-    assert half == set(open_table([reverse], [0.5], seed=4).pair_ids)
+    assert half == set(open_table([reverse], [0.5], seed=4).pair_ids().to_pylist())
 
 
 def test_demonstrations_and_empty_files(tmp_path: Path) -> None:

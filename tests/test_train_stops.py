@@ -48,7 +48,7 @@ def test_a_reference_row_that_is_off_stops_the_first_step(tmp_path: Path, data: 
     bad = Data(data.table, dataclasses.replace(data.reference, **{side: wrong}))
     with pytest.raises(TrainingError) as raised:
         train(spec, bad)
-    assert data.table.pair_ids[13] in str(raised.value)
+    assert data.table.pair_id(13) in str(raised.value)
     assert "0.5 nats" in str(raised.value)
     assert "a few pairs" in raised.value.fix
     assert not list((tmp_path / "checkpoints").glob("step-*"))
@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, data:
     chosen[row] = float("nan")
     with pytest.raises(TrainingError, match="at step 3 the loss of 1 pairs is not finite") as raised:
         train(spec, Data(data.table, Reference(chosen, data.reference.rejected_N)))
-    assert data.table.pair_ids[row] in str(raised.value) and "step-000002" in str(raised.value)
+    assert data.table.pair_id(row) in str(raised.value) and "step-000002" in str(raised.value)
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
     last = Checkpoints(tmp_path, Alone(), 2).newest()
     assert last is not None and last.step == 2

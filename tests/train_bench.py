@@ -67,6 +67,9 @@ class Pairs:
         lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in self.rows]
         self.lengths_N3: npt.NDArray[np.int32] = np.array(lengths, dtype=np.int32)
 
+    def pair_id(self, index: int) -> str:
+        return self.pair_ids[index]
+
     def __len__(self) -> int:
         return len(self.rows)
 

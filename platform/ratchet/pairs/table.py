@@ -1,7 +1,7 @@
 """Token tables: the rows that a stage trains on, read from memory-mapped Arrow files.
 
 A row is found by an index into the table; the table maps it to a file and a row of that file.
-Nothing is held in memory but the mapping, the ids and the lengths.
+Nothing is held in memory but that mapping and the lengths, 24 bytes a row: ids and tokens stay in the files.
 """
 
 from __future__ import annotations
@@ -51,32 +51,35 @@ class _File:
         """(offsets, values) of each side, for each batch, without a copy."""
         return [tuple(_list_arrays(batch.column(side)) for side in SIDES) for batch in self.batches]
 
-    def ids(self) -> list[str]:
-        return [pair_id for batch in self.batches for pair_id in batch.column("pair_id").to_pylist()]
-
-    def prompts(self) -> Any:
-        """The prompt ids, as one Arrow array."""
-        return pa.concat_arrays([batch.column("prompt_id") for batch in self.batches] or [pa.array([], pa.string())])
+    def strings(self, column: str) -> list[pa.Array]:
+        """The pieces of a column of strings, without a copy."""
+        return [batch.column(column) for batch in self.batches]
 
     def lengths(self) -> npt.NDArray[np.int32]:
         sides = [np.stack([np.diff(offsets) for offsets, _ in batch], axis=1) for batch in self._lists]
         return np.concatenate([np.zeros((0, len(SIDES)), np.int32), *sides]).astype(np.int32)
 
-    def pair(self, row: int, pair_id: str) -> TokenisedPair:
-        at = int(np.searchsorted(self.starts, row, side="right")) - 1
-        i = row - int(self.starts[at])
+    def pair_id(self, row: int) -> str:
+        at, i = self._place(row)
+        return str(self.batches[at].column("pair_id")[i].as_py())
+
+    def pair(self, row: int) -> TokenisedPair:
+        at, i = self._place(row)
         sides = (values[offsets[i] : offsets[i + 1]] for offsets, values in self._lists[at])
-        return TokenisedPair(pair_id, *sides)
+        return TokenisedPair(self.pair_id(row), *sides)
+
+    def _place(self, row: int) -> tuple[int, int]:
+        at = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return at, row - int(self.starts[at])
 
 
 class TokenTable:
     """Rows of one or more token files, in the files' order.
 
-    `pair_ids` are the N rows' ids; `prompt_of_N` numbers their prompts, int64; `lengths_N3` are their
-    int32 counts of prompt, chosen and rejected tokens; `file_of_N` the index into
-    `files` that each row comes from; `duplicates` how many rows were left out because an earlier row
-    has the same id; `demonstrations` whether any row has no
-    rejected answer. A table can be pickled: it travels as its files and row numbers.
+    `lengths_N3` are the N rows' int32 counts of prompt, chosen and rejected tokens; `file_of_N` the
+    index into `files` that each row comes from, int32, and `row_of_N` its row there, int64;
+    `duplicates` how many rows were left out because an earlier row has the same id; `demonstrations`
+    whether any row has no rejected answer. A table can be pickled: it travels as its files and row numbers.
     """
 
     def __init__(
@@ -85,36 +88,44 @@ class TokenTable:
         self.files, self.duplicates = tuple(files), duplicates
         self.file_of_N, self.row_of_N = file_of_N, row_of_N
         self._open = [_File(path) for path in self.files]
-        ids = [np.array(file.ids(), dtype=object) for file in self._open]
-        lengths = [file.lengths() for file in self._open]
-        self.pair_ids: list[str] = [""] * len(row_of_N)
         self.lengths_N3: npt.NDArray[np.int32] = np.zeros((len(row_of_N), len(SIDES)), np.int32)
-        id_of_N = np.empty(len(row_of_N), dtype=object)
-        for k in range(len(self.files)):
+        for k, file in enumerate(self._open):
             here = file_of_N == k
-            id_of_N[here], self.lengths_N3[here] = ids[k][row_of_N[here]], lengths[k][row_of_N[here]]
-        self.pair_ids = id_of_N.tolist()
-        self.prompt_of_N = self._number_prompts()
+            self.lengths_N3[here] = file.lengths()[row_of_N[here]]
 
-    def _number_prompts(self) -> npt.NDArray[np.int64]:
-        """Number the prompts of all files: rows with one prompt_id have one number, whatever file they are in."""
+    @functools.cached_property
+    def prompt_of_N(self) -> npt.NDArray[np.int64]:
+        """The number of each row's prompt: rows with one prompt_id have one number, whatever file they are in."""
+        numbers = self._strings("prompt_id").dictionary_encode().combine_chunks().indices
+        return numbers.to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
+
+    def pair_ids(self) -> pa.ChunkedArray:
+        """Return the rows' pair ids, in order: a copy of strings that are in the files."""
+        return self._strings("pair_id")
+
+    def _strings(self, column: str) -> pa.ChunkedArray:
+        pieces = [piece for file in self._open for piece in file.strings(column)]
         first_row = np.cumsum([0, *(file.rows for file in self._open)])
-        prompts = pa.concat_arrays([pa.array([], pa.string()), *(file.prompts() for file in self._open)])
-        numbers = prompts.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        return numbers[first_row[self.file_of_N] + self.row_of_N]  # type: ignore[no-any-return]
+        return pa.chunked_array(pieces, pa.string()).take(pa.array(first_row[self.file_of_N] + self.row_of_N))
 
     @property
     def demonstrations(self) -> bool:
         return bool((self.lengths_N3[:, 2] == 0).any())
 
     def __len__(self) -> int:
-        return len(self.pair_ids)
+        return len(self.row_of_N)
 
     def __getitem__(self, index: int) -> TokenisedPair:
+        return self._file(index).pair(int(self.row_of_N[index]))
+
+    def pair_id(self, index: int) -> str:
+        """Return the id of the pair at `index`."""
+        return self._file(index).pair_id(int(self.row_of_N[index]))
+
+    def _file(self, index: int) -> _File:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of a table of {len(self)}")
-        file: _File = self._open[self.file_of_N[index]]
-        return file.pair(int(self.row_of_N[index]), self.pair_ids[index])
+        return self._open[int(self.file_of_N[index])]
 
     def __iter__(self) -> Iterator[TokenisedPair]:
         return (self[i] for i in range(len(self)))
@@ -135,25 +146,24 @@ def open_table(files: Sequence[Path], shares: Sequence[float], seed: int) -> Tok
     share is part of a larger one and no order matters. A pair_id that stands in two files is kept
     where it stands first. Raises DataError for a missing file, CorruptError for a broken one.
     """
-    file_of: list[npt.NDArray[np.int32]] = []
-    row_of: list[npt.NDArray[np.int64]] = []
-    seen: set[str] = set()
-    duplicates = 0
-    for k, (path, share) in enumerate(zip(files, shares, strict=True)):
-        ids = _File(path).ids()
-        picked = [row for row, pair_id in enumerate(ids) if share >= 1 or _unit(seed, pair_id) < share]
-        kept = []
-        for row in picked:
-            if ids[row] not in seen:
-                seen.add(ids[row])
-                kept.append(row)
-        duplicates += len(picked) - len(kept)
-        row_of.append(np.array(kept, dtype=np.int64))
-        file_of.append(np.full(len(kept), k, dtype=np.int32))
-    empty = np.zeros(0, np.int64)
-    return TokenTable(
-        files, np.concatenate([empty, *file_of]).astype(np.int32), np.concatenate([empty, *row_of]), duplicates
-    )
+    opened = [_File(path) for path in files]
+    picked = [np.flatnonzero(_in_share(file, share, seed)) for file, share in zip(opened, shares, strict=True)]
+    file_of_N = np.repeat(np.arange(len(files), dtype=np.int32), [len(rows) for rows in picked])
+    row_of_N = np.concatenate([np.zeros(0, np.int64), *picked])
+    every = TokenTable(files, file_of_N, row_of_N, 0)
+    numbers = every.pair_ids().dictionary_encode().combine_chunks().indices.to_numpy(zero_copy_only=False)
+    first = np.sort(np.unique(numbers, return_index=True)[1])
+    pa.default_memory_pool().release_unused()  # of the ids, which nothing holds any more
+    if len(first) == len(every):
+        return every
+    return TokenTable(files, file_of_N[first], row_of_N[first], len(every) - len(first))
+
+
+def _in_share(file: _File, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    if share >= 1:
+        return np.ones(file.rows, np.bool_)
+    ids = (pair_id.as_py() for piece in file.strings("pair_id") for pair_id in piece)
+    return np.fromiter((_unit(seed, pair_id) < share for pair_id in ids), np.bool_, file.rows)
 
 
 def _unit(seed: int, pair_id: str) -> float:

@@ -141,7 +141,7 @@ def _exact_match(run: Run, model: Model, name: str, task: ExactMatch) -> dict[st
         chat_template=run.chat_template,
         trust_remote_code=model.trust_remote_code,
     )
-    gold = [chosen_of[table.pair_ids[row]] for row in picked]
+    gold = [chosen_of[table.pair_id(row)] for row in picked]
     found = exact_match(answers, gold, task.pattern)
     facts = {"task": name, "right": found.mean, "of": found.count}
     run.console.done(f"answer {model.name}", facts, time.monotonic() - started)

@@ -81,8 +81,9 @@ def evaluation_jobs(run: Run) -> list[ScoreJob]:
 def read_job(job: ScoreJob, scored: Scored) -> Logps:
     """Return a job's scores in the order of its rows."""
     table = open_table([job.file], [1.0], 0)
-    ids = table.pair_ids if job.rows is None else [table.pair_ids[row] for row in job.rows]
-    return read_logps([scored.folder], ids)
+    if job.rows is not None:
+        table = table.subset(job.rows)
+    return read_logps([scored.folder], table.pair_ids())
 
 
 def _rows(job: ScoreJob) -> int:

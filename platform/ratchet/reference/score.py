@@ -99,7 +99,7 @@ class BlockScorer:
         if self.budget is None:
             self.budget = fitting_budget(self.scorer, table, rows, self.device, self.share)
         logps = score_rows(self.scorer, table, rows, self.budget, self.device)
-        write_block(Path(item["folder"]), item["block"], [table[int(row)].pair_id for row in rows], logps)
+        write_block(Path(item["folder"]), item["block"], [table.pair_id(int(row)) for row in rows], logps)
         return {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
 
 
@@ -217,7 +217,7 @@ def _finish(plan: _JobPlan, started: str, clock: float, seconds: float) -> Score
     if plan.record is not None:
         return Scored(plan.folder, fp, plan.record.counts["pairs"], plan.record.seconds, reused=True)
     table = open_table([plan.job.file], [1.0], 0)
-    counts = prove(plan.folder, [table[int(row)].pair_id for row in _rows(plan.job)])
+    counts = prove(plan.folder, table.subset(_rows(plan.job)).pair_ids())
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_record(
         plan.folder,

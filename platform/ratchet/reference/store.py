@@ -15,7 +15,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
+PairIds: TypeAlias = Sequence[str] | pa.ChunkedArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,26 +119,20 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
     return missing
 
 
-def prove(folder: Path, pair_ids: Sequence[str]) -> dict[str, Any]:
+def prove(folder: Path, pair_ids: PairIds) -> dict[str, Any]:
     """Check that the blocks hold exactly one finite row ≤ 0 for each pair id, and return the counts.
 
     Raises DataError with the counts where they do not.
     """
-    table = _read([folder])
-    ids = set(table["pair_id"].to_pylist())
-    wanted = set(pair_ids)
-    absent, foreign, doubled = len(wanted - ids), len(ids - wanted), table.num_rows - len(ids)
-    bad = [
-        pair_id
-        for pair_id, chosen, rejected, tokens in zip(
-            *(table[key].to_pylist() for key in ("pair_id", "chosen", "rejected", "rejected_tokens")), strict=True
-        )
-        if not (np.isfinite(chosen) and chosen <= 0) or (tokens and not (np.isfinite(rejected) and rejected <= 0))
-    ]
-    if absent or foreign or doubled or bad:
+    table, wanted = _read([folder]), _column(pair_ids)
+    ids = table["pair_id"]
+    absent, foreign = (len(some) - pc.sum(pc.is_in(some, of)).as_py() for some, of in ((wanted, ids), (ids, wanted)))
+    doubled = len(ids) - pc.count_distinct(ids).as_py()
+    bad = ids.filter(pa.array(_not_scores(Logps(*(table[key].to_numpy() for key in SCHEMA.names[1:])))))
+    if absent or foreign or doubled or len(bad):
         raise DataError(
             f"scores do not match their pairs: {absent} absent, {foreign} foreign, {doubled} doubled, "
-            f"{len(bad)} not finite or above 0 {bad[:3]}",
+            f"{len(bad)} not finite or above 0 {bad[:3].to_pylist()}",
             where=str(folder),
             fix="if a model scores NaN, look at its weights and precision; then delete the folder",
         )
@@ -147,13 +142,12 @@ def prove(folder: Path, pair_ids: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def read_logps(folders: Sequence[Path], pair_ids: Sequence[str] | pa.Array) -> Logps:
+def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
     """Return the scores of `pair_ids`, joined by id from any of `folders`, in that order.
 
     Raises DataError with counts where an id has no score or a score is not finite.
     """
-    table = _read(folders)
-    wanted = pa.array(pair_ids, pa.string())
+    table, wanted = _read(folders), _column(pair_ids)
     found = pc.index_in(wanted, value_set=table["pair_id"].combine_chunks())
     if found.null_count:
         raise DataError(
@@ -172,6 +166,16 @@ def read_logps(folders: Sequence[Path], pair_ids: Sequence[str] | pa.Array) -> L
             fix="look at the reference model",
         )
     return logps
+
+
+def _not_scores(logps: Logps) -> npt.NDArray[np.bool_]:
+    """Mark the rows with a number that no answer's log-probability can be."""
+    right = np.isfinite(logps.chosen) & (logps.chosen <= 0)
+    return ~right | ((logps.rejected_tokens > 0) & ~(np.isfinite(logps.rejected) & (logps.rejected <= 0)))
+
+
+def _column(pair_ids: PairIds) -> pa.ChunkedArray:
+    return pair_ids if isinstance(pair_ids, pa.ChunkedArray) else pa.chunked_array([pair_ids], pa.string())
 
 
 def _read(folders: Sequence[Path]) -> pa.Table:

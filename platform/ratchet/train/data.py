@@ -55,4 +55,4 @@ def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
         return Data(table, None)
     if not folders:
         raise DataError(f"{spec.kind} needs the reference's log-probabilities", where=f"step {spec.step}")
-    return Data(table, Reference(*join_reference(table.pair_ids, [Path(folder) for folder in folders])))
+    return Data(table, Reference(*join_reference(table.pair_ids(), [Path(folder) for folder in folders])))

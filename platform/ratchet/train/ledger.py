@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -59,24 +60,26 @@ def prove(path: Path, course: Course) -> dict[str, int]:
 
     Raises TrainingError with the first step or rows that are wrong.
     """
-    lines = list(_lines(path))
-    if [line["step"] for line in lines] != list(range(1, course.total_steps + 1)):
+    steps = [line["step"] for line in _lines(path)]
+    if steps != list(range(1, course.total_steps + 1)):
         raise _unproved(
-            path, f"it holds {len(lines)} steps and {course.total_steps} were trained, or their order is off"
+            path, f"it holds {len(steps)} steps and {course.total_steps} were trained, or their order is off"
         )
     seen = 0
-    for epoch in range(1, course.epochs + 1):
-        rows = [row for line in lines if line["epoch"] == epoch for row in line["rows"]]
-        if any(not 0 <= row < course.rows for row in rows):
-            raise _unproved(path, f"epoch {epoch} has a row outside the table of {course.rows}")
-        counts = np.bincount(np.array(rows, dtype=np.int64), minlength=course.rows)
+    for epoch, lines in itertools.groupby(_lines(path), key=lambda line: int(line["epoch"])):
+        counts = np.zeros(course.rows, dtype=np.int32)
+        for line in lines:
+            rows = np.array(line["rows"], dtype=np.int64)
+            if ((rows < 0) | (rows >= course.rows)).any():
+                raise _unproved(path, f"epoch {epoch} has a row outside the table of {course.rows}")
+            np.add.at(counts, rows, 1)
         if (counts > 1).any():
             raise _unproved(path, f"epoch {epoch} saw {int((counts > 1).sum())} rows twice, first {counts.argmax()}")
         whole = epoch * course.steps_per_epoch <= course.total_steps
         if whole and (counts == 0).any():
             raise _unproved(path, f"epoch {epoch} missed {int((counts == 0).sum())} rows, first {counts.argmin()}")
-        seen += len(rows)
-    return {"steps": len(lines), "pairs_seen": seen, "pairs": course.rows, "epochs": course.epochs}
+        seen += int(counts.sum())
+    return {"steps": len(steps), "pairs_seen": seen, "pairs": course.rows, "epochs": course.epochs}
 
 
 def _text(line: dict[str, Any]) -> str:

@@ -194,7 +194,7 @@ def update(spec: TrainSpec, parts: Parts, batch: GlobalBatch, rate: float, norm:
         return {"grad_norm": done.grad_norm, "learning_rate": rate}
     if spec.dtype == "float16" and not done.applied:
         return {"update_skipped": 1.0, "learning_rate": rate}  # loss scaling tries again with a smaller scale
-    ids = [parts.data.table.pair_ids[row] for row in batch.rows]
+    ids = [parts.data.table.pair_id(int(row)) for row in batch.rows]
     raise stopped(spec, parts, batch, "the loss is finite, but the gradient's norm is not", ids)
 
 

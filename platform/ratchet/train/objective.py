@@ -30,10 +30,11 @@ class Table(Protocol):
     with the same number in `prompt_of_N` have the same prompt.
     """
 
-    pair_ids: list[str]
-    prompt_of_N: Rows
     lengths_N3: npt.NDArray[np.int32]
 
+    @property
+    def prompt_of_N(self) -> Rows: ...
+    def pair_id(self, index: int) -> str: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> TokenisedPair: ...
 
@@ -91,7 +92,7 @@ def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin:
         known = np.stack([data.reference.chosen_N[micro.rows], data.reference.rejected_N[micro.rows]])
     reference_2B = torch.from_numpy(known.astype(np.float64))
     return Work(
-        ids=tuple(data.table.pair_ids[row] for row in micro.rows),
+        ids=tuple(data.table.pair_id(int(row)) for row in micro.rows),
         weight=micro.weight,
         batch=collate(pairs, packing, chosen_only=spec.supervised, pin=pin),
         reference_2B=reference_2B.pin_memory() if pin else reference_2B,

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
-from ratchet.reference.store import Floats, read_logps
+from ratchet.reference.store import Floats, PairIds, read_logps
 
 _SHOWN = 3
 
 
-def join_reference(pair_ids: Sequence[str], folders: Sequence[Path]) -> tuple[Floats, Floats]:
+def join_reference(pair_ids: PairIds, folders: Sequence[Path]) -> tuple[Floats, Floats]:
     """Return the reference's summed log-probabilities (chosen_N, rejected_N), float64, nats.
 
     Rows are joined by pair id, never by position; folders may hold more pairs than are asked for.
