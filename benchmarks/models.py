@@ -1,4 +1,6 @@
-"""The models that are measured: a Llama of 30 million parameters, and a tiny one to try things out."""
+"""The models that are measured, all with random weights: a Llama of 30 million parameters for CPUs, Llamas of
+0.5 to 3 billion for GPUs (parameters with a vocabulary of 128,000), and a tiny one to try things out.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from benchmarks.shapes import END, PAD
 
 Precision = Literal["float32", "bfloat16", "autocast"]
 """How numbers are kept. `bfloat16`: weights and activations; `autocast`: float32 weights, bfloat16 matrix products."""
+
+Device = Literal["cpu", "cuda"]
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "autocast")
 
@@ -30,6 +34,11 @@ class Sizes:
     vocab: int
 
 
+def names() -> list[str]:
+    """Return the names that `sizes` knows."""
+    return list(_NAMED)
+
+
 def sizes(model: str, vocab: int) -> Sizes:
     """Return the sizes of a named model with a vocabulary of `vocab`."""
     return dataclasses.replace(_NAMED[model], vocab=vocab)
@@ -37,11 +46,14 @@ def sizes(model: str, vocab: int) -> Sizes:
 
 _NAMED: Mapping[str, Sizes] = {
     "30m": Sizes(hidden=384, layers=6, heads=6, key_value_heads=6, head_dim=64, intermediate=1024, vocab=0),
+    "0.5b": Sizes(hidden=1024, layers=20, heads=16, key_value_heads=8, head_dim=64, intermediate=2816, vocab=0),
+    "1b": Sizes(hidden=2048, layers=16, heads=32, key_value_heads=8, head_dim=64, intermediate=5632, vocab=0),
+    "3b": Sizes(hidden=2560, layers=28, heads=20, key_value_heads=4, head_dim=128, intermediate=8192, vocab=0),
     "tiny": Sizes(hidden=32, layers=2, heads=4, key_value_heads=2, head_dim=8, intermediate=48, vocab=0),
 }
 
 
-def build(of: Sizes, precision: Precision, seed: int = 0) -> LlamaForCausalLM:
+def build(of: Sizes, precision: Precision, device: Device = "cpu", seed: int = 0) -> LlamaForCausalLM:
     """Return the model with the weights that `seed` decides; its head is its own, not the embedding's."""
     config = LlamaConfig(
         vocab_size=of.vocab,
@@ -60,4 +72,4 @@ def build(of: Sizes, precision: Precision, seed: int = 0) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    return model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    return model.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)

@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import pyplot
 
-from benchmarks.tables import PEERS, median_ratio
+from benchmarks.tables import PEERS, clock, median_ratio
 
 COLOURS = {"TRL default": "#8c96a3", "TRL best": "#1f6f8b"}
 PHASES = {"training": "Training step", "scoring": "Reference pass"}
@@ -56,7 +56,7 @@ def _bars(axis: Any, ratios: list[float], offset: float, peer: str) -> None:
 def _ratio(cell: dict[str, Any], peer: str, phase: str) -> float:
     """Return 0, which draws nothing, where the peer was not measured."""
     sides = cell["sides"]
-    return median_ratio(sides[peer], sides["Ratchet"], phase, "cpu") if peer in sides else 0.0
+    return median_ratio(sides[peer], sides["Ratchet"], phase, clock(cell)) if peer in sides else 0.0
 
 
 def _label(cell: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.flops import Work, total
-from benchmarks.models import build
+from benchmarks.models import Device, build
 from benchmarks.side import BETA, BETAS, CLIP, EPSILON, LEARNING_RATE, Rows, Task, tensor_bytes
 from ratchet.model.batch import PADDED, SequenceBatch
 from ratchet.model.forward import PairScorer
@@ -24,7 +25,8 @@ from ratchet.train.loop import Parts, accumulate, agree_on, update, works_of
 from ratchet.train.objective import Data, Reference
 from ratchet.train.spec import TrainSpec
 
-CPU = torch.device("cpu")
+BUDGETS: Mapping[Device, int] = {"cpu": 4096, "cuda": 16384}
+"""Tokens of a forward pass."""
 
 
 class Pairs:
@@ -61,26 +63,26 @@ class RatchetSide:
         *,
         sharing: Sharing = "auto",
         padded: bool = False,
-        budget: int = 4096,
+        budget: int | None = None,
         head_rows: int | None = None,
         recompute: bool = False,
     ) -> None:
-        self.task, self.budget = task, budget
+        self.task, self.budget = task, budget or BUDGETS[task.device]
         self.table = Pairs(task.draw())
         self.logps_N2 = np.full((task.pairs, 2), np.nan)
-        self.model = build(task.sizes, task.precision)
+        self.model = build(task.sizes, task.precision, task.device)
         if recompute:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         scorer = PairScorer(self.model, sharing=sharing, head_rows=head_rows)
         if padded:
             scorer.packing = PADDED
-        self.scorer = Autocast(scorer) if task.precision == "autocast" else scorer
-        self.engine = TorchEngine(self._spec(1), cast(PairScorer, self.scorer), CPU)
+        self.scorer = Autocast(scorer, task.device) if task.precision == "autocast" else scorer
+        self.engine = TorchEngine(self._spec(1), cast(PairScorer, self.scorer), torch.device(task.device))
         self.engine.train(True)
 
     def score(self, rows: Rows) -> None:
         self.scorer.eval()
-        logps = score_rows(self.scorer, cast(Any, self.table), np.asarray(rows), self.budget, "cpu")
+        logps = score_rows(self.scorer, cast(Any, self.table), np.asarray(rows), self.budget, self.task.device)
         self.engine.train(True)
         self.logps_N2[list(rows)] = np.stack([logps.chosen, logps.rejected], axis=1)
 
@@ -141,12 +143,12 @@ class RatchetSide:
 class Autocast(nn.Module):
     """A scorer whose forward pass runs under autocast: the library itself has no such mode."""
 
-    def __init__(self, scorer: PairScorer) -> None:
+    def __init__(self, scorer: PairScorer, device: Device) -> None:
         super().__init__()
-        self.scorer, self.packing = scorer, scorer.packing
+        self.scorer, self.packing, self.device = scorer, scorer.packing, device
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16):
             return cast(Tensor, self.scorer(batch))
 
 

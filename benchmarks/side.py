@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from benchmarks.flops import Work
-from benchmarks.models import Precision, Sizes, sizes
+from benchmarks.models import Device, Precision, Sizes, sizes
 from benchmarks.shapes import SHAPES
 from ratchet.pairs.pair import TokenisedPair
 
@@ -40,6 +40,7 @@ class Task:
     micro: int = 8
     seed: int = 0
     threads: int = 2
+    device: Device = "cpu"
 
     def draw(self) -> list[TokenisedPair]:
         """Return the pairs."""

@@ -27,10 +27,11 @@ HEADERS = (
 
 LEGEND = (
     "pairs/s by the wall clock; × is how many times fewer CPU seconds a step takes than TRL's (median over "
-    "rounds, by the wall clock in brackets); tokens through the layers for each pair, padding included; GFLOP of a "
-    "training step without and with what is computed twice or masked away; memory at the peak of a step, above "
-    "weights, gradients, optimiser state and libraries; executed FLOP by the wall clock over the best matrix product "
-    "measured beside it; largest difference of a gradient from the last side's, relative to the parameter's largest "
+    "rounds, by the wall clock in brackets; on a GPU by the wall clock alone); tokens through the layers for each "
+    "pair, padding included; GFLOP of a training step without and with what is computed twice or masked away; memory "
+    "at the peak of a step, above weights, gradients, optimiser state and libraries; executed FLOP by the wall clock "
+    "over the best matrix product measured beside it; largest difference of a gradient from the last side's, relative "
+    "to the parameter's largest "
     "(bfloat16: rounding)."
 )
 
@@ -45,7 +46,7 @@ def markdown(cells: list[dict[str, Any]]) -> str:
 def brief(cell: dict[str, Any]) -> str:
     """Return one line about a cell: its last side against the others."""
     task, (*others, (name, side)) = cell["task"], cell["sides"].items()
-    ratios = [f"{ratio(other, side, 'training')}× {peer}" for peer, other in others]
+    ratios = [f"{ratio(cell, other, side, 'training')}× {peer}" for peer, other in others]
     where = f"{task['shape']}, vocabulary {task['vocab']}, {task['precision']}"
     return f"{where}: {name} {pairs_per_second(cell, side, 'training'):.2f} pairs/s; {', '.join(ratios)}"
 
@@ -64,9 +65,9 @@ def rows(cell: dict[str, Any]) -> list[list[str]]:
                 task["precision"],
                 name,
                 f"{pairs_per_second(cell, side, 'training'):.2f}",
-                *(ratio(peer, side, "training") for peer in peers),
+                *(ratio(cell, peer, side, "training") for peer in peers),
                 f"{pairs_per_second(cell, side, 'scoring'):.2f}",
-                *(ratio(peer, side, "scoring") for peer in peers),
+                *(ratio(cell, peer, side, "scoring") for peer in peers),
                 f"{side['work']['training']['tokens'] / task['pairs']:.0f}",
                 f"{figures['model'] / task['pairs'] / 1e9:.1f}",
                 f"{figures['executed'] / task['pairs'] / 1e9:.1f}",
@@ -78,11 +79,17 @@ def rows(cell: dict[str, Any]) -> list[list[str]]:
     return out
 
 
-def ratio(slow: dict[str, Any] | None, fast: dict[str, Any], phase: str) -> str:
-    """Return the median ratio of CPU seconds, that of wall seconds in brackets; empty without `slow`."""
+def clock(cell: dict[str, Any]) -> str:
+    """Return which clock a cell's ratios are taken from: CPU seconds, unless a GPU did the work."""
+    return "wall" if cell["task"]["device"] == "cuda" else "cpu"
+
+
+def ratio(cell: dict[str, Any], slow: dict[str, Any] | None, fast: dict[str, Any], phase: str) -> str:
+    """Return the median ratio by the cell's clock, on a CPU that of wall seconds in brackets; empty without `slow`."""
     if slow is None:
         return ""
-    return f"{median_ratio(slow, fast, phase, 'cpu'):.2f} ({median_ratio(slow, fast, phase, 'wall'):.2f})"
+    wall = f"{median_ratio(slow, fast, phase, 'wall'):.2f}"
+    return wall if clock(cell) == "wall" else f"{median_ratio(slow, fast, phase, 'cpu'):.2f} ({wall})"
 
 
 def median_ratio(slow: dict[str, Any], fast: dict[str, Any], phase: str, clock: str) -> float:

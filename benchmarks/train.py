@@ -24,7 +24,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.flops import Flops, Work, scoring_flops, training_flops
-from benchmarks.models import PRECISIONS
+from benchmarks.models import PRECISIONS, names
 from benchmarks.shapes import SHAPES
 from benchmarks.side import ABLATION, COMPARED, SIDES, Task
 from benchmarks.tables import brief, markdown
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the sides' processes end too
     torch.set_num_threads(options.threads)
     results: dict[str, Any] = {
-        "machine": machine.describe(),
+        "machine": machine.describe(options.device),
         "date": datetime.date.today().isoformat(),
         "options": {key: value for key, value in vars(options).items() if key != "out"},
         "cells": [],
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(results["machine"], flush=True)
     with contextlib.nullcontext() if options.verbose else open(os.devnull, "w") as errors:
         for task in tasks(options):
-            before = machine.peaks()
+            before = machine.peaks(task.device)
             cell = measure(task, options, errors)
-            cell["matmul_peak"] = max(peaks[task.precision] for peaks in (before, machine.peaks()))
+            cell["matmul_peak"] = max(peaks[task.precision] for peaks in (before, machine.peaks(task.device)))
             results["cells"].append(cell)
             print(brief(cell), flush=True)
             if options.out:
@@ -63,6 +63,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny model, 2 rounds of 8 pairs, float32")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=names(), help="default: 30m, on a GPU 0.5b")
     parser.add_argument("--vocab", nargs="+", choices=VOCABULARIES, default=["32k", "128k"])
     parser.add_argument("--dtype", nargs="+", choices=PRECISIONS, default=["float32", "bfloat16"])
     parser.add_argument("--side", nargs="+", choices=SIDES, default=list(COMPARED))
@@ -81,7 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where all figures go, as JSON")
     parser.add_argument("--verbose", action="store_true", help="show what the libraries print")
     options = parser.parse_args(arguments)
-    options.model = "30m"
+    options.model = options.model or {"cpu": "30m", "cuda": "0.5b"}[options.device]
     if options.ablation:
         options.side = list(ABLATION)
     if options.quick:
@@ -106,6 +108,7 @@ def tasks(options: argparse.Namespace) -> Iterator[Task]:
                     micro=options.micro,
                     seed=options.seed,
                     threads=options.threads,
+                    device=options.device,
                 )
 
 
@@ -170,10 +173,10 @@ def gradient_differences(paths: list[Path]) -> list[dict[str, Any]]:
 
     The difference of a parameter is the largest of its entries, over the largest entry of the gradient.
     """
-    ours = torch.load(paths[-1], weights_only=True)["gradients"]
+    ours = torch.load(paths[-1], map_location="cpu", weights_only=True)["gradients"]
     differences = []
     for path in paths:
-        found = torch.load(path, weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
         if found["gradients"].keys() != ours.keys():
             raise RuntimeError(f"the sides have different parameters: {found['gradients'].keys() ^ ours.keys()}")
         of = {

@@ -27,6 +27,7 @@ import trl.trainer.utils
 from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import is_liger_kernel_available
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks.flops import Work, total
@@ -41,18 +42,19 @@ class Setting:
     """How TRL is set up.
 
     `answers_only` lets the head see answer positions alone, which TRL 1.16 does on GPUs and not on
-    CPUs. `by_length` orders the pairs of a global batch by length, so that its micro-batches pad less;
-    an update does not depend on that order.
+    CPUs. `liger` takes Liger's kernels, on a GPU that has them. `by_length` orders the pairs of a
+    global batch by length, so that its micro-batches pad less; an update does not depend on that order.
     """
 
     gradient_checkpointing: bool
     answers_only: bool
     by_length: bool
+    liger: bool
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "default": Setting(gradient_checkpointing=True, answers_only=False, by_length=False),
-    "best": Setting(gradient_checkpointing=False, answers_only=True, by_length=True),
+    "default": Setting(gradient_checkpointing=True, answers_only=False, by_length=False, liger=False),
+    "best": Setting(gradient_checkpointing=False, answers_only=True, by_length=True, liger=True),
 }
 
 
@@ -74,7 +76,7 @@ class TokenTrainer(DPOTrainer):  # type: ignore[misc]
 
 
 class TrlSide:
-    """A DPOTrainer on one CPU process, with one setting."""
+    """A DPOTrainer in one process, with one setting."""
 
     def __init__(self, task: Task, setting: Setting) -> None:
         datasets.disable_progress_bars()
@@ -83,7 +85,7 @@ class TrlSide:
         self.logps_N2 = np.full((task.pairs, 2), np.nan)
         self.rows = datasets.Dataset.from_list([_row(pair) for pair in self.pairs])
         self.trainer = TokenTrainer(
-            model=build(task.sizes, task.precision),
+            model=build(task.sizes, task.precision, task.device),
             args=self._arguments(),
             train_dataset=self.rows,
             processing_class=_tokenizer(),
@@ -98,7 +100,7 @@ class TrlSide:
         # A new set each time: a selection from the old one could be answered from TRL's cache on disk,
         # whose key leaves out the precision of the pass.
         dataset = datasets.Dataset.from_list([_row(self.pairs[i]) for i in rows])
-        with _answers_only(self.setting.answers_only):
+        with self._head():
             scored = self.trainer.reference_pass(dataset)
         self.logps_N2[rows, 0], self.logps_N2[rows, 1] = scored["ref_chosen_logps"], scored["ref_rejected_logps"]
 
@@ -142,11 +144,15 @@ class TrlSide:
         parts = micro_batches(self._order(rows), self.task.micro)
         self.trainer.current_gradient_accumulation_steps = len(parts)
         loss = 0.0
-        with _answers_only(self.setting.answers_only):
+        with self._head():
             for part in parts:
                 loss += float(self.trainer.training_step(self.model, self._collate(part)))
         self.trainer._metrics["train"].clear()  # as its log method does after every few steps
         return loss
+
+    def _head(self) -> contextlib.AbstractContextManager[None]:
+        """A GPU's TRL gives its head answers alone by itself."""
+        return _answers_only(self.setting.answers_only and self.task.device == "cpu")
 
     def _collate(self, rows: Rows) -> dict[str, Tensor]:
         examples = [
@@ -165,7 +171,8 @@ class TrlSide:
 
     def _work(self, batch: dict[str, Tensor]) -> Work:
         sequences, length = batch["input_ids"].shape
-        scored = int(batch["completion_mask"][:, 1:].sum()) if self.setting.answers_only else sequences * (length - 1)
+        answers_only = self.setting.answers_only or self.task.device == "cuda"
+        scored = int(batch["completion_mask"][:, 1:].sum()) if answers_only else sequences * (length - 1)
         attended = sequences * length * (length + 1) // 2
         # transformers leaves the mask away, and the kernel the upper half, only where nothing is padded
         padded = not bool(batch["attention_mask"].all())
@@ -187,7 +194,8 @@ class TrlSide:
             adam_beta2=BETAS[1],
             adam_epsilon=EPSILON,
             max_grad_norm=CLIP,
-            use_cpu=True,
+            use_cpu=self.task.device == "cpu",
+            use_liger_kernel=self.setting.liger and self.task.device == "cuda" and is_liger_kernel_available(),
             report_to=[],
             save_strategy="no",
             disable_tqdm=True,

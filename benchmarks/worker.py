@@ -6,6 +6,7 @@ print goes to standard error.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
+from benchmarks.models import Device
 from benchmarks.side import SIDES, Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +26,6 @@ _QUIET = {
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
-    "CUDA_VISIBLE_DEVICES": "",
 }
 _KEEP = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 33),
@@ -40,7 +41,8 @@ class Worker:
 
     def __init__(self, side: str, task: Task, errors: IO[str] | None, *, keep_memory: bool) -> None:
         path = os.pathsep.join([str(ROOT), str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, **_QUIET, "OMP_NUM_THREADS": str(task.threads), "PYTHONPATH": path}
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if task.device == "cpu" else {}
+        environment = {**os.environ, **_QUIET, **hidden, "OMP_NUM_THREADS": str(task.threads), "PYTHONPATH": path}
         if keep_memory:
             environment |= _KEEP
         self.side = side
@@ -89,13 +91,27 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measured(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Run `action`; return its result, and its wall seconds, CPU seconds of all threads, and peak memory."""
+def measured(action: Callable[[], Any], device: Device = "cpu") -> tuple[Any, dict[str, float]]:
+    """Run `action`; return its result, its wall seconds, CPU seconds of all threads and the device's peak memory."""
+    if device == "cuda":
+        return _measured_on_gpu(action)
     reset_peak()
     wall, cpu = time.perf_counter(), time.process_time()
     result = action()
     cost = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     return result, cost | {"peak_bytes": status_bytes("VmHWM")}
+
+
+def _measured_on_gpu(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = action()
+    torch.cuda.synchronize()
+    cost = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    return result, cost | {"peak_bytes": float(torch.cuda.max_memory_allocated())}
 
 
 def serve(side_name: str, task: Task, answer: Callable[[Any], None]) -> None:
@@ -104,22 +120,23 @@ def serve(side_name: str, task: Task, answer: Callable[[Any], None]) -> None:
 
     torch.set_num_threads(task.threads)
     make = SIDES[side_name]
-    make(Task(task.shape, "tiny", 64, task.precision, 8, 8, 0, task.threads)).score([0])  # loads every library
-    before = status_bytes("VmRSS")
+    small = dataclasses.replace(task, model="tiny", vocab=64, pairs=8, micro=8)
+    make(small).score([0])  # loads every library
+    before = status_bytes("VmRSS") if task.device == "cpu" else torch.cuda.memory_allocated()
     side = make(task)
     for line in sys.stdin:
         request = json.loads(line)
         rows = range(*request["rows"])
         match request["do"]:
             case "score":
-                _, cost = measured(lambda rows=rows: side.score(rows))
+                _, cost = measured(lambda rows=rows: side.score(rows), task.device)
                 answer(cost)
             case "step":
-                loss, cost = measured(lambda rows=rows: side.step(rows))
+                loss, cost = measured(lambda rows=rows: side.step(rows), task.device)
                 answer({**cost, "loss": loss})
             case "memory":
                 side.logps_N2[:] = 0.0  # any reference will do
-                _, cost = measured(lambda rows=rows: side.step(rows))
+                _, cost = measured(lambda rows=rows: side.step(rows), task.device)
                 answer({"bytes": cost["peak_bytes"] - before - side.own_bytes()})
             case "gradients":
                 loss, gradients = side.gradients(rows)

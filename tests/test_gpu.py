@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import train
+from benchmarks.tables import markdown
 from ratchet.model.attention import TreePlan, attend
 from ratchet.model.batch import branches_of, collate
 from ratchet.model.forward import PairScorer, by_side, score
+from ratchet.model.support import kernel_disproof
 from ratchet.model.tree import lay_out
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train import budget
@@ -47,6 +51,23 @@ def test_flex_attention_equals_dense(dtype: torch.dtype) -> None:
     allowed = 2e-3 if dtype == torch.float32 else 3e-2
     for flex, dense in zip(*grads, strict=True):
         torch.testing.assert_close(flex, dense, rtol=allowed, atol=allowed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_is_trusted_before_a_model_is_moved(dtype: torch.dtype) -> None:
+    assert kernel_disproof(8, 2, 64, dtype, GPU) is None
+    assert PairScorer(tiny("llama-gqa-tied", dtype), device=GPU).packing.why_padded is None
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    out = tmp_path / "cells.json"
+    few = ["--vocab", "2k", "--dtype", "bfloat16", "--batch", "8", "--micro", "4", "--rounds", "1"]
+    train.main(["--device", "cuda", "--model", "tiny", "--shape", "near twins", *few, "--out", str(out)])
+    (cell,) = json.loads(out.read_text())["cells"]
+    for side in cell["sides"].values():
+        assert side["memory_bytes"] > 0 and side["gradient_difference"]["largest"] < 0.2
+    assert "Ratchet" in markdown([cell])
 
 
 @pytest.mark.parametrize("name", ["llama-gqa-tied", "qwen3", "gemma2-capped", "gpt-neox"])

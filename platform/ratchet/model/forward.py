@@ -53,12 +53,20 @@ class PairScorer(nn.Module):
     Runs the decoder for hidden states, then the head on answer positions alone, a few rows at a
     time (`head_rows`; as many as memory allows by default): no tensor of all tokens times the
     vocabulary ever lives. Decoder and head are called as modules, so that ZeRO-3 and adapters see
-    their hooks. `packing` says how sequences are laid out: `collate` takes it. Padding is on the
+    their hooks. `packing` says how sequences are laid out: `collate` takes it. `device` is where the model
+    will run, if it is to be moved. Padding is on the
     right and attention causal, so no mask is needed; `check`, at construction, proves both and the
     head. Raises ModelError.
     """
 
-    def __init__(self, model: nn.Module, *, sharing: Sharing = "auto", head_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sharing: Sharing = "auto",
+        head_rows: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.scaling = scaling_of(self.causal)
@@ -67,7 +75,8 @@ class PairScorer(nn.Module):
             AnswerHead.adopt(head)
         self.head_rows = head_rows
         self.check()
-        self.packing = packing_of(self.causal, sharing, self.forward)
+        here: torch.device = self.causal.get_input_embeddings().weight.device
+        self.packing = packing_of(self.causal, sharing, self.forward, device or here)
 
     @property
     def causal(self) -> Any:

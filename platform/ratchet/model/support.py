@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ratchet.errors import ModelError
 from ratchet.model import attention
-from ratchet.model.batch import PADDED, Packing, SequenceBatch, collate
-from ratchet.model.tree import Sharing
+from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate
+from ratchet.model.tree import Sharing, lay_out
 from ratchet.pairs.pair import TokenisedPair
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,13 @@ _SHORTEST_WINDOW = 16
 _BATCH_ROUTING = ("expert_capacity", "moe_expert_capacity", "capacity_factor", "moe_capacity_factor")
 
 
-def packing_of(causal: Any, sharing: Sharing, forward: Callable[[SequenceBatch], Tensor]) -> Packing:
+def packing_of(
+    causal: Any, sharing: Sharing, forward: Callable[[SequenceBatch], Tensor], device: torch.device
+) -> Packing:
     """Return how the sequences of a causal language model are laid out, and set its attention to match.
 
-    `forward` gives a batch's summed log-probabilities, by this model. A model whose layers look
+    `forward` gives a batch's summed log-probabilities, by this model, wherever it is now; `device` is
+    where it will run: another one's kernel is compared with `attention.dense` there. A model whose layers look
     beyond attention, whose routing depends on its batch, or whose forest scores are not its padded
     scores, is left as it was and runs unshared; the reason is logged and stands in the packing.
     """
@@ -40,7 +43,7 @@ def packing_of(causal: Any, sharing: Sharing, forward: Callable[[SequenceBatch],
         attention.register()
         causal.set_attn_implementation(attention.NAME)
         packing = Packing(sharing, longest)
-        reason = _disproof(causal, packing, forward)
+        reason = _disproof(causal, packing, forward) or _kernel_disproof(causal, config, device)
         if reason is None:
             return packing
         causal.set_attn_implementation(before)
@@ -99,6 +102,37 @@ def _disproof(causal: Any, packing: Packing, forward: Callable[[SequenceBatch], 
     off = float((forest_S - padded_S).abs().max())
     allowed = float(padded_S.abs().max()) * (1e-4 if embeddings.dtype in {torch.float32, torch.float64} else 0.02)
     return None if off <= allowed else f"its scores of shared tokens are off by {off:.3g} nats"
+
+
+def _kernel_disproof(causal: Any, config: Any, device: torch.device) -> str | None:
+    """Compare the kernel where the model will run, if that is another device than the one it is proven on."""
+    weight = causal.get_input_embeddings().weight
+    if device == weight.device:
+        return None
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return kernel_disproof(heads, getattr(config, "num_key_value_heads", None) or heads, size, weight.dtype, device)
+
+
+def kernel_disproof(heads: int, key_heads: int, size: int, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Return how a device's kernel, forward and backward, differs from attention by its definition, or None."""
+    forest = lay_out(branches_of(_probe(1000))[0], "auto")
+    plan = attention.TreePlan(forest.chains, torch.from_numpy(forest.end_T).to(device))
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = inputs = tuple(
+        torch.randn(1, count, len(forest.ids_T), size, generator=generator).to(device, dtype).requires_grad_()
+        for count in (heads, key_heads, key_heads)
+    )
+    wide = torch.promote_types(dtype, torch.float32)
+    try:
+        exact = attention.dense(query.to(wide), key.to(wide), value.to(wide), plan.dense, size**-0.5).transpose(1, 2)
+        kernel, _ = attention.attend(torch.nn.Identity(), query, key, value, None, tree=plan)
+        found, wanted = ((out.detach(), *torch.autograd.grad(out.square().sum(), inputs)) for out in (kernel, exact))
+    except RuntimeError as error:  # torch's compiler errors are of this kind too
+        return f"attention over a forest does not run on {device} ({str(error).strip().splitlines()[0]})"
+    off = max(float((one - other).abs().max() / other.abs().max()) for one, other in zip(found, wanted, strict=True))
+    allowed = 2e-3 if wide == dtype else 5e-2
+    return None if off <= allowed else f"attention over a forest is off by {off:.3g} on {device}"
 
 
 def _probe(vocabulary: int) -> list[TokenisedPair]:

@@ -65,7 +65,7 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     clock = time.monotonic()
     data, heldout = agree(communicator, lambda: open_data(spec))
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
-    scorer = agree(communicator, lambda: build_scorer(spec))
+    scorer = agree(communicator, lambda: build_scorer(spec, device))
     engine = make_engine(spec, scorer, device)
     checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
     resumed = _go_on(engine, checkpoints)
@@ -109,15 +109,18 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
 
-def build_scorer(spec: TrainSpec) -> PairScorer:
-    """Return the model of a step, with adapters and recomputation as the spec asks. Raises ModelError."""
+def build_scorer(spec: TrainSpec, device: torch.device) -> PairScorer:
+    """Return the model of a step, with adapters and recomputation as the spec asks, to run on `device`.
+
+    Raises ModelError.
+    """
     quantise = None if spec.lora is None else spec.lora.quantise
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code, quantise=quantise)
     if spec.gradient_checkpointing:
         recompute_activations(model)
     if spec.lora is not None:
         model = add_adapters(model, spec.lora, spec.seed)
-    return PairScorer(model, sharing=spec.sharing)
+    return PairScorer(model, sharing=spec.sharing, device=device)
 
 
 def why_unshared(packing: Packing, table: Table) -> str | None:
