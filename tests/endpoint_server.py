@@ -1,4 +1,4 @@
-"""A small server that speaks OpenAI's protocol over a real socket, and misbehaves as it is told.
+"""A small server of OpenAI's protocol on a real socket, that misbehaves as it is told; a bench to ask it from.
 
 It answers a chat with `re: <the last message>`, a completion with `then`, and a score with -1, -2, ….
 `script` holds what it does instead with the next requests, in their order.
@@ -15,9 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+from ratchet.pairs.pair import Turn
+from ratchet.serving.endpoint import Endpoint, EndpointSettings
+from ratchet.serving.journal import Journal
+from ratchet.serving.requests import ChatRequest, Sampling
+from ratchet.serving.retry import Pace
+
 Behaviour = Callable[["_Handler", dict[str, Any]], None]
+
+NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 
 
 @dataclasses.dataclass
@@ -147,3 +156,29 @@ def serving(context: ssl.SSLContext | None = None) -> Iterator[Server]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def chat(text: str, **sampling: object) -> ChatRequest:
+    return ChatRequest((Turn("user", text),), Sampling(**sampling))
+
+
+@dataclasses.dataclass
+class Bench:
+    """One server, and endpoints of it whose waits are written down and not waited.
+
+    The time is `NOW`, and every back-off is the longest that may be drawn.
+    """
+
+    server: Server
+    path: Path
+    waits: list[float] = dataclasses.field(default_factory=list)
+
+    @contextlib.contextmanager
+    def endpoint(self, *, real_pace: bool = False, **settings: object) -> Iterator[Endpoint]:
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        pace = Pace() if real_pace else Pace(sleep, lambda: NOW, lambda low, high: high)
+        with Journal(self.path) as journal:
+            fields = {"base_url": self.server.url, "model": "m", "allow_private": True, **settings}
+            yield Endpoint(EndpointSettings(**fields), journal, pace)
