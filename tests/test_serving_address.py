@@ -30,23 +30,27 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[list[str]]]]:
     """Names that only this test knows: for each, the addresses that each look-up in turn gives.
 
-    It stands in for the system's resolver; what came after the last is not known any more.
+    It stands in for the system's resolver. A look-up too many, by whoever connects, fails the test.
     """
     table: dict[str, list[list[str]]] = {}
+    too_many: list[str] = []
     real = socket.getaddrinfo
 
-    def look_up(host: str, port: int, *args: object, **kwargs: object) -> list[object]:
+    def look_up(host: str | bytes, port: int, *args: object, **kwargs: object) -> list[object]:
+        host = host.decode() if isinstance(host, bytes) else host  # anyio, below httpx, asks in bytes
         if host not in table:
             return real(host, port, *args, **kwargs)
         if not table[host]:
+            too_many.append(host)
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [entry for address in table[host].pop(0) for entry in real(address, port, *args, **kwargs)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    return table
+    yield table
+    assert not too_many
 
 
 def ask(url: str, folder: Path, **settings: object) -> str:
@@ -103,7 +107,7 @@ def test_a_name_is_refused_for_any_private_address_of_it(server: Server, tmp_pat
 def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
     server: Server, tmp_path: Path, names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A second look-up, by whoever connects, finds nothing; a proxy would have nobody at its end.
+    # A proxy would have nobody at its end.
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     names["judge.example"] = [["127.0.0.1"]]
     assert ask(f"http://judge.example:{server.port}/v1", tmp_path, allow_private=True) == "re: hi"
@@ -128,8 +132,11 @@ def test_the_next_address_is_tried_where_one_does_not_answer(server: Server, tmp
     assert ask(f"http://judge.example:{server.port}/v1", tmp_path, allow_private=True) == "re: hi"
 
 
-def test_a_name_that_nobody_knows_is_asked_again_and_told(tmp_path: Path, names) -> None:
-    names["judge.example"] = []
+def test_a_name_that_nobody_knows_is_asked_again_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(EndpointError, match=r"cannot be reached: gaierror.*attempt 2"):
         ask("https://judge.example/v1", tmp_path)
 

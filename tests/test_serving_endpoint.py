@@ -15,14 +15,7 @@ from ratchet.errors import PlanError, RatchetError
 from ratchet.pairs.pair import Turn
 from ratchet.serving.endpoint import EndpointError
 from ratchet.serving.requests import ChatRequest, CompletionRequest, Sampling, ScoreRequest, key_of
-from tests.endpoint_server import (
-    Bench,
-    chat,
-    says,
-    serving,
-    slow,
-    well,
-)
+from tests.endpoint_server import Behaviour, Bench, chat, says, serving, well
 
 SECRET = "sk-" + "a1B2/c3" * 6
 
@@ -37,9 +30,10 @@ def test_a_chat_is_asked_as_the_protocol_says(bench: Bench) -> None:
     turns = (Turn("system", "be brief"), Turn("user", "hi"))
     sampling = Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3, stop=("\n",), choice=("no", "yes"))
     with bench.endpoint() as endpoint:
-        judged, plain = endpoint.answer([ChatRequest(turns, sampling), chat("hallo")])
+        # Half a surrogate pair, which has no UTF-8, comes through as well.
+        judged, plain = endpoint.answer([ChatRequest(turns, sampling), chat("hallo \ud800")])
     assert (judged.text, judged.finish_reason, judged.prompt_tokens, judged.completion_tokens) == ("yes", "stop", 7, 2)
-    assert plain.text == "re: hallo"
+    assert plain.text == "re: hallo \ud800"
     asked = {body["messages"][-1]["content"]: body for body in bench.server.bodies}
     assert asked["hi"] == {
         "model": "m",
@@ -51,7 +45,7 @@ def test_a_chat_is_asked_as_the_protocol_says(bench: Bench) -> None:
         "stop": ["\n"],
         "structured_outputs": {"choice": ["no", "yes"]},
     }
-    assert asked["hallo"].keys() == {"model", "messages", "max_tokens", "temperature", "top_p"}
+    assert asked["hallo \ud800"].keys() == {"model", "messages", "max_tokens", "temperature", "top_p"}
     assert set(bench.server.paths) == {"/v1/chat/completions"}
     assert all("Authorization" not in headers for headers in bench.server.headers)
 
@@ -70,9 +64,8 @@ def test_texts_and_token_ids_go_on_and_token_ids_are_scored(bench: Bench) -> Non
 def test_answers_keep_the_order_of_requests_and_equal_requests_are_asked_once(bench: Bench) -> None:
     texts = [str(i % 5) for i in range(12)]
     with bench.endpoint(concurrency=4) as endpoint:
-        assert [answer.text for answer in endpoint.answer([chat(text) for text in texts])] == [
-            f"re: {t}" for t in texts
-        ]
+        answers = endpoint.answer([chat(text) for text in texts])
+    assert [answer.text for answer in answers] == [f"re: {text}" for text in texts]
     assert sorted(bench.server.said) == list("01234")
 
 
@@ -122,20 +115,25 @@ def test_the_first_error_lets_the_others_finish_and_ends_every_wait(bench: Bench
         handler.send(401, "")
         refused.set()
 
-    def is_late(handler: object, body: dict[str, object]) -> None:
-        refused.wait(10)
-        slow(0.2)(handler, body)
+    def late(behaviour: Behaviour) -> Behaviour:
+        def behave(handler: object, body: dict[str, object]) -> None:
+            refused.wait(10)
+            time.sleep(0.2)
+            behaviour(handler, body)
 
-    replies = {"a": is_late, "b": says(503, Retry_After="500"), "c": refuses}
+        return behave
+
+    busy = says(503, Retry_After="500")
+    replies = {"a": late(well), "b": busy, "c": refuses, "d": late(busy)}
     bench.server.always = lambda handler, body: replies[body["messages"][-1]["content"]](handler, body)
     began = time.monotonic()
     with (
-        bench.endpoint(real_pace=True, concurrency=3) as endpoint,
-        pytest.raises(EndpointError, match=r"(?s)401.*1 of 4 requests are answered"),
+        bench.endpoint(real_pace=True, concurrency=4) as endpoint,
+        pytest.raises(EndpointError, match=r"(?s)401.*1 of 5 requests are answered"),
     ):
-        endpoint.answer([chat(text) for text in "abcd"])
+        endpoint.answer([chat(text) for text in "abcde"])
     assert time.monotonic() - began < 60
-    assert sorted(bench.server.said) == ["a", "b", "c"]
+    assert sorted(bench.server.said) == ["a", "b", "c", "d"]
     assert [json.loads(line)["answer"]["text"] for line in bench.path.read_text().splitlines()] == ["re: a"]
 
 

@@ -67,7 +67,7 @@ def read_answer(request: Request, body: bytes) -> Answer:
         raise _malformed(request, f"{type(error).__name__}: {error}") from None
     if sampling.choice and text not in sampling.choice:
         raise Trouble(
-            f"answered {text[:60]!r} to {describe(request)}, which is none of the {len(sampling.choice)} allowed",
+            f"none of the {len(sampling.choice)} allowed answers to {describe(request)}: {text!r}",
             fix="the server may not know structured_outputs (vLLM does); do without choice, or raise max_tokens",
         )
     return Answer(text, reason, *counts)
@@ -75,7 +75,7 @@ def read_answer(request: Request, body: bytes) -> Answer:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.60} is not text")
+        raise TypeError(f"not text: {value!r}")
     return value
 
 
@@ -83,7 +83,7 @@ def _count(value: Any) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int):
-        raise TypeError(f"{value!r:.60} is not a count")
+        raise TypeError(f"not a count: {value!r}")
     return value
 
 
