@@ -28,6 +28,7 @@ LAYERS = {
     "losses": 2,
     "model": 3,
     "track": 3,
+    "serving": 3,
     "reference": 4,
     "train": 5,
     "evaluate": 5,
@@ -46,6 +47,7 @@ DOORS = {
     "transformers.BitsAndBytesConfig": {"model.quantise"},
     "datasets": {"pairs.read_hub"},
     "matplotlib": {"report.plots"},
+    "httpx": {"serving.connection"},
     "ray": {
         "pairs.flow",
         "pairs.token_flow",
@@ -57,12 +59,12 @@ DOORS = {
     },
 }
 
-# These parts answer without torch: checking a plan takes under a second.
-WITHOUT_TORCH = ("errors", "plan", "store", "commands", "cli")
+# These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.
+WITHOUT_TORCH = ("errors", "plan", "store", "serving", "commands", "cli")
 
 # These parts run on a machine that has torch and transformers but no Ray and no DeepSpeed,
 # whatever they import on the way.
-WITHOUT_RAY = ("losses", "model", "train.loop")
+WITHOUT_RAY = ("losses", "model", "serving", "train.loop")
 
 LONGEST_FILE = 320
 

@@ -7,6 +7,7 @@
     ├── TrainingError      5   training stopped itself
     ├── RunError           6   the run folder is taken, or belongs to another plan
     ├── ClusterError      69   Ray cannot be started or reached
+    ├── EndpointError     69   an engine behind a URL gives no answer (in serving.endpoint)
     └── StorageError      74   disk full, or stored bytes are not what was written
         └── CorruptError  74   a checkpoint, record or table fails its check
 

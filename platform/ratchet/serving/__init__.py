@@ -1,0 +1,1 @@
+"""Engines that answer requests for text and for log-probabilities."""

@@ -1,0 +1,72 @@
+"""Where an endpoint's URL may lead: to public addresses, and elsewhere only by leave.
+
+A plan from somebody else must not make this machine talk to what only it can reach: services of
+its own, of its network, or the metadata server of its cloud.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from ratchet.errors import PlanError
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def check_url(url: str) -> None:
+    """Raise PlanError where `url` is not the http or https URL of a server, without secrets in it."""
+    fix = "give it as https://host/v1, the part before /chat/completions"
+    if "@" in url:
+        raise PlanError(
+            "the URL has a name or a password in it",  # and so no part of it is shown
+            where="base_url",
+            fix="put the key into an environment variable and name that as key_variable",
+        )
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise PlanError(f"not a URL: {error}", where="base_url", fix=fix) from None
+    if parts.scheme not in {"http", "https"} or not host or url.split() != [url]:
+        raise PlanError(f"not an http or https URL: {url!r}", where="base_url", fix=fix)
+    if parts.query or parts.fragment:
+        raise PlanError("the URL has a query or a fragment", where="base_url", fix=fix)
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an IP address is one of the open internet; IPv4 inside IPv6 is judged as IPv4."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
+    """Return the addresses of `host`, each of them checked.
+
+    Raises PlanError where one is not public and `allow_private` is not set, or where `host` is no
+    name at all; OSError where it cannot be resolved now.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise PlanError(f"not the name of a host: {error}", where=host, fix="check base_url") from None
+    addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+    inside = [] if allow_private else [address for address in addresses if not is_public(address)]
+    if inside:
+        raise PlanError(
+            f"leads to {inside[0]}, which is not an address of the open internet",
+            where=host,
+            fix="if that server is yours, set allow_private: true",
+        )
+    return addresses

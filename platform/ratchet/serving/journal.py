@@ -1,0 +1,153 @@
+"""The journal: every answer that was paid for, a JSON line each, so that none is asked for twice.
+
+A line is on the disk before the next is begun. So only the last can be torn, by a kill or a power
+cut, and the answer in it was never counted on: it is dropped, and asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from ratchet.errors import CorruptError, RunError
+from ratchet.serving.requests import Answer, Request, identity_of
+from ratchet.store.files import fsync_folder, storage_errors
+from ratchet.store.fingerprint import fingerprint
+
+_log = logging.getLogger(__name__)
+
+Place = tuple[int, int]  # where a line begins in its file, and its length, in bytes
+
+
+def line_of(key: str, identity: Mapping[str, Any], answer: Answer) -> bytes:
+    """Return one line of a journal, newline included."""
+    line = {"key": key, "request": identity, "answer": dataclasses.asdict(answer)}
+    return json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def parse_line(raw: bytes) -> tuple[str, Answer]:
+    """Return the key and the answer of one line. Raises ValueError where it is none."""
+    if not raw.endswith(b"\n"):
+        raise ValueError("cut short")
+    line = json.loads(raw)
+    try:
+        key, fields = line["key"], line["answer"]
+        if key != fingerprint(line["request"]):
+            raise ValueError("its key is not the fingerprint of its request")
+        if not isinstance(fields["text"], str):
+            raise ValueError("its answer has no text")
+        logprobs = fields["logprobs"]
+        return key, Answer(**{**fields, "logprobs": None if logprobs is None else tuple(logprobs)})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def places_in(path: Path) -> tuple[dict[str, Place], int]:
+    """Return where each key's line lies, and where the last whole line ends.
+
+    Raises CorruptError where a line before the last is broken, or a request has two answers.
+    """
+    found: dict[str, Place] = {}
+    end, torn = 0, ""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if torn:
+                raise _corrupt(path, number - 1, f"not a line of a journal: {torn}")
+            try:
+                key, answer = parse_line(raw)
+            except ValueError as error:
+                torn = str(error)
+                continue
+            if key in found and answer_at(file, found[key]) != answer:
+                raise _corrupt(path, number, "another answer to a request that has one above")
+            found.setdefault(key, (end, len(raw)))
+            end += len(raw)
+    if torn:
+        _log.warning("%s: the last line was not written to its end and is dropped", path)
+    return found, end
+
+
+def answer_at(file: BinaryIO, place: Place) -> Answer:
+    """Return the answer of one whole line. The file's own position stays where it is."""
+    start, length = place
+    return parse_line(os.pread(file.fileno(), length, start))[1]
+
+
+def _corrupt(path: Path, number: int, what: str) -> CorruptError:
+    return CorruptError(what, where=f"{path}:{number}", fix="remove that line; its request will be asked again")
+
+
+class Journal:
+    """One journal, open for appending. Use it in a `with`: no other process may write it meanwhile.
+
+    Only the places of answers are held in memory, not the answers. Raises RunError where another
+    process holds the journal, CorruptError where a line before the last is broken, StorageError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with storage_errors(path), contextlib.ExitStack() as undo:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line that could not be written must not be written by a later flush.
+            self._file = undo.enter_context(path.open("a+b", buffering=0))
+            self._lock()
+            self._places, self._end = places_in(path)
+            self._file.truncate(self._end)
+            os.fsync(self._file.fileno())
+            fsync_folder(path.parent)
+            undo.pop_all()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                "another process is writing this journal",
+                where=str(self.path),
+                fix="wait for it, stop it, or give this one a journal of its own",
+            ) from None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def find(self, key: str) -> Answer:
+        """Return the answer under `key`. Raises KeyError where there is none."""
+        return answer_at(self._file, self._places[key])
+
+    def append(self, model: str, request: Request, answer: Answer) -> None:
+        """Add one answer; when this returns, no kill and no power cut can lose it. Raises StorageError."""
+        identity = identity_of(model, request)
+        key = fingerprint(identity)
+        raw = line_of(key, identity, answer)
+        with storage_errors(self.path):
+            try:
+                # A disk that fills up takes a part of the line, and says so only when given the rest.
+                written = 0
+                while written < len(raw):
+                    written += self._file.write(raw[written:])
+                os.fsync(self._file.fileno())
+            except BaseException:
+                self._file.truncate(self._end)
+                raise
+        self._places[key] = self._end, len(raw)
+        self._end += len(raw)
+
+    def close(self) -> None:
+        """Let go of the file, and of the lock on it."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

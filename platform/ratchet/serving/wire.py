@@ -1,0 +1,104 @@
+"""The protocol of OpenAI-compatible servers: a request as path and fields, a reply as answer."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, Sampling, ScoreRequest, describe
+from ratchet.serving.retry import Trouble
+
+
+def compose(model: str, request: Request) -> tuple[str, dict[str, Any]]:
+    """Return the path below the base URL, and the fields of the body."""
+    match request:
+        case ChatRequest(turns=turns, sampling=sampling):
+            messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+            return "/chat/completions", {"model": model, "messages": messages, **_sampling(sampling)}
+        case CompletionRequest(prompt=prompt, sampling=sampling):
+            return "/completions", {"model": model, "prompt": prompt, **_sampling(sampling)}
+        case ScoreRequest(token_ids=token_ids):
+            # The prompt comes back with its log-probabilities, and nothing is generated.
+            asked = {"max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0.0}
+            return "/completions", {"model": model, "prompt": token_ids, **asked}
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    # What would say nothing is left out: not every server knows every field.
+    fields: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+    }
+    if sampling.seed is not None:
+        fields["seed"] = sampling.seed
+    if sampling.stop:
+        fields["stop"] = sampling.stop
+    if sampling.choice:
+        fields["structured_outputs"] = {"choice": sampling.choice}
+    return fields
+
+
+def read_answer(request: Request, body: bytes) -> Answer:
+    """Return the answer in the body of a reply of status 200.
+
+    Raises Trouble where it is not JSON, lacks a field, has not one finite log-probability for each
+    token id, or is none of the allowed answers.
+    """
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(request, f"not JSON ({error})") from None
+    try:
+        first = fields["choices"][0]
+        reason = _text(first["finish_reason"])
+        usage = fields.get("usage") or {}
+        counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        match request:
+            case ScoreRequest(token_ids=token_ids):
+                return Answer("", reason, *counts, _logprobs(first["logprobs"]["token_logprobs"], len(token_ids)))
+            case ChatRequest(sampling=sampling):
+                said = first["message"]["content"]
+                text = "" if said is None else _text(said)  # null where only thoughts or a refusal came
+            case CompletionRequest(sampling=sampling):
+                text = _text(first["text"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _malformed(request, f"{type(error).__name__}: {error}") from None
+    if sampling.choice and text not in sampling.choice:
+        raise Trouble(
+            f"none of the {len(sampling.choice)} allowed answers to {describe(request)}: {text!r}",
+            fix="the server may not know structured_outputs (vLLM does); do without choice, or raise max_tokens",
+        )
+    return Answer(text, reason, *counts)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not text: {value!r}")
+    return value
+
+
+def _count(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int):
+        raise TypeError(f"not a count: {value!r}")
+    return value
+
+
+def _logprobs(values: Any, tokens: int) -> tuple[float | None, ...]:
+    if not isinstance(values, list) or len(values) != tokens:
+        raise ValueError(f"not one log-probability for each of {tokens} token ids")
+    if values[0] is not None:
+        raise ValueError("a log-probability for the first token id, which has nothing before it")
+    if not all(type(value) in {int, float} and math.isfinite(value) for value in values[1:]):
+        raise ValueError("a log-probability that is not a finite number")
+    return (None, *map(float, values[1:]))
+
+
+def _malformed(request: Request, why: str) -> Trouble:
+    return Trouble(
+        f"its answer to {describe(request)} is not as the protocol says: {why}",
+        fix="check that base_url leads to an OpenAI-compatible server that can do this",
+    )
