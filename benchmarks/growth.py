@@ -175,7 +175,7 @@ def trials(task: Task, count: int, root: Path) -> Figures:
     import numpy as np
 
     from benchmarks.ratchet_side import RatchetSide
-    from ratchet.reference.score import score_rows
+    from ratchet.reference.rate import score_rows
     from ratchet.reference.store import logps_identity, missing_blocks, write_block
     from ratchet.store.fingerprint import fingerprint
     from ratchet.store.layout import Layout

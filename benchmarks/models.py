@@ -46,6 +46,7 @@ def sizes(model: str, vocab: int) -> Sizes:
 
 _NAMED: Mapping[str, Sizes] = {
     "30m": Sizes(hidden=384, layers=6, heads=6, key_value_heads=6, head_dim=64, intermediate=1024, vocab=0),
+    "150m": Sizes(hidden=1024, layers=8, heads=16, key_value_heads=8, head_dim=64, intermediate=2816, vocab=0),
     "0.5b": Sizes(hidden=1024, layers=20, heads=16, key_value_heads=8, head_dim=64, intermediate=2816, vocab=0),
     "1b": Sizes(hidden=2048, layers=16, heads=32, key_value_heads=8, head_dim=64, intermediate=5632, vocab=0),
     "3b": Sizes(hidden=2560, layers=28, heads=20, key_value_heads=4, head_dim=128, intermediate=8192, vocab=0),

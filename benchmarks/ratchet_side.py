@@ -17,7 +17,7 @@ from ratchet.model.batch import PADDED, SequenceBatch
 from ratchet.model.forward import PairScorer
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.reference.score import score_rows
+from ratchet.reference.rate import score_rows
 from ratchet.train.batches import GlobalBatch
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine

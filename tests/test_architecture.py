@@ -46,6 +46,7 @@ DOORS = {
     "bitsandbytes": {"model.quantise"},
     "transformers.BitsAndBytesConfig": {"model.quantise"},
     "datasets": {"pairs.read_hub"},
+    "vllm": {"serving.vllm"},
     "matplotlib": {"report.plots"},
     "httpx": {"serving.connection"},
     "ray": {
@@ -61,6 +62,7 @@ DOORS = {
 
 # These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.
 WITHOUT_TORCH = ("errors", "plan", "store", "serving", "commands", "cli")
+WITH_TORCH = {"serving.vllm"}  # but not this one
 
 # These parts run on a machine that has torch and transformers but no Ray and no DeepSpeed,
 # whatever they import on the way.
@@ -131,7 +133,8 @@ def door_faults(root: Path) -> Iterator[str]:
         for library, doors in DOORS.items():
             if within(item.name, library) and item.module not in doors:
                 yield f"{item.where}: {item.module} imports {item.name}; {library} comes only through {sorted(doors)}"
-        if within(item.name, "torch") and item.module.partition(".")[0] in WITHOUT_TORCH:
+        light = item.module.partition(".")[0] in WITHOUT_TORCH and item.module not in WITH_TORCH
+        if within(item.name, "torch") and light:
             yield f"{item.where}: {item.module} imports {item.name}; {', '.join(WITHOUT_TORCH)} go without torch"
 
 

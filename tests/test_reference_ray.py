@@ -20,7 +20,8 @@ from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Generated, Source
 from ratchet.plan.model import Scratch
-from ratchet.reference.score import Passes, Scored, ScoreJob, ScoringModel, score_jobs
+from ratchet.reference.jobs import Passes, ScoreJob, Scores, ScoringModel
+from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import block_path, read_logps
 from ratchet.store.layout import Layout
 
@@ -44,8 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Layout, Sco
         yield layout, ScoringModel(folder, digest_model(folder), "float32"), ScoreJob(tokens_fp, tokens, "train")
 
 
-def score(layout: Layout, model: ScoringModel, *jobs: ScoreJob) -> list[Scored]:
-    return score_jobs(model, jobs, layout, actors=1, passes=Passes(), gpus=0)
+def score(layout: Layout, model: ScoringModel, *jobs: ScoreJob) -> list[Scores]:
+    return score_jobs([(model, job) for job in jobs], layout, Pool(1, 0, Passes()))
 
 
 def test_a_pass_cut_short_goes_on_with_the_blocks_that_are_missing(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:

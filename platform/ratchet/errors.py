@@ -17,7 +17,16 @@ they are built from plain strings and can be pickled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+_SHOWN = 8
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names of many, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 class RatchetError(Exception):

@@ -8,8 +8,9 @@ from pathlib import Path
 from ratchet.pipeline.graph import Step
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Overlong
+from ratchet.reference.calibrate import Calibration
+from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
 from ratchet.reference.partition import Difficulty
-from ratchet.reference.score import ScoringModel
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
 
@@ -25,10 +26,12 @@ class Model:
     dtype: str
     trained_on: frozenset[str] = frozenset()
     trust_remote_code: bool = False
+    adapter: Adapter | None = None
 
-    def scoring(self, quantise: str | None = None) -> ScoringModel:
-        """Return the model as `reference.score` takes it."""
-        return ScoringModel(self.folder, self.weights, self.dtype, quantise, self.trust_remote_code)
+    def scoring(self, engine: EngineChoice = TRAINER, quantise: str | None = None) -> ScoringModel:
+        """Return the model as `reference.score` takes it; the trainer's engine has no use for the adapter alone."""
+        adapter = self.adapter if engine.foreign else None
+        return ScoringModel(self.folder, self.weights, self.dtype, quantise, self.trust_remote_code, adapter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,14 @@ class Order:
     rows: tuple[tuple[int, ...], ...] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """Which engine scores a stage's reference, and what the comparison that decided it showed."""
+
+    engine: EngineChoice
+    calibration: Calibration | None
+
+
 @dataclasses.dataclass
 class Run:
     """The state of a run: what the plan says, where things lie, and what has been made so far."""
@@ -64,6 +75,8 @@ class Run:
     orders: dict[str, Order] = dataclasses.field(default_factory=dict)
     external: dict[str, Model] = dataclasses.field(default_factory=dict)
     scored_now: set[str] = dataclasses.field(default_factory=set)
+    foreign: EngineChoice | None = None
+    gates: dict[tuple[str, str], Gate] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     @property

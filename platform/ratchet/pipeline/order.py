@@ -9,21 +9,17 @@ import numpy as np
 
 from ratchet.errors import DataError
 from ratchet.pairs.table import TokenTable, open_table
-from ratchet.pipeline.context import Model, Order, Run, Tokens
+from ratchet.pipeline.context import Model, Order, Run
+from ratchet.pipeline.engines import gate_of
 from ratchet.pipeline.graph import chunk_names, final_model, needs_difficulty, stepwise
-from ratchet.pipeline.prepare import external_model, tokens_of
+from ratchet.pipeline.prepare import external_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, gamma_job, read_job, train_job
 from ratchet.plan.references import start_of
 from ratchet.plan.stages import Merge, Sft, Steps, Training
+from ratchet.reference.jobs import ScoreJob
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
-from ratchet.reference.score import ScoreJob
 from ratchet.reference.store import Floats
 from ratchet.store.files import write_json
-
-
-def stage_tokens(run: Run, stage: Training) -> dict[str, Tokens]:
-    """Return the tokens of each source of a stage, under the stage's length policy."""
-    return {name: tokens_of(run, name, stage.max_length, stage.overlong) for name in stage.shares()}
 
 
 def stage_table(run: Run, stage: Training) -> TokenTable:
@@ -47,26 +43,30 @@ def decide_order(run: Run, name: str) -> Order:
     steps = stepwise(stage)
     chunks = chunk_names(stage)
     if steps is None or steps.by == "source":
-        ratios = _source_ratios(run, stage, start, whole=needs_difficulty(stage))
+        ratios = _source_ratios(run, name, start, whole=needs_difficulty(stage))
         found = [difficulty(source, values) for source, values in ratios.items()]
         accuracy = {one.chunk: one.accuracy for one in found}
         ordered = order_chunks(steps.order, chunks, accuracy, stage.seed) if steps else chunks
         order = Order(tuple(ordered), tuple(found))
     else:
-        order = _cut(run, stage, steps, start, chunks)
+        order = _cut(run, name, steps, start, chunks)
     write_json(run.layout.order(run.plan.name, name), dataclasses.asdict(order))
     return order
 
 
-def _source_ratios(run: Run, stage: Training, start: Model, *, whole: bool) -> dict[str, Floats]:
-    jobs = {name: train_job(one) if whole else gamma_job(one) for name, one in stage_tokens(run, stage).items()}
-    return dict(zip(jobs, _ratios(run, stepwise(stage), start, list(jobs.values())), strict=True))
+def _source_ratios(run: Run, name: str, start: Model, *, whole: bool) -> dict[str, Floats]:
+    stage = run.plan.stages[name]
+    assert not isinstance(stage, Merge)  # noqa: S101  the caller looked
+    jobs = {source: train_job(one) if whole else gamma_job(one) for source, one in stage_tokens(run, stage).items()}
+    return dict(zip(jobs, _ratios(run, name, start, list(jobs.values())), strict=True))
 
 
-def _ratios(run: Run, steps: Steps | None, start: Model, jobs: Sequence[ScoreJob]) -> list[Floats]:
-    scored = ensure_scores(run, start, jobs)
-    base = steps.base if steps else None
-    against = ensure_scores(run, external_model(run, base), jobs) if base else None
+def _ratios(run: Run, name: str, start: Model, jobs: Sequence[ScoreJob]) -> list[Floats]:
+    """Return γ of each job's pairs, by the engine that scores the stage's reference: one pass serves both."""
+    steps = stepwise(run.plan.stages[name])
+    scored = ensure_scores(run, start, jobs, gate_of(run, name, start).engine)
+    base = external_model(run, steps.base) if steps and steps.base else None
+    against = ensure_scores(run, base, jobs, gate_of(run, name, base).engine) if base else None
     return [
         log_ratio(
             read_job(job, scored[job]),
@@ -77,13 +77,15 @@ def _ratios(run: Run, steps: Steps | None, start: Model, jobs: Sequence[ScoreJob
     ]
 
 
-def _cut(run: Run, stage: Training, steps: Steps, start: Model, chunks: Sequence[str]) -> Order:
+def _cut(run: Run, name: str, steps: Steps, start: Model, chunks: Sequence[str]) -> Order:
     """Cut the union of the sources into chunks, by difficulty where the order asks for it."""
+    stage = run.plan.stages[name]
+    assert not isinstance(stage, Merge)  # noqa: S101  the caller looked
     table, ratios, found = stage_table(run, stage), None, []
     if needs_difficulty(stage):
         jobs = [train_job(one) for one in stage_tokens(run, stage).values()]
         ratios = np.empty(len(table))
-        for file, values in enumerate(_ratios(run, steps, start, jobs)):
+        for file, values in enumerate(_ratios(run, name, start, jobs)):
             here = table.file_of_N == file
             ratios[here] = values[table.row_of_N[here]]
     if len(table) < len(chunks):
@@ -95,5 +97,5 @@ def _cut(run: Run, stage: Training, steps: Steps, start: Model, chunks: Sequence
     rows = split_rows(steps.order, len(table), len(chunks), ratios, stage.seed)
     if ratios is not None:
         found = [difficulty(chunk, ratios[part]) for chunk, part in zip(chunks, rows, strict=True)]
-    sources = [difficulty(name, values) for name, values in _source_ratios(run, stage, start, whole=False).items()]
+    sources = [difficulty(name, values) for name, values in _source_ratios(run, name, start, whole=False).items()]
     return Order(tuple(chunks), (*found, *sources), tuple(tuple(part.tolist()) for part in rows))

@@ -21,7 +21,7 @@ from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, preference_sources
 from ratchet.plan.load import load_suite
 from ratchet.plan.model import ModelSpec, Scratch
-from ratchet.plan.stages import Merge, Overlong, PreferenceStage
+from ratchet.plan.stages import Merge, Overlong, PreferenceStage, Training
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
@@ -186,6 +186,11 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
         run.console.done(f"tokens {source}", facts, time.monotonic() - started)
         run.tokens[key] = Tokens(source, fp, folder)
     return run.tokens[key]
+
+
+def stage_tokens(run: Run, stage: Training) -> dict[str, Tokens]:
+    """Return the tokens of each source of a stage, under the stage's length policy."""
+    return {name: tokens_of(run, name, stage.max_length, stage.overlong) for name in stage.shares()}
 
 
 def facts_of(folder: Path) -> Record:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ratchet.pipeline.context import Model, Run
+from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.graph import BASE, Step, final_model, needs_difficulty, steps_of
-from ratchet.pipeline.order import decide_order, stage_tokens
-from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources
+from ratchet.pipeline.order import decide_order
+from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, train_job
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import ensure_step
@@ -21,7 +22,7 @@ from ratchet.pipeline.summary import summarise
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft
-from ratchet.reference.score import ScoreJob
+from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.report.page import write_report
 from ratchet.store.files import write_json, write_text
 from ratchet.store.layout import Layout
@@ -37,6 +38,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
     """
     layout = Layout(Path(plan.cluster.storage).resolve())
     run = Run(plan, layout, Console(), fresh, plan.model.chat_template)
+    run.foreign = foreign_engine(run)
     clock = time.monotonic()
     with hold(run.folder):
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
@@ -67,16 +69,21 @@ def _make_models(run: Run) -> Iterator[Step]:
 
 
 def _score(run: Run, name: str) -> None:
-    """Score a model on all that the run will ask of it, in one pass."""
+    """Score a model on all that the run will ask of it, in one pass of each engine."""
     model: Model = run.models[name]
-    if name == BASE and run.plan.model.scratch and not reference_jobs(run, name):
+    jobs = list(reference_jobs(run, name))
+    if name == BASE and run.plan.model.scratch and not jobs:
         return
-    ensure_scores(run, model, [*reference_jobs(run, name), *evaluation_jobs(run)])
+    by_engine: dict[EngineChoice, list[ScoreJob]] = {}
+    for stage, job in jobs:
+        by_engine.setdefault(gate_of(run, stage, model).engine, []).append(job)
+    by_engine.setdefault(TRAINER, []).extend(evaluation_jobs(run))
+    for engine, some in by_engine.items():
+        ensure_scores(run, model, some, engine)
 
 
-def reference_jobs(run: Run, name: str) -> list[ScoreJob]:
-    """Return the jobs for which `name` is the reference, as far as the order of chunks is known."""
-    jobs: list[ScoreJob] = []
+def reference_jobs(run: Run, name: str) -> Iterator[tuple[str, ScoreJob]]:
+    """Yield the stages and jobs for which `name` is the reference, as far as the order of chunks is known."""
     for stage_name, stage in run.plan.stages.items():
         if isinstance(stage, Sft | Merge):
             continue
@@ -84,9 +91,9 @@ def reference_jobs(run: Run, name: str) -> list[ScoreJob]:
         order = run.orders.get(stage_name)
         if order is None and needs_difficulty(stage):
             if final_model(run.plan, start_of(run.plan, stage_name)) == name:
-                jobs += [train_job(one) for one in tokens.values()]
+                yield from ((stage_name, train_job(one)) for one in tokens.values())
             continue
         for step in steps_of(run.plan, stage_name, order.chunks if order else tuple(stage.shares())):
             if step.reference == name and step.chunk.parts == 1 and not (stage.lora and stage.lora.quantise):
-                jobs += [job(tokens[source]) for source in step.chunk.shares for job in (train_job, heldout_job)]
-    return jobs
+                for source in step.chunk.shares:
+                    yield from ((stage_name, job(tokens[source])) for job in (train_job, heldout_job))

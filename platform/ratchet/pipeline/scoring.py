@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ratchet.pairs.table import open_table
+from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import preference_sources
 from ratchet.pipeline.prepare import facts_of, tokens_of
 from ratchet.plan.stages import Merge, Sft
-from ratchet.reference.score import Passes, Scored, ScoreJob, score_jobs
+from ratchet.reference.jobs import TRAINER, EngineChoice, Passes, ScoreJob, Scores
+from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import Logps, read_logps, sample_rows
 from ratchet.track.bar import counted
 
@@ -44,33 +45,47 @@ def heldout_job(tokens: Tokens) -> ScoreJob:
 
 def gamma_job(tokens: Tokens) -> ScoreJob:
     """Return the job of scoring the fixed sample of a source's pairs to train on."""
-    return train_job(tokens, sample_rows(facts_of(tokens.folder).counts["train"], GAMMA_SAMPLE))
+    return sample_job(tokens, GAMMA_SAMPLE)
+
+
+def sample_job(tokens: Tokens, size: int) -> ScoreJob:
+    """Return the job of scoring a fixed sample of a source's pairs to train on."""
+    return train_job(tokens, sample_rows(facts_of(tokens.folder).counts["train"], size))
 
 
 def ensure_scores(
-    run: Run, model: Model, jobs: Iterable[ScoreJob], quantise: str | None = None
-) -> dict[ScoreJob, Scored]:
+    run: Run, model: Model, jobs: Iterable[ScoreJob], engine: EngineChoice = TRAINER, quantise: str | None = None
+) -> dict[ScoreJob, Scores]:
     """Score `jobs` under `model` where the store does not hold them yet. Raises DataError, ModelError."""
     wanted = list(dict.fromkeys(job for job in jobs if _rows(job)))
+    return dict(zip(wanted, score_together(run, [(model, job) for job in wanted], engine, quantise), strict=True))
+
+
+def score_together(
+    run: Run, work: Sequence[tuple[Model, ScoreJob]], engine: EngineChoice = TRAINER, quantise: str | None = None
+) -> list[Scores]:
+    """Score each job under its model, all in one pass of one pool. Raises DataError, ModelError."""
     cluster = run.plan.cluster
     started = time.monotonic()
-    with counted(f"score {model.name}", "pairs") as show:
+    name = f"score {', '.join(dict.fromkeys(model.name for model, _ in work))}"
+    budget = cluster.token_budget if isinstance(cluster.token_budget, int) else None
+    with counted(name, "pairs") as show:
         scored = score_jobs(
-            model.scoring(quantise),
-            wanted,
+            [(model.scoring(engine, quantise), job) for model, job in work],
             run.layout,
-            actors=cluster.score_actors,
-            passes=Passes(cluster.token_budget if isinstance(cluster.token_budget, int) else None, cluster.sharing),
-            gpus=cluster.gpus_per_worker,
+            Pool(cluster.score_actors, cluster.gpus_per_worker, Passes(budget, cluster.sharing)),
+            engine,
             on_pairs=show,
         )
     fresh = sum(one.pairs for one in scored if not one.reused)
     run.scored_now.update(one.fingerprint for one in scored if not one.reused)
     if fresh:
         found = sum(one.pairs for one in scored if one.reused)
-        facts = {"pairs scored": fresh, "found in the store": found}
-        run.console.done(f"score {model.name}", facts, time.monotonic() - started)
-    return dict(zip(wanted, scored, strict=True))
+        facts = {"by": engine.label} if engine.foreign else {}
+        run.console.done(
+            name, {**facts, "pairs scored": fresh, "found in the store": found}, time.monotonic() - started
+        )
+    return scored
 
 
 def evaluation_jobs(run: Run) -> list[ScoreJob]:
@@ -78,12 +93,19 @@ def evaluation_jobs(run: Run) -> list[ScoreJob]:
     return [job for tokens in evaluation_tokens(run) for job in (heldout_job(tokens), gamma_job(tokens))]
 
 
-def read_job(job: ScoreJob, scored: Scored) -> Logps:
+def read_job(job: ScoreJob, scored: Scores) -> Logps:
     """Return a job's scores in the order of its rows."""
+    return read_logps([scored.folder], _table(job).pair_ids())
+
+
+def ids_of(job: ScoreJob) -> list[str]:
+    """Return the ids of a job's pairs, in the order of its rows."""
+    return list(_table(job).pair_ids().to_pylist())
+
+
+def _table(job: ScoreJob) -> TokenTable:
     table = open_table([job.file], [1.0], 0)
-    if job.rows is not None:
-        table = table.subset(job.rows)
-    return read_logps([scored.folder], table.pair_ids())
+    return table if job.rows is None else table.subset(job.rows)
 
 
 def _rows(job: ScoreJob) -> int:

@@ -12,10 +12,11 @@ from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
 from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.graph import BASE, Step, final_model, options
-from ratchet.pipeline.order import stage_tokens
-from ratchet.pipeline.prepare import reference_model
+from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.training import train_step
 from ratchet.plan.stages import Merge
+from ratchet.reference.adapters import read_adapter, servable
+from ratchet.reference.jobs import Adapter
 from ratchet.store.files import folder_aside, storage_errors, write_json
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.record import Record, now, read_json_or_none, read_record, write_record
@@ -52,7 +53,16 @@ def known_model(run: Run, step: Step, record: Record) -> Model:
         dtype=base.dtype,
         trained_on=_trained_on(run, step),
         trust_remote_code=base.trust_remote_code,
+        adapter=_adapter(run, step),
     )
+
+
+def _adapter(run: Run, step: Step) -> Adapter | None:
+    """Return the adapter that a step trained, where an engine could serve its model as that."""
+    if isinstance(step.settings, Merge) or step.settings.lora is None:
+        return None
+    found = read_adapter(run.layout.step(run.plan.name, step.name) / "adapter", run.models[step.start].folder)
+    return found if servable(found) else None
 
 
 def step_identity(run: Run, step: Step) -> dict[str, Any]:
@@ -73,7 +83,16 @@ def step_identity(run: Run, step: Step) -> dict[str, Any]:
         "rows": None if rows is None else fingerprint({"rows": list(rows)}),
         "start": run.models[step.start].identity,
         "reference": None if step.reference is None else reference_model(run, step).identity,
+        **_scored_by(run, step),
     }
+
+
+def _scored_by(run: Run, step: Step) -> dict[str, Any]:
+    """Say which engine the plan asks for, where it may be another than the trainer's."""
+    asked = run.plan.reference
+    if step.reference is None or asked.engine == "trainer":
+        return {}
+    return {"reference_engine": asked.model_dump(mode="json", include={"engine", "quantisation"})}
 
 
 def input_weights(run: Run, step: Step) -> dict[str, str]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ratchet.pipeline.context import Run, Tokens
+from ratchet.pipeline.context import Gate, Run, Tokens
+from ratchet.pipeline.engines import gate_of
 from ratchet.pipeline.graph import Step, options
-from ratchet.pipeline.order import stage_table, stage_tokens
-from ratchet.pipeline.prepare import facts_of, reference_model
+from ratchet.pipeline.order import stage_table
+from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
 from ratchet.plan.stages import Sft, Training
-from ratchet.reference.score import Scored
+from ratchet.reference.jobs import Scores
 from ratchet.store.files import storage_errors
 from ratchet.track.progress import follow
 from ratchet.train.launch import train
@@ -26,8 +27,9 @@ def train_step(
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Train a step into `folder` and return its counts and facts. Raises what scoring and training raise."""
     tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
-    scored = [] if isinstance(stage, Sft) else _score_reference(run, step, stage, tokens)
-    spec = train_spec(run, step, stage, tokens, scored, run_id)
+    gate, scored = (None, []) if isinstance(stage, Sft) else _score_reference(run, step, stage, tokens)
+    noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
+    spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
     cluster = run.plan.cluster
     with follow(folder / "metrics.jsonl", step.name, spec.total_steps):
         result = train(
@@ -43,6 +45,8 @@ def train_step(
         "pairs": sum(one.pairs for one in scored),
         "reused": not fresh,
         "records": [str(one.folder) for one in scored],
+        "engine": gate.engine.label if gate else None,
+        "calibration": gate.calibration.to_dict() if gate and gate.calibration else None,
     }
     return result.counts, {
         "training": result.to_dict(),
@@ -51,8 +55,8 @@ def train_step(
     }
 
 
-def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]) -> list[Scored]:
-    """Score the pairs of a chunk, and the held-out ones, under the step's reference."""
+def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]) -> tuple[Gate, list[Scores]]:
+    """Score the pairs of a chunk, and the held-out ones, under the step's reference, by the engine it may trust."""
     jobs = [train_job(one) for one in tokens]
     if (rows := run.rows_of(step)) is not None:
         table, part = stage_table(run, stage), np.asarray(rows)
@@ -60,11 +64,13 @@ def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]
         jobs = [train_job(one, np.sort(lines[files == file]).tolist()) for file, one in enumerate(tokens)]
     jobs += [heldout_job(one) for one in tokens]
     quantise = stage.lora.quantise if stage.lora and step.reference == step.start else None
-    return list(ensure_scores(run, reference_model(run, step), jobs, quantise).values())
+    model = reference_model(run, step)
+    gate = gate_of(run, step.stage, model, quantise)
+    return gate, list(ensure_scores(run, model, jobs, gate.engine, quantise).values())
 
 
 def train_spec(
-    run: Run, step: Step, stage: Training, tokens: list[Tokens], scored: list[Scored], run_id: str
+    run: Run, step: Step, stage: Training, tokens: list[Tokens], scored: list[Scores], noise: float, run_id: str
 ) -> TrainSpec:
     """Return what the training workers need to know, and write the rows of a cut chunk beside it."""
     cluster, start = run.plan.cluster, run.models[step.start]
@@ -91,6 +97,7 @@ def train_spec(
         heldout_tokens=tuple(str(one.folder / "heldout.arrow") for one in heldout),
         heldout_references=references if heldout else (),
         starts_at_reference=step.reference == step.start,
+        reference_noise=noise,
         epochs=stage.epochs,
         max_steps=stage.max_steps,
         batch=stage.batch,

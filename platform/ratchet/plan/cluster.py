@@ -94,9 +94,17 @@ class Cluster(Strict):
     `auto` does so where the longest pairs would not fit otherwise."""
     score_actors: Annotated[int, Field(ge=1)] = 1
     """Processes that score the reference."""
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    """GPUs that hold one vLLM engine together; more than 1 only where a model does not fit one GPU."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Times that training may restart from its last checkpoint after a lost worker."""
     storage: str = "outputs"
     """Folder for the store and the runs; every node must see it under the same path."""
     ray: Ray = Ray()
     """The Ray cluster to use."""
+
+    @model_validator(mode="after")
+    def _gpus_for_engines(self) -> Cluster:
+        if self.tensor_parallel > 1 and not self.gpus_per_worker:
+            raise wrong("tensor_parallel", "divides a model among GPUs, and gpus_per_worker is 0", "gpus_per_worker")
+        return self

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, model, schema, stages, suite
+from ratchet.plan import cluster, data, model, reference, schema, stages, suite
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
 
@@ -87,6 +87,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Stepwise training", stages.Steps),
     ("Adapters", stages.Lora),
     ("Checkpoints", stages.Checkpoint),
+    ("Reference scores", reference.ReferenceScores),
     ("The cluster", cluster.Cluster),
     ("DeepSpeed", cluster.DeepSpeed),
     ("Ray", cluster.Ray),

@@ -1,6 +1,6 @@
 """What a plan may say. The docstring under each field is its line in the reference page.
 
-`model`, `data` and `stages` say WHAT is made and are in fingerprints; `cluster` and
+`model`, `data`, `stages` and `reference` say WHAT is made and are in fingerprints; `cluster` and
 `track` say WHERE it runs and how it is watched, and are in none.
 """
 
@@ -14,6 +14,7 @@ from ratchet.plan.base import Name, Strict
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec
+from ratchet.plan.reference import ReferenceScores
 from ratchet.plan.stages import Stage
 
 
@@ -48,6 +49,8 @@ class Plan(Strict):
     """Sources, by name."""
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """Stages, by name; they run in the order that `after`, `start`, `reference` and `of` ask for."""
+    reference: ReferenceScores = ReferenceScores()
+    """How reference models are scored."""
     evaluate: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Suite files (`eval/*.yaml`) that every model of the plan goes through."""
     cluster: Cluster = Cluster()

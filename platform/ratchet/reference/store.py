@@ -78,6 +78,12 @@ def logps_identity(
     }
 
 
+def joined(parts: Sequence[Logps]) -> Logps:
+    """Return several scores as one, in their order."""
+    names = [field.name for field in dataclasses.fields(Logps)]
+    return Logps(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
 def sample_rows(rows: int, size: int) -> tuple[int, ...] | None:
     """Return a fixed sample of `size` row numbers in rising order, or None where that is all of them."""
     if size >= rows:

@@ -73,7 +73,7 @@ def figures(spec: TrainSpec, dtype: torch.dtype, ids: list[str], logps: PairLogp
         (logps.chosen_ratio_B, logps.chosen_tokens_B, logps.reference_chosen_B),
         (logps.rejected_ratio_B, logps.rejected_tokens_B, logps.reference_rejected_B),
     ):
-        allowed_B = allowed_h(dtype, tokens_B, reference_B).cpu()
+        allowed_B = allowed_h(dtype, tokens_B, reference_B).cpu() + spec.reference_noise
         off_B = h_B.detach().double().abs().cpu()
         outside = [
             (ids[i], float(off_B[i]), float(allowed_B[i])) for i in torch.nonzero(~(off_B <= allowed_B)).flatten()

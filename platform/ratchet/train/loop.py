@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ratchet.errors import RatchetError, TrainingError
+from ratchet.errors import RatchetError, TrainingError, some
 from ratchet.losses.diagnostics import metric_sums
 from ratchet.model.divide import divide, units
 from ratchet.model.load import DTYPES
@@ -201,9 +201,8 @@ def update(spec: TrainSpec, parts: Parts, batch: GlobalBatch, rate: float, norm:
 def stopped(spec: TrainSpec, parts: Parts, batch: GlobalBatch, what: str, ids: list[str]) -> TrainingError:
     """Return the error that ends training before anything that is not finite is saved."""
     last = parts.checkpoints.last
-    shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
     return TrainingError(
-        f"at step {batch.step} {what}; pairs {shown}; last good checkpoint: {last.path if last else 'none'}",
+        f"at step {batch.step} {what}; pairs {some(ids)}; last good checkpoint: {last.path if last else 'none'}",
         where=f"step {spec.step}",
         fix="lower the learning rate, set clip or train in bfloat16 or float32; if one pair does it, look at that pair",
     )

@@ -75,6 +75,7 @@ class TrainSpec:
     heldout_references: tuple[str, ...] = ()
     heldout_rows: int = 256
     starts_at_reference: bool = False
+    reference_noise: float = 0.0
     epochs: int = 1
     max_steps: int | None = None
     batch: int = 32

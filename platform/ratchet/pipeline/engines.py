@@ -1,0 +1,85 @@
+"""Which engine may score a stage's reference: the one that the plan asks for, once its scores agree."""
+
+from __future__ import annotations
+
+import time
+
+from ratchet.errors import DataError, ModelError, PlanError, TrainingError
+from ratchet.pipeline.context import Gate, Model, Run
+from ratchet.pipeline.graph import options
+from ratchet.pipeline.prepare import stage_tokens
+from ratchet.pipeline.scoring import ensure_scores, ids_of, read_job, sample_job
+from ratchet.plan.stages import Merge, Training
+from ratchet.reference.calibrate import calibrate
+from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob, Scores
+from ratchet.reference.store import Logps, joined
+from ratchet.serving import vllm
+
+
+def foreign_engine(run: Run) -> EngineChoice | None:
+    """Return the engine beside the trainer's that the plan asks for, if there is one.
+
+    Raises PlanError where it asks for vLLM and none is installed.
+    """
+    asked = run.plan.reference
+    if asked.engine == "trainer":
+        return None
+    version = vllm.version()
+    if version is None:
+        if asked.engine == "vllm":
+            raise PlanError(
+                "vLLM is not installed",
+                where="reference.engine",
+                fix="install it (docs/install.md), or set the engine to auto or trainer",
+            )
+        return None
+    return EngineChoice("vllm", version, asked.quantisation, run.plan.cluster.tensor_parallel)
+
+
+def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None) -> Gate:
+    """Return which engine scores `model` as the reference of a stage, compared once a run.
+
+    Both engines score a fixed sample of each source; what the differences do to the stage's loss
+    decides. Raises TrainingError with the figures where that is too much and the plan does not say
+    otherwise; what scoring raises.
+    """
+    if run.foreign is None or quantise is not None:
+        return Gate(TRAINER, None)
+    key = (stage_name, model.weights)
+    if key not in run.gates:
+        stage = run.plan.stages[stage_name]
+        assert not isinstance(stage, Merge)  # noqa: S101  a merge has no reference
+        run.gates[key] = _compare(run, stage_name, stage, model, run.foreign)
+    return run.gates[key]
+
+
+def _compare(run: Run, name: str, stage: Training, model: Model, foreign: EngineChoice) -> Gate:
+    asked, started = run.plan.reference, time.monotonic()
+    jobs = [sample_job(tokens, asked.sample) for tokens in stage_tokens(run, stage).values()]
+    try:
+        theirs = ensure_scores(run, model, jobs, foreign)
+    except (ModelError, DataError) as error:
+        if asked.engine != "auto":
+            raise
+        run.warnings.append(f"the reference of {name} is scored by the trainer: {error.what}")
+        return Gate(TRAINER, None)
+    mine = ensure_scores(run, model, jobs)
+    ids = [pair_id for job in mine for pair_id in ids_of(job)]
+    found = calibrate(stage.kind, options(stage), ids, _all(mine), _all(theirs))
+    facts = {"with": foreign.label, "shift": f"{found.shift:.2g}", "borne": found.bound}
+    run.console.done(f"compare {name}", facts, time.monotonic() - started)
+    if found.passed:
+        return Gate(foreign, found)
+    said = f"{foreign.label} scores {model.name} too differently for {stage.kind}: {found.figures()}"
+    if asked.engine == "auto" or asked.otherwise == "rescore":
+        run.warnings.append(f"{said}; the trainer scores it")
+        return Gate(TRAINER, found)
+    raise TrainingError(
+        said,
+        where=f"stages.{name}",
+        fix="set reference.otherwise to rescore, reference.engine to trainer, or model.dtype to float32",
+    )
+
+
+def _all(scored: dict[ScoreJob, Scores]) -> Logps:
+    return joined([read_job(job, one) for job, one in scored.items()])

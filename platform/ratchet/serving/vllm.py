@@ -1,0 +1,289 @@
+"""The door to vLLM: one engine in this process, for log-probabilities of token ids and for text.
+
+Scores are of token ids that the trainer made, so no tokenizer stands between the two. Their requests
+do not read the prefix cache: a number then cannot depend on what was asked before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ratchet.errors import ModelError, RatchetError
+from ratchet.pairs.pair import Ids
+from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, Sampling, describe
+
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: one process an actor, and it dies with it
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+_BATCHED_TOKENS = 2048
+"""Tokens computed at a time. vLLM makes the logits of all of them at once, in float32: 152,000 words take 1.2 GB."""
+_SEQUENCES = 64
+_GPU_SHARE = 0.85
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters that vLLM makes room for."""
+
+
+class EngineDeathError(RatchetError):
+    """The engine ran out of memory or stopped: another one may do it with less at a time."""
+
+    exit_code = 74
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What an engine holds: a model folder, and how. `longest` is in tokens, the one that is thrown away included.
+
+    `adapter_rank` above 0 makes room for adapters on the modules `adapter_targets`.
+    """
+
+    folder: Path
+    dtype: str
+    longest: int
+    gpu: bool
+    tensor_parallel: int = 1
+    quantisation: str | None = None
+    trust_remote_code: bool = False
+    tokenizer: bool = False
+    adapter_rank: int = 0
+    adapter_targets: tuple[str, ...] = ()
+    batched_tokens: int = _BATCHED_TOKENS
+
+
+def version() -> str | None:
+    """Return the version of vLLM that is installed, or None; imports nothing."""
+    try:
+        return importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class VllmEngine:
+    """One engine. Raises ModelError for a model that vLLM does not take, EngineDeathError where memory is short."""
+
+    def __init__(self, served: Served) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self.served = served
+        self._adapters: dict[Path, Any] = {}
+        self._llm = _start(served)
+        self._by_token_ids = _takes_token_ids(self._llm)
+        try:
+            self.answer_logps([(np.array([1, 2], np.int32), 1)])  # the first request compiles a kernel
+        except BaseException:
+            self.close()
+            raise
+
+    def answer_logps(
+        self, sequences: Sequence[tuple[Ids, int]], adapter: Path | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return Σ log p(ids[i] | ids[:i]) over i ≥ first for each (ids, first), in nats, shape (S,).
+
+        `adapter` is a folder in peft's layout, put on the model for these requests. Raises
+        EngineDeathError; ModelError where the engine gives no finite number.
+        """
+        lora = None if adapter is None else self._lora(adapter)
+        outputs = self._run(
+            [{"prompt_token_ids": ids.tolist()} for ids, _ in sequences],
+            [self._scoring(ids, first) for ids, first in sequences],
+            lora,
+        )
+        return np.array(
+            [_answer_sum(output, first) for output, (_, first) in zip(outputs, sequences, strict=True)], np.float64
+        )
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return a text for each chat or completion request, in their order. Raises EngineDeathError, ModelError."""
+        outputs = self._run([self._prompt(one) for one in requests], [_sampling(one) for one in requests], None)
+        return [
+            Answer(
+                one.outputs[0].text,
+                str(one.outputs[0].finish_reason),
+                len(one.prompt_token_ids),
+                len(one.outputs[0].token_ids),
+            )
+            for one in outputs
+        ]
+
+    def reload(self, folder: Path) -> bool:
+        """Put the weights of another folder into the engine; return False where that cannot be done in place."""
+        if self.served.adapter_rank or _shape(folder) != _shape(self.served.folder):
+            return False
+        try:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        except (RuntimeError, ValueError, KeyError, AttributeError, NotImplementedError):
+            return False  # how much of it was loaded nobody knows: the caller starts another engine
+        self._llm.reset_prefix_cache()
+        self.served = dataclasses.replace(self.served, folder=folder)
+        return True
+
+    def close(self) -> None:
+        """Let go of the model and its memory."""
+        if self._llm is None:
+            return
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        gc.collect()
+        if self.served.gpu:
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _run(self, prompts: list[Any], sampling: list[Any], lora: Any) -> list[Any]:
+        import torch
+        from vllm.exceptions import VLLMValidationError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if self._llm is None:
+            raise EngineDeathError("the engine is closed", where=str(self.served.folder))
+        try:
+            return list(self._llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False))
+        except VLLMValidationError as error:
+            raise ModelError(f"vLLM refuses a request: {_line(error)}", where=str(self.served.folder)) from error
+        except (torch.OutOfMemoryError, MemoryError, EngineDeadError, RuntimeError) as error:
+            raise EngineDeathError(f"vLLM stopped: {_line(error)}", where=str(self.served.folder)) from error
+
+    def _scoring(self, ids: Ids, first: int) -> Any:
+        from vllm import SamplingParams
+
+        common: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
+        if self._by_token_ids:
+            targets = np.asarray(ids[first:], np.int32)[:, None]
+            return SamplingParams(**common, prompt_logprob_token_ids=targets, prompt_logprob_start=first - 1)
+        return SamplingParams(**common, prompt_logprobs=0, flat_logprobs=True)
+
+    def _prompt(self, request: Request) -> Any:
+        match request:
+            case ChatRequest(turns=turns):
+                messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+                tokenizer = self._llm.get_tokenizer()
+                ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+                return {"prompt_token_ids": list(ids)}
+            case CompletionRequest(prompt=str(text)):
+                return text
+            case CompletionRequest(prompt=ids):
+                return {"prompt_token_ids": list(ids)}
+        raise ModelError(f"an engine in this process gives scores by `answer_logps`, not by {describe(request)}")
+
+    def _lora(self, folder: Path) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        if folder not in self._adapters:
+            number = len(self._adapters) + 1
+            self._adapters[folder] = LoRARequest(f"adapter-{number}", number, str(folder))
+        return self._adapters[folder]
+
+
+def _start(served: Served) -> Any:
+    import torch
+    from vllm import LLM
+
+    options: dict[str, Any] = {"gpu_memory_utilization": _GPU_SHARE}
+    if not served.gpu:
+        options = {"kv_cache_memory_bytes": _cache_bytes(served)}
+    if served.adapter_rank:
+        rank = next((rank for rank in _RANKS if rank >= served.adapter_rank), served.adapter_rank)
+        # Named modules: else vLLM wraps the head too, and then gives wrong prompt log-probabilities or none.
+        options |= {
+            "enable_lora": True,
+            "max_lora_rank": rank,
+            "max_loras": 1,
+            "lora_target_modules": list(served.adapter_targets),
+        }
+    try:
+        return LLM(
+            model=str(served.folder),
+            dtype=served.dtype,
+            quantization=served.quantisation,
+            tensor_parallel_size=served.tensor_parallel,
+            trust_remote_code=served.trust_remote_code,
+            skip_tokenizer_init=not served.tokenizer,
+            max_model_len=served.longest,
+            max_num_seqs=_SEQUENCES,
+            max_num_batched_tokens=served.batched_tokens,
+            enable_prefix_caching=False,
+            enforce_eager=True,  # a captured graph gains nothing where each sequence is read once
+            seed=0,
+            disable_log_stats=True,
+            **options,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EngineDeathError(f"no memory for vLLM: {_line(error)}", where=str(served.folder)) from error
+    except (ValueError, RuntimeError, KeyError, NotImplementedError, OSError) as error:
+        raise ModelError(
+            f"vLLM does not take this model: {_line(error)}",
+            where=str(served.folder),
+            fix="set reference.engine to trainer, or name a model that vLLM knows",
+        ) from error
+
+
+def _takes_token_ids(llm: Any) -> bool:
+    """Whether log-probabilities of given ids alone can be had, as an array; vLLM's second model runner can."""
+    from vllm import SamplingParams
+
+    known = hasattr(SamplingParams(), "prompt_logprob_token_ids")
+    return known and bool(getattr(llm.llm_engine.vllm_config, "use_v2_model_runner", False))
+
+
+def _answer_sum(output: Any, first: int) -> float:
+    """Sum an answer's log-probabilities in float64. Raises ModelError where one is not finite."""
+    if getattr(output, "prompt_token_id_logprobs", None) is not None:
+        logps = np.asarray(output.prompt_token_id_logprobs, np.float32)[:, 0]
+    else:
+        flat = output.prompt_logprobs
+        # The first log-probability of a position is the prompt token's own; position 0 has none.
+        logps = np.asarray(flat.logprobs, np.float32)[np.asarray(flat.start_indices[first:])]
+    total = float(logps.sum(dtype=np.float64))
+    if not np.isfinite(total) or len(logps) != len(output.prompt_token_ids) - first:
+        raise ModelError(f"vLLM gave {total} for {len(logps)} tokens", fix="set reference.engine to trainer")
+    return total
+
+
+def _sampling(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if not isinstance(request, ChatRequest | CompletionRequest):
+        raise ModelError(f"no text is drawn for {describe(request)}")
+    asked: Sampling = request.sampling
+    return SamplingParams(
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=asked.seed,
+        stop=list(asked.stop) or None,
+        structured_outputs=StructuredOutputsParams(choice=list(asked.choice)) if asked.choice else None,
+    )
+
+
+def _cache_bytes(served: Served) -> int:
+    """Return what the keys and values of the sequences under way take on a CPU, which has no share to ask for."""
+    config = json.loads((served.folder / "config.json").read_text())
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    each = 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * size
+    tokens = 2 * (served.batched_tokens + _SEQUENCES * 128) + 8 * served.longest  # blocks of 128 tokens
+    return max(64 << 20, int(each) * tokens * (4 if served.dtype == "float32" else 2))
+
+
+def _shape(folder: Path) -> dict[str, Any]:
+    """Return what of a model's configuration decides which weights fit it."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return {key: value for key, value in config.items() if key not in {"_name_or_path", "transformers_version"}}
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

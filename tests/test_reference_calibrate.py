@@ -1,0 +1,105 @@
+"""The calibration gate: what another engine's error does to a loss, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.losses.sensitivity import MOST, gain
+from ratchet.reference.calibrate import Calibration, calibrate
+from ratchet.reference.store import Logps
+
+N = 256
+IDS = [f"pair-{i:03d}" for i in range(N)]
+DPOP = {"beta": 0.3, "penalty": 50.0}
+
+
+def scores(seed: int = 0) -> Logps:
+    random = np.random.default_rng(seed)
+    tokens = random.integers(20, 200, (2, N)).astype(np.int32)
+    return Logps(-tokens[0] * 0.7, -tokens[1] * 0.9, tokens[0], tokens[1])
+
+
+def noisy(own: Logps, sigma: float, bias: float = 0.0, seed: int = 1) -> Logps:
+    random = np.random.default_rng(seed)
+    off_w, off_l = random.normal(bias, sigma, (2, N))
+    return Logps(own.chosen + off_w, own.rejected + off_l, own.chosen_tokens, own.rejected_tokens)
+
+
+def gate(kind: str, options: dict[str, float], sigma: float, bias: float = 0.0) -> Calibration:
+    return calibrate(kind, options, IDS, scores(), noisy(scores(), sigma, bias))
+
+
+def test_dpop_refuses_half_a_nat_and_dpo_bears_a_twentieth() -> None:
+    refused, borne = gate("dpop", DPOP, 0.0, bias=0.5), gate("dpo", {"beta": 0.1}, 0.05)
+    assert not refused.passed and borne.passed
+    # β(1 + λ) · 0.5 for the chosen side, β · 0.5 for the rejected one
+    assert refused.shift == pytest.approx(math.hypot(0.3 * 51 * 0.5, 0.3 * 0.5))
+    assert borne.shift == pytest.approx(0.1 * 0.05 * math.sqrt(2), rel=0.1)
+    assert not gate("dpop", DPOP, 0.5).passed and gate("dpo", {"beta": 0.1}, 0.0, bias=0.05).passed
+
+
+@pytest.mark.parametrize(("sigma", "first"), [(0.05, 0.88), (0.2, 1.65), (0.5, 3.43)])
+def test_the_first_loss_of_dpop_is_the_known_one(sigma: float, first: float) -> None:
+    losses = []
+    for seed in range(40):  # the known figures are expectations
+        losses.append(calibrate("dpop", DPOP, IDS, scores(), noisy(scores(), sigma, seed=seed)).first_loss)
+    assert np.mean(losses) == pytest.approx(first, rel=0.04)  # type: ignore[arg-type]
+
+
+def test_equal_scores_pass_every_loss() -> None:
+    for kind in ("dpo", "dpop", "ipo", "cpo"):
+        found = calibrate(kind, {"beta": 0.5}, IDS, scores(), scores())
+        assert found.passed and found.shift == 0.0 and found.noise == 0.0
+        assert found.first_loss == (pytest.approx(math.log(2)) if kind in {"dpo", "dpop"} else None)
+
+
+def test_the_figures_name_the_worst_pair() -> None:
+    foreign = scores()
+    foreign.chosen[17] -= 3.0
+    foreign.rejected[40] += 2.0
+    found = calibrate("dpo", {"beta": 0.1}, IDS, scores(), foreign)
+    assert (found.chosen.worst_pair, found.chosen.worst) == ("pair-017", pytest.approx(-3.0))
+    assert (found.rejected.worst_pair, found.rejected.worst) == ("pair-040", pytest.approx(2.0))
+    assert found.chosen.bias == pytest.approx(-3.0 / N)
+    assert found.chosen.deviation == pytest.approx(math.sqrt(9 / N - (3 / N) ** 2))
+    assert found.noise == pytest.approx(6.0) and found.pairs == N
+    assert "pair-017" in found.figures() and "-3" in found.figures()
+
+
+@given(st.floats(0.01, 2.0), st.floats(0.0, 100.0), st.floats(1e-4, 1.0))
+def test_dpop_gains_as_its_slope_does(beta: float, penalty: float, off: float) -> None:
+    """z(h_w) = β (h_w − λ relu(−h_w)) by finite differences, below the kink, where it is steepest."""
+
+    def z(h_w: float) -> float:
+        return beta * (h_w - penalty * max(0.0, -h_w))
+
+    slope = (z(-off) - z(-2 * off)) / off
+    assert gain("dpop", {"beta": beta, "penalty": penalty}).chosen == pytest.approx(slope, rel=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_the_bound_is_a_tenth_of_a_pair_s_weight(smoothing: float) -> None:
+    by = gain("dpo", {"beta": 0.1, "label_smoothing": smoothing})
+    off = 1e-4  # nats, small enough for the first order
+
+    def weight(d: float) -> float:
+        sigma = 1 / (1 + math.exp(0.1 * d))
+        return (1 - smoothing) * sigma - smoothing * (1 - sigma)
+
+    change = abs(weight(off) - weight(0.0)) / weight(0.0)
+    assert change == pytest.approx(by.chosen * off / 2, rel=1e-4)
+    assert MOST / 2 == 0.1
+
+
+def test_ipo_s_weight_changes_as_its_gain_says() -> None:
+    beta, off = 0.2, 1e-4
+    by = gain("ipo", {"beta": beta})
+    assert by.per_token and not gain("ipo", {"beta": beta, "length_normalised": False}).per_token
+    change = abs((off - 1 / (2 * beta)) / (-1 / (2 * beta)) - 1)
+    assert change == pytest.approx(by.chosen * off / 2, rel=1e-9)
+    assert gate("ipo", {"beta": 0.1}, 5.0).shift < gate("ipo", {"beta": 0.1, "length_normalised": False}, 5.0).shift
