@@ -6,6 +6,7 @@ do not read the prefix cache: a number then cannot depend on what was asked befo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import importlib.metadata
@@ -81,7 +82,7 @@ class VllmEngine:
         self._llm = _start(served)
         self._by_token_ids = _takes_token_ids(self._llm)
         try:
-            self.answer_logps([(np.array([1, 2], np.int32), 1)])  # the first request compiles a kernel
+            self.answer_logps([(np.array([1, 2], np.int32), 1)])  # the first request is slow, and shows what is wrong
         except BaseException:
             self.close()
             raise
@@ -148,8 +149,11 @@ class VllmEngine:
 
         if self._llm is None:
             raise EngineDeathError("the engine is closed", where=str(self.served.folder))
+        # On a CPU vLLM compiles one small function for the first request, which needs a C++ compiler: not so eagerly.
+        stance = contextlib.nullcontext() if self.served.gpu else torch.compiler.set_stance("force_eager")
         try:
-            return list(self._llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False))
+            with stance:
+                return list(self._llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False))
         except VLLMValidationError as error:
             raise ModelError(f"vLLM refuses a request: {_line(error)}", where=str(self.served.folder)) from error
         except (torch.OutOfMemoryError, MemoryError, EngineDeadError, RuntimeError) as error:
