@@ -104,6 +104,18 @@ def test_another_model_of_the_same_shape_is_loaded_in_place(
     assert rater.starts == starts
 
 
+def test_a_tied_head_is_loaded_in_place_too(rater: Any, base: Path, tmp_path: Path, table: TokenTable) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert model.config.tie_word_embeddings
+    torch.manual_seed(2)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(torch.randn_like(model.get_input_embeddings().weight), alpha=0.1)
+    model.save_pretrained(tmp_path)
+    rater.rate(scoring(base), table, ROWS[:2])
+    close(rater.rate(scoring(tmp_path), table, ROWS), own(tmp_path, table))
+    assert rater.starts == 1
+
+
 def test_an_adapter_on_the_engine_that_is_up_equals_the_merged_model(
     base: Path, tuned: tuple[Path, Path], table: TokenTable
 ) -> None:
@@ -145,11 +157,12 @@ def test_an_engine_that_dies_is_started_again_with_half_and_then_gives_up(
     right, calls = LLM.generate, []
 
     def dies(failures: int) -> Any:
-        def generate(self: Any, *arguments: Any, **named: Any) -> Any:
-            calls.append(self.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens)
-            if len(calls) <= failures:
-                raise RuntimeError("[enforce fail at alloc_cpu.cpp] out of memory")
-            return right(self, *arguments, **named)
+        def generate(self: Any, prompts: Any, *arguments: Any, **named: Any) -> Any:
+            if len(prompts) > 1:  # the warm-up is one
+                calls.append(self.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens)
+                if len(calls) <= failures:
+                    raise RuntimeError("[enforce fail at alloc_cpu.cpp] out of memory")
+            return right(self, prompts, *arguments, **named)
 
         return generate
 
@@ -158,18 +171,26 @@ def test_an_engine_that_dies_is_started_again_with_half_and_then_gives_up(
     assert calls[-1] == calls[0] // 2
     calls.clear()
     monkeypatch.setattr(LLM, "generate", dies(9))
-    with pytest.raises(DataError, match="died twice over 24 pairs .*0000000000000000, ") as raised:
+    with pytest.raises(DataError, match=r"died twice over 24 pairs .*0000000000000000, ") as raised:
         rater.rate(scoring(base), table, ROWS)
     assert "out of memory" in str(raised.value) and "reference.engine" in raised.value.fix
     monkeypatch.setattr(LLM, "generate", right)
     close(rater.rate(scoring(base), table, ROWS), own(base, table))
 
 
+def test_heads_of_a_width_that_the_kernel_lacks_are_a_clear_error(stories: Path, table: TokenTable) -> None:
+    from ratchet.reference.vllm_rater import VllmRater
+
+    with pytest.raises(ModelError, match="head_dim=8") as raised:
+        VllmRater(VLLM, [scoring(stories)], LONGEST, gpu=False).rate(scoring(stories), table, ROWS)
+    assert "reference.engine" in raised.value.fix
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"architectures": ["NoSuchModelForCausalLM"], "model_type": "llama"}, "NoSuchModelForCausalLM"),
-        ({"max_position_embeddings": 64}, "64"),
+        ({"max_position_embeddings": 64}, "max_model_len .*64"),
     ],
 )
 def test_a_model_that_vllm_does_not_take_is_a_clear_error(

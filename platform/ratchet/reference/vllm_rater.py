@@ -52,6 +52,7 @@ class VllmRater:
         try:
             return self._rate(model, pairs)
         except EngineDeathError as error:
+            self._close()
             ids = [pair.pair_id for pair in pairs]
             raise DataError(
                 f"vLLM died twice over {len(ids)} pairs ({error.what}): {some(ids)}",

@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import importlib.metadata
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ import numpy.typing as npt
 from ratchet.errors import ModelError, RatchetError
 from ratchet.pairs.pair import Ids
 from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, Sampling, describe
+
+logger = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: one process an actor, and it dies with it
@@ -83,9 +86,9 @@ class VllmEngine:
         self._by_token_ids = _takes_token_ids(self._llm)
         try:
             self.answer_logps([(np.array([1, 2], np.int32), 1)])  # the first request is slow, and shows what is wrong
-        except BaseException:
+        except EngineDeathError as error:
             self.close()
-            raise
+            raise _refused(served, error.what) from error
 
     def answer_logps(
         self, sequences: Sequence[tuple[Ids, int]], adapter: Path | None = None
@@ -124,8 +127,11 @@ class VllmEngine:
             return False
         try:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-        except (RuntimeError, ValueError, KeyError, AttributeError, NotImplementedError):
-            return False  # how much of it was loaded nobody knows: the caller starts another engine
+        except Exception as error:
+            logger.info("weights could not be put in place, another engine is started: %s", _line(error))
+            return False
+        if _shape(folder).get("tie_word_embeddings"):
+            self._llm.apply_model(_tie)
         self._llm.reset_prefix_cache()
         self.served = dataclasses.replace(self.served, folder=folder)
         return True
@@ -145,7 +151,6 @@ class VllmEngine:
     def _run(self, prompts: list[Any], sampling: list[Any], lora: Any) -> list[Any]:
         import torch
         from vllm.exceptions import VLLMValidationError
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         if self._llm is None:
             raise EngineDeathError("the engine is closed", where=str(self.served.folder))
@@ -156,7 +161,7 @@ class VllmEngine:
                 return list(self._llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False))
         except VLLMValidationError as error:
             raise ModelError(f"vLLM refuses a request: {_line(error)}", where=str(self.served.folder)) from error
-        except (torch.OutOfMemoryError, MemoryError, EngineDeadError, RuntimeError) as error:
+        except Exception as error:  # whatever it was: the requests stay queued, and the next call would spin over them
             raise EngineDeathError(f"vLLM stopped: {_line(error)}", where=str(self.served.folder)) from error
 
     def _scoring(self, ids: Ids, first: int) -> Any:
@@ -225,12 +230,24 @@ def _start(served: Served) -> Any:
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise EngineDeathError(f"no memory for vLLM: {_line(error)}", where=str(served.folder)) from error
-    except (ValueError, RuntimeError, KeyError, NotImplementedError, OSError) as error:
-        raise ModelError(
-            f"vLLM does not take this model: {_line(error)}",
-            where=str(served.folder),
-            fix="set reference.engine to trainer, or name a model that vLLM knows",
-        ) from error
+    except Exception as error:  # vLLM, pydantic, safetensors and the hub raise their own
+        raise _refused(served, _line(error)) from error
+
+
+def _refused(served: Served, what: str) -> ModelError:
+    return ModelError(
+        f"vLLM does not take this model: {what}",
+        where=str(served.folder),
+        fix="set reference.engine to trainer, or name a model that vLLM knows; "
+        "if its context is too short, lower the stage's max_length",
+    )
+
+
+def _tie(model: Any) -> None:
+    """Make a tied head the embedding again: vLLM 0.32 leaves the old one in its place when weights are reloaded."""
+    head, embedding = model.lm_head, model.model.embed_tokens
+    head.weight = embedding.weight
+    head.quant_method.process_weights_after_loading(head)
 
 
 def _takes_token_ids(llm: Any) -> bool:
@@ -289,5 +306,7 @@ def _shape(folder: Path) -> dict[str, Any]:
 
 
 def _line(error: BaseException) -> str:
+    """Return the line of an error that says what is wrong: pydantic's has more before and after it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    said = [line.removeprefix("Value error, ").partition(" [type=")[0] for line in lines if "Value error, " in line]
+    return (said or lines[-1:] or [type(error).__name__])[0][:300]
