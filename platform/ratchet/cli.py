@@ -14,6 +14,7 @@ COMMANDS = {
     "check": ("ratchet.commands.check", "say what is wrong with plans and suites"),
     "show": ("ratchet.commands.show", "show the steps of a plan, and what is done"),
     "run": ("ratchet.commands.run", "run a plan, or go on with it"),
+    "score": ("ratchet.commands.score", "score the references of a plan, and train nothing"),
     "report": ("ratchet.commands.report", "write the report of a run"),
 }
 """Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""

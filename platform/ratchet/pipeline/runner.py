@@ -12,16 +12,17 @@ from pathlib import Path
 from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
-from ratchet.pipeline.graph import BASE, Step, final_model, needs_difficulty, steps_of
+from ratchet.pipeline.graph import BASE, Step, chunk_names, final_model, needs_difficulty, steps_of
 from ratchet.pipeline.order import decide_order
-from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources, stage_tokens
-from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, train_job
+from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources, reference_model, stage_tokens
+from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, job_size, score_together, train_job
 from ratchet.pipeline.session import native_noise_to, ray_session
-from ratchet.pipeline.steps import ensure_step
+from ratchet.pipeline.steps import ensure_step, finished
 from ratchet.pipeline.summary import summarise
+from ratchet.pipeline.training import quantised, step_jobs
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Sft
+from ratchet.plan.stages import Merge, Sft, Training
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.report.page import write_report
 from ratchet.store.files import write_json, write_text
@@ -36,19 +37,10 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
     A run that was cut short goes on where it was. Raises RunError where another process holds the
     run folder, or a step there was made from something else and `fresh` is not given; else what its parts raise.
     """
-    layout = Layout(Path(plan.cluster.storage).resolve())
-    run = Run(plan, layout, Console(), fresh, plan.model.chat_template)
-    run.foreign = foreign_engine(run)
-    clock = time.monotonic()
+    run, clock = _open(plan, fresh), time.monotonic()
     with hold(run.folder):
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
-            if plan.model.scratch is None:  # a model that cannot be used is told before any file is read
-                run.models[BASE] = base_model(run)
-            prepare_sources(run)
-            if plan.model.scratch is not None:
-                run.models[BASE] = base_model(run)
-            check_suites(run)
-            check_external_models(run)
+            _prepare(run)
             steps = list(_make_models(run))
             write_text(run.folder / "plan.yaml", text)
             write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
@@ -56,6 +48,68 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
         data = summarise(run, steps, scores, text, time.monotonic() - clock)
         html, _ = write_report(run.folder, data)
     return html
+
+
+def score_plan(plan: Plan) -> tuple[int, list[str]]:
+    """Score the reference of every step whose reference model is there, in one pass of each engine.
+
+    Trains nothing. Returns how many pairs have scores now, and the steps whose reference is not
+    there yet. Raises what `run_plan` may.
+    """
+    run, pairs, waiting = _open(plan, fresh=False), 0, []
+    work: dict[tuple[EngineChoice, str | None], list[tuple[Model, ScoreJob]]] = {}
+    with hold(run.folder), native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
+        _prepare(run)
+        for step, stage in _known_steps(run):
+            if step.reference is None:
+                continue
+            if isinstance(step.reference, str) and step.reference not in run.models:
+                waiting.append(step.name)
+                continue
+            model, quantise = reference_model(run, step), quantised(step)
+            engine = gate_of(run, step.stage, model, quantise).engine
+            tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
+            some = work.setdefault((engine, quantise), [])
+            some += [(model, job) for job in step_jobs(run, step, stage, tokens) if job_size(job)]
+        for (engine, quantise), some in work.items():
+            pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))
+    return pairs, waiting
+
+
+def _open(plan: Plan, fresh: bool) -> Run:
+    layout = Layout(Path(plan.cluster.storage).resolve())
+    run = Run(plan, layout, Console(), fresh, plan.model.chat_template)
+    run.foreign = foreign_engine(run)
+    return run
+
+
+def _prepare(run: Run) -> None:
+    """Read the sources and find the models that training begins with."""
+    scratch = run.plan.model.scratch is not None
+    if not scratch:  # a model that cannot be used is told before any file is read
+        run.models[BASE] = base_model(run)
+    prepare_sources(run)
+    if scratch:
+        run.models[BASE] = base_model(run)
+    check_suites(run)
+    check_external_models(run)
+
+
+def _known_steps(run: Run) -> Iterator[tuple[Step, Training]]:
+    """Yield the steps of training stages as far as their order is known; the models of finished ones are found."""
+    for name in stage_order(run.plan):
+        stage = run.plan.stages[name]
+        starts = stage.of if isinstance(stage, Merge) else (start_of(run.plan, name),)
+        if any(final_model(run.plan, start) not in run.models for start in starts):
+            if not isinstance(stage, Merge):
+                yield from ((step, stage) for step in steps_of(run.plan, name, chunk_names(stage)))
+            continue
+        run.orders[name] = decide_order(run, name)
+        for step in steps_of(run.plan, name, run.orders[name].chunks):
+            if not isinstance(stage, Merge):
+                yield step, stage
+            if (model := finished(run, step)) is not None:
+                run.models[step.name] = model
 
 
 def _make_models(run: Run) -> Iterator[Step]:

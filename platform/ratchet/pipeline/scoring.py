@@ -57,7 +57,7 @@ def ensure_scores(
     run: Run, model: Model, jobs: Iterable[ScoreJob], engine: EngineChoice = TRAINER, quantise: str | None = None
 ) -> dict[ScoreJob, Scores]:
     """Score `jobs` under `model` where the store does not hold them yet. Raises DataError, ModelError."""
-    wanted = list(dict.fromkeys(job for job in jobs if _rows(job)))
+    wanted = list(dict.fromkeys(job for job in jobs if job_size(job)))
     return dict(zip(wanted, score_together(run, [(model, job) for job in wanted], engine, quantise), strict=True))
 
 
@@ -108,5 +108,6 @@ def _table(job: ScoreJob) -> TokenTable:
     return table if job.rows is None else table.subset(job.rows)
 
 
-def _rows(job: ScoreJob) -> int:
+def job_size(job: ScoreJob) -> int:
+    """Return the pairs of a job."""
     return len(job.rows) if job.rows is not None else int(facts_of(Path(job.tokens_folder)).counts[job.split])

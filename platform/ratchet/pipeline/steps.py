@@ -42,6 +42,15 @@ def ensure_step(run: Run, step: Step) -> Model:
     return known_model(run, step, record)
 
 
+def finished(run: Run, step: Step) -> Model | None:
+    """Return the model of a step that is made, and made from what the plan now asks for; else None."""
+    folder = run.layout.step(run.plan.name, step.name)
+    record = read_record(folder)
+    if record is None or changes_since(run, step, folder, step_identity(run, step)):
+        return None
+    return known_model(run, step, record)
+
+
 def known_model(run: Run, step: Step, record: Record) -> Model:
     """Return the model of a finished step."""
     base = run.models[BASE]

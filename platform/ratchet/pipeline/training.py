@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from ratchet.pipeline.graph import Step, options
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
-from ratchet.plan.stages import Sft, Training
-from ratchet.reference.jobs import Scores
+from ratchet.plan.stages import Merge, Sft, Training
+from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors
 from ratchet.track.progress import follow
 from ratchet.train.launch import train
@@ -57,16 +57,26 @@ def train_step(
 
 def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]) -> tuple[Gate, list[Scores]]:
     """Score the pairs of a chunk, and the held-out ones, under the step's reference, by the engine it may trust."""
+    model, quantise = reference_model(run, step), quantised(step)
+    gate = gate_of(run, step.stage, model, quantise)
+    jobs = step_jobs(run, step, stage, tokens)
+    return gate, list(ensure_scores(run, model, jobs, gate.engine, quantise).values())
+
+
+def quantised(step: Step) -> str | None:
+    """Return how a step's reference is held where it is the frozen weights of its own training (QLoRA)."""
+    lora = None if isinstance(step.settings, Merge) else step.settings.lora
+    return lora.quantise if lora and step.reference == step.start else None
+
+
+def step_jobs(run: Run, step: Step, stage: Training, tokens: Sequence[Tokens]) -> list[ScoreJob]:
+    """Return what a step's reference is asked for: the pairs of its chunk, and the held-out ones."""
     jobs = [train_job(one) for one in tokens]
     if (rows := run.rows_of(step)) is not None:
         table, part = stage_table(run, stage), np.asarray(rows)
         files, lines = table.file_of_N[part], table.row_of_N[part]
         jobs = [train_job(one, np.sort(lines[files == file]).tolist()) for file, one in enumerate(tokens)]
-    jobs += [heldout_job(one) for one in tokens]
-    quantise = stage.lora.quantise if stage.lora and step.reference == step.start else None
-    model = reference_model(run, step)
-    gate = gate_of(run, step.stage, model, quantise)
-    return gate, list(ensure_scores(run, model, jobs, gate.engine, quantise).values())
+    return jobs + [heldout_job(one) for one in tokens]
 
 
 def train_spec(

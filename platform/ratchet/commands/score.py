@@ -1,0 +1,30 @@
+"""`ratchet score`: score the references of a plan whose models are there, and train nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ratchet.errors import some
+from ratchet.plan.load import load_plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("plan", type=Path, help="plan file, such as jobs/quickstart.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a dotted key of the plan"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Score; the last line on standard output says how many pairs have scores, and what waits for a model."""
+    plan = load_plan(arguments.plan, arguments.overrides)
+
+    from ratchet.pipeline.runner import score_plan
+
+    pairs, waiting = score_plan(plan)
+    later = f"; {some(waiting)} can be scored once the model before is trained" if waiting else ""
+    sys.stdout.write(f"scored: {pairs:,} pairs{later}\n")
+    return 0
