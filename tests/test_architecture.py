@@ -52,6 +52,7 @@ DOORS = {
     "ray": {
         "pairs.flow",
         "pairs.token_flow",
+        "reference.gone",
         "reference.score",
         "evaluate.generate_flow",
         "train.worker",

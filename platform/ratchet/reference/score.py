@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from ratchet.errors import DataError, some
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.attempts import MOST, attempt
+from ratchet.reference.gone import wait_until_gone
 from ratchet.reference.jobs import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
 from ratchet.reference.rate import Rater, TrainerRater
 from ratchet.reference.store import logps_identity, missing_blocks, prove, write_block
@@ -49,6 +51,13 @@ class BlockScorer:
         """The engine; made with the first block, because an error in a constructor comes back without its cause."""
         return self.make_rater()
 
+    @functools.cached_property
+    def node(self) -> str:
+        """The machine that this process is on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         if item["file"] not in self.tables:
             self.tables[item["file"]] = open_table([Path(item["file"])], [1.0], 0)
@@ -63,7 +72,8 @@ class BlockScorer:
                 self.rater.halve()
             logps = self.rater.rate(self.models[item["model"]], table, rows)
             write_block(folder, item["block"], ids, logps)
-        return {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
+        done = {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
+        return {**done, "node": self.node, "pid": os.getpid()}
 
 
 def score_jobs(
@@ -180,6 +190,7 @@ def _run(
 
     total, done = sum(len(item["rows"]) for item in items), 0
     seconds: dict[str, float] = {}
+    processes: set[tuple[str, int]] = set()
     gpus = pool.gpus and max(pool.gpus, engine.tensor_parallel)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         BlockScorer,
@@ -191,7 +202,9 @@ def _run(
     for row in dataset.iter_rows():
         done += row["pairs"]
         seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
+        processes.add((row["node"], row["pid"]))
         on_pairs(done, total)
+    wait_until_gone(processes)
     return seconds
 
 
