@@ -38,6 +38,18 @@ def step(name: str, kind: str, **more: Any) -> dict[str, Any]:
     }
 
 
+AGREEMENT = {
+    "pairs": 512,
+    "chosen": {"bias": 0.0021, "deviation": 0.0113, "worst": -0.0432, "worst_pair": "03f1c2"},
+    "rejected": {"bias": -0.0007, "deviation": 0.0131, "worst": 0.0517, "worst_pair": "9be07a"},
+    "shift": 0.176,
+    "bound": 0.2,
+    "first_loss": 0.7304,
+    "passed": True,
+    "noise": 0.103,
+}
+
+
 def training(pairs: int, steps: int, seconds: float, **more: Any) -> dict[str, Any]:
     return {
         "pairs": pairs,
@@ -66,6 +78,8 @@ def preference(
         reference_seconds=reference_seconds,
         reference_pairs=pairs + pairs // 19,
         reference_reused=reused,
+        reference_engine="vllm 0.32.0",
+        reference_agreement=AGREEMENT,
         **more,
     ) | {"seconds": seconds + 21.5 + (0.0 if reused else reference_seconds)}
 

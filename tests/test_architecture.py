@@ -55,6 +55,7 @@ DOORS = {
         "reference.gone",
         "reference.score",
         "evaluate.generate_flow",
+        "evaluate.vllm_pool",
         "train.worker",
         "train.launch",
         "pipeline.session",

@@ -24,16 +24,18 @@ def foreign_engine(run: Run) -> EngineChoice | None:
     asked = run.plan.reference
     if asked.engine == "trainer":
         return None
+    version = vllm.version() if asked.engine == "auto" else need_vllm("reference.engine")
+    return EngineChoice("vllm", version, asked.quantisation, run.plan.cluster.tensor_parallel) if version else None
+
+
+def need_vllm(where: str) -> str:
+    """Return the version of vLLM, for which the plan asks at `where`. Raises PlanError where none is installed."""
     version = vllm.version()
     if version is None:
-        if asked.engine == "vllm":
-            raise PlanError(
-                "vLLM is not installed",
-                where="reference.engine",
-                fix="install it (docs/install.md), or set the engine to auto or trainer",
-            )
-        return None
-    return EngineChoice("vllm", version, asked.quantisation, run.plan.cluster.tensor_parallel)
+        raise PlanError(
+            "vLLM is not installed", where=where, fix="install it (docs/install.md), or set the engine to trainer"
+        )
+    return version
 
 
 def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None) -> Gate:

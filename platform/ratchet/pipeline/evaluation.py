@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
 from ratchet.evaluate.generate import exact_match, wanted_answers
-from ratchet.evaluate.generate_flow import generate
 from ratchet.evaluate.preference import gamma, reward_scores
 from ratchet.pairs.table import open_table
+from ratchet.pipeline.answers import write_answers
 from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.prepare import reference_model, tokens_of
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job, read_job
@@ -56,7 +57,8 @@ def _opponents(run: Run, step: Step | None) -> list[Model]:
 def check_suites(run: Run) -> None:
     """Check that every task has prompts to answer and finds the right answers, before anything is trained.
 
-    Raises DataError where a source holds nothing out, PlanError where a pattern finds nothing.
+    Raises DataError where a source holds nothing out, PlanError where a pattern finds nothing or an
+    engine is not installed.
     """
     for suite in run.plan.evaluate:
         for name, task in load_suite(Path(suite)).tasks.items():
@@ -68,6 +70,8 @@ def check_suites(run: Run) -> None:
                     fix=f"raise data.{task.source}.held_out",
                 )
             wanted_answers(chosen, task.pattern)
+            if task.engine == "vllm":
+                need_vllm(f"{suite}: tasks.{name}.engine")
 
 
 def _heldout(run: Run, model: Model, opponents: list[Model]) -> list[dict[str, Any]]:
@@ -130,17 +134,8 @@ def _exact_match(run: Run, model: Model, name: str, task: ExactMatch) -> dict[st
     picked = list(seen.values())[: task.rows]
     if not picked:
         run.warnings.append(f"task {name}: no held-out pair of {task.source} fits into the length limit")
-    answers = generate(
-        model.folder,
-        [table[row].prompt for row in picked],
-        dtype=model.dtype,
-        batch=task.batch,
-        max_new_tokens=task.max_new_tokens,
-        actors=run.plan.cluster.score_actors,
-        gpus=run.plan.cluster.gpus_per_worker,
-        chat_template=run.chat_template,
-        trust_remote_code=model.trust_remote_code,
-    )
+    prompts = [table[row].prompt for row in picked]
+    answers = write_answers(run, model, task, prompts)
     gold = [chosen_of[table.pair_id(row)] for row in picked]
     found = exact_match(answers, gold, task.pattern)
     facts = {"task": name, "right": found.mean, "of": found.count}

@@ -120,6 +120,8 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
         "reference_seconds": reference["seconds"] if reference else None,
         "reference_pairs": reference["pairs"] if reference else None,
         "reference_reused": reference["reused"] if reference else None,
+        "reference_engine": reference["engine"] if reference else None,
+        "reference_agreement": reference["calibration"] if reference else None,
         "history": history,
     }
 

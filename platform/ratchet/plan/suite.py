@@ -25,6 +25,8 @@ class ExactMatch(Strict):
     """Longest answer, in tokens."""
     batch: Annotated[int, Field(ge=1)] = 64
     """Prompts answered at a time."""
+    engine: Literal["trainer", "vllm"] = "trainer"
+    """Who writes the answers: transformers, as the trainer loads the model, or vLLM."""
 
     @model_validator(mode="after")
     def _one_group(self) -> ExactMatch:

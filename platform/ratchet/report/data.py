@@ -90,7 +90,8 @@ class Step:
     sources of its pairs, `start` and `reference` names of models (`base` or a step). `seconds` is the
     whole step, with the reference pass where the step made it itself (`reference_reused` is false);
     `train_seconds` its optimiser steps, `reference_seconds` what scoring the reference took when it
-    was done, None where none was needed. Rates are of training.
+    was done, None where none was needed; `reference_agreement` is what a comparison of another engine
+    with the trainer's showed (`reference.calibrate`), where there was one. Rates are of training.
     """
 
     name: str
@@ -107,6 +108,8 @@ class Step:
     reference_seconds: float | None = None
     reference_pairs: int | None = None
     reference_reused: bool | None = None
+    reference_engine: str | None = None
+    reference_agreement: Mapping[str, Any] | None = None
     pairs_per_second: float | None = None
     tokens_per_second: float | None = None
     peak_memory_mb: float | None = None

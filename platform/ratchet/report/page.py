@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ratchet.report import charts, charts_data, tables, tables_data
+from ratchet.report import charts, charts_data, tables, tables_data, tables_engine
 from ratchet.report.charts import Chart
 from ratchet.report.data import Report
 from ratchet.report.graph import graph
@@ -207,6 +207,12 @@ def sections(report: Report) -> list[Section]:
             tables_data.overlap(report),
         ),
         _section("steps", "Steps", "", tables.steps(report), tables_data.merges(report)),
+        _section(
+            "engines",
+            "Who scored the reference",
+            "Scores of another engine are used only where they agree with the trainer's own.",
+            tables_engine.engines(report),
+        ),
         _section("throughput", "Time and throughput", "", tables.throughput(report)),
     ]
 

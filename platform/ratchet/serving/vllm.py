@@ -48,9 +48,11 @@ class EngineDeathError(RatchetError):
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """What an engine holds: a model folder, and how. `longest` is in tokens, the one that is thrown away included.
+    """What an engine holds: a model folder, and how.
 
-    `adapter_rank` above 0 makes room for adapters on the modules `adapter_targets`.
+    `longest` is in tokens, prompt and answer together, and for scores one more, which is drawn and
+    thrown away. `adapter_rank` above 0 makes room for adapters on the modules `adapter_targets`. An
+    engine with a `tokenizer` writes text, and ends an answer at `end_ids` as well as at the model's own.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Served:
     quantisation: str | None = None
     trust_remote_code: bool = False
     tokenizer: bool = False
+    end_ids: tuple[int, ...] = ()
     adapter_rank: int = 0
     adapter_targets: tuple[str, ...] = ()
     batched_tokens: int = _BATCHED_TOKENS
@@ -110,7 +113,7 @@ class VllmEngine:
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return a text for each chat or completion request, in their order. Raises EngineDeathError, ModelError."""
-        outputs = self._run([self._prompt(one) for one in requests], [_sampling(one) for one in requests], None)
+        outputs = self._run([self._prompt(one) for one in requests], [self._sampling(one) for one in requests], None)
         return [
             Answer(
                 one.outputs[0].text,
@@ -173,6 +176,23 @@ class VllmEngine:
             return SamplingParams(**common, prompt_logprob_token_ids=targets, prompt_logprob_start=first - 1)
         return SamplingParams(**common, prompt_logprobs=0, flat_logprobs=True)
 
+    def _sampling(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        if not isinstance(request, ChatRequest | CompletionRequest):
+            raise ModelError(f"no text is drawn for {describe(request)}")
+        asked: Sampling = request.sampling
+        return SamplingParams(
+            max_tokens=asked.max_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            seed=asked.seed,
+            stop=list(asked.stop) or None,
+            stop_token_ids=list(self.served.end_ids) or None,
+            structured_outputs=StructuredOutputsParams(choice=list(asked.choice)) if asked.choice else None,
+        )
+
     def _prompt(self, request: Request) -> Any:
         match request:
             case ChatRequest(turns=turns):
@@ -220,6 +240,7 @@ def _start(served: Served) -> Any:
             trust_remote_code=served.trust_remote_code,
             skip_tokenizer_init=not served.tokenizer,
             max_model_len=served.longest,
+            generation_config="vllm",  # sampling is what a request says, not what the model's folder recommends
             max_num_seqs=_SEQUENCES,
             max_num_batched_tokens=served.batched_tokens,
             enable_prefix_caching=False,
@@ -270,23 +291,6 @@ def _answer_sum(output: Any, first: int) -> float:
     if not np.isfinite(total) or len(logps) != len(output.prompt_token_ids) - first:
         raise ModelError(f"vLLM gave {total} for {len(logps)} tokens", fix="set reference.engine to trainer")
     return total
-
-
-def _sampling(request: Request) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
-
-    if not isinstance(request, ChatRequest | CompletionRequest):
-        raise ModelError(f"no text is drawn for {describe(request)}")
-    asked: Sampling = request.sampling
-    return SamplingParams(
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        seed=asked.seed,
-        stop=list(asked.stop) or None,
-        structured_outputs=StructuredOutputsParams(choice=list(asked.choice)) if asked.choice else None,
-    )
 
 
 def _cache_bytes(served: Served) -> int:

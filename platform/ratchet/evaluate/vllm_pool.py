@@ -1,0 +1,82 @@
+"""Answers by vLLM on a pool of processes with Ray Data, each of them journalled as it comes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from ratchet.reference.gone import wait_until_gone
+from ratchet.serving.journal import Journal
+from ratchet.serving.requests import Answer, Request, key_of
+from ratchet.serving.vllm import Served, VllmEngine
+
+
+class BatchAnswerer:
+    """Holds one engine; Ray Data keeps it alive in its own process."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+
+    @functools.cached_property
+    def engine(self) -> VllmEngine:
+        """The engine; made with the first batch, because an error in a constructor comes back without its cause."""
+        return VllmEngine(self.served)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        import os
+
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        answers = self.engine.answer(item["requests"].value)
+        return {"batch": item["batch"], "answers": _Kept(answers), "node": node, "pid": os.getpid()}
+
+
+class _Kept:
+    """Python objects that Ray Data is to carry as they are."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class VllmPool:
+    """An engine (`serving.requests.Engine`) of `actors` processes, each with one vLLM engine of `gpus` GPUs.
+
+    `name` stands for the model in the journal: its content digest, so that another model's answers
+    are never taken for this one's.
+    """
+
+    def __init__(self, served: Served, name: str, journal: Journal, *, actors: int, gpus: float, batch: int) -> None:
+        self.served, self.name, self.journal = served, name, journal
+        self.actors, self.gpus, self.batch = actors, gpus, batch
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return one answer for each request, in their order; those in the journal are not asked for.
+
+        Equal requests are one. Raises ModelError, EngineDeathError, StorageError; what was answered is kept.
+        """
+        keys = [key_of(self.name, request) for request in requests]
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.journal}
+        if missing:
+            self._ask(list(missing.values()))
+        return [self.journal.find(key) for key in keys]
+
+    def _ask(self, requests: list[Request]) -> None:
+        import ray
+
+        batches = [requests[i : i + self.batch] for i in range(0, len(requests), self.batch)]
+        items = [{"batch": n, "requests": _Kept(some)} for n, some in enumerate(batches)]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            BatchAnswerer,
+            fn_constructor_args=(self.served,),
+            compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(items))),
+            num_cpus=1,
+            num_gpus=self.gpus or None,
+        )
+        processes = set()
+        for row in dataset.iter_rows():
+            for request, answer in zip(batches[row["batch"]], row["answers"].value, strict=True):
+                self.journal.append(self.name, request, answer)
+            processes.add((row["node"], row["pid"]))
+        wait_until_gone(processes)
