@@ -28,7 +28,7 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-slow test-vllm bench lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-slow test-vllm test-vllm-fast bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -37,7 +37,7 @@ help:
 	@echo 'make test        tests: the default tier, then those that start Ray'
 	@echo 'make test-fast   tests: the default tier alone'
 	@echo 'make test-slow   tests: whole runs, kills and comparisons'
-	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV)'
+	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-fast leaves whole runs out'
 	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
 	@echo 'make lint        ruff: rules and layout'
 	@echo 'make types       mypy, strict'
@@ -90,7 +90,10 @@ test-slow: setup
 	$(BIN)/pytest -m 'slow and not gpu and not vllm'
 
 test-vllm: vllm
-	$(VLLM_VENV)/bin/pytest -m vllm
+	$(VLLM_VENV)/bin/pytest -m 'vllm and not gpu'
+
+test-vllm-fast: vllm
+	$(VLLM_VENV)/bin/pytest -m 'vllm and not gpu and not slow'
 
 bench:
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.errors import PlanError
+from ratchet.errors import EndpointError, PlanError
 from ratchet.pairs.pair import Turn
 from ratchet.serving.address import is_public
-from ratchet.serving.endpoint import Endpoint, EndpointError, EndpointSettings
+from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import ChatRequest
 from ratchet.serving.retry import Pace

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.errors import PlanError, RatchetError
+from ratchet.errors import EndpointError, PlanError, RatchetError
 from ratchet.pairs.pair import Turn
-from ratchet.serving.endpoint import EndpointError
 from ratchet.serving.requests import ChatRequest, CompletionRequest, Sampling, ScoreRequest, key_of
 from tests.endpoint_server import Behaviour, Bench, chat, says, serving, well
 

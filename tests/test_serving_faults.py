@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.serving.endpoint import EndpointError
+from ratchet.errors import EndpointError
 from ratchet.serving.requests import CompletionRequest, ScoreRequest
 from ratchet.serving.retry import Pace, asked_seconds, wait_seconds
 from tests.endpoint_server import (

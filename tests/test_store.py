@@ -145,7 +145,9 @@ def test_every_error_crosses_a_process_border_and_has_its_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RatchetError)]
     assert {kind.__name__: kind.exit_code for kind in kinds} == {
         "RatchetError": 1, "PlanError": 2, "DataError": 3, "ModelError": 4, "TrainingError": 5, "RunError": 6,
-        "ClusterError": 69, "StorageError": 74, "CorruptError": 74,
+        "ClusterError": 69,
+        "EndpointError": 69,
+        "EngineDeathError": 69, "StorageError": 74, "CorruptError": 74,
     }  # fmt: skip
     for kind in kinds:
         error = pickle.loads(pickle.dumps(kind("what", where="file:3", fix="do this")))  # noqa: S301

@@ -178,6 +178,22 @@ def test_an_engine_that_dies_is_started_again_with_half_and_then_gives_up(
     close(rater.rate(scoring(base), table, ROWS), own(base, table))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_ids_alone_and_whole_prompts_give_the_same_numbers(
+    base: Path, table: TokenTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ratchet.reference.vllm_rater import VllmRater
+
+    made = VllmRater(VLLM, [scoring(base)], LONGEST, gpu=True)
+    found = made.rate(scoring(base), table, ROWS)
+    assert made._engine is not None and made._engine._by_token_ids
+    monkeypatch.setattr(made._engine, "_by_token_ids", False)
+    close(found, made.rate(scoring(base), table, ROWS))
+    close(found, own(base, table))
+    made.halve()
+
+
 def test_heads_of_a_width_that_the_kernel_lacks_are_a_clear_error(stories: Path, table: TokenTable) -> None:
     from ratchet.reference.vllm_rater import VllmRater
 

@@ -41,7 +41,13 @@ stages:
     learning_rate: 1e-3
     max_length: 200
   whole: {kind: dpo, data: [slips], batch: 32, learning_rate: 1e-4, max_length: 200, max_steps: 2}
+evaluate: [suite.yaml]
 cluster: {token_budget: 1024, storage: out}
+"""
+SUITE = """\
+tasks:
+  own: {kind: exact_match, source: slips, pattern: '(\\w+)', rows: 12, max_new_tokens: 24}
+  theirs: {kind: exact_match, source: slips, pattern: '(\\w+)', rows: 12, max_new_tokens: 24, engine: vllm, batch: 5}
 """
 
 
@@ -52,6 +58,7 @@ def model(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(folder: Path, model: Path, rows: int = 300, dtype: str = "float32", otherwise: str = "refuse") -> Path:
     text = PLAN.replace("MODEL", str(model)).replace("ROWS", str(rows)).replace("DTYPE", dtype)
+    (folder / "suite.yaml").write_text(SUITE)
     (folder / "plan.yaml").write_text(text.replace("OTHERWISE", otherwise))
     return folder
 
@@ -97,6 +104,7 @@ def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, W
     return folder, watch
 
 
+@pytest.mark.slow
 def test_a_run_refers_to_vllm_s_scores_and_starts_at_ln_2(done: tuple[Path, Watch]) -> None:
     folder, _ = done
     for step in ("align.1", "align.2", "whole"):
@@ -112,6 +120,18 @@ def test_a_run_refers_to_vllm_s_scores_and_starts_at_ln_2(done: tuple[Path, Watc
             assert (identity["dtype"], identity["quantise"]) == ("float32", None)
 
 
+@pytest.mark.slow
+def test_vllm_writes_the_answers_that_transformers_writes(done: tuple[Path, Watch]) -> None:
+    folder, _ = done
+    for name in ("base", "align.2"):
+        scores = json.loads((folder / "out/runs/tiny/scores" / f"{name}.json").read_text())["exact_match"]
+        own, theirs = ([example["answer"] for example in one["examples"]] for one in scores)
+        assert own == theirs and any(answer.strip() for answer in own)
+        journal = (folder / "out/runs/tiny/answers" / f"{name}.jsonl").read_text().splitlines()
+        assert len(journal) == 12
+
+
+@pytest.mark.slow
 def test_engines_are_gone_before_training_starts(done: tuple[Path, Watch]) -> None:
     _, watch = done
     assert (True, False) in watch.seen and (False, True) in watch.seen
@@ -138,6 +158,7 @@ def test_a_killed_pass_goes_on_with_the_blocks_that_are_missing(model: Path, tmp
     assert len(ids) == len(set(ids)) == read_record(folder).counts["pairs"]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_scoring_process_that_is_killed_is_replaced(model: Path, tmp_path: Path) -> None:
     write(tmp_path, model, rows=1600)
     process = subprocess.Popen(
@@ -151,6 +172,18 @@ def test_a_scoring_process_that_is_killed_is_replaced(model: Path, tmp_path: Pat
     assert process.returncode == 0, errors[-3000:]
 
 
+@pytest.mark.slow
+def test_auto_leaves_to_the_trainer_what_vllm_does_not_take(stories: Path, tmp_path: Path) -> None:
+    write(tmp_path, stories, rows=60)  # heads 8 wide, which vLLM's attention does not have on a CPU
+    refused = ratchet(tmp_path, "score", "plan.yaml")
+    assert refused.returncode == 4 and "head_dim=8" in refused.stderr and "reference.engine" in refused.stderr
+    found = ratchet(tmp_path, "score", "plan.yaml", "--set", "reference.engine=auto")
+    assert found.returncode == 0, found.stderr[-3000:]
+    identities = [read_record(path.parent).identity for path in (tmp_path / "out/store/logps").glob("*/record.json")]  # type: ignore[union-attr]
+    assert {identity["engine"] for identity in identities} == {"trainer"}
+
+
+@pytest.mark.slow
 def test_scores_that_are_too_far_off_are_refused_or_made_again(model: Path, tmp_path: Path) -> None:
     write(tmp_path, model, rows=100, dtype="bfloat16")
     refused = ratchet(tmp_path, "score", "plan.yaml")

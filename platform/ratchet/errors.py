@@ -7,7 +7,8 @@
     ├── TrainingError      5   training stopped itself
     ├── RunError           6   the run folder is taken, or belongs to another plan
     ├── ClusterError      69   Ray cannot be started or reached
-    ├── EndpointError     69   an engine behind a URL gives no answer (in serving.endpoint)
+    ├── EndpointError     69   an engine behind a URL gives no answer
+    ├── EngineDeathError  69   an engine in a process of ours ran out of memory, or stopped
     └── StorageError      74   disk full, or stored bytes are not what was written
         └── CorruptError  74   a checkpoint, record or table fails its check
 
@@ -82,6 +83,18 @@ class RunError(RatchetError):
 
 class ClusterError(RatchetError):
     """Ray cannot be started or reached, or does not have what the plan asks for."""
+
+    exit_code = 69
+
+
+class EndpointError(RatchetError):
+    """An endpoint cannot be reached, refuses, answers what it must not, or its budget is used up."""
+
+    exit_code = 69
+
+
+class EngineDeathError(RatchetError):
+    """An engine ran out of memory or stopped: another one may do it with less at a time."""
 
     exit_code = 69
 

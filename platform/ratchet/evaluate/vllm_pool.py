@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from ratchet.errors import DataError, EngineDeathError, some
 from ratchet.reference.gone import wait_until_gone
 from ratchet.serving.journal import Journal
-from ratchet.serving.requests import Answer, Request, key_of
+from ratchet.serving.requests import Answer, Request, describe, key_of
+from ratchet.serving.restart import with_one_restart
 from ratchet.serving.vllm import Served, VllmEngine
 
 
@@ -17,20 +20,36 @@ class BatchAnswerer:
 
     def __init__(self, served: Served) -> None:
         self.served = served
-
-    @functools.cached_property
-    def engine(self) -> VllmEngine:
-        """The engine; made with the first batch, because an error in a constructor comes back without its cause."""
-        return VllmEngine(self.served)
+        self.engine: VllmEngine | None = None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        import os
-
         import ray
 
+        requests: list[Request] = item["requests"].value
+
+        def failed(error: EngineDeathError) -> DataError:
+            asked = some([describe(request) for request in requests])
+            return DataError(
+                f"vLLM died twice over {len(requests)} requests ({error.what}): {asked}",
+                where=str(self.served.folder),
+                fix="ask for shorter answers or fewer at a time, or give the engine more memory",
+            )
+
+        answers = with_one_restart(lambda: self._answer(requests), self._halve, failed)
         node = ray.get_runtime_context().get_node_id()
-        answers = self.engine.answer(item["requests"].value)
         return {"batch": item["batch"], "answers": _Kept(answers), "node": node, "pid": os.getpid()}
+
+    def _answer(self, requests: list[Request]) -> list[Answer]:
+        # Not in the constructor: an error there comes back from Ray Data without its cause.
+        if self.engine is None:
+            self.engine = VllmEngine(self.served)
+        return self.engine.answer(requests)
+
+    def _halve(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+        self.served = dataclasses.replace(self.served, batched_tokens=max(1, self.served.batched_tokens // 2))
 
 
 class _Kept:
@@ -54,7 +73,8 @@ class VllmPool:
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return one answer for each request, in their order; those in the journal are not asked for.
 
-        Equal requests are one. Raises ModelError, EngineDeathError, StorageError; what was answered is kept.
+        Equal requests are one. Raises ModelError, StorageError, DataError where engines die
+        over some; what was answered is kept.
         """
         keys = [key_of(self.name, request) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.journal}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.errors import DataError, some
+from ratchet.errors import DataError, EngineDeathError, some
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.table import TokenTable
 from ratchet.reference.jobs import EngineChoice, ScoringModel
 from ratchet.reference.store import Logps
-from ratchet.serving.vllm import EngineDeathError, Served, VllmEngine
-
-logger = logging.getLogger(__name__)
+from ratchet.serving.restart import with_one_restart
+from ratchet.serving.vllm import Served, VllmEngine
 
 
 class VllmRater:
@@ -44,21 +42,16 @@ class VllmRater:
         with the pairs' ids where it dies again, or where a pair is longer than the model allows.
         """
         pairs = [table[int(row)] for row in rows]
-        try:
-            return self._rate(model, pairs)
-        except EngineDeathError as error:
-            logger.warning("%s; another engine is started, with half as much at a time", error.what)
-            self.halve()
-        try:
-            return self._rate(model, pairs)
-        except EngineDeathError as error:
-            self._close()
-            ids = [pair.pair_id for pair in pairs]
-            raise DataError(
+        ids = [pair.pair_id for pair in pairs]
+
+        def failed(error: EngineDeathError) -> DataError:
+            return DataError(
                 f"vLLM died twice over {len(ids)} pairs ({error.what}): {some(ids)}",
                 where=str(model.folder),
                 fix="lower the stage's max_length, give the engine more memory, or set reference.engine to trainer",
-            ) from error
+            )
+
+        return with_one_restart(lambda: self._rate(model, pairs), self.halve, failed)
 
     def halve(self) -> None:
         """Close the engine; the next one takes half as much at a time."""

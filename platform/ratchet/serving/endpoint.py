@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from ratchet.errors import PlanError, RatchetError
+from ratchet.errors import EndpointError, PlanError, RatchetError
 from ratchet.serving.address import check_url
 from ratchet.serving.connection import Connection
 from ratchet.serving.journal import Journal
@@ -22,12 +22,6 @@ from ratchet.serving.wire import compose, read_answer
 _SHOWN = 400
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _log = logging.getLogger(__name__)
-
-
-class EndpointError(RatchetError):
-    """An endpoint cannot be reached, refuses, answers what it must not, or its budget is used up."""
-
-    exit_code = 69
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.errors import ModelError, RatchetError
+from ratchet.errors import EngineDeathError, ModelError
 from ratchet.pairs.pair import Ids
 from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, Sampling, describe
 
@@ -38,12 +38,6 @@ _SEQUENCES = 64
 _GPU_SHARE = 0.85
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM makes room for."""
-
-
-class EngineDeathError(RatchetError):
-    """The engine ran out of memory or stopped: another one may do it with less at a time."""
-
-    exit_code = 74
 
 
 @dataclasses.dataclass(frozen=True)
