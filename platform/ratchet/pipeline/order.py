@@ -16,7 +16,7 @@ from ratchet.pipeline.prepare import external_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, gamma_job, read_job, train_job
 from ratchet.plan.references import start_of
 from ratchet.plan.stages import Merge, Sft, Steps, Training
-from ratchet.reference.jobs import ScoreJob
+from ratchet.reference.jobs import TRAINER, ScoreJob
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import Floats
 from ratchet.store.files import write_json
@@ -58,15 +58,19 @@ def _source_ratios(run: Run, name: str, start: Model, *, whole: bool) -> dict[st
     stage = run.plan.stages[name]
     assert not isinstance(stage, Merge)  # noqa: S101  the caller looked
     jobs = {source: train_job(one) if whole else gamma_job(one) for source, one in stage_tokens(run, stage).items()}
-    return dict(zip(jobs, _ratios(run, name, start, list(jobs.values())), strict=True))
+    return dict(zip(jobs, _ratios(run, name, start, list(jobs.values()), whole=whole), strict=True))
 
 
-def _ratios(run: Run, name: str, start: Model, jobs: Sequence[ScoreJob]) -> list[Floats]:
-    """Return γ of each job's pairs, by the engine that scores the stage's reference: one pass serves both."""
+def _ratios(run: Run, name: str, start: Model, jobs: Sequence[ScoreJob], *, whole: bool) -> list[Floats]:
+    """Return γ of each job's pairs.
+
+    Whole sources are scored by the engine that scores the stage's reference, samples by the trainer's,
+    as for γ in the report: each pass then serves two ends.
+    """
     steps = stepwise(run.plan.stages[name])
-    scored = ensure_scores(run, start, jobs, gate_of(run, name, start).engine)
+    scored = ensure_scores(run, start, jobs, gate_of(run, name, start).engine if whole else TRAINER)
     base = external_model(run, steps.base) if steps and steps.base else None
-    against = ensure_scores(run, base, jobs, gate_of(run, name, base).engine) if base else None
+    against = ensure_scores(run, base, jobs, gate_of(run, name, base).engine if whole else TRAINER) if base else None
     return [
         log_ratio(
             read_job(job, scored[job]),
@@ -85,7 +89,7 @@ def _cut(run: Run, name: str, steps: Steps, start: Model, chunks: Sequence[str])
     if needs_difficulty(stage):
         jobs = [train_job(one) for one in stage_tokens(run, stage).values()]
         ratios = np.empty(len(table))
-        for file, values in enumerate(_ratios(run, name, start, jobs)):
+        for file, values in enumerate(_ratios(run, name, start, jobs, whole=True)):
             here = table.file_of_N == file
             ratios[here] = values[table.row_of_N[here]]
     if len(table) < len(chunks):
