@@ -43,11 +43,15 @@ def ensure_step(run: Run, step: Step) -> Model:
 
 
 def finished(run: Run, step: Step) -> Model | None:
-    """Return the model of a step that is made, and made from what the plan now asks for; else None."""
+    """Return the model of a step that is made, and made from what the plan now asks for; else None.
+
+    Raises CorruptError where its weights are not those that its record names.
+    """
     folder = run.layout.step(run.plan.name, step.name)
     record = read_record(folder)
     if record is None or changes_since(run, step, folder, step_identity(run, step)):
         return None
+    _verify(folder, record)
     return known_model(run, step, record)
 
 
