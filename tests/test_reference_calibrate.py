@@ -37,8 +37,8 @@ def gate(kind: str, options: dict[str, float], sigma: float, bias: float = 0.0) 
 def test_dpop_refuses_half_a_nat_and_dpo_bears_a_twentieth() -> None:
     refused, borne = gate("dpop", DPOP, 0.0, bias=0.5), gate("dpo", {"beta": 0.1}, 0.05)
     assert not refused.passed and borne.passed
-    # β(1 + λ) · 0.5 for the chosen side, β · 0.5 for the rejected one
-    assert refused.shift == pytest.approx(math.hypot(0.3 * 51 * 0.5, 0.3 * 0.5))
+    # both sides half a nat too high: β(1 + λ) · 0.5 by the chosen one, less β · 0.5 by the rejected one
+    assert refused.shift == pytest.approx(0.3 * 51 * 0.5 - 0.3 * 0.5)
     assert borne.shift == pytest.approx(0.1 * 0.05 * math.sqrt(2), rel=0.1)
     assert not gate("dpop", DPOP, 0.5).passed and gate("dpo", {"beta": 0.1}, 0.0, bias=0.05).passed
 
@@ -66,8 +66,24 @@ def test_the_figures_name_the_worst_pair() -> None:
     assert (found.rejected.worst_pair, found.rejected.worst) == ("pair-040", pytest.approx(2.0))
     assert found.chosen.bias == pytest.approx(-3.0 / N)
     assert found.chosen.deviation == pytest.approx(math.sqrt(9 / N - (3 / N) ** 2))
-    assert found.noise == pytest.approx(6.0) and found.pairs == N
+    assert found.noise == pytest.approx(3.0) and found.pairs == N
     assert "pair-017" in found.figures() and "-3" in found.figures()
+
+
+def test_errors_that_add_up_are_told_from_errors_that_cancel() -> None:
+    own, tokens = scores(), scores()
+    apart = Logps(own.chosen + 1.4, own.rejected - 1.4, tokens.chosen_tokens, tokens.rejected_tokens)
+    together = Logps(own.chosen + 1.4, own.rejected + 1.4, tokens.chosen_tokens, tokens.rejected_tokens)
+    assert calibrate("dpo", {"beta": 0.1}, IDS, own, apart).shift == pytest.approx(0.28)
+    assert calibrate("dpo", {"beta": 0.1}, IDS, own, together).shift == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "options", "off"), [("dpo", {"beta": 0.1}, 30.0), ("dpop", DPOP, 0.2)])
+def test_one_pair_that_is_far_off_is_enough_to_refuse(kind: str, options: dict[str, float], off: float) -> None:
+    foreign = scores()
+    foreign.chosen[17] -= off
+    found = calibrate(kind, options, IDS, scores(), foreign)
+    assert found.shift <= found.bound and not found.passed and "pair-017" in found.figures()
 
 
 @given(st.floats(0.01, 2.0), st.floats(0.0, 100.0), st.floats(1e-4, 1.0))

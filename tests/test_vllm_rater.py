@@ -202,11 +202,32 @@ def test_heads_of_a_width_that_the_kernel_lacks_are_a_clear_error(stories: Path,
     assert "reference.engine" in raised.value.fix
 
 
+def test_pairs_beyond_the_model_s_context_are_named(base: Path, tmp_path: Path, table: TokenTable) -> None:
+    from ratchet.reference.vllm_rater import VllmRater
+
+    shutil.copytree(base, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 64}))
+    with pytest.raises(DataError, match=r"18 pairs have more than the 63 tokens .*: 0000000000000000, ") as raised:
+        VllmRater(VLLM, [scoring(tmp_path / "model")], LONGEST, gpu=False).rate(
+            scoring(tmp_path / "model"), table, ROWS
+        )
+    assert "max_length" in raised.value.fix
+
+
+def test_another_precision_gets_an_engine_of_its_own(rater: Any, base: Path, table: TokenTable) -> None:
+    first = rater.rate(scoring(base), table, ROWS[:6])
+    half = ScoringModel(base, "half", "bfloat16")
+    second = rater.rate(half, table, ROWS[:6])
+    assert rater.starts == 2 and not np.array_equal(first.chosen, second.chosen)
+    expected = TrainerRater(Passes(2048), "cpu", 1.0).rate(half, table, ROWS[:6])
+    np.testing.assert_allclose(second.chosen, expected.chosen, rtol=0.01)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"architectures": ["NoSuchModelForCausalLM"], "model_type": "llama"}, "NoSuchModelForCausalLM"),
-        ({"max_position_embeddings": 64}, "max_model_len .*64"),
     ],
 )
 def test_a_model_that_vllm_does_not_take_is_a_clear_error(

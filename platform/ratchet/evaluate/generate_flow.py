@@ -11,11 +11,12 @@ import numpy as np
 
 from ratchet.evaluate.generate import Answerer
 from ratchet.pairs.pair import Ids
+from ratchet.reference.gone import gone_afterwards, sign
 
 
 class _BatchAnswerer:
-    def __init__(self, make: Callable[[], Answerer], max_new_tokens: int) -> None:
-        self.make, self.max_new_tokens = make, max_new_tokens
+    def __init__(self, make: Callable[[], Answerer], max_new_tokens: int, register: Any) -> None:
+        self.make, self.max_new_tokens, self.register = make, max_new_tokens, register
 
     @functools.cached_property
     def answerer(self) -> Answerer:
@@ -23,6 +24,7 @@ class _BatchAnswerer:
         return self.make()
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        sign(self.register)
         prompts = [np.frombuffer(prompt, dtype=np.int32) for prompt in item["prompts"]]
         return {"batch": item["batch"], "answers": self.answerer.answer(prompts, self.max_new_tokens)}
 
@@ -57,15 +59,16 @@ def generate(
         {"batch": n, "prompts": [np.asarray(prompts[i], dtype=np.int32).tobytes() for i in places]}
         for n, places in enumerate(batches)
     ]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _BatchAnswerer,
-        fn_constructor_args=(make, max_new_tokens),
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
-        num_cpus=1,
-        num_gpus=gpus or None,
-    )
     answers = [""] * len(prompts)
-    for row in dataset.iter_rows():
-        for place, answer in zip(batches[row["batch"]], row["answers"], strict=True):
-            answers[place] = str(answer)
+    with gone_afterwards() as register:
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _BatchAnswerer,
+            fn_constructor_args=(make, max_new_tokens, register),
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
+            num_cpus=1,
+            num_gpus=gpus or None,
+        )
+        for row in dataset.iter_rows():
+            for place, answer in zip(batches[row["batch"]], row["answers"], strict=True):
+                answers[place] = str(answer)
     return answers

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ratchet.errors import DataError, EngineDeathError, some
-from ratchet.reference.gone import wait_until_gone
+from ratchet.reference.attempts import MOST, attempt
+from ratchet.reference.gone import gone_afterwards, sign
+from ratchet.reference.score import deadly
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import Answer, Request, describe, key_of
 from ratchet.serving.restart import with_one_restart
@@ -18,14 +21,23 @@ from ratchet.serving.vllm import Served, VllmEngine
 class BatchAnswerer:
     """Holds one engine; Ray Data keeps it alive in its own process."""
 
-    def __init__(self, served: Served) -> None:
-        self.served = served
+    def __init__(self, served: Served, notes: Path, run: str, register: Any) -> None:
+        self.served, self.notes, self.run, self.register = served, notes, run, register
         self.engine: VllmEngine | None = None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        import ray
-
         requests: list[Request] = item["requests"].value
+        sign(self.register)
+        with attempt(self.notes.with_name(f"{self.notes.stem}-{item['batch']}"), self.run) as deaths:
+            if deaths >= MOST:
+                raise deadly([describe(request) for request in requests], self.notes, deaths)
+            if deaths:
+                self._halve()
+            answers = self._twice(requests)
+        sign(self.register)  # again: an engine may have started processes of its own
+        return {"batch": item["batch"], "answers": _Kept(answers)}
+
+    def _twice(self, requests: list[Request]) -> list[Answer]:
 
         def failed(error: EngineDeathError) -> DataError:
             asked = some([describe(request) for request in requests])
@@ -35,9 +47,7 @@ class BatchAnswerer:
                 fix="ask for shorter answers or fewer at a time, or give the engine more memory",
             )
 
-        answers = with_one_restart(lambda: self._answer(requests), self._halve, failed)
-        node = ray.get_runtime_context().get_node_id()
-        return {"batch": item["batch"], "answers": _Kept(answers), "node": node, "pid": os.getpid()}
+        return with_one_restart(lambda: self._answer(requests), self._halve, failed)
 
     def _answer(self, requests: list[Request]) -> list[Answer]:
         # Not in the constructor: an error there comes back from Ray Data without its cause.
@@ -87,16 +97,14 @@ class VllmPool:
 
         batches = [requests[i : i + self.batch] for i in range(0, len(requests), self.batch)]
         items = [{"batch": n, "requests": _Kept(some)} for n, some in enumerate(batches)]
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            BatchAnswerer,
-            fn_constructor_args=(self.served,),
-            compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(items))),
-            num_cpus=1,
-            num_gpus=self.gpus or None,
-        )
-        processes = set()
-        for row in dataset.iter_rows():
-            for request, answer in zip(batches[row["batch"]], row["answers"].value, strict=True):
-                self.journal.append(self.name, request, answer)
-            processes.add((row["node"], row["pid"]))
-        wait_until_gone(processes)
+        with gone_afterwards() as register:
+            dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+                BatchAnswerer,
+                fn_constructor_args=(self.served, self.journal.path, uuid.uuid4().hex, register),
+                compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(items))),
+                num_cpus=1,
+                num_gpus=self.gpus or None,
+            )
+            for row in dataset.iter_rows():
+                for request, answer in zip(batches[row["batch"]], row["answers"].value, strict=True):
+                    self.journal.append(self.name, request, answer)

@@ -14,6 +14,9 @@ from typing import Any
 MOST = 0.2
 """Root mean square of z that is borne: a pair's weight in the gradient is then off by a tenth of itself."""
 
+WORST = 1.0
+"""The z that is borne of a single pair: its weight is then off by half of itself."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Gain:

@@ -11,7 +11,7 @@ from ratchet.pipeline.context import Model, Run
 from ratchet.plan.suite import ExactMatch
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import CompletionRequest, Sampling
-from ratchet.serving.vllm import Served
+from ratchet.serving.vllm import Served, version
 
 
 def write_answers(run: Run, model: Model, task: ExactMatch, prompts: list[Ids]) -> list[str]:
@@ -35,6 +35,8 @@ def _by_transformers(run: Run, model: Model, task: ExactMatch, prompts: list[Ids
 
 def _by_vllm(run: Run, model: Model, task: ExactMatch, prompts: list[Ids]) -> list[str]:
     """Answer through vLLM; every answer is journalled in the run folder, and none is asked for twice."""
+    if not prompts:
+        return []
     cluster = run.plan.cluster
     served = Served(
         model.folder,
@@ -44,13 +46,14 @@ def _by_vllm(run: Run, model: Model, task: ExactMatch, prompts: list[Ids]) -> li
         tensor_parallel=cluster.tensor_parallel,
         trust_remote_code=model.trust_remote_code,
         tokenizer=True,
+        chat_template=run.chat_template,
         end_ids=(find_style(load_tokenizer(model.folder, run.chat_template)).end_id,),
     )
+    # What decides the answers beside the request: other precision or another engine gives others.
+    name = f"{model.weights} {model.dtype} vllm {version()} end {served.end_ids}"
     sampling = Sampling(max_tokens=task.max_new_tokens)
     requests = [CompletionRequest(tuple(prompt.tolist()), sampling) for prompt in prompts]
     gpus = cluster.gpus_per_worker and max(cluster.gpus_per_worker, cluster.tensor_parallel)
     with Journal(run.folder / "answers" / f"{model.name}.jsonl") as journal:
-        pool = VllmPool(
-            served, f"{model.weights} vllm", journal, actors=cluster.score_actors, gpus=gpus, batch=task.batch
-        )
+        pool = VllmPool(served, name, journal, actors=cluster.score_actors, gpus=gpus, batch=task.batch)
         return [answer.text for answer in pool.answer(requests)]

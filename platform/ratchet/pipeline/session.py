@@ -144,7 +144,7 @@ def _check_size(cluster: Cluster) -> None:
     have = ray.cluster_resources()
     for resource, need in (
         ("CPU", max(cluster.workers * cluster.cpus_per_worker, cluster.score_actors)),
-        ("GPU", max(cluster.workers, cluster.score_actors) * cluster.gpus_per_worker),
+        ("GPU", max(cluster.workers * cluster.gpus_per_worker, cluster.score_actors * _gpus_each(cluster))),
     ):
         if have.get(resource, 0.0) < need:
             raise ClusterError(
@@ -152,6 +152,15 @@ def _check_size(cluster: Cluster) -> None:
                 where="cluster",
                 fix="lower cluster.workers, cluster.score_actors or what each of them takes",
             )
+
+
+def _gpus_each(cluster: Cluster) -> float:
+    """GPUs of one scoring process: those of a vLLM engine where that has more than one."""
+    return (
+        max(cluster.gpus_per_worker, cluster.tensor_parallel)
+        if cluster.tensor_parallel > 1
+        else cluster.gpus_per_worker
+    )
 
 
 def _quieten() -> None:

@@ -1,4 +1,4 @@
-"""Where a plan runs. Nothing here is part of any fingerprint, and no result depends on it."""
+"""Where a plan runs. Nothing here is part of a step's fingerprint, and no result depends on it but for rounding."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratchet.reference.store import block_path
 from ratchet.store.files import write_text
 
 MOST = 2
@@ -19,12 +18,12 @@ MOST = 2
 
 
 @contextlib.contextmanager
-def attempt(folder: Path, block: int, run: str) -> Iterator[int]:
-    """Note that a block is begun in the pass named `run`; yield how often it was before. Raises StorageError.
+def attempt(work: Path, run: str) -> Iterator[int]:
+    """Note beside `work` that it is begun in the pass named `run`; yield how often it was before.
 
-    The note goes away with any end but the death of the process.
+    The note goes away with any end but the death of the process. Raises StorageError.
     """
-    path = block_path(folder, block).with_suffix(".begun")
+    path = work.with_suffix(".begun")
     before = _count(path, run)
     write_text(path, json.dumps({"run": run, "count": before + 1}) + "\n")
     try:

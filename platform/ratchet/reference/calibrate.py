@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.losses.sensitivity import MOST, gain
+from ratchet.losses.sensitivity import MOST, WORST, gain
 from ratchet.reference.store import Logps
 
 Floats = npt.NDArray[np.float64]
@@ -24,16 +24,12 @@ class Difference:
     worst: float
     worst_pair: str
 
-    @property
-    def size(self) -> float:
-        """The root mean square."""
-        return float(np.hypot(self.bias, self.deviation))
-
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a sample showed. `shift` is the root mean square of z that the differences cause, `bound` what is borne
-    (`losses.sensitivity`); `first_loss` is the loss that the first step would have where it should be ln 2.
+    """What a sample showed. `shift` is the root mean square of z that the differences cause, `bound` what is borne,
+    `worst_shift` and `worst_bound` the same of the pair whose z moves most (`losses.sensitivity`);
+    `first_loss` is the loss that the first step would have where it should be ln 2.
     """
 
     pairs: int
@@ -41,19 +37,19 @@ class Calibration:
     rejected: Difference
     shift: float
     bound: float
+    worst_shift: float
+    worst_bound: float
     first_loss: float | None
 
     @property
     def passed(self) -> bool:
         """Whether the run may trust the engine."""
-        return self.shift <= self.bound
+        return self.shift <= self.bound and self.worst_shift <= self.worst_bound
 
     @property
     def noise(self) -> float:
-        """How far a pair's score may then be off, in nats: eight deviations, and twice the worst that was seen."""
-        return max(
-            max(2 * abs(side.worst), abs(side.bias) + 8 * side.deviation) for side in (self.chosen, self.rejected)
-        )
+        """How far a pair's score may then be off, in nats: eight deviations, or the worst that was seen."""
+        return max(max(abs(side.worst), abs(side.bias) + 8 * side.deviation) for side in (self.chosen, self.rejected))
 
     def figures(self) -> str:
         """Return the figures in one line."""
@@ -82,13 +78,15 @@ def calibrate(
     off_w, off_l = foreign.chosen - own.chosen, foreign.rejected - own.rejected
     by = gain(kind, options)
     tokens_w, tokens_l = (own.chosen_tokens, own.rejected_tokens) if by.per_token else (1, 1)
-    shift = np.hypot(by.chosen * _size(off_w / tokens_w), by.rejected * _size(off_l / tokens_l))
+    z_N = by.chosen * off_w / tokens_w - by.rejected * off_l / tokens_l
     return Calibration(
         len(pair_ids),
         _difference(off_w, pair_ids),
         _difference(off_l, pair_ids),
-        float(shift),
+        float(np.sqrt(np.mean(np.square(z_N)))),
         MOST,
+        float(np.abs(z_N).max()),
+        WORST,
         _first_loss(kind, options, own, foreign),
     )
 
@@ -96,10 +94,6 @@ def calibrate(
 def _difference(off_N: Floats, pair_ids: Sequence[str]) -> Difference:
     worst = int(np.abs(off_N).argmax())
     return Difference(float(off_N.mean()), float(off_N.std()), float(off_N[worst]), pair_ids[worst])
-
-
-def _size(off_N: Floats) -> float:
-    return float(np.sqrt(np.mean(np.square(off_N))))
 
 
 def _first_loss(kind: str, options: Mapping[str, Any], own: Logps, foreign: Logps) -> float | None:

@@ -6,14 +6,67 @@ that starts before that runs out of memory.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ratchet.errors import ClusterError
 
 PATIENCE_SECONDS = 120.0
 _PAUSE_SECONDS = 0.05
+
+
+class Register:
+    """Where the processes of a pass write down themselves and their children: an actor, so that a failure leaves it."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, int], None] = {}
+
+    def add(self, node: str, pids: list[int]) -> None:
+        self.known.update(dict.fromkeys((node, pid) for pid in pids))
+
+    def all(self) -> list[tuple[str, int]]:
+        return list(self.known)
+
+
+@contextlib.contextmanager
+def gone_afterwards() -> Iterator[Any]:
+    """Yield a register for the processes of a pass; at its end, whatever end, wait until they are gone.
+
+    Raises ClusterError where they are not.
+    """
+    import ray
+
+    register = ray.remote(num_cpus=0)(Register).remote()
+    try:
+        yield register
+    finally:
+        processes = ray.get(register.all.remote())
+        ray.kill(register)
+        wait_until_gone(processes)
+
+
+def sign(register: Any) -> None:
+    """Write this process and its children down in a register."""
+    import ray
+
+    ray.get(register.add.remote(ray.get_runtime_context().get_node_id(), family(os.getpid())))
+
+
+def family(pid: int) -> list[int]:
+    """Return a process of this machine and all that descend from it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
 
 
 def wait_until_gone(processes: Iterable[tuple[str, int]]) -> None:
@@ -59,6 +112,11 @@ def _look_on(node: str, pids: list[int], seconds: float) -> list[int]:
 def _runs(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not yet waited for does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+        return _stat(pid)[0] not in {"Z", "X"}
     except OSError:
         return False
+
+
+def _stat(pid: int) -> list[str]:
+    """A process's state, parent and so on: what follows its name, which may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

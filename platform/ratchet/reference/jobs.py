@@ -27,7 +27,8 @@ class EngineChoice:
     @property
     def label(self) -> str:
         """The engine in words, for people and fingerprints."""
-        return self.name if self.version is None else f"{self.name} {self.version}"
+        parts = [self.name, self.version, f"on {self.tensor_parallel} GPUs" if self.tensor_parallel > 1 else None]
+        return " ".join(part for part in parts if part)
 
     @property
     def foreign(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,10 +20,10 @@ import numpy.typing as npt
 from ratchet.errors import DataError, some
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.attempts import MOST, attempt
-from ratchet.reference.gone import wait_until_gone
+from ratchet.reference.gone import gone_afterwards, sign
 from ratchet.reference.jobs import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
 from ratchet.reference.rate import Rater, TrainerRater
-from ratchet.reference.store import logps_identity, missing_blocks, prove, write_block
+from ratchet.reference.store import block_path, logps_identity, missing_blocks, prove, write_block
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, now, read_record, write_record
@@ -42,21 +41,16 @@ class Pool:
 class BlockScorer:
     """Scores one block at a time; Ray Data keeps it alive in its own process."""
 
-    def __init__(self, make_rater: Callable[[], Rater], models: Sequence[ScoringModel], run: str) -> None:
-        self.make_rater, self.models, self.run = make_rater, models, run
+    def __init__(
+        self, make_rater: Callable[[], Rater], models: Sequence[ScoringModel], run: str, register: Any
+    ) -> None:
+        self.make_rater, self.models, self.run, self.register = make_rater, models, run, register
         self.tables: dict[str, TokenTable] = {}
 
     @functools.cached_property
     def rater(self) -> Rater:
         """The engine; made with the first block, because an error in a constructor comes back without its cause."""
         return self.make_rater()
-
-    @functools.cached_property
-    def node(self) -> str:
-        """The machine that this process is on."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         if item["file"] not in self.tables:
@@ -65,15 +59,16 @@ class BlockScorer:
         rows, folder = np.asarray(item["rows"]), Path(item["folder"])
         ids = [table.pair_id(int(row)) for row in rows]
         started = time.monotonic()
-        with attempt(folder, item["block"], self.run) as deaths:
+        sign(self.register)
+        with attempt(block_path(folder, item["block"]), self.run) as deaths:
             if deaths >= MOST:
-                raise _deadly(ids, folder, deaths)
+                raise deadly(ids, folder, deaths)
             if deaths:
                 self.rater.halve()
             logps = self.rater.rate(self.models[item["model"]], table, rows)
             write_block(folder, item["block"], ids, logps)
-        done = {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
-        return {**done, "node": self.node, "pid": os.getpid()}
+        sign(self.register)  # again: an engine may have started processes of its own
+        return {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
 
 
 def score_jobs(
@@ -190,21 +185,19 @@ def _run(
 
     total, done = sum(len(item["rows"]) for item in items), 0
     seconds: dict[str, float] = {}
-    processes: set[tuple[str, int]] = set()
-    gpus = pool.gpus and max(pool.gpus, engine.tensor_parallel)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        BlockScorer,
-        fn_constructor_args=(_maker(models, items, engine, pool), models, uuid.uuid4().hex),
-        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items))),
-        num_cpus=1,
-        num_gpus=gpus or None,
-    )
-    for row in dataset.iter_rows():
-        done += row["pairs"]
-        seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
-        processes.add((row["node"], row["pid"]))
-        on_pairs(done, total)
-    wait_until_gone(processes)
+    gpus = max(pool.gpus, engine.tensor_parallel) if pool.gpus and engine.foreign else pool.gpus
+    with gone_afterwards() as register:
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            BlockScorer,
+            fn_constructor_args=(_maker(models, items, engine, pool), models, uuid.uuid4().hex, register),
+            compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items))),
+            num_cpus=1,
+            num_gpus=gpus or None,
+        )
+        for row in dataset.iter_rows():
+            done += row["pairs"]
+            seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
+            on_pairs(done, total)
     return seconds
 
 
@@ -226,9 +219,10 @@ def _longest(items: list[dict[str, Any]]) -> int:
     return max(int((rows_N3[:, 0] + rows_N3[:, 1:].max(1)).max()) for rows_N3 in lengths)
 
 
-def _deadly(ids: list[str], folder: Path, deaths: int) -> DataError:
+def deadly(ids: Sequence[str], folder: Path, deaths: int) -> DataError:
+    """Return the error of a block that kills every process that begins it."""
     return DataError(
-        f"{deaths} processes died while they scored the same {len(ids)} pairs: {some(ids)}",
+        f"{deaths} processes died over the same {len(ids)}: {some(ids)}",
         where=str(folder),
-        fix="if memory ran out (see the kernel's log), lower cluster.score_actors or the stage's max_length",
+        fix="if memory ran out (see the kernel's log), lower cluster.score_actors, or take shorter ones",
     )

@@ -15,6 +15,7 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.table import TokenTable
 from ratchet.reference.jobs import EngineChoice, ScoringModel
 from ratchet.reference.store import Logps
+from ratchet.serving.model_config import context
 from ratchet.serving.restart import with_one_restart
 from ratchet.serving.vllm import Served, VllmEngine
 
@@ -31,7 +32,7 @@ class VllmRater:
         self.choice, self.longest, self.gpu = choice, longest, gpu
         self.rank = max((adapter.rank for adapter in adapters), default=0)
         self.targets = tuple(sorted({target for adapter in adapters for target in adapter.targets}))
-        self.halvings = 0
+        self.halved = False
         self.starts = 0
         self._engine: VllmEngine | None = None
 
@@ -54,11 +55,12 @@ class VllmRater:
         return with_one_restart(lambda: self._rate(model, pairs), self.halve, failed)
 
     def halve(self) -> None:
-        """Close the engine; the next one takes half as much at a time."""
-        self.halvings += 1
+        """Close the engine; the next one, and those after it, take half as much at a time as the first."""
+        self.halved = True
         self._close()
 
     def _rate(self, model: ScoringModel, pairs: list[TokenisedPair]) -> Logps:
+        _refuse_longer(pairs, context(model.folder) - 1, model.folder)
         engine = self._holding(model)
         sequences = [
             (np.concatenate([pair.prompt, side]), len(pair.prompt))
@@ -74,21 +76,24 @@ class VllmRater:
 
     def _holding(self, model: ScoringModel) -> VllmEngine:
         """Return the engine with `model` in it: as it is, with other weights, or a new one."""
-        folder = model.adapter.base if model.adapter else model.folder
-        if self._engine is not None and self._engine.served.folder == folder:
-            return self._engine
-        if self._engine is not None and self._engine.reload(folder):
-            return self._engine
+        wanted = self._served(model)
+        if self._engine is not None:
+            held = self._engine.served
+            # Precision and the rest must agree too: a reload puts in weights, and nothing else.
+            alike = held == dataclasses.replace(wanted, folder=held.folder)
+            if held == wanted or (alike and self._engine.reload(wanted.folder)):
+                return self._engine
         self._close()
-        self._engine = VllmEngine(self._served(model, folder))
+        self._engine = VllmEngine(wanted)
         self.starts += 1
         return self._engine
 
-    def _served(self, model: ScoringModel, folder: Path) -> Served:
+    def _served(self, model: ScoringModel) -> Served:
+        folder = model.adapter.base if model.adapter else model.folder
         served = Served(
             folder,
             model.dtype,
-            self.longest + 1,  # vLLM draws a token, which is thrown away
+            min(self.longest + 1, context(folder)),  # vLLM draws a token, which is thrown away
             self.gpu,
             tensor_parallel=self.choice.tensor_parallel,
             quantisation=self.choice.quantisation,
@@ -96,9 +101,20 @@ class VllmRater:
             adapter_rank=self.rank,
             adapter_targets=self.targets,
         )
-        return dataclasses.replace(served, batched_tokens=max(1, served.batched_tokens >> self.halvings))
+        return dataclasses.replace(served, batched_tokens=served.batched_tokens // 2) if self.halved else served
 
     def _close(self) -> None:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+def _refuse_longer(pairs: list[TokenisedPair], longest: int, folder: Path) -> None:
+    ids = [pair.pair_id for pair in pairs if len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) > longest]
+    if ids:
+        raise DataError(
+            f"{len(ids)} pairs have more than the {longest} tokens that vLLM can score with this model: {some(ids)}",
+            where=str(folder),
+            fix="lower the stage's max_length (vLLM needs one position more than a pair has), or set reference.engine "
+            "to trainer",
+        )

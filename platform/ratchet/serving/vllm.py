@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import gc
 import importlib.metadata
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -22,12 +21,14 @@ import numpy.typing as npt
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.pairs.pair import Ids
+from ratchet.serving.model_config import bytes_of_a_token, first_line, shape_of
 from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, Sampling, describe
 
 logger = logging.getLogger(__name__)
 
+_IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""One process an actor, and the engine dies with it: whatever the environment says."""
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: one process an actor, and it dies with it
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -58,6 +59,7 @@ class Served:
     trust_remote_code: bool = False
     tokenizer: bool = False
     end_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
     adapter_rank: int = 0
     adapter_targets: tuple[str, ...] = ()
     batched_tokens: int = _BATCHED_TOKENS
@@ -75,8 +77,7 @@ class VllmEngine:
     """One engine. Raises ModelError for a model that vLLM does not take, EngineDeathError where memory is short."""
 
     def __init__(self, served: Served) -> None:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        os.environ.update({**_ENVIRONMENT, **os.environ, **_IN_PROCESS})
         self.served = served
         self._adapters: dict[Path, Any] = {}
         self._llm = _start(served)
@@ -85,6 +86,8 @@ class VllmEngine:
             self.answer_logps([(np.array([1, 2], np.int32), 1)])  # the first request is slow, and shows what is wrong
         except EngineDeathError as error:
             self.close()
+            if _is_memory(error.__cause__):
+                raise
             raise _refused(served, error.what) from error
 
     def answer_logps(
@@ -120,16 +123,16 @@ class VllmEngine:
 
     def reload(self, folder: Path) -> bool:
         """Put the weights of another folder into the engine; return False where that cannot be done in place."""
-        if self.served.adapter_rank or _shape(folder) != _shape(self.served.folder):
+        if self.served.adapter_rank or shape_of(folder) != shape_of(self.served.folder):
             return False
         try:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            if shape_of(folder).get("tie_word_embeddings", True):
+                self._llm.apply_model(_tie)
+            self._llm.reset_prefix_cache()
         except Exception as error:
-            logger.info("weights could not be put in place, another engine is started: %s", _line(error))
+            logger.info("weights could not be put in place, another engine is started: %s", first_line(error))
             return False
-        if _shape(folder).get("tie_word_embeddings"):
-            self._llm.apply_model(_tie)
-        self._llm.reset_prefix_cache()
         self.served = dataclasses.replace(self.served, folder=folder)
         return True
 
@@ -157,9 +160,9 @@ class VllmEngine:
             with stance:
                 return list(self._llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False))
         except VLLMValidationError as error:
-            raise ModelError(f"vLLM refuses a request: {_line(error)}", where=str(self.served.folder)) from error
+            raise ModelError(f"vLLM refuses a request: {first_line(error)}", where=str(self.served.folder)) from error
         except Exception as error:  # whatever it was: the requests stay queued, and the next call would spin over them
-            raise EngineDeathError(f"vLLM stopped: {_line(error)}", where=str(self.served.folder)) from error
+            raise EngineDeathError(f"vLLM stopped: {first_line(error)}", where=str(self.served.folder)) from error
 
     def _scoring(self, ids: Ids, first: int) -> Any:
         from vllm import SamplingParams
@@ -192,7 +195,14 @@ class VllmEngine:
             case ChatRequest(turns=turns):
                 messages = [{"role": turn.role, "content": turn.content} for turn in turns]
                 tokenizer = self._llm.get_tokenizer()
-                ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+                template = self.served.chat_template or tokenizer.chat_template
+                if template is None:
+                    raise ModelError(
+                        "its tokenizer has no chat template", where=str(self.served.folder), fix="name one"
+                    )
+                ids = tokenizer.apply_chat_template(
+                    messages, chat_template=template, add_generation_prompt=True, return_dict=False
+                )
                 return {"prompt_token_ids": list(ids)}
             case CompletionRequest(prompt=str(text)):
                 return text
@@ -210,12 +220,32 @@ class VllmEngine:
 
 
 def _start(served: Served) -> Any:
-    import torch
-    from vllm import LLM
+    try:
+        from vllm import LLM
 
+        return LLM(**_options(served))
+    except ImportError as error:
+        raise ModelError(
+            f"vLLM does not load: {first_line(error)}", fix="install it again (docs/install.md)"
+        ) from error
+    except Exception as error:  # vLLM, pydantic, safetensors and the hub raise their own
+        if _is_memory(error):
+            raise EngineDeathError(f"no memory for vLLM: {first_line(error)}", where=str(served.folder)) from error
+        raise _refused(served, first_line(error)) from error
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    import torch
+
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in said or "free memory" in said
+
+
+def _options(served: Served) -> dict[str, Any]:
     options: dict[str, Any] = {"gpu_memory_utilization": _GPU_SHARE}
     if not served.gpu:
-        options = {"kv_cache_memory_bytes": _cache_bytes(served)}
+        tokens = 2 * max(served.batched_tokens, served.longest) + _SEQUENCES * 128  # in blocks of 128
+        options = {"kv_cache_memory_bytes": max(64 << 20, tokens * bytes_of_a_token(served.folder, served.dtype))}
     if served.adapter_rank:
         rank = next((rank for rank in _RANKS if rank >= served.adapter_rank), served.adapter_rank)
         # Named modules: else vLLM wraps the head too, and then gives wrong prompt log-probabilities or none.
@@ -225,28 +255,22 @@ def _start(served: Served) -> Any:
             "max_loras": 1,
             "lora_target_modules": list(served.adapter_targets),
         }
-    try:
-        return LLM(
-            model=str(served.folder),
-            dtype=served.dtype,
-            quantization=served.quantisation,
-            tensor_parallel_size=served.tensor_parallel,
-            trust_remote_code=served.trust_remote_code,
-            skip_tokenizer_init=not served.tokenizer,
-            max_model_len=served.longest,
-            generation_config="vllm",  # sampling is what a request says, not what the model's folder recommends
-            max_num_seqs=_SEQUENCES,
-            max_num_batched_tokens=served.batched_tokens,
-            enable_prefix_caching=False,
-            enforce_eager=True,  # a captured graph gains nothing where each sequence is read once
-            seed=0,
-            disable_log_stats=True,
-            **options,
-        )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EngineDeathError(f"no memory for vLLM: {_line(error)}", where=str(served.folder)) from error
-    except Exception as error:  # vLLM, pydantic, safetensors and the hub raise their own
-        raise _refused(served, _line(error)) from error
+    return options | {
+        "model": str(served.folder),
+        "dtype": served.dtype,
+        "quantization": served.quantisation,
+        "tensor_parallel_size": served.tensor_parallel,
+        "trust_remote_code": served.trust_remote_code,
+        "skip_tokenizer_init": not served.tokenizer,
+        "max_model_len": served.longest,
+        "generation_config": "vllm",  # sampling is what a request says, not what the model's folder recommends
+        "max_num_seqs": _SEQUENCES,
+        "max_num_batched_tokens": served.batched_tokens,
+        "enable_prefix_caching": False,
+        "enforce_eager": True,  # a captured graph gains nothing where each sequence is read once
+        "seed": 0,
+        "disable_log_stats": True,
+    }
 
 
 def _refused(served: Served, what: str) -> ModelError:
@@ -285,26 +309,3 @@ def _answer_sum(output: Any, first: int) -> float:
     if not np.isfinite(total) or len(logps) != len(output.prompt_token_ids) - first:
         raise ModelError(f"vLLM gave {total} for {len(logps)} tokens", fix="set reference.engine to trainer")
     return total
-
-
-def _cache_bytes(served: Served) -> int:
-    """Return what the keys and values of the sequences under way take on a CPU, which has no share to ask for."""
-    config = json.loads((served.folder / "config.json").read_text())
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
-    each = 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * size
-    tokens = 2 * (served.batched_tokens + _SEQUENCES * 128) + 8 * served.longest  # blocks of 128 tokens
-    return max(64 << 20, int(each) * tokens * (4 if served.dtype == "float32" else 2))
-
-
-def _shape(folder: Path) -> dict[str, Any]:
-    """Return what of a model's configuration decides which weights fit it."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return {key: value for key, value in config.items() if key not in {"_name_or_path", "transformers_version"}}
-
-
-def _line(error: BaseException) -> str:
-    """Return the line of an error that says what is wrong: pydantic's has more before and after it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line.removeprefix("Value error, ").partition(" [type=")[0] for line in lines if "Value error, " in line]
-    return (said or lines[-1:] or [type(error).__name__])[0][:300]
