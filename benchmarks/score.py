@@ -32,7 +32,7 @@ HEADERS = (
 LEGEND = (
     "pairs/s and answer tokens/s by CPU seconds, medians of the rounds; × is how many times fewer CPU seconds than the "
     "plain pass takes; memory at the peak, above the process's libraries, the model's weights among it; off: "
-    "difference of an answer's score from Ratchet's own in nats, and the same divided by the answer's tokens."
+    "difference from Ratchet's own of an answer's score, and of a token's log-probability, in nats."
 )
 
 
@@ -76,6 +76,7 @@ def measure(task: Task, batch: int) -> dict[str, Any]:
     for name in SIDES:
         ends[name], other = context.Pipe()
         context.Process(target=serve, args=(other, name, task), daemon=True).start()
+        other.close()  # so that a side that dies is an end of file here, and no wait without end
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
     scores: dict[str, list[Any]] = {name: [] for name in SIDES}
     for start in range(0, task.pairs, batch):
@@ -86,26 +87,25 @@ def measure(task: Task, batch: int) -> dict[str, Any]:
             cost, found = ends[name].recv()
             costs[name].append(cost)
             scores[name].append(found)
-    for end in ends.values():
+    tokens: dict[str, Any] = {}
+    for name, end in ends.items():
+        end.send("tokens")
+        tokens[name] = np.concatenate(end.recv())
         end.send(None)
-    pairs = task.draw()
-    tokens_N2 = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
-    own = np.concatenate(scores["Ratchet"])
     sides = {
-        name: {"costs": costs[name], **differences(np.concatenate(scores[name]) - own, tokens_N2)} for name in SIDES
+        name: {
+            "costs": costs[name],
+            **differences("pair", np.concatenate(scores[name]) - np.concatenate(scores["Ratchet"])),
+            **differences("token", tokens[name] - tokens["Ratchet"]),
+        }
+        for name in SIDES
     }
-    return {"task": task.to_dict(), "batch": batch, "tokens": int(tokens_N2.sum()), "sides": sides}
+    return {"task": task.to_dict(), "batch": batch, "tokens": len(tokens["Ratchet"]), "sides": sides}
 
 
-def differences(off_N2: Any, tokens_N2: Any) -> dict[str, float]:
-    """Return the largest and mean difference of an answer, and divided by its tokens; nats."""
-    each, token = np.abs(off_N2), np.abs(off_N2) / tokens_N2
-    return {
-        "largest_pair": float(each.max()),
-        "mean_pair": float(each.mean()),
-        "largest_token": float(token.max()),
-        "mean_token": float(token.mean()),
-    }
+def differences(of: str, off: Any) -> dict[str, float]:
+    """Return the largest and the mean difference, nats."""
+    return {f"largest_{of}": float(np.abs(off).max()), f"mean_{of}": float(np.abs(off).mean())}
 
 
 def serve(end: Connection, name: str, task: Task) -> None:
@@ -118,6 +118,9 @@ def serve(end: Connection, name: str, task: Task) -> None:
     side.load()
     side.score(range(2))
     while (asked := end.recv()) is not None:
+        if asked == "tokens":
+            end.send(side.tokens(range(task.pairs)))
+            continue
         picked = range(*asked)
         scored, cost = measured(lambda picked=picked: side.score(picked))
         end.send(({**cost, "memory": cost["peak_bytes"] - before}, scored))

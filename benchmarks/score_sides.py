@@ -14,6 +14,7 @@ from benchmarks.models import build
 from benchmarks.ratchet_side import RatchetSide
 from benchmarks.shapes import MAX_LENGTH, PAD
 from benchmarks.side import Task, micro_batches
+from ratchet.model.batch import collate
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.serving.vllm import Served, VllmEngine
 
@@ -28,6 +29,9 @@ class ScoringSide(Protocol):
 
     def score(self, rows: Sequence[int]) -> Floats:
         """Return the summed log-probabilities of both answers of each row, nats."""
+
+    def tokens(self, rows: Sequence[int]) -> list[Any]:
+        """Return the log-probabilities of the answers' tokens, chosen and rejected of each row in turn."""
 
 
 class Plain:
@@ -45,10 +49,15 @@ class Plain:
         order = sorted(range(len(rows)), key=lambda i: -_length(self.pairs[rows[i]]))
         for places in micro_batches(order, self.task.micro):
             for side in (0, 1):
-                found[places, side] = self._sums([self.pairs[rows[i]] for i in places], side)
+                logps = self._tokens([self.pairs[rows[i]] for i in places], side)
+                found[places, side] = [one.double().sum() for one in logps]
         return found
 
-    def _sums(self, pairs: list[TokenisedPair], side: int) -> list[float]:
+    @torch.no_grad()
+    def tokens(self, rows: Sequence[int]) -> list[Any]:
+        return [self._tokens([self.pairs[row]], side)[0].numpy() for row in rows for side in (0, 1)]
+
+    def _tokens(self, pairs: list[TokenisedPair], side: int) -> list[torch.Tensor]:
         answers = [(pair.chosen, pair.rejected)[side] for pair in pairs]
         sequences = [np.concatenate([pair.prompt, answer]) for pair, answer in zip(pairs, answers, strict=True)]
         width = max(map(len, sequences))
@@ -58,7 +67,7 @@ class Plain:
         logps = self.model(input_ids=ids, use_cache=False).logits[:, :-1].log_softmax(-1, dtype=torch.float32)
         picked = logps.gather(2, ids[:, 1:, None])[..., 0]
         spans = [(len(pair.prompt) - 1, len(sequence) - 1) for pair, sequence in zip(pairs, sequences, strict=True)]
-        return [float(picked[line, start:end].double().sum()) for line, (start, end) in enumerate(spans)]
+        return [picked[line, start:end] for line, (start, end) in enumerate(spans)]
 
 
 class Own:
@@ -73,6 +82,15 @@ class Own:
     def score(self, rows: Sequence[int]) -> Floats:
         self.side.score(rows)
         return self.side.logps_N2[list(rows)]
+
+    @torch.no_grad()
+    def tokens(self, rows: Sequence[int]) -> list[Any]:
+        found = []
+        for row in rows:
+            batch = collate([self.side.table[row]], self.side.scorer.packing)
+            logps_E = self.side.scorer.entries(batch)
+            found += [logps_E[batch.entry_C[batch.sequence_C == side]].numpy() for side in (0, 1)]
+        return found
 
 
 class Vllm:
@@ -90,13 +108,18 @@ class Vllm:
         self.engine = VllmEngine(Served(folder, self.task.precision, MAX_LENGTH + 1, gpu=False))
 
     def score(self, rows: Sequence[int]) -> Floats:
+        return self.engine.answer_logps(self._sequences(rows)).reshape(-1, 2)
+
+    def tokens(self, rows: Sequence[int]) -> list[Any]:
+        return list(self.engine.token_logps(self._sequences(rows)))
+
+    def _sequences(self, rows: Sequence[int]) -> list[tuple[Any, int]]:
         pairs = [self.pairs[row] for row in rows]
-        sequences = [
+        return [
             (np.concatenate([pair.prompt, side]), len(pair.prompt))
             for pair in pairs
             for side in (pair.chosen, pair.rejected)
         ]
-        return self.engine.answer_logps(sequences).reshape(-1, 2)
 
 
 SIDES: Mapping[str, Callable[[Task], ScoringSide]] = {"plain padded": Plain, "vLLM": Vllm, "Ratchet": Own}

@@ -15,11 +15,11 @@ from ratchet.reference.gone import still_there
 
 def test_a_block_that_ended_was_not_begun_in_vain(tmp_path: Path) -> None:
     for _ in range(3):
-        with attempt(tmp_path, 4, "run") as before:
+        with attempt(tmp_path / "block-4", "run") as before:
             assert before == 0
-    with pytest.raises(ZeroDivisionError), attempt(tmp_path, 4, "run"):  # an error is no death
+    with pytest.raises(ZeroDivisionError), attempt(tmp_path / "block-4", "run"):  # an error is no death
         raise ZeroDivisionError
-    with attempt(tmp_path, 4, "run") as before:
+    with attempt(tmp_path / "block-4", "run") as before:
         assert before == 0
     assert not list(tmp_path.iterdir())
 
@@ -27,16 +27,16 @@ def test_a_block_that_ended_was_not_begun_in_vain(tmp_path: Path) -> None:
 def test_deaths_over_a_block_are_counted_in_one_run_only(tmp_path: Path) -> None:
     dies = (
         "import os, sys; from pathlib import Path; from ratchet.reference.attempts import attempt\n"
-        "with attempt(Path(sys.argv[1]), 4, sys.argv[2]): os._exit(9)"
+        "with attempt(Path(sys.argv[1]) / 'block-4', sys.argv[2]): os._exit(9)"
     )
     for _ in range(2):
         subprocess.run([sys.executable, "-c", dies, str(tmp_path), "run"], check=False)
-    with attempt(tmp_path, 5, "run") as other_block:
+    with attempt(tmp_path / "block-5", "run") as other_block:
         assert other_block == 0
-    with attempt(tmp_path, 4, "run") as before:
+    with attempt(tmp_path / "block-4", "run") as before:
         assert before == 2
     subprocess.run([sys.executable, "-c", dies, str(tmp_path), "run"], check=False)
-    with attempt(tmp_path, 4, "another run") as before:
+    with attempt(tmp_path / "block-4", "another run") as before:
         assert before == 0
 
 

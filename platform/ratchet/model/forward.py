@@ -99,11 +99,15 @@ class PairScorer(nn.Module):
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Return the summed answer log-probabilities, shape (S,), float32 (float64 models: float64)."""
-        hidden_EH = self.hidden(batch).flatten(0, 1).index_select(0, batch.rows_E)
-        logps_E = self._entries(hidden_EH, batch.targets_E)
+        logps_E = self.entries(batch)
         # Added up in float64: the order of the additions (atomic on a GPU) then leaves no trace in float32.
         sums_S = torch.zeros(batch.sequences, dtype=torch.float64, device=logps_E.device)
         return sums_S.index_add(0, batch.sequence_C, logps_E[batch.entry_C].double()).to(logps_E.dtype)
+
+    def entries(self, batch: SequenceBatch) -> Tensor:
+        """Return the log-probability of each distinct answer token, shape (E,), float32 (float64 models: float64)."""
+        hidden_EH = self.hidden(batch).flatten(0, 1).index_select(0, batch.rows_E)
+        return self._entries(hidden_EH, batch.targets_E)
 
     def _entries(self, hidden_EH: Tensor, targets_E: Tensor) -> Tensor:
         """Return each entry's log-probability, shape (E,)."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+
+import numpy as np
 
 from ratchet.errors import DataError, ModelError, PlanError, TrainingError
 from ratchet.pipeline.context import Gate, Model, Run
@@ -45,7 +48,11 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
     decides. Raises TrainingError with the figures where that is too much and the plan does not say
     otherwise; what scoring raises.
     """
-    if run.foreign is None or quantise is not None:
+    if run.foreign is None:
+        return Gate(TRAINER, None)
+    if quantise is not None:
+        said = f"the reference of {stage_name} is held in {quantise} as its training holds it: the trainer scores it"
+        run.warnings += [said] if said not in run.warnings else []
         return Gate(TRAINER, None)
     key = (stage_name, model.weights)
     if key not in run.gates:
@@ -53,6 +60,32 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
         assert not isinstance(stage, Merge)  # noqa: S101  a merge has no reference
         run.gates[key] = _compare(run, stage_name, stage, model, run.foreign)
     return run.gates[key]
+
+
+def confirm(run: Run, name: str, stage: Training, model: Model, scored: Mapping[ScoreJob, Scores]) -> None:
+    """Compare what a pass of another engine really wrote with the trainer's scores of the sample, as `gate_of` does.
+
+    Nothing is computed: an engine that went wrong after the gate (weights changed in place, another
+    machine) is found before anything is trained on its numbers. Raises TrainingError.
+    """
+    jobs = [sample_job(tokens, run.plan.reference.sample) for tokens in stage_tokens(run, stage).values()]
+    own = ensure_scores(run, model, jobs)
+    sample = {pair_id: row for row, pair_id in enumerate(pair_id for job in own for pair_id in ids_of(job))}
+    train = {job: one for job, one in scored.items() if job.split == "train"}
+    ids = [pair_id for job in train for pair_id in ids_of(job)]
+    there = np.array([row for row, pair_id in enumerate(ids) if pair_id in sample], dtype=np.int64)
+    if not len(there):
+        return
+    rows = np.array([sample[ids[row]] for row in there])
+    found = calibrate(
+        stage.kind, options(stage), [ids[row] for row in there], _all(own).at(rows), _all(train).at(there)
+    )
+    if not found.passed:
+        raise TrainingError(
+            f"the scores of {model.name} that were written are not those that were compared before: {found.figures()}",
+            where=", ".join(str(one.folder) for one in train.values()),
+            fix="delete these folders, and run again with reference.engine: trainer",
+        )
 
 
 def _compare(run: Run, name: str, stage: Training, model: Model, foreign: EngineChoice) -> Gate:
@@ -83,5 +116,5 @@ def _compare(run: Run, name: str, stage: Training, model: Model, foreign: Engine
     )
 
 
-def _all(scored: dict[ScoreJob, Scores]) -> Logps:
+def _all(scored: Mapping[ScoreJob, Scores]) -> Logps:
     return joined([read_job(job, one) for job, one in scored.items()])

@@ -156,11 +156,8 @@ def _check_size(cluster: Cluster) -> None:
 
 def _gpus_each(cluster: Cluster) -> float:
     """GPUs of one scoring process: those of a vLLM engine where that has more than one."""
-    return (
-        max(cluster.gpus_per_worker, cluster.tensor_parallel)
-        if cluster.tensor_parallel > 1
-        else cluster.gpus_per_worker
-    )
+    several = cluster.tensor_parallel > 1
+    return max(cluster.gpus_per_worker, cluster.tensor_parallel) if several else cluster.gpus_per_worker
 
 
 def _quieten() -> None:

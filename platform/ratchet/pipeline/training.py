@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from ratchet.errors import RunError
 from ratchet.pipeline.context import Gate, Run, Tokens
-from ratchet.pipeline.engines import gate_of
+from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import Step, options
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
 from ratchet.plan.stages import Merge, Sft, Training
 from ratchet.reference.jobs import ScoreJob, Scores
-from ratchet.store.files import storage_errors
+from ratchet.store.files import storage_errors, write_json
+from ratchet.store.record import read_json_or_none
 from ratchet.track.progress import follow
 from ratchet.train.launch import train
 from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
@@ -59,8 +61,24 @@ def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]
     """Score the pairs of a chunk, and the held-out ones, under the step's reference, by the engine it may trust."""
     model, quantise = reference_model(run, step), quantised(step)
     gate = gate_of(run, step.stage, model, quantise)
-    jobs = step_jobs(run, step, stage, tokens)
-    return gate, list(ensure_scores(run, model, jobs, gate.engine, quantise).values())
+    _hold_to(run, step, gate)
+    scored = ensure_scores(run, model, step_jobs(run, step, stage, tokens), gate.engine, quantise)
+    if gate.engine.foreign:
+        confirm(run, step.stage, stage, model, scored)
+    return gate, list(scored.values())
+
+
+def _hold_to(run: Run, step: Step, gate: Gate) -> None:
+    """Let a step that was begun go on only with the engine that it was begun with: others' numbers differ a little."""
+    path = run.layout.step(run.plan.name, step.name) / "reference.json"
+    before = read_json_or_none(path)
+    if before is not None and before["engine"] != gate.engine.label:
+        raise RunError(
+            f"step {step.name} was begun with a reference scored by {before['engine']}, not by {gate.engine.label}",
+            where=str(path),
+            fix=f"go on with {before['engine']} (reference.engine, the installed version), or run with --fresh",
+        )
+    write_json(path, {"engine": gate.engine.label})
 
 
 def quantised(step: Step) -> str | None:

@@ -53,6 +53,10 @@ class Logps:
     chosen_tokens: Ints
     rejected_tokens: Ints
 
+    def at(self, rows: npt.NDArray[np.int64]) -> Logps:
+        """Return the scores of some rows, in that order."""
+        return Logps(self.chosen[rows], self.rejected[rows], self.chosen_tokens[rows], self.rejected_tokens[rows])
+
 
 def logps_identity(
     *,

@@ -95,18 +95,22 @@ class VllmEngine:
     ) -> npt.NDArray[np.float64]:
         """Return Σ log p(ids[i] | ids[:i]) over i ≥ first for each (ids, first), in nats, shape (S,).
 
-        `adapter` is a folder in peft's layout, put on the model for these requests. Raises
-        EngineDeathError; ModelError where the engine gives no finite number.
+        Summed in float64. `adapter` is a folder in peft's layout, put on the model for these requests.
+        Raises EngineDeathError; ModelError where the engine gives no finite number.
         """
+        return np.array([tokens.sum(dtype=np.float64) for tokens in self.token_logps(sequences, adapter)], np.float64)
+
+    def token_logps(
+        self, sequences: Sequence[tuple[Ids, int]], adapter: Path | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return log p(ids[i] | ids[:i]) for i ≥ first of each (ids, first), as `answer_logps` adds them up."""
         lora = None if adapter is None else self._lora(adapter)
         outputs = self._run(
             [{"prompt_token_ids": ids.tolist()} for ids, _ in sequences],
             [self._scoring(ids, first) for ids, first in sequences],
             lora,
         )
-        return np.array(
-            [_answer_sum(output, first) for output, (_, first) in zip(outputs, sequences, strict=True)], np.float64
-        )
+        return [_answer_logps(output, first) for output, (_, first) in zip(outputs, sequences, strict=True)]
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return a text for each chat or completion request, in their order. Raises EngineDeathError, ModelError."""
@@ -297,15 +301,16 @@ def _takes_token_ids(llm: Any) -> bool:
     return known and bool(getattr(llm.llm_engine.vllm_config, "use_v2_model_runner", False))
 
 
-def _answer_sum(output: Any, first: int) -> float:
-    """Sum an answer's log-probabilities in float64. Raises ModelError where one is not finite."""
+def _answer_logps(output: Any, first: int) -> npt.NDArray[np.float32]:
+    """Return an answer's log-probabilities. Raises ModelError where one is not finite."""
     if getattr(output, "prompt_token_id_logprobs", None) is not None:
         logps = np.asarray(output.prompt_token_id_logprobs, np.float32)[:, 0]
     else:
         flat = output.prompt_logprobs
         # The first log-probability of a position is the prompt token's own; position 0 has none.
         logps = np.asarray(flat.logprobs, np.float32)[np.asarray(flat.start_indices[first:])]
-    total = float(logps.sum(dtype=np.float64))
-    if not np.isfinite(total) or len(logps) != len(output.prompt_token_ids) - first:
-        raise ModelError(f"vLLM gave {total} for {len(logps)} tokens", fix="set reference.engine to trainer")
-    return total
+    wanted = len(output.prompt_token_ids) - first
+    if not np.isfinite(logps).all() or len(logps) != wanted:
+        said = f"vLLM gave {int(np.isfinite(logps).sum())} finite log-probabilities for {wanted} tokens"
+        raise ModelError(said, fix="set reference.engine to trainer")
+    return logps
