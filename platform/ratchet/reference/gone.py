@@ -24,19 +24,22 @@ class Register:
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, int], None] = {}
+        self.actors: dict[int, Any] = {}
 
-    def add(self, node: str, pids: list[int]) -> None:
+    def add(self, node: str, pids: list[int], actor: Any) -> None:
         self.known.update(dict.fromkeys((node, pid) for pid in pids))
+        self.actors[pids[0]] = actor
 
-    def all(self) -> list[tuple[str, int]]:
-        return list(self.known)
+    def all(self) -> tuple[list[tuple[str, int]], list[Any]]:
+        return list(self.known), list(self.actors.values())
 
 
 @contextlib.contextmanager
 def gone_afterwards() -> Iterator[Any]:
-    """Yield a register for the processes of a pass; at its end, whatever end, wait until they are gone.
+    """Yield a register for the processes of a pass; at its end, whatever end, end them and wait until they are gone.
 
-    Raises ClusterError where they are not.
+    After an error Ray Data would keep them for as long as somebody holds the error. Raises
+    ClusterError where they do not end.
     """
     import ray
 
@@ -44,8 +47,9 @@ def gone_afterwards() -> Iterator[Any]:
     try:
         yield register
     finally:
-        processes = ray.get(register.all.remote())
-        ray.kill(register)
+        processes, actors = ray.get(register.all.remote())
+        for actor in (*actors, register):
+            ray.kill(actor)
         wait_until_gone(processes)
 
 
@@ -53,7 +57,8 @@ def sign(register: Any) -> None:
     """Write this process and its children down in a register."""
     import ray
 
-    ray.get(register.add.remote(ray.get_runtime_context().get_node_id(), family(os.getpid())))
+    here = ray.get_runtime_context()
+    ray.get(register.add.remote(here.get_node_id(), family(os.getpid()), here.current_actor))
 
 
 def family(pid: int) -> list[int]:
