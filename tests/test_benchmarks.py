@@ -244,6 +244,15 @@ def test_scaling_prints_four_tables() -> None:
     assert "| 64 | 0.50 | 100 | 5.0 | 2.0 |" in text
 
 
+def test_scaling_runs_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scaling.main(["--quick", "--rows", "64", "--out", str(tmp_path / "figures.json")])
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["pairs"] for row in found["rows"]] == [64] * 4
+    assert [row["trials"] for row in found["trials"]] == [1, 2]
+    assert [row["scored_pairs"] for row in found["trials"]] == [64, 64]  # the second trial finds the first's
+    assert capsys.readouterr().out.startswith(found["machine"])
+
+
 def test_bytes_of_a_tensor_count_once() -> None:
     one, two = torch.zeros(3), torch.zeros(5, dtype=torch.bfloat16)
     assert tensor_bytes([one, two, one]) == 22
