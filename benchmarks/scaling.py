@@ -2,7 +2,8 @@
 
 Seconds for each pair against the number of pairs, the length of answers, the number of sources and the
 number of trials; memory against the number of pairs. Needs no Ray: what a run spreads over processes
-is measured in one.
+is measured in one. `--quick` shows that everything works: small, and in one process, so what it says
+about memory means nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import datetime
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from benchmarks.growth import (
     EvenTask,
     Figures,
     alone,
+    here,
     make_tokens,
     opening,
     reading,
@@ -39,6 +41,8 @@ ANSWERS = (32, 64, 128, 256, 512)
 TRIALS = (1, 2, 4, 8)
 _WARM = 64
 """Rows of the run before the measured one."""
+Measure = Callable[..., Figures]
+"""`alone` or `here`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,63 +50,66 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--rows", nargs="+", type=int, default=[1_000, 10_000, 100_000])
     parser.add_argument("--model", choices=("tiny", "30m"), default="tiny", help="the model that trains")
+    parser.add_argument("--quick", action="store_true", help="few and short, all in this process")
     parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    results: dict[str, Any] = {"machine": machine.describe(), "date": datetime.date.today().isoformat()}
+    results: dict[str, Any] = {"machine": machine.describe("cpu"), "date": datetime.date.today().isoformat()}
+    measure = here if options.quick else alone
+    sources, answers, counts = ((1, 2), (8,), (1, 2)) if options.quick else (SOURCES, ANSWERS, TRIALS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        results["rows"] = by_rows(folder, options.rows)
-        results["sources"] = by_sources(folder, sorted(options.rows)[len(options.rows) // 2])
-        results["answers"] = by_answers(options.model)
-        results["trials"] = by_trials(folder, options.model)
+        results["rows"] = by_rows(folder, options.rows, measure)
+        results["sources"] = by_sources(folder, sorted(options.rows)[len(options.rows) // 2], sources, measure)
+        results["answers"] = by_answers(options.model, answers, measure)
+        results["trials"] = by_trials(folder, options.model, counts, measure)
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(results["machine"] + "\n\n" + markdown(results))
 
 
-def by_rows(folder: Path, counts: Sequence[int]) -> list[Figures]:
+def by_rows(folder: Path, counts: Sequence[int], measure: Measure) -> list[Figures]:
     """Measure reading, tokenising, opening and what a training worker holds."""
     found = []
     model = _scratch_model(folder)
     few = make_tokens(folder, _WARM, 1)
     write_rows(folder / "few.jsonl", _WARM)
     for count in counts:
-        here = folder / str(count)
-        here.mkdir()
-        write_rows(here / "rows.jsonl", count)
-        rows = [here / "rows.jsonl", folder / "few.jsonl"]
-        pairs, stores = ([here / name, here / f"{name}-warm"] for name in ("pairs", "store"))
-        many = make_tokens(here, count, 1)
+        own = folder / str(count)
+        own.mkdir()
+        write_rows(own / "rows.jsonl", count)
+        rows = [own / "rows.jsonl", folder / "few.jsonl"]
+        pairs, stores = ([own / name, own / f"{name}-warm"] for name in ("pairs", "store"))
+        many = make_tokens(own, count, 1)
         for what, function, arguments, warm in (
             ("reading", reading, (rows[0], pairs[0]), (rows[1], pairs[1])),
             ("tokenising", tokenising, (pairs[0], model, stores[0]), (pairs[1], model, stores[1])),
             ("opening the table", opening, many[:1], few[:1]),
             ("a worker's data and an epoch of it", worker_data, many, few),
         ):
-            found.append({"what": what, **alone(function, *arguments, warm=warm)})
+            found.append({"what": what, **measure(function, *arguments, warm=warm)})
     return found
 
 
-def by_sources(folder: Path, count: int) -> list[Figures]:
+def by_sources(folder: Path, count: int, sources: Sequence[int], measure: Measure) -> list[Figures]:
     """Measure a worker's data of the same pairs in more and more files."""
     few = make_tokens(folder, _WARM, 1)
-    return [{"sources": files, **alone(worker_data, *make_tokens(folder, count, files), warm=few)} for files in SOURCES]
+    return [{"sources": n, **measure(worker_data, *make_tokens(folder, count, n), warm=few)} for n in sources]
 
 
-def by_answers(model: str) -> list[Figures]:
+def by_answers(model: str, answers: Sequence[int], measure: Measure) -> list[Figures]:
     """Measure training steps over answers of more and more tokens."""
     found = []
-    for answer in ANSWERS:
+    for answer in answers:
         task = EvenTask("even", model, 2000, "float32", pairs=16, micro=8, threads=1, answer=answer)
-        found.append({"answer_tokens": answer, **alone(training, task, 3)})
+        found.append({"answer_tokens": answer, **measure(training, task, 3)})
     return found
 
 
-def by_trials(folder: Path, model: str) -> list[Figures]:
+def by_trials(folder: Path, model: str, counts: Sequence[int], measure: Measure) -> list[Figures]:
     """Measure trials that share their reference through the store."""
     task = Task("near twins", model, 2000, "float32", pairs=64, micro=8, threads=1)
-    return [{"trials": count, **alone(trials, task, count, folder / f"trials-{count}")} for count in TRIALS]
+    return [{"trials": count, **measure(trials, task, count, folder / f"trials-{count}")} for count in counts]
 
 
 def _scratch_model(folder: Path) -> Path:

@@ -30,7 +30,8 @@ LEGEND = (
     "rounds, by the wall clock in brackets; on a GPU by the wall clock alone); tokens through the layers for each "
     "pair, padding included; GFLOP of a training step without and with what is computed twice or masked away; memory "
     "at the peak of a step, above weights, gradients, optimiser state and libraries; executed FLOP by the wall clock "
-    "over the best matrix product measured beside it; largest difference of a gradient from the last side's, relative "
+    "over the best matrix product measured beside it (on a GPU those of the model over the tokens computed, without "
+    "what is done twice or masked away: MFU); largest difference of a gradient from the last side's, relative "
     "to the parameter's largest "
     "(bfloat16: rounding)."
 )
@@ -103,9 +104,10 @@ def pairs_per_second(cell: dict[str, Any], side: dict[str, Any], phase: str) -> 
 
 
 def share_of_peak(cell: dict[str, Any], side: dict[str, Any]) -> float:
-    """Return executed FLOP a second of all rounds over the measured peak."""
+    """Return FLOP a second of all rounds over the measured peak: executed ones, on a GPU those of the model."""
+    counted = "model" if cell["task"]["device"] == "cuda" else "executed"
     seconds = sum(step["wall"] for step in side["training"])
-    return float(side["flops"]["training"]["executed"] / seconds / cell["matmul_peak"])
+    return float(side["flops"]["training"][counted] / seconds / cell["matmul_peak"])
 
 
 def _line(values: Any) -> str:

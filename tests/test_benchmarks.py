@@ -12,12 +12,15 @@ import torch
 from benchmarks import scaling
 from benchmarks.flops import Work, layer_parameters, scoring_flops, total, training_flops
 from benchmarks.growth import EvenTask, make_tokens, opening, worker_data
-from benchmarks.models import Sizes, build, sizes
+from benchmarks.models import Device, Sizes, build, sizes
 from benchmarks.plot import draw
+from benchmarks.ratchet_side import _work as attention_work
 from benchmarks.shapes import END, FIRST_ID, MAX_LENGTH, SHAPES, long_answers, near_twins, one_right_three_wrong
 from benchmarks.side import SIDES, Task, tensor_bytes
-from benchmarks.tables import HEADERS, brief, markdown, median_ratio
+from benchmarks.tables import HEADERS, brief, markdown, median_ratio, share_of_peak
 from benchmarks.train import gradient_differences, parse, tasks
+from ratchet.model.batch import Packing, collate
+from ratchet.pairs.pair import TokenisedPair
 
 VOCAB = 300
 
@@ -160,6 +163,18 @@ def test_trl_gets_the_tokens_as_they_are() -> None:
         assert work.head_rows == answers if setting.answers_only else work.head_rows > answers
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_attention_is_counted_as_the_kernel_computes_it(device: Device) -> None:
+    """A prompt of 10 with answers of 4 and 6: one answer in the prompt's chain, the other below it."""
+    ids = lambda first, n: np.arange(first, first + n, dtype=np.int32)  # noqa: E731
+    batch = collate([TokenisedPair("a", ids(3, 10), ids(20, 4), ids(30, 6))], Packing())
+    work = attention_work(batch, device)
+    trunk, own = [chain.stop - chain.start for chain in batch.plan.chains]  # type: ignore[union-attr]
+    needed = trunk * (trunk + 1) // 2 + own * 10 + own * (own + 1) // 2
+    assert work.attended == needed
+    assert work.attended_computed == (needed + own * (own - 1) // 2 if device == "cpu" else needed)
+
+
 def test_a_gradient_that_differs_is_seen(tmp_path: Path) -> None:
     ours = {"a": torch.tensor([1.0, -4.0]), "b": torch.tensor([2.0])}
     theirs = {"a": torch.tensor([1.5, -4.0]), "b": torch.tensor([2.0])}
@@ -202,6 +217,8 @@ def test_the_table_and_the_picture_show_the_figures(tmp_path: Path) -> None:
     assert ours["side"] == "Ratchet" and ours["pairs/s"] == "8.00" and ours["tokens/pair"] == "200"
     assert (ours["× default"], ours["× best"]) == ("5.00 (5.00)", "2.00 (2.00)")
     assert (ours["GFLOP/pair"], ours["executed"], ours["memory, GB"], ours["of peak"]) == ("1.0", "2.0", "2.00", "17%")
+    on_a_gpu = {**cell, "task": {**cell["task"], "device": "cuda"}}
+    assert [round(share_of_peak(made, cell["sides"]["Ratchet"]), 3) for made in (cell, on_a_gpu)] == [0.167, 0.083]
     assert cells[2][5:7] == ["", ""] and cells[3][5:7] == ["2.50 (2.50)", ""]
     assert "Ratchet 8.00 pairs/s; 5.00 (5.00)× TRL default, 2.00 (2.00)× TRL best" in brief(cell)
     assert median_ratio(cell["sides"]["TRL default"], cell["sides"]["Ratchet"], "training", "cpu") == 5.0
@@ -242,6 +259,15 @@ def test_scaling_prints_four_tables() -> None:
     assert text.count("\n| ---") == 4
     assert "| reading | 1,000 | 500.0 | 2.5 | 1.0 |" in text
     assert "| 64 | 0.50 | 100 | 5.0 | 2.0 |" in text
+
+
+def test_scaling_runs_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scaling.main(["--quick", "--rows", "64", "--out", str(tmp_path / "figures.json")])
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["pairs"] for row in found["rows"]] == [64] * 4
+    assert [row["trials"] for row in found["trials"]] == [1, 2]
+    assert [row["scored_pairs"] for row in found["trials"]] == [64, 64]  # the second trial finds the first's
+    assert capsys.readouterr().out.startswith(found["machine"])
 
 
 def test_bytes_of_a_tensor_count_once() -> None:

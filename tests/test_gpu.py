@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import train
 from benchmarks.tables import markdown
+from ratchet.model import memory
 from ratchet.model.attention import TreePlan, attend
 from ratchet.model.batch import branches_of, collate
 from ratchet.model.forward import PairScorer, by_side, score
@@ -51,6 +52,14 @@ def test_flex_attention_equals_dense(dtype: torch.dtype) -> None:
     allowed = 2e-3 if dtype == torch.float32 else 3e-2
     for flex, dense in zip(*grads, strict=True):
         torch.testing.assert_close(flex, dense, rtol=allowed, atol=allowed)
+
+
+def test_a_block_mask_takes_little_memory() -> None:
+    rows = 32_768
+    plan = TreePlan((), (torch.arange(rows, device=GPU) // 128 + 1) * 128)
+    before = memory.reset_peak(GPU)
+    assert plan.blocks.sparsity() > 99
+    assert memory.peak(GPU) - before < rows * rows / 8  # as booleans alone all rows by all rows take rows * rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -114,11 +116,14 @@ def table(seed: int, count: int) -> list[TokenisedPair]:
     return [TokenisedPair(str(i), prompts[draw.integers(len(prompts))], answer(), answer()) for i in range(count)]
 
 
-@given(st.integers(0, 50), st.integers(1, 24), st.integers(1, 6), st.integers(1, 200), st.booleans())
+packings = st.sampled_from([Packing(), PADDED, Packing(longest=20)])  # with the last, some are padded and some not
+
+
+@given(st.integers(0, 50), st.integers(1, 24), st.integers(1, 6), st.integers(1, 200), packings)
 def test_every_pair_stands_once_and_workers_keep_step(
-    seed: int, count: int, world: int, budget: int, padded: bool
+    seed: int, count: int, world: int, budget: int, packing: Packing
 ) -> None:
-    pairs, packing = table(seed, count), PADDED if padded else Packing()
+    pairs = table(seed, count)
     rows = np.random.default_rng(seed).permutation(count).astype(np.int64)
     parts = units(pairs.__getitem__, rows, packing, budget)
     assert sorted(row for part in parts for row in part.rows) == list(range(count))
@@ -141,6 +146,38 @@ def test_passes_are_balanced(costs: list[int], world: int, budget: int) -> None:
     count = world * len(workers[0])
     assert max(map(sum, held)) <= sum(costs) / count + max(costs)
     assert all(sum(some) <= budget or len(some) == 1 for some in held)
+
+
+padded_units = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=14)
+
+
+@given(padded_units, st.integers(1, 4), st.integers(1, 300))
+def test_padded_passes_are_divided_among_workers(shapes: list[tuple[int, int]], world: int, budget: int) -> None:
+    """No cut of the rows by width, into as many passes, has a cheaper dearest one (tried by dynamic programming)."""
+    workers = divide([Unit((k,), n * width, width) for k, (n, width) in enumerate(shapes)], world, budget)
+    assert len({len(passes) for passes in workers}) == 1
+    held = [[int(row) for row in micro.rows] for passes in workers for micro in passes if micro.weight]
+    assert sorted(row for some in held for row in some) == list(range(len(shapes)))
+    assert len(held) == min(len(shapes), world * len(workers[0]))  # no stand-in while there are pairs to divide
+
+    def cost(rows: list[int]) -> float:
+        computed = sum(shapes[row][0] for row in rows) * max(shapes[row][1] for row in rows)
+        return computed if computed <= budget or len(rows) == 1 else math.inf
+
+    order = sorted(range(len(shapes)), key=lambda row: (-shapes[row][1], row))
+    best = [0.0] + [math.inf] * len(order)  # of the first rows, with the passes so far
+    for _ in held:
+        best = [0.0] + [
+            min(max(best[start], cost(order[start:stop])) for start in range(stop)) for stop in range(1, len(best))
+        ]
+    assert max(map(cost, held)) == best[-1]
+
+
+def test_a_pair_beyond_the_window_does_not_send_others_of_its_prompt_the_padded_way() -> None:
+    prompt = np.full(30, 5, np.int32)
+    pairs = [TokenisedPair(str(k), prompt, *(np.full(n, 7 + k, np.int32) for n in (k, 4))) for k in (3, 5, 90)]
+    parts = units(pairs.__getitem__, np.arange(3), Packing(longest=60), 4096)
+    assert sorted((part.rows, part.width) for part in parts) == [((0, 1), 0), ((2,), 120)]
 
 
 def test_long_sequences_do_not_send_short_ones_the_padded_way() -> None:

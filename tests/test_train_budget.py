@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.model import memory
-from ratchet.model.batch import Packing
+from ratchet.model.batch import Packing, collate
 from ratchet.model.forward import PairScorer
 from ratchet.train import budget
 from ratchet.train.ahead import ahead
@@ -29,21 +30,47 @@ from ratchet.train.worker import why_unshared
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model
 
 
-@given(per_token=st.integers(1, 10**6), fixed=st.integers(0, 10**9), free=st.integers(0, 10**10))
-def test_the_budget_fits_and_nothing_tried_was_expected_not_to(per_token: int, fixed: int, free: int) -> None:
+@given(
+    per_token=st.integers(1, 10**6),
+    squared=st.integers(0, 10**3),
+    fixed=st.integers(0, 10**9),
+    free=st.integers(0, 10**10),
+)
+def test_the_budget_fits_and_was_expected_to(per_token: int, squared: int, fixed: int, free: int) -> None:
     tried: list[int] = []
 
     def peak_at(tokens: int) -> int:
         tried.append(tokens)
-        return fixed + per_token * tokens
+        return fixed + per_token * tokens + squared * tokens**2
 
     found = memory.largest_budget(peak_at, free, CPU)
     most = memory.MOST["cpu"]
     assert memory.FIRST <= found <= most
+    assert all(2 * peak_at(tokens // 2) <= free for tokens in tried[1:])
     assert found == memory.FIRST or peak_at(found) <= free
-    assert all(fixed + per_token * tokens <= free for tokens in tried[1:-1])  # the last call is this test's own
-    if fixed + per_token * most <= free / 2:
+    if peak_at(most) <= free / 2:
         assert found == most
+
+
+def test_a_budget_that_fitted_is_kept_where_twice_it_does_not() -> None:
+    """20 GB at 32,768 tokens and 75 at 65,536: the square outgrew what doubling expected."""
+    gpu = torch.device("cuda")
+    assert memory.largest_budget(lambda tokens: 100_000 * tokens + 16 * tokens**2, 64 * 10**9, gpu) == 32_768
+    out_above = lambda tokens: 1000 * tokens if tokens <= 20_000 else sys.maxsize  # noqa: E731
+    assert memory.largest_budget(out_above, 64 * 10**9, gpu) == 16_384
+
+
+@pytest.mark.parametrize("free", [0, 10**9])
+def test_a_pass_that_takes_nothing_measurable_is_no_proof_for_larger_ones(free: int) -> None:
+    tried: list[int] = []
+
+    def peak_at(tokens: int) -> int:
+        tried.append(tokens)
+        return 0 if tokens < 2048 else 10**10
+
+    assert memory.largest_budget(peak_at, free, CPU) == 1024
+    assert tried == [512, 1024, 2048]
+    assert memory.largest_budget(lambda tokens: 0, free, CPU) == memory.MOST["cpu"]
 
 
 def engine_and_data(tmp_path: Path, **changes: Any) -> tuple[Any, TorchEngine, Data]:
@@ -104,6 +131,19 @@ def test_the_budget_is_found_with_activations_recomputed(
     monkeypatch.setattr(budget, "_try_pass", try_pass)
     assert budget.choose(spec, engine, data, Alone(), lambda: calls.append(1)) == memory.MOST["cpu"]
     assert calls == [1]
+
+
+def test_what_a_step_needs_besides_is_no_memory_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW's moments, a gradient and its copy in float32."""
+    spec, engine, data = engine_and_data(tmp_path)
+    weights = sum(engine.trained_sizes)
+    monkeypatch.setattr(memory, "available", lambda device: 20 * weights)
+    free = budget._free(spec, engine, Alone())
+    engine.backward(engine(collate([data.table[0]], engine.packing)).sum(), last=True)
+    engine.step(1e-3, float(engine.finish_gradient()))
+    moments = [value for held in engine.optimizer.state.values() for name, value in held.items() if name != "step"]
+    assert 4 * sum(value.numel() for value in moments) == 8 * weights
+    assert free == int(memory.SHARE * (20 - 8 - 4 - 4) * weights)
 
 
 def test_a_plan_that_says_everything_needs_no_trial(tmp_path: Path) -> None:

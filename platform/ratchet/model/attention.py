@@ -2,8 +2,9 @@
 
 A model under the implementation `NAME` computes as ever, unless its forward is given `tree=`, a
 `TreePlan`: then row i sees row j exactly where the forest says so. On a CPU each chain is one call
-of torch's flash kernel, on a GPU the forest is one FlexAttention block mask; `dense` is the
-reference, and serves where neither kernel can (soft-capped scores, unequal head sizes).
+of torch's flash kernel, on a GPU the forest is one FlexAttention block mask. Where neither kernel can
+(soft-capped scores, unequal head sizes) each chain is one call of `dense`, attention by its definition;
+over the whole row it is the reference.
 
 Legend: _BHTD batch (1 here), heads, rows, head size; _TT rows by rows.
 """
@@ -43,6 +44,13 @@ class TreePlan:
         return self._masks[dtype]
 
     @functools.cached_property
+    def sees(self) -> list[Tensor]:
+        """Whom each chain's rows see, bool, shape (own rows, ancestors and own rows)."""
+        sizes = [_rows_of(chain) for chain in self.chains]
+        device = self.end_T.device
+        return [torch.ones(own, above + own, dtype=torch.bool, device=device).tril(above) for own, above in sizes]
+
+    @functools.cached_property
     def dense(self) -> Tensor:
         """Who sees whom, bool, shape (T, T)."""
         row = torch.arange(len(self.end_T), device=self.end_T.device)
@@ -51,14 +59,16 @@ class TreePlan:
     @functools.cached_property
     def blocks(self) -> Any:
         """The forest as a FlexAttention block mask."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        return self.block_mask(compiled=self.end_T.is_cuda)
 
+    def block_mask(self, *, compiled: bool) -> Any:
+        """Return the block mask; uncompiled code writes out all rows by all rows on the way."""
         end_T, rows = self.end_T, len(self.end_T)
 
         def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (key <= query) & (query < end_T[key])
 
-        return create_block_mask(sees, None, None, rows, rows, device=end_T.device)
+        return _mask_maker(compiled)(sees, None, None, rows, rows, device=end_T.device)
 
 
 def register() -> None:
@@ -94,7 +104,7 @@ def attend(
         raise ModelError("attention with dropout, sinks or a position bias", fix="run it unshared")
     query, key, value = _one_dtype(query, key, value)
     if softcap is not None or value.shape[-1] != query.shape[-1]:
-        out = dense(query, key, value, tree.dense, scale, softcap)
+        out = _ChainDense.apply(query, key, value, tree, scale, softcap)  # type: ignore[no-untyped-call]
     elif query.is_cuda:
         out = _flex()(query, key, value, block_mask=tree.blocks, scale=scale, enable_gqa=key.shape[1] != query.shape[1])
     else:
@@ -153,12 +163,42 @@ class _ChainAttention(torch.autograd.Function):
                 scale=ctx.scale,
             )
             d_query[:, :, own] = parts[0]
-            at = 0
-            for first, stop in (*chain.ancestors, (chain.start, chain.stop)):
-                d_key[:, :, first:stop] += parts[1][:, :, at : at + stop - first]
-                d_value[:, :, first:stop] += parts[2][:, :, at : at + stop - first]
-                at += stop - first
+            _add_seen(d_key, parts[1], chain)
+            _add_seen(d_value, parts[2], chain)
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
+
+
+class _ChainDense(torch.autograd.Function):
+    """One call of `dense` for each chain, and another in the backward pass: no scores are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scale: float, softcap: float | None
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.plan, ctx.options = plan, (scale, softcap)
+        outs = [
+            dense(query[:, :, chain.start : chain.stop], _seen(key, chain), _seen(value, chain), sees, scale, softcap)
+            for chain, sees in zip(plan.chains, plan.sees, strict=True)
+        ]
+        return torch.cat(outs, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        wide = torch.promote_types(key.dtype, torch.float32)  # as above
+        d_query, d_key, d_value = _rows_like(query), _rows_like(key, wide), _rows_like(value, wide)
+        for chain, sees in zip(ctx.plan.chains, ctx.plan.sees, strict=True):
+            own = slice(chain.start, chain.stop)
+            rows = query[:, :, own], _seen(key, chain), _seen(value, chain)
+            inputs = tuple(some.detach().requires_grad_() for some in rows)
+            with torch.enable_grad():
+                out = dense(inputs[0], inputs[1], inputs[2], sees, *ctx.options)
+            parts = torch.autograd.grad(out, inputs, grad[:, :, own])
+            d_query[:, :, own] = parts[0]
+            _add_seen(d_key, parts[1], chain)
+            _add_seen(d_value, parts[2], chain)
+        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
 
 
 def _seen(rows_BHTD: Tensor, chain: Chain) -> Tensor:
@@ -169,13 +209,26 @@ def _seen(rows_BHTD: Tensor, chain: Chain) -> Tensor:
     return torch.cat([*(rows_BHTD[:, :, first:stop] for first, stop in chain.ancestors), own], 2)
 
 
+def _add_seen(sums_BHTD: Tensor, rows_BHTD: Tensor, chain: Chain) -> None:
+    """Add rows in the order of `_seen` where they came from."""
+    at = 0
+    for first, stop in (*chain.ancestors, (chain.start, chain.stop)):
+        sums_BHTD[:, :, first:stop] += rows_BHTD[:, :, at : at + stop - first]
+        at += stop - first
+
+
 def _chain_mask(chain: Chain, dtype: torch.dtype) -> Tensor | None:
     if not chain.ancestors:
         return None
-    own, above = chain.stop - chain.start, sum(stop - first for first, stop in chain.ancestors)
+    own, above = _rows_of(chain)
     mask = torch.zeros(own, above + own, dtype=dtype)
     mask[:, above:].masked_fill_(torch.ones(own, own, dtype=torch.bool).triu(1), -math.inf)
     return mask[None, None]
+
+
+def _rows_of(chain: Chain) -> tuple[int, int]:
+    """A chain's own rows and its ancestors'."""
+    return chain.stop - chain.start, sum(stop - first for first, stop in chain.ancestors)
 
 
 def _rows_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -214,6 +267,14 @@ def _without_tree(
         module, query, key, value, mask, dropout=dropout, scaling=scaling, **extras
     )
     return out
+
+
+@functools.cache
+def _mask_maker(compiled: bool) -> Callable[..., Any]:
+    """Torch's maker of block masks; compiled once, for any row count."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask, dynamic=True) if compiled else create_block_mask
 
 
 @functools.cache

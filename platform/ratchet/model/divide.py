@@ -1,11 +1,12 @@
 """How pairs are divided into forward passes, and these among workers. Pure functions.
 
-The unit is a prompt with its pairs, because they share tokens; a pair is never cut. Whatever the
-division, scores and a step's gradient are the same up to rounding.
+The unit is a prompt with its pairs, because they share tokens, or a pair whose rows are padded; a pair is
+never cut. Whatever the division, scores and a step's gradient are the same up to rounding.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import heapq
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.model.batch import Packing, footprint
+from ratchet.model.batch import Packing, branches_of, footprint
 from ratchet.pairs.pair import TokenisedPair
 
 Rows = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ def units(
     pairs = {int(row): pair_of(int(row)) for row in rows}
     groups: dict[bytes, list[int]] = {}
     for row, pair in pairs.items():
-        together = packing.sharing != "none" and packing.why_padded is None
+        together = packing.sharing != "none" and packing.as_forest(branches_of([pair], chosen_only=chosen_only)[0])
         groups.setdefault(pair.prompt.tobytes() if together else b"%d" % row, []).append(row)
 
     def measured(some: Sequence[int]) -> tuple[int, int]:
@@ -69,12 +70,12 @@ def divide(parts: Sequence[Unit], world: int, budget: int) -> list[list[Micro]]:
     """Return each worker's forward passes: as many for each, about as long at the same time.
 
     Forests: longest processing time first (Graham 1969) into as few passes of at most `budget`
-    tokens as that finds. Padded rows: by width, as many as fit. Over all workers each row stands
-    once with weight 1; a worker without rows repeats the cheapest unit with weight 0, because every
-    worker must take part in every collective.
+    tokens as that finds. Padded rows: cut by width, the dearest pass as cheap as can be. Over all
+    workers each row stands once with weight 1; a worker without rows repeats the cheapest unit with
+    weight 0, because every worker must take part in every collective.
     """
     bins = _forests([part for part in parts if not part.width], world, budget)
-    bins += _by_width([part for part in parts if part.width], budget)
+    bins += _by_width([part for part in parts if part.width], len(bins), world, budget)
     cheapest = np.array(min(parts, key=lambda part: (part.cost, part.rows)).rows, np.int64)
     bins.sort(key=lambda held: -_cost(held))
     filled = [Micro(np.sort([row for part in held for row in part.rows]), 1.0) for held in bins]
@@ -98,13 +99,37 @@ def _forests(parts: Sequence[Unit], world: int, budget: int) -> list[list[Unit]]
         each += 1
 
 
-def _by_width(parts: Sequence[Unit], budget: int) -> list[list[Unit]]:
+def _by_width(parts: Sequence[Unit], beside: int, world: int, budget: int) -> list[list[Unit]]:
+    """Return the units cut by width into passes, as few as can be but enough, with `beside` others, for all workers.
+
+    The dearest is as cheap as that number allows.
+    """
+    if not parts:
+        return []
+    widest = sorted(parts, key=lambda part: (-part.width, part.rows))
+    least = len(_cut(widest, budget))
+    count = min(least + -(beside + least) % world, len(widest))
+    cap = bisect.bisect_left(range(budget), True, key=lambda cap: len(_cut(widest, cap)) <= count)
+    bins = _cut(widest, cap)
+    while len(bins) < count:
+        dearest = max((held for held in bins if len(held) > 1), key=_cost)
+        at = min(range(1, len(dearest)), key=lambda k: max(_cost(dearest[:k]), _cost(dearest[k:])))
+        bins.remove(dearest)
+        bins += [dearest[:at], dearest[at:]]
+    return bins
+
+
+def _cut(widest_first: Sequence[Unit], cap: int) -> list[list[Unit]]:
+    """Return the units in order, as many together as compute at most `cap` tokens."""
     bins: list[list[Unit]] = []
-    for part in sorted(parts, key=lambda part: (-part.width, part.rows)):
-        if bins and _cost([*bins[-1], part]) <= budget:
-            bins[-1].append(part)
-        else:
-            bins.append([part])
+    room = 0
+    for part in widest_first:
+        sequences = part.cost // part.width
+        if sequences > room:
+            bins.append([])
+            room = cap // part.width
+        bins[-1].append(part)
+        room -= sequences
     return bins
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -67,16 +68,20 @@ def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.devic
     """Return the largest token budget whose peak fits into `free` bytes, between FIRST and what MOST says.
 
     `peak_at(tokens)` tries a pass and returns its bytes. Budgets double while twice the last peak
-    fits, so that nothing is tried that is not expected to fit; the rest is by proportion.
+    fits; the rest is by the square root of what is left, because a peak may grow with the square of a
+    pass. A budget that turned out not to fit, or for which a GPU had not enough, gives way to the one before.
     """
     most = MOST.get(device.type, MOST["cuda"])
     budget, needed = FIRST, peak_at(FIRST)
     while budget < most and 2 * needed <= free:
-        budget = min(2 * budget, most)
-        needed = peak_at(budget)
-    if budget >= most or needed <= 0:
-        return most if needed <= free else FIRST
-    return max(FIRST, min(most, int(budget * free / needed)) // _STEP * _STEP)
+        larger = min(2 * budget, most)
+        bytes_larger = peak_at(larger)
+        if bytes_larger > free:
+            return budget
+        budget, needed = larger, bytes_larger
+    if budget >= most or needed > free:
+        return budget
+    return min(most, int(budget * math.sqrt(free / needed))) // _STEP * _STEP
 
 
 def _trim() -> None:

@@ -23,6 +23,7 @@ from ratchet.train.objective import Data, prepare
 from ratchet.train.spec import TrainSpec
 
 NAME = "budget.json"
+_STEP_BYTES = 8 + 4 + 4
 
 
 def choose(
@@ -79,8 +80,12 @@ def _known(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _free(spec: TrainSpec, engine: Engine, communicator: Communicator) -> int:
-    """Return the bytes that a pass may take on every worker; AdamW's two moments come only with its first step."""
-    free = memory.available(engine.device) - 8 * sum(engine.trained_sizes)
+    """Return the bytes that a pass may take on every worker.
+
+    What a step needs besides is taken off, since none of it exists yet: for each trained weight 8 bytes
+    of AdamW's two moments, 4 of its gradient and 4 of the gradient's float32 copy.
+    """
+    free = memory.available(engine.device) - _STEP_BYTES * sum(engine.trained_sizes)
     least = min(communicator.gather(memory.SHARE * free))
     share = min(1.0, spec.gpus_per_worker) if engine.device.type == "cuda" else 1 / communicator.world
     return int(least * share)  # workers of one machine, or of one GPU, share it

@@ -1,0 +1,88 @@
+"""Attention over a forest a chain at a time, and the block mask, against attention by its definition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ratchet.model import memory
+from ratchet.model.attention import TreePlan, attend, dense
+from ratchet.model.batch import branches_of, collate
+from ratchet.model.forward import PairScorer, score
+from ratchet.model.tree import lay_out
+from ratchet.pairs.pair import TokenisedPair
+from tiny_models import family_of_pairs, make_pairs, tiny
+
+
+def plan_of(pairs: list[TokenisedPair]) -> TreePlan:
+    forest = lay_out(branches_of(pairs)[0], "auto")
+    return TreePlan(forest.chains, torch.from_numpy(forest.end_T))
+
+
+@pytest.mark.parametrize(("softcap", "value_size"), [(0.5, 8), (None, 6), (2.0, 12)])
+def test_chains_give_what_the_whole_row_gives(softcap: float | None, value_size: int) -> None:
+    plan = plan_of(family_of_pairs())
+    rows = len(plan.end_T)
+    assert any(chain.ancestors for chain in plan.chains)
+    torch.manual_seed(0)
+    inputs = tuple(
+        torch.randn(1, heads, rows, size, dtype=torch.float64, requires_grad=True)
+        for heads, size in ((4, 8), (2, 8), (2, value_size))
+    )
+    found, _ = attend(torch.nn.Identity(), *inputs, None, scaling=0.3, tree=plan, softcap=softcap)
+    wanted = dense(*inputs, plan.dense, 0.3, softcap).transpose(1, 2)
+    weight = torch.randn_like(wanted)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(*(torch.autograd.grad(out, inputs, weight) for out in (found, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def test_capped_scores_of_strangers_are_not_computed() -> None:
+    """The largest tensor, forward and backward, grows with the row and not with its square."""
+    scorer, found = PairScorer(tiny("gemma2-capped"), head_rows=7), []
+    for count in (20, 80):
+        pairs = make_pairs(count)
+        rows = collate(pairs, scorer.packing).computed
+        with Largest() as seen:
+            score(scorer, pairs, "cpu").chosen_B.sum().backward()
+        found.append(seen.elements / rows)
+    assert found[1] < 1.2 * found[0] and found[1] < 50  # layers are up to 24 wide
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_block_mask_sees_what_the_forest_says(compiled: bool) -> None:
+    for count in (30, 40, 50):
+        plan = plan_of(make_pairs(count))
+        blocks = plan.block_mask(compiled=compiled)
+        side = -(-len(plan.end_T) // 128) * 128
+        seen = torch.zeros(side, side, dtype=torch.bool)
+        seen[: len(plan.end_T), : len(plan.end_T)] = plan.dense
+        tiles = seen.unflatten(0, (-1, 128)).unflatten(2, (-1, 128)).any(3).any(1)
+        assert blocks.to_dense()[0, 0].bool().equal(tiles)
+        assert not tiles[-1, 0]  # strangers
+
+
+def test_a_compiled_block_mask_never_writes_all_rows_by_all_rows() -> None:
+    rows, cpu = 10_000, torch.device("cpu")
+    end_T = (torch.arange(rows) // 100 + 1) * 100
+    TreePlan((), end_T[:700]).block_mask(compiled=True)  # compiles
+    before = memory.reset_peak(cpu)
+    TreePlan((), end_T).block_mask(compiled=True)
+    assert memory.peak(cpu) - before < rows * rows / 4  # as booleans alone they take rows * rows
