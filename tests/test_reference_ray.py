@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from ratchet.reference.jobs import Passes, ScoreJob, Scores, ScoringModel
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import block_path, read_logps
 from ratchet.store.layout import Layout
+from whole_run import titles_below
 
 pytestmark = pytest.mark.ray
 SPEC = Scratch(tokenizer_from=("a",), vocab_size=300, hidden_size=16, layers=1, heads=2, key_value_heads=1,
@@ -69,6 +71,15 @@ def test_a_pass_cut_short_goes_on_with_the_blocks_that_are_missing(made: tuple[L
     rows = sum(pq.read_metadata(path).num_rows for path in whole.folder.glob("block-*.parquet"))
     assert rows == len(table)
     assert score(layout, model, job)[0].reused
+
+
+def test_when_a_pass_is_over_its_processes_are_gone_and_their_cpus_free(
+    made: tuple[Layout, ScoringModel, ScoreJob],
+) -> None:
+    layout, model, job = made
+    score(layout, ScoringModel(model.folder, "weights of this test", "float32"), job)
+    left = [title for title in titles_below(os.getpid()) if "BlockScorer" in title]
+    assert left == []
 
 
 def test_other_weights_find_no_scores(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:

@@ -8,16 +8,17 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from ratchet.reference.gone import still_there
 from ratchet.store.record import read_record
 from vllm_bench import needs_vllm
-from whole_run import command, environment, ratchet, record, steps
+from whole_run import command, environment, processes_below, ratchet, record, steps, titles_below
 from wide_heads import widen_heads
 
 pytestmark = needs_vllm
@@ -81,18 +82,8 @@ class Watch:
 
     def _look(self) -> None:
         while not self._stop.wait(0.05):
-            names = list(alive())
+            names = titles_below(os.getpid())
             self.seen.add((any("BlockScorer" in name for name in names), any("TrainWorker" in name for name in names)))
-
-
-def alive() -> Iterator[str]:
-    """Yield the titles of all processes."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                yield (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:  # gone meanwhile
-                continue
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +135,10 @@ def test_a_killed_pass_goes_on_with_the_blocks_that_are_missing(model: Path, tmp
         command("score", "plan.yaml"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     first = until(lambda: whole_blocks(tmp_path), process)
+    orphans = [pid for pid, title in processes_below(process.pid) if "BlockScorer" in title]
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    until(lambda: not any("BlockScorer" in name for name in alive()) and [True], None)
+    assert still_there(orphans, 200) == []  # Ray ends them once their driver is gone
     before = {path: path.stat().st_mtime_ns for path in whole_blocks(tmp_path)}
     assert first and len(before) < 6
     found = ratchet(tmp_path, "score", "plan.yaml")
@@ -165,11 +157,14 @@ def test_a_scoring_process_that_is_killed_is_replaced(model: Path, tmp_path: Pat
         command("score", "plan.yaml"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     until(lambda: whole_blocks(tmp_path), process)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and "BlockScorer" in (entry / "cmdline").read_text():
-            os.kill(int(entry.name), signal.SIGKILL)
+    victims = [pid for pid, title in processes_below(process.pid) if "BlockScorer" in title]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
+    assert victims and process.returncode == 0, errors[-3000:]
+    for folder in (path.parent for path in (tmp_path / "out/store/logps").glob("*/record.json")):
+        ids = [row for path in sorted(folder.glob("block-*")) for row in pq.read_table(path)["pair_id"].to_pylist()]
+        assert len(ids) == len(set(ids)) == read_record(folder).counts["pairs"]  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ratchet.reference.gone import family
+
 PLAN = """\
 name: tiny
 model:
@@ -92,3 +94,19 @@ def weights(folder: Path, step: str) -> str:
     files = sorted((steps(folder) / step / "model").glob("*.safetensors"))
     assert files
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def titles_below(pid: int) -> list[str]:
+    """Return the titles of the processes that descend from one."""
+    return [title for _, title in processes_below(pid)]
+
+
+def processes_below(pid: int) -> list[tuple[int, str]]:
+    """Return (pid, title) of the processes that descend from one: a test looks at no other's."""
+    found = []
+    for one in family(pid)[1:]:
+        try:
+            found.append((one, Path(f"/proc/{one}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
