@@ -1,0 +1,101 @@
+"""Which engine a plan gets, by what it asks for and what is installed; what scores are known by."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ratchet.errors import CorruptError, PlanError, RunError
+from ratchet.pipeline import engines, session, training
+from ratchet.pipeline.context import Gate
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.reference import ReferenceScores
+from ratchet.reference.adapters import read_adapter, servable
+from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoreJob, ScoringModel
+from ratchet.reference.score import _identity, deadly
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+
+
+def run_that_asks(engine: Any, tensor_parallel: int = 1) -> Any:
+    cluster = Cluster(gpus_per_worker=1.0, tensor_parallel=tensor_parallel)
+    return SimpleNamespace(plan=SimpleNamespace(reference=ReferenceScores(engine=engine), cluster=cluster))
+
+
+@pytest.mark.parametrize(
+    ("asked", "installed", "found"),
+    [
+        ("trainer", "0.32.0", None),
+        ("auto", None, None),
+        ("auto", "0.32.0", "vllm 0.32.0"),
+        ("vllm", "0.32.0", "vllm 0.32.0"),
+    ],
+)
+def test_the_engine_is_what_is_asked_for_and_there(
+    asked: Any, installed: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines.vllm, "version", lambda: installed)
+    choice = engines.foreign_engine(run_that_asks(asked))
+    assert (choice.label if choice else None) == found
+
+
+def test_vllm_that_is_not_installed_is_an_error_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines.vllm, "version", lambda: None)
+    with pytest.raises(PlanError, match="not installed") as raised:
+        engines.foreign_engine(run_that_asks("vllm"))
+    assert raised.value.where == "reference.engine" and "install" in raised.value.fix
+
+
+def test_scores_are_known_by_engine_version_gpus_precision_quantisation_and_adapter() -> None:
+    model = ScoringModel(Path("model"), "weights", "bfloat16")
+    adapted = dataclasses.replace(model, adapter=Adapter(Path("a"), Path("model"), 8, ("q_proj",)))
+    vllm, job = EngineChoice("vllm", "0.32.0"), ScoreJob("tokens", Path("tokens"), "train")
+    identities = [
+        _identity(model, job, TRAINER),
+        _identity(model, job, vllm),
+        _identity(model, job, dataclasses.replace(vllm, version="0.31.0")),
+        _identity(model, job, dataclasses.replace(vllm, tensor_parallel=4)),
+        _identity(model, job, dataclasses.replace(vllm, quantisation="fp8")),
+        _identity(dataclasses.replace(model, dtype="float32"), job, vllm),
+        _identity(adapted, job, vllm),
+    ]
+    assert len({fingerprint(identity) for identity in identities}) == len(identities)
+    assert identities[3]["engine"] == "vllm 0.32.0 on 4 GPUs"
+
+
+def test_a_step_goes_on_only_with_the_engine_it_was_begun_with(tmp_path: Path) -> None:
+    run = cast(Any, SimpleNamespace(layout=Layout(tmp_path), plan=SimpleNamespace(name="tiny")))
+    step = cast(Any, SimpleNamespace(name="align.1"))
+    vllm = Gate(EngineChoice("vllm", "0.32.0"), None)
+    for _ in range(2):
+        training._hold_to(run, step, vllm)
+    with pytest.raises(RunError, match=r"scored by vllm 0\.32\.0, not by trainer") as raised:
+        training._hold_to(run, step, Gate(TRAINER, None))
+    assert "--fresh" in raised.value.fix
+
+
+@pytest.mark.parametrize(
+    ("targets", "can"), [(["q_proj", "v_proj"], True), (["q_proj", "lm_head"], False), (["embed_tokens"], False)]
+)
+def test_adapters_on_the_head_or_the_embeddings_are_not_served(tmp_path: Path, targets: list[str], can: bool) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8, "target_modules": targets}))
+    adapter = read_adapter(tmp_path, Path("base"))
+    assert servable(adapter) is can and (adapter.rank, adapter.base) == (8, Path("base"))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CorruptError, match="not the settings of an adapter"):
+        read_adapter(tmp_path, Path("base"))
+
+
+@pytest.mark.parametrize(("gpus", "parallel", "each"), [(0.5, 1, 0.5), (1.0, 4, 4.0), (2.0, 1, 2.0), (0.5, 2, 2.0)])
+def test_an_engine_over_several_gpus_counts_them_all(gpus: float, parallel: int, each: float) -> None:
+    assert session._gpus_each(Cluster(gpus_per_worker=gpus, tensor_parallel=parallel)) == each
+
+
+def test_a_block_that_kills_its_processes_names_its_pairs() -> None:
+    error = deadly([f"pair-{i}" for i in range(20)], Path("store/logps/x"), 2)
+    assert "pair-0, " in error.what and "and 12 more" in error.what and "2 processes" in error.what
