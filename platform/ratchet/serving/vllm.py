@@ -115,15 +115,7 @@ class VllmEngine:
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return a text for each chat or completion request, in their order. Raises EngineDeathError, ModelError."""
         outputs = self._run([self._prompt(one) for one in requests], [self._sampling(one) for one in requests], None)
-        return [
-            Answer(
-                one.outputs[0].text,
-                str(one.outputs[0].finish_reason),
-                len(one.prompt_token_ids),
-                len(one.outputs[0].token_ids),
-            )
-            for one in outputs
-        ]
+        return [_answer(output, request) for output, request in zip(outputs, requests, strict=True)]
 
     def reload(self, folder: Path) -> bool:
         """Put the weights of another folder into the engine; return False where that cannot be done in place."""
@@ -299,6 +291,14 @@ def _takes_token_ids(llm: Any) -> bool:
 
     known = hasattr(SamplingParams(), "prompt_logprob_token_ids")
     return known and bool(getattr(llm.llm_engine.vllm_config, "use_v2_model_runner", False))
+
+
+def _answer(output: Any, request: Request) -> Answer:
+    """Return vLLM's answer. Raises EngineDeathError where it gave the request up."""
+    (said,) = output.outputs
+    if said.finish_reason == "error":
+        raise EngineDeathError(f"vLLM gave up {describe(request)}")
+    return Answer(said.text, str(said.finish_reason), len(output.prompt_token_ids), len(said.token_ids))
 
 
 def _answer_logps(output: Any, first: int) -> npt.NDArray[np.float32]:
