@@ -121,7 +121,9 @@ def test_flops_are_those_that_torch_counts() -> None:
     assert counter.get_total_flops() == scoring_flops(of, work).executed
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", ["near twins", *(pytest.param(name, marks=pytest.mark.slow) for name in SHAPES if name != "near twins")]
+)
 def test_both_settings_of_trl_give_the_loss_and_gradients_of_ratchet(shape: str) -> None:
     pytest.importorskip("trl", reason="trl is not installed: pip install -e '.[bench]'")
     task = Task(shape, "tiny", VOCAB, "float32", pairs=6, micro=3, threads=1)

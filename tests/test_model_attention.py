@@ -66,7 +66,7 @@ def test_capped_scores_of_strangers_are_not_computed() -> None:
     assert found[1] < 1.2 * found[0] and found[1] < 50  # layers are up to 24 wide
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])  # needs a C++ compiler
 def test_a_block_mask_sees_what_the_forest_says(compiled: bool) -> None:
     for count in (30, 40, 50):
         plan = plan_of(make_pairs(count))

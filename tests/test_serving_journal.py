@@ -148,7 +148,8 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
 
 
 ASK = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to Ctrl-C
 from pathlib import Path
 from ratchet.pairs.pair import Turn
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
