@@ -74,7 +74,7 @@ def own(folder: Path, table: TokenTable, rows: Any = ROWS) -> Logps:
     return TrainerRater(Passes(2048), "cpu", 1.0).rate(scoring(folder), table, rows)
 
 
-def close(found: Logps, expected: Logps) -> None:
+def assert_close(found: Logps, expected: Logps) -> None:
     np.testing.assert_allclose(found.chosen, expected.chosen, rtol=0, atol=BOUND)
     np.testing.assert_allclose(found.rejected, expected.rejected, rtol=0, atol=BOUND)
     assert np.array_equal(found.chosen_tokens, expected.chosen_tokens)
@@ -82,7 +82,9 @@ def close(found: Logps, expected: Logps) -> None:
 
 
 def test_scores_are_the_trainer_s(rater: Any, base: Path, table: TokenTable) -> None:
-    close(rater.rate(scoring(base), table, ROWS), own(base, table))
+    found = rater.rate(scoring(base), table, ROWS)
+    assert_close(found, own(base, table))
+    assert (found.chosen < 0).all() and len(set(found.chosen)) == len(ROWS)
 
 
 def test_scores_depend_on_neither_order_nor_company(rater: Any, base: Path, table: TokenTable) -> None:
@@ -99,8 +101,8 @@ def test_another_model_of_the_same_shape_is_loaded_in_place(
 ) -> None:
     rater.rate(scoring(base), table, ROWS[:4])
     starts = rater.starts
-    close(rater.rate(scoring(tuned[0]), table, ROWS), own(tuned[0], table))
-    close(rater.rate(scoring(base), table, ROWS), own(base, table))
+    assert_close(rater.rate(scoring(tuned[0]), table, ROWS), own(tuned[0], table))
+    assert_close(rater.rate(scoring(base), table, ROWS), own(base, table))
     assert rater.starts == starts
 
 
@@ -112,7 +114,7 @@ def test_a_tied_head_is_loaded_in_place_too(rater: Any, base: Path, tmp_path: Pa
         model.get_input_embeddings().weight.add_(torch.randn_like(model.get_input_embeddings().weight), alpha=0.1)
     model.save_pretrained(tmp_path)
     rater.rate(scoring(base), table, ROWS[:2])
-    close(rater.rate(scoring(tmp_path), table, ROWS), own(tmp_path, table))
+    assert_close(rater.rate(scoring(tmp_path), table, ROWS), own(tmp_path, table))
     assert rater.starts == 1
 
 
@@ -126,9 +128,9 @@ def test_an_adapter_on_the_engine_that_is_up_equals_the_merged_model(
     adapted = ScoringModel(tuned[0], "tuned", "float32", adapter=adapter)
     both = VllmRater(VLLM, [scoring(base), adapted], LONGEST, gpu=False)
     try:
-        close(both.rate(scoring(base), table, ROWS), own(base, table))
-        close(both.rate(adapted, table, ROWS), own(tuned[0], table))
-        close(both.rate(scoring(base), table, ROWS), own(base, table))
+        assert_close(both.rate(scoring(base), table, ROWS), own(base, table))
+        assert_close(both.rate(adapted, table, ROWS), own(tuned[0], table))
+        assert_close(both.rate(scoring(base), table, ROWS), own(base, table))
         assert both.starts == 1
     finally:
         both.halve()
@@ -144,7 +146,7 @@ def test_a_model_of_another_shape_gets_an_engine_of_its_own(
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     rater.rate(scoring(base), table, ROWS[:2])
     starts = rater.starts
-    close(rater.rate(scoring(tmp_path), table, ROWS), own(tmp_path, table))
+    assert_close(rater.rate(scoring(tmp_path), table, ROWS), own(tmp_path, table))
     assert rater.starts == starts + 1
 
 
@@ -175,7 +177,7 @@ def test_an_engine_that_dies_is_started_again_with_half_and_then_gives_up(
         rater.rate(scoring(base), table, ROWS)
     assert "out of memory" in str(raised.value) and "reference.engine" in raised.value.fix
     monkeypatch.setattr(LLM, "generate", right)
-    close(rater.rate(scoring(base), table, ROWS), own(base, table))
+    assert_close(rater.rate(scoring(base), table, ROWS), own(base, table))
 
 
 @pytest.mark.gpu
@@ -189,8 +191,8 @@ def test_ids_alone_and_whole_prompts_give_the_same_numbers(
     found = made.rate(scoring(base), table, ROWS)
     assert made._engine is not None and made._engine._by_token_ids
     monkeypatch.setattr(made._engine, "_by_token_ids", False)
-    close(found, made.rate(scoring(base), table, ROWS))
-    close(found, own(base, table))
+    assert_close(found, made.rate(scoring(base), table, ROWS))
+    assert_close(found, own(base, table))
     made.halve()
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from ratchet.commands.arguments import add_plan
 from ratchet.plan.load import load_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("plan", type=Path, help="plan file, such as jobs/quickstart.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a dotted key of the plan"
-    )
+    add_plan(parser)
     parser.add_argument("--fresh", action="store_true", help="put aside what the run folder holds and start over")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ratchet.commands.arguments import add_plan
 from ratchet.plan.load import load_plan
 from ratchet.plan.stages import Merge
 
@@ -18,10 +18,7 @@ _MARKS = {"done": "●", "begun": "◐", "ready": "○", "waiting": "·", "chang
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("plan", type=Path, help="plan file, such as jobs/quickstart.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a dotted key of the plan"
-    )
+    add_plan(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:

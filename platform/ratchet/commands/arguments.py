@@ -1,0 +1,14 @@
+"""Arguments that several sub-commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the plan file, and keys of it that the command line sets."""
+    parser.add_argument("plan", type=Path, help="plan file, such as jobs/quickstart.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a dotted key of the plan"
+    )
