@@ -13,6 +13,7 @@ import pytest
 from ratchet.errors import CorruptError, PlanError, RunError
 from ratchet.pipeline import engines, session, training
 from ratchet.pipeline.context import Gate
+from ratchet.pipeline.scoring import holds
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.reference import ReferenceScores
 from ratchet.reference.adapters import read_adapter, servable
@@ -20,6 +21,7 @@ from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoreJob, Sco
 from ratchet.reference.score import _identity, deadly
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
+from vllm_bench import write_pairs
 
 
 def run_that_asks(engine: Any, tensor_parallel: int = 1) -> Any:
@@ -77,6 +79,14 @@ def test_a_step_goes_on_only_with_the_engine_it_was_begun_with(tmp_path: Path) -
     with pytest.raises(RunError, match=r"scored by vllm 0\.32\.0, not by trainer") as raised:
         training._hold_to(run, step, Gate(TRAINER, None))
     assert "--fresh" in raised.value.fix
+
+
+def test_a_job_holds_the_pairs_of_its_rows(tmp_path: Path) -> None:
+    table = write_pairs(tmp_path / "train.arrow", 9)
+    whole, part = ScoreJob("t", tmp_path, "train"), ScoreJob("t", tmp_path, "train", (2, 5))
+    ids = ["a stranger", table.pair_id(5), table.pair_id(8)]
+    assert holds(whole, ids).tolist() == [False, True, True]
+    assert holds(part, ids).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from ratchet.errors import DataError, ModelError, PlanError, TrainingError
 from ratchet.pipeline.context import Gate, Model, Run
 from ratchet.pipeline.graph import options
 from ratchet.pipeline.prepare import stage_tokens
-from ratchet.pipeline.scoring import ensure_scores, ids_of, read_job, sample_job
+from ratchet.pipeline.scoring import ensure_scores, holds, ids_of, read_job, sample_job
 from ratchet.plan.stages import Merge, Training
 from ratchet.reference.calibrate import calibrate
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob, Scores
-from ratchet.reference.store import Logps, joined
+from ratchet.reference.store import Logps, joined, read_logps
 from ratchet.serving import vllm
 
 
@@ -70,16 +70,14 @@ def confirm(run: Run, name: str, stage: Training, model: Model, scored: Mapping[
     """
     jobs = [sample_job(tokens, run.plan.reference.sample) for tokens in stage_tokens(run, stage).values()]
     own = ensure_scores(run, model, jobs)
-    sample = {pair_id: row for row, pair_id in enumerate(pair_id for job in own for pair_id in ids_of(job))}
+    ids = [pair_id for job in own for pair_id in ids_of(job)]
     train = {job: one for job, one in scored.items() if job.split == "train"}
-    ids = [pair_id for job in train for pair_id in ids_of(job)]
-    there = np.array([row for row, pair_id in enumerate(ids) if pair_id in sample], dtype=np.int64)
-    if not len(there):
+    inside = np.flatnonzero(np.any([holds(job, ids) for job in train], axis=0))
+    if not len(inside):  # a chunk of the stage that holds none of the sample
         return
-    rows = np.array([sample[ids[row]] for row in there])
-    found = calibrate(
-        stage.kind, options(stage), [ids[row] for row in there], _all(own).at(rows), _all(train).at(there)
-    )
+    picked = [ids[place] for place in inside]
+    written = read_logps([one.folder for one in train.values()], picked)
+    found = calibrate(stage.kind, options(stage), picked, _all(own).at(inside), written)
     if not found.passed:
         raise TrainingError(
             f"the scores of {model.name} that were written are not those that were compared before: {found.figures()}",

@@ -10,6 +10,11 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import preference_sources
@@ -101,6 +106,12 @@ def read_job(job: ScoreJob, scored: Scores) -> Logps:
 def ids_of(job: ScoreJob) -> list[str]:
     """Return the ids of a job's pairs, in the order of its rows."""
     return list(_table(job).pair_ids().to_pylist())
+
+
+def holds(job: ScoreJob, pair_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Mark the ids of pairs that a job scores; of the job's own ids nothing is kept."""
+    found = pc.is_in(pa.array(pair_ids, pa.string()), value_set=_table(job).pair_ids())
+    return found.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 def _table(job: ScoreJob) -> TokenTable:
