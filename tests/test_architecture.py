@@ -48,6 +48,10 @@ DOORS = {
     "datasets": {"pairs.read_hub"},
     "vllm": {"serving.vllm"},
     "matplotlib": {"report.plots"},
+    "lm_eval": {"evaluate.harness", "evaluate.harness_tasks", "evaluate.harness_model"},
+    "sacrebleu": {"evaluate.text_overlap"},
+    "rouge_score": {"evaluate.text_overlap"},
+    "scipy": {"evaluate.statistics"},
     "httpx": {"serving.connection"},
     "ray": {
         "pairs.flow",

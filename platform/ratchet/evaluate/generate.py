@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ratchet.errors import PlanError
-from ratchet.evaluate.preference import Estimate, estimate
+from ratchet.evaluate.statistics import Estimate, estimate
 from ratchet.pairs.pair import Ids
 from ratchet.pairs.render import find_style
 from ratchet.pairs.tokenizer import load_tokenizer

@@ -6,16 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from ratchet.reference.store import Floats, Logps
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean over `count` items with its standard error (sample standard deviation / √count)."""
-
-    mean: float
-    standard_error: float
-    count: int
+from ratchet.evaluate.statistics import Estimate, estimate
+from ratchet.reference.store import Logps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +18,6 @@ class RewardScores:
     margin: Estimate
     chosen_delta: Estimate
     rejected_delta: Estimate
-
-
-def estimate(values: Floats) -> Estimate:
-    """Return the mean of `values` (N,) with its standard error; both are 0 where N is too small to tell."""
-    count = len(values)
-    mean = float(np.mean(values)) if count else 0.0
-    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
-    return Estimate(mean, error, count)
 
 
 def reward_scores(policy: Logps, reference: Logps) -> RewardScores:

@@ -13,6 +13,8 @@ from ratchet.serving.journal import Journal
 from ratchet.serving.requests import CompletionRequest, Sampling
 from ratchet.serving.vllm import Served, version
 
+_BATCH = 64
+
 
 def write_answers(run: Run, model: Model, task: ExactMatch, prompts: list[Ids]) -> list[str]:
     """Return a greedy answer to each prompt, given as token ids. Raises ModelError, StorageError."""
@@ -24,7 +26,7 @@ def _by_transformers(run: Run, model: Model, task: ExactMatch, prompts: list[Ids
         model.folder,
         prompts,
         dtype=model.dtype,
-        batch=task.batch,
+        batch=_BATCH,
         max_new_tokens=task.max_new_tokens,
         actors=run.plan.cluster.score_actors,
         gpus=run.plan.cluster.gpus_per_worker,
@@ -55,5 +57,5 @@ def _by_vllm(run: Run, model: Model, task: ExactMatch, prompts: list[Ids]) -> li
     requests = [CompletionRequest(tuple(prompt.tolist()), sampling) for prompt in prompts]
     gpus = cluster.gpus_per_worker and max(cluster.gpus_per_worker, cluster.tensor_parallel)
     with Journal(run.folder / "answers" / f"{model.name}.jsonl") as journal:
-        pool = VllmPool(served, name, journal, actors=cluster.score_actors, gpus=gpus, batch=task.batch)
+        pool = VllmPool(served, name, journal, actors=cluster.score_actors, gpus=gpus, batch=_BATCH)
         return [answer.text for answer in pool.answer(requests)]

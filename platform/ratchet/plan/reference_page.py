@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, model, reference, schema, stages, suite
+from ratchet.plan import cluster, data, judge, model, reference, schema, stages, suite
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
 
@@ -94,7 +94,19 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Tracking", schema.Track),
     ("Weights & Biases", schema.Wandb),
     ("A suite", suite.Suite),
+    ("Every task that asks a model", suite.Answering),
     ("An exact_match task", suite.ExactMatch),
+    ("A harness task", suite.Harness),
+    ("An mt_bench task", suite.MtBench),
+    ("An eq_bench task", suite.EqBench),
+    ("A text_overlap task", suite.TextOverlap),
+    ("A perplexity task", suite.Perplexity),
+    ("A preference task", suite.Preference),
+    ("Files of a task", suite.Files),
+    ("Rows of texts", suite.Rows),
+    ("A judge behind a URL", judge.EndpointJudge),
+    ("A judge of one's own", judge.ModelJudge),
+    ("A recorded judge", judge.ReplayJudge),
 )
 """Headings in the order of the page. A key is told where it is declared, and again where its default differs."""
 

@@ -5,12 +5,61 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from ratchet.plan.base import Name, Strict, wrong
+from ratchet.plan.base import Name, Strict, one_of, wrong
+from ratchet.plan.data import Hub, Source
+from ratchet.plan.judge import Engine, Judge
+from ratchet.plan.model import ModelSpec
+
+AverageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,46}$")]
+_NOT_HERE = ("scratch", "system")
 
 
-class ExactMatch(Strict):
+class Files(Strict):
+    """Exactly one of `path` and `hub`: files that a task reads."""
+
+    path: str | None = None
+    """File or folder."""
+    hub: str | None = None
+    """Repository on the Hugging Face hub."""
+    revision: str | None = None
+    """Commit, tag or branch of the repository. Pin a commit: names move."""
+    repository: Literal["dataset", "space"] = "dataset"
+    """What kind of repository it is."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Files:
+        one_of(self, "path", "hub")
+        if self.hub is None and self.revision is not None:
+            raise wrong("revision", "belongs to a hub repository: give it with hub", "hub")
+        return self
+
+
+class Rows(Strict):
+    """Exactly one of `path` and `hub`: rows of texts."""
+
+    path: str | None = None
+    """File: .jsonl, .json (also .gz), .parquet, or .txt, which is one row."""
+    hub: Hub | None = None
+    """A data set on the Hugging Face hub."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Rows:
+        one_of(self, "path", "hub")
+        return self
+
+
+class Answering(Strict):
+    """A task that asks a model for text, or for the likelihood of text."""
+
+    engine: Engine = "trainer"
+    """Who runs the model: transformers, as the trainer loads it, or vLLM."""
+    batch_tokens: Annotated[int, Field(ge=1)] = 16_384
+    """Tokens of one batch, padding and new ones included. Part of the result: batches decide the last bits."""
+
+
+class ExactMatch(Answering):
     """Greedy answers to held-out prompts, right where the pattern's group equals the chosen answer's."""
 
     kind: Literal["exact_match"]
@@ -23,10 +72,6 @@ class ExactMatch(Strict):
     """Prompts to answer, at most."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     """Longest answer, in tokens."""
-    batch: Annotated[int, Field(ge=1)] = 64
-    """Prompts answered at a time."""
-    engine: Literal["trainer", "vllm"] = "trainer"
-    """Who writes the answers: transformers, as the trainer loads the model, or vLLM."""
 
     @model_validator(mode="after")
     def _one_group(self) -> ExactMatch:
@@ -39,8 +84,156 @@ class ExactMatch(Strict):
         return self
 
 
+class Harness(Answering):
+    """A task or group of lm-eval, by its own definition."""
+
+    kind: Literal["harness"]
+    """lm-eval scores it."""
+    task: str
+    """Name in lm-eval, such as `arc_challenge` or `mmlu`."""
+    metric: str
+    """The metric that stands for the task, such as `acc_norm`; all others are kept too."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Examples before each question; left out: what the task says."""
+    profile: Literal["openllm-v1", "harness"] = "harness"
+    """`openllm-v1`: prompts and settings of the 2023 leaderboard, exactly. `harness`: those of this lm-eval."""
+    include: str | None = None
+    """Folder of task definitions of one's own, in lm-eval's format."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Questions of each task, at most, from the first on: for a try, and said beside the score."""
+    chat_template: bool = False
+    """Ask through the model's chat template, examples as earlier turns. Not for `openllm-v1`."""
+
+    @model_validator(mode="after")
+    def _as_in_2023(self) -> Harness:
+        if self.profile == "openllm-v1" and self.chat_template:
+            raise wrong("chat_template", "does not go with openllm-v1: the leaderboard used none", "profile")
+        return self
+
+
+class MtBench(Answering):
+    """Two-turn conversations rated by a judge, in FastChat's format and by its protocol."""
+
+    kind: Literal["mt_bench"]
+    """A judge rates every turn from 1 to 10."""
+    questions: Files
+    """Folder with `question.jsonl`, `judge_prompts.jsonl` and `reference_answer/`."""
+    references: str = "gpt-4"
+    """Whose reference answers: a file of `reference_answer/`, without its ending."""
+    judge: Judge | None = None
+    """Who judges. A suite without one is given its judge by the plan or the command."""
+    judge_retries: Annotated[int, Field(ge=0)] = 2
+    """Times that a judgment without a rating is asked for again."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Longest answer, in tokens."""
+
+
+class EqBench(Answering):
+    """Emotional intelligence: how strongly a character feels four emotions, held against references."""
+
+    kind: Literal["eq_bench"]
+    """EQ-Bench's questions, parsing and formula."""
+    questions: Files
+    """A file of EQ-Bench's format."""
+    version: Literal["v1", "v2"] = "v2"
+    """Formula: of the first 60 questions, or of the 171 of version 2."""
+    revision: bool = False
+    """Ask the model to criticise and revise its answer, and take the better of the two passes."""
+    attempts: Annotated[int, Field(ge=1)] = 3
+    """Times that a question is asked until its answer can be parsed; each a little warmer."""
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer, in tokens; left out: 60, and 1000 with revision."""
+
+
+class TextOverlap(Answering):
+    """BLEU-4 and ROUGE-1, 2 and L of greedy answers against reference texts."""
+
+    kind: Literal["text_overlap"]
+    """sacrebleu and rouge-score compare the texts."""
+    rows: Rows
+    """Questions and reference answers."""
+    question: str = "question"
+    """Column of the questions."""
+    answer: str = "answer"
+    """Column of the reference answers."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows to answer, at most, from the first on."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest answer, in tokens."""
+
+
+class Perplexity(Answering):
+    """Perplexity of running text in sliding windows."""
+
+    kind: Literal["perplexity"]
+    """Every token is predicted once, from at least `window` − `stride` tokens before it."""
+    rows: Rows
+    """The text, whose rows are joined by blank lines."""
+    column: str = "text"
+    """Column of the text."""
+    window: Annotated[int, Field(ge=2)] | None = None
+    """Longest window, in tokens; left out: all positions of the model, 4096 at most."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Tokens from one window to the next; left out: half a window."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows to read, at most, from the first on."""
+    quantise: Literal["4bit", "8bit"] | None = None
+    """Hold the weights in 4 or 8 bits (bitsandbytes; needs a GPU), to see what that costs."""
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> Perplexity:
+        if self.window is not None and self.stride is not None and self.stride >= self.window:
+            raise wrong("stride", f"must be below the window of {self.window}: a token needs some before it", "window")
+        if self.quantise and self.engine != "trainer":
+            raise wrong("quantise", "is not done by vLLM here: leave engine out", "engine")
+        return self
+
+
+class Preference(Strict):
+    """Held-out preference pairs: reward accuracy and margin against a reference model, and γ."""
+
+    kind: Literal["preference"]
+    """Whether the model puts the chosen answer before the rejected one."""
+    data: Source
+    """Pairs; what `held_out` sets aside is scored, and all of them where it is 0."""
+    reference: ModelSpec | None = None
+    """The model that rewards are measured against; left out: γ alone."""
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    """Longest pair, in tokens; longer ones are skipped and counted."""
+    max_pairs: Annotated[int, Field(ge=1)] = 2000
+    """Pairs to score, at most."""
+
+    @model_validator(mode="after")
+    def _no_scratch(self) -> Preference:
+        for key in _NOT_HERE:
+            if self.reference is not None and getattr(self.reference, key) is not None:
+                raise wrong(f"reference.{key}", "has no effect here: leave it out", "reference")
+        return self
+
+
+Task = Annotated[
+    ExactMatch | Harness | MtBench | EqBench | TextOverlap | Perplexity | Preference, Field(discriminator="kind")
+]
+
+
 class Suite(Strict):
     """Named tasks. Held-out reward accuracy and γ are computed for every plan, without a suite."""
 
-    tasks: Annotated[dict[Name, ExactMatch], Field(min_length=1)]
+    tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     """Tasks, by name."""
+    averages: dict[AverageName, Annotated[tuple[Name, ...], Field(strict=False, min_length=2)]] = Field(
+        default_factory=dict
+    )
+    """Averages of tasks' headline scores, such as H6."""
+    data_root: str | None = None
+    """Folder with the data of lm-eval's tasks, laid out as on the hub (`openai/gsm8k/…`); left out: the hub."""
+
+    @model_validator(mode="after")
+    def _averages_name_tasks(self) -> Suite:
+        for name, of in self.averages.items():
+            for task in of:
+                if task not in self.tasks:
+                    raise wrong(f"averages.{name}", f"names the task {task}, which the suite has not", "tasks")
+                if isinstance(self.tasks[task], Perplexity | Preference | MtBench | EqBench | TextOverlap):
+                    raise wrong(f"averages.{name}", f"averages shares, and {task} is none", "tasks")
+        return self

@@ -44,8 +44,8 @@ def parse_line(raw: bytes) -> tuple[str, Answer]:
             raise ValueError("its key is not the fingerprint of its request")
         if not isinstance(fields["text"], str):
             raise ValueError("its answer has no text")
-        logprobs = fields["logprobs"]
-        return key, Answer(**{**fields, "logprobs": None if logprobs is None else tuple(logprobs)})
+        lists = {name: tuple(fields[name]) for name in ("logprobs", "greedy") if fields.get(name) is not None}
+        return key, Answer(**{**fields, **lists})
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 

@@ -58,7 +58,19 @@ class ScoreRequest:
     token_ids: tuple[int, ...]
 
 
-Request = ChatRequest | CompletionRequest | ScoreRequest
+@dataclasses.dataclass(frozen=True)
+class ContinuationRequest:
+    """Asks how likely each of several continuations of one context is, all of them as token ids.
+
+    Neither the context nor a continuation is empty. Only engines that hold the model themselves answer this.
+    """
+
+    kind: ClassVar = "continuation"
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+
+Request = ChatRequest | CompletionRequest | ScoreRequest | ContinuationRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +79,8 @@ class Answer:
 
     `finish_reason` is the engine's own word: `stop`, `length`, … The counts are None where a server
     does not tell them. A score has no text but `logprobs`: natural logarithms, one for each token
-    id of the request, and None for the first, which has nothing before it.
+    id of the request, and None for the first, which has nothing before it. Of continuations it has the
+    sum over each one's tokens, and in `greedy` whether each is what the model would say unasked.
     """
 
     text: str
@@ -75,6 +88,7 @@ class Answer:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     logprobs: tuple[float | None, ...] | None = None
+    greedy: tuple[bool, ...] | None = None
 
 
 class Engine(Protocol):
@@ -101,7 +115,7 @@ def describe(request: Request) -> str:
             said: str | tuple[int, ...] = turns[-1].content if turns else ""
         case CompletionRequest(prompt=prompt):
             said = prompt
-        case ScoreRequest(token_ids=token_ids):
+        case ScoreRequest(token_ids=token_ids) | ContinuationRequest(context=token_ids):
             said = token_ids
     text = said if isinstance(said, str) else f"{len(said)} token ids: {' '.join(map(str, said[:_SHOWN]))}"
     return f"the {request.kind} request {text[:_SHOWN] + '…' if len(text) > _SHOWN else text!r}"

@@ -6,12 +6,22 @@ import json
 import math
 from typing import Any
 
-from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, Sampling, ScoreRequest, describe
+from ratchet.errors import PlanError
+from ratchet.serving.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    Request,
+    Sampling,
+    ScoreRequest,
+    describe,
+)
 from ratchet.serving.retry import Trouble
 
 
 def compose(model: str, request: Request) -> tuple[str, dict[str, Any]]:
-    """Return the path below the base URL, and the fields of the body."""
+    """Return the path below the base URL, and the fields of the body. Raises PlanError for what no server is asked."""
     match request:
         case ChatRequest(turns=turns, sampling=sampling):
             messages = [{"role": turn.role, "content": turn.content} for turn in turns]
@@ -22,6 +32,10 @@ def compose(model: str, request: Request) -> tuple[str, dict[str, Any]]:
             # The prompt comes back with its log-probabilities, and nothing is generated.
             asked = {"max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0.0}
             return "/completions", {"model": model, "prompt": token_ids, **asked}
+        case ContinuationRequest():
+            raise PlanError(
+                "a server is not asked how likely continuations are", fix="evaluate the model from its folder"
+            )
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
@@ -63,6 +77,8 @@ def read_answer(request: Request, body: bytes) -> Answer:
                 text = "" if said is None else _text(said)  # null where only thoughts or a refusal came
             case CompletionRequest(sampling=sampling):
                 text = _text(first["text"])
+            case ContinuationRequest():
+                raise ValueError("no server is asked how likely continuations are")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _malformed(request, f"{type(error).__name__}: {error}") from None
     if sampling.choice and text not in sampling.choice:

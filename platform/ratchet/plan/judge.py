@@ -1,0 +1,60 @@
+"""Who judges answers: a server, a model of one's own, or a recording of earlier judgments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ratchet.plan.base import Strict
+from ratchet.plan.model import ModelSpec
+
+Engine = Literal["trainer", "vllm"]
+
+
+class EndpointJudge(Strict):
+    """A server that speaks OpenAI's protocol."""
+
+    kind: Literal["endpoint"]
+    """An OpenAI-compatible server."""
+    base_url: str
+    """What stands before `/chat/completions`, mostly ending in `/v1`."""
+    model: str
+    """The judge's name there; it stands beside every score."""
+    key_variable: str | None = None
+    """Environment variable that holds the key. The key itself is in no file."""
+    concurrency: Annotated[int, Field(ge=1)] = 8
+    """Requests under way at once."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Longest wait for one answer."""
+    max_attempts: Annotated[int, Field(ge=1)] = 6
+    """Times that a request is sent before it counts as failed."""
+    budget: Annotated[int, Field(ge=1)] | None = None
+    """Most requests that one run may send, attempts that failed included; kept judgments cost nothing."""
+    allow_private: bool = False
+    """Let the URL lead to addresses that are not of the open internet, such as a server of one's own."""
+
+
+class ModelJudge(Strict):
+    """A model that Ratchet loads itself."""
+
+    kind: Literal["model"]
+    """A local model."""
+    model: ModelSpec
+    """The judge."""
+    engine: Engine = "trainer"
+    """Who runs it: transformers, as the trainer loads a model, or vLLM."""
+
+
+class ReplayJudge(Strict):
+    """Judgments that were recorded before, in FastChat's format; a judgment that is not there is missing."""
+
+    kind: Literal["replay"]
+    """A recording."""
+    file: str
+    """JSON lines with `judge`, `user_prompt` and `judgment`."""
+    judge: str
+    """Name of the judge whose lines count."""
+
+
+Judge = Annotated[EndpointJudge | ModelJudge | ReplayJudge, Field(discriminator="kind")]
