@@ -58,6 +58,7 @@ DOORS = {
         "pairs.token_flow",
         "reference.gone",
         "reference.score",
+        "evaluate.actors",
         "evaluate.generate_flow",
         "evaluate.vllm_pool",
         "train.worker",

@@ -22,7 +22,16 @@ import numpy.typing as npt
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.pairs.pair import Ids
 from ratchet.serving.model_config import bytes_of_a_token, first_line, shape_of
-from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, Sampling, describe
+from ratchet.serving.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    Request,
+    Sampling,
+    describe,
+)
+from ratchet.serving.vllm_outputs import answer_logps, answer_of, is_greedy
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +119,37 @@ class VllmEngine:
             [self._scoring(ids, first) for ids, first in sequences],
             lora,
         )
-        return [_answer_logps(output, first) for output, (_, first) in zip(outputs, sequences, strict=True)]
+        return [answer_logps(output, first) for output, (_, first) in zip(outputs, sequences, strict=True)]
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Return a text for each chat or completion request, in their order. Raises EngineDeathError, ModelError."""
-        outputs = self._run([self._prompt(one) for one in requests], [self._sampling(one) for one in requests], None)
-        return [_answer(output, request) for output, request in zip(outputs, requests, strict=True)]
+        """Return the answer to each chat, completion or continuation request, in their order.
+
+        Raises EngineDeathError, ModelError.
+        """
+        scored = [one for one in requests if isinstance(one, ContinuationRequest)]
+        texts = [one for one in requests if not isinstance(one, ContinuationRequest)]
+        outputs = self._run([self._prompt(one) for one in texts], [self._sampling(one) for one in texts], None)
+        written = iter([answer_of(output, request) for output, request in zip(outputs, texts, strict=True)])
+        likely = iter(self._continuations(scored))
+        return [next(likely if isinstance(one, ContinuationRequest) else written) for one in requests]
+
+    def _continuations(self, requests: Sequence[ContinuationRequest]) -> list[Answer]:
+        from vllm import SamplingParams
+
+        rows = [(request.context, one) for request in requests for one in request.continuations]
+        asked = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, prompt_logprobs=0, flat_logprobs=True)
+        prompts = [{"prompt_token_ids": [*context, *one]} for context, one in rows]
+        found = iter(
+            (answer_logps(output, len(context)), is_greedy(output, len(context)))
+            for output, (context, _) in zip(self._run(prompts, [asked] * len(rows), None), rows, strict=True)
+        )
+        answers = []
+        for request in requests:
+            mine = [next(found) for _ in request.continuations]
+            sums = tuple(float(logps.sum(dtype=np.float64)) for logps, _ in mine)
+            tokens = len(request.context) + sum(map(len, request.continuations))
+            answers.append(Answer("", "scored", tokens, 0, sums, tuple(greedy for _, greedy in mine)))
+        return answers
 
     def reload(self, folder: Path) -> bool:
         """Put the weights of another folder into the engine; return False where that cannot be done in place."""
@@ -291,26 +325,3 @@ def _takes_token_ids(llm: Any) -> bool:
 
     known = hasattr(SamplingParams(), "prompt_logprob_token_ids")
     return known and bool(getattr(llm.llm_engine.vllm_config, "use_v2_model_runner", False))
-
-
-def _answer(output: Any, request: Request) -> Answer:
-    """Return vLLM's answer. Raises EngineDeathError where it gave the request up."""
-    (said,) = output.outputs
-    if said.finish_reason == "error":
-        raise EngineDeathError(f"vLLM gave up {describe(request)}")
-    return Answer(said.text, str(said.finish_reason), len(output.prompt_token_ids), len(said.token_ids))
-
-
-def _answer_logps(output: Any, first: int) -> npt.NDArray[np.float32]:
-    """Return an answer's log-probabilities. Raises ModelError where one is not finite."""
-    if getattr(output, "prompt_token_id_logprobs", None) is not None:
-        logps = np.asarray(output.prompt_token_id_logprobs, np.float32)[:, 0]
-    else:
-        flat = output.prompt_logprobs
-        # The first log-probability of a position is the prompt token's own; position 0 has none.
-        logps = np.asarray(flat.logprobs, np.float32)[np.asarray(flat.start_indices[first:])]
-    wanted = len(output.prompt_token_ids) - first
-    if not np.isfinite(logps).all() or len(logps) != wanted:
-        said = f"vLLM gave {int(np.isfinite(logps).sum())} finite log-probabilities for {wanted} tokens"
-        raise ModelError(said, fix="set reference.engine to trainer")
-    return logps

@@ -1,0 +1,149 @@
+"""How likely continuations of a context are: the context is computed once for all of them.
+
+Axes: _B contexts, _R continuations, _W context tokens (padded left), _T continuation tokens (padded
+right), _V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ratchet.serving.requests import Answer, ContinuationRequest
+
+_LOGITS = 1 << 28
+"""Logits made at a time: a gigabyte in float32."""
+_PROBE = (
+    ContinuationRequest((3, 1, 4, 1, 5, 2, 6), ((5, 3), (5,), (2, 6, 4))),
+    ContinuationRequest((2, 7), ((1, 2, 3, 4), (6,))),
+)
+
+
+@torch.inference_mode()
+def likelihoods(model: Any, requests: Sequence[ContinuationRequest], *, share: bool) -> list[Answer]:
+    """Return, for each request, Σ log p of each continuation's tokens in nats, and whether each is greedy.
+
+    Log-probabilities are taken in float32 and added in float64. With `share` a context is computed
+    once, and its keys and values serve all of its continuations; without, each continuation is a
+    sequence of its own. Both give the same numbers but for rounding.
+    """
+    logps, greedy = (_shared if share else _apart)(model, requests)
+    answers, at = [], 0
+    for request in requests:
+        end = at + len(request.continuations)
+        tokens = len(request.context) + sum(map(len, request.continuations))
+        answers.append(Answer("", "scored", tokens, 0, tuple(logps[at:end]), tuple(greedy[at:end])))
+        at = end
+    return answers
+
+
+def may_share(model: Any) -> bool:
+    """Tell, by trying, whether a model's cache can be shared: a few tokens both ways, on the model's device.
+
+    Models that read from left to right in another way than attention does may not take padding or a
+    cache that was copied.
+    """
+    coarse = model.dtype in {torch.bfloat16, torch.float16}
+    apart = [value for answer in likelihoods(model, _PROBE, share=False) for value in answer.logprobs or ()]
+    try:
+        shared = [value for answer in likelihoods(model, _PROBE, share=True) for value in answer.logprobs or ()]
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        return False  # its cache is of its own kind
+    scale = max(abs(value) for value in apart if value is not None)
+    return all(abs(a - b) <= (0.02 if coarse else 1e-3) * scale for a, b in zip(apart, shared, strict=True))  # type: ignore[operator]
+
+
+def _shared(model: Any, requests: Sequence[ContinuationRequest]) -> tuple[list[float], list[bool]]:
+    device, width = model.device, max(len(request.context) for request in requests)
+    ids_BW = torch.zeros((len(requests), width), dtype=torch.long)
+    mask_BW = torch.zeros_like(ids_BW)
+    for row, request in enumerate(requests):
+        ids_BW[row, width - len(request.context) :] = torch.tensor(request.context)
+        mask_BW[row, width - len(request.context) :] = 1
+    places_BW = (mask_BW.cumsum(1) - 1).clamp(min=0)
+    out = model(
+        input_ids=ids_BW.to(device),
+        attention_mask=mask_BW.to(device),
+        position_ids=places_BW.to(device),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    first_BV = out.logits[:, -1].float().log_softmax(-1)
+    rows = [(row, one) for row, request in enumerate(requests) for one in request.continuations]
+    heads = torch.tensor([[row, one[0]] for row, one in rows], device=device)
+    logps_R = first_BV[heads[:, 0], heads[:, 1]].double()
+    greedy_R = first_BV.argmax(-1)[heads[:, 0]] == heads[:, 1]
+    long = [place for place, (_, one) in enumerate(rows) if len(one) > 1]
+    step = max(1, _LOGITS // (first_BV.shape[-1] * max((len(rows[place][1]) for place in long), default=1)))
+    for begin in range(0, len(long), step):
+        places = long[begin : begin + step]
+        owners = torch.tensor([rows[place][0] for place in places])
+        cache = copy.deepcopy(out.past_key_values)
+        cache.batch_select_indices(owners.to(device))
+        more, same = _tails(model, [rows[place][1] for place in places], cache, mask_BW[owners], places_BW[owners])
+        index = torch.tensor(places, device=device)
+        logps_R[index] += more
+        greedy_R[index] &= same
+    return logps_R.tolist(), greedy_R.tolist()
+
+
+def _tails(
+    model: Any, continuations: Sequence[tuple[int, ...]], cache: Any, mask_RW: Tensor, places_RW: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return Σ log p of all tokens but each continuation's first, and whether all of those are greedy."""
+    ids_RT, real_RT = _right_padded(continuations)
+    length = ids_RT.shape[1] - 1
+    places_RT = places_RW[:, -1:] + 1 + torch.arange(length)
+    out = model(
+        input_ids=ids_RT[:, :-1].to(model.device),
+        attention_mask=torch.cat([mask_RW, real_RT[:, :-1]], 1).to(model.device),
+        position_ids=places_RT.to(model.device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return _of_targets(out.logits, ids_RT[:, 1:].to(model.device), real_RT[:, 1:].to(model.device))
+
+
+def _apart(model: Any, requests: Sequence[ContinuationRequest]) -> tuple[list[float], list[bool]]:
+    pairs = [(request.context, one) for request in requests for one in request.continuations]
+    width = max(len(context) + len(one) for context, one in pairs)
+    step = max(1, _LOGITS // (model.config.get_text_config().vocab_size * width))
+    logps: list[float] = []
+    greedy: list[bool] = []
+    for begin in range(0, len(pairs), step):
+        some = pairs[begin : begin + step]
+        ids_RT, real_RT = _right_padded([(*context, *one) for context, one in some])
+        out = model(
+            input_ids=ids_RT[:, :-1].to(model.device),
+            attention_mask=real_RT[:, :-1].to(model.device),
+            use_cache=False,
+        )
+        asked_RT = real_RT[:, 1:].clone()
+        for row, (context, _) in enumerate(some):
+            asked_RT[row, : len(context) - 1] = 0
+        more, same = _of_targets(out.logits, ids_RT[:, 1:].to(model.device), asked_RT.to(model.device))
+        logps += more.tolist()
+        greedy += same.tolist()
+    return logps, greedy
+
+
+def _right_padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    width = max(map(len, sequences))
+    ids_RT = torch.zeros((len(sequences), width), dtype=torch.long)
+    real_RT = torch.zeros_like(ids_RT)
+    for row, one in enumerate(sequences):
+        ids_RT[row, : len(one)] = torch.tensor(one)
+        real_RT[row, : len(one)] = 1
+    return ids_RT, real_RT
+
+
+def _of_targets(logits_RTV: Tensor, targets_RT: Tensor, asked_RT: Tensor) -> tuple[Tensor, Tensor]:
+    asked = asked_RT.bool()
+    logits_RTV = logits_RTV.float()
+    picked_RT = logits_RTV.gather(-1, targets_RT[..., None])[..., 0] - logits_RTV.logsumexp(-1)
+    same_RT = (logits_RTV.argmax(-1) == targets_RT) | ~asked
+    return picked_RT.double().masked_fill(~asked, 0.0).sum(-1), same_RT.all(-1)

@@ -1,0 +1,82 @@
+"""A model's answers: units fixed here, computed by somebody, kept in a journal. Knows no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ratchet.evaluate.local_engine import prompt_ids
+from ratchet.evaluate.unit_journal import UnitJournal
+from ratchet.evaluate.units import Unit, unit_key, units_of, weight
+from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, Request, key_of
+
+Compute = Callable[[Sequence[Unit]], Iterator[tuple[int, list[Answer]]]]
+"""Takes units, and yields (place, answers) of each as it is done, in any order."""
+
+
+class Pool:
+    """Answers as a `GroupEngine`: what the journal holds is not computed again.
+
+    `identity` is all that decides an answer beside the requests of its unit. `budget` is the tokens of
+    a unit. `on_units(done, total)` follows the work.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        identity: str,
+        tokenizer: Any,
+        journal: UnitJournal,
+        budget: int,
+        on_units: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.compute, self.identity, self.tokenizer = compute, identity, tokenizer
+        self.journal, self.budget, self.on_units = journal, budget, on_units
+        self._lengths: dict[Request, int] = {}
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return one answer for each request, in their order; equal requests are one. Raises RatchetError."""
+        return self.answer_groups({"": requests})[""]
+
+    def answer_groups(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[Answer]]:
+        """Return the answers of each group; the units of all groups are computed together, longest first.
+
+        Raises RatchetError where one has none; what was answered is kept.
+        """
+        units = {name: units_of(requests, self._length, self.budget) for name, requests in groups.items()}
+        missing = {
+            key: unit
+            for some in units.values()
+            for unit in some
+            if (key := unit_key(self.identity, unit)) not in self.journal
+        }
+        self._compute(dict(sorted(missing.items(), key=lambda pair: (-weight(pair[1], self._length), pair[0]))))
+        return {name: self._in_order(groups[name], units[name]) for name in groups}
+
+    def _compute(self, missing: Mapping[str, Unit]) -> None:
+        if not missing:
+            return
+        keys = list(missing)
+        for done, (place, answers) in enumerate(self.compute(list(missing.values())), 1):
+            self.journal.append(keys[place], answers)
+            self.on_units(done, len(keys))
+
+    def _in_order(self, requests: Sequence[Request], units: Sequence[Unit]) -> list[Answer]:
+        found: dict[str, Answer] = {}
+        for unit in units:
+            answers = self.journal.find(unit_key(self.identity, unit))
+            found |= {key_of("", request): answer for request, answer in zip(unit, answers, strict=True)}
+        return [found[key_of("", request)] for request in requests]
+
+    def _length(self, request: Request) -> int:
+        if request not in self._lengths:
+            self._lengths[request] = self._count(request)
+        return self._lengths[request]
+
+    def _count(self, request: Request) -> int:
+        match request:
+            case ContinuationRequest(context=context):
+                return len(context)
+            case ChatRequest() | CompletionRequest():
+                return len(prompt_ids(self.tokenizer, request))
+        return len(request.token_ids)

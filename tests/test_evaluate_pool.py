@@ -1,0 +1,164 @@
+"""Units follow from the requests alone, and what was computed is never computed again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.errors import CorruptError, RunError, StorageError
+from ratchet.evaluate.pool import Pool
+from ratchet.evaluate.unit_journal import UnitJournal
+from ratchet.evaluate.units import Unit, units_of
+from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
+
+
+def length(request: Request) -> int:
+    return len(request.context) if isinstance(request, ContinuationRequest) else len(request.prompt)  # type: ignore[union-attr]
+
+
+asked = st.one_of(
+    st.builds(
+        ContinuationRequest,
+        st.lists(st.integers(0, 9), min_size=1, max_size=12).map(tuple),
+        st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=4).map(tuple),
+    ),
+    st.builds(
+        lambda ids, most: CompletionRequest(ids, Sampling(max_tokens=most)),
+        st.lists(st.integers(0, 9), min_size=1, max_size=12).map(tuple),
+        st.integers(1, 9),
+    ),
+)
+
+
+@given(st.lists(asked, max_size=30), st.randoms(), st.integers(1, 80))
+def test_units_hold_every_request_once_whatever_the_order(requests, random, budget) -> None:
+    units = units_of(requests, length, budget)
+    shuffled = list(requests)
+    random.shuffle(shuffled)
+    assert units_of([*shuffled, *shuffled], length, budget) == units
+    held = [request for unit in units for request in unit]
+    assert len(held) == len(set(held)) and set(held) == set(requests)
+    for unit in units:
+        assert len({request.kind for request in unit}) == 1
+        if len(unit) > 1:
+            assert padded(unit) <= budget
+
+
+def padded(unit: Unit) -> int:
+    if isinstance(unit[0], CompletionRequest):
+        return len(unit) * max(length(one) + one.sampling.max_tokens for one in unit)  # type: ignore[union-attr]
+    rows = sum(1 if max(map(len, one.continuations)) == 1 else len(one.continuations) for one in unit)  # type: ignore[union-attr]
+    return rows * max(length(one) + max(map(len, one.continuations)) for one in unit)  # type: ignore[union-attr]
+
+
+class Echo:
+    """Computes by spelling out what it was asked; counts, and may stop like a killed process."""
+
+    def __init__(self, dies_after: int | None = None, backwards: bool = False) -> None:
+        self.units: list[Unit] = []
+        self.dies_after, self.backwards = dies_after, backwards
+
+    def __call__(self, units: Sequence[Unit]) -> Iterator[tuple[int, list[Answer]]]:
+        order = reversed(range(len(units))) if self.backwards else range(len(units))
+        for place in order:
+            if self.dies_after is not None and len(self.units) >= self.dies_after:
+                raise KeyboardInterrupt
+            self.units.append(units[place])
+            # The company stands in the answer, as it does in the last bits of a number.
+            yield place, [Answer(f"{one} among {len(units[place])}", "stop") for one in units[place]]
+
+
+REQUESTS = [CompletionRequest((n, *range(n % 5)), Sampling(max_tokens=4)) for n in range(40)]
+OTHERS = [ContinuationRequest((n, 1), ((2, 3), (4,))) for n in range(9)]
+
+
+@contextlib.contextmanager
+def pool(path: Path, compute: Echo, identity: str = "w") -> Iterator[Pool]:
+    with UnitJournal(path) as journal:
+        made = Pool(compute, identity, None, journal, 30)
+        made._length = length  # type: ignore[method-assign]
+        yield made
+
+
+def answers(path: Path, groups: dict[str, list[Request]], compute: Echo | None = None, identity: str = "w"):
+    with pool(path, compute or Echo(), identity) as one:
+        return one.answer_groups(groups)
+
+
+def test_a_killed_run_goes_on_with_the_same_units_and_says_the_same(tmp_path: Path) -> None:
+    groups = {"a": [*REQUESTS, REQUESTS[3]], "b": OTHERS}
+    straight = answers(tmp_path / "straight.jsonl", groups)
+    assert straight["a"][40] == straight["a"][3]
+    path, computed, found = tmp_path / "killed.jsonl", 0, None
+    while found is None:
+        compute = Echo(dies_after=3, backwards=bool(computed % 2))
+        with contextlib.suppress(KeyboardInterrupt):
+            found = answers(path, groups, compute)
+        computed += len(compute.units)
+        with path.open("ab") as file:
+            file.write(b'{"key": "half a li')  # a kill in the middle of a line
+    assert found == straight
+    assert computed == sum(len(units_of(some, length, 30)) for some in groups.values())  # none twice
+    assert computed > 6
+
+
+def test_a_group_s_answers_do_not_hang_on_the_others(tmp_path: Path) -> None:
+    both = answers(tmp_path / "both.jsonl", {"a": REQUESTS, "b": OTHERS})
+    assert answers(tmp_path / "a.jsonl", {"a": REQUESTS})["a"] == both["a"]
+    with pool(tmp_path / "b.jsonl", Echo()) as one:
+        assert one.answer(OTHERS) == both["b"]
+
+
+def test_other_weights_are_asked_again(tmp_path: Path) -> None:
+    second = Echo()
+    answers(tmp_path / "j.jsonl", {"a": REQUESTS}, identity="weights 1")
+    answers(tmp_path / "j.jsonl", {"a": REQUESTS}, second, identity="weights 2")
+    assert second.units
+
+
+def test_the_longest_units_come_first(tmp_path: Path) -> None:
+    compute = Echo()
+    answers(tmp_path / "j.jsonl", {"b": OTHERS, "a": REQUESTS}, compute)
+    sizes = [padded(unit) for unit in compute.units]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) > 2
+
+
+def test_a_journal_is_one_process_s_and_no_line_of_it_is_trusted_blindly(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with pool(path, Echo()) as one:
+        one.answer(REQUESTS)
+        with pytest.raises(RunError, match="evaluates this model now"):
+            UnitJournal(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = json.loads(lines[1])
+    changed["answers"][0]["text"] = "better"
+    path.write_bytes(lines[0] + json.dumps(changed).encode() + b"\n" + lines[2])
+    with pytest.raises(CorruptError, match="its check does not fit") as caught:
+        UnitJournal(path)
+    assert caught.value.where == f"{path}:2"
+
+
+def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "j.jsonl"
+    with UnitJournal(path) as journal:
+        journal.append("a", [Answer("one", "stop")])
+        right = os.fsync
+
+        def full(handle):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="no space left"):
+            journal.append("b", [Answer("two", "stop")])
+        monkeypatch.setattr(os, "fsync", right)
+        journal.append("c", [Answer("three", "stop", logprobs=(-1.0,), greedy=(True,))])
+    with UnitJournal(path) as journal:
+        assert "b" not in journal and journal.find("a")[0].text == "one"
+        assert journal.find("c") == [Answer("three", "stop", logprobs=(-1.0,), greedy=(True,))]
