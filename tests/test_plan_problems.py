@@ -102,7 +102,7 @@ BAD: list[tuple[str, str, str]] = [
     ("weights: [0.5, 0.5]", "weights: [0.5]", "26: stages.blend.weights: 1 weights for 2 models"),
     ("weights: [0.5, 0.5]", "batch: 8", "26: stages.blend.batch: no such key for kind merge; it belongs to kind sft, dpo, dpop, ipo or cpo"),
     ("[eval/quick.yaml]", "[eval/quik.yaml]", "27: evaluate[0]: eval/quik.yaml: no such file; did you mean eval/quick.yaml?"),
-    ("[eval/quick.yaml]", "eval/quick.yaml", '27: evaluate: must be a list of texts, not "eval/quick.yaml"; did you mean [eval/quick.yaml]?'),
+    ("[eval/quick.yaml]", "eval/quick.yaml", '27: evaluate: must be a list of texts or a mapping with keys such as suite, models, when, not "eval/quick.yaml"; did you mean [eval/quick.yaml]?'),
     ("[eval/quick.yaml]", "[eval/quick.yaml, eval/quick.yaml]", "27: evaluate[1]: eval/quick.yaml is listed twice"),
     ("build: arithmetic_corruption", "held_out: 0", "27: evaluate[0]: task sums of eval/quick.yaml has nothing to answer: data.math.held_out is 0; set it above 0"),
     ("  workers: 8", "  wrokers: 8", "29: cluster.wrokers: no such key; did you mean workers?"),
@@ -216,7 +216,7 @@ def test_a_suite_that_is_wrong_is_told_with_its_own_lines() -> None:
     suite = "tasks:\n  sums: {kind: exact, source: math, pattern: 'a('}\n  two: {kind: exact_match, pattern: '(a)(b)', source: m}\n"
     assert said(PLAN.replace("name: careful", "name: C"), suite=suite) == [
         'jobs/x.yaml:2: name: "C" is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean c?',
-        'eval/quick.yaml:2: tasks.sums.kind: must be exact_match, not "exact"; did you mean exact_match?',
+        'eval/quick.yaml:2: tasks.sums.kind: must be exact_match, harness, mt_bench, eq_bench, text_overlap, perplexity or preference, not "exact"; did you mean exact_match?',
         "eval/quick.yaml:2: tasks.sums.pattern: is no regular expression: missing ), unterminated subpattern at position 1",
         "eval/quick.yaml:3: tasks.two.pattern: must have one group, not 2: (?:…) groups without counting",
     ]

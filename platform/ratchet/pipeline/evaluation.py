@@ -3,45 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
-from ratchet.evaluate.generate import exact_match, wanted_answers
+from ratchet.evaluate import exact
+from ratchet.evaluate.exact import wanted_answers
 from ratchet.evaluate.preference import gamma, reward_scores
 from ratchet.pairs.table import open_table
-from ratchet.pipeline.answers import write_answers
 from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.prepare import reference_model, tokens_of
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job, read_job
-from ratchet.plan.load import load_suite
+from ratchet.pipeline.suites import Scored
+from ratchet.plan.load import planned_suites
 from ratchet.plan.references import start_of
 from ratchet.plan.stages import Merge, Sft
 from ratchet.plan.suite import ExactMatch
 from ratchet.store.files import write_json
-from ratchet.store.record import now, read_json_or_none
+from ratchet.store.record import now
 
 
-def evaluate_model(run: Run, name: str, step: Step | None) -> dict[str, Any]:
-    """Return (and keep in the run folder) a model's scores; what was scored before is read, not computed."""
-    model, path = run.models[name], run.layout.scores(run.plan.name, name)
+def evaluate_model(run: Run, name: str, step: Step | None, scored: Sequence[Scored]) -> dict[str, Any]:
+    """Return (and keep in the run folder) a model's scores; what was scored before is read, not computed.
+
+    `scored` is what the model made of the plan's suites.
+    """
+    model = run.models[name]
     scores = {
         "model": name,
         "weights": model.weights,
         "heldout": _heldout(run, model, _opponents(run, step)),
         "gamma": _gamma(run, model),
-        "exact_match": [],
+        "exact_match": [_exact_match(one) for one in scored if one.result.kind == "exact_match"],
     }
-    before = read_json_or_none(path)
-    known = before["exact_match"] if before and before["weights"] == model.weights else []
-    scores["exact_match"] = _exact_matches(run, model, known)
-    write_json(path, scores | {"written": now()})
+    write_json(run.layout.scores(run.plan.name, name), scores | {"written": now()})
     return scores
+
+
+def _exact_match(scored: Scored) -> dict[str, Any]:
+    result, headline = scored.result, scored.result.headline
+    return {
+        "suite": scored.suite,
+        "task": scored.task,
+        "mean": headline.value,
+        "standard_error": headline.standard_error,
+        "count": headline.count,
+        "source": result.settings["source"],
+        "examples": [{"answer": item.answer, "chosen": item.reference} for item in result.items[:5]],
+    }
 
 
 def _opponents(run: Run, step: Step | None) -> list[Model]:
@@ -55,23 +68,26 @@ def _opponents(run: Run, step: Step | None) -> list[Model]:
 
 
 def check_suites(run: Run) -> None:
-    """Check that every task has prompts to answer and finds the right answers, before anything is trained.
+    """Check what can be checked of suites before anything is trained.
 
-    Raises DataError where a source holds nothing out, PlanError where a pattern finds nothing or an
-    engine is not installed.
+    Every exact_match task has prompts to answer and finds the right answers, and no task asks for an
+    engine that is not installed. Raises DataError, PlanError.
     """
-    for suite in run.plan.evaluate:
-        for name, task in load_suite(Path(suite)).tasks.items():
-            chosen = list(_chosen(run.pairs[task.source][1]).values())
+    for planned in planned_suites(run.plan):
+        for name, task in planned.suite.tasks.items():
+            where = f"{planned.name}: tasks.{name}"
+            if getattr(task, "engine", "trainer") == "vllm":
+                need_vllm(f"{where}.engine")
+            if not isinstance(task, ExactMatch):
+                continue
+            chosen = [pair["chosen"] for pair in _heldout_pairs(run, task.source).values()]
             if not chosen:
                 raise DataError(
                     f"source {task.source} holds no pair out",
-                    where=f"{suite}: tasks.{name}",
+                    where=where,
                     fix=f"raise data.{task.source}.held_out",
                 )
             wanted_answers(chosen, task.pattern)
-            if task.engine == "vllm":
-                need_vllm(f"{suite}: tasks.{name}.engine")
 
 
 def _heldout(run: Run, model: Model, opponents: list[Model]) -> list[dict[str, Any]]:
@@ -110,38 +126,25 @@ def _gamma(run: Run, model: Model) -> list[dict[str, Any]]:
     return rows
 
 
-def _exact_matches(run: Run, model: Model, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    done = {row["key"]: row for row in known}
-    rows = []
-    for suite in run.plan.evaluate:
-        for name, task in load_suite(Path(suite)).tasks.items():
-            tokens = _task_tokens(run, task)
-            key = f"{suite}:{name}:{task.model_dump_json()}:{tokens.fingerprint}:{model.dtype}"
-            rows.append(
-                done.get(key) or {"key": key, "suite": suite, "task": name} | _exact_match(run, model, name, task)
-            )
-    return rows
-
-
-def _exact_match(run: Run, model: Model, name: str, task: ExactMatch) -> dict[str, Any]:
-    started = time.monotonic()
+def questions_of(run: Run, task: ExactMatch) -> list[exact.Question]:
+    """Return the prompts of a task: the first different ones that its source holds out."""
     tokens = _task_tokens(run, task)
     table = open_table([tokens.folder / "heldout.arrow"], [1.0], 0)
-    chosen_of = _chosen(run.pairs[task.source][1])
+    texts = _heldout_pairs(run, task.source)
     seen: dict[bytes, int] = {}
     for row in range(len(table)):
         seen.setdefault(table[row].prompt.tobytes(), row)
-    picked = list(seen.values())[: task.rows]
-    if not picked:
-        run.warnings.append(f"task {name}: no held-out pair of {task.source} fits into the length limit")
-    prompts = [table[row].prompt for row in picked]
-    answers = write_answers(run, model, task, prompts)
-    gold = [chosen_of[table.pair_id(row)] for row in picked]
-    found = exact_match(answers, gold, task.pattern)
-    facts = {"task": name, "right": found.mean, "of": found.count}
-    run.console.done(f"answer {model.name}", facts, time.monotonic() - started)
-    examples = [{"answer": answer, "chosen": text} for answer, text in zip(answers[:5], gold[:5], strict=True)]
-    return dataclasses.asdict(found) | {"examples": examples, "source": task.source}
+    found = []
+    for row in list(seen.values())[: task.rows]:
+        pair = texts[table.pair_id(row)]
+        text = "\n\n".join(turn["content"] for turn in pair["prompt"])
+        found.append(exact.Question(table.pair_id(row), table[row].prompt, text, pair["chosen"]))
+    return found
+
+
+def questions_identity(run: Run, task: ExactMatch) -> str:
+    """Return what the prompts of a task are known by."""
+    return _task_tokens(run, task).fingerprint
 
 
 def _task_tokens(run: Run, task: ExactMatch) -> Tokens:
@@ -149,12 +152,12 @@ def _task_tokens(run: Run, task: ExactMatch) -> Tokens:
     return tokens_of(run, task.source, longest, "drop")
 
 
-def _chosen(pairs: Path) -> dict[str, str]:
-    table = pq.read_table(pairs / "heldout.parquet", columns=["pair_id", "chosen"])
-    return dict(zip(table["pair_id"].to_pylist(), table["chosen"].to_pylist(), strict=True))
+def _heldout_pairs(run: Run, source: str) -> dict[str, dict[str, Any]]:
+    table = pq.read_table(run.pairs[source][1] / "heldout.parquet", columns=["pair_id", "prompt", "chosen"])
+    return {row["pair_id"]: row for row in table.to_pylist()}
 
 
-def evaluated_models(run: Run, steps: list[Step]) -> list[tuple[str, Step | None]]:
+def evaluated_models(run: Run, steps: Sequence[Step]) -> list[tuple[str, Step | None]]:
     """Return the models to evaluate: all that steps make, and the base unless it is random weights."""
     base: list[tuple[str, Step | None]] = [] if run.plan.model.scratch else [(BASE, None)]
-    return base + [(step.name, step) for step in steps]
+    return [*base, *((step.name, step) for step in steps)]

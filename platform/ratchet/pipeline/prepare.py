@@ -19,9 +19,10 @@ from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, preference_sources
-from ratchet.plan.load import load_suite
+from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.stages import Merge, Overlong, PreferenceStage, Training
+from ratchet.plan.suite import ExactMatch
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
@@ -33,7 +34,8 @@ def used_sources(run: Run) -> list[str]:
     used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
     if plan.model.scratch is not None:
         used.update(plan.model.scratch.tokenizer_from)
-    used.update(task.source for path in plan.evaluate for task in load_suite(Path(path)).tasks.values())
+    tasks = [task for planned in planned_suites(plan) for task in planned.suite.tasks.values()]
+    used.update(task.source for task in tasks if isinstance(task, ExactMatch))
     return [name for name in plan.data if name in used]
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ratchet.errors import PlanError
 from ratchet.plan import explain, override, references
-from ratchet.plan.document import Document, Problem, dotted, fail
+from ratchet.plan.document import Document, KeyPath, Problem, dotted, fail
 from ratchet.plan.outline import close, either, hint
-from ratchet.plan.reading import read
-from ratchet.plan.schema import Plan
-from ratchet.plan.suite import Suite
+from ratchet.plan.reading import in_yaml, read
+from ratchet.plan.schema import Evaluation, Plan
+from ratchet.plan.suite import ExactMatch, MtBench, Suite
 
 Schema = TypeVar("Schema", Plan, Suite)
 _SCHEMAS = {"stages": "a plan", "tasks": "an evaluation suite"}
@@ -75,36 +76,72 @@ def _proved(model: Schema | None, problems: list[Problem], document: Document) -
     return model
 
 
+@dataclasses.dataclass(frozen=True)
+class PlannedSuite:
+    """A suite as a plan asks for it: `name` is its file, `final` whether it is for final models alone."""
+
+    name: str
+    suite: Suite
+    final: bool
+    at_end: bool
+
+
+def planned_suites(plan: Plan) -> list[PlannedSuite]:
+    """Return the suites of a plan that is known to be right, with the values that the plan sets."""
+    found = []
+    for one in plan.evaluate:
+        asked = Evaluation(suite=one) if isinstance(one, str) else one
+        suite = load_suite(Path(asked.suite), _assignments(asked.set))
+        found.append(PlannedSuite(asked.suite, suite, asked.models == "final", asked.when == "end"))
+    return found
+
+
+def _assignments(values: Any) -> list[str]:
+    return [f"{key}={in_yaml(value)}" for key, value in values.items()]
+
+
 def _suites(document: Document) -> Iterator[Problem]:
     """Yield what is wrong with the suites that a plan names, and with what they ask of it."""
-    named, sources = document.data.get("evaluate"), document.data.get("data")
-    if not isinstance(named, list):
-        return
-    for n, name in enumerate(named):
+    named = document.data.get("evaluate")
+    seen: list[str] = []
+    for n, one in enumerate(named if isinstance(named, list) else []):
+        name = one.get("suite") if isinstance(one, dict) else one
         if not isinstance(name, str):
             continue
         here = ("evaluate", n)
-        if name in named[:n]:
+        if name in seen:
             yield document.problem(here, f"{name} is listed twice")
             continue
-        try:
-            read_suite = read(Path(name))
-        except PlanError as error:
-            yield document.problem(here, error.what)
+        seen.append(name)
+        values = one.get("set") if isinstance(one, dict) else None
+        yield from _suite(document, here, name, values if isinstance(values, dict) else {})
+
+
+def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any]) -> Iterator[Problem]:
+    try:
+        read_suite = override.apply(read(Path(name)), _assignments(values), Suite)
+    except PlanError as error:
+        yield document.problem(here, error.what)
+        return
+    suite, problems = explain.validate(Suite, read_suite)
+    yield from [*read_suite.problems, *problems]
+    sources = document.data.get("data")
+    if suite is None or not isinstance(sources, dict):
+        return
+    for task, settings in suite.tasks.items():
+        if isinstance(settings, MtBench) and settings.judge is None:
+            what = f"task {task} of {name} has no judge: set tasks.{task}.judge here under `set`, or in the suite"
+            yield document.problem(here, what)
+        if not isinstance(settings, ExactMatch):
             continue
-        suite, problems = explain.validate(Suite, read_suite)
-        yield from [*read_suite.problems, *problems]
-        if suite is None or not isinstance(sources, dict):
-            continue
-        for task, settings in suite.tasks.items():
-            if settings.source not in sources:
-                said = hint(close(settings.source, sources)) or f"; there are {either(list(sources))}"
-                what = f"task {task} of {name} asks for the source {settings.source}, which `data` has not{said}"
-                yield document.problem(here, what)
-            elif _holds_out_nothing(sources[settings.source]):
-                key = dotted(("data", settings.source, "held_out"))
-                what = f"task {task} of {name} has nothing to answer: {key} is 0; set it above 0"
-                yield document.problem(here, what)
+        if settings.source not in sources:
+            said = hint(close(settings.source, sources)) or f"; there are {either(list(sources))}"
+            what = f"task {task} of {name} asks for the source {settings.source}, which `data` has not{said}"
+            yield document.problem(here, what)
+        elif _holds_out_nothing(sources[settings.source]):
+            key = dotted(("data", settings.source, "held_out"))
+            what = f"task {task} of {name} has nothing to answer: {key} is 0; set it above 0"
+            yield document.problem(here, what)
 
 
 def _holds_out_nothing(source: Any) -> bool:

@@ -93,6 +93,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Ray", cluster.Ray),
     ("Tracking", schema.Track),
     ("Weights & Biases", schema.Wandb),
+    ("An evaluation", schema.Evaluation),
     ("A suite", suite.Suite),
     ("Every task that asks a model", suite.Answering),
     ("An exact_match task", suite.ExactMatch),

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,20 @@ class Track(Strict):
     """Log to Weights & Biases too."""
 
 
+class Evaluation(Strict):
+    """A suite that the plan's models go through, with values of its own."""
+
+    suite: str
+    """Suite file (`eval/*.yaml`)."""
+    models: Literal["all", "final"] = "all"
+    """Every model of the plan, or the start model and what no other stage starts from."""
+    when: Literal["stage", "end"] = "stage"
+    """As soon as a model is there, beside the next stage's training where the cluster has room for both;
+    or after all training."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Values of the suite by dotted key, such as `data_root: data/mirror`."""
+
+
 class Plan(Strict):
     """One plan: from preference files to aligned models and a report."""
 
@@ -51,8 +65,8 @@ class Plan(Strict):
     """Stages, by name; they run in the order that `after`, `start`, `reference` and `of` ask for."""
     reference: ReferenceScores = ReferenceScores()
     """How reference models are scored."""
-    evaluate: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Suite files (`eval/*.yaml`) that every model of the plan goes through."""
+    evaluate: Annotated[tuple[str | Evaluation, ...], Field(strict=False)] = ()
+    """Suites that the plan's models go through: files (`eval/*.yaml`), or files with values of their own."""
     cluster: Cluster = Cluster()
     """Where the plan runs."""
     track: Track = Track()

@@ -31,7 +31,7 @@ from ratchet.serving.requests import (
     Sampling,
     describe,
 )
-from ratchet.serving.vllm_outputs import answer_logps, answer_of, is_greedy
+from ratchet.serving.vllm_outputs import answer_logps, answer_of, continuation_answers
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,8 @@ class VllmEngine:
         """
         scored = [one for one in requests if isinstance(one, ContinuationRequest)]
         texts = [one for one in requests if not isinstance(one, ContinuationRequest)]
-        outputs = self._run([self._prompt(one) for one in texts], [self._sampling(one) for one in texts], None)
+        prompts = [self._prompt(one) for one in texts]
+        outputs = self._run(prompts, [self._sampling(one) for one in texts], None) if texts else []
         written = iter([answer_of(output, request) for output, request in zip(outputs, texts, strict=True)])
         likely = iter(self._continuations(scored))
         return [next(likely if isinstance(one, ContinuationRequest) else written) for one in requests]
@@ -139,17 +140,8 @@ class VllmEngine:
         rows = [(request.context, one) for request in requests for one in request.continuations]
         asked = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, prompt_logprobs=0, flat_logprobs=True)
         prompts = [{"prompt_token_ids": [*context, *one]} for context, one in rows]
-        found = iter(
-            (answer_logps(output, len(context)), is_greedy(output, len(context)))
-            for output, (context, _) in zip(self._run(prompts, [asked] * len(rows), None), rows, strict=True)
-        )
-        answers = []
-        for request in requests:
-            mine = [next(found) for _ in request.continuations]
-            sums = tuple(float(logps.sum(dtype=np.float64)) for logps, _ in mine)
-            tokens = len(request.context) + sum(map(len, request.continuations))
-            answers.append(Answer("", "scored", tokens, 0, sums, tuple(greedy for _, greedy in mine)))
-        return answers
+        outputs = self._run(prompts, [asked] * len(rows), None) if rows else []
+        return continuation_answers(requests, outputs)
 
     def reload(self, folder: Path) -> bool:
         """Put the weights of another folder into the engine; return False where that cannot be done in place."""

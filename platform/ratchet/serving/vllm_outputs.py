@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ratchet.errors import EngineDeathError, ModelError
-from ratchet.serving.requests import Answer, Request, describe
+from ratchet.serving.requests import Answer, ContinuationRequest, Request, describe
 
 
 def answer_of(output: Any, request: Request) -> Answer:
@@ -17,6 +18,19 @@ def answer_of(output: Any, request: Request) -> Answer:
     if said.finish_reason == "error":
         raise EngineDeathError(f"vLLM gave up {describe(request)}")
     return Answer(said.text, str(said.finish_reason), len(output.prompt_token_ids), len(said.token_ids))
+
+
+def continuation_answers(requests: Sequence[ContinuationRequest], outputs: Sequence[Any]) -> list[Answer]:
+    """Return the answers to continuation requests from one scored prompt for each continuation, in their order."""
+    left = iter(outputs)
+    answers = []
+    for request in requests:
+        first = len(request.context)
+        mine = [next(left) for _ in request.continuations]
+        sums = tuple(float(answer_logps(output, first).sum(dtype=np.float64)) for output in mine)
+        tokens = first + sum(map(len, request.continuations))
+        answers.append(Answer("", "scored", tokens, 0, sums, tuple(is_greedy(output, first) for output in mine)))
+    return answers
 
 
 def is_greedy(output: Any, first: int) -> bool:

@@ -4,6 +4,10 @@
 <root>/store/tokens/<fp>/   train.arrow    heldout.arrow    skipped.parquet  record.json
 <root>/store/logps/<fp>/    block-000000.parquet …                           record.json
 <root>/store/models/<fp>/   a Hugging Face folder made from a `scratch:` spec
+<root>/store/answers/<fp>.jsonl   what a model answered, unit by unit
+<root>/store/judgments/<fp>.jsonl   what a judge behind a URL said
+<root>/store/requests/<fp>/ requests of lm-eval's tasks, which all models share
+<root>/store/scores/<fp>/   result.json  items.parquet                       record.json
 <root>/runs/<plan>/         plan.yaml  resolved.json  report.{html,md,json}  lock
 <root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ model/ record.json
 <root>/runs/<plan>/scores/<model>.json
@@ -32,6 +36,19 @@ class Layout:
 
     def model(self, fp: str) -> Path:
         return self.root / "store" / "models" / fp
+
+    def answers(self, fp: str) -> Path:
+        return self.root / "store" / "answers" / f"{fp}.jsonl"
+
+    def judgments(self, fp: str) -> Path:
+        return self.root / "store" / "judgments" / f"{fp}.jsonl"
+
+    @property
+    def requests(self) -> Path:
+        return self.root / "store" / "requests"
+
+    def result(self, fp: str) -> Path:
+        return self.root / "store" / "scores" / fp
 
     def run(self, plan: str) -> Path:
         return self.root / "runs" / plan

@@ -1,0 +1,97 @@
+"""Greedy answers to held-out prompts, and whether they are right."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ratchet.errors import DataError, PlanError
+from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
+from ratchet.evaluate.statistics import estimate
+from ratchet.pairs.pair import Ids
+from ratchet.plan.suite import ExactMatch
+from ratchet.serving.requests import CompletionRequest, Sampling
+
+NOTHING_FOUND = "no answer found"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A held-out prompt as token ids and as text, and the chosen answer to it."""
+
+    pair_id: str
+    prompt: Ids
+    text: str
+    chosen: str
+
+
+def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Question]) -> TaskResult:
+    """Return the share of answers whose last match of the pattern equals the chosen answer's.
+
+    An answer in which the pattern finds nothing is wrong, and counted beside. Raises DataError where
+    there is no question, PlanError where the pattern finds nothing in a chosen answer.
+    """
+    if not questions:
+        raise DataError(
+            f"no held-out pair of {task.source} fits into the length limit",
+            where=f"tasks.{name}",
+            fix="raise the stages' max_length, or hold out more",
+        )
+    wanted = wanted_answers([one.chosen for one in questions], task.pattern)
+    pattern = compile_pattern(task.pattern)
+    sampling = Sampling(max_tokens=task.max_new_tokens)
+    requests = [CompletionRequest(tuple(one.prompt.tolist()), sampling) for one in questions]
+    answers = [answer.text for answer in candidate.engine.answer(requests)]
+    found = [last_match(pattern, answer) for answer in answers]
+    items = tuple(
+        Item(
+            item=one.pair_id,
+            cluster=one.pair_id,
+            values={"exact_match": float(mine == gold)},
+            question=one.text,
+            answer=answer,
+            reference=one.chosen,
+            problem=NOTHING_FOUND if mine is None else "",
+        )
+        for one, answer, mine, gold in zip(questions, answers, found, wanted, strict=True)
+    )
+    mean = estimate(np.array([item.values["exact_match"] for item in items], np.float64))
+    score = Score("exact match", "exact_match", mean.mean, mean.standard_error, mean.count)
+    settings = {"source": task.source, "pattern": task.pattern, "max_new_tokens": task.max_new_tokens}
+    return TaskResult(name, task.kind, (score,), items, settings, count_problems(items))
+
+
+def wanted_answers(chosen: Sequence[str], pattern: str) -> list[str]:
+    """Return what `pattern` finds in each chosen answer. Raises PlanError where it finds nothing in one."""
+    compiled = compile_pattern(pattern)
+    found = []
+    for gold in chosen:
+        wanted = last_match(compiled, gold)
+        if wanted is None:
+            raise PlanError(
+                f"the pattern {pattern!r} finds nothing in a chosen answer: {gold[-80:]!r}",
+                fix="change the task's pattern in the suite",
+            )
+        found.append(wanted)
+    return found
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Return the compiled pattern. Raises PlanError where it is no pattern with exactly one group."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise PlanError(f"not a regular expression: {pattern!r}: {error}") from error
+    if compiled.groups != 1:
+        raise PlanError(f"the pattern {pattern!r} has {compiled.groups} groups", fix="give it exactly one")
+    return compiled
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> str | None:
+    """Return the group of the last match in `text`, stripped, or None."""
+    found = pattern.findall(text)
+    return found[-1].strip() if found else None

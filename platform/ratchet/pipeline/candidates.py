@@ -1,0 +1,165 @@
+"""A model as tasks ask it: one pool of processes for each engine and precision that they want."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from ratchet.evaluate.actors import Actors
+from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.local_engine import LocalEngine, ends_of
+from ratchet.evaluate.pool import Pool
+from ratchet.evaluate.unit_journal import UnitJournal
+from ratchet.evaluate.vllm_engine import RevivingVllm
+from ratchet.model.check import check_model
+from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
+from ratchet.pipeline.context import Model
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.suite import Answering, Perplexity
+from ratchet.serving import vllm
+from ratchet.serving.requests import Engine
+from ratchet.serving.vllm import Served
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.track.bar import counted
+from ratchet.track.progress import Console
+
+_LONGEST = 4096
+"""Positions of a model that names no limit."""
+_VLLM_LONGEST = 16_384
+"""Positions that vLLM keeps memory for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Where models are evaluated. `actors` is the number of processes; no result depends on it."""
+
+    layout: Layout
+    cluster: Cluster
+    console: Console
+    chat_template: str | None
+    actors: int
+
+
+class Candidates:
+    """The candidates of one model. Use it in a `with`: at its end the processes are gone.
+
+    `role` begins the names of journals: a judge has its own, as it may be the model that it judges.
+    Raises ModelError where the model cannot be used, RunError where another process evaluates it.
+    """
+
+    def __init__(self, bench: Bench, model: Model, role: str = "") -> None:
+        self.bench, self.model, self.role = bench, model, role
+        self.tokenizer = load_tokenizer(model.folder, bench.chat_template)
+        template = None if self.tokenizer.chat_template is None else bench.chat_template
+        facts = check_model(model.folder, template or "plain")
+        self.longest = facts.longest or _LONGEST
+        self._actors: dict[tuple[str, str | None], Actors] = {}
+        self._journals: dict[str, UnitJournal] = {}
+        self._open = contextlib.ExitStack()
+
+    def identity(self, engine: str, quantise: str | None = None) -> dict[str, Any]:
+        """Return all that decides an answer of this model beside its unit's requests."""
+        return {
+            "weights": self.model.weights,
+            "tokenizer": digest_tokenizer(self.model.folder),
+            "chat_template": self.tokenizer.chat_template,
+            "dtype": self.model.dtype,
+            "quantise": quantise,
+            "engine": engine_label(engine, gpu=bool(self.bench.cluster.gpus_per_worker)),
+        }
+
+    def of(self, task: Answering) -> Candidate:
+        """Return the model as a task wants to ask it. Nothing is started before something is asked."""
+        quantise = task.quantise if isinstance(task, Perplexity) else None
+        name = fingerprint(self.identity(task.engine, quantise))
+        pool = Pool(
+            functools.partial(self._compute, task.engine, quantise),
+            name,
+            self.tokenizer,
+            self._journal(name),
+            task.batch_tokens,
+            self._on_units,
+        )
+        # vLLM draws one token after a text that it scores, and counts the last of a text among its positions.
+        longest = self.longest if task.engine == "trainer" else min(self.longest, _VLLM_LONGEST) - 2
+        return Candidate(pool, self.tokenizer, longest, name)
+
+    def rest(self) -> None:
+        """End the processes, so that others can have what they held. They start again when something is asked."""
+        for actors in self._actors.values():
+            actors.close()
+
+    def _compute(self, engine: str, quantise: str | None, units: Any) -> Iterator[Any]:
+        for other, actors in self._actors.items():
+            if other != (engine, quantise):  # a GPU holds one engine at a time
+                actors.close()
+        with counted(f"evaluate {self.model.name}", "batches") as self._show:
+            yield from self._pool(engine, quantise).compute(units)
+
+    def _on_units(self, done: int, total: int) -> None:
+        self._show(done, total)
+
+    def _pool(self, engine: str, quantise: str | None) -> Actors:
+        if (engine, quantise) not in self._actors:
+            cluster = self.bench.cluster
+            gpus = cluster.gpus_per_worker
+            if engine == "vllm" and gpus:
+                gpus = max(gpus, cluster.tensor_parallel)
+            self._actors[engine, quantise] = Actors(self._maker(engine, quantise), count=self.bench.actors, gpus=gpus)
+        return self._actors[engine, quantise]
+
+    def _maker(self, engine: str, quantise: str | None) -> Callable[[], Engine]:
+        model, gpu = self.model, bool(self.bench.cluster.gpus_per_worker)
+        if engine == "vllm":
+            served = Served(
+                model.folder,
+                model.dtype,
+                min(self.longest, _VLLM_LONGEST),
+                gpu,
+                tensor_parallel=self.bench.cluster.tensor_parallel,
+                trust_remote_code=model.trust_remote_code,
+                tokenizer=True,
+                chat_template=self.tokenizer.chat_template,
+                end_ids=ends_of(self.tokenizer),
+            )
+            return functools.partial(RevivingVllm, served)
+        return functools.partial(
+            LocalEngine,
+            model.folder,
+            model.dtype,
+            "cuda" if gpu else "cpu",
+            chat_template=self.bench.chat_template,
+            trust_remote_code=model.trust_remote_code,
+            quantise=quantise,
+        )
+
+    def _journal(self, name: str) -> UnitJournal:
+        if name not in self._journals:
+            self._journals[name] = self._open.enter_context(UnitJournal(self.bench.layout.answers(self.role + name)))
+        return self._journals[name]
+
+    def __enter__(self) -> Candidates:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.rest()
+        finally:
+            self._open.close()
+
+
+def engine_label(engine: str, *, gpu: bool) -> str:
+    """Return who runs a model: engine, version, and on what; other ones give other last bits."""
+    where = "cuda" if gpu else "cpu"
+    if engine == "vllm":
+        return f"vllm {vllm.version()}, {where}"
+    libraries = (f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in ("transformers", "torch"))
+    return ", ".join([*libraries, where])

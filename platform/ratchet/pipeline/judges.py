@@ -1,0 +1,65 @@
+"""Judges as suites name them: a server, a model of one's own, a recording."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from ratchet.errors import PlanError
+from ratchet.evaluate.judge import Judge, endpoint_judge, engine_judge, replay_judge
+from ratchet.model.digest import digest_model
+from ratchet.model.load import resolve
+from ratchet.pipeline.candidates import Bench, Candidates, engine_label
+from ratchet.pipeline.context import Model
+from ratchet.plan.judge import EndpointJudge, ModelJudge, ReplayJudge
+from ratchet.plan.suite import Answering, MtBench
+from ratchet.serving.requests import Answer, Engine, Request
+from ratchet.store.fingerprint import fingerprint
+
+
+@contextlib.contextmanager
+def judge_of(candidates: Candidates, task: MtBench, where: str) -> Iterator[Judge]:
+    """Yield the judge of a task. Raises PlanError where there is none, and what opening one raises."""
+    bench, said = candidates.bench, task.judge
+    match said:
+        case EndpointJudge():
+            name = fingerprint({"base_url": said.base_url, "model": said.model})
+            with endpoint_judge(said, bench.layout.judgments(name)) as judge:
+                yield judge
+        case ReplayJudge():
+            yield replay_judge(said)
+        case ModelJudge():
+            with _own_judge(bench, said, candidates) as judge:
+                yield judge
+        case None:
+            raise PlanError(
+                "has no judge",
+                where=where,
+                fix="set its judge: a server, a model or a recording (docs/evaluation.md)",
+            )
+
+
+@contextlib.contextmanager
+def _own_judge(bench: Bench, said: ModelJudge, candidates: Candidates) -> Iterator[Judge]:
+    spec = said.model
+    folder = resolve(spec)
+    weights = digest_model(folder)
+    model = Model("judge", folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
+    with Candidates(dataclasses.replace(bench, chat_template=spec.chat_template), model, "judge-") as own:
+        candidate = own.of(Answering(engine=said.engine))
+        marks = [token.content for token in own.tokenizer.added_tokens_decoder.values() if token.special]
+        name = spec.name or folder.name
+        how = f"{engine_label(said.engine, gpu=bool(bench.cluster.gpus_per_worker))}, weights {weights}"
+        yield engine_judge(name, how, _Alone(candidate.engine, candidates), marks)
+
+
+class _Alone:
+    """An engine that starts once the candidate's processes have ended: one GPU may have to do for both."""
+
+    def __init__(self, engine: Engine, candidates: Candidates) -> None:
+        self.engine, self.candidates = engine, candidates
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        self.candidates.rest()
+        return self.engine.answer(requests)

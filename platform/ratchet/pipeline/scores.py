@@ -1,0 +1,143 @@
+"""The scores of several models as one document: `scores.json` (docs/scores.md says what every key means)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet.evaluate.compare import ModelResults, compare
+from ratchet.evaluate.kept import ITEMS
+from ratchet.evaluate.results import Item, TaskResult
+from ratchet.evaluate.statistics import average_of
+from ratchet.pipeline.suites import Scored
+from ratchet.plan.suite import Suite
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.record import now, versions
+
+FORMAT = 1
+SHOWN_ANSWERS = 20
+"""Items of a task whose answers stand in the document."""
+_SHOWN_TEXT = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A model and its results; `before` is the model that it was made from."""
+
+    name: str
+    weights: str
+    dtype: str
+    before: str | None
+    scored: tuple[Scored, ...]
+
+
+def document(entries: Sequence[Entry], suites: Mapping[str, Suite], folder: Path, root: Path) -> dict[str, Any]:
+    """Return the scores of models, the base first, as plain values.
+
+    Paths of items are relative to `folder`, where the document will lie; those of records to `root`.
+    """
+    averages = {
+        f"{name}:{key}": (name, key, suite.averages[key]) for name, suite in suites.items() for key in suite.averages
+    }
+    return {
+        "format": FORMAT,
+        "created": now(),
+        "ratchet": versions()["ratchet"],
+        "suites": list(suites),
+        "models": [{key: getattr(one, key) for key in ("name", "weights", "dtype", "before")} for one in entries],
+        "results": [_result(scored, folder, root) for one in entries for scored in one.scored],
+        "averages": [row for one in entries for row in _averages(one, suites)],
+        "comparisons": _comparisons(entries, averages),
+        "answers": _answers(entries),
+    }
+
+
+def _result(scored: Scored, folder: Path, root: Path) -> dict[str, Any]:
+    result = scored.result
+    return {
+        "model": scored.model,
+        "suite": scored.suite,
+        "task": scored.task,
+        "kind": result.kind,
+        "seconds": round(scored.seconds, 3),
+        "reused": scored.reused,
+        "scores": [dataclasses.asdict(score) for score in result.scores],
+        "problems": dict(result.problems),
+        "warnings": list(result.warnings),
+        "settings": dict(result.settings),
+        "items": os.path.relpath(scored.folder / ITEMS, folder),
+        "record": str(scored.folder.relative_to(root)),
+    }
+
+
+def _averages(entry: Entry, suites: Mapping[str, Suite]) -> list[dict[str, Any]]:
+    rows = []
+    for name, suite in suites.items():
+        headlines = {one.task: one.result.headline for one in entry.scored if one.suite == name}
+        for key, of in suite.averages.items():
+            if not set(of) <= headlines.keys():
+                continue
+            found = average_of({task: headlines[task] for task in of}, key)
+            rows.append(
+                {"model": entry.name, "suite": name, "name": key, "of": list(of)}
+                | {field: getattr(found, field) for field in ("value", "standard_error", "unit", "note")}
+            )
+    return rows
+
+
+def _comparisons(
+    entries: Sequence[Entry], averages: Mapping[str, tuple[str, str, Sequence[str]]]
+) -> list[dict[str, Any]]:
+    models = [
+        ModelResults(one.name, one.before, {f"{scored.suite}:{scored.task}": scored.result for scored in one.scored})
+        for one in entries
+    ]
+    of = {key: [f"{suite}:{task}" for task in tasks] for key, (suite, _, tasks) in averages.items()}
+    rows = []
+    for row in compare(models, of):
+        average = row.metric == "average"
+        suite, task = averages[row.task][:2] if average else tuple(row.task.rsplit(":", 1))
+        rows.append(dataclasses.asdict(row) | {"suite": suite, "task": task, "average": average})
+    return rows
+
+
+def _answers(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    tasks = dict.fromkeys((scored.suite, scored.task) for one in entries for scored in one.scored)
+    rows = []
+    for suite, task in tasks:
+        results = {
+            one.name: scored.result
+            for one in entries
+            for scored in one.scored
+            if (scored.suite, scored.task) == (suite, task)
+        }
+        rows += [{"suite": suite, "task": task, **row} for row in _side_by_side(results)]
+    return rows
+
+
+def _side_by_side(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
+    """Return the answers of all models to some items: those where models differ most, then any."""
+    by_model = {name: {item.item: item for item in result.items} for name, result in results.items()}
+    everywhere = [item for item in next(iter(by_model.values())) if all(item in mine for mine in by_model.values())]
+    told = [item for item in everywhere if any(mine[item].answer for mine in by_model.values())]
+    # The order is drawn by a digest, so that it is the same for all and favours no part of a task.
+    told.sort(key=lambda item: (-_spread([mine[item] for mine in by_model.values()]), fingerprint({"item": item})))
+    return [_row({name: mine[item] for name, mine in by_model.items()}) for item in told[:SHOWN_ANSWERS]]
+
+
+def _spread(items: Sequence[Item]) -> float:
+    values = [next(iter(item.values.values()), 0.0) for item in items]
+    return max(values) - min(values)
+
+
+def _row(items: Mapping[str, Item]) -> dict[str, Any]:
+    first = next(iter(items.values()))
+    texts = {key: getattr(first, key)[:_SHOWN_TEXT] for key in ("item", "group", "question", "reference")}
+    by = {
+        name: {"answer": item.answer[:_SHOWN_TEXT], "values": dict(item.values), "problem": item.problem}
+        for name, item in items.items()
+    }
+    return {**texts, "by": by}

@@ -1,0 +1,200 @@
+"""Put a model through a suite: what was scored before is read, the rest is asked, and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import PlanError
+from ratchet.evaluate import eq_bench, exact, harness, mt_bench, perplexity, text_overlap
+from ratchet.evaluate.exact import Question
+from ratchet.evaluate.kept import read_result, write_result
+from ratchet.evaluate.results import TaskResult
+from ratchet.pipeline.candidates import Bench, Candidates
+from ratchet.pipeline.context import Model
+from ratchet.pipeline.judges import judge_of
+from ratchet.pipeline.preferences import score_preferences
+from ratchet.plan.judge import ReplayJudge
+from ratchet.plan.suite import (
+    Answering,
+    EqBench,
+    ExactMatch,
+    Files,
+    Harness,
+    MtBench,
+    Perplexity,
+    Preference,
+    Rows,
+    Suite,
+    Task,
+    TextOverlap,
+)
+from ratchet.store.files import folder_aside
+from ratchet.store.fingerprint import digest_tree, fingerprint
+from ratchet.store.record import Record, now, read_record, write_record
+
+
+@dataclasses.dataclass(frozen=True)
+class Heldout:
+    """A plan's held-out prompts: those of a task, and what they are known by."""
+
+    questions: Callable[[ExactMatch], Sequence[Question]]
+    identity: Callable[[ExactMatch], str]
+
+
+_WHERE_ONLY = {"judge": {"concurrency", "timeout_seconds", "max_attempts", "budget", "key_variable", "allow_private"}}
+"""Keys of a task that say how it is asked, not what."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One task's result for one model; `folder` holds it, `reused` says that it was there before."""
+
+    model: str
+    suite: str
+    task: str
+    result: TaskResult
+    folder: Path
+    seconds: float
+    reused: bool
+
+
+def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: Heldout | None = None) -> list[Scored]:
+    """Return the results of all tasks of a suite, in its order; `name` is the suite's file.
+
+    Every result is kept as soon as it is there. Raises PlanError, DataError, ModelError, EndpointError,
+    StorageError.
+    """
+    found: dict[str, Scored] = {}
+    with Candidates(bench, model) as candidates:
+        identities = {task: _identity(candidates, suite, suite.tasks[task], heldout) for task in suite.tasks}
+        for task, identity in identities.items():
+            folder = bench.layout.result(fingerprint(identity))
+            if (record := read_record(folder)) is not None:
+                found[task] = Scored(model.name, name, task, read_result(folder), folder, record.seconds, reused=True)
+        left = {task: settings for task, settings in suite.tasks.items() if task not in found}
+        for task, result, seconds in _ask(candidates, suite, left, heldout):
+            folder = _keep(bench, identities[task], result, seconds)
+            found[task] = Scored(model.name, name, task, result, folder, seconds, reused=False)
+            headline = result.headline
+            facts = {headline.name: "no score" if headline.value is None else headline.value, "of": headline.count}
+            bench.console.done(f"{task} {model.name}", facts, seconds)
+    return [found[task] for task in suite.tasks]
+
+
+def _ask(
+    candidates: Candidates, suite: Suite, tasks: Mapping[str, Task], heldout: Heldout | None
+) -> Iterator[tuple[str, TaskResult, float]]:
+    """Yield (task, result, seconds): lm-eval's tasks together, those with a judge last."""
+    clock = time.monotonic()
+    for some in _alike(tasks):
+        first = next(iter(some.values()))
+        results = harness.run_all(
+            some,
+            candidates.of(first),
+            data_root=Path(suite.data_root) if suite.data_root else None,
+            store=candidates.bench.layout.requests,
+        )
+        for task, result in results.items():
+            yield task, result, time.monotonic() - clock
+    for task, settings in sorted(tasks.items(), key=lambda pair: isinstance(pair[1], MtBench | Preference)):
+        if isinstance(settings, Harness):
+            continue
+        clock = time.monotonic()
+        yield task, _one(candidates, task, settings, heldout), time.monotonic() - clock
+
+
+def _alike(tasks: Mapping[str, Task]) -> list[dict[str, Harness]]:
+    """Return lm-eval's tasks, those together that the same engine answers in batches of the same size."""
+    groups: dict[tuple[str, int], dict[str, Harness]] = {}
+    for name, task in tasks.items():
+        if isinstance(task, Harness):
+            groups.setdefault((task.engine, task.batch_tokens), {})[name] = task
+    return list(groups.values())
+
+
+def _one(candidates: Candidates, name: str, task: Task, heldout: Heldout | None) -> TaskResult:
+    match task:
+        case EqBench():
+            return eq_bench.run(name, task, candidates.of(task))
+        case TextOverlap():
+            return text_overlap.run(name, task, candidates.of(task))
+        case Perplexity():
+            return perplexity.run(name, task, candidates.of(task))
+        case MtBench():
+            return _conversations(candidates, name, task)
+        case Preference():
+            candidates.rest()
+            return score_preferences(candidates.bench, candidates.model, name, task)
+        case ExactMatch() if heldout is not None:
+            return exact.run(name, task, candidates.of(task), heldout.questions(task))
+    raise PlanError(
+        f"a task of kind {task.kind} asks for a plan's held-out prompts, and there is no plan",
+        where=f"tasks.{name}",
+        fix="name the suite under `evaluate` of a plan",
+    )
+
+
+def _conversations(candidates: Candidates, name: str, task: MtBench) -> TaskResult:
+    """Ask, have it judged, and write answers and judgments in FastChat's format for other tools."""
+    with judge_of(candidates, task, f"tasks.{name}.judge") as judge:
+        done = mt_bench.run(name, task, candidates.of(task), judge)
+    return done.result
+
+
+def _identity(candidates: Candidates, suite: Suite, task: Task, heldout: Heldout | None) -> dict[str, Any]:
+    """Return what a result is the fingerprint of: the model, the task, and the bytes of what it reads here."""
+    asked = task.model_dump(mode="json")
+    for key, where in _WHERE_ONLY.items():
+        if isinstance(asked.get(key), dict):
+            asked[key] = {name: value for name, value in asked[key].items() if name not in where}
+    engine = task.engine if isinstance(task, Answering) else "trainer"
+    quantise = task.quantise if isinstance(task, Perplexity) else None
+    return {
+        "kind": "scores",
+        "version": 1,
+        "model": candidates.identity(engine, quantise),
+        "task": asked,
+        "files": {path: _digest(path) for path in _files(suite, task)},
+        "prompts": heldout.identity(task) if heldout is not None and isinstance(task, ExactMatch) else None,
+    }
+
+
+def _files(suite: Suite, task: Task) -> list[str]:
+    match task:
+        case Harness(include=include):
+            found = [include, suite.data_root]
+        case MtBench(questions=Files(path=path), judge=ReplayJudge(file=file)):
+            found = [path, file]
+        case MtBench(questions=Files(path=path)) | EqBench(questions=Files(path=path)):
+            found = [path]
+        case TextOverlap(rows=Rows(path=path)) | Perplexity(rows=Rows(path=path)):
+            found = [path]
+        case Preference(data=data):
+            found = [data.path] if isinstance(data.path, str) else list(data.path or ())
+        case _:
+            found = []
+    return [path for path in found if path is not None]
+
+
+@functools.cache
+def _digest(path: str) -> str:
+    # A path that is no file here, such as a glob, is told by whoever reads it.
+    return digest_tree(Path(path)) if Path(path).exists() else ""
+
+
+def _keep(bench: Bench, identity: dict[str, Any], result: TaskResult, seconds: float) -> Path:
+    """Keep a result under its identity, unless asking again may give more. Returns its folder."""
+    fp = fingerprint(identity)
+    folder = bench.layout.result(fp)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    started = now()
+    with folder_aside(folder) as aside:
+        write_result(aside, result)
+        counts = {"items": len(result.items), "problems": sum(result.problems.values())}
+        write_record(aside, Record("scores", fp, identity, counts, started, round(seconds, 3)))
+    return folder
