@@ -12,7 +12,7 @@ import numpy as np
 
 from ratchet.errors import DataError, some
 from ratchet.evaluate.results import Item, TaskResult
-from ratchet.evaluate.statistics import PairedDifference, clustered, error_of_mean, holm, normal_p, paired
+from ratchet.evaluate.statistics import clustered, error_of_mean, holm, normal_p, paired
 from ratchet.reference.store import Floats
 
 Relation = Literal["base", "before"]
@@ -142,7 +142,8 @@ def _compared(row: Comparison, a: TaskResult, b: TaskResult, seed: int) -> Compa
     mine, theirs = ({item.item: item for item in result.items} for result in (a, b))
     asked = len(mine.keys() | theirs.keys())
     judged = {name for name, item in theirs.items() if metric in item.values}
-    common = [item for name, item in mine.items() if name in judged and metric in item.values]
+    # By name, so that not even the last bit of a sum hangs on the order in which answers came.
+    common = [item for name, item in sorted(mine.items()) if name in judged and metric in item.values]
     if not common:
         return dataclasses.replace(row, note=f"none of {asked} items has {metric} on both sides")
     sides = _Side.of(a, common), _Side.of(b, [theirs[item.item] for item in common])
@@ -157,11 +158,7 @@ def _compared(row: Comparison, a: TaskResult, b: TaskResult, seed: int) -> Compa
         groups=_groups(a, common),
     )
     notes = [f"{len(common)} of {asked} items"] if len(common) < asked else []
-    return _with(row, found, "; ".join([*notes, *_what_it_is_of(a, b)]))
-
-
-def _with(row: Comparison, found: PairedDifference, note: str) -> Comparison:
-    return dataclasses.replace(row, **dataclasses.asdict(found), note=note)
+    return dataclasses.replace(row, **dataclasses.asdict(found), note="; ".join([*notes, *_what_it_is_of(a, b)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,9 +212,13 @@ def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         mine, theirs = a.get(key), b.get(key)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
             found += [f"{key}.{inner}" for inner in _changed(mine, theirs)]
-        elif (key in a) != (key in b) or (mine != theirs and json.dumps(mine) != json.dumps(theirs)):
+        elif (key in a) != (key in b) or (mine != theirs and _plain(mine) != _plain(theirs)):
             found.append(key)
     return found
+
+
+def _plain(setting: Any) -> str:
+    return json.dumps(setting, sort_keys=True)
 
 
 def _what_it_is_of(a: TaskResult, b: TaskResult) -> Iterator[str]:

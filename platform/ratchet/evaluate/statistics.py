@@ -130,8 +130,12 @@ def paired(
     12 clusters whose parts are not 0, else 10,000 seeded ones, as (k + 1) / (10,000 + 1). It does not hang on
     the order of items, nor on which model is a.
 
+    With groups, differences between the groups' means make p a little large, never small. Near its 5 % the
+    interval and p can disagree; verdicts go by p.
+
     Where nothing differs, p is 1 and the interval the point 0. One cluster alone has p = 1 and no
     interval. Where all clusters differ by the same the interval is a point; p still counts clusters.
+
     Raises DataError where there are no items, numbers of items differ, a value is not finite, or a weight not above 0.
     """
     if len(values_a) != len(values_b) or not len(values_a):
