@@ -1,0 +1,350 @@
+"""Errors, intervals and p-values against formulas by hand, scipy, simulation and recorded judgments."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import math
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet.errors import DataError
+from ratchet.evaluate.results import Score
+from ratchet.evaluate.statistics import (
+    Estimate,
+    average_of,
+    clustered,
+    estimate,
+    holm,
+    mean_of_groups,
+    normal_p,
+    paired,
+)
+from ratchet.reference.store import Floats
+
+VALUES = st.lists(st.integers(-20, 20).map(lambda tenths: tenths / 10), min_size=2, max_size=40)
+
+
+def names(count: int) -> list[str]:
+    return [f"item {index}" for index in range(count)]
+
+
+def test_items_that_are_their_own_clusters_have_the_usual_error() -> None:
+    values = np.random.default_rng(1).normal(size=50)
+    usual, found = estimate(values), clustered(values, names(50))
+    assert found.mean == pytest.approx(usual.mean)
+    assert found.standard_error == pytest.approx(usual.standard_error) == pytest.approx(scipy.stats.sem(values))
+    assert found.count == 50
+
+
+def test_the_sandwich_is_the_one_of_the_books() -> None:
+    values, clusters = np.array([1.0, 4, 2, 8, 5, 7]), ["a", "a", "b", "c", "c", "c"]
+    # Mean 4.5; sums of residuals: a −3.5 − 0.5, b −2.5, c 3.5 + 0.5 + 2.5; 3/2 for three clusters; 6 items.
+    expected = math.sqrt(3 / 2 * ((-4) ** 2 + (-2.5) ** 2 + 6.5**2)) / 6
+    assert clustered(values, clusters) == Estimate(4.5, pytest.approx(expected), 6)
+
+
+def test_clusters_of_equal_size_are_as_good_as_their_means() -> None:
+    table = np.random.default_rng(2).normal(size=(30, 2)) + np.random.default_rng(3).normal(size=(30, 1))
+    by_cluster = estimate(table.mean(axis=1))
+    found = clustered(table.ravel(), [f"q{question}" for question in range(30) for _ in range(2)])
+    assert (found.mean, found.standard_error) == pytest.approx((by_cluster.mean, by_cluster.standard_error))
+
+
+@pytest.mark.parametrize("kind", ["clusters", "weights", "groups"])
+def test_errors_are_the_spread_of_scores_over_new_draws_of_questions(kind: str) -> None:
+    random = np.random.default_rng(4)
+    found = []
+    for _ in range(1500):
+        sizes = random.integers(1, 5, 60)
+        clusters = np.repeat(np.arange(60), sizes).astype(str).tolist()
+        values = np.repeat(random.normal(size=60), sizes) + random.normal(size=sizes.sum())
+        if kind == "clusters":
+            found.append(clustered(values, clusters))
+        elif kind == "weights":
+            tokens = random.integers(1, 100, 60).astype(float)
+            rate = random.normal(3, 0.5, 60) + 10 / tokens  # short texts are harder: a plain mean would be another
+            found.append(clustered(rate, names(60), weights=tokens))
+        else:
+            groups = np.repeat(["small", "middle", "large"], [5, 15, 40])
+            shift = np.repeat([5.0, 0.0, -5.0], [5, 15, 40])  # between groups, and no part of the error
+            found.append(mean_of_groups(random.normal(size=60) + shift, groups.tolist()))
+    spread = np.std([one.mean for one in found], ddof=1)
+    assert np.sqrt(np.mean([one.standard_error**2 for one in found])) == pytest.approx(spread, rel=0.06)
+
+
+def test_a_mean_of_groups_is_the_plain_mean_of_their_means() -> None:
+    values, groups = np.array([0.0, 1, 1, 1, 0, 0, 1]), ["a", "b", "b", "a", "b", "b", "a"]
+    parts = [estimate(values[np.array(groups) == group]) for group in "ab"]
+    found = mean_of_groups(values, groups)
+    assert found.mean == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found.standard_error == pytest.approx(math.hypot(*(part.standard_error for part in parts)) / 2)
+
+
+def test_weights_by_tokens_are_the_nats_of_all_tokens() -> None:
+    nats, tokens = np.array([30.0, 2.0, 50.0]), np.array([10.0, 1.0, 40.0])
+    rate = 82 / 51
+    by_hand = math.sqrt(3 / 2 * sum((nats - rate * tokens) ** 2)) / 51  # of a ratio, by the delta method
+    assert clustered(nats / tokens, names(3), weights=tokens) == Estimate(
+        pytest.approx(rate), pytest.approx(by_hand), 3
+    )
+
+
+def test_a_pair_of_scores_differs_as_scipy_says() -> None:
+    random = np.random.default_rng(5)
+    a, b = random.integers(0, 5, (2, 11)).astype(float)
+    found, usual = paired(a, b, names(11), 0), scipy.stats.ttest_rel(a, b)
+    interval = usual.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.difference / found.standard_error == pytest.approx(usual.statistic)
+    exact = scipy.stats.permutation_test(
+        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf, vectorized=False
+    )
+    assert found.p == pytest.approx(exact.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"), [([1, 1, 1], 2 / 8), ([2, 1, 1], 2 / 8), ([2, -1, -1], 1), ([3, 1, -1], 6 / 8)]
+)
+def test_all_ways_to_flip_are_counted_ties_too(differences: list[float], p: float) -> None:
+    tenths = np.array(differences) / 10  # 0.1 + 0.2 is not 0.3, and still a tie
+    assert paired(tenths, 0 * tenths, names(3), 0).p == p
+    assert paired(np.append(tenths, np.zeros(30)), np.zeros(33), names(33), 0).p == p, "zeros change no sum"
+
+
+def test_drawn_flips_come_near_all_flips() -> None:
+    differences = np.random.default_rng(6).normal(0.5, 1, 16)
+    signs = np.array(list(itertools.product((-1, 1), repeat=16)))
+    exact = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12)
+    found = paired(differences, np.zeros(16), names(16), 7).p
+    assert 0.01 < exact < 0.2
+    assert found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 10_000))
+    assert (
+        found == paired(differences, np.zeros(16), names(16), 7).p != paired(differences, np.zeros(16), names(16), 8).p
+    )
+    assert (found * 10_001) == pytest.approx(round(found * 10_001)), "(k + 1) / (10,000 + 1)"
+
+
+def test_no_p_value_is_below_what_drawn_flips_can_tell() -> None:
+    assert paired(np.ones(100), np.zeros(100), names(100), 0).p == 1 / 10_001
+
+
+@given(VALUES, st.randoms(use_true_random=False))
+def test_the_order_of_items_and_of_models_changes_nothing(values: list[float], random) -> None:
+    a, clusters = np.array(values), [f"q{index // 2}" for index in range(len(values))]
+    groups = ["even" if index % 4 < 2 else "odd" for index in range(len(values))]
+    order = random.sample(range(len(values)), len(values))
+    here = paired(a, 0 * a, clusters, 3, groups=groups)
+    there = paired(a[order], 0 * a, [clusters[index] for index in order], 3, groups=[groups[index] for index in order])
+    back = paired(0 * a, a, clusters, 3, groups=groups)
+    assert (here.difference, here.p) == pytest.approx((there.difference, there.p))
+    assert (here.difference, here.p) == (-back.difference, back.p)
+    assert here.standard_error == pytest.approx(there.standard_error) == back.standard_error
+    assert here.low == (None if back.high is None else pytest.approx(-back.high))
+
+
+@pytest.mark.parametrize("kind", ["items", "clusters", "weights", "groups"])
+def test_models_that_do_not_differ_give_even_p_values_and_intervals_that_hold_95_percent(kind: str) -> None:
+    random = np.random.default_rng(8)
+    ps, held = [], []
+    for seed in range(600):
+        clusters, options = names(40), {}
+        differences = random.standard_t(5, 40)
+        if kind == "clusters":
+            clusters = [f"q{index // 2}" for index in range(40)]
+            differences = np.repeat(random.normal(size=20), 2) + random.normal(size=40)
+        elif kind == "weights":
+            options = {"weights": random.integers(50, 100, 40).astype(float)}
+        elif kind == "groups":
+            options = {"groups": ["a"] * 10 + ["b"] * 30}
+        found = paired(differences, np.zeros(40), clusters, seed, **options)
+        ps.append(found.p)
+        held.append(found.low <= 0 <= found.high)
+    assert scipy.stats.kstest(ps, "uniform").pvalue > 0.01
+    assert scipy.stats.binomtest(sum(held), 600, 0.95).pvalue > 0.01
+    assert scipy.stats.binomtest(sum(p < 0.05 for p in ps), 600, 0.05).pvalue > 0.01
+
+
+def test_groups_that_differ_in_opposite_ways_do_not_make_a_difference() -> None:
+    random = np.random.default_rng(9)
+    groups, shift = ["a"] * 15 + ["b"] * 30, np.array([0.5] * 15 + [-0.5] * 30)
+    found = [paired(shift + random.normal(size=45), np.zeros(45), names(45), 0, groups=groups) for _ in range(400)]
+    assert scipy.stats.binomtest(sum(one.low <= 0 <= one.high for one in found), 400, 0.95).pvalue > 0.01
+    assert scipy.stats.binomtest(sum(one.p < 0.05 for one in found), 400, 0.05, "greater").pvalue > 0.01
+
+
+def test_fourteen_thousand_questions_take_little_memory() -> None:
+    random = np.random.default_rng(10)
+    a, b = random.integers(0, 2, (2, 14_042)).astype(float)
+    groups = [f"subject {index % 57}" for index in range(14_042)]
+    tracemalloc.start()
+    found = paired(a, b, names(14_042), 0, groups=groups)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * 2**20
+    assert found.p == pytest.approx(normal_p(found.difference / found.standard_error), abs=0.02)
+
+
+def test_what_too_few_items_say() -> None:
+    one = paired(np.array([0.5, 0.7]), np.zeros(2), ["q", "q"], 0)
+    assert (one.difference, one.standard_error, one.low, one.high, one.p) == (0.6, None, None, None, 1)
+    alone = paired(np.array([1.0, 0, 1]), np.zeros(3), names(3), 0, groups=["a", "a", "b"])
+    assert (alone.difference, alone.standard_error) == (0.75, None), "one item says nothing of its group's spread"
+    assert clustered(np.array([]), []) == Estimate(0.0, 0.0, 0)
+    assert clustered(np.array([2.0]), ["q"]) == estimate(np.array([2.0])) == Estimate(2.0, 0.0, 1)
+
+
+def test_equal_answers_are_no_difference_and_equal_differences_still_have_a_p_value() -> None:
+    same = paired(np.ones(20), np.ones(20), names(20), 0)
+    assert (same.difference, same.standard_error, same.low, same.high, same.p) == (0, 0, 0, 0, 1)
+    up = paired(np.ones(5), np.zeros(5), names(5), 0)
+    assert (up.difference, up.low, up.high) == pytest.approx((1, 1, 1))
+    assert up.p == 2 / 32
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "says"),
+    [
+        ([], [], {}, "0 and 0 values cannot be paired"),
+        ([1.0], [1.0, 2.0], {}, "1 and 2 values cannot be paired"),
+        ([1.0, math.nan], [1.0, 2.0], {}, "not finite"),
+        ([1.0, math.inf], [1.0, 2.0], {}, "not finite"),
+        ([1.0, 1.0], [1.0, 2.0], {"weights": np.array([1.0, 0.0])}, "weight is not above 0"),
+        ([1.0, 1.0], [1.0, 2.0], {"groups": ["a"]}, "of 2, 2, 2 and 1 items"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], {}, "of 3, 2, 3 and 3 items"),
+    ],
+)
+def test_values_that_cannot_be_paired_are_refused(a: list[float], b: list[float], options: dict, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        paired(np.array(a), np.array(b), names(2), 0, **options)
+
+
+def test_holm_multiplies_by_the_tests_that_are_left() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.3, 0.6, 0.9]) == pytest.approx([0.9, 1, 1])
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_rejects_as_its_steps_down_do(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    rejected: set[int] = set()
+    for step, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        if ps[index] * (len(ps) - step) >= 0.05:
+            break
+        rejected.add(index)
+    assert {index for index, p in enumerate(adjusted) if p < 0.05} == rejected
+    assert all(p <= q <= 1 for p, q in zip(ps, adjusted, strict=True))
+    assert sorted(adjusted) == [adjusted[index] for index in sorted(range(len(ps)), key=ps.__getitem__)]
+
+
+def score(value: float | None, error: float | None, count: int = 100, unit: str = "share") -> Score:
+    return Score("accuracy", "acc", value, error, count, unit)
+
+
+def test_an_average_has_the_error_of_independent_tasks() -> None:
+    # SOLAR-10.7B-Instruct, as recorded by evalverse: H6 is 74.62.
+    found = average_of(
+        {
+            "arc": score(0.7133, 0.0132), "hellaswag": score(0.8819, 0.0032), "mmlu": score(0.6552, 0.0038),
+            "truthfulqa": score(0.7172, 0.0150), "winogrande": score(0.8319, 0.0105), "gsm8k": score(0.6778, 0.0129),
+        },
+        "H6",
+    )  # fmt: skip
+    assert (found.name, found.unit, found.count, found.note) == ("H6", "share", 600, "")
+    assert found.value == pytest.approx(0.7462, abs=5e-5)
+    draws = np.random.default_rng(11).normal(0, [0.0132, 0.0032, 0.0038, 0.0150, 0.0105, 0.0129], (40_000, 6))
+    assert found.standard_error == pytest.approx(draws.mean(axis=1).std(), rel=0.02)
+
+
+def test_an_average_of_tasks_without_a_score_is_none() -> None:
+    missing = average_of({"arc": score(0.5, 0.1), "gsm8k": score(None, None, 3)}, "H4")
+    assert (missing.value, missing.standard_error, missing.note) == (None, None, "no score of gsm8k")
+    unsure = average_of({"arc": score(0.5, 0.1), "gsm8k": score(0.7, None)}, "H4")
+    assert (unsure.value, unsure.standard_error) == (pytest.approx(0.6), None)
+    with pytest.raises(DataError, match="average H4 is of tasks in 2 units: points, share"):
+        average_of({"arc": score(0.5, 0.1), "mt": score(7.0, 0.3, unit="points")}, "H4")
+    with pytest.raises(DataError, match="in 0 units"):
+        average_of({}, "H4")
+
+
+def judged(shared: Path) -> dict[str, dict[tuple[int, int], float]]:
+    found: dict[str, dict[tuple[int, int], float]] = collections.defaultdict(dict)
+    path = shared / "mt_bench/recorded/don-tpanic/model_judgment/gpt-4_single.jsonl"
+    for row in map(json.loads, path.read_text().splitlines()):
+        found[row["model"]][row["question_id"], row["turn"]] = row["score"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "difference", "unpaired", "together", "p"),
+    [
+        ("llama2_chat_7b", "finetune_llama2_chat_7b_Attention", 1.04, 2.09, 4.17, 0.0001),
+        ("finetune_llama2_chat_7b_Attention", "finetune_llama2_chat_7b", 0.52, 1.14, 1.75, 0.085),
+        ("finetune_llama2_chat_7b_Attention", "finetune_llama2_chat_7b_FFNet", 0.04, 0.09, 0.16, 0.88),
+    ],
+)
+def test_recorded_mt_bench_scores_differ_by_question(
+    shared: Path, a: str, b: str, difference: float, unpaired: float, together: float, p: float
+) -> None:
+    ratings = judged(shared)
+    assert ratings[a].keys() == ratings[b].keys()
+    clusters = [str(question) for question, _ in ratings[a]]
+    ours, theirs = (np.array([ratings[model][turn] for turn in ratings[a]], float) for model in (a, b))
+    found = paired(ours, theirs, clusters, 0)
+    alone = [clustered(values, clusters) for values in (ours, theirs)]
+    assert (found.items, found.clusters) == (160, 80)
+    assert found.difference == pytest.approx(difference, abs=0.005)
+    assert found.difference / math.hypot(*(one.standard_error for one in alone)) == pytest.approx(unpaired, abs=0.006)
+    assert found.difference / found.standard_error == pytest.approx(together, abs=0.006)
+    assert found.p == pytest.approx(p, abs=0.006)
+    assert (found.low > 0) == (p < 0.05)
+
+
+def test_the_error_of_a_recorded_mt_bench_score_is_that_of_drawing_questions_anew(shared: Path) -> None:
+    ratings = judged(shared)["llama2_chat_7b"]
+    found = clustered(np.array([*ratings.values()], float), [str(question) for question, _ in ratings])
+    table = np.array([[ratings[question, turn] for turn in (1, 2)] for question in range(81, 161)], float)
+    draws = np.random.default_rng(12).integers(0, 80, (20_000, 80))
+    assert found.mean == pytest.approx(6.1906, abs=5e-5)
+    assert found.standard_error == pytest.approx(table[draws].mean(axis=(1, 2)).std() * math.sqrt(80 / 79), rel=0.02)
+
+
+def eq_points(shared: Path, run: str) -> tuple[Floats, float]:
+    """Points by question of one recorded run, by version 2's formula of the better pass, and its published score."""
+    questions = json.loads((shared / "eq_bench/eq_bench_v2_questions_171.json").read_text())
+    recorded = json.loads((shared / f"eq_bench/results/{run}_eqbench_v2_results.json").read_text())
+    passes: dict[str, list[float]] = {"first_pass": [], "revised": []}
+    for name, question in questions.items():
+        right = question["reference_answer_fullscale"]
+        for which, points in passes.items():
+            given_scores = recorded["raw_results"]["1"]["respondent_answers"][name][which]
+            off = [
+                abs(float(given_scores[right[f"emotion{n}"]]) - float(right[f"emotion{n}_score"])) for n in range(1, 5)
+            ]
+            steps = [0 if d == 0 else 6.5 / (1 + math.exp(-1.2 * (d - 4))) if d <= 5 else d for d in off]
+            points.append(100 - 7.477 * sum(steps))
+    return np.array(max(passes.values(), key=sum)), recorded["benchmark_score"]
+
+
+def test_recorded_eq_bench_scores_of_one_model_before_and_after_dpo_are_not_apart(shared: Path) -> None:
+    (a, published_a), (b, published_b) = (
+        eq_points(shared, run)
+        for run in ("upstage__SOLAR-10.7B-Instruct-v1.0", "macadeliccc__SOLAR-10.7b-Instruct-dpo")
+    )
+    assert (a.mean(), b.mean()) == pytest.approx((published_a, published_b), abs=0.02)
+    found = paired(a, b, names(171), 0)
+    assert found.difference == pytest.approx(0.35, abs=0.006)
+    assert found.difference / math.hypot(estimate(a).standard_error, estimate(b).standard_error) == pytest.approx(
+        0.12, abs=0.006
+    )
+    assert found.difference / found.standard_error == pytest.approx(0.32, abs=0.006)
+    assert found.p == pytest.approx(0.75, abs=0.01)
