@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,3 +25,19 @@ def estimate(values: Floats) -> Estimate:
     mean = float(np.mean(values)) if count else 0.0
     error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
     return Estimate(mean, error, count)
+
+
+def clustered(values: Floats, clusters: Sequence[str]) -> Estimate:
+    """Return the mean of `values` (N,) over all items, with the error that counts each cluster as one draw.
+
+    √(G/(G−1) · Σ_g (Σ_{i∈g} (x_i − mean))²) / N over G clusters (Liang and Zeger 1986, with the small-sample
+    factor); 0 where there are fewer than two.
+    """
+    if not len(values):
+        return Estimate(0.0, 0.0, 0)
+    mean = float(np.mean(values))
+    _, places = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(places, weights=values - mean)
+    count = len(sums)
+    error = float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / len(values)) if count > 1 else 0.0
+    return Estimate(mean, error, len(values))
