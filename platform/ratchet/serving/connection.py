@@ -81,7 +81,9 @@ class Connection:
             ) from None
         except (httpx.RequestError, OSError) as error:
             raise Trouble(
-                f"cannot be reached: {type(error).__name__}: {error}", fix="check base_url, and that the server is up"
+                f"cannot be reached: {type(error).__name__}: {error}",
+                fix="check base_url, and that the server is up",
+                shared=isinstance(error, httpx.ConnectError | OSError),
             ) from error
         headers = response.headers
         return Reply(response.status_code, response.content, headers.get("Retry-After"), headers.get("Location"))

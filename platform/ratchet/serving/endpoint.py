@@ -20,6 +20,7 @@ from ratchet.serving.status import check_status
 from ratchet.serving.wire import compose, read_answer
 
 _SHOWN = 400
+_ALONE = 10  # failures of single requests, and not one answer: it is the server that fails
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _log = logging.getLogger(__name__)
 
@@ -61,12 +62,17 @@ class EndpointSettings:
 
 @dataclasses.dataclass
 class _Round:
-    """One call of `answer`: what waits to be asked, and how it stands."""
+    """One call of `answer` or `attempt`: what waits to be asked, and how it stands."""
 
     keys: frozenset[str]
     waiting: collections.deque[Request]
+    failed: dict[str, RatchetError] | None  # requests that failed alone; None where the first failure ends the round
     failure: RatchetError | None = None
     resting: set[asyncio.Future[None]] = dataclasses.field(default_factory=set)
+
+
+class _AloneError(EndpointError):
+    """One request gets no answer; others may."""
 
 
 class Endpoint:
@@ -89,11 +95,28 @@ class Endpoint:
         the error is raised: EndpointError, PlanError where the URL leads to a private address, or
         StorageError. Interrupted, it leaves the journal whole. Not to be called from a coroutine.
         """
+        return [self._journal.find(key) for key in self._fill(requests, None)]
+
+    def attempt(self, requests: Sequence[Request]) -> list[Answer | RatchetError]:
+        """Return an answer for each request, in their order, or the error of one that gets none.
+
+        A request that the server refuses (400), fails at (5xx), does not finish in time, or answers with what
+        is no answer ends nothing but itself, after the attempts that it has. What would meet every other
+        request too is raised as by `answer`: a refused key, an unknown model, a redirect, a limit on requests
+        that does not pass, a server that cannot be reached, a private address, a budget used up, a full disk;
+        and ten failures where not one request got an answer. Asked again, it goes on from the journal.
+        """
+        failed: dict[str, RatchetError] = {}
+        keys = self._fill(requests, failed)
+        return [failed[key] if key in failed else self._journal.find(key) for key in keys]
+
+    def _fill(self, requests: Sequence[Request], failed: dict[str, RatchetError] | None) -> list[str]:
+        """Ask for what the journal lacks, and return the keys of all requests."""
         keys = [key_of(self.settings.model, request) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._journal}
         if missing:
-            asyncio.run(self._ask_all(_Round(frozenset(keys), collections.deque(missing.values()))))
-        return [self._journal.find(key) for key in keys]
+            asyncio.run(self._ask_all(_Round(frozenset(keys), collections.deque(missing.values()), failed)))
+        return keys
 
     async def _ask_all(self, this: _Round) -> None:
         settings = self.settings
@@ -118,10 +141,19 @@ class Endpoint:
                 if answer is not None:
                     self._journal.append(self.settings.model, request, answer)
             except RatchetError as error:
+                if self._goes_on(error, request, this):
+                    continue
                 if this.failure is None:
                     this.failure = error
                 for nap in this.resting:
                     nap.cancel()  # it waits for an attempt that is not made any more
+
+    def _goes_on(self, error: RatchetError, request: Request, this: _Round) -> bool:
+        """Note an error that concerns its request alone; False where the round ends with it."""
+        if this.failed is None or not isinstance(error, _AloneError):
+            return False
+        this.failed[key_of(self.settings.model, request)] = error
+        return len(this.failed) < _ALONE or any(key in self._journal for key in this.keys)
 
     async def _ask(self, connection: Connection, request: Request, this: _Round) -> Answer | None:
         """Return the answer, or None where another request's error ended the round first."""
@@ -153,12 +185,13 @@ class Endpoint:
         what, fix = self._for_people(trouble.what), trouble.fix
         where = self.settings.base_url.rstrip("/") + path
         asked = asked_seconds(trouble.retry_after, self._pace.now())
+        kind = EndpointError if trouble.shared or asked > LONGEST_SECONDS else _AloneError
         if not trouble.again:
-            raise EndpointError(what, where=where, fix=fix)
+            raise kind(what, where=where, fix=fix)
         if attempt >= self.settings.max_attempts:
-            raise EndpointError(f"{what} (attempt {attempt}, the last)", where=where, fix=fix)
+            raise kind(f"{what} (attempt {attempt}, the last)", where=where, fix=fix)
         if asked > LONGEST_SECONDS:
-            raise EndpointError(f"{what} (and not to come back before {asked:,.0f} s)", where=where, fix=fix)
+            raise kind(f"{what} (and not to come back before {asked:,.0f} s)", where=where, fix=fix)
         if this.failure is not None:
             return
         seconds = wait_seconds(attempt, trouble.retry_after, self._pace)

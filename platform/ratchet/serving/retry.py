@@ -19,12 +19,16 @@ LONGEST_SECONDS = 600.0
 class Trouble(Exception):  # noqa: N818 - one attempt's; it becomes an error where no other attempt is made
     """An attempt failed. `again` tells whether the next may do better.
 
-    `retry_after` is the server's header of that name, as it came.
+    `retry_after` is the server's header of that name, as it came. `shared` is trouble that every other
+    request would meet as well: a refused key, a server that is not there.
     """
 
-    def __init__(self, what: str, *, fix: str, again: bool = True, retry_after: str | None = None) -> None:
-        super().__init__(what, fix, again, retry_after)
-        self.what, self.fix, self.again, self.retry_after = what, fix, again, retry_after
+    def __init__(
+        self, what: str, *, fix: str, again: bool = True, retry_after: str | None = None, shared: bool = False
+    ) -> None:
+        super().__init__(what, fix, again, retry_after, shared)
+        self.what, self.fix, self.again = what, fix, again
+        self.retry_after, self.shared = retry_after, shared
 
 
 @dataclasses.dataclass(frozen=True)

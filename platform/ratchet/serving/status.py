@@ -22,7 +22,7 @@ def check_status(reply: Reply, request: Request, *, model: str, key_variable: st
     what = f"{_name(status)}: {said(reply.body)}"
     if status in _TEMPORARY or status >= 500:
         fix = "lower concurrency, or wait" if status == 429 else "look at the server's log, or wait; then run again"
-        raise Trouble(what, fix=fix, retry_after=reply.retry_after)
+        raise Trouble(what, fix=fix, retry_after=reply.retry_after, shared=status == 429)
     if 300 <= status < 400:
         what = f"{_name(status)}: redirects to {reply.location or 'nowhere'}"
         fix = "redirects are not followed: if you trust that place, give it as base_url"
@@ -37,7 +37,7 @@ def check_status(reply: Reply, request: Request, *, model: str, key_variable: st
     else:
         what = f"{_name(status)} for {describe(request)}: {said(reply.body)}"
         fix = f"check that the request suits {model!r}: its length, token ids, sampling"
-    raise Trouble(what, fix=fix, again=False)
+    raise Trouble(what, fix=fix, again=False, shared=status < 400 or status in {401, 403, 404})
 
 
 def said(body: bytes) -> str:

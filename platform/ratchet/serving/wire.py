@@ -115,6 +115,6 @@ def _logprobs(values: Any, tokens: int) -> tuple[float | None, ...]:
 
 def _malformed(request: Request, why: str) -> Trouble:
     return Trouble(
-        f"its answer to {describe(request)} is not as the protocol says: {why}",
+        f"an answer that is not as the protocol says to {describe(request)}: {why}",
         fix="check that base_url leads to an OpenAI-compatible server that can do this",
     )
