@@ -18,7 +18,7 @@ from ratchet.serving.requests import ChatRequest, Engine, Sampling
 
 _SHORT, _LONG = 60, 1000
 _PUBLISHED = "as published"
-_CUT_V1 = "revision part cut and version 1's rule applied to the one pass; version 1 as published always asks for both"
+_CUT_V1 = "revision part cut, version 1's rule on the one pass; version 1 as published always asks for revision"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,7 @@ def settings(task: EqBench, asked: QuestionSet) -> dict[str, object]:
         "max_new_tokens": _longest(task),
         "batch_tokens": task.batch_tokens,
         "v2_scale": rules.V2_SCALE,
+        "v2_sigmoid": [rules.SIGMOID_TOP, rules.SIGMOID_SLOPE, rules.SIGMOID_MIDDLE, rules.SIGMOID_UP_TO],
         "least_parsed": rules.LEAST_PARSED,
         "least_revised": rules.LEAST_REVISED,
     }
@@ -166,6 +167,8 @@ def _warnings(task: EqBench, asked: QuestionSet, items: Sequence[Item], replies:
         told.append(f"{asked.label}: these are not EQ-Bench's, and the score compares with no published figure")
     elif asked.official != task.version:
         told.append(f"{asked.label}, are scored by {task.version}'s rule: no published figure is made so")
+    if asked.official == task.version == "v1" and not task.revision:
+        told.append(f"{_CUT_V1}: set revision to compare with published figures")
     short = sum(bool(item.problem) and reply.cut_off for item, reply in zip(items, replies, strict=True))
     if short:
         told.append(f"{short} of the answers without scores ended at max_new_tokens ({_longest(task)})")
