@@ -106,6 +106,7 @@ def test_rouge_of_a_pair_worked_out_by_hand() -> None:
     # 4 of 6 and 4 of 7 words; 2 of 5 and 2 of 6 word pairs; the longest common subsequence is cat sat on mat
     expected = {"rouge1": 2 * 4 / (6 + 7), "rouge2": 2 * 2 / (5 + 6), "rougeL": 2 * 4 / (6 + 7)}
     assert {key: values[0] for key, values in overlap.rouge.items()} == pytest.approx(expected)
+    assert measure(["jumping lions"], ["jumps lion"]).rouge["rouge1"][0] == 0  # words are not stemmed
 
 
 def test_bleu_of_a_corpus_worked_out_by_hand() -> None:
