@@ -1,0 +1,160 @@
+"""BLEU and ROUGE of greedy answers. The only module that imports sacrebleu and rouge_score."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+import numpy.typing as npt
+
+from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
+from ratchet.evaluate.rows import read_rows
+from ratchet.evaluate.statistics import estimate
+from ratchet.pairs.pair import Turn
+from ratchet.plan.suite import TextOverlap
+from ratchet.reference.store import Floats
+from ratchet.serving.requests import Answer, ChatRequest, Sampling
+
+ROUGES = ("rouge1", "rouge2", "rougeL")
+ORDERS = 4
+"""Longest n-gram of BLEU-4."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """How N answers overlap with their references.
+
+    `counts` (N, 10) is what a corpus's BLEU is made of, summed over its sentences: words of the answer, words of
+    the reference, n-grams of order 1 to 4 that both have, n-grams of the answer. `bleu` is the corpus's score and
+    `sentence_bleu` (N,) each answer's, in percent; `rouge` has (N,) F-measures, shares, for each of ROUGES. The
+    signatures are sacrebleu's own.
+    """
+
+    bleu: float
+    counts: npt.NDArray[np.int64]
+    sentence_bleu: Floats
+    rouge: dict[str, Floats]
+    corpus_signature: str
+    sentence_signature: str
+
+
+def run(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
+    """Ask each question as the only turn of a chat, and hold the greedy answers against the references.
+
+    An empty answer is an answer: it scores 0, and is counted among the problems. Raises DataError where the rows
+    cannot be used, and what the engine raises.
+    """
+    rows, digest = read_rows(task.rows, (task.question, task.answer), task.max_rows)
+    sampling = Sampling(max_tokens=task.max_new_tokens, temperature=0.0)
+    requests = [ChatRequest((Turn("user", row[task.question]),), sampling) for row in rows]
+    answers = candidate.engine.answer(requests)
+    overlap = measure([answer.text for answer in answers], [row[task.answer] for row in rows])
+    items = tuple(
+        _item(number, row[task.question], row[task.answer], answer.text, overlap)
+        for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
+    )
+    return TaskResult(
+        task=name,
+        kind=task.kind,
+        scores=scores_of(overlap),
+        items=items,
+        settings={
+            "rows": digest,
+            "count": len(rows),
+            "columns": [task.question, task.answer],
+            "prompt": "the question as the only user turn, greedy",
+            "max_new_tokens": task.max_new_tokens,
+            "engine": task.engine,
+            "batch_tokens": task.batch_tokens,
+            "bleu": overlap.corpus_signature,
+            "sentence_bleu": overlap.sentence_signature,
+            "rouge": f"rouge-score {version('rouge-score')}, F-measure, no stemmer, words of a-z and 0-9",
+            "bleu_error": "jackknife over answers",
+            "headline_mean": "corpus",
+        },
+        problems=count_problems(items),
+        warnings=_warnings(answers, task),
+    )
+
+
+def measure(answers: Sequence[str], references: Sequence[str]) -> Overlap:
+    """Return how N answers overlap with N references, case and all, in words as mteval-v13a cuts them.
+
+    Sentence scores use the orders that an answer is long enough for (`eff:yes`), the corpus all four; both smooth
+    orders without a match exponentially, as sacrebleu does unless told otherwise. ROUGE is without stemming, as
+    rouge-score is unless told otherwise.
+    """
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    corpus, sentence = sacrebleu.BLEU(), sacrebleu.BLEU(effective_order=True)
+    bleu = [sentence.sentence_score(answer, [gold]) for answer, gold in zip(answers, references, strict=True)]
+    scorer = RougeScorer(list(ROUGES), use_stemmer=False)
+    rouge = [scorer.score(gold, answer) for answer, gold in zip(answers, references, strict=True)]
+    return Overlap(
+        bleu=corpus.corpus_score(list(answers), [list(references)]).score,  # first: the signatures tell of it
+        counts=np.array([[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in bleu], np.int64),
+        sentence_bleu=np.array([one.score for one in bleu]),
+        rouge={key: np.array([one[key].fmeasure for one in rouge], np.float64) for key in ROUGES},
+        corpus_signature=str(corpus.get_signature()),
+        sentence_signature=str(sentence.get_signature()),
+    )
+
+
+def scores_of(overlap: Overlap) -> tuple[Score, ...]:
+    """Return the corpus's BLEU-4 in percent, and the mean ROUGE-1, 2 and L, shares, each with its error."""
+    count = len(overlap.counts)
+    note = "one answer tells no error" if count < 2 else ""
+    error = jackknife(overlap.counts) if count > 1 else None
+    scores = [Score("BLEU-4", "bleu", overlap.bleu, error, count, unit="percent", note=note)]
+    for key in ROUGES:
+        found = estimate(overlap.rouge[key])
+        error = found.standard_error if count > 1 else None
+        scores.append(Score(f"ROUGE-{key.removeprefix('rouge')}", key, found.mean, error, count, note=note))
+    return tuple(scores)
+
+
+def corpus_bleu(counts: npt.NDArray[np.int64]) -> Floats:
+    """Return the BLEU-4 of corpora in percent, shape (…), from their summed counts (…, 10).
+
+    Brevity penalty times the geometric mean of the four precisions (Papineni et al. 2002, section 2.3). The k-th
+    order without a match has the precision 1 / (2ᵏ · its n-grams) (mteval-v13a; Chen and Cherry 2014, method 3);
+    an answer without n-grams of some order, or without any match, is worth 0.
+    """
+    length, reference = counts[..., 0].astype(np.float64), counts[..., 1].astype(np.float64)
+    matches, totals = counts[..., 2 : 2 + ORDERS], counts[..., 2 + ORDERS :]
+    none = matches == 0
+    smoothed = np.where(none, 0.5 ** np.cumsum(none, axis=-1), matches)
+    precisions = smoothed / np.maximum(totals, 1)
+    brevity = np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(length, 1.0)))
+    score = 100.0 * brevity * np.exp(np.log(precisions).mean(axis=-1))
+    return np.where((totals > 0).all(axis=-1) & ~none.all(axis=-1), score, 0.0)
+
+
+def jackknife(counts: npt.NDArray[np.int64]) -> float:
+    """Return the standard error of a corpus's BLEU-4, in percent, from its sentences' counts (N, 10), N > 1.
+
+    A corpus's score is no mean over sentences, but it is a smooth function of means: the scores of the N corpora
+    that lack one sentence each spread √(N − 1) times less than those of new corpora would (Efron and Stein 1981).
+    """
+    left = corpus_bleu(counts.sum(axis=0) - counts)
+    return float(np.sqrt((len(counts) - 1) * np.var(left)))
+
+
+def _item(at: int, question: str, gold: str, answer: str, overlap: Overlap) -> Item:
+    content = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:8]
+    item = f"{at + 1} {content}"
+    values = {"bleu": float(overlap.sentence_bleu[at])} | {key: float(overlap.rouge[key][at]) for key in ROUGES}
+    problem = "" if answer.strip() else "empty answer"
+    return Item(item, item, values, question=question, answer=answer, reference=gold, problem=problem)
+
+
+def _warnings(answers: Sequence[Answer], task: TextOverlap) -> tuple[str, ...]:
+    cut = sum(answer.finish_reason == "length" for answer in answers)
+    if not cut:
+        return ()
+    return (f"{cut} of {len(answers)} answers were cut off at max_new_tokens = {task.max_new_tokens}",)
