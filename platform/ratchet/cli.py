@@ -15,6 +15,7 @@ COMMANDS = {
     "show": ("ratchet.commands.show", "show the steps of a plan, and what is done"),
     "run": ("ratchet.commands.run", "run a plan, or go on with it"),
     "score": ("ratchet.commands.score", "score the references of a plan, and train nothing"),
+    "evaluate": ("ratchet.commands.evaluate", "put models through a suite, and compare them"),
     "report": ("ratchet.commands.report", "write the report of a run"),
 }
 """Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""

@@ -16,9 +16,7 @@ from ratchet.store.files import write_json
 
 RESULT, ITEMS = "result.json", "items.parquet"
 _TEXTS = ("item", "cluster", "group", "question", "answer", "reference", "problem")
-_SCHEMA = pa.schema(
-    [*((name, pa.string()) for name in _TEXTS), ("values", pa.map_(pa.string(), pa.float64()))]  # type: ignore[list-item]
-)
+_SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("values", pa.map_(pa.string(), pa.float64()))])
 
 
 def write_result(folder: Path, result: TaskResult) -> None:

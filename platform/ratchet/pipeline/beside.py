@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ratchet.pipeline.candidates import Bench
 from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.evaluation import questions_identity, questions_of
-from ratchet.pipeline.graph import BASE, final_model
+from ratchet.pipeline.graph import BASE, Step, final_model
+from ratchet.pipeline.scores import NAME, Entry, document
 from ratchet.pipeline.suites import Heldout, Scored, score_suite
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge
+from ratchet.store.files import write_json
 
 
 class Evaluations:
@@ -85,6 +88,34 @@ class Evaluations:
         for planned in suites:
             scored = score_suite(bench, model, planned.name, planned.suite, self.heldout)
             self.found.setdefault(model.name, []).extend(scored)
+
+
+def write_scores(
+    run: Run,
+    models: Sequence[tuple[str, Step | None]],
+    scored: Mapping[str, Sequence[Scored]],
+    suites: Sequence[PlannedSuite],
+) -> dict[str, Any] | None:
+    """Write `scores.json` into the run folder and return it; None for a plan without suites.
+
+    A model is compared with the plan's first, and with the one that it was made from.
+    """
+    if not suites:
+        return None
+    names = [name for name, _ in models]
+    entries = [
+        Entry(
+            name,
+            run.models[name].weights,
+            run.models[name].dtype,
+            step.start if step is not None and step.start in names else None,
+            tuple(scored[name]),
+        )
+        for name, step in models
+    ]
+    made = document(entries, {one.name: one.suite for one in suites}, run.folder, run.layout.root)
+    write_json(run.folder / NAME, made)
+    return made
 
 
 def spare_actors(cluster: Cluster) -> int:

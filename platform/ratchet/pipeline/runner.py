@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ratchet.pipeline.beside import Evaluations, write_scores
 from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
@@ -41,11 +42,15 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
     with hold(run.folder):
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
             _prepare(run)
-            steps = list(_make_models(run))
+            evaluations = Evaluations(run)
+            steps = list(_make_models(run, evaluations))
             write_text(run.folder / "plan.yaml", text)
             write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
-            scores = [evaluate_model(run, name, step) for name, step in evaluated_models(run, steps)]
-        data = summarise(run, steps, scores, text, time.monotonic() - clock)
+            models = evaluated_models(run, steps)
+            scored = evaluations.finish([name for name, _ in models])
+            scores = [evaluate_model(run, name, step, scored[name]) for name, step in models]
+        document = write_scores(run, models, scored, evaluations.suites)
+        data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
         html, _ = write_report(run.folder, data)
     return html
 
@@ -112,13 +117,16 @@ def _known_steps(run: Run) -> Iterator[tuple[Step, Training]]:
                 run.models[step.name] = model
 
 
-def _make_models(run: Run) -> Iterator[Step]:
+def _make_models(run: Run, evaluations: Evaluations) -> Iterator[Step]:
     _score(run, BASE)
+    if run.plan.model.scratch is None:
+        evaluations.made(BASE)
     for name in stage_order(run.plan):
         run.orders[name] = decide_order(run, name)
         for step in steps_of(run.plan, name, run.orders[name].chunks):
             run.models[step.name] = ensure_step(run, step)
             _score(run, step.name)
+            evaluations.made(step.name)
             yield step
 
 

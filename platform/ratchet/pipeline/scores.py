@@ -17,6 +17,7 @@ from ratchet.plan.suite import Suite
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import now, versions
 
+NAME = "scores.json"
 FORMAT = 1
 SHOWN_ANSWERS = 20
 """Items of a task whose answers stand in the document."""

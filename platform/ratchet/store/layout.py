@@ -8,9 +8,10 @@
 <root>/store/judgments/<fp>.jsonl   what a judge behind a URL said
 <root>/store/requests/<fp>/ requests of lm-eval's tasks, which all models share
 <root>/store/scores/<fp>/   result.json  items.parquet                       record.json
-<root>/runs/<plan>/         plan.yaml  resolved.json  report.{html,md,json}  lock
+<root>/runs/<plan>/         plan.yaml  resolved.json  report.{html,md,json}  scores.json  lock
 <root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ model/ record.json
 <root>/runs/<plan>/scores/<model>.json
+<root>/evaluations/<suite>-<models>/   scores.json  report.{html,md,json}
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ class Layout:
 
     def run(self, plan: str) -> Path:
         return self.root / "runs" / plan
+
+    def evaluation(self, name: str) -> Path:
+        return self.root / "evaluations" / name
 
     def step(self, plan: str, step: str) -> Path:
         return self.run(plan) / "steps" / step

@@ -1,0 +1,90 @@
+"""`ratchet evaluate`: put models through a suite, and compare them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from ratchet.errors import PlanError
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.load import load_suite
+from ratchet.plan.model import ModelSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="folder, or hub name with @revision; NAME=MODEL gives it a name. The first is what others are held against",
+    )
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="suite file, such as eval/quick.yaml")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="set a dotted key of the suite",
+    )
+    parser.add_argument("--actors", type=int, default=1, metavar="N", help="processes; no score depends on it")
+    parser.add_argument("--gpus", type=float, default=0.0, metavar="G", help="GPUs of each process")
+    parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs that hold one vLLM engine")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision of the weights; left out: bfloat16 on GPUs, else float32",
+    )
+    parser.add_argument("--chat-template", metavar="FILE", help="Jinja file in place of the model's own, or `plain`")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
+    parser.add_argument("--storage", default="outputs", metavar="DIR", help="folder for what is asked and found")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Evaluate; the last line on standard output names the report."""
+    suite = load_suite(arguments.suite, arguments.overrides)
+    if arguments.actors < 1 or arguments.gpus < 0 or arguments.tensor_parallel < 1:
+        raise PlanError("--actors and --tensor-parallel start at 1, --gpus at 0")
+    dtype = arguments.dtype or ("bfloat16" if arguments.gpus else "float32")
+    cluster = Cluster(
+        score_actors=arguments.actors,
+        gpus_per_worker=arguments.gpus,
+        tensor_parallel=arguments.tensor_parallel if arguments.gpus else 1,
+        storage=arguments.storage,
+    )
+
+    from ratchet.pipeline.evaluate import Asked, evaluate_models
+
+    asked = []
+    for words in arguments.models:
+        name, spec = read_model(words, dtype, arguments.chat_template, trust=arguments.trust_remote_code)
+        if name in [one.name for one in asked]:
+            raise PlanError(f"two models are named {name}", fix="name one: NAME=MODEL")
+        asked.append(Asked(name, spec))
+    report = evaluate_models(asked, arguments.suite, suite, cluster)
+    sys.stdout.write(f"report: {report}\n")
+    return 0
+
+
+def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool) -> tuple[str, ModelSpec]:
+    """Return the name and the spec that `[NAME=]MODEL` says. Raises PlanError where it says none."""
+    named = re.fullmatch(r"([\w.-]+)=(.+)", words)
+    place = named[2] if named else words
+    keys = {"dtype": dtype, "chat_template": chat_template}
+    if Path(place).exists() or place.startswith((".", "/", "~")):
+        spec = ModelSpec.model_validate({"path": place, **keys})
+        return named[1] if named else Path(place).resolve().name, spec
+    found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", place)
+    if found is None:
+        raise PlanError(f"{place!r} is neither a folder nor a hub name", fix="give FOLDER, or OWNER/NAME@REVISION")
+    if trust and found[2] is None:
+        raise PlanError(
+            f"{place}: --trust-remote-code runs code from the hub", fix="pin its revision: OWNER/NAME@REVISION"
+        )
+    spec = ModelSpec.model_validate(
+        {"name": found[1], "revision": found[2], "trust_remote_code": trust and found[2] is not None, **keys}
+    )
+    return named[1] if named else found[1].rpartition("/")[2], spec

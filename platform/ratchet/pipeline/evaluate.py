@@ -1,0 +1,109 @@
+"""Put models through a suite, outside of any plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import PlanError
+from ratchet.model.digest import digest_model
+from ratchet.model.load import resolve
+from ratchet.pipeline.candidates import Bench
+from ratchet.pipeline.context import Model
+from ratchet.pipeline.engines import need_vllm
+from ratchet.pipeline.scores import NAME, Entry, document
+from ratchet.pipeline.session import native_noise_to, ray_session
+from ratchet.pipeline.suites import score_suite
+from ratchet.pipeline.summary import hardware
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.suite import ExactMatch, MtBench, Suite
+from ratchet.report.page import write_report
+from ratchet.store.files import write_json
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.lock import hold
+from ratchet.store.record import code_commit, now, versions
+from ratchet.track.progress import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A model to evaluate, by the name that it has in the report."""
+
+    name: str
+    spec: ModelSpec
+
+
+def evaluate_models(asked: Sequence[Asked], suite_file: Path, suite: Suite, cluster: Cluster) -> Path:
+    """Put models through a suite and return the report that was written.
+
+    The first is the one that the others are compared with, beside the one before each. What a model was
+    asked before is not asked again. Raises PlanError, ModelError, DataError, EndpointError,
+    ClusterError, StorageError, RunError.
+    """
+    _check(suite_file, suite)
+    clock, console = time.monotonic(), Console()
+    layout = Layout(Path(cluster.storage).resolve())
+    models = [_model(one) for one in asked]
+    folder = layout.evaluation(f"{suite_file.stem}-{_digest(models)}")
+    entries: list[Entry] = []
+    with hold(folder), native_noise_to(folder / "native.log"), ray_session(cluster):
+        for one, model in zip(asked, models, strict=True):
+            bench = Bench(layout, cluster, console, one.spec.chat_template, cluster.score_actors)
+            scored = score_suite(bench, model, str(suite_file), suite)
+            before = entries[-1].name if entries else None
+            entries.append(Entry(one.name, model.weights, model.dtype, before, tuple(scored)))
+    scores = document(entries, {str(suite_file): suite}, folder, layout.root)
+    write_json(folder / NAME, scores)
+    html, _ = write_report(folder, _report(suite_file, scores, suite, time.monotonic() - clock))
+    return html
+
+
+def _model(asked: Asked) -> Model:
+    folder = resolve(asked.spec)
+    weights = digest_model(folder)
+    return Model(asked.name, folder, weights, weights, asked.spec.dtype, trust_remote_code=asked.spec.trust_remote_code)
+
+
+def _digest(models: Sequence[Model]) -> str:
+    return fingerprint({"models": [[model.name, model.weights, model.dtype] for model in models]})[:8]
+
+
+def _check(suite_file: Path, suite: Suite) -> None:
+    """Tell what cannot be asked before anything is loaded. Raises PlanError."""
+    for name, task in suite.tasks.items():
+        where = f"{suite_file}: tasks.{name}"
+        if isinstance(task, ExactMatch):
+            raise PlanError(
+                "asks for prompts that a plan holds out, and there is no plan here",
+                where=where,
+                fix="name the suite under `evaluate` of the plan, and run that",
+            )
+        if isinstance(task, MtBench) and task.judge is None:
+            raise PlanError(
+                "has no judge",
+                where=where,
+                fix=f"give one: --set 'tasks.{name}.judge={{kind: …}}' (docs/evaluation.md)",
+            )
+        if getattr(task, "engine", "trainer") == "vllm":
+            need_vllm(f"{where}.engine")
+
+
+def _report(suite_file: Path, scores: dict[str, Any], suite: Suite, seconds: float) -> dict[str, Any]:
+    return {
+        "plan": suite_file.stem,
+        "title": suite_file.stem,
+        "created": now(),
+        "ratchet": versions()["ratchet"],
+        "commit": code_commit(),
+        "versions": versions(),
+        "resolved": suite.model_dump(mode="json"),
+        "plan_text": suite_file.read_text(),
+        "hardware": hardware(),
+        "seconds": round(seconds, 1),
+        "scores": scores,
+    }
