@@ -29,23 +29,23 @@ OWN = ROOT / "eval/sets/short-feelings.json"
 def test_the_published_sets_are_known_by_their_content(shared: Path, tmp_path: Path) -> None:
     for version, count in (("v1", 60), ("v2", 171)):
         path = shared / f"eq_bench/eq_bench_{version}_questions_{count}.json"
-        found = read_questions(Files(path=str(path)), version, revision=True)  # type: ignore[arg-type]
+        found = read_questions(Files(path=str(path)), version, revision=True)
         assert (found.official, found.label) == (version, f"EQ-Bench {version}, {count} questions")
         content = json.loads(path.read_text())
-        again = read_questions(Files(path=str(written(tmp_path / "copy.json", content))), version, revision=False)  # type: ignore[arg-type]
+        again = read_questions(Files(path=str(written(tmp_path / "copy.json", content))), version, revision=False)
         assert again.digest == found.digest
         rows = [{**each, "prompt": cut_revision(each["prompt"]), "reference_answer": repr(each["reference_answer"])}
                 for each in content.values()]  # fmt: skip
-        cut = read_questions(Files(path=str(written(tmp_path / "rows.json", rows))), version, revision=False)  # type: ignore[arg-type]
+        cut = read_questions(Files(path=str(written(tmp_path / "rows.json", rows))), version, revision=False)
         assert cut.official == version
         content["7"]["reference_answer_fullscale"]["emotion1_score"] = 10
-        changed = read_questions(Files(path=str(written(tmp_path / "x.json", content))), version, revision=False)  # type: ignore[arg-type]
+        changed = read_questions(Files(path=str(written(tmp_path / "x.json", content))), version, revision=False)
         assert (changed.official, changed.label) == (None, f"x.json, {count} questions")
 
 
 def test_only_the_published_questions_by_their_own_rule_give_an_eq_bench_score(shared: Path) -> None:
     def score(path: Path, version: str) -> TaskResult:
-        task = EqBench(kind="eq_bench", questions=Files(path=str(path)), version=version, attempts=1)  # type: ignore[arg-type]
+        task = EqBench(kind="eq_bench", questions=Files(path=str(path)), version=version, attempts=1)
         return run("x", task, Candidate(Scripted(lambda prompt, seed: "?"), None, 4096, "scripted"))
 
     published = shared / "eq_bench/eq_bench_v2_questions_171.json"
@@ -69,7 +69,7 @@ def test_the_questions_that_are_shipped_run_in_every_mode_and_are_not_passed_off
                 text = "\n".join(f"{name}: {score:.0f}" for name, score in right.items())
                 return both(text, text) if revision else text
 
-            task = EqBench(kind="eq_bench", questions=Files(path=str(OWN)), version=version, revision=revision)  # type: ignore[arg-type]
+            task = EqBench(kind="eq_bench", questions=Files(path=str(OWN)), version=version, revision=revision)
             result = run("feelings", task, Candidate(Scripted(say), None, 4096, "scripted"))
             assert result.headline.value == pytest.approx(100)
             assert result.headline.count == len(content) == 10

@@ -74,7 +74,7 @@ def test_another_projects_recorded_run_is_scored_alike_question_by_question(shar
         scores = read_passes(text, revision=False)["first"]
         assert trouble(scores, tuple(references(questions[item])["v1"])) == ""
         for version, key in (("v1", "individual_scores"), ("v2", "individual_scores_fullscale")):
-            score = question_score(version, references(questions[item])[version], scores)  # type: ignore[arg-type]
+            score = question_score(version, references(questions[item])[version], scores)
             assert score == pytest.approx(replies[key][item]["first_pass_score"], abs=1e-9)
             found[version].append(score or 0.0)
     assert (round(total(found["v2"]), 2), len(found["v2"])) == (72.17, 165)
