@@ -23,7 +23,7 @@ def test_a_round_asks_only_what_has_no_scores_a_little_warmer(tmp_path: Path) ->
     assert [{each.sampling.seed for each in call} for call in engine.calls] == [{1}, {2}, {3}]
     assert {each.sampling.max_tokens for call in engine.calls for each in call} == {60}
     assert all(len(each.turns) == 1 and each.turns[0].role == "user" for call in engine.calls for each in call)
-    assert [item.values for item in result.items] == [{"parsed": 1.0, "score": 10.0}] * 3 + [{"parsed": 0.0}]
+    assert [item.values for item in result.items] == [{"parsed": 1.0, "score": 100.0}] * 3 + [{"parsed": 0.0}]
     assert result.problems == {"no scores": 1}
     assert result.headline.value is None
     assert result.headline.note == "3 of 4 parsed, and a score needs 83.33%"
@@ -60,7 +60,7 @@ def test_with_revision_the_better_pass_is_the_score(tmp_path: Path) -> None:
     assert result.headline.note == "the revised pass"
     back = asked(tmp_path, 3, Scripted(lambda prompt, seed: both(RIGHT, wrong)), revision=True)
     assert (back.headline.value, back.headline.note) == (100, "the first pass")
-    assert back.items[0].values == {"parsed": 1.0, "score": 10.0, "first": 10.0, "revised": pytest.approx(5.5138)}
+    assert back.items[0].values == {"parsed": 1.0, "score": 100.0, "first": 100.0, "revised": pytest.approx(55.138)}
 
 
 def test_one_good_pass_is_kept_where_no_attempt_gives_two(tmp_path: Path) -> None:

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ratchet.errors import ModelError
-from ratchet.evaluate.vllm_pool import BatchAnswerer, VllmPool
+from ratchet.evaluate.actors import Actors
+from ratchet.evaluate.local_engine import LocalEngine
+from ratchet.evaluate.pool import Pool
+from ratchet.evaluate.unit_journal import UnitJournal
+from ratchet.evaluate.vllm_engine import RevivingVllm
 from ratchet.pairs.pair import Turn
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
-from ratchet.serving.journal import Journal
-from ratchet.serving.requests import ChatRequest, CompletionRequest, Sampling, ScoreRequest
+from ratchet.serving.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    Request,
+    Sampling,
+    ScoreRequest,
+)
 from ratchet.serving.vllm import Served, VllmEngine
 from vllm_bench import needs_vllm
 from wide_heads import widen_heads
 
 pytestmark = needs_vllm
+
+
+def answers(served: Served, journal: Path, requests: list[Request], budget: int) -> list[Answer]:
+    actors = Actors(functools.partial(RevivingVllm, served), count=1)
+    try:
+        with UnitJournal(journal) as kept:
+            return Pool(actors.compute, "w", load_tokenizer(served.folder, None), kept, budget).answer(requests)
+    finally:
+        actors.close()
 
 
 def test_a_pool_answers_each_request_once(stories: Path, tmp_path: Path) -> None:
@@ -28,21 +50,39 @@ def test_a_pool_answers_each_request_once(stories: Path, tmp_path: Path) -> None
     requests = [CompletionRequest(text, Sampling(max_tokens=12)) for text in texts]
     drawn = [CompletionRequest(texts[0], Sampling(max_tokens=12, temperature=1.0, seed=seed)) for seed in (1, 2)]
     stopped = CompletionRequest(texts[0], Sampling(max_tokens=60, stop=(".",)))
+    path = tmp_path / "journal.jsonl"
     with ray_session(Cluster()):
-        with Journal(tmp_path / "journal.jsonl") as journal:
-            pool = VllmPool(served, "w", journal, actors=1, gpus=0, batch=2)
-            first = pool.answer([*requests, *drawn, stopped, requests[0]])
-        before = (tmp_path / "journal.jsonl").read_bytes()
-        assert before.count(b"\n") == 6  # equal requests are one
-        with Journal(tmp_path / "journal.jsonl") as journal:
-            again = VllmPool(served, "w", journal, actors=1, gpus=0, batch=2)
-            assert again.answer([stopped, *requests]) == [first[5], *first[:3]]
-        assert (tmp_path / "journal.jsonl").read_bytes() == before
-        with Journal(tmp_path / "other.jsonl") as journal:  # in other company
-            assert VllmPool(served, "w", journal, actors=1, gpus=0, batch=9).answer(drawn[::-1]) == first[4:2:-1]
+        first = answers(served, path, [*requests, *drawn, stopped, requests[0]], 40)
+        before = path.read_bytes()
+        assert before.count(b"\n") > 2  # so many units
+        again = answers(served, path, [stopped, *drawn, *requests], 40)
+        assert again == [first[5], *first[3:5], *first[:3]]
+        assert path.read_bytes() == before
+        others = answers(served, tmp_path / "other.jsonl", drawn[::-1], 4000)  # in other company
+    assert others == first[4:2:-1]
     assert first[6] == first[0] and first[3] != first[4]
     assert all(answer.completion_tokens == 12 for answer in first[:5])
     assert first[5].finish_reason == "stop" and "." not in first[5].text
+
+
+def test_vllm_finds_continuations_as_likely_as_the_trainer_does(stories: Path, tmp_path: Path) -> None:
+    folder = widen_heads(stories, tmp_path / "model", 32)
+    tokenizer = load_tokenizer(folder, None)
+    texts = ["Once upon a time", "The dog ran to", "Lily"]
+    ids = [tuple(tokenizer(text)["input_ids"]) for text in texts]
+    asked = [ContinuationRequest(one, (ids[n - 1][1:], (9,), ids[n - 2])) for n, one in enumerate(ids)]
+    local = LocalEngine(folder, "float32", "cpu")
+    greedy = ContinuationRequest(
+        ids[0], (tuple(tokenizer(local.answer([CompletionRequest(ids[0], Sampling(max_tokens=4))])[0].text,
+                                 add_special_tokens=False)["input_ids"])[-3:],)
+    )  # fmt: skip
+    engine = VllmEngine(Served(folder, "float32", 128, gpu=False, tokenizer=True))
+    mixed: list[Request] = [*asked, CompletionRequest(texts[0], Sampling(max_tokens=3)), greedy]
+    found, wanted = engine.answer(mixed), local.answer(mixed)
+    engine.close()
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.text == theirs.text and mine.greedy == theirs.greedy
+        assert mine.logprobs is None or mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-3)
 
 
 @pytest.mark.filterwarnings("default")  # vLLM's own, in a thread of its own, would become a failed request
@@ -70,8 +110,8 @@ def test_an_answering_engine_chats_chooses_and_is_started_again(
         return right(self, prompts, *arguments, **named)
 
     monkeypatch.setattr(LLM, "generate", dies_once)
-    answerer = BatchAnswerer(served, tmp_path / "notes", "run", None)
-    chat, verdict, plain = answerer._twice(requests)
+    answerer = RevivingVllm(served)
+    chat, verdict, plain = answerer.answer(requests)
     assert sizes[1] == sizes[0] // 2
     assert verdict.text in {"[[A]]", "[[B]]"}
     assert chat.text and chat.completion_tokens == 8

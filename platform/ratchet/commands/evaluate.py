@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="folder, or hub name with @revision; NAME=MODEL gives it a name. The first is what others are held against",
+        help="folder, or hub name with @revision; NAME=MODEL names it. All are held against the first",
     )
     parser.add_argument("suite", type=Path, metavar="SUITE", help="suite file, such as eval/quick.yaml")
     parser.add_argument(
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     from ratchet.pipeline.evaluate import Asked, evaluate_models
 
-    asked = []
+    asked: list[Asked] = []
     for words in arguments.models:
         name, spec = read_model(words, dtype, arguments.chat_template, trust=arguments.trust_remote_code)
         if name in [one.name for one in asked]:

@@ -142,11 +142,11 @@ def _item(task: EqBench, question: Question, reply: Reply, scores: dict[str, flo
     values = {"parsed": float(chosen in scores)}
     problem = ""
     if chosen in scores:
-        values["score"] = scores[chosen]
+        values["score"] = 10 * scores[chosen]  # in the points of the total, whose mean it then is
     else:
         problem = rules.trouble(reply.passes[chosen], _emotions(question))
     if task.revision:
-        values |= scores
+        values |= {key: 10 * score for key, score in scores.items()}
     reference = ", ".join(f"{name}: {score:g}" for name, score in question.references[task.version].items())
     asked = prompt_of(question, task)
     return Item(question.item, question.item, values, "", asked, reply.text, reference, problem)

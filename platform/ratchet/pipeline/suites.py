@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from ratchet.errors import PlanError
 from ratchet.evaluate import eq_bench, exact, harness, mt_bench, perplexity, text_overlap
 from ratchet.evaluate.exact import Question
+from ratchet.evaluate.judge import FAILED
 from ratchet.evaluate.kept import read_result, write_result
 from ratchet.evaluate.results import TaskResult
 from ratchet.pipeline.candidates import Bench, Candidates
@@ -78,7 +80,7 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
                 found[task] = Scored(model.name, name, task, read_result(folder), folder, record.seconds, reused=True)
         left = {task: settings for task, settings in suite.tasks.items() if task not in found}
         for task, result, seconds in _ask(candidates, suite, left, heldout):
-            folder = _keep(bench, identities[task], result, seconds)
+            folder = _keep(bench, identities[task], result, seconds, whole=_is_whole(result))
             found[task] = Scored(model.name, name, task, result, folder, seconds, reused=False)
             headline = result.headline
             facts = {headline.name: "no score" if headline.value is None else headline.value, "of": headline.count}
@@ -187,10 +189,18 @@ def _digest(path: str) -> str:
     return digest_tree(Path(path)) if Path(path).exists() else ""
 
 
-def _keep(bench: Bench, identity: dict[str, Any], result: TaskResult, seconds: float) -> Path:
-    """Keep a result under its identity, unless asking again may give more. Returns its folder."""
+def _is_whole(result: TaskResult) -> bool:
+    """Whether asking again could not give more: no request to a judge failed."""
+    return not any(problem.startswith(FAILED) for problem in result.problems)
+
+
+def _keep(bench: Bench, identity: dict[str, Any], result: TaskResult, seconds: float, *, whole: bool) -> Path:
+    """Write a result, and return its folder.
+
+    One that is not whole stands under a name of its own, where the next run does not look for it.
+    """
     fp = fingerprint(identity)
-    folder = bench.layout.result(fp)
+    folder = bench.layout.result(fp if whole else f"{fp}-{uuid.uuid4().hex[:8]}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = now()
     with folder_aside(folder) as aside:
