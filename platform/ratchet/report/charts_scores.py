@@ -8,7 +8,7 @@ from typing import Any
 
 from ratchet.report.charts import Chart
 from ratchet.report.data import Report
-from ratchet.report.plots import RULE, axis_names, draw, legend, short, stage_colour
+from ratchet.report.plots import MUTED, RULE, axis_names, draw, legend, short, stage_colour
 from ratchet.report.scores_data import Average, Result, Score, Scores
 from ratchet.report.tables import colour_key, coloured
 from ratchet.report.tables_scores import direction, identity, unit_name
@@ -112,8 +112,9 @@ def look(report: Report, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     for name in names:
         key = colour_key(report, name)
         colour = stage_colour(colours.index(key) if key in colours else None)
-        found[name] = (colour, _MARKERS[taken.get(colour, 0) % len(_MARKERS)])
-        taken[colour] = taken.get(colour, 0) + 1
+        seen = stage_colour(0) if colour == MUTED else colour  # both are greys
+        found[name] = (colour, _MARKERS[taken.get(seen, 0) % len(_MARKERS)])
+        taken[seen] = taken.get(seen, 0) + 1
     return found
 
 

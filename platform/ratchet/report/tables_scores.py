@@ -14,7 +14,7 @@ GROUPS_IN_SIGHT = 12
 """A task with more parts than this (MMLU has 57) shows them on a click."""
 
 NO_SCORE = "no score"
-VERDICTS = {"better": "▲\u00a0better", "worse": "▼\u00a0worse", "not shown": "·\u00a0not\u00a0shown"}
+VERDICTS = {"better": "▲ better", "worse": "▼ worse", "not shown": "· not shown"}
 
 
 def headlines(report: Report, scores: Scores) -> list[Table]:
@@ -144,13 +144,13 @@ def differences(report: Report, scores: Scores) -> Table | None:
     sides = [
         Column("difference", f"against {base}"),
         Column("p", "Holm"),
-        Column("verdict", f"against {base}", text=True),
+        Column("verdict", f"against {base}"),
     ]
-    then = [Column("difference", "against it"), Column("p", "Holm"), Column("verdict", "against it", text=True)]
+    then = [Column("difference", "against it"), Column("p", "Holm"), Column("verdict", "against it")]
     columns = [Column("model", text=True), Column("task", text=True), *sides, Column("the one before", text=True)]
     note = (
         "± is one standard error of the difference; below it stands its 95 % interval. Differences are of the items' "
-        "own values, those of shares in percentage points. A model made from the base is held against it once."
+        "own values, those of shares in percentage points. A model made from the base is held against it once, which both sides show."
     )
     return table([*columns, *then, Column("items")], rows, note)
 
@@ -160,7 +160,8 @@ def _difference(report: Report, scores: Scores, sides: Mapping[str, Comparison])
     base = sides.get("base")
     made_from = next((model.before for model in scores.models if model.name == one.model), None)
     before = sides.get("before") or (base if base and base.against == made_from else None)
-    unit, says, records = _about(scores, one)
+    unit, says, _ = _about(scores, one)
+    records = [path for side in sides.values() for path in _about(scores, side)[2]]
     clusters = f"{fig.count(one.clusters)}\u00a0clusters" if one.clusters != one.items else ""
     cells: list[Cell | str] = [
         model_cell(report, one.model),
