@@ -7,7 +7,8 @@ from typing import Any
 
 from ratchet.report import figures as fig
 from ratchet.report.data import Report
-from ratchet.report.scores_data import Answer, Question
+from ratchet.report.scores_data import Answer, Question, Scores
+from ratchet.report.tables_scores import identity, told
 
 CUT, START = 160, 600
 """Characters of an answer in Markdown, and of a long one on the page before it is opened."""
@@ -62,9 +63,14 @@ def side_by_side(report: Report) -> SideBySide | None:
     left, right = models[0], models[-1]
     tasks: dict[str, list[Asked]] = {}
     for number, one in enumerate(scores.answers):
-        tasks.setdefault(scores.label(one.suite, one.task), []).append(_asked(number, one, left, right))
+        tasks.setdefault(_title(scores, one), []).append(_asked(number, one, left, right))
     data = {"start": START, "said": [_all_said(one, models) for one in scores.answers]}
     return SideBySide(tuple(models), left, right, tuple((name, tuple(of)) for name, of in tasks.items()), data)
+
+
+def _title(scores: Scores, one: Question) -> str:
+    says = dict.fromkeys(identity(found.settings) for found in scores.of(one.suite, one.task).values())
+    return told(scores.label(one.suite, one.task), *says)
 
 
 def _asked(number: int, one: Question, *models: str) -> Asked:
@@ -87,7 +93,8 @@ def _all_said(one: Question, models: list[str]) -> list[list[str]]:
 
 def values_text(answer: Answer) -> str:
     """Return an answer's values and its trouble in one line."""
-    values = [f"{name} {fig.number(value)}" for name, value in answer.values.items() if value is not None]
+    known = {name: value for name, value in answer.values.items() if value is not None}
+    values = [f"{name} {fig.number(value, 0 if value == round(value) else 2)}" for name, value in known.items()]
     return ", ".join([*values, *([answer.problem] if answer.problem else [])])
 
 

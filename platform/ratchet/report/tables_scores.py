@@ -150,7 +150,8 @@ def differences(report: Report, scores: Scores) -> Table | None:
     columns = [Column("model", text=True), Column("task", text=True), *sides, Column("the one before", text=True)]
     note = (
         "± is one standard error of the difference; below it stands its 95 % interval. Differences are of the items' "
-        "own values, those of shares in percentage points. A model made from the base is held against it once, which both sides show."
+        "own values, those of shares in percentage points. A model made from the base is held against it once: both "
+        "sides show that."
     )
     return table([*columns, *then, Column("items")], rows, note)
 
