@@ -236,9 +236,8 @@ def _parts(report: Report, results: Mapping[str, Result], label: str) -> Table |
     rows = [_score_row(list(results), results, (name, part), [part, name if several else ""]) for name, part in places]
     says = identity(next(iter(results.values())).settings)
     columns = [Column("part", text=True), Column("score", text=True), *_models(report, list(results))]
-    title = told(
-        f"{label}, {len({part for _, part in places})} parts", "" if several or not places else places[0][0], says
-    )
+    what = "" if several or not places else places[0][0]
+    title = told(label, what, says, f"{len({part for _, part in places})} parts")
     return table(columns, rows, title=title, folded=len(places) > GROUPS_IN_SIGHT)
 
 
