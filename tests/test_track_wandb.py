@@ -19,7 +19,7 @@ import pytest
 
 from ratchet.track.jsonl import read_metrics
 from ratchet.track.tracker import open_tracker
-from ratchet.track.wandb import flatten
+from ratchet.track.wandb import WandbRun, WandbTracker, flatten
 from track_example import METRICS, settings_of, wandb_run
 
 
@@ -42,6 +42,22 @@ def test_offline_wandb_holds_what_metrics_jsonl_holds(tmp_path: Path, capfd: pyt
     assert list(run.tags) == ["a", "b"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["stages.align.beta"] == 0.3
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tables_reach_offline_wandb_as_they_were_given(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = WandbTracker(WandbRun(**settings_of(folder=str(tmp_path / "wandb"))["wandb"]))
+    tracker.log(1, METRICS)
+    rows = [["arc", 0.25, None], ["</script>, שלום", None, 3]]
+    tracker.table("eval/scores", ("task", "value", "items"), rows)
+    tracker.summary({"eval/talk/arc": 0.25})
+    tracker.close()
+    (path,) = tmp_path.glob("wandb/offline-run-*/files/media/table/eval/scores_*.table.json")
+    kept = json.loads(path.read_text())
+    assert (kept["columns"], kept["data"]) == (["task", "value", "items"], rows)
+    _, history, _ = wandb_run(tmp_path)
+    assert any(line.get("eval/scores/nrows") == 2 for line in history.values())
+    assert history[1]["loss"] == METRICS["loss"]
     assert capfd.readouterr() == ("", "")
 
 

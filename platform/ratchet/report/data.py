@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ratchet.pairs.overlap import Overlap
+from ratchet.report.scores_data import Scores
 
 LOW_EDIT_DISTANCE = 0.15
 """Median normalised edit distance below which plain DPO is known to lower the chosen answer too
@@ -201,7 +202,11 @@ class Gamma:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All of report.json. `seconds` is the whole run; `resolved` and `plan_text` are the plan."""
+    """All of report.json. `seconds` is the whole run; `resolved` and `plan_text` are the plan.
+
+    `scores` is what models scored on suites: the whole of scores.json. A report of an evaluation
+    alone has nothing else: no steps, no sources.
+    """
 
     plan: str
     created: str
@@ -219,6 +224,7 @@ class Report:
     steps: tuple[Step, ...] = ()
     evaluation: tuple[Evaluation, ...] = ()
     gamma: tuple[Gamma, ...] = ()
+    scores: Scores | None = None
     warnings: tuple[str, ...] = ()
 
     @property

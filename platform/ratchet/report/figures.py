@@ -26,8 +26,34 @@ def with_error(value: float | None, error: float | None, decimals: int = 2) -> s
         return NONE
     if not error or not math.isfinite(error):
         return number(value, decimals)
-    decimals = min(6, max(0, 1 - math.floor(math.log10(error))))
+    decimals = decimals_of(error)
     return f"{number(value, decimals)} ± {number(error, decimals)}"
+
+
+def decimals_of(error: float) -> int:
+    """Return how many decimals show two digits of an error."""
+    return min(6, max(0, 1 - math.floor(math.log10(error))))
+
+
+def difference(value: float | None, error: float | None, decimals: int = 2) -> str:
+    """Return a difference as `with_error` does, with its sign."""
+    text = with_error(value, error, decimals)
+    return f"+{text}" if value is not None and value > 0 and text != NONE else text
+
+
+def interval(low: float | None, high: float | None, error: float | None) -> str:
+    """Return `low to high`, signed, to the digit that the error is known to; nothing where an end is missing."""
+    if low is None or high is None:
+        return ""
+    decimals = decimals_of(error) if error else 2
+    return f"{difference(low, None, decimals)} to {difference(high, None, decimals)}"
+
+
+def probability(p: float | None) -> str:
+    """Return a p value to three decimals, or that it is below what they show."""
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def percent(share: float | None, error: float | None = None, decimals: int = 1) -> str:

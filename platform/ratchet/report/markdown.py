@@ -44,13 +44,14 @@ def render(table: Table, records: Records) -> str:
     for row in table.rows:
         notes = " ".join(f"r{records.number(path)}" for path in row.records)
         lines.append([*map(_cell, row.cells), notes])
+    title = f"### {escape(table.title)}" if table.title else ""
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\n{escape(table.note)}" if table.note else text
+    return "\n\n".join(part for part in (title, text, escape(table.note)) if part)
 
 
 def _cell(cell: Cell) -> str:
     mark = f" ({escape(cell.mark)})" if cell.mark and cell.mark != cell.text else ""
-    return escape(cell.text) + mark
+    return escape(cell.text) + mark + (f" ({escape(cell.aside)})" if cell.aside else "")
 
 
 def escape(text: str) -> str:

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from ratchet.report import charts, charts_data, tables, tables_data, tables_engine
-from ratchet.report.charts import Chart
+from ratchet.report import answers, charts, charts_data, tables, tables_data, tables_engine
 from ratchet.report.data import Report
 from ratchet.report.graph import graph
+from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.read import NAME, load, read
-from ratchet.report.tables import Row, Table
+from ratchet.report.sections_scores import score_drawings, score_sections
+from ratchet.report.tables import Row
 from ratchet.store.files import write_json, write_text
 from ratchet.track.progress import duration
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A part of the report: text, and tables; `cautions` are set apart above them."""
-
-    key: str
-    title: str
-    text: str = ""
-    tables: tuple[Table, ...] = ()
-    cautions: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawings:
-    """A section's charts, which only the page has: `wide` ones over `small` ones, and how to read them."""
-
-    wide: tuple[Chart, ...]
-    small: tuple[Chart, ...]
-    key: str = ""
-
-    @classmethod
-    def of(cls, wide: Sequence[Chart | None], small: Sequence[Chart], key: str = "") -> Drawings:
-        return cls(tuple(one for one in wide if one is not None), tuple(small), key)
 
 
 class Records:
@@ -84,11 +60,13 @@ def _write(run_folder: Path, report: Report) -> tuple[Path, Path]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a document as JSON types, with null for numbers that are not finite."""
+    """Return a document as JSON types, with null for numbers that are not finite, and no half characters."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, str):  # a model's answer may hold half a surrogate pair, which no file can
+        return value.encode("utf-8", "replace").decode("utf-8")
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -103,7 +81,6 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
     )
     drawn = drawings(report)
-    stages = {name: index % 8 for index, name in enumerate(report.stages)}
     return environment.get_template("template.html.jinja").render(
         report=report,
         sentence=sentence(report),
@@ -113,8 +90,10 @@ def page(report: Report) -> str:
         graph=graph(report),
         resolved=json.dumps(report.resolved, indent=2, ensure_ascii=False),
         facts=facts(report),
+        made_with="Plan and versions" if report.plan_text or report.resolved else "Versions",
         records=records,
-        stages=stages,
+        stages={name: index % 8 for index, name in enumerate(tables.coloured(report))},
+        answers=answers.side_by_side(report),
         svg=Markup,  # charts are made of our own SVG, in which matplotlib has escaped every text
         notes=row_notes(records),
     )
@@ -131,6 +110,10 @@ def row_notes(records: Records) -> Any:
 
 def sentence(report: Report) -> str:
     """Say in one sentence what ran."""
+    if report.scores and not report.steps:
+        models, suites = len(report.scores.names), len(report.scores.suites)
+        tasks = _many(len(report.scores.tasks), "task")
+        return f"{_many(models, 'model')} on {_many(suites, 'suite')}: {tasks}, {duration(report.seconds)}."
     trained = sum(step.pairs or 0 for step in report.steps)
     parts = [
         _many(len(report.steps), "step"),
@@ -161,16 +144,17 @@ def facts(report: Report) -> list[tuple[str, str]]:
 def sections(report: Report) -> list[Section]:
     """Return the report's sections in order, with their tables; some have only drawings, or nothing."""
     return [
-        _section(
+        *score_sections(report),
+        section(
             "chosen",
             "Does the chosen answer hold?",
             "DPO needs only the margin between the answers to grow, so it may lower the chosen answer as long as it "
             "lowers the rejected one more. DPO-Positive penalises just that.",
             tables.chosen(report),
         ),
-        _section("loss", "Loss"),
-        _section("margins", "Reward margins and accuracies"),
-        _section(
+        section("loss", "Loss"),
+        section("margins", "Reward margins and accuracies"),
+        section(
             "heldout",
             "Held-out pairs and answers",
             "Every model on pairs and questions that no stage trained on.",
@@ -178,21 +162,21 @@ def sections(report: Report) -> list[Section]:
             tables_data.exact_match(report),
             tables_data.examples(report),
         ),
-        _section(
+        section(
             "gamma",
             "γ, stage by stage",
             "γ = log π(chosen) − log π(rejected) under a model, on the same pairs for all. A rise on held-out pairs is "
             "alignment. On training pairs that a model has seen it is memory.",
             tables_data.gamma(report),
         ),
-        _section("difficulty", "Difficulty of the sources", "", tables_data.difficulty(report)),
-        _section(
+        section("difficulty", "Difficulty of the sources", "", tables_data.difficulty(report)),
+        section(
             "distance",
             "How far apart chosen and rejected are",
             "Token edit distance between the two answers, divided by the longer one's length.",
             cautions=tables_data.low_distance_warnings(report),
         ),
-        _section(
+        section(
             "sources",
             "Sources and skipped rows",
             "",
@@ -200,30 +184,27 @@ def sections(report: Report) -> list[Section]:
             tables_data.skipped(report),
             tables_data.tokens(report),
         ),
-        _section(
+        section(
             "overlap",
             "Overlap between sources",
             "Pairs and prompts that stand in more than one source.",
             tables_data.overlap(report),
         ),
-        _section("steps", "Steps", "", tables.steps(report), tables_data.merges(report)),
-        _section(
+        section("steps", "Steps", "", tables.steps(report), tables_data.merges(report)),
+        section(
             "engines",
             "Who scored the reference",
             "Scores of another engine are used only where they agree with the trainer's own.",
             tables_engine.engines(report),
         ),
-        _section("throughput", "Time and throughput", "", tables.throughput(report)),
+        section("throughput", "Time and throughput", "", tables.throughput(report)),
     ]
-
-
-def _section(key: str, title: str, text: str = "", *parts: Table | None, cautions: Sequence[str] = ()) -> Section:
-    return Section(key, title, text, tuple(one for one in parts if one is not None), tuple(cautions))
 
 
 def drawings(report: Report) -> dict[str, Drawings]:
     """Return each section's charts, by its key; a section without any is not there."""
     drawn = {
+        **score_drawings(report),
         "chosen": Drawings.of([charts.chosen_overlay(report)], charts.chosen_and_rejected(report)),
         "loss": Drawings.of([], charts.losses(report), "Dots: on held-out pairs, at checkpoints."),
         "margins": Drawings.of([], charts.margins(report)),

@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 INK, MUTED, RULE, PAGE, WARN, FALL = "#010101", "#010102", "#010103", "#010104", "#010105", "#010106"
 STAGES = 8
@@ -160,6 +161,16 @@ def labels_at_end(axes: Any, items: Sequence[tuple[float, str, str]], size: floa
         placed[index][0] = min(placed[index][0], limit) if over > 0 else placed[index][0]
     for y, text, colour in placed:
         axes.text(1.015, y, text, color=colour, transform=axes.transAxes, va="center", fontsize=size)
+
+
+def legend(axes: Any, entries: Sequence[tuple[str, str, str]], columns: int, wide: int, left: int) -> None:
+    """Name (text, colour, marker) above the axes in rows of `columns`, each `wide`, from `left` of the axes on."""
+    rows = -(-len(entries) // columns)
+    for number, (text, colour, marker) in enumerate(entries):
+        x, y = left + wide * (number % columns), 10 + 18 * (rows - 1 - number // columns)
+        place = axes.transAxes + ScaledTranslation(x / 72, y / 72, axes.figure.dpi_scale_trans)
+        axes.plot(0, 1, color=colour, marker=marker, markersize=6.5, transform=place, clip_on=False, linestyle="")
+        axes.text(0, 1, text, transform=place + ScaledTranslation(9 / 72, 0, axes.figure.dpi_scale_trans), va="center")
 
 
 def axis_names(axes: Any, x: str, y: str, up: int = 9) -> None:

@@ -1,8 +1,8 @@
-"""Read `report.json` into the dataclasses of `report/data.py`.
+"""Read `report.json` and `scores.json` into the dataclasses of `report/data.py` and `report/scores_data.py`.
 
 The pipeline writes plain values; reading proves their shape, so that tables and charts need not. A
 key that is absent without a default or of another type is a DataError with its dotted path; keys
-that the dataclasses do not name may stand in report.json and are not shown.
+that the dataclasses do not name may stand in the documents and are not shown.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from ratchet.errors import DataError
 from ratchet.report.data import Report
+from ratchet.report.scores_data import Scores
 
 NAME = "report.json"
 
@@ -45,6 +46,15 @@ def read(data: Mapping[str, Any], *, where: str = NAME) -> Report:
     except _MisfitError as misfit:
         raise DataError(f"{misfit}", where=where, fix="report.data says what each key holds") from None
     return report
+
+
+def read_scores(data: Mapping[str, Any], *, where: str = "scores.json") -> Scores:
+    """Return plain values as Scores. Raises DataError naming the dotted key that is wrong."""
+    try:
+        scores: Scores = _build(Scores, data, "")
+    except _MisfitError as misfit:
+        raise DataError(f"{misfit}", where=where, fix="docs/scores.md says what each key holds") from None
+    return scores
 
 
 class _MisfitError(Exception):
@@ -82,6 +92,8 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
         if isinstance(value, list | tuple):
             return tuple(_convert(arguments[0], item, f"{at}[{index}]") for index, item in enumerate(value))
         fits, wanted = False, "a list"
+    elif origin is Mapping and isinstance(value, Mapping):
+        return {key: _convert(arguments[1], item, _join(at, str(key))) for key, item in value.items()}
     elif hint is float:
         fits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
         fits = fits and math.isfinite(value)

@@ -18,20 +18,25 @@ from ratchet.track.progress import duration
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column: its unit stands in the head, and text columns are set to the left."""
+    """A column: its unit stands in the head, text columns are set to the left; `stage` as in a cell."""
 
     name: str
     unit: str = ""
     text: bool = False
+    stage: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a cell shows. `stage` gives it its colour mark, `mark` a word of caution beside it."""
+    """What a cell shows.
+
+    `stage` gives it its colour mark, `mark` a word of caution beside it; `aside` stands small below it.
+    """
 
     text: str
     stage: str = ""
     mark: str = ""
+    aside: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +50,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table with a note below it."""
+    """A table with a title above and a note below it; the page shows a `folded` one on a click."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     note: str = ""
+    title: str = ""
+    folded: bool = False
 
 
 def row(cells: Iterable[Cell | str], *records: str, muted: bool = False) -> Row:
@@ -58,19 +65,33 @@ def row(cells: Iterable[Cell | str], *records: str, muted: bool = False) -> Row:
     return Row(made, tuple(dict.fromkeys(record for record in records if record)), muted)
 
 
-def table(columns: Sequence[Column], rows: Iterable[Row], note: str = "") -> Table | None:
+def table(
+    columns: Sequence[Column], rows: Iterable[Row], note: str = "", title: str = "", *, folded: bool = False
+) -> Table | None:
     """Make a table, or None without rows; columns that hold dashes alone are left out."""
     rows = tuple(rows)
     kept = [i for i, column in enumerate(columns) if any(one.cells[i].text not in {fig.NONE, ""} for one in rows)]
     if not rows or not kept:
         return None
     cut = tuple(dataclasses.replace(one, cells=tuple(one.cells[i] for i in kept)) for one in rows)
-    return Table(tuple(columns[i] for i in kept), cut, note)
+    return Table(tuple(columns[i] for i in kept), cut, note, title, folded)
 
 
 def model_cell(report: Report, name: str) -> Cell:
-    """A model's name with its stage's colour mark."""
-    return Cell(name, stage=next((step.stage for step in report.steps if step.name == name), ""))
+    """A model's name with its colour mark."""
+    return Cell(name, stage=colour_key(report, name))
+
+
+def coloured(report: Report) -> list[str]:
+    """What has a colour of its own: the stages of a run; without any, the models that were evaluated."""
+    return report.stages or (report.scores.names if report.scores else [])
+
+
+def colour_key(report: Report, model: str) -> str:
+    """Return the name in `coloured` that gives a model its colour; empty for one that has none."""
+    if not report.steps or model in report.stages:
+        return model
+    return next((step.stage for step in report.steps if step.name == model), "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,13 @@ class _Item:
     values: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    name: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
 class WandbTracker:
     """Sends metrics to wandb from a thread of its own.
 
@@ -72,7 +79,7 @@ class WandbTracker:
 
     def __init__(self, run: WandbRun) -> None:
         self._run = run
-        self._queue: queue.Queue[_Item | None] = queue.Queue(_QUEUE)
+        self._queue: queue.Queue[_Item | _Table | None] = queue.Queue(_QUEUE)
         self._over = threading.Event()
         self._dropped = 0
         self._thread = threading.Thread(target=self._work, name="ratchet-wandb", daemon=True)
@@ -83,6 +90,10 @@ class WandbTracker:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         self._put(_Item(None, dict(values)))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Send a table, after the last step: each row has a value for each column, a column values of one type."""
+        self._put(_Table(name, list(columns), [list(row) for row in rows]))
 
     def close(self) -> None:
         deadline = time.monotonic() + _FINISH_SECONDS + 5.0
@@ -97,7 +108,7 @@ class WandbTracker:
             self._over.set()
             _log.warning("wandb had not finished after %.0f s and was left; metrics.jsonl is complete", _FINISH_SECONDS)
 
-    def _put(self, item: _Item) -> None:
+    def _put(self, item: _Item | _Table) -> None:
         if self._over.is_set():
             return
         try:
@@ -151,7 +162,9 @@ class WandbTracker:
             ),
         )
         while (item := self._queue.get()) is not None:
-            if item.step is None:
+            if isinstance(item, _Table):
+                run.log({item.name: wandb.Table(columns=item.columns, data=item.rows)})
+            elif item.step is None:
                 run.summary.update(item.values)
             else:
                 run.log(item.values, step=item.step)

@@ -1,0 +1,184 @@
+"""The report's charts of suites: dots with intervals, because a difference is worth what its error leaves of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ratchet.report.charts import Chart
+from ratchet.report.data import Report
+from ratchet.report.plots import MUTED, RULE, axis_names, draw, legend, short, stage_colour
+from ratchet.report.scores_data import Average, Result, Score, Scores
+from ratchet.report.tables import colour_key, coloured
+from ratchet.report.tables_scores import direction, identity, unit_name
+
+_MARKERS = "osD^vP*X"
+_SHARES = {"share", "percent"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """A model's place on a line of a chart, in the chart's unit; `reach` is half its 95 % interval."""
+
+    model: str
+    value: float
+    reach: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """What a chart shows: lines of dots, each with its label; `name` is the chart's own on the page."""
+
+    name: str
+    caption: str
+    unit: str
+    lines: list[tuple[str, list[Dot]]]
+    records: tuple[str, ...]
+
+
+def tasks(report: Report, scores: Scores) -> Chart | None:
+    """All tasks and averages that are shares, on one axis in per cent."""
+    lines = []
+    for suite in scores.suites:
+        for task in (task for of, task in scores.tasks if of == suite):
+            heads = {name: one.headline for name, one in scores.of(suite, task).items()}
+            lines.append((scores.label(suite, task), _dots(heads, _SHARES)))
+        for average in dict.fromkeys(one.name for one in scores.averages if one.suite == suite):
+            means = {name: scores.average(name, suite, average) for name in scores.names}
+            lines.append((scores.label(suite, average), _dots(means, _SHARES)))
+    records = tuple(dict.fromkeys(one.record for one in scores.results))
+    says = dict.fromkeys(
+        identity(one.settings) for one in scores.results if one.headline and one.headline.unit in _SHARES
+    )
+    caption = ", ".join(filter(None, ("Tasks and averages, by model", *says)))
+    return _grouped(report, Picture("scores", caption, "%", lines, records))
+
+
+def others(report: Report, scores: Scores) -> list[Chart]:
+    """Each task that is no share, on an axis of its own: points, nats, perplexity."""
+    made = []
+    for number, (suite, task) in enumerate(scores.tasks):
+        results = scores.of(suite, task)
+        heads = {name: one.headline for name, one in results.items()}
+        known = [one for one in heads.values() if one and one.unit not in _SHARES]
+        if known:
+            lines = [(name, _dots({name: head}, {known[0].unit})) for name, head in heads.items()]
+            says = _caption(scores.label(suite, task), results, direction(known[0]))
+            made.append(_small(report, Picture(f"score-{number}", says, known[0].unit, lines, _records(results))))
+    return [one for one in made if one is not None]
+
+
+def mt_bench(report: Report, scores: Scores) -> list[Chart]:
+    """MT-Bench by category, one chart a task."""
+    made = []
+    for number, (suite, task) in enumerate(scores.tasks):
+        results = scores.of(suite, task)
+        head = next((one.headline for one in results.values() if one.kind == "mt_bench" and one.headline), None)
+        if head is None:
+            continue
+        parts = [one for found in results.values() for one in found.scores if one.metric == head.metric and one.group]
+        lines = [("all questions", _dots({name: one.headline for name, one in results.items()}, {head.unit}))]
+        for part in {(one.name, one.group): one for one in parts}.values():
+            mine = {name: one.score(part.name, part.group) for name, one in results.items()}
+            lines.append((part.group, _dots(mine, {head.unit})))
+        says = _caption(f"{scores.label(suite, task)} by category", results)
+        made.append(_grouped(report, Picture(f"parts-{number}", says, head.unit, lines, _records(results))))
+    return [one for one in made if one is not None]
+
+
+def _dots(scores: Mapping[str, Score | Average | None], units: set[str]) -> list[Dot]:
+    """Return the dots of the scores that there are in one of `units`; shares become per cent."""
+    made = []
+    for name, one in scores.items():
+        if one is not None and one.value is not None and one.unit in units:
+            factor = 100.0 if one.unit == "share" else 1.0
+            made.append(Dot(name, factor * one.value, 1.96 * factor * (one.standard_error or 0.0)))
+    return made
+
+
+def _caption(label: str, results: Mapping[str, Result], *more: str) -> str:
+    says = [identity(one.settings) for one in results.values()]
+    return ", ".join(dict.fromkeys(filter(None, (label, *says, *more))))
+
+
+def _records(results: Mapping[str, Result]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.record for one in results.values() if one.record))
+
+
+def look(report: Report, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return each model's colour and marker: models of one stage share the colour, and markers tell them apart."""
+    colours, found, taken = coloured(report), {}, dict[str, int]()
+    for name in names:
+        key = colour_key(report, name)
+        colour = stage_colour(colours.index(key) if key in colours else None)
+        seen = stage_colour(0) if colour == MUTED else colour  # both are greys
+        found[name] = (colour, _MARKERS[taken.get(seen, 0) % len(_MARKERS)])
+        taken[seen] = taken.get(seen, 0) + 1
+    return found
+
+
+def _grouped(report: Report, picture: Picture) -> Chart | None:
+    """Draw a line for each task or category under a legend of the models: once wide, once for a phone."""
+    lines = [(label, dots) for label, dots in picture.lines if dots]
+    if not lines or report.scores is None:
+        return None
+    present = {dot.model for _, dots in lines for dot in dots}
+    models = [one for one in report.scores.names if one in present]
+    looks = look(report, models)
+
+    def drawn(name: str, width: int, side: int, longest: int) -> str:
+        entries = [(short(model, longest), *looks[model]) for model in models]
+        wide = 26 + 7 * max(len(text) for text, *_ in entries)
+        columns = max(1, min(len(entries), (width - 20) // wide))
+        top = 20 + 18 * -(-len(entries) // columns)
+
+        def paint(axes: Any) -> None:
+            step = 0.74 / len(models)
+            for place, (_, dots) in enumerate(lines):
+                if place % 2:
+                    axes.axhspan(place - 0.5, place + 0.5, color=RULE, alpha=0.3, linewidth=0)
+                for dot in dots:
+                    _dot(axes, dot, place + step * (models.index(dot.model) - (len(models) - 1) / 2), looks)
+            _across(axes, [label for label, _ in lines], (side - 14) // 7)
+            legend(axes, entries, columns, wide, 12 - side)
+            axis_names(axes, picture.unit, "")
+
+        size = (width, top + max(24, 8 + 9 * len(models)) * len(lines) + 40)
+        return draw(name, picture.caption, paint, size=size, margins=(side, 16, top, 40))
+
+    wide, narrow = drawn(picture.name, 900, 180, 40), drawn(f"{picture.name}-narrow", 360, 110, 20)
+    return Chart(wide, picture.caption, picture.records, narrow)
+
+
+def _small(report: Report, picture: Picture) -> Chart | None:
+    """Draw one line a model."""
+    lines = [(label, dots[0]) for label, dots in picture.lines if dots]
+    if not lines:
+        return None
+    looks = look(report, [label for label, _ in lines])
+
+    def paint(axes: Any) -> None:
+        for place, (_, dot) in enumerate(lines):
+            _dot(axes, dot, place, looks)
+        _across(axes, [label for label, _ in lines], 15)
+        axis_names(axes, unit_name(picture.unit), "")
+
+    size = (350, 56 + 27 * len(lines))
+    svg = draw(picture.name, picture.caption, paint, size=size, margins=(118, 16, 10, 40))
+    return Chart(svg, picture.caption, picture.records)
+
+
+def _dot(axes: Any, dot: Dot, y: float, looks: Mapping[str, tuple[str, str]]) -> None:
+    colour, marker = looks[dot.model]
+    axes.errorbar(dot.value, y, xerr=dot.reach, color=colour, marker=marker, markersize=6, elinewidth=1.4)
+
+
+def _across(axes: Any, names: list[str], letters: int) -> None:
+    """Turn axes into a dot plot: names down the side, the grid along the values."""
+    axes.set_yticks(range(len(names)), [short(name, letters) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)

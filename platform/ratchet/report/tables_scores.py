@@ -1,0 +1,264 @@
+"""The report's tables of suites: scores, what they are made of, and which differences are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ratchet.report import figures as fig
+from ratchet.report.data import Report
+from ratchet.report.scores_data import Average, Comparison, Result, Score, Scores
+from ratchet.report.tables import Cell, Column, Row, Table, colour_key, model_cell, row, table
+
+GROUPS_IN_SIGHT = 12
+"""A task with more parts than this (MMLU has 57) shows them on a click."""
+
+NO_SCORE = "no score"
+VERDICTS = {"better": "▲ better", "worse": "▼ worse", "not shown": "· not shown"}
+
+
+def headlines(report: Report, scores: Scores) -> list[Table]:
+    """Every model on every task and average, one table a suite."""
+    made = (_headline(report, scores, suite) for suite in scores.suites)
+    return [one for one in made if one is not None]
+
+
+def _headline(report: Report, scores: Scores, suite: str) -> Table | None:
+    tasks = [task for of, task in scores.tasks if of == suite]
+    averages = list(dict.fromkeys(one.name for one in scores.averages if one.suite == suite))
+    columns, cells = [Column("model", text=True)], {name: [model_cell(report, name)] for name in scores.names}
+    records: dict[str, list[str]] = {name: [] for name in scores.names}
+    for task in tasks:
+        results = scores.of(suite, task)
+        says = identity(next(iter(results.values())).settings)
+        for head in _whole(results.values()):
+            note = _common(like.note for one in results.values() if (like := one.score(head.name, head.group)))
+            columns.append(Column(task, told(head.name, unit_name(head.unit), direction(head), says, note)))
+            for name in scores.names:
+                found = results.get(name)
+                cells[name].append(_score_cell(found, head, says, note))
+                records[name] += [found.record] if found else []
+    notes = []
+    for average in averages:
+        known = [one for name in scores.names if (one := scores.average(name, suite, average))]
+        says = _identities(scores, known[0])
+        note = _common(one.note for one in known)
+        columns.append(Column(average, told(unit_name(known[0].unit), says, note)))
+        notes.append(f"{average} is the mean of {', '.join(known[0].of)}.")
+        for name in scores.names:
+            cells[name].append(_average_cell(scores.average(name, suite, average), note))
+    rows = [row(cells[name], *records[name]) for name in scores.names if records[name]]
+    note = " ".join(["± is one standard error.", *notes])
+    return table(columns, rows, note, scores.suite_name(suite))
+
+
+def _whole(results: Iterable[Result]) -> list[Score]:
+    """Return a task's headline, and what else is of the whole task by the same metric: MMLU has two means."""
+    found: dict[str, Score] = {}
+    for result in results:
+        head = result.headline
+        for one in result.scores:
+            if head and not one.group and (one.metric, one.unit) == (head.metric, head.unit):
+                found.setdefault(one.name, one)
+    return list(found.values())
+
+
+def _common(notes: Iterable[str]) -> str:
+    """Return a note that all models share, which then stands in the head alone."""
+    found = set(notes)
+    return found.pop() if len(found) == 1 else ""
+
+
+def told(*parts: str) -> str:
+    """Join what is known of a number."""
+    return ", ".join(filter(None, parts))
+
+
+def _score_cell(result: Result | None, like: Score, measured_by: str, note: str = "") -> Cell:
+    """Show a model's score of the name and part that `like` has, and what the head does not say of it."""
+    score = result.score(like.name, like.group) if result else None
+    if result is None or score is None:
+        return Cell(fig.NONE)
+    other = identity(result.settings)
+    text = NO_SCORE if score.value is None else figure(score.unit, score.value, score.standard_error)
+    aside = told(score.note if score.note != note else "", other if other != measured_by else "")
+    return Cell(text, mark="measured otherwise" if other != measured_by else "", aside=aside)
+
+
+def _average_cell(average: Average | None, note: str) -> Cell:
+    if average is None:
+        return Cell(fig.NONE)
+    missing = average.value is None
+    text = NO_SCORE if missing else figure(average.unit, average.value, average.standard_error)
+    return Cell(text, aside=average.note if average.note != note else "")
+
+
+def figure(unit: str, value: float | None, error: float | None) -> str:
+    """Return a score with its error: shares in per cent, all else as it is."""
+    return fig.percent(value, error) if unit == "share" else fig.with_error(value, error)
+
+
+def unit_name(unit: str) -> str:
+    """Return the unit that `figure` shows a score in."""
+    return {"share": "%", "percent": "%"}.get(unit, unit)
+
+
+def direction(score: Score) -> str:
+    """Say which way is better where that is not up."""
+    return "lower is better" if score.lower_is_better else ""
+
+
+def identity(settings: Mapping[str, Any]) -> str:
+    """Return what must stand beside a task's numbers: the profile, the judge, the set of references."""
+    words = {"profile": "{}", "judge": "judge {}", "references": "references {}", "reference_set": "references {}"}
+    return ", ".join(text.format(_named(settings[key])) for key, text in words.items() if settings.get(key))
+
+
+def _named(value: Any) -> str:
+    """Return the name of a judge or reference set that is given by several keys."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    named = next((value[key] for key in ("name", "model", "judge") if value.get(key)), None)
+    return _named(named) if named else ", ".join(f"{key} {_named(one)}" for key, one in value.items())
+
+
+def _identities(scores: Scores, average: Average) -> str:
+    results = (scores.of(average.suite, task).get(average.model) for task in average.of)
+    return "; ".join(dict.fromkeys(identity(one.settings) for one in results if one and identity(one.settings)))
+
+
+# --- differences ---------------------------------------------------------------------------------
+
+
+def differences(report: Report, scores: Scores) -> Table | None:
+    """Each model on each task against the base, and against the model before it."""
+    found: dict[tuple[str, str, str, str], dict[str, Comparison]] = {}
+    for one in scores.comparisons:
+        found.setdefault((one.model, one.suite, one.task, one.metric), {})[one.relation] = one
+    order = {name: place for place, name in enumerate(scores.names)}
+    rows = [
+        _difference(report, scores, sides)
+        for _, sides in sorted(found.items(), key=lambda pair: order.get(pair[0][0], len(order)))
+    ]
+    base = scores.names[0] if scores.names else "the base"
+    sides = [
+        Column("difference", f"against {base}"),
+        Column("p", "Holm"),
+        Column("verdict", f"against {base}"),
+    ]
+    then = [Column("difference", "against it"), Column("p", "Holm"), Column("verdict", "against it")]
+    columns = [Column("model", text=True), Column("task", text=True), *sides, Column("the one before", text=True)]
+    note = (
+        "± is one standard error of the difference; below it stands its 95 % interval. Differences are of the items' "
+        "own values, those of shares in percentage points. A model made from the base is held against it once: both "
+        "sides show that."
+    )
+    return table([*columns, *then, Column("items")], rows, note)
+
+
+def _difference(report: Report, scores: Scores, sides: Mapping[str, Comparison]) -> Row:
+    one = next(iter(sides.values()))
+    base = sides.get("base")
+    made_from = next((model.before for model in scores.models if model.name == one.model), None)
+    before = sides.get("before") or (base if base and base.against == made_from else None)
+    unit, says, _ = _about(scores, one)
+    records = [path for side in sides.values() for path in _about(scores, side)[2]]
+    clusters = f"{fig.count(one.clusters)}\u00a0clusters" if one.clusters != one.items else ""
+    cells: list[Cell | str] = [
+        model_cell(report, one.model),
+        Cell(scores.label(one.suite, one.task), aside=told(one.metric, unit_name(unit), says)),
+        *_side(base, unit),
+        model_cell(report, before.against) if before else fig.NONE,
+        *_side(before, unit),
+        Cell(fig.count(one.items), aside=clusters),
+    ]
+    return row(cells, *records)
+
+
+def _side(one: Comparison | None, unit: str) -> list[Cell]:
+    if one is None:
+        return [Cell(fig.NONE)] * 3
+    factor = 100.0 if unit == "share" else 1.0
+    change, error, low, high = (
+        None if value is None else factor * value for value in (one.difference, one.standard_error, one.low, one.high)
+    )
+    verdict = VERDICTS[one.verdict]
+    return [
+        Cell(fig.difference(change, error), aside=fig.interval(low, high, error)),
+        Cell(fig.probability(one.p_holm)),
+        Cell(verdict, mark=verdict if one.verdict == "worse" else "", aside=one.note),
+    ]
+
+
+def _about(scores: Scores, one: Comparison) -> tuple[str, str, list[str]]:
+    """Return a comparison's unit, what its numbers were measured by, and their records."""
+    average = scores.average(one.model, one.suite, one.task) if one.average else None
+    tasks = average.of if average else (one.task,)
+    found = [scores.of(one.suite, task) for task in tasks]
+    mine = [results[one.model] for results in found if one.model in results]
+    records = [results[name].record for results in found for name in (one.model, one.against) if name in results]
+    if average:
+        return average.unit, _identities(scores, average), records
+    units = [score.unit for result in mine for score in result.scores if score.metric == one.metric]
+    unit = "nats" if "perplexity" in units else next(iter(units), "")  # its items are compared by their nats
+    return unit, identity(mine[0].settings) if mine else "", records
+
+
+# --- all scores ----------------------------------------------------------------------------------
+
+
+def details(report: Report, scores: Scores) -> list[Table]:
+    """All scores of all models: a table of whole tasks for each suite, and one for each task that has parts."""
+    made: list[Table | None] = []
+    for suite in scores.suites:
+        tasks = [(suite, task) for of, task in scores.tasks if of == suite]
+        made.append(_whole_tasks(report, scores, tasks, scores.suite_name(suite)))
+        made += [_parts(report, scores.of(*task), scores.label(*task)) for task in tasks]
+    return [one for one in made if one is not None]
+
+
+def _whole_tasks(report: Report, scores: Scores, tasks: list[tuple[str, str]], title: str) -> Table | None:
+    rows = []
+    for task in tasks:
+        results = scores.of(*task)
+        says = identity(next(iter(results.values())).settings)
+        for place in _places(results):
+            if not place[1]:
+                head = Cell(scores.label(*task), aside=says)
+                rows.append(_score_row(scores.names, results, place, [head, place[0]]))
+    columns = [Column("task", text=True), Column("score", text=True), *_models(report, scores.names)]
+    return table(columns, rows, title=f"{title}, every score of whole tasks")
+
+
+def _parts(report: Report, results: Mapping[str, Result], label: str) -> Table | None:
+    places = [place for place in _places(results) if place[1]]
+    several = len({name for name, _ in places}) > 1
+    rows = [_score_row(list(results), results, (name, part), [part, name if several else ""]) for name, part in places]
+    says = identity(next(iter(results.values())).settings)
+    columns = [Column("part", text=True), Column("score", text=True), *_models(report, list(results))]
+    what = "" if several or not places else places[0][0]
+    title = told(label, what, says, f"{len({part for _, part in places})} parts")
+    return table(columns, rows, title=title, folded=len(places) > GROUPS_IN_SIGHT)
+
+
+def _places(results: Mapping[str, Result]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((one.name, one.group) for result in results.values() for one in result.scores))
+
+
+def _models(report: Report, names: list[str]) -> list[Column]:
+    models = [Column(name, stage=colour_key(report, name)) for name in names]
+    return [Column("unit", text=True), *models, Column("items")]
+
+
+def _score_row(names: list[str], results: Mapping[str, Result], place: tuple[str, str], head: list[Cell | str]) -> Row:
+    """Show one score of every model; items are a range where models differ in them."""
+    known = [found for one in results.values() if (found := one.score(*place))]
+    counts = sorted({one.count for one in known})
+    says = identity(next(iter(results.values())).settings)
+    cells: list[Cell | str] = [
+        *head,
+        told(unit_name(known[0].unit), direction(known[0])),
+        *(_score_cell(results.get(name), known[0], says) for name in names),
+        fig.count(counts[0]) if len(counts) == 1 else f"{fig.count(counts[0])} to {fig.count(counts[-1])}",
+    ]
+    return row(cells, *(one.record for one in results.values()))

@@ -1,0 +1,457 @@
+"""What the report shows of suites: every number once more, verdicts, profiles, judges; and no answer that runs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import html as html_text
+import json
+import re
+import subprocess
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ratchet.errors import DataError
+from ratchet.report import charts_scores, scores_data, tables_scores, tables_settings
+from ratchet.report.answers import side_by_side
+from ratchet.report.markdown import markdown
+from ratchet.report.page import page, sections, sentence, write_report
+from ratchet.report.read import read, read_scores
+from ratchet.report.scores_tables import wandb_summary, wandb_tables
+from ratchet.report.tables import Table
+from report_example import example
+from report_page import Page, well_formed_tables
+from scores_example import BOARD, MODELS, RIGHT_TO_LEFT, TALK, comparison, result, score, scores, standalone
+
+HOSTILE = '</script><script>alert("x")</script> & \u2028 <!-- \' <img src=x onerror=y> `a` | \u202egnp'
+
+
+def texts(table: Table) -> list[list[str]]:
+    return [[cell.text for cell in row.cells] for row in table.rows]
+
+
+def heads(table: Table) -> list[str]:
+    return [f"{column.name} ({column.unit})" if column.unit else column.name for column in table.columns]
+
+
+def of(data: dict[str, Any], model: str, task: str) -> dict[str, Any]:
+    return next(one for one in data["results"] if (one["model"], one["task"]) == (model, task))
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return page(read(standalone()))
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def shown(one: dict[str, Any]) -> str:
+    """Write a score as the page does, by another route."""
+    factor = 100 if one["unit"] == "share" else 1
+    value, error = factor * one["value"], factor * one["standard_error"]
+    decimals = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}"
+
+
+def test_every_score_stands_on_the_page_and_in_the_markdown(html: str) -> None:
+    data = scores()
+    known = [one for found in data["results"] for one in found["scores"]] + data["averages"]
+    wanted = {shown(one) for one in known if one["value"] is not None}
+    wanted |= {one["weights"] for one in data["models"]} | {"no score", "only 139 of 171 questions could be read"}
+    assert len(wanted) > 200
+    said, text = Page(html).text, markdown(read(standalone())).replace("\\", "")
+    assert {item for item in wanted if item not in said} == set()
+    assert {item for item in wanted if item not in text} == set()
+
+
+def test_the_headline_has_a_column_for_each_task_and_average_with_its_metric_and_profile() -> None:
+    report = read(standalone())
+    board, talk = tables_scores.headlines(report, report.scores)
+    assert board.title == "open_llm_leaderboard"
+    assert heads(board)[:2] == ["model", "arc (acc_norm, %, openllm-v1)"]
+    assert heads(board)[-2:] == [f"{name} (%, openllm-v1, MMLU as the mean of its subjects)" for name in ("H4", "H6")]
+    assert [head for head in heads(board) if head.startswith("mmlu")] == [
+        "mmlu (acc, mean of subjects, %, openllm-v1)",
+        "mmlu (acc, by size, %, openllm-v1)",
+    ]
+    assert heads(talk)[1] == "mt_bench (rating, points, judge gpt-4, references gpt-4)"
+    assert heads(talk)[-1] == "stories (perplexity, perplexity, lower is better)"
+    assert [row[0] for row in texts(board)] == list(MODELS)
+    assert "H4 is the mean of arc, hellaswag, mmlu, truthfulqa." in board.note
+
+
+def test_a_score_that_does_not_exist_says_why() -> None:
+    report = read(standalone())
+    talk = tables_scores.headlines(report, report.scores)[1]
+    cell = talk.rows[1].cells[heads(talk).index("eq_bench (EQ-Bench v2, points)")]
+    assert (cell.text, cell.aside) == ("no score", "only 139 of 171 questions could be read")
+    assert "warm" not in charts_scores.others(report, report.scores)[1].svg
+
+
+def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> None:
+    data = scores()
+    of(data, "warm", "mt_bench")["settings"] = {"judge": {"name": "own/judge"}, "references": "gpt-4"}
+    report = read(standalone(scores=data))
+    for table in (
+        tables_scores.headlines(report, report.scores)[1],
+        *tables_scores.details(report, report.scores)[2:4],
+    ):
+        found = [cell for row in table.rows for cell in row.cells if cell.mark]
+        assert {(cell.mark, cell.aside) for cell in found} == {
+            ("measured otherwise", "judge own/judge, references gpt-4")
+        }
+    assert "judge own/judge" in charts_scores.mt_bench(report, report.scores)[0].caption
+
+
+def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> None:
+    report = read(standalone())
+    made = {table.title: table for table in tables_scores.details(report, report.scores)}
+    assert {title: (len(table.rows), table.folded) for title, table in made.items()} == {
+        "open_llm_leaderboard, every score of whole tasks": (7, False),
+        "mmlu, acc, openllm-v1, 57 parts": (57, True),
+        "talk, every score of whole tasks": (5, False),
+        "mt_bench, rating, judge gpt-4, references gpt-4, 8 parts": (8, False),
+    }
+    page_text = page(report)
+    assert re.search(r"<details><summary>mmlu, acc, openllm-v1, 57 parts</summary>", page_text)
+    assert "<h3>mt_bench, rating, judge gpt-4, references gpt-4, 8 parts</h3>" in page_text
+
+
+# --- differences ---------------------------------------------------------------------------------
+
+
+def test_every_model_stands_against_the_base_and_the_one_before_in_one_table() -> None:
+    report = read(standalone())
+    table = tables_scores.differences(report, report.scores)
+    assert table is not None
+    pairs = [(row[0], row[1]) for row in texts(table)]
+    tasks = {"arc", "hellaswag", "truthfulqa", "winogrande", "gsm8k", "mmlu", "mt_bench", "stories", "H4", "H6"}
+    assert set(pairs) == {(model, task) for model in MODELS[1:] for task in tasks} | {
+        (model, "eq_bench") for model in ("align.1", "align.3")
+    }
+    assert len(pairs) == len(set(pairs))
+    assert {row[0]: row[5] for row in texts(table) if row[1] == "arc"} == {
+        "warm": "base",
+        "align.1": "warm",
+        "align.3": "align.1",
+    }
+    warm = texts(table)[0]
+    assert warm[2:5] == warm[6:9]  # it was made from the base
+
+
+@pytest.mark.parametrize(
+    ("unit", "sides", "cells", "aside"),
+    [
+        ("share", ((0.50, 0.02), (0.42, 0.02)), ("+8.0 ± 1.0", "< 0.001", "▲ better"), "+6.0 to +10.0"),
+        ("share", ((0.42, 0.02), (0.45, 0.02)), ("−3.0 ± 1.0", "0.024", "▼ worse"), "−5.0 to −1.0"),
+        ("points", ((6.31, 0.34), (6.10, 0.34)), ("+0.21 ± 0.17", "1.000", "· not shown"), "−0.12 to +0.54"),
+    ],
+)
+def test_a_difference_has_an_interval_a_p_and_a_verdict(unit: str, sides: Any, cells: Any, aside: str) -> None:
+    data = scores(("base", "warm"))
+    head = score("m", 0.5, 0.02, 100, unit=unit)
+    data["results"] = [result(name, BOARD, "quiz", "harness", [head]) for name in ("base", "warm")]
+    data["comparisons"] = [comparison("warm", "base", "base", BOARD, "quiz", "m", sides)]
+    report = read(standalone(scores=data))
+    table = tables_scores.differences(report, report.scores)
+    assert table is not None
+    assert tuple(texts(table)[0][2:5]) == cells
+    assert table.rows[0].cells[2].aside == aside
+    assert table.rows[0].records == (
+        "store/scores/warm/open_llm_leaderboard/quiz",
+        "store/scores/base/open_llm_leaderboard/quiz",
+    )
+
+
+def test_a_comparison_that_could_not_be_made_says_so() -> None:
+    data = scores(("base", "warm"))
+    nothing = dict.fromkeys(("difference", "standard_error", "low", "high", "p", "p_holm"))
+    data["comparisons"] = [
+        {**data["comparisons"][0], **nothing, "verdict": "not shown", "items": 0, "clusters": 0, "note": "no items"}
+    ]
+    report = read(standalone(scores=data))
+    table = tables_scores.differences(report, report.scores)
+    assert table is not None
+    assert table.rows[0].cells[-2].aside == "no items" or table.rows[0].cells[2].aside == "no items"
+    assert "not shown" in " ".join(texts(table)[0])
+
+
+def test_what_not_shown_means_stands_above_the_table(html: str) -> None:
+    assert "it does not mean that they are equal" in Page(html).text
+    assert "it does not mean that they are equal" in markdown(read(standalone()))
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_alone_is_a_sensible_page(html: str) -> None:
+    report = read(standalone())
+    assert sentence(report) == "4 models on 2 suites: 9 tasks, 5 min 12 s."
+    seen = Page(html)
+    assert "0 step" not in seen.text
+    assert "Plan and versions" not in seen.text
+    assert [one.key for one in sections(report) if one.tables] == [
+        *("scores", "differences", "tasks", "answers", "problems", "settings")
+    ]
+    assert {link[1:] for link in seen.links} <= set(seen.ids)
+    assert len(seen.ids) == len(set(seen.ids))
+    assert not {"link", "img", "iframe", "object"} & seen.tags
+    assert "http" not in html
+    for section in sections(report):
+        assert all(row.records for table in section.tables for row in table.rows), section.key
+    one = read(standalone(scores=scores(("base",))))
+    assert sentence(one) == "1 model on 2 suites: 9 tasks, 5 min 12 s."
+    assert "Which differences are shown" not in page(one)
+
+
+def test_a_run_with_scores_keeps_its_sentence_and_its_colours() -> None:
+    data = example()
+    for step in data["steps"]:
+        step["history"] = []
+    report = read(data | {"scores": scores()})
+    assert sentence(report).startswith("6 steps in 4 stages")
+    board = tables_scores.headlines(report, report.scores)[0]
+    assert [row.cells[0].stage for row in board.rows] == ["", "warm", "align", "align"]
+    looks = charts_scores.look(report, MODELS)
+    assert looks["align.1"][0] == looks["align.3"][0] != looks["warm"][0]
+    assert len({looks["align.1"], looks["align.3"]}) == 2
+    assert looks["base"][1] != looks["warm"][1]  # grey both
+    Page(page(report))
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> None:
+    names = ("base", *(f"stage-{n}-with-a-name-that-goes-on-for-quite-a-while-longer" for n in range(1, count)))
+    report = read(standalone(scores=scores(names)))
+    looks = charts_scores.look(report, names)
+    assert len(set(looks.values())) == count
+    chart = charts_scores.tasks(report, report.scores)
+    assert chart is not None
+    for svg, cut in ((chart.svg, 40), (chart.narrow, 20)):
+        for name in names:
+            assert svg.count(f">{name if len(name) <= cut else name[: cut - 1] + '…'}<") == 1
+    assert "hellaswag" in chart.svg
+    assert chart.caption == "Tasks and averages, by model, openllm-v1"
+    drawn = charts_scores.mt_bench(report, report.scores)
+    assert len(drawn) == 1
+    assert all(part in drawn[0].svg for part in ("all questions", "writing", "humanities"))
+
+
+def test_dots_are_where_the_scores_are() -> None:
+    """Read the markers' places back from the SVG: they are the scores, up to the axis' scale."""
+    data = scores(("base", "warm", "align"))
+    values = {"base": 0.31, "warm": 0.47, "align": 0.79}
+    data["results"] = [
+        result(name, BOARD, "quiz", "harness", [score("m", value, 0.01, 100)]) for name, value in values.items()
+    ]
+    data |= {"averages": [], "comparisons": [], "answers": []}
+    report = read(standalone(scores=data))
+    chart = charts_scores.tasks(report, report.scores)
+    assert chart is not None
+    places = re.findall(r'<use xlink:href="#[^"]+" x="([\d.]+)" y="[\d.]+" style="fill: var\(--stage', chart.svg)
+    marks = np.array(places[3:], dtype=np.float64)  # after the legend's
+    np.testing.assert_allclose(np.diff(marks)[1] / np.diff(marks)[0], (0.79 - 0.47) / (0.47 - 0.31), rtol=1e-3)
+
+
+def test_markdown_tables_are_well_formed() -> None:
+    report = read(standalone())
+    made = markdown(report)
+    assert well_formed_tables(made) == sum(len(section.tables) for section in sections(report))
+    assert "### open\\_llm\\_leaderboard\n" in made
+    assert "<svg" not in made
+
+
+@pytest.mark.parametrize("gone", ["averages", "comparisons", "answers", "results"])
+def test_any_part_may_be_missing(gone: str) -> None:
+    data = scores() | {gone: []}
+    if gone == "results":
+        data |= {"averages": [], "comparisons": [], "answers": []}
+    report = read(standalone(scores=data))
+    seen = Page(page(report))
+    titles = {"comparisons": "Which differences are shown", "answers": "Answers, side by side"}
+    if gone in titles:
+        assert titles[gone] not in seen.text
+        assert titles[gone] not in markdown(report)
+    assert ("script" in seen.tags) is (gone not in {"answers", "results"})
+    assert well_formed_tables(markdown(report)) == sum(len(section.tables) for section in sections(report))
+
+
+def test_problems_warnings_and_settings_are_told() -> None:
+    report = read(standalone())
+    table = tables_settings.problems(report, report.scores)
+    assert table is not None
+    assert ["warm", "eq_bench", "names do not match", "32"] in texts(table)
+    assert ["base", "gsm8k", "no number of the form #### N", "311"] in texts(table)
+    assert tables_settings.warnings(report.scores) == ["eq_bench (warm): 19% of the answers could not be read"]
+    assert "<b>Warning</b> eq_bench (warm): 19% of the answers could not be read" in page(report)
+    made = {one.title: one for one in tables_settings.settings(report.scores)}
+    assert ["data.digest", "9f2c" * 10] in texts(made["Settings of arc"])
+    assert ["window", "2048", "4096", "4096", "4096"] in texts(made["Settings of stories"])  # not the same for all
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def hostile() -> dict[str, Any]:
+    """Put the hostile text wherever a model or a file of questions has its say."""
+    data = scores(("base", HOSTILE))
+    for one in data["answers"]:
+        one |= {"question": HOSTILE, "reference": HOSTILE, "group": HOSTILE, "item": HOSTILE}
+        for said in one["by"].values():
+            said |= {"answer": HOSTILE, "problem": HOSTILE}
+    for one in data["results"]:
+        one |= {"problems": {HOSTILE: 3}, "warnings": [HOSTILE], "settings": {HOSTILE: HOSTILE, "judge": HOSTILE}}
+        one["scores"][0]["note"] = HOSTILE
+    return data
+
+
+def test_no_answer_becomes_part_of_the_page() -> None:
+    html = page(read(standalone(scores=hostile())))
+    seen = Page(html)  # which fails on a handler such as onerror
+    assert "img" not in seen.tags
+    assert html.count("<script") == html.count("</script>") == 2
+    assert seen.text.count('alert("x")') > 20
+    block = re.search(r'<script type="application/json" id="answers-data">(.*?)</script>', html, re.DOTALL)
+    assert block is not None
+    assert not re.search(r"[<>&\u2028]", block[1])
+    data = json.loads(block[1])
+    assert data["said"][0][0][0] == HOSTILE
+    assert "innerHTML" not in html
+    made = markdown(read(standalone(scores=hostile())))
+    assert "<script>" not in made
+    assert well_formed_tables(made) > 5
+
+
+def test_a_long_answer_is_cut_and_can_be_opened(html: str) -> None:
+    report = read(standalone())
+    found = side_by_side(report)
+    assert found is not None
+    (title, (asked,)) = found.tasks[1]
+    assert title == "mt_bench, judge gpt-4, references gpt-4"
+    left, right = asked.sides
+    assert (left.model, right.model) == ("base", "align.3")
+    assert len(left.whole) == 731 * 14 > 10_000
+    assert len(left.start) == 600
+    assert left.start == left.whole[:599] + "…"
+    assert (right.start, right.scores) == ("", "no rating in the judgment")
+    assert left.whole in html
+    assert markdown(report).count("A long story. ") < 15
+
+
+def test_half_a_character_in_an_answer_breaks_no_file(tmp_path: Path) -> None:
+    data = scores()
+    data["answers"][0]["by"]["base"]["answer"] = "cut \ud83d off"
+    html, text = write_report(tmp_path, standalone(scores=data))
+    assert "cut ? off" in html.read_text()
+    assert "cut ? off" in text.read_text()
+
+
+BROWSER = which("chromium") or which("chromium-browser") or which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+def test_a_browser_shows_the_two_models_that_are_chosen(tmp_path: Path) -> None:
+    """Choose other models with a script of the test's own, and read the page that comes of it."""
+    data = hostile()
+    data["answers"].append(copy.deepcopy(data["answers"][-1]))
+    data["answers"][0]["by"]["base"]["answer"] = RIGHT_TO_LEFT
+    html = page(read(standalone(scores=data)))
+    choose = """<script>
+    var one = document.querySelectorAll("#pick select");
+    one[1].value = "0"; one[1].dispatchEvent(new Event("change"));
+    one[0].value = "1"; one[0].dispatchEvent(new Event("change"));
+    var side = document.querySelectorAll("article[data-number='0'] .side");
+    document.title = JSON.stringify([document.getElementById("pick").hidden, document.scripts.length,
+      Array.from(side).map(function (x) {
+        return [x.querySelector("h5").textContent, x.querySelector(".start").textContent]; })]);
+    </script></body>"""
+    path = tmp_path / "page.html"
+    path.write_text(html.replace("</body>", choose))
+    command = [
+        str(BROWSER),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}/home",
+        "--dump-dom",
+    ]
+    dump = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    seen = json.loads(html_text.unescape(re.findall("<title>(.*?)</title>", dump, re.DOTALL)[0]))
+    assert seen == [False, 3, [[HOSTILE, HOSTILE], ["base", RIGHT_TO_LEFT]]]
+
+
+# --- the document and the tracker ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data.update(format=2), "format: expected 1, got '2'"),
+        (lambda data: data["results"][3].pop("seconds"), "results[3].seconds: missing"),
+        (
+            lambda data: data["results"][0]["scores"][0].update(value="0.4"),
+            "results[0].scores[0].value: expected a number",
+        ),
+        (
+            lambda data: data["comparisons"][1].update(verdict="equal"),
+            "comparisons[1].verdict: expected better or worse",
+        ),
+        (lambda data: data["answers"][0]["by"].update(base="yes"), "answers[0].by.base: expected a mapping, got str"),
+        (
+            lambda data: data["results"][0]["problems"].update(odd="3"),
+            "results[0].problems.odd: expected a whole number",
+        ),
+    ],
+)
+def test_a_document_that_is_none_is_refused_by_its_key(change: Any, says: str) -> None:
+    data = scores()
+    change(data)
+    with pytest.raises(DataError, match=re.escape(says)):
+        read_scores(data)
+    with pytest.raises(DataError, match=re.escape(f"scores.{says}")):
+        read(standalone(scores=data))
+
+
+def test_the_documents_page_names_every_key() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "scores.md").read_text()
+    kinds = [kind for kind in vars(scores_data).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    assert len(kinds) == 8
+    keys = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+
+
+def test_a_tracker_is_given_headlines_averages_and_tables_of_one_model() -> None:
+    data = scores()
+    found = read_scores(data)
+    summary = wandb_summary(found, "warm")
+    arc = of(data, "warm", "arc")["scores"][0]
+    assert summary["eval/open_llm_leaderboard/arc"] == arc["value"]
+    assert summary["eval/open_llm_leaderboard/arc_error"] == arc["standard_error"]
+    assert "eval/open_llm_leaderboard/H6_error" in summary
+    assert "eval/talk/eq_bench" not in summary  # it has no score
+    tables = wandb_tables(found, "warm")
+    assert {name: len(rows) for name, (_, rows) in tables.items()} == {
+        "eval/scores": 5 + 59 + 11 + 1 + 1 + 2,
+        "eval/differences": 10,
+        "eval/problems": 3,
+        "eval/answers": 5,
+    }
+    for columns, rows in tables.values():
+        assert all(len(row) == len(columns) for row in rows)
+        for column in zip(*rows, strict=True):
+            assert len({type(value) for value in column if value is not None}) <= 1
+    assert "eval/differences" not in wandb_tables(found, "base")
+
+
+def test_two_suites_of_one_name_keep_their_folders() -> None:
+    data = scores(("base",))
+    other = "mine/talk.yaml"
+    again = [{**copy.deepcopy(one), "suite": other} for one in data["results"] if one["suite"] == TALK]
+    found = read_scores({**data, "suites": [*data["suites"], other], "results": [*data["results"], *again]})
+    assert found.label(TALK, "eq_bench") == "eval/talk.yaml: eq_bench"
+    assert "eval/mine/talk.yaml/mt_bench" in wandb_summary(found, "base")
