@@ -11,6 +11,7 @@ from ratchet.errors import PlanError
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite
 from ratchet.plan.model import ModelSpec
+from ratchet.plan.schema import Wandb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat-template", metavar="FILE", help="Jinja file in place of the model's own, or `plain`")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
     parser.add_argument("--storage", default="outputs", metavar="DIR", help="folder for what is asked and found")
+    parser.add_argument("--wandb", metavar="PROJECT", help="send scores and tables to this project")
+    parser.add_argument("--wandb-offline", action="store_true", help="write for wandb to disk; `wandb sync` sends it")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -64,7 +67,10 @@ def main(arguments: argparse.Namespace) -> int:
         if name in [one.name for one in asked]:
             raise PlanError(f"two models are named {name}", fix="name one: NAME=MODEL")
         asked.append(Asked(name, spec))
-    report = evaluate_models(asked, arguments.suite, suite, cluster)
+    wandb = None
+    if arguments.wandb:
+        wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
+    report = evaluate_models(asked, arguments.suite, suite, cluster, wandb)
     sys.stdout.write(f"report: {report}\n")
     return 0
 

@@ -23,6 +23,7 @@ from ratchet.serving.requests import Answer, ChatRequest, Engine, Request, Sampl
 from ratchet.serving.retry import REAL_PACE, Pace
 from ratchet.store.fingerprint import digest_file
 
+FAILED = "judge failed"
 LOWEST, HIGHEST = 1.0, 10.0
 MAX_TOKENS = 2048
 WARMER = 0.1

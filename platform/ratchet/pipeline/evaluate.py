@@ -18,8 +18,10 @@ from ratchet.pipeline.scores import NAME, Entry, document
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.suites import score_suite
 from ratchet.pipeline.summary import hardware
+from ratchet.pipeline.track_scores import track_scores
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import ModelSpec
+from ratchet.plan.schema import Wandb
 from ratchet.plan.suite import ExactMatch, MtBench, Suite
 from ratchet.report.page import write_report
 from ratchet.store.files import write_json
@@ -38,7 +40,9 @@ class Asked:
     spec: ModelSpec
 
 
-def evaluate_models(asked: Sequence[Asked], suite_file: Path, suite: Suite, cluster: Cluster) -> Path:
+def evaluate_models(
+    asked: Sequence[Asked], suite_file: Path, suite: Suite, cluster: Cluster, wandb: Wandb | None = None
+) -> Path:
     """Put models through a suite and return the report that was written.
 
     The first is the one that the others are compared with, beside the one before each. What a model was
@@ -60,6 +64,7 @@ def evaluate_models(asked: Sequence[Asked], suite_file: Path, suite: Suite, clus
     scores = document(entries, {str(suite_file): suite}, folder, layout.root)
     write_json(folder / NAME, scores)
     html, _ = write_report(folder, _report(suite_file, scores, suite, time.monotonic() - clock))
+    track_scores(wandb, suite_file.stem, scores, folder)
     return html
 
 

@@ -20,6 +20,7 @@ from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import ensure_step, finished
 from ratchet.pipeline.summary import summarise
+from ratchet.pipeline.track_scores import track_scores
 from ratchet.pipeline.training import quantised, step_jobs
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
@@ -52,6 +53,8 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
         document = write_scores(run, models, scored, evaluations.suites)
         data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
         html, _ = write_report(run.folder, data)
+        if document is not None:
+            track_scores(plan.track.wandb, plan.name, document, run.folder)
     return html
 
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ratchet.evaluate.compare import ModelResults, compare
 from ratchet.evaluate.kept import ITEMS
-from ratchet.evaluate.results import Item, TaskResult
-from ratchet.evaluate.statistics import average_of
+from ratchet.evaluate.results import Item, Score, TaskResult
+from ratchet.evaluate.statistics import average_of, paired
 from ratchet.pipeline.suites import Scored
 from ratchet.plan.suite import Suite
 from ratchet.store.fingerprint import fingerprint
@@ -49,14 +51,14 @@ def document(entries: Sequence[Entry], suites: Mapping[str, Suite], folder: Path
         "ratchet": versions()["ratchet"],
         "suites": list(suites),
         "models": [{key: getattr(one, key) for key in ("name", "weights", "dtype", "before")} for one in entries],
-        "results": [_result(scored, folder, root) for one in entries for scored in one.scored],
+        "results": [_result(scored, one, folder, root) for one in entries for scored in one.scored],
         "averages": [row for one in entries for row in _averages(one, suites)],
         "comparisons": _comparisons(entries, averages),
         "answers": _answers(entries),
     }
 
 
-def _result(scored: Scored, folder: Path, root: Path) -> dict[str, Any]:
+def _result(scored: Scored, entry: Entry, folder: Path, root: Path) -> dict[str, Any]:
     result = scored.result
     return {
         "model": scored.model,
@@ -65,13 +67,33 @@ def _result(scored: Scored, folder: Path, root: Path) -> dict[str, Any]:
         "kind": result.kind,
         "seconds": round(scored.seconds, 3),
         "reused": scored.reused,
-        "scores": [dataclasses.asdict(score) for score in result.scores],
+        "scores": [dataclasses.asdict(score) for score in (*result.scores, *_over_full(scored, entry))],
         "problems": dict(result.problems),
         "warnings": list(result.warnings),
         "settings": dict(result.settings),
         "items": os.path.relpath(scored.folder / ITEMS, folder),
         "record": str(scored.folder.relative_to(root)),
     }
+
+
+def _over_full(scored: Scored, entry: Entry) -> list[Score]:
+    """Return what quantised weights cost: nats a token more than the same model on the same windows in full."""
+    mine = scored.result
+    if mine.settings.get("quantise") is None:
+        return []
+    same = {**mine.settings, "quantise": None}
+    full = next((one.result for one in entry.scored if one.result.settings == same), None)
+    if full is None:
+        return []
+    values = {item.item: item.values for item in full.items}
+    pairs = [(item.values, values[item.item]) for item in mine.items if item.item in values]
+    tokens = np.array([one["tokens"] for one, _ in pairs])
+    held, whole = (np.array([one["nll"] for one in side]) / tokens for side in zip(*pairs, strict=True))
+    found = paired(held, whole, [str(n) for n in range(len(pairs))], 0, weights=tokens)
+    note = f"against {full.task}, window by window, p {found.p:.2g}"
+    return [
+        Score("nll over full precision", "nll", found.difference, found.standard_error, found.items, "nats", note=note)
+    ]
 
 
 def _averages(entry: Entry, suites: Mapping[str, Suite]) -> list[dict[str, Any]]:
