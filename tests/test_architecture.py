@@ -45,7 +45,7 @@ DOORS = {
     "wandb": {"track.wandb"},
     "bitsandbytes": {"model.quantise"},
     "transformers.BitsAndBytesConfig": {"model.quantise"},
-    "datasets": {"pairs.read_hub"},
+    "datasets": {"pairs.read_hub", "evaluate.harness_tasks"},
     "vllm": {"serving.vllm"},
     "matplotlib": {"report.plots"},
     "lm_eval": {"evaluate.harness", "evaluate.harness_tasks", "evaluate.harness_model"},

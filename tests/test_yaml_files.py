@@ -6,11 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import ROOT
 from ratchet.plan.load import load_plan, load_suite
 
-SCHEMAS: dict[str, Callable[[Path], object]] = {"jobs": load_plan, "eval": load_suite}
+
+def lm_eval_task(path: Path) -> object:
+    """Read a task definition in lm-eval's format, whose own loader reads it in the tests of those tasks."""
+    return yaml.safe_load(path.read_text(encoding="utf-8")).get("task")
+
+
+SCHEMAS: dict[str, Callable[[Path], object]] = {
+    "jobs": load_plan,
+    "eval": load_suite,
+    "eval/harness": lm_eval_task,
+}
 FOLDERS = ("jobs", "eval", "tune_spaces", "k8s")
 FILES = sorted(
     path.relative_to(ROOT)
@@ -23,8 +34,9 @@ FILES = sorted(
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_file_fits_the_schema_of_its_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert path.parts[0] in SCHEMAS, f"{path}: no schema is known for {path.parts[0]}/: add it here"
-    assert SCHEMAS[path.parts[0]](path)
+    known = [folder.as_posix() for folder in path.parents if folder.as_posix() in SCHEMAS]
+    assert known, f"{path}: no schema is known for {path.parts[0]}/: add it here"
+    assert SCHEMAS[known[0]](path)
 
 
 def test_there_are_files() -> None:

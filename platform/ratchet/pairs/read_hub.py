@@ -1,4 +1,4 @@
-"""Rows of data sets on the Hugging Face hub. The only module that imports `datasets`."""
+"""Rows of data sets on the Hugging Face hub. The only module that reads them with `datasets`."""
 
 from __future__ import annotations
 

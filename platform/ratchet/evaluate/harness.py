@@ -1,0 +1,152 @@
+"""Tasks of lm-eval: it builds the requests and scores the answers, and the engine in between is ours.
+
+    load (definitions, data) → build or find requests → all tasks' requests in one call of the engine → lm-eval scores
+
+Requests are built here, once, for the whole of a task: a worker that built its own share would draw other examples.
+Each leaf's requests are a group of their own, so that its batches do not hang on what else a suite asks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.evaluator import evaluate
+
+from ratchet.errors import ModelError
+from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.harness_model import Asked, Encoder, Replay, ask
+from ratchet.evaluate.harness_requests import build_rows, kept_rows, requests_key
+from ratchet.evaluate.harness_scores import Scored, result_of
+from ratchet.evaluate.harness_tasks import Loaded, load, quiet
+from ratchet.evaluate.results import TaskResult
+from ratchet.plan.suite import Harness
+from ratchet.store.fingerprint import fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    task: Any
+    docs: Mapping[int, Any]
+    asked: Asked
+
+
+def run(name: str, task: Harness, candidate: Candidate, *, data_root: Path | None, store: Path) -> TaskResult:
+    """Score one task of a suite, as `run_all` does."""
+    return run_all({name: task}, candidate, data_root=data_root, store=store)[name]
+
+
+def run_all(
+    tasks: Mapping[str, Harness], candidate: Candidate, *, data_root: Path | None, store: Path
+) -> dict[str, TaskResult]:
+    """Score tasks of a suite for one model; the engine is asked for all of them at once.
+
+    `data_root` is a folder with data laid out as on the hub, None for the hub itself. Below `store` built requests
+    and `datasets`' copies of local data are kept, for every model that is asked the same. Raises PlanError,
+    DataError, ModelError, CorruptError, and what the engine raises.
+    """
+    with quiet():
+        loaded = {name: load(task, data_root, store / "datasets") for name, task in tasks.items()}
+        leaves = {
+            (name, leaf): _leaf(some, leaf, candidate, store / "requests")
+            for name, some in loaded.items()
+            for leaf in some.leaves
+        }
+        groups = {f"{name}/{leaf}": it.asked.requests for (name, leaf), it in leaves.items()}
+        answers = candidate.engine.answer_groups(groups)
+        results = {}
+        for name, some in loaded.items():
+            own = {leaf: leaves[name, leaf] for leaf in some.leaves}
+            said = {leaf: it.asked.said(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
+            results[name] = result_of(name, _score(some, own, said), _settings(some, candidate))
+    return results
+
+
+def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf:
+    task, asked = loaded.leaves[name], loaded.asked
+    special = False if asked.profile == "openllm-v1" else None
+    encoder = Encoder(candidate.tokenizer, candidate.longest, special=special)
+    template = encoder.apply_chat_template if asked.chat_template else None
+    if template and not getattr(candidate.tokenizer, "chat_template", None):
+        raise ModelError(
+            "the tokenizer has no chat template", where=encoder.tokenizer_name, fix="leave chat_template out"
+        )
+    docs = list(task.eval_docs)
+    made_from = {
+        "lm_eval": lm_eval.__version__,
+        "task": name,
+        "profile": asked.profile,
+        "limit": asked.limit,
+        "data": loaded.contents[name],
+        "include": loaded.include,
+        "template": _template(candidate.tokenizer) if template else {},
+    }
+    key = requests_key(task, made_from)
+    path = store / f"{name}-{key}.jsonl.zst"
+    rows = kept_rows(path, key, docs, lambda: build_rows(task, docs, asked.profile, asked.limit, template))
+    instances = [
+        Instance(kind, docs[row["doc_id"]], tuple(arguments), index, (name, row["doc_id"], row["repeats"]))
+        for row in rows
+        for index, (kind, arguments) in enumerate(row["requests"])
+    ]
+    return _Leaf(task, {row["doc_id"]: docs[row["doc_id"]] for row in rows}, ask(encoder, instances))
+
+
+def _template(tokenizer: Any) -> dict[str, Any]:
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    return {"text": str(tokenizer.chat_template), "tokens": special}
+
+
+def _score(loaded: Loaded, leaves: Mapping[str, _Leaf], said: Mapping[str, Mapping[int, Any]]) -> Scored:
+    """Let lm-eval score what was said: its task objects are given the requests that were asked."""
+    for leaf in leaves.values():
+        task, docs = leaf.task, leaf.docs
+        task._instances = list(leaf.asked.instances)
+        task.build_all_requests = lambda **_: None
+        task.doc_iterator = lambda docs=docs, **_: iter(docs.items())
+    # Errors of means have a closed form; those of other figures are drawn a hundred thousand times, and left out.
+    plain = all(how is mean for leaf in leaves.values() for how in leaf.task.aggregation().values())
+    results = evaluate(
+        lm=Replay({key: answers for some in said.values() for key, answers in some.items()}),
+        task_dict={"tasks": dict(loaded.leaves), "groups": dict(loaded.groups)},
+        bootstrap_iters=1 if plain else 0,
+        log_samples=True,
+    )
+    cut = sum(leaf.asked.cut for leaf in leaves.values())
+    asked = sum(len(leaf.asked.instances) for leaf in leaves.values())
+    total = {name: leaf.task for name, leaf in leaves.items()}
+    return Scored(loaded.asked, loaded.metric, total, results, cut, asked)
+
+
+def _settings(loaded: Loaded, candidate: Candidate) -> dict[str, Any]:
+    asked = loaded.asked
+    by_subject = asked.profile == "openllm-v1" and len(loaded.leaves) > 1
+    return {
+        "lm_eval": lm_eval.__version__,
+        "task": asked.task,
+        "profile": asked.profile,
+        "metric": loaded.metric,
+        "shots": _same({name: task.config.num_fewshot for name, task in loaded.leaves.items()}),
+        "version": _same({name: str(task.VERSION) for name, task in loaded.leaves.items()}),
+        "limit": asked.limit,
+        "chat_template": fingerprint(_template(candidate.tokenizer)) if asked.chat_template else "",
+        "special_tokens": "none" if asked.profile == "openllm-v1" else "the tokenizer's",
+        "positions": candidate.longest,
+        "data": dict(loaded.data),
+        "contents": fingerprint(dict(loaded.contents)),
+        "include": loaded.include,
+        "headline_mean": "groups" if by_subject else "items",
+        "engine": asked.engine,
+        "batch_tokens": asked.batch_tokens,
+    }
+
+
+def _same(of_leaves: Mapping[str, Any]) -> Any:
+    """Return what all leaves have, or what each has."""
+    values = set(of_leaves.values())
+    return values.pop() if len(values) == 1 else dict(of_leaves)

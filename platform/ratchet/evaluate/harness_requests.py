@@ -1,0 +1,127 @@
+"""Requests of lm-eval's tasks, built once and kept: they hang on the data and the definition, not on the model.
+
+A file has one leaf's requests, document by document, under a key that names all they are made from. A stage that
+finds it builds nothing; a file that is not what was written raises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ratchet.errors import CorruptError, DataError
+from ratchet.evaluate.harness_profile import order_of
+from ratchet.store.files import write_bytes
+from ratchet.store.fingerprint import fingerprint
+
+_VERSION = 1
+Rows = list[dict[str, Any]]
+"""One for each document: `doc_id`, `doc` (a digest), `repeats`, and `requests` as [type, arguments] by their index."""
+
+
+def requests_key(task: Any, made_from: Mapping[str, Any]) -> str:
+    """Return the key of a leaf's requests: of its definition, less where its data lie, and of `made_from`."""
+    config = task.dump_config()
+    for place in ("dataset_path", "dataset_kwargs", "metadata"):
+        config.pop(place, None)
+    return fingerprint({"version": _VERSION, "config": _plain(config), **made_from})
+
+
+def kept_rows(path: Path, key: str, docs: Sequence[Any], build: Callable[[], Rows]) -> Rows:
+    """Return a leaf's requests from `path`, or build and write them there.
+
+    Raises CorruptError where the file is not what was written, or is of other documents than `docs`.
+    """
+    if path.is_file():
+        rows = _read(path, key)
+        for row in rows:
+            if row["doc_id"] >= len(docs) or digest_doc(docs[row["doc_id"]]) != row["doc"]:
+                raise _corrupt(path, f"document {row['doc_id']} is another one in the data")
+        return rows
+    rows = build()
+    _write(path, key, rows)
+    return rows
+
+
+def build_rows(task: Any, docs: Sequence[Any], profile: str, limit: int | None, template: Any) -> Rows:
+    """Build a leaf's requests as lm-eval does; `template` renders a chat, or is None. Raises DataError."""
+    shots, rows = task.config.num_fewshot, []
+    for doc_id in order_of(task, profile, len(docs), limit):
+        doc = docs[doc_id]
+        chat = {"apply_chat_template": template is not None, "chat_template": template}
+        try:
+            context = task.fewshot_context(
+                doc=doc,
+                num_fewshot=shots,
+                fewshot_as_multiturn=template is not None,
+                gen_prefix=task.doc_to_prefix(doc),
+                **chat,
+            )
+        except (AssertionError, ValueError) as error:
+            raise DataError(
+                f"cannot put {shots} examples before document {doc_id}: {error}",
+                where=task.task_name,
+                fix="ask for fewer shots, or give data with more rows to draw examples from",
+            ) from error
+        made = task.construct_requests(
+            doc=doc, ctx=context, metadata=(task.task_name, doc_id, task.config.repeats), **chat
+        )
+        made = made if isinstance(made, list) else [made]
+        rows.append(
+            {
+                "doc_id": doc_id,
+                "doc": digest_doc(doc),
+                "repeats": task.config.repeats,
+                "requests": [[it.request_type, list(it.args)] for it in made],
+            }
+        )
+    return rows
+
+
+def digest_doc(doc: Any) -> str:
+    """Return a digest of a document's content."""
+    return hashlib.sha256(json.dumps(doc, default=str, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _write(path: Path, key: str, rows: Rows) -> None:
+    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    head = {"key": key, "documents": len(rows), "sha256": hashlib.sha256(body).hexdigest()}
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(json.dumps(head).encode() + b"\n" + body)
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def _read(path: Path, key: str) -> Rows:
+    try:
+        with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as stream:
+            head, _, body = stream.read().partition(b"\n")
+        said = json.loads(head)
+    except (OSError, ValueError) as error:
+        raise _corrupt(path, str(error)) from error
+    if said.get("key") != key or said.get("sha256") != hashlib.sha256(body).hexdigest():
+        raise _corrupt(path, "its digest is another one")
+    return [json.loads(line) for line in body.splitlines()]
+
+
+def _corrupt(path: Path, why: str) -> CorruptError:
+    return CorruptError(
+        f"requests are not what was written: {why}", where=str(path), fix="delete the file: it is then built anew"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a definition as plain JSON types; a function is its source."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return inspect.getsource(value)
