@@ -99,7 +99,7 @@ def _ask(
             some,
             candidates.of(first),
             data_root=Path(suite.data_root) if suite.data_root else None,
-            store=candidates.bench.layout.requests,
+            store=candidates.bench.layout.store,
         )
         for task, result in results.items():
             yield task, result, time.monotonic() - clock

@@ -6,7 +6,8 @@
 <root>/store/models/<fp>/   a Hugging Face folder made from a `scratch:` spec
 <root>/store/answers/<fp>.jsonl   what a model answered, unit by unit
 <root>/store/judgments/<fp>.jsonl   what a judge behind a URL said
-<root>/store/requests/<fp>/ requests of lm-eval's tasks, which all models share
+<root>/store/requests/      requests of lm-eval's tasks, which all models share
+<root>/store/datasets/      `datasets`' copies of local data, by content
 <root>/store/scores/<fp>/   result.json  items.parquet                       record.json
 <root>/runs/<plan>/         plan.yaml  resolved.json  report.{html,md,json}  scores.json  lock
 <root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ model/ record.json
@@ -45,8 +46,8 @@ class Layout:
         return self.root / "store" / "judgments" / f"{fp}.jsonl"
 
     @property
-    def requests(self) -> Path:
-        return self.root / "store" / "requests"
+    def store(self) -> Path:
+        return self.root / "store"
 
     def result(self, fp: str) -> Path:
         return self.root / "store" / "scores" / fp
