@@ -158,7 +158,7 @@ def _verdict(answer: Answer | RatchetError, case: Case, before: Verdict) -> tupl
     """Return the verdict after one more attempt, and whether another may do better."""
     if isinstance(answer, RatchetError):
         # What the judge said before tells more than that it fell silent.
-        problem = before.problem if before.texts else f"judge failed: {_HEAD.split(answer.what, maxsplit=1)[0]}"
+        problem = before.problem if before.texts else f"judge failed: {_HEAD.split(answer.what, maxsplit=1)[0].strip()}"
         return Verdict(None, problem, (*before.texts, f"$ERROR$ {answer.what}")), False
     texts = (*before.texts, answer.text)
     rating = read_rating(answer.text)
