@@ -59,7 +59,7 @@ def endpoint_judge(said: EndpointJudge, journal: Path, pace: Pace = REAL_PACE) -
     """
     with Journal(journal) as kept:
         settings = EndpointSettings(**said.model_dump(exclude={"kind"}))
-        yield Judge(said.model, "endpoint", Endpoint(settings, kept, pace).attempt)
+        yield Judge(said.model, f"endpoint {said.base_url}", Endpoint(settings, kept, pace).attempt)
 
 
 def replay_judge(said: ReplayJudge) -> Judge:
