@@ -60,7 +60,7 @@ def endpoint_judge(said: EndpointJudge, journal: Path, pace: Pace = REAL_PACE) -
     """
     with Journal(journal) as kept:
         settings = EndpointSettings(**said.model_dump(exclude={"kind"}))
-        yield Judge(said.model, "endpoint", Endpoint(settings, kept, pace).attempt)
+        yield Judge(said.model, f"endpoint {said.base_url}", Endpoint(settings, kept, pace).attempt)
 
 
 def replay_judge(said: ReplayJudge) -> Judge:
@@ -159,7 +159,7 @@ def _verdict(answer: Answer | RatchetError, case: Case, before: Verdict) -> tupl
     """Return the verdict after one more attempt, and whether another may do better."""
     if isinstance(answer, RatchetError):
         # What the judge said before tells more than that it fell silent.
-        problem = before.problem if before.texts else f"judge failed: {_HEAD.split(answer.what, maxsplit=1)[0]}"
+        problem = before.problem if before.texts else f"judge failed: {_HEAD.split(answer.what, maxsplit=1)[0].strip()}"
         return Verdict(None, problem, (*before.texts, f"$ERROR$ {answer.what}")), False
     texts = (*before.texts, answer.text)
     rating = read_rating(answer.text)

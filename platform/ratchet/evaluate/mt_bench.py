@@ -202,7 +202,9 @@ def _result(
     items = tuple(
         _item(talk, turn, verdicts.get((talk.question.question_id, turn))) for talk in talks for turn in (1, 2)
     )
-    scores = scores_from(items)
+    # Whose rating, of what: a number of this task says nothing without them.
+    about = f"{asked.name}, judged by {judge.name}, references {asked.settings['reference_set']}"
+    scores = scores_from(items, about)
     settings = {
         **asked.settings,
         "judge": judge.name,
@@ -211,7 +213,6 @@ def _result(
         "judge_max_tokens": MAX_TOKENS,
         "judge_retries": task.judge_retries,
         "judge_retry_temperature_step": WARMER,
-        "judge_attempts": sum(len(one.verdict.texts) for one in judged),
         "rating_range": [LOWEST, HIGHEST],
         "max_new_tokens": task.max_new_tokens,
         "temperatures": {**TEMPERATURES, "other": OTHER_TEMPERATURE},
@@ -243,6 +244,12 @@ def _warnings(asked: QuestionSet, talks: Sequence[Talk], judged: Sequence[Judged
         found.append(f"This is not MT-Bench but {asked.name}: its scores compare with those of the same set alone.")
     if average.value is None:
         found.append(f"There is {average.note}.")
+    if again := sum(len(one.verdict.texts) > 1 for one in judged):
+        rated = sum(len(one.verdict.texts) > 1 and one.verdict.rating is not None for one in judged)
+        attempts = sum(len(one.verdict.texts) for one in judged)
+        found.append(
+            f"{again} judgments were asked for again ({attempts} attempts at {len(judged)}), {rated} got a rating."
+        )
     if cut := sum(talk.cut for talk in talks):
         found.append(f"{cut} answers were cut off at the longest allowed.")
     if marked := [item_id(one.talk.question.question_id, one.turn) for one in judged if one.defused]:

@@ -27,30 +27,33 @@ def item_id(question_id: int | str, turn: int) -> str:
     return f"{question_id}:{turn}"
 
 
-def scores_from(items: Sequence[Item]) -> tuple[Score, ...]:
+def scores_from(items: Sequence[Item], about: str = "") -> tuple[Score, ...]:
     """Return the average, both turns, and each category, from 1 to 10 points.
 
     The average is the mean over all rated rows, as FastChat's, not the mean of the turns' means. Standard
     errors take each question as one draw. A score of which more than 5 % of the rows have no rating
-    has no value, and says so.
+    has no value, and says so. `about` stands in every score's note.
     """
     groups = sorted({item.group for item in items} - {""})
     turns = (1, 2)
     return (
-        _score("average", items),
-        *(_score(f"turn {turn}", [one for one in items if one.item.endswith(f":{turn}")]) for turn in turns),
-        *(_score(name, [one for one in items if one.group == name], group=name) for name in groups),
+        _score("average", items, about),
+        *(_score(f"turn {turn}", [one for one in items if one.item.endswith(f":{turn}")], about) for turn in turns),
+        *(_score(name, [one for one in items if one.group == name], about, group=name) for name in groups),
     )
 
 
-def _score(name: str, items: Sequence[Item], *, group: str = "") -> Score:
+def _score(name: str, items: Sequence[Item], about: str, *, group: str = "") -> Score:
     rated = [item for item in items if METRIC in item.values]
     values = np.asarray([item.values[METRIC] for item in rated], dtype=np.float64)
     found = statistics.clustered(values, [item.cluster for item in rated])
     missing = len(items) - len(rated)
-    note = f"{missing} of {len(items)} judgments are missing" if missing else ""
-    if not rated or missing > MOST_MISSING * len(items):
-        note = f"no score: {note or 'there are no judgments'}, and {MOST_MISSING:.0%} may be"
+    lost = f"{missing} of {len(items)} judgments are missing" if missing else ""
+    enough = bool(rated) and missing <= MOST_MISSING * len(items)
+    if not enough:
+        lost = f"no score: {lost or 'there are no judgments'}, and {MOST_MISSING:.0%} may be"
+    note = "; ".join(part for part in (lost, about) if part)
+    if not enough:
         return Score(name, METRIC, None, None, len(rated), "points", group, note)
     return Score(name, METRIC, found.mean, found.standard_error, found.count, "points", group, note)
 
