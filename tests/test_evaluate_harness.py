@@ -228,6 +228,7 @@ def mine(folder: Path, **more: Any) -> Harness:
 def test_requests_are_built_once_for_all_models(small: Candidate, built: list[str], tmp_path: Path) -> None:
     folder, store = own_task(tmp_path / "tasks"), tmp_path / "store"
     first = run("t", mine(folder), small, data_root=None, store=store)
+    assert first.warnings == ()
     assert built == ["mine"] * 4
     other = dataclasses.replace(small, longest=64, identity="other")
     second = run("t", mine(folder), other, data_root=None, store=store)
@@ -297,6 +298,16 @@ def test_groups_are_pooled_and_averaged_over_subjects(small: Candidate, tmp_path
     ]
 
 
+def test_a_group_without_a_total_and_a_tag_are_refused(small: Candidate, tmp_path: Path) -> None:
+    for name in ("mine_one", "mine_two"):
+        own_task(tmp_path / "tasks", name, tag="ours")
+    (tmp_path / "tasks" / "group.yaml").write_text(yaml.safe_dump({"group": "mine", "task": ["mine_one", "mine_two"]}))
+    for task in ("mine", "ours"):
+        asked = asking(task, "acc", include=str(tmp_path / "tasks"))
+        with pytest.raises(PlanError, match=r"one by one|each of them"):
+            run("t", asked, small, data_root=None, store=tmp_path / "store")
+
+
 def test_folders_of_the_same_name_do_not_share_rows(small: Candidate, tmp_path: Path) -> None:
     definition = own_task(tmp_path / "tasks", dataset_path="team/letters", dataset_kwargs={})
     found = {}
@@ -347,6 +358,8 @@ def test_a_chat_template_is_asked_through_with_examples_as_turns(small: Candidat
     folder = own_task(tmp_path / "tasks", training_split="test", fewshot_split="test")
     task = mine(folder, chat_template=True, shots=2, limit=1)
     groups = recorded(chat, lambda: run("t", task, chat, data_root=None, store=tmp_path / "store"))
+    warnings = run("t", task, chat, data_root=None, store=tmp_path / "store").warnings
+    assert warnings[-1].startswith("mine draws its examples from the questions themselves")
     request = groups["t/mine"][0]
     text = tokenizer.decode([*request.context, *request.continuations[0]])
     assert text.count("<|turn|>user") == 3

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT
@@ -18,6 +20,7 @@ from plain_engine import PlainEngine
 from ratchet.errors import PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness import run, run_all
+from ratchet.evaluate.harness_model import Encoder, ask
 from ratchet.evaluate.harness_profile import OPENLLM_V1
 from ratchet.evaluate.harness_requests import build_rows
 from ratchet.evaluate.harness_tasks import load, quiet
@@ -142,6 +145,34 @@ def test_no_solution_has_a_number_that_the_two_comparisons_see_differently(share
             answer = json.loads(line)["answer"]
             today = re.sub(r"(?s).*#### ", "", answer.replace(",", "").replace("$", ""))
             assert number_of_2023(answer) == re.sub(r"\.$", "", today), answer
+
+
+@pytest.mark.parametrize("profile", ["openllm-v1", "harness"])
+@pytest.mark.parametrize("task", ["arc_challenge", "hellaswag", "truthfulqa_mc2", "winogrande", "gsm8k"])
+def test_the_model_is_asked_what_lm_evals_own_class_asks_it(
+    task: str, profile: str, mirror: Path, reader: Candidate, tmp_path: Path
+) -> None:
+    shots = None if profile == "openllm-v1" else OPENLLM_V1[task] or None
+    never = False if profile == "openllm-v1" else None
+    with quiet():
+        leaf = load(asking(task, profile=profile, shots=shots), mirror, tmp_path).leaves[task]
+        docs = list(leaf.eval_docs)
+        instances = [
+            Instance(kind, docs[row["doc_id"]], tuple(arguments), index, (task, row["doc_id"], 1))
+            for row in build_rows(leaf, docs, profile, 1 if task == "gsm8k" else 2, None)
+            for index, (kind, arguments) in enumerate(row["requests"])
+        ]
+        asked = ask(Encoder(reader.tokenizer, 512, special=never), instances)
+        said = asked.said(reader.engine.answer(asked.requests))
+        ours = [said[id(instance)][0] for instance in instances]
+        engine: Any = reader.engine
+        model = HFLM(engine.model, tokenizer=reader.tokenizer, batch_size=1, add_bos_token=never)
+        theirs = getattr(model, instances[0].request_type)(instances, disable_tqdm=True)
+    if task == "gsm8k":
+        assert ours == theirs
+    else:
+        assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=1e-4)
+        assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
 
 
 def test_nothing_begins_with_a_bos_token_in_2023(mirror: Path, reader: Candidate, tmp_path: Path) -> None:

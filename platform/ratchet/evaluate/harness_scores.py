@@ -161,6 +161,15 @@ def _warnings(scored: Scored) -> list[str]:
             f"{scored.cut} of {scored.requests} requests lost the beginning of their context: "
             "with its examples, and room for an answer, it is longer than the model has positions."
         )
+    for name, task in scored.leaves.items():
+        config = task.config
+        pool = task.fewshot_cfg.split or config.training_split or config.validation_split or config.test_split
+        if (
+            config.num_fewshot
+            and not task.fewshot_cfg.samples
+            and pool == (config.test_split or config.validation_split)
+        ):
+            found.append(f"{name} draws its examples from the questions themselves: it has no other rows.")
     return found
 
 

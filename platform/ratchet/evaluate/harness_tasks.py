@@ -39,7 +39,8 @@ class Loaded:
     """A task of a suite as lm-eval sees it: its leaves by name, the groups above them, and where their data are from.
 
     `data` has, for each data set, a digest of its files, or `hub` where lm-eval fetches it. `contents` has, for
-    each leaf, a digest of the rows themselves. `metric` is the label of the one that stands for the task. `include` is a digest of the folder of one's own definitions.
+    each leaf, a digest of the rows themselves. `metric` is the label of the one that stands for the task.
+    `include` is a digest of the folder of one's own definitions.
     """
 
     asked: Harness
@@ -124,7 +125,7 @@ def load(asked: Harness, data_root: Path | None, cache: Path) -> Loaded:
         found["groups"],
         factory.data,
         {name: content_of(task) for name, task in leaves.items()},
-        _metric(asked, leaves),
+        _metric(asked, leaves, found["groups"]),
         _digest_folder(asked.include),
     )
 
@@ -205,15 +206,18 @@ def _set_shots(asked: Harness, task: Any) -> None:
     task.set_fewshot_seed(seed=_SHOTS_SEED)
 
 
-def _metric(asked: Harness, leaves: Mapping[str, Any]) -> str:
+def _metric(asked: Harness, leaves: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
     """Return the label of the metric that the suite names: of the task's first filter, where it names none."""
     task = next(iter(leaves.values()))
-    keys = [f"{metric},{filters.name}" for metric in task.aggregation() for filters in task._filters]
-    labels = [key.removesuffix(",none") for key in keys]
+    metrics = list(task.aggregation())
+    if asked.task in groups:
+        metrics = [total.metric for total in groups[asked.task].aggregate_metric_list or ()]
+    labels = [f"{metric},{filters.name}".removesuffix(",none") for metric in metrics for filters in task._filters]
     for label in labels:
         if asked.metric in {label, label.partition(",")[0]}:
             return label
-    raise PlanError(f"{asked.task} has no metric {asked.metric}", fix=f"it has {', '.join(labels)}")
+    has = f"it has {', '.join(labels)}" if labels else "it has no total: name its tasks one by one"
+    raise PlanError(f"{asked.task} has no metric {asked.metric}", fix=has)
 
 
 def _beside(data_files: Any, folder: Path) -> tuple[Any, list[Path]]:
