@@ -185,6 +185,10 @@ def test_what_not_shown_means_stands_above_the_table(html: str) -> None:
     assert "it does not mean that they are equal" in markdown(read(standalone()))
 
 
+def test_answers_are_said_to_be_no_sample(html: str) -> None:
+    assert "no sample to judge by" in Page(html).text
+
+
 # --- the page ------------------------------------------------------------------------------------
 
 
