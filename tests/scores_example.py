@@ -72,16 +72,17 @@ def board(model: str, gain: float, random: np.random.Generator) -> list[dict[str
 
 def talk(model: str, gain: float, random: np.random.Generator) -> list[dict[str, Any]]:
     """Return the results of one model on MT-Bench, EQ-Bench and running text."""
-    judged = {"judge": {"kind": "replay", "judge": "gpt-4"}, "references": "gpt-4", "temperature": {"writing": 0.7}}
+    judged = {"judge": "gpt-4", "judge_how": f"replay of x.jsonl, sha256 {'5e' * 32}", "reference_set": "gpt-4"}
+    judged |= {"question_set": "MT-Bench", "temperatures": {"writing": 0.7, "math": 0.0}}
     parts = [
-        score("rating", 5.5 + gain * 9 + random.uniform(-1.5, 1.5), 0.61, 20, unit="points", group=name)
+        score(name, 5.5 + gain * 9 + random.uniform(-1.5, 1.5), 0.61, 20, metric="rating", unit="points", group=name)
         for name in CATEGORIES
     ]
     mean = sum(one["value"] for one in parts) / len(parts)
     turns = [score(f"turn {n}", mean + 0.2 - n / 7, 0.36, 80, metric="rating", unit="points") for n in (1, 2)]
     eq = score("EQ-Bench v2", 43.1 + 60 * gain, 2.41, 171, metric="eq", unit="points")
     if model == "warm":
-        eq |= {"value": None, "standard_error": None, "note": "only 139 of 171 questions could be read"}
+        eq |= {"value": None, "standard_error": None, "note": "no score: only 139 of 171 questions could be read"}
     text = score("perplexity", 8.31 - 9 * gain, 0.12, 41_000, metric="nll", unit="perplexity", lower_is_better=True)
     return [
         result(
@@ -89,7 +90,7 @@ def talk(model: str, gain: float, random: np.random.Generator) -> list[dict[str,
             TALK,
             "mt_bench",
             "mt_bench",
-            [score("rating", mean, 0.33, 160, unit="points"), *turns, *parts],
+            [score("average", mean, 0.33, 160, metric="rating", unit="points"), *turns, *parts],
             settings=judged,
             problems={"no rating in the judgment": 2} if model == "warm" else {},
         ),

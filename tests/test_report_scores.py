@@ -79,7 +79,7 @@ def test_the_headline_has_a_column_for_each_task_and_average_with_its_metric_and
         "mmlu (acc, mean of subjects, %, openllm-v1)",
         "mmlu (acc, by size, %, openllm-v1)",
     ]
-    assert heads(talk)[1] == "mt_bench (rating, points, judge gpt-4, references gpt-4)"
+    assert heads(talk)[1] == "mt_bench (average, points, MT-Bench, judge gpt-4 (replay of x.jsonl), references gpt-4)"
     assert heads(talk)[-1] == "stories (perplexity, perplexity, lower is better)"
     assert [row[0] for row in texts(board)] == list(MODELS)
     assert "H4 is the mean of arc, hellaswag, mmlu, truthfulqa." in board.note
@@ -95,7 +95,7 @@ def test_a_score_that_does_not_exist_says_why() -> None:
 
 def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> None:
     data = scores()
-    of(data, "warm", "mt_bench")["settings"] = {"judge": {"name": "own/judge"}, "references": "gpt-4"}
+    of(data, "warm", "mt_bench")["settings"] = {"judge": {"name": "own/judge"}, "references": {"rows": 30, "by": "us"}}
     report = read(standalone(scores=data))
     for table in (
         tables_scores.headlines(report, report.scores)[1],
@@ -103,7 +103,7 @@ def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> Non
     ):
         found = [cell for row in table.rows for cell in row.cells if cell.mark]
         assert {(cell.mark, cell.aside) for cell in found} == {
-            ("measured otherwise", "judge own/judge, references gpt-4")
+            ("measured otherwise", "judge own/judge, references rows 30, by us")
         }
     assert "judge own/judge" in charts_scores.mt_bench(report, report.scores)[0].caption
 
@@ -115,11 +115,11 @@ def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> N
         "open_llm_leaderboard, every score of whole tasks": (7, False),
         "mmlu, acc, openllm-v1, 57 parts": (57, True),
         "talk, every score of whole tasks": (5, False),
-        "mt_bench, rating, judge gpt-4, references gpt-4, 8 parts": (8, False),
+        "mt_bench, MT-Bench, judge gpt-4 (replay of x.jsonl), references gpt-4, 8 parts": (8, False),
     }
     page_text = page(report)
     assert re.search(r"<details><summary>mmlu, acc, openllm-v1, 57 parts</summary>", page_text)
-    assert "<h3>mt_bench, rating, judge gpt-4, references gpt-4, 8 parts</h3>" in page_text
+    assert "<h3>mt_bench, MT-Bench, judge gpt-4 (replay of x.jsonl), references gpt-4, 8 parts</h3>" in page_text
 
 
 # --- differences ---------------------------------------------------------------------------------
@@ -177,13 +177,16 @@ def test_a_comparison_that_could_not_be_made_says_so() -> None:
     report = read(standalone(scores=data))
     table = tables_scores.differences(report, report.scores)
     assert table is not None
-    assert table.rows[0].cells[-2].aside == "no items" or table.rows[0].cells[2].aside == "no items"
-    assert "not shown" in " ".join(texts(table)[0])
+    assert [cell.aside for cell in table.rows[0].cells if cell.text == "· not shown"] == ["no items"] * 2
 
 
 def test_what_not_shown_means_stands_above_the_table(html: str) -> None:
     assert "it does not mean that they are equal" in Page(html).text
     assert "it does not mean that they are equal" in markdown(read(standalone()))
+
+
+def test_answers_are_said_to_be_no_sample(html: str) -> None:
+    assert "no sample to judge by" in Page(html).text
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -332,7 +335,7 @@ def test_a_long_answer_is_cut_and_can_be_opened(html: str) -> None:
     found = side_by_side(report)
     assert found is not None
     (title, (asked,)) = found.tasks[1]
-    assert title == "mt_bench, judge gpt-4, references gpt-4"
+    assert title == "mt_bench, MT-Bench, judge gpt-4 (replay of x.jsonl), references gpt-4"
     left, right = asked.sides
     assert (left.model, right.model) == ("base", "align.3")
     assert len(left.whole) == 731 * 14 > 10_000

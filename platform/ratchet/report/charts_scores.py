@@ -14,6 +14,7 @@ from ratchet.report.tables import colour_key, coloured
 from ratchet.report.tables_scores import direction, identity, unit_name
 
 _MARKERS = "osD^vP*X"
+_BY_CATEGORY = {"mt_bench", "mt_bench_format"}
 _SHARES = {"share", "percent"}
 
 
@@ -70,11 +71,11 @@ def others(report: Report, scores: Scores) -> list[Chart]:
 
 
 def mt_bench(report: Report, scores: Scores) -> list[Chart]:
-    """MT-Bench by category, one chart a task."""
+    """MT-Bench by category, one chart a task; also of other questions in its format (`mt_bench_format`)."""
     made = []
     for number, (suite, task) in enumerate(scores.tasks):
         results = scores.of(suite, task)
-        head = next((one.headline for one in results.values() if one.kind == "mt_bench" and one.headline), None)
+        head = next((one.headline for one in results.values() if one.kind in _BY_CATEGORY and one.headline), None)
         if head is None:
             continue
         parts = [one for found in results.values() for one in found.scores if one.metric == head.metric and one.group]

@@ -46,7 +46,12 @@ def score_sections(report: Report) -> list[Section]:
             tables_scores.differences(report, scores),
         ),
         section("tasks", "Task by task", "", *tables_scores.details(report, scores)),
-        section("answers", "Answers, side by side", "", tables_settings.answers(scores)),
+        section(
+            "answers",
+            "Answers, side by side",
+            "Items on which the models differ most stand first: examples to read, and no sample to judge by.",
+            tables_settings.answers(scores),
+        ),
         section(
             "problems",
             "Items without a verdict",

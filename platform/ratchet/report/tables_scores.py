@@ -14,6 +14,14 @@ GROUPS_IN_SIGHT = 12
 """A task with more parts than this (MMLU has 57) shows them on a click."""
 
 NO_SCORE = "no score"
+_IDENTITY = {
+    "profile": "{}",
+    "question_set": "{}",
+    "judge": "judge {}",
+    "judge_how": "",
+    "references": "references {}",
+    "reference_set": "references {}",
+}
 VERDICTS = {"better": "▲ better", "worse": "▼ worse", "not shown": "· not shown"}
 
 
@@ -81,7 +89,8 @@ def _score_cell(result: Result | None, like: Score, measured_by: str, note: str 
         return Cell(fig.NONE)
     other = identity(result.settings)
     text = NO_SCORE if score.value is None else figure(score.unit, score.value, score.standard_error)
-    aside = told(score.note if score.note != note else "", other if other != measured_by else "")
+    said = score.note.removeprefix(f"{NO_SCORE}: ")
+    aside = told(said if score.note != note else "", other if other != measured_by else "")
     return Cell(text, mark="measured otherwise" if other != measured_by else "", aside=aside)
 
 
@@ -109,9 +118,12 @@ def direction(score: Score) -> str:
 
 
 def identity(settings: Mapping[str, Any]) -> str:
-    """Return what must stand beside a task's numbers: the profile, the judge, the set of references."""
-    words = {"profile": "{}", "judge": "judge {}", "references": "references {}", "reference_set": "references {}"}
-    return ", ".join(text.format(_named(settings[key])) for key, text in words.items() if settings.get(key))
+    """Return what must stand beside a task's numbers: profile, questions, judge and how it was asked, references."""
+    found = {key: _named(value) for key, value in settings.items() if key in _IDENTITY and value}
+    how = found.pop("judge_how", "").partition(",")[0]  # what follows is a digest, which the settings show
+    if "judge" in found and how:
+        found["judge"] += f" ({how})"
+    return ", ".join(_IDENTITY[key].format(found[key]) for key in _IDENTITY if key in found)
 
 
 def _named(value: Any) -> str:
@@ -232,11 +244,12 @@ def _whole_tasks(report: Report, scores: Scores, tasks: list[tuple[str, str]], t
 
 def _parts(report: Report, results: Mapping[str, Result], label: str) -> Table | None:
     places = [place for place in _places(results) if place[1]]
-    several = len({name for name, _ in places}) > 1
+    names = {name if name != part else "" for name, part in places}
+    several = len(names) > 1
     rows = [_score_row(list(results), results, (name, part), [part, name if several else ""]) for name, part in places]
     says = identity(next(iter(results.values())).settings)
     columns = [Column("part", text=True), Column("score", text=True), *_models(report, list(results))]
-    what = "" if several or not places else places[0][0]
+    what = "" if several else "".join(names)
     title = told(label, what, says, f"{len({part for _, part in places})} parts")
     return table(columns, rows, title=title, folded=len(places) > GROUPS_IN_SIGHT)
 
