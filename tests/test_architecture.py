@@ -59,8 +59,6 @@ DOORS = {
         "reference.gone",
         "reference.score",
         "evaluate.actors",
-        "evaluate.generate_flow",
-        "evaluate.vllm_pool",
         "train.worker",
         "train.launch",
         "pipeline.session",

@@ -24,6 +24,7 @@ from ratchet.serving.retry import REAL_PACE, Pace
 from ratchet.store.fingerprint import digest_file
 
 FAILED = "judge failed"
+"""How the problem of a judgment begins whose request got no answer."""
 LOWEST, HIGHEST = 1.0, 10.0
 MAX_TOKENS = 2048
 WARMER = 0.1
@@ -159,7 +160,7 @@ def _verdict(answer: Answer | RatchetError, case: Case, before: Verdict) -> tupl
     """Return the verdict after one more attempt, and whether another may do better."""
     if isinstance(answer, RatchetError):
         # What the judge said before tells more than that it fell silent.
-        problem = before.problem if before.texts else f"judge failed: {_HEAD.split(answer.what, maxsplit=1)[0].strip()}"
+        problem = before.problem if before.texts else f"{FAILED}: {_HEAD.split(answer.what, maxsplit=1)[0].strip()}"
         return Verdict(None, problem, (*before.texts, f"$ERROR$ {answer.what}")), False
     texts = (*before.texts, answer.text)
     rating = read_rating(answer.text)

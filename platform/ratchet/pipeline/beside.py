@@ -12,6 +12,7 @@ from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.evaluation import questions_identity, questions_of
 from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.scores import NAME, Entry, document
+from ratchet.pipeline.session import resources
 from ratchet.pipeline.suites import Heldout, Scored, score_suite
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import PlannedSuite, planned_suites
@@ -120,9 +121,7 @@ def write_scores(
 
 def spare_actors(cluster: Cluster) -> int:
     """Return how many evaluation processes fit beside training, at most `score_actors`."""
-    import ray
-
-    have = ray.cluster_resources()
+    have = resources()
     gpus = cluster.gpus_per_worker and max(cluster.gpus_per_worker, cluster.tensor_parallel)
     rooms = [have.get("CPU", 0.0) - cluster.workers * cluster.cpus_per_worker - 1]  # one is Ray Train's own
     if gpus:

@@ -138,10 +138,15 @@ def worker_environment(cluster: Cluster) -> dict[str, str]:
     return {**_WORKER_ENV, **({} if cluster.gpus_per_worker else _ON_CPU)}
 
 
-def _check_size(cluster: Cluster) -> None:
+def resources() -> dict[str, float]:
+    """Return what the cluster has in all, by kind: `CPU`, `GPU`, …"""
     import ray
 
-    have = ray.cluster_resources()
+    return dict(ray.cluster_resources())
+
+
+def _check_size(cluster: Cluster) -> None:
+    have = resources()
     for resource, need in (
         ("CPU", max(cluster.workers * cluster.cpus_per_worker, cluster.score_actors)),
         ("GPU", max(cluster.workers * cluster.gpus_per_worker, cluster.score_actors * _gpus_each(cluster))),
