@@ -35,7 +35,7 @@ from ratchet.plan.suite import (
     Task,
     TextOverlap,
 )
-from ratchet.store.files import folder_aside
+from ratchet.store.files import folder_aside, write_text
 from ratchet.store.fingerprint import digest_tree, fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
 
@@ -65,6 +65,14 @@ class Scored:
     reused: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class _Answered:
+    """A result, and lines of files that are to lie beside it."""
+
+    result: TaskResult
+    lines: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+
 def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: Heldout | None = None) -> list[Scored]:
     """Return the results of all tasks of a suite, in its order; `name` is the suite's file.
 
@@ -79,8 +87,9 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
             if (record := read_record(folder)) is not None:
                 found[task] = Scored(model.name, name, task, read_result(folder), folder, record.seconds, reused=True)
         left = {task: settings for task, settings in suite.tasks.items() if task not in found}
-        for task, result, seconds in _ask(candidates, suite, left, heldout):
-            folder = _keep(bench, identities[task], result, seconds, whole=_is_whole(result))
+        for task, answered, seconds in _ask(candidates, suite, left, heldout):
+            result = answered.result
+            folder = _keep(bench, identities[task], answered, seconds)
             found[task] = Scored(model.name, name, task, result, folder, seconds, reused=False)
             headline = result.headline
             facts = {headline.name: "no score" if headline.value is None else headline.value, "of": headline.count}
@@ -90,7 +99,7 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
 
 def _ask(
     candidates: Candidates, suite: Suite, tasks: Mapping[str, Task], heldout: Heldout | None
-) -> Iterator[tuple[str, TaskResult, float]]:
+) -> Iterator[tuple[str, _Answered, float]]:
     """Yield (task, result, seconds): lm-eval's tasks together, those with a judge last."""
     clock = time.monotonic()
     for some in _alike(tasks):
@@ -102,7 +111,7 @@ def _ask(
             store=candidates.bench.layout.store,
         )
         for task, result in results.items():
-            yield task, result, time.monotonic() - clock
+            yield task, _Answered(result), time.monotonic() - clock
     for task, settings in sorted(tasks.items(), key=lambda pair: isinstance(pair[1], MtBench | Preference)):
         if isinstance(settings, Harness):
             continue
@@ -119,21 +128,21 @@ def _alike(tasks: Mapping[str, Task]) -> list[dict[str, Harness]]:
     return list(groups.values())
 
 
-def _one(candidates: Candidates, name: str, task: Task, heldout: Heldout | None) -> TaskResult:
+def _one(candidates: Candidates, name: str, task: Task, heldout: Heldout | None) -> _Answered:
     match task:
         case EqBench():
-            return eq_bench.run(name, task, candidates.of(task))
+            return _Answered(eq_bench.run(name, task, candidates.of(task)))
         case TextOverlap():
-            return text_overlap.run(name, task, candidates.of(task))
+            return _Answered(text_overlap.run(name, task, candidates.of(task)))
         case Perplexity():
-            return perplexity.run(name, task, candidates.of(task))
+            return _Answered(perplexity.run(name, task, candidates.of(task)))
         case MtBench():
             return _conversations(candidates, name, task)
         case Preference():
             candidates.rest()
-            return score_preferences(candidates.bench, candidates.model, name, task)
+            return _Answered(score_preferences(candidates.bench, candidates.model, name, task))
         case ExactMatch() if heldout is not None:
-            return exact.run(name, task, candidates.of(task), heldout.questions(task))
+            return _Answered(exact.run(name, task, candidates.of(task), heldout.questions(task)))
     raise PlanError(
         f"a task of kind {task.kind} asks for a plan's held-out prompts, and there is no plan",
         where=f"tasks.{name}",
@@ -141,11 +150,13 @@ def _one(candidates: Candidates, name: str, task: Task, heldout: Heldout | None)
     )
 
 
-def _conversations(candidates: Candidates, name: str, task: MtBench) -> TaskResult:
-    """Ask, have it judged, and write answers and judgments in FastChat's format for other tools."""
+def _conversations(candidates: Candidates, name: str, task: MtBench) -> _Answered:
+    """Ask, and have it judged; answers and judgments come in FastChat's format too, for other tools."""
     with judge_of(candidates, task, f"tasks.{name}.judge") as judge:
         done = mt_bench.run(name, task, candidates.of(task), judge)
-    return done.result
+    model, when = candidates.model.name, time.time()
+    lines = {"answers.jsonl": done.answer_lines(model, when), "judgments.jsonl": done.judgment_lines(model, when)}
+    return _Answered(done.result, lines)
 
 
 def _identity(candidates: Candidates, suite: Suite, task: Task, heldout: Heldout | None) -> dict[str, Any]:
@@ -194,17 +205,19 @@ def _is_whole(result: TaskResult) -> bool:
     return not any(problem.startswith(FAILED) for problem in result.problems)
 
 
-def _keep(bench: Bench, identity: dict[str, Any], result: TaskResult, seconds: float, *, whole: bool) -> Path:
+def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: float) -> Path:
     """Write a result, and return its folder.
 
     One that is not whole stands under a name of its own, where the next run does not look for it.
     """
-    fp = fingerprint(identity)
-    folder = bench.layout.result(fp if whole else f"{fp}-{uuid.uuid4().hex[:8]}")
+    result, fp = answered.result, fingerprint(identity)
+    folder = bench.layout.result(fp if _is_whole(result) else f"{fp}-{uuid.uuid4().hex[:8]}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = now()
     with folder_aside(folder) as aside:
         write_result(aside, result)
+        for name, lines in answered.lines.items():
+            write_text(aside / name, "".join(f"{line}\n" for line in lines))
         counts = {"items": len(result.items), "problems": sum(result.problems.values())}
         write_record(aside, Record("scores", fp, identity, counts, started, round(seconds, 3)))
     return folder
