@@ -18,6 +18,7 @@ import yaml
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT
@@ -26,7 +27,7 @@ from plain_engine import PlainEngine
 from ratchet.errors import CorruptError, DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness import run, run_all
-from ratchet.evaluate.harness_model import sampling_of
+from ratchet.evaluate.harness_model import Encoder, sampling_of
 from ratchet.evaluate.harness_tasks import quiet
 from ratchet.evaluate.results import TaskResult
 from ratchet.evaluate.statistics import estimate
@@ -382,6 +383,18 @@ def test_text_is_drawn_as_the_task_says() -> None:
         sampling_of({"num_beams": 4})
 
 
+def test_a_bos_token_is_there_once_by_todays_rule(small: Candidate) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(small.tokenizer.name_or_path)
+    start = tokenizer.bos_token = tokenizer.eos_token
+    first = tokenizer.eos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single=f"{start} $A", special_tokens=[(start, first)])
+    for special, text, count in ((None, "Hi", 1), (None, f"{start}Hi", 1), (False, "Hi", 0), (True, "Hi", 1)):
+        encoder = Encoder(tokenizer, 96, special=special)
+        assert encoder.tok_encode(text).count(first) == count
+        model = HFLM(small.engine.model, tokenizer=tokenizer, add_bos_token=special)  # type: ignore[attr-defined]
+        assert encoder.tok_encode(text) == model.tok_encode(text)
+
+
 def test_repeats_of_drawn_text_have_seeds_of_their_own(small: Candidate, tmp_path: Path) -> None:
     folder = own_task(
         tmp_path / "tasks",
@@ -401,10 +414,13 @@ def test_repeats_of_drawn_text_have_seeds_of_their_own(small: Candidate, tmp_pat
 def test_nothing_reaches_the_terminal_and_nothing_stays_changed(
     small: Candidate, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = Path.cwd(), datasets.are_progress_bars_disabled(), logging.getLogger("lm_eval").level
+    logger = logging.getLogger("lm_eval")
+    logger.setLevel(logging.WARNING)
+    before = Path.cwd(), datasets.are_progress_bars_disabled()
     run("t", mine(own_task(tmp_path / "tasks"), shots=1), small, data_root=None, store=tmp_path / "store")
     assert capfd.readouterr() == ("", "")
-    assert before == (Path.cwd(), datasets.are_progress_bars_disabled(), logging.getLogger("lm_eval").level)
+    assert before == (Path.cwd(), datasets.are_progress_bars_disabled())
+    assert logger.level == logging.WARNING
 
 
 def test_a_document_that_cannot_be_asked_is_named(small: Candidate, tmp_path: Path) -> None:

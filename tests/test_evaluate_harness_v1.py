@@ -83,7 +83,7 @@ def test_requests_of_all_subjects_are_those_of_2023(mirror: Path, tmp_path: Path
 def test_requests_of_today_are_others(mirror: Path, tmp_path: Path) -> None:
     with quiet():
         leaf = load(asking("arc_challenge", profile="harness", shots=25), mirror, tmp_path).leaves["arc_challenge"]
-        found = hashes(build_rows(leaf, list(leaf.eval_docs), "harness", 12, None))
+        found = hashes(build_rows(leaf, list(leaf.eval_docs), "harness", 3, None))
     assert not set(found) & set(HASHES["requests"]["arc_challenge"])
 
 
@@ -117,18 +117,18 @@ def test_numbers_are_compared_as_in_2023(shared: Path, mirror: Path, reader: Can
         "#### 0{}",
     )
     with quiet():
-        order = [row["doc_id"] for row in _rows_of("gsm8k", mirror, tmp_path, 64)]
+        order = [row["doc_id"] for row in _rows_of("gsm8k", mirror, tmp_path, 24)]
     texts = [forms[n % len(forms)].format(number_of_2023(rows[doc]["answer"])) for n, doc in enumerate(order)]
     engine = Says(reader.engine.model, reader.tokenizer)  # type: ignore[attr-defined]
     engine.texts = tuple(texts)
     other = Candidate(engine, reader.tokenizer, 4000, "says")
-    result = run("gsm8k", asking("gsm8k", limit=64), other, data_root=mirror, store=tmp_path)
+    result = run("gsm8k", asking("gsm8k", limit=24), other, data_root=mirror, store=tmp_path)
     right = {
         doc: float(number_of_2023(text) == number_of_2023(rows[doc]["answer"]))
         for doc, text in zip(order, texts, strict=True)
     }
     assert {int(it.item.split(":")[1]): it.values["exact_match,strict-match"] for it in result.items} == right
-    assert 0 < sum(right.values()) < 64
+    assert 0 < sum(right.values()) < 24
     assert result.headline.metric == "exact_match,strict-match"
     assert "exact_match,flexible-extract" in {score.metric for score in result.scores}
     assert result.problems["no answer found"] == sum("####" not in text or "$" in text for text in texts)
@@ -147,8 +147,13 @@ def test_no_solution_has_a_number_that_the_two_comparisons_see_differently(share
             assert number_of_2023(answer) == re.sub(r"\.$", "", today), answer
 
 
-@pytest.mark.parametrize("profile", ["openllm-v1", "harness"])
-@pytest.mark.parametrize("task", ["arc_challenge", "hellaswag", "truthfulqa_mc2", "winogrande", "gsm8k"])
+FAST = {("hellaswag", "openllm-v1"), ("winogrande", "harness"), ("gsm8k", "openllm-v1")}
+ALL = [(task, profile) for task in OPENLLM_V1 if task != "mmlu" for profile in ("openllm-v1", "harness")]
+
+
+@pytest.mark.parametrize(
+    ("task", "profile"), [pytest.param(*one, marks=() if one in FAST else pytest.mark.slow) for one in ALL]
+)
 def test_the_model_is_asked_what_lm_evals_own_class_asks_it(
     task: str, profile: str, mirror: Path, reader: Candidate, tmp_path: Path
 ) -> None:
@@ -181,9 +186,8 @@ def test_nothing_begins_with_a_bos_token_in_2023(mirror: Path, reader: Candidate
     wide = Candidate(engine, reader.tokenizer, 9000, "wide")
     first = {}
     for profile in ("openllm-v1", "harness"):
-        engine.model.config.max_position_embeddings = 9000
-        run("t", asking("truthfulqa_mc2", profile=profile, limit=1), wide, data_root=mirror, store=tmp_path)
-        first[profile] = engine.asked[-1]["t/truthfulqa_mc2"][0].context[0]  # type: ignore[union-attr]
+        run("t", asking("winogrande", profile=profile, limit=1), wide, data_root=mirror, store=tmp_path)
+        first[profile] = engine.asked[-1]["t/winogrande"][0].context[0]  # type: ignore[union-attr]
     assert first["harness"] == reader.tokenizer.bos_token_id
     assert first["openllm-v1"] != reader.tokenizer.bos_token_id
 
