@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import train
 from benchmarks.tables import markdown
+from ratchet.evaluate.local_engine import LocalEngine
 from ratchet.model import memory
 from ratchet.model.attention import TreePlan, attend
 from ratchet.model.batch import branches_of, collate
@@ -19,6 +20,7 @@ from ratchet.model.forward import PairScorer, by_side, score
 from ratchet.model.support import kernel_disproof
 from ratchet.model.tree import lay_out
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.serving.requests import CompletionRequest, ContinuationRequest, Sampling
 from ratchet.train import budget
 from ratchet.train.batches import GlobalBatch
 from ratchet.train.checkpoint import Checkpoints
@@ -125,3 +127,17 @@ def test_the_budget_found_fits(tmp_path: Path) -> None:
     engine = TorchEngine(spec, PairScorer(tiny_model().to(GPU)), GPU)
     data = Data(table, reference_of(tiny_model(), table))
     assert budget.choose(spec, engine, data, Alone(), pytest.fail) >= 512
+
+
+def test_an_engine_on_a_gpu_says_what_one_on_a_cpu_does(stories: Path) -> None:
+    there, here = LocalEngine(stories, "float32", "cuda"), LocalEngine(stories, "float32", "cpu")
+    ids = tuple(here.tokenizer("Once upon a time, there was a")["input_ids"])
+    asked = [
+        ContinuationRequest(ids, ((5, 9, 33), (7,), (8, 2, 11, 40))),
+        ContinuationRequest(ids[:3], ((4,), (6, 6))),
+        CompletionRequest(ids, Sampling(max_tokens=24)),
+        CompletionRequest(ids, Sampling(max_tokens=24, temperature=0.8, seed=3)),  # drawn on the CPU, so the same
+    ]
+    for mine, theirs in zip(there.answer(asked), here.answer(asked), strict=True):
+        assert mine.text == theirs.text and mine.greedy == theirs.greedy
+        assert mine.logprobs is None or mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-2)

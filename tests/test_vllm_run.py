@@ -48,7 +48,8 @@ cluster: {token_budget: 1024, storage: out}
 SUITE = """\
 tasks:
   own: {kind: exact_match, source: slips, pattern: '(\\w+)', rows: 12, max_new_tokens: 24}
-  theirs: {kind: exact_match, source: slips, pattern: '(\\w+)', rows: 12, max_new_tokens: 24, engine: vllm, batch_tokens: 400}
+  theirs: {kind: exact_match, source: slips, pattern: '(\\w+)', rows: 12, max_new_tokens: 24, engine: vllm,
+           batch_tokens: 400}
 """
 
 

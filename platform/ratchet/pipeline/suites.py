@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import PlanError
+from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate import eq_bench, exact, harness, mt_bench, perplexity, text_overlap
 from ratchet.evaluate.exact import Question
 from ratchet.evaluate.judge import FAILED
@@ -81,6 +81,7 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
     """
     found: dict[str, Scored] = {}
     with Candidates(bench, model) as candidates:
+        _check(candidates, name, suite)
         identities = {task: _identity(candidates, suite, suite.tasks[task], heldout) for task in suite.tasks}
         for task, identity in identities.items():
             folder = bench.layout.result(fingerprint(identity))
@@ -95,6 +96,24 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
             facts = {headline.name: "no score" if headline.value is None else headline.value, "of": headline.count}
             bench.console.done(f"{task} {model.name}", facts, seconds)
     return [found[task] for task in suite.tasks]
+
+
+def _check(candidates: Candidates, name: str, suite: Suite) -> None:
+    """Tell what is missing before anything is asked. Raises DataError, ModelError."""
+    for task, settings in suite.tasks.items():
+        where = f"{name}: tasks.{task}"
+        for path in _files(suite, settings):
+            if not Path(path).exists() and not set("*?[") & set(path):
+                raise DataError("no such file or folder", where=f"{where}: {path}", fix="correct the path")
+        if (
+            isinstance(settings, MtBench | EqBench | TextOverlap | Preference)
+            and not candidates.tokenizer.chat_template
+        ):
+            raise ModelError(
+                f"asks through a chat template, and the tokenizer of {candidates.model.name} has none",
+                where=where,
+                fix="give one: model.chat_template in a plan, --chat-template here; `plain` comes with Ratchet",
+            )
 
 
 def _ask(
