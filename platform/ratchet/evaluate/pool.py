@@ -7,8 +7,8 @@ from typing import Any
 
 from ratchet.evaluate.local_engine import prompt_ids
 from ratchet.evaluate.unit_journal import UnitJournal
-from ratchet.evaluate.units import Unit, unit_key, units_of, weight
-from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, Request, key_of
+from ratchet.evaluate.units import Unit, request_key, unit_key, units_of, weight
+from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, Request
 
 Compute = Callable[[Sequence[Unit]], Iterator[tuple[int, list[Answer]]]]
 """Takes units, and yields (place, answers) of each as it is done, in any order."""
@@ -33,6 +33,7 @@ class Pool:
         self.compute, self.identity, self.tokenizer = compute, identity, tokenizer
         self.journal, self.budget, self.on_units = journal, budget, on_units
         self._lengths: dict[Request, int] = {}
+        self._keys: dict[Request, str] = {}
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return one answer for each request, in their order; equal requests are one. Raises RatchetError."""
@@ -43,12 +44,12 @@ class Pool:
 
         Raises RatchetError where one has none; what was answered is kept.
         """
-        units = {name: units_of(requests, self._length, self.budget) for name, requests in groups.items()}
+        units = {name: units_of(requests, self._length, self.budget, self._key) for name, requests in groups.items()}
         missing = {
             key: unit
             for some in units.values()
             for unit in some
-            if (key := unit_key(self.identity, unit)) not in self.journal
+            if (key := unit_key(self.identity, unit, self._key)) not in self.journal
         }
         self._compute(dict(sorted(missing.items(), key=lambda pair: (-weight(pair[1], self._length), pair[0]))))
         return {name: self._in_order(groups[name], units[name]) for name in groups}
@@ -64,9 +65,14 @@ class Pool:
     def _in_order(self, requests: Sequence[Request], units: Sequence[Unit]) -> list[Answer]:
         found: dict[str, Answer] = {}
         for unit in units:
-            answers = self.journal.find(unit_key(self.identity, unit))
-            found |= {key_of("", request): answer for request, answer in zip(unit, answers, strict=True)}
-        return [found[key_of("", request)] for request in requests]
+            answers = self.journal.find(unit_key(self.identity, unit, self._key))
+            found |= {self._key(request): answer for request, answer in zip(unit, answers, strict=True)}
+        return [found[self._key(request)] for request in requests]
+
+    def _key(self, request: Request) -> str:
+        if request not in self._keys:
+            self._keys[request] = request_key(request)
+        return self._keys[request]
 
     def _length(self, request: Request) -> int:
         if request not in self._lengths:

@@ -6,6 +6,8 @@ requests alone: not from how many processes there are, nor from what a killed ru
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 
 from ratchet.serving.requests import ContinuationRequest, Request, key_of
@@ -14,16 +16,26 @@ from ratchet.store.fingerprint import fingerprint
 Unit = tuple[Request, ...]
 Length = Callable[[Request], int]
 """Tokens of a request's prompt."""
+Key = Callable[[Request], str]
+"""What a request is known by: `request_key`, or that from memory."""
 
 
-def units_of(requests: Sequence[Request], length: Length, budget: int) -> list[Unit]:
+def request_key(request: Request) -> str:
+    """Return what a request is known by; long lists of token ids are digested as they are."""
+    if not isinstance(request, ContinuationRequest):
+        return key_of("", request)
+    text = json.dumps([request.kind, request.context, request.continuations], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def units_of(requests: Sequence[Request], length: Length, budget: int, key: Key = request_key) -> list[Unit]:
     """Return the different requests as units, the longest first; the order of `requests` does not matter.
 
     A unit holds requests of one kind, and at most `budget` tokens, padding and new tokens included,
     or a single request.
     """
-    distinct = {key_of("", request): request for request in requests}
-    sized = sorted((request.kind, -_size(request, length)[0], key, request) for key, request in distinct.items())
+    distinct = {key(request): request for request in requests}
+    sized = sorted((request.kind, -_size(request, length)[0], name, request) for name, request in distinct.items())
     units: list[list[Request]] = []
     rows, width = 0, 0
     for place, (kind, _, _, request) in enumerate(sized):
@@ -44,9 +56,9 @@ def weight(unit: Unit, length: Length) -> int:
     return max(size for size, _ in sizes) * sum(lines for _, lines in sizes)
 
 
-def unit_key(identity: str, unit: Unit) -> str:
+def unit_key(identity: str, unit: Unit, key: Key = request_key) -> str:
     """Return the key of a unit as the model `identity` computes it."""
-    return fingerprint({"version": 1, "model": identity, "requests": [key_of("", request) for request in unit]})
+    return fingerprint({"version": 1, "model": identity, "requests": [key(request) for request in unit]})
 
 
 def _size(request: Request, length: Length) -> tuple[int, int]:
