@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import scaling
+from benchmarks import evaluate, scaling
 from benchmarks.flops import Work, layer_parameters, scoring_flops, total, training_flops
 from benchmarks.growth import EvenTask, make_tokens, opening, worker_data
 from benchmarks.models import Device, Sizes, build, sizes
@@ -275,3 +275,13 @@ def test_scaling_runs_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_bytes_of_a_tensor_count_once() -> None:
     one, two = torch.zeros(3), torch.zeros(5, dtype=torch.bfloat16)
     assert tensor_bytes([one, two, one]) == 22
+
+
+@pytest.mark.filterwarnings("ignore")  # lm-eval's class warns of what it is given
+def test_choices_are_as_likely_by_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main(
+        ["--model", "tiny", "--vocab", "300", "--documents", "3", "--rounds", "1", "--dtype", "float32"]
+        + ["--shape", "5 shots, one token", "no shots, 15 tokens"]
+    )
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "shots," in line]
+    assert [float(row[-1].rstrip(" |")) < 1e-3 for row in rows] == [True, True]

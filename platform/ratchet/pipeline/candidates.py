@@ -31,6 +31,8 @@ from ratchet.track.progress import Console
 
 _LONGEST = 4096
 """Positions of a model that names no limit."""
+_LONG_WORK = 100
+"""Batches from which on progress is told line by line."""
 _VLLM_LONGEST = 16_384
 """Positions that vLLM keeps memory for."""
 
@@ -103,7 +105,10 @@ class Candidates:
             yield from self._pool(engine, quantise).compute(units)
 
     def _on_units(self, done: int, total: int) -> None:
+        """Move the bar; every tenth of long work is a line too, for who reads a log."""
         self._show(done, total)
+        if total >= _LONG_WORK and done * 10 // total > (done - 1) * 10 // total:
+            self.bench.console.say(f"{f'ask {self.model.name}':<20} {done:,} of {total:,} batches")
 
     def _pool(self, engine: str, quantise: str | None) -> Actors:
         if (engine, quantise) not in self._actors:
