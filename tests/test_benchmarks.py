@@ -279,7 +279,19 @@ def test_bytes_of_a_tensor_count_once() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval's class warns of what it is given
 def test_choices_are_as_likely_by_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--model tiny --vocab 300 --documents 3 --rounds 1 --dtype float32 --shape".split()
+    options = [
+        "--model",
+        "tiny",
+        "--vocab",
+        "300",
+        "--documents",
+        "3",
+        "--rounds",
+        "1",
+        "--dtype",
+        "float32",
+        "--shape",
+    ]
     evaluate.main([*options, "5 shots, one token", "no shots, 15 tokens"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "shots," in line]
     assert [float(row[-1].rstrip(" |")) < 1e-3 for row in rows] == [True, True]
