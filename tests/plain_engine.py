@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ratchet.evaluate import harness
+from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.results import TaskResult
+from ratchet.plan.suite import Harness
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request
 
 
@@ -55,3 +60,16 @@ class PlainEngine:
             if cuts:
                 return Answer(text[: min(cuts)], "stop")
         return Answer(self.tokenizer.decode(new, skip_special_tokens=True), "stop")
+
+
+def run_all(
+    tasks: Mapping[str, Harness], candidate: Candidate, *, data_root: Path | None, store: Path
+) -> dict[str, TaskResult]:
+    """Load lm-eval's tasks and score them."""
+    found = harness.run_all(harness.load_all(tasks, data_root, store), candidate, store)
+    return {name: result for name, (result, _) in found.items()}
+
+
+def run(name: str, task: Harness, candidate: Candidate, *, data_root: Path | None, store: Path) -> TaskResult:
+    """Load and score one of them."""
+    return run_all({name: task}, candidate, data_root=data_root, store=store)[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +184,12 @@ def test_memory_that_runs_out_says_what_to_lower(engine: LocalEngine, monkeypatc
     with pytest.raises(EngineDeathError, match="no memory for a batch of 1 requests") as caught:
         engine.answer([RAGGED[0]])
     assert "batch_tokens" in caught.value.fix
+
+
+def test_a_model_s_own_settings_of_generation_decide_nothing(folder: Path, tmp_path: Path) -> None:
+    asked = [CompletionRequest(text, Sampling(max_tokens=20)) for text in ("What is", "The answer")]
+    wanted = LocalEngine(folder, "float32", "cpu").answer(asked)
+    own = {"no_repeat_ngram_size": 1, "num_beams": 3, "suppress_tokens": [5, 6, 7], "repetition_penalty": 3.0}
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(own))
+    assert LocalEngine(tmp_path / "model", "float32", "cpu").answer(asked) == wanted

@@ -23,10 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT
 from mirror import write_hub_folder
-from plain_engine import PlainEngine
+from plain_engine import PlainEngine, run, run_all
 from ratchet.errors import CorruptError, DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness import run, run_all
 from ratchet.evaluate.harness_model import Encoder, sampling_of
 from ratchet.evaluate.harness_tasks import quiet
 from ratchet.evaluate.results import TaskResult

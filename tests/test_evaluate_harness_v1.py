@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT
 from mirror import make_mirror
-from plain_engine import PlainEngine
+from plain_engine import PlainEngine, run, run_all
 from ratchet.errors import PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness import run, run_all
 from ratchet.evaluate.harness_model import Encoder, ask
 from ratchet.evaluate.harness_profile import OPENLLM_V1
 from ratchet.evaluate.harness_requests import build_rows

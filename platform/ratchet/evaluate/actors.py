@@ -57,6 +57,7 @@ class Actors:
     def __init__(self, make: Callable[[], Engine], *, count: int, cpus: float = 1, gpus: float = 0) -> None:
         self.make, self.count, self.cpus, self.gpus = make, count, cpus, gpus
         self._ready: list[Any] = []
+        self._stillborn = 0
         self._starting: dict[Any, Any] = {}
         self._known: dict[tuple[str, int], None] = {}
 
@@ -83,6 +84,7 @@ class Actors:
                 continue
             if done in self._starting:
                 self._ready.append(self._starting.pop(done))
+                self._stillborn = 0
                 self._known.update(dict.fromkeys(found))
                 continue
             place, _ = running.pop(done)
@@ -116,9 +118,14 @@ class Actors:
         waiting.extendleft(reversed(lost.values()))
         self._ready = [one for one in self._ready if one is not worker]
         if not lost:
-            raise ClusterError(
-                "a process of the evaluation did not start", fix="look at the logs of Ray, and at free memory"
-            )
+            self._stillborn += 1
+            if self._stillborn > _MOST_DEATHS:
+                raise ClusterError(
+                    f"{self._stillborn} processes of the evaluation in a row did not start",
+                    fix="look at the logs of Ray, and at free memory",
+                )
+            self._start()
+            return
         over = next(iter(lost.values()))
         deaths[over] += 1
         if deaths[over] >= _MOST_DEATHS:

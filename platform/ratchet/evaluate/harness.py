@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.evaluator import evaluate
 
-from ratchet.errors import ModelError
+from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness_model import Asked, Encoder, Replay, ask
 from ratchet.evaluate.harness_requests import build_rows, kept_rows, requests_key
@@ -36,35 +36,47 @@ class _Leaf:
     asked: Asked
 
 
-def run(name: str, task: Harness, candidate: Candidate, *, data_root: Path | None, store: Path) -> TaskResult:
-    """Score one task of a suite, as `run_all` does."""
-    return run_all({name: task}, candidate, data_root=data_root, store=store)[name]
+def load_all(tasks: Mapping[str, Harness], data_root: Path | None, store: Path) -> dict[str, Loaded]:
+    """Return tasks of a suite with their data read.
 
-
-def run_all(
-    tasks: Mapping[str, Harness], candidate: Candidate, *, data_root: Path | None, store: Path
-) -> dict[str, TaskResult]:
-    """Score tasks of a suite for one model; the engine is asked for all of them at once.
-
-    `data_root` is a folder with data laid out as on the hub, None for the hub itself. Below `store` built requests
-    and `datasets`' copies of local data are kept, for every model that is asked the same. Raises PlanError,
-    DataError, ModelError, CorruptError, and what the engine raises.
+    `data_root` is a folder with data laid out as on the hub, None for the hub itself. Below `store`
+    `datasets`' copies of local data are kept. Raises PlanError, DataError.
     """
     with quiet():
-        loaded = {name: load(task, data_root, store / "datasets") for name, task in tasks.items()}
+        return {name: _load(name, task, data_root, store) for name, task in tasks.items()}
+
+
+def run_all(tasks: Mapping[str, Loaded], candidate: Candidate, store: Path) -> dict[str, tuple[TaskResult, float]]:
+    """Score tasks of a suite for one model; the engine is asked for all of them at once.
+
+    Returns each task's result with its share of the work, by tokens. Below `store` built requests are kept, for
+    every model that is asked the same. Raises DataError, ModelError, CorruptError, and what the engine raises.
+    """
+    with quiet():
         leaves = {
-            (name, leaf): _leaf(some, leaf, candidate, store / "requests")
-            for name, some in loaded.items()
-            for leaf in some.leaves
+            (name, leaf): _leaf(loaded, leaf, candidate, store / "requests")
+            for name, loaded in tasks.items()
+            for leaf in loaded.leaves
         }
         groups = {f"{name}/{leaf}": it.asked.requests for (name, leaf), it in leaves.items()}
         answers = candidate.engine.answer_groups(groups)
-        results = {}
-        for name, some in loaded.items():
-            own = {leaf: leaves[name, leaf] for leaf in some.leaves}
+        results, work = {}, {}
+        for name, loaded in tasks.items():
+            own = {leaf: leaves[name, leaf] for leaf in loaded.leaves}
             said = {leaf: it.asked.said(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
-            results[name] = result_of(name, _score(some, own, said), _settings(some, candidate))
-    return results
+            scored = _score(loaded, own, said)
+            results[name] = result_of(name, scored, _settings(loaded, candidate, scored.cut))
+            found = [answer for leaf in own for answer in answers[f"{name}/{leaf}"]]
+            work[name] = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in found)
+    whole = sum(work.values()) or 1
+    return {name: (result, work[name] / whole) for name, result in results.items()}
+
+
+def _load(name: str, task: Harness, data_root: Path | None, store: Path) -> Loaded:
+    try:
+        return load(task, data_root, store / "datasets")
+    except PlanError as error:  # it knows the task by lm-eval's name alone
+        raise PlanError(error.what, where=error.where or f"tasks.{name}", fix=error.fix) from error
 
 
 def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf:
@@ -123,7 +135,7 @@ def _score(loaded: Loaded, leaves: Mapping[str, _Leaf], said: Mapping[str, Mappi
     return Scored(loaded.asked, loaded.metric, total, results, cut, asked)
 
 
-def _settings(loaded: Loaded, candidate: Candidate) -> dict[str, Any]:
+def _settings(loaded: Loaded, candidate: Candidate, cut: int) -> dict[str, Any]:
     asked = loaded.asked
     by_subject = asked.profile == "openllm-v1" and len(loaded.leaves) > 1
     return {
@@ -136,7 +148,8 @@ def _settings(loaded: Loaded, candidate: Candidate) -> dict[str, Any]:
         "limit": asked.limit,
         "chat_template": fingerprint(_template(candidate.tokenizer)) if asked.chat_template else "",
         "special_tokens": "none" if asked.profile == "openllm-v1" else "the tokenizer's",
-        "positions": candidate.longest,
+        # Where nothing was cut, how long a context might have been decided nothing.
+        "positions": candidate.longest if cut else None,
         "data": dict(loaded.data),
         "contents": fingerprint(dict(loaded.contents)),
         "include": loaded.include,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.likelihood import likelihoods, may_share
@@ -41,6 +41,8 @@ class LocalEngine:
         self.folder = folder
         self.tokenizer = load_tokenizer(folder, chat_template)
         self.model = load_model(folder, dtype, trust_remote_code=trust_remote_code, quantise=quantise)
+        # Requests alone decide answers, as with vLLM: no penalties, beams or bans of the folder's own settings.
+        self.model.generation_config = GenerationConfig()
         if quantise is None:  # bitsandbytes has put its weights where they belong
             self.model.to(device)
         self.ends = ends_of(self.tokenizer)
@@ -91,8 +93,7 @@ class LocalEngine:
             out_ST = self.model.generate(
                 input_ids=ids_ST.to(device),
                 attention_mask=mask_ST.to(device),
-                do_sample=False,  # `Draw` draws; the model's own settings decide nothing
-                repetition_penalty=1.0,
+                do_sample=False,  # `Draw` draws
                 max_new_tokens=max(sampling.max_tokens for sampling in asked),
                 eos_token_id=list(self.ends),
                 pad_token_id=pad,

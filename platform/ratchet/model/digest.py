@@ -19,6 +19,7 @@ __all__ = [
     "digest_model",
     "digest_tokenizer",
     "digest_vocabulary",
+    "file_marks",
     "stored_tensors",
     "weight_files",
 ]
@@ -87,6 +88,15 @@ def _header(file: Path) -> Iterator[Stored]:
         raise CorruptError(
             f"not a safetensors file: {error}", where=str(file), fix="the file is cut or damaged: get it again"
         ) from error
+
+
+def file_marks(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of every file that decides what a model answers.
+
+    Equal marks before and after a model was read say that it was not changed meanwhile. Raises ModelError.
+    """
+    files = {*weight_files(folder), *folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model")}
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files))
 
 
 def config_identity(folder: Path) -> dict[str, object]:

@@ -10,22 +10,27 @@ import torch
 from ratchet.errors import ModelError
 
 
-def quantisation_config(kind: str, compute_dtype: torch.dtype) -> Any:
-    """Return how bitsandbytes holds the weights: `4bit` is NF4 with double quantisation (Dettmers et al.
-    2023, section 3), `8bit` is LLM.int8. Raises ModelError without CUDA or bitsandbytes.
-    """
+def check_quantisation(kind: str, where: str) -> None:
+    """Raise ModelError, naming the key at `where`, without CUDA or bitsandbytes."""
     if not torch.cuda.is_available():
         raise ModelError(
             f"weights in {kind} need a CUDA device, and there is none",
-            where="lora.quantise",
-            fix="leave lora.quantise out, or run on a GPU",
+            where=where,
+            fix=f"leave {where.rpartition(' ')[2]} out, or run on a GPU",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"weights in {kind} need bitsandbytes",
-            where="lora.quantise",
+            where=where,
             fix="pip install 'ratchet-align[gpu]'",
         )
+
+
+def quantisation_config(kind: str, compute_dtype: torch.dtype) -> Any:
+    """Return how bitsandbytes holds the weights: `4bit` is NF4 with double quantisation (Dettmers et al.
+    2023, section 3), `8bit` is LLM.int8. Raises ModelError without CUDA or bitsandbytes.
+    """
+    check_quantisation(kind, "lora.quantise")
     from transformers import BitsAndBytesConfig
 
     if kind == "8bit":

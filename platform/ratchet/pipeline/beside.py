@@ -11,9 +11,10 @@ from ratchet.pipeline.candidates import Bench
 from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.evaluation import questions_identity, questions_of
 from ratchet.pipeline.graph import BASE, Step, final_model
+from ratchet.pipeline.heldout import Heldout
 from ratchet.pipeline.scores import NAME, Entry, document
 from ratchet.pipeline.session import resources
-from ratchet.pipeline.suites import Heldout, Scored, score_suite
+from ratchet.pipeline.suites import Scored, score_suite
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import start_of

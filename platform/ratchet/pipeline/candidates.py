@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ratchet.errors import ModelError
 from ratchet.evaluate.actors import Actors
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.local_engine import LocalEngine, ends_of
@@ -17,12 +19,13 @@ from ratchet.evaluate.pool import Pool
 from ratchet.evaluate.unit_journal import UnitJournal
 from ratchet.evaluate.vllm_engine import RevivingVllm
 from ratchet.model.check import check_model
+from ratchet.model.digest import digest_model, file_marks
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pipeline.context import Model
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.suite import Answering, Perplexity
 from ratchet.serving import vllm
-from ratchet.serving.requests import Engine
+from ratchet.serving.requests import Answer, Engine, Request
 from ratchet.serving.vllm import Served
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -61,6 +64,13 @@ class Candidates:
         template = None if self.tokenizer.chat_template is None else bench.chat_template
         facts = check_model(model.folder, template or "plain")
         self.longest = facts.longest or _LONGEST
+        self._marks = file_marks(model.folder)
+        if digest_model(model.folder) != model.weights:
+            raise ModelError(
+                f"its weights are not those of {model.name} any more",
+                where=str(model.folder),
+                fix="run again; something writes to this folder",
+            )
         self._actors: dict[tuple[str, str | None], Actors] = {}
         self._journals: dict[str, UnitJournal] = {}
         self._open = contextlib.ExitStack()
@@ -133,8 +143,8 @@ class Candidates:
                 chat_template=self.tokenizer.chat_template,
                 end_ids=ends_of(self.tokenizer),
             )
-            return functools.partial(RevivingVllm, served)
-        return functools.partial(
+            return functools.partial(_Unchanged, functools.partial(RevivingVllm, served), model.folder, self._marks)
+        make = functools.partial(
             LocalEngine,
             model.folder,
             model.dtype,
@@ -143,6 +153,7 @@ class Candidates:
             trust_remote_code=model.trust_remote_code,
             quantise=quantise,
         )
+        return functools.partial(_Unchanged, make, model.folder, self._marks)
 
     def _journal(self, name: str) -> UnitJournal:
         if name not in self._journals:
@@ -159,6 +170,26 @@ class Candidates:
             self.rest()
         finally:
             self._open.close()
+
+
+class _Unchanged:
+    """An engine of the model that was digested, and of no other: its files are looked at once it is loaded."""
+
+    def __init__(self, make: Callable[[], Engine], folder: Path, marks: tuple[Any, ...]) -> None:
+        self.engine, self.folder, self.marks = make(), folder, marks
+        self.seen = False
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer as the engine does. Raises ModelError where the files changed."""
+        answers = self.engine.answer(requests)
+        if not self.seen and file_marks(self.folder) != self.marks:
+            raise ModelError(
+                "its files changed while it was evaluated",
+                where=str(self.folder),
+                fix="run again once nothing writes to this folder; what was answered before is kept",
+            )
+        self.seen = True
+        return answers
 
 
 def engine_label(engine: str, *, gpu: bool) -> str:

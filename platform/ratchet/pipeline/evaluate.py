@@ -53,7 +53,7 @@ def evaluate_models(
     clock, console = time.monotonic(), Console()
     layout = Layout(Path(cluster.storage).resolve())
     models = [_model(one) for one in asked]
-    folder = layout.evaluation(f"{suite_file.stem}-{_digest(models)}")
+    folder = layout.evaluation(f"{suite_file.stem}-{_digest(models, suite)}")
     entries: list[Entry] = []
     with hold(folder), native_noise_to(folder / "native.log"), ray_session(cluster):
         for one, model in zip(asked, models, strict=True):
@@ -74,8 +74,9 @@ def _model(asked: Asked) -> Model:
     return Model(asked.name, folder, weights, weights, asked.spec.dtype, trust_remote_code=asked.spec.trust_remote_code)
 
 
-def _digest(models: Sequence[Model]) -> str:
-    return fingerprint({"models": [[model.name, model.weights, model.dtype] for model in models]})[:8]
+def _digest(models: Sequence[Model], suite: Suite) -> str:
+    asked = [[model.name, model.weights, model.dtype] for model in models]
+    return fingerprint({"models": asked, "suite": suite.model_dump(mode="json")})[:8]
 
 
 def _check(suite_file: Path, suite: Suite) -> None:

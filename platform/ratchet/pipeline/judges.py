@@ -46,7 +46,9 @@ def _own_judge(bench: Bench, said: ModelJudge, candidates: Candidates) -> Iterat
     folder = resolve(spec)
     weights = digest_model(folder)
     model = Model("judge", folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
-    with Candidates(dataclasses.replace(bench, chat_template=spec.chat_template), model, "judge-") as own:
+    with Candidates(
+        dataclasses.replace(bench, chat_template=spec.chat_template), model, f"judge-of-{candidates.model.weights}-"
+    ) as own:
         candidate = own.of(Answering(engine=said.engine))
         marks = [token.content for token in own.tokenizer.added_tokens_decoder.values() if token.special]
         name = spec.name or folder.name

@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import DataError, ModelError, PlanError
+from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate import eq_bench, exact, harness, mt_bench, perplexity, text_overlap
-from ratchet.evaluate.exact import Question
+from ratchet.evaluate.harness_tasks import Loaded
 from ratchet.evaluate.judge import FAILED
 from ratchet.evaluate.kept import read_result, write_result
 from ratchet.evaluate.results import TaskResult
+from ratchet.model.quantise import check_quantisation
 from ratchet.pipeline.candidates import Bench, Candidates
 from ratchet.pipeline.context import Model
+from ratchet.pipeline.heldout import Heldout
+from ratchet.pipeline.inputs import identity_of
 from ratchet.pipeline.judges import judge_of
 from ratchet.pipeline.preferences import score_preferences
-from ratchet.plan.judge import ReplayJudge
 from ratchet.plan.suite import (
     Answering,
     EqBench,
     ExactMatch,
-    Files,
     Harness,
     MtBench,
     Perplexity,
     Preference,
-    Rows,
     Suite,
     Task,
     TextOverlap,
 )
 from ratchet.store.files import folder_aside, write_text
-from ratchet.store.fingerprint import digest_tree, fingerprint
+from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
-
-
-@dataclasses.dataclass(frozen=True)
-class Heldout:
-    """A plan's held-out prompts: those of a task, and what they are known by."""
-
-    questions: Callable[[ExactMatch], Sequence[Question]]
-    identity: Callable[[ExactMatch], str]
-
-
-_WHERE_ONLY = {"judge": {"concurrency", "timeout_seconds", "max_attempts", "budget", "key_variable", "allow_private"}}
-"""Keys of a task that say how it is asked, not what."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +69,17 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
     found: dict[str, Scored] = {}
     with Candidates(bench, model) as candidates:
         _check(candidates, name, suite)
-        identities = {task: _identity(candidates, suite, suite.tasks[task], heldout) for task in suite.tasks}
+        asked = {task: one for task, one in suite.tasks.items() if isinstance(one, Harness)}
+        loaded = harness.load_all(asked, Path(suite.data_root) if suite.data_root else None, bench.layout.store)
+        identities = {
+            task: _identity(candidates, settings, loaded.get(task), heldout) for task, settings in suite.tasks.items()
+        }
         for task, identity in identities.items():
             folder = bench.layout.result(fingerprint(identity))
             if (record := read_record(folder)) is not None:
                 found[task] = Scored(model.name, name, task, read_result(folder), folder, record.seconds, reused=True)
         left = {task: settings for task, settings in suite.tasks.items() if task not in found}
-        for task, answered, seconds in _ask(candidates, suite, left, heldout):
+        for task, answered, seconds in _ask(candidates, loaded, left, heldout):
             result = answered.result
             folder = _keep(bench, identities[task], answered, seconds)
             found[task] = Scored(model.name, name, task, result, folder, seconds, reused=False)
@@ -102,9 +93,8 @@ def _check(candidates: Candidates, name: str, suite: Suite) -> None:
     """Tell what is missing before anything is asked. Raises DataError, ModelError."""
     for task, settings in suite.tasks.items():
         where = f"{name}: tasks.{task}"
-        for path in _files(suite, settings):
-            if not Path(path).exists() and not set("*?[") & set(path):
-                raise DataError("no such file or folder", where=f"{where}: {path}", fix="correct the path")
+        if isinstance(settings, Perplexity) and settings.quantise:
+            check_quantisation(settings.quantise, f"{where}.quantise")
         if (
             isinstance(settings, MtBench | EqBench | TextOverlap | Preference)
             and not candidates.tokenizer.chat_template
@@ -117,20 +107,21 @@ def _check(candidates: Candidates, name: str, suite: Suite) -> None:
 
 
 def _ask(
-    candidates: Candidates, suite: Suite, tasks: Mapping[str, Task], heldout: Heldout | None
+    candidates: Candidates,
+    loaded: Mapping[str, Loaded],
+    tasks: Mapping[str, Task],
+    heldout: Heldout | None,
 ) -> Iterator[tuple[str, _Answered, float]]:
     """Yield (task, result, seconds): lm-eval's tasks together, those with a judge last."""
-    clock = time.monotonic()
     for some in _alike(tasks):
+        clock = time.monotonic()
         first = next(iter(some.values()))
         results = harness.run_all(
-            some,
-            candidates.of(first),
-            data_root=Path(suite.data_root) if suite.data_root else None,
-            store=candidates.bench.layout.store,
+            {task: loaded[task] for task in some}, candidates.of(first), candidates.bench.layout.store
         )
-        for task, result in results.items():
-            yield task, _Answered(result), time.monotonic() - clock
+        seconds = time.monotonic() - clock
+        for task, (result, share) in results.items():
+            yield task, _Answered(result), seconds * share
     for task, settings in sorted(tasks.items(), key=lambda pair: isinstance(pair[1], MtBench | Preference)):
         if isinstance(settings, Harness):
             continue
@@ -178,45 +169,12 @@ def _conversations(candidates: Candidates, name: str, task: MtBench) -> _Answere
     return _Answered(done.result, lines)
 
 
-def _identity(candidates: Candidates, suite: Suite, task: Task, heldout: Heldout | None) -> dict[str, Any]:
-    """Return what a result is the fingerprint of: the model, the task, and the bytes of what it reads here."""
-    asked = task.model_dump(mode="json")
-    for key, where in _WHERE_ONLY.items():
-        if isinstance(asked.get(key), dict):
-            asked[key] = {name: value for name, value in asked[key].items() if name not in where}
+def _identity(candidates: Candidates, task: Task, loaded: Loaded | None, heldout: Heldout | None) -> dict[str, Any]:
+    """Return what a result is the fingerprint of."""
     engine = task.engine if isinstance(task, Answering) else "trainer"
     quantise = task.quantise if isinstance(task, Perplexity) else None
-    return {
-        "kind": "scores",
-        "version": 1,
-        "model": candidates.identity(engine, quantise),
-        "task": asked,
-        "files": {path: _digest(path) for path in _files(suite, task)},
-        "prompts": heldout.identity(task) if heldout is not None and isinstance(task, ExactMatch) else None,
-    }
-
-
-def _files(suite: Suite, task: Task) -> list[str]:
-    match task:
-        case Harness(include=include):
-            found = [include, suite.data_root]
-        case MtBench(questions=Files(path=path), judge=ReplayJudge(file=file)):
-            found = [path, file]
-        case MtBench(questions=Files(path=path)) | EqBench(questions=Files(path=path)):
-            found = [path]
-        case TextOverlap(rows=Rows(path=path)) | Perplexity(rows=Rows(path=path)):
-            found = [path]
-        case Preference(data=data):
-            found = [data.path] if isinstance(data.path, str) else list(data.path or ())
-        case _:
-            found = []
-    return [path for path in found if path is not None]
-
-
-@functools.cache
-def _digest(path: str) -> str:
-    # A path that is no file here, such as a glob, is told by whoever reads it.
-    return digest_tree(Path(path)) if Path(path).exists() else ""
+    model = candidates.identity(engine, quantise)
+    return {"kind": "scores", "model": model, **identity_of(task, loaded, heldout)}
 
 
 def _is_whole(result: TaskResult) -> bool:

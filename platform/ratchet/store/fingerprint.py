@@ -54,15 +54,6 @@ def digest_files(paths: list[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
 
 
-def digest_tree(path: Path) -> str:
-    """Return one digest over a file's bytes, or over the names and bytes of all files below a folder."""
-    if path.is_file():
-        return digest_file(path)[:20]
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{file.relative_to(path)} {digest_file(file)}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
-
-
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
     """Return the dotted keys at which two identities differ, as `key: old → new`."""
     found: list[str] = []

@@ -21,7 +21,10 @@ from ratchet.errors import CorruptError
 from ratchet.store.files import write_json
 
 NAME = "record.json"
-_REPORTED = ("ray", "torch", "transformers", "tokenizers", "deepspeed", "peft", "numpy", "pyarrow")
+_REPORTED = (
+    *("ray", "torch", "transformers", "tokenizers", "deepspeed", "peft", "numpy", "pyarrow"),
+    *("datasets", "lm_eval", "sacrebleu", "rouge_score", "vllm"),
+)
 
 
 @functools.cache

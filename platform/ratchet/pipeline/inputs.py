@@ -1,0 +1,94 @@
+"""What a task reads beside the model: by content, so that a kept result is never of other questions.
+
+Read before anything is asked, which also tells first what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.evaluate.eq_bench_files import read_questions
+from ratchet.evaluate.harness_tasks import Loaded
+from ratchet.evaluate.mt_bench_files import read_set
+from ratchet.evaluate.rows import read_rows
+from ratchet.model.digest import digest_model, digest_tokenizer
+from ratchet.model.load import resolve
+from ratchet.pairs.flow import pairs_identity
+from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pipeline.heldout import Heldout
+from ratchet.plan.judge import EndpointJudge, Judge, ModelJudge, ReplayJudge
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.suite import EqBench, ExactMatch, Harness, MtBench, Perplexity, Preference, Task, TextOverlap
+from ratchet.store.fingerprint import digest_file
+
+VERSION = 1
+"""Rises when a task's numbers change for the same questions and answers."""
+_LIBRARIES = {"harness": ("lm_eval",), "text_overlap": ("sacrebleu", "rouge_score")}
+_WHERE_ONLY = {"concurrency", "timeout_seconds", "max_attempts", "budget", "key_variable", "allow_private"}
+"""Keys of a judge that say how it is asked, not who it is."""
+_PLACES = {"path", "file", "questions", "rows", "data", "judge", "reference", "include", "source"}
+"""Keys of a task that say where things are; `read` says what they are."""
+
+
+def identity_of(task: Task, loaded: Loaded | None, heldout: Heldout | None) -> dict[str, Any]:
+    """Return what decides a task's numbers beside the model: its settings, what it reads, and the code.
+
+    `loaded` is a harness task's. Raises DataError, ModelError, PlanError where something cannot be read.
+    """
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES.get(task.kind, ())}
+    settings = {key: value for key, value in task.model_dump(mode="json").items() if key not in _PLACES}
+    return {
+        "version": VERSION,
+        "task": settings,
+        "libraries": libraries,
+        "read": _read(task, loaded, heldout),
+        "judge": _judge(task.judge) if isinstance(task, MtBench) else None,
+    }
+
+
+def _read(task: Task, loaded: Loaded | None, heldout: Heldout | None) -> Any:
+    read: Any = None
+    match task:
+        case Harness() if loaded is not None:
+            read = {"contents": dict(loaded.contents), "include": loaded.include}
+        case MtBench():
+            read = dict(read_set(task.questions, task.references).settings)
+        case EqBench():
+            asked = read_questions(task.questions, task.version, revision=task.revision)
+            read = {"label": asked.label, "questions": [dataclasses.asdict(one) for one in asked.questions]}
+        case TextOverlap():
+            read = read_rows(task.rows, (task.question, task.answer), task.max_rows)[1]
+        case Perplexity():
+            read = read_rows(task.rows, (task.column,), task.max_rows, blank=True)[1]
+        case Preference():
+            read = {"pairs": pairs_identity(task.data, None), "reference": _model(task.reference)}
+        case ExactMatch() if heldout is not None:
+            read = {"source": task.source, "prompts": heldout.identity(task)}
+    return read
+
+
+def _judge(judge: Judge | None) -> Any:
+    match judge:
+        case EndpointJudge():
+            return judge.model_dump(mode="json", exclude=_WHERE_ONLY)
+        case ModelJudge():
+            return {"engine": judge.engine, "model": _model(judge.model)}
+        case ReplayJudge():
+            return {"judge": judge.judge, "recording": digest_file(Path(judge.file))}
+    return None
+
+
+def _model(spec: ModelSpec | None) -> Mapping[str, Any] | None:
+    if spec is None:
+        return None
+    folder = resolve(spec)
+    return {
+        "weights": digest_model(folder),
+        "tokenizer": digest_tokenizer(folder),
+        "chat_template": load_tokenizer(folder, spec.chat_template).chat_template,
+        "dtype": spec.dtype,
+    }
