@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.evaluator import evaluate
 
-from ratchet.errors import ModelError
+from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness_model import Asked, Encoder, Replay, ask
 from ratchet.evaluate.harness_requests import build_rows, kept_rows, requests_key
@@ -51,7 +51,7 @@ def run_all(
     DataError, ModelError, CorruptError, and what the engine raises.
     """
     with quiet():
-        loaded = {name: load(task, data_root, store / "datasets") for name, task in tasks.items()}
+        loaded = {name: _load(name, task, data_root, store) for name, task in tasks.items()}
         leaves = {
             (name, leaf): _leaf(some, leaf, candidate, store / "requests")
             for name, some in loaded.items()
@@ -65,6 +65,13 @@ def run_all(
             said = {leaf: it.asked.said(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
             results[name] = result_of(name, _score(some, own, said), _settings(some, candidate))
     return results
+
+
+def _load(name: str, task: Harness, data_root: Path | None, store: Path) -> Loaded:
+    try:
+        return load(task, data_root, store / "datasets")
+    except PlanError as error:  # it knows the task by lm-eval's name alone
+        raise PlanError(error.what, where=error.where or f"tasks.{name}", fix=error.fix) from error
 
 
 def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf:
