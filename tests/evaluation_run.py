@@ -94,10 +94,9 @@ def units(storage: Path) -> list[str]:
 
 def kept(storage: Path) -> dict[str, tuple[bytes, list[dict[str, Any]]]]:
     """Return each kept result by its fingerprint: the bytes of result.json, and the rows of items.parquet."""
-    return {
-        folder.name: ((folder / "result.json").read_bytes(), pyarrow.parquet.read_table(folder / "items.parquet").to_pylist())
-        for folder in sorted((storage / "store" / "scores").iterdir())
-    }  # fmt: skip
+    folders = sorted((storage / "store" / "scores").iterdir())
+    items = {folder: pyarrow.parquet.read_table(folder / "items.parquet").to_pylist() for folder in folders}
+    return {folder.name: ((folder / "result.json").read_bytes(), items[folder]) for folder in folders}
 
 
 def scores_files(storage: Path) -> list[Path]:

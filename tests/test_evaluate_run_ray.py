@@ -104,10 +104,11 @@ def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(straight: Path, 
     with begun(tmp_path, *asked(stories)) as run:
         until(lambda: len(units(storage)) >= 6, run)
         os.kill(run.pid, signal.SIGSTOP)  # so that nothing is started between the look and the kill
-        below = [pid for pid, _ in processes_below(run.pid)]
+        below = dict(processes_below(run.pid))
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
-        assert not still_there(below, 60)
+        left = still_there(below, 60)
+        assert not left, [below[pid] for pid in left]
     before = len(units(storage))
     assert 6 <= before < len(units(straight / "out"))
     found = ratchet(tmp_path, *asked(stories))
@@ -252,7 +253,7 @@ def test_no_judgment_is_bought_twice_and_a_failed_one_is_no_score(
     talk = by_task(scores_of(storage), "tales")["talk"]
     average = talk["scores"][0]
     assert average["value"] == pytest.approx(sum(map(rating_of, grader.answered)) / 20)
-    assert average["note"].endswith("10 questions, judged by strict, references ours")
+    assert average["note"] == "questions (10 questions; not MT-Bench), judged by strict, references ours"
     assert (talk["settings"]["judge"], talk["settings"]["judge_how"]) == ("strict", f"endpoint {server.url}")
     assert talk["settings"]["reference_set"] == "ours"
     assert (talk["problems"], talk["reused"]) == ({}, False)

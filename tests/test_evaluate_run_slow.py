@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import ROOT
 from endpoint_server import serving
 from evaluation_run import (
     ACTOR,
@@ -27,7 +27,6 @@ from evaluation_run import (
     until,
     write_questions,
 )
-from conftest import ROOT
 from mirror import make_mirror
 from ratchet.reference.gone import still_there
 from whole_run import SUITE, processes_below, ratchet, steps, weights
@@ -62,7 +61,6 @@ def test_the_six_leaderboard_tasks_are_the_same_from_one_process_and_from_two(
         expected = sum(error[task] ** 2 for task in of) ** 0.5 / len(of)
         assert averages[name]["standard_error"] == pytest.approx(expected)
     mmlu = {score["name"]: score for score in found_by["mmlu"]["scores"] if not score["group"]}
-    print(mmlu.keys())
     subjects = [score for score in found_by["mmlu"]["scores"] if score["group"]]
     assert found_by["mmlu"]["settings"]["headline_mean"] == "groups"
     assert sum("acc" in name for name in mmlu) >= 2, "MMLU's mean over subjects and over questions"
@@ -80,9 +78,7 @@ def talk_suite(folder: Path, judge: str) -> None:
 
 
 def evaluate_talk(folder: Path, model: Path) -> dict[str, Any]:
-    found = ratchet(
-        folder, "evaluate", f"tales={model}", "talk.yaml", "--chat-template", "plain", "--storage", "out"
-    )
+    found = ratchet(folder, "evaluate", f"tales={model}", "talk.yaml", "--chat-template", "plain", "--storage", "out")
     assert found.returncode == 0, found.stderr
     return by_task(scores_of(folder / "out"), "tales")["talk"]
 
@@ -93,7 +89,7 @@ def test_a_recording_of_a_judge_gives_the_scores_of_the_judge(stories: Path, tmp
         grader = Grader(server)
         talk_suite(tmp_path, f"{{kind: endpoint, base_url: '{server.url}', model: strict, allow_private: true}}")
         live = evaluate_talk(tmp_path, stories)
-    asked = [prompt for prompt in grader.answered]
+    asked = list(grader.answered)
     assert len(asked) == 20
     rows = [
         {"judge": ["strict", "single-v1"], "user_prompt": prompt, "judgment": f"So. [[{rating_of(prompt)}]]"}
@@ -223,7 +219,7 @@ def test_a_plan_that_runs_again_computes_nothing(alone: tuple[Path, set[frozense
     before, results, keys = run_scores(folder), kept(folder / "out"), units(folder / "out")
     seen, said = watched(folder)
     assert not frozenset().union(*seen), "a process was started"
-    assert "done in" not in said
+    assert not [f"{task} {model}" for task in ("sums", "text") for model in MODELS if f"{task} {model}" in said]
     after = run_scores(folder)
     assert timeless(after) == timeless(before)
     assert all(one["reused"] for one in after["results"])
@@ -242,21 +238,17 @@ def test_with_room_models_are_evaluated_beside_training_with_the_same_results(
     assert len(units(tmp_path / "out")) == len(set(units(tmp_path / "out")))
 
 
-def test_training_that_fails_beside_an_evaluation_ends_the_run_and_the_next_goes_on(
+def test_a_run_that_is_stopped_beside_an_evaluation_leaves_no_process_and_goes_on(
     alone: tuple[Path, set[frozenset[str]]], stories: Path, tmp_path: Path
 ) -> None:
     planned(tmp_path, stories, cpus=6)
-
-    def trainers(pid: int) -> list[int]:
-        return [one for one, title in processes_below(pid) if TRAINER in title]
-
     with begun(tmp_path, "run", "plan.yaml") as run:
-        until(lambda: bool(trainers(run.pid)) and any(ACTOR in title for _, title in processes_below(run.pid)), run)
+        kinds = (ACTOR, TRAINER)
+        until(lambda: all(any(kind in title for _, title in processes_below(run.pid)) for kind in kinds), run)
         below = [pid for pid, _ in processes_below(run.pid)]
-        os.kill(trainers(run.pid)[0], signal.SIGKILL)
+        os.kill(run.pid, signal.SIGINT)
         said = run.communicate(timeout=240)[1]
-        assert run.returncode not in {0, -signal.SIGKILL}, said
-        assert "error: " in said
+        assert run.returncode, said
         assert "Traceback" not in said
         assert not still_there(below, 60)
     found = ratchet(tmp_path, "run", "plan.yaml")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+from ratchet.errors import RunError
 from ratchet.evaluate.actors import Actors
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.local_engine import LocalEngine, ends_of
@@ -37,13 +38,17 @@ _VLLM_LONGEST = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Where models are evaluated. `actors` is the number of processes; no result depends on it."""
+    """Where models are evaluated. `actors` is the number of processes; no result depends on it.
+
+    Where `stopped` turns true, the evaluation ends with its next batch; what was answered is kept.
+    """
 
     layout: Layout
     cluster: Cluster
     console: Console
     chat_template: str | None
     actors: int
+    stopped: Callable[[], bool] = lambda: False
 
 
 class Candidates:
@@ -104,6 +109,8 @@ class Candidates:
 
     def _on_units(self, done: int, total: int) -> None:
         self._show(done, total)
+        if self.bench.stopped():
+            raise RunError(f"the evaluation of {self.model.name} was stopped", fix="run again: it goes on where it was")
 
     def _pool(self, engine: str, quantise: str | None) -> Actors:
         if (engine, quantise) not in self._actors:
