@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from ratchet.pipeline.candidates import Bench
@@ -24,7 +25,10 @@ from ratchet.store.files import write_json
 
 
 class Evaluations:
-    """Evaluates models in the order they come. Results do not depend on when or beside what that is."""
+    """Evaluates models in the order they come. Results do not depend on when or beside what that is.
+
+    Use it in a `with`: where the run fails, what is under way ends with its next batch, before Ray does.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -37,6 +41,7 @@ class Evaluations:
         self._waiting: queue.Queue[Model | None] = queue.Queue()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
 
     def made(self, name: str) -> None:
         """Take a model that is there now: evaluate it in the background if the cluster has room, else at once."""
@@ -63,6 +68,17 @@ class Evaluations:
             self._evaluate(self.run.models[name], self._some(name, at_end=True), self.actors)
         return {name: sorted(self.found.get(name, []), key=self._place) for name in names}
 
+    def __enter__(self) -> Evaluations:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+
     def _some(self, name: str, *, at_end: bool) -> list[PlannedSuite]:
         return [one for one in self.suites if one.at_end == at_end and (not one.final or name in self.finals)]
 
@@ -77,7 +93,7 @@ class Evaluations:
 
     def _work(self) -> None:
         while (model := self._waiting.get()) is not None:
-            if self._failure is not None:
+            if self._failure is not None or self._stop.is_set():
                 continue
             try:
                 self._evaluate(model, self._some(model.name, at_end=False), self.beside)
@@ -86,7 +102,7 @@ class Evaluations:
 
     def _evaluate(self, model: Model, suites: Sequence[PlannedSuite], actors: int) -> None:
         run = self.run
-        bench = Bench(run.layout, run.plan.cluster, run.console, run.chat_template, actors)
+        bench = Bench(run.layout, run.plan.cluster, run.console, run.chat_template, actors, self._stop.is_set)
         for planned in suites:
             scored = score_suite(bench, model, planned.name, planned.suite, self.heldout)
             self.found.setdefault(model.name, []).extend(scored)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ratchet.errors import ModelError
+from ratchet.errors import ModelError, RunError
 from ratchet.evaluate.actors import Actors
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.local_engine import LocalEngine, ends_of
@@ -42,13 +42,17 @@ _VLLM_LONGEST = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Where models are evaluated. `actors` is the number of processes; no result depends on it."""
+    """Where models are evaluated. `actors` is the number of processes; no result depends on it.
+
+    Where `stopped` turns true, the evaluation ends with its next batch; what was answered is kept.
+    """
 
     layout: Layout
     cluster: Cluster
     console: Console
     chat_template: str | None
     actors: int
+    stopped: Callable[[], bool] = lambda: False
 
 
 class Candidates:
@@ -119,6 +123,8 @@ class Candidates:
         self._show(done, total)
         if total >= _LONG_WORK and done * 10 // total > (done - 1) * 10 // total:
             self.bench.console.say(f"{f'ask {self.model.name}':<20} {done:,} of {total:,} batches")
+        if self.bench.stopped():
+            raise RunError(f"the evaluation of {self.model.name} was stopped", fix="run again: it goes on where it was")
 
     def _pool(self, engine: str, quantise: str | None) -> Actors:
         if (engine, quantise) not in self._actors:

@@ -43,12 +43,12 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
     with hold(run.folder):
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
             _prepare(run)
-            evaluations = Evaluations(run)
-            steps = list(_make_models(run, evaluations))
-            write_text(run.folder / "plan.yaml", text)
-            write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
-            models = evaluated_models(run, steps)
-            scored = evaluations.finish([name for name, _ in models])
+            with Evaluations(run) as evaluations:
+                steps = list(_make_models(run, evaluations))
+                write_text(run.folder / "plan.yaml", text)
+                write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
+                models = evaluated_models(run, steps)
+                scored = evaluations.finish([name for name, _ in models])
             scores = [evaluate_model(run, name, step, scored[name]) for name, step in models]
         document = write_scores(run, models, scored, evaluations.suites)
         data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}

@@ -1,0 +1,321 @@
+"""Evaluations from the command line: what comes out, what a kill costs, what is asked again and what is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from endpoint_server import Server, serving
+from evaluation_run import (
+    ACTOR,
+    SETS,
+    SMALL,
+    TEXT,
+    Grader,
+    actors_of,
+    answers,
+    begun,
+    by_task,
+    kept,
+    lines,
+    rating_of,
+    scores_files,
+    scores_of,
+    timeless,
+    units,
+    until,
+    write_questions,
+)
+from ratchet.reference.gone import still_there
+from whole_run import processes_below, ratchet
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def straight(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one process has put the story model through the small suite."""
+    folder = tmp_path_factory.mktemp("straight")
+    (folder / "small.yaml").write_text(SMALL)
+    found = ratchet(folder, *asked(stories))
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == f"report: {scores_files(folder / 'out')[0].with_name('report.html')}\n"
+    return folder
+
+
+def asked(model: Path, *arguments: str, suite: str = "small.yaml") -> list[str]:
+    return ["evaluate", f"tales={model}", suite, "--chat-template", "plain", "--storage", "out", *arguments]
+
+
+def suite_in(folder: Path, text: str = SMALL, name: str = "small.yaml") -> Path:
+    (folder / name).write_text(text)
+    return folder
+
+
+def assert_same(storage: Path, straight: Path) -> None:
+    """Compare all results, items and figures of an evaluation, and what it computed, with those of another."""
+    assert kept(storage) == kept(straight / "out")
+    assert timeless(scores_of(storage)) == timeless(scores_of(straight / "out"))
+    assert sorted(units(storage)) == sorted(units(straight / "out"))
+    assert len(set(units(storage))) == len(units(storage)), "a unit was computed twice"
+    said, before = (
+        {line["key"]: line for some in answers(of).values() for line in some} for of in (storage, straight / "out")
+    )
+    assert said == before
+
+
+def test_a_suite_has_its_scores_items_and_report(straight: Path) -> None:
+    document = scores_of(straight / "out")
+    found = by_task(document, "tales")
+    assert list(found) == ["small-sums", "word-letters", "text", "overlap", "feelings"]
+    assert 2 < found["text"]["scores"][0]["value"] < 100
+    assert found["feelings"]["scores"][0]["value"] is None
+    assert "0 of 10 parsed" in found["feelings"]["scores"][0]["note"]
+    assert sum(found["feelings"]["problems"].values()) == 10
+    assert all((scores_files(straight / "out")[0].parent / one["items"]).is_file() for one in found.values())
+    both = [found[task]["scores"][0]["value"] for task in ("small-sums", "word-letters")]
+    assert [one["value"] for one in document["averages"]] == [pytest.approx(sum(both) / 2)]
+    assert len(units(straight / "out")) > 20
+    assert "small-sums" in scores_files(straight / "out")[0].with_name("report.html").read_text()
+
+
+def test_two_processes_give_the_results_of_one(straight: Path, stories: Path, tmp_path: Path) -> None:
+    suite_in(tmp_path)
+    most = 0
+    with begun(tmp_path, *asked(stories, "--actors", "2")) as run:
+        while run.poll() is None:
+            most = max(most, len(actors_of(run)))
+            time.sleep(0.1)
+        assert run.returncode == 0, run.communicate()[1]
+    assert most == 2, "the second process never worked"
+    assert_same(tmp_path / "out", straight)
+
+
+def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(straight: Path, stories: Path, tmp_path: Path) -> None:
+    storage = suite_in(tmp_path) / "out"
+    with begun(tmp_path, *asked(stories)) as run:
+        until(lambda: len(units(storage)) >= 6, run)
+        os.kill(run.pid, signal.SIGSTOP)  # so that nothing is started between the look and the kill
+        below = dict(processes_below(run.pid))
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        left = still_there(below, 60)
+        assert not left, [below[pid] for pid in left]
+    before = len(units(storage))
+    assert 6 <= before < len(units(straight / "out"))
+    found = ratchet(tmp_path, *asked(stories))
+    assert found.returncode == 0, found.stderr
+    assert_same(storage, straight)
+
+
+def test_a_killed_process_of_an_evaluation_is_replaced(straight: Path, stories: Path, tmp_path: Path) -> None:
+    storage = suite_in(tmp_path) / "out"
+    with begun(tmp_path, *asked(stories, "--actors", "2")) as run:
+        until(lambda: len(units(storage)) >= 4 and bool(actors_of(run)), run)
+        os.kill(actors_of(run)[0], signal.SIGKILL)
+        said = run.communicate(timeout=300)[1]
+        assert run.returncode == 0, said
+    assert "a process of the evaluation ended" in said
+    assert_same(storage, straight)
+
+
+def test_a_second_evaluation_reads_what_is_there(straight: Path, stories: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    storage = tmp_path / "out"
+    before = timeless(scores_of(storage)), units(storage), set(kept(storage))
+    with begun(tmp_path, *asked(stories)) as run:
+        titles: set[str] = set()
+        while run.poll() is None:
+            titles |= {title for _, title in processes_below(run.pid)}
+            time.sleep(0.1)
+        assert run.returncode == 0, run.communicate()[1]
+    assert not [title for title in titles if title.startswith(ACTOR)]
+    assert (timeless(scores_of(storage)), units(storage), set(kept(storage))) == before
+    assert all(one["reused"] for one in scores_of(storage)["results"])
+
+
+def test_other_weights_under_the_same_path_are_another_model(stories: Path, tmp_path: Path) -> None:
+    model, storage = tmp_path / "model", suite_in(tmp_path, TEXT) / "out"
+    shutil.copytree(stories, model)
+    values, reused, journals = [], [], []
+    for disturb in (False, True, False):
+        shutil.copyfile(stories / "model.safetensors", model / "model.safetensors")
+        if disturb:
+            weights = load_file(model / "model.safetensors")
+            noise = torch.Generator().manual_seed(1)
+            weights = {name: w + 0.02 * torch.randn(w.shape, generator=noise) for name, w in weights.items()}
+            save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+        found = ratchet(tmp_path, *asked(model))
+        assert found.returncode == 0, found.stderr
+        (one,) = scores_of(storage)["results"]
+        values.append(one["scores"][0]["value"])
+        reused.append(one["reused"])
+        journals.append({name: len(some) for name, some in answers(storage).items()})
+    assert values[0] == values[2] != values[1]
+    assert reused == [False, False, True]
+    assert len(journals[0]) == 1
+    assert len(journals[1]) == 2
+    assert len(set(journals[1].values())) == 1, "the disturbed model has answered each unit itself"
+    assert journals[1] == journals[2]
+    assert len(scores_files(storage)) == 2, "an evaluation of other weights has a folder of its own"
+
+
+def test_models_are_held_against_the_first_and_the_one_before(stories: Path, tmp_path: Path) -> None:
+    suite_in(tmp_path, TEXT)
+    for n in (1, 2):
+        shutil.copytree(stories, tmp_path / f"m{n}")
+        weights = load_file(stories / "model.safetensors")
+        noise = torch.Generator().manual_seed(n)
+        weights = {name: w + 0.02 * n * torch.randn(w.shape, generator=noise) for name, w in weights.items()}
+        save_file(weights, tmp_path / f"m{n}" / "model.safetensors", metadata={"format": "pt"})
+    arguments = asked(stories)
+    found = ratchet(tmp_path, *arguments[:2], "m1", "m2", *arguments[2:])
+    assert found.returncode == 0, found.stderr
+    document = scores_of(tmp_path / "out")
+    value = {one["model"]: one["scores"][0]["value"] for one in document["results"]}
+    rows = {(row["model"], row["against"]): row for row in document["comparisons"]}
+    assert set(rows) == {("m1", "tales"), ("m2", "tales"), ("m2", "m1")}
+    assert value["tales"] < value["m1"] < value["m2"]
+    for row in rows.values():
+        assert row["difference"] > 0
+        assert row["p"] < 0.001
+
+
+# MT-Bench with a judge behind a URL.
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as made:
+        yield made
+
+
+def mt_suite(folder: Path, url: str) -> None:
+    write_questions(folder / "questions")
+    (folder / "talk.yaml").write_text(f"""\
+tasks:
+  talk:
+    kind: mt_bench
+    questions: {{path: questions}}
+    references: ours
+    max_new_tokens: 8
+    judge: {{kind: endpoint, base_url: {url}, model: strict, concurrency: 1, max_attempts: 1, allow_private: true}}
+""")
+
+
+def test_no_judgment_is_bought_twice_and_a_failed_one_is_no_score(
+    stories: Path, tmp_path: Path, server: Server
+) -> None:
+    mt_suite(tmp_path, server.url)
+    grader, storage = Grader(server), tmp_path / "out"
+    arguments = asked(stories, suite="talk.yaml")
+
+    grader.last = 6  # killed in the middle of judging
+    with begun(tmp_path, *arguments) as run:
+        until(grader.waiting.is_set, run)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    grader.go_on.set()
+    grader.last = None
+    assert len(server.bodies) == 7
+    assert sum(len(lines(path)) for path in (storage / "store/judgments").iterdir()) >= 6
+    conversations = sorted(units(storage))
+
+    grader.fails = lambda prompt: "of 8 red balls" in prompt  # both turns of one question: 2 of 20
+    found = ratchet(tmp_path, *arguments)
+    assert found.returncode == 0, found.stderr
+    assert "average no score, of 18" in found.stderr
+    talk = by_task(scores_of(storage), "tales")["talk"]
+    assert talk["scores"][0]["value"] is None
+    assert talk["scores"][0]["note"].startswith("no score: 2 of 20 judgments are missing, and 5% may be")
+    assert sum(talk["problems"].values()) == 2
+    assert (len(server.bodies), len(grader.answered)) == (7 + 14, 18)
+
+    grader.fails = lambda prompt: "of 8 red balls" in prompt and "Tell it again" in prompt
+    found = ratchet(tmp_path, *arguments)
+    assert found.returncode == 0, found.stderr
+    talk = by_task(scores_of(storage), "tales")["talk"]
+    assert talk["scores"][0]["value"] == pytest.approx(sum(map(rating_of, grader.answered)) / 19)
+    assert talk["scores"][0]["note"].startswith("1 of 20 judgments are missing; ")
+    assert (len(server.bodies), len(grader.answered)) == (7 + 14 + 2, 19)
+
+    grader.fails = lambda prompt: False
+    found = ratchet(tmp_path, *arguments)
+    assert found.returncode == 0, found.stderr
+    talk = by_task(scores_of(storage), "tales")["talk"]
+    average = talk["scores"][0]
+    assert average["value"] == pytest.approx(sum(map(rating_of, grader.answered)) / 20)
+    assert average["note"] == "questions (10 questions; not MT-Bench), judged by strict, references ours"
+    assert (talk["settings"]["judge"], talk["settings"]["judge_how"]) == ("strict", f"endpoint {server.url}")
+    assert talk["settings"]["reference_set"] == "ours"
+    assert (talk["problems"], talk["reused"]) == ({}, False)
+
+    found = ratchet(tmp_path, *arguments)
+    assert found.returncode == 0, found.stderr
+    assert by_task(scores_of(storage), "tales")["talk"]["reused"]
+    assert len(server.bodies) == 7 + 14 + 2 + 1, "a result that was whole was asked for again"
+    assert (len(grader.answered), grader.most()) == (20, 1)
+    assert sorted(units(storage)) == conversations, "the model was asked again"
+
+
+# What is not there.
+
+MISSING_QUESTIONS = TEXT + "  faulty: {kind: eq_bench, questions: {path: none.json}}\n"
+NO_JUDGE = TEXT + "  faulty: {kind: mt_bench, questions: {path: questions}, references: ours}\n"
+NO_PLAN = TEXT + "  faulty: {kind: exact_match, source: sums, pattern: '(a)'}\n"
+NO_TASK = TEXT + "  faulty: {kind: harness, task: arc_chalenge, metric: acc}\n"
+NO_DATA = TEXT + "  faulty: {kind: harness, task: arc_challenge, metric: acc}\ndata_root: bare\n"
+NO_TEMPLATE = TEXT + f"  faulty: {{kind: eq_bench, questions: {{path: {SETS}/short-feelings.json}}}}\n"
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "bare").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "says", "scored"),
+    [
+        pytest.param(MISSING_QUESTIONS, 3, ["none.json", "give the file itself"], True, id="no questions"),
+        pytest.param(NO_TEMPLATE, 4, ["no chat template", "plain"], True, id="no chat template"),
+        pytest.param(NO_JUDGE, 2, ["small.yaml: tasks.faulty", "has no judge", "--set"], False, id="no judge"),
+        pytest.param(NO_PLAN, 2, ["small.yaml: tasks.faulty", "there is no plan", "evaluate"], False, id="no plan"),
+        pytest.param(NO_TASK, 2, ["tasks.faulty", "arc_chalenge", "arc_challenge"], False, id="no such task"),
+        pytest.param(NO_DATA, 3, ["bare", "allenai/ai2_arc"], False, id="no data"),
+    ],
+)
+def test_what_is_not_there_is_named_and_what_was_scored_is_kept(
+    text: str, status: int, says: list[str], scored: bool, stories: Path, faults: Path
+) -> None:
+    storage = suite_in(faults, text) / "out"
+    shutil.rmtree(storage, ignore_errors=True)
+    arguments = asked(stories)
+    if "chat template" in says[0]:
+        arguments = [one for one in arguments if one not in {"--chat-template", "plain"}]
+    found = ratchet(faults, *arguments)
+    assert found.returncode == status, found.stderr
+    error = found.stderr[found.stderr.index("error: ") :]
+    for part in says:
+        assert part in error
+    assert "Traceback" not in found.stderr
+    results = list((storage / "store" / "scores").glob("*/result.json"))
+    assert len(results) == scored
+    assert not scores_files(storage)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    suite_in(tmp_path, TEXT)
+    found = ratchet(tmp_path, *asked(tmp_path / "gone"))
+    assert found.returncode == 4, found.stderr
+    assert f"{tmp_path}/gone" in found.stderr
+    assert "Traceback" not in found.stderr
