@@ -119,3 +119,32 @@ class Slow:
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         time.sleep(0.02)
         return [Answer("done", "stop") for _ in requests]
+
+
+def test_a_process_that_is_killed_as_it_starts_is_replaced(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    actors = Actors(functools.partial(Alive, Bomb(mark)), count=1)
+    assert [found[0].text for _, found in actors.compute([(CompletionRequest("a"),)])] == ["alive"]
+    actors.close()
+    assert mark.exists()
+
+
+class Bomb:
+    """Ends the first process that it is sent to, before that has done anything."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__dict__ |= state
+        if not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Alive:
+    def __init__(self, bomb: Bomb) -> None:
+        self.bomb = bomb
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        return [Answer("alive", "stop") for _ in requests]
