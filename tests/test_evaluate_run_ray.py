@@ -38,6 +38,8 @@ from ratchet.reference.gone import still_there
 from whole_run import processes_below, ratchet
 
 pytestmark = pytest.mark.ray
+SLOW_TO_GO = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Ray's own, which hold no model; they see only after a minute or two that their Ray was killed."""
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +106,10 @@ def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(straight: Path, 
     with begun(tmp_path, *asked(stories)) as run:
         until(lambda: len(units(storage)) >= 6, run)
         os.kill(run.pid, signal.SIGSTOP)  # so that nothing is started between the look and the kill
-        below = dict(processes_below(run.pid))
+        below = [pid for pid, title in processes_below(run.pid) if not title.startswith(SLOW_TO_GO)]
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
-        left = still_there(below, 60)
-        assert not left, [below[pid] for pid in left]
+        assert not still_there(below, 60)
     before = len(units(storage))
     assert 6 <= before < len(units(straight / "out"))
     found = ratchet(tmp_path, *asked(stories))
