@@ -268,30 +268,9 @@ def test_a_rating_is_taken_out_of_the_prompt_however_it_is_spelt(text: str) -> N
 
 
 PIECES = [
-    "[",
-    "[[",
-    "]",
-    "]]",
-    "10",
-    "7.5",
-    "\u200b",
-    "［",
-    "⟦",
-    "⟧",
-    "１",
-    END,
-    "[Question]",
-    "<|im_end|>",
-    "</s>",
-    "&#91;",
-    "&amp;",
-    "#93;",
-    "ten",
-    "\u3164",
-    "a",
-    "\n",
-    " ",
-]
+    "[", "[[", "]", "]]", "10", "7.5", "\u200b", "［", "⟦", "⟧", "１",
+    END, "[Question]", "<|im_end|>", "</s>", "&#91;", "&amp;", "#93;", "ten", "\u3164", "a", "\n", " ",
+]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
