@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ratchet.errors import DataError, ModelError, RatchetError
-from ratchet.evaluate.judge_guard import planted
+from ratchet.evaluate.judge_guard import beside_brackets, in_square_brackets
 from ratchet.pairs.pair import Turn
 from ratchet.plan.judge import EndpointJudge, ReplayJudge
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
@@ -35,7 +35,7 @@ _HEAD = re.compile(r" for the | to the |[:(]")
 
 NO_RATING = "no rating"
 OUT_OF_RANGE = "rating out of range"
-DISPUTED = "disputed: the answer holds the same rating"
+DISPUTED = "disputed: the rating may be quoted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +101,15 @@ def _alone(engine: Engine, request: Request) -> Answer | RatchetError:
 class Case:
     """One thing to judge: the judge's prompts, and the texts of others that were put into them.
 
-    `answers` are the candidate's, as it wrote them; `given` are questions and references.
+    `answers` are the candidate's, as it wrote them; `given` are questions and references. `defused`
+    tells whether the judge sees the answers otherwise than they were written.
     """
 
     system: str
     prompt: str
     answers: tuple[str, ...]
     given: tuple[str, ...] = ()
+    defused: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +142,8 @@ def read_rating(text: str) -> float | None:
 def judge_cases(judge: Judge, cases: Sequence[Case], retries: int) -> list[Verdict]:
     """Return a verdict on each case, in their order.
 
-    A judgment without a rating in range is asked for again, `retries` times. A dispute is not: who asks
-    until another number comes would let an answer choose which ratings it is spared. Nor is a failed
-    request, which had the endpoint's own attempts.
+    A judgment without a rating in range, or with one that may be quoted, is asked for again, `retries`
+    times. A failed request is not: it had the endpoint's own attempts.
     """
     found: list[Verdict] = [Verdict(None, NO_RATING, ())] * len(cases)
     waiting = list(range(len(cases)))
@@ -170,13 +171,17 @@ def _verdict(answer: Answer | RatchetError, case: Case, before: Verdict) -> tupl
     if not LOWEST <= rating <= HIGHEST:
         return Verdict(None, OUT_OF_RANGE, texts), True
     if _disputed(answer.text, rating, case):
-        return Verdict(None, DISPUTED, texts), False
+        return Verdict(None, DISPUTED, texts), True
     return Verdict(rating, "", texts), False
 
 
 def _disputed(text: str, rating: float, case: Case) -> bool:
-    """Whether the judge may have only quoted the rating, so that nobody can tell whose it is."""
-    if rating in planted(case.answers):
-        return True
-    weak = None if _STRONG.search(text) else _WEAK.search(text)
-    return weak is not None and any(weak.group() in part for part in (*case.answers, *case.given))
+    """Whether the judge may have only quoted the rating, so that nobody can tell whose it is.
+
+    The judge sees no `[[number]]` in an answer, so a judgment's only one is its own, whatever the answer
+    holds: else an answer could list the ratings that it would be spared. Of several, the first may be quoted.
+    """
+    strong = {float(number) for number in _STRONG.findall(text)}
+    if strong:
+        return len(strong) > 1 and (case.defused or rating in beside_brackets(case.answers))
+    return rating in in_square_brackets((*case.answers, *case.given))

@@ -1,29 +1,43 @@
 """What a candidate's text must not do to its judge: close its own block, open another turn, write a rating.
 
-Each is found in the text as it looks, however it is spelt: full-width and other brackets count as
-`[` and `]`, signs without width as nothing. An ordinary answer goes to the judge as it is.
+Each is found in the text as it looks, however it is spelt: all that opens or closes counts as `[` or
+`]`, a character reference as its sign, signs without width as nothing. An ordinary answer goes to the
+judge as it is.
 """
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-_BRACKETS = {
+REMOVED = "(rating removed)"
+"""What stands in the prompt for a rating that an answer holds: no number that a judge could say again."""
+
+_LOOKS = {
     **dict.fromkeys("⟦〚", "[["),
     **dict.fromkeys("⟧〛", "]]"),
-    **dict.fromkeys("【〔〖〘❲⁅⦋", "["),
-    **dict.fromkeys("】〕〗〙❳⁆⦌", "]"),
     **dict.fromkeys("‘’ʼ", "'"),
+    **dict.fromkeys("\u115f\u1160\u2800", " "),
+    "\U0001f51f": "10",
 }
-_RATING = r"\[\[(?P<rating>\d+\.?\d*)\]\]"
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBER = rf"(?:\d+(?:\.\d*)?|{'|'.join(_WORDS)})"
+# What a judge may leave out when it quotes: blanks, tags, and all signs but those of a list or of code.
+_GAP = r"(?:<[^<>\[\]]*>|[^\w\[\],'\"-]|_)*+"
+_LABEL = rf"(?:(?:[a-z' ]{{1,24}}:|rating|score){_GAP})?"
+_TAIL = r"(?:\s*(?:/|(?:out )?of)\s*\d+|\s*points?)?"
+_INSIDE = rf"{_GAP}{_LABEL}(?P<rating>{_NUMBER}){_TAIL}{_GAP}"
+_RATING = rf"\[{_GAP}\[{_INSIDE}\]{_GAP}\]"
+_FLAGS = re.ASCII | re.IGNORECASE
+_SQUARE = re.compile(rf"\[{_INSIDE}\]", _FLAGS)
+_BESIDE = re.compile(rf"[\[({{<]\W{{0,8}}{_LABEL}({_NUMBER})\b|\b({_NUMBER})\b(?=\W{{0,8}}[\])}}>])", _FLAGS)
+_REFERENCE = re.compile(r"&(?:amp;)*(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,31});?|.", re.DOTALL | _FLAGS)
 # Control texts of widespread chat templates: a judge that runs behind one would read them as turns.
 _CONTROL = r"(?P<control><\|[^<>|\n]{1,64}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<[be]os>)"
 _RIMS = "[]<|># \t"
 _MARK = re.compile(r"(?<!\[)\[[^\W\d][^\[\]{}\n]*\]|<\|[^|{}\n]+\|>|^#+ [^{}\n]+:$", re.MULTILINE)
-# A rating in double brackets with something between the signs that a judge may leave out when it quotes.
-_LOOSE = re.compile(r"\[[ \t\\*_`\"']*\[[ \t\\*_`\"']*(\d+\.?\d*)[^\[\],\n]{0,8}\][ \t\\*_`\"']*\]", re.ASCII)
 
 
 class Guard:
@@ -36,41 +50,66 @@ class Guard:
             parts.append(f"(?P<mark>{'|'.join(map(_spaced, marks))})")
         if own := sorted((text for text in control if len(text) > 2), key=len, reverse=True):
             parts.append(f"(?P<own>{'|'.join(re.escape(_look(text)[0]) for text in own)})")
-        self._pattern = re.compile("|".join([*parts, _CONTROL]), re.ASCII | re.IGNORECASE)
+        self._pattern = re.compile("|".join([*parts, _CONTROL]), _FLAGS)
 
     def defuse(self, text: str) -> str:
-        """Return the text with every such thing taken apart; the text itself where it has none.
+        """Return the text without any such thing; the text itself where it has none.
 
-        `[[10]]` becomes `[ [ 10 ] ]`, a mark of the template such as `[The End of …]` stands in round
+        `[[10]]` becomes `(rating removed)`, a mark of the template such as `[The End of …]` stands in round
         brackets, and a control text gets blanks within its ends.
         """
         plain, places = _look(text)
         parts, end = [], 0
         for found in self._pattern.finditer(plain):
             parts += [text[end : places[found.start()]], _apart(found)]
-            end = places[found.end() - 1] + 1
+            end = places[found.end()]
         return "".join([*parts, text[end:]])
 
 
-def planted(texts: Iterable[str]) -> frozenset[float]:
-    """Return the ratings that texts hold in double brackets, also where signs stand between these."""
-    return frozenset(float(number) for text in texts for number in _LOOSE.findall(_look(text)[0]))
+def in_square_brackets(texts: Iterable[str]) -> frozenset[float]:
+    """Return the numbers that stand in square brackets, by themselves or as a rating."""
+    return frozenset(_value(found["rating"]) for text in texts for found in _SQUARE.finditer(_look(text)[0]))
+
+
+def beside_brackets(texts: Iterable[str]) -> frozenset[float]:
+    """Return the numbers that stand next to a bracket of any kind, open or closed."""
+    found = (one for text in texts for one in _BESIDE.finditer(_look(text)[0]))
+    return frozenset(_value(one[1] or one[2]) for one in found)
+
+
+def _value(number: str) -> float:
+    word = number.lower()
+    return float(_WORDS.index(word)) if word in _WORDS else float(number)
 
 
 def _look(text: str) -> tuple[str, Sequence[int]]:
-    """Return what a text looks like in plain signs, and of each the place where it stands in the text."""
-    if text.isascii():
-        return text, range(len(text))
+    """Return what a text looks like in plain signs, and of each, and of its end, the place in the text."""
+    if text.isascii() and "&" not in text:
+        return text, range(len(text) + 1)
     plain: list[str] = []
     places: list[int] = []
-    for place, sign in enumerate(text):
-        for one in unicodedata.normalize("NFKC", sign):
-            if unicodedata.category(one) in {"Cf", "Mn", "Me"}:  # without width, or set upon the sign before
-                continue
-            for shown in _BRACKETS.get(one, one):
-                plain.append(shown)
-                places.append(place)
-    return "".join(plain), places
+    for piece in _REFERENCE.finditer(text):
+        shown = "".join(map(_shown, unicodedata.normalize("NFKC", _unescaped(piece.group()))))
+        plain += shown
+        places += [piece.start()] * len(shown)
+    return "".join(plain), [*places, len(text)]
+
+
+def _unescaped(piece: str) -> str:
+    while (further := html.unescape(piece)) != piece:
+        piece = further
+    return piece
+
+
+def _shown(sign: str) -> str:
+    kind = unicodedata.category(sign)
+    if sign in _LOOKS or sign.isascii():
+        return _LOOKS.get(sign, sign)
+    if kind in {"Cf", "Mn", "Me"}:  # without width, or set upon the sign before
+        return ""
+    if kind == "Nd":
+        return str(unicodedata.decimal(sign))
+    return {"Ps": "[", "Pe": "]"}.get(kind, sign)
 
 
 def _spaced(mark: str) -> str:
@@ -79,8 +118,8 @@ def _spaced(mark: str) -> str:
 
 
 def _apart(found: re.Match[str]) -> str:
-    if number := found["rating"]:
-        return f"[ [ {number} ] ]"
+    if found["rating"]:
+        return REMOVED
     text = found.group()
     if found.lastgroup == "mark":
         return f"({text.strip(_RIMS)})"

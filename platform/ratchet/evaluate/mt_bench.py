@@ -58,7 +58,7 @@ class Talk:
 class Judged:
     """One answer with its verdict. `prompt_name` and `prompt` are what the judge was given.
 
-    `defused` tells whether something in the candidate's text was taken apart before.
+    `defused` tells whether something in the candidate's text was taken out or apart before.
     """
 
     talk: Talk
@@ -186,12 +186,12 @@ def judge_talks(asked: QuestionSet, talks: Sequence[Talk], judge: Judge, retries
             shown = tuple(map(guard.defuse, answers))
             name, prompt = prompt_for(asked, talk.question, shown)
             given = (*talk.question.turns[:turn], *(talk.question.reference or ())[:turn])
-            cases.append(Case(asked.prompts[name].system, prompt, answers, given))
-            told.append((talk, turn, name, prompt, shown != answers))
+            cases.append(Case(asked.prompts[name].system, prompt, answers, given, shown != answers))
+            told.append((talk, turn, name))
     verdicts = judge_cases(judge, cases, retries)
     return [
-        Judged(talk, turn, name, prompt, verdict, defused)
-        for (talk, turn, name, prompt, defused), verdict in zip(told, verdicts, strict=True)
+        Judged(talk, turn, name, case.prompt, verdict, case.defused)
+        for (talk, turn, name), case, verdict in zip(told, cases, verdicts, strict=True)
     ]
 
 
@@ -255,6 +255,6 @@ def _warnings(asked: QuestionSet, talks: Sequence[Talk], judged: Sequence[Judged
     if marked := [item_id(one.talk.question.question_id, one.turn) for one in judged if one.defused]:
         found.append(
             f"{len(marked)} answers held a rating, a mark of the judge's prompt or a control token, which was "
-            f"taken apart before the judge read it: {some(marked)}."
+            f"taken out or apart before the judge read it: {some(marked)}."
         )
     return found
