@@ -35,6 +35,7 @@ from ratchet.plan.suite import (
     Task,
     TextOverlap,
 )
+from ratchet.report.figures import with_error
 from ratchet.store.files import folder_aside, write_text
 from ratchet.store.fingerprint import digest_tree, fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
@@ -93,7 +94,8 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
             folder = _keep(bench, identities[task], answered, seconds)
             found[task] = Scored(model.name, name, task, result, folder, seconds, reused=False)
             headline = result.headline
-            facts = {headline.name: "no score" if headline.value is None else headline.value, "of": headline.count}
+            value = "no score" if headline.value is None else with_error(headline.value, headline.standard_error)
+            facts = {headline.name: value, "of": headline.count}
             bench.console.done(f"{task} {model.name}", facts, seconds)
     return [found[task] for task in suite.tasks]
 
