@@ -123,7 +123,7 @@ class MtBench(Answering):
     judge: Judge | None = None
     """Who judges. A suite without one is given its judge by the plan or the command."""
     judge_retries: Annotated[int, Field(ge=0)] = 2
-    """Times that a judgment without a rating is asked for again."""
+    """Times that a judgment without a rating, or with one that may be a quotation, is asked for again."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 1024
     """Longest answer, in tokens."""
 
