@@ -193,3 +193,13 @@ def test_a_model_s_own_settings_of_generation_decide_nothing(folder: Path, tmp_p
     shutil.copytree(folder, tmp_path / "model")
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps(own))
     assert LocalEngine(tmp_path / "model", "float32", "cpu").answer(asked) == wanted
+
+
+def test_an_answer_ends_where_the_model_has_no_more_positions(engine: LocalEngine) -> None:
+    long, short = (
+        CompletionRequest((5,) * 60, Sampling(max_tokens=50)),
+        CompletionRequest((5, 9), Sampling(max_tokens=9)),
+    )
+    found = engine.answer([long, short])
+    assert found[0].completion_tokens == 4 or found[0].finish_reason == "stop"
+    assert found[1] == engine.answer([short])[0]

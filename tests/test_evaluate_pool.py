@@ -82,7 +82,7 @@ OTHERS = [ContinuationRequest((n, 1), ((2, 3), (4,))) for n in range(9)]
 @contextlib.contextmanager
 def pool(path: Path, compute: Echo, identity: str = "w") -> Iterator[Pool]:
     with UnitJournal(path) as journal:
-        made = Pool(compute, identity, None, journal, 30)
+        made = Pool(compute, identity, None, journal, 30, 100)
         made._length = length  # type: ignore[method-assign]
         yield made
 
@@ -162,3 +162,12 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path, monkeypatch: pytes
     with UnitJournal(path) as journal:
         assert "b" not in journal and journal.find("a")[0].text == "one"
         assert journal.find("c") == [Answer("three", "stop", logprobs=(-1.0,), greedy=(True,))]
+
+
+def test_a_prompt_that_leaves_no_room_is_not_asked(tmp_path: Path) -> None:
+    compute = Echo()
+    with pool(tmp_path / "j.jsonl", compute) as one:
+        one.longest = 4
+        found = one.answer([CompletionRequest((1, 2, 3, 4)), CompletionRequest((1, 2, 3))])
+    assert (found[0].text, found[0].finish_reason, found[0].prompt_tokens) == ("", "prompt too long", 4)
+    assert found[1].text and [len(unit) for unit in compute.units] == [1]

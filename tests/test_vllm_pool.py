@@ -39,7 +39,9 @@ def answers(served: Served, journal: Path, requests: list[Request], budget: int)
     actors = Actors(functools.partial(RevivingVllm, served), count=1)
     try:
         with UnitJournal(journal) as kept:
-            return Pool(actors.compute, "w", load_tokenizer(served.folder, None), kept, budget).answer(requests)
+            return Pool(actors.compute, "w", load_tokenizer(served.folder, None), kept, budget, served.longest).answer(
+                requests
+            )
     finally:
         actors.close()
 

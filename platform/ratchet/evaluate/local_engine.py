@@ -5,6 +5,8 @@ Axes: _S prompts, _T tokens.
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,21 @@ from ratchet.model.load import load_model
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply, find_style
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, Request, describe
+from ratchet.serving.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    Request,
+    Sampling,
+    describe,
+)
 
 
 class LocalEngine:
     """Holds a model and answers requests; those of one call are one batch for each kind.
+
+    A text ends where the model has no positions left; a prompt must leave one.
 
     Raises ModelError, CorruptError where the folder holds no model that can be used.
     """
@@ -47,6 +59,8 @@ class LocalEngine:
             self.model.to(device)
         self.ends = ends_of(self.tokenizer)
         self.share = may_share(self.model)
+        config = self.model.config.get_text_config()
+        self.longest = getattr(config, "max_position_embeddings", None) or sys.maxsize
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return one answer for each request, in their order.
@@ -80,7 +94,11 @@ class LocalEngine:
 
     def _write(self, requests: Sequence[Any]) -> list[Answer]:
         prompts = [prompt_ids(self.tokenizer, request) for request in requests]
-        asked = [request.sampling for request in requests]
+        rooms = [self.longest - len(prompt) for prompt in prompts]
+        asked = [
+            dataclasses.replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
+            for request, room in zip(requests, rooms, strict=True)
+        ]
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         ids_ST = torch.full((len(prompts), width), pad, dtype=torch.long)
@@ -102,12 +120,11 @@ class LocalEngine:
                 stopping_criteria=StoppingCriteriaList([Done(asked, self.tokenizer, width)]),
             )
         return [
-            self._answer(len(prompt), row, request)
-            for prompt, row, request in zip(prompts, out_ST[:, width:].tolist(), requests, strict=True)
+            self._answer(len(prompt), row, sampling)
+            for prompt, row, sampling in zip(prompts, out_ST[:, width:].tolist(), asked, strict=True)
         ]
 
-    def _answer(self, prompt_tokens: int, made: list[int], request: Any) -> Answer:
-        sampling = request.sampling
+    def _answer(self, prompt_tokens: int, made: list[int], sampling: Sampling) -> Answer:
         end = next((place for place, one in enumerate(made) if one in self.ends), None)
         kept = made[: sampling.max_tokens] if end is None else made[:end]
         whole = self.tokenizer.decode(kept, skip_special_tokens=True)

@@ -13,12 +13,16 @@ from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Con
 Compute = Callable[[Sequence[Unit]], Iterator[tuple[int, list[Answer]]]]
 """Takes units, and yields (place, answers) of each as it is done, in any order."""
 
+TOO_LONG = "prompt too long"
+"""The `finish_reason` of a text that was not asked for."""
+
 
 class Pool:
     """Answers as a `GroupEngine`: what the journal holds is not computed again.
 
     `identity` is all that decides an answer beside the requests of its unit. `budget` is the tokens of
-    a unit. `on_units(done, total)` follows the work.
+    a unit. A text whose prompt leaves no room in `longest` positions is not asked for: its answer is empty,
+    and its `finish_reason` is `TOO_LONG`. `on_units(done, total)` follows the work.
     """
 
     def __init__(
@@ -28,10 +32,11 @@ class Pool:
         tokenizer: Any,
         journal: UnitJournal,
         budget: int,
+        longest: int,
         on_units: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.compute, self.identity, self.tokenizer = compute, identity, tokenizer
-        self.journal, self.budget, self.on_units = journal, budget, on_units
+        self.journal, self.budget, self.longest, self.on_units = journal, budget, longest, on_units
         self._lengths: dict[Request, int] = {}
         self._keys: dict[Request, str] = {}
 
@@ -44,7 +49,8 @@ class Pool:
 
         Raises RatchetError where one has none; what was answered is kept.
         """
-        units = {name: units_of(requests, self._length, self.budget, self._key) for name, requests in groups.items()}
+        asked = {name: [one for one in requests if not self._too_long(one)] for name, requests in groups.items()}
+        units = {name: units_of(requests, self._length, self.budget, self._key) for name, requests in asked.items()}
         missing = {
             key: unit
             for some in units.values()
@@ -67,7 +73,13 @@ class Pool:
         for unit in units:
             answers = self.journal.find(unit_key(self.identity, unit, self._key))
             found |= {self._key(request): answer for request, answer in zip(unit, answers, strict=True)}
-        return [found[self._key(request)] for request in requests]
+        return [
+            Answer("", TOO_LONG, self._length(request), 0) if self._too_long(request) else found[self._key(request)]
+            for request in requests
+        ]
+
+    def _too_long(self, request: Request) -> bool:
+        return not isinstance(request, ContinuationRequest) and self._length(request) >= self.longest
 
     def _key(self, request: Request) -> str:
         if request not in self._keys:

@@ -94,16 +94,17 @@ class Candidates:
         """Return the model as a task wants to ask it. Nothing is started before something is asked."""
         quantise = task.quantise if isinstance(task, Perplexity) else None
         name = fingerprint(self.identity(task.engine, quantise))
+        # vLLM draws one token after a text that it scores, and counts the last of a text among its positions.
+        longest = self.longest if task.engine == "trainer" else min(self.longest, _VLLM_LONGEST) - 2
         pool = Pool(
             functools.partial(self._compute, task.engine, quantise),
             name,
             self.tokenizer,
             self._journal(name),
             task.batch_tokens,
+            longest,
             self._on_units,
         )
-        # vLLM draws one token after a text that it scores, and counts the last of a text among its positions.
-        longest = self.longest if task.engine == "trainer" else min(self.longest, _VLLM_LONGEST) - 2
         return Candidate(pool, self.tokenizer, longest, name)
 
     def rest(self) -> None:
