@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
+from ratchet import cli
 from ratchet.plan.load import load_plan, load_suite
 
 
@@ -37,6 +40,37 @@ def test_file_fits_the_schema_of_its_folder(path: Path, monkeypatch: pytest.Monk
     known = [folder.as_posix() for folder in path.parents if folder.as_posix() in SCHEMAS]
     assert known, f"{path}: no schema is known for {path.parts[0]}/: add it here"
     assert SCHEMAS[known[0]](path)
+
+
+def told_commands() -> list[tuple[str, str]]:
+    """Return (file, command) of every `ratchet evaluate …` that comments of suites and pages tell people to run."""
+    found = []
+    pages = [*(ROOT / "eval").glob("*.yaml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    for path in sorted(pages):
+        lines = [re.sub(r"^#? *", "", line).removeprefix(".venv/bin/") for line in path.read_text().splitlines()]
+        variables: dict[str, str] = {}
+        for n, line in enumerate(lines):
+            if given := re.fullmatch(r"([A-Z]+)='(.*)'", line):
+                variables[f"${given[1]}"] = given[2].replace('"', '\\"')
+            if not line.startswith("ratchet evaluate "):
+                continue
+            command, after = line, n + 1
+            while command.endswith("\\") or command.count("'") % 2:
+                command, after = f"{command.removesuffix(chr(92))} {lines[after]}", after + 1
+            for name, value in variables.items():
+                command = command.replace(name, value)
+            found.append((path.name, re.sub(r" {3,}#.*", "", command)))
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), told_commands())
+def test_every_command_that_people_are_told_is_one(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command)[1:]
+    if words[1:] == ["--help"]:
+        return
+    arguments = cli._parser(words).parse_args(words)
+    assert arguments.suite.name == "SUITE" or load_suite(arguments.suite, arguments.overrides)
 
 
 def test_there_are_files() -> None:
