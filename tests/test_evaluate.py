@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.exact import Question, compile_pattern, last_match, run, wanted_answers
+from ratchet.evaluate.results import Score
+from ratchet.pipeline.suites import facts_of
 from ratchet.plan.suite import ExactMatch
 from ratchet.serving.requests import Answer, Request
+from ratchet.track.progress import Console
 
 PATTERN = r"answer is (-?\d+)"
 TASK = ExactMatch(kind="exact_match", source="sums", pattern=PATTERN, max_new_tokens=9)
@@ -50,6 +54,28 @@ def test_the_share_of_equal_groups_is_the_score() -> None:
     assert found.problems == {"no answer found": 1} and found.items[2].problem == "no answer found"
     assert [request.prompt for request in engine.asked] == [(n, 7) for n in range(4)]
     assert all(request.sampling.max_tokens == 9 and request.sampling.temperature == 0 for request in engine.asked)
+
+
+def test_answers_that_all_agree_say_what_their_error_of_0_leaves_open() -> None:
+    def noted(count: int, answer: str) -> tuple[float | None, float | None, str]:
+        asked = questions(["so the answer is 3"] * count)
+        headline = run("sums", TASK, Candidate(Scripted([answer] * count), None, 64, "w"), asked).headline
+        return headline.value, headline.standard_error, headline.note
+
+    assert noted(12, "answer is 3") == (1.0, 0.0, "all of 12: above 77.9 %")
+    assert noted(60, "answer is 4") == (0.0, 0.0, "0 of 60: below 4.9 %")
+    assert noted(1, "answer is 3") == (1.0, None, "all of 1: above 5.0 %; one item: no error")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [(0.24, 0.012, "acc 0.240 ± 0.012, of 1,319"), (0.0, 0.0, "acc 0.00 ± 0.00, of 1,319"),
+     (0.24, None, "acc 0.24 (no error), of 1,319"), (None, None, "acc no score, of 1,319")],
+)  # fmt: skip
+def test_the_console_shows_a_score_with_its_error(value: float | None, error: float | None, said: str) -> None:
+    out = io.StringIO()
+    Console(out).done("arc base", facts_of(Score("acc", "acc", value, error, 1319)), 3.0)
+    assert out.getvalue().strip().endswith(f": {said}")
 
 
 def test_no_question_is_an_error() -> None:

@@ -47,6 +47,14 @@ def test_the_score_is_the_mean_of_what_was_parsed(tmp_path: Path) -> None:
     assert result.items[1].answer == wrong
 
 
+def test_one_question_has_no_error_and_all_parsed_is_no_certainty(tmp_path: Path) -> None:
+    one, three = asked(tmp_path, 1, Scripted(lambda *_: RIGHT)), asked(tmp_path, 3, Scripted(lambda *_: RIGHT))
+    assert [(score.standard_error, score.note) for score in one.scores] == [
+        (None, "one item: no error"), (None, "all of 1: above 5.0 %; one item: no error"),
+    ]  # fmt: skip
+    assert [(score.standard_error, score.note) for score in three.scores] == [(0, ""), (0, "all of 3: above 36.8 %")]
+
+
 def test_with_revision_the_better_pass_is_the_score(tmp_path: Path) -> None:
     wrong = RIGHT.replace("Calm: 1", "Calm: 7")
     engine = Scripted(lambda prompt, seed: both(wrong, RIGHT))

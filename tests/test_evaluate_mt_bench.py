@@ -18,7 +18,8 @@ from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.judge import NO_RATING, Judge
 from ratchet.evaluate.mt_bench import GAVE_UP, TOO_LONG, MtBenchRun, prompt_for, run
 from ratchet.evaluate.mt_bench_files import read_set
-from ratchet.evaluate.mt_bench_scores import read_judgments, scores_of
+from ratchet.evaluate.mt_bench_scores import read_judgments, scores_from, scores_of
+from ratchet.evaluate.results import Item
 from ratchet.evaluate.statistics import clustered, estimate
 from ratchet.plan.suite import Files, MtBench
 from ratchet.serving.replay import Replay
@@ -112,11 +113,18 @@ def test_scores_are_means_of_rated_rows_with_questions_as_clusters() -> None:
     assert result.items[12].reference.startswith("2.4 hours") and result.items[0].reference == ""
 
 
+def test_one_question_tells_no_error_and_its_note_says_so() -> None:
+    rows = [Item(f"7:{turn}", "7", {"rating": 5.0 + turn}) for turn in (1, 2)]
+    assert [(one.value, one.standard_error, one.note) for one in scores_from(rows, "short-chat")] == [
+        (value, None, "short-chat; one question: no error") for value in (6.5, 6.0, 7.0)
+    ]
+
+
 def test_clusters_of_one_are_the_plain_standard_error() -> None:
     values = np.random.default_rng(0).normal(size=40)
     plain, by_one = estimate(values), clustered(values, [str(n) for n in range(40)])
     assert (by_one.mean, by_one.standard_error) == pytest.approx((plain.mean, plain.standard_error))
-    assert clustered(values[:2], ["a", "a"]).standard_error == 0.0
+    assert clustered(values[:2], ["a", "a"]).standard_error is None
     assert clustered(values[:0], []).count == 0
 
 

@@ -131,7 +131,7 @@ def test_a_text_in_one_window_is_the_plain_mean_loss(candidate: Candidate, model
     ((loss, _),) = guide(model, candidate.tokenizer("The lamp was lit again.")["input_ids"], 64, 32)
     assert result.headline.value == pytest.approx(math.exp(loss), rel=1e-6)
     assert [score.standard_error for score in result.scores] == [None] * 3
-    assert "smaller window" in result.headline.note
+    assert result.headline.note == "one window: no error, take a smaller window"
 
 
 def test_a_bos_that_the_tokenizer_adds_makes_the_first_token_predicted(folder: Path, model: Any) -> None:

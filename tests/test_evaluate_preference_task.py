@@ -111,11 +111,13 @@ def test_without_a_reference_there_is_gamma_alone(scores: tuple[Logps, Logps]) -
 def test_a_model_that_is_its_reference_has_no_right_reward(scores: tuple[Logps, Logps]) -> None:
     found = result("p", TASK, scores[0], scores[0], pairs_of(60, 60), {})
     assert [(one.value, one.standard_error) for one in found.scores[:4]] == [(0.0, 0.0)] * 4
+    assert [one.note for one in found.scores] == ["0 of 60: below 4.9 %", "", "", "", ""]
 
 
 def test_one_prompt_tells_no_error() -> None:
     found = result("p", TASK, logps_of(3, 0), logps_of(3, 1), pairs_of(3, 1), {})
     assert [one.standard_error for one in found.scores] == [None] * 5
+    assert {one.note for one in found.scores} == {"one prompt: no error"}
 
 
 def test_a_conversation_is_shown_whole() -> None:

@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.errors import DataError
+from ratchet.evaluate.notes import unanimous
+from ratchet.evaluate.ratio import ratio
 from ratchet.evaluate.results import Score
 from ratchet.evaluate.statistics import (
     Estimate,
@@ -197,8 +199,36 @@ def test_what_too_few_items_say() -> None:
     assert (one.difference, one.standard_error, one.low, one.high, one.p) == (0.6, None, None, None, 1)
     alone = paired(np.array([1.0, 0, 1]), np.zeros(3), names(3), 0, groups=["a", "a", "b"])
     assert (alone.difference, alone.standard_error) == (0.75, None), "one item says nothing of its group's spread"
-    assert clustered(np.array([]), []) == Estimate(0.0, 0.0, 0)
-    assert clustered(np.array([2.0]), ["q"]) == estimate(np.array([2.0])) == Estimate(2.0, 0.0, 1)
+    assert clustered(np.array([]), []) == estimate(np.array([])) == Estimate(0.0, None, 0)
+    assert clustered(np.array([2.0]), ["q"]) == estimate(np.array([2.0])) == Estimate(2.0, None, 1)
+    assert clustered(np.array([1.0, 0.0]), ["q", "q"]) == Estimate(0.5, None, 2)
+    assert clustered(np.array([1.0, 0, 1]), names(3), groups=["a", "a", "b"]) == Estimate(0.75, None, 3)
+    assert ratio(np.array([3.0]), np.array([2.0])) == Estimate(1.5, None, 1)
+
+
+def test_values_that_do_not_differ_have_an_error_of_0() -> None:
+    same = np.array([2.0, 2.0, 2.0, 2.0])
+    assert estimate(same) == clustered(same, names(4)) == ratio(same, np.ones(4)) == Estimate(2.0, 0.0, 4)
+    assert clustered(np.array([1.0, 1, 5, 5]), names(4), groups=[*"aabb"]) == Estimate(3.0, 0.0, 4)
+
+
+@pytest.mark.parametrize("n", [2, 12, 60, 1319])
+def test_a_share_on_which_all_agree_is_bounded_as_scipy_bounds_it(n: int) -> None:
+    none = scipy.stats.binomtest(0, n, alternative="less").proportion_ci(0.95, "exact").high
+    every = scipy.stats.binomtest(n, n, alternative="greater").proportion_ci(0.95, "exact").low
+    below, above = unanimous(np.zeros(n)), unanimous(np.ones(n))
+    assert below.startswith(f"0 of {n}: below ") and above.startswith(f"all of {n}: above ")
+    shown = float(below.split()[-2])
+    assert 100 * none <= shown <= 100 * none * 1.1, "two digits, and never more sure than it is"
+    assert float(above.split()[-2]) == pytest.approx(100 - shown) and 100 - shown <= 100 * every + 1e-9
+
+
+def test_the_bound_of_a_share_is_said_of_unanimous_items_alone() -> None:
+    assert unanimous(np.zeros(1319)) == "0 of 1319: below 0.23 %"
+    assert unanimous(np.ones(12)) == "all of 12: above 77.9 %"
+    assert unanimous(np.ones(1)) == "all of 1: above 5.0 %"
+    assert unanimous(np.ones(30), 12) == "all of 30: above 77.9 %"
+    assert unanimous(np.array([0.0, 1.0])) == unanimous(np.full(3, 0.5)) == unanimous(np.array([])) == ""
 
 
 def test_equal_answers_are_no_difference_and_equal_differences_still_have_a_p_value() -> None:
@@ -270,6 +300,9 @@ def test_an_average_of_tasks_without_a_score_is_none() -> None:
     assert (missing.value, missing.standard_error, missing.note) == (None, None, "no score of gsm8k")
     unsure = average_of({"arc": score(0.5, 0.1), "gsm8k": score(0.7, None)}, "H4")
     assert (unsure.value, unsure.standard_error) == (pytest.approx(0.6), None)
+    assert unsure.note == "no error of gsm8k"
+    sure = average_of({"arc": score(0.5, 0.0), "gsm8k": score(0.7, 0.2)}, "H4")
+    assert (sure.standard_error, sure.note) == (pytest.approx(0.1), ""), "0 is an error"
     with pytest.raises(DataError, match="average H4 is of tasks in 2 units: points, share"):
         average_of({"arc": score(0.5, 0.1), "mt": score(7.0, 0.3, unit="points")}, "H4")
     with pytest.raises(DataError, match="in 0 units"):

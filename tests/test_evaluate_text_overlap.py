@@ -176,7 +176,7 @@ def test_one_answer_tells_no_error(tmp_path: Path) -> None:
     _, result = ask(tmp_path, ["a b c d"], ["a b c d"])
     assert [score.standard_error for score in result.scores] == [None] * 4
     assert result.headline.value == pytest.approx(100.0)
-    assert "no error" in result.headline.note
+    assert {score.note for score in result.scores} == {"one answer: no error"}
 
 
 def test_answers_that_were_cut_off_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratchet.report import figures, tables
+from ratchet.report import charts_data, figures, tables
 from ratchet.report.charts import chosen_overlay
 from ratchet.report.graph import graph
 from ratchet.report.markdown import escape, markdown
@@ -236,15 +236,42 @@ def test_smoothing_starts_at_the_first_value_and_keeps_a_line_straight() -> None
         (71.34, 1.234, "71.3 ± 1.2"),
         (-3.4149, 0.0234, "−3.415 ± 0.023"),
         (1234.5, 96.0, "1,234 ± 96"),
-        (0.5, 0.0, "0.50"),
-        (0.5, None, "0.50"),
-        (-0.0001, None, "0.00"),
+        (0.5, 0.0, "0.50 ± 0.00"),
+        (0.5, None, "0.50 (no error)"),
+        (0.5, math.nan, "0.50 (no error)"),
+        (-0.0001, None, "0.00 (no error)"),
         (None, 1.0, "–"),
         (math.nan, 1.0, "–"),
     ],
 )
 def test_a_value_is_shown_to_the_digit_of_its_error(value: float | None, error: float | None, text: str) -> None:
     assert figures.with_error(value, error) == text
+
+
+def test_a_share_is_shown_with_its_error_or_that_it_has_none() -> None:
+    assert figures.percent_with_error(0.713, 0.012) == "71.3 ± 1.2"
+    assert figures.percent_with_error(1.0, 0.0) == "100.0 ± 0.0"
+    assert figures.percent_with_error(1.0, None) == "100.0 (no error)"
+    assert figures.percent_with_error(None, None) == figures.percent(None) == "–"
+    assert figures.percent(0.713) == "71.3", "a share that was counted has no error"
+    assert figures.difference(0.5, None) == "+0.50 (no error)"
+    assert figures.interval(-1.0, 2.0, None) == "−1.00 to +2.00"
+
+
+def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
+    data = example()
+    for row in data["evaluation"][2]["heldout"]:
+        row |= {"standard_error": None, "chosen_delta_error": None}
+    data["evaluation"][2]["heldout"][0]["reward_accuracy"] = 1.0
+    data["difficulty"][0] |= {"accuracy": 1.0, "standard_error": None}
+    data["gamma"][0] |= {"mean": 1.25, "standard_error": None}
+    table = tables.chosen(read(data))
+    assert table is not None
+    assert [row.cells[-1].text for row in table.rows] == ["–", "rose", "rose", "rose"]
+    for text in (Page(page(read(data))).text, markdown(read(data)).replace("\\", "")):
+        assert "100.0 (no error)" in text and "1.25 (no error)" in text
+    assert "100.0 % (no error)" in "".join(chart.svg for chart in charts_data.difficulty(read(data)))
+    assert "no error" in "".join(chart.svg for chart in charts_data.gamma(read(data)))
 
 
 def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:

@@ -420,6 +420,51 @@ def test_a_document_that_is_none_is_refused_by_its_key(change: Any, says: str) -
         read(standalone(scores=data))
 
 
+def test_a_score_without_an_error_is_shown_as_such_in_tables_and_charts_and_for_a_tracker() -> None:
+    data = scores()
+    of(data, "warm", "arc")["scores"][0] |= {"value": 1.0, "standard_error": None, "note": "one item: no error"}
+    talk = of(data, "warm", "mt_bench")["scores"][0]
+    talk |= {"value": 6.25, "standard_error": 0.0}
+    average = next(one for one in data["averages"] if (one["model"], one["name"]) == ("warm", "H6"))
+    average |= {"value": 0.625, "standard_error": None, "note": "no error of arc"}
+    report = read(standalone(scores=data))
+    assert report.scores is not None
+    for made in (tables_scores.headlines(report, report.scores), tables_scores.details(report, report.scores)):
+        cells = [cell for table in made for row in table.rows for cell in row.cells]
+        assert "one item: no error" in next(cell.aside for cell in cells if cell.text == "100.0 (no error)")
+        assert "6.25 ± 0.00" in [cell.text for cell in cells]
+    board = tables_scores.headlines(report, report.scores)[0]
+    said = {cell.text: cell.aside for row in board.rows for cell in row.cells}
+    assert said["62.5 (no error)"] == "no error of arc"
+    text = markdown(report).replace("\\", "")
+    assert {"100.0 (no error)", "62.5 (no error)"} <= set(re.findall(r"[\d.]+ \(no error\)", text))
+    assert "one item: no error" in text and "no error of arc" in text
+    summary = wandb_summary(report.scores, "warm")
+    assert summary["eval/open_llm_leaderboard/arc"] == 1.0
+    assert "eval/open_llm_leaderboard/arc_error" not in summary
+    assert summary["eval/talk/mt_bench_error"] == 0.0
+    columns, rows = wandb_tables(report.scores, "warm")["eval/scores"]
+    sent = {row[columns.index("note")]: dict(zip(columns, row, strict=True)) for row in rows}
+    for note, value in (("one item: no error", 1.0), ("no error of arc", 0.625)):
+        assert (sent[note]["value"], sent[note]["standard_error"]) == (value, None)
+
+
+def test_a_dot_without_an_error_is_hollow_and_has_no_bar() -> None:
+    data = scores()
+    sure = read(standalone(scores=copy.deepcopy(data)))
+    of(data, "warm", "arc")["scores"][0]["standard_error"] = None
+    unsure = read(standalone(scores=data))
+    assert sure.scores and unsure.scores
+    before, after = (charts_scores.tasks(report, report.scores) for report in (sure, unsure))
+    assert before and after
+    bars, hollow = (
+        [len(re.findall(pattern, chart.svg)) for chart in (before, after)]
+        for pattern in ('stroke-width: 1.4[;"]', r"<use [^>]*fill: var\(--page\)")
+    )
+    assert bars[0] > 20 and bars[1] == bars[0] - 1
+    assert hollow == [0, 1]
+
+
 def test_the_documents_page_names_every_key() -> None:
     text = (Path(__file__).parent.parent / "docs" / "scores.md").read_text()
     kinds = [kind for kind in vars(scores_data).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]

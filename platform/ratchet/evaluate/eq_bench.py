@@ -10,6 +10,7 @@ import numpy as np
 from ratchet.evaluate import eq_bench_rules as rules
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.eq_bench_files import Question, QuestionSet, read_questions
+from ratchet.evaluate.notes import joined, unanimous, without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.statistics import estimate
 from ratchet.pairs.pair import Turn
@@ -84,10 +85,12 @@ def result(name: str, task: EqBench, asked: QuestionSet, replies: Sequence[Reply
     )
     official = asked.official == task.version
     title = f"EQ-Bench {task.version}" if official else f"{asked.label}, by EQ-Bench {task.version}'s rule"
-    share = estimate(np.array([item.values["parsed"] for item in items]))
+    parsed = np.array([item.values["parsed"] for item in items])
+    share = estimate(parsed)
+    about = joined(unanimous(parsed), without_error(share.standard_error, "item"))
     scores = [
         _points(title, "score", by_pass[chosen], len(items), f"the {chosen} pass" if task.revision else ""),
-        Score("parsed", "parsed", share.mean, share.standard_error, share.count),
+        Score("parsed", "parsed", share.mean, share.standard_error, share.count, note=about),
     ]
     if task.revision:
         scores += [_points(f"{key} pass", key, by_pass[key], len(items)) for key in by_pass]
@@ -157,7 +160,9 @@ def _points(name: str, metric: str, scores: list[float], asked: int, note: str =
     if not rules.enough(len(scores), asked):
         note = f"{len(scores)} of {asked} parsed, and a score needs {rules.LEAST_PARSED:.2%}"
         return Score(name, metric, None, None, len(scores), "points", note=note)
-    error = 10 * estimate(np.array(scores)).standard_error
+    found = estimate(np.array(scores)).standard_error
+    error = None if found is None else 10 * found
+    note = joined(note, without_error(error, "item"))
     return Score(name, metric, rules.total(scores), error, len(scores), "points", note=note)
 
 

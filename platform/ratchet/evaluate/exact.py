@@ -10,6 +10,7 @@ import numpy as np
 
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.notes import joined, unanimous, without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.statistics import estimate
 from ratchet.pairs.pair import Ids
@@ -59,8 +60,10 @@ def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Q
         )
         for one, answer, mine, gold in zip(questions, answers, found, wanted, strict=True)
     )
-    mean = estimate(np.array([item.values["exact_match"] for item in items], np.float64))
-    score = Score("exact match", "exact_match", mean.mean, mean.standard_error, mean.count)
+    right = np.array([item.values["exact_match"] for item in items], np.float64)
+    mean = estimate(right)
+    note = joined(unanimous(right), without_error(mean.standard_error, "item"))
+    score = Score("exact match", "exact_match", mean.mean, mean.standard_error, mean.count, note=note)
     settings = {"source": task.source, "pattern": task.pattern, "max_new_tokens": task.max_new_tokens}
     return TaskResult(name, task.kind, (score,), items, settings, count_problems(items))
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ratchet.errors import PlanError
+from ratchet.errors import PlanError, some
+from ratchet.evaluate.notes import joined, unanimous
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.plan.suite import Harness
 
+_OF_SUBJECTS = " (mean of subjects)"
 _NOTHING = "[invalid]"  # what lm-eval's filters say where they find nothing
 _UNITS = {
     "perplexity": "perplexity",
@@ -58,7 +61,7 @@ def result_of(name: str, scored: Scored, settings: Mapping[str, Any]) -> TaskRes
     return TaskResult(
         task=name,
         kind="harness",
-        scores=(*scores, *subjects),
+        scores=tuple(_bounded(score, items) for score in (*scores, *subjects)),
         items=items,
         settings=settings,
         problems=count_problems(items),
@@ -80,10 +83,30 @@ def _mean_of_subjects(scored: Scored, total: Score) -> Score:
     """Return the mean in which every subject counts the same; its error is √Σ se² / k."""
     parts = [score for leaf in scored.leaves for score in _figures(scored, leaf, "") if score.metric == total.metric]
     values = [part.value for part in parts if part.value is not None]
+    unsure = [leaf for leaf, part in zip(scored.leaves, parts, strict=True) if part.standard_error is None]
     errors = [part.standard_error for part in parts if part.standard_error is not None]
-    error = math.sqrt(sum(one**2 for one in errors)) / len(parts) if len(errors) == len(parts) else None
-    name = f"{total.name} (mean of subjects)"
-    return dataclasses.replace(total, name=name, value=float(np.mean(values)), standard_error=error)
+    error = math.sqrt(sum(one**2 for one in errors)) / len(parts) if not unsure else None
+    note = f"no error of {some(unsure)}" if unsure else ""
+    name = total.name + _OF_SUBJECTS
+    return dataclasses.replace(total, name=name, value=float(np.mean(values)), standard_error=error, note=note)
+
+
+def _bounded(score: Score, items: Sequence[Item]) -> Score:
+    """Return `score` with what it leaves open, where it is a mean of items that all agree."""
+    own = [item for item in items if score.metric in item.values and score.group in ("", item.group)]
+    values = np.array([item.values[score.metric] for item in own])
+    if score.unit != "share" or score.value is None or not own or len(own) != score.count:
+        return score
+    if not math.isclose(score.value, float(values.mean()), abs_tol=1e-9):
+        return score
+    subjects = Counter(item.group for item in own)
+    # Were all subjects as small as the smallest, their plain mean would be that of so many items.
+    draws = len(subjects) * min(subjects.values()) if score.name.endswith(_OF_SUBJECTS) else len(own)
+    return dataclasses.replace(score, note=joined(unanimous(values, draws), score.note))
+
+
+def _why_no_error(count: int) -> str:
+    return "one item: no error" if count == 1 else "lm-eval gives no error"
 
 
 def _figures(scored: Scored, name: str, group: str) -> list[Score]:
@@ -94,16 +117,19 @@ def _figures(scored: Scored, name: str, group: str) -> list[Score]:
     for key in _metrics(figures):
         metric, _, kind = key.partition(",")
         error = figures.get(f"{metric}_stderr,{kind}")
+        known = float(error) if isinstance(error, float | int) and math.isfinite(error) else None
+        count, finite = int(figures["sample_len"]), math.isfinite(figures[key])
         label = _label(key)
         scores.append(
             Score(
                 name=label,
                 metric=label,
-                value=float(figures[key]) if math.isfinite(figures[key]) else None,
-                standard_error=float(error) if isinstance(error, float | int) else None,
-                count=int(figures["sample_len"]),
+                value=float(figures[key]) if finite else None,
+                standard_error=known,
+                count=count,
                 unit=_UNITS.get(metric, "share"),
                 group=group,
+                note="" if known is not None or not finite else _why_no_error(count),
                 lower_is_better=better.get(metric) is False,
             )
         )

@@ -13,6 +13,7 @@ import numpy as np
 from ratchet.errors import DataError
 from ratchet.evaluate import statistics
 from ratchet.evaluate.judge import HIGHEST, LOWEST, NO_RATING, OUT_OF_RANGE, read_rating
+from ratchet.evaluate.notes import joined, without_error
 from ratchet.evaluate.results import Item, Score
 from ratchet.store.lines import json_rows
 
@@ -52,9 +53,9 @@ def _score(name: str, items: Sequence[Item], about: str, *, group: str = "") -> 
     enough = bool(rated) and missing <= MOST_MISSING * len(items)
     if not enough:
         lost = f"no score: {lost or 'there are no judgments'}, and {MOST_MISSING:.0%} may be"
-    note = "; ".join(part for part in (lost, about) if part)
     if not enough:
-        return Score(name, METRIC, None, None, len(rated), "points", group, note)
+        return Score(name, METRIC, None, None, len(rated), "points", group, joined(lost, about))
+    note = joined(lost, about, without_error(found.standard_error, "question"))
     return Score(name, METRIC, found.mean, found.standard_error, found.count, "points", group, note)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.notes import joined, without_error
 from ratchet.evaluate.ratio import ratio
 from ratchet.evaluate.results import Item, Score, TaskResult
 from ratchet.evaluate.rows import read_rows
@@ -101,7 +102,8 @@ def scores_of(nats: Sequence[float], tokens: Sequence[int], text_bytes: int) -> 
     token that is not predicted.
     """
     found = ratio(np.asarray(nats, np.float64), np.asarray(tokens, np.float64))
-    note = "one window tells no error: take a smaller window" if found.count < 2 else ""
+    error = found.standard_error
+    note = f"{without_error(error, 'window')}, take a smaller window" if error is None else ""
     bits = sum(tokens) / (text_bytes * math.log(2))
     perplexity = math.exp(found.mean) if found.mean < _BEYOND else None
     rows = (
@@ -114,10 +116,10 @@ def scores_of(nats: Sequence[float], tokens: Sequence[int], text_bytes: int) -> 
             name,
             "nll",
             value,
-            None if note or slope is None else slope * found.standard_error,
+            None if error is None or slope is None else slope * error,
             found.count,
             unit=unit,
-            note=note or ("too large for a number" if value is None else ""),
+            note=joined("too large for a number" if value is None else "", note),
             lower_is_better=True,
         )
         for name, unit, value, slope in rows

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ratchet.errors import DataError
+from ratchet.evaluate.notes import joined, unanimous, without_error
 from ratchet.evaluate.ratio import ratio
 from ratchet.evaluate.results import Item, Score, TaskResult
 from ratchet.pairs.pair import PreferencePair
@@ -94,15 +95,16 @@ def metrics(policy: Logps, reference: Logps | None) -> dict[str, Floats]:
 def _score(metric: str, values: Floats, prompts: Sequence[str]) -> Score:
     cluster = np.unique(prompts, return_inverse=True)[1]
     found = ratio(np.bincount(cluster, values).astype(np.float64), np.bincount(cluster).astype(np.float64))
-    alone = found.count < 2
+    # Pairs of one prompt are not independent, and the bound is of items that are.
+    open_left = unanimous(values) if UNITS[metric] == "share" and found.count == len(values) else ""
     return Score(
         name="γ" if metric == "gamma" else metric.replace("_", " "),
         metric=metric,
         value=found.mean,
-        standard_error=None if alone else found.standard_error,
+        standard_error=found.standard_error,
         count=len(values),
         unit=UNITS[metric],
-        note="one prompt tells no error" if alone else "",
+        note=joined(open_left, without_error(found.standard_error, "prompt")),
     )
 
 

@@ -27,10 +27,13 @@ _TIE = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over `count` items with its standard error (sample standard deviation / √count)."""
+    """A mean over `count` items with its standard error (sample standard deviation / √count).
+
+    The error is None where there is too little to tell one; 0 is the error of values that do not differ.
+    """
 
     mean: float
-    standard_error: float
+    standard_error: float | None
     count: int
 
 
@@ -52,10 +55,10 @@ class PairedDifference:
 
 
 def estimate(values: Floats) -> Estimate:
-    """Return the mean of `values` (N,) with its standard error; both are 0 where N is too small to tell."""
+    """Return the mean of `values` (N,) with its standard error, None for N < 2; the mean of nothing is 0."""
     count = len(values)
     mean = float(np.mean(values)) if count else 0.0
-    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
     return Estimate(mean, error, count)
 
 
@@ -67,14 +70,15 @@ def clustered(
     The sandwich: √(G/(G−1) · Σ_g (Σ_{i∈g} w_i (x_i − mean))²) / Σ w over G clusters (Liang and Zeger 1986,
     with the small-sample factor). Where each item is its own cluster it is `estimate`'s. With `weights` (N,)
     it is that of the ratio Σwx / Σw. With `groups` the mean is the plain mean of the groups' means, each
-    with its own error: √(Σ_h se_h²) / H. As in `estimate`, the error is 0 where clusters are too few to tell.
+    with its own error: √(Σ_h se_h²) / H. The error is None where clusters are too few to tell:
+    fewer than two, in all or in one of the groups.
 
     Raises DataError as `paired` does, but for no items, which are a mean of 0.
     """
     if not len(values):
-        return Estimate(0.0, 0.0, 0)
+        return Estimate(0.0, None, 0)
     design = _design(values, clusters, weights, groups)
-    return Estimate(design.mean(values), design.error(values) or 0.0, len(values))
+    return Estimate(design.mean(values), design.error(values), len(values))
 
 
 def mean_of_groups(values: Floats, groups: Sequence[str]) -> Estimate:
@@ -85,7 +89,8 @@ def mean_of_groups(values: Floats, groups: Sequence[str]) -> Estimate:
 def average_of(scores: Mapping[str, Score], name: str) -> Score:
     """Return the mean of tasks' scores, such as H6, as the score `name`; the tasks ask different questions.
 
-    Its error is √(Σ se²)/k, and None where a task has none. Where a task has no value there is no average.
+    Its error is √(Σ se²)/k, and None where a task has none, which the note names. Where a task has no value there
+    is no average.
     Raises DataError where there are no tasks, or their units differ.
     """
     units = {score.unit for score in scores.values()}
@@ -94,14 +99,16 @@ def average_of(scores: Mapping[str, Score], name: str) -> Score:
     values = [score.value for score in scores.values() if score.value is not None]
     errors = [score.standard_error for score in scores.values() if score.standard_error is not None]
     none = [task for task, score in scores.items() if score.value is None]
+    unsure = [task for task, score in scores.items() if score.standard_error is None]
+    note = f"no error of {', '.join(unsure)}" if unsure else ""
     return Score(
         name=name,
         metric="average",
         value=None if none else float(np.mean(values)),
-        standard_error=None if none or len(errors) < len(scores) else error_of_mean(errors),
+        standard_error=None if none or unsure else error_of_mean(errors),
         count=sum(score.count for score in scores.values()),
         unit=units.pop(),
-        note=f"no score of {', '.join(none)}" if none else "",
+        note=f"no score of {', '.join(none)}" if none else note,
     )
 
 

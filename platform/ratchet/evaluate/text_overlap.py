@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.notes import without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.rows import read_rows
 from ratchet.evaluate.statistics import estimate
@@ -108,13 +109,13 @@ def measure(answers: Sequence[str], references: Sequence[str]) -> Overlap:
 def scores_of(overlap: Overlap) -> tuple[Score, ...]:
     """Return the corpus's BLEU-4 in percent, and the mean ROUGE-1, 2 and L, shares, each with its error."""
     count = len(overlap.counts)
-    note = "one answer tells no error" if count < 2 else ""
     error = jackknife(overlap.counts) if count > 1 else None
+    note = without_error(error, "answer")
     scores = [Score("BLEU-4", "bleu", overlap.bleu, error, count, unit="percent", note=note)]
     for key in ROUGES:
         found = estimate(overlap.rouge[key])
-        error = found.standard_error if count > 1 else None
-        scores.append(Score(f"ROUGE-{key.removeprefix('rouge')}", key, found.mean, error, count, note=note))
+        name = f"ROUGE-{key.removeprefix('rouge')}"
+        scores.append(Score(name, key, found.mean, found.standard_error, count, note=note))
     return tuple(scores)
 
 

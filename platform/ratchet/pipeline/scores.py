@@ -12,6 +12,7 @@ import numpy as np
 
 from ratchet.evaluate.compare import ModelResults, compare
 from ratchet.evaluate.kept import ITEMS
+from ratchet.evaluate.notes import joined, without_error
 from ratchet.evaluate.results import Item, Score, TaskResult
 from ratchet.evaluate.statistics import average_of, paired
 from ratchet.pipeline.suites import Scored
@@ -90,7 +91,8 @@ def _over_full(scored: Scored, entry: Entry) -> list[Score]:
     tokens = np.array([one["tokens"] for one, _ in pairs])
     held, whole = (np.array([one["nll"] for one in side]) / tokens for side in zip(*pairs, strict=True))
     found = paired(held, whole, [str(n) for n in range(len(pairs))], 0, weights=tokens)
-    note = f"against {full.task}, window by window, p {found.p:.2g}"
+    how = f"against {full.task}, window by window, p {found.p:.2g}"
+    note = joined(how, without_error(found.standard_error, "window"))
     return [
         Score("nll over full precision", "nll", found.difference, found.standard_error, found.items, "nats", note=note)
     ]

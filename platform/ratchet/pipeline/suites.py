@@ -15,7 +15,7 @@ from ratchet.evaluate import eq_bench, exact, harness, mt_bench, perplexity, tex
 from ratchet.evaluate.exact import Question
 from ratchet.evaluate.judge import FAILED
 from ratchet.evaluate.kept import read_result, write_result
-from ratchet.evaluate.results import TaskResult
+from ratchet.evaluate.results import Score, TaskResult
 from ratchet.pipeline.candidates import Bench, Candidates
 from ratchet.pipeline.context import Model
 from ratchet.pipeline.judges import judge_of
@@ -35,6 +35,7 @@ from ratchet.plan.suite import (
     Task,
     TextOverlap,
 )
+from ratchet.report.figures import with_error
 from ratchet.store.files import folder_aside, write_text
 from ratchet.store.fingerprint import digest_tree, fingerprint
 from ratchet.store.record import Record, now, read_record, write_record
@@ -92,10 +93,14 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
             result = answered.result
             folder = _keep(bench, identities[task], answered, seconds)
             found[task] = Scored(model.name, name, task, result, folder, seconds, reused=False)
-            headline = result.headline
-            facts = {headline.name: "no score" if headline.value is None else headline.value, "of": headline.count}
-            bench.console.done(f"{task} {model.name}", facts, seconds)
+            bench.console.done(f"{task} {model.name}", facts_of(result.headline), seconds)
     return [found[task] for task in suite.tasks]
+
+
+def facts_of(score: Score) -> dict[str, str | int]:
+    """Return a score with its error as the console shows it, and of how many items it is."""
+    value = "no score" if score.value is None else with_error(score.value, score.standard_error)
+    return {score.name: value, "of": score.count}
 
 
 def _check(candidates: Candidates, name: str, suite: Suite) -> None:

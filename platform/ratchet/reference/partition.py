@@ -18,11 +18,11 @@ from ratchet.reference.store import Floats, Logps
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """Share of a chunk's pairs that a model orders rightly, with its binomial standard error."""
+    """Share of a chunk's pairs that a model orders rightly, with its binomial standard error if there are two pairs."""
 
     chunk: str
     accuracy: float
-    standard_error: float
+    standard_error: float | None
     pairs: int
 
 
@@ -37,9 +37,10 @@ def log_ratio(logps: Logps, *, length_normalised: bool = False, base: Logps | No
 
 
 def difficulty(chunk: str, ratios: Floats) -> Difficulty:
-    """Return the accuracy of `ratios` (N,): the share above 0, and √(p(1−p)/N)."""
+    """Return the accuracy of `ratios` (N,): the share above 0, and √(p(1−p)/N), None for N < 2."""
     share = float(np.mean(ratios > 0)) if len(ratios) else 0.0
-    return Difficulty(chunk, share, float(np.sqrt(share * (1 - share) / max(len(ratios), 1))), len(ratios))
+    error = float(np.sqrt(share * (1 - share) / len(ratios))) if len(ratios) > 1 else None
+    return Difficulty(chunk, share, error, len(ratios))
 
 
 def order_chunks(order: str, chunks: Sequence[str], accuracy: Mapping[str, float], seed: int) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ratchet.report.charts import Chart, colour_of
 from ratchet.report.data import LOW_EDIT_DISTANCE, Difficulty, EditDistance, Gamma, Report, Source
+from ratchet.report.figures import NO_ERROR
 from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw, short
 
 
@@ -48,6 +49,8 @@ def gamma(report: Report) -> list[Chart]:
                     markerfacecolor=PAGE if one.seen else colour,
                     elinewidth=1.3,
                 )
+                if one.standard_error is None:
+                    axes.annotate(NO_ERROR, (one.mean, place), (8, -3), textcoords="offset points", color=MUTED)
             _across(axes, models)
             axes.set_xlim(min([*reach, 0.0]) - room, max([*reach, 0.0]) + room)
             axis_names(axes, "mean γ (nats)", "")
@@ -76,7 +79,7 @@ def difficulty(report: Report) -> list[Chart]:
                 value, error = 100 * (one.accuracy or 0.0), 100 * _error(one)
                 colour = colour_of(report, stage)
                 axes.errorbar(value, place, xerr=error, color=colour, marker="o", markersize=7, elinewidth=1.5)
-                text = f"{value:.1f} %"
+                text = f"{value:.1f} %" if one.standard_error is not None else f"{value:.1f} % ({NO_ERROR})"
                 axes.annotate(text, (value, place), (0, 8), textcoords="offset points", ha="center", color=MUTED)
             _across(axes, [f"{one.position}. {one.source}" if one.position else one.source for one in mine])
             axes.set_xlim(0, 100)

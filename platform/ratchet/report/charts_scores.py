@@ -8,7 +8,7 @@ from typing import Any
 
 from ratchet.report.charts import Chart
 from ratchet.report.data import Report
-from ratchet.report.plots import MUTED, RULE, axis_names, draw, legend, short, stage_colour
+from ratchet.report.plots import MUTED, PAGE, RULE, axis_names, draw, legend, short, stage_colour
 from ratchet.report.scores_data import Average, Result, Score, Scores
 from ratchet.report.tables import colour_key, coloured
 from ratchet.report.tables_scores import direction, identity, unit_name
@@ -20,11 +20,14 @@ _SHARES = {"share", "percent"}
 
 @dataclasses.dataclass(frozen=True)
 class Dot:
-    """A model's place on a line of a chart, in the chart's unit; `reach` is half its 95 % interval."""
+    """A model's place on a line of a chart, in the chart's unit.
+
+    `reach` is half its 95 % interval, None where it has no error.
+    """
 
     model: str
     value: float
-    reach: float
+    reach: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,8 @@ def _dots(scores: Mapping[str, Score | Average | None], units: set[str]) -> list
     for name, one in scores.items():
         if one is not None and one.value is not None and one.unit in units:
             factor = 100.0 if one.unit == "share" else 1.0
-            made.append(Dot(name, factor * one.value, 1.96 * factor * (one.standard_error or 0.0)))
+            reach = None if one.standard_error is None else 1.96 * factor * one.standard_error
+            made.append(Dot(name, factor * one.value, reach))
     return made
 
 
@@ -172,7 +176,9 @@ def _small(report: Report, picture: Picture) -> Chart | None:
 
 def _dot(axes: Any, dot: Dot, y: float, looks: Mapping[str, tuple[str, str]]) -> None:
     colour, marker = looks[dot.model]
-    axes.errorbar(dot.value, y, xerr=dot.reach, color=colour, marker=marker, markersize=6, elinewidth=1.4)
+    face = PAGE if dot.reach is None else colour
+    look = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": face}
+    axes.errorbar(dot.value, y, xerr=dot.reach, elinewidth=1.4, **look)
 
 
 def _across(axes: Any, names: list[str], letters: int) -> None:

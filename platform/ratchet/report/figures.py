@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 NONE = "–"
+NO_ERROR = "no error"
 
 
 def number(value: float | None, decimals: int = 2) -> str:
@@ -21,12 +22,15 @@ def count(value: int | None) -> str:
 
 
 def with_error(value: float | None, error: float | None, decimals: int = 2) -> str:
-    """Return `value ± error`, both to the digit that the error is known to (two of its digits)."""
+    """Return `value ± error`, both to the digit that the error is known to (two of its digits).
+
+    An error of 0 is shown with `decimals`; a value without an error says so. `number` is for what has none by nature.
+    """
     if value is None or not math.isfinite(value):
         return NONE
-    if not error or not math.isfinite(error):
-        return number(value, decimals)
-    decimals = decimals_of(error)
+    if error is None or not math.isfinite(error):
+        return f"{number(value, decimals)} ({NO_ERROR})"
+    decimals = decimals_of(error) if error else decimals
     return f"{number(value, decimals)} ± {number(error, decimals)}"
 
 
@@ -37,7 +41,10 @@ def decimals_of(error: float) -> int:
 
 def difference(value: float | None, error: float | None, decimals: int = 2) -> str:
     """Return a difference as `with_error` does, with its sign."""
-    text = with_error(value, error, decimals)
+    return _signed(value, with_error(value, error, decimals))
+
+
+def _signed(value: float | None, text: str) -> str:
     return f"+{text}" if value is not None and value > 0 and text != NONE else text
 
 
@@ -46,7 +53,7 @@ def interval(low: float | None, high: float | None, error: float | None) -> str:
     if low is None or high is None:
         return ""
     decimals = decimals_of(error) if error else 2
-    return f"{difference(low, None, decimals)} to {difference(high, None, decimals)}"
+    return f"{_signed(low, number(low, decimals))} to {_signed(high, number(high, decimals))}"
 
 
 def probability(p: float | None) -> str:
@@ -56,11 +63,14 @@ def probability(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def percent(share: float | None, error: float | None = None, decimals: int = 1) -> str:
-    """Return a share from 0 to 1 in per cent, without the sign, with its error where there is one."""
-    if share is None:
-        return NONE
-    return with_error(100 * share, 100 * error if error else None, decimals)
+def percent(share: float | None, decimals: int = 1) -> str:
+    """Return a share from 0 to 1 that was counted, not sampled, in per cent, without the sign."""
+    return NONE if share is None else number(100 * share, decimals)
+
+
+def percent_with_error(share: float | None, error: float | None, decimals: int = 1) -> str:
+    """Return a share from 0 to 1 in per cent as `with_error` does."""
+    return NONE if share is None else with_error(100 * share, None if error is None else 100 * error, decimals)
 
 
 def loss(value: float | None) -> str:

@@ -7,8 +7,8 @@ from ratchet.report.data import Report
 from ratchet.report.parts import Drawings, Section, section
 
 HOW_TO_READ = (
-    "Bars are 95 % intervals (1.96 standard errors) of each score alone. Whether two models differ is decided item by "
-    "item, in the next section: bars that overlap do not settle it."
+    "Bars are 95 % intervals (1.96 standard errors) of each score alone; a hollow mark has no error. Whether two "
+    "models differ is decided item by item, in the next section: bars that overlap do not settle it."
 )
 
 

@@ -148,11 +148,12 @@ def headline(report: Report) -> Table | None:
         found, answers = pooled(report, one.model), {answer.task: answer for answer in one.exact_match}
         cells: list[Cell | str] = [model_cell(report, one.model), kinds.get(one.model, "start")]
         if found:
-            cells += [fig.percent(*found.accuracy), fig.with_error(*found.chosen), fig.with_error(*found.rejected)]
-            cells += [fig.count(found.pairs)]
+            cells += [fig.percent_with_error(*found.accuracy), fig.with_error(*found.chosen)]
+            cells += [fig.with_error(*found.rejected), fig.count(found.pairs)]
         else:
             cells += [fig.NONE] * 4
-        cells += [fig.percent(a.score, a.standard_error) if (a := answers.get(task)) else fig.NONE for task in tasks]
+        asked = [answers.get(task) for task in tasks]
+        cells += [fig.percent_with_error(it.score, it.standard_error) if it else fig.NONE for it in asked]
         records = [*(found.records if found else ()), *(a.record or one.record for a in answers.values())]
         rows.append(row(cells, *records, muted=one.model not in finals))
     names = ", ".join(sorted(against)) or "the reference"
@@ -224,9 +225,9 @@ def end_of(step: Step, key: str) -> tuple[float | None, float | None]:
 
 
 def _verdict(mean: float | None, error: float | None) -> str:
-    if mean is None:
+    if mean is None or error is None:
         return fig.NONE
-    if abs(mean) <= 2 * (error or 0.0):
+    if abs(mean) <= 2 * error:
         return "level"
     return "rose" if mean > 0 else "fell"
 

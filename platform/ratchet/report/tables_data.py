@@ -100,7 +100,7 @@ def difficulty(report: Report) -> Table | None:
                 Cell(one.stage, stage=one.stage),
                 fig.count(one.position),
                 one.source,
-                fig.percent(one.accuracy, one.standard_error),
+                fig.percent_with_error(one.accuracy, one.standard_error),
                 fig.count(one.pairs),
             ],
             one.record,
@@ -137,7 +137,7 @@ def heldout(report: Report) -> Table | None:
             cells = [
                 one.source,
                 one.against or fig.NONE,
-                fig.percent(one.reward_accuracy, one.standard_error),
+                fig.percent_with_error(one.reward_accuracy, one.standard_error),
                 fig.with_error(one.margin, one.margin_error),
                 fig.with_error(one.chosen_delta, one.chosen_delta_error),
                 fig.with_error(one.rejected_delta, one.rejected_delta_error),
@@ -164,7 +164,7 @@ def exact_match(report: Report) -> Table | None:
             [
                 model_cell(report, model.model),
                 one.task,
-                fig.percent(one.score, one.standard_error),
+                fig.percent_with_error(one.score, one.standard_error),
                 fig.count(one.items),
             ],
             one.record or model.record,

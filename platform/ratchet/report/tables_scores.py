@@ -104,7 +104,7 @@ def _average_cell(average: Average | None, note: str) -> Cell:
 
 def figure(unit: str, value: float | None, error: float | None) -> str:
     """Return a score with its error: shares in per cent, all else as it is."""
-    return fig.percent(value, error) if unit == "share" else fig.with_error(value, error)
+    return fig.percent_with_error(value, error) if unit == "share" else fig.with_error(value, error)
 
 
 def unit_name(unit: str) -> str:
