@@ -273,6 +273,30 @@ def test_damaged_requests_are_told(damage: str, small: Candidate, tmp_path: Path
         run("t", mine(folder), small, data_root=None, store=store)
 
 
+def test_a_subject_of_one_question_has_no_error_and_the_mean_of_subjects_says_so(
+    small: Candidate, tmp_path: Path
+) -> None:
+    # A single choice is always right, so all questions agree.
+    sizes, sure = {"mine_one": 1, "mine_small": 5, "mine_large": 14}, {"doc_to_choice": ["a"], "doc_to_target": 0}
+    for name, rows in sizes.items():
+        own_task(tmp_path / "tasks", name, rows, **sure)
+    whole = {"aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}
+    for name, of in (("mine", list(sizes)), ("those", list(sizes)[1:])):
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump({"group": name, "task": of, **whole}))
+    found = {}
+    for name in ("mine", "those"):
+        task = asking(name, "acc", include=str(tmp_path / "tasks"))
+        scores = run(name, task, small, data_root=None, store=tmp_path / name).scores
+        found |= {(name, one.name, one.group): one for one in scores if one.metric == "acc"}
+    said = {key: (one.value, one.standard_error, one.note) for key, one in found.items()}
+    assert said["mine", "acc", "one"] == (1.0, None, "all of 1: above 5.0 %; one item: no error")
+    assert said["mine", "acc", "large"] == (1.0, 0.0, "all of 14: above 80.7 %")
+    mean = "all of 20: above 36.8 %; no error of mine_one"  # as sure as three questions are
+    assert said["mine", "acc (mean of subjects)", ""] == (1.0, None, mean)
+    assert said["those", "acc", ""] == (1.0, 0.0, "all of 19: above 85.4 %")
+    assert said["those", "acc (mean of subjects)", ""] == (1.0, 0.0, "all of 19: above 74.1 %")
+
+
 def test_groups_are_pooled_and_averaged_over_subjects(small: Candidate, tmp_path: Path) -> None:
     sizes = {"mine_small": 3, "mine_large": 14}
     for name, rows in sizes.items():
