@@ -212,6 +212,7 @@ tasks:
 """)
 
 
+@pytest.mark.slow
 def test_no_judgment_is_bought_twice_and_a_failed_one_is_no_score(
     stories: Path, tmp_path: Path, server: Server
 ) -> None:
