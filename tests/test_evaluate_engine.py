@@ -47,7 +47,7 @@ def plainly(model, request: ContinuationRequest) -> list[tuple[float, bool]]:
     found = []
     for one in request.continuations:
         with torch.inference_mode():
-            logits = model(torch.tensor([[*request.context, *one]])).logits[0].double().numpy()
+            logits = model(torch.tensor([[*request.context, *one[:-1]]])).logits[0].double().numpy()
         logps = (
             logits
             - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
@@ -203,3 +203,26 @@ def test_an_answer_ends_where_the_model_has_no_more_positions(engine: LocalEngin
     found = engine.answer([long, short])
     assert found[0].completion_tokens == 4 or found[0].finish_reason == "stop"
     assert found[1] == engine.answer([short])[0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+@pytest.mark.parametrize("share", [True, False])
+def test_contexts_that_fill_a_model_with_learned_positions_are_scored(name: str, share: bool) -> None:
+    model = tiny(name)  # 64 positions: a sequence has 65 tokens at most, the last of which is no input
+    full = [
+        ContinuationRequest(tuple(range(3, 60)) + (7,) * (62 - 57), ((1, 2, 3),)),
+        ContinuationRequest((5,) * 55, (tuple(range(4, 14)),)),
+    ]
+    for request, answer in zip(full, likelihoods(model, full, share=share), strict=True):
+        assert answer.logprobs == pytest.approx([value for value, _ in plainly(model, request)], abs=1e-5)
+
+
+def test_long_prompts_and_long_answers_are_not_written_in_one_batch(engine: LocalEngine) -> None:
+    asked = [
+        CompletionRequest((5,) * 60, Sampling(max_tokens=50)),
+        CompletionRequest((5, 9), Sampling(max_tokens=50)),
+        CompletionRequest((6,) * 10, Sampling(max_tokens=50)),
+    ]
+    batches = engine._batches(asked)
+    assert batches == [[0], [1, 2]]
+    assert engine.answer(asked) == [engine.answer([one])[0] for one in asked]

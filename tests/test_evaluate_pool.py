@@ -52,10 +52,11 @@ def test_units_hold_every_request_once_whatever_the_order(requests, random, budg
 
 
 def padded(unit: Unit) -> int:
+    head = max(map(length, unit))
     if isinstance(unit[0], CompletionRequest):
-        return len(unit) * max(length(one) + one.sampling.max_tokens for one in unit)  # type: ignore[union-attr]
+        return len(unit) * (head + max(one.sampling.max_tokens for one in unit))  # type: ignore[union-attr]
     rows = sum(1 if max(map(len, one.continuations)) == 1 else len(one.continuations) for one in unit)  # type: ignore[union-attr]
-    return rows * max(length(one) + max(map(len, one.continuations)) for one in unit)  # type: ignore[union-attr]
+    return rows * (head + max(len(tail) for one in unit for tail in one.continuations))  # type: ignore[union-attr]
 
 
 class Echo:

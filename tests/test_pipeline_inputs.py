@@ -19,6 +19,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pipeline import inputs
 from ratchet.pipeline.candidates import Bench, Candidates
 from ratchet.pipeline.context import Model
+from ratchet.pipeline.heldout import Heldout
 from ratchet.pipeline.inputs import identity_of
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import Scratch
@@ -70,14 +71,18 @@ TASKS: dict[str, dict[str, Any]] = {
     "words": {"kind": "text_overlap", "rows": {"path": "rows.jsonl"}},
     "text": {"kind": "perplexity", "rows": {"path": "rows.jsonl"}, "column": "question"},
     "pairs": {"kind": "preference", "data": {"path": "pairs-*.jsonl"}, "reference": {"path": "model"}},
+    "sums": {"kind": "exact_match", "source": "sums", "pattern": "(.)"},
     "mine": {"kind": "harness", "task": "mine", "metric": "acc", "include": "tasks"},
 }  # fmt: skip
+
+
+HELDOUT = Heldout(lambda task: [], lambda task: "the tokens")
 
 
 def key(name: str, **changed: Any) -> str:
     task = TypeAdapter(Task).validate_python(TASKS[name] | changed)
     loaded = harness.load_all({"t": task}, None, Path("store"))["t"] if isinstance(task, Harness) else None
-    return fingerprint(identity_of(task, loaded, None))
+    return fingerprint(identity_of(task, loaded, HELDOUT, gpu=False))
 
 
 def disturb() -> None:
@@ -144,6 +149,7 @@ def test_what_is_read_decides_the_identity(what: str) -> None:
 def test_so_do_the_settings_and_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key("text") != key("text", window=32)
     assert key("eq") != key("eq", attempts=2)
+    assert key("sums") != key("sums", rows=50)
     judge = TASKS["talk"]["judge"]
     own = {**judge, "model": {"path": "model", "chat_template": "template.jinja"}}
     assert key("talk") != key("talk", judge=own)
@@ -167,6 +173,7 @@ def test_a_model_that_changes_while_it_is_evaluated_is_found_out(here: Path) -> 
     bench = Bench(Layout(here / "out"), Cluster(), Console(), None, 1)
     with Candidates(bench, model) as candidates:
         engine = candidates._maker("trainer", None)()
+        assert engine.answer([CompletionRequest("What", Sampling(max_tokens=2))])
         disturb()
         with pytest.raises(ModelError, match="files changed while it was evaluated"):
             engine.answer([CompletionRequest("What", Sampling(max_tokens=2))])

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from ratchet.serving.requests import Answer, Request
 
+TOO_LONG = "prompt too long"
+"""The `finish_reason`, and the problem, of a text that was not asked for: its prompt leaves the model no room."""
+
 
 class GroupEngine(Protocol):
     """An engine that is asked for several groups of requests at once.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ratchet.evaluate import eq_bench_rules as rules
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.eq_bench_files import Question, QuestionSet, read_questions
 from ratchet.evaluate.notes import joined, unanimous, without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
@@ -24,12 +24,15 @@ _CUT_V1 = "revision part cut, version 1's rule on the one pass; version 1 as pub
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """The answer to a question that is kept, and its scores by pass. Without `counts` they are worth nothing."""
+    """The answer to a question that is kept, its scores by pass, and why it ended.
+
+    Without `counts` the scores are worth nothing.
+    """
 
     text: str
     passes: Mapping[str, rules.Scores]
     counts: bool
-    cut_off: bool
+    ended: str
 
 
 def run(name: str, task: EqBench, candidate: Candidate) -> TaskResult:
@@ -57,7 +60,7 @@ def ask(questions: Sequence[Question], task: EqBench, engine: Engine) -> list[Re
             passes = rules.read_passes(answer.text, revision=task.revision)
             fine = [not rules.trouble(scores, _emotions(questions[at])) for scores in passes.values()]
             if all(fine) or at not in kept or not kept[at].counts:
-                kept[at] = Reply(answer.text, passes, any(fine), answer.finish_reason == "length")
+                kept[at] = Reply(answer.text, passes, any(fine), answer.finish_reason)
             if not all(fine):
                 still.append(at)
         waiting = still
@@ -147,7 +150,8 @@ def _item(task: EqBench, question: Question, reply: Reply, scores: dict[str, flo
     if chosen in scores:
         values["score"] = 10 * scores[chosen]  # in the points of the total, whose mean it then is
     else:
-        problem = rules.trouble(reply.passes[chosen], _emotions(question))
+        trouble = rules.trouble(reply.passes[chosen], _emotions(question))
+        problem = TOO_LONG if reply.ended == TOO_LONG else trouble
     if task.revision:
         values |= {key: 10 * score for key, score in scores.items()}
     reference = ", ".join(f"{name}: {score:g}" for name, score in question.references[task.version].items())
@@ -174,7 +178,7 @@ def _warnings(task: EqBench, asked: QuestionSet, items: Sequence[Item], replies:
         told.append(f"{asked.label}, are scored by {task.version}'s rule: no published figure is made so")
     if asked.official == task.version == "v1" and not task.revision:
         told.append(f"{_CUT_V1}: set revision to compare with published figures")
-    short = sum(bool(item.problem) and reply.cut_off for item, reply in zip(items, replies, strict=True))
+    short = sum(bool(item.problem) and reply.ended == "length" for item, reply in zip(items, replies, strict=True))
     if short:
         told.append(f"{short} of the answers without scores ended at max_new_tokens ({_longest(task)})")
     return told

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ratchet.errors import DataError, PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.notes import joined, unanimous, without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.statistics import estimate
 from ratchet.pairs.pair import Ids
 from ratchet.plan.suite import ExactMatch
-from ratchet.serving.requests import CompletionRequest, Sampling
+from ratchet.serving.requests import Answer, CompletionRequest, Sampling
 
 NOTHING_FOUND = "no answer found"
 
@@ -46,17 +46,17 @@ def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Q
     pattern = compile_pattern(task.pattern)
     sampling = Sampling(max_tokens=task.max_new_tokens)
     requests = [CompletionRequest(tuple(one.prompt.tolist()), sampling) for one in questions]
-    answers = [answer.text for answer in candidate.engine.answer(requests)]
-    found = [last_match(pattern, answer) for answer in answers]
+    answers = candidate.engine.answer(requests)
+    found = [last_match(pattern, answer.text) for answer in answers]
     items = tuple(
         Item(
             item=one.pair_id,
             cluster=one.pair_id,
             values={"exact_match": float(mine == gold)},
             question=one.text,
-            answer=answer,
+            answer=answer.text,
             reference=one.chosen,
-            problem=NOTHING_FOUND if mine is None else "",
+            problem=_problem(answer, mine),
         )
         for one, answer, mine, gold in zip(questions, answers, found, wanted, strict=True)
     )
@@ -64,8 +64,14 @@ def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Q
     mean = estimate(right)
     note = joined(unanimous(right), without_error(mean.standard_error, "item"))
     score = Score("exact match", "exact_match", mean.mean, mean.standard_error, mean.count, note=note)
-    settings = {"source": task.source, "pattern": task.pattern, "max_new_tokens": task.max_new_tokens}
+    settings = {key: getattr(task, key) for key in ("source", "pattern", "rows", "max_new_tokens")}
     return TaskResult(name, task.kind, (score,), items, settings, count_problems(items))
+
+
+def _problem(answer: Answer, found: str | None) -> str:
+    if answer.finish_reason == TOO_LONG:
+        return TOO_LONG
+    return NOTHING_FOUND if found is None else ""
 
 
 def wanted_answers(chosen: Sequence[str], pattern: str) -> list[str]:

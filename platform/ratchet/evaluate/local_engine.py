@@ -35,7 +35,8 @@ from ratchet.serving.requests import (
 class LocalEngine:
     """Holds a model and answers requests; those of one call are one batch for each kind.
 
-    A text ends where the model has no positions left; a prompt must leave one.
+    A text ends where the model has no positions left; a prompt must leave one. `chat_template` is the text of
+    a template in place of the tokenizer's own.
 
     Raises ModelError, CorruptError where the folder holds no model that can be used.
     """
@@ -51,7 +52,9 @@ class LocalEngine:
         quantise: str | None = None,
     ) -> None:
         self.folder = folder
-        self.tokenizer = load_tokenizer(folder, chat_template)
+        self.tokenizer = load_tokenizer(folder, None)
+        if chat_template is not None:
+            self.tokenizer.chat_template = chat_template
         self.model = load_model(folder, dtype, trust_remote_code=trust_remote_code, quantise=quantise)
         # Requests alone decide answers, as with vLLM: no penalties, beams or bans of the folder's own settings.
         self.model.generation_config = GenerationConfig()
@@ -86,11 +89,32 @@ class LocalEngine:
             )
             raise ModelError(f"this engine has no answer to {describe(odd)}", where=str(self.folder))
         if texts:
-            answers |= zip(texts, self._write([requests[place] for place in texts]), strict=True)
+            for some in self._batches([requests[place] for place in texts]):
+                places = [texts[at] for at in some]
+                answers |= zip(places, self._write([requests[place] for place in places]), strict=True)
         if scores:
             asked = [one for one in requests if isinstance(one, ContinuationRequest)]
             answers |= zip(scores, likelihoods(self.model, asked, share=self.share), strict=True)
         return [answers[place] for place in range(len(requests))]
+
+    def _batches(self, requests: Sequence[Any]) -> list[list[int]]:
+        """Divide requests, by their places, so that no row of a batch is led beyond the model's positions.
+
+        All rows of a batch are as wide as its longest prompt and go on for as long as its longest answer.
+        """
+        batches: list[list[int]] = []
+        prompts = [len(prompt_ids(self.tokenizer, request)) for request in requests]
+        answers = [
+            min(request.sampling.max_tokens, self.longest - prompt)
+            for request, prompt in zip(requests, prompts, strict=True)
+        ]
+        for at in range(len(requests)):
+            grown = [*batches[-1], at] if batches else [at]
+            if batches and max(prompts[n] for n in grown) + max(answers[n] for n in grown) <= self.longest:
+                batches[-1] = grown
+            else:
+                batches.append([at])
+        return batches
 
     def _write(self, requests: Sequence[Any]) -> list[Answer]:
         prompts = [prompt_ids(self.tokenizer, request) for request in requests]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ratchet.errors import ModelError, some
+from ratchet.evaluate.candidate import TOO_LONG as NOT_ASKED
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.judge import (
     HIGHEST,
@@ -131,6 +132,8 @@ def converse(questions: Sequence[Question], candidate: Candidate, max_new_tokens
 
 
 def _said(talk: Talk, answer: Answer) -> Talk:
+    if answer.finish_reason == NOT_ASKED:
+        return dataclasses.replace(talk, problem=TOO_LONG)
     if answer.finish_reason in _GAVE_UP:
         return dataclasses.replace(talk, problem=GAVE_UP)
     cut = talk.cut + (answer.finish_reason == "length")

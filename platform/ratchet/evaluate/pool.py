@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ratchet.evaluate.candidate import TOO_LONG
 from ratchet.evaluate.local_engine import prompt_ids
 from ratchet.evaluate.unit_journal import UnitJournal
 from ratchet.evaluate.units import Unit, request_key, unit_key, units_of, weight
@@ -12,9 +13,6 @@ from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Con
 
 Compute = Callable[[Sequence[Unit]], Iterator[tuple[int, list[Answer]]]]
 """Takes units, and yields (place, answers) of each as it is done, in any order."""
-
-TOO_LONG = "prompt too long"
-"""The `finish_reason` of a text that was not asked for."""
 
 
 class Pool:

@@ -91,11 +91,14 @@ def average_of(scores: Mapping[str, Score], name: str) -> Score:
 
     Its error is √(Σ se²)/k, and None where a task has none, which the note names. Where a task has no value there
     is no average.
-    Raises DataError where there are no tasks, or their units differ.
+    Nor is there one of different units. Raises DataError where there are no tasks.
     """
+    if not scores:
+        raise DataError(f"the average {name} is of no task")
     units = {score.unit for score in scores.values()}
-    if len(units) != 1:
-        raise DataError(f"the average {name} is of tasks in {len(units)} units: {', '.join(sorted(units))}")
+    if len(units) != 1 or len({score.lower_is_better for score in scores.values()}) != 1:
+        said = ", ".join(f"{task} in {score.unit}" for task, score in scores.items())
+        return Score(name, "average", None, None, 0, note=f"these cannot be averaged: {said}")
     values = [score.value for score in scores.values() if score.value is not None]
     errors = [score.standard_error for score in scores.values() if score.standard_error is not None]
     none = [task for task, score in scores.items() if score.value is None]

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.notes import without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.rows import read_rows
@@ -55,7 +55,7 @@ def run(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
     answers = candidate.engine.answer(requests)
     overlap = measure([answer.text for answer in answers], [row[task.answer] for row in rows])
     items = tuple(
-        _item(number, row[task.question], row[task.answer], answer.text, overlap)
+        _item(number, row[task.question], row[task.answer], answer, overlap)
         for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
     )
     return TaskResult(
@@ -146,12 +146,13 @@ def jackknife(counts: npt.NDArray[np.int64]) -> float:
     return float(np.sqrt((len(counts) - 1) * np.var(left)))
 
 
-def _item(at: int, question: str, gold: str, answer: str, overlap: Overlap) -> Item:
+def _item(at: int, question: str, gold: str, answer: Answer, overlap: Overlap) -> Item:
     content = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:8]
     item = f"{at + 1} {content}"
     values = {"bleu": float(overlap.sentence_bleu[at])} | {key: float(overlap.rouge[key][at]) for key in ROUGES}
-    problem = "" if answer.strip() else "empty answer"
-    return Item(item, item, values, question=question, answer=answer, reference=gold, problem=problem)
+    empty = TOO_LONG if answer.finish_reason == TOO_LONG else "empty answer"
+    problem = "" if answer.text.strip() else empty
+    return Item(item, item, values, question=question, answer=answer.text, reference=gold, problem=problem)
 
 
 def _warnings(answers: Sequence[Answer], task: TextOverlap) -> tuple[str, ...]:

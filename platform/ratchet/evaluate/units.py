@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ratchet.serving.requests import ContinuationRequest, Request, key_of
 from ratchet.store.fingerprint import fingerprint
@@ -35,25 +36,22 @@ def units_of(requests: Sequence[Request], length: Length, budget: int, key: Key 
     or a single request.
     """
     distinct = {key(request): request for request in requests}
-    sized = sorted((request.kind, -_size(request, length)[0], name, request) for name, request in distinct.items())
-    units: list[list[Request]] = []
-    rows, width = 0, 0
-    for place, (kind, _, _, request) in enumerate(sized):
-        size, lines = _size(request, length)
-        fits = units and sized[place - 1][0] == kind and (rows + lines) * width <= budget
-        if fits:
-            units[-1].append(request)
-            rows += lines
+    sizes = {name: _size(request, length) for name, request in distinct.items()}
+    order = sorted(distinct, key=lambda name: (distinct[name].kind, -sizes[name].head - sizes[name].tail, name))
+    units: list[list[str]] = []
+    for name in order:
+        grown = [*units[-1], name] if units else [name]
+        alike = units and distinct[units[-1][0]].kind == distinct[name].kind
+        if alike and _padded([sizes[one] for one in grown]) <= budget:
+            units[-1] = grown
         else:
-            units.append([request])
-            rows, width = lines, size
-    return [tuple(unit) for unit in units]
+            units.append([name])
+    return [tuple(distinct[name] for name in unit) for unit in units]
 
 
 def weight(unit: Unit, length: Length) -> int:
     """Return how much work a unit is, in tokens."""
-    sizes = [_size(request, length) for request in unit]
-    return max(size for size, _ in sizes) * sum(lines for _, lines in sizes)
+    return _padded([_size(request, length) for request in unit])
 
 
 def unit_key(identity: str, unit: Unit, key: Key = request_key) -> str:
@@ -61,10 +59,23 @@ def unit_key(identity: str, unit: Unit, key: Key = request_key) -> str:
     return fingerprint({"version": 1, "model": identity, "requests": [key(request) for request in unit]})
 
 
-def _size(request: Request, length: Length) -> tuple[int, int]:
-    """Return a request's longest row in tokens, and its rows: continuations that need a pass of their own."""
+class _Size(NamedTuple):
+    """Tokens of a request's prompt and of its longest continuation, and the rows that it takes."""
+
+    head: int
+    tail: int
+    rows: int
+
+
+def _padded(sizes: Sequence[_Size]) -> int:
+    """Return the tokens of a batch: heads are padded to the longest head, tails to the longest tail."""
+    width = max(size.head for size in sizes) + max(size.tail for size in sizes)
+    return width * sum(size.rows for size in sizes)
+
+
+def _size(request: Request, length: Length) -> _Size:
     if isinstance(request, ContinuationRequest):
         tail = max(map(len, request.continuations))
-        return length(request) + tail, len(request.continuations) if tail > 1 else 1
+        return _Size(length(request), tail, len(request.continuations) if tail > 1 else 1)
     sampling = getattr(request, "sampling", None)
-    return length(request) + (sampling.max_tokens if sampling else 0), 1
+    return _Size(length(request), sampling.max_tokens if sampling else 0, 1)

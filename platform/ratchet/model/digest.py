@@ -11,11 +11,13 @@ from pathlib import Path
 
 from ratchet.errors import CorruptError, ModelError
 from ratchet.pairs.tokenizer import digest_tokenizer, digest_vocabulary, read_json
+from ratchet.store.fingerprint import digest_files
 
 __all__ = [
     "VOLATILE",
     "Stored",
     "config_identity",
+    "digest_code",
     "digest_model",
     "digest_tokenizer",
     "digest_vocabulary",
@@ -95,8 +97,14 @@ def file_marks(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
     Equal marks before and after a model was read say that it was not changed meanwhile. Raises ModelError.
     """
-    files = {*weight_files(folder), *folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.model")}
+    others = (path for ending in ("json", "jinja", "model", "txt", "py") for path in folder.glob(f"*.{ending}"))
+    files = {*weight_files(folder), *others}
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files))
+
+
+def digest_code(folder: Path) -> str:
+    """Return 20 hex digits over the code that comes with a model."""
+    return digest_files(list(folder.glob("*.py")))
 
 
 def config_identity(folder: Path) -> dict[str, object]:

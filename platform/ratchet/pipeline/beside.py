@@ -97,8 +97,9 @@ class Evaluations:
                 continue
             try:
                 self._evaluate(model, self._some(model.name, at_end=False), self.beside)
-            except BaseException as error:  # it is raised by `finish`, once training is over
+            except BaseException as error:  # it is raised by `finish`: training goes on
                 self._failure = error
+                self.run.console.say(f"the evaluation of {model.name} failed: {error}")
 
     def _evaluate(self, model: Model, suites: Sequence[PlannedSuite], actors: int) -> None:
         run = self.run

@@ -19,7 +19,7 @@ from ratchet.evaluate.pool import Pool
 from ratchet.evaluate.unit_journal import UnitJournal
 from ratchet.evaluate.vllm_engine import RevivingVllm
 from ratchet.model.check import check_model
-from ratchet.model.digest import digest_model, file_marks
+from ratchet.model.digest import digest_code, digest_model, file_marks
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pipeline.context import Model
 from ratchet.plan.cluster import Cluster
@@ -87,6 +87,7 @@ class Candidates:
             "chat_template": self.tokenizer.chat_template,
             "dtype": self.model.dtype,
             "quantise": quantise,
+            "code": digest_code(self.model.folder) if self.model.trust_remote_code else None,
             "engine": engine_label(engine, gpu=bool(self.bench.cluster.gpus_per_worker)),
         }
 
@@ -156,7 +157,7 @@ class Candidates:
             model.folder,
             model.dtype,
             "cuda" if gpu else "cpu",
-            chat_template=self.bench.chat_template,
+            chat_template=self.tokenizer.chat_template,
             trust_remote_code=model.trust_remote_code,
             quantise=quantise,
         )
@@ -180,22 +181,23 @@ class Candidates:
 
 
 class _Unchanged:
-    """An engine of the model that was digested, and of no other: its files are looked at once it is loaded."""
+    """An engine of the model that was digested, and of no other.
+
+    Its files are looked at after every batch: weights are read from them late, and again after a restart.
+    """
 
     def __init__(self, make: Callable[[], Engine], folder: Path, marks: tuple[Any, ...]) -> None:
         self.engine, self.folder, self.marks = make(), folder, marks
-        self.seen = False
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer as the engine does. Raises ModelError where the files changed."""
         answers = self.engine.answer(requests)
-        if not self.seen and file_marks(self.folder) != self.marks:
+        if file_marks(self.folder) != self.marks:
             raise ModelError(
                 "its files changed while it was evaluated",
                 where=str(self.folder),
                 fix="run again once nothing writes to this folder; what was answered before is kept",
             )
-        self.seen = True
         return answers
 
 

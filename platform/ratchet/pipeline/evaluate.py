@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.model.digest import digest_model
+from ratchet.model.digest import digest_model, digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pipeline.candidates import Bench
 from ratchet.pipeline.context import Model
@@ -53,7 +53,7 @@ def evaluate_models(
     clock, console = time.monotonic(), Console()
     layout = Layout(Path(cluster.storage).resolve())
     models = [_model(one) for one in asked]
-    folder = layout.evaluation(f"{suite_file.stem}-{_digest(models, suite)}")
+    folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []
     with hold(folder), native_noise_to(folder / "native.log"), ray_session(cluster):
         for one, model in zip(asked, models, strict=True):
@@ -74,9 +74,14 @@ def _model(asked: Asked) -> Model:
     return Model(asked.name, folder, weights, weights, asked.spec.dtype, trust_remote_code=asked.spec.trust_remote_code)
 
 
-def _digest(models: Sequence[Model], suite: Suite) -> str:
-    asked = [[model.name, model.weights, model.dtype] for model in models]
-    return fingerprint({"models": asked, "suite": suite.model_dump(mode="json")})[:8]
+def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:
+    """Return what tells one evaluation's folder from another's: models, templates, and the suite with its values."""
+    named = [
+        [model.name, model.weights, digest_tokenizer(model.folder), one.spec.chat_template, model.dtype]
+        for one, model in zip(asked, models, strict=True)
+    ]
+    told = {"models": named, "file": str(suite_file), "suite": suite.model_dump(mode="json")}
+    return fingerprint(told)[:8]
 
 
 def _check(suite_file: Path, suite: Suite) -> None:

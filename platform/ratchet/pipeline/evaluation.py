@@ -13,12 +13,14 @@ from ratchet.evaluate import exact
 from ratchet.evaluate.exact import wanted_answers
 from ratchet.evaluate.preference import gamma, reward_scores
 from ratchet.pairs.table import open_table
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.graph import BASE, Step, final_model
+from ratchet.pipeline.heldout import Heldout
 from ratchet.pipeline.prepare import reference_model, tokens_of
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job, read_job
-from ratchet.pipeline.suites import Scored
+from ratchet.pipeline.suites import Scored, check_suite
 from ratchet.plan.load import planned_suites
 from ratchet.plan.references import start_of
 from ratchet.plan.stages import Merge, Sft
@@ -70,10 +72,14 @@ def _opponents(run: Run, step: Step | None) -> list[Model]:
 def check_suites(run: Run) -> None:
     """Check what can be checked of suites before anything is trained.
 
-    Every exact_match task has prompts to answer and finds the right answers, and no task asks for an
-    engine that is not installed. Raises DataError, PlanError.
+    Every exact_match task has prompts to answer and finds the right answers, what other tasks read is there, and
+    no task asks for an engine that is not installed. Raises DataError, ModelError, PlanError.
     """
+    tokenizer = load_tokenizer(run.models[BASE].folder, run.chat_template)
+    heldout = Heldout(lambda task: [], lambda task: "")
     for planned in planned_suites(run.plan):
+        gpu = bool(run.plan.cluster.gpus_per_worker)
+        check_suite(planned.name, planned.suite, tokenizer, run.layout, heldout, gpu=gpu)
         for name, task in planned.suite.tasks.items():
             where = f"{planned.name}: tasks.{name}"
             if getattr(task, "engine", "trainer") == "vllm":

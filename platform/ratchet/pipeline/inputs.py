@@ -19,6 +19,7 @@ from ratchet.model.digest import digest_model, digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pipeline.candidates import engine_label
 from ratchet.pipeline.heldout import Heldout
 from ratchet.plan.judge import EndpointJudge, Judge, ModelJudge, ReplayJudge
 from ratchet.plan.model import ModelSpec
@@ -34,19 +35,22 @@ _PLACES = {"path", "file", "questions", "rows", "data", "judge", "reference", "i
 """Keys of a task that say where things are; `read` says what they are."""
 
 
-def identity_of(task: Task, loaded: Loaded | None, heldout: Heldout | None) -> dict[str, Any]:
+def identity_of(task: Task, loaded: Loaded | None, heldout: Heldout | None, *, gpu: bool) -> dict[str, Any]:
     """Return what decides a task's numbers beside the model: its settings, what it reads, and the code.
 
-    `loaded` is a harness task's. Raises DataError, ModelError, PlanError where something cannot be read.
+    `loaded` is a harness task's; `gpu` whether a judge of one's own runs on one. Raises DataError, ModelError,
+    PlanError where something cannot be read.
     """
     libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES.get(task.kind, ())}
-    settings = {key: value for key, value in task.model_dump(mode="json").items() if key not in _PLACES}
+    said = task.model_dump(mode="json")
+    # `rows` names texts in one kind of task, and counts prompts in another: a number is no place.
+    settings = {key: value for key, value in said.items() if key not in _PLACES or isinstance(value, int)}
     return {
         "version": VERSION,
         "task": settings,
         "libraries": libraries,
         "read": _read(task, loaded, heldout),
-        "judge": _judge(task.judge) if isinstance(task, MtBench) else None,
+        "judge": _judge(task.judge, gpu=gpu) if isinstance(task, MtBench) else None,
     }
 
 
@@ -71,12 +75,13 @@ def _read(task: Task, loaded: Loaded | None, heldout: Heldout | None) -> Any:
     return read
 
 
-def _judge(judge: Judge | None) -> Any:
+def _judge(judge: Judge | None, *, gpu: bool) -> Any:
     match judge:
         case EndpointJudge():
             return judge.model_dump(mode="json", exclude=_WHERE_ONLY)
         case ModelJudge():
-            return {"engine": judge.engine, "model": _model(judge.model)}
+            engine = engine_label(judge.engine, gpu=gpu)
+            return {"engine": engine, "name": judge.model.name or judge.model.path, "model": _model(judge.model)}
         case ReplayJudge():
             return {"judge": judge.judge, "recording": digest_file(Path(judge.file))}
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,9 +94,8 @@ def _over_full(scored: Scored, entry: Entry) -> list[Score]:
     found = paired(held, whole, [str(n) for n in range(len(pairs))], 0, weights=tokens)
     how = f"against {full.task}, window by window, p {found.p:.2g}"
     note = joined(how, without_error(found.standard_error, "window"))
-    return [
-        Score("nll over full precision", "nll", found.difference, found.standard_error, found.items, "nats", note=note)
-    ]
+    error = found.standard_error
+    return [Score("nll over full precision", "nll", found.difference, error, found.items, "nats", "", note, True)]
 
 
 def _averages(entry: Entry, suites: Mapping[str, Suite]) -> list[dict[str, Any]]:
@@ -149,13 +149,18 @@ def _side_by_side(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
     everywhere = [item for item in next(iter(by_model.values())) if all(item in mine for mine in by_model.values())]
     told = [item for item in everywhere if any(mine[item].answer for mine in by_model.values())]
     # The order is drawn by a digest, so that it is the same for all and favours no part of a task.
-    told.sort(key=lambda item: (-_spread([mine[item] for mine in by_model.values()]), fingerprint({"item": item})))
+    metric = next(iter(results.values())).headline.metric
+    spread = {item: _spread([mine[item] for mine in by_model.values()], metric) for item in told}
+    told.sort(key=lambda item: (-spread[item], fingerprint({"item": item})))
     return [_row({name: mine[item] for name, mine in by_model.items()}) for item in told[:SHOWN_ANSWERS]]
 
 
-def _spread(items: Sequence[Item]) -> float:
-    values = [next(iter(item.values.values()), 0.0) for item in items]
-    return max(values) - min(values)
+def _spread(items: Sequence[Item], metric: str) -> float:
+    """Return how far models are apart on an item; one that only some could be judged on comes first."""
+    values = [item.values[metric] for item in items if metric in item.values]
+    if 0 < len(values) < len(items):
+        return math.inf
+    return max(values) - min(values) if values else 0.0
 
 
 def _row(items: Mapping[str, Item]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from ratchet.plan.suite import (
 from ratchet.report.figures import with_error
 from ratchet.store.files import folder_aside, write_text
 from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
 from ratchet.store.record import Record, now, read_record, write_record
 
 
@@ -61,6 +62,14 @@ class _Answered:
     lines: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What the tasks of a suite read: lm-eval's with their data, and what decides each one's numbers but the model."""
+
+    loaded: Mapping[str, Loaded]
+    identities: Mapping[str, Mapping[str, Any]]
+
+
 def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: Heldout | None = None) -> list[Scored]:
     """Return the results of all tasks of a suite, in its order; `name` is the suite's file.
 
@@ -69,21 +78,23 @@ def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: He
     """
     found: dict[str, Scored] = {}
     with Candidates(bench, model) as candidates:
-        _check(candidates, name, suite)
-        asked = {task: one for task, one in suite.tasks.items() if isinstance(one, Harness)}
-        loaded = harness.load_all(asked, Path(suite.data_root) if suite.data_root else None, bench.layout.store)
+        gpu = bool(bench.cluster.gpus_per_worker)
+        read = check_suite(name, suite, candidates.tokenizer, bench.layout, heldout, gpu=gpu)
         identities = {
-            task: _identity(candidates, settings, loaded.get(task), heldout) for task, settings in suite.tasks.items()
+            task: _identity(candidates, settings, read.identities[task]) for task, settings in suite.tasks.items()
         }
         for task, identity in identities.items():
             folder = bench.layout.result(fingerprint(identity))
             if (record := read_record(folder)) is not None:
-                found[task] = Scored(model.name, name, task, read_result(folder), folder, record.seconds, reused=True)
-        left = {task: settings for task, settings in suite.tasks.items() if task not in found}
-        for task, answered, seconds in _ask(candidates, loaded, left, heldout):
+                found[task] = _read(model.name, name, task, folder, record.seconds, reused=True)
+        keys = {fingerprint(identities[task]): task for task in reversed(suite.tasks) if task not in found}
+        left = {task: suite.tasks[task] for task in suite.tasks if task in keys.values()}
+        for task, answered, seconds in _ask(candidates, read.loaded, left, heldout):
             result = answered.result
             folder = _keep(bench, identities[task], answered, seconds)
-            found[task] = Scored(model.name, name, task, result, folder, seconds, reused=False)
+            for same in suite.tasks:  # a task may stand in a suite under several names
+                if identities[same] == identities[task]:
+                    found[same] = _read(model.name, name, same, folder, seconds, reused=False)
             bench.console.done(f"{task} {model.name}", facts_of(result.headline), seconds)
     return [found[task] for task in suite.tasks]
 
@@ -94,21 +105,33 @@ def facts_of(score: Score) -> dict[str, str | int]:
     return {score.name: value, "of": score.count}
 
 
-def _check(candidates: Candidates, name: str, suite: Suite) -> None:
-    """Tell what is missing before anything is asked. Raises DataError, ModelError."""
+def _read(model: str, suite: str, task: str, folder: Path, seconds: float, *, reused: bool) -> Scored:
+    """Return a result as it is kept, also where it was just made: one form, whenever it was made."""
+    result = dataclasses.replace(read_result(folder), task=task)
+    return Scored(model, suite, task, result, folder, seconds, reused)
+
+
+def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout: Heldout | None, *, gpu: bool) -> Read:
+    """Return what the tasks of a suite read, once it is known that nothing is missing to ask them.
+
+    Raises DataError, ModelError, PlanError.
+    """
     for task, settings in suite.tasks.items():
         where = f"{name}: tasks.{task}"
         if isinstance(settings, Perplexity) and settings.quantise:
             check_quantisation(settings.quantise, f"{where}.quantise")
-        if (
-            isinstance(settings, MtBench | EqBench | TextOverlap | Preference)
-            and not candidates.tokenizer.chat_template
-        ):
+        if isinstance(settings, MtBench | EqBench | TextOverlap | Preference) and not tokenizer.chat_template:
             raise ModelError(
-                f"asks through a chat template, and the tokenizer of {candidates.model.name} has none",
+                "asks through a chat template, and the model's tokenizer has none",
                 where=where,
                 fix="give one: model.chat_template in a plan, --chat-template here; `plain` comes with Ratchet",
             )
+    asked = {task: one for task, one in suite.tasks.items() if isinstance(one, Harness)}
+    loaded = harness.load_all(asked, Path(suite.data_root) if suite.data_root else None, layout.store)
+    identities = {
+        task: identity_of(settings, loaded.get(task), heldout, gpu=gpu) for task, settings in suite.tasks.items()
+    }
+    return Read(loaded, identities)
 
 
 def _ask(
@@ -174,12 +197,11 @@ def _conversations(candidates: Candidates, name: str, task: MtBench) -> _Answere
     return _Answered(done.result, lines)
 
 
-def _identity(candidates: Candidates, task: Task, loaded: Loaded | None, heldout: Heldout | None) -> dict[str, Any]:
-    """Return what a result is the fingerprint of."""
+def _identity(candidates: Candidates, task: Task, read: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result is the fingerprint of: the model, and what the task is and reads."""
     engine = task.engine if isinstance(task, Answering) else "trainer"
     quantise = task.quantise if isinstance(task, Perplexity) else None
-    model = candidates.identity(engine, quantise)
-    return {"kind": "scores", "model": model, **identity_of(task, loaded, heldout)}
+    return {"kind": "scores", "model": candidates.identity(engine, quantise), **read}
 
 
 def _is_whole(result: TaskResult) -> bool:
