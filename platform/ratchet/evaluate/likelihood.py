@@ -97,8 +97,8 @@ def _tails(
     """Return Σ log p of all tokens but each continuation's first, and whether all of those are greedy."""
     ids_RT, real_RT = _right_padded(continuations)
     length = ids_RT.shape[1] - 1
-    # Padding has place 0: a place after the row's last might be one that the model does not have.
-    places_RT = (places_RW[:, -1:] + 1 + torch.arange(length)) * real_RT[:, :-1]
+    # What predicts nothing has place 0: a place after the row's last might be one that the model does not have.
+    places_RT = (places_RW[:, -1:] + 1 + torch.arange(length)) * real_RT[:, 1:]
     out = model(
         input_ids=ids_RT[:, :-1].to(model.device),
         attention_mask=torch.cat([mask_RW, real_RT[:, :-1]], 1).to(model.device),
