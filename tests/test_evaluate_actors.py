@@ -108,6 +108,27 @@ def test_an_error_of_loading_comes_back_as_it_is(tmp_path: Path) -> None:
     actors.close()
 
 
+def test_what_is_under_way_when_another_fails_is_kept() -> None:
+    texts = ["slow", "refused", "never"] + ["later"] * 4
+    units: list[Unit] = [(CompletionRequest(text + str(n)),) for n, text in enumerate(texts)]
+    done: list[int] = []
+    actors = Actors(Refuses, count=1)
+    with pytest.raises(ModelError, match="no such word"):
+        for place, _ in actors.compute(units):
+            done.append(place)
+    actors.close()
+    assert done == [0, 2]  # the process had one more waiting, and was given no other
+
+
+class Refuses:
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        word = requests[0].prompt  # type: ignore[union-attr]
+        if str(word).startswith("refused"):
+            raise ModelError("no such word")
+        time.sleep(1.0 if str(word).startswith("slow") else 0.1)
+        return [Answer(str(word), "stop") for _ in requests]
+
+
 def test_a_process_that_finds_no_room_holds_nothing_up() -> None:
     actors = Actors(Slow, count=9)  # more than the machine has processors
     units: list[Unit] = [(CompletionRequest(str(n)),) for n in range(30)]

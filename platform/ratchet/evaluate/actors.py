@@ -64,7 +64,8 @@ class Actors:
     def compute(self, units: Sequence[Unit]) -> Iterator[tuple[int, list[Answer]]]:
         """Yield (place, answers) of each unit as it is done.
 
-        Raises what the engine raised; DataError for a unit that every process dies over.
+        After an error no unit is begun, and those under way are yielded first. Raises what the engine
+        raised; DataError for a unit that every process dies over.
         """
         import ray
 
@@ -72,8 +73,10 @@ class Actors:
         running: dict[Any, tuple[int, Any]] = {}
         while len(self._ready) + len(self._starting) < min(self.count, len(units)):
             self._start()
-        while waiting or running:
-            self._hand_out(units, waiting, running)
+        failure: RatchetError | None = None
+        while running or (waiting and failure is None):
+            if failure is None:
+                self._hand_out(units, waiting, running)
             (done,), _ = ray.wait([*running, *self._starting], num_returns=1)
             try:
                 found = ray.get(done)
@@ -90,8 +93,11 @@ class Actors:
             place, _ = running.pop(done)
             self._known.update(dict.fromkeys(found[0]))
             if isinstance(found[1], RatchetError):
-                raise found[1]
-            yield place, found[1]
+                failure = failure or found[1]
+            else:
+                yield place, found[1]
+        if failure is not None:
+            raise failure
 
     def _hand_out(self, units: Sequence[Unit], waiting: deque[int], running: dict[Any, tuple[int, Any]]) -> None:
         for depth in range(1, _AHEAD + 1):
