@@ -169,6 +169,7 @@ def test_other_weights_under_the_same_path_are_another_model(stories: Path, tmp_
     assert len(scores_files(storage)) == 2, "an evaluation of other weights has a folder of its own"
 
 
+@pytest.mark.slow
 def test_models_are_held_against_the_first_and_the_one_before(stories: Path, tmp_path: Path) -> None:
     suite_in(tmp_path, TEXT)
     for n in (1, 2):
