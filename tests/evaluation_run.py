@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,15 +64,6 @@ def begun(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
-
-
-def until(condition: Callable[[], bool], run: subprocess.Popen[str], seconds: float = 300) -> None:
-    """Wait for something that a run does. Fails where it ends before, or does not come that far."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert run.poll() is None, run.communicate()[1]
-        assert time.monotonic() < end, "the run did not come this far"
-        time.sleep(0.05)
 
 
 def answers(storage: Path) -> dict[str, list[dict[str, Any]]]:

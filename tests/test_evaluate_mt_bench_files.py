@@ -100,7 +100,7 @@ def test_fastchats_folders_are_known_and_a_reference_set_has_its_digest(tmp_path
 def test_a_set_on_the_hub_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(DataError, match=r"(?s)someone/chat is not in the local cache.*questions.path"):
+    with pytest.raises(DataError, match=r"(?s)hub:someone/chat: is not in the local cache.*questions: \{path"):
         read_set(Files(hub="someone/chat", repository="space"), "x")
 
 

@@ -31,11 +31,10 @@ from evaluation_run import (
     scores_of,
     timeless,
     units,
-    until,
     write_questions,
 )
 from ratchet.reference.gone import still_there
-from whole_run import processes_below, ratchet
+from whole_run import processes_below, ratchet, until
 
 pytestmark = pytest.mark.ray
 SLOW_TO_GO = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")

@@ -23,11 +23,10 @@ from evaluation_run import (
     scores_of,
     timeless,
     units,
-    until,
     write_questions,
 )
 from ratchet.reference.gone import still_there
-from whole_run import SUITE, processes_below, ratchet, steps, weights
+from whole_run import SUITE, processes_below, ratchet, steps, until, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

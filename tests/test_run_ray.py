@@ -7,14 +7,13 @@ import math
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ratchet.store.lock import hold
-from whole_run import command, environment, metrics, ratchet, record, steps, weights, write_plan
+from whole_run import command, environment, metrics, ratchet, record, steps, until, weights, write_plan
 
 pytestmark = pytest.mark.ray
 STEPS = ("warm", "align.1", "align.2", "control", "blend")
@@ -156,14 +155,6 @@ def begun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
-
-
-def until(condition: Callable[[], bool], run: subprocess.Popen[str], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert run.poll() is None, run.communicate()[1]
-        assert time.monotonic() < end, "the run did not come this far"
-        time.sleep(0.05)
 
 
 def test_a_killed_driver_comes_back_as_if_nothing_had_happened(

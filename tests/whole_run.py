@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,12 @@ def processes_below(pid: int) -> list[tuple[int, str]]:
         except OSError:  # it has ended meanwhile
             continue
     return found
+
+
+def until(condition: Callable[[], bool], run: subprocess.Popen[str], seconds: float = 300) -> None:
+    """Wait for something that a run does. Fails where it ends before, or does not come that far."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < end, "the run did not come this far"
+        time.sleep(0.05)

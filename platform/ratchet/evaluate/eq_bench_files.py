@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import DataError, some
 from ratchet.evaluate.eq_bench_rules import FIRST, REVISED, Scores, Version, asks_revision, cut_revision
+from ratchet.evaluate.question_files import folder_of
 from ratchet.plan.suite import Files
 from ratchet.store.fingerprint import fingerprint
 
@@ -93,7 +94,7 @@ def digest_of(questions: tuple[Question, ...]) -> str:
 
 def _file(files: Files) -> tuple[Path, str]:
     """Return the file of questions, and the name by which people know it."""
-    root = Path(files.path).expanduser() if files.path is not None else _fetched(files)
+    root = folder_of(files, [f"*{ending}" for ending in _ENDINGS])
     origin = files.path or f"hub:{files.hub}" + (f"@{files.revision}" if files.revision else "")
     if root.is_file():
         found = [root]
@@ -112,27 +113,6 @@ def _file(files: Files) -> tuple[Path, str]:
             fix="give the file itself as questions: {path: …}; it counts from where the command is run",
         )
     return found[0], origin if found[0] == root else f"{origin}/{found[0].relative_to(root)}"
-
-
-def _fetched(files: Files) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                repo_id=str(files.hub),
-                repo_type=files.repository,
-                revision=files.revision,
-                allow_patterns=[f"*{ending}" for ending in _ENDINGS],
-            )
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise DataError(
-            f"is not in the local cache and cannot be fetched: {type(error).__name__}: {str(error)[:300]}",
-            where=f"hub:{files.hub}",
-            fix="check name, revision and network; or download it elsewhere and give questions: {path: …}",
-        ) from error
 
 
 def _records(path: Path, source: str) -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import DataError
+from ratchet.evaluate.question_files import folder_of
 from ratchet.plan.suite import Files
 from ratchet.store.fingerprint import digest_file, fingerprint
 from ratchet.store.lines import json_rows
@@ -73,7 +74,7 @@ def read_set(files: Files, references: str) -> QuestionSet:
     `data/mt_bench`; `reference_answer/` beside that file, and `judge_prompts.jsonl` beside it or one folder up.
     Raises DataError, with file and line, where one is missing or broken.
     """
-    root = folder_of(files)
+    root = folder_of(files, _HUB_FILES)
     home = _home(root)
     places = (home / "judge_prompts.jsonl", home.parent / "judge_prompts.jsonl")
     prompts_file = next((path for path in places if path.is_file()), None)
@@ -100,42 +101,6 @@ def read_set(files: Files, references: str) -> QuestionSet:
         "judge_prompts_digest": prompts_digest,
     }
     return QuestionSet(name, is_mt_bench, questions, prompts, settings)
-
-
-def folder_of(files: Files) -> Path:
-    """Return the file or folder that is named; one on the hub is fetched, or found in the local cache.
-
-    Raises DataError where there is none, or no way to the hub.
-    """
-    if files.path is not None:
-        path = Path(files.path).expanduser()
-        if not path.exists():
-            raise DataError("no such file or folder", where=files.path, fix="correct questions.path")
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                str(files.hub),
-                repo_type=files.repository,
-                revision=files.revision,
-                allow_patterns=list(_HUB_FILES),
-            )
-        )
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"the hub has no {files.repository} {files.hub!r} that you may read",
-            where="questions.hub",
-            fix="correct the name or questions.repository, or set HF_TOKEN for a private one",
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise DataError(
-            f"{files.hub} is not in the local cache and cannot be fetched: {str(error).strip().splitlines()[0]}",
-            where="questions.hub",
-            fix="check name, revision and network; or download it elsewhere and set questions.path",
-        ) from error
 
 
 def _home(root: Path) -> Path:

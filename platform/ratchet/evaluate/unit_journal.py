@@ -6,11 +6,9 @@ Only the last line can be torn, by a kill or a power cut; it is dropped, and its
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +16,7 @@ from typing import Any
 
 from ratchet.errors import CorruptError, RunError
 from ratchet.serving.requests import Answer
-from ratchet.store.files import fsync_folder, storage_errors
+from ratchet.store.append import AppendLog, Place
 
 _log = logging.getLogger(__name__)
 
@@ -31,52 +29,19 @@ class UnitJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
-            try:
-                self._lock()
-                self._places, self._end = _places(path)
-                self._file.truncate(self._end)
-                os.fsync(self._file.fileno())
-                fsync_folder(path.parent)
-            except BaseException:
-                self._file.close()
-                raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                "another process evaluates this model now",
-                where=str(self.path),
-                fix="wait for it, or stop it",
-            ) from None
+        held = RunError("another process evaluates this model now", where=str(path), fix="wait for it, or stop it")
+        self._log = AppendLog(path, _places, held)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._log.places
 
     def find(self, key: str) -> list[Answer]:
         """Return the answers of a unit. Raises KeyError where it has none."""
-        start, length = self._places[key]
-        return _parse(os.pread(self._file.fileno(), length, start))[1]
+        return _parse(self._log.read(key))[1]
 
     def append(self, key: str, answers: Sequence[Answer]) -> None:
         """Add a unit; when this returns, no kill and no power cut can lose it. Raises StorageError."""
-        raw = _line(key, answers)
-        with storage_errors(self.path):
-            try:
-                written = 0
-                while written < len(raw):  # a disk that fills up takes a part, and says so only then
-                    written += self._file.write(raw[written:])
-                os.fsync(self._file.fileno())
-            except BaseException:
-                self._file.truncate(self._end)
-                raise
-        self._places[key] = self._end, len(raw)
-        self._end += len(raw)
+        self._log.append(key, _line(key, answers))
 
     def __enter__(self) -> UnitJournal:
         return self
@@ -84,7 +49,7 @@ class UnitJournal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._log.close()
 
 
 def _line(key: str, answers: Sequence[Answer]) -> bytes:
@@ -116,8 +81,8 @@ def _check(key: str, said: list[dict[str, Any]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _places(path: Path) -> tuple[dict[str, tuple[int, int]], int]:
-    found: dict[str, tuple[int, int]] = {}
+def _places(path: Path) -> tuple[dict[str, Place], int]:
+    found: dict[str, Place] = {}
     end, torn = 0, ""
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):

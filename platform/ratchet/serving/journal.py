@@ -6,9 +6,7 @@ cut, and the answer in it was never counted on: it is dropped, and asked for aga
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
@@ -19,12 +17,10 @@ from typing import Any, BinaryIO
 
 from ratchet.errors import CorruptError, RunError
 from ratchet.serving.requests import Answer, Request, identity_of
-from ratchet.store.files import fsync_folder, storage_errors
+from ratchet.store.append import AppendLog, Place
 from ratchet.store.fingerprint import fingerprint
 
 _log = logging.getLogger(__name__)
-
-Place = tuple[int, int]  # where a line begins in its file, and its length, in bytes
 
 
 def line_of(key: str, identity: Mapping[str, Any], answer: Answer) -> bytes:
@@ -94,55 +90,29 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with storage_errors(path), contextlib.ExitStack() as undo:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a line that could not be written must not be written by a later flush.
-            self._file = undo.enter_context(path.open("a+b", buffering=0))
-            self._lock()
-            self._places, self._end = places_in(path)
-            self._file.truncate(self._end)
-            os.fsync(self._file.fileno())
-            fsync_folder(path.parent)
-            undo.pop_all()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                "another process is writing this journal",
-                where=str(self.path),
-                fix="wait for it, stop it, or give this one a journal of its own",
-            ) from None
+        held = RunError(
+            "another process is writing this journal",
+            where=str(path),
+            fix="wait for it, stop it, or give this one a journal of its own",
+        )
+        self._log = AppendLog(path, places_in, held)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._log.places
 
     def find(self, key: str) -> Answer:
         """Return the answer under `key`. Raises KeyError where there is none."""
-        return answer_at(self._file, self._places[key])
+        return parse_line(self._log.read(key))[1]
 
     def append(self, model: str, request: Request, answer: Answer) -> None:
         """Add one answer; when this returns, no kill and no power cut can lose it. Raises StorageError."""
         identity = identity_of(model, request)
         key = fingerprint(identity)
-        raw = line_of(key, identity, answer)
-        with storage_errors(self.path):
-            try:
-                # A disk that fills up takes a part of the line, and says so only when given the rest.
-                written = 0
-                while written < len(raw):
-                    written += self._file.write(raw[written:])
-                os.fsync(self._file.fileno())
-            except BaseException:
-                self._file.truncate(self._end)
-                raise
-        self._places[key] = self._end, len(raw)
-        self._end += len(raw)
+        self._log.append(key, line_of(key, identity, answer))
 
     def close(self) -> None:
         """Let go of the file, and of the lock on it."""
-        self._file.close()
+        self._log.close()
 
     def __enter__(self) -> Journal:
         return self
