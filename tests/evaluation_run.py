@@ -169,3 +169,12 @@ class Grader:
     def most(self) -> int:
         """Return how often the prompt was answered that was answered most often."""
         return max(collections.Counter(self.answered).values())
+
+
+def asked(model: Path, *arguments: str, suite: str = "small.yaml") -> list[str]:
+    return ["evaluate", f"tales={model}", suite, "--chat-template", "plain", "--storage", "out", *arguments]
+
+
+def suite_in(folder: Path, text: str = SMALL, name: str = "small.yaml") -> Path:
+    (folder / name).write_text(text)
+    return folder

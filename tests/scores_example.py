@@ -206,3 +206,7 @@ def standalone(**more: Any) -> dict[str, Any]:
     """Return the report of an evaluation alone."""
     known = {"plan": "talk", "created": "2026-11-21T09:14:05Z", "ratchet": "0.1.0", "commit": "dcdfbfe0a1b2"}
     return {**known, "seconds": 312.0, "scores": scores(), **more}
+
+
+def of(data: dict[str, Any], model: str, task: str) -> dict[str, Any]:
+    return next(one for one in data["results"] if (one["model"], one["task"]) == (model, task))

@@ -160,7 +160,7 @@ def test_files_that_are_absent_damaged_or_of_another_kind_are_named(tmp_path: Pa
         "cut.parquet": "cannot be read",
         "notes.txt": "is no file or folder with questions",
         "empty": "is no file or folder with questions",
-        "absent.json": "is no file or folder with questions",
+        "absent.json": "no such file or folder",
     }.items():
         with pytest.raises(DataError, match=rf"{name}: {says}"):
             read_questions(Files(path=str(tmp_path / name)), "v2", revision=False)

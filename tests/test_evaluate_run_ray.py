@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from endpoint_server import Server, serving
 from evaluation_run import (
     ACTOR,
-    SETS,
     SMALL,
     TEXT,
     Grader,
     actors_of,
     answers,
+    asked,
     begun,
     by_task,
     kept,
@@ -29,6 +29,7 @@ from evaluation_run import (
     rating_of,
     scores_files,
     scores_of,
+    suite_in,
     timeless,
     units,
     write_questions,
@@ -49,15 +50,6 @@ def straight(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = ratchet(folder, *asked(stories))
     assert found.returncode == 0, found.stderr
     assert found.stdout == f"report: {scores_files(folder / 'out')[0].with_name('report.html')}\n"
-    return folder
-
-
-def asked(model: Path, *arguments: str, suite: str = "small.yaml") -> list[str]:
-    return ["evaluate", f"tales={model}", suite, "--chat-template", "plain", "--storage", "out", *arguments]
-
-
-def suite_in(folder: Path, text: str = SMALL, name: str = "small.yaml") -> Path:
-    (folder / name).write_text(text)
     return folder
 
 
@@ -269,56 +261,3 @@ def test_no_judgment_is_bought_twice_and_a_failed_one_is_no_score(
 
 
 # What is not there.
-
-MISSING_QUESTIONS = TEXT + "  faulty: {kind: eq_bench, questions: {path: none.json}}\n"
-NO_JUDGE = TEXT + "  faulty: {kind: mt_bench, questions: {path: questions}, references: ours}\n"
-NO_PLAN = TEXT + "  faulty: {kind: exact_match, source: sums, pattern: '(a)'}\n"
-NO_TASK = TEXT + "  faulty: {kind: harness, task: arc_chalenge, metric: acc}\n"
-NO_DATA = TEXT + "  faulty: {kind: harness, task: arc_challenge, metric: acc}\ndata_root: bare\n"
-NO_TEMPLATE = TEXT + f"  faulty: {{kind: eq_bench, questions: {{path: {SETS}/short-feelings.json}}}}\n"
-
-
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    (folder / "bare").mkdir()
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("text", "status", "says"),
-    [
-        pytest.param(MISSING_QUESTIONS, 3, ["none.json", "give the file itself"], id="no questions"),
-        pytest.param(NO_TEMPLATE, 4, ["tasks.faulty", "asks through a chat template", "plain"], id="no chat template"),
-        pytest.param(NO_JUDGE, 2, ["small.yaml: tasks.faulty", "has no judge", "--set"], id="no judge"),
-        pytest.param(NO_PLAN, 2, ["small.yaml: tasks.faulty", "there is no plan", "evaluate"], id="no plan"),
-        pytest.param(NO_TASK, 2, ["tasks.faulty", "arc_chalenge", "arc_challenge"], id="no such task"),
-        pytest.param(NO_DATA, 3, ["bare", "allenai/ai2_arc"], id="no data"),
-    ],
-)
-def test_what_is_not_there_is_named_before_anything_is_asked(
-    text: str, status: int, says: list[str], stories: Path, faults: Path
-) -> None:
-    storage = suite_in(faults, text) / "out"
-    shutil.rmtree(storage, ignore_errors=True)
-    arguments = asked(stories)
-    if text == NO_TEMPLATE:
-        arguments = [one for one in arguments if one not in {"--chat-template", "plain"}]
-    found = ratchet(faults, *arguments)
-    assert found.returncode == status, found.stderr
-    error = found.stderr[found.stderr.index("error: ") :]
-    for part in says:
-        assert part in error
-    assert "Traceback" not in found.stderr
-    assert not list((storage / "store").glob("scores/*/result.json")) and not list(
-        (storage / "store").glob("answers/*")
-    )
-    assert not scores_files(storage)
-
-
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    suite_in(tmp_path, TEXT)
-    found = ratchet(tmp_path, *asked(tmp_path / "gone"))
-    assert found.returncode == 4, found.stderr
-    assert f"{tmp_path}/gone" in found.stderr
-    assert "Traceback" not in found.stderr

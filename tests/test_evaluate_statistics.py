@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
-import json
 import math
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,18 +15,14 @@ from hypothesis import strategies as st
 from ratchet.errors import DataError
 from ratchet.evaluate.notes import unanimous
 from ratchet.evaluate.ratio import ratio
-from ratchet.evaluate.results import Score
 from ratchet.evaluate.statistics import (
     Estimate,
-    average_of,
     clustered,
     estimate,
-    holm,
     mean_of_groups,
     normal_p,
     paired,
 )
-from ratchet.reference.store import Floats
 
 VALUES = st.lists(st.integers(-20, 20).map(lambda tenths: tenths / 10), min_size=2, max_size=40)
 
@@ -254,130 +247,3 @@ def test_equal_answers_are_no_difference_and_equal_differences_still_have_a_p_va
 def test_values_that_cannot_be_paired_are_refused(a: list[float], b: list[float], options: dict, says: str) -> None:
     with pytest.raises(DataError, match=says):
         paired(np.array(a), np.array(b), names(2), 0, **options)
-
-
-def test_holm_multiplies_by_the_tests_that_are_left() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.3, 0.6, 0.9]) == pytest.approx([0.9, 1, 1])
-    assert holm([0.04]) == [0.04]
-    assert holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_rejects_as_its_steps_down_do(ps: list[float]) -> None:
-    adjusted = holm(ps)
-    rejected: set[int] = set()
-    for step, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        if ps[index] * (len(ps) - step) >= 0.05:
-            break
-        rejected.add(index)
-    assert {index for index, p in enumerate(adjusted) if p < 0.05} == rejected
-    assert all(p <= q <= 1 for p, q in zip(ps, adjusted, strict=True))
-    assert sorted(adjusted) == [adjusted[index] for index in sorted(range(len(ps)), key=ps.__getitem__)]
-
-
-def score(value: float | None, error: float | None, count: int = 100, unit: str = "share") -> Score:
-    return Score("accuracy", "acc", value, error, count, unit)
-
-
-def test_an_average_has_the_error_of_independent_tasks() -> None:
-    # SOLAR-10.7B-Instruct, as recorded by evalverse: H6 is 74.62.
-    found = average_of(
-        {
-            "arc": score(0.7133, 0.0132), "hellaswag": score(0.8819, 0.0032), "mmlu": score(0.6552, 0.0038),
-            "truthfulqa": score(0.7172, 0.0150), "winogrande": score(0.8319, 0.0105), "gsm8k": score(0.6778, 0.0129),
-        },
-        "H6",
-    )  # fmt: skip
-    assert (found.name, found.unit, found.count, found.note) == ("H6", "share", 600, "")
-    assert found.value == pytest.approx(0.7462, abs=5e-5)
-    draws = np.random.default_rng(11).normal(0, [0.0132, 0.0032, 0.0038, 0.0150, 0.0105, 0.0129], (40_000, 6))
-    assert found.standard_error == pytest.approx(draws.mean(axis=1).std(), rel=0.02)
-
-
-def test_an_average_of_tasks_without_a_score_is_none() -> None:
-    missing = average_of({"arc": score(0.5, 0.1), "gsm8k": score(None, None, 3)}, "H4")
-    assert (missing.value, missing.standard_error, missing.note) == (None, None, "no score of gsm8k")
-    unsure = average_of({"arc": score(0.5, 0.1), "gsm8k": score(0.7, None)}, "H4")
-    assert (unsure.value, unsure.standard_error) == (pytest.approx(0.6), None)
-    assert unsure.note == "no error of gsm8k"
-    sure = average_of({"arc": score(0.5, 0.0), "gsm8k": score(0.7, 0.2)}, "H4")
-    assert (sure.standard_error, sure.note) == (pytest.approx(0.1), ""), "0 is an error"
-    mixed = average_of({"arc": score(0.5, 0.1), "mt": score(7.0, 0.3, unit="points")}, "H4")
-    assert (mixed.value, mixed.note) == (None, "these cannot be averaged: arc in share, mt in points")
-    with pytest.raises(DataError, match="average H4 is of no task"):
-        average_of({}, "H4")
-
-
-def judged(shared: Path) -> dict[str, dict[tuple[int, int], float]]:
-    found: dict[str, dict[tuple[int, int], float]] = collections.defaultdict(dict)
-    path = shared / "mt_bench/recorded/don-tpanic/model_judgment/gpt-4_single.jsonl"
-    for row in map(json.loads, path.read_text().splitlines()):
-        found[row["model"]][row["question_id"], row["turn"]] = row["score"]
-    return found
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "difference", "unpaired", "together", "p"),
-    [
-        ("llama2_chat_7b", "finetune_llama2_chat_7b_Attention", 1.04, 2.09, 4.17, 0.0001),
-        ("finetune_llama2_chat_7b_Attention", "finetune_llama2_chat_7b", 0.52, 1.14, 1.75, 0.085),
-        ("finetune_llama2_chat_7b_Attention", "finetune_llama2_chat_7b_FFNet", 0.04, 0.09, 0.16, 0.88),
-    ],
-)
-def test_recorded_mt_bench_scores_differ_by_question(
-    shared: Path, a: str, b: str, difference: float, unpaired: float, together: float, p: float
-) -> None:
-    ratings = judged(shared)
-    assert ratings[a].keys() == ratings[b].keys()
-    clusters = [str(question) for question, _ in ratings[a]]
-    ours, theirs = (np.array([ratings[model][turn] for turn in ratings[a]], float) for model in (a, b))
-    found = paired(ours, theirs, clusters, 0)
-    alone = [clustered(values, clusters) for values in (ours, theirs)]
-    assert (found.items, found.clusters) == (160, 80)
-    assert found.difference == pytest.approx(difference, abs=0.005)
-    assert found.difference / math.hypot(*(one.standard_error for one in alone)) == pytest.approx(unpaired, abs=0.006)
-    assert found.difference / found.standard_error == pytest.approx(together, abs=0.006)
-    assert found.p == pytest.approx(p, abs=0.006)
-    assert (found.low > 0) == (p < 0.05)
-
-
-def test_the_error_of_a_recorded_mt_bench_score_is_that_of_drawing_questions_anew(shared: Path) -> None:
-    ratings = judged(shared)["llama2_chat_7b"]
-    found = clustered(np.array([*ratings.values()], float), [str(question) for question, _ in ratings])
-    table = np.array([[ratings[question, turn] for turn in (1, 2)] for question in range(81, 161)], float)
-    draws = np.random.default_rng(12).integers(0, 80, (20_000, 80))
-    assert found.mean == pytest.approx(6.1906, abs=5e-5)
-    assert found.standard_error == pytest.approx(table[draws].mean(axis=(1, 2)).std() * math.sqrt(80 / 79), rel=0.02)
-
-
-def eq_points(shared: Path, run: str) -> tuple[Floats, float]:
-    """Points by question of one recorded run, by version 2's formula of the better pass, and its published score."""
-    questions = json.loads((shared / "eq_bench/eq_bench_v2_questions_171.json").read_text())
-    recorded = json.loads((shared / f"eq_bench/results/{run}_eqbench_v2_results.json").read_text())
-    passes: dict[str, list[float]] = {"first_pass": [], "revised": []}
-    for name, question in questions.items():
-        right = question["reference_answer_fullscale"]
-        for which, points in passes.items():
-            given_scores = recorded["raw_results"]["1"]["respondent_answers"][name][which]
-            off = [
-                abs(float(given_scores[right[f"emotion{n}"]]) - float(right[f"emotion{n}_score"])) for n in range(1, 5)
-            ]
-            steps = [0 if d == 0 else 6.5 / (1 + math.exp(-1.2 * (d - 4))) if d <= 5 else d for d in off]
-            points.append(100 - 7.477 * sum(steps))
-    return np.array(max(passes.values(), key=sum)), recorded["benchmark_score"]
-
-
-def test_recorded_eq_bench_scores_of_one_model_before_and_after_dpo_are_not_apart(shared: Path) -> None:
-    (a, published_a), (b, published_b) = (
-        eq_points(shared, run)
-        for run in ("upstage__SOLAR-10.7B-Instruct-v1.0", "macadeliccc__SOLAR-10.7b-Instruct-dpo")
-    )
-    assert (a.mean(), b.mean()) == pytest.approx((published_a, published_b), abs=0.02)
-    found = paired(a, b, names(171), 0)
-    assert found.difference == pytest.approx(0.35, abs=0.006)
-    assert found.difference / math.hypot(estimate(a).standard_error, estimate(b).standard_error) == pytest.approx(
-        0.12, abs=0.006
-    )
-    assert found.difference / found.standard_error == pytest.approx(0.32, abs=0.006)
-    assert found.p == pytest.approx(0.75, abs=0.01)

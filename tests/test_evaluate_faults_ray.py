@@ -1,0 +1,71 @@
+"""What an evaluation lacks is named, before anything is asked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from evaluation_run import (
+    SETS,
+    TEXT,
+    asked,
+    scores_files,
+    suite_in,
+)
+from whole_run import ratchet
+
+pytestmark = pytest.mark.ray
+MISSING_QUESTIONS = TEXT + "  faulty: {kind: eq_bench, questions: {path: none.json}}\n"
+NO_JUDGE = TEXT + "  faulty: {kind: mt_bench, questions: {path: questions}, references: ours}\n"
+NO_PLAN = TEXT + "  faulty: {kind: exact_match, source: sums, pattern: '(a)'}\n"
+NO_TASK = TEXT + "  faulty: {kind: harness, task: arc_chalenge, metric: acc}\n"
+NO_DATA = TEXT + "  faulty: {kind: harness, task: arc_challenge, metric: acc}\ndata_root: bare\n"
+NO_TEMPLATE = TEXT + f"  faulty: {{kind: eq_bench, questions: {{path: {SETS}/short-feelings.json}}}}\n"
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "bare").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "says"),
+    [
+        pytest.param(MISSING_QUESTIONS, 3, ["none.json", "give the file itself"], id="no questions"),
+        pytest.param(NO_TEMPLATE, 4, ["tasks.faulty", "asks through a chat template", "plain"], id="no chat template"),
+        pytest.param(NO_JUDGE, 2, ["small.yaml: tasks.faulty", "has no judge", "--set"], id="no judge"),
+        pytest.param(NO_PLAN, 2, ["small.yaml: tasks.faulty", "there is no plan", "evaluate"], id="no plan"),
+        pytest.param(NO_TASK, 2, ["tasks.faulty", "arc_chalenge", "arc_challenge"], id="no such task"),
+        pytest.param(NO_DATA, 3, ["bare", "allenai/ai2_arc"], id="no data"),
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_is_asked(
+    text: str, status: int, says: list[str], stories: Path, faults: Path
+) -> None:
+    storage = suite_in(faults, text) / "out"
+    shutil.rmtree(storage, ignore_errors=True)
+    arguments = asked(stories)
+    if text == NO_TEMPLATE:
+        arguments = [one for one in arguments if one not in {"--chat-template", "plain"}]
+    found = ratchet(faults, *arguments)
+    assert found.returncode == status, found.stderr
+    error = found.stderr[found.stderr.index("error: ") :]
+    for part in says:
+        assert part in error
+    assert "Traceback" not in found.stderr
+    assert not list((storage / "store").glob("scores/*/result.json")) and not list(
+        (storage / "store").glob("answers/*")
+    )
+    assert not scores_files(storage)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    suite_in(tmp_path, TEXT)
+    found = ratchet(tmp_path, *asked(tmp_path / "gone"))
+    assert found.returncode == 4, found.stderr
+    assert f"{tmp_path}/gone" in found.stderr
+    assert "Traceback" not in found.stderr
