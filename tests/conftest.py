@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 import torch
 
+from ratchet.evaluate.candidate import Candidate
+
 # A busy machine is no fault of the code; continuous integration judges a change by the same examples each time.
 hypothesis.settings.register_profile("ratchet", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("ratchet")
@@ -45,3 +47,23 @@ def stories(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         sys.argv = arguments
     return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Candidate:
+    """A model of random weights whose 96 positions cut every context of the own lm-eval tasks from the left."""
+    from harness_example import SPEC, candidate_of
+    from ratchet.model.scratch import make_scratch
+    from token_pairs import TEXTS
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    make_scratch(SPEC, TEXTS, folder)
+    return candidate_of(folder, 96)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No way to the hub for `datasets`."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
