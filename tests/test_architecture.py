@@ -34,8 +34,9 @@ LAYERS = {
     "evaluate": 5,
     "report": 5,
     "pipeline": 6,
-    "commands": 7,
-    "cli": 8,
+    "tune": 7,
+    "commands": 8,
+    "cli": 9,
 }
 
 # An outside library comes in through these modules alone.

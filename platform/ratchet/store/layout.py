@@ -13,6 +13,10 @@
 <root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ model/ record.json
 <root>/runs/<plan>/scores/<model>.json
 <root>/evaluations/<suite>-<models>/   scores.json  report.{html,md,json}
+<root>/store/steps/<fp>/    what a step made, for all trials that have it: as in runs/<plan>/steps/<step>
+<root>/store/leases/<key>/  who is making something now
+<root>/sweeps/<sweep>/      plan.yaml  space.yaml  sweep.{html,md,json}  lock
+<root>/sweeps/<sweep>/trials/<trial>/   a run folder, with point.json progress.jsonl trial.json
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Paths below one storage root, shared by every worker of a run."""
+    """Paths below one storage root, shared by every worker of a run. Run folders lie in `root / runs`."""
 
     root: Path
+    runs: str = "runs"
 
     def pairs(self, fp: str) -> Path:
         return self.root / "store" / "pairs" / fp
@@ -53,7 +58,21 @@ class Layout:
         return self.root / "store" / "scores" / fp
 
     def run(self, plan: str) -> Path:
-        return self.root / "runs" / plan
+        return self.root / self.runs / plan
+
+    def made_step(self, fp: str) -> Path:
+        """Where a step lies that trials share."""
+        return self.store / "steps" / fp
+
+    def lease(self, key: str) -> Path:
+        return self.store / "leases" / key
+
+    def sweep(self, name: str) -> Path:
+        return self.root / "sweeps" / name
+
+    def trials(self, sweep: str) -> Layout:
+        """Return the layout of a sweep's trials: the same store, and run folders of their own."""
+        return Layout(self.root, f"sweeps/{sweep}/trials")
 
     def evaluation(self, name: str) -> Path:
         return self.root / "evaluations" / name

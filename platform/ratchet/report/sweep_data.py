@@ -1,0 +1,157 @@
+"""What came out of a sweep: `sweep.json`, as frozen dataclasses (docs/sweeps.md says what every key means).
+
+Times are in seconds; a number that does not exist is None. Paths are relative to the storage root.
+A point is a set of values of the plan's keys; a trial is one run of the plan at a point, with one seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+Status = typing.Literal["finished", "stopped", "failed", "unfinished"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is wanted of a finished trial."""
+
+    metric: str
+    mode: typing.Literal["max", "min"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A dotted key of the plan that varies. `kind` names its distribution; `values` are its values in their order
+    (grid, choice, permutation), or the two ends of its range (uniform, loguniform, randint)."""
+
+    key: str
+    kind: typing.Literal["grid", "choice", "uniform", "loguniform", "randint", "permutation"]
+    values: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A metric of one trial, and its standard error over the items that it is a mean of, where it is one."""
+
+    value: float | None
+    standard_error: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One run of the plan. `reason` says why it was stopped or failed; `steps` are the `stages` ids that it is made of,
+    in order; `run` is its folder; `wandb` its run there, `<project>/<run id>`."""
+
+    id: str
+    number: int
+    point: str
+    seed: int | None
+    status: Status
+    reason: str
+    seconds: float
+    metrics: Mapping[str, Value]
+    steps: tuple[str, ...]
+    run: str
+    wandb: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """An objective at a point: the mean over the seeds that finished.
+
+    `standard_error` is over seeds where there are two or more, else the trial's own, over items; `of_seeds` tells which.
+    """
+
+    metric: str
+    value: float | None
+    standard_error: float | None
+    seeds: int
+    of_seeds: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Values of the keys, and what they came to. `rank` is from 1, best first (None: no trial finished, or several
+    objectives); `front` whether no other point is better in all objectives; `marks` such as `easy to hard`."""
+
+    id: str
+    values: Mapping[str, Any]
+    results: tuple[Result, ...]
+    rank: int | None
+    front: bool
+    marks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One trained (or merged) model of the sweep, which every trial with the same beginnings has.
+
+    `id` is its fingerprint, `start` the id of the stage that it starts from (None: the plan's start model), `trials`
+    those that have it, `made_by` the one that made it. `pairs` are pairs trained, over all epochs.
+    """
+
+    id: str
+    name: str
+    kind: str
+    chunk: str
+    start: str | None
+    trials: tuple[str, ...]
+    made_by: str
+    pairs: int
+    seconds: float
+    reference_pairs: int
+    reference_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What was computed, and what would have been if no trial had shared anything with another."""
+
+    stages: int
+    stages_unshared: int
+    pairs: int
+    pairs_unshared: int
+    reference_pairs: int
+    reference_pairs_unshared: int
+    seconds: float
+    seconds_unshared: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """How much of an objective's variation a key explains, from 0 to 1, all keys together 1 (fANOVA)."""
+
+    metric: str
+    key: str
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep and what came of it. `best` is a point's id, None with several objectives or none finished."""
+
+    format: int
+    name: str
+    plan: str
+    created: str
+    ratchet: str
+    commit: str
+    space: Mapping[str, Any]
+    objectives: tuple[Objective, ...]
+    keys: tuple[Key, ...]
+    trials: tuple[Trial, ...]
+    points: tuple[Point, ...]
+    best: str | None
+    stages: tuple[Stage, ...]
+    work: Work
+    importance: tuple[Importance, ...]
+    planned: int | None = None
+    seconds: float = 0.0
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    plan_text: str = ""
+    space_text: str = ""
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Sweeps: many runs of one plan, which share all that they have in common."""
