@@ -1,0 +1,194 @@
+"""Run a sweep, or go on with it: trials of one plan on one Ray, and the page of what came of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import RunError
+from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
+from ratchet.plan.document import Document
+from ratchet.plan.load import plan_of
+from ratchet.plan.reading import in_yaml
+from ratchet.plan.schema import Plan
+from ratchet.plan.space import Space
+from ratchet.store.files import storage_errors, write_json, write_text
+from ratchet.store.fingerprint import changed_keys
+from ratchet.store.layout import Layout
+from ratchet.store.lock import hold
+from ratchet.store.record import now, read_json_or_none
+from ratchet.track.progress import Console, duration
+from ratchet.tune.choose import Chooser, Chosen
+from ratchet.tune.points import trial_count
+from ratchet.tune.trial import TrialTask, work, write_point
+from ratchet.tune.trial_plan import trial_document
+
+IDENTITY, CALLS, TRIALS = "identity.json", "calls.json", "trials"
+_WHERE = {"cluster", "track", "name"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A plan and a space that is known to fit it, as documents and as values, and their texts as written."""
+
+    plan: Plan
+    document: Document
+    plan_text: str
+    space: Space
+    written: Document
+    space_text: str
+
+    @property
+    def name(self) -> str:
+        """Names the sweep's folder, and its group in wandb."""
+        return f"{self.plan.name}-{self.space.name}"
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return Layout(Path(self.plan.cluster.storage).resolve()).sweep(self.name)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its trials depend on. What is wanted, how it is searched and for how long may change between calls."""
+        plan = {key: value for key, value in self.document.data.items() if key not in _WHERE}
+        space = self.space.model_dump(mode="json", include={"keys", "set", "unset"})
+        return {"plan": plan, "space": space}
+
+    def task(self, chosen: Chosen) -> TrialTask:
+        """Return what the process of a chosen trial gets. Raises PlanError where the plan does not allow its values."""
+        trial = chosen.trial
+        made = trial_document(self.document, self.space, trial.values, trial.seed, self.written)
+        made = dataclasses.replace(made, data={**made.data, "name": trial.trial_id})
+        return TrialTask(
+            sweep=self.name,
+            name=trial.trial_id,
+            number=chosen.number,
+            point=trial.values,
+            point_id=trial.point_id,
+            seed=trial.seed,
+            by=chosen.by,
+            plan=plan_of(made),
+            text=in_yaml(made.data),
+            home=str(Path.cwd()),
+            objectives=tuple(self.space.objectives),
+            scheduled=self.space.scheduler.metric if self.space.scheduler else None,
+        )
+
+
+def run_sweep(sweep: Sweep, *, fresh: bool = False) -> Path:
+    """Run a sweep to the end of its budget and return its page. A sweep that was cut short goes on where it was.
+
+    Raises RunError where another process is at it, or its folder holds trials of another plan or
+    space and `fresh` is not given; ClusterError where Ray is too small for one trial.
+    """
+    folder, console = sweep.folder, Console()
+    with hold(folder):
+        _claim(sweep, console, fresh=fresh)
+        write_text(folder / "plan.yaml", sweep.plan_text)
+        write_text(folder / "space.yaml", sweep.space_text)
+        clock = Clock(folder / CALLS)
+        chooser = Chooser(sweep.space, folder / TRIALS, clock.before / 3600)
+        cluster = sweep.plan.cluster
+        at_once = sweep.space.at_once or max(1, int((os.cpu_count() or 1) // needs(cluster)["CPU"]))
+        with native_noise_to(folder / "native.log"), ray_session(cluster, at_once):
+            _run(sweep, chooser, clock, console)
+        return write_page(sweep, clock.seconds)
+
+
+def _run(sweep: Sweep, chooser: Chooser, clock: Clock, console: Console) -> None:
+    """Run the trials that are left, and say what becomes of each."""
+    from ratchet.tune.ray_trials import run_trials
+    from ratchet.tune.schedule import scheduler_of
+
+    ended = [sweep.folder / TRIALS / name for name in chooser.ended_before]
+    if ended:
+        console.say(f"{sweep.name}: {len(ended)} trials are there already")
+    of = trial_count(sweep.space)
+
+    def choose() -> TrialTask | None:
+        chosen = chooser.next()
+        if chosen is None:
+            return None
+        task = sweep.task(chosen)
+        write_point(task)
+        console.step(f"{task.number}{f' of {of}' if of else ''}", words(task))
+        return task
+
+    def take(task: TrialTask, document: Mapping[str, Any]) -> None:
+        chooser.ended(task.name, document)
+        clock.tick()
+        console.say(said(task, document))
+
+    run_trials(
+        work,
+        choose,
+        take,
+        at_once=sweep.space.at_once or runs_at_once(sweep.plan.cluster),
+        scheduler=scheduler_of(sweep.space.scheduler, ended),
+        folder=sweep.folder,
+    )
+
+
+def words(task: TrialTask) -> str:
+    """Return what a trial is, for people."""
+    values = ", ".join(f"{key} {in_yaml(value)}" for key, value in task.point.items())
+    return f"{task.name}: {values}" + ("" if task.seed is None else f", seed {task.seed}")
+
+
+def said(task: TrialTask, document: Mapping[str, Any]) -> str:
+    """Return what a trial came to, for people."""
+    if document["status"] != "finished":
+        return f"{task.name:<20} {document['status']}: {document['reason']['what']}"
+    found = []
+    for name in task.objectives:
+        value, error = (document["metrics"][name][key] for key in ("value", "standard_error"))
+        found.append(f"{name} {value:.4g}" + ("" if error is None else f" ± {error:.2g}"))
+    return f"{task.name:<20} finished in {duration(document['seconds'])}: {', '.join(found)}"
+
+
+class Clock:
+    """How long all calls have worked on a sweep, in seconds; kept beside it, as of the last `tick`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._start = path, time.monotonic()
+        self._calls: list[dict[str, Any]] = read_json_or_none(path) or []
+        self.before = sum(call["seconds"] for call in self._calls)
+        self._calls.append({"started": now(), "seconds": 0.0})
+        self.tick()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all calls."""
+        return float(self.before + self._calls[-1]["seconds"])
+
+    def tick(self) -> None:
+        """Write down the time so far. Raises StorageError."""
+        self._calls[-1]["seconds"] = round(time.monotonic() - self._start, 1)
+        write_json(self.path, self._calls)
+
+
+def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
+    """Refuse a folder that holds trials of something else, or put it aside where `fresh`."""
+    folder, identity = sweep.folder, sweep.identity
+    before = read_json_or_none(folder / IDENTITY)
+    if before is not None and fresh:
+        aside = folder.with_name(f"{folder.name}.{now().replace(':', '')}")
+        with storage_errors(aside):
+            aside.mkdir()
+            for path in folder.iterdir():
+                if path.name != "lock":
+                    path.rename(aside / path.name)
+        console.say(f"{sweep.name:<20} put aside as {aside}")
+    elif before is not None and (changes := changed_keys(before, identity)):
+        raise RunError(
+            f"the sweep {sweep.name} was begun with something else: {'; '.join(changes)}",
+            where=str(folder),
+            fix="run with --fresh to put it aside and begin again (what its trials trained is found again), "
+            "or give the space another name",
+        )
+    write_json(folder / IDENTITY, identity)
