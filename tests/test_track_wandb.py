@@ -85,7 +85,7 @@ class Stuck:
         self._pass("log")
         self.logged.append({"step": step, **values})
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int) -> None:
         self._pass("finish")
 
 

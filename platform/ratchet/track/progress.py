@@ -78,7 +78,15 @@ class Tail:
 
     def last(self) -> dict[str, Any] | None:
         """Return the newest whole line that was not returned before, or None."""
-        newest: dict[str, Any] | None = None
+        found = self.new()
+        return found[-1] if found else None
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the whole lines that were not returned before, in the file's order.
+
+        After a cut these are all that the file holds, those too that it held before the cut.
+        """
+        found: list[dict[str, Any]] = []
         try:
             with self._path.open("rb") as file:
                 facts = os.fstat(file.fileno())
@@ -89,10 +97,11 @@ class Tail:
                 for raw in file:
                     if (line := parse_line(raw)) is None:
                         break
-                    newest, self._offset = line, self._offset + len(raw)
+                    found.append(line)
+                    self._offset += len(raw)
         except OSError:
-            return None  # not there yet, or away for a moment on a network disk: the next poll sees it
-        return newest
+            pass  # not there yet, or away for a moment on a network disk: the next poll sees the rest
+        return found
 
 
 @contextlib.contextmanager

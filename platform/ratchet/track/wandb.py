@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 _QUEUE = 10_000
 _FINISH_SECONDS = 20.0
@@ -26,11 +26,14 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class WandbRun:
-    """One wandb run: one step of a plan, which is its group.
+    """One wandb run: one step of a plan, which is its group, or one trial of a sweep.
 
     A restart with the same `run_id` goes on in the same run. `config` may be nested: it is shown
     with dotted keys. wandb's files lie in `folder` where that is called `wandb`, else in
-    `<folder>/wandb`. `init_timeout` is in seconds.
+    `<folder>/wandb`. `init_timeout` is in seconds. `mode` is `online`, `offline`, or another of
+    wandb's. With `by_agent` the run is the one that a wandb agent began in this process's
+    environment: wandb takes its id, project and entity from there (it would refuse others, with
+    a warning), and locks the keys of its config that the agent has set.
     """
 
     project: str
@@ -40,10 +43,11 @@ class WandbRun:
     job_type: str
     config: Mapping[str, Any]
     folder: str
-    mode: Literal["online", "offline"] = "online"
+    mode: str = "online"
     entity: str | None = None
     tags: tuple[str, ...] | list[str] = ()
     init_timeout: float = 60.0
+    by_agent: bool = False
 
 
 def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
@@ -82,6 +86,7 @@ class WandbTracker:
         self._queue: queue.Queue[_Item | _Table | None] = queue.Queue(_QUEUE)
         self._over = threading.Event()
         self._dropped = 0
+        self._exit_code = 0
         self._thread = threading.Thread(target=self._work, name="ratchet-wandb", daemon=True)
         self._thread.start()
 
@@ -92,10 +97,12 @@ class WandbTracker:
         self._put(_Item(None, dict(values)))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Send a table, after the last step: each row has a value for each column, a column values of one type."""
+        """Send a table, beside the newest step: each row has a value for each column, a column values of one type."""
         self._put(_Table(name, list(columns), [list(row) for row in rows]))
 
-    def close(self) -> None:
+    def close(self, exit_code: int = 0) -> None:
+        """End the run: as failed where `exit_code` is not 0."""
+        self._exit_code = exit_code
         deadline = time.monotonic() + _FINISH_SECONDS + 5.0
         while not self._over.is_set() and time.monotonic() < deadline:
             with contextlib.suppress(queue.Full):
@@ -134,11 +141,11 @@ class WandbTracker:
         import wandb
 
         folder = Path(self._run.folder)
+        known: dict[str, Any] = {"mode": self._run.mode}
+        if not self._run.by_agent:
+            known |= {"project": self._run.project, "entity": self._run.entity, "id": self._run.run_id}
         run = wandb.init(
-            project=self._run.project,
-            entity=self._run.entity,
-            mode=self._run.mode,
-            id=self._run.run_id,
+            **known,
             resume="allow",
             name=self._run.name,
             group=self._run.group,
@@ -163,12 +170,13 @@ class WandbTracker:
         )
         while (item := self._queue.get()) is not None:
             if isinstance(item, _Table):
-                run.log({item.name: wandb.Table(columns=item.columns, data=item.rows)})
+                table = wandb.Table(columns=item.columns, data=item.rows)
+                run.log({item.name: table}, step=run.step)  # without a step it would take the next one for itself
             elif item.step is None:
                 run.summary.update(item.values)
             else:
                 run.log(item.values, step=item.step)
-        run.finish()
+        run.finish(exit_code=self._exit_code)
 
 
 def _teardown() -> None:

@@ -1,0 +1,169 @@
+"""One wandb run for one trial of a sweep: its curves, scores, stages and what it came to.
+
+The group is the sweep. Its config has the resolved plan with dotted keys, and under
+`sweep/point/<key>` the values that the trial was given, so that panels of parallel coordinates and
+of importance find flat keys; what came of the trial stands in its summary, each objective under
+its own name. The facts of stages are in the summary too: in the config they would be taken for
+something that was chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet.plan.schema import Wandb
+from ratchet.store.fingerprint import fingerprint
+from ratchet.track.wandb import WandbRun, WandbTracker
+
+_COLUMNS = ("step", "kind", "fingerprint", "parent", "made_by", "run", "reused")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageLink:
+    """What one step of a trial is, and where it comes from.
+
+    `fingerprint` is its identity in `store/steps`, `parent` that of the step it starts from (None:
+    the plan's start model). `made_by` is the trial that trained it and `run` that trial's wandb run
+    (`<project>/<run id>`, None where unknown); `reused` tells that it was another trial or another time.
+    """
+
+    step: str
+    kind: str
+    fingerprint: str
+    parent: str | None
+    made_by: str
+    run: str | None
+    reused: bool
+
+
+def by_agent() -> bool:
+    """Whether a wandb agent started this process for one run of its sweep."""
+    return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
+
+
+def trial_run_id(sweep: str, chosen: Mapping[str, Any]) -> str:
+    """Return the id of a trial's wandb run; `chosen` is its point.json.
+
+    It stays the same when the trial goes on after an end, and is another one where the same sweep
+    was begun anew somewhere else: a run that is there would take no step twice.
+    """
+    return f"{chosen['trial']}-{fingerprint({'sweep': sweep, 'trial': chosen['trial'], 'at': chosen['at']})[:8]}"
+
+
+def trial_run(
+    wandb: Wandb | None, sweep: str, chosen: Mapping[str, Any], plan: Mapping[str, Any], folder: Path
+) -> WandbRun | None:
+    """Return the wandb run of a trial, or None where nobody asked for one.
+
+    `chosen` is the trial's point.json, `plan` its resolved plan and `folder` its run folder. Where a
+    wandb agent started this process, the run is the agent's, whether the plan asks for wandb or
+    not: its id, project and entity are those of the environment, and it is online unless
+    WANDB_MODE says otherwise.
+    """
+    if wandb is None and not by_agent():
+        return None
+    facts = {key: chosen[key] for key in ("trial", "number", "point_id", "seed")}
+    config = {
+        **plan,
+        "sweep/name": sweep,
+        **{f"sweep/{key}": value for key, value in facts.items()},
+        **{f"sweep/point/{key}": value for key, value in chosen["point"].items()},
+    }
+    run = WandbRun(
+        project=wandb.project if wandb else "",
+        entity=wandb.entity if wandb else None,
+        mode=wandb.mode if wandb else "online",
+        tags=wandb.tags if wandb else (),
+        name=chosen["trial"],
+        run_id=trial_run_id(sweep, chosen),
+        group=sweep,
+        job_type="trial",
+        config=config,
+        folder=str(folder / "wandb"),
+    )
+    if not by_agent():
+        return run
+    return dataclasses.replace(
+        run,
+        by_agent=True,
+        run_id=os.environ["WANDB_RUN_ID"],
+        project=os.environ.get("WANDB_PROJECT", run.project),
+        entity=os.environ.get("WANDB_ENTITY", run.entity),
+        mode=os.environ.get("WANDB_MODE", "online"),
+    )
+
+
+class TrialRun:
+    """Sends one trial to wandb; None as `run` sends nothing. Raises nothing, and waits in `close` alone.
+
+    A trial that goes on after an end is told everything again, from its first line: wandb passes
+    over the steps that it has. Methods may be called from several threads.
+    """
+
+    def __init__(self, run: WandbRun | None) -> None:
+        self.path = f"{run.project}/{run.run_id}" if run else None
+        """`<project>/<run id>`, as trial.json and the stages of other trials name it."""
+        self._tracker = WandbTracker(run) if run else None
+        self._lock = threading.Lock()
+        self._offsets: dict[str, int] = {}
+        self._highest = 0
+        self._stages: dict[str, StageLink] = {}
+        self._exit_code = 0
+
+    def line(self, step: str, line: Mapping[str, Any]) -> None:
+        """Take one line of a step's metrics.jsonl, each once and in order; steps one after another.
+
+        Its keys get the step's name before them (`align.1/loss`), its own count too
+        (`align.1/step`). wandb's count goes on over the steps of the trial.
+        """
+        with self._lock:
+            offset = self._offsets.setdefault(step, self._highest)
+            self._highest = max(self._highest, offset + line["step"])
+            if self._tracker:
+                self._tracker.log(offset + line["step"], {f"{step}/{key}": value for key, value in line.items()})
+
+    def stage(self, link: StageLink) -> None:
+        """Take what a step of the trial is: at once in the summary, and in the table `stages` at the end."""
+        with self._lock:
+            self._stages[link.step] = link
+        named = zip(_COLUMNS[1:], _row(link)[1:], strict=True)
+        self.summary({f"stages/{link.step}/{key}": value for key, value in named})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Send a table."""
+        if self._tracker:
+            self._tracker.table(name, columns, rows)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Send single values."""
+        if self._tracker:
+            self._tracker.summary(values)
+
+    def finish(self, status: str, metrics: Mapping[str, Mapping[str, Any]], reason: str | None = None) -> None:
+        """Take what the trial came to, as trial.json has it: `metrics` by name, with value and standard error.
+
+        Each value stands under the very name of its metric, its standard error under `<name>_error`;
+        what has no value is not there.
+        """
+        values: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
+        for name, one in metrics.items():
+            found = {name: one["value"], f"{name}_error": one.get("standard_error")}
+            values |= {key: value for key, value in found.items() if value is not None}
+        if self._stages:
+            self.table("stages", _COLUMNS, [_row(link) for link in self._stages.values()])
+        self.summary(values)
+        self._exit_code = int(status == "failed")
+
+    def close(self) -> None:
+        """Let go of wandb, after trial.json is written: an upload that hangs is given some 20 seconds."""
+        if self._tracker:
+            self._tracker.close(self._exit_code)
+
+
+def _row(link: StageLink) -> list[Any]:
+    return list(dataclasses.astuple(link))
