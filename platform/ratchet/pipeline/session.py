@@ -56,9 +56,9 @@ def native_noise_to(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
-    """Attach to `cluster.ray.address` or `RAY_ADDRESS`, or start a local Ray for so many runs at once; end it afterwards.
+    """Attach to `cluster.ray.address` or `RAY_ADDRESS`, or start a local Ray; end it afterwards.
 
-    A process that Ray itself started has a Ray, and keeps it. Raises ClusterError where Ray cannot be
+    A local Ray has room for so many `runs` at once. A process that Ray itself started has a Ray, and keeps it. Raises ClusterError where Ray cannot be
     started or reached, or is too small for the plan.
     """
     for key, value in worker_environment(cluster).items():

@@ -15,7 +15,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from ratchet.plan.space import Scheduler
 from ratchet.track.jsonl import read_metrics
-from ratchet.tune.trial import PROGRESS
+from ratchet.tune.process import PROGRESS
 
 STEP = "step"
 _FAR = 10**9

@@ -24,7 +24,8 @@ from ratchet.store.record import now, read_json_or_none
 from ratchet.track.progress import Console, duration
 from ratchet.tune.choose import Chooser, Chosen
 from ratchet.tune.points import trial_count
-from ratchet.tune.trial import TrialTask, work, write_point
+from ratchet.tune.process import work
+from ratchet.tune.trial import TrialTask, write_point
 from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS, TRIALS = "identity.json", "calls.json", "trials"

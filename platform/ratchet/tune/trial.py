@@ -19,7 +19,7 @@ from ratchet.store.files import write_json
 from ratchet.store.layout import Layout
 from ratchet.store.record import now, read_json_or_none, read_record
 
-POINT, TRIAL, PROGRESS = "point.json", "trial.json", "progress.jsonl"
+POINT, TRIAL = "point.json", "trial.json"
 FORMAT = 1
 PASSING = frozenset({"ClusterError", "EndpointError", "EngineDeathError", "StorageError"})
 """Errors of the machine and not of the point: a trial that ended with one is run again when the sweep is."""
@@ -56,11 +56,14 @@ def trials_folder(plan: Plan, sweep: str) -> Layout:
     return Layout(Path(plan.cluster.storage).resolve()).trials(sweep)
 
 
-def write_point(task: TrialTask) -> None:
-    """Write down that a trial was chosen, unless that is known. Raises StorageError."""
-    if not (task.folder / POINT).exists():
-        said = {"trial": task.name, "number": task.number, "point": dict(task.point), "point_id": task.point_id}
-        write_json(task.folder / POINT, said | {"seed": task.seed, "by": task.by, "at": now()})
+def write_point(task: TrialTask) -> dict[str, Any]:
+    """Write down that a trial was chosen, unless that is known, and return what stands there. Raises StorageError."""
+    found = read_json_or_none(task.folder / POINT)
+    if found is None:
+        found = {"trial": task.name, "number": task.number, "point": dict(task.point), "point_id": task.point_id}
+        found |= {"seed": task.seed, "by": task.by, "at": now()}
+        write_json(task.folder / POINT, found)
+    return dict(found)
 
 
 def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
@@ -88,10 +91,10 @@ def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
     return document
 
 
-def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str | None = None) -> dict[str, Any]:
     """Run a trial by `run`, which returns its metrics, and write down what it came to: finished, or failed and why.
 
-    An error that is not one of ours is raised: Ray runs the trial again, and it goes on where it was.
+    `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it goes on where it was.
     """
     before = read_json_or_none(task.folder / TRIAL)
     if before is not None and not passing(before):
@@ -108,7 +111,7 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]]) -> dict[str
     except RatchetError as error:
         status, reason = "failed", reason_of(error)
     seconds = round(time.monotonic() - clock, 3)
-    return end_trial(task, status, reason=reason, metrics=metrics, started=started, seconds=seconds)
+    return end_trial(task, status, reason=reason, metrics=metrics, started=started, seconds=seconds, wandb=wandb)
 
 
 def reason_of(error: RatchetError) -> dict[str, str]:
@@ -154,15 +157,3 @@ def _references(facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         if record is not None:
             found.append({"id": folder.name, "pairs": record.counts["pairs"], "seconds": record.seconds})
     return found
-
-
-def work(task: TrialTask, report: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
-    """Run a trial in this process; `report` takes what a scheduler watches. What people may read goes to its log."""
-    with storage_errors(task.folder / LOG), (task.folder / LOG).open("a", encoding="utf-8") as log:
-
-        def run() -> Mapping[str, Any]:
-            trial = Trial(task.sweep, lambda name, folder: contextlib.nullcontext(), Console(log))
-            run_plan(task.plan, task.text, trial=trial)
-            return read_metrics_of(task.folder, task.plan, metric_names(task.plan))
-
-        return run_trial(task, run)
