@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, judge, model, reference, schema, stages, suite
+from ratchet.plan import cluster, data, judge, model, reference, schema, space, stages, suite
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
 
@@ -108,6 +108,11 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A judge behind a URL", judge.EndpointJudge),
     ("A judge of one's own", judge.ModelJudge),
     ("A recorded judge", judge.ReplayJudge),
+    ("A sweep space", space.Space),
+    ("A distribution", space.Distribution),
+    ("A search", space.Search),
+    ("A scheduler", space.Scheduler),
+    ("A budget", space.Budget),
 )
 """Headings in the order of the page. A key is told where it is declared, and again where its default differs."""
 
