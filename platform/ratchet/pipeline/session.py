@@ -20,6 +20,8 @@ _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # Several runs at once have more processes than cores, most of them waiting: no reason for a warning on stdout.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
 }
 _ON_CPU = {
     "DS_ACCELERATOR": "cpu",

@@ -26,9 +26,14 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
 
     Raises PlanError, whose `what` has one line for each problem.
     """
+    return plan_of(read_plan(path, overrides))
+
+
+def read_plan(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Read the document of a plan, with overrides. Raises PlanError where it is none."""
     document = read(path)
     _refuse_other(document, "stages")
-    return plan_of(override.apply(document, overrides))
+    return override.apply(document, overrides)
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:

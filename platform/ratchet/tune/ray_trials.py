@@ -27,7 +27,14 @@ _RETRIES = 2
 """Times that a trial whose process was lost is run again; it goes on from what is in the store."""
 
 
-class Source(Searcher):  # type: ignore[misc]
+class NotInSnapshots:
+    """Leaves Ray Tune's snapshot of the experiment without what it holds: nothing is restored from that."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
     """Hands Ray Tune the trials that `choose` gives, as they come."""
 
     def __init__(self, choose: Callable[[], TrialTask | None]) -> None:
@@ -39,11 +46,14 @@ class Source(Searcher):  # type: ignore[misc]
         task = self.choose()
         return Searcher.FINISHED if task is None else {_TASK: task}
 
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: what is known of trials stands in their folders."""
+
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Do nothing: `Ends` tells what became of a trial, before the next one is asked for."""
 
 
-class Ends(tune.Callback):  # type: ignore[misc]
+class Ends(NotInSnapshots, tune.Callback):  # type: ignore[misc]
     """Tells `ended(task, document)` what each trial came to, and writes it down where the trial itself could not."""
 
     def __init__(self, ended: Callable[[TrialTask, Mapping[str, Any]], None]) -> None:
@@ -85,6 +95,7 @@ def run_trials(
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",  # the other one prints a banner at every verbosity
     }
 
     def trial(config: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Mapping
@@ -11,74 +10,19 @@ from typing import Any
 
 from ratchet.errors import RunError
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
-from ratchet.plan.document import Document
-from ratchet.plan.load import plan_of
 from ratchet.plan.reading import in_yaml
-from ratchet.plan.schema import Plan
-from ratchet.plan.space import Space
 from ratchet.store.files import storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys
-from ratchet.store.layout import Layout
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.progress import Console, duration
-from ratchet.tune.choose import Chooser, Chosen
+from ratchet.tune.choose import Chooser
+from ratchet.tune.definition import TRIALS, Sweep
 from ratchet.tune.points import trial_count
 from ratchet.tune.process import work
 from ratchet.tune.trial import TrialTask, write_point
-from ratchet.tune.trial_plan import trial_document
 
-IDENTITY, CALLS, TRIALS = "identity.json", "calls.json", "trials"
-_WHERE = {"cluster", "track", "name"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """A plan and a space that is known to fit it, as documents and as values, and their texts as written."""
-
-    plan: Plan
-    document: Document
-    plan_text: str
-    space: Space
-    written: Document
-    space_text: str
-
-    @property
-    def name(self) -> str:
-        """Names the sweep's folder, and its group in wandb."""
-        return f"{self.plan.name}-{self.space.name}"
-
-    @property
-    def folder(self) -> Path:
-        """The sweep's folder."""
-        return Layout(Path(self.plan.cluster.storage).resolve()).sweep(self.name)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its trials depend on. What is wanted, how it is searched and for how long may change between calls."""
-        plan = {key: value for key, value in self.document.data.items() if key not in _WHERE}
-        space = self.space.model_dump(mode="json", include={"keys", "set", "unset"})
-        return {"plan": plan, "space": space}
-
-    def task(self, chosen: Chosen) -> TrialTask:
-        """Return what the process of a chosen trial gets. Raises PlanError where the plan does not allow its values."""
-        trial = chosen.trial
-        made = trial_document(self.document, self.space, trial.values, trial.seed, self.written)
-        made = dataclasses.replace(made, data={**made.data, "name": trial.trial_id})
-        return TrialTask(
-            sweep=self.name,
-            name=trial.trial_id,
-            number=chosen.number,
-            point=trial.values,
-            point_id=trial.point_id,
-            seed=trial.seed,
-            by=chosen.by,
-            plan=plan_of(made),
-            text=in_yaml(made.data),
-            home=str(Path.cwd()),
-            objectives=tuple(self.space.objectives),
-            scheduled=self.space.scheduler.metric if self.space.scheduler else None,
-        )
+IDENTITY, CALLS = "identity.json", "calls.json"
 
 
 def run_sweep(sweep: Sweep, *, fresh: bool = False) -> Path:
@@ -98,7 +42,7 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> Path:
         at_once = sweep.space.at_once or max(1, int((os.cpu_count() or 1) // needs(cluster)["CPU"]))
         with native_noise_to(folder / "native.log"), ray_session(cluster, at_once):
             _run(sweep, chooser, clock, console)
-        return write_page(sweep, clock.seconds)
+        return folder
 
 
 def _run(sweep: Sweep, chooser: Chooser, clock: Clock, console: Console) -> None:

@@ -94,7 +94,8 @@ def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
 def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str | None = None) -> dict[str, Any]:
     """Run a trial by `run`, which returns its metrics, and write down what it came to: finished, or failed and why.
 
-    `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it goes on where it was.
+    `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it
+    goes on where it was.
     """
     before = read_json_or_none(task.folder / TRIAL)
     if before is not None and not passing(before):
