@@ -68,7 +68,7 @@ class Scheduler(Strict):
 
     kind: Literal["asha", "median"]
     """`asha`: at each rung the best 1/reduction of the trials that came so far go on (Li et al. 2020).
-    `median`: a trial ends whose best value so far is below the median of the others' means (Golovin et al. 2017)."""
+    `median`: a trial ends whose best value is worse than the median of the others' means (Golovin et al. 2017)."""
     metric: str
     """A metric of training steps: `<stage>/train/<key of metrics.jsonl>`, such as `align/train/heldout/accuracy`."""
     mode: Mode

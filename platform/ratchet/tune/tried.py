@@ -60,7 +60,7 @@ class _Trier:
             values = {key: self.values[key][n] for key, n in point.items()}
             seed = self.space.seeds[0] if self.space.seeds else None
             document = trial_document(self.plan, self.space, values, seed, self.written)
-            found = [*plan_problems(document), *self._orders(document, values)]
+            found = [*plan_problems(document), *self._without_effect(document, values)]
             self.seen[name] = _Look(point, document, tuple(dict.fromkeys(found)))
         return self.seen[name]
 
@@ -79,9 +79,12 @@ class _Trier:
         place = place_of(self.written, self.space, key, self.values[key][number])
         return Problem(place, key, what)
 
-    def _orders(self, document: Document, values: Mapping[str, Any]) -> Iterator[Problem]:
-        """Yield why an order of sources decides nothing in a trial."""
-        for key in values:
+    def _without_effect(self, document: Document, values: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yield why a value decides nothing in a trial, as another key of the stage has the say."""
+        for key, value in values.items():
+            place = place_of(self.written, self.space, key, value)
+            if key.endswith(".checkpoint.every") and value_in(document, f"{key[:-5]}publish") != "best":
+                yield Problem(place, key, f"changes no model, as {key[:-5]}publish is not best")
             if self.space.keys[key].permutation is None:
                 continue
             stage = key.removesuffix(".data")
@@ -94,7 +97,7 @@ class _Trier:
                 what = f"has no say, as {stage}.steps.order is {order}: put {stage}.steps.order: listed under `set`"
             else:
                 continue
-            yield Problem(place_of(self.written, self.space, key, values[key]), key, what)
+            yield Problem(place, key, what)
 
 
 def values_to_try(one: Distribution) -> list[Any]:
