@@ -1,0 +1,77 @@
+"""A trial of a sweep as wandb is told of it: what was chosen, its plan, and a driver to run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ratchet.track.jsonl import JsonLines
+
+CHOSEN = {
+    "trial": "t01234567-s3",
+    "number": 4,
+    "point": {"stages.align.beta": 0.3, "stages.align.data": ["maths", "chat"]},
+    "point_id": "p01234567",
+    "seed": 3,
+    "by": "grid",
+    "at": "2026-11-21T10:00:00+00:00",
+}
+PLAN = {
+    "name": "t01234567-s3",
+    "model": {"name": "m"},
+    "stages": {"align": {"beta": 0.3, "data": ["maths", "chat"], "lora": None}},
+}
+SWEEP = "demo-beta"
+
+_DRIVER = """
+import json, sys, time
+from pathlib import Path
+from ratchet.plan.schema import Wandb
+from ratchet.track.jsonl import read_metrics
+from ratchet.track.trial import StageLink, TrialRun, trial_run
+from ratchet.track.wandb import WandbRun
+import dataclasses
+folder, chosen, plan, options = Path(sys.argv[1]), *map(json.loads, sys.argv[2:5])
+wandb = Wandb(project="ratchet-tests", mode=options["mode"])
+run = dataclasses.replace(trial_run(wandb, "demo-beta", chosen, plan, folder), init_timeout=options["init_timeout"])
+trial, slowest = TrialRun(run), 0.0
+for number, (step, kind) in enumerate((("align.1", "dpop"), ("align.2", "dpop"))):
+    trial.stage(StageLink(step, kind, f"f{number}", f"f{number - 1}" if number else None, chosen["trial"], trial.path, False))
+    for line in read_metrics(folder / "steps" / step / "metrics.jsonl"):
+        time.sleep(options["pause"])
+        before = time.monotonic()
+        trial.line(step, line)
+        slowest = max(slowest, time.monotonic() - before)
+    if step == options["die"]:
+        (folder / "ready").touch()
+        time.sleep(60)
+    if step == options["wait"]:
+        (folder / "ready").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.02)
+trial.finish("finished", {"align/heldout/accuracy": {"value": 0.75, "standard_error": 0.05}})
+before = time.monotonic()
+trial.close()
+print(json.dumps({"slowest": slowest, "close": time.monotonic() - before, "path": trial.path}))
+"""
+
+
+def write_step(folder: Path, step: str, lines: int) -> None:
+    """Write a step's metrics as training does."""
+    file = JsonLines(folder / "steps" / step / "metrics.jsonl", 0)
+    for number in range(1, lines + 1):
+        file.log(number, {"loss": 1 / number, "heldout/accuracy": float("nan") if number == 2 else 0.5})
+    file.close()
+
+
+def drive(folder: Path, environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:
+    """Start a driver of the trial: it hands over what the files of two steps hold, and says how long that took."""
+    chosen = {"mode": "online", "init_timeout": 30.0, "die": "", "wait": "", "pause": 0.0, **options}
+    words = [json.dumps(one) for one in (CHOSEN, PLAN, chosen)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", _DRIVER, str(folder), *words]
+    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
