@@ -122,9 +122,11 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
         try:
             if pq.read_metadata(path).num_rows == end - start:
                 continue
+            path.unlink()
+        except FileNotFoundError:
+            pass  # not removed: a process of a pass that was killed may be writing it now
         except (OSError, pa.ArrowInvalid):
-            pass
-        path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         missing.append((number, start, end))
     return missing
 
