@@ -67,7 +67,9 @@ def live(folder: Path, lengths: dict[str, int], *, to_end: bool) -> TrialRun:
                 write_step(folder, link.step, lengths[link.step])
             trial.stage(link)
     if to_end:
-        trial.finish("finished", {"align/heldout/accuracy": {"value": 0.75, "standard_error": 0.05}, "b": {"value": None}})
+        trial.finish(
+            "finished", {"align/heldout/accuracy": {"value": 0.75, "standard_error": 0.05}, "b": {"value": None}}
+        )
     trial.close()
     return trial
 
@@ -82,7 +84,11 @@ def test_offline_files_hold_every_line_of_two_steps_with_an_end_in_between(
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
     assert ids == {first.path.partition("/")[2]} == {second.path.partition("/")[2]}
     assert plain(history) == wanted(tmp_path)
-    assert len(history) == 21 and history[17] == {"align.2/step": 5, "align.2/loss": 0.2, "align.2/heldout/accuracy": 0.5}
+    assert len(history) == 21 and history[17] == {
+        "align.2/step": 5,
+        "align.2/loss": 0.2,
+        "align.2/heldout/accuracy": 0.5,
+    }
     assert history[2]["align.1/heldout/accuracy"] is None
     earlier, _ = sorted(tmp_path.glob("wandb/offline-run-*"))
     earlier.rename(tmp_path / "lost")
@@ -101,7 +107,11 @@ def test_panels_find_flat_keys_one_value_for_each_objective_and_the_stages(tmp_p
     assert found == {"name": SWEEP, **{key: CHOSEN[key] for key in ("trial", "number", "point_id", "seed")}}
     assert not [key for key, value in config.items() if isinstance(value, dict | list) and key != "_wandb"]
     told = summary_of(tmp_path)
-    assert (told["align/heldout/accuracy"], told["align/heldout/accuracy_error"], told["status"]) == (0.75, 0.05, "finished")
+    assert (told["align/heldout/accuracy"], told["align/heldout/accuracy_error"], told["status"]) == (
+        0.75,
+        0.05,
+        "finished",
+    )
     assert "b" not in told
     named = {key: told[f"stages/align.1/{key}"] for key in ("fingerprint", "made_by", "run", "reused")}
     assert named == {"fingerprint": "f1", "made_by": "t00000001", "run": "ratchet-tests/t00000001-0a", "reused": True}
@@ -167,17 +177,19 @@ def told_online(wandb: Service) -> dict[int, dict[str, Any]]:
     return plain({line["_step"]: line for line in lines.values()})
 
 
-def test_a_killed_trial_goes_on_in_its_run_at_the_service_and_no_line_is_there_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_trial_goes_on_in_its_run_at_the_service_and_no_line_is_there_twice(tmp_path: Path, killed: bool) -> None:
     write_step(tmp_path, "align.1", 12)
     write_step(tmp_path, "align.2", 5)
     with service() as wandb:
-        first = drive(tmp_path, wandb.environment(tmp_path), die="align.1")
-        deadline = time.monotonic() + 60
-        while len(next(iter(wandb.history.values()), {})) < 11:  # the twelfth waits for what may come to its step
-            assert first.poll() is None and time.monotonic() < deadline, first.communicate()
-            time.sleep(0.05)
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
+        first = drive(tmp_path, wandb.environment(tmp_path), **{"die" if killed else "end": "align.1"})
+        if killed:
+            deadline = time.monotonic() + 60
+            while len(next(iter(wandb.history.values()), {})) < 11:  # the twelfth waits for what may come to its step
+                assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+                time.sleep(0.05)
+            first.send_signal(signal.SIGKILL)
+        first.communicate(timeout=60)
         second = drive(tmp_path, wandb.environment(tmp_path))
         out, err = second.communicate(timeout=100)
     assert (second.returncode, err) == (0, "")

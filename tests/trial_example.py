@@ -40,7 +40,8 @@ wandb = Wandb(project="ratchet-tests", mode=options["mode"])
 run = dataclasses.replace(trial_run(wandb, "demo-beta", chosen, plan, folder), init_timeout=options["init_timeout"])
 trial, slowest = TrialRun(run), 0.0
 for number, (step, kind) in enumerate((("align.1", "dpop"), ("align.2", "dpop"))):
-    trial.stage(StageLink(step, kind, f"f{number}", f"f{number - 1}" if number else None, chosen["trial"], trial.path, False))
+    parent = f"f{number - 1}" if number else None
+    trial.stage(StageLink(step, kind, f"f{number}", parent, chosen["trial"], trial.path, False))
     for line in read_metrics(folder / "steps" / step / "metrics.jsonl"):
         time.sleep(options["pause"])
         before = time.monotonic()
@@ -49,6 +50,9 @@ for number, (step, kind) in enumerate((("align.1", "dpop"), ("align.2", "dpop"))
     if step == options["die"]:
         (folder / "ready").touch()
         time.sleep(60)
+    if step == options["end"]:
+        trial.close()
+        sys.exit()
     if step == options["wait"]:
         (folder / "ready").touch()
         while not (folder / "go").exists():
@@ -70,7 +74,7 @@ def write_step(folder: Path, step: str, lines: int) -> None:
 
 def drive(folder: Path, environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:
     """Start a driver of the trial: it hands over what the files of two steps hold, and says how long that took."""
-    chosen = {"mode": "online", "init_timeout": 30.0, "die": "", "wait": "", "pause": 0.0, **options}
+    chosen = {"mode": "online", "init_timeout": 30.0, "die": "", "end": "", "wait": "", "pause": 0.0, **options}
     words = [json.dumps(one) for one in (CHOSEN, PLAN, chosen)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", _DRIVER, str(folder), *words]

@@ -57,7 +57,6 @@ class Service:
             "WANDB_API_KEY": KEY,
             "HOME": str(home),
             "WANDB_ERROR_REPORTING": "false",
-            "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.2",  # seconds; 15 by itself
             "NO_PROXY": "127.0.0.1",
         }
 
@@ -66,7 +65,9 @@ class Service:
         self.asked.append((operation, asked))
         match operation:
             case "Viewer":
-                return {"viewer": {"id": "u", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}}
+                return {
+                    "viewer": {"id": "u", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}
+                }
             case "ServerFeaturesQuery":
                 return {"serverInfo": {"features": []}}
             case "UpsertSweep":
@@ -81,7 +82,9 @@ class Service:
                 commands = self._commands(json.loads(asked["runState"]))
                 return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}}
             case "RunResumeStatus":
-                return {"model": {"id": "m", "name": PROJECT, "entity": _OWNER["entity"], "bucket": self._bucket(asked)}}
+                return {
+                    "model": {"id": "m", "name": PROJECT, "entity": _OWNER["entity"], "bucket": self._bucket(asked)}
+                }
             case "UpsertBucket":
                 return {"upsertBucket": {"bucket": self._upsert(asked), "inserted": True}}
             case "CreateRunFiles":
@@ -175,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
 
