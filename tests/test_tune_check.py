@@ -31,7 +31,12 @@ from ratchet.tune.points import drawn, points, trials
 from ratchet.tune.trial_plan import trial_document
 
 METRICS = [
-    *(f"{stage}/heldout/{name}{source}" for stage in ("align", "control") for name in ("accuracy", "margin", "chosen_delta") for source in ("", "/slips", "/quiz")),
+    *(
+        f"{stage}/heldout/{name}{source}"
+        for stage in ("align", "control")
+        for name in ("accuracy", "margin", "chosen_delta")
+        for source in ("", "/slips", "/quiz")
+    ),
     *(f"{stage}/score/sums" for stage in ("warm", "align", "control")),
     *(f"{stage}/train/{key}" for stage in ("warm", "align", "control") for key in ("loss", "heldout/loss")),
 ]
@@ -68,7 +73,14 @@ def test_every_space_suits_the_quickstart(path: Path) -> None:
 
 
 def test_the_spaces_that_there_must_be() -> None:
-    assert {path.stem for path in SPACES} >= {"beta", "beta_lambda", "partition_order", "target_init", "loss_kinds", "learning_rate"}
+    assert {path.stem for path in SPACES} >= {
+        "beta",
+        "beta_lambda",
+        "partition_order",
+        "target_init",
+        "loss_kinds",
+        "learning_rate",
+    }
     betas = [trial.values for trial in trials(load_space(ROOT / "tune_spaces/beta.yaml"))]
     assert betas == [{"stages.align.beta": beta} for beta in (0.1, 0.3, 1.0)]
     penalty = load_space(ROOT / "tune_spaces/beta_lambda.yaml").keys["stages.align.penalty"]
@@ -128,14 +140,20 @@ def test_a_space_that_does_not_suit(text: str, lines: list[str]) -> None:
 
 def test_metrics_are_those_that_steps_report() -> None:
     keys = "name: x\nkeys: {stages.align.beta: {grid: [1]}}\n"
-    assert said(f"{keys}objectives: {{align/heldout/acuracy: max}}\nscheduler: {{kind: asha, metric: align/train/los, mode: min}}\n") == [
+    assert said(
+        f"{keys}objectives: {{align/heldout/acuracy: max}}\nscheduler: {{kind: asha, metric: align/train/los, mode: min}}\n"
+    ) == [
         'x.yaml:3: objectives."align/heldout/acuracy": no step reports this; did you mean align/heldout/accuracy?',
         "x.yaml:4: scheduler.metric: no step reports align/train/los; did you mean align/train/loss?",
     ]
-    assert said(f"{keys}objectives: {{align/train/loss: min}}\nscheduler: {{kind: asha, metric: align/score/sums, mode: max}}\n") == [
+    assert said(
+        f"{keys}objectives: {{align/train/loss: min}}\nscheduler: {{kind: asha, metric: align/score/sums, mode: max}}\n"
+    ) == [
         "x.yaml:4: scheduler.metric: align/score/sums is known when a trial ends, and a scheduler needs one of its steps; there are warm/train/loss, warm/train/heldout/loss, align/train/loss, align/train/heldout/loss, control/train/loss or control/train/heldout/loss"
     ]
-    check(f"{keys}objectives: {{align/train/loss: min, align/score/sums: max}}\nscheduler: {{kind: median, metric: align/train/loss, mode: min}}\n")
+    check(
+        f"{keys}objectives: {{align/train/loss: min, align/score/sums: max}}\nscheduler: {{kind: median, metric: align/train/loss, mode: min}}\n"
+    )
 
 
 def test_a_plan_that_is_wrong_itself_is_told_first() -> None:
@@ -147,7 +165,11 @@ def test_a_plan_that_is_wrong_itself_is_told_first() -> None:
 @pytest.mark.parametrize("many", [4, 12])
 def test_checking_is_quick_and_finds_what_two_keys_bring(many: int) -> None:
     """Beyond 200 combinations pairs are tried, which must still meet the only bad pair of values."""
-    fine = [f"stages.{stage}.{key}: {{grid: [1, 2, 3, 4]}}" for stage in ("align", "control", "warm") for key in ("batch", "epochs", "learning_rate", "seed")]
+    fine = [
+        f"stages.{stage}.{key}: {{grid: [1, 2, 3, 4]}}"
+        for stage in ("align", "control", "warm")
+        for key in ("batch", "epochs", "learning_rate", "seed")
+    ]
     bad = ["stages.align.kind: {choice: [dpop, dpo]}", "stages.align.penalty_position: {choice: [inside, outside]}"]
     start = time.monotonic()
     lines = said(f"{HEAD}keys: {{{', '.join(fine[: many - 2] + bad)}}}\nunset: [stages.align.penalty]")
@@ -167,14 +189,41 @@ def test_checking_brings_no_heavy_library() -> None:
 def test_keys_that_are_refused_are_in_no_fingerprint() -> None:
     """Every field of a source, and every number of a stage, is refused exactly where it changes no identity."""
     source = Source.model_validate({"generate": {"kind": "arithmetic"}})
-    other = {"path": None, "hub": None, "generate": None, "layout": None, "build": "multiple_choice", "where": ["a > 1"], "min_margin": 1.0, "system": "s", "max_rows": 3, "max_characters": 9, "max_bad_share": 0.5, "held_out": 0.5, "seed": 4}
+    other = {
+        "path": None,
+        "hub": None,
+        "generate": None,
+        "layout": None,
+        "build": "multiple_choice",
+        "where": ["a > 1"],
+        "min_margin": 1.0,
+        "system": "s",
+        "max_rows": 3,
+        "max_characters": 9,
+        "max_bad_share": 0.5,
+        "held_out": 0.5,
+        "seed": 4,
+    }
     assert other.keys() == Source.model_fields.keys()
     for key, value in other.items():
         if value is not None:
             same = pairs_identity(source, None) == pairs_identity(source.model_copy(update={key: value}), None)
             assert same == refused(f"data.sums.{key}", value), key
     stage = Dpop(kind="dpop", data=("slips",))
-    numbers = {"epochs": 3, "max_steps": 3, "batch": 3, "learning_rate": 3.0, "warmup": 0.3, "weight_decay": 0.3, "beta": 3.0, "penalty": 3.0, "seed": 3, "shuffle": "prompts", "clip": 3.0, "epsilon": 0.3}
+    numbers = {
+        "epochs": 3,
+        "max_steps": 3,
+        "batch": 3,
+        "learning_rate": 3.0,
+        "warmup": 0.3,
+        "weight_decay": 0.3,
+        "beta": 3.0,
+        "penalty": 3.0,
+        "seed": 3,
+        "shuffle": "prompts",
+        "clip": 3.0,
+        "epsilon": 0.3,
+    }
     for key, value in numbers.items():
         assert options(stage) != options(stage.model_copy(update={key: value}))
         assert not refused(f"stages.align.{key}", value)
@@ -196,7 +245,11 @@ def refused(key: str, value: Any) -> bool:
 
 def test_a_trial_is_the_plan_with_the_points_values() -> None:
     plan = read(Path("jobs/quickstart.yaml"))
-    space = check(f"{HEAD}keys: {{stages.align.data: {{permutation: [slips, quiz]}}, stages.align.beta: {{grid: [0.5, 1]}}}}\nset: {{stages.align.data: {{slips: 1.0, quiz: 0.4}}, stages.align.steps.order: listed}}\n".replace("stages.align.data: {slips: 1.0, quiz: 0.4}, ", ""))
+    space = check(
+        f"{HEAD}keys: {{stages.align.data: {{permutation: [slips, quiz]}}, stages.align.beta: {{grid: [0.5, 1]}}}}\nset: {{stages.align.data: {{slips: 1.0, quiz: 0.4}}, stages.align.steps.order: listed}}\n".replace(
+            "stages.align.data: {slips: 1.0, quiz: 0.4}, ", ""
+        )
+    )
     made = plan_of(trial_document(plan, space, {"stages.align.data": ["quiz", "slips"], "stages.align.beta": 0.5}, 7))
     align = made.stages["align"]
     assert isinstance(align, Dpop)
@@ -206,8 +259,14 @@ def test_a_trial_is_the_plan_with_the_points_values() -> None:
 
 
 def test_an_order_of_sources_with_shares_keeps_them() -> None:
-    text = Path("jobs/quickstart.yaml").read_text().replace("data: [slips, quiz]\n    steps", "data: {slips: 0.9, quiz: 0.4}\n    steps")
-    space = check(f"{HEAD}keys: {{stages.align.data: {{permutation: [slips, quiz]}}}}\nset: {{stages.align.steps.order: listed}}\n")
+    text = (
+        Path("jobs/quickstart.yaml")
+        .read_text()
+        .replace("data: [slips, quiz]\n    steps", "data: {slips: 0.9, quiz: 0.4}\n    steps")
+    )
+    space = check(
+        f"{HEAD}keys: {{stages.align.data: {{permutation: [slips, quiz]}}}}\nset: {{stages.align.steps.order: listed}}\n"
+    )
     made = plan_of(trial_document(parse(text, "p.yaml"), space, {"stages.align.data": ["quiz", "slips"]}, None))
     assert list(made.stages["align"].data.items()) == [("quiz", 0.4), ("slips", 0.9)]  # type: ignore[union-attr]
     with pytest.raises(PlanError, match=r"^--set stages\.align\.data: leaves out slips"):
@@ -216,7 +275,11 @@ def test_an_order_of_sources_with_shares_keeps_them() -> None:
 
 @pytest.mark.parametrize(
     ("key", "seeded"),
-    [("data.slips.seed", {"warm", "align", "control"}), ("stages.warm.batch", {"warm"}), ("model.scratch.layers", {"warm", "align", "control"})],
+    [
+        ("data.slips.seed", {"warm", "align", "control"}),
+        ("stages.warm.batch", {"warm"}),
+        ("model.scratch.layers", {"warm", "align", "control"}),
+    ],
 )
 def test_seeds_go_to_the_stages_that_vary_or_to_all(key: str, seeded: set[str]) -> None:
     space = check(f"{HEAD}keys: {{{key}: {{grid: [2, 3]}}}}\nseeds: [41, 42]\nset: {{stages.control.after: warm}}\n")
@@ -262,7 +325,11 @@ def test_every_point_of_a_checked_space_is_a_plan(data: st.DataObject) -> None:
 
 
 def test_orders_of_four_share_their_beginnings() -> None:
-    space = Space.model_validate({"name": "x", "keys": {"stages.a.data": {"permutation": list("abcd")}}, "objectives": {"a/train/loss": "min"}})
+    space = Space.model_validate(
+        {"name": "x", "keys": {"stages.a.data": {"permutation": list("abcd")}}, "objectives": {"a/train/loss": "min"}}
+    )
     orders = [tuple(point["stages.a.data"]) for point in points(space)]
-    assert len({order[: n + 1] for order in orders for n in range(4)}) == sum(math.perm(4, k) for k in range(1, 5)) == 64
+    assert (
+        len({order[: n + 1] for order in orders for n in range(4)}) == sum(math.perm(4, k) for k in range(1, 5)) == 64
+    )
     assert len(set(itertools.permutations("abcd")) & set(orders)) == 24

@@ -180,6 +180,12 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
     return logps
 
 
+def read_all(folder: Path) -> Logps:
+    """Return all scores of a finished folder, in the order in which they were made. Raises CorruptError."""
+    rows = _read([folder])
+    return Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
+
+
 def _not_scores(logps: Logps) -> npt.NDArray[np.bool_]:
     """Mark the rows with a number that no answer's log-probability can be."""
     right = np.isfinite(logps.chosen) & (logps.chosen <= 0)

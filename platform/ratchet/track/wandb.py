@@ -49,6 +49,11 @@ class WandbRun:
     init_timeout: float = 60.0
     by_agent: bool = False
 
+    @property
+    def path(self) -> str:
+        """Where it is found: `<project>/<run id>`."""
+        return f"{self.project}/{self.run_id}"
+
 
 def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted keys; lists become JSON text."""

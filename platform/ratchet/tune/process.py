@@ -17,6 +17,7 @@ from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console
 from ratchet.track.trial import StageLink, TrialRun, trial_run
+from ratchet.track.wandb import WandbRun
 from ratchet.tune.metrics import metric_names, read_metrics_of
 from ratchet.tune.send_scores import send_scores
 from ratchet.tune.trial import TRIAL, TrialTask, made_steps, run_trial, write_point
@@ -48,6 +49,27 @@ def work(task: TrialTask, report: Report) -> dict[str, Any]:
         wandb.finish(document["status"], named, reason)
         watch.close()
     return document
+
+
+def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) -> tuple[dict[str, Any], WandbRun | None]:
+    """Write down the end of a trial whose process could not; return its trial.json, and the wandb run that is to be told.
+
+    A trial that wrote down its own end keeps that, and its run knows.
+    """
+    run = trial_run(
+        task.plan.track.wandb, task.sweep, write_point(task), task.plan.model_dump(mode="json"), task.folder
+    )
+    if (task.folder / TRIAL).exists():
+        return end_trial(task, status), None
+    facts = {"where": "", "fix": "", **reason}
+    return end_trial(task, status, reason=facts, wandb=run.path if run else None), run
+
+
+def tell_wandb(run: WandbRun, document: Mapping[str, Any]) -> None:
+    """Tell a trial's wandb run what became of it, from the driver. It is waited for, some 20 seconds at most."""
+    trial = TrialRun(run)
+    trial.finish(document["status"], {}, document["reason"]["what"])
+    trial.close()
 
 
 def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console) -> dict[str, Any]:

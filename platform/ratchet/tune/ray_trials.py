@@ -20,11 +20,13 @@ from ray.tune.search import Searcher
 
 from ratchet.errors import ClusterError
 from ratchet.pipeline.session import plain_error
-from ratchet.tune.trial import TrialTask, end_trial, reason_of
+from ratchet.tune.trial import TrialTask, reason_of
 
 _TASK = "task"
 _RETRIES = 2
 """Times that a trial whose process was lost is run again; it goes on from what is in the store."""
+
+Ended = Callable[[TrialTask, str, Mapping[str, str]], None]
 
 
 class NotInSnapshots:
@@ -54,17 +56,19 @@ class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
 
 
 class Ends(NotInSnapshots, tune.Callback):  # type: ignore[misc]
-    """Tells `ended(task, document)` what each trial came to, and writes it down where the trial itself could not."""
+    """Tells `ended(task, status, reason)` that a trial has ended, as far as Ray knows: stopped, or failed and why.
 
-    def __init__(self, ended: Callable[[TrialTask, Mapping[str, Any]], None]) -> None:
+    A trial that came to an end by itself has written down another status.
+    """
+
+    def __init__(self, ended: Ended) -> None:
         self.ended = ended
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take a trial that ended by itself, or that the scheduler ended."""
         task: TrialTask = trial.config[_TASK]
         step = (trial.last_result or {}).get("step")
-        reason = {"kind": "Stopped", "what": f"did worse than others at step {step}", "where": "", "fix": ""}
-        self.ended(task, end_trial(task, "stopped", reason=reason))
+        self.ended(task, "stopped", {"kind": "Stopped", "what": f"did worse than others at step {step}"})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take a trial whose process was lost, or met an error that is not one of ours, once too often."""
@@ -72,13 +76,13 @@ class Ends(NotInSnapshots, tune.Callback):  # type: ignore[misc]
         cause = trial.get_error()  # an exception, or its text
         lines = str(cause or "").strip().splitlines() or ["its process was lost"]
         error = plain_error(cause) if isinstance(cause, BaseException) else ClusterError(lines[-1])
-        self.ended(task, end_trial(task, "failed", reason=reason_of(error)))
+        self.ended(task, "failed", reason_of(error))
 
 
 def run_trials(
     work: Callable[[TrialTask, Callable[[Mapping[str, Any]], None]], Any],
     choose: Callable[[], TrialTask | None],
-    ended: Callable[[TrialTask, Mapping[str, Any]], None],
+    ended: Ended,
     *,
     at_once: int,
     scheduler: Any,

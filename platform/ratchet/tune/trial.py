@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet import errors
 from ratchet.errors import RatchetError, RunError
 from ratchet.plan.schema import Plan
 from ratchet.store.files import write_json
@@ -120,6 +121,12 @@ def reason_of(error: RatchetError) -> dict[str, str]:
     return {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
 
 
+def error_of(reason: Mapping[str, str]) -> RatchetError:
+    """Return the error that `trial.json` tells of."""
+    kind: type[RatchetError] = getattr(errors, reason["kind"], RatchetError)
+    return kind(reason["what"], where=reason["where"], fix=reason["fix"])
+
+
 def passing(document: Mapping[str, Any]) -> bool:
     """Whether a trial failed of something that may be over when it is run again."""
     return document["status"] == "failed" and document["reason"]["kind"] in PASSING
@@ -144,17 +151,15 @@ def made_steps(folder: Path) -> list[dict[str, Any]]:
             "made_by": record.facts["made_by"],
             "pairs": record.counts.get("pairs_seen", 0),
             "seconds": record.seconds,
-            "references": _references(record.facts.get("reference")),
+            **_references(record.facts.get("reference")),
         }
         for name, fp, record in found
     ]
 
 
-def _references(facts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the passes over pairs that a step's reference was scored in."""
-    found = []
-    for folder in map(Path, facts["records"] if facts else ()):
-        record = read_record(folder)
-        if record is not None:
-            found.append({"id": folder.name, "pairs": record.counts["pairs"], "seconds": record.seconds})
-    return found
+def _references(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the passes in which a step's reference was scored, by their names in the store, and what they took."""
+    if facts is None:
+        return {"references": [], "reference_pairs": 0, "reference_seconds": 0.0}
+    names = [Path(folder).name for folder in facts["records"]]
+    return {"references": names, "reference_pairs": facts["pairs"], "reference_seconds": facts["seconds"]}
