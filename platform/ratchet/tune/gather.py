@@ -1,0 +1,202 @@
+"""What came out of a sweep, from the files of its trials: `sweep.json` (report/sweep_data.py says what it holds)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import CorruptError
+from ratchet.plan.schema import Plan
+from ratchet.plan.space import Space
+from ratchet.report.sweep_data import Importance, Key, Objective, Stage, Sweep, Trial, Value, Work
+from ratchet.store.files import write_json
+from ratchet.store.layout import Layout
+from ratchet.store.record import code_commit, now, read_json_or_none, read_record, versions
+from ratchet.tune.importance import importance
+from ratchet.tune.rank import points_of
+
+NAME = "sweep.json"
+FORMAT = 1
+_END = "the trial's folder can be deleted: the trial is run again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a sweep was asked for. `planned` trials are to be run in all, where that is known; texts are as written."""
+
+    plan: Plan
+    space: Space
+    plan_text: str = ""
+    space_text: str = ""
+    planned: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The sweep's name, which its folder has too."""
+        return f"{self.plan.name}-{self.space.name}"
+
+
+def gather(
+    layout: Layout,
+    asked: Asked,
+    *,
+    seconds: float = 0.0,
+    marks: Mapping[str, Sequence[str]] | None = None,
+    hardware: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> Sweep:
+    """Return what the trials of a sweep have come to so far. `layout` is of the storage root.
+
+    `marks` gives words to points by their id. A folder without point.json is no trial; one without trial.json is
+    unfinished. Raises CorruptError where a file of a trial is not what was written.
+    """
+    found = list(read_trials(layout, asked.name))
+    objectives = tuple(Objective(metric, mode) for metric, mode in asked.space.objectives.items())
+    trials = tuple(trial for trial, _, _ in found)
+    values = {trial.point: point for trial, point, _ in reversed(found)}
+    points = points_of(trials, values, objectives, marks or {})
+    keys = tuple(
+        Key(key, one.kind, tuple(getattr(one, one.kind)))  # type: ignore[arg-type]
+        for key, one in asked.space.keys.items()
+    )
+    return Sweep(
+        format=FORMAT,
+        name=asked.name,
+        plan=asked.plan.name,
+        created=now(),
+        ratchet=versions()["ratchet"],
+        commit=code_commit(),
+        space=asked.space.model_dump(mode="json", exclude_none=True),
+        objectives=objectives,
+        keys=keys,
+        trials=trials,
+        points=points,
+        best=next((point.id for point in points if point.rank == 1), None),
+        stages=_stages(found),
+        work=_work(layout, found),
+        importance=tuple(
+            Importance(objective.metric, key, share)
+            for objective in objectives
+            for key, share in importance(keys, points, objective.metric).items()
+        ),
+        planned=asked.planned,
+        seconds=round(seconds, 1),
+        versions=versions(),
+        hardware=hardware or {},
+        plan_text=asked.plan_text,
+        space_text=asked.space_text,
+        warnings=tuple(warnings),
+    )
+
+
+def write_sweep(folder: Path, document: Sweep) -> Path:
+    """Write `sweep.json` into a sweep's folder, whole or not at all, and return its path. Raises StorageError."""
+    write_json(folder / NAME, dataclasses.asdict(document))
+    return folder / NAME
+
+
+Found = tuple[Trial, Mapping[str, Any], Sequence[Mapping[str, Any]]]
+"""A trial, its point's values, and its steps as its trial.json has them."""
+
+
+def read_trials(layout: Layout, sweep: str) -> Iterator[Found]:
+    """Yield the trials of a sweep in the order in which they were chosen. Raises CorruptError."""
+    trials = layout.trials(sweep)
+    folder = trials.run("-").parent
+    read = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        chosen, ended = read_json_or_none(path / "point.json"), read_json_or_none(path / "trial.json")
+        if chosen is None and ended is None:
+            continue
+        try:
+            read.append(_trial({**(chosen or {}), **(ended or {})}, str(path.relative_to(layout.root))))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"not a trial as it was written: {error!r}", where=str(path), fix=_END) from error
+    yield from sorted(read, key=lambda one: one[0].number)
+
+
+def _trial(facts: Mapping[str, Any], folder: str) -> Found:
+    steps = facts.get("steps", [])
+    trial = Trial(
+        id=facts["trial"],
+        number=facts["number"],
+        point=facts["point_id"],
+        seed=facts["seed"],
+        status=facts.get("status", "unfinished"),
+        reason=_reason(facts.get("reason")),
+        seconds=float(facts.get("seconds", 0.0)),
+        metrics={name: Value(one["value"], one["standard_error"]) for name, one in facts.get("metrics", {}).items()},
+        steps=tuple(step["id"] for step in steps),
+        run=folder,
+        wandb=facts.get("wandb"),
+    )
+    return trial, facts["point"], steps
+
+
+def _reason(reason: Mapping[str, Any] | None) -> str:
+    if reason is None:
+        return ""
+    said = ": ".join(reason[key] for key in ("kind", "where", "what") if reason.get(key))
+    return f"{said}\n{reason['fix']}" if reason.get("fix") else said
+
+
+def _stages(found: Sequence[Found]) -> tuple[Stage, ...]:
+    """Return each distinct stage with the trials that have it, in the order in which trials first came to it."""
+    steps: dict[str, Mapping[str, Any]] = {}
+    trials: dict[str, list[str]] = {}
+    for trial, _, mine in found:
+        for step in mine:
+            steps.setdefault(step["id"], step)
+            if trial.id not in (having := trials.setdefault(step["id"], [])):
+                having.append(trial.id)
+    told = ("name", "kind", "chunk", "start", "made_by")
+    return tuple(
+        Stage(id=fp, trials=tuple(trials[fp]), **{key: step[key] for key in told}, **_cost(step))
+        for fp, step in steps.items()
+    )
+
+
+def _cost(step: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {key: int(step[key] or 0) for key in ("pairs", "reference_pairs")}
+    return counts | {key: float(step[key] or 0.0) for key in ("seconds", "reference_seconds")}
+
+
+def _work(layout: Layout, found: Sequence[Found]) -> Work:
+    """Add up what was made once, and what every trial would have made by itself.
+
+    Reference scores are added up by their own folders in the store: stages that differ in their loss alone share
+    them, which no sum over stages shows.
+    """
+    asked = [step for _, _, mine in found for step in mine]
+    made = {step["id"]: step for step in asked}
+    passes = {fp: _passes(layout, step) for fp, step in made.items()}
+    scored = {key: pairs for one in passes.values() for key, pairs in one.items()}
+    alone = 0
+    for _, _, mine in found:
+        alone += sum({key: pairs for step in mine for key, pairs in passes[step["id"]].items()}.values())
+    costs, asked_costs = [_cost(step) for step in made.values()], [_cost(made[step["id"]]) for step in asked]
+    return Work(
+        stages=len(made),
+        stages_unshared=len(asked),
+        pairs=sum(one["pairs"] for one in costs),
+        pairs_unshared=sum(one["pairs"] for one in asked_costs),
+        reference_pairs=sum(scored.values()),
+        reference_pairs_unshared=alone,
+        seconds=round(sum(one["seconds"] for one in costs), 3),
+        seconds_unshared=round(sum(one["seconds"] for one in asked_costs), 3),
+    )
+
+
+def _passes(layout: Layout, step: Mapping[str, Any]) -> dict[str, int]:
+    """Return the reference scores that a stage was trained with: pairs by their name in the store.
+
+    Where the store does not have the stage any more, they are taken to be its own.
+    """
+    record = read_record(layout.made_step(step["id"]))
+    scores = (record.facts.get("reference") or {}).get("records", []) if record else []
+    known = {Path(one).name: read_record(layout.logps(Path(one).name)) for one in scores}
+    if not known or None in known.values():
+        return {step["id"]: _cost(step)["reference_pairs"]}
+    return {fp: int(one.counts["pairs"]) for fp, one in known.items() if one is not None}

@@ -1,0 +1,84 @@
+"""What points came to: means over seeds with their errors, ranks, and which points no other one beats."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ratchet.report.sweep_data import Objective, Point, Result, Trial, Value
+
+
+def points_of(
+    trials: Sequence[Trial],
+    values: Mapping[str, Mapping[str, Any]],
+    objectives: Sequence[Objective],
+    marks: Mapping[str, Sequence[str]],
+) -> tuple[Point, ...]:
+    """Return the points of `trials` in the order in which they were chosen; `values` are theirs by their id."""
+    numbers: dict[str, int] = {}
+    for trial in trials:
+        numbers[trial.point] = min(trial.number, numbers.get(trial.point, trial.number))
+    results = {
+        point: tuple(_result([one for one in trials if one.point == point], wanted.metric) for wanted in objectives)
+        for point in sorted(numbers, key=numbers.__getitem__)
+    }
+    ranks = _ranks(results, numbers, objectives[0].mode) if len(objectives) == 1 else {}
+    front = pareto(results, objectives) if len(objectives) > 1 else set()
+    return tuple(
+        Point(point, dict(values[point]), found, ranks.get(point), point in front, tuple(marks.get(point, ())))
+        for point, found in results.items()
+    )
+
+
+def _result(trials: Sequence[Trial], metric: str) -> Result:
+    """Return an objective at a point, over the seeds that finished and have a value.
+
+    The error is the sample standard deviation of two or more seeds over √n; of a single one it is its own.
+    """
+    found = [trial.metrics.get(metric, Value(None)) for trial in trials if trial.status == "finished"]
+    known = [(one.value, one.standard_error) for one in found if one.value is not None]
+    if not known:
+        return Result(metric, None, None, 0, of_seeds=False)
+    if len(known) == 1:
+        return Result(metric, *known[0], 1, of_seeds=False)
+    numbers = [value for value, _ in known]
+    error = statistics.stdev(numbers) / math.sqrt(len(numbers))
+    return Result(metric, statistics.fmean(numbers), error, len(numbers), of_seeds=True)
+
+
+def _ranks(results: Mapping[str, Sequence[Result]], numbers: Mapping[str, int], mode: str) -> dict[str, int]:
+    """Return ranks from 1; of equal values the surer one comes first, then the one that was chosen first."""
+
+    def place(point: str) -> tuple[float, float, int]:
+        (found,) = results[point]
+        value = found.value or 0.0
+        error = math.inf if found.standard_error is None else found.standard_error
+        return (-value if mode == "max" else value, error, numbers[point])
+
+    known = [point for point, (found,) in results.items() if found.value is not None]
+    return {point: rank for rank, point in enumerate(sorted(known, key=place), 1)}
+
+
+def pareto(results: Mapping[str, Sequence[Result]], objectives: Sequence[Objective]) -> set[str]:
+    """Return the points that no other is as good as in all objectives and better than in one.
+
+    Points without a value in some objective are neither on the front nor beat another.
+    """
+    signs = [1.0 if wanted.mode == "max" else -1.0 for wanted in objectives]
+    gains = {
+        point: tuple(sign * one.value for sign, one in zip(signs, found, strict=True) if one.value is not None)
+        for point, found in results.items()
+    }
+    known = {point: gain for point, gain in gains.items() if len(gain) == len(objectives)}
+    return {point for point, mine in known.items() if not any(_beats(other, mine) for other in known.values())}
+
+
+def _beats(other: Sequence[float], mine: Sequence[float]) -> bool:
+    return other != mine and all(theirs >= own for theirs, own in zip(other, mine, strict=True))
+
+
+def best_of(points: Sequence[Point]) -> list[Point]:
+    """Return the points that have a rank, best first."""
+    return [point for _, point in sorted((point.rank, point) for point in points if point.rank is not None)]
