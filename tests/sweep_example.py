@@ -19,7 +19,7 @@ data:
   helpful: {path: data/helpful.jsonl}
 stages:
   warm:  {kind: sft, data: [slips]}
-  align: {kind: dpop, data: [slips, quiz, helpful], steps: {by: source, order: ORDER}, after: warm, beta: 0.3, penalty: 50}
+  align: {kind: dpop, data: [slips, quiz, helpful], steps: {order: ORDER}, after: warm, beta: 0.3, penalty: 50}
 """
 SPACE_TEXT = "name: {name}\nkeys:\n  stages.align.beta: {{loguniform: [0.05, 1.0]}}\nobjectives: {{{metric}: max}}\n"
 

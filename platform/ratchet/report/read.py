@@ -1,4 +1,4 @@
-"""Read `report.json`, `scores.json` and `sweep.json` into the dataclasses of `data.py`, `scores_data.py`, `sweep_data.py`.
+"""Read `report.json`, `scores.json` and `sweep.json` into the dataclasses of report/*data.py.
 
 The pipeline writes plain values; reading proves their shape, so that tables and charts need not. A
 key that is absent without a default or of another type is a DataError with its dotted path; keys

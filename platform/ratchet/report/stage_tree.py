@@ -12,8 +12,8 @@ from ratchet.report.sweep_data import Point, Stage, Sweep, Trial
 from ratchet.report.sweep_values import decimals, ordered, result_of
 from ratchet.track.progress import duration
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LINE = 168, 56, 34, 12, 17
-_LEAF = 250
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LINE = 152, 56, 26, 12, 17
+_LEAF = 232
 
 MOST_NODES = 100
 """Stages that are drawn; of more, the first levels."""
@@ -141,13 +141,13 @@ class _Layout:
     def _place(self, stage: Stage, parent: Node, y: int) -> int:
         best = bool(self.winning & set(stage.trials))
         maker = self.numbers.get(stage.made_by)
-        by = f"made by trial {maker}" if maker is not None else "made before"
+        by = f"by trial {maker}" if maker is not None else "made before"
         lines = (f"{stage.pairs:,} pairs · {duration(stage.seconds)}", f"{many(len(stage.trials), 'trial')} · {by}")
         label = f"{stage.name} · {stage.chunk}" if stage.chunk else stage.name
         detail = f"{label}: {stage.kind}, {stage.id}, made by {stage.made_by or 'an earlier run'}, in {_names(stage)}"
         x = parent.x + _WIDTH + _GAP_X
         shared = len(stage.trials) > 1
-        node = Node(stage.id, short(label, 22), lines, short(detail, 400), x, y, shared, best)
+        node = Node(stage.id, short(label, 19), lines, short(detail, 400), x, y, shared, best)
         self.nodes.append(node)
         self.edges.append(Edge(_path(parent, node), best))
         below = self._leaf(stage, node, y)
@@ -178,15 +178,20 @@ class _Layout:
             digits = decimals(self.sweep, place)
             found = result_of(point, place) if whole else trials[0].metrics.get(objective.metric)
             if found is not None and found.value is not None:
-                error = f" ± {fig.number(found.standard_error, fig.decimals_of(found.standard_error))}" * bool(
-                    found.standard_error
-                )
-                results.append(f"{fig.number(found.value, digits)}{error}")
-        star = "best: " if point.id == self.sweep.best else "front: " if point.front and not self.sweep.best else ""
+                known = found.standard_error is not None
+                say = fig.with_error(found.value, found.standard_error, digits)
+                results.append(say if known else fig.number(found.value, digits))
+        star = (
+            ("best: " if whole else "best point: ")
+            if point.id == self.sweep.best
+            else "front: "
+            if point.front and not self.sweep.best
+            else ""
+        )
         status = "" if results else next((one.status for one in trials if one.status != "finished"), fig.NONE)
         seeds = ", ".join(f"seed {trial.seed}" for trial in trials if trial.seed is not None)
         name = ", ".join([point.id if whole else trials[0].point, *([seeds] if seeds else []), *point.marks])
-        return [short(f"{star}{', '.join(results) or status}", 36), short(name, 40)]
+        return [short(f"{star}{', '.join(results) or status}", 32), short(name, 38)]
 
 
 def _names(stage: Stage) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 from ratchet.report import charts_sweep as charts
 from ratchet.report import tables_sweep as tables
 from ratchet.report.answers import cut
+from ratchet.report.charts import Chart
+from ratchet.report.charts_sweep_keys import against_keys, how_to_read
 from ratchet.report.markdown import escape, fenced, render
 from ratchet.report.page import many, plain
 from ratchet.report.parts import Drawings, Section, section
@@ -69,12 +71,9 @@ def sweep_page(sweep: Sweep) -> str:
 def sweep_markdown(sweep: Sweep) -> str:
     """Return a sweep as GitHub-flavoured Markdown; the last column of a table numbers its records."""
     records = Records()
-    head = [
-        f"{sweep.name}, a sweep of {sweep.plan}",
-        lead(sweep),
-        f"Wanted: {', '.join(map(wanted, sweep.objectives))}",
-    ]
-    parts = [f"# {escape(cut(head[0], 200))}", *map(escape, head[1:]), escape(f"Saved: {saved(sweep)}")]
+    wishes = "; ".join(map(wanted, sweep.objectives))
+    head = [f"A sweep of {cut(sweep.plan, 100)}: {lead(sweep)}", f"Wanted: {wishes}.", f"Saved: {saved(sweep)}"]
+    parts = [f"# {escape(cut(sweep.name, 100))}", *map(escape, head)]
     parts += [f"- **Warning:** {escape(cut(text, 600))}" for text in sweep.warnings]
     parts += ["## What is best", *map(escape, winner(sweep))]
     for one in sections(sweep):
@@ -110,10 +109,8 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     found = [
         ("made", sweep.created),
         ("ratchet", f"{sweep.ratchet}, commit {sweep.commit}"),
-        (
-            "to repeat",
-            f"ratchet sweep {' '.join(files)} (both lie beside this page; the paths are below the storage root)",
-        ),
+        ("to repeat", f"ratchet sweep {' '.join(files)}"),
+        ("files", "both lie beside this page; the paths are below the storage root"),
     ]
     for name, values in (("machine", sweep.hardware), ("versions", sweep.versions)):
         said = ", ".join(f"{key} {_plainly(value)}" for key, value in flatten(dict(values)).items())
@@ -140,25 +137,28 @@ def sections(sweep: Sweep) -> list[Section]:
 def _importance(sweep: Sweep) -> str:
     if not sweep.importance:
         return ""
-    counts = ", ".join(str(len(measured(sweep, place))) for place in range(len(sweep.objectives)))
+    found = [len(measured(sweep, place)) for place in range(len(sweep.objectives))]
+    counts = " and ".join(map(str, dict.fromkeys(found)))
+    few = "; from a few dozen it is a hint" if min(found) < 50 else ""
     return (
         "The share of the objective's variation over the whole space that each key explains, as a forest of regression "
-        f"trees has learnt it (fANOVA; all keys together 100 %). It was learnt from {counts} points with a value; "
-        "from a few dozen it is a hint."
+        f"trees has learnt it (fANOVA; all keys together 100 %). It was learnt from {counts} points with a value"
+        f"{few}."
     )
 
 
 def drawings(sweep: Sweep) -> dict[str, Drawings]:
     """Return each section's charts, by its key; a section without any is not there."""
-    wide, small = [], []
+    wide: list[Chart] = []
+    small: list[Chart] = []
     for place in range(len(sweep.objectives)):
-        found = charts.against_keys(sweep, place)
+        found = against_keys(sweep, place)
         wide += found[0]
         small += found[1]
     drawn = {
         "front": Drawings.of([charts.pareto(sweep)], []),
         "parallel": Drawings.of([charts.parallel(sweep)], []),
-        "against": Drawings.of(wide, small, charts.how_to_read(sweep)),
+        "against": Drawings.of(wide, small, how_to_read(sweep)),
         "importance": Drawings.of([], charts.importance(sweep)),
     }
     return {key: found for key, found in drawn.items() if found.wide or found.small}

@@ -90,9 +90,8 @@ def saved(sweep: Sweep) -> str:
     if work.reference_pairs_unshared:
         count = sum(one.reference_pairs > 0 for one in sweep.stages)
         passes = f"{count:,} reference pass{'' if count == 1 else 'es'}"
-        parts.append(
-            f"{work.reference_pairs:,} pairs scored by the reference ({passes}) in place of {work.reference_pairs_unshared:,}"
-        )
+        said = f"{work.reference_pairs:,} pairs scored by the reference ({passes})"
+        parts.append(f"{said} in place of {work.reference_pairs_unshared:,}")
     parts.append(f"{duration(work.seconds)} of work in place of {duration(work.seconds_unshared)}")
     return ", ".join(parts) + "."
 

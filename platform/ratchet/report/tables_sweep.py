@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
-from ratchet.report.page import many
 from ratchet.report.sweep_data import Point, Sweep, Trial
 from ratchet.report.sweep_values import (
     LONGEST,
@@ -49,12 +48,16 @@ def ranked(sweep: Sweep) -> Table | None:
             ", ".join(marks) or fig.NONE,
             _statuses(mine[point.id]),
         ]
-        rows.append(row(cells, *(trial.run for trial in mine[point.id]) or [document(sweep)]))
+        rows.append(row(cells, *([trial.run for trial in mine[point.id]] or [document(sweep)])))
     columns = [
         Column("front" if several else "rank", text=several),
         Column("point", text=True),
         *(
-            Column(names[key.key], key.key if names[key.key] != key.key else "", text=not _numeric(sweep, key.key))
+            Column(
+                names[key.key],
+                cut(key.key, LONGEST) if names[key.key] != key.key else "",
+                text=not _numeric(sweep, key.key),
+            )
             for key in sweep.keys
         ),
         *(
@@ -224,4 +227,4 @@ def stages(sweep: Sweep) -> Table | None:
     columns = [*texts, Column("trials that have it"), Column("made by", text=True), Column("pairs trained")]
     columns += [Column("time"), Column("reference pairs scored"), Column("reference pass")]
     note = _left_out(len(rows), len(found), "stages", "the most shared")
-    return table(columns, rows, note, f"Every stage: {many(len(found), 'stage')}", folded=True)
+    return table(columns, rows, note, "Every stage", folded=True)

@@ -1,0 +1,128 @@
+"""The charts of an objective against each key of a sweep: one dot a point.
+
+Numbers lie along an axis, values that are names side by side or one below another. Colours as in `charts_sweep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ratchet.report.answers import cut
+from ratchet.report.charts import Chart
+from ratchet.report.charts_sweep import BEST, DOT, MOST_NAMES, error, leaders, value
+from ratchet.report.plots import INK, RULE, axis_names, draw, short
+from ratchet.report.sweep_data import Key, Point, Sweep
+from ratchet.report.sweep_values import Axis, axis_of, measured, objective_axis, records
+from ratchet.report.sweep_words import plan_point
+
+Dot = tuple[Point, float, float, float]
+"""A point, its place along and up, and its error."""
+
+
+def against_keys(sweep: Sweep, place: int) -> tuple[list[Chart], list[Chart]]:
+    """Return an objective against each key, as (wide, small) charts; the wide ones have a line a category."""
+    points = measured(sweep, place)
+    wide: list[Chart] = []
+    small: list[Chart] = []
+    for number, key in enumerate(sweep.keys if points else ()):
+        axis = axis_of(sweep, key, [one.values.get(key.key) for one in points], 46)
+        long = axis.scale == "names" and (len(axis.names) > 6 or max(map(len, axis.names)) > 7)
+        made = _lines if long else _upright_dots
+        (wide if long else small).append(made(sweep, place, number, key, axis))
+    return wide, small
+
+
+def _caption(sweep: Sweep, place: int, axis: Axis) -> str:
+    return f"{cut(sweep.objectives[place].metric, 60)} against {cut(axis.name, 60)}"
+
+
+def _upright_dots(sweep: Sweep, place: int, number: int, key: Key, axis: Axis) -> Chart:
+    points, goal = measured(sweep, place), objective_axis(sweep, place, errors=True)
+    found = _spread(points, key, axis)
+
+    def paint(axes: Any) -> None:
+        _draw_dots(axes, sweep, [(one, x, value(one, place), error(one, place)) for one, x in found])
+        ticks = axis.ticks()
+        axes.set_xticks([at for at, _ in ticks], [text for _, text in ticks])
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylim(goal.low, goal.high)
+        axis_names(axes, short(axis.name + (", log scale" if axis.scale == "log" else ""), 44), short(goal.name, 44))
+
+    says = _caption(sweep, place, axis)
+    svg = draw(f"against-{place}-{number}", says, paint, margins=(56, 16, 26, 38))
+    return Chart(svg, says, records(sweep, points))
+
+
+def _lines(sweep: Sweep, place: int, number: int, key: Key, axis: Axis) -> Chart:
+    """Draw a line a category, those of the best points where they are many."""
+    points, goal = measured(sweep, place), objective_axis(sweep, place, errors=True)
+    where = {one.id: axis.place(one.values.get(key.key)) for one in points}
+    best = list(dict.fromkeys(at for one in points if (at := where[one.id]) is not None))
+    kept = sorted(best[:MOST_NAMES])
+    row_of = {at: row for row, at in enumerate(kept)}
+    labels = dict(axis.ticks())
+    drawn = [one for one in points if where[one.id] in row_of]
+
+    def paint(axes: Any) -> None:
+        dots: list[Dot] = []
+        for at, row in row_of.items():
+            if row % 2:
+                axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.3, linewidth=0)
+            mine = [one for one in drawn if where[one.id] == at]
+            ys = [row + 0.7 * ((index + 0.5) / len(mine) - 0.5) for index in range(len(mine))]
+            dots += [(one, value(one, place), y, error(one, place)) for one, y in zip(mine, ys, strict=True)]
+        _draw_dots(axes, sweep, dots, across=True)
+        axes.set_yticks(range(len(kept)), [labels[at] for at in kept])
+        axes.set_ylim(len(kept) - 0.5, -0.5)
+        axes.set_xlim(goal.low, goal.high)
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", color=RULE, linewidth=0.6)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axis_names(axes, short(goal.name, 60), "")
+
+    says = _caption(sweep, place, axis)
+    if len(best) > len(kept):
+        says += f": the {len(kept)} of {len(best)} with the best points"
+    side = min(330, 24 + 7 * max(len(labels[at]) for at in kept)) if kept else 60
+    each = max(20, min(60, 7 * max((sum(where[one.id] == at for one in drawn) for at in kept), default=1)))
+    size = (900, 56 + each * max(1, len(kept)))
+    svg = draw(f"against-{place}-{number}", says, paint, size=size, margins=(side, 20, 12, 40))
+    return Chart(svg, says, records(sweep, drawn))
+
+
+def _spread(points: Sequence[Point], key: Key, axis: Axis) -> list[tuple[Point, float]]:
+    """Return each point's place; those of one category stand side by side in the order of their ranks."""
+    places = [(one, axis.place(one.values.get(key.key))) for one in points]
+    found = []
+    for one, at in places:
+        if at is not None:
+            mine = [other for other, there in places if there == at] if axis.scale == "names" else [one]
+            aside = 0.7 / len(mine) * (mine.index(one) - (len(mine) - 1) / 2)
+            found.append((one, at + aside / max(1, len(axis.names))))
+    return found
+
+
+def _draw_dots(axes: Any, sweep: Sweep, placed: Sequence[Dot], *, across: bool = False) -> None:
+    """Draw dots with their bars: the ordinary ones, then the best or the front over them, then the plan's own."""
+    first, own = leaders(sweep), plan_point(sweep)
+    for top in (False, True):
+        mine = [(x, y, off) for one, x, y, off in placed if (one.id in first) is top]
+        look = {"color": BEST if top else DOT, "zorder": 4 if top else 3, "alpha": 1.0 if top else 0.85}
+        if bars := [one for one in mine if one[2]]:
+            xs, ys, offs = zip(*bars, strict=True)
+            axes.errorbar(xs, ys, **{"xerr" if across else "yerr": offs}, fmt="none", elinewidth=1.1, **look)
+        marker = {"marker": "D" if top else "o", "markersize": 6.5 if top else 5, "markeredgewidth": 0}
+        axes.plot([x for x, _, _ in mine], [y for _, y, _ in mine], linestyle="", **marker, **look)
+    for one, x, y, _ in placed:
+        if one is own:
+            around = {"marker": "s", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": INK}
+            axes.plot(x, y, linestyle="", zorder=5, **around)
+
+
+def how_to_read(sweep: Sweep) -> str:
+    """Say what marks and bars of the scatter charts are."""
+    own = " Square around: the plan's own values." if plan_point(sweep) else ""
+    which = "the best point" if sweep.best else "the Pareto front"
+    return f"One dot a point; orange diamond: {which}. Bars: one standard error to each side, where there is one.{own}"
