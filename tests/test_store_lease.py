@@ -98,9 +98,9 @@ def stranger(folder: Path, generation: int = 1, **changes: Any) -> Path:
 
 @pytest.fixture
 def lapse(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(lease, "LAPSE_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 0.8)
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
-    return 0.6
+    return 0.8
 
 
 def test_of_many_processes_that_want_a_thing_one_makes_it_and_all_get_it(tmp_path: Path) -> None:

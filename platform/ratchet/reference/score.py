@@ -91,12 +91,14 @@ def score_jobs(
     with contextlib.ExitStack() as stack:
         if wanted := {plan.lease: plan for plan in plans if plan.missing}:
             # In one order, whatever is wanted: no two processes wait for each other.
-            leases = [
-                stack.enter_context(leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait))
+            leases = {
+                key: stack.enter_context(leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait))
                 for key in sorted(wanted)
-            ]
+            }
             plans = _plans(work, engine, layout)  # others may have scored meanwhile
-            return _score(work, plans, leases, engine, pool, on_pairs)
+            for key in leases.keys() - {plan.lease for plan in plans if plan.missing}:
+                leases.pop(key).let_go()  # nobody else is to wait for a pass that does not make it
+            return _score(work, plans, list(leases.values()), engine, pool, on_pairs)
     return [_found(plan) for plan in plans]
 
 

@@ -93,7 +93,9 @@ class Lease:
                 os.utime(self._handle)
 
     def let_go(self) -> None:
-        """Let the next one have it. The process's death would do it as well."""
+        """Let the next one have it, before the end of the `with` too. The process's death would do it as well."""
+        if self._over.is_set():
+            return
         self._over.set()
         self._beat.join()  # the number of a closed file may be given to another
         with contextlib.suppress(OSError):  # where it cannot be written it lapses, as it is not renewed any more
