@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import subprocess
 import sys
 import time
@@ -27,7 +25,7 @@ from ratchet.plan.reading import parse, read
 from ratchet.plan.space import Space
 from ratchet.plan.stages import Dpop
 from ratchet.tune.check import check_space
-from ratchet.tune.points import drawn, points, trials
+from ratchet.tune.points import drawn, trials
 from ratchet.tune.trial_plan import trial_document
 
 METRICS = [
@@ -105,7 +103,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("keys:\n  stages.align.beta:\n    grid:\n    - 0.1\n    - high\n    - -3e-1", ['7: keys.stages.align.beta: must be a number above 0, not "high"', "8: keys.stages.align.beta: must be a number above 0, not -3e-1"]),
     ("keys: {stages.align.schedule: {choice: [cosine, linaer]}}", ['3: keys.stages.align.schedule: must be cosine, linear or constant, not "linaer"; did you mean linear?']),
     ("keys: {stages.align.warmup: {uniform: [0.0, 1.0]}}\nsearch: {by: tpe}\nbudget: {hours: 1}", ["3: keys.stages.align.warmup: must be a number of at least 0 and below 1, not 1.0"]),
-    ("keys: {stages.align.beta: {uniform: [-1, 3]}, stages.align.epochs: {randint: [0, 900]}}\nsearch: {by: random}\nbudget: {hours: 1}", ["3: keys.stages.align.beta: must be a number above 0, not -1", "3: keys.stages.align.epochs: must be a whole number of at least 1, not 0"]),
+    ("keys:\n  stages.align.beta: {uniform: [-1, 3]}\n  stages.align.epochs: {randint: [0, 900]}\nsearch: {by: random}\nbudget: {hours: 1}", ["4: keys.stages.align.beta: must be a number above 0, not -1", "5: keys.stages.align.epochs: must be a whole number of at least 1, not 0"]),
     ("keys:\n  stages.align.kind: {grid: [dpo, ipo, dpop]}\n  stages.align.beta: {grid: [0.1, 0.3]}", [
         f"4: keys.stages.align.kind: at {kind}: stages.align.penalty: no such key for kind {kind}; it belongs to kind dpop; put stages.align.penalty under `unset` where no trial needs it" for kind in ("dpo", "ipo")]),
     ("keys:\n  stages.align.kind: {grid: [dpo, dpop]}\n  stages.align.penalty: {grid: [5, 50]}", [
@@ -149,7 +147,7 @@ def test_metrics_are_those_that_steps_report() -> None:
     assert said(
         f"{keys}objectives: {{align/train/loss: min}}\nscheduler: {{kind: asha, metric: align/score/sums, mode: max}}\n"
     ) == [
-        "x.yaml:4: scheduler.metric: align/score/sums is known when a trial ends, and a scheduler needs one of its steps; there are warm/train/loss, warm/train/heldout/loss, align/train/loss, align/train/heldout/loss, control/train/loss or control/train/heldout/loss"
+        "x.yaml:4: scheduler.metric: align/score/sums is known when a trial ends, and a scheduler needs one of its steps; did you mean align/train/loss?"
     ]
     check(
         f"{keys}objectives: {{align/train/loss: min, align/score/sums: max}}\nscheduler: {{kind: median, metric: align/train/loss, mode: min}}\n"
@@ -162,8 +160,8 @@ def test_a_plan_that_is_wrong_itself_is_told_first() -> None:
         check_space(plan, written, space_of(written), lambda _: METRICS)
 
 
-@pytest.mark.parametrize("many", [4, 12])
-def test_checking_is_quick_and_finds_what_two_keys_bring(many: int) -> None:
+@pytest.mark.parametrize(("many", "seconds"), [(4, 1), (12, 5)])
+def test_checking_is_quick_and_finds_what_two_keys_bring(many: int, seconds: float) -> None:
     """Beyond 200 combinations pairs are tried, which must still meet the only bad pair of values."""
     fine = [
         f"stages.{stage}.{key}: {{grid: [1, 2, 3, 4]}}"
@@ -171,9 +169,9 @@ def test_checking_is_quick_and_finds_what_two_keys_bring(many: int) -> None:
         for key in ("batch", "epochs", "learning_rate", "seed")
     ]
     bad = ["stages.align.kind: {choice: [dpop, dpo]}", "stages.align.penalty_position: {choice: [inside, outside]}"]
-    start = time.monotonic()
+    start = time.process_time()
     lines = said(f"{HEAD}keys: {{{', '.join(fine[: many - 2] + bad)}}}\nunset: [stages.align.penalty]")
-    assert time.monotonic() - start < 3  # 0.1 and 0.5 seconds on a quiet machine
+    assert time.process_time() - start < seconds
     assert lines == [
         f"x.yaml:3: keys.stages.align.penalty_position: at {value}, with stages.align.kind = dpo: no such key for kind dpo; it belongs to kind dpop"
         for value in ("inside", "outside")
@@ -189,7 +187,7 @@ def test_checking_brings_no_heavy_library() -> None:
 def test_keys_that_are_refused_are_in_no_fingerprint() -> None:
     """Every field of a source, and every number of a stage, is refused exactly where it changes no identity."""
     source = Source.model_validate({"generate": {"kind": "arithmetic"}})
-    other = {
+    other: dict[str, Any] = {
         "path": None,
         "hub": None,
         "generate": None,
@@ -210,7 +208,7 @@ def test_keys_that_are_refused_are_in_no_fingerprint() -> None:
             same = pairs_identity(source, None) == pairs_identity(source.model_copy(update={key: value}), None)
             assert same == refused(f"data.sums.{key}", value), key
     stage = Dpop(kind="dpop", data=("slips",))
-    numbers = {
+    numbers: dict[str, Any] = {
         "epochs": 3,
         "max_steps": 3,
         "batch": 3,
@@ -241,52 +239,6 @@ def refused(key: str, value: Any) -> bool:
     except PlanError as error:
         return "every trial would make the same models" in error.what
     return False
-
-
-def test_a_trial_is_the_plan_with_the_points_values() -> None:
-    plan = read(Path("jobs/quickstart.yaml"))
-    space = check(
-        f"{HEAD}keys: {{stages.align.data: {{permutation: [slips, quiz]}}, stages.align.beta: {{grid: [0.5, 1]}}}}\nset: {{stages.align.data: {{slips: 1.0, quiz: 0.4}}, stages.align.steps.order: listed}}\n".replace(
-            "stages.align.data: {slips: 1.0, quiz: 0.4}, ", ""
-        )
-    )
-    made = plan_of(trial_document(plan, space, {"stages.align.data": ["quiz", "slips"], "stages.align.beta": 0.5}, 7))
-    align = made.stages["align"]
-    assert isinstance(align, Dpop)
-    assert (align.data, align.beta, align.penalty, align.seed) == (("quiz", "slips"), 0.5, 50, 7)
-    assert [made.stages[name].seed for name in ("warm", "control")] == [0, 0]  # type: ignore[union-attr]
-    assert plan == read(Path("jobs/quickstart.yaml"))
-
-
-def test_an_order_of_sources_with_shares_keeps_them() -> None:
-    text = (
-        Path("jobs/quickstart.yaml")
-        .read_text()
-        .replace("data: [slips, quiz]\n    steps", "data: {slips: 0.9, quiz: 0.4}\n    steps")
-    )
-    space = check(
-        f"{HEAD}keys: {{stages.align.data: {{permutation: [slips, quiz]}}}}\nset: {{stages.align.steps.order: listed}}\n"
-    )
-    made = plan_of(trial_document(parse(text, "p.yaml"), space, {"stages.align.data": ["quiz", "slips"]}, None))
-    assert list(made.stages["align"].data.items()) == [("quiz", 0.4), ("slips", 0.9)]  # type: ignore[union-attr]
-    with pytest.raises(PlanError, match=r"^--set stages\.align\.data: leaves out slips"):
-        plan_of(trial_document(parse(text, "p.yaml"), space, {"stages.align.data": ["quiz"]}, None))
-
-
-@pytest.mark.parametrize(
-    ("key", "seeded"),
-    [
-        ("data.slips.seed", {"warm", "align", "control"}),
-        ("stages.warm.batch", {"warm"}),
-        ("model.scratch.layers", {"warm", "align", "control"}),
-    ],
-)
-def test_seeds_go_to_the_stages_that_vary_or_to_all(key: str, seeded: set[str]) -> None:
-    space = check(f"{HEAD}keys: {{{key}: {{grid: [2, 3]}}}}\nseeds: [41, 42]\nset: {{stages.control.after: warm}}\n")
-    plan = read(Path("jobs/quickstart.yaml"))
-    plan.data["stages"]["blend"] = {"kind": "merge", "of": ["align", "control"]}
-    made = plan_of(trial_document(plan, space, {key: 2}, 41))
-    assert {name for name, stage in made.stages.items() if getattr(stage, "seed", None) == 41} == seeded
 
 
 @settings(max_examples=25)
@@ -322,14 +274,3 @@ def test_every_point_of_a_checked_space_is_a_plan(data: st.DataObject) -> None:
     else:
         for number in range(20):
             plan_of(trial_document(plan, space, drawn(space, number), 3))
-
-
-def test_orders_of_four_share_their_beginnings() -> None:
-    space = Space.model_validate(
-        {"name": "x", "keys": {"stages.a.data": {"permutation": list("abcd")}}, "objectives": {"a/train/loss": "min"}}
-    )
-    orders = [tuple(point["stages.a.data"]) for point in points(space)]
-    assert (
-        len({order[: n + 1] for order in orders for n in range(4)}) == sum(math.perm(4, k) for k in range(1, 5)) == 64
-    )
-    assert len(set(itertools.permutations("abcd")) & set(orders)) == 24

@@ -77,8 +77,13 @@ def plan_of(document: Document) -> Plan:
 
 def plan_problems(document: Document) -> list[Problem]:
     """Return everything that is wrong with the document of a plan, the suites that it names included."""
+    return [*own_problems(document), *suite_problems(document)]
+
+
+def own_problems(document: Document) -> list[Problem]:
+    """Return what is wrong with the document of a plan, the suites that it names apart. Reads no file."""
     _, problems = explain.validate(Plan, document)
-    return [*document.problems, *problems, *references.check(document), *_suites(document)]
+    return [*document.problems, *problems, *references.check(document)]
 
 
 def check_file(path: Path, overrides: Sequence[str] = ()) -> str:
@@ -142,8 +147,8 @@ def _assignments(values: Any) -> list[str]:
     return [f"{key}={in_yaml(value)}" for key, value in values.items()]
 
 
-def _suites(document: Document) -> Iterator[Problem]:
-    """Yield what is wrong with the suites that a plan names, and with what they ask of it."""
+def suite_problems(document: Document) -> Iterator[Problem]:
+    """Yield what is wrong with the suites that a plan names (`evaluate`), and with what they ask of its `data`."""
     named = document.data.get("evaluate")
     seen: list[str] = []
     for n, one in enumerate(named if isinstance(named, list) else []):

@@ -70,7 +70,8 @@ A plan says what is made, and where it runs:
 
 ## What a sweep space must agree with
 
-- Every key is one of the plan's and decides what is made; it is varied, set or left out, once; none is a part of another.
+- Every key is one of the plan's and decides what is made; it is varied, set or left out, once, and none is a part of
+  another.
 - The plan is valid at every value and both ends of every range, each key by itself and keys together.
 - A `permutation` names all sources of a stage whose `steps` are by source, in the order `listed`.
 - `grid` takes no `uniform` and no `loguniform`; `tpe` no permutation of more than 4 names; both `random` and `tpe` need

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ratchet.plan.document import Document, Problem, shorten
-from ratchet.plan.load import plan_problems
+from ratchet.plan.load import own_problems, plan_problems, suite_problems
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.space import Distribution, Space
 from ratchet.tune.points import size_of, value_at
@@ -23,6 +24,9 @@ MOST_VALUES = 50
 """A key that counts more values than this (of `randint`) is tried at its ends."""
 MOST_POINTS = 200
 """More combinations than this are tried in pairs of keys."""
+
+FEW_VALUES = 4
+"""In pairs, a key with more values than this has its first and its last."""
 
 Point = Mapping[str, int]
 """The number of a value of each key, among those that are tried."""
@@ -52,6 +56,7 @@ class _Trier:
         self.plan, self.written, self.space = plan, written, space
         self.values = {key: values_to_try(space.keys[key]) for key in keys}
         self.seen: dict[tuple[int, ...], _Look] = {}
+        self.suites: dict[str, tuple[Problem, ...]] = {}
 
     def look(self, point: Point) -> _Look:
         """Return what is wrong with the plan at a point."""
@@ -60,9 +65,16 @@ class _Trier:
             values = {key: self.values[key][n] for key, n in point.items()}
             seed = self.space.seeds[0] if self.space.seeds else None
             document = trial_document(self.plan, self.space, values, seed, self.written)
-            found = [*plan_problems(document), *self._without_effect(document, values)]
+            found = [*own_problems(document), *self._suites(document), *self._without_effect(document, values)]
             self.seen[name] = _Look(point, document, tuple(dict.fromkeys(found)))
         return self.seen[name]
+
+    def _suites(self, document: Document) -> tuple[Problem, ...]:
+        """Return what is wrong with a trial's suites, whose files are read once for all trials that ask the same."""
+        asked = json.dumps([document.data.get("evaluate"), document.data.get("data")])
+        if asked not in self.suites:
+            self.suites[asked] = tuple(suite_problems(document))
+        return self.suites[asked]
 
     def brings(self, problem: Problem, values: Mapping[str, Any], **common: Any) -> bool:
         """Whether these values of keys, or these of `set` or `unset`, bring a problem by themselves."""
@@ -81,8 +93,8 @@ class _Trier:
 
     def _without_effect(self, document: Document, values: Mapping[str, Any]) -> Iterator[Problem]:
         """Yield why a value decides nothing in a trial, as another key of the stage has the say."""
-        for key, value in values.items():
-            place = place_of(self.written, self.space, key, value)
+        for key in values:
+            place = dataclasses.replace(self.written.place(("keys", key)), under="keys")
             if key.endswith(".checkpoint.every") and value_in(document, f"{key[:-5]}publish") != "best":
                 yield Problem(place, key, f"changes no model, as {key[:-5]}publish is not best")
             if self.space.keys[key].permutation is None:
@@ -134,9 +146,8 @@ def _points(trier: _Trier) -> list[Point]:
     base = _base(trier, sizes)
     points = [base, *(base | {key: n} for key, size in sizes.items() for n in range(size))]
     for one, other in itertools.combinations(sizes, 2):
-        few = sizes[one] * sizes[other] <= MOST_POINTS // len(sizes)
-        ends = {key: range(sizes[key]) if few else (0, sizes[key] - 1) for key in (one, other)}
-        points += [base | {one: n, other: m} for n in ends[one] for m in ends[other]]
+        few = {key: range(sizes[key]) if sizes[key] <= FEW_VALUES else (0, sizes[key] - 1) for key in (one, other)}
+        points += [base | {one: n, other: m} for n in few[one] for m in few[other]]
     return [dict(numbers) for numbers in dict.fromkeys(tuple(point.items()) for point in points)]
 
 
