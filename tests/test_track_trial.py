@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -194,6 +197,21 @@ def test_a_trial_goes_on_in_its_run_at_the_service_and_no_line_is_there_twice(tm
         out, err = second.communicate(timeout=100)
     assert (second.returncode, err) == (0, "")
     assert list(wandb.runs) == [json.loads(out)["path"].partition("/")[2]]
+    assert told_online(wandb) == wanted(tmp_path)
+    (told,) = wandb.summary.values()
+    assert (told["align/heldout/accuracy"], told["status"]) == (0.75, "finished")
+
+
+def test_offline_files_of_both_lives_synced_later_are_one_run_with_each_line_once(tmp_path: Path) -> None:
+    live(tmp_path, {"align.1": 12}, to_end=False)
+    live(tmp_path, {"align.1": 12, "align.2": 5}, to_end=True)
+    files = sorted(map(str, tmp_path.glob("wandb/offline-run-*")))
+    assert len(files) == 2
+    with service() as wandb:
+        command = [sys.executable, "-m", "wandb", "sync", *files]
+        environment = {**os.environ, **wandb.environment(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
     assert told_online(wandb) == wanted(tmp_path)
     (told,) = wandb.summary.values()
     assert (told["align/heldout/accuracy"], told["status"]) == (0.75, "finished")
