@@ -95,7 +95,9 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.ray
-def test_ray_gives_what_the_plain_path_gives_for_any_spans(tmp_path: Path, cluster: None) -> None:
+def test_ray_gives_what_the_plain_path_gives_for_any_spans(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = lines(2000) + "nonsense\n" + lines(40, extra=1)
     (tmp_path / "x.jsonl").write_text(text)
     for change in ({}, {"max_rows": 50, "where": ["chosen != c3"]}):
@@ -105,7 +107,9 @@ def test_ray_gives_what_the_plain_path_gives_for_any_spans(tmp_path: Path, clust
         counts = assemble(read_source(source), plain, source)
         for spans in (1, 3):
             layout = Layout(tmp_path / f"{len(change)}-{spans}")
-            digest, folder = flow._prepare("mine", source, layout, None, len(text) // spans + 1, 7)
+            monkeypatch.setattr(flow, "SPAN_BYTES", len(text) // spans + 1)
+            monkeypatch.setattr(flow, "SPAN_ROWS", 7)
+            digest, folder = prepare_pairs("mine", source, layout, None)
             assert folder == layout.pairs(digest)
             assert sorted(path.name for path in folder.iterdir()) == [
                 "heldout.parquet",
@@ -138,18 +142,19 @@ def test_errors_cross_ray_and_leave_nothing_behind(tmp_path: Path, cluster: None
         DataError, match=r"10 of 100 rows are bad \(10.0%, the limit is 5.0%\): 10 not JSON\n  y.jsonl:91: not"
     ):
         prepare_pairs("mine", source, layout, None)
-    assert list((tmp_path / "out").rglob("*.*")) == []
+    assert [path for path in (tmp_path / "out").rglob("*.*") if "leases" not in path.parts] == []
     prepare_pairs("mine", source.model_copy(update={"max_bad_share": 0.2}), layout, None)
     with pytest.raises(DataError, match="10 of 100 rows are bad"):
         prepare_pairs("mine", source, layout, None)
 
 
 @pytest.mark.ray
-def test_generated_rows_on_ray(tmp_path: Path, cluster: None) -> None:
+def test_generated_rows_on_ray(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source.model_validate({"generate": {"kind": "arithmetic_quiz", "rows": 50}, "build": "multiple_choice"})
     found = []
     for span_rows in (50, 17):
-        _, folder = flow._prepare("mine", source, Layout(tmp_path / str(span_rows)), "be brief", 1 << 20, span_rows)
+        monkeypatch.setattr(flow, "SPAN_ROWS", span_rows)
+        _, folder = prepare_pairs("mine", source, Layout(tmp_path / str(span_rows)), "be brief")
         record = read_record(folder)
         assert record is not None
         assert record.counts["read"] == 150

@@ -14,6 +14,7 @@ from ratchet.plan import reference_page
 from ratchet.plan.load import load_plan
 from ratchet.plan.outline import members
 from ratchet.plan.schema import Plan
+from ratchet.plan.space import Space
 from ratchet.plan.suite import Suite
 
 
@@ -30,7 +31,7 @@ def schema_parts(part: type[BaseModel]) -> set[type[BaseModel]]:
     return found
 
 
-PARTS = sorted(schema_parts(Plan) | schema_parts(Suite), key=lambda part: part.__name__)
+PARTS = sorted(schema_parts(Plan) | schema_parts(Suite) | schema_parts(Space), key=lambda part: part.__name__)
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -177,7 +177,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "quikstart.yaml": "quikstart.yaml: no such file; did you mean quickstart.yaml?",
         "none/at/all": "none/at/all: no such file",
         ".": ".: is a folder: name the file in it",
-        "quickstart.yaml": "quickstart.yaml:1: neither a plan (with `stages`) nor a suite (with `tasks`)",
+        "quickstart.yaml": "quickstart.yaml:1: neither a plan (with `stages`), a suite (with `tasks`) nor a sweep space (with `keys`)",
     }.items():
         with pytest.raises(PlanError) as caught:
             check_file(Path(name))

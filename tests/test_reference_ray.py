@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,17 @@ def test_a_pass_cut_short_goes_on_with_the_blocks_that_are_missing(made: tuple[L
     rows = sum(pq.read_metadata(path).num_rows for path in whole.folder.glob("block-*.parquet"))
     assert rows == len(table)
     assert score(layout, model, job)[0].reused
+
+
+def test_two_at_once_make_one_pass_in_whatever_order_they_ask(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:
+    layout, model, job = made
+    small = ScoreJob(job.tokens_fp, job.tokens_folder, "heldout")
+    model = ScoringModel(model.folder, "weights that two ask for", "float32")
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(score, layout, model, *jobs) for jobs in ((job, small), (small, job))]
+        first, second = (future.result(300) for future in asked)
+    assert [one.folder for one in first] == [one.folder for one in reversed(second)]
+    assert sorted([[one.reused for one in first], [one.reused for one in second]]) == [[False] * 2, [True] * 2]
 
 
 def test_when_a_pass_is_over_its_processes_are_gone_and_their_cpus_free(

@@ -12,7 +12,7 @@ import yaml
 
 from conftest import ROOT
 from ratchet import cli
-from ratchet.plan.load import load_plan, load_suite
+from ratchet.plan.load import load_plan, load_space, load_suite
 
 
 def lm_eval_task(path: Path) -> object:
@@ -23,6 +23,7 @@ def lm_eval_task(path: Path) -> object:
 SCHEMAS: dict[str, Callable[[Path], object]] = {
     "jobs": load_plan,
     "eval": load_suite,
+    "tune_spaces": load_space,
     "eval/harness": lm_eval_task,
 }
 FOLDERS = ("jobs", "eval", "tune_spaces", "k8s")

@@ -68,10 +68,10 @@ def environment() -> dict[str, str]:
     }
 
 
-def ratchet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def ratchet(folder: Path, *arguments: str, seconds: float = 500) -> subprocess.CompletedProcess[str]:
     """Run `ratchet` in `folder` to its end."""
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=500, check=False
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=seconds, check=False
     )
 
 

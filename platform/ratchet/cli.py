@@ -16,6 +16,7 @@ COMMANDS = {
     "run": ("ratchet.commands.run", "run a plan, or go on with it"),
     "score": ("ratchet.commands.score", "score the references of a plan, and train nothing"),
     "evaluate": ("ratchet.commands.evaluate", "put models through a suite, and compare them"),
+    "sweep": ("ratchet.commands.sweep", "run a plan at many points of a space, and compare what comes of it"),
     "report": ("ratchet.commands.report", "write the report of a run"),
 }
 """Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""

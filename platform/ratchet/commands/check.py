@@ -12,7 +12,9 @@ from ratchet.plan.load import check_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ratchet check`."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a plan or an evaluation suite")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a plan, an evaluation suite or a sweep space"
+    )
     parser.add_argument(
         "--set",
         dest="overrides",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ratchet.plan.data import Source
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
+from ratchet.store.lease import Lease, leased
 from ratchet.store.record import Record, now, read_record, write_record
 
 _BLOCK_ITEMS = 512
@@ -72,27 +73,49 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     }
 
 
-def prepare_pairs(name: str, source: Source, layout: Layout, default_system: str | None) -> tuple[str, Path]:
+def prepare_pairs(
+    name: str,
+    source: Source,
+    layout: Layout,
+    default_system: str | None,
+    on_wait: Callable[[str], None] = lambda line: None,
+) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's pairs, making them where the store has none. Ray must be up.
 
-    Raises DataError where files are absent or damaged, too many rows are bad, or no pair is left;
-    PlanError where the source asks for what its rows cannot give; StorageError.
+    Where another process is making them it waits, and `on_wait` gets one line about that. Raises DataError where
+    files are absent or damaged, too many rows are bad, or no pair is left; PlanError where the source asks for what
+    its rows cannot give; StorageError.
     """
-    return _prepare(name, source, layout, default_system, SPAN_BYTES, SPAN_ROWS)
-
-
-def _prepare(
-    name: str, source: Source, layout: Layout, default_system: str | None, span_bytes: int, span_rows: int
-) -> tuple[str, Path]:
     identity = pairs_identity(source, default_system)
     digest = fingerprint(identity)
     folder = layout.pairs(digest)
-    if (record := read_record(folder)) is not None:
-        counts = record.counts
-        check_share(name, counts["read"], counts["skipped"], source.max_bad_share, folder / "skipped.parquet")
-        return digest, folder
+    if not _is_there(name, source, folder):
+        with leased(layout.lease(f"pairs-{digest}"), what=f"pairs {name}", on_wait=on_wait) as lease:
+            if not _is_there(name, source, folder):
+                spans = plan_spans(source, SPAN_BYTES, SPAN_ROWS)
+                _make(name, source, spans, default_system, identity, folder, lease)
+    return digest, folder
+
+
+def _is_there(name: str, source: Source, folder: Path) -> bool:
+    """Whether the pairs are made. Raises DataError where more rows were bad than this source allows."""
+    if (record := read_record(folder)) is None:
+        return False
+    counts = record.counts
+    check_share(name, counts["read"], counts["skipped"], source.max_bad_share, folder / "skipped.parquet")
+    return True
+
+
+def _make(
+    name: str,
+    source: Source,
+    spans: list[Span],
+    default_system: str | None,
+    identity: Mapping[str, Any],
+    folder: Path,
+    lease: Lease,
+) -> None:
     started, clock = now(), time.monotonic()
-    spans = plan_spans(source, span_bytes, span_rows)
     reading = make_reading(source, spans, default_system)
     with folder_aside(folder) as aside:
         counted = assemble(_stream(spans, reading), aside, source)
@@ -101,10 +124,10 @@ def _prepare(
             raise DataError("files changed while they were read", where=f"data.{name}", fix="run again")
         facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
         record = Record(
-            "pairs", digest, identity, dataclasses.asdict(counted), started, time.monotonic() - clock, facts=facts
+            "pairs", folder.name, identity, dataclasses.asdict(counted), started, time.monotonic() - clock, facts=facts
         )
         write_record(aside, record)
-    return digest, folder
+        lease.check()
 
 
 def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
+from ratchet.store.lease import Lease, leased
 from ratchet.store.record import Record, now, read_record, write_record
 
 SMALL_ROWS = 5000
@@ -56,21 +57,31 @@ def prepare_tokens(
     overlong: Literal["drop", "trim_prompt"],
     chat_template: str | None,
     small_rows: int = SMALL_ROWS,
+    on_wait: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's tokens, making them where the store has none.
 
-    With more than `small_rows` pairs on a side Ray must be up. Raises ModelError where the tokenizer or its template
+    With more than `small_rows` pairs on a side Ray must be up. Where another process is making them it waits, and
+    `on_wait` gets one line about that. Raises ModelError where the tokenizer or its template
     cannot be used, DataError where no pair is left to train on, StorageError.
     """
     policy = Policy(max_length, overlong)
     identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
     digest = fingerprint(identity)
     folder = layout.tokens(digest)
-    if read_record(folder) is not None:
-        return digest, folder
+    if read_record(folder) is None:
+        find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
+        work = _Work(model_folder, chat_template, policy)
+        with leased(layout.lease(f"tokens-{digest}"), what=f"tokens of the pairs {pairs_fp}", on_wait=on_wait) as lease:
+            if read_record(folder) is None:
+                _make(pairs_folder, identity, work, folder, small_rows, lease)
+    return digest, folder
+
+
+def _make(
+    pairs_folder: Path, identity: dict[str, Any], work: _Work, folder: Path, small_rows: int, lease: Lease
+) -> None:
     started, clock = now(), time.monotonic()
-    find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
-    work = _Work(model_folder, chat_template, policy)
     files = [pairs_folder / f"{side}.parquet" for side in SIDES]
     rows = [pq.read_metadata(file).num_rows for file in files]
     with folder_aside(folder) as aside:
@@ -82,16 +93,16 @@ def prepare_tokens(
         _prove(counts, sum(rows), pairs_folder)
         record = Record(
             "tokens",
-            digest,
+            folder.name,
             identity,
             counts,
             started,
             round(time.monotonic() - clock, 3),
-            inputs={"pairs": pairs_fp},
+            inputs={"pairs": identity["pairs"]},
             facts=writer.facts(),
         )
         write_record(aside, record)
-    return digest, folder
+        lease.check()
 
 
 def _prove(counts: dict[str, Any], rows: int, pairs_folder: Path) -> None:

@@ -37,7 +37,8 @@ class Evaluations:
         self.found: dict[str, list[Scored]] = {}
         self.heldout = Heldout(lambda task: questions_of(run, task), lambda task: questions_identity(run, task))
         self.actors = run.plan.cluster.score_actors
-        self.beside = spare_actors(run.plan.cluster) if self.suites else 0
+        # Room beside one trial's training is another trial's.
+        self.beside = spare_actors(run.plan.cluster) if self.suites and run.trial is None else 0
         self._waiting: queue.Queue[Model | None] = queue.Queue()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,12 +23,13 @@ from ratchet.model.digest import digest_code, digest_model, file_marks
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pipeline.context import Model
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.suite import Answering, Perplexity
+from ratchet.plan.suite import Answering, Perplexity, Task
 from ratchet.serving import vllm
 from ratchet.serving.requests import Answer, Engine, Request
 from ratchet.serving.vllm import Served
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
+from ratchet.store.lease import Lease, leased
 from ratchet.track.bar import counted
 from ratchet.track.progress import Console
 
@@ -91,10 +92,33 @@ class Candidates:
             "engine": engine_label(engine, gpu=bool(self.bench.cluster.gpus_per_worker)),
         }
 
+    def alone(self, tasks: Iterable[Task | Answering], on_wait: Callable[[str], None]) -> list[Lease]:
+        """Wait until no other process asks this model as some of `tasks` do; from then on others wait for this one.
+
+        One process writes a journal of answers, and what stands there is not asked for again. Raises RunError where
+        the evaluation was stopped while it waited, StorageError.
+        """
+        leases = [
+            leased(
+                self.bench.layout.lease(f"answers-{self.role}{name}"),
+                what=f"answers of {self.model.name}",
+                on_wait=on_wait,
+                while_waiting=self.end_if_stopped,
+            )
+            for name in sorted({fingerprint(self.identity_for(task)) for task in tasks})
+        ]
+        # Let go at the end of the `with`, after the journals, which are opened later, are closed.
+        return [self._open.enter_context(lease) for lease in leases]
+
+    def identity_for(self, task: Task | Answering) -> dict[str, Any]:
+        """Return all that decides what this model makes of a task, beside the task."""
+        engine = task.engine if isinstance(task, Answering) else "trainer"
+        return self.identity(engine, task.quantise if isinstance(task, Perplexity) else None)
+
     def of(self, task: Answering) -> Candidate:
         """Return the model as a task wants to ask it. Nothing is started before something is asked."""
         quantise = task.quantise if isinstance(task, Perplexity) else None
-        name = fingerprint(self.identity(task.engine, quantise))
+        name = fingerprint(self.identity_for(task))
         # vLLM draws one token after a text that it scores, and counts the last of a text among its positions.
         longest = self.longest if task.engine == "trainer" else min(self.longest, _VLLM_LONGEST) - 2
         pool = Pool(
@@ -113,6 +137,11 @@ class Candidates:
         for actors in self._actors.values():
             actors.close()
 
+    def step_back(self, line: str) -> None:
+        """Say that there is a wait, and keep no processes meanwhile: who is waited for may need their place."""
+        self.rest()
+        self.bench.console.say(line)
+
     def _compute(self, engine: str, quantise: str | None, units: Any) -> Iterator[Any]:
         for other, actors in self._actors.items():
             if other != (engine, quantise):  # a GPU holds one engine at a time
@@ -125,6 +154,10 @@ class Candidates:
         self._show(done, total)
         if total >= _LONG_WORK and done * 10 // total > (done - 1) * 10 // total:
             self.bench.console.say(f"{f'ask {self.model.name}':<20} {done:,} of {total:,} batches")
+        self.end_if_stopped()
+
+    def end_if_stopped(self) -> None:
+        """Raise RunError where the evaluation is to end."""
         if self.bench.stopped():
             raise RunError(f"the evaluation of {self.model.name} was stopped", fix="run again: it goes on where it was")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from ratchet.pipeline.graph import Step
@@ -60,6 +62,19 @@ class Gate:
     calibration: Calibration | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What makes a run one of a sweep's trials: its steps are shared with the others.
+
+    `watch(step name, step folder)` is entered while a step is made, awaited or found, and may follow
+    its metrics; `console` has the lines that a run writes for people.
+    """
+
+    sweep: str
+    watch: Callable[[str, Path], contextlib.AbstractContextManager[None]]
+    console: Console
+
+
 @dataclasses.dataclass
 class Run:
     """The state of a run: what the plan says, where things lie, and what has been made so far."""
@@ -69,6 +84,7 @@ class Run:
     console: Console
     fresh: bool
     chat_template: str | None
+    trial: Trial | None = None
     pairs: dict[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
     tokens: dict[tuple[str, int, Overlong], Tokens] = dataclasses.field(default_factory=dict)
     models: dict[str, Model] = dataclasses.field(default_factory=dict)

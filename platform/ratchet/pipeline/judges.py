@@ -16,16 +16,26 @@ from ratchet.plan.judge import EndpointJudge, ModelJudge, ReplayJudge
 from ratchet.plan.suite import Answering, MtBench
 from ratchet.serving.requests import Answer, Engine, Request
 from ratchet.store.fingerprint import fingerprint
+from ratchet.store.lease import leased
 
 
 @contextlib.contextmanager
 def judge_of(candidates: Candidates, task: MtBench, where: str) -> Iterator[Judge]:
-    """Yield the judge of a task. Raises PlanError where there is none, and what opening one raises."""
+    """Yield the judge of a task, once no other process asks it and writes down what it says.
+
+    Raises PlanError where there is none, and what opening one raises.
+    """
     bench, said = candidates.bench, task.judge
     match said:
         case EndpointJudge():
             name = fingerprint({"base_url": said.base_url, "model": said.model})
-            with endpoint_judge(said, bench.layout.judgments(name)) as judge:
+            lease = leased(
+                bench.layout.lease(f"judgments-{name}"),
+                what=f"judgments of {said.model}",
+                on_wait=candidates.step_back,
+                while_waiting=candidates.end_if_stopped,
+            )
+            with lease, endpoint_judge(said, bench.layout.judgments(name)) as judge:
                 yield judge
         case ReplayJudge():
             yield replay_judge(said)
@@ -46,10 +56,11 @@ def _own_judge(bench: Bench, said: ModelJudge, candidates: Candidates) -> Iterat
     folder = resolve(spec)
     weights = digest_model(folder)
     model = Model("judge", folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
-    with Candidates(
-        dataclasses.replace(bench, chat_template=spec.chat_template), model, f"judge-of-{candidates.model.weights}-"
-    ) as own:
-        candidate = own.of(Answering(engine=said.engine))
+    bench = dataclasses.replace(bench, chat_template=spec.chat_template)
+    with Candidates(bench, model, f"judge-of-{candidates.model.weights}-") as own:
+        asked = Answering(engine=said.engine)
+        own.alone([asked], candidates.step_back)
+        candidate = own.of(asked)
         marks = [token.content for token in own.tokenizer.added_tokens_decoder.values() if token.special]
         name = spec.name or folder.name
         how = f"{engine_label(said.engine, gpu=bool(bench.cluster.gpus_per_worker))}, weights {weights}"

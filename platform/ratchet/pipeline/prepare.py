@@ -25,6 +25,7 @@ from ratchet.plan.stages import Merge, Overlong, PreferenceStage, Training
 from ratchet.plan.suite import ExactMatch
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
+from ratchet.store.lease import Lease, leased
 from ratchet.store.record import Record, now, read_record, write_record
 
 
@@ -43,7 +44,7 @@ def prepare_sources(run: Run) -> None:
     """Read every source that is used into pairs. Raises DataError."""
     for name in used_sources(run):
         started = time.monotonic()
-        run.pairs[name] = prepare_pairs(name, run.plan.data[name], run.layout, run.plan.model.system)
+        run.pairs[name] = prepare_pairs(name, run.plan.data[name], run.layout, run.plan.model.system, run.console.say)
         counts = facts_of(run.pairs[name][1]).counts
         hub = run.plan.data[name].hub
         if hub is not None and hub.revision is None:
@@ -147,13 +148,19 @@ def _scratch_model(run: Run, spec: Scratch) -> Path:
     fp = fingerprint(identity)
     folder = run.layout.model(fp)
     if read_record(folder) is None:
-        started, clock = now(), time.monotonic()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder_aside(folder) as aside:
-            make_scratch(spec, _texts([run.pairs[name][1] for name in spec.tokenizer_from]), aside)
-            write_record(aside, Record("model", fp, identity, {}, started, round(time.monotonic() - clock, 3)))
-        run.console.done("model base", {"made from": "scratch"}, time.monotonic() - clock)
+        with leased(run.layout.lease(f"models-{fp}"), what="model base", on_wait=run.console.say) as lease:
+            if read_record(folder) is None:
+                _make_scratch(run, spec, identity, folder, lease)
     return folder
+
+
+def _make_scratch(run: Run, spec: Scratch, identity: dict[str, Any], folder: Path, lease: Lease) -> None:
+    started, clock = now(), time.monotonic()
+    with folder_aside(folder) as aside:
+        make_scratch(spec, _texts([run.pairs[name][1] for name in spec.tokenizer_from]), aside)
+        write_record(aside, Record("model", folder.name, identity, {}, started, round(time.monotonic() - clock, 3)))
+        lease.check()
+    run.console.done("model base", {"made from": "scratch"}, time.monotonic() - clock)
 
 
 def _texts(folders: list[Path]) -> Iterator[str]:
@@ -178,6 +185,7 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
             max_length=max_length,
             overlong=overlong,
             chat_template=run.chat_template,
+            on_wait=run.console.say,
         )
         counts = facts_of(folder).counts
         facts = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ratchet.pipeline.beside import Evaluations, write_scores
-from ratchet.pipeline.context import Model, Run
+from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.graph import BASE, Step, chunk_names, final_model, needs_difficulty, steps_of
@@ -33,13 +33,14 @@ from ratchet.store.lock import hold
 from ratchet.track.progress import Console
 
 
-def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
+def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None = None) -> Path:
     """Run a plan to its end and return the report that it wrote. `text` is the plan as written.
 
-    A run that was cut short goes on where it was. Raises RunError where another process holds the
-    run folder, or a step there was made from something else and `fresh` is not given; else what its parts raise.
+    A run that was cut short goes on where it was; a sweep's `trial` has its folder among the sweep's.
+    Raises RunError where another process holds the run folder, or a step there was made from
+    something else and `fresh` is not given; else what its parts raise.
     """
-    run, clock = _open(plan, fresh), time.monotonic()
+    run, clock = _open(plan, fresh, trial), time.monotonic()
     with hold(run.folder):
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
             _prepare(run)
@@ -53,7 +54,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False) -> Path:
         document = write_scores(run, models, scored, evaluations.suites)
         data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
         html, _ = write_report(run.folder, data)
-        if document is not None:
+        if document is not None and trial is None:
             track_scores(plan.track.wandb, plan.name, document, run.folder)
     return html
 
@@ -64,7 +65,7 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
     Trains nothing. Returns how many pairs have scores now, and the steps whose reference is not
     there yet. Raises what `run_plan` may.
     """
-    run, pairs, waiting = _open(plan, fresh=False), 0, []
+    run, pairs, waiting = _open(plan), 0, []
     work: dict[tuple[EngineChoice, str | None], list[tuple[Model, ScoreJob]]] = {}
     with hold(run.folder), native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
         _prepare(run)
@@ -84,9 +85,11 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
     return pairs, waiting
 
 
-def _open(plan: Plan, fresh: bool) -> Run:
-    layout = Layout(Path(plan.cluster.storage).resolve())
-    run = Run(plan, layout, Console(), fresh, plan.model.chat_template)
+def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
+    layout, console = Layout(Path(plan.cluster.storage).resolve()), Console()
+    if trial is not None:
+        layout, console = layout.trials(trial.sweep), trial.console
+    run = Run(plan, layout, console, fresh, plan.model.chat_template, trial)
     run.foreign = foreign_engine(run)
     return run
 

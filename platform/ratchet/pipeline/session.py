@@ -20,6 +20,8 @@ _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # Several runs at once have more processes than cores, most of them waiting: no reason for a warning on stdout.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
 }
 _ON_CPU = {
     "DS_ACCELERATOR": "cpu",
@@ -55,19 +57,24 @@ def native_noise_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_session(cluster: Cluster) -> Iterator[None]:
+def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
     """Attach to `cluster.ray.address` or `RAY_ADDRESS`, or start a local Ray; end it afterwards.
 
-    Raises ClusterError where Ray cannot be started or reached, or is too small for the plan.
+    A local Ray has room for so many `runs` at once. A process that Ray itself started has a Ray, and keeps it. Raises ClusterError where Ray cannot be
+    started or reached, or is too small for the plan.
     """
     for key, value in worker_environment(cluster).items():
         os.environ.setdefault(key, value)
     import ray
 
+    if ray.is_initialized():
+        with _checked(cluster):
+            yield
+        return
     address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     _check_port(address)
     try:
-        _connect(cluster, address)
+        _connect(cluster, address, runs)
     except Exception as error:  # Ray raises RuntimeError, ValueError, ConnectionError and its own
         ray.shutdown()
         raise ClusterError(
@@ -76,13 +83,23 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
             fix="check the address, free memory and disk, and that no port is blocked",
         ) from error
     try:
+        with _checked(cluster):
+            yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _checked(cluster: Cluster) -> Iterator[None]:
+    """Check that Ray is large enough for the plan, and give its errors in words."""
+    import ray
+
+    try:
         _quieten()
         _check_size(cluster)
         yield
     except ray.exceptions.RayError as error:
         raise plain_error(error) from error
-    finally:
-        ray.shutdown()
 
 
 def plain_error(error: BaseException) -> RatchetError:
@@ -114,14 +131,14 @@ def _check_port(address: str) -> None:
         ) from error
 
 
-def _connect(cluster: Cluster, address: str) -> None:
+def _connect(cluster: Cluster, address: str, runs: int) -> None:
     import ray
 
     environment = {"env_vars": worker_environment(cluster)}
     if address != "local":
         ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
         return
-    needed = max(math.ceil(cluster.workers * cluster.cpus_per_worker), cluster.score_actors) + 1
+    needed = runs * math.ceil(needs(cluster)["CPU"]) + 1
     ray.init(
         address="local",
         num_cpus=cluster.ray.num_cpus or max(os.cpu_count() or 1, needed),
@@ -145,12 +162,23 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
+def needs(cluster: Cluster) -> dict[str, float]:
+    """Return what one run takes at most, by kind: `CPU`, `GPU`."""
+    return {
+        "CPU": max(cluster.workers * cluster.cpus_per_worker, cluster.score_actors),
+        "GPU": max(cluster.workers * cluster.gpus_per_worker, cluster.score_actors * _gpus_each(cluster)),
+    }
+
+
+def runs_at_once(cluster: Cluster) -> int:
+    """Return how many runs the Ray that is running has room for at a time; at least one."""
+    have = resources() | {"CPU": resources().get("CPU", 0.0) - 1}  # one is for what comes between: reading, moving
+    return max(1, min(int(have.get(kind, 0.0) // need) for kind, need in needs(cluster).items() if need))
+
+
 def _check_size(cluster: Cluster) -> None:
     have = resources()
-    for resource, need in (
-        ("CPU", max(cluster.workers * cluster.cpus_per_worker, cluster.score_actors)),
-        ("GPU", max(cluster.workers * cluster.gpus_per_worker, cluster.score_actors * _gpus_each(cluster))),
-    ):
+    for resource, need in needs(cluster).items():
         if have.get(resource, 0.0) < need:
             raise ClusterError(
                 f"the plan needs {need:g} {resource}s and Ray has {have.get(resource, 0.0):g}",

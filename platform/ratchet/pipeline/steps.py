@@ -13,12 +13,14 @@ from ratchet.model.merge import merge_models
 from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.graph import BASE, Step, final_model, options
 from ratchet.pipeline.prepare import reference_model, stage_tokens
+from ratchet.pipeline.shared import drop_checkpoints, link
 from ratchet.pipeline.training import train_step
 from ratchet.plan.stages import Merge
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
 from ratchet.store.files import folder_aside, storage_errors, write_json
 from ratchet.store.fingerprint import changed_keys, fingerprint
+from ratchet.store.lease import leased
 from ratchet.store.record import Record, now, read_json_or_none, read_record, write_record
 
 
@@ -30,16 +32,43 @@ def ensure_step(run: Run, step: Step) -> Model:
     """
     identity = step_identity(run, step)
     folder = run.layout.step(run.plan.name, step.name)
+    home = run.layout.made_step(fingerprint({"recipe": identity, "inputs": input_weights(run, step)}))
+    if run.trial is not None:
+        with run.trial.watch(step.name, folder):
+            return known_model(run, step, _shared(run, step, folder, home, identity))
     _claim(run, step, folder, identity)
+    if not folder.exists() and not run.fresh and read_record(home) is not None:
+        link(folder, home)  # a sweep's trial made it
     record = read_record(folder)
     if record is None:
         record = _make(run, step, folder, identity)
         write_record(folder, record)
         run.console.done(step.name, _outcome(record), record.seconds)
     else:
-        _verify(folder, record)
-        run.console.say(f"{step.name:<20} is there already")
+        _found(run, step, folder, record)
     return known_model(run, step, record)
+
+
+def _shared(run: Run, step: Step, folder: Path, home: Path, identity: Mapping[str, Any]) -> Record:
+    """Make a step in the store, unless it is there or another trial makes it: then that one is awaited."""
+    link(folder, home)
+    if (record := read_record(home)) is None:
+        what = f"step {step.name} of {run.plan.name}"
+        with leased(run.layout.lease(f"step-{home.name}"), what=what, on_wait=run.console.say) as lease:
+            if (record := read_record(home)) is None:
+                record = _make(run, step, home, identity)
+                lease.check()
+                write_record(home, record)
+                drop_checkpoints(home)
+                run.console.done(step.name, _outcome(record), record.seconds)
+                return record
+    _found(run, step, home, record)
+    return record
+
+
+def _found(run: Run, step: Step, folder: Path, record: Record) -> None:
+    _verify(folder, record)
+    run.console.say(f"{step.name:<20} is there already")
 
 
 def finished(run: Run, step: Step) -> Model | None:
@@ -141,6 +170,9 @@ def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> N
             where=str(folder),
             fix="run with --fresh to put it aside and make it again, or give the plan another name",
         )
+    if folder.is_symlink():  # what it leads to is the store's, and stays there
+        folder.unlink()
+        return
     aside = run.layout.set_aside(run.plan.name, step.name, now().replace(":", ""))
     with storage_errors(aside):
         aside.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +209,7 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
             "start": step.start,
             "reference_model": reference_model(run, step).name if step.reference else None,
             "weights": digest_model(folder / "model"),
+            "made_by": run.plan.name,
             **facts,
         },
     )

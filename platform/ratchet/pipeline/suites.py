@@ -23,7 +23,6 @@ from ratchet.pipeline.inputs import identity_of
 from ratchet.pipeline.judges import judge_of
 from ratchet.pipeline.preferences import score_preferences
 from ratchet.plan.suite import (
-    Answering,
     EqBench,
     ExactMatch,
     Harness,
@@ -38,6 +37,7 @@ from ratchet.report.figures import with_error
 from ratchet.store.files import folder_aside, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
+from ratchet.store.lease import Lease
 from ratchet.store.record import Record, now, read_record, write_record
 
 
@@ -73,30 +73,38 @@ class Read:
 def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: Heldout | None = None) -> list[Scored]:
     """Return the results of all tasks of a suite, in its order; `name` is the suite's file.
 
-    Every result is kept as soon as it is there. Raises PlanError, DataError, ModelError, EndpointError,
-    StorageError.
+    Every result is kept as soon as it is there. Where another process asks the model, its results are waited for.
+    Raises PlanError, DataError, ModelError, EndpointError, RunError, StorageError.
     """
-    found: dict[str, Scored] = {}
     with Candidates(bench, model) as candidates:
         gpu = bool(bench.cluster.gpus_per_worker)
         read = check_suite(name, suite, candidates.tokenizer, bench.layout, heldout, gpu=gpu)
         identities = {
             task: _identity(candidates, settings, read.identities[task]) for task, settings in suite.tasks.items()
         }
-        for task, identity in identities.items():
-            folder = bench.layout.result(fingerprint(identity))
-            if (record := read_record(folder)) is not None:
-                found[task] = _read(model.name, name, task, folder, record.seconds, reused=True)
-        keys = {fingerprint(identities[task]): task for task in reversed(suite.tasks) if task not in found}
-        left = {task: suite.tasks[task] for task in suite.tasks if task in keys.values()}
-        for task, answered, seconds in _ask(candidates, read.loaded, left, heldout):
-            result = answered.result
-            folder = _keep(bench, identities[task], answered, seconds)
-            for same in suite.tasks:  # a task may stand in a suite under several names
-                if identities[same] == identities[task]:
-                    found[same] = _read(model.name, name, same, folder, seconds, reused=False)
-            bench.console.done(f"{task} {model.name}", facts_of(result.headline), seconds)
+        found = _kept(bench.layout, model, name, identities)
+        if wanted := [suite.tasks[task] for task in suite.tasks if task not in found]:
+            leases = candidates.alone(wanted, candidates.step_back)
+            found = _kept(bench.layout, model, name, identities)  # another process may have asked meanwhile
+            keys = {fingerprint(identities[task]): task for task in reversed(suite.tasks) if task not in found}
+            left = {task: suite.tasks[task] for task in suite.tasks if task in keys.values()}
+            for task, answered, seconds in _ask(candidates, read.loaded, left, heldout):
+                folder = _keep(bench, identities[task], answered, seconds, leases)
+                for same in suite.tasks:  # a task may stand in a suite under several names
+                    if identities[same] == identities[task]:
+                        found[same] = _read(model.name, name, same, folder, seconds, reused=False)
+                bench.console.done(f"{task} {model.name}", facts_of(answered.result.headline), seconds)
     return [found[task] for task in suite.tasks]
+
+
+def _kept(layout: Layout, model: Model, name: str, identities: Mapping[str, Mapping[str, Any]]) -> dict[str, Scored]:
+    """Return the results of a suite's tasks that the store holds."""
+    found = {}
+    for task, identity in identities.items():
+        folder = layout.result(fingerprint(identity))
+        if (record := read_record(folder)) is not None:
+            found[task] = _read(model.name, name, task, folder, record.seconds, reused=True)
+    return found
 
 
 def facts_of(score: Score) -> dict[str, str | int]:
@@ -199,9 +207,7 @@ def _conversations(candidates: Candidates, name: str, task: MtBench) -> _Answere
 
 def _identity(candidates: Candidates, task: Task, read: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a result is the fingerprint of: the model, and what the task is and reads."""
-    engine = task.engine if isinstance(task, Answering) else "trainer"
-    quantise = task.quantise if isinstance(task, Perplexity) else None
-    return {"kind": "scores", "model": candidates.identity(engine, quantise), **read}
+    return {"kind": "scores", "model": candidates.identity_for(task), **read}
 
 
 def _is_whole(result: TaskResult) -> bool:
@@ -209,8 +215,8 @@ def _is_whole(result: TaskResult) -> bool:
     return not any(problem.startswith(FAILED) for problem in result.problems)
 
 
-def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: float) -> Path:
-    """Write a result, and return its folder.
+def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: float, leases: Sequence[Lease]) -> Path:
+    """Write a result, and return its folder. Raises RunError where another process took over.
 
     One that is not whole stands under a name of its own, where the next run does not look for it.
     """
@@ -224,4 +230,6 @@ def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: 
             write_text(aside / name, "".join(f"{line}\n" for line in lines))
         counts = {"items": len(result.items), "problems": sum(result.problems.values())}
         write_record(aside, Record("scores", fp, identity, counts, started, round(seconds, 3)))
+        for lease in leases:
+            lease.check()
     return folder

@@ -170,7 +170,7 @@ def _recipe(run: Run, step: Step, stage: Training) -> dict[str, str]:
 
 def _track(run: Run, step: Step, run_id: str) -> dict[str, Any]:
     wandb = run.plan.track.wandb
-    if wandb is None:
+    if wandb is None or run.trial is not None:  # a trial is one run there, which its own process keeps
         return {}
     return {
         "wandb": wandb.model_dump(mode="json")

@@ -16,11 +16,15 @@ KeyPath = tuple[str | int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a key stands: a file and a line from 1, or `--set`. `written` is a scalar as it was typed."""
+    """Where a key stands: a file and a line from 1, or `--set`. `written` is a scalar as it was typed.
+
+    `under` is the key of another file under which a document's own key stands there, as in `keys.stages.align.beta`.
+    """
 
     file: str
     line: int
     written: str | None = None
+    under: str = ""
 
     def __str__(self) -> str:
         return self.file if self.file == SET else f"{self.file}:{self.line}"
@@ -35,7 +39,8 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        place = f"{SET} {self.key}".rstrip() if self.place.file == SET else f"{self.place}: {self.key}".rstrip(": ")
+        key = f"{self.place.under}.{self.key}" if self.place.under else self.key
+        place = f"{SET} {key}".rstrip() if self.place.file == SET else f"{self.place}: {key}".rstrip(": ")
         return f"{place}: {self.what}"
 
 
@@ -66,7 +71,7 @@ def dotted(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            plain = re.fullmatch(r"[\w<-]{1,60}", part) is not None
+            plain = re.fullmatch(r"[\w<-]{1,60}(\.[\w<-]{1,60})*", part) is not None
             text += ("." if text else "") + (part if plain else shorten(json.dumps(part)))
     return text
 

@@ -1,22 +1,23 @@
-"""Load plans and suites. Everything that is wrong with a file is told at once, in one PlanError."""
+"""Load plans, suites and sweep spaces. Everything that is wrong with a file is told at once, in one PlanError."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ratchet.errors import PlanError
-from ratchet.plan import explain, override, references
+from ratchet.plan import explain, override, references, space_rules
 from ratchet.plan.document import Document, KeyPath, Problem, dotted, fail
 from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import in_yaml, read
 from ratchet.plan.schema import Evaluation, Plan
+from ratchet.plan.space import Space
 from ratchet.plan.suite import ExactMatch, MtBench, Suite
 
-Schema = TypeVar("Schema", Plan, Suite)
-_SCHEMAS = {"stages": "a plan", "tasks": "an evaluation suite"}
+Schema = TypeVar("Schema", Plan, Suite, Space)
+_SCHEMAS = {"stages": "a plan", "tasks": "an evaluation suite", "keys": "a sweep space"}
 """The top-level key that says what a file is."""
 
 
@@ -25,9 +26,14 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
 
     Raises PlanError, whose `what` has one line for each problem.
     """
+    return plan_of(read_plan(path, overrides))
+
+
+def read_plan(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Read the document of a plan, with overrides. Raises PlanError where it is none."""
     document = read(path)
     _refuse_other(document, "stages")
-    return plan_of(override.apply(document, overrides))
+    return override.apply(document, overrides)
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
@@ -37,11 +43,42 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     return _suite_of(override.apply(document, overrides, Suite))
 
 
+def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
+    """Read a sweep space. Whether it suits a plan is another question, for `tune.check`.
+
+    Raises PlanError, whose `what` has one line for each problem.
+    """
+    return space_of(read_space(path, overrides))
+
+
+def read_space(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Read the document of a sweep space, whose lines are needed to say which of them does not suit a plan.
+
+    Raises PlanError where it is no space.
+    """
+    document = read(path)
+    _refuse_other(document, "keys")
+    return override.apply(document, overrides, Space)
+
+
+def space_of(document: Document) -> Space:
+    """Return the space that a document says. Raises PlanError, whose `what` has one line for each problem."""
+    space, problems = explain.validate(Space, document)
+    if space is not None:
+        problems = space_rules.check(document, space)
+    return _proved(space, [*document.problems, *problems], document)
+
+
 def plan_of(document: Document) -> Plan:
     """Return the plan that a document says. Raises PlanError, whose `what` has one line for each problem."""
-    plan, problems = explain.validate(Plan, document)
-    problems = [*document.problems, *problems, *references.check(document), *_suites(document)]
-    return _proved(plan, problems, document)
+    plan, _ = explain.validate(Plan, document)
+    return _proved(plan, plan_problems(document), document)
+
+
+def plan_problems(document: Document) -> list[Problem]:
+    """Return everything that is wrong with the document of a plan, the suites that it names included."""
+    _, problems = explain.validate(Plan, document)
+    return [*document.problems, *problems, *references.check(document), *_suites(document)]
 
 
 def check_file(path: Path, overrides: Sequence[str] = ()) -> str:
@@ -50,12 +87,17 @@ def check_file(path: Path, overrides: Sequence[str] = ()) -> str:
     mark = next((mark for mark in _SCHEMAS if mark in document.data), None)
     if mark is None:
         near = next((near for key in document.data if (near := close(key, _SCHEMAS))), None)
-        fail([document.problem((), f"neither a plan (with `stages`) nor a suite (with `tasks`){hint(near)}")])
+        what = "neither a plan (with `stages`), a suite (with `tasks`) nor a sweep space (with `keys`)"
+        fail([document.problem((), f"{what}{hint(near)}")])
     if mark == "stages":
-        count = len(plan_of(override.apply(document, overrides)).stages)
-        return f"a plan of {count} stage{'s' * (count != 1)}"
-    count = len(_suite_of(override.apply(document, overrides, Suite)).tasks)
-    return f"a suite of {count} task{'s' * (count != 1)}"
+        return f"a plan of {_counted(plan_of(override.apply(document, overrides)).stages, 'stage')}"
+    if mark == "tasks":
+        return f"a suite of {_counted(_suite_of(override.apply(document, overrides, Suite)).tasks, 'task')}"
+    return f"a sweep space of {_counted(space_of(override.apply(document, overrides, Space)).keys, 'key')}"
+
+
+def _counted(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'s' * (len(things) != 1)}"
 
 
 def _suite_of(document: Document) -> Suite:

@@ -168,7 +168,7 @@ def _one(annotation: Any, limits: Mapping[str, Any], model_words: Callable[[Mode
         least = limits.get("min_length")
         count = f"at least {least} " if least else "" if parts[-1] is Ellipsis else f"{len(parts)} "
         several = least != 1 or parts[-1] is not Ellipsis
-        item = describe(parts[0], model_words)
+        item = "a value" if parts[0] is Any else describe(parts[0], model_words)
         return f"a list of {count}{_plural(item) if several else item.removeprefix('a ')}"
     if annotation is str and limits.get("pattern") == NAME_PATTERN:
         return "a name"

@@ -1,4 +1,4 @@
-"""`--set a.b.c=value`: change values of a document by dotted keys. Sweeps go through here too."""
+"""Change a document by dotted keys: `--set a.b.c=value`, and what a sweep sets and leaves out in its trials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def apply(document: Document, assignments: Sequence[str], schema: type[BaseModel
     A key must be one that the schema has, below names that the document has. What is wrong is
     added to the document's problems, so that it is told with all else. `document` stays as it is.
     """
-    changed = dataclasses.replace(document, data=copy.deepcopy(document.data), places=dict(document.places))
+    changed = _copy(document)
     problems: list[Problem] = []
     for assignment in assignments:
         before, sign, text = assignment.partition("=")
@@ -38,8 +38,63 @@ def apply(document: Document, assignments: Sequence[str], schema: type[BaseModel
             problems.append(Problem(_PLACE, key, error.what.splitlines()[0].removeprefix(f"{SET}: ")))
             continue
         problems += [dataclasses.replace(found, key=_joined(key, found.key)) for found in value.problems]
-        changed = _put(changed, path, value)
+        changed = _put(changed, path, value, _PLACE)
     return dataclasses.replace(changed, problems=(*document.problems, *problems))
+
+
+def put(document: Document, values: Mapping[str, tuple[Any, Place]], schema: type[BaseModel] = Plan) -> Document:
+    """Return the document with plain values set by dotted keys, each of which stands at a place of its own.
+
+    What is wrong with a key is added to the document's problems, and what is later found wrong with its value
+    is told at that place. `document` stays as it is.
+    """
+    changed, problems = _copy(document), []
+    for key, (value, place) in values.items():
+        path = tuple(key.split("."))
+        if what := fault(changed, key, schema):
+            problems.append(Problem(place, shorten(key, most=200), what))
+        else:
+            changed = _put(changed, path, Document(place.file, copy.deepcopy(value), {(): place}), place)
+    return dataclasses.replace(changed, problems=(*document.problems, *problems))
+
+
+def leave_out(document: Document, keys: Mapping[str, Place], schema: type[BaseModel] = Plan) -> Document:
+    """Return the document without some dotted keys, so that their defaults hold; what it has not, it need not lose.
+
+    What is wrong with a key is added to the document's problems; a key that is missed is told at the place of
+    the wish to leave it out. `document` stays as it is.
+    """
+    changed, problems = _copy(document), []
+    places = dict(changed.places)
+    for key, place in keys.items():
+        *parents, last = path = tuple(key.split("."))
+        if what := fault(changed, key, schema):
+            problems.append(Problem(place, shorten(key, most=200), what))
+            continue
+        holder: Any = changed.data
+        for part in parents:
+            holder = holder.get(part) if holder else None
+        if holder and last in holder:
+            del holder[last]
+            places = {at: other for at, other in places.items() if at[: len(path)] != path} | {path: place}
+    return dataclasses.replace(changed, places=places, problems=(*document.problems, *problems))
+
+
+def fault(document: Document, key: str, schema: type[BaseModel] = Plan) -> str | None:
+    """Return what is wrong with a dotted key of a document, or None."""
+    return _fault(document, tuple(key.split(".")), schema)
+
+
+def annotation_at(key: str, schema: type[BaseModel] = Plan) -> Any:
+    """Return what the schema asks of the value at a dotted key that is known to be right, whatever kinds are chosen."""
+    annotation: Any = schema
+    for part in key.split("."):
+        annotation = Any if _free(annotation) else below(annotation, part)
+    return annotation
+
+
+def _copy(document: Document) -> Document:
+    return dataclasses.replace(document, data=copy.deepcopy(document.data), places=dict(document.places))
 
 
 def _joined(key: str, inner: str) -> str:
@@ -92,14 +147,14 @@ def _nearest(annotation: Any, value: Any, path: KeyPath) -> KeyPath | None:
     return None if rest is None else (part, *rest)
 
 
-def _put(document: Document, path: KeyPath, value: Document) -> Document:
-    """Return the document with `value` at `path`; mappings on the way are made where there are none."""
+def _put(document: Document, path: KeyPath, value: Document, made: Place) -> Document:
+    """Return the document with `value` at `path`; mappings on the way are made, at `made`, where there are none."""
     places = {at: place for at, place in document.places.items() if at[: len(path)] != path}
     holder = document.data
     for n, part in enumerate(path[:-1], 1):
         if holder.get(part) is None:
             holder[part] = {}
-            places[path[:n]] = _PLACE
+            places[path[:n]] = made
         holder = holder[part]
     holder[path[-1]] = value.data
     places |= {(*path, *at): place for at, place in value.places.items()}

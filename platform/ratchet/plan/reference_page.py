@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, judge, model, reference, schema, stages, suite
+from ratchet.plan import cluster, data, judge, model, reference, schema, space, stages, suite
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
 
@@ -67,6 +67,17 @@ A plan says what is made, and where it runs:
   `model.dtype: float16`.
 - Another model, under `reference` or `steps.base`, has no `scratch`, `chat_template` or `system`: only the plan's model
   can be made, and texts are rendered once, with it.
+
+## What a sweep space must agree with
+
+- Every key is one of the plan's and decides what is made; it is varied, set or left out, once; none is a part of another.
+- The plan is valid at every value and both ends of every range, each key by itself and keys together.
+- A `permutation` names all sources of a stage whose `steps` are by source, in the order `listed`.
+- `grid` takes no `uniform` and no `loguniform`; `tpe` no permutation of more than 4 names; both `random` and `tpe` need
+  a budget.
+- `objectives` name what steps report: `<stage>/heldout/…`, `<stage>/score/…` or `<stage>/train/…`; the scheduler's
+  `metric` is one of the last kind, as it must be known while the stage trains.
+- Where there are `seeds`, no key is the `seed` of a stage that they set.
 """
 
 SECTIONS: tuple[tuple[str, Model], ...] = (
@@ -108,6 +119,11 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A judge behind a URL", judge.EndpointJudge),
     ("A judge of one's own", judge.ModelJudge),
     ("A recorded judge", judge.ReplayJudge),
+    ("A sweep space", space.Space),
+    ("A distribution", space.Distribution),
+    ("A search", space.Search),
+    ("A scheduler", space.Scheduler),
+    ("A budget", space.Budget),
 )
 """Headings in the order of the page. A key is told where it is declared, and again where its default differs."""
 

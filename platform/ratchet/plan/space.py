@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -39,8 +40,10 @@ class Distribution(Strict):
                 raise wrong(key, f"goes from {found[0]:g} to {found[1]:g}: the first must be the smaller one")
         if self.loguniform is not None and self.loguniform[0] <= 0:
             raise wrong("loguniform", "starts at 0 or below, where there is no logarithm")
-        if self.permutation is not None and len(set(self.permutation)) < len(self.permutation):
-            raise wrong("permutation", "names a source twice")
+        for key in ("grid", "choice", "permutation"):
+            found = [json.dumps(value, sort_keys=True) for value in getattr(self, key) or ()]
+            if twice := next((value for n, value in enumerate(found) if value in found[:n]), None):
+                raise wrong(key, f"holds {twice} twice")
         return self
 
     @property
@@ -65,9 +68,9 @@ class Scheduler(Strict):
 
     kind: Literal["asha", "median"]
     """`asha`: at each rung the best 1/reduction of the trials that came so far go on (Li et al. 2020).
-    `median`: a trial whose best value so far is worse than the median of the others' means ends (Golovin et al. 2017)."""
+    `median`: a trial ends whose best value is worse than the median of the others' means (Golovin et al. 2017)."""
     metric: str
-    """A metric of training steps: `<stage>/train/<key of its metrics.jsonl>`, such as `align/train/heldout/accuracy`."""
+    """A metric of training steps: `<stage>/train/<key of metrics.jsonl>`, such as `align/train/heldout/accuracy`."""
     mode: Mode
     """Whether more of it is better."""
     grace: Annotated[int, Field(ge=1)] = 10
@@ -76,6 +79,13 @@ class Scheduler(Strict):
     """asha: at each rung one of so many goes on, and the next rung is so many times as far."""
     among: Annotated[int, Field(ge=2)] = 3
     """median: trials that must have come as far before one is ended."""
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Scheduler:
+        for key, kind in (("reduction", "asha"), ("among", "median")):
+            if key in self.model_fields_set and self.kind != kind:
+                raise wrong(key, f"goes with kind {kind}, and the kind is {self.kind}: leave it out", "kind")
+        return self
 
 
 class Budget(Strict):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import ClusterError
+from ratchet.store.process import stat
 
 PATIENCE_SECONDS = 120.0
 _PAUSE_SECONDS = 0.05
@@ -67,7 +68,7 @@ def family(pid: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+                parents[int(entry.name)] = int(stat(int(entry.name))[1])
     found = [pid]
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]
@@ -117,11 +118,6 @@ def _look_on(node: str, pids: list[int], seconds: float) -> list[int]:
 def _runs(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not yet waited for does not."""
     try:
-        return _stat(pid)[0] not in {"Z", "X"}
+        return stat(pid)[0] not in {"Z", "X"}
     except OSError:
         return False
-
-
-def _stat(pid: int) -> list[str]:
-    """A process's state, parent and so on: what follows its name, which may hold anything."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

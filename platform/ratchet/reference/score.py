@@ -6,11 +6,12 @@ with the blocks that are missing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ratchet.reference.rate import Rater, TrainerRater
 from ratchet.reference.store import block_path, logps_identity, missing_blocks, prove, write_block
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
+from ratchet.store.lease import Lease, leased
 from ratchet.store.record import Record, now, read_record, write_record
 
 
@@ -77,53 +79,106 @@ def score_jobs(
     pool: Pool,
     engine: EngineChoice = TRAINER,
     on_pairs: Callable[[int, int], None] = lambda done, total: None,
+    on_wait: Callable[[str], None] = lambda line: None,
 ) -> list[Scores]:
     """Score every job under its model in one pass, and return where each one's scores lie.
 
-    What the store already holds is not computed again. `on_pairs(done, total)` follows the work.
+    What the store already holds is not computed again, and what another process is computing is waited for, with
+    nothing of the cluster in hand; `on_wait` gets one line about each wait. `on_pairs(done, total)` follows the work.
     Raises the error of the process that failed; its finished blocks stay.
     """
+    plans = _plans(work, engine, layout)
+    with contextlib.ExitStack() as stack:
+        if wanted := {plan.lease: plan for plan in plans if plan.missing}:
+            # In one order, whatever is wanted: no two processes wait for each other.
+            leases = [
+                stack.enter_context(leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait))
+                for key in sorted(wanted)
+            ]
+            plans = _plans(work, engine, layout)  # others may have scored meanwhile
+            return _score(work, plans, leases, engine, pool, on_pairs)
+    return [_found(plan) for plan in plans]
+
+
+def _score(
+    work: Sequence[tuple[ScoringModel, ScoreJob]],
+    plans: Sequence[_JobPlan],
+    leases: Sequence[Lease],
+    engine: EngineChoice,
+    pool: Pool,
+    on_pairs: Callable[[int, int], None],
+) -> list[Scores]:
     started, clock = now(), time.monotonic()
     models = list(dict.fromkeys(model for model, _ in work))
-    plans = [_plan(model, job, engine, layout, [other for one, other in work if one == model]) for model, job in work]
     items = [
         {**item, "model": models.index(model)}
         for (model, _), plan in sorted(zip(work, plans, strict=True), key=lambda pair: models.index(pair[0][0]))
-        for item in plan.items
+        if plan.missing
+        for item in _items(plan)
     ]
     seconds = _run(models, items, engine, pool, on_pairs) if items else {}
-    return [_finish(plan, started, clock, seconds.get(str(plan.folder), 0.0)) for plan in plans]
+    for lease in leases:
+        lease.check()
+    return [
+        _finish(plan, started, clock, seconds.get(str(plan.folder), 0.0)) if plan.missing else _found(plan)
+        for plan in plans
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
 class _JobPlan:
+    """A job, where its scores lie or will, and its lease; `part`: they are, or will be, those of the whole split."""
+
     job: ScoreJob
+    what: str
     identity: dict[str, Any]
     folder: Path
-    items: list[dict[str, Any]]
+    lease: str
     record: Record | None
     part: bool
+
+    @property
+    def missing(self) -> bool:
+        """Whether it has to be scored for itself."""
+        return self.record is None and not self.part
+
+
+def _plans(work: Sequence[tuple[ScoringModel, ScoreJob]], engine: EngineChoice, layout: Layout) -> list[_JobPlan]:
+    return [_plan(model, job, engine, layout, [other for one, other in work if one == model]) for model, job in work]
 
 
 def _plan(
     model: ScoringModel, job: ScoreJob, engine: EngineChoice, layout: Layout, jobs: Sequence[ScoreJob]
 ) -> _JobPlan:
-    """Say what a job still needs. Rows of a split that is scored whole, now or before, need nothing of their own."""
-    if job.rows is not None:
-        whole = dataclasses.replace(job, rows=None)
-        identity = _identity(model, whole, engine)
-        record = read_record(layout.logps(fingerprint(identity)))
-        if record is not None or whole in jobs:
-            return _JobPlan(job, identity, layout.logps(fingerprint(identity)), [], record, part=True)
-    identity = _identity(model, job, engine)
-    folder = layout.logps(fingerprint(identity))
+    """Say what a job still needs. Rows of a split that is scored whole, now or before, need nothing of their own.
+
+    So they have the whole split's lease: who scores a sample waits for who scores everything.
+    """
+    what = f"scores of {model.folder} on the {job.split} pairs of {job.tokens_fp}"
+    whole = dataclasses.replace(job, rows=None)
+    identity = _identity(model, whole, engine)
+    fp = fingerprint(identity)
+    lease, folder = f"logps-{fp}", layout.logps(fp)
     record = read_record(folder)
-    rows = _rows(job) if record is None else np.zeros(0, np.int64)
-    items = [
-        {"file": str(job.file), "folder": str(folder), "block": block, "rows": rows[start:end].tolist()}
-        for block, start, end in (missing_blocks(folder, len(rows)) if record is None else [])
-    ]
-    return _JobPlan(job, identity, folder, items, record, part=False)
+    if job.rows is not None:
+        if record is not None or whole in jobs:
+            return _JobPlan(job, what, identity, folder, lease, record, part=True)
+        identity = _identity(model, job, engine)
+        folder = layout.logps(fingerprint(identity))
+        record = read_record(folder)
+    return _JobPlan(job, what, identity, folder, lease, record, part=False)
+
+
+def _items(plan: _JobPlan) -> Iterator[dict[str, Any]]:
+    """Yield the blocks that a job still needs. Unreadable ones are removed: its lease must be held."""
+    rows = _rows(plan.job)
+    for block, start, end in missing_blocks(plan.folder, len(rows)):
+        yield {
+            "file": str(plan.job.file),
+            "folder": str(plan.folder),
+            "block": block,
+            "rows": rows[start:end].tolist(),
+        }
 
 
 def _identity(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> dict[str, Any]:
@@ -149,12 +204,16 @@ def _rows(job: ScoreJob) -> npt.NDArray[np.int64]:
     return np.arange(len(open_table([job.file], [1.0], 0)))
 
 
+def _found(plan: _JobPlan) -> Scores:
+    """Return the scores of a job for which nothing had to be computed."""
+    fp = fingerprint(plan.identity)
+    if plan.part or plan.record is None:
+        return Scores(plan.folder, fp, len(_rows(plan.job)), 0.0, reused=True)
+    return Scores(plan.folder, fp, plan.record.counts["pairs"], plan.record.seconds, reused=True)
+
+
 def _finish(plan: _JobPlan, started: str, clock: float, seconds: float) -> Scores:
     fp = fingerprint(plan.identity)
-    if plan.part:
-        return Scores(plan.folder, fp, len(_rows(plan.job)), 0.0, reused=True)
-    if plan.record is not None:
-        return Scores(plan.folder, fp, plan.record.counts["pairs"], plan.record.seconds, reused=True)
     table = open_table([plan.job.file], [1.0], 0)
     counts = prove(plan.folder, table.subset(_rows(plan.job)).pair_ids())
     plan.folder.mkdir(parents=True, exist_ok=True)

@@ -122,9 +122,11 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
         try:
             if pq.read_metadata(path).num_rows == end - start:
                 continue
+            path.unlink()
+        except FileNotFoundError:
+            pass  # not removed: a process of a pass that was killed may be writing it now
         except (OSError, pa.ArrowInvalid):
-            pass
-        path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         missing.append((number, start, end))
     return missing
 
@@ -176,6 +178,12 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
             fix="look at the reference model",
         )
     return logps
+
+
+def read_all(folder: Path) -> Logps:
+    """Return all scores of a finished folder, in the order in which they were made. Raises CorruptError."""
+    rows = _read([folder])
+    return Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
 
 
 def _not_scores(logps: Logps) -> npt.NDArray[np.bool_]:

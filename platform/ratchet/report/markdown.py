@@ -6,8 +6,9 @@ import json
 import re
 
 from ratchet.report.data import Report
-from ratchet.report.page import Records, facts, sections, sentence
+from ratchet.report.page import facts, sections, sentence
 from ratchet.report.tables import Cell, Table, headline
+from ratchet.report.templates import Records
 
 
 def markdown(report: Report) -> str:

@@ -8,29 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from ratchet.report import answers, charts, charts_data, tables, tables_data, tables_engine
 from ratchet.report.data import Report
 from ratchet.report.graph import graph
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.read import NAME, load, read
 from ratchet.report.sections_scores import score_drawings, score_sections
-from ratchet.report.tables import Row
+from ratchet.report.templates import fill
 from ratchet.store.files import write_json, write_text
 from ratchet.track.progress import duration
-
-
-class Records:
-    """Numbers the records that rows and charts name, in the order of their first mention."""
-
-    def __init__(self) -> None:
-        self.paths: dict[str, int] = {}
-
-    def number(self, path: str) -> int:
-        """Return the footnote number of a record's path."""
-        return self.paths.setdefault(path, len(self.paths) + 1)
 
 
 def write_report(run_folder: Path, data: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -40,9 +26,9 @@ def write_report(run_folder: Path, data: Mapping[str, Any]) -> tuple[Path, Path]
     so that `ratchet report` can make the others again. Raises DataError where `data` is not what
     `report.data` describes, and StorageError.
     """
-    plain = _plain(data)
-    write_json(run_folder / NAME, plain)
-    return _write(run_folder, read(plain))
+    values = plain(data)
+    write_json(run_folder / NAME, values)
+    return _write(run_folder, read(values))
 
 
 def rewrite_report(run_folder: Path) -> tuple[Path, Path]:
@@ -59,12 +45,12 @@ def _write(run_folder: Path, report: Report) -> tuple[Path, Path]:
     return html, text
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a document as JSON types, with null for numbers that are not finite, and no half characters."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, str):  # a model's answer may hold half a surrogate pair, which no file can
         return value.encode("utf-8", "replace").decode("utf-8")
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -72,16 +58,9 @@ def _plain(value: Any) -> Any:
 
 def page(report: Report) -> str:
     """Return the report as one self-contained HTML page."""
-    records = Records()
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     drawn = drawings(report)
-    return environment.get_template("template.html.jinja").render(
+    return fill(
+        "template.html.jinja",
         report=report,
         sentence=sentence(report),
         headline=tables.headline(report),
@@ -91,43 +70,32 @@ def page(report: Report) -> str:
         resolved=json.dumps(report.resolved, indent=2, ensure_ascii=False),
         facts=facts(report),
         made_with="Plan and versions" if report.plan_text or report.resolved else "Versions",
-        records=records,
         stages={name: index % 8 for index, name in enumerate(tables.coloured(report))},
         answers=answers.side_by_side(report),
-        svg=Markup,  # charts are made of our own SVG, in which matplotlib has escaped every text
-        notes=row_notes(records),
     )
-
-
-def row_notes(records: Records) -> Any:
-    """Return a function from a row to the footnote numbers of its records."""
-
-    def notes(row: Row) -> list[int]:
-        return [records.number(path) for path in row.records]
-
-    return notes
 
 
 def sentence(report: Report) -> str:
     """Say in one sentence what ran."""
     if report.scores and not report.steps:
         models, suites = len(report.scores.names), len(report.scores.suites)
-        tasks = _many(len(report.scores.tasks), "task")
-        return f"{_many(models, 'model')} on {_many(suites, 'suite')}: {tasks}, {duration(report.seconds)}."
+        tasks = many(len(report.scores.tasks), "task")
+        return f"{many(models, 'model')} on {many(suites, 'suite')}: {tasks}, {duration(report.seconds)}."
     trained = sum(step.pairs or 0 for step in report.steps)
     parts = [
-        _many(len(report.steps), "step"),
-        f"in {_many(len(report.stages), 'stage')}",
-        f"over {_many(len(report.sources), 'source')}",
+        many(len(report.steps), "step"),
+        f"in {many(len(report.stages), 'stage')}",
+        f"over {many(len(report.sources), 'source')}",
     ]
     if trained:
         parts.append(f"with {trained:,} pairs trained on")
     workers = max((step.workers or 0 for step in report.steps), default=0)
-    where = f" on {_many(workers, 'worker')}" if workers else ""
+    where = f" on {many(workers, 'worker')}" if workers else ""
     return f"{' '.join(parts)}: {duration(report.seconds)}{where}."
 
 
-def _many(count: int, name: str) -> str:
+def many(count: int, name: str) -> str:
+    """Return a count with what is counted, in the plural where it is not one."""
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 

@@ -22,6 +22,8 @@ INK, MUTED, RULE, PAGE, WARN, FALL = "#010101", "#010102", "#010103", "#010104",
 STAGES = 8
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAGE: "--page", WARN: "--warn", FALL: "--fall"}
 _VARIABLES |= {f"#0102{index:02x}": f"--stage-{index}" for index in range(STAGES)}
+LEVELS = 8
+_VARIABLES |= {f"#0103{index:02x}": f"--level-{index}" for index in range(LEVELS)}
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ratchet",
@@ -50,6 +52,11 @@ Paint = Callable[[Any], None]
 def stage_colour(index: int | None) -> str:
     """Return the colour of the plan's stage number `index`; None (the base model) is grey."""
     return MUTED if index is None else f"#0102{index % STAGES:02x}"
+
+
+def level_colour(share: float) -> str:
+    """Return the colour of a share from 0 to 1: the nearer to 1, the more it stands out from the page."""
+    return f"#0103{min(LEVELS - 1, max(0, int(share * LEVELS))):02x}"
 
 
 def draw(
@@ -191,3 +198,19 @@ def axis_names(axes: Any, x: str, y: str, up: int = 9) -> None:
 def short(text: str, most: int = 16) -> str:
     """Return a name cut to `most` characters, for a plot's margins."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def labels_apart(axes: Any, items: Sequence[tuple[float, float, str]], size: float = 10.5) -> None:
+    """Write texts to the right of the axes, one below another, each with a thin line to its (x, y)."""
+    low, high = axes.get_ylim()
+    gap = size * 1.5 / (axes.get_window_extent().height * 72 / axes.figure.dpi)
+    placed: list[list[Any]] = sorted([(y - low) / (high - low), x, y, text] for x, y, text in items)
+    for index in range(1, len(placed)):
+        placed[index][0] = max(placed[index][0], placed[index - 1][0] + gap)
+    for index in range(len(placed) - 1, -1, -1):
+        limit = 1.0 if index == len(placed) - 1 else placed[index + 1][0] - gap
+        placed[index][0] = min(placed[index][0], limit)
+    for at, x, y, text in placed:
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 5}
+        look = {"xycoords": "data", "textcoords": "axes fraction", "va": "center", "size": size, "zorder": 1}
+        axes.annotate(text, (x, y), (1.02, at), arrowprops=line, **look)

@@ -1,4 +1,4 @@
-"""Read `report.json` and `scores.json` into the dataclasses of `report/data.py` and `report/scores_data.py`.
+"""Read `report.json`, `scores.json` and `sweep.json` into the dataclasses of `data.py`, `scores_data.py`, `sweep_data.py`.
 
 The pipeline writes plain values; reading proves their shape, so that tables and charts need not. A
 key that is absent without a default or of another type is a DataError with its dotted path; keys
@@ -13,6 +13,7 @@ import json
 import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from ratchet.errors import DataError
 from ratchet.report.data import Report
 from ratchet.report.scores_data import Scores
+from ratchet.report.sweep_data import Sweep
 
 NAME = "report.json"
 
@@ -55,6 +57,53 @@ def read_scores(data: Mapping[str, Any], *, where: str = "scores.json") -> Score
     except _MisfitError as misfit:
         raise DataError(f"{misfit}", where=where, fix="docs/scores.md says what each key holds") from None
     return scores
+
+
+def read_sweep(data: Mapping[str, Any], *, where: str = "sweep.json") -> Sweep:
+    """Return plain values as a Sweep whose parts name only one another.
+
+    Raises DataError naming the dotted key that is wrong, or the id that nothing has.
+    """
+    try:
+        sweep: Sweep = _build(Sweep, data, "")
+        _check(sweep)
+    except _MisfitError as misfit:
+        raise DataError(f"{misfit}", where=where, fix="docs/sweeps.md says what each key holds") from None
+    return sweep
+
+
+def _check(sweep: Sweep) -> None:
+    """Raise _MisfitError where an id stands twice, names nothing, or a stage starts from itself."""
+    if sweep.format != 1:
+        raise _MisfitError(f"format: expected 1, got {sweep.format}")
+    ids = {
+        kind: [one.id for one in found]
+        for kind, found in (("points", sweep.points), ("trials", sweep.trials), ("stages", sweep.stages))
+    }
+    for kind, found in ids.items():
+        if len(set(found)) < len(found):
+            twice = Counter(found).most_common(1)[0][0]
+            raise _MisfitError(f"{kind}: {twice[:60]!r} is there twice")
+    known = {kind: set(found) for kind, found in ids.items()}
+    named = [
+        *(("points", "trials.point", one.point) for one in sweep.trials),
+        *(("stages", "trials.steps", step) for one in sweep.trials for step in one.steps),
+        *(("stages", "stages.start", one.start) for one in sweep.stages if one.start is not None),
+        *(("trials", "stages.trials", trial) for one in sweep.stages for trial in one.trials),
+        *([("points", "best", sweep.best)] if sweep.best is not None else []),
+    ]
+    for kind, at, name in named:
+        if name not in known[kind]:
+            raise _MisfitError(f"{at}: {name[:60]!r} is none of {kind}")
+    starts = {one.id: one.start for one in sweep.stages}
+    for first in starts:
+        way: set[str] = set()
+        step: str | None = first
+        while step is not None:
+            if step in way:
+                raise _MisfitError(f"stages.start: {step[:60]!r} starts from itself")
+            way.add(step)
+            step = starts[step]
 
 
 class _MisfitError(Exception):

@@ -25,7 +25,8 @@ class Objective:
 @dataclasses.dataclass(frozen=True)
 class Key:
     """A dotted key of the plan that varies. `kind` names its distribution; `values` are its values in their order
-    (grid, choice, permutation), or the two ends of its range (uniform, loguniform, randint)."""
+    (grid, choice, permutation), or the two ends of its range (uniform, loguniform, randint).
+    """
 
     key: str
     kind: typing.Literal["grid", "choice", "uniform", "loguniform", "randint", "permutation"]
@@ -43,7 +44,8 @@ class Value:
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One run of the plan. `reason` says why it was stopped or failed; `steps` are the `stages` ids that it is made of,
-    in order; `run` is its folder; `wandb` its run there, `<project>/<run id>`."""
+    in order; `run` is its folder; `wandb` its run there, `<project>/<run id>`.
+    """
 
     id: str
     number: int
@@ -75,7 +77,8 @@ class Result:
 @dataclasses.dataclass(frozen=True)
 class Point:
     """Values of the keys, and what they came to. `rank` is from 1, best first (None: no trial finished, or several
-    objectives); `front` whether no other point is better in all objectives; `marks` such as `easy to hard`."""
+    objectives); `front` whether no other point is better in all objectives; `marks` such as `easy to hard`.
+    """
 
     id: str
     values: Mapping[str, Any]

@@ -107,7 +107,7 @@ class TrialRun:
     """
 
     def __init__(self, run: WandbRun | None) -> None:
-        self.path = f"{run.project}/{run.run_id}" if run else None
+        self.path = run.path if run else None
         """`<project>/<run id>`, as trial.json and the stages of other trials name it."""
         self._tracker = WandbTracker(run) if run else None
         self._lock = threading.Lock()

@@ -53,6 +53,11 @@ class WandbRun:
     by_agent: bool = False
     from_start: bool = False
 
+    @property
+    def path(self) -> str:
+        """Where it is found: `<project>/<run id>`."""
+        return f"{self.project}/{self.run_id}"
+
 
 def flatten(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted keys; lists become JSON text."""

@@ -1,0 +1,164 @@
+"""Build the page of a sweep: one HTML page and one Markdown file from its document."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import shlex
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.report import charts_sweep as charts
+from ratchet.report import tables_sweep as tables
+from ratchet.report.answers import cut
+from ratchet.report.markdown import escape, fenced, render
+from ratchet.report.page import many, plain
+from ratchet.report.parts import Drawings, Section, section
+from ratchet.report.read import read_sweep
+from ratchet.report.stage_tree import Tree, stage_tree
+from ratchet.report.sweep_data import Sweep
+from ratchet.report.sweep_values import measured
+from ratchet.report.sweep_words import lead, saved, wanted, winner
+from ratchet.report.templates import Records, fill
+from ratchet.store.files import write_text
+from ratchet.track.wandb import flatten
+
+LONGEST_TEXT = 20_000
+"""Characters of a plan or a space on the page; the files themselves lie beside it."""
+
+
+def write_sweep_page(folder: Path, document: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write sweep.html and sweep.md into a sweep's folder from the values of its sweep.json; return both.
+
+    Numbers that are not finite count as none. Each file appears whole or not at all. Raises DataError where
+    `document` is not what `report.sweep_data` describes, and StorageError.
+    """
+    sweep = read_sweep(plain(document))
+    html, text = folder / "sweep.html", folder / "sweep.md"
+    write_text(html, sweep_page(sweep))
+    write_text(text, sweep_markdown(sweep))
+    return html, text
+
+
+def sweep_page(sweep: Sweep) -> str:
+    """Return a sweep as one self-contained HTML page."""
+    drawn = drawings(sweep)
+    tree = stage_tree(sweep)
+    return fill(
+        "sweep.html.jinja",
+        sweep=sweep,
+        lead=lead(sweep),
+        saved=saved(sweep),
+        wanted=[wanted(one) for one in sweep.objectives],
+        winner=winner(sweep),
+        sections=[one for one in sections(sweep) if one.tables or one.key in drawn],
+        drawn=drawn,
+        tree=tree,
+        left_out=left_out(tree),
+        facts=facts(sweep),
+        space_text=cut(sweep.space_text, LONGEST_TEXT),
+        plan_text=cut(sweep.plan_text, LONGEST_TEXT),
+        link=lambda path: link(sweep, path),
+        stages={"best": 1},
+        answers=None,
+    )
+
+
+def sweep_markdown(sweep: Sweep) -> str:
+    """Return a sweep as GitHub-flavoured Markdown; the last column of a table numbers its records."""
+    records = Records()
+    head = [
+        f"{sweep.name}, a sweep of {sweep.plan}",
+        lead(sweep),
+        f"Wanted: {', '.join(map(wanted, sweep.objectives))}",
+    ]
+    parts = [f"# {escape(cut(head[0], 200))}", *map(escape, head[1:]), escape(f"Saved: {saved(sweep)}")]
+    parts += [f"- **Warning:** {escape(cut(text, 600))}" for text in sweep.warnings]
+    parts += ["## What is best", *map(escape, winner(sweep))]
+    for one in sections(sweep):
+        if one.tables:
+            parts += [f"## {one.title}", *([escape(one.text)] if one.text else [])]
+            parts += [render(table, records) for table in one.tables]
+    parts += ["## Settings", "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts(sweep))]
+    for title, text in (("Space", sweep.space_text), ("Plan", sweep.plan_text)):
+        parts += [f"## {title}", fenced(cut(text, LONGEST_TEXT), "yaml")] if text else []
+    if records.paths:
+        parts += ["## Records"]
+        parts += ["\n".join(f"- r{n}: [{escape(path)}]({link(sweep, path)})" for path, n in records.paths.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def link(sweep: Sweep, path: str) -> str:
+    """Return a path below the storage root as a link from the sweep's folder, which lies in `sweeps` there."""
+    home = f"sweeps/{sweep.name}"
+    there = posixpath.relpath(f"/{path}", f"/{home}")
+    return f"{'' if there.startswith('..') else './'}{urllib.parse.quote(there)}"
+
+
+def left_out(tree: Tree | None) -> str:
+    """Say which stages the tree does not show."""
+    if tree is None or not tree.left_out:
+        return ""
+    return f"{many(tree.left_out, 'stage')} are left out: {len(tree.nodes) - 1} stages of the first levels are shown."
+
+
+def facts(sweep: Sweep) -> list[tuple[str, str]]:
+    """What the sweep was made with, and the command that makes it again."""
+    files = [shlex.quote(f"sweeps/{sweep.name}/{name}") for name in ("plan.yaml", "space.yaml")]
+    found = [
+        ("made", sweep.created),
+        ("ratchet", f"{sweep.ratchet}, commit {sweep.commit}"),
+        (
+            "to repeat",
+            f"ratchet sweep {' '.join(files)} (both lie beside this page; the paths are below the storage root)",
+        ),
+    ]
+    for name, values in (("machine", sweep.hardware), ("versions", sweep.versions)):
+        said = ", ".join(f"{key} {_plainly(value)}" for key, value in flatten(dict(values)).items())
+        found += [(name, cut(said, 2000))] if said else []
+    return found
+
+
+def _plainly(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def sections(sweep: Sweep) -> list[Section]:
+    """Return the page's sections in order, with their tables; some have only drawings, or nothing."""
+    return [
+        section("points", "Points, best first", "", tables.ranked(sweep), tables.ended(sweep), tables.trials(sweep)),
+        section("front", "Pareto front"),
+        section("parallel", "From values to results"),
+        section("against", "Objective against each key"),
+        section("importance", "Importance of the keys", _importance(sweep), tables.importance(sweep)),
+        section("work", "Work, shared and unshared", "", tables.work(sweep), tables.stages(sweep)),
+    ]
+
+
+def _importance(sweep: Sweep) -> str:
+    if not sweep.importance:
+        return ""
+    counts = ", ".join(str(len(measured(sweep, place))) for place in range(len(sweep.objectives)))
+    return (
+        "The share of the objective's variation over the whole space that each key explains, as a forest of regression "
+        f"trees has learnt it (fANOVA; all keys together 100 %). It was learnt from {counts} points with a value; "
+        "from a few dozen it is a hint."
+    )
+
+
+def drawings(sweep: Sweep) -> dict[str, Drawings]:
+    """Return each section's charts, by its key; a section without any is not there."""
+    wide, small = [], []
+    for place in range(len(sweep.objectives)):
+        found = charts.against_keys(sweep, place)
+        wide += found[0]
+        small += found[1]
+    drawn = {
+        "front": Drawings.of([charts.pareto(sweep)], []),
+        "parallel": Drawings.of([charts.parallel(sweep)], []),
+        "against": Drawings.of(wide, small, charts.how_to_read(sweep)),
+        "importance": Drawings.of([], charts.importance(sweep)),
+    }
+    return {key: found for key, found in drawn.items() if found.wide or found.small}

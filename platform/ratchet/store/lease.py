@@ -1,0 +1,264 @@
+"""Leases: one maker at a time of what several processes want, on one machine or on many that share a folder.
+
+    <folder>/<generation>.json      the highest generation holds; an empty file was let go
+
+A lease is a file that appears whole, under a number that only one process can take: whoever sees that
+generation n was let go, or that its holder is dead, links generation n + 1, and of many only one succeeds. The
+highest file stays when it is let go (emptied, which needs no space on the disk), so no number ever
+comes back, and nobody who fell asleep over an old look can displace a holder that it has not seen.
+
+Who holds a lease renews it: a thread sets the file's time. No clocks of machines are compared: who waits takes
+the lease over when it has watched the time stand still for `LAPSE_SECONDS` of its own clock. A holder on the
+same machine whose process has ended is found out at once.
+
+A holder that slept longer than that has lost its lease: `Lease.check` raises, and is called right before
+something is published. Between a check and what follows it lies a moment that no lease can close: what is published
+appears whole, by one rename, and the same whoever made it.
+
+No two processes may wait for each other. So a lease is taken before those of what it is made from,
+and several of one kind in the order of their names: a step, then a model's answers, then judgments, then scores,
+tokens, pairs and models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ratchet.errors import RunError, StorageError
+from ratchet.store.files import storage_errors
+from ratchet.store.process import Process, this_process
+from ratchet.store.record import now
+
+BEAT_SECONDS = 5.0
+"""How often a holder renews its lease."""
+LAPSE_SECONDS = 60.0
+"""How long a lease must be seen not to be renewed before another process takes it over."""
+_PAUSES = (0.05, 1.0)
+"""The first and the longest pause between two looks at a lease, in seconds."""
+_LONGEST_GAP = 2.0
+"""What one pause may count for: who was stopped together with the holder has not watched it meanwhile."""
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, and for what. `token` tells two threads of one process from each other."""
+
+    token: str
+    what: str
+    process: Process
+    thread: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.process.pid} on {self.process.host}, since {self.since}"
+
+
+class Lease:
+    """A lease that this thread took. Made by `leased` alone."""
+
+    def __init__(self, folder: Path, generation: int, holder: Holder, handle: int) -> None:
+        self.folder, self.generation, self.holder = folder, generation, holder
+        self._handle = handle
+        self._over = threading.Event()
+        self._beat = threading.Thread(target=self._renew, name="ratchet-lease", daemon=True)
+        self._beat.start()
+
+    def check(self) -> None:
+        """Raise RunError where another process has taken the lease over: then nothing may be published any more."""
+        seen = _look(self.folder)
+        if seen.generation == self.generation and seen.holder is not None and seen.holder.token == self.holder.token:
+            return
+        raise RunError(
+            f"{self.holder.what}: another process took over ({seen.holder or 'it has finished'}), as this one was "
+            f"not heard of for {LAPSE_SECONDS:g} s",
+            where=str(self.folder),
+            fix="run again: what the other one makes is found in the store",
+        )
+
+    def _renew(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            # By the open file and not by its name, which may be another's by now. A disk that is away for a
+            # moment is no reason to end: `check` tells whether the lease was lost.
+            with contextlib.suppress(OSError):
+                os.utime(self._handle)
+
+    def let_go(self) -> None:
+        """Let the next one have it. The process's death would do it as well."""
+        self._over.set()
+        self._beat.join()  # the number of a closed file may be given to another
+        with contextlib.suppress(OSError):  # where it cannot be written it lapses, as it is not renewed any more
+            os.ftruncate(self._handle, 0)
+        with contextlib.suppress(OSError):
+            os.close(self._handle)
+
+
+@contextlib.contextmanager
+def leased(
+    folder: Path,
+    *,
+    what: str,
+    on_wait: Callable[[str], None] = lambda line: None,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> Iterator[Lease]:
+    """Hold the lease in `folder`, once whoever holds it has let go, ended, or not been heard of for `LAPSE_SECONDS`.
+
+    What is to be made may be there when the wait is over: look again. `what` says in a few words what is made;
+    `on_wait` gets one line, if there is a wait; `while_waiting` is called again and again, and what it raises ends
+    the wait. Raises StorageError; RuntimeError where the thread holds the lease already.
+    """
+    mine = Holder(uuid.uuid4().hex, what, this_process(), threading.get_native_id(), now())
+    lease = _wait(folder, mine, on_wait, while_waiting)
+    try:
+        yield lease
+    finally:
+        lease.let_go()
+
+
+def _wait(folder: Path, mine: Holder, on_wait: Callable[[str], None], while_waiting: Callable[[], None]) -> Lease:
+    watch, told, pause = _Watch(), False, _PAUSES[0]
+    while True:
+        changed = watch.look(folder)
+        seen = watch.seen
+        if seen.free or watch.still >= LAPSE_SECONDS or (seen.holder is not None and seen.holder.process.has_ended()):
+            if (lease := _take(folder, seen.generation + 1, mine)) is not None:
+                return lease
+        else:
+            if seen.holder is not None and (seen.holder.process, seen.holder.thread) == (mine.process, mine.thread):
+                raise RuntimeError(f"{mine.what}: the thread waits for a lease that it holds: {folder}")
+            if not told:
+                on_wait(f"waiting for {mine.what}: {seen.holder or 'an unknown process'} is at it")
+                told = True
+            while_waiting()
+        pause = _PAUSES[0] if changed else min(1.5 * pause, _PAUSES[1])
+        time.sleep(pause)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """A lease's highest generation (0: there is none), when it was renewed, and what its file holds."""
+
+    generation: int = 0
+    beat: int = 0
+    raw: bytes = b""
+
+    @property
+    def free(self) -> bool:
+        """Whether it was let go, or never taken."""
+        return not self.raw
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds it; None where nobody does, or the file does not say."""
+        try:
+            found = json.loads(self.raw)
+            return Holder(**{**found, "process": Process(**found["process"])})
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+class _Watch:
+    """What is seen of a lease, and for how long it was watched without a change: `still`, in seconds."""
+
+    def __init__(self) -> None:
+        self.seen, self.still = _Seen(), 0.0
+        self._last = time.monotonic()
+
+    def look(self, folder: Path) -> bool:
+        """Look again; return whether another one holds it than before."""
+        began = time.monotonic()
+        seen = _look(folder)
+        self.still = self.still + min(began - self._last, _LONGEST_GAP) if seen == self.seen else 0.0
+        self._last = time.monotonic()
+        changed = seen.generation != self.seen.generation
+        self.seen = seen
+        return changed
+
+
+def _look(folder: Path) -> _Seen:
+    """Return a lease as it is now. Raises StorageError."""
+    with storage_errors(folder):
+        while True:
+            try:
+                generation = max(_generations(folder), default=0)
+                if not generation:
+                    return _Seen()
+                # Opened, and not only asked for its time: a network disk gives the newest state at an opening alone.
+                with _path(folder, generation).open("rb") as file:
+                    return _Seen(generation, os.fstat(file.fileno()).st_mtime_ns, file.read())
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ESTALE}:
+                    raise
+                time.sleep(_PAUSES[0] / 10)  # a higher one is there, and this one was removed
+
+
+def _take(folder: Path, generation: int, mine: Holder) -> Lease | None:
+    """Take a generation; None where another process was faster. Raises StorageError."""
+    aside = folder / f".{mine.token}"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_text(json.dumps(dataclasses.asdict(mine)))
+            handle = os.open(aside, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(handle)  # on a network disk others must find what it holds
+                taken = _link(aside, _path(folder, generation)) and _settle(folder, generation)
+            except BaseException:
+                os.close(handle)
+                raise
+        finally:
+            aside.unlink(missing_ok=True)
+    if taken:
+        return Lease(folder, generation, mine, handle)
+    os.close(handle)
+    return None
+
+
+def _settle(folder: Path, generation: int) -> bool:
+    """Remove the generations below one's own; return False, and remove one's own, where there is a higher one.
+
+    Its number was free because it had been used and removed, after this process looked.
+    """
+    others = _generations(folder)
+    highest = generation == max(others, default=generation)
+    for one in others:
+        if one < generation or (one == generation and not highest):
+            _path(folder, one).unlink(missing_ok=True)
+    return highest
+
+
+def _link(aside: Path, path: Path) -> bool:
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        # A network disk that lost its first answer asks twice, and is told that the name is there: its own.
+        return aside.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise StorageError(
+            f"no hard links can be made here: {error.strerror}",
+            where=str(path.parent),
+            fix="set cluster.storage to a folder on a disk that has them",
+        ) from error
+    return True
+
+
+def _path(folder: Path, generation: int) -> Path:
+    return folder / f"{generation}.json"
+
+
+def _generations(folder: Path) -> list[int]:
+    try:
+        return [int(path.stem) for path in folder.iterdir() if path.suffix == ".json" and path.stem.isdigit()]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,113 @@
+"""Whether a sweep space is right for a plan: found out before the first trial begins, and all told at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from ratchet.plan import override
+from ratchet.plan.document import Document, KeyPath, Problem, fail
+from ratchet.plan.load import plan_of, plan_problems
+from ratchet.plan.outline import close, describe, either, hint, members
+from ratchet.plan.schema import Plan
+from ratchet.plan.space import Distribution, Space
+from ratchet.tune.trial_plan import base_document
+from ratchet.tune.tried import Tried, try_points
+
+_SAME = "so every trial would make the same models: leave it out here, or put it under `set`"
+_WHERE = {
+    r"cluster(\..+)?": f"says where a plan runs, {_SAME}",
+    r"track(\..+)?": f"says who watches a plan, {_SAME}",
+    r"evaluate": f"says what models are asked, {_SAME}",
+    r"reference\.(sample|otherwise)": f"says when an engine's scores are trusted, {_SAME}",
+    r"stages\.[^.]+\.checkpoint\.keep": f"says what stays on disk, {_SAME}",
+    r"data\.[^.]+\.max_bad_share": f"says when a run stops, {_SAME}",
+    r".*\.trust_remote_code": f"says what may run here, {_SAME}",
+}
+"""Keys that are in no fingerprint, and what they are for."""
+_NAME = "names the run, and every trial has a name of its own: leave it out"
+_DRAWN = {
+    "uniform": ((float,), "draws numbers with a fraction"),
+    "loguniform": ((float,), "draws numbers with a fraction"),
+    "randint": ((int, float), "draws whole numbers"),
+}
+
+
+def check_space(plan: Document, written: Document, space: Space, metrics: Callable[[Plan], Sequence[str]]) -> None:
+    """Check a space, and the document that it was read from, against a plan.
+
+    Looked at: whether the plan has the keys, whether they decide what is made, whether they take such values,
+    whether the plan is valid at every value and both ends of every range, each key by itself and keys together, and
+    whether the objectives are among the names that `metrics` gives for a trial's plan.
+
+    Raises PlanError, whose `what` has one line for each problem. Reads the plan and its suites; trains nothing.
+    """
+    plan_of(plan)
+    base = base_document(plan, space, written)
+    faults = {key: list(_key_faults(base, written, key, one)) for key, one in space.keys.items()}
+    problems = [*base.problems, *_names(written, space), *(found for each in faults.values() for found in each)]
+    tried = try_points(plan, written, space, [key for key, found in faults.items() if not found])
+    problems += tried.problems
+    fail([*problems, *_metrics(written, space, metrics(_some_plan(plan, base, tried)))])
+
+
+def _some_plan(plan: Document, base: Document, tried: Tried) -> Plan:
+    """Return a trial's plan; where none is right, what is nearest to one."""
+    if tried.good is not None:
+        return plan_of(tried.good)
+    return plan_of(plan if plan_problems(base) else base)
+
+
+def _names(written: Document, space: Space) -> Iterator[Problem]:
+    paths: list[tuple[KeyPath, str]] = [(("set", key), key) for key in space.set]
+    for path, key in [*paths, *((("unset", n), key) for n, key in enumerate(space.unset))]:
+        if key == "name":
+            yield written.problem(path, _NAME)
+
+
+def _key_faults(base: Document, written: Document, key: str, one: Distribution) -> Iterator[Problem]:
+    """Yield what is wrong with a key or its distribution, whatever the values."""
+    path = ("keys", key)
+    if what := override.fault(base, key):
+        yield written.problem(path, what)
+        return
+    if key == "name":
+        yield written.problem(path, _NAME)
+    elif what := next((what for pattern, what in _WHERE.items() if re.fullmatch(pattern, key)), None):
+        yield written.problem(path, what)
+    elif one.kind == "permutation":
+        if not re.fullmatch(r"stages\.[^.]+\.data", key):
+            what = "orders the sources of a stepwise stage: it goes with stages.<name>.data, and with no other key"
+            yield written.problem((*path, one.kind), what)
+    elif one.kind in _DRAWN:
+        yield from _drawn_faults(written, path, one.kind, override.annotation_at(key))
+
+
+def _drawn_faults(written: Document, path: KeyPath, kind: str, annotation: Any) -> Iterator[Problem]:
+    """Yield a problem where a key takes no such numbers as are drawn for it."""
+    types, draws = _DRAWN[kind]
+    taken = members(annotation)
+    options = [option for member in taken if get_origin(member) is Literal for option in get_args(member)]
+    if any(member is Any or member in types for member in taken) or (int in types and int in map(type, options)):
+        return
+    other = "randint" if int in taken else None if kind == "randint" else "choice"
+    yield written.problem((*path, kind), f"{draws}, and the key takes {describe(annotation)}{hint(other)}")
+
+
+def _metrics(written: Document, space: Space, known: Sequence[str]) -> Iterator[Problem]:
+    for metric in space.objectives:
+        if metric not in known:
+            yield written.problem(("objectives", metric), f"no step reports this{_or(metric, known)}")
+    if space.scheduler is None:
+        return
+    metric, training = space.scheduler.metric, [name for name in known if "/train/" in name]
+    if metric in known and metric not in training:
+        what = f"{metric} is known when a trial ends, and a scheduler needs one of its steps{_or(metric, training)}"
+        yield written.problem(("scheduler", "metric"), what)
+    elif metric not in known:
+        yield written.problem(("scheduler", "metric"), f"no step reports {metric}{_or(metric, training)}")
+
+
+def _or(metric: str, known: Sequence[str]) -> str:
+    return hint(close(metric, known)) or f"; there are {either(known)}"

@@ -1,0 +1,130 @@
+"""Which trial comes next: those that an earlier call left unfinished, then new ones until the budget is spent.
+
+No Ray here. What is known stands in the trials' folders, so the choice is the same after a restart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.plan.space import Space
+from ratchet.store.record import read_json_or_none
+from ratchet.tune.points import Trial, trials
+from ratchet.tune.tpe import Known, propose
+from ratchet.tune.trial import POINT, TRIAL, passing
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A trial to run; `number` is its place in the order in which trials were chosen, from 1."""
+
+    trial: Trial
+    number: int
+    by: str
+
+
+@dataclasses.dataclass
+class _Seen:
+    chosen: Chosen
+    document: Mapping[str, Any] | None
+
+
+class Chooser:
+    """Hands out the trials of a sweep, one at a time; `folder` holds the trials' folders.
+
+    `spent` is the hours that earlier calls took.
+    """
+
+    def __init__(self, space: Space, folder: Path, spent: float = 0.0) -> None:
+        self.space, self.folder = space, folder
+        self._seen: dict[str, _Seen] = {one.chosen.trial.trial_id: one for one in read_trials(folder)}
+        self._left = [one.chosen for one in self._seen.values() if one.document is None or passing(one.document)]
+        self._new = iter(self._list()) if space.search.by != "tpe" else iter(self._proposals())
+        hours = space.budget.hours
+        self._deadline = None if hours is None else time.monotonic() + 3600 * (hours - spent)
+
+    @property
+    def ended_before(self) -> list[str]:
+        """Names of the trials that have ended."""
+        return [name for name, one in self._seen.items() if one.document is not None and not passing(one.document)]
+
+    def next(self) -> Chosen | None:
+        """Return the next trial; None where the sweep has no more. Those left unfinished come first."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return None
+        if self._left:
+            return self._left.pop(0)
+        return next(self._new, None)
+
+    def ended(self, trial: str, document: Mapping[str, Any]) -> None:
+        """Take what a trial came to: its `trial.json`."""
+        self._seen[trial].document = document
+
+    def _list(self) -> Iterator[Chosen]:
+        for trial in trials(self.space):
+            if self._spent():
+                return
+            if trial.trial_id not in self._seen:
+                yield self._choose(trial)
+
+    def _proposals(self) -> Iterator[Chosen]:
+        seeds: tuple[int | None, ...] = self.space.seeds or (None,)
+        while not self._spent():
+            point = self._begun(seeds) or propose(self.space, self._known(len(seeds)))
+            if point is None:
+                return
+            for seed in seeds:
+                trial = Trial(point, seed)
+                if trial.trial_id not in self._seen and not self._spent():
+                    yield self._choose(trial)
+
+    def _begun(self, seeds: tuple[int | None, ...]) -> Mapping[str, Any] | None:
+        """Return the newest point, where a killed driver had not come to all of its seeds."""
+        seen = list(self._seen.values())
+        if not seen:
+            return None
+        last = seen[-1].chosen.trial
+        return last.values if any(Trial(last.values, seed).trial_id not in self._seen for seed in seeds) else None
+
+    def _spent(self) -> bool:
+        most = self.space.budget.trials
+        return most is not None and len(self._seen) >= most
+
+    def _choose(self, trial: Trial) -> Chosen:
+        chosen = Chosen(
+            trial, 1 + max((one.chosen.number for one in self._seen.values()), default=0), self.space.search.by
+        )
+        self._seen[trial.trial_id] = _Seen(chosen, None)
+        return chosen
+
+    def _known(self, seeds: int) -> list[Known]:
+        """What is known of each point, in the order of choice; done once all its seeds have ended."""
+        points: dict[str, list[_Seen]] = {}
+        for one in self._seen.values():
+            points.setdefault(one.chosen.trial.point_id, []).append(one)
+        return [self._summary(trials, seeds) for trials in points.values()]
+
+    def _summary(self, trials: list[_Seen], seeds: int) -> Known:
+        point = trials[0].chosen.trial.values
+        if len(trials) < seeds or any(one.document is None for one in trials):
+            return Known(point, "running")
+        rows = [one.document["metrics"] for one in trials if one.document and one.document["status"] == "finished"]
+        if not rows:
+            return Known(point, "done")
+        means = (sum(row[name]["value"] for row in rows) / len(rows) for name in self.space.objectives)
+        return Known(point, "done", tuple(means))
+
+
+def read_trials(folder: Path) -> list[_Seen]:
+    """Return the trials in `folder` in the order in which they were chosen."""
+    found = []
+    for path in folder.glob(f"*/{POINT}"):
+        told = read_json_or_none(path)
+        if told is not None:
+            chosen = Chosen(Trial(told["point"], told["seed"]), told["number"], told["by"])
+            found.append(_Seen(chosen, read_json_or_none(path.with_name(TRIAL))))
+    return sorted(found, key=lambda one: one.chosen.number)

@@ -1,0 +1,85 @@
+"""A sweep as it is asked for: a plan, a space that fits it, and what each trial of it is. No torch, no Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet.plan.document import Document
+from ratchet.plan.load import plan_of, read_plan, read_space, space_of
+from ratchet.plan.reading import in_yaml
+from ratchet.plan.schema import Plan
+from ratchet.plan.space import Space
+from ratchet.store.layout import Layout
+from ratchet.tune.check import check_space
+from ratchet.tune.choose import Chosen
+from ratchet.tune.metrics import metric_names
+from ratchet.tune.trial import TrialTask
+from ratchet.tune.trial_plan import trial_document
+
+_WHERE = {"cluster", "track", "name"}
+TRIALS = "trials"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A plan and a space that is known to fit it, as documents and as values, and their texts as written."""
+
+    plan: Plan
+    document: Document
+    plan_text: str
+    space: Space
+    written: Document
+    space_text: str
+
+    @property
+    def name(self) -> str:
+        """Names the sweep's folder, and its group in wandb."""
+        return f"{self.plan.name}-{self.space.name}"
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder."""
+        return Layout(Path(self.plan.cluster.storage).resolve()).sweep(self.name)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its trials depend on. What is wanted, how it is searched and for how long may change between calls."""
+        plan = {key: value for key, value in self.document.data.items() if key not in _WHERE}
+        space = self.space.model_dump(mode="json", include={"keys", "set", "unset"})
+        return {"plan": plan, "space": space}
+
+    def task(self, chosen: Chosen) -> TrialTask:
+        """Return what the process of a chosen trial gets. Raises PlanError where the plan does not allow its values."""
+        trial = chosen.trial
+        made = trial_document(self.document, self.space, trial.values, trial.seed, self.written)
+        made = dataclasses.replace(made, data={**made.data, "name": trial.trial_id})
+        return TrialTask(
+            sweep=self.name,
+            name=trial.trial_id,
+            number=chosen.number,
+            point=trial.values,
+            point_id=trial.point_id,
+            seed=trial.seed,
+            by=chosen.by,
+            plan=plan_of(made),
+            text=in_yaml(made.data),
+            home=str(Path.cwd()),
+            objectives=tuple(self.space.objectives),
+            scheduled=self.space.scheduler.metric if self.space.scheduler else None,
+        )
+
+
+def read_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a plan, with `dotted.key=value` overrides, and a space, and hold them against each other.
+
+    Raises PlanError, whose `what` has one line for each problem.
+    """
+    document = read_plan(plan_path, overrides)
+    plan = plan_of(document)
+    written = read_space(space_path)
+    space = space_of(written)
+    check_space(document, written, space, metric_names)
+    return Sweep(plan, document, plan_path.read_text(), space, written, space_path.read_text())

@@ -1,0 +1,226 @@
+"""The points of a sweep space: a pure function of the space, so that a sweep that is taken up again has the same ones.
+
+A point gives every key of the space a value; a trial is a run of the plan at a point, with one of the space's seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ratchet.plan.space import Distribution, Space
+from ratchet.store.fingerprint import fingerprint
+
+_UNIT = 2.0**-53
+"""The spacing of the 53-bit fractions that one raw draw gives."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One run of the plan: a value for each dotted key, and a seed (None: the plan's own seeds)."""
+
+    values: Mapping[str, Any]
+    seed: int | None = None
+
+    @functools.cached_property
+    def point_id(self) -> str:
+        """Names the point: the same values, in whatever order of keys, have the same."""
+        return f"p{fingerprint(self.values)[:8]}"
+
+    @property
+    def trial_id(self) -> str:
+        """Names the trial; a name that a plan may have."""
+        return f"t{self.point_id[1:]}" + ("" if self.seed is None else f"-s{self.seed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """A dimension of values that have no order, which a searcher knows by their indices."""
+
+    values: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Float:
+    """A dimension of numbers from `low` to `high`; `log`: every order of magnitude alike."""
+
+    low: float
+    high: float
+    log: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Int:
+    """A dimension of whole numbers from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+
+def trials(space: Space) -> Iterator[Trial]:
+    """Yield the trials of a grid or random search in turn: each point with each seed, up to `budget.trials`.
+
+    Raises ValueError for tpe, whose points depend on how the trials before them came out.
+    """
+    most, number = space.budget.trials, 0
+    for point in points(space):
+        for seed in space.seeds or (None,):
+            if most is not None and number >= most:
+                return
+            yield Trial(point, seed)
+            number += 1
+
+
+def trial_count(space: Space) -> int | None:
+    """Return how many trials there are at most, or None where only `budget.hours` ends the sweep."""
+    found = [space.budget.trials] if space.budget.trials is not None else []
+    if (size := _size(space)) is not None:
+        found.append(size * len(space.seeds or (None,)))
+    return min(found, default=None)
+
+
+def points(space: Space) -> Iterator[dict[str, Any]]:
+    """Yield the points of a grid or random search, each once. Raises ValueError for tpe."""
+    if space.search.by == "tpe":
+        raise ValueError("the points of tpe depend on the trials before them")
+    yield from _combinations(space.keys) if space.search.by == "grid" else _drawn(space)
+
+
+def dimensions(space: Space) -> dict[str, Categorical | Float | Int]:
+    """Return what a searcher such as TPE needs to know of each key. A permutation is one value out of all orders."""
+    return {key: _dimension(one) for key, one in space.keys.items()}
+
+
+def size_of(one: Distribution) -> int | None:
+    """Return how many values a key takes, or None where they have no end."""
+    match one.kind:
+        case "uniform" | "loguniform":
+            return None
+        case "randint":
+            low, high = one.randint or (0, 0)
+            return high - low + 1
+        case "permutation":
+            return math.factorial(len(one.permutation or ()))
+    return len(one.grid or one.choice or ())
+
+
+def value_at(one: Distribution, index: int) -> Any:
+    """Return value number `index`, from 0, of a key. Raises ValueError where it has no end of values."""
+    match one.kind:
+        case "uniform" | "loguniform":
+            raise ValueError(f"a {one.kind} key has no end of values")
+        case "randint":
+            return _pair(one.randint)[0] + index
+        case "permutation":
+            return order_at(one.permutation or (), index)
+    return (one.grid or one.choice or ())[index]
+
+
+def order_at(names: Sequence[str], index: int) -> list[str]:
+    """Return order number `index`, from 0 to T! − 1, of T names; the first is the one given.
+
+    The first name changes fastest: any T orders that begin at a multiple of T are turns of one circle, so that
+    trials which start together do not all wait for the same first step.
+    """
+    block, turn = divmod(index, len(names))
+    rest, circle = list(names[1:]), [names[0]]
+    for left in range(len(rest), 0, -1):
+        place, block = divmod(block, math.factorial(left - 1))
+        circle.append(rest.pop(place))
+    return circle[turn:] + circle[:turn]
+
+
+def _combinations(keys: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+    sizes = [_finite(one) for one in keys.values()]
+    for index in range(math.prod(sizes)):
+        yield _combination(keys, sizes, index)
+
+
+def _combination(keys: Mapping[str, Distribution], sizes: Sequence[int], index: int) -> dict[str, Any]:
+    """Return one combination. Each index is shifted by those before it: neighbours then differ in every key they can,
+    and so in the first stage that any key changes, where they would otherwise wait for each other.
+    """
+    found, shift = {}, 0
+    for (key, one), size in zip(keys.items(), sizes, strict=True):
+        index, digit = divmod(index, size)
+        shift += digit
+        found[key] = value_at(one, shift % size)
+    return found
+
+
+def _drawn(space: Space) -> Iterator[dict[str, Any]]:
+    size, seen, number = _size(space), set[str](), 0
+    while size is None or len(seen) < size:
+        point = drawn(space, number)
+        number += 1
+        if (name := Trial(point).point_id) not in seen:
+            seen.add(name)
+            yield point
+
+
+def drawn(space: Space, number: int) -> dict[str, Any]:
+    """Return draw `number`, from 0, of a random search: a pure function of the keys, `search.seed` and the number.
+
+    Each key has a stream of its own, so another key beside it changes nothing; `grid` keys' combinations come in turn.
+    """
+    gridded = {key: one for key, one in space.keys.items() if one.grid is not None}
+    sizes = [_finite(one) for one in gridded.values()]
+    found = _combination(gridded, sizes, number % math.prod(sizes))
+    for key, one in space.keys.items():
+        if one.grid is None:
+            found[key] = _value(one, _fraction(space.search.seed, number, key))
+    return {key: found[key] for key in space.keys}
+
+
+def _fraction(seed: int, number: int, key: str) -> float:
+    """Return a number in [0, 1) of (seed, number, key): Philox's raw bits, which no version of numpy may change."""
+    stream = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+    bits = np.random.Philox(
+        key=np.array([seed, number], dtype=np.uint64), counter=np.array([0, 0, 0, stream], dtype=np.uint64)
+    )
+    return int(bits.random_raw() >> np.uint64(11)) * _UNIT
+
+
+def _value(one: Distribution, fraction: float) -> Any:
+    """Return the value that stands at a fraction in [0, 1) of a distribution."""
+    if (size := size_of(one)) is not None:
+        return value_at(one, int(fraction * size))
+    low, high = _pair(one.uniform or one.loguniform)
+    if one.uniform is not None:
+        found = low + fraction * (high - low)
+    else:
+        found = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+    return min(max(found, low), high)  # rounding may lead just outside
+
+
+def _size(space: Space) -> int | None:
+    sizes = [size_of(one) for one in space.keys.values()]
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+def _finite(one: Distribution) -> int:
+    size = size_of(one)
+    if size is None:
+        raise ValueError(f"a grid cannot hold a {one.kind} key: it has no end of values")
+    return size
+
+
+def _pair(found: tuple[Any, Any] | None) -> tuple[Any, Any]:
+    if found is None:
+        raise ValueError("this distribution has no ends")
+    return found
+
+
+def _dimension(one: Distribution) -> Categorical | Float | Int:
+    match one.kind:
+        case "uniform" | "loguniform":
+            return Float(*_pair(one.uniform or one.loguniform), log=one.loguniform is not None)
+        case "randint":
+            return Int(*_pair(one.randint))
+    return Categorical(tuple(value_at(one, index) for index in range(_finite(one))))

@@ -1,0 +1,127 @@
+"""What a trial's own process does: run the plan, and tell the scheduler and wandb how it goes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.pipeline.context import Trial
+from ratchet.pipeline.graph import chunk_names
+from ratchet.pipeline.runner import run_plan
+from ratchet.pipeline.scores import NAME as SCORES
+from ratchet.plan.schema import Plan
+from ratchet.store.files import storage_errors
+from ratchet.store.record import read_json_or_none
+from ratchet.track.jsonl import JsonLines
+from ratchet.track.progress import Console
+from ratchet.track.trial import StageLink, TrialRun, trial_run
+from ratchet.track.wandb import WandbRun
+from ratchet.tune.metrics import metric_names, read_metrics_of
+from ratchet.tune.send_scores import send_scores
+from ratchet.tune.trial import TRIAL, TrialTask, made_steps, run_trial, write_point
+from ratchet.tune.watch import Listener, Watch
+
+LOG, PROGRESS = "log.txt", "progress.jsonl"
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Takes `step` and the metric that a scheduler watches."""
+
+
+def work(task: TrialTask, report: Report) -> dict[str, Any]:
+    """Run a trial in this process and return its trial.json. What is for people goes to the trial's log."""
+    chosen = write_point(task)
+    resolved = task.plan.model_dump(mode="json")
+    with contextlib.ExitStack() as stack:
+        with storage_errors(task.folder):
+            log = stack.enter_context((task.folder / LOG).open("a", encoding="utf-8"))
+        wandb = TrialRun(trial_run(task.plan.track.wandb, task.sweep, chosen, resolved, task.folder))
+        stack.callback(wandb.close)
+        listeners: list[Listener] = [wandb.line]
+        if task.scheduled is not None:
+            progress = stack.enter_context(contextlib.closing(JsonLines(task.folder / PROGRESS, 0)))
+            listeners.append(Progress(task.plan, task.scheduled, progress, report).line)
+        watch = Watch(listeners)
+        document = run_trial(task, lambda: _run(task, watch, wandb, Console(log)), wandb.path)
+        reason = document["reason"]["what"] if document["reason"] else None
+        named = {name: document["metrics"][name] for name in task.objectives if name in document["metrics"]}
+        wandb.finish(document["status"], named, reason)
+        watch.close()
+    return document
+
+
+def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) -> tuple[dict[str, Any], WandbRun | None]:
+    """Write down the end of a trial whose process could not; return its trial.json, and the wandb run that is to be told.
+
+    A trial that wrote down its own end keeps that, and its run knows.
+    """
+    run = trial_run(
+        task.plan.track.wandb, task.sweep, write_point(task), task.plan.model_dump(mode="json"), task.folder
+    )
+    if (task.folder / TRIAL).exists():
+        return end_trial(task, status), None
+    facts = {"where": "", "fix": "", **reason}
+    return end_trial(task, status, reason=facts, wandb=run.path if run else None), run
+
+
+def tell_wandb(run: WandbRun, document: Mapping[str, Any]) -> None:
+    """Tell a trial's wandb run what became of it, from the driver. It is waited for, some 20 seconds at most."""
+    trial = TrialRun(run)
+    trial.finish(document["status"], {}, document["reason"]["what"])
+    trial.close()
+
+
+def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def follow(step: str, folder: Path) -> Iterator[None]:
+        with watch(step, folder):
+            yield
+        for link in _links(task, step):
+            wandb.stage(link)
+
+    run_plan(task.plan, task.text, trial=Trial(task.sweep, follow, console))
+    scores = read_json_or_none(task.folder / SCORES)
+    if scores is not None:
+        send_scores(wandb, scores)
+    found = read_metrics_of(task.folder, task.plan, metric_names(task.plan))
+    return {name: {"value": value, "standard_error": error} for name, (value, error) in found.items()}
+
+
+def _links(task: TrialTask, step: str) -> Iterator[StageLink]:
+    """Yield what a finished step of the trial is, and where it comes from."""
+    for made in made_steps(task.folder):
+        if made["name"] == step:
+            theirs = read_json_or_none(task.folder.with_name(made["made_by"]) / TRIAL) or {}
+            yield StageLink(
+                step=step,
+                kind=made["kind"],
+                fingerprint=made["id"],
+                parent=made["start"],
+                made_by=made["made_by"],
+                run=theirs.get("wandb"),
+                reused=made["made_by"] != task.name,
+            )
+
+
+class Progress:
+    """Reports one training metric of a stage, over all of its steps, under one rising count of optimiser steps."""
+
+    def __init__(self, plan: Plan, metric: str, lines: JsonLines, report: Report) -> None:
+        self._metric, self._lines, self._report = metric, lines, report
+        stage, _, inner = metric.partition("/")
+        self._key = inner.partition("/")[2]
+        chunks = len(chunk_names(plan.stages[stage]))
+        self._steps = [f"{stage}.{n}" for n in range(1, chunks + 1)] or [stage]
+        self._last: dict[str, int] = {}
+
+    def line(self, step: str, line: Mapping[str, Any]) -> None:
+        """Take a line of a step's metrics; one without the metric, or of another stage, says nothing here."""
+        if step not in self._steps:
+            return
+        self._last[step] = line["step"]
+        value = line.get(self._key)
+        if value is not None:
+            count = sum(self._last.values())
+            self._lines.log(count, {self._metric: value})
+            self._report({"step": count, self._metric: value})

@@ -1,0 +1,129 @@
+"""Trials on Ray Tune: which come next, what becomes of them, and the process that each runs in.
+
+A trial's process holds no slot of the cluster: its training workers come as one placement group, its
+scoring processes one by one, so no two trials can hold what the other waits for. Ray's own snapshot
+of an experiment is not used: the trials' folders are what a killed driver goes on from.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from ratchet.errors import ClusterError
+from ratchet.pipeline.session import plain_error
+from ratchet.tune.trial import TrialTask, reason_of
+
+_TASK = "task"
+_RETRIES = 2
+"""Times that a trial whose process was lost is run again; it goes on from what is in the store."""
+
+Ended = Callable[[TrialTask, str, Mapping[str, str]], None]
+
+
+class NotInSnapshots:
+    """Leaves Ray Tune's snapshot of the experiment without what it holds: nothing is restored from that."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
+    """Hands Ray Tune the trials that `choose` gives, as they come."""
+
+    def __init__(self, choose: Callable[[], TrialTask | None]) -> None:
+        super().__init__()
+        self.choose = choose
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial as a configuration, or that there is none."""
+        task = self.choose()
+        return Searcher.FINISHED if task is None else {_TASK: task}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: what is known of trials stands in their folders."""
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Do nothing: `Ends` tells what became of a trial, before the next one is asked for."""
+
+
+class Ends(NotInSnapshots, tune.Callback):  # type: ignore[misc]
+    """Tells `ended(task, status, reason)` that a trial has ended, as far as Ray knows: stopped, or failed and why.
+
+    A trial that came to an end by itself has written down another status.
+    """
+
+    def __init__(self, ended: Ended) -> None:
+        self.ended = ended
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take a trial that ended by itself, or that the scheduler ended."""
+        task: TrialTask = trial.config[_TASK]
+        step = (trial.last_result or {}).get("step")
+        self.ended(task, "stopped", {"kind": "Stopped", "what": f"did worse than others at step {step}"})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take a trial whose process was lost, or met an error that is not one of ours, once too often."""
+        task: TrialTask = trial.config[_TASK]
+        cause = trial.get_error()  # an exception, or its text
+        lines = str(cause or "").strip().splitlines() or ["its process was lost"]
+        error = plain_error(cause) if isinstance(cause, BaseException) else ClusterError(lines[-1])
+        self.ended(task, "failed", reason_of(error))
+
+
+def run_trials(
+    work: Callable[[TrialTask, Callable[[Mapping[str, Any]], None]], Any],
+    choose: Callable[[], TrialTask | None],
+    ended: Ended,
+    *,
+    at_once: int,
+    scheduler: Any,
+    folder: Path,
+) -> None:
+    """Run trials until `choose` has no more, `at_once` at a time, each by `work(task, report)` in a process of its own.
+
+    `folder` is for Ray's own files, which go at the end. Raises what Ray raises; what a trial
+    raises is its own failure.
+    """
+    name = uuid.uuid4().hex[:8]
+    os.environ |= {  # read by Ray Tune in this process
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",  # the other one prints a banner at every verbosity
+    }
+
+    def trial(config: dict[str, Any]) -> None:
+        work(config[_TASK], tune.report)
+
+    try:
+        tune.Tuner(
+            tune.with_resources(trial, _beside_the_driver()),
+            tune_config=tune.TuneConfig(
+                search_alg=Source(choose), scheduler=scheduler, num_samples=-1, max_concurrent_trials=at_once
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(folder.absolute()),
+                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                callbacks=[Ends(ended)],
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _beside_the_driver() -> Any:
+    """Return what a trial's process takes: a place on the driver's machine, where the plan's files are, and no slot."""
+    address = ray.util.get_node_ip_address()
+    return tune.PlacementGroupFactory([{f"node:{address}": 0.001}])

@@ -1,0 +1,165 @@
+"""One trial: a run of the plan at a point, its files, and what it came to.
+
+The files are the sweep's truth: `point.json` when the trial is chosen, `trial.json` last. A trial
+without `trial.json` is unfinished; run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet import errors
+from ratchet.errors import RatchetError, RunError
+from ratchet.plan.schema import Plan
+from ratchet.store.files import write_json
+from ratchet.store.layout import Layout
+from ratchet.store.record import now, read_json_or_none, read_record
+
+POINT, TRIAL = "point.json", "trial.json"
+FORMAT = 1
+PASSING = frozenset({"ClusterError", "EndpointError", "EngineDeathError", "StorageError"})
+"""Errors of the machine and not of the point: a trial that ended with one is run again when the sweep is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialTask:
+    """A trial as its process gets it. `text` is its plan as written, `home` the folder that paths in it start from.
+
+    `objectives` are the metrics that the trial must have; `scheduled` is the one that a scheduler watches.
+    """
+
+    sweep: str
+    name: str
+    number: int
+    point: Mapping[str, Any]
+    point_id: str
+    seed: int | None
+    by: str
+    plan: Plan
+    text: str
+    home: str
+    objectives: tuple[str, ...]
+    scheduled: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The trial's folder, which is its plan's run folder."""
+        return trials_folder(self.plan, self.sweep).run(self.name)
+
+
+def trials_folder(plan: Plan, sweep: str) -> Layout:
+    """Return where the trials of a sweep over a plan lie."""
+    return Layout(Path(plan.cluster.storage).resolve()).trials(sweep)
+
+
+def write_point(task: TrialTask) -> dict[str, Any]:
+    """Write down that a trial was chosen, unless that is known, and return what stands there. Raises StorageError."""
+    found = read_json_or_none(task.folder / POINT)
+    if found is None:
+        found = {"trial": task.name, "number": task.number, "point": dict(task.point), "point_id": task.point_id}
+        found |= {"seed": task.seed, "by": task.by, "at": now()}
+        write_json(task.folder / POINT, found)
+    return dict(found)
+
+
+def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
+    """Write down what a trial came to, once: the first end that is told stands. Raises StorageError."""
+    before = read_json_or_none(task.folder / TRIAL)
+    if before is not None:
+        return dict(before)
+    document = {
+        "format": FORMAT,
+        "trial": task.name,
+        "number": task.number,
+        "point": dict(task.point),
+        "point_id": task.point_id,
+        "seed": task.seed,
+        "status": status,
+        "reason": None,
+        "metrics": {},
+        "steps": made_steps(task.folder),
+        "started": now(),
+        "seconds": 0.0,
+        "wandb": None,
+        **found,
+    }
+    write_json(task.folder / TRIAL, document)
+    return document
+
+
+def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str | None = None) -> dict[str, Any]:
+    """Run a trial by `run`, which returns its metrics, and write down what it came to: finished, or failed and why.
+
+    `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it
+    goes on where it was.
+    """
+    before = read_json_or_none(task.folder / TRIAL)
+    if before is not None and not passing(before):
+        return dict(before)
+    (task.folder / TRIAL).unlink(missing_ok=True)
+    started, clock = now(), time.monotonic()
+    status, reason, metrics = "finished", None, {}
+    try:
+        os.chdir(task.home)
+        metrics = dict(run())
+        absent = [name for name in task.objectives if metrics.get(name, {}).get("value") is None]
+        if absent:
+            raise RunError(f"the run has no value of {', '.join(absent)}", where=str(task.folder), fix="see its report")
+    except RatchetError as error:
+        status, reason = "failed", reason_of(error)
+    seconds = round(time.monotonic() - clock, 3)
+    return end_trial(task, status, reason=reason, metrics=metrics, started=started, seconds=seconds, wandb=wandb)
+
+
+def reason_of(error: RatchetError) -> dict[str, str]:
+    """Return an error as `trial.json` has it."""
+    return {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+
+
+def error_of(reason: Mapping[str, str]) -> RatchetError:
+    """Return the error that `trial.json` tells of."""
+    kind: type[RatchetError] = getattr(errors, reason["kind"], RatchetError)
+    return kind(reason["what"], where=reason["where"], fix=reason["fix"])
+
+
+def passing(document: Mapping[str, Any]) -> bool:
+    """Whether a trial failed of something that may be over when it is run again."""
+    return document["status"] == "failed" and document["reason"]["kind"] in PASSING
+
+
+def made_steps(folder: Path) -> list[dict[str, Any]]:
+    """Return the finished steps of a trial, in the order in which they build on one another."""
+    found = []
+    for path in (folder / "steps").glob("*"):
+        record = read_record(path)
+        if record is not None:
+            found.append((path.name, path.resolve().name, record))
+    ids = {name: fp for name, fp, _ in found}
+    found.sort(key=lambda one: (one[2].started, one[0]))
+    return [
+        {
+            "id": fp,
+            "name": name,
+            "kind": record.identity["kind"],
+            "chunk": record.facts["chunk"],
+            "start": ids.get(record.facts["start"]),
+            "made_by": record.facts["made_by"],
+            "pairs": record.counts.get("pairs_seen", 0),
+            "seconds": record.seconds,
+            **_references(record.facts.get("reference")),
+        }
+        for name, fp, record in found
+    ]
+
+
+def _references(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the passes in which a step's reference was scored, by their names in the store, and what they took."""
+    if facts is None:
+        return {"references": [], "reference_pairs": 0, "reference_seconds": 0.0}
+    names = [Path(folder).name for folder in facts["records"]]
+    return {"references": names, "reference_pairs": facts["pairs"], "reference_seconds": facts["seconds"]}

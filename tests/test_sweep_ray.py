@@ -1,0 +1,68 @@
+"""A sweep on Ray: what is shared, what fails, what is written, and that a second call makes nothing again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sweep_run
+import whole_run
+from ratchet.plan.load import load_plan
+
+pytestmark = pytest.mark.ray
+
+RATES = """\
+name: rates
+keys:
+  stages.align.learning_rate: {grid: [1e-3, 2e-3, 1e30]}
+objectives: {align/heldout/accuracy: max}
+at_once: 2
+"""
+
+
+def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
+    sweep_run.write_files(tmp_path, RATES, sweep_run.SMALL)
+    done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml", "--promote")
+    assert done.returncode == 0, done.stderr
+    trials = sweep_run.trials(tmp_path, "small-rates")
+    assert sorted(one["status"] for one in trials.values()) == ["failed", "finished", "finished"]
+    failed = next(one for one in trials.values() if one["status"] == "failed")
+    assert failed["point"] == {"stages.align.learning_rate": 1e30}
+    assert failed["reason"]["kind"] == "TrainingError" and "not finite" in failed["reason"]["what"]
+    assert "not finite" in done.stderr
+
+    made = sweep_run.made_steps(tmp_path)
+    assert sorted(record["facts"]["step"] for record in made.values()) == ["align", "align", "warm"]
+    said = [one.split(": ")[1] for one in sweep_run.trained(tmp_path, "small-rates")]
+    assert sorted(said) == ["align", "align", "warm"]
+    references = {one for trial in trials.values() for step in trial["steps"] for one in step["references"]}
+    assert len(references) == 2  # one pass over the pairs to train on, one over those held out
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out/store/logps").glob("*/record.json")]
+    assert sweep_run.pairs_scored(tmp_path, "small-rates") == sum(one["counts"]["pairs"] for one in records)
+    assert not list((tmp_path / "out/store/steps").glob("*/checkpoints"))
+
+    document = json.loads((tmp_path / "out/sweeps/small-rates/sweep.json").read_text())
+    finished = {name: one for name, one in trials.items() if one["status"] == "finished"}
+    best = max(finished.values(), key=lambda one: one["metrics"]["align/heldout/accuracy"]["value"])
+    best_values = [one["metrics"]["align/heldout/accuracy"]["value"] for one in finished.values()]
+    if len(set(best_values)) == 2:
+        assert document["best"] == best["point_id"]
+    assert document["work"]["stages"] == 3
+    assert (tmp_path / "out/sweeps/small-rates/sweep.html").exists()
+    promoted = load_plan(tmp_path / "jobs" / "small-rates.yaml")
+    point = next(one for one in document["points"] if one["id"] == document["best"])
+    assert promoted.stages["align"].learning_rate == point["values"]["stages.align.learning_rate"]
+
+    stamps = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out/sweeps/small-rates/trials").glob("*/trial.json")
+    }
+    again = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+    run = whole_run.ratchet(tmp_path, "run", "jobs/small-rates.yaml")  # the winner's models are in the store
+    assert run.returncode == 0, run.stderr
+    assert "align                is there already" in run.stderr
+    assert len(sweep_run.made_steps(tmp_path)) == 3

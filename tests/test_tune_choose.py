@@ -1,0 +1,176 @@
+"""Which trials a sweep has, in which order, and that a restart changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet.plan.space import Space
+from ratchet.tune.choose import Chooser, Chosen
+from ratchet.tune.points import Trial
+from ratchet.tune.tpe import Known, propose
+
+METRIC = "align/heldout/accuracy"
+
+
+def space(**keys: Any) -> Space:
+    fields = {
+        "name": "x",
+        "keys": {"stages.align.beta": {"uniform": [0.0, 1.0]}},
+        "objectives": {METRIC: "max"},
+        "search": {"by": "tpe", "seed": 3},
+        "budget": {"trials": 12},
+    }
+    return Space.model_validate(fields | keys)
+
+
+def choose(folder: Path, chosen: Chosen) -> None:
+    """Write down that a trial was chosen, as its process does."""
+    trial = chosen.trial
+    (folder / trial.trial_id).mkdir(parents=True, exist_ok=True)
+    said = {"trial": trial.trial_id, "number": chosen.number, "point": dict(trial.values), "point_id": trial.point_id}
+    path = folder / trial.trial_id / "point.json"
+    if not path.exists():
+        path.write_text(json.dumps(said | {"seed": trial.seed, "by": chosen.by, "at": "now"}))
+
+
+def end(folder: Path, chosen: Chosen, value: float | None, **fields: Any) -> dict[str, Any]:
+    """Write down what a trial came to, and return it."""
+    document = {
+        "trial": chosen.trial.trial_id,
+        "status": "finished" if value is not None else "failed",
+        "reason": None if value is not None else {"kind": "TrainingError", "what": "", "where": "", "fix": ""},
+        "metrics": {METRIC: {"value": value, "standard_error": None}} if value is not None else {},
+        **fields,
+    }
+    (folder / chosen.trial.trial_id / "trial.json").write_text(json.dumps(document))
+    return document
+
+
+def worth(chosen: Chosen) -> float:
+    """A hill with its top at 0.3."""
+    return -abs(float(chosen.trial.values["stages.align.beta"]) - 0.3)
+
+
+def play(asked: Space, folder: Path, most: int = 1000) -> list[tuple[int, str]]:
+    """Run trials one after another until there are no more, or a driver is killed after `most`."""
+    chooser, found = Chooser(asked, folder), []
+    while len(found) < most and (chosen := chooser.next()) is not None:
+        choose(folder, chosen)
+        chooser.ended(chosen.trial.trial_id, end(folder, chosen, worth(chosen)))
+        found.append((chosen.number, chosen.trial.trial_id))
+    return found
+
+
+@pytest.mark.parametrize("killed_after", [1, 5, 11])
+@pytest.mark.parametrize("by", ["tpe", "random"])
+def test_a_driver_killed_and_started_again_ends_with_the_same_trials(
+    tmp_path: Path, by: str, killed_after: int
+) -> None:
+    asked = space(search={"by": by, "seed": 3})
+    whole = play(asked, tmp_path / "whole")
+    first = play(asked, tmp_path / "cut", killed_after)
+    assert first + play(asked, tmp_path / "cut") == whole
+    assert [number for number, _ in whole] == list(range(1, 13))
+
+
+def test_what_was_left_unfinished_comes_first_and_what_has_ended_not_at_all(tmp_path: Path) -> None:
+    asked = space(search={"by": "random"}, budget={"trials": 4})
+    chooser = Chooser(asked, tmp_path)
+    one, two = chooser.next(), chooser.next()
+    assert one and two
+    choose(tmp_path, one)
+    choose(tmp_path, two)
+    end(tmp_path, one, 0.5)
+    again = Chooser(asked, tmp_path)
+    assert again.ended_before == [one.trial.trial_id]
+    names = [found.trial.trial_id for found in iter(again.next, None)]
+    assert names[0] == two.trial.trial_id
+    assert one.trial.trial_id not in names and len(names) == len(set(names)) == 3
+
+
+@pytest.mark.parametrize(("kind", "again"), [("StorageError", True), ("ClusterError", True), ("TrainingError", False)])
+def test_a_trial_that_failed_of_its_machine_is_run_again_and_one_of_its_point_is_not(
+    tmp_path: Path, kind: str, again: bool
+) -> None:
+    asked = space(search={"by": "random"}, budget={"trials": 1})
+    chosen = Chooser(asked, tmp_path).next()
+    assert chosen
+    choose(tmp_path, chosen)
+    end(tmp_path, chosen, None, reason={"kind": kind, "what": "", "where": "", "fix": ""})
+    assert (Chooser(asked, tmp_path).next() is not None) == again
+
+
+def test_a_larger_budget_goes_on_with_the_same_sweep(tmp_path: Path) -> None:
+    short, long = space(budget={"trials": 3}), space(budget={"trials": 7})
+    assert play(short, tmp_path / "a") + play(long, tmp_path / "a") == play(long, tmp_path / "b")
+
+
+def test_hours_that_earlier_calls_took_count(tmp_path: Path) -> None:
+    asked = space(budget={"hours": 2.0})
+    assert Chooser(asked, tmp_path, spent=1.9).next() is not None
+    assert Chooser(asked, tmp_path, spent=2.0).next() is None
+
+
+def test_every_point_of_tpe_has_all_its_seeds_also_after_a_kill(tmp_path: Path) -> None:
+    asked = space(seeds=[0, 1, 2], budget={"trials": 9})
+    whole = play(asked, tmp_path / "whole")
+    assert play(asked, tmp_path / "cut", 4) + play(asked, tmp_path / "cut") == whole
+    points = [name.split("-")[0] for _, name in whole]
+    assert [points.count(point) for point in dict.fromkeys(points)] == [3, 3, 3]
+
+
+def test_tpe_comes_nearer_to_what_is_wanted_than_chance(tmp_path: Path) -> None:
+    """Bergstra et al. 2011: after the first draws, points gather where earlier ones did well."""
+    off = {}
+    for by in ("tpe", "random"):
+        far: list[float] = []
+        for seed in range(4):
+            asked = space(search={"by": by, "seed": seed}, budget={"trials": 40})
+            play(asked, tmp_path / f"{by}{seed}")
+            paths = sorted((tmp_path / f"{by}{seed}").glob("*/point.json"))
+            told = [json.loads(path.read_text()) for path in paths]
+            far += [abs(one["point"]["stages.align.beta"] - 0.3) for one in told if one["number"] > 20]
+        off[by] = sum(far) / len(far)
+    assert off["tpe"] < 0.6 * off["random"]
+
+
+def test_a_minimum_is_looked_for_where_less_is_better() -> None:
+    known = [Known({"stages.align.beta": n / 40}, "done", (n / 40,)) for n in range(40)]
+    lows = [propose(space(objectives={METRIC: "min"}, search={"by": "tpe", "seed": n}), known) for n in range(20)]
+    highs = [propose(space(search={"by": "tpe", "seed": n}), known) for n in range(20)]
+    mean = {
+        name: sum(one["stages.align.beta"] for one in found if one) / 20 for name, found in (("l", lows), ("h", highs))
+    }
+    assert mean["l"] < 0.35 < 0.65 < mean["h"]
+
+
+def test_tpe_ends_where_no_other_point_is_left() -> None:
+    asked = space(keys={"stages.align.kind": {"choice": ["dpo", "ipo"]}})
+    known = [Known({"stages.align.kind": kind}, "done", (0.5,)) for kind in ("dpo", "ipo")]
+    assert propose(asked, known[:1]) == {"stages.align.kind": "ipo"}
+    assert propose(asked, known) is None
+
+
+def test_tpe_takes_failed_points_running_ones_orders_and_two_objectives() -> None:
+    asked = space(
+        keys={
+            "stages.align.data": {"permutation": ["a", "b", "c"]},
+            "stages.align.beta": {"loguniform": [0.01, 1.0]},
+            "stages.align.batch": {"randint": [8, 64]},
+        },
+        objectives={METRIC: "max", "align/train/loss": "min"},
+    )
+    known: list[Known] = []
+    for n in range(30):
+        point = propose(asked, known)
+        assert point is not None
+        assert sorted(point["stages.align.data"]) == ["a", "b", "c"]
+        assert 0.01 <= point["stages.align.beta"] <= 1.0
+        assert 8 <= point["stages.align.batch"] <= 64 and isinstance(point["stages.align.batch"], int)
+        values = None if n % 3 == 0 else (n / 30, 1 - n / 30)
+        known.append(Known(point, "running") if n % 7 == 6 else Known(point, "done", values))
+    assert len({Trial(one.point).point_id for one in known}) == 30
