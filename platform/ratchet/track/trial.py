@@ -166,5 +166,15 @@ class TrialRun:
             self._tracker.close(self._exit_code)
 
 
+def tell_end(run: WandbRun, status: str, reason: str) -> None:
+    """Tell a trial's run what became of it where its own process could not. Waits as `TrialRun.close` does.
+
+    What the trial had sent stays, in offline files too: these go on where the run was left.
+    """
+    trial = TrialRun(dataclasses.replace(run, from_start=False))
+    trial.finish(status, {}, reason)
+    trial.close()
+
+
 def _row(link: StageLink) -> list[Any]:
     return list(dataclasses.astuple(link))
