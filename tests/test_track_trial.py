@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from ratchet.plan.schema import Wandb
 from ratchet.track.jsonl import read_metrics
-from ratchet.track.trial import StageLink, TrialRun, trial_run, trial_run_id
+from ratchet.track.trial import StageLink, TrialRun, tell_end, trial_run, trial_run_id
 from ratchet.tune.send_scores import send_scores
 from ratchet.tune.watch import Watch
 from scores_example import scores
 from track_example import wandb_records, wandb_run
 from trial_example import CHOSEN, PLAN, SWEEP, drive, write_step
 from wandb_service import Service, service
+from whole_run import until
 
 WANDB = Wandb(project="ratchet-tests", mode="offline", tags=("a",))
 LINKS = (
@@ -184,10 +188,8 @@ def test_a_trial_goes_on_in_its_run_at_the_service_and_no_line_is_there_twice(tm
     with service() as wandb:
         first = drive(tmp_path, wandb.environment(tmp_path), **{"die" if killed else "end": "align.1"})
         if killed:
-            deadline = time.monotonic() + 60
-            while len(next(iter(wandb.history.values()), {})) < 11:  # the twelfth waits for what may come to its step
-                assert first.poll() is None and time.monotonic() < deadline, first.communicate()
-                time.sleep(0.05)
+            # the twelfth line waits for what else may come to its step
+            until(lambda: len(next(iter(wandb.history.values()), {})) >= 11, first, 60)
             first.send_signal(signal.SIGKILL)
         first.communicate(timeout=60)
         second = drive(tmp_path, wandb.environment(tmp_path))
@@ -197,6 +199,49 @@ def test_a_trial_goes_on_in_its_run_at_the_service_and_no_line_is_there_twice(tm
     assert told_online(wandb) == wanted(tmp_path)
     (told,) = wandb.summary.values()
     assert (told["align/heldout/accuracy"], told["status"]) == (0.75, "finished")
+
+
+def test_offline_files_of_both_lives_synced_later_are_one_run_with_each_line_once(tmp_path: Path) -> None:
+    live(tmp_path, {"align.1": 12}, to_end=False)
+    live(tmp_path, {"align.1": 12, "align.2": 5}, to_end=True)
+    files = sorted(map(str, tmp_path.glob("wandb/offline-run-*")))
+    assert len(files) == 2
+    with service() as wandb:
+        command = [sys.executable, "-m", "wandb", "sync", *files]
+        environment = {**os.environ, **wandb.environment(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert told_online(wandb) == wanted(tmp_path)
+    (told,) = wandb.summary.values()
+    assert (told["align/heldout/accuracy"], told["status"]) == (0.75, "finished")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_trial_ended_from_outside_keeps_what_it_had_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Literal["offline", "online"]
+) -> None:
+    write_step(tmp_path, "align.1", 12)
+    with service() as wandb:
+        for name, value in wandb.environment(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        first = drive(tmp_path, {}, die="align.1", mode=mode)
+        until((tmp_path / "ready").exists, first, 60)
+        time.sleep(20 if mode == "online" else 5)  # for wandb to write or send what it has
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+        run = trial_run(Wandb(project="ratchet-tests", mode=mode), SWEEP, CHOSEN, PLAN, tmp_path)
+        assert run is not None
+        tell_end(run, "stopped", "worse than others")
+        if mode == "offline":
+            files = sorted(map(str, tmp_path.glob("wandb/offline-run-*")))
+            command = [sys.executable, "-m", "wandb", "sync", *files]
+            subprocess.run(command, capture_output=True, timeout=100, check=True)
+    assert len(wandb.runs) == 1
+    assert set(told_online(wandb)) >= set(range(1, 12))
+    (told,) = wandb.summary.values()
+    assert (told["status"], told["reason"]) == ("stopped", "worse than others")
+    assert told["align.1/step"] in {11, 12} and told["stages/align.1/kind"] == "dpop"
 
 
 FAULTS = ["refuses", 500, 429, pytest.param("hang", marks=pytest.mark.slow)]
@@ -227,10 +272,7 @@ def test_a_service_that_fails_midway_neither_stops_nor_slows_a_trial(tmp_path: P
     write_step(tmp_path, "align.2", 40)
     with service() as wandb:
         run = drive(tmp_path, wandb.environment(tmp_path), wait="align.1", pause=0.01)
-        deadline = time.monotonic() + 60
-        while not wandb.history:
-            assert run.poll() is None and time.monotonic() < deadline, run.communicate()
-            time.sleep(0.05)
+        until(lambda: bool(wandb.history), run, 60)
         wandb.fault = fault
         (tmp_path / "go").touch()
         out, err = run.communicate(timeout=90)

@@ -85,6 +85,7 @@ def trial_run(
         job_type="trial",
         config=config,
         folder=str(folder / "wandb"),
+        from_start=True,
     )
     if not by_agent():
         return run
@@ -101,8 +102,8 @@ def trial_run(
 class TrialRun:
     """Sends one trial to wandb; None as `run` sends nothing. Raises nothing, and waits in `close` alone.
 
-    A trial that goes on after an end is told everything again, from its first line: wandb passes
-    over the steps that it has. Methods may be called from several threads.
+    A trial that goes on after an end is told everything again, from its first line; at the service
+    nothing is there twice, and the newest offline file holds all. Methods may be called from several threads.
     """
 
     def __init__(self, run: WandbRun | None) -> None:
@@ -163,6 +164,16 @@ class TrialRun:
         """Let go of wandb, after trial.json is written: an upload that hangs is given some 20 seconds."""
         if self._tracker:
             self._tracker.close(self._exit_code)
+
+
+def tell_end(run: WandbRun, status: str, reason: str) -> None:
+    """Tell a trial's run what became of it where its own process could not. Waits as `TrialRun.close` does.
+
+    What the trial had sent stays, in offline files too: these go on where the run was left.
+    """
+    trial = TrialRun(dataclasses.replace(run, from_start=False))
+    trial.finish(status, {}, reason)
+    trial.close()
 
 
 def _row(link: StageLink) -> list[Any]:

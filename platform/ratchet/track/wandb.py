@@ -33,7 +33,10 @@ class WandbRun:
     `<folder>/wandb`. `init_timeout` is in seconds. `mode` is `online`, `offline`, or another of
     wandb's. With `by_agent` the run is the one that a wandb agent began in this process's
     environment: wandb takes its id, project and entity from there (it would refuse others, with
-    a warning), and locks the keys of its config that the agent has set.
+    a warning), and locks the keys of its config that the agent has set. `from_start` tells that a
+    restart logs again from the first step: the service passes over the steps that it has, and
+    offline files are written as of a new run, since `wandb sync` would give the lines of a resumed
+    one new steps, behind those that are there; so they take the place of what was sent before.
     """
 
     project: str
@@ -48,6 +51,7 @@ class WandbRun:
     tags: tuple[str, ...] | list[str] = ()
     init_timeout: float = 60.0
     by_agent: bool = False
+    from_start: bool = False
 
     @property
     def path(self) -> str:
@@ -151,7 +155,7 @@ class WandbTracker:
             known |= {"project": self._run.project, "entity": self._run.entity, "id": self._run.run_id}
         run = wandb.init(
             **known,
-            resume="allow",
+            resume=None if self._run.from_start and self._run.mode == "offline" else "allow",
             name=self._run.name,
             group=self._run.group,
             job_type=self._run.job_type,
