@@ -84,7 +84,13 @@ data:
 stages:
   warm: {kind: sft, data: [sums], batch: 32, learning_rate: 2e-3, max_length: 96}
   align:
-    {kind: dpo, after: warm, data: [quiz], batch: 32, learning_rate: 1e-3, max_length: 96, checkpoint: {every: 1, keep: 2}}
+    kind: dpo
+    after: warm
+    data: [quiz]
+    batch: 32
+    learning_rate: 1e-3
+    max_length: 96
+    checkpoint: {every: 1, keep: 2}
 cluster: {token_budget: 512, storage: out}
 """
 """288 pairs to train on in 9 steps, above the 256 of the sample on which every model is compared."""

@@ -173,7 +173,7 @@ at_once: 4
 
 def test_asha_ends_bad_trials_and_more_trials_than_there_are_slots_end_too(tmp_path: Path) -> None:
     """Four trials at once on a Ray with room for one: none waits for ever, and slots of ended ones go to others."""
-    plan = sweep_run.SMALL.replace("max_length: 96, checkpoint", "max_length: 96, epochs: 4, checkpoint")
+    plan = sweep_run.SMALL.replace("checkpoint: {", "epochs: 4\n    checkpoint: {")
     sweep_run.write_files(tmp_path, STOPPED, plan.replace("storage: out", "storage: out, ray: {num_cpus: 2}"))
     done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml", seconds=1200)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from ratchet.track.trial import StageLink, TrialRun, trial_run
 from ratchet.track.wandb import WandbRun
 from ratchet.tune.metrics import metric_names, read_metrics_of
 from ratchet.tune.send_scores import send_scores
-from ratchet.tune.trial import TRIAL, TrialTask, made_steps, run_trial, write_point
+from ratchet.tune.trial import TRIAL, TrialTask, end_trial, made_steps, run_trial, write_point
 from ratchet.tune.watch import Listener, Watch
 
 LOG, PROGRESS = "log.txt", "progress.jsonl"
@@ -52,7 +52,7 @@ def work(task: TrialTask, report: Report) -> dict[str, Any]:
 
 
 def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) -> tuple[dict[str, Any], WandbRun | None]:
-    """Write down the end of a trial whose process could not; return its trial.json, and the wandb run that is to be told.
+    """Write down the end of a trial whose process could not; return its trial.json and the wandb run to be told of it.
 
     A trial that wrote down its own end keeps that, and its run knows.
     """

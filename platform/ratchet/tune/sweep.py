@@ -173,7 +173,7 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
 
 
 def write_page(sweep: Sweep, seconds: float) -> Path:
-    """Gather what all trials have come to, write `sweep.json` and the page, and return the page. Raises StorageError."""
+    """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
     layout = Layout(Path(sweep.plan.cluster.storage).resolve())
     found = [one.document for one in read_trials(sweep.folder / TRIALS) if one.document is not None]
     asked = Asked(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
