@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
-    IntDistribution,
 )
 
 from ratchet.report.sweep_data import Key, Point
@@ -66,13 +66,16 @@ class _Scale:
 
 
 def _scale(key: Key, taken: Sequence[Any]) -> _Scale:
-    if key.kind in {"uniform", "loguniform"}:
-        return _Scale(FloatDistribution(*key.values, log=key.kind == "loguniform"), float)
+    """Lay a key out so that optuna's measure, even from end to end, is that of its distribution."""
+    if key.kind == "uniform":
+        return _Scale(FloatDistribution(*key.values), float)
+    if key.kind == "loguniform":  # its evaluator forgets `log=True`
+        return _Scale(FloatDistribution(*map(math.log, key.values)), math.log)
     if key.kind == "randint":
-        return _Scale(IntDistribution(*key.values), int)
+        return _Scale(FloatDistribution(key.values[0] - 0.5, key.values[1] + 0.5), float)
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in taken):
         steps = sorted(set(taken))
-        return _Scale(IntDistribution(0, len(steps) - 1), steps.index)
+        return _Scale(FloatDistribution(-0.5, len(steps) - 0.5), lambda value: float(steps.index(value)))
     return _Scale(CategoricalDistribution(list(dict.fromkeys(map(_category, taken)))), _category)
 
 
