@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
-    IntDistribution,
 )
 
 from ratchet.report.sweep_data import Key, Point
@@ -35,7 +35,8 @@ def importance(keys: Sequence[Key], points: Sequence[Point], metric: str) -> dic
     are equal.
     """
     found = [(point.values, one.value) for point in points for one in point.results if one.metric == metric]
-    known = [(values, value) for values, value in found if value is not None]
+    names = {key.key for key in keys}  # a space that grew has points from before
+    known = [(values, value) for values, value in found if value is not None and names <= values.keys()]
     if len(keys) < 2 or len(known) < FEWEST or len({value for _, value in known}) < 2:
         return {}
     scales = {key.key: _scale(key, [values[key.key] for values, _ in known]) for key in keys}
@@ -66,13 +67,16 @@ class _Scale:
 
 
 def _scale(key: Key, taken: Sequence[Any]) -> _Scale:
-    if key.kind in {"uniform", "loguniform"}:
-        return _Scale(FloatDistribution(*key.values, log=key.kind == "loguniform"), float)
-    if key.kind == "randint":
-        return _Scale(IntDistribution(*key.values), int)
+    """Lay a key out so that optuna's measure, even from end to end, is that of its distribution."""
+    if key.kind in {"uniform", "loguniform", "randint"}:
+        low, high = min(*key.values, *taken), max(*key.values, *taken)
+        if key.kind == "loguniform":  # its evaluator forgets `log=True`
+            return _Scale(FloatDistribution(math.log(low), math.log(high)), math.log)
+        edge = 0.5 if key.kind == "randint" else 0.0
+        return _Scale(FloatDistribution(low - edge, high + edge), float)
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in taken):
         steps = sorted(set(taken))
-        return _Scale(IntDistribution(0, len(steps) - 1), steps.index)
+        return _Scale(FloatDistribution(-0.5, len(steps) - 0.5), lambda value: float(steps.index(value)))
     return _Scale(CategoricalDistribution(list(dict.fromkeys(map(_category, taken)))), _category)
 
 
