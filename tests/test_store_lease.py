@@ -185,8 +185,7 @@ def test_a_holder_that_renews_is_waited_for_and_named_once(tmp_path: Path, lapse
         with leased(tmp_path, what="the thing", on_wait=said.append):
             assert time.monotonic() - began >= 2.5 * lapse
         assert line(first) == "checked"
-    assert len(said) == 1
-    assert said[0].startswith(f"waiting for the thing: process {first.pid} on ")
+    assert len(said) == 1 and said[0].startswith(f"waiting for the thing: process {first.pid} on ")
 
 
 @pytest.mark.parametrize("content", ["whole", "{", "[]", '{"token": 1}', "\xff"])

@@ -205,6 +205,7 @@ def _look(folder: Path) -> _Seen:
 
 def _take(folder: Path, generation: int, mine: Holder) -> Lease | None:
     """Take a generation; None where another process was faster. Raises StorageError."""
+    mine = dataclasses.replace(mine, since=now())  # not since it waits
     aside = folder / f".{mine.token}"
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
