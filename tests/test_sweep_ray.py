@@ -30,8 +30,8 @@ def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_t
     assert sorted(one["status"] for one in trials.values()) == ["failed", "finished", "finished"]
     failed = next(one for one in trials.values() if one["status"] == "failed")
     assert failed["point"] == {"stages.align.learning_rate": 1e30}
-    assert failed["reason"]["kind"] == "TrainingError" and "not finite" in failed["reason"]["what"]
-    assert "not finite" in done.stderr
+    assert failed["reason"]["kind"] == "TrainingError"
+    assert f"failed: {failed['reason']['what']}" in done.stderr
 
     made = sweep_run.made_steps(tmp_path)
     assert sorted(record["facts"]["step"] for record in made.values()) == ["align", "align", "warm"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _write_forecast(sweep)
 
-    from ratchet.tune.sweep import run_one, run_sweep
+    from ratchet.tune.sweep import promote_point, run_one, run_sweep
 
     if arguments.trial:
         from ratchet.tune.wandb_config import values_of_arguments
@@ -61,12 +62,11 @@ def main(arguments: argparse.Namespace) -> int:
         report = run_one(sweep, values, seed)
         sys.stdout.write(f"report: {report}\n")
         return 0
-    page = run_sweep(sweep, fresh=arguments.fresh)
+    page, outcome = run_sweep(sweep, fresh=arguments.fresh)
     sys.stdout.write(f"report: {page}\n")
     if arguments.promote is not None:
-        from ratchet.tune.sweep import promote_point
-
-        path = promote_point(sweep, arguments.promote or None, JOBS, " ".join(sys.argv[1:]))
+        command = shlex.join(["ratchet", *sys.argv[1:]])
+        path = promote_point(sweep, outcome, arguments.promote or None, JOBS, command)
         sys.stdout.write(f"plan: {path}\n")
     return 0
 

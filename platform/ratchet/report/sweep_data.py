@@ -64,7 +64,7 @@ class Trial:
 class Result:
     """An objective at a point: the mean over the seeds that finished.
 
-    `standard_error` is over seeds where there are two or more, else the trial's own, over items; `of_seeds` tells which.
+    `standard_error` is over seeds where two or more finished, else the trial's own over items; `of_seeds` tells.
     """
 
     metric: str

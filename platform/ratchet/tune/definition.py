@@ -9,7 +9,6 @@ from typing import Any
 
 from ratchet.plan.document import Document
 from ratchet.plan.load import plan_of, read_plan, read_space, space_of
-from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
 from ratchet.store.layout import Layout
@@ -18,6 +17,7 @@ from ratchet.tune.choose import Chosen
 from ratchet.tune.metrics import metric_names
 from ratchet.tune.trial import TrialTask
 from ratchet.tune.trial_plan import trial_document
+from ratchet.tune.yaml_text import in_yaml_block
 
 _WHERE = {"cluster", "track", "name"}
 TRIALS = "trials"
@@ -65,7 +65,7 @@ class Sweep:
             seed=trial.seed,
             by=chosen.by,
             plan=plan_of(made),
-            text=in_yaml(made.data),
+            text=in_yaml_block(made.data),
             home=str(Path.cwd()),
             objectives=tuple(self.space.objectives),
             scheduled=self.space.scheduler.metric if self.space.scheduler else None,

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from ratchet.errors import ClusterError
@@ -55,14 +56,18 @@ class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
         """Do nothing: `Ends` tells what became of a trial, before the next one is asked for."""
 
 
-class Ends(NotInSnapshots, tune.Callback):  # type: ignore[misc]
+class Ends(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
     """Tells `ended(task, status, reason)` that a trial has ended, as far as Ray knows: stopped, or failed and why.
 
-    A trial that came to an end by itself has written down another status.
+    A trial that came to an end by itself has written down another status. It stands in the place of
+    Tune's own callback, which would print every end.
     """
 
     def __init__(self, ended: Ended) -> None:
         self.ended = ended
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        """Print nothing."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take a trial that ended by itself, or that the scheduler ended."""

@@ -15,6 +15,7 @@ from ratchet.errors import RunError
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.reading import in_yaml
+from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store.files import storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys
@@ -28,13 +29,15 @@ from ratchet.tune.gather import Asked, gather, write_sweep
 from ratchet.tune.marks import order_marks
 from ratchet.tune.points import Trial, trial_count
 from ratchet.tune.process import end_from_outside, tell_wandb, work
+from ratchet.tune.promote import Origin, promote, winner
 from ratchet.tune.trial import TrialTask, error_of, write_point
+from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS = "identity.json", "calls.json"
 
 
-def run_sweep(sweep: Sweep, *, fresh: bool = False) -> Path:
-    """Run a sweep to the end of its budget and return its page. A sweep that was cut short goes on where it was.
+def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
+    """Run a sweep to the end of its budget; return its page, and what came of it. One that was cut short goes on.
 
     Raises RunError where another process is at it, or its folder holds trials of another plan or
     space and `fresh` is not given; ClusterError where Ray is too small for one trial.
@@ -172,7 +175,7 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
     write_text(folder / "space.yaml", sweep.space_text)
 
 
-def write_page(sweep: Sweep, seconds: float) -> Path:
+def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
     """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
     layout = Layout(Path(sweep.plan.cluster.storage).resolve())
     found = [one.document for one in read_trials(sweep.folder / TRIALS) if one.document is not None]
@@ -181,4 +184,14 @@ def write_page(sweep: Sweep, seconds: float) -> Path:
     document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware())
     write_sweep(sweep.folder, document)
     page, _ = write_sweep_page(sweep.folder, dataclasses.asdict(document))
-    return page
+    return page, document
+
+
+def promote_point(sweep: Sweep, outcome: Outcome, point: str | None, jobs: Path, command: str) -> Path:
+    """Write the best point of a sweep, or the one whose id is `point`, as a plan into `jobs`, and return its path.
+
+    Raises PlanError where there is no such point, RunError where another file has the name, StorageError.
+    """
+    best = winner(outcome, point)
+    document = trial_document(sweep.document, sweep.space, best.values, None, sweep.written)
+    return promote(document, outcome, best, Origin(sweep.plan, sweep.folder, command), jobs)
