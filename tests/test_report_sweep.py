@@ -19,7 +19,7 @@ from ratchet.report.sweep_page import sections, sweep_markdown, sweep_page, writ
 from ratchet.report.sweep_words import difference, lead, plan_point, saved, winner
 from ratchet.report.tables_sweep import ended, ranked, work
 from report_page import Page, well_formed_tables
-from sweep_example import ACCURACY, CHOSEN, beta_lambda, orders, sweep, troubled, two_objectives
+from sweep_example import ACCURACY, CHOSEN, PLAN_TEXT, beta_lambda, orders, sweep, troubled, two_objectives
 
 EXAMPLES = {"random": beta_lambda, "orders": orders, "two objectives": two_objectives, "troubled": troubled}
 
@@ -170,7 +170,14 @@ def test_one_seed_is_said_to_be_no_error_over_seeds() -> None:
     assert "standard error over items of 1 seed, not over seeds" in said
     assert "An error over items says nothing of how training with another seed would have come out." in said
     assert "not distinguishable at two standard errors" in said
-    assert "The best point is the plan's own." in said  # the plan's order is that of the mark
+    assert "The best point is the plan's own." in said
+
+
+@pytest.mark.parametrize(("order", "own"), [("listed", 0), ("easy_to_hard", 0), ("random", 2), ("hard_to_easy", None)])
+def test_the_plans_own_order_is_the_one_listed_or_the_one_marked(order: str, own: int | None) -> None:
+    read = read_sweep(orders() | {"plan_text": PLAN_TEXT.replace("ORDER", order)})
+    assert plan_point(read) is (None if own is None else read.points[own])
+    assert plan_point(read_sweep(orders() | {"plan_text": "\t: no YAML"})) is None
 
 
 def test_a_front_is_told_by_its_points_and_not_by_one() -> None:

@@ -95,6 +95,10 @@ def test_parallel_coordinates_have_a_line_a_point_with_a_value() -> None:
     few = charts.parallel(read_sweep(orders()))
     assert few is not None
     assert set(few.records) == {one["run"] for one in orders()["trials"]}
+    starts = re.findall(
+        r'<path d="M [\d.]+ ([\d.]+) \nL [^"]+"[^>]*stroke: var\(--(level-\d|stage-1)\); stroke-width: [12]', few.svg
+    )
+    assert min((float(y), colour) for y, colour in starts)[1] == "stage-1"  # the best is the first order, on top
 
 
 def test_the_front_is_drawn_and_named() -> None:
@@ -129,6 +133,16 @@ def tree_of(document: dict[str, Any]) -> Tree:
     return found
 
 
+def assert_apart(tree: Tree) -> None:
+    boxes = [(node.x, node.y, node.width, node.height) for node in tree.nodes]
+    boxes += [(leaf.x, leaf.y, 100, 17 * len(leaf.lines)) for leaf in tree.leaves]
+    for index, (x, y, w, h) in enumerate(boxes):
+        assert x + w <= tree.width
+        assert y + h <= tree.height
+        for a, b, c, d in boxes[index + 1 :]:
+            assert x + w <= a or a + c <= x or y + h <= b or b + d <= y
+
+
 @pytest.mark.parametrize("sources", [("a", "b", "c"), ("a", "b", "c", "d")])
 def test_the_tree_has_every_stage_once_and_nothing_overlaps(sources: tuple[str, ...]) -> None:
     document = orders(sources)
@@ -137,18 +151,22 @@ def test_the_tree_has_every_stage_once_and_nothing_overlaps(sources: tuple[str, 
     assert len(tree.nodes) - 1 == sum(math.perm(len(sources), k) for k in range(1, len(sources) + 1))
     assert len(tree.edges) == len(document["stages"])
     assert len(tree.leaves) == math.factorial(len(sources))
-    boxes = [(node.x, node.y, node.width, node.height) for node in tree.nodes]
-    boxes += [(leaf.x, leaf.y, 100, 17 * len(leaf.lines)) for leaf in tree.leaves]
-    for index, (x, y, w, h) in enumerate(boxes):
-        assert x + w <= tree.width
-        assert y + h <= tree.height
-        for a, b, c, d in boxes[index + 1 :]:
-            assert x + w <= a or a + c <= x or y + h <= b or b + d <= y
+    assert_apart(tree)
     shared = {one["id"] for one in document["stages"] if len(one["trials"]) > 1}
     assert {node.id for node in tree.nodes if node.shared} == shared
     best = next(one for one in document["trials"] if one["point"] == document["best"])
     assert {node.id for node in tree.nodes if node.best} == set(best["steps"])
     assert [leaf.lines[0][:6] for leaf in tree.leaves if leaf.best] == ["best: "]
+
+
+def test_a_trial_that_ends_where_others_go_on_has_a_row_of_its_own() -> None:
+    document = orders()
+    for one in document["trials"][:3]:
+        one["steps"] = one["steps"][:1]
+    tree = tree_of(document)
+    assert_apart(tree)
+    assert len(tree.leaves) == 5  # the first two orders end at one stage
+    assert [len(leaf.lines) for leaf in tree.leaves] == [4, 2, 2, 2, 2]
 
 
 def test_a_box_says_its_chunk_its_maker_its_pairs_and_time() -> None:

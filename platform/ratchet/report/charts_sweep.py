@@ -80,6 +80,7 @@ def parallel(sweep: Sweep) -> Chart | None:
         + [goal.place(value(one, place)) for place, goal in enumerate(goals)]
         for one in points
     ]
+    letters = max(6, int((720 - 6.4 * rooms[0]) / max(1, len(lines[0]) - 1) / 6.4))
     left = 30 + 6.4 * max(len(text) for _, text in axes_of[0].ticks())
     colours = [level_colour(goodness(goals[0], sweep.objectives[0], value(one, 0))) for one in points]
     first = leaders(sweep)
@@ -90,9 +91,11 @@ def parallel(sweep: Sweep) -> Chart | None:
             known = [(x, y) for x, y in enumerate(ys) if y is not None]
             width, size = (1.3, 3.5) if len(points) < 100 else (0.6, 2)
             look = {"marker": "D" if top else "o", "markersize": 6 if top else size, "linewidth": 2.6 if top else width}
-            axes.plot(*zip(*known, strict=True), color=BEST if top else colour, zorder=3 if top else 2, **look)
+            axes.plot(
+                *zip(*known, strict=True), color=BEST if top else colour, zorder=3 if top else 2, clip_on=False, **look
+            )
         for x, axis in enumerate([*axes_of, *goals]):
-            _upright(axes, x, axis, leftwards=x == 0)
+            _upright(axes, x, axis, letters if x < len(lines[0]) - 1 else 29, leftwards=x == 0)
             if x == len(axes_of):
                 _scale(axes, x, sweep.objectives[0].mode == "max")
         axes.set_xlim(-0.02, len(lines[0]) - 1 + 0.02)
@@ -120,7 +123,7 @@ def _colours(sweep: Sweep) -> str:
     return f"The better{by}, the stronger the blue; orange with diamonds: {which}."
 
 
-def _upright(axes: Any, x: int, axis: Axis, *, leftwards: bool) -> None:
+def _upright(axes: Any, x: int, axis: Axis, letters: int, *, leftwards: bool) -> None:
     """Draw one axis of parallel coordinates, with its ticks beside it and its name above."""
     axes.axvline(x, color=MUTED, linewidth=0.9, zorder=1)
     ticks = axis.ticks()
@@ -129,9 +132,14 @@ def _upright(axes: Any, x: int, axis: Axis, *, leftwards: bool) -> None:
     for at, text in ticks[::every]:
         place = 1 - at if axis.scale == "names" else at
         look = {"textcoords": "offset points", "va": "center", "size": 10, "color": MUTED, "bbox": box, "zorder": 4}
-        side = {"xytext": (-8, 0), "ha": "right"} if leftwards else {"xytext": (7, 0), "ha": "left"}
+        side = (
+            {"xytext": (-8, 0), "ha": "right"}
+            if leftwards
+            else {"xytext": (7, 7 if axis.scale == "names" else 0), "ha": "left"}
+        )
         axes.annotate(text, (x, place), **side, **look)
-    axes.annotate(short(axis.name, 29), (x, 1), (-6, 12), textcoords="offset points", ha="left", color=INK, size=11)
+    name = axis.name if len(axis.name) <= letters else f"…{axis.name[1 - letters :]}"  # its end tells it from others
+    axes.annotate(name, (x, 1), (-6, 12), textcoords="offset points", ha="left", color=INK, size=11)
 
 
 def _scale(axes: Any, x: int, rises: bool) -> None:
