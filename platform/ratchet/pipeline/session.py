@@ -60,8 +60,8 @@ def native_noise_to(path: Path) -> Iterator[None]:
 def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
     """Attach to `cluster.ray.address` or `RAY_ADDRESS`, or start a local Ray; end it afterwards.
 
-    A local Ray has room for so many `runs` at once. A process that Ray itself started has a Ray, and keeps it. Raises ClusterError where Ray cannot be
-    started or reached, or is too small for the plan.
+    A local Ray has room for so many `runs` at once. A process that Ray itself started has a Ray, and
+    keeps it. Raises ClusterError where Ray cannot be started or reached, or is too small for the plan.
     """
     for key, value in worker_environment(cluster).items():
         os.environ.setdefault(key, value)
