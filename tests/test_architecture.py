@@ -63,7 +63,10 @@ DOORS = {
         "train.worker",
         "train.launch",
         "pipeline.session",
+        "tune.ray_trials",
+        "tune.schedule",
     },
+    "optuna": {"tune.tpe", "tune.importance"},
 }
 
 # These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.

@@ -111,12 +111,17 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What was computed, and what would have been if no trial had shared anything with another."""
+    """What was computed, and what would have been if no trial had shared anything with another.
+
+    A reference pass is one model over one source, pairs to train on and held-out ones together.
+    """
 
     stages: int
     stages_unshared: int
     pairs: int
     pairs_unshared: int
+    reference_passes: int
+    reference_passes_unshared: int
     reference_pairs: int
     reference_pairs_unshared: int
     seconds: float

@@ -88,10 +88,9 @@ def saved(sweep: Sweep) -> str:
         f"{work.pairs:,} pairs in place of {work.pairs_unshared:,}",
     ]
     if work.reference_pairs_unshared:
-        count = sum(one.reference_pairs > 0 for one in sweep.stages)
-        passes = f"{count:,} reference pass{'' if count == 1 else 'es'}"
-        said = f"{work.reference_pairs:,} pairs scored by the reference ({passes})"
-        parts.append(f"{said} in place of {work.reference_pairs_unshared:,}")
+        passes = f"{work.reference_passes:,} reference pass{'' if work.reference_passes == 1 else 'es'}"
+        said = f"{passes} over {work.reference_pairs:,} pairs in place of {work.reference_passes_unshared:,}"
+        parts.append(f"{said} over {work.reference_pairs_unshared:,}")
     parts.append(f"{duration(work.seconds)} of work in place of {duration(work.seconds_unshared)}")
     return ", ".join(parts) + "."
 

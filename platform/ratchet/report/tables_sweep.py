@@ -178,6 +178,7 @@ def work(sweep: Sweep) -> Table | None:
     rows = [
         line("stages trained", done.stages, done.stages_unshared),
         line("pairs trained", done.pairs, done.pairs_unshared),
+        line("reference passes", done.reference_passes, done.reference_passes_unshared),
         line("reference pairs scored", done.reference_pairs, done.reference_pairs_unshared),
         line("time of that work", done.seconds, done.seconds_unshared, seconds=True),
     ]

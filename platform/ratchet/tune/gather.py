@@ -167,36 +167,42 @@ def _work(layout: Layout, found: Sequence[Found]) -> Work:
     """Add up what was made once, and what every trial would have made by itself.
 
     Reference scores are added up by their own folders in the store: stages that differ in their loss alone share
-    them, which no sum over stages shows.
+    them, which no sum over stages shows. A run by itself makes none twice either.
     """
     asked = [step for _, _, mine in found for step in mine]
     made = {step["id"]: step for step in asked}
-    passes = {fp: _passes(layout, step) for fp, step in made.items()}
-    scored = {key: pairs for one in passes.values() for key, pairs in one.items()}
-    alone = 0
-    for _, _, mine in found:
-        alone += sum({key: pairs for step in mine for key, pairs in passes[step["id"]].items()}.values())
+    scored = {fp: _scored(layout, step) for fp, step in made.items()}
+    own = [{name: one for step in mine for name, one in scored[step["id"]].items()} for _, _, mine in found]
+    once = {name: one for some in own for name, one in some.items()}
     costs, asked_costs = [_cost(step) for step in made.values()], [_cost(made[step["id"]]) for step in asked]
     return Work(
         stages=len(made),
         stages_unshared=len(asked),
         pairs=sum(one["pairs"] for one in costs),
         pairs_unshared=sum(one["pairs"] for one in asked_costs),
-        reference_pairs=sum(scored.values()),
-        reference_pairs_unshared=alone,
+        reference_passes=_passes(once),
+        reference_passes_unshared=sum(map(_passes, own)),
+        reference_pairs=sum(pairs for _, pairs in once.values()),
+        reference_pairs_unshared=sum(pairs for some in own for _, pairs in some.values()),
         seconds=round(sum(one["seconds"] for one in costs), 3),
         seconds_unshared=round(sum(one["seconds"] for one in asked_costs), 3),
     )
 
 
-def _passes(layout: Layout, step: Mapping[str, Any]) -> dict[str, int]:
-    """Return the reference scores that a stage was trained with: pairs by their name in the store.
+def _passes(scored: Mapping[str, tuple[str, int]]) -> int:
+    return len({of for of, _ in scored.values()})
 
-    Where the store does not have the stage any more, they are taken to be its own.
+
+def _scored(layout: Layout, step: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return the reference scores of a stage by their name in the store: model and tokens, and how many pairs.
+
+    Where the store does not have them any more, they are taken to be the stage's own.
     """
-    record = read_record(layout.made_step(step["id"]))
-    scores = (record.facts.get("reference") or {}).get("records", []) if record else []
-    known = {Path(one).name: read_record(layout.logps(Path(one).name)) for one in scores}
-    if not known or None in known.values():
-        return {step["id"]: _cost(step)["reference_pairs"]}
-    return {fp: int(one.counts["pairs"]) for fp, one in known.items() if one is not None}
+    known = {name: read_record(layout.logps(name)) for name in step["references"]}
+    if None in known.values():
+        return {step["id"]: (step["id"], int(step["reference_pairs"]))}
+    return {
+        name: (f"{one.identity['weights']} {one.identity['tokens']}", int(one.counts["pairs"]))
+        for name, one in known.items()
+        if one is not None
+    }
