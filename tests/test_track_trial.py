@@ -168,7 +168,7 @@ def test_an_agents_environment_decides_which_run_it_is(monkeypatch: pytest.Monke
     for wandb in (WANDB, None):
         run = trial_run(wandb, SWEEP, CHOSEN, PLAN, tmp_path)
         assert run is not None and (run.run_id, run.project, run.entity) == ("r1", "theirs", "ada")
-        assert (run.mode, run.group, run.by_agent) == ("online", SWEEP, True)
+        assert (run.mode, run.group) == ("online", SWEEP)
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = trial_run(Wandb(project="p"), SWEEP, CHOSEN, PLAN, tmp_path)
     assert run is not None and run.mode == "offline"

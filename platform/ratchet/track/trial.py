@@ -62,8 +62,9 @@ def trial_run(
 
     `chosen` is the trial's point.json, `plan` its resolved plan and `folder` its run folder. Where a
     wandb agent started this process, the run is the agent's, whether the plan asks for wandb or
-    not: its id, project and entity are those of the environment, and it is online unless
-    WANDB_MODE says otherwise.
+    not: its id, project and entity are those of the environment, where wandb itself takes them from
+    whatever else it is given; it also locks the keys of the config that the agent has set, under
+    the sweep's names. The run is online unless WANDB_MODE says otherwise.
     """
     if wandb is None and not by_agent():
         return None
@@ -91,7 +92,6 @@ def trial_run(
         return run
     return dataclasses.replace(
         run,
-        by_agent=True,
         run_id=os.environ["WANDB_RUN_ID"],
         project=os.environ.get("WANDB_PROJECT", run.project),
         entity=os.environ.get("WANDB_ENTITY", run.entity),

@@ -31,12 +31,10 @@ class WandbRun:
     A restart with the same `run_id` goes on in the same run. `config` may be nested: it is shown
     with dotted keys. wandb's files lie in `folder` where that is called `wandb`, else in
     `<folder>/wandb`. `init_timeout` is in seconds. `mode` is `online`, `offline`, or another of
-    wandb's. With `by_agent` the run is the one that a wandb agent began in this process's
-    environment: wandb takes its id, project and entity from there (it would refuse others, with
-    a warning), and locks the keys of its config that the agent has set. `from_start` tells that a
-    restart logs again from the first step: the service passes over the steps that it has, and
-    offline files are written as of a new run, since `wandb sync` would give the lines of a resumed
-    one new steps, behind those that are there; so they take the place of what was sent before.
+    wandb's. `from_start` tells that a restart logs again from the first step: the service passes
+    over the steps that it has, and offline files are written as of a new run, since `wandb sync`
+    would give the lines of a resumed one new steps, behind those that are there; so they take the
+    place of what was sent before.
     """
 
     project: str
@@ -50,7 +48,6 @@ class WandbRun:
     entity: str | None = None
     tags: tuple[str, ...] | list[str] = ()
     init_timeout: float = 60.0
-    by_agent: bool = False
     from_start: bool = False
 
     @property
@@ -150,11 +147,12 @@ class WandbTracker:
         import wandb
 
         folder = Path(self._run.folder)
-        known: dict[str, Any] = {"mode": self._run.mode}
-        if not self._run.by_agent:
-            known |= {"project": self._run.project, "entity": self._run.entity, "id": self._run.run_id}
+        modes: dict[str, Any] = {"mode": self._run.mode}  # what WANDB_MODE says may be any text
         run = wandb.init(
-            **known,
+            project=self._run.project,
+            entity=self._run.entity,
+            id=self._run.run_id,
+            **modes,
             resume=None if self._run.from_start and self._run.mode == "offline" else "allow",
             name=self._run.name,
             group=self._run.group,
