@@ -57,6 +57,8 @@ def work(stages: list[dict[str, Any]]) -> dict[str, Any]:
         "stages_unshared": sum(count for count, _ in shares),
         "pairs": sum(one["pairs"] for one in stages),
         "pairs_unshared": sum(count * one["pairs"] for count, one in shares),
+        "reference_passes": sum(one["reference_pairs"] > 0 for one in stages),
+        "reference_passes_unshared": sum(count for count, one in shares if one["reference_pairs"] > 0),
         "reference_pairs": refs,
         "reference_pairs_unshared": sum(count * one["reference_pairs"] for count, one in shares),
         "seconds": sum(one["seconds"] + one["reference_seconds"] for one in stages),
@@ -149,7 +151,7 @@ def beta_lambda(count: int = 20, objectives: dict[str, str] | None = None) -> di
     for metric in wanted:
         shares = zip((0.83, 0.17), keys, strict=True)
         found["importance"] += [{"metric": metric, "key": one["key"], "share": share} for share, one in shares]
-    found["work"]["reference_pairs_unshared"] = 800 * len(trials)
+    found["work"] |= {"reference_pairs_unshared": 800 * len(trials), "reference_passes_unshared": len(trials)}
     return found
 
 

@@ -119,7 +119,7 @@ def test_orders_share_their_beginnings() -> None:
             str(alone),
             f"{100 * (1 - trained / alone):.1f}",
         ]
-    assert "(64 reference passes)" in saved(read)
+    assert "64 reference passes over" in saved(read)
 
 
 def test_the_head_counts_trials_by_status() -> None:

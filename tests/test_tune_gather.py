@@ -44,7 +44,7 @@ def asked(objectives: dict[str, str] | None = None, **more: Any) -> Asked:
 def step(fp: str, start: str | None = None, **more: Any) -> dict[str, Any]:
     costs = {"pairs": 100, "seconds": 2.5, "reference_pairs": 10, "reference_seconds": 0.5}
     named = {"id": fp, "name": "align.1", "kind": "dpo", "chunk": "a", "start": start, "made_by": "t0"}
-    return named | costs | more
+    return named | costs | {"references": [f"gone-{fp}"]} | more
 
 
 class Trials:
@@ -170,16 +170,15 @@ def test_stages_are_told_once_with_all_trials_that_have_them(trials: Trials) -> 
 
 def test_reference_passes_that_stages_share_are_added_up_once(trials: Trials) -> None:
     layout = trials.layout
-    for fp, pairs in {"l1": 40, "l2": 3, "l3": 5}.items():
-        write_record(layout.logps(fp), Record("logps", fp, {}, {"pairs": pairs}, "", 0.0))
-    for fp, passes in {"f1": ["l1", "l2"], "f2": ["l1", "l2"], "f3": ["l3"], "f0": None}.items():
-        records = None if passes is None else {"records": [str(layout.logps(one)) for one in passes]}
-        write_record(layout.made_step(fp), Record("step", fp, {}, {}, "", 0.0, facts={"reference": records}))
-    own = {"f0": 0, "f1": 43, "f2": 43, "f3": 5}
+    for fp, model, pairs in (("l1", "m", 40), ("l2", "m", 3), ("l3", "n", 5)):
+        identity = {"weights": model, "tokens": "t", "split": fp}
+        write_record(layout.logps(fp), Record("logps", fp, identity, {"pairs": pairs}, "", 0.0))
+    own: dict[str, list[str]] = {"f0": [], "f1": ["l1", "l2"], "f2": ["l1", "l2"], "f3": ["l3"]}
     for point, fps in {"a": ("f0", "f1", "f3"), "b": ("f0", "f2")}.items():
-        trials.add(point, 0.5, steps=[step(fp, reference_pairs=own[fp]) for fp in fps])
+        trials.add(point, 0.5, steps=[step(fp, references=own[fp]) for fp in fps])
     work = gather(layout, asked()).work
     assert (work.reference_pairs, work.reference_pairs_unshared) == (48, 91)
+    assert (work.reference_passes, work.reference_passes_unshared) == (2, 3)
 
 
 def test_reasons_are_told_in_words_and_the_order_is_that_of_numbers(trials: Trials) -> None:
