@@ -148,7 +148,7 @@ def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, says: str) 
 
 
 def test_a_missing_or_broken_report_is_a_data_error(tmp_path: Path) -> None:
-    arguments = argparse.Namespace(run_folder=tmp_path)
+    arguments = argparse.Namespace(folder=tmp_path)
     with pytest.raises(DataError, match="no report here"):
         command.main(arguments)
     (tmp_path / "report.json").write_text("{")

@@ -22,6 +22,15 @@ at_once: 2
 """
 
 
+def test_a_plan_that_does_not_fit_the_cluster_is_told_before_any_trial(tmp_path: Path) -> None:
+    large = sweep_run.SMALL.replace("storage: out", "storage: out, workers: 64, ray: {num_cpus: 2}")
+    sweep_run.write_files(tmp_path, RATES, large)
+    done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml")
+    assert done.returncode == 69
+    assert "the plan needs 64 CPUs and Ray has 2" in done.stderr
+    assert not list((tmp_path / "out/sweeps/small-rates").glob("trials/*"))
+
+
 def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
     sweep_run.write_files(tmp_path, RATES, sweep_run.SMALL)
     done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml", "--promote")
@@ -41,7 +50,7 @@ def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_t
     assert len(references) == 2  # one pass over the pairs to train on, one over those held out
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/store/logps").glob("*/record.json")]
     assert sweep_run.pairs_scored(tmp_path, "small-rates") == sum(one["counts"]["pairs"] for one in records)
-    assert not list((tmp_path / "out/store/steps").glob("*/checkpoints"))
+    assert not [one for one in made if (tmp_path / "out/store/steps" / one / "checkpoints").exists()]
 
     document = json.loads((tmp_path / "out/sweeps/small-rates/sweep.json").read_text())
     finished = {name: one for name, one in trials.items() if one["status"] == "finished"}

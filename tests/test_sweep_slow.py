@@ -113,10 +113,10 @@ def test_a_killed_driver_goes_on_with_the_same_trials_and_the_same_best(tmp_path
         text=True,
         start_new_session=True,
     )
-    whole_run.until(lambda: len(list(place.glob("*/point.json"))) == 2, run)
-    below = whole_run.processes_below(run.pid)
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
+    with run:
+        whole_run.until(lambda: len(list(place.glob("*/point.json"))) == 2, run)
+        below = whole_run.processes_below(run.pid)
+        os.kill(run.pid, signal.SIGKILL)
     before = {path: path.stat().st_mtime_ns for path in place.glob("*/trial.json")}
     assert len(before) == 1
     assert not still_there([pid for pid, _ in below], 120)

@@ -1,4 +1,4 @@
-"""`ratchet report`: make a run's page and Markdown again from its report.json."""
+"""`ratchet report`: make a run's or a sweep's page and Markdown again from its report.json or sweep.json."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("run_folder", type=Path, help="run folder: <storage>/runs/<plan>")
+    parser.add_argument("folder", type=Path, help="<storage>/runs/<plan>, or <storage>/sweeps/<sweep>")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write report.html and report.md; name both on standard output. Raises DataError, StorageError."""
+    """Write the page and its Markdown; name both on standard output. Raises DataError, StorageError."""
     from ratchet.report.page import rewrite_report
+    from ratchet.report.sweep_data import NAME
+    from ratchet.report.sweep_page import rewrite_sweep_page
 
-    for path in rewrite_report(arguments.run_folder):
+    folder: Path = arguments.folder
+    rewrite = rewrite_sweep_page if (folder / NAME).exists() else rewrite_report
+    for path in rewrite(folder):
         sys.stdout.write(f"{path}\n")
     return 0

@@ -28,17 +28,19 @@ NAME = "report.json"
 
 def load(path: Path) -> Report:
     """Read a report.json. Raises DataError where it is absent, not JSON, or not a report."""
-    try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DataError(
-            "there is no report here", where=str(path), fix="give a run folder: <storage>/runs/<plan>"
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"not JSON: {error}", where=str(path), fix="run the plan again: it writes the report anew"
-        ) from error
+    data = read_document(path, "run the plan again: it writes the report anew")
     return read(data, where=str(path))
+
+
+def read_document(path: Path, fix: str) -> Any:
+    """Return the values of a JSON document. Raises DataError where it is absent, or not JSON: then `fix` helps."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        where = "<storage>/runs/<plan> or <storage>/sweeps/<sweep>"
+        raise DataError("there is no report here", where=str(path), fix=f"give such a folder: {where}") from error
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", where=str(path), fix=fix) from error
 
 
 def read(data: Mapping[str, Any], *, where: str = NAME) -> Report:

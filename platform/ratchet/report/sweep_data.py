@@ -11,6 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+NAME = "sweep.json"
 Status = typing.Literal["finished", "stopped", "failed", "unfinished"]
 
 

@@ -18,9 +18,9 @@ from ratchet.report.charts_sweep_keys import against_keys, how_to_read
 from ratchet.report.markdown import escape, fenced, render
 from ratchet.report.page import many, plain
 from ratchet.report.parts import Drawings, Section, section
-from ratchet.report.read import read_sweep
+from ratchet.report.read import read_document, read_sweep
 from ratchet.report.stage_tree import Tree, stage_tree
-from ratchet.report.sweep_data import Sweep
+from ratchet.report.sweep_data import NAME, Sweep
 from ratchet.report.sweep_values import measured
 from ratchet.report.sweep_words import lead, saved, wanted, winner
 from ratchet.report.templates import Records, fill
@@ -42,6 +42,11 @@ def write_sweep_page(folder: Path, document: Mapping[str, Any]) -> tuple[Path, P
     write_text(html, sweep_page(sweep))
     write_text(text, sweep_markdown(sweep))
     return html, text
+
+
+def rewrite_sweep_page(folder: Path) -> tuple[Path, Path]:
+    """Write sweep.html and sweep.md again from sweep.json. Raises DataError, StorageError."""
+    return write_sweep_page(folder, read_document(folder / NAME, "run the sweep again: it writes it anew"))
 
 
 def sweep_page(sweep: Sweep) -> str:

@@ -10,14 +10,13 @@ from typing import Any
 from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.report.sweep_data import Importance, Key, Objective, Stage, Sweep, Trial, Value, Work
+from ratchet.report.sweep_data import NAME, Importance, Key, Objective, Stage, Sweep, Trial, Value, Work
 from ratchet.store.files import write_json
 from ratchet.store.layout import Layout
 from ratchet.store.record import code_commit, now, read_json_or_none, read_record, versions
 from ratchet.tune.importance import importance
 from ratchet.tune.rank import points_of
 
-NAME = "sweep.json"
 FORMAT = 1
 _END = "the trial's folder can be deleted: the trial is run again"
 
