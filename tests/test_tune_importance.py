@@ -51,6 +51,16 @@ def test_orders_are_categories_and_a_key_that_does_nothing_has_nothing() -> None
     assert one["idle"] == pytest.approx(0.0, abs=0.01)
 
 
+@pytest.mark.parametrize("sources", ["abcd", "abcde"])
+def test_many_orders_have_the_share_that_their_variance_has(sources: str) -> None:
+    random, orders = np.random.default_rng(0), [list(order) for order in itertools.permutations(sources)]
+    gains = {str(order): random.normal() for order in orders}
+    made = points_of(grid(order=orders, b=[0, 1.0, 2]), lambda p: gains[str(p["order"])] + p["b"])
+    shares = importance([Key("order", "permutation", tuple(sources)), Key("b", "grid", (0, 1, 2))], made, "m")
+    variances = np.var(list(gains.values())), np.var([0, 1, 2])
+    assert shares["order"] == pytest.approx(variances[0] / sum(variances), abs=0.03)
+
+
 def test_the_same_points_give_the_same_shares_and_unfinished_ones_do_not_count() -> None:
     keys = [Key("a", "grid", (0, 1, 2)), Key("b", "grid", (False, None, "x"))]
     made = points_of(grid(a=range(3), b=[False, None, "x"]), lambda p: p["a"] + (p["b"] == "x"))

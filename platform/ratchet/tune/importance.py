@@ -6,22 +6,19 @@ import contextlib
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-)
+from optuna.distributions import FloatDistribution
 
 from ratchet.report.sweep_data import Key, Point
 
 FEWEST = 4
 """Points below which nothing is said."""
 _TREES, _DEPTH, _SEED = 32, 6, 0
-"""The forest. Its work rises steeply with the depth: 256 points at 64 levels, optuna's own, take many minutes."""
+"""The forest: shallow trees, as the time that fANOVA takes rises steeply with their depth."""
 
 
 def importance(keys: Sequence[Key], points: Sequence[Point], metric: str) -> dict[str, float]:
@@ -29,7 +26,8 @@ def importance(keys: Sequence[Key], points: Sequence[Point], metric: str) -> dic
 
     Functional ANOVA of a random forest that is fitted to the points (Hutter et al. 2014): what keys explain each by
     itself, divided by the sum of these. Values of ranges are numbers (of loguniform their logarithms), numbers of grid
-    and choice keys stand in their order, all with the same weight; other values, such as orders, are categories.
+    and choice keys stand in their order, all with the same weight. Other values, such as orders, are categories, which
+    stand in the order of their mean results: a tree's best cut of them is one of that order (Fisher 1958).
 
     Nothing, where there is only one key (it would have it all), fewer than 4 points have a value, or all values
     are equal.
@@ -39,7 +37,8 @@ def importance(keys: Sequence[Key], points: Sequence[Point], metric: str) -> dic
     known = [(values, value) for values, value in found if value is not None and names <= values.keys()]
     if len(keys) < 2 or len(known) < FEWEST or len({value for _, value in known}) < 2:
         return {}
-    scales = {key.key: _scale(key, [values[key.key] for values, _ in known]) for key in keys}
+    results = [value for _, value in known]
+    scales = {key.key: _scale(key, [values[key.key] for values, _ in known], results) for key in keys}
     distributions = {key: scale.distribution for key, scale in scales.items()}
     with _quiet():
         study = optuna.create_study()
@@ -62,11 +61,11 @@ def importance(keys: Sequence[Key], points: Sequence[Point], metric: str) -> dic
 class _Scale:
     """How optuna takes a key: its distribution, and what it calls each value that a trial took."""
 
-    distribution: BaseDistribution
-    name: Callable[[Any], Any]
+    distribution: FloatDistribution
+    name: Callable[[Any], float]
 
 
-def _scale(key: Key, taken: Sequence[Any]) -> _Scale:
+def _scale(key: Key, taken: Sequence[Any], results: Sequence[float]) -> _Scale:
     """Lay a key out so that optuna's measure, even from end to end, is that of its distribution."""
     if key.kind in {"uniform", "loguniform", "randint"}:
         low, high = min(*key.values, *taken), max(*key.values, *taken)
@@ -74,14 +73,19 @@ def _scale(key: Key, taken: Sequence[Any]) -> _Scale:
             return _Scale(FloatDistribution(math.log(low), math.log(high)), math.log)
         edge = 0.5 if key.kind == "randint" else 0.0
         return _Scale(FloatDistribution(low - edge, high + edge), float)
+    gains: dict[str, list[float]] = {}
+    for value, came_to in zip(taken, results, strict=True):
+        gains.setdefault(_category(value), []).append(came_to)
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in taken):
-        steps = sorted(set(taken))
-        return _Scale(FloatDistribution(-0.5, len(steps) - 0.5), lambda value: float(steps.index(value)))
-    return _Scale(CategoricalDistribution(list(dict.fromkeys(map(_category, taken)))), _category)
+        steps = [_category(value) for value in sorted(set(taken))]
+    else:
+        steps = sorted(gains, key=lambda category: statistics.fmean(gains[category]))
+    return _Scale(FloatDistribution(-0.5, len(steps) - 0.5), lambda value: float(steps.index(_category(value))))
 
 
 def _category(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return json.dumps(float(value) if number else value, sort_keys=True)  # 1 and 1.0 are one value
 
 
 @contextlib.contextmanager
