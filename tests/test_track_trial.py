@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from ratchet.plan.schema import Wandb
-from ratchet.track.jsonl import read_metrics
+from ratchet.track.jsonl import line_of, read_metrics
 from ratchet.track.trial import StageLink, TrialRun, tell_end, trial_run, trial_run_id
 from ratchet.tune.send_scores import send_scores
 from ratchet.tune.watch import Watch
@@ -99,6 +99,17 @@ def test_offline_files_hold_every_line_of_two_steps_with_an_end_in_between(
     assert plain(wandb_run(tmp_path)[1]) == wanted(tmp_path)  # the last file alone holds all
     assert (run.run_group, run.job_type, run.display_name, list(run.tags)) == (SWEEP, "trial", CHOSEN["trial"], ["a"])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_long_step_that_was_there_already_arrives_whole(tmp_path: Path) -> None:
+    trial = TrialRun(trial_run(WANDB, SWEEP, CHOSEN, PLAN, tmp_path))
+    (tmp_path / "steps" / "align.1").mkdir(parents=True)
+    lines = "".join(line_of(step, {"loss": 1 / step}) for step in range(1, 12_001))
+    (tmp_path / "steps" / "align.1" / "metrics.jsonl").write_text(lines)
+    with Watch([trial.line])("align.1", tmp_path / "steps" / "align.1"):
+        pass
+    trial.close()
+    assert plain(wandb_run(tmp_path)[1]) == wanted(tmp_path)
 
 
 def test_panels_find_flat_keys_one_value_for_each_objective_and_the_stages(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_QUEUE = 10_000
+_QUEUE = 50_000  # lines: some 150 MB where wandb is stuck; steps of a trial that are there already come all at once
 _FINISH_SECONDS = 20.0
 _log = logging.getLogger(__name__)
 
