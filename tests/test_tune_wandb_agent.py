@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from ratchet.plan.schema import Wandb
 from ratchet.plan.space import Space
 from ratchet.tune.wandb_config import values_of_arguments, wandb_config, wandb_yaml
 from track_example import wandb_run
-from wandb_service import ENTITY, PROJECT, SWEEP, Service, service
+from wandb_service import ENTITY, PROJECT, SWEEP, Service, service, wandb_says
 
 pytestmark = pytest.mark.slow
 
@@ -79,15 +78,6 @@ def at(tmp_path: Path) -> Iterator[tuple[Service, dict[str, str]]]:
         own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
         path = f"{program.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         yield wandb, {**own, **wandb.environment(tmp_path), "PATH": path}
-
-
-def wandb_says(folder: Path, environment: dict[str, str], *words: str) -> str:
-    command = [sys.executable, "-m", "wandb", *words]
-    found = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert found.returncode == 0, found.stderr
-    return found.stderr
 
 
 def sweep(tmp_path: Path, wandb: Service, environment: dict[str, str], **more: str) -> str:

@@ -15,6 +15,8 @@ import dataclasses
 import gzip
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -204,3 +206,13 @@ def service() -> Iterator[Service]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def wandb_says(folder: Path, environment: dict[str, str], *words: str, seconds: float = 120) -> str:
+    """Run a command of wandb's own in `folder` to its end; return what it said."""
+    command = [sys.executable, "-m", "wandb", *words]
+    found = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stderr

@@ -65,13 +65,6 @@ def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) ->
     return end_trial(task, status, reason=facts, wandb=run.path if run else None), run
 
 
-def tell_wandb(run: WandbRun, document: Mapping[str, Any]) -> None:
-    """Tell a trial's wandb run what became of it, from the driver. It is waited for, some 20 seconds at most."""
-    trial = TrialRun(run)
-    trial.finish(document["status"], {}, document["reason"]["what"])
-    trial.close()
-
-
 def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console) -> dict[str, Any]:
     @contextlib.contextmanager
     def follow(step: str, folder: Path) -> Iterator[None]:

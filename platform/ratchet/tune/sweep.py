@@ -23,12 +23,13 @@ from ratchet.store.layout import Layout
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.progress import Console, duration
+from ratchet.track.trial import tell_end
 from ratchet.tune.choose import Chooser, Chosen, read_trials
 from ratchet.tune.definition import TRIALS, Sweep
 from ratchet.tune.gather import Asked, gather, write_sweep
 from ratchet.tune.marks import order_marks
 from ratchet.tune.points import Trial, trial_count
-from ratchet.tune.process import end_from_outside, tell_wandb, work
+from ratchet.tune.process import end_from_outside, work
 from ratchet.tune.promote import Origin, promote, winner
 from ratchet.tune.trial import TrialTask, error_of, write_point
 from ratchet.tune.trial_plan import trial_document
@@ -98,7 +99,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
         clock.tick()
         console.say(said(task, document))
         if run is not None:
-            telling.submit(tell_wandb, run, document)
+            telling.submit(tell_end, run, document["status"], document["reason"]["what"])
 
     with ThreadPoolExecutor(1, "ratchet-wandb") as telling:  # one after another: wandb has one run in a process
         run_trials(
