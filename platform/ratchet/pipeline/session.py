@@ -108,7 +108,8 @@ def plain_error(error: BaseException) -> RatchetError:
     while cause is not None:
         if isinstance(cause, RatchetError) and type(cause).__module__ == RatchetError.__module__:
             return cause  # and not the mixture of it and its own that Ray raises first
-        cause = getattr(cause, "cause", None) or cause.__cause__
+        inner = getattr(cause, "cause", None)  # in some of Ray's errors a text
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ClusterError(
         f"a worker process failed: {lines[-1]}",

@@ -74,6 +74,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_json_once(path: Path, value: Any) -> bool:
+    """Write `value` to `path` as JSON, whole; return False, and leave it, where there is such a file already.
+
+    Of several that write at one moment one succeeds. Raises StorageError.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    write_json(aside, value)
+    try:
+        with storage_errors(path):
+            os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return True
+
+
 @contextlib.contextmanager
 def folder_aside(final: Path) -> Iterator[Path]:
     """Yield a folder to fill; on success it becomes `final`, on an error it goes.

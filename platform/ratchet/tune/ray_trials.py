@@ -130,5 +130,10 @@ def run_trials(
 
 def _beside_the_driver() -> Any:
     """Return what a trial's process takes: a place on the driver's machine, where the plan's files are, and no slot."""
-    address = ray.util.get_node_ip_address()
-    return tune.PlacementGroupFactory([{f"node:{address}": 0.001}])
+    here = f"node:{ray.util.get_node_ip_address()}"
+    if here not in ray.cluster_resources():
+        raise ClusterError(
+            "this process is on no machine of the Ray cluster, and trials run beside it",
+            fix="start the sweep on a node of the cluster, such as by ray job submit",
+        )
+    return tune.PlacementGroupFactory([{here: 0.001}])

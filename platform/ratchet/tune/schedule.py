@@ -63,5 +63,6 @@ def scheduler_of(settings: Scheduler | None, earlier: Sequence[Path]) -> Any:
         trial = _Earlier(folder.name)
         made.on_trial_add(None, trial)
         for line in read_metrics(folder / PROGRESS):
-            made.on_trial_result(None, trial, line)
+            if made.on_trial_result(None, trial, line) == TrialScheduler.STOP:
+                break  # what it wrote down before it was gone was not told then either
     return made

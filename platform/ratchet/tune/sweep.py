@@ -20,6 +20,7 @@ from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store.files import storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys
 from ratchet.store.layout import Layout
+from ratchet.store.lease import leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.progress import Console, duration
@@ -88,6 +89,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
         chosen = next(waiting, None)
         if chosen is None:
             return None
+        clock.tick()
         task = sweep.task(chosen)
         write_point(task)
         console.step(f"{task.number}{f' of {of}' if of else ''}", words(task))
@@ -179,12 +181,13 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
 def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
     """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
     layout = Layout(Path(sweep.plan.cluster.storage).resolve())
-    found = [one.document for one in read_trials(sweep.folder / TRIALS) if one.document is not None]
     asked = Asked(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
-    marks = order_marks(sweep.space, sweep.plan, found, layout)
-    document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware())
-    write_sweep(sweep.folder, document)
-    page, _ = write_sweep_page(sweep.folder, dataclasses.asdict(document))
+    with leased(layout.lease(f"sweep-{sweep.name}"), what=f"the page of {sweep.name}"):  # the last one knows of all
+        found = [one.document for one in read_trials(sweep.folder / TRIALS) if one.document is not None]
+        marks = order_marks(sweep.space, sweep.plan, found, layout)
+        document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware())
+        write_sweep(sweep.folder, document)
+        page, _ = write_sweep_page(sweep.folder, dataclasses.asdict(document))
     return page, document
 
 

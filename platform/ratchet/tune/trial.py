@@ -16,7 +16,7 @@ from typing import Any
 from ratchet import errors
 from ratchet.errors import RatchetError, RunError
 from ratchet.plan.schema import Plan
-from ratchet.store.files import write_json
+from ratchet.store.files import write_json, write_json_once
 from ratchet.store.layout import Layout
 from ratchet.store.record import now, read_json_or_none, read_record
 
@@ -69,9 +69,6 @@ def write_point(task: TrialTask) -> dict[str, Any]:
 
 def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
     """Write down what a trial came to, once: the first end that is told stands. Raises StorageError."""
-    before = read_json_or_none(task.folder / TRIAL)
-    if before is not None:
-        return dict(before)
     document = {
         "format": FORMAT,
         "trial": task.name,
@@ -88,8 +85,9 @@ def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
         "wandb": None,
         **found,
     }
-    write_json(task.folder / TRIAL, document)
-    return document
+    if write_json_once(task.folder / TRIAL, document):
+        return document
+    return dict(read_json_or_none(task.folder / TRIAL))
 
 
 def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,175 @@
+"""What a trial writes down of its end, once, whatever end it is; and what a scheduler and a resumed sweep make of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sweep_run
+from ratchet.errors import ClusterError, RatchetError, TrainingError
+from ratchet.plan.load import load_plan
+from ratchet.plan.space import Scheduler
+from ratchet.store.files import write_json_once
+from ratchet.track.jsonl import JsonLines
+from ratchet.tune.process import Progress, end_from_outside
+from ratchet.tune.schedule import scheduler_of
+from ratchet.tune.trial import TrialTask, end_trial, error_of, run_trial, write_point
+
+METRIC = "align/heldout/accuracy"
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialTask:
+    monkeypatch.chdir(tmp_path)
+    sweep_run.write_files(tmp_path, sweep_run.BETAS)
+    plan = load_plan(Path("plan.yaml")).model_copy(update={"name": "t1"})
+    point = {"stages.align.beta": 0.1}
+    made = TrialTask("tiny-betas", "t1", 1, point, "p1", None, "grid", plan, "", str(tmp_path), (METRIC,))
+    write_point(made)
+    return made
+
+
+def found(value: float | None) -> dict[str, Any]:
+    return {METRIC: {"value": value, "standard_error": None}}
+
+
+def raising(error: Exception) -> Callable[[], dict[str, Any]]:
+    def run() -> dict[str, Any]:
+        raise error
+
+    return run
+
+
+def kept(task: TrialTask) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((task.folder / "trial.json").read_text())
+    return document
+
+
+def test_a_trial_with_all_its_objectives_has_finished_and_is_not_run_again(task: TrialTask) -> None:
+    assert run_trial(task, lambda: found(0.5), "p/run")["status"] == "finished"
+    assert (kept(task)["metrics"], kept(task)["wandb"]) == (found(0.5), "p/run")
+    assert run_trial(task, raising(AssertionError()))["status"] == "finished"
+
+
+@pytest.mark.parametrize("metrics", [{}, {METRIC: {"value": None, "standard_error": None}}])
+def test_a_trial_without_its_objective_has_failed_and_says_which(task: TrialTask, metrics: dict[str, Any]) -> None:
+    document = run_trial(task, lambda: metrics)
+    assert document["status"] == "failed" and METRIC in document["reason"]["what"]
+
+
+def test_what_a_trial_failed_of_is_written_down_and_can_be_raised_again(task: TrialTask) -> None:
+    error = TrainingError("the loss is not finite", where="step align", fix="lower the rate")
+    document = run_trial(task, raising(error))
+    assert document["status"] == "failed"
+    again = error_of(document["reason"])
+    assert (type(again), again.args) == (TrainingError, error.args)
+    assert run_trial(task, lambda: found(0.5)) == document  # the same point would fail again
+
+
+def test_a_trial_that_failed_of_its_machine_is_run_again(task: TrialTask) -> None:
+    assert run_trial(task, raising(ClusterError("a worker ran out of memory")))["status"] == "failed"
+    assert run_trial(task, lambda: found(0.5))["status"] == "finished" == kept(task)["status"]
+
+
+def test_an_error_that_is_not_ours_leaves_the_trial_unfinished(task: TrialTask) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_trial(task, raising(ZeroDivisionError()))
+    assert not (task.folder / "trial.json").exists()
+
+
+def test_an_end_seen_from_outside_does_not_replace_the_trials_own(task: TrialTask) -> None:
+    run_trial(task, lambda: found(0.5))
+    document, run = end_from_outside(task, "stopped", {"kind": "Stopped", "what": "did worse"})
+    assert (document["status"], run) == ("finished", None)
+    other = dataclasses.replace(task, name="t2")
+    document, _ = end_from_outside(other, "stopped", {"kind": "Stopped", "what": "did worse"})
+    assert document["status"] == "stopped" and kept(other)["reason"]["what"] == "did worse"
+
+
+def test_of_two_ends_at_one_moment_one_stands(task: TrialTask) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ends = list(pool.map(lambda n: end_trial(task, "failed", seconds=float(n)), range(16)))
+    assert len({one["seconds"] for one in ends}) == 1 == len([kept(task)])
+    assert kept(task) in ends
+
+
+def test_a_file_is_written_once_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "once.json"
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: write_json_once(path, n), range(32)))
+    assert won.count(True) == 1 and json.loads(path.read_text()) == won.index(True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_progress_counts_on_over_the_steps_of_its_stage_and_skips_lines_without_the_metric(
+    task: TrialTask, tmp_path: Path
+) -> None:
+    told: list[dict[str, Any]] = []
+    lines = JsonLines(tmp_path / "progress.jsonl", 0)
+    progress = Progress(task.plan, "align/train/heldout/loss", lines, lambda line: told.append(dict(line)))
+    for step, n, value in (("warm", 1, 9.0), ("align.1", 1, None), ("align.1", 2, 0.7), ("align.2", 1, 0.6)):
+        progress.line(step, {"step": n, "loss": 1.0, **({} if value is None else {"heldout/loss": value})})
+    progress.line("align.2", {"step": 2, "heldout/loss": None})  # not finite: no scheduler can compare it
+    lines.close()
+    wanted = [{"step": 2, "align/train/heldout/loss": 0.7}, {"step": 3, "align/train/heldout/loss": 0.6}]
+    assert told == wanted
+    assert [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()] == wanted
+
+
+class _Trial:
+    def __init__(self, name: str) -> None:
+        self.trial_id = name
+
+
+def decisions(scheduler: Any, rows: dict[str, list[tuple[int, float]]]) -> dict[str, list[str]]:
+    """Tell a scheduler of trials one after another, and return what it says of each line."""
+    said: dict[str, list[str]] = {}
+    for name, lines in rows.items():
+        trial = _Trial(name)
+        scheduler.on_trial_add(None, trial)
+        said[name] = []
+        for n, value in lines:
+            if "STOP" not in said[name]:
+                said[name].append(str(scheduler.on_trial_result(None, trial, {"step": n, "m": value})))
+    return said
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_scheduler_that_is_told_of_earlier_trials_decides_as_if_it_had_seen_them(tmp_path: Path, kind: str) -> None:
+    draw = np.random.default_rng(0)
+    rows = {f"t{n}": [(step, float(draw.normal() - 5 * (n % 5 == 4))) for step in range(1, 31)] for n in range(12)}
+    settings = Scheduler.model_validate({"kind": kind, "metric": "m", "mode": "max", "grace": 4})
+    live = decisions(scheduler_of(settings, []), rows)
+    first, last = dict(list(rows.items())[:8]), dict(list(rows.items())[8:])
+    for name, lines in first.items():
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps({"step": step, "m": value}) + "\n" for step, value in lines)
+        (tmp_path / name / "progress.jsonl").write_text(text)
+    told = decisions(scheduler_of(settings, [tmp_path / name for name in first]), last)
+    assert told == {name: live[name] for name in last}
+    assert "STOP" in {one for said in told.values() for one in said}
+
+
+def test_asha_lets_the_best_third_go_on_at_each_rung() -> None:
+    """Li et al. 2020, algorithm 2: the top 1/η of those that came to the rung so far, by percentile."""
+    values = np.random.default_rng(1).normal(size=30).tolist()
+    settings = Scheduler.model_validate({"kind": "asha", "metric": "m", "mode": "min", "grace": 5, "reduction": 3})
+    said = decisions(scheduler_of(settings, []), {f"t{n}": [(5, value)] for n, value in enumerate(values)})
+    for n, value in enumerate(values):
+        stopped = n > 0 and -value < np.percentile([-one for one in values[:n]], 100 * (1 - 1 / 3))
+        assert said[f"t{n}"] == ["STOP" if stopped else "CONTINUE"]
+
+
+def test_no_scheduler_ends_nothing() -> None:
+    assert scheduler_of(None, []).on_trial_result(None, _Trial("t"), {"step": 1, "m": 0.0}) == "CONTINUE"
+
+
+def test_a_reason_of_an_unknown_kind_is_an_error_all_the_same() -> None:
+    assert type(error_of({"kind": "Stopped", "what": "x", "where": "", "fix": ""})) is RatchetError
