@@ -1,4 +1,4 @@
-"""What a trial writes down of its end, once, whatever end it is; and what a scheduler and a resumed sweep make of it."""
+"""What a trial writes down of its end, once, whatever end it is; what a scheduler and a resumed sweep make of it."""
 
 from __future__ import annotations
 
