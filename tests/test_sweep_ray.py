@@ -32,7 +32,9 @@ def test_a_plan_that_does_not_fit_the_cluster_is_told_before_any_trial(tmp_path:
 
 
 def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
-    sweep_run.write_files(tmp_path, RATES, sweep_run.SMALL)
+    suite = "evaluate: [{suite: suite.yaml, models: final}]\n"
+    sweep_run.write_files(tmp_path, RATES, sweep_run.SMALL + suite)
+    (tmp_path / "suite.yaml").write_text(whole_run.SUITE)
     done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml", "--promote")
     assert done.returncode == 0, done.stderr
     trials = sweep_run.trials(tmp_path, "small-rates")
@@ -41,6 +43,10 @@ def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_t
     assert failed["point"] == {"stages.align.learning_rate": 1e30}
     assert failed["reason"]["kind"] == "TrainingError"
     assert f"failed: {failed['reason']['what']}" in done.stderr
+
+    for one in trials.values():
+        score = one["metrics"].get("align/score/sums", {}).get("value")
+        assert (score is not None) == (one["status"] == "finished")
 
     made = sweep_run.made_steps(tmp_path)
     assert sorted(record["facts"]["step"] for record in made.values()) == ["align", "align", "warm"]

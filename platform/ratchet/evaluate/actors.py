@@ -144,7 +144,10 @@ class Actors:
     def _start(self) -> None:
         import ray
 
-        kind = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus or None, max_restarts=0)(_Worker)
+        # DEFAULT: a trial of a sweep is itself in a placement group, which has no room for them.
+        kind = ray.remote(
+            num_cpus=self.cpus, num_gpus=self.gpus or None, max_restarts=0, scheduling_strategy="DEFAULT"
+        )(_Worker)
         worker = kind.remote(self.make)
         self._starting[worker.processes.remote()] = worker
 

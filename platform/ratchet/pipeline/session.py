@@ -144,7 +144,9 @@ def _connect(cluster: Cluster, address: str, runs: int) -> None:
         address="local",
         num_cpus=cluster.ray.num_cpus or max(os.cpu_count() or 1, needed),
         object_store_memory=cluster.ray.object_store_mb << 20,
-        include_dashboard=False,
+        # Where a run is ended from outside, as one of several may be, Ray Train frees its slots; it asks the dashboard.
+        include_dashboard=runs > 1,
+        dashboard_port=0,
         runtime_env=environment,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -202,8 +204,9 @@ def _quieten() -> None:
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # else the cause is lost on its way here
     context.execution_options.preserve_order = True
-    for name in ("ray.data", "ray.train", "ray.tune"):
+    for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what trials fail of stands in their folders
 
 
 def _first_line(error: Exception) -> str:

@@ -44,7 +44,7 @@ def gone_afterwards() -> Iterator[Any]:
     """
     import ray
 
-    register = ray.remote(num_cpus=0)(Register).remote()
+    register = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(Register).remote()
     try:
         yield register
     finally:

@@ -64,6 +64,10 @@ def _names(written: Document, space: Space) -> Iterator[Problem]:
     for path, key in [*paths, *((("unset", n), key) for n, key in enumerate(space.unset))]:
         if key == "name":
             yield written.problem(path, _NAME)
+        if key == "cluster.storage":
+            yield written.problem(
+                path, "says where the sweep itself lies: write it into the plan, or give it with --set"
+            )
 
 
 def _key_faults(base: Document, written: Document, key: str, one: Distribution) -> Iterator[Problem]:

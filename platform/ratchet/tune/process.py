@@ -13,6 +13,7 @@ from ratchet.pipeline.runner import run_plan
 from ratchet.pipeline.scores import NAME as SCORES
 from ratchet.plan.schema import Plan
 from ratchet.store.files import storage_errors
+from ratchet.store.lease import leased
 from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console
@@ -30,12 +31,17 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 def work(task: TrialTask, report: Report) -> dict[str, Any]:
-    """Run a trial in this process and return its trial.json. What is for people goes to the trial's log."""
+    """Run a trial in this process and return its trial.json. What is for people goes to the trial's log.
+
+    A process of a killed driver that is still at the trial is waited for.
+    """
     chosen = write_point(task)
     resolved = task.plan.model_dump(mode="json")
     with contextlib.ExitStack() as stack:
         with storage_errors(task.folder):
             log = stack.enter_context((task.folder / LOG).open("a", encoding="utf-8"))
+        what = f"trial {task.name} of {task.sweep}"
+        stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say))
         wandb = TrialRun(trial_run(task.plan.track.wandb, task.sweep, chosen, resolved, task.folder))
         stack.callback(wandb.close)
         listeners: list[Listener] = [wandb.line]

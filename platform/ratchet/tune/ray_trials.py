@@ -21,9 +21,10 @@ from ray.tune.search import Searcher
 
 from ratchet.errors import ClusterError
 from ratchet.pipeline.session import plain_error
+from ratchet.store.files import write_text
 from ratchet.tune.trial import TrialTask, reason_of
 
-_TASK = "task"
+_TASK, ERROR = "task", "error.txt"
 _RETRIES = 2
 """Times that a trial whose process was lost is run again; it goes on from what is in the store."""
 
@@ -79,9 +80,10 @@ class Ends(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
         """Take a trial whose process was lost, or met an error that is not one of ours, once too often."""
         task: TrialTask = trial.config[_TASK]
         cause = trial.get_error()  # an exception, or its text
-        lines = str(cause or "").strip().splitlines() or ["its process was lost"]
-        error = plain_error(cause) if isinstance(cause, BaseException) else ClusterError(lines[-1])
-        self.ended(task, "failed", reason_of(error))
+        text = str(cause or "the trial's process was lost").strip()
+        write_text(task.folder / ERROR, f"{text}\n")
+        error = plain_error(cause) if isinstance(cause, BaseException) else ClusterError(text.splitlines()[-1])
+        self.ended(task, "failed", reason_of(error) | {"where": error.where or str(task.folder / ERROR)})
 
 
 def run_trials(

@@ -162,7 +162,7 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
         aside = folder.with_name(f"{folder.name}.{now().replace(':', '')}")
         with storage_errors(aside):
             aside.mkdir()
-            for path in folder.iterdir():
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == IDENTITY):  # which says whose they are
                 if path.name != "lock":
                     path.rename(aside / path.name)
         console.say(f"{sweep.name:<20} put aside as {aside}")

@@ -49,12 +49,16 @@ class TrialTask:
     @property
     def folder(self) -> Path:
         """The trial's folder, which is its plan's run folder."""
-        return trials_folder(self.plan, self.sweep).run(self.name)
+        return self._layout.run(self.name)
 
+    @property
+    def lease(self) -> Path:
+        """The lease of whoever runs the trial."""
+        return self._layout.lease(f"trial-{self.sweep}-{self.name}")
 
-def trials_folder(plan: Plan, sweep: str) -> Layout:
-    """Return where the trials of a sweep over a plan lie."""
-    return Layout(Path(plan.cluster.storage).resolve()).trials(sweep)
+    @property
+    def _layout(self) -> Layout:
+        return Layout(Path(self.plan.cluster.storage).resolve()).trials(self.sweep)
 
 
 def write_point(task: TrialTask) -> dict[str, Any]:
