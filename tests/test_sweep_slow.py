@@ -166,7 +166,7 @@ name: stopped
 keys:
   stages.align.learning_rate: {grid: [2e-3, 1e-3, 1e-6, 1e-7]}
 objectives: {align/heldout/margin: max}
-scheduler: {kind: asha, metric: align/train/heldout/loss, mode: min, grace: 2, reduction: 2}
+scheduler: {kind: asha, metric: align/train/learning_rate, mode: max, grace: 4, reduction: 2}
 at_once: 4
 """
 
@@ -181,6 +181,13 @@ def test_asha_ends_bad_trials_and_more_trials_than_there_are_slots_end_too(tmp_p
     statuses = {one["point"]["stages.align.learning_rate"]: one["status"] for one in trials}
     assert statuses[2e-3] == "finished"
     assert "stopped" in statuses.values()
+    whole = next(len(read_metrics(steps_of(tmp_path, one))) for one in trials if one["status"] == "finished")
     for one in trials:
         if one["status"] == "stopped":
             assert "did worse than others at step" in one["reason"]["what"]
+            assert len(read_metrics(steps_of(tmp_path, one))) < whole
+        assert not (tmp_path / "out/sweeps/small-stopped/trials" / one["trial"] / "slots").exists()
+
+
+def steps_of(folder: Path, trial: dict[str, Any]) -> Path:
+    return folder / "out/sweeps/small-stopped/trials" / trial["trial"] / "steps/align/metrics.jsonl"

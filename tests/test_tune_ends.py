@@ -18,9 +18,10 @@ from ratchet.plan.load import load_plan
 from ratchet.plan.space import Scheduler
 from ratchet.store.files import write_json_once
 from ratchet.track.jsonl import JsonLines
-from ratchet.tune.process import Progress, end_from_outside
+from ratchet.tune.process import Progress, end_from_outside, raise_if_told, tell
 from ratchet.tune.schedule import scheduler_of
-from ratchet.tune.trial import TrialTask, end_trial, error_of, run_trial, write_point
+from ratchet.tune.trial import TASK, TrialTask, end_trial, error_of, run_trial, write_point
+from ratchet.tune.watch import TrialStop
 
 METRIC = "align/heldout/accuracy"
 
@@ -113,7 +114,7 @@ def test_progress_counts_on_over_the_steps_of_its_stage_and_skips_lines_without_
 ) -> None:
     told: list[dict[str, Any]] = []
     lines = JsonLines(tmp_path / "progress.jsonl", 0)
-    progress = Progress(task.plan, "align/train/heldout/loss", lines, lambda line: told.append(dict(line)))
+    progress = Progress(task, "align/train/heldout/loss", lines, lambda line: told.append(dict(line)))
     for step, n, value in (("warm", 1, 9.0), ("align.1", 1, None), ("align.1", 2, 0.7), ("align.2", 1, 0.6)):
         progress.line(step, {"step": n, "loss": 1.0, **({} if value is None else {"heldout/loss": value})})
     progress.line("align.2", {"step": 2, "heldout/loss": None})  # not finite: no scheduler can compare it
@@ -124,51 +125,65 @@ def test_progress_counts_on_over_the_steps_of_its_stage_and_skips_lines_without_
 
 
 class _Trial:
-    def __init__(self, name: str) -> None:
-        self.trial_id = name
+    def __init__(self, task: TrialTask) -> None:
+        self.trial_id, self.config = task.name, {TASK: task}
 
 
-def decisions(scheduler: Any, rows: dict[str, list[tuple[int, float]]]) -> dict[str, list[str]]:
-    """Tell a scheduler of trials one after another, and return what it says of each line."""
-    said: dict[str, list[str]] = {}
+def ended(scheduler: Any, task: TrialTask, rows: dict[str, list[tuple[int, float]]]) -> dict[str, int]:
+    """Tell a scheduler of trials one after another; return after which step each was told to end, if it was."""
+    found: dict[str, int] = {}
     for name, lines in rows.items():
-        trial = _Trial(name)
+        mine = dataclasses.replace(task, name=name)
+        trial = _Trial(mine)
         scheduler.on_trial_add(None, trial)
-        said[name] = []
         for n, value in lines:
-            if "STOP" not in said[name]:
-                said[name].append(str(scheduler.on_trial_result(None, trial, {"step": n, "m": value})))
-    return said
+            assert scheduler.on_trial_result(None, trial, {"step": n, "m": value}) == "CONTINUE"  # Ray ends no process
+            try:
+                raise_if_told(mine)
+            except TrialStop as stop:
+                found.setdefault(name, n)
+                assert str(stop) == f"did worse than others at step {found[name]}"
+    return found
 
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
-def test_a_scheduler_that_is_told_of_earlier_trials_decides_as_if_it_had_seen_them(tmp_path: Path, kind: str) -> None:
+def test_a_scheduler_that_is_told_of_earlier_trials_decides_as_if_it_had_seen_them(
+    tmp_path: Path, task: TrialTask, kind: str
+) -> None:
     draw = np.random.default_rng(0)
     rows = {f"t{n}": [(step, float(draw.normal() - 5 * (n % 5 == 4))) for step in range(1, 31)] for n in range(12)}
     settings = Scheduler.model_validate({"kind": kind, "metric": "m", "mode": "max", "grace": 4})
-    live = decisions(scheduler_of(settings, []), rows)
+    live = ended(scheduler_of(settings, []), dataclasses.replace(task, sweep="live"), rows)
     first, last = dict(list(rows.items())[:8]), dict(list(rows.items())[8:])
     for name, lines in first.items():
         (tmp_path / name).mkdir()
         text = "".join(json.dumps({"step": step, "m": value}) + "\n" for step, value in lines)
         (tmp_path / name / "progress.jsonl").write_text(text)
-    told = decisions(scheduler_of(settings, [tmp_path / name for name in first]), last)
-    assert told == {name: live[name] for name in last}
-    assert "STOP" in {one for said in told.values() for one in said}
+    told = ended(
+        scheduler_of(settings, [tmp_path / name for name in first]), dataclasses.replace(task, sweep="b"), last
+    )
+    assert told == {name: live[name] for name in last if name in live}
+    assert told
 
 
-def test_asha_lets_the_best_third_go_on_at_each_rung() -> None:
+def test_asha_lets_the_best_third_go_on_at_each_rung(task: TrialTask) -> None:
     """Li et al. 2020, algorithm 2: the top 1/η of those that came to the rung so far, by percentile."""
     values = np.random.default_rng(1).normal(size=30).tolist()
     settings = Scheduler.model_validate({"kind": "asha", "metric": "m", "mode": "min", "grace": 5, "reduction": 3})
-    said = decisions(scheduler_of(settings, []), {f"t{n}": [(5, value)] for n, value in enumerate(values)})
+    told = ended(scheduler_of(settings, []), task, {f"t{n}": [(5, value)] for n, value in enumerate(values)})
     for n, value in enumerate(values):
         stopped = n > 0 and -value < np.percentile([-one for one in values[:n]], 100 * (1 - 1 / 3))
-        assert said[f"t{n}"] == ["STOP" if stopped else "CONTINUE"]
+        assert (f"t{n}" in told) == stopped
 
 
-def test_no_scheduler_ends_nothing() -> None:
-    assert scheduler_of(None, []).on_trial_result(None, _Trial("t"), {"step": 1, "m": 0.0}) == "CONTINUE"
+def test_no_scheduler_ends_nothing(task: TrialTask) -> None:
+    assert scheduler_of(None, []).on_trial_result(None, _Trial(task), {"step": 1, "m": 0.0}) == "CONTINUE"
+
+
+def test_a_trial_that_was_told_to_end_has_stopped_whatever_its_training_says(task: TrialTask) -> None:
+    tell(task, "did worse than others at step 3")
+    document = run_trial(task, raising(TrainingError("ended after step 4, as it was told to")))
+    assert (document["status"], document["reason"]["what"]) == ("stopped", "did worse than others at step 3")
 
 
 def test_a_reason_of_an_unknown_kind_is_an_error_all_the_same() -> None:

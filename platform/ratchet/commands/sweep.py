@@ -48,6 +48,8 @@ def main(arguments: argparse.Namespace) -> int:
     sweep = read_sweep(arguments.plan, arguments.space, arguments.overrides)
     if arguments.fresh and (arguments.dry_run or arguments.wandb_config or arguments.trial):
         raise PlanError("--fresh starts a sweep over, and this runs none", fix="leave it out")
+    if arguments.promote == "" and len(sweep.space.objectives) > 1:
+        raise PlanError("with several objectives there is no one best point", fix="name it: --promote POINT")
     if arguments.wandb_config:
         return _write_wandb_config(arguments, sweep)
     if arguments.dry_run:

@@ -67,12 +67,15 @@ class Trial:
     """What makes a run one of a sweep's trials: its steps are shared with the others.
 
     `watch(step name, step folder)` is entered while a step is made, awaited or found, and may follow
-    its metrics; `console` has the lines that a run writes for people.
+    its metrics; `console` has the lines that a run writes for people. Once `stop_file` is there, training
+    ends with the optimiser step that it is at, and `check` raises whatever ends the run.
     """
 
     sweep: str
     watch: Callable[[str, Path], contextlib.AbstractContextManager[None]]
     console: Console
+    stop_file: Path
+    check: Callable[[], None]
 
 
 @dataclasses.dataclass

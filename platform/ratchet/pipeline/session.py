@@ -78,7 +78,7 @@ def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
     except Exception as error:  # Ray raises RuntimeError, ValueError, ConnectionError and its own
         ray.shutdown()
         raise ClusterError(
-            f"Ray did not start at {address}: {_first_line(error)}",
+            f"Ray did not start at {address}: {_first_line(error.__cause__ or error)}",
             where="cluster.ray.address",
             fix="check the address, free memory and disk, and that no port is blocked",
         ) from error
@@ -165,6 +165,13 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
+def machines() -> list[dict[str, float]]:
+    """Return what each machine of the cluster has, by kind."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
 def needs(cluster: Cluster) -> dict[str, float]:
     """Return what one run takes at most, by kind: `CPU`, `GPU`."""
     return {
@@ -188,6 +195,13 @@ def _check_size(cluster: Cluster) -> None:
                 where="cluster",
                 fix="lower cluster.workers, cluster.score_actors or what each of them takes",
             )
+    each = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    if not any(all(node.get(kind, 0.0) >= need for kind, need in each.items()) for node in machines()):
+        raise ClusterError(
+            f"a worker needs {each['CPU']:g} CPUs and {each['GPU']:g} GPUs, and no machine of the cluster has as many",
+            where="cluster",
+            fix="lower cluster.cpus_per_worker or cluster.gpus_per_worker",
+        )
 
 
 def _gpus_each(cluster: Cluster) -> float:
@@ -209,5 +223,5 @@ def _quieten() -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what trials fail of stands in their folders
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

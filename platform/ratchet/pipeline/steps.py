@@ -54,7 +54,10 @@ def _shared(run: Run, step: Step, folder: Path, home: Path, identity: Mapping[st
     link(folder, home)
     if (record := read_record(home)) is None:
         what = f"step {step.name} of {run.plan.name}"
-        with leased(run.layout.lease(f"step-{home.name}"), what=what, on_wait=run.console.say) as lease:
+        waiting = run.trial.check if run.trial else lambda: None
+        with leased(
+            run.layout.lease(f"step-{home.name}"), what=what, on_wait=run.console.say, while_waiting=waiting
+        ) as lease:
             if (record := read_record(home)) is None:
                 record = _make(run, step, home, identity)
                 lease.check()
@@ -63,6 +66,7 @@ def _shared(run: Run, step: Step, folder: Path, home: Path, identity: Mapping[st
                 run.console.done(step.name, _outcome(record), record.seconds)
                 return record
     _found(run, step, home, record)
+    drop_checkpoints(home)  # its maker may have been killed before it could
     return record
 
 
@@ -209,7 +213,7 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
             "start": step.start,
             "reference_model": reference_model(run, step).name if step.reference else None,
             "weights": digest_model(folder / "model"),
-            "made_by": run.plan.name,
+            "made_by": f"{run.trial.sweep}/{run.plan.name}" if run.trial else run.plan.name,
             **facts,
         },
     )

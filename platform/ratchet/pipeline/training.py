@@ -23,6 +23,9 @@ from ratchet.track.progress import follow
 from ratchet.train.launch import train
 from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
 
+SLOTS = "slots"
+"""The file of a trial that names its training workers' placement group."""
+
 
 def train_step(
     run: Run, step: Step, stage: Training, folder: Path, run_id: str
@@ -39,6 +42,7 @@ def train_step(
             cpus_per_worker=cluster.cpus_per_worker,
             gpus_per_worker=cluster.gpus_per_worker,
             max_restarts=cluster.max_restarts,
+            slots=run.folder / SLOTS if run.trial else None,
         )
     fresh = {one.fingerprint for one in scored} & run.scored_now  # the first step that needs a pass bears its cost
     run.scored_now -= fresh
@@ -150,6 +154,7 @@ def train_spec(
         checkpoint=CheckpointSettings(**stage.checkpoint.model_dump()),
         track=_track(run, step, run_id),
         recipe=_recipe(run, step, stage),
+        stop_file=str(run.trial.stop_file) if run.trial else None,
     )
 
 

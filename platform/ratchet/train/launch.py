@@ -15,6 +15,7 @@ from typing import Any
 
 from ratchet import errors
 from ratchet.errors import ClusterError, RatchetError
+from ratchet.store.files import write_text
 from ratchet.train import faults
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import ray_worker
@@ -51,8 +52,18 @@ class TrainResult:
         return dataclasses.asdict(self)
 
 
-def train(spec: TrainSpec, *, cpus_per_worker: float, gpus_per_worker: float, max_restarts: int) -> TrainResult:
+def train(
+    spec: TrainSpec,
+    *,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    max_restarts: int,
+    slots: Path | None = None,
+) -> TrainResult:
     """Train one step on the Ray that is running, and return its result; the model lies in its folder.
+
+    `slots` is a file that names the placement group of the workers as long as they are there: `free_slots`
+    lets it go where this process is lost, which Ray does not.
 
     A lost worker starts the group again from the newest good checkpoint, `max_restarts` times. Ray's
     own snapshot of a run is not trusted: each call has a run name and folder of its own, which goes
@@ -85,6 +96,7 @@ def train(spec: TrainSpec, *, cpus_per_worker: float, gpus_per_worker: float, ma
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=max_restarts),
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[] if slots is None else [_told_slots(slots)],
         ),
     )
     try:
@@ -92,11 +104,41 @@ def train(spec: TrainSpec, *, cpus_per_worker: float, gpus_per_worker: float, ma
             outcome: Mapping[str, Any] = trainer.fit().return_value
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if slots is not None:
+            slots.unlink(missing_ok=True)
     if "error" in outcome:
         raise _error(outcome["error"])
     found = outcome["result"]
     seconds = {**found["seconds"], "all": time.monotonic() - clock}
     return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})
+
+
+def _told_slots(path: Path) -> Any:
+    """Return a callback of Ray Train that writes the workers' placement group into `path` once they have slots."""
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    class Slots(WorkerGroupCallback):  # type: ignore[misc]
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+            write_text(path, group.id.hex())
+
+    return Slots()
+
+
+def free_slots(path: Path) -> None:
+    """Let go of the placement group that a lost process left, where `path` names one: Ray keeps it until the job ends.
+
+    Its workers, if any are left, end with it.
+    """
+    try:
+        name = path.read_text().strip()
+    except FileNotFoundError:
+        return
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+    path.unlink(missing_ok=True)
 
 
 def _error(fields: Mapping[str, str]) -> RatchetError:

@@ -98,6 +98,7 @@ class TrainSpec:
     checkpoint: CheckpointSettings = CheckpointSettings()
     track: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stop_file: str | None = None
 
     @property
     def beta(self) -> float:

@@ -56,6 +56,15 @@ class Sweep:
         trial = chosen.trial
         made = trial_document(self.document, self.space, trial.values, trial.seed, self.written)
         made = dataclasses.replace(made, data={**made.data, "name": trial.trial_id})
+        return self._task(chosen, plan_of(made), in_yaml_block(made.data))
+
+    def impossible(self, chosen: Chosen) -> TrialTask:
+        """Return the task of a trial whose values the plan does not allow: it has a folder, and is not to be run."""
+        return self._task(chosen, self.plan.model_copy(update={"name": chosen.trial.trial_id}), "")
+
+    def _task(self, chosen: Chosen, plan: Plan, text: str) -> TrialTask:
+        trial = chosen.trial
+        storage = str(Path(plan.cluster.storage).resolve())  # a trial's process starts in a folder of Ray's
         return TrialTask(
             sweep=self.name,
             name=trial.trial_id,
@@ -64,8 +73,8 @@ class Sweep:
             point_id=trial.point_id,
             seed=trial.seed,
             by=chosen.by,
-            plan=plan_of(made),
-            text=in_yaml_block(made.data),
+            plan=plan.model_copy(update={"cluster": plan.cluster.model_copy(update={"storage": storage})}),
+            text=text,
             home=str(Path.cwd()),
             objectives=tuple(self.space.objectives),
             scheduled=self.space.scheduler.metric if self.space.scheduler else None,

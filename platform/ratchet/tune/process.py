@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,19 @@ from ratchet.pipeline.context import Trial
 from ratchet.pipeline.graph import chunk_names
 from ratchet.pipeline.runner import run_plan
 from ratchet.pipeline.scores import NAME as SCORES
-from ratchet.plan.schema import Plan
-from ratchet.store.files import storage_errors
+from ratchet.pipeline.training import SLOTS
+from ratchet.store.files import storage_errors, write_json
 from ratchet.store.lease import leased
 from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console
 from ratchet.track.trial import StageLink, TrialRun, trial_run
 from ratchet.track.wandb import WandbRun
+from ratchet.train.launch import free_slots
 from ratchet.tune.metrics import metric_names, read_metrics_of
 from ratchet.tune.send_scores import send_scores
-from ratchet.tune.trial import TRIAL, TrialTask, end_trial, made_steps, run_trial, write_point
-from ratchet.tune.watch import Listener, Watch
+from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, run_trial, write_point
+from ratchet.tune.watch import Listener, TrialStop, Watch
 
 LOG, PROGRESS = "log.txt", "progress.jsonl"
 
@@ -35,7 +38,9 @@ def work(task: TrialTask, report: Report) -> dict[str, Any]:
 
     A process of a killed driver that is still at the trial is waited for.
     """
+    os.chdir(task.home)
     chosen = write_point(task)
+    task = dataclasses.replace(task, number=chosen["number"])
     resolved = task.plan.model_dump(mode="json")
     with contextlib.ExitStack() as stack:
         with storage_errors(task.folder):
@@ -47,8 +52,9 @@ def work(task: TrialTask, report: Report) -> dict[str, Any]:
         listeners: list[Listener] = [wandb.line]
         if task.scheduled is not None:
             progress = stack.enter_context(contextlib.closing(JsonLines(task.folder / PROGRESS, 0)))
-            listeners.append(Progress(task.plan, task.scheduled, progress, report).line)
+            listeners.append(Progress(task, task.scheduled, progress, report).line)
         watch = Watch(listeners)
+        free_slots(task.folder / SLOTS)
         document = run_trial(task, lambda: _run(task, watch, wandb, Console(log)), wandb.path)
         reason = document["reason"]["what"] if document["reason"] else None
         named = {name: document["metrics"][name] for name in task.objectives if name in document["metrics"]}
@@ -79,7 +85,12 @@ def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console) -> di
         for link in _links(task, step):
             wandb.stage(link)
 
-    run_plan(task.plan, task.text, trial=Trial(task.sweep, follow, console))
+    def check() -> None:
+        watch.check()
+        raise_if_told(task)
+
+    check()
+    run_plan(task.plan, task.text, trial=Trial(task.sweep, follow, console, task.folder / STOP, check))
     scores = read_json_or_none(task.folder / SCORES)
     if scores is not None:
         send_scores(wandb, scores)
@@ -91,7 +102,7 @@ def _links(task: TrialTask, step: str) -> Iterator[StageLink]:
     """Yield what a finished step of the trial is, and where it comes from."""
     for made in made_steps(task.folder):
         if made["name"] == step:
-            theirs = read_json_or_none(task.folder.with_name(made["made_by"]) / TRIAL) or {}
+            theirs = read_json_or_none(task.folder_of(made["made_by"]) / TRIAL) or {}
             yield StageLink(
                 step=step,
                 kind=made["kind"],
@@ -99,23 +110,38 @@ def _links(task: TrialTask, step: str) -> Iterator[StageLink]:
                 parent=made["start"],
                 made_by=made["made_by"],
                 run=theirs.get("wandb"),
-                reused=made["made_by"] != task.name,
+                reused=made["made_by"] != f"{task.sweep}/{task.name}",
             )
+
+
+def tell(task: TrialTask, what: str) -> None:
+    """Tell a trial to end itself, with the reason. Raises StorageError."""
+    write_json(task.folder / STOP, {"what": what})
+
+
+def raise_if_told(task: TrialTask) -> None:
+    """Raise TrialStop where the scheduler has told the trial to end."""
+    told = read_json_or_none(task.folder / STOP)
+    if told is not None:
+        raise TrialStop(told["what"])
 
 
 class Progress:
     """Reports one training metric of a stage, over all of its steps, under one rising count of optimiser steps."""
 
-    def __init__(self, plan: Plan, metric: str, lines: JsonLines, report: Report) -> None:
-        self._metric, self._lines, self._report = metric, lines, report
+    def __init__(self, task: TrialTask, metric: str, lines: JsonLines, report: Report) -> None:
+        self._task, self._metric, self._lines, self._report = task, metric, lines, report
         stage, _, inner = metric.partition("/")
         self._key = inner.partition("/")[2]
-        chunks = len(chunk_names(plan.stages[stage]))
+        chunks = len(chunk_names(task.plan.stages[stage]))
         self._steps = [f"{stage}.{n}" for n in range(1, chunks + 1)] or [stage]
         self._last: dict[str, int] = {}
 
     def line(self, step: str, line: Mapping[str, Any]) -> None:
-        """Take a line of a step's metrics; one without the metric, or of another stage, says nothing here."""
+        """Take a line of a step's metrics; one without the metric, or of another stage, says nothing here.
+
+        Raises TrialStop where the scheduler, which has decided when `report` comes back, wants no more.
+        """
         if step not in self._steps:
             return
         self._last[step] = line["step"]
@@ -124,3 +150,4 @@ class Progress:
             count = sum(self._last.values())
             self._lines.log(count, {self._metric: value})
             self._report({"step": count, self._metric: value})
+            raise_if_told(self._task)

@@ -21,10 +21,12 @@ from ray.tune.search import Searcher
 
 from ratchet.errors import ClusterError
 from ratchet.pipeline.session import plain_error
+from ratchet.pipeline.training import SLOTS
 from ratchet.store.files import write_text
-from ratchet.tune.trial import TrialTask, reason_of
+from ratchet.train.launch import free_slots
+from ratchet.tune.trial import TASK, TrialTask, reason_of
 
-_TASK, ERROR = "task", "error.txt"
+ERROR = "error.txt"
 _RETRIES = 2
 """Times that a trial whose process was lost is run again; it goes on from what is in the store."""
 
@@ -48,7 +50,7 @@ class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial as a configuration, or that there is none."""
         task = self.choose()
-        return Searcher.FINISHED if task is None else {_TASK: task}
+        return Searcher.FINISHED if task is None else {TASK: task}
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: what is known of trials stands in their folders."""
@@ -58,9 +60,9 @@ class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
 
 
 class Ends(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
-    """Tells `ended(task, status, reason)` that a trial has ended, as far as Ray knows: stopped, or failed and why.
+    """Tells `ended(task, status, reason)` that a trial has ended, as far as Ray knows: failed, and why.
 
-    A trial that came to an end by itself has written down another status. It stands in the place of
+    A trial that came to an end by itself has written down its own status. This stands in the place of
     Tune's own callback, which would print every end.
     """
 
@@ -71,17 +73,16 @@ class Ends(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
         """Print nothing."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Take a trial that ended by itself, or that the scheduler ended."""
-        task: TrialTask = trial.config[_TASK]
-        step = (trial.last_result or {}).get("step")
-        self.ended(task, "stopped", {"kind": "Stopped", "what": f"did worse than others at step {step}"})
+        """Take a trial that ended by itself, and has written down how."""
+        self.ended(trial.config[TASK], "failed", {"kind": "ClusterError", "what": "its process left without a word"})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take a trial whose process was lost, or met an error that is not one of ours, once too often."""
-        task: TrialTask = trial.config[_TASK]
+        task: TrialTask = trial.config[TASK]
         cause = trial.get_error()  # an exception, or its text
         text = str(cause or "the trial's process was lost").strip()
         write_text(task.folder / ERROR, f"{text}\n")
+        free_slots(task.folder / SLOTS)
         error = plain_error(cause) if isinstance(cause, BaseException) else ClusterError(text.splitlines()[-1])
         self.ended(task, "failed", reason_of(error) | {"where": error.where or str(task.folder / ERROR)})
 
@@ -100,7 +101,9 @@ def run_trials(
     `folder` is for Ray's own files, which go at the end. Raises what Ray raises; what a trial
     raises is its own failure.
     """
-    name = uuid.uuid4().hex[:8]
+    name = f".ray-{uuid.uuid4().hex[:8]}"
+    for left in folder.glob(".ray-*"):  # of a driver that was killed
+        shutil.rmtree(left, ignore_errors=True)
     os.environ |= {  # read by Ray Tune in this process
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -110,7 +113,7 @@ def run_trials(
     }
 
     def trial(config: dict[str, Any]) -> None:
-        work(config[_TASK], tune.report)
+        work(config[TASK], tune.report)
 
     try:
         tune.Tuner(

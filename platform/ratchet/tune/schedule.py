@@ -15,7 +15,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from ratchet.plan.space import Scheduler
 from ratchet.track.jsonl import read_metrics
-from ratchet.tune.process import PROGRESS
+from ratchet.tune.process import PROGRESS, tell
+from ratchet.tune.trial import TASK
 
 STEP = "step"
 _FAR = 10**9
@@ -28,8 +29,31 @@ class _Earlier:
     trial_id: str
 
 
-class MedianRule(MedianStoppingRule):  # type: ignore[misc]
-    """The median rule without its pauses (a paused trial would lose the steps since its checkpoint)."""
+class Gently:
+    """Tells a trial to end itself, where Ray Tune's scheduler would have its process killed.
+
+    Ray would keep the slots of a killed trial's training workers until the end of the job.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return always that the trial goes on; what the scheduler says after it has ended one is not asked for."""
+        if not hasattr(self, "told"):
+            self.told: set[str] = set()
+        if trial.trial_id not in self.told:
+            decision = super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
+            if decision == TrialScheduler.STOP:
+                self.told.add(trial.trial_id)
+                if not isinstance(trial, _Earlier):
+                    tell(trial.config[TASK], f"did worse than others at step {result[STEP]}")
+        return str(TrialScheduler.CONTINUE)
+
+
+class Asha(Gently, AsyncHyperBandScheduler):  # type: ignore[misc]
+    """Ray Tune's asynchronous successive halving."""
+
+
+class MedianRule(Gently, MedianStoppingRule):  # type: ignore[misc]
+    """Ray Tune's median rule without its pauses (a paused trial would lose the steps since its checkpoint)."""
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return str(TrialScheduler.CONTINUE)
@@ -43,7 +67,7 @@ def scheduler_of(settings: Scheduler | None, earlier: Sequence[Path]) -> Any:
     if settings is None:
         return FIFOScheduler()
     if settings.kind == "asha":
-        made: Any = AsyncHyperBandScheduler(
+        made: Any = Asha(
             time_attr=STEP,
             metric=settings.metric,
             mode=settings.mode,
@@ -63,6 +87,5 @@ def scheduler_of(settings: Scheduler | None, earlier: Sequence[Path]) -> Any:
         trial = _Earlier(folder.name)
         made.on_trial_add(None, trial)
         for line in read_metrics(folder / PROGRESS):
-            if made.on_trial_result(None, trial, line) == TrialScheduler.STOP:
-                break  # what it wrote down before it was gone was not told then either
+            made.on_trial_result(None, trial, line)
     return made

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import RunError
+from ratchet.errors import PlanError, RunError
+from ratchet.model.digest import digest_model
+from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.reading import in_yaml
+from ratchet.plan.schema import Plan
 from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store.files import storage_errors, write_json, write_text
-from ratchet.store.fingerprint import changed_keys
+from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.progress import Console, duration
-from ratchet.track.trial import tell_end
+from ratchet.tune.aside import Clock, Ends, Pages
 from ratchet.tune.choose import Chooser, Chosen, read_trials
 from ratchet.tune.definition import TRIALS, Sweep
 from ratchet.tune.gather import Asked, gather, write_sweep
@@ -32,7 +34,7 @@ from ratchet.tune.marks import order_marks
 from ratchet.tune.points import Trial, trial_count
 from ratchet.tune.process import end_from_outside, work
 from ratchet.tune.promote import Origin, promote, winner
-from ratchet.tune.trial import TrialTask, error_of, write_point
+from ratchet.tune.trial import POINT, TrialTask, end_trial, error_of, reason_of, write_point
 from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS = "identity.json", "calls.json"
@@ -47,18 +49,23 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
     folder, console = sweep.folder, Console()
     with hold(folder):
         _claim(sweep, console, fresh=fresh)
-        clock = Clock(folder / CALLS)
-        chooser = Chooser(sweep.space, folder / TRIALS, clock.before / 3600)
-        if chooser.ended_before:
-            console.say(f"{sweep.name}: {len(chooser.ended_before)} trials are there already")
-        first = chooser.next()
-        if first is not None:
-            cluster = sweep.plan.cluster
-            at_once = sweep.space.at_once or max(1, int((os.cpu_count() or 1) // needs(cluster)["CPU"]))
-            with native_noise_to(folder / "native.log"), ray_session(cluster, at_once):
-                _run(sweep, chooser, first, clock, console)
-        clock.tick()
+        with Clock(folder / CALLS) as clock:
+            _go_on(sweep, clock, console)
         return write_page(sweep, clock.seconds)
+
+
+def _go_on(sweep: Sweep, clock: Clock, console: Console) -> None:
+    """Run what is left of a sweep, if anything is."""
+    chooser = Chooser(sweep.space, sweep.folder / TRIALS, clock.before / 3600)
+    if chooser.ended_before:
+        console.say(f"{sweep.name}: {len(chooser.ended_before)} trials are there already")
+    first = chooser.next()
+    if first is None:
+        return
+    cluster = sweep.plan.cluster
+    at_once = sweep.space.at_once or max(1, int((os.cpu_count() or 1) // needs(cluster)["CPU"]))
+    with native_noise_to(sweep.folder / "native.log"), ray_session(cluster, at_once):
+        _run(sweep, chooser, first, clock, console)
 
 
 def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
@@ -66,9 +73,12 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
 
     Several processes may do so in one sweep at a time. Raises what the trial failed of.
     """
-    _claim(sweep, Console(), fresh=False)
-    numbers = [one.chosen.number for one in read_trials(sweep.folder / TRIALS)]
-    task = sweep.task(Chosen(Trial(values, seed), 1 + max(numbers, default=0), "agent"))
+    layout = Layout(Path(sweep.plan.cluster.storage).resolve())
+    with leased(layout.lease(f"sweep-{sweep.name}"), what=f"the trials of {sweep.name}"):
+        _claim(sweep, Console(), fresh=False)
+        numbers = [one.chosen.number for one in read_trials(sweep.folder / TRIALS)]
+        task = sweep.task(Chosen(Trial(values, seed), 1 + max(numbers, default=0), "agent"))
+        write_point(task)
     with ray_session(task.plan.cluster):
         document = work(task, lambda line: None)
     write_page(sweep, sum(call["seconds"] for call in read_json_or_none(sweep.folder / CALLS) or []))
@@ -86,24 +96,31 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
     waiting = iter(itertools.chain([first], iter(chooser.next, None)))
 
     def choose() -> TrialTask | None:
-        chosen = next(waiting, None)
-        if chosen is None:
-            return None
-        clock.tick()
-        task = sweep.task(chosen)
+        for chosen in waiting:
+            try:
+                task = sweep.task(chosen)
+            except PlanError as error:
+                console.say(f"{chosen.trial.trial_id:<20} {error.what}")
+                reject(sweep.impossible(chosen), error)
+                continue
+            write_point(task)
+            console.step(f"{task.number}{f' of {of}' if of else ''}", words(task))
+            return task
+        return None
+
+    def reject(task: TrialTask, error: PlanError) -> None:
         write_point(task)
-        console.step(f"{task.number}{f' of {of}' if of else ''}", words(task))
-        return task
+        chooser.ended(task.name, end_trial(task, "failed", reason=reason_of(error)))
 
     def take(task: TrialTask, status: str, reason: Mapping[str, str]) -> None:
         document, run = end_from_outside(task, status, reason)
         chooser.ended(task.name, document)
-        clock.tick()
         console.say(said(task, document))
+        pages.ask()
         if run is not None:
-            telling.submit(tell_end, run, document["status"], document["reason"]["what"])
+            ends.tell(run, document["status"], document["reason"]["what"])
 
-    with ThreadPoolExecutor(1, "ratchet-wandb") as telling:  # one after another: wandb has one run in a process
+    with contextlib.closing(Ends()) as ends, Pages(lambda: write_page(sweep, clock.seconds)) as pages:
         run_trials(
             work,
             choose,
@@ -133,32 +150,11 @@ def said(task: TrialTask, document: Mapping[str, Any]) -> str:
     return f"{task.name:<20} finished in {duration(document['seconds'])}: {', '.join(found)}"
 
 
-class Clock:
-    """How long all calls have worked on a sweep, in seconds; kept beside it, as of the last `tick`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._start = path, time.monotonic()
-        self._calls: list[dict[str, Any]] = read_json_or_none(path) or []
-        self.before = sum(call["seconds"] for call in self._calls)
-        self._calls.append({"started": now(), "seconds": 0.0})
-        self.tick()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all calls."""
-        return float(self.before + self._calls[-1]["seconds"])
-
-    def tick(self) -> None:
-        """Write down the time so far. Raises StorageError."""
-        self._calls[-1]["seconds"] = round(time.monotonic() - self._start, 1)
-        write_json(self.path, self._calls)
-
-
 def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
     """Refuse a folder that holds trials of something else, or put it aside where `fresh`."""
-    folder, identity = sweep.folder, sweep.identity
+    folder, identity = sweep.folder, sweep.identity | contents(sweep.plan)
     before = read_json_or_none(folder / IDENTITY)
-    if before is not None and fresh:
+    if fresh and folder.exists():
         aside = folder.with_name(f"{folder.name}.{now().replace(':', '')}")
         with storage_errors(aside):
             aside.mkdir()
@@ -173,9 +169,21 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
             fix="run with --fresh to put it aside and begin again (what its trials trained is found again), "
             "or give the space another name",
         )
+    if before is None and not fresh and any(folder.glob(f"{TRIALS}/*/{POINT}")):
+        raise RunError(
+            f"there are trials of the sweep {sweep.name}, and nothing says what they were made from",
+            where=str(folder),
+            fix="run with --fresh to put them aside and begin again",
+        )
     write_json(folder / IDENTITY, identity)
     write_text(folder / "plan.yaml", sweep.plan_text)
     write_text(folder / "space.yaml", sweep.space_text)
+
+
+def contents(plan: Plan) -> dict[str, Any]:
+    """Return the content of the files that a plan reads: sources, a model folder. Raises DataError, ModelError."""
+    sources = {name: fingerprint(pairs_identity(source, plan.model.system)) for name, source in plan.data.items()}
+    return {"sources": sources, "model": digest_model(Path(plan.model.path)) if plan.model.path else None}
 
 
 def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:

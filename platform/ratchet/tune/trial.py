@@ -7,7 +7,6 @@ without `trial.json` is unfinished; run again, it goes on where it was.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +18,12 @@ from ratchet.plan.schema import Plan
 from ratchet.store.files import write_json, write_json_once
 from ratchet.store.layout import Layout
 from ratchet.store.record import now, read_json_or_none, read_record
+from ratchet.tune.watch import TrialStop
 
-POINT, TRIAL = "point.json", "trial.json"
+POINT, TRIAL, STOP = "point.json", "trial.json", "stop.json"
 FORMAT = 1
+TASK = "task"
+"""The key of a trial's task in its configuration for Ray Tune."""
 PASSING = frozenset({"ClusterError", "EndpointError", "EngineDeathError", "StorageError"})
 """Errors of the machine and not of the point: a trial that ended with one is run again when the sweep is."""
 
@@ -50,6 +52,11 @@ class TrialTask:
     def folder(self) -> Path:
         """The trial's folder, which is its plan's run folder."""
         return self._layout.run(self.name)
+
+    def folder_of(self, maker: str) -> Path:
+        """Return the folder of who made a step: a trial, as `<sweep>/<trial>`, or a plan."""
+        sweep, _, name = maker.rpartition("/")
+        return self._layout.trials(sweep).run(name) if sweep else Layout(self._layout.root).run(name)
 
     @property
     def lease(self) -> Path:
@@ -95,7 +102,7 @@ def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
 
 
 def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str | None = None) -> dict[str, Any]:
-    """Run a trial by `run`, which returns its metrics, and write down what it came to: finished, or failed and why.
+    """Run a trial by `run`, which returns its metrics; write down whether it finished, was stopped, or failed and why.
 
     `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it
     goes on where it was.
@@ -107,13 +114,18 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
     started, clock = now(), time.monotonic()
     status, reason, metrics = "finished", None, {}
     try:
-        os.chdir(task.home)
         metrics = dict(run())
         absent = [name for name in task.objectives if metrics.get(name, {}).get("value") is None]
         if absent:
             raise RunError(f"the run has no value of {', '.join(absent)}", where=str(task.folder), fix="see its report")
-    except RatchetError as error:
-        status, reason = "failed", reason_of(error)
+    except (RatchetError, TrialStop) as error:
+        told = read_json_or_none(task.folder / STOP)
+        if told is not None:  # whatever broke off: training ends with an error of its own
+            status, reason = "stopped", {"kind": "Stopped", "what": told["what"], "where": "", "fix": ""}
+        elif isinstance(error, TrialStop):
+            raise
+        else:
+            status, reason = "failed", reason_of(error)
     seconds = round(time.monotonic() - clock, 3)
     return end_trial(task, status, reason=reason, metrics=metrics, started=started, seconds=seconds, wandb=wandb)
 
