@@ -155,6 +155,21 @@ def test_tpe_ends_where_no_other_point_is_left() -> None:
     assert propose(asked, known) is None
 
 
+def test_tpe_comes_to_every_point_of_a_space_that_has_an_end() -> None:
+    """The estimator crowds around what did best: without another way out it ended after 11 of the 24."""
+    asked = space(
+        keys={
+            "stages.align.data": {"permutation": ["a", "b", "c"]},
+            "stages.align.beta": {"grid": [0.1, 0.3, 1.0, 3.0]},
+        }
+    )
+    known: list[Known] = []
+    while (point := propose(asked, known)) is not None:
+        best = point["stages.align.data"] == ["b", "a", "c"] and point["stages.align.beta"] == 0.3
+        known.append(Known(point, "done", (float(best),)))
+    assert len({Trial(one.point).point_id for one in known}) == len(known) == 24
+
+
 def test_tpe_takes_failed_points_running_ones_orders_and_two_objectives() -> None:
     asked = space(
         keys={
