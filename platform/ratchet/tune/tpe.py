@@ -40,8 +40,8 @@ class Known:
 def propose(space: Space, known: Sequence[Known]) -> dict[str, Any] | None:
     """Return the next point, one that is not `known`; None where the space has no other.
 
-    Where the estimator keeps to points that are known, it is the first that is not, in the space's own order. A point that failed counts as worse than all others where there is one objective, and for
-    nothing where there are several.
+    Where the estimator keeps to points that are known, it is the first that is not, in the space's own order. A point
+    that failed counts as worse than all others where there is one objective, and for nothing where there are several.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     scales = dimensions(space)
