@@ -83,6 +83,8 @@ def test_the_document_stays_as_it_is() -> None:
         ("stages.align.lora.rnk=1", "--set stages.align.lora.rnk: no such key; did you mean stages.align.lora.rank?"),
         ("stages.new.beta=1", "--set stages.new.beta: no such key; there are warm, align, other or blend"),
         ("stages.warm.data.math=1", "--set stages.warm.data.math: no such key: stages.warm.data is no mapping here, so set all of it"),
+        ("stages.align.betas.0=0.8", "--set stages.align.betas.0: no such key: stages.align.betas is a list, which is set as a whole"),
+        ("stages.warm.beta.x=1", "--set stages.warm.beta.x: no such key: stages.warm.beta is one value: set that"),
         ("zzz=1", "--set zzz: no such key; there are name, model, data, stages, reference, evaluate, cluster or track"),
         ("stages.align.beta=x", '--set stages.align.beta: must be a number above 0, not "x"'),
         ("stages.align.beta='1'", '--set stages.align.beta: must be a number above 0, not "1"; did you mean 1?'),

@@ -98,6 +98,7 @@ BAD: list[tuple[str, str, str]] = [
     ("randint: [8, 64]}", "permutation: [a, b, c, d, e]}\nsearch: {by: tpe}\n#", "4: keys.stages.align.batch.permutation: orders 5 names, and tpe takes 4 at most, as orders are unrelated values to it: search by random or grid"),
     ("budget:", "scheduler: {kind: median, metric: a/train/b, mode: max, reduction: 4}\nbudget:", "7: scheduler.reduction: goes with kind asha, and the kind is median: leave it out"),
     ("budget:", "scheduler: {kind: hyperband, metric: a/train/b, mode: max}\nbudget:", '7: scheduler.kind: must be asha or median, not "hyperband"'),
+    ("budget:", "scheduler: {kind: asha, metric: a/train/b, mode: max}\nseeds: [1, 2]\nbudget:", "7: scheduler: ends trials of some seeds of a point, whose mean over the others would flatter it, and there are `seeds`: give one of the two"),
     ("budget:", "at_once: 0\nbudget:", "7: at_once: must be a whole number of at least 1 or null, not 0"),
 ]  # fmt: skip
 

@@ -120,6 +120,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("keys: {stages.align.data: {permutation: [quiz, slops]}}\nset: {stages.align.steps.order: listed}", ["3: keys.stages.align.data: names slops, which stages.align.data has not; did you mean slips?", "3: keys.stages.align.data: leaves out slips, which stages.align.data has"]),
     ("keys: {stages.warm.data: {permutation: [sums, quiz]}}", ["3: keys.stages.warm.data: orders sources that stages.warm trains on together: it has no `steps`"]),
     ("keys: {stages.align.data: {permutation: [slips, quiz]}}\nset: {stages.align.steps: {by: count, count: 2}}", ["3: keys.stages.align.data: orders sources that stages.align trains on together: stages.align.steps.by is count"]),
+    ("keys: {stages.align.betas.0: {uniform: [0.8, 0.95]}}\nsearch: {by: random}\nbudget: {hours: 1}", ["3: keys.stages.align.betas.0: no such key: stages.align.betas is a list, which is set as a whole"]),
     ("keys: {stages.align.betas: {permutation: [a, b]}}", ["3: keys.stages.align.betas.permutation: orders the sources of a stepwise stage: it goes with stages.<name>.data, and with no other key"]),
     ("keys:\n  stages.align.data: {permutation: [slips, quiz]}\n  stages.align.steps.order: {grid: [listed, random]}", ["5: keys.stages.align.steps.order: at random: stages.align.data: has no say, as stages.align.steps.order is random: put stages.align.steps.order: listed under `set`"]),
     # What is wrong with one key does not hide what is wrong with another.

@@ -115,6 +115,64 @@ def test_hours_that_earlier_calls_took_count(tmp_path: Path) -> None:
     assert Chooser(asked, tmp_path, spent=2.0).next() is None
 
 
+def test_what_a_kill_left_is_gone_on_with_after_the_hours_are_used_up(tmp_path: Path) -> None:
+    asked = space(budget={"hours": 2.0})
+    chosen = Chooser(asked, tmp_path).next()
+    assert chosen
+    choose(tmp_path, chosen)
+    late = Chooser(asked, tmp_path, spent=2.5)
+    assert [late.next(), late.next()] == [chosen, None]
+
+
+def told(asked: Space, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Known]:
+    """Return what TPE is told of the points before it is asked for another."""
+    asks: list[list[Known]] = []
+    monkeypatch.setattr("ratchet.tune.choose.propose", lambda space, known: asks.append(known))
+    chooser = Chooser(asked, folder)
+    while chooser.next() is not None:
+        pass
+    return asks[-1]
+
+
+Ends = tuple[int | None, float | None, dict[str, Any]]
+PASSING = {"reason": {"kind": "StorageError", "what": "", "where": "", "fix": ""}}
+OTHER = {"metrics": {"align/train/loss": {"value": 0.4, "standard_error": None}}}
+NULL = {"metrics": {METRIC: {"value": None, "standard_error": None}}}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "ends", "known"),
+    [
+        ([0, 1], [(0, 0.5, {}), (1, 0.7, {})], ("done", (0.6,))),
+        ([0, 1], [(0, 0.5, {}), (1, None, {})], ("done", None)),
+        ([0, 1], [(0, 0.5, {}), (1, None, PASSING)], ("running", None)),
+        ([0, 1], [(0, 0.5, {})], ("running", None)),
+        ([0, 1], [(None, 0.1, {}), (0, 0.5, {}), (1, 0.7, {})], ("done", (0.6,))),
+        (None, [(None, None, PASSING)], ("running", None)),
+        (None, [(None, None, {})], ("done", None)),
+        (None, [(None, 0.5, OTHER)], ("running", None)),
+        (None, [(None, 0.5, NULL)], ("running", None)),
+    ],
+    ids=["all", "one-failed", "of-the-machine", "not-all", "a-seedless-one", "machine", "failed", "lacks-it", "null"],
+)
+def test_what_tpe_is_told_of_a_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: list[int] | None, ends: list[Ends], known: tuple[Any, Any]
+) -> None:
+    for number, (seed, value, fields) in enumerate(ends, 1):
+        # An older point: its seeds are not taken up again.
+        chosen = Chosen(Trial({"stages.align.beta": 0.5}, seed), number, "tpe")
+        choose(tmp_path, chosen)
+        end(tmp_path, chosen, value, **fields)
+    for seed in seeds or [None]:
+        chosen = Chosen(Trial({"stages.align.beta": 0.9}, seed), 9, "tpe")
+        choose(tmp_path, chosen)
+        end(tmp_path, chosen, 0.1)
+    found = told(space(seeds=seeds), tmp_path, monkeypatch)
+    assert (found[0].point, found[0].state) == ({"stages.align.beta": 0.5}, known[0])
+    assert found[0].values == (None if known[1] is None else pytest.approx(known[1]))
+    assert len(found) == 2
+
+
 def test_every_point_of_tpe_has_all_its_seeds_also_after_a_kill(tmp_path: Path) -> None:
     asked = space(seeds=[0, 1, 2], budget={"trials": 9})
     whole = play(asked, tmp_path / "whole")
@@ -153,6 +211,21 @@ def test_tpe_ends_where_no_other_point_is_left() -> None:
     known = [Known({"stages.align.kind": kind}, "done", (0.5,)) for kind in ("dpo", "ipo")]
     assert propose(asked, known[:1]) == {"stages.align.kind": "ipo"}
     assert propose(asked, known) is None
+
+
+def test_tpe_comes_to_every_point_of_a_space_that_has_an_end() -> None:
+    """The estimator crowds around what did best: without another way out it ended after 11 of the 24."""
+    asked = space(
+        keys={
+            "stages.align.data": {"permutation": ["a", "b", "c"]},
+            "stages.align.beta": {"grid": [0.1, 0.3, 1.0, 3.0]},
+        }
+    )
+    known: list[Known] = []
+    while (point := propose(asked, known)) is not None:
+        best = point["stages.align.data"] == ["b", "a", "c"] and point["stages.align.beta"] == 0.3
+        known.append(Known(point, "done", (float(best),)))
+    assert len({Trial(one.point).point_id for one in known}) == len(known) == 24
 
 
 def test_tpe_takes_failed_points_running_ones_orders_and_two_objectives() -> None:

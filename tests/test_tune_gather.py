@@ -22,6 +22,7 @@ from ratchet.report.sweep_data import Objective, Result, Sweep
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
 from ratchet.tune.gather import Asked, gather, write_sweep
+from ratchet.tune.promote import winner
 from ratchet.tune.rank import best_of, pareto
 
 PLAN = Plan.model_validate(
@@ -124,6 +125,57 @@ def test_ranks_go_by_value_then_error_then_number(trials: Trials, mode: str) -> 
     assert found.best == f"p{ranked[0]}"
     assert found.points[-1].rank is None
     assert not any(point.front for point in found.points)
+
+
+ENDS: dict[str, dict[str, Any]] = {
+    "failed": {"status": "failed"},
+    "stopped": {"status": "stopped", "values": 0.99},
+    "unfinished": {},
+    "without a value": {"values": [None]},
+}
+
+
+@pytest.mark.parametrize("how", [*ENDS, "not chosen yet"])
+def test_a_point_that_some_seeds_are_missing_of_comes_after_those_that_are_whole(trials: Trials, how: str) -> None:
+    trials.add("a", 0.99, seed=0)
+    for seed in (1, 2):
+        if how in ENDS:
+            trials.add("a", seed=seed, **ENDS[how])
+    for seed in range(3):
+        trials.add("b", 0.6 + 0.01 * seed, seed=seed)
+        trials.add("c", 0.5, seed=seed)
+    found = gather(trials.layout, asked(seeds=[0, 1, 2]))
+    assert [point.id for point in best_of(found.points)] == ["pb", "pc", "pa"]
+    assert found.best == "pb" == winner(found).id
+    assert found.points[0].results[0].value == 0.99
+    two = gather(trials.layout, asked({ACCURACY: "max", "align/train/loss": "min"}, seeds=[0, 1, 2]))
+    assert not any(point.front for point in two.points), "none has the other metric"
+
+
+def test_where_no_point_is_whole_the_best_of_them_is_the_best(trials: Trials) -> None:
+    trials.add("a", 0.6, seed=0)
+    trials.add("b", 0.7, seed=0)
+    assert gather(trials.layout, asked(seeds=[0, 1])).best == "pb"
+
+
+def test_a_point_with_a_seed_missing_is_on_no_front_beside_whole_ones(trials: Trials) -> None:
+    trials.add("a", [0.99, 9], seed=0)
+    trials.add("a", seed=1, status="failed")
+    for seed in (0, 1):
+        trials.add("b", [0.6, 5], seed=seed)
+    found = gather(trials.layout, asked({ACCURACY: "max", MARGIN: "max"}, seeds=[0, 1]))
+    assert [point.id for point in found.points if point.front] == ["pb"]
+
+
+def test_the_plan_s_own_seed_does_not_count_beside_seeds_that_came_later(trials: Trials) -> None:
+    trials.add("a", 0.9)
+    trials.add("b", 0.8)
+    for seed, value in enumerate((0.9, 0.5)):
+        trials.add("a", value, seed=seed)
+    found = gather(trials.layout, asked(seeds=[0, 1]))
+    assert len(found.trials) == 4
+    assert found.points[0].results[0].value == pytest.approx(0.7) and found.points[0].results[0].seeds == 2
+    assert found.points[1].results[0].value == 0.8 and found.best == "pa"
 
 
 def test_two_objectives_have_a_front_and_no_best(trials: Trials) -> None:

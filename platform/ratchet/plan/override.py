@@ -114,10 +114,20 @@ def _fault(document: Document, path: KeyPath, schema: type[BaseModel]) -> str | 
         if part not in known:
             meant = _nearest(annotation, value, path[n:])
             near = ".".join(map(str, (*path[:n], *meant))) if meant else None
-            return f"no such key{hint(near)}" if near else f"no such key; there are {either(known)}"
+            if near or known:
+                return f"no such key{hint(near)}" if near else f"no such key; there are {either(known)}"
+            return f"no such key: {'.'.join(map(str, path[:n]))} {_as_a_whole(annotation)}"
         annotation = below(annotation, part)
         value = value.get(str(part)) if value else None
     return None
+
+
+def _as_a_whole(annotation: Any) -> str:
+    """Return what stands at a key that has no keys of its own."""
+    kinds = {get_origin(member) for member in members(annotation)}
+    if dict in kinds:
+        return "has no keys yet: set all of it"
+    return "is a list, which is set as a whole" if tuple in kinds else "is one value: set that"
 
 
 def _free(annotation: Any) -> bool:

@@ -94,7 +94,8 @@ class Budget(Strict):
     trials: Annotated[int, Field(ge=1)] | None = None
     """Plan runs, every seed counted. Left out: every combination of a grid."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Hours after which no trial is begun, over all calls that work on the sweep; those under way end as usual."""
+    """Hours after which no trial is begun, over all calls that work on the sweep; those under way end as usual, and
+    those that a kill left unfinished are gone on with."""
 
 
 class Space(Strict):
@@ -113,7 +114,7 @@ class Space(Strict):
     search: Search = Search()
     """How points are chosen."""
     scheduler: Scheduler | None = None
-    """Ends bad trials early; left out: every trial goes to its end."""
+    """Ends bad trials early; left out: every trial goes to its end. Not with `seeds`."""
     budget: Budget = Budget()
     """When the sweep is over."""
     at_once: Annotated[int, Field(ge=1)] | None = None

@@ -14,7 +14,7 @@ are more than most sweeps have trials."""
 
 def check(document: Document, space: Space) -> list[Problem]:
     """Return what does not go together: keys in each other's way, a searcher and what it is asked, no budget."""
-    return [*_overlaps(document, space), *_seeds(document, space), *_search(document, space), *_budget(document, space)]
+    return [problem for rule in _RULES for problem in rule(document, space)]
 
 
 def varied_stages(space: Space) -> set[str]:
@@ -51,6 +51,15 @@ def _seeds(document: Document, space: Space) -> Iterator[Problem]:
                 yield document.problem((part, key), "is what `seeds` sets: give one of the two")
 
 
+def _scheduler(document: Document, space: Space) -> Iterator[Problem]:
+    if space.scheduler is not None and space.seeds is not None:
+        what = (
+            "ends trials of some seeds of a point, whose mean over the others would flatter it, and there are `seeds`: "
+            "give one of the two"
+        )
+        yield document.problem(("scheduler",), what)
+
+
 def _search(document: Document, space: Space) -> Iterator[Problem]:
     for key, one in space.keys.items():
         path = ("keys", key, one.kind)
@@ -70,3 +79,6 @@ def _budget(document: Document, space: Space) -> Iterator[Problem]:
         path = ("budget",) if "budget" in document.data else ("search", "by")
         what = f"a search by {space.search.by} has no end of its own: give budget.trials or budget.hours"
         yield document.problem(path, what)
+
+
+_RULES = (_overlaps, _seeds, _scheduler, _search, _budget)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from ratchet.plan import override
 from ratchet.plan.document import Document, KeyPath, Problem, fail
 from ratchet.plan.load import plan_of, plan_problems
 from ratchet.plan.outline import close, describe, either, hint, members
+from ratchet.plan.references import reference_of, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Distribution, Space
+from ratchet.plan.stages import Merge, Sft
 from ratchet.tune.trial_plan import base_document
-from ratchet.tune.tried import Tried, try_points
+from ratchet.tune.tried import try_points
 
 _SAME = "so every trial would make the same models: leave it out here, or put it under `set`"
 _WHERE = {
@@ -38,8 +40,9 @@ def check_space(plan: Document, written: Document, space: Space, metrics: Callab
     """Check a space, and the document that it was read from, against a plan.
 
     Looked at: whether the plan has the keys, whether they decide what is made, whether they take such values,
-    whether the plan is valid at every value and both ends of every range, each key by itself and keys together, and
-    whether the objectives are among the names that `metrics` gives for a trial's plan.
+    whether the plan is valid at every value and both ends of every range, each key by itself and keys together,
+    whether the objectives are among the names that `metrics` gives for every trial's plan, and whether the scheduler's
+    metric tells trials apart.
 
     Raises PlanError, whose `what` has one line for each problem. Reads the plan and its suites; trains nothing.
     """
@@ -49,13 +52,13 @@ def check_space(plan: Document, written: Document, space: Space, metrics: Callab
     problems = [*base.problems, *_names(written, space), *(found for each in faults.values() for found in each)]
     tried = try_points(plan, written, space, [key for key, found in faults.items() if not found])
     problems += tried.problems
-    fail([*problems, *_metrics(written, space, metrics(_some_plan(plan, base, tried)))])
+    plans = {at: plan_of(one) for at, one in tried.good.items()} or {"": _near(plan, base)}
+    known = {at: metrics(one) for at, one in plans.items()}
+    fail([*problems, *_metrics(written, space, known), *_scheduler(written, space, list(plans.values()))])
 
 
-def _some_plan(plan: Document, base: Document, tried: Tried) -> Plan:
-    """Return a trial's plan; where none is right, what is nearest to one."""
-    if tried.good is not None:
-        return plan_of(tried.good)
+def _near(plan: Document, base: Document) -> Plan:
+    """Return what is nearest to a trial's plan, where none is right."""
     return plan_of(plan if plan_problems(base) else base)
 
 
@@ -99,18 +102,73 @@ def _drawn_faults(written: Document, path: KeyPath, kind: str, annotation: Any) 
     yield written.problem((*path, kind), f"{draws}, and the key takes {describe(annotation)}{hint(other)}")
 
 
-def _metrics(written: Document, space: Space, known: Sequence[str]) -> Iterator[Problem]:
+def _metrics(written: Document, space: Space, known: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    """Yield which metrics are not had by all trials; `known` are those of trials, by where they lie."""
+    named = list(dict.fromkeys(name for names in known.values() for name in names))
+    common = [name for name in named if all(name in names for names in known.values())]
     for metric in space.objectives:
-        if metric not in known:
-            yield written.problem(("objectives", metric), f"no step reports this{_or(metric, known)}")
+        if metric not in named:
+            yield written.problem(("objectives", metric), f"no step reports this{_or(metric, common)}")
+        elif metric not in common:
+            yield written.problem(("objectives", metric), f"not every trial reports this: {_without(metric, known)}")
     if space.scheduler is None:
         return
-    metric, training = space.scheduler.metric, [name for name in known if "/train/" in name]
-    if metric in known and metric not in training:
+    metric, training = space.scheduler.metric, [name for name in common if "/train/" in name]
+    if metric not in named:
+        what = f"no step reports {metric}{_or(metric, training)}"
+    elif metric not in common:
+        what = f"not every trial reports {metric}: {_without(metric, known)}"
+    elif metric not in training:
         what = f"{metric} is known when a trial ends, and a scheduler needs one of its steps{_or(metric, training)}"
-        yield written.problem(("scheduler", "metric"), what)
-    elif metric not in known:
-        yield written.problem(("scheduler", "metric"), f"no step reports {metric}{_or(metric, training)}")
+    else:
+        return
+    yield written.problem(("scheduler", "metric"), what)
+
+
+def _without(metric: str, known: Mapping[str, Sequence[str]]) -> str:
+    return f"none does at {next(at for at, names in known.items() if metric not in names)}"
+
+
+def _scheduler(written: Document, space: Space, plans: Sequence[Plan]) -> Iterator[Problem]:
+    """Yield why a scheduler's metric says nothing of which trial is better at a step."""
+    if space.scheduler is None:
+        return
+    metric = space.scheduler.metric
+    stage, path = metric.partition("/")[0], ("scheduler", "metric")
+    if not all(stage in plan.stages for plan in plans):
+        return  # no metric of every trial
+    ordered = [key for key in (f"stages.{stage}.data", f"stages.{stage}.steps.order") if key in space.keys]
+    if any(key.endswith(".order") or space.keys[key].permutation for key in ordered):
+        what = (
+            f"{metric} is of other sources in other trials at the same step, as {ordered[0]} orders them: "
+            "take a metric of a stage after it, or leave the scheduler out"
+        )
+        yield written.problem(path, what)
+    elif not any(_changes(key, _made_of(plan, stage)) for plan in plans for key in space.keys):
+        what = f"{metric} is the same in all trials, as no key changes {stage} or what it starts from"
+        yield written.problem(path, f"{what}: take a metric of a stage that a key changes, or leave the scheduler out")
+
+
+def _made_of(plan: Plan, name: str) -> set[str]:
+    """Return a stage with all those that decide its model."""
+    found, left = set[str](), [name]
+    while left:
+        stage = left.pop()
+        if stage in plan.stages and stage not in found:
+            found.add(stage)
+            spec = plan.stages[stage]
+            if isinstance(spec, Merge):
+                left += spec.of
+                continue
+            named = None if isinstance(spec, Sft) else reference_of(plan, stage)
+            left += [start_of(plan, stage), *([named] if isinstance(named, str) else [])]
+    return found
+
+
+def _changes(key: str, stages: Container[str]) -> bool:
+    """Whether a key is of one of these stages, or of what every stage depends on."""
+    part = key.split(".")
+    return part[0] != "stages" or len(part) == 1 or part[1] in stages
 
 
 def _or(metric: str, known: Sequence[str]) -> str:

@@ -53,11 +53,14 @@ class Chooser:
         return [name for name, one in self._seen.items() if one.document is not None and not passing(one.document)]
 
     def next(self) -> Chosen | None:
-        """Return the next trial; None where the sweep has no more. Those left unfinished come first."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return None
+        """Return the next trial; None where the sweep has no more.
+
+        Those left unfinished come first, also once the hours are used up: they were begun before.
+        """
         if self._left:
             return self._left.pop(0)
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return None
         return next(self._new, None)
 
     def ended(self, trial: str, document: Mapping[str, Any]) -> None:
@@ -109,13 +112,24 @@ class Chooser:
         return [self._summary(trials, seeds) for trials in points.values()]
 
     def _summary(self, trials: list[_Seen], seeds: int) -> Known:
+        """Return what is told of a point: a mean once all its seeds have finished; failed where one of them did not.
+
+        A trial that is run again, or that lacks an objective that was not asked for then, is as good as under way.
+        """
         point = trials[0].chosen.trial.values
-        if len(trials) < seeds or any(one.document is None for one in trials):
+        own = [one for one in trials if one.chosen.trial.seed is not None] or trials
+        ends = [one.document for one in own if one.document is not None and not passing(one.document)]
+        if len(own) < seeds or len(ends) < len(own):
             return Known(point, "running")
-        rows = [one.document["metrics"] for one in trials if one.document and one.document["status"] == "finished"]
-        if not rows:
+        if any(end["status"] != "finished" for end in ends):
             return Known(point, "done")
-        means = (sum(row[name]["value"] for row in rows) / len(rows) for name in self.space.objectives)
+        means = []
+        for name in self.space.objectives:
+            found = [(end["metrics"].get(name) or {}).get("value") for end in ends]
+            values = [value for value in found if value is not None]
+            if len(values) < len(ends):
+                return Known(point, "running")
+            means.append(sum(values) / len(values))
         return Known(point, "done", tuple(means))
 
 

@@ -55,7 +55,7 @@ def gather(
     objectives = tuple(Objective(metric, mode) for metric, mode in asked.space.objectives.items())
     trials = tuple(trial for trial, _, _ in found)
     values = {trial.point: point for trial, point, _ in reversed(found)}
-    points = points_of(trials, values, objectives, marks or {})
+    points = points_of(trials, values, objectives, marks or {}, asked.space.seeds or ())
     keys = tuple(
         Key(key, one.kind, tuple(getattr(one, one.kind)))  # type: ignore[arg-type]
         for key, one in asked.space.keys.items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -90,6 +91,16 @@ def points(space: Space) -> Iterator[dict[str, Any]]:
     if space.search.by == "tpe":
         raise ValueError("the points of tpe depend on the trials before them")
     yield from _combinations(space.keys) if space.search.by == "grid" else _drawn(space)
+
+
+def unseen_of(space: Space, seen: int) -> Iterator[dict[str, Any]]:
+    """Yield different points of a space, whatever its search, one more than `seen`, or all where there are fewer.
+
+    So one of them is new to whoever knows `seen` points, unless these are all. Where some key has no end of values
+    they are drawn, and else counted out.
+    """
+    found = _drawn(space) if _size(space) is None else _combinations(space.keys)
+    return itertools.islice(found, seen + 1)
 
 
 def dimensions(space: Space) -> dict[str, Categorical | Float | Int]:

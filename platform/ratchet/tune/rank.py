@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ratchet.report.sweep_data import Objective, Point, Result, Trial, Value
@@ -15,21 +15,44 @@ def points_of(
     values: Mapping[str, Mapping[str, Any]],
     objectives: Sequence[Objective],
     marks: Mapping[str, Sequence[str]],
+    seeds: Sequence[int] = (),
 ) -> tuple[Point, ...]:
-    """Return the points of `trials` in the order in which they were chosen; `values` are theirs by their id."""
+    """Return the points of `trials` in the order in which they were chosen; `values` are theirs by their id.
+
+    `seeds` are those that each point is to be run with. A point is whole once they have all finished and no trial of
+    it came to another end: seeds that fail are often those that would have done badly, and a mean over the others
+    flatters. Points that are not whole have their ranks after those that are, and are on no front beside them.
+    """
     numbers: dict[str, int] = {}
     for trial in trials:
         numbers[trial.point] = min(trial.number, numbers.get(trial.point, trial.number))
-    results = {
-        point: tuple(_result([one for one in trials if one.point == point], wanted.metric) for wanted in objectives)
-        for point in sorted(numbers, key=numbers.__getitem__)
-    }
-    ranks = _ranks(results, numbers, objectives[0].mode) if len(objectives) == 1 else {}
-    front = pareto(results, objectives) if len(objectives) > 1 else set()
+    own = {point: _own(trials, point) for point in sorted(numbers, key=numbers.__getitem__)}
+    results = {point: tuple(_result(mine, wanted.metric) for wanted in objectives) for point, mine in own.items()}
+    whole = {point for point, mine in own.items() if _whole(mine, objectives, seeds)}
+    ranks = _ranks(results, numbers, whole, objectives[0].mode) if len(objectives) == 1 else {}
+    compared = {point: found for point, found in results.items() if point in whole or not whole}
+    front = pareto(compared, objectives) if len(objectives) > 1 else set()
     return tuple(
         Point(point, dict(values[point]), found, ranks.get(point), point in front, tuple(marks.get(point, ())))
         for point, found in results.items()
     )
+
+
+def _own(trials: Sequence[Trial], point: str) -> list[Trial]:
+    """Return the trials that stand for a point: those with a seed, where there are some, as the plan's own seed may be
+    one of theirs.
+    """
+    mine = [trial for trial in trials if trial.point == point]
+    return [trial for trial in mine if trial.seed is not None] or mine
+
+
+def _whole(trials: Sequence[Trial], objectives: Sequence[Objective], seeds: Sequence[int]) -> bool:
+    ended = all(
+        trial.status == "finished" and trial.metrics.get(wanted.metric, Value(None)).value is not None
+        for trial in trials
+        for wanted in objectives
+    )
+    return ended and {*seeds} <= {trial.seed for trial in trials}
 
 
 def _result(trials: Sequence[Trial], metric: str) -> Result:
@@ -48,14 +71,16 @@ def _result(trials: Sequence[Trial], metric: str) -> Result:
     return Result(metric, statistics.fmean(numbers), error, len(numbers), of_seeds=True)
 
 
-def _ranks(results: Mapping[str, Sequence[Result]], numbers: Mapping[str, int], mode: str) -> dict[str, int]:
-    """Return ranks from 1; of equal values the surer one comes first, then the one that was chosen first."""
+def _ranks(
+    results: Mapping[str, Sequence[Result]], numbers: Mapping[str, int], whole: Container[str], mode: str
+) -> dict[str, int]:
+    """Return ranks from 1, whole points first; of equal values the surer one comes first, then the one chosen first."""
 
-    def place(point: str) -> tuple[float, float, int]:
+    def place(point: str) -> tuple[bool, float, float, int]:
         (found,) = results[point]
         value = found.value or 0.0
         error = math.inf if found.standard_error is None else found.standard_error
-        return (-value if mode == "max" else value, error, numbers[point])
+        return (point not in whole, -value if mode == "max" else value, error, numbers[point])
 
     known = [point for point, (found,) in results.items() if found.value is not None]
     return {point: rank for rank, point in enumerate(sorted(known, key=place), 1)}

@@ -18,7 +18,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 
 from ratchet.plan.space import Space
-from ratchet.tune.points import Categorical, Float, Int, dimensions
+from ratchet.tune.points import Categorical, Float, Int, dimensions, unseen_of
 
 _TRIES = 32
 Scale = Categorical | Float | Int
@@ -38,10 +38,10 @@ class Known:
 
 
 def propose(space: Space, known: Sequence[Known]) -> dict[str, Any] | None:
-    """Return the next point, one that is not `known`; None where the space seems to have no other.
+    """Return the next point, one that is not `known`; None where the space has no other.
 
-    A point that failed counts as worse than all others where there is one objective, and for
-    nothing where there are several.
+    Where the estimator keeps to points that are known, it is the first that is not, in the space's own order. A point
+    that failed counts as worse than all others where there is one objective, and for nothing where there are several.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     scales = dimensions(space)
@@ -58,7 +58,7 @@ def propose(space: Space, known: Sequence[Known]) -> dict[str, Any] | None:
         point = {key: _value(scales[key], asked.params[key]) for key in distributions}
         if json.dumps(point, sort_keys=True) not in taken:
             return point
-    return None
+    return next((one for one in unseen_of(space, len(taken)) if json.dumps(one, sort_keys=True) not in taken), None)
 
 
 def _distribution(scale: Scale) -> Any:

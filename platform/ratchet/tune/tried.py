@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,16 +29,24 @@ MOST_POINTS = 200
 FEW_VALUES = 4
 """In pairs, a key with more values than this has its first and its last."""
 
+_METRICS_OF = re.compile(
+    r"stages(\.[^.]+(\.(kind|data|after|start|reference|of))?)?|data(\.[^.]+(\.(held_out|build))?)?"
+)
+"""Keys whose values may decide which metrics a trial has: all others change what these come to."""
+
 Point = Mapping[str, int]
 """The number of a value of each key, among those that are tried."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """What came of it: what is wrong, and the document of a trial that is right, if there is one."""
+    """What came of it: what is wrong, and documents of trials that are right, by how people write where they lie.
+
+    There is one for each set of values that may decide which metrics a trial has; none where no point is right.
+    """
 
     problems: list[Problem]
-    good: Document | None
+    good: Mapping[str, Document]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +139,22 @@ def try_points(plan: Document, written: Document, space: Space, keys: Sequence[s
     """
     trier = _Trier(plan, written, space, keys)
     looks = [trier.look(point) for point in _points(trier)]
-    good = next((look.document for look in looks if not look.problems), None) if len(keys) == len(space.keys) else None
+    good = _good(trier, looks) if len(keys) == len(space.keys) else {}
     found: dict[Problem, None] = {}
     for problem in dict.fromkeys(one for look in looks for one in look.problems):
         own = _own(trier, problem)
         if len(keys) == len(space.keys) or own is not None:
             found |= dict.fromkeys(_blamed(trier, looks, problem, own))
     return Tried(list(found), good)
+
+
+def _good(trier: _Trier, looks: Sequence[_Look]) -> dict[str, Document]:
+    found: dict[str, Document] = {}
+    for look in looks:
+        told = [f"{key} = {trier.said(key, n)}" for key, n in look.point.items() if _METRICS_OF.fullmatch(key)]
+        if not look.problems:
+            found.setdefault(", ".join(told), look.document)
+    return found
 
 
 def _points(trier: _Trier) -> list[Point]:

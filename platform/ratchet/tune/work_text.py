@@ -16,12 +16,17 @@ _NOTES: dict[Known, str] = {
 
 def describe(forecast: Forecast) -> str:
     """Return the work of trials that are known beforehand as a short table, in lines that end with a newline."""
-    rows = [
-        (name, f"{count.unshared:,}", _most(forecast, f"{count.shared:,}"), f"{count.saved:.0%}")
-        for name, count in _counts(forecast)
-    ]
-    head = f"{forecast.trials:,} trial{'s' * (forecast.trials != 1)}"
-    return _table([(head, "unshared", "shared", "saved"), *rows]) + _notes(forecast)
+    return _shared(forecast, "≤ " if forecast.undecided else "") + _notes(forecast)
+
+
+def describe_drawn(drawn: Forecast, trials: int) -> str:
+    """Return the work of a sweep of `trials` whose points are chosen as it goes, by that of points that were drawn.
+
+    Those that will be chosen may share a little more or less, unless all keys are ranges.
+    """
+    of = f", for {drawn.trials:,} of {trials:,} trials; more share more" if drawn.trials < trials else ""
+    said = f"points are chosen as the sweep goes: these were drawn in their place{of}\n"
+    return _shared(drawn, "≤ " if drawn.undecided else "≈ ") + said + _notes(drawn)
 
 
 def describe_open(one: Forecast, trials: int | None, hours: float | None) -> str:
@@ -48,8 +53,13 @@ def _counts(forecast: Forecast) -> Sequence[tuple[str, Count]]:
     )
 
 
-def _most(forecast: Forecast, number: str) -> str:
-    return f"≤ {number}" if forecast.undecided else number
+def _shared(forecast: Forecast, sign: str) -> str:
+    rows = [
+        (name, f"{count.unshared:,}", f"{sign}{count.shared:,}", f"{count.saved:.0%}")
+        for name, count in _counts(forecast)
+    ]
+    head = f"{forecast.trials:,} trial{'s' * (forecast.trials != 1)}"
+    return _table([(head, "unshared", "shared", "saved"), *rows])
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
