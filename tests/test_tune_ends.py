@@ -113,7 +113,9 @@ def test_steps_are_the_links_with_a_record_and_none_that_is_being_made(tmp_path:
     folder, store = tmp_path / "trial/steps", tmp_path / "store/f1"
     folder.mkdir(parents=True)
     facts = {"chunk": "a", "start": "start", "made_by": "sweep/t1"}
-    write_record(store, Record("step", "f1", {"kind": "dpo"}, {"pairs_seen": 3}, "2026-11-21T10:00:00Z", 2.5, {}, facts))
+    write_record(
+        store, Record("step", "f1", {"kind": "dpo"}, {"pairs_seen": 3}, "2026-11-21T10:00:00Z", 2.5, {}, facts)
+    )
     (folder / "align.1").symlink_to(store)
     (folder / ".align.1.0123abcd").symlink_to(store)
     (folder / "align.2").mkdir()
