@@ -54,6 +54,7 @@ def work(stages: list[dict[str, Any]]) -> dict[str, Any]:
     shares = [(len(one["trials"]), one) for one in stages]
     return {
         "stages": len(stages),
+        "stages_found": 0,
         "stages_unshared": sum(count for count, _ in shares),
         "pairs": sum(one["pairs"] for one in stages),
         "pairs_unshared": sum(count * one["pairs"] for count, one in shares),

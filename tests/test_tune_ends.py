@@ -17,10 +17,11 @@ from ratchet.errors import ClusterError, RatchetError, TrainingError
 from ratchet.plan.load import load_plan
 from ratchet.plan.space import Scheduler
 from ratchet.store.files import write_json_once
+from ratchet.store.record import Record, write_record
 from ratchet.track.jsonl import JsonLines
 from ratchet.tune.process import Progress, end_from_outside, raise_if_told, tell
 from ratchet.tune.schedule import scheduler_of
-from ratchet.tune.trial import TASK, TrialTask, end_trial, error_of, run_trial, write_point
+from ratchet.tune.trial import TASK, TrialTask, end_trial, error_of, made_steps, run_trial, write_point
 from ratchet.tune.watch import TrialStop
 
 METRIC = "align/heldout/accuracy"
@@ -107,6 +108,21 @@ def test_a_file_is_written_once_and_nothing_is_left_beside_it(tmp_path: Path) ->
         won = list(pool.map(lambda n: write_json_once(path, n), range(32)))
     assert won.count(True) == 1 and json.loads(path.read_text()) == won.index(True)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_steps_are_the_links_with_a_record_and_none_that_is_being_made(tmp_path: Path) -> None:
+    folder, store = tmp_path / "trial/steps", tmp_path / "store/f1"
+    folder.mkdir(parents=True)
+    facts = {"chunk": "a", "start": "start", "made_by": "sweep/t1"}
+    write_record(
+        store, Record("step", "f1", {"kind": "dpo"}, {"pairs_seen": 3}, "2026-11-21T10:00:00Z", 2.5, {}, facts)
+    )
+    (folder / "align.1").symlink_to(store)
+    (folder / ".align.1.0123abcd").symlink_to(store)
+    (folder / "align.2").mkdir()
+    (made,) = made_steps(folder.parent)
+    told = {key: made[key] for key in ("id", "name", "started", "made_by")}
+    assert told == {"id": "f1", "name": "align.1", "started": "2026-11-21T10:00:00Z", "made_by": "sweep/t1"}
 
 
 def test_progress_counts_on_over_the_steps_of_its_stage_and_skips_lines_without_the_metric(

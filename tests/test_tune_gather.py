@@ -44,7 +44,8 @@ def asked(objectives: dict[str, str] | None = None, **more: Any) -> Asked:
 
 def step(fp: str, start: str | None = None, **more: Any) -> dict[str, Any]:
     costs = {"pairs": 100, "seconds": 2.5, "reference_pairs": 10, "reference_seconds": 0.5}
-    named = {"id": fp, "name": "align.1", "kind": "dpo", "chunk": "a", "start": start, "made_by": "t0"}
+    named = {"id": fp, "name": "align.1", "kind": "dpo", "chunk": "a", "start": start, "made_by": "plan-beta/t0"}
+    named["started"] = "2026-11-21T10:00:00Z"
     return named | costs | {"references": [f"gone-{fp}"]} | more
 
 
@@ -61,7 +62,7 @@ class Trials:
         self.count += 1
         trial = f"t{name}" + ("" if seed is None else f"-s{seed}")
         known = {"trial": trial, "number": self.count, "point": {"stages.align.beta": 0.1, "at": name}}
-        known |= {"point_id": f"p{name}", "seed": seed, "by": "grid", "at": "2026"}
+        known |= {"point_id": f"p{name}", "seed": seed, "by": "grid", "at": "2026-11-21T09:00:00Z"}
         folder = self.layout.trials("plan-beta").run(trial)
         folder.mkdir(parents=True)
         (folder / "point.json").write_text(json.dumps(known))
@@ -231,6 +232,32 @@ def test_reference_passes_that_stages_share_are_added_up_once(trials: Trials) ->
     work = gather(layout, asked()).work
     assert (work.reference_pairs, work.reference_pairs_unshared) == (48, 91)
     assert (work.reference_passes, work.reference_passes_unshared) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"made_by": "quickstart"},
+        {"made_by": "plan-beta-wide/t0"},
+        {"made_by": "plan-beta/t0", "started": "2026-11-21T08:59:59Z"},
+    ],
+    ids=["a plain run", "another sweep", "this one before --fresh"],
+)
+def test_what_was_made_elsewhere_is_found_and_not_counted_as_work(trials: Trials, elsewhere: dict[str, Any]) -> None:
+    for fp, pairs in (("l1", 40), ("l2", 3)):
+        identity = {"weights": fp, "tokens": "t"}
+        write_record(trials.layout.logps(fp), Record("logps", fp, identity, {"pairs": pairs}, "", 0.0))
+    first = step("f1", references=["l1"], **elsewhere)
+    trials.add("a", 0.5, steps=[first, step("f2", "f1", references=["l2"])])
+    trials.add("b", 0.5, steps=[first, step("f3", "f1", references=["l2"], made_by="plan-beta/tb")])
+    found = gather(trials.layout, asked())
+    assert [one.made_by for one in found.stages] == [elsewhere["made_by"], "t0", "tb"]
+    work = found.work
+    assert (work.stages, work.stages_found, work.stages_unshared) == (2, 1, 4)
+    assert (work.pairs, work.pairs_unshared) == (200, 400)
+    assert (work.seconds, work.seconds_unshared) == (5.0, 10.0)
+    assert (work.reference_passes, work.reference_passes_unshared) == (1, 4)
+    assert (work.reference_pairs, work.reference_pairs_unshared) == (3, 86)
 
 
 def test_reasons_are_told_in_words_and_the_order_is_that_of_numbers(trials: Trials) -> None:

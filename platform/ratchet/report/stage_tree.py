@@ -144,7 +144,7 @@ class _Layout:
         by = f"by trial {maker}" if maker is not None else "made before"
         lines = (f"{stage.pairs:,} pairs · {duration(stage.seconds)}", f"{many(len(stage.trials), 'trial')} · {by}")
         label = f"{stage.name} · {stage.chunk}" if stage.chunk else stage.name
-        detail = f"{label}: {stage.kind}, {stage.id}, made by {stage.made_by or 'an earlier run'}, in {_names(stage)}"
+        detail = f"{label}: {stage.kind}, {stage.id}, made by {stage.made_by}, in {_names(stage)}"
         x = parent.x + _WIDTH + _GAP_X
         shared = len(stage.trials) > 1
         node = Node(stage.id, short(label, 19), lines, short(detail, 400), x, y, shared, best)

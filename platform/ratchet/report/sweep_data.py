@@ -94,7 +94,8 @@ class Stage:
     """One trained (or merged) model of the sweep, which every trial with the same beginnings has.
 
     `id` is its fingerprint, `start` the id of the stage that it starts from (None: the plan's start model), `trials`
-    those that have it, `made_by` the one that made it. `pairs` are pairs trained, over all epochs.
+    those that have it. `made_by` is the trial of this sweep that made it, else the plan whose run did, or
+    `<sweep>/<trial>` of another sweep: it was found in the store. `pairs` are pairs trained, over all epochs.
     """
 
     id: str
@@ -112,12 +113,14 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What was computed, and what would have been if no trial had shared anything with another.
+    """What this sweep computed, and what it would have if no trial had shared anything with another or an earlier run.
 
-    A reference pass is one model over one source, pairs to train on and held-out ones together.
+    `stages_found` were in the store before it and are no part of `stages`. A reference pass is one model over one
+    source, pairs to train on and held-out ones together; it is this sweep's where a stage that it made used it.
     """
 
     stages: int
+    stages_found: int
     stages_unshared: int
     pairs: int
     pairs_unshared: int

@@ -22,7 +22,7 @@ from ratchet.report.read import read_document, read_sweep
 from ratchet.report.stage_tree import Tree, stage_tree
 from ratchet.report.sweep_data import NAME, Sweep
 from ratchet.report.sweep_values import measured
-from ratchet.report.sweep_words import lead, saved, wanted, winner
+from ratchet.report.sweep_words import lead, overrides, saved, wanted, winner
 from ratchet.report.templates import Records, fill
 from ratchet.store.files import write_text
 from ratchet.track.wandb import flatten
@@ -110,11 +110,12 @@ def left_out(tree: Tree | None) -> str:
 
 def facts(sweep: Sweep) -> list[tuple[str, str]]:
     """What the sweep was made with, and the command that makes it again."""
-    files = [shlex.quote(f"sweeps/{sweep.name}/{name}") for name in ("plan.yaml", "space.yaml")]
+    words = [f"sweeps/{sweep.name}/{name}" for name in ("plan.yaml", "space.yaml")]
+    words += [word for one in overrides(sweep) for word in ("--set", one)]
     found = [
         ("made", sweep.created),
         ("ratchet", f"{sweep.ratchet}, commit {sweep.commit}"),
-        ("to repeat", f"ratchet sweep {' '.join(files)}"),
+        ("to repeat", f"ratchet sweep {shlex.join(words)}"),
         ("files", "both lie beside this page; the paths are below the storage root"),
     ]
     for name, values in (("machine", sweep.hardware), ("versions", sweep.versions)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from typing import Any
 
 from ratchet.errors import PlanError
+from ratchet.plan.override import apply
 from ratchet.plan.reading import parse
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
@@ -23,6 +25,9 @@ from ratchet.report.sweep_values import (
     shown,
 )
 from ratchet.track.progress import duration
+
+SET_LINE = "# --set "
+"""Begins a line at the head of a sweep's plan.yaml: a `KEY=VALUE` that the plan was changed by."""
 
 NAMED = 12
 """Points of a front that are named in words and in its chart."""
@@ -83,8 +88,9 @@ def wanted(objective: Objective) -> str:
 def saved(sweep: Sweep) -> str:
     """Say in one line what was not computed twice."""
     work = sweep.work
+    found = f", {work.stages_found:,} found from before," if work.stages_found else ""
     parts = [
-        f"{many(work.stages, 'stage')} trained in place of {work.stages_unshared:,}",
+        f"{many(work.stages, 'stage')} trained{found} in place of {work.stages_unshared:,}",
         f"{work.pairs:,} pairs in place of {work.pairs_unshared:,}",
     ]
     if work.reference_pairs_unshared:
@@ -110,9 +116,21 @@ def measure(sweep: Sweep, point: Point, place: int) -> str:
         return fig.NONE
     text = fig.with_error(found.value, found.standard_error, decimals(sweep, place))
     if found.standard_error is None:
-        return f"{text}, {many(found.seeds, 'seed')}"
-    count = f"{found.seeds} seeds" if found.of_seeds else f"items of {many(found.seeds, 'seed')}, not over seeds"
+        return f"{text}, {_seeds(sweep, found.seeds)}"
+    count = _seeds(sweep, found.seeds) if found.of_seeds else f"items of {_seeds(sweep, found.seeds)}, not over seeds"
     return f"{text} (standard error over {count})"
+
+
+def finished(sweep: Sweep, seeds: int) -> str:
+    """Return how many seeds of a point finished, and of how many where some planned ones did not."""
+    seeds_planned = sweep.space.get("seeds")
+    planned = len(seeds_planned) if isinstance(seeds_planned, list | tuple) else 0
+    return f"{seeds} of {planned}" if seeds < planned else fig.count(seeds)
+
+
+def _seeds(sweep: Sweep, count: int) -> str:
+    said = finished(sweep, count)
+    return f"{said} seed{'' if said == '1' else 's'}"
 
 
 def winner(sweep: Sweep) -> list[str]:
@@ -195,16 +213,29 @@ def _alike(one: Point, other: Point) -> bool:
     return all(found and found.error is not None and abs(found.value) <= 2 * found.error for found in pairs)
 
 
+def overrides(sweep: Sweep) -> list[str]:
+    """Return what the plan was changed by when the sweep was asked for: the `--set` lines at its head, each once.
+
+    A plan that was a sweep's own copy has them twice when it was set again; of equal ones the last counts.
+    """
+    lines = itertools.takewhile(lambda line: line.startswith(SET_LINE), sweep.plan_text.split("\n"))
+    found = [line.removeprefix(SET_LINE) for line in lines]
+    return [one for n, one in enumerate(found, 1) if one not in found[n:]]
+
+
 def plan_point(sweep: Sweep) -> Point | None:
     """Return the point that has the values that the plan itself has; None where none has, or the plan does not say.
 
-    A value that the plan leaves to its default is not known here. The order of a stage that is not `listed` is that
-    of the point with its mark.
+    Its values are those with what was set when the sweep was asked for. A value that it leaves to its default is not
+    known here. The order of a stage that is not `listed` is that of the point with its mark.
     """
     try:
-        plan: Any = parse(sweep.plan_text, "plan").data
+        written = parse(sweep.plan_text, "plan")
     except PlanError:  # a sweep whose plan is not at hand is shown all the same
         return None
+    if not isinstance(written.data, dict):
+        return None
+    plan = apply(written, overrides(sweep)).data
     for point in sweep.points:
         if sweep.keys and all(_as_in(plan, key.key, key.kind, point) for key in sweep.keys):
             return point

@@ -17,7 +17,7 @@ from ratchet.report.sweep_values import (
     shown,
     trials_of,
 )
-from ratchet.report.sweep_words import plan_point
+from ratchet.report.sweep_words import finished, plan_point
 from ratchet.report.tables import Cell, Column, Row, Table, row, table
 from ratchet.track.progress import duration
 
@@ -44,7 +44,7 @@ def ranked(sweep: Sweep) -> Table | None:
             Cell(cut(point.id, LONGEST), stage="best" if point.id == sweep.best or (several and point.front) else ""),
             *(shown(point.values.get(key.key), key.kind) for key in sweep.keys),
             *(_result(sweep, point, place, over[place]) for place in range(len(sweep.objectives))),
-            fig.count(max((one.seeds for one in point.results), default=0)),
+            finished(sweep, max((one.seeds for one in point.results), default=0)),
             ", ".join(marks) or fig.NONE,
             _statuses(mine[point.id]),
         ]
@@ -175,8 +175,10 @@ def work(sweep: Sweep) -> Table | None:
         texts = [duration(one) if seconds else fig.count(int(one)) for one in (shared, unshared)]
         return row([name, *texts, fig.percent(1 - shared / unshared) if unshared else fig.NONE], document(sweep))
 
+    found = ["stages found from before", fig.count(done.stages_found), fig.NONE, fig.NONE]
     rows = [
         line("stages trained", done.stages, done.stages_unshared),
+        *([row(found, document(sweep))] if done.stages_found else []),
         line("pairs trained", done.pairs, done.pairs_unshared),
         line("reference passes", done.reference_passes, done.reference_passes_unshared),
         line("reference pairs scored", done.reference_pairs, done.reference_pairs_unshared),
@@ -184,8 +186,9 @@ def work(sweep: Sweep) -> Table | None:
     ]
     columns = [Column("work", text=True), Column("with sharing"), Column("without"), Column("saved", "%")]
     note = (
-        "Without: every trial trained each of its own stages and scored its own reference pairs. Its time is the sum "
-        "of what the shared work took, once for each trial that has it; none of it was run."
+        "With sharing: what this sweep made itself. Without: every trial trained each of its own stages and scored its "
+        "own reference pairs. Its time is the sum of what the shared work took, once for each trial that has it; "
+        "none of it was run."
     )
     return table(columns, rows, note)
 

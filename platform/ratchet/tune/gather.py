@@ -73,8 +73,8 @@ def gather(
         trials=trials,
         points=points,
         best=next((point.id for point in points if point.rank == 1), None),
-        stages=_stages(found),
-        work=_work(layout, found),
+        stages=_stages(layout, asked.name, found),
+        work=_work(layout, asked.name, found),
         importance=tuple(
             Importance(objective.metric, key, share)
             for objective in objectives
@@ -141,8 +141,9 @@ def _reason(reason: Mapping[str, Any] | None) -> str:
     return f"{said}\n{reason['fix']}" if reason.get("fix") else said
 
 
-def _stages(found: Sequence[Found]) -> tuple[Stage, ...]:
+def _stages(layout: Layout, sweep: str, found: Sequence[Found]) -> tuple[Stage, ...]:
     """Return each distinct stage with the trials that have it, in the order in which trials first came to it."""
+    here = _makers(layout, sweep, found)
     steps: dict[str, Mapping[str, Any]] = {}
     trials: dict[str, list[str]] = {}
     for trial, _, mine in found:
@@ -150,11 +151,33 @@ def _stages(found: Sequence[Found]) -> tuple[Stage, ...]:
             steps.setdefault(step["id"], step)
             if trial.id not in (having := trials.setdefault(step["id"], [])):
                 having.append(trial.id)
-    told = ("name", "kind", "chunk", "start", "made_by")
+    told = ("name", "kind", "chunk", "start")
     return tuple(
-        Stage(id=fp, trials=tuple(trials[fp]), **{key: step[key] for key in told}, **_cost(step))
+        Stage(
+            id=fp,
+            trials=tuple(trials[fp]),
+            made_by=here.get(fp, step["made_by"]),
+            **{key: step[key] for key in told},
+            **_cost(step),
+        )
         for fp, step in steps.items()
     )
+
+
+def _makers(layout: Layout, sweep: str, found: Sequence[Found]) -> dict[str, str]:
+    """Return the trial that made it of each stage that this sweep made; all others were found in the store.
+
+    A sweep that was put aside had this one's name too, and may have had trials of the same names: what was begun
+    before the first trial of this one was chosen is that one's.
+    """
+    chosen = (read_json_or_none(layout.root / trial.run / "point.json") for trial, _, _ in found)
+    first = min((one["at"] for one in chosen if one is not None), default="")
+    made: dict[str, str] = {}
+    for step in (step for _, _, mine in found for step in mine):
+        by, _, trial = step["made_by"].rpartition("/")
+        if by == sweep and step["started"] >= first:
+            made[step["id"]] = trial
+    return made
 
 
 def _cost(step: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,20 +185,25 @@ def _cost(step: Mapping[str, Any]) -> dict[str, Any]:
     return counts | {key: float(step[key] or 0.0) for key in ("seconds", "reference_seconds")}
 
 
-def _work(layout: Layout, found: Sequence[Found]) -> Work:
-    """Add up what was made once, and what every trial would have made by itself.
+def _work(layout: Layout, sweep: str, found: Sequence[Found]) -> Work:
+    """Add up what this sweep made, once each, and what every trial would have made by itself.
+
+    What was in the store before, of other runs and sweeps, is no work of this one. A reference pass counts as this
+    sweep's where a stage that it made used it, whoever scored it first.
 
     Reference scores are added up by their own folders in the store: stages that differ in their loss alone share
     them, which no sum over stages shows. A run by itself makes none twice either.
     """
     asked = [step for _, _, mine in found for step in mine]
-    made = {step["id"]: step for step in asked}
-    scored = {fp: _scored(layout, step) for fp, step in made.items()}
+    distinct = {step["id"]: step for step in asked}
+    here = _makers(layout, sweep, found)
+    scored = {fp: _scored(layout, step) for fp, step in distinct.items()}
     own = [{name: one for step in mine for name, one in scored[step["id"]].items()} for _, _, mine in found]
-    once = {name: one for some in own for name, one in some.items()}
-    costs, asked_costs = [_cost(step) for step in made.values()], [_cost(made[step["id"]]) for step in asked]
+    once = {name: one for fp in here for name, one in scored[fp].items()}
+    costs, asked_costs = [_cost(distinct[fp]) for fp in here], [_cost(distinct[step["id"]]) for step in asked]
     return Work(
-        stages=len(made),
+        stages=len(here),
+        stages_found=len(distinct) - len(here),
         stages_unshared=len(asked),
         pairs=sum(one["pairs"] for one in costs),
         pairs_unshared=sum(one["pairs"] for one in asked_costs),

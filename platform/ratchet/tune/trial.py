@@ -149,7 +149,7 @@ def passing(document: Mapping[str, Any]) -> bool:
 def made_steps(folder: Path) -> list[dict[str, Any]]:
     """Return the finished steps of a trial, in the order in which they build on one another."""
     found = []
-    for path in (folder / "steps").glob("*"):
+    for path in (folder / "steps").glob("[!.]*"):  # a link that is being made has a name with a dot before it
         record = read_record(path)
         if record is not None:
             found.append((path.name, path.resolve().name, record))
@@ -163,6 +163,7 @@ def made_steps(folder: Path) -> list[dict[str, Any]]:
             "chunk": record.facts["chunk"],
             "start": ids.get(record.facts["start"]),
             "made_by": record.facts["made_by"],
+            "started": record.started,
             "pairs": record.counts.get("pairs_seen", 0),
             "seconds": record.seconds,
             **_references(record.facts.get("reference")),
