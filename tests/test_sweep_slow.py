@@ -159,35 +159,3 @@ def test_two_trials_racing_for_one_stage_make_it_once(tmp_path: Path) -> None:
     assert len(sweep_run.trained(tmp_path, "small-grid")) == 3
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/store/logps").glob("*/record.json")]
     assert sweep_run.pairs_scored(tmp_path, "small-grid") == sum(one["counts"]["pairs"] for one in records)
-
-
-STOPPED = """\
-name: stopped
-keys:
-  stages.align.learning_rate: {grid: [2e-3, 1e-3, 1e-6, 1e-7]}
-objectives: {align/heldout/margin: max}
-scheduler: {kind: asha, metric: align/train/learning_rate, mode: max, grace: 4, reduction: 2}
-at_once: 4
-"""
-
-
-def test_asha_ends_bad_trials_and_more_trials_than_there_are_slots_end_too(tmp_path: Path) -> None:
-    """Four trials at once on a Ray with room for one: none waits for ever, and slots of ended ones go to others."""
-    plan = sweep_run.SMALL.replace("checkpoint: {", "epochs: 4\n    checkpoint: {")
-    sweep_run.write_files(tmp_path, STOPPED, plan.replace("storage: out", "storage: out, ray: {num_cpus: 2}"))
-    done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml", seconds=1200)
-    assert done.returncode == 0, done.stderr
-    trials = sorted(sweep_run.trials(tmp_path, "small-stopped").values(), key=lambda one: one["number"])
-    statuses = {one["point"]["stages.align.learning_rate"]: one["status"] for one in trials}
-    assert statuses[2e-3] == "finished"
-    assert "stopped" in statuses.values()
-    whole = next(len(read_metrics(steps_of(tmp_path, one))) for one in trials if one["status"] == "finished")
-    for one in trials:
-        if one["status"] == "stopped":
-            assert "did worse than others at step" in one["reason"]["what"]
-            assert len(read_metrics(steps_of(tmp_path, one))) < whole
-        assert not (tmp_path / "out/sweeps/small-stopped/trials" / one["trial"] / "slots").exists()
-
-
-def steps_of(folder: Path, trial: dict[str, Any]) -> Path:
-    return folder / "out/sweeps/small-stopped/trials" / trial["trial"] / "steps/align/metrics.jsonl"
