@@ -10,7 +10,9 @@ something that was chosen.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import queue
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,10 @@ from ratchet.plan.schema import Wandb
 from ratchet.store.fingerprint import fingerprint
 from ratchet.track.wandb import WandbRun, WandbTracker
 
+ENDS_SECONDS = 30.0
+"""What wandb is given for all ends that are told from outside, once the last of them is known."""
+
+_log = logging.getLogger(__name__)
 _COLUMNS = ("step", "kind", "fingerprint", "parent", "made_by", "run", "reused")
 
 
@@ -99,6 +105,16 @@ def trial_run(
     )
 
 
+class _Tracker(WandbTracker):
+    """Knows whether all that it was given went through."""
+
+    sent = False
+
+    def _send(self) -> None:
+        super()._send()
+        self.sent = True
+
+
 class TrialRun:
     """Sends one trial to wandb; None as `run` sends nothing. Raises nothing, and waits in `close` alone.
 
@@ -109,7 +125,7 @@ class TrialRun:
     def __init__(self, run: WandbRun | None) -> None:
         self.path = run.path if run else None
         """`<project>/<run id>`, as trial.json and the stages of other trials name it."""
-        self._tracker = WandbTracker(run) if run else None
+        self._tracker = _Tracker(run) if run else None
         self._lock = threading.Lock()
         self._offsets: dict[str, int] = {}
         self._highest = 0
@@ -165,15 +181,56 @@ class TrialRun:
         if self._tracker:
             self._tracker.close(self._exit_code)
 
+    @property
+    def sent(self) -> bool:
+        """Whether all of it went through; known after `close`. Where nothing is sent, it did not."""
+        return self._tracker is not None and self._tracker.sent
 
-def tell_end(run: WandbRun, status: str, reason: str) -> None:
-    """Tell a trial's run what became of it where its own process could not. Waits as `TrialRun.close` does.
 
-    What the trial had sent stays, in offline files too: these go on where the run was left.
+def tell_end(run: WandbRun, status: str, reason: str) -> bool:
+    """Tell a trial's run what became of it where its own process could not; return whether that went through.
+
+    Waits as `TrialRun.close` does. What the trial had sent stays, in offline files too: these go on where the
+    run was left.
     """
     trial = TrialRun(dataclasses.replace(run, from_start=False))
     trial.finish(status, {}, reason)
     trial.close()
+    return trial.sent
+
+
+class Ends:
+    """Tells wandb of trials that were ended from outside: one after another, as it has one run at a time in a process.
+
+    Raises nothing, and waits in `close` alone, there ENDS_SECONDS for all of them together. The first that hangs or
+    fails is the last that is tried: the service would fail the others too. What was not told is in trial.json.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[tuple[WandbRun, str, str] | None] = queue.Queue()
+        self._taken, self._told = 0, 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="ratchet-wandb-ends", daemon=True)
+        self._thread.start()
+
+    def tell(self, run: WandbRun, status: str, reason: str) -> None:
+        """Take the end of a trial, as `tell_end` does, and return at once. To be called from one thread."""
+        self._taken += 1
+        self._waiting.put((run, status, reason))
+
+    def close(self) -> None:
+        """Wait until all is told, for no more than ENDS_SECONDS, and say how many trials' ends were not."""
+        self._waiting.put(None)
+        self._thread.join(ENDS_SECONDS)
+        self._over.set()
+        if left := self._taken - self._told:
+            _log.warning("wandb was not told how %d of %d trials ended; trial.json has it", left, self._taken)
+
+    def _work(self) -> None:
+        while (end := self._waiting.get()) is not None and not self._over.is_set():
+            if not tell_end(*end):
+                return
+            self._told += 1
 
 
 def _row(link: StageLink) -> list[Any]:
