@@ -91,13 +91,3 @@ class Pages(_Thread):
                 self._write()
             except RatchetError as error:
                 _log.warning("%s", error)
-
-
-class Ends:
-    def tell(self, run, status, reason):
-        from ratchet.track.trial import tell_end
-
-        tell_end(run, status, reason)
-
-    def close(self):
-        pass

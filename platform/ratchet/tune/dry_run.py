@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+from ratchet.errors import PlanError
 from ratchet.tune.choose import Chosen
 from ratchet.tune.definition import Sweep
 from ratchet.tune.points import Categorical, Trial, dimensions, trial_count, trials
@@ -27,16 +28,28 @@ def dry_run(sweep: Sweep) -> str:
     if space.search.by == "tpe" and space.budget.trials is not None:
         search = space.search.model_copy(update={"by": "random"})
         drawn = itertools.islice(trials(space.model_copy(update={"search": search})), _MOST_DRAWN)
-        return describe_drawn(_forecast(sweep, drawn), count or space.budget.trials)
+        one, left_out = _forecast(sweep, drawn)
+        return describe_drawn(one, count or space.budget.trials) + left_out
     if space.search.by == "tpe" or count is None or count > _MOST:
         first = {
             key: one.values[0] if isinstance(one, Categorical) else one.low for key, one in dimensions(space).items()
         }
-        one = _forecast(sweep, [Trial(first, space.seeds[0] if space.seeds else None)])
-        return describe_open(one, count, space.budget.hours)
-    return describe(_forecast(sweep, trials(space)))
+        one, left_out = _forecast(sweep, [Trial(first, space.seeds[0] if space.seeds else None)])
+        return describe_open(one, count, space.budget.hours) + left_out
+    one, left_out = _forecast(sweep, trials(space))
+    return describe(one) + left_out
 
 
-def _forecast(sweep: Sweep, found: Iterable[Trial]) -> Forecast:
-    tasks = (sweep.task(Chosen(one, n, sweep.space.search.by)) for n, one in enumerate(found, 1))
-    return forecast([(task.name, task.plan) for task in tasks])
+def _forecast(sweep: Sweep, found: Iterable[Trial]) -> tuple[Forecast, str]:
+    """Return the work of the trials that the plan allows, and a line about those that it does not."""
+    plans, refused = [], 0
+    for number, one in enumerate(found, 1):
+        try:
+            task = sweep.task(Chosen(one, number, sweep.space.search.by))
+        except PlanError:
+            refused += 1
+        else:
+            plans.append((task.name, task.plan))
+    return forecast(
+        plans
+    ), f"{refused} more trials will fail: the plan does not allow their values\n" if refused else ""

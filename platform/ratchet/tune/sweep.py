@@ -26,7 +26,8 @@ from ratchet.store.lease import leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.progress import Console, duration
-from ratchet.tune.aside import Clock, Ends, Pages
+from ratchet.track.trial import Ends
+from ratchet.tune.aside import Clock, Pages
 from ratchet.tune.choose import Chooser, Chosen, read_trials
 from ratchet.tune.definition import TRIALS, Sweep
 from ratchet.tune.gather import Asked, gather, write_sweep
