@@ -31,7 +31,9 @@ def test_a_plan_that_does_not_fit_the_cluster_is_told_before_any_trial(tmp_path:
     assert not list((tmp_path / "out/sweeps/small-rates").glob("trials/*"))
 
 
-def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_the_sweep(tmp_path: Path) -> None:
+def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite = "evaluate: [{suite: suite.yaml, models: final}]\n"
     sweep_run.write_files(tmp_path, RATES, sweep_run.SMALL + suite)
     (tmp_path / "suite.yaml").write_text(whole_run.SUITE)
@@ -66,7 +68,8 @@ def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_t
         assert document["best"] == best["point_id"]
     assert document["work"]["stages"] == 3
     assert (tmp_path / "out/sweeps/small-rates/sweep.html").exists()
-    promoted = load_plan(tmp_path / "jobs" / "small-rates.yaml")
+    monkeypatch.chdir(tmp_path)
+    promoted = load_plan(Path("jobs/small-rates.yaml"))
     point = next(one for one in document["points"] if one["id"] == document["best"])
     assert promoted.stages["align"].learning_rate == point["values"]["stages.align.learning_rate"]
 
