@@ -54,6 +54,13 @@ def test_an_objective_that_some_trials_have_not_is_refused() -> None:
     ]
 
 
+def test_a_metric_that_is_wrong_for_two_reasons_is_told_once() -> None:
+    lines = said(BETAS + asha("warm/score/sums"))
+    assert len(lines) == 1 and "is known when a trial ends" in lines[0]
+    lines = said(BETAS.replace("accuracy", "acuracy") + asha("warm/train/loss"))
+    assert [line.split(": ")[1] for line in lines] == ['objectives."align/heldout/acuracy"', "scheduler.metric"]
+
+
 def test_an_objective_of_one_kind_is_taken_where_all_trials_are_of_it() -> None:
     assert said(BETAS.replace("align/heldout/accuracy", "align/train/dpop/active")) == []
 

@@ -54,7 +54,7 @@ def check_space(plan: Document, written: Document, space: Space, metrics: Callab
     problems += tried.problems
     plans = {at: plan_of(one) for at, one in tried.good.items()} or {"": _near(plan, base)}
     known = {at: metrics(one) for at, one in plans.items()}
-    fail([*problems, *_metrics(written, space, known), *_scheduler(written, space, list(plans.values()))])
+    fail([*problems, *_objectives(written, space, known), *_scheduler(written, space, known, list(plans.values()))])
 
 
 def _near(plan: Document, base: Document) -> Plan:
@@ -102,51 +102,61 @@ def _drawn_faults(written: Document, path: KeyPath, kind: str, annotation: Any) 
     yield written.problem((*path, kind), f"{draws}, and the key takes {describe(annotation)}{hint(other)}")
 
 
-def _metrics(written: Document, space: Space, known: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
-    """Yield which metrics are not had by all trials; `known` are those of trials, by where they lie."""
-    named = list(dict.fromkeys(name for names in known.values() for name in names))
-    common = [name for name in named if all(name in names for names in known.values())]
+def _objectives(written: Document, space: Space, known: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    """Yield which objectives are not had by all trials; `known` are the metrics of trials, by where they lie."""
+    named, common = _named(known)
     for metric in space.objectives:
         if metric not in named:
             yield written.problem(("objectives", metric), f"no step reports this{_or(metric, common)}")
         elif metric not in common:
             yield written.problem(("objectives", metric), f"not every trial reports this: {_without(metric, known)}")
+
+
+def _scheduler(
+    written: Document, space: Space, known: Mapping[str, Sequence[str]], plans: Sequence[Plan]
+) -> Iterator[Problem]:
+    """Yield why a scheduler's metric is no metric of every trial's steps, or does not tell trials apart."""
     if space.scheduler is None:
         return
+    named, common = _named(known)
     metric, training = space.scheduler.metric, [name for name in common if "/train/" in name]
     if metric not in named:
-        what = f"no step reports {metric}{_or(metric, training)}"
+        what: str | None = f"no step reports {metric}{_or(metric, training)}"
     elif metric not in common:
         what = f"not every trial reports {metric}: {_without(metric, known)}"
     elif metric not in training:
         what = f"{metric} is known when a trial ends, and a scheduler needs one of its steps{_or(metric, training)}"
     else:
-        return
-    yield written.problem(("scheduler", "metric"), what)
+        what = _no_say(space, metric, plans)
+    if what is not None:
+        yield written.problem(("scheduler", "metric"), what)
+
+
+def _named(known: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Return the metrics that some trial has, and those that all have."""
+    named = list(dict.fromkeys(name for names in known.values() for name in names))
+    return named, [name for name in named if all(name in names for names in known.values())]
 
 
 def _without(metric: str, known: Mapping[str, Sequence[str]]) -> str:
     return f"none does at {next(at for at, names in known.items() if metric not in names)}"
 
 
-def _scheduler(written: Document, space: Space, plans: Sequence[Plan]) -> Iterator[Problem]:
-    """Yield why a scheduler's metric says nothing of which trial is better at a step."""
-    if space.scheduler is None:
-        return
-    metric = space.scheduler.metric
-    stage, path = metric.partition("/")[0], ("scheduler", "metric")
-    if not all(stage in plan.stages for plan in plans):
-        return  # no metric of every trial
+def _no_say(space: Space, metric: str, plans: Sequence[Plan]) -> str | None:
+    """Return why a metric of steps says nothing of which trial is better at one, or None."""
+    stage = metric.partition("/")[0]
     ordered = [key for key in (f"stages.{stage}.data", f"stages.{stage}.steps.order") if key in space.keys]
     if any(key.endswith(".order") or space.keys[key].permutation for key in ordered):
-        what = (
+        return (
             f"{metric} is of other sources in other trials at the same step, as {ordered[0]} orders them: "
             "take a metric of a stage after it, or leave the scheduler out"
         )
-        yield written.problem(path, what)
-    elif not any(_changes(key, _made_of(plan, stage)) for plan in plans for key in space.keys):
-        what = f"{metric} is the same in all trials, as no key changes {stage} or what it starts from"
-        yield written.problem(path, f"{what}: take a metric of a stage that a key changes, or leave the scheduler out")
+    if any(_changes(key, _made_of(plan, stage)) for plan in plans for key in space.keys):
+        return None
+    return (
+        f"{metric} is the same in all trials, as no key changes {stage} or what it starts from: "
+        "take a metric of a stage that a key changes, or leave the scheduler out"
+    )
 
 
 def _made_of(plan: Plan, name: str) -> set[str]:
