@@ -16,7 +16,7 @@
 <root>/store/steps/<fp>/    what a step made, for all trials that have it: as in runs/<plan>/steps/<step>
 <root>/store/leases/<key>/  who is making something now
 <root>/sweeps/<sweep>/      plan.yaml  space.yaml  sweep.{html,md,json}  lock
-<root>/sweeps/<sweep>/trials/<trial>/   a run folder, with point.json progress.jsonl trial.json
+<root>/sweeps/<sweep>/trials/<trial>/   a run folder, with point.json log.txt progress.jsonl trial.json
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_a
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Merge
 from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store.files import storage_errors, write_json, write_text
@@ -155,7 +156,7 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
     """Refuse a folder that holds trials of something else, or put it aside where `fresh`."""
     folder, identity = sweep.folder, sweep.identity | contents(sweep.plan)
     before = read_json_or_none(folder / IDENTITY)
-    if fresh and folder.exists():
+    if fresh and any(path.name != "lock" for path in folder.iterdir()):
         aside = folder.with_name(f"{folder.name}.{now().replace(':', '')}")
         with storage_errors(aside):
             aside.mkdir()
@@ -183,7 +184,8 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
 
 def contents(plan: Plan) -> dict[str, Any]:
     """Return the content of the files that a plan reads: sources, a model folder. Raises DataError, ModelError."""
-    sources = {name: fingerprint(pairs_identity(source, plan.model.system)) for name, source in plan.data.items()}
+    used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
+    sources = {name: fingerprint(pairs_identity(plan.data[name], plan.model.system)) for name in sorted(used)}
     return {"sources": sources, "model": digest_model(Path(plan.model.path)) if plan.model.path else None}
 
 
