@@ -85,6 +85,8 @@ def test_metrics_are_asked_for_once_for_each_kind_of_trial() -> None:
         (BETAS, "control/train/loss", "4: scheduler.metric: control/train/loss is the same in all trials, as no key changes control or what it starts from: take a metric of a stage that a key changes, or leave the scheduler out"),
         (BETAS, "align/train/loss", None),
         (BETAS.replace("align.beta", "warm.learning_rate"), "align/train/loss", None),
+        (BETAS.replace("align.beta", "warm.learning_rate") + "set: {stages.align.reference: base}\n", "align/train/loss", None),
+        (BETAS + "set: {stages.control.reference: align}\n", "control/train/loss", None),
         (BETAS.replace("stages.align.beta: {grid: [0.1, 0.3]}", "data.sums.seed: {grid: [1, 2]}"), "warm/train/loss", None),
         (BETAS.replace("stages.align.beta: {grid: [0.1, 0.3]}", "model.scratch.layers: {grid: [1, 2]}"), "warm/train/loss", None),
         (ORDERS, "align/train/heldout/loss", "5: scheduler.metric: align/train/heldout/loss is of other sources in other trials at the same step, as stages.align.data orders them: take a metric of a stage after it, or leave the scheduler out"),

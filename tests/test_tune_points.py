@@ -25,6 +25,7 @@ from ratchet.tune.points import (
     points,
     trial_count,
     trials,
+    unseen_of,
 )
 
 KEYS: dict[str, Any] = {
@@ -206,3 +207,11 @@ def test_tpe_has_no_list_of_points() -> None:
         next(points(space(KEYS, search={"by": "tpe"})))
     with pytest.raises(ValueError, match="a grid cannot hold a loguniform key"):
         next(points(space(KEYS)))
+
+
+@pytest.mark.parametrize("by", ["random", "tpe"])
+def test_one_of_one_more_points_than_are_known_is_new(by: str) -> None:
+    endless = space(KEYS, search={"by": by})
+    assert len({Trial(point).point_id for point in unseen_of(endless, 40)}) == 41
+    short = space({"x": {"grid": [1, 2, 3]}, "y": {"randint": [0, 1]}}, search={"by": by})
+    assert [len({Trial(point).point_id for point in unseen_of(short, seen)}) for seen in (0, 4, 6)] == [1, 5, 6]
