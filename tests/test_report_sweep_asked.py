@@ -62,3 +62,20 @@ def test_what_was_set_for_the_sweep_is_set_again_and_counts_as_the_plans_own() -
     words = [word for one in sets for word in ("--set", one)]
     assert shlex.split(dict(facts(read))["to repeat"]) == ["ratchet", "sweep", *files, *words]
     assert plan_point(read_sweep(document | {"plan_text": "# --set a.b=1\nnull"})) is None
+
+
+def test_a_result_stands_at_the_stage_that_it_is_of_whatever_was_trained_after_it() -> None:
+    document = beta_lambda(3)
+    last = document["trials"][0]["steps"][-1]
+    control = {**document["stages"][-1], "id": "control" * 3, "name": "control", "chunk": "all", "trials": []}
+    control["start"] = document["stages"][0]["id"]
+    for trial in document["trials"]:
+        trial["steps"].append(control["id"])
+        control["trials"].append(trial["id"])
+    document["stages"].append(control)
+    tree = stage_tree(read_sweep(document))
+    assert tree
+    box = next(node for node in tree.nodes if node.id == last)
+    other = next(node for node in tree.nodes if node.id == control["id"])
+    assert any(abs(leaf.y - box.y) < 80 and leaf.x > box.x for leaf in tree.leaves)
+    assert not any(leaf.x > other.x and abs(leaf.y - other.y) < 20 for leaf in tree.leaves)

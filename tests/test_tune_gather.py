@@ -288,3 +288,13 @@ def test_folders_that_are_no_trials_are_left_out_and_broken_ones_named(trials: T
     path.write_text('{"metrics": {"m": 3}}')
     with pytest.raises(CorruptError, match=re.escape("trials/ta: not a trial as it was written")):
         gather(trials.layout, asked())
+
+
+def test_the_values_of_an_order_are_its_orders(trials: Trials) -> None:
+    trials.add("a", 0.5)
+    keys = {"stages.align.data": {"permutation": ["a", "b", "c"]}, "stages.align.beta": {"uniform": [0.1, 0.3]}}
+    found = gather(trials.layout, asked(keys=keys))
+    assert sorted(found.keys[0].values) == [list(order) for order in itertools.permutations("abc")]
+    assert found.keys[1].values == (0.1, 0.3)
+    many = {"stages.align.data": {"permutation": list("abcde")}}
+    assert gather(trials.layout, asked(keys=many)).keys[0].values == ()

@@ -102,6 +102,14 @@ def _kept(below: Mapping[str | None, Sequence[Stage]]) -> tuple[set[str], int]:
     return kept, levels
 
 
+def _end(sweep: Sweep, trial: Trial) -> str:
+    """Return the stage that a trial's first objective is of, as far as it came: its last step, else its last of all."""
+    names = {stage.id: stage.name for stage in sweep.stages}
+    wanted = sweep.objectives[0].metric.split("/")[0]
+    found = [one for one in trial.steps if names[one].split(".")[0] == wanted]
+    return (found or trial.steps)[-1]
+
+
 class _Layout:
     """Places boxes from the top down; `y` is where the next row begins."""
 
@@ -114,7 +122,7 @@ class _Layout:
         self.ending: dict[str, list[Trial]] = {}
         for trial in sweep.trials:
             if trial.steps:
-                self.ending.setdefault(trial.steps[-1], []).append(trial)
+                self.ending.setdefault(_end(sweep, trial), []).append(trial)
         self.nodes: list[Node] = []
         self.leaves: list[Leaf] = []
         self.edges: list[Edge] = []

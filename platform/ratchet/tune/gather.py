@@ -9,15 +9,17 @@ from typing import Any
 
 from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
-from ratchet.plan.space import Space
+from ratchet.plan.space import Distribution, Space
 from ratchet.report.sweep_data import NAME, Importance, Key, Objective, Stage, Sweep, Trial, Value, Work
 from ratchet.store.files import write_json
 from ratchet.store.layout import Layout
 from ratchet.store.record import code_commit, now, read_json_or_none, read_record, versions
 from ratchet.tune.importance import importance
+from ratchet.tune.points import size_of, value_at
 from ratchet.tune.rank import points_of
 
 FORMAT = 1
+_MOST_ORDERS = 24
 _END = "the trial's folder can be deleted: the trial is run again"
 
 
@@ -57,7 +59,7 @@ def gather(
     values = {trial.point: point for trial, point, _ in reversed(found)}
     points = points_of(trials, values, objectives, marks or {}, asked.space.seeds or ())
     keys = tuple(
-        Key(key, one.kind, tuple(getattr(one, one.kind)))  # type: ignore[arg-type]
+        Key(key, one.kind, _values(one))  # type: ignore[arg-type]
         for key, one in asked.space.keys.items()
     )
     return Sweep(
@@ -88,6 +90,14 @@ def gather(
         space_text=asked.space_text,
         warnings=tuple(warnings),
     )
+
+
+def _values(one: Distribution) -> tuple[Any, ...]:
+    """Return a key's values in their order, or the ends of its range; of more than `_MOST_ORDERS` orders none."""
+    if one.permutation is None:
+        return tuple(getattr(one, one.kind))
+    count = size_of(one) or 0
+    return tuple(value_at(one, index) for index in range(count)) if count <= _MOST_ORDERS else ()
 
 
 def write_sweep(folder: Path, document: Sweep) -> Path:
