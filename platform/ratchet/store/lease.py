@@ -16,8 +16,8 @@ something is published. Between a check and what follows it lies a moment that n
 appears whole, by one rename, and the same whoever made it.
 
 No two processes may wait for each other. So a lease is taken before those of what it is made from,
-and several of one kind in the order of their names: a step, then a model's answers, then judgments, then scores,
-tokens, pairs and models.
+and several of one kind in the order of their names: a sweep's trial, a step, then a model's answers, then
+judgments, then scores, tokens, pairs and models. While a sweep's folder is held, no other is waited for.
 """
 
 from __future__ import annotations

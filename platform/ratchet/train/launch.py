@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import errors
-from ratchet.errors import ClusterError, RatchetError
+from ratchet.errors import ClusterError, RatchetError, TrainingError
 from ratchet.store.files import write_text
 from ratchet.train import faults
 from ratchet.train.spec import TrainSpec
@@ -171,7 +171,8 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
     except (TrainingFailedError, RayError) as error:
         why = _root(error)
         memory = "out of memory" in why.lower()
-        raise ClusterError(
+        # Memory that runs out is the plan's affair: another call would run out of it again.
+        raise (TrainingError if memory else ClusterError)(
             f"the training workers failed, also after restarting: {why}",
             where=f"step {spec.step}",
             fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero"

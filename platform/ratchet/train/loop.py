@@ -102,10 +102,11 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
             due = batch.step == course.total_steps or batch.step % spec.checkpoint.every == 0
             if due and parts.heldout is not None:
                 metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.token_budget, parts.communicator)
-            error = write_down(spec, parts, batch, metrics)
+            error = write_down(parts, batch, metrics)
             if due:
                 facts = {"metrics": metrics, "first": first, "workers": parts.communicator.world}
                 save(parts, batch, {**facts, "layout": dict(parts.engine.layout)}, error)
+            error = error or told_to_end(spec, parts, batch)
             clock = time.monotonic()
     return Result(course.total_steps, metrics, first)
 
@@ -215,11 +216,8 @@ def rates(spec: TrainSpec, parts: Parts, batch: GlobalBatch, seconds: float) -> 
     return {"pairs_per_second": len(batch.rows) / seconds, "tokens_per_second": tokens / seconds}
 
 
-def write_down(spec: TrainSpec, parts: Parts, batch: GlobalBatch, metrics: dict[str, float]) -> RatchetError | None:
-    """Log the step, and look whether the run was told to end.
-
-    An error is worker 0's alone, so it is returned: all agree on it at the next step.
-    """
+def write_down(parts: Parts, batch: GlobalBatch, metrics: dict[str, float]) -> RatchetError | None:
+    """Log the step. An error is worker 0's alone, so it is returned: all agree on it at the next step."""
     try:
         if parts.tracker is not None:
             parts.tracker.log(batch.step, metrics)
@@ -227,10 +225,15 @@ def write_down(spec: TrainSpec, parts: Parts, batch: GlobalBatch, metrics: dict[
             parts.ledger.append(batch)
     except RatchetError as error:
         return error
-    if parts.tracker is not None and spec.stop_file is not None and Path(spec.stop_file).exists():
-        what = f"ended after step {batch.step}, as it was told to"
-        return TrainingError(what, where=f"step {spec.step}", fix=f"see {spec.stop_file}")
     return None
+
+
+def told_to_end(spec: TrainSpec, parts: Parts, batch: GlobalBatch) -> RatchetError | None:
+    """Return an error where `spec.stop_file` is there. Worker 0 looks, and all agree on it at the next step."""
+    if parts.tracker is None or spec.stop_file is None or not Path(spec.stop_file).exists():
+        return None
+    what = f"ended after step {batch.step}, as it was told to"
+    return TrainingError(what, where=f"step {spec.step}", fix=f"see {spec.stop_file}")
 
 
 def save(parts: Parts, batch: GlobalBatch, facts: Mapping[str, Any], error: RatchetError | None) -> None:

@@ -89,5 +89,5 @@ class Pages(_Thread):
                 return
             try:
                 self._write()
-            except RatchetError as error:
-                _log.warning("%s", error)
+            except Exception:  # the last page raises it again, once the trials have ended
+                _log.exception("the sweep's page could not be written")

@@ -28,7 +28,9 @@ class Chosen:
 
 
 @dataclasses.dataclass
-class _Seen:
+class Seen:
+    """A trial that was chosen, and its trial.json, where it has one."""
+
     chosen: Chosen
     document: Mapping[str, Any] | None
 
@@ -41,7 +43,7 @@ class Chooser:
 
     def __init__(self, space: Space, folder: Path, spent: float = 0.0) -> None:
         self.space, self.folder = space, folder
-        self._seen: dict[str, _Seen] = {one.chosen.trial.trial_id: one for one in read_trials(folder)}
+        self._seen: dict[str, Seen] = {one.chosen.trial.trial_id: one for one in known_trials(folder)}
         self._left = [one.chosen for one in self._seen.values() if one.document is None or passing(one.document)]
         self._new = iter(self._list()) if space.search.by != "tpe" else iter(self._proposals())
         hours = space.budget.hours
@@ -86,12 +88,12 @@ class Chooser:
                     yield self._choose(trial)
 
     def _begun(self, seeds: tuple[int | None, ...]) -> Mapping[str, Any] | None:
-        """Return the newest point, where a killed driver had not come to all of its seeds."""
-        seen = list(self._seen.values())
-        if not seen:
-            return None
-        last = seen[-1].chosen.trial
-        return last.values if any(Trial(last.values, seed).trial_id not in self._seen for seed in seeds) else None
+        """Return the first point without all seeds: a driver was killed between them, or seeds were added since."""
+        for one in self._seen.values():
+            point = one.chosen.trial.values
+            if any(Trial(point, seed).trial_id not in self._seen for seed in seeds):
+                return point
+        return None
 
     def _spent(self) -> bool:
         most = self.space.budget.trials
@@ -101,17 +103,17 @@ class Chooser:
         chosen = Chosen(
             trial, 1 + max((one.chosen.number for one in self._seen.values()), default=0), self.space.search.by
         )
-        self._seen[trial.trial_id] = _Seen(chosen, None)
+        self._seen[trial.trial_id] = Seen(chosen, None)
         return chosen
 
     def _known(self, seeds: int) -> list[Known]:
         """What is known of each point, in the order of choice; done once all its seeds have ended."""
-        points: dict[str, list[_Seen]] = {}
+        points: dict[str, list[Seen]] = {}
         for one in self._seen.values():
             points.setdefault(one.chosen.trial.point_id, []).append(one)
         return [self._summary(trials, seeds) for trials in points.values()]
 
-    def _summary(self, trials: list[_Seen], seeds: int) -> Known:
+    def _summary(self, trials: list[Seen], seeds: int) -> Known:
         """Return what is told of a point: a mean once all its seeds have finished; failed where one of them did not.
 
         A trial that is run again, or that lacks an objective that was not asked for then, is as good as under way.
@@ -133,12 +135,12 @@ class Chooser:
         return Known(point, "done", tuple(means))
 
 
-def read_trials(folder: Path) -> list[_Seen]:
+def known_trials(folder: Path) -> list[Seen]:
     """Return the trials in `folder` in the order in which they were chosen."""
     found = []
     for path in folder.glob(f"*/{POINT}"):
         told = read_json_or_none(path)
         if told is not None:
             chosen = Chosen(Trial(told["point"], told["seed"]), told["number"], told["by"])
-            found.append(_Seen(chosen, read_json_or_none(path.with_name(TRIAL))))
+            found.append(Seen(chosen, read_json_or_none(path.with_name(TRIAL))))
     return sorted(found, key=lambda one: one.chosen.number)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet.errors import PlanError
 from ratchet.plan.document import Document
 from ratchet.plan.load import plan_of, read_plan, read_space, space_of
 from ratchet.plan.schema import Plan
@@ -16,7 +18,7 @@ from ratchet.tune.check import check_space
 from ratchet.tune.choose import Chosen
 from ratchet.tune.metrics import metric_names
 from ratchet.tune.trial import TrialTask
-from ratchet.tune.trial_plan import trial_document
+from ratchet.tune.trial_plan import base_document, trial_document
 from ratchet.tune.yaml_text import in_yaml_block
 
 _WHERE = {"cluster", "track", "name"}
@@ -25,7 +27,10 @@ TRIALS = "trials"
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A plan and a space that is known to fit it, as documents and as values, and their texts as written."""
+    """A plan and a space that is known to fit it, as documents and as values, and their texts as written.
+
+    `plan` has what the space sets and leaves out for all trials, `document` has not.
+    """
 
     plan: Plan
     document: Document
@@ -91,5 +96,7 @@ def read_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ())
     written = read_space(space_path)
     space = space_of(written)
     check_space(document, written, space, metric_names)
+    with contextlib.suppress(PlanError):  # by itself it may lack what every trial has
+        plan = plan_of(base_document(document, space, written))
     head = "".join(f"# --set {one}\n" for one in overrides)
     return Sweep(plan, document, head + plan_path.read_text(), space, written, space_path.read_text())

@@ -24,7 +24,7 @@ from ratchet.track.wandb import WandbRun
 from ratchet.train.launch import free_slots
 from ratchet.tune.metrics import metric_names, read_metrics_of
 from ratchet.tune.send_scores import send_scores
-from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, run_trial, write_point
+from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, passing, run_trial, write_point
 from ratchet.tune.watch import Listener, TrialStop, Watch
 
 LOG, PROGRESS = "log.txt", "progress.jsonl"
@@ -47,6 +47,9 @@ def work(task: TrialTask, report: Report) -> dict[str, Any]:
             log = stack.enter_context((task.folder / LOG).open("a", encoding="utf-8"))
         what = f"trial {task.name} of {task.sweep}"
         stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say))
+        before = read_json_or_none(task.folder / TRIAL)
+        if before is not None and not passing(before):  # it ended while this process waited, or before
+            return dict(before)
         wandb = TrialRun(trial_run(task.plan.track.wandb, task.sweep, chosen, resolved, task.folder))
         stack.callback(wandb.close)
         listeners: list[Listener] = [wandb.line]

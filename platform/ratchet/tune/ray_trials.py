@@ -56,10 +56,10 @@ class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
         """Save nothing: what is known of trials stands in their folders."""
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Do nothing: `Ends` tells what became of a trial, before the next one is asked for."""
+        """Do nothing: `Endings` tells what became of a trial, before the next one is asked for."""
 
 
-class Ends(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
+class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
     """Tells `ended(task, status, reason)` that a trial has ended, as far as Ray knows: failed, and why.
 
     A trial that came to an end by itself has written down its own status. This stands in the place of
@@ -125,7 +125,7 @@ def run_trials(
                 name=name,
                 storage_path=str(folder.absolute()),
                 failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                callbacks=[Ends(ended)],
+                callbacks=[Endings(ended)],
                 verbose=0,
             ),
         ).fit()

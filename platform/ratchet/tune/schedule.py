@@ -35,10 +35,12 @@ class Gently:
     Ray would keep the slots of a killed trial's training workers until the end of the job.
     """
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.told: set[str] = set()
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return always that the trial goes on; what the scheduler says after it has ended one is not asked for."""
-        if not hasattr(self, "told"):
-            self.told: set[str] = set()
         if trial.trial_id not in self.told:
             decision = super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
             if decision == TrialScheduler.STOP:

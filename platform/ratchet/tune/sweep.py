@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store.files import storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.lease import leased
+from ratchet.store.lease import Lease, leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.progress import Console, duration
 from ratchet.track.trial import Ends
 from ratchet.tune.aside import Clock, Pages
-from ratchet.tune.choose import Chooser, Chosen, read_trials
+from ratchet.tune.choose import Chooser, Chosen, known_trials
 from ratchet.tune.definition import TRIALS, Sweep
 from ratchet.tune.gather import Asked, gather, write_sweep
 from ratchet.tune.marks import order_marks
@@ -40,6 +41,8 @@ from ratchet.tune.trial import POINT, TrialTask, end_trial, error_of, reason_of,
 from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS = "identity.json", "calls.json"
+_MOST_REFUSED = 100
+"""Points in a row that the plan does not allow, after which a sweep gives up."""
 
 
 def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
@@ -50,7 +53,8 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
     """
     folder, console = sweep.folder, Console()
     with hold(folder):
-        _claim(sweep, console, fresh=fresh)
+        with _alone(sweep):
+            _claim(sweep, console, fresh=fresh)
         with Clock(folder / CALLS) as clock:
             _go_on(sweep, clock, console)
         return write_page(sweep, clock.seconds)
@@ -75,11 +79,15 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
 
     Several processes may do so in one sweep at a time. Raises what the trial failed of.
     """
-    layout = Layout(Path(sweep.plan.cluster.storage).resolve())
-    with leased(layout.lease(f"sweep-{sweep.name}"), what=f"the trials of {sweep.name}"):
+    with _alone(sweep):
         _claim(sweep, Console(), fresh=False)
-        numbers = [one.chosen.number for one in read_trials(sweep.folder / TRIALS)]
-        task = sweep.task(Chosen(Trial(values, seed), 1 + max(numbers, default=0), "agent"))
+        numbers = [one.chosen.number for one in known_trials(sweep.folder / TRIALS)]
+        chosen = Chosen(Trial(values, seed), 1 + max(numbers, default=0), "agent")
+        try:
+            task = sweep.task(chosen)
+        except PlanError as error:
+            reject(sweep.impossible(chosen), error)
+            raise
         write_point(task)
     with ray_session(task.plan.cluster):
         document = work(task, lambda line: None)
@@ -98,21 +106,21 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
     waiting = iter(itertools.chain([first], iter(chooser.next, None)))
 
     def choose() -> TrialTask | None:
+        refused = 0
         for chosen in waiting:
             try:
                 task = sweep.task(chosen)
             except PlanError as error:
                 console.say(f"{chosen.trial.trial_id:<20} {error.what}")
-                reject(sweep.impossible(chosen), error)
+                chooser.ended(chosen.trial.trial_id, reject(sweep.impossible(chosen), error))
+                refused += 1
+                if refused == _MOST_REFUSED:
+                    raise
                 continue
             write_point(task)
             console.step(f"{task.number}{f' of {of}' if of else ''}", words(task))
             return task
         return None
-
-    def reject(task: TrialTask, error: PlanError) -> None:
-        write_point(task)
-        chooser.ended(task.name, end_trial(task, "failed", reason=reason_of(error)))
 
     def take(task: TrialTask, status: str, reason: Mapping[str, str]) -> None:
         document, run = end_from_outside(task, status, reason)
@@ -135,6 +143,12 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
         )
 
 
+def reject(task: TrialTask, error: PlanError) -> dict[str, Any]:
+    """Write down a trial whose values the plan does not allow, and return its trial.json. Raises StorageError."""
+    write_point(task)
+    return end_trial(task, "failed", reason=reason_of(error))
+
+
 def words(task: TrialTask) -> str:
     """Return what a trial is, for people."""
     values = ", ".join(f"{key} {in_yaml(value)}" for key, value in task.point.items())
@@ -152,12 +166,18 @@ def said(task: TrialTask, document: Mapping[str, Any]) -> str:
     return f"{task.name:<20} finished in {duration(document['seconds'])}: {', '.join(found)}"
 
 
+def _alone(sweep: Sweep) -> contextlib.AbstractContextManager[Lease]:
+    """Hold what is all trials': the folder's claim, numbers, the page. Agents run trials of one sweep side by side."""
+    layout = Layout(Path(sweep.plan.cluster.storage).resolve())
+    return leased(layout.lease(f"sweep-{sweep.name}"), what=f"the folder of {sweep.name}")
+
+
 def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
     """Refuse a folder that holds trials of something else, or put it aside where `fresh`."""
     folder, identity = sweep.folder, sweep.identity | contents(sweep.plan)
     before = read_json_or_none(folder / IDENTITY)
     if fresh and any(path.name != "lock" for path in folder.iterdir()):
-        aside = folder.with_name(f"{folder.name}.{now().replace(':', '')}")
+        aside = folder.with_name(f"{folder.name}.{now().replace(':', '')}-{uuid.uuid4().hex[:4]}")
         with storage_errors(aside):
             aside.mkdir()
             for path in sorted(folder.iterdir(), key=lambda path: path.name == IDENTITY):  # which says whose they are
@@ -193,8 +213,8 @@ def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
     """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
     layout = Layout(Path(sweep.plan.cluster.storage).resolve())
     asked = Asked(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
-    with leased(layout.lease(f"sweep-{sweep.name}"), what=f"the page of {sweep.name}"):  # the last one knows of all
-        found = [one.document for one in read_trials(sweep.folder / TRIALS) if one.document is not None]
+    with _alone(sweep):  # the last one knows of all
+        found = [one.document for one in known_trials(sweep.folder / TRIALS) if one.document is not None]
         marks = order_marks(sweep.space, sweep.plan, found, layout)
         document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware())
         write_sweep(sweep.folder, document)

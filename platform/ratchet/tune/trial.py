@@ -120,11 +120,10 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
             raise RunError(f"the run has no value of {', '.join(absent)}", where=str(task.folder), fix="see its report")
     except (RatchetError, TrialStop) as error:
         told = read_json_or_none(task.folder / STOP)
-        if told is not None:  # whatever broke off: training ends with an error of its own
+        if told is not None and type(error).__name__ not in PASSING:  # training ends with an error of its own
             status, reason = "stopped", {"kind": "Stopped", "what": told["what"], "where": "", "fix": ""}
-        elif isinstance(error, TrialStop):
-            raise
         else:
+            assert isinstance(error, RatchetError)  # noqa: S101  a TrialStop comes from that file
             status, reason = "failed", reason_of(error)
     seconds = round(time.monotonic() - clock, 3)
     return end_trial(task, status, reason=reason, metrics=metrics, started=started, seconds=seconds, wandb=wandb)

@@ -35,16 +35,14 @@ class Watch:
     over up to the highest step that was handed on. Listeners are called in a thread of the watch
     (at the end of a block: in that of the block), never two at a time.
 
-    A listener that raises TrialStop ends the trial: while the block still runs, `on_stop` is called
-    in the watch's thread, to break off what the driver waits for; and the stop is raised in the
-    driver's own thread by `check`, and at the end of the block whatever else came of it. A listener that raises
-    anything else is logged and called no more; training and the other listeners go on, and `close`
+    A listener that raises TrialStop ends the trial: the stop is raised in the driver's own thread by
+    `check`, and at the end of the block whatever else came of it. A listener that raises anything
+    else is logged and called no more; training and the other listeners go on, and `close`
     raises its error. So nothing that a listener does ends training but a TrialStop, and nothing is lost.
     """
 
-    def __init__(self, listeners: Sequence[Listener], on_stop: Callable[[], None] | None = None) -> None:
+    def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = list(listeners)
-        self._on_stop = on_stop
         self._lock = threading.Lock()
         self._stop: TrialStop | None = None
         self._errors: list[Exception] = []
@@ -82,10 +80,7 @@ class Watch:
 
     def _follow(self, file: _Followed, over: threading.Event) -> None:
         while not over.wait(_POLL_SECONDS):
-            asked_before = self._stop is not None
             self._hand_on(file)
-            if self._stop is not None and not asked_before and self._on_stop:
-                self._guard(self._on_stop, file.step)
 
     def _end(self, file: _Followed, over: threading.Event, thread: threading.Thread) -> None:
         over.set()

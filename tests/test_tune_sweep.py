@@ -1,0 +1,175 @@
+"""A sweep's folder: whose trials it holds, what `--fresh` does, and what is written of points that the plan refuses."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+import sweep_run
+from ratchet.errors import PlanError, RunError
+from ratchet.track.progress import Console
+from ratchet.tune import sweep as module
+from ratchet.tune.aside import Clock, Pages
+from ratchet.tune.choose import Chosen
+from ratchet.tune.definition import Sweep, read_sweep
+from ratchet.tune.points import Trial
+from ratchet.tune.process import tell, work
+from ratchet.tune.trial import end_trial, write_point
+
+BETA = "stages.align.beta"
+
+
+@pytest.fixture
+def betas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.chdir(tmp_path)
+    return asked(tmp_path)
+
+
+def asked(folder: Path, space: str = sweep_run.BETAS, plan: str = sweep_run.PLAN) -> Sweep:
+    sweep_run.write_files(folder, space, plan)
+    found = read_sweep(Path("plan.yaml"), Path("space.yaml"))
+    found.folder.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def claim(sweep: Sweep, *, fresh: bool = False) -> None:
+    module._claim(sweep, Console(), fresh=fresh)
+
+
+def begin(sweep: Sweep, beta: float = 0.1) -> Path:
+    task = sweep.task(Chosen(Trial({BETA: beta}), 1, "grid"))
+    write_point(task)
+    return task.folder
+
+
+def test_budget_search_and_objectives_may_change_and_keys_and_plan_may_not(betas: Sweep, tmp_path: Path) -> None:
+    claim(betas)
+    more = sweep_run.BETAS + "budget: {trials: 2}\nat_once: 1\n"
+    claim(asked(tmp_path, more.replace("align/heldout/accuracy", "align/heldout/margin")))
+    with pytest.raises(RunError, match=r"space\.keys"):
+        claim(asked(tmp_path, sweep_run.BETAS.replace("1.0", "2.0")))
+    with pytest.raises(RunError, match=r"plan\.stages\.warm\.batch: 32 → 16"):
+        claim(asked(tmp_path, plan=sweep_run.PLAN.replace("data: [sums], batch: 32", "data: [sums], batch: 16")))
+    claim(asked(tmp_path, plan=sweep_run.PLAN.replace("token_budget: 512", "token_budget: 256")))
+
+
+def test_other_rows_of_a_source_are_another_sweep(betas: Sweep, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} + 1 =", "chosen": str(n + 1), "rejected": str(n)} for n in range(30)]
+    path = tmp_path / "more.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    generated = (
+        "more: {generate: {kind: arithmetic_quiz, rows: 30, steps: 2, seed: 3}, build: multiple_choice, held_out: 0.2}"
+    )
+    plan = sweep_run.PLAN.replace(generated, "more: {path: more.jsonl, held_out: 0.2}")
+    claim(asked(tmp_path, plan=plan))
+    path.write_text(path.read_text().replace("29 + 1", "28 + 2"))
+    with pytest.raises(RunError, match=r"sources\.more"):
+        claim(asked(tmp_path, plan=plan))
+
+
+def test_fresh_puts_all_aside_and_a_kill_in_the_middle_mixes_nothing(
+    betas: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(betas)
+    begin(betas)
+    other = asked(tmp_path, sweep_run.BETAS.replace("1.0", "2.0"))
+    rename, moved = Path.rename, []
+
+    def killed(self: Path, target: Path) -> Path:
+        moved.append(self.name)
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        claim(other, fresh=True)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="begun with something else"):
+        claim(other)
+    claim(other, fresh=True)
+    assert not list(other.folder.glob("trials/*"))
+    assert len(list(tmp_path.glob("out/sweeps/tiny-betas.*/trials/*"))) == 1
+
+
+def test_trials_that_nothing_is_known_of_are_not_adopted(betas: Sweep) -> None:
+    claim(betas)
+    begin(betas)
+    (betas.folder / "identity.json").unlink()
+    with pytest.raises(RunError, match="nothing says what they were made from"):
+        claim(betas)
+
+
+def test_a_point_between_the_ends_that_the_plan_refuses_is_recorded(betas: Sweep, tmp_path: Path) -> None:
+    space = """\
+name: sizes
+keys: {model.scratch.hidden_size: {randint: [32, 128]}}
+objectives: {align/heldout/accuracy: max}
+search: {by: random}
+budget: {trials: 2}
+"""
+    sizes = asked(tmp_path, space)
+    chosen = Chosen(Trial({"model.scratch.hidden_size": 45}), 1, "random")
+    with pytest.raises(PlanError, match="45 does not divide by heads = 2") as refused:
+        sizes.task(chosen)
+    document = module.reject(sizes.impossible(chosen), refused.value)
+    assert (document["status"], document["reason"]["kind"]) == ("failed", "PlanError")
+    kept = sizes.folder / "trials" / chosen.trial.trial_id / "trial.json"
+    assert json.loads(kept.read_text()) == document
+
+
+def test_what_every_trial_has_is_in_the_sweeps_plan(betas: Sweep, tmp_path: Path) -> None:
+    found = asked(tmp_path, sweep_run.BETAS + "set: {cluster.workers: 2}\nunset: [stages.align.checkpoint]\n")
+    assert found.plan.cluster.workers == 2 and found.plan.stages["align"].checkpoint.every == 100
+    assert found.task(Chosen(Trial({BETA: 0.1}), 1, "grid")).plan.cluster.workers == 2
+
+
+def test_a_trial_that_has_ended_is_left_as_it_is(betas: Sweep) -> None:
+    claim(betas)
+    task = betas.task(Chosen(Trial({BETA: 0.1}), 1, "grid"))
+    write_point(task)
+    (task.folder / "progress.jsonl").write_text('{"step": 1}\n')
+    ended = end_trial(task, "finished", metrics={})
+    assert work(task, lambda line: None) == ended
+    assert (task.folder / "progress.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_trial_that_was_told_to_end_before_its_driver_was_killed_ends_without_training(betas: Sweep) -> None:
+    claim(betas)
+    task = betas.task(Chosen(Trial({BETA: 0.1}), 1, "grid"))
+    write_point(task)
+    tell(task, "did worse than others at step 4")
+    document = work(task, lambda line: None)
+    assert (document["status"], document["reason"]["what"]) == ("stopped", "did worse than others at step 4")
+    assert not (task.folder / "steps").exists()
+
+
+def test_time_is_added_up_over_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    for seconds, before in ((5.0, 0.0), (7.0, 5.0)):
+        with Clock(tmp_path / "calls.json") as mine:
+            assert mine.before == before
+            clock[0] += seconds
+    assert [call["seconds"] for call in json.loads((tmp_path / "calls.json").read_text())] == [5.0, 7.0]
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_next_ones(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
+    written = [threading.Event(), threading.Event()]
+
+    def write() -> None:
+        calls.append(len(calls))
+        written[calls[-1]].set()
+        if len(calls) == 1:
+            raise KeyError("a number")
+
+    with Pages(write) as pages:
+        for event in written:
+            pages.ask()
+            assert event.wait(10)
+    assert calls == [0, 1] and "page could not be written" in caplog.text
