@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-PLAN = """\
+from whole_run import MODEL
+
+PLAN = (
+    f"""\
 name: tiny
-model:
-  scratch: {tokenizer_from: [sums], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
-            intermediate_size: 64, max_positions: 128}
+{MODEL}"""
+    + """\
 data:
   sums: {generate: {kind: arithmetic, rows: 200, steps: 2, largest: 20}, held_out: 0.1}
   slips:
@@ -33,6 +35,7 @@ stages:
     checkpoint: {every: 2, keep: 2}
 cluster: {token_budget: 512, storage: out}
 """
+)
 
 BETAS = """\
 name: betas
@@ -67,17 +70,11 @@ def made_steps(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
-def scored(folder: Path, split: str = "train") -> list[dict[str, Any]]:
-    """Return the record of every pass over all pairs of a split."""
-    found = [json.loads(path.read_text()) for path in sorted((folder / "out/store/logps").glob("*/record.json"))]
-    return [one for one in found if one["identity"]["split"] == split and one["identity"]["rows"] == "all"]
-
-
-SMALL = """\
+SMALL = (
+    f"""\
 name: small
-model:
-  scratch: {tokenizer_from: [sums], vocab_size: 320, hidden_size: 32, layers: 1, heads: 2, key_value_heads: 1,
-            intermediate_size: 64, max_positions: 128}
+{MODEL.replace("layers: 2", "layers: 1")}"""
+    + """\
 data:
   sums: {generate: {kind: arithmetic, rows: 120, steps: 2, largest: 20}, held_out: 0.1}
   quiz: {generate: {kind: arithmetic_quiz, rows: 120, steps: 1, seed: 2}, build: multiple_choice, held_out: 0.2}
@@ -93,7 +90,8 @@ stages:
     checkpoint: {every: 1, keep: 2}
 cluster: {token_budget: 512, storage: out}
 """
-"""288 pairs to train on in 9 steps, above the 256 of the sample on which every model is compared."""
+)
+"""278 pairs in 9 steps: more than the 256 of the sample on which every model is compared."""
 
 
 def trained(folder: Path, sweep: str) -> list[str]:

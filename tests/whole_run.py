@@ -14,11 +14,17 @@ from typing import Any
 
 from ratchet.reference.gone import family
 
-PLAN = """\
-name: tiny
+MODEL = """\
 model:
   scratch: {tokenizer_from: [sums], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
             intermediate_size: 64, max_positions: 128}
+"""
+
+PLAN = (
+    f"""\
+name: tiny
+{MODEL}"""
+    + """\
 data:
   sums: {generate: {kind: arithmetic, rows: 300, steps: 2, largest: 20}, held_out: 0.1}
   slips:
@@ -42,6 +48,7 @@ stages:
 evaluate: [suite.yaml]
 cluster: {token_budget: 512, storage: out}
 """
+)
 
 SUITE = """\
 tasks:
