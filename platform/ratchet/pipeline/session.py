@@ -144,9 +144,7 @@ def _connect(cluster: Cluster, address: str, runs: int) -> None:
         address="local",
         num_cpus=cluster.ray.num_cpus or max(os.cpu_count() or 1, needed),
         object_store_memory=cluster.ray.object_store_mb << 20,
-        # Where a run is ended from outside, as one of several may be, Ray Train frees its slots; it asks the dashboard.
-        include_dashboard=runs > 1,
-        dashboard_port=0,
+        include_dashboard=False,
         runtime_env=environment,
         log_to_driver=False,
         logging_level=logging.ERROR,
