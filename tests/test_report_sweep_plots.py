@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-import time
 from typing import Any
 from xml.etree import ElementTree
 
@@ -250,11 +249,10 @@ def test_a_sweep_that_lacks_something_is_a_page(example: Any) -> None:
 def test_five_hundred_points_are_thinned_and_said_so() -> None:
     document = beta_lambda(500)
     document["points"][333]["marks"] = ["random"]
-    start = time.monotonic()
     read = read_sweep(document)
-    html, table = sweep_page(read), ranked(read)
-    assert time.monotonic() - start < 60
-    assert table is not None
+    html, table, tree = sweep_page(read), ranked(read), stage_tree(read)
+    assert table is not None and tree is not None
+    assert len(tree.nodes) <= MOST_NODES + 1  # and the start model
     rows = [row.cells[1].text for row in table.rows]
     assert MOST <= len(rows) <= MOST + 2
     assert {document["best"], "p0000014d", "p00000000"} <= set(rows)  # the best, the marked, the plan's own
