@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
-from ratchet.errors import StorageError, TrainingError
-from ratchet.train.launch import TrainResult
+from ratchet.errors import ClusterError, RatchetError, StorageError, TrainingError
+from ratchet.train.launch import TrainResult, _plain_errors
 from ratchet.train.spec import DeepSpeedSettings
-from train_bench import lines_of, write_inputs
+from train_bench import lines_of, spec_of, write_inputs
 from train_ray_bench import DIVIDED, assert_same_end, four_workers, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -163,3 +164,11 @@ def test_a_full_disk_on_one_worker_stops_all(
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-000004"]
     monkeypatch.delenv("RATCHET_FAULT")
     assert go(spec_at(tmp_path / "run", inputs, zero=3, workers=2)).resumed_from == 4
+
+
+@pytest.mark.parametrize(("said", "kind"), [("CUDA out of memory", TrainingError), ("a node is gone", ClusterError)])
+def test_memory_that_runs_out_is_the_plans_affair_and_a_lost_node_the_clusters(
+    tmp_path: Path, said: str, kind: type[RatchetError]
+) -> None:
+    with pytest.raises(kind, match=said), _plain_errors(spec_of(tmp_path)):
+        raise RayError(said)

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray.exceptions import RayError
 
-from ratchet.errors import ClusterError, RatchetError, StorageError, TrainingError
+from ratchet.errors import StorageError, TrainingError
 from ratchet.model.forward import PairScorer
 from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from ratchet.train.data import course_of
 from ratchet.train.engine import TorchEngine
-from ratchet.train.launch import _plain_errors
 from ratchet.train.objective import Data
 from ratchet.train.spec import CheckpointSettings
 from train_bench import (
@@ -133,11 +131,3 @@ def test_a_run_that_is_told_to_end_at_its_last_step_has_come_to_its_end(tmp_path
     (tmp_path / "stop.json").write_text("{}")
     bench = train(spec_of(tmp_path, max_steps=1, stop_file=str(tmp_path / "stop.json")), data)
     assert bench.result is not None and bench.result.steps == 1
-
-
-@pytest.mark.parametrize(("said", "kind"), [("CUDA out of memory", TrainingError), ("a node is gone", ClusterError)])
-def test_memory_that_runs_out_is_the_plans_affair_and_a_lost_node_the_clusters(
-    tmp_path: Path, said: str, kind: type[RatchetError]
-) -> None:
-    with pytest.raises(kind, match=said), _plain_errors(spec_of(tmp_path)):
-        raise RayError(said)
