@@ -35,6 +35,9 @@ LAYERS = {
     "report": 5,
     "pipeline": 6,
     "tune": 7,
+    "submit": 7,
+    "kubernetes": 7,
+    "doctor": 7,
     "commands": 8,
     "cli": 9,
 }
@@ -65,12 +68,14 @@ DOORS = {
         "pipeline.session",
         "tune.ray_trials",
         "tune.schedule",
+        "submit.client",
+        "doctor.cluster",
     },
     "optuna": {"tune.tpe", "tune.importance"},
 }
 
 # These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.
-WITHOUT_TORCH = ("errors", "plan", "store", "serving", "commands", "cli")
+WITHOUT_TORCH = ("errors", "plan", "store", "serving", "submit", "kubernetes", "doctor", "commands", "cli")
 WITH_TORCH = {"serving.vllm"}  # but not this one
 
 # These parts run on a machine that has torch and transformers but no Ray and no DeepSpeed,

@@ -9,6 +9,7 @@
     ├── ClusterError      69   Ray cannot be started or reached
     ├── EndpointError     69   an engine behind a URL gives no answer
     ├── EngineDeathError  69   an engine in a process of ours ran out of memory, or stopped
+    ├── StoppedError      75   the run was asked to stop, and did at a point where it goes on
     └── StorageError      74   disk full, or stored bytes are not what was written
         └── CorruptError  74   a checkpoint, record or table fails its check
 
@@ -97,6 +98,12 @@ class EngineDeathError(RatchetError):
     """An engine ran out of memory or stopped: another one may do it with less at a time."""
 
     exit_code = 69
+
+
+class StoppedError(RatchetError):
+    """The run was asked to stop (SIGTERM, Ctrl-C, `ray job stop`); called again it goes on where it stopped."""
+
+    exit_code = 75
 
 
 class StorageError(RatchetError):

@@ -142,9 +142,9 @@ def spare_actors(cluster: Cluster) -> int:
     """Return how many evaluation processes fit beside training, at most `score_actors`."""
     have = resources()
     gpus = cluster.gpus_per_worker and max(cluster.gpus_per_worker, cluster.tensor_parallel)
-    rooms = [have.get("CPU", 0.0) - cluster.workers * cluster.cpus_per_worker - 1]  # one is Ray Train's own
+    rooms = [have.get("CPU", 0.0) - cluster.most_workers * cluster.cpus_per_worker - 1]  # one is Ray Train's own
     if gpus:
-        rooms.append((have.get("GPU", 0.0) - cluster.workers * cluster.gpus_per_worker) / gpus)
+        rooms.append((have.get("GPU", 0.0) - cluster.most_workers * cluster.gpus_per_worker) / gpus)
     return max(0, min(cluster.score_actors, int(min(rooms))))
 
 

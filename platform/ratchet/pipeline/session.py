@@ -172,9 +172,13 @@ def machines() -> list[dict[str, float]]:
 
 def needs(cluster: Cluster) -> dict[str, float]:
     """Return what one run takes at most, by kind: `CPU`, `GPU`."""
+    return _needs(cluster, cluster.most_workers)
+
+
+def _needs(cluster: Cluster, workers: int) -> dict[str, float]:
     return {
-        "CPU": max(cluster.workers * cluster.cpus_per_worker, cluster.score_actors),
-        "GPU": max(cluster.workers * cluster.gpus_per_worker, cluster.score_actors * _gpus_each(cluster)),
+        "CPU": max(workers * cluster.cpus_per_worker, cluster.score_actors),
+        "GPU": max(workers * cluster.gpus_per_worker, cluster.score_actors * _gpus_each(cluster)),
     }
 
 
@@ -186,7 +190,7 @@ def runs_at_once(cluster: Cluster) -> int:
 
 def _check_size(cluster: Cluster) -> None:
     have = resources()
-    for resource, need in needs(cluster).items():
+    for resource, need in _needs(cluster, cluster.fewest_workers).items():
         if have.get(resource, 0.0) < need:
             raise ClusterError(
                 f"the plan needs {need:g} {resource}s and Ray has {have.get(resource, 0.0):g}",

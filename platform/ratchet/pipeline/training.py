@@ -57,7 +57,7 @@ def train_step(
     return result.counts, {
         "training": result.to_dict(),
         "reference": reference if scored else None,
-        "workers": cluster.workers,
+        "workers": result.workers,
     }
 
 
@@ -136,7 +136,9 @@ def train_spec(
         shuffle=stage.shuffle,
         token_budget=cluster.token_budget if isinstance(cluster.token_budget, int) else None,
         sharing=cluster.sharing,
-        workers=cluster.workers,
+        workers=cluster.most_workers,
+        fewest_workers=cluster.fewest_workers,
+        collective_timeout=cluster.collective_timeout,
         learning_rate=stage.learning_rate,
         schedule=stage.schedule,
         warmup=stage.warmup,

@@ -73,11 +73,15 @@ class Ray(Strict):
     """Object store of a local Ray."""
 
 
+Workers = Annotated[int, Field(ge=1)]
+
+
 class Cluster(Strict):
     """Workers, devices, memory and paths."""
 
-    workers: Annotated[int, Field(ge=1)] = 1
-    """Training workers, one process each."""
+    workers: Workers | Annotated[tuple[Workers, Workers], Field(strict=False)] = 1
+    """Training workers, one process each. `[fewest, most]` trains with as many as there is room for: fewer after a
+    node is lost, more at the next checkpoint once there is room. Every size trains on the same batches."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that Ray sets aside for each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
@@ -97,14 +101,29 @@ class Cluster(Strict):
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     """GPUs that hold one vLLM engine together; more than 1 only where a model does not fit one GPU."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """Times that training may restart from its last checkpoint after a lost worker."""
+    """Times that training may restart from its last checkpoint after a lost worker. Nodes that are taken away with
+    notice do not count."""
+    collective_timeout: Annotated[int, Field(ge=5)] = 1800
+    """Seconds that a worker waits for the others in one exchange before training restarts, naming who was missing."""
     storage: str = "outputs"
     """Folder for the store and the runs; every node must see it under the same path."""
     ray: Ray = Ray()
     """The Ray cluster to use."""
 
+    @property
+    def fewest_workers(self) -> int:
+        """Training workers that there must be room for."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Training workers where there is room for all."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
     @model_validator(mode="after")
-    def _gpus_for_engines(self) -> Cluster:
+    def _possible(self) -> Cluster:
+        if self.fewest_workers > self.most_workers:
+            raise wrong("workers", f"[{self.fewest_workers}, {self.most_workers}]: the fewest come first")
         if self.tensor_parallel > 1 and not self.gpus_per_worker:
             raise wrong("tensor_parallel", "divides a model among GPUs, and gpus_per_worker is 0", "gpus_per_worker")
         return self

@@ -55,7 +55,8 @@ class TrainSpec:
     where a pass of the longest pairs would not fit otherwise. `starts_at_reference` says that policy
     and reference are the same weights at step 1, so that every log-ratio must be 0 there.
     `chat_template` is the template that the plan gave in place of the tokenizer's own, to go along
-    with the model. `gpus_per_worker` of 0 trains on the CPU.
+    with the model. `workers` are the most that there may be, `fewest_workers` (None: as many) those without which
+    training waits. `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU.
     `recipe` are further rows of the model card.
     """
 
@@ -83,6 +84,8 @@ class TrainSpec:
     token_budget: int | None = None
     sharing: Sharing = "auto"
     workers: int = 1
+    fewest_workers: int | None = None
+    collective_timeout: int = 1800
     learning_rate: float = 5e-7
     schedule: str = "cosine"
     warmup: float = 0.1

@@ -1,0 +1,1 @@
+"""Manifests that follow a plan, and what is wrong with manifests."""
