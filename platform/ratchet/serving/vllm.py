@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.pairs.pair import Ids
+from ratchet.pairs.trust import refuse_code
 from ratchet.serving.model_config import bytes_of_a_token, first_line, shape_of
 from ratchet.serving.requests import (
     Answer,
@@ -89,6 +90,8 @@ class VllmEngine:
         os.environ.update({**_ENVIRONMENT, **os.environ, **_IN_PROCESS})
         self.served = served
         self._adapters: dict[Path, Any] = {}
+        if not served.trust_remote_code:
+            refuse_code(served.folder, "vLLM")
         self._llm = _start(served)
         self._by_token_ids = _takes_token_ids(self._llm)
         try:
