@@ -27,13 +27,15 @@ MASK = "***"
 SHORTEST = 8
 """Characters below which a value is no secret to look for: it would be found in ordinary words."""
 
-_NAME = re.compile(r"(?:^|_)(?:API_?KEY|ACCESS_KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
-_NO_SECRET = re.compile(r"_(?:PATH|FILE|DIR|URL|NAME|ID|MODE|VARIABLE)$")
+_WORDS = {"AUTH", "AUTHORIZATION", "BEARER", "CREDENTIAL", "CREDENTIALS", "KEY", "KEYS", "PASSPHRASE", "SECRETS"}
+_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY")
+_NO_SECRET = {"PATH", "FILE", "DIR", "URL", "NAME", "ID", "MODE", "SOCK", "VARIABLE"}
+"""Last words of variables that say where a secret is, or how it is used, and do not hold one."""
 _SHAPES = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"), rf"\1 {MASK}"),
     (re.compile(r"(?<=://)[^/\s@'\"]+@"), f"{MASK}@"),
     (re.compile(r"(?<![\w-])(?:hf_[A-Za-z0-9]{16,}|(?:sk|pk)-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{20,})"), MASK),
-    (re.compile(r"(?<![\w-])(?:AKIA|ASIA)[A-Z0-9]{16}(?!\w)"), MASK),
+    (re.compile(r"(?<![\w-])(?:(?:AKIA|ASIA)[A-Z0-9]{16}(?!\w)|github_pat_\w{30,}|eyJ[\w-]{8,}\.eyJ[\w.-]{8,})"), MASK),
 )
 _FILES = ("~/.ray/auth_token", "~/.cache/huggingface/token")
 _named: set[str] = set()
@@ -46,8 +48,9 @@ def keep_secret(variable: str) -> None:
 
 def looks_secret(variable: str) -> bool:
     """Tell whether an environment variable of this name holds a secret, as far as a name can tell."""
-    name = variable.upper()
-    return variable in _named or bool(_NAME.search(name) and not _NO_SECRET.search(name))
+    parts = re.split(r"[^A-Z0-9]+", variable.upper())
+    secret = any(part in _WORDS or part.endswith(_ENDINGS) for part in parts)
+    return variable in _named or (secret and parts[-1] not in _NO_SECRET)
 
 
 def values(text: str) -> str:
@@ -91,7 +94,7 @@ class _LogRecord(logging.LogRecord):
         if self.exc_info and self.exc_info[0] is not None:
             self.exc_text = words("".join(traceback.format_exception(*self.exc_info))).rstrip()
 
-    def getMessage(self) -> str:  # noqa: N802  logging's name
+    def getMessage(self) -> str:
         return words(super().getMessage())
 
 

@@ -58,7 +58,8 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     """Return the causal language model of a folder, in `dtype`, with every dropout at 0.
 
     Weights come from safetensors alone, and none is made up: missing, surplus or misshapen ones are
-    errors that name them. Code and kernels that its settings name have no effect without `trust_remote_code`. Buffers that transformers keeps in float32 (rotary frequencies) stay so.
+    errors that name them. Code and kernels that config.json names do nothing without `trust_remote_code`.
+    Buffers that transformers keeps in float32 (rotary frequencies) stay so.
     With `quantise` (4bit or 8bit; needs a GPU) the weights are held by bitsandbytes.
     Raises ModelError, CorruptError.
     """

@@ -62,7 +62,7 @@ class ModelSpec(Strict):
     system: str | None = None
     """System prompt of conversations that have none of their own."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Needs `name`, and as `revision` a commit: 40 hex digits, not a branch or tag."""
+    """Run code that comes with the model. Needs `name`, and a commit as `revision`: 40 hex digits, no branch or tag."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:

@@ -38,11 +38,7 @@ logger = logging.getLogger(__name__)
 
 _IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """One process an actor, and the engine dies with it: whatever the environment says."""
-_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
+_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 _BATCHED_TOKENS = 2048
 """Tokens computed at a time. vLLM makes the logits of all of them at once, in float32: 152,000 words take 1.2 GB."""
 _SEQUENCES = 64
