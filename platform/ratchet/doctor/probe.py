@@ -59,6 +59,12 @@ def meet(storage: Path, token: str, name: str) -> Storage:
     return Storage(seen, False)
 
 
+def clear(storage: Path, token: str) -> None:
+    """Take away the markers of one look."""
+    for path in storage.glob(f"{MARK}-{token}-*"):
+        path.unlink(missing_ok=True)
+
+
 def mark(storage: Path, token: str, name: str) -> Path:
     """Return where a marker lies: `name` is `driver`, or a node's."""
     return storage / f"{MARK}-{token}-{name}"
