@@ -133,11 +133,11 @@ def shared_memory(nodes: Sequence[Node], gpus_wanted: bool) -> Finding:
                 small.append(f"{node.name} has {_size(node.machine.shared_memory)} of {_size(least)}")
     if small:
         return (problem if gpus_wanted else warning)(
-            "shared memory",
-            f"/dev/shm is too small: {some(small)}",
+            "shared memory (/dev/shm)",
+            f"too small: {some(small)}",
             "give containers more: docker --shm-size, in Kubernetes an emptyDir of medium Memory at /dev/shm",
         )
-    return ok("shared memory", "/dev/shm holds the object store of every node")
+    return ok("shared memory (/dev/shm)", "holds the object store of every node")
 
 
 def open_files(nodes: Sequence[Node]) -> Finding:
