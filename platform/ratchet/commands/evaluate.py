@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
     named = re.fullmatch(r"(\w[\w.-]{0,63})=(.+)", words)
     place = named[2] if named else words
     keys = {"dtype": dtype, "chat_template": chat_template}
-    if Path(place).exists() or place.startswith((".", "/", "~")):
+    if os.path.exists(place) or place.startswith((".", "/", "~")):
         spec = ModelSpec.model_validate({"path": place, **keys})
         return named[1] if named else Path(place).resolve().name, spec
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", place)
