@@ -1,4 +1,4 @@
-"""Thirty URLs that lead a judge's requests to what only this machine reaches: none is asked, and each refusal is logged."""
+"""Thirty URLs that lead a judge's requests to what only this machine reaches: none is asked, refusals are logged."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ NO_URL = [
     "http://127.0.0.1:{port}/v1#@judge.example",
     "http://127.0.0.1:{port}/v1\r\nHost: x",
     "http://127.0.0.1:99999/v1",
+    "http://0177.0.0.1:{port}/v1",
+    "http://１２７.０.０.１:{port}/v1",
 ]
 NOT_PUBLIC = [
     "http://169.254.169.254:{port}/latest/meta-data",
@@ -37,7 +39,6 @@ NOT_PUBLIC = [
     "http://[::ffff:a9fe:a9fe]:{port}/v1",
     "http://0.0.0.0:{port}/v1",
     "http://2130706433:{port}/v1",
-    "http://0177.0.0.1:{port}/v1",
     "http://0x7f.0.0.1:{port}/v1",
     "http://0x7f000001:{port}/v1",
     "http://127.1:{port}/v1",
@@ -47,7 +48,6 @@ NOT_PUBLIC = [
     "http://[2002:7f00:1::]:{port}/v1",
     "http://[fe80::1]:{port}/v1",
     "http://[fd00:ec2::254]:{port}/v1",
-    "http://１２７.０.０.１:{port}/v1",
     "http://metadata.google.internal:{port}/computeMetadata/v1",
     "http://judge.example:{port}/v1",
     "https://innocent.example:{port}/v1",
@@ -94,7 +94,7 @@ def test_what_is_no_url_of_a_server_is_refused_before_anything_is_asked(
     with pytest.raises(PlanError) as caught:
         ask(url.format(port=server.port), tmp_path, allow_private=True)
     assert server.bodies == []
-    assert "pass" not in str(caught.value).replace("password", "")
+    assert "user:pass" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", NOT_PUBLIC)

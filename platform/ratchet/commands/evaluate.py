@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
@@ -81,7 +80,7 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
     named = re.fullmatch(r"(\w[\w.-]{0,63})=(.+)", words)
     place = named[2] if named else words
     keys = {"dtype": dtype, "chat_template": chat_template}
-    if os.path.exists(place) or place.startswith((".", "/", "~")):
+    if _exists(place) or place.startswith((".", "/", "~")):
         spec = ModelSpec.model_validate({"path": place, **keys})
         return named[1] if named else Path(place).resolve().name, spec
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", place)
@@ -94,3 +93,10 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
         )
     spec = ModelSpec.model_validate({"name": found[1], "revision": found[2], "trust_remote_code": trust, **keys})
     return named[1] if named else found[1].rpartition("/")[2], spec
+
+
+def _exists(place: str) -> bool:
+    try:
+        return Path(place).exists()
+    except (OSError, ValueError):  # longer than any name may be, or with a NUL in it
+        return False

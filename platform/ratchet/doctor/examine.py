@@ -60,12 +60,12 @@ def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding
             nodes = inspect(storage)
     except (ClusterError, StorageError) as error:
         return [problem("cluster", f"{error.where}: {error.what}", error.fix)]
-    findings = [ok("cluster", f"{address}: {len(nodes)} nodes")]
+    findings = [ok("cluster", f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}")]
     findings += _seen_from_outside(url) if url else [rules_access.authentication(_no_dashboard(), os.environ)]
     open_metrics = [
         at for node in nodes if node.metrics_port and dashboards.answers(f"http://{(at := _metrics_at(node))}/metrics")
     ]
-    findings += [rules_access.metrics(nodes, open_metrics), rules_nodes.answers(nodes)]
+    findings += [rules_access.metrics(open_metrics), rules_nodes.answers(nodes)]
     findings += [rules_nodes.clocks(nodes), *_of_nodes(plan, cluster, nodes)]
     return findings + ([rules_nodes.storage(str(storage), nodes)] if storage else [])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ratchet.doctor.facts import Dashboard, Node
+from ratchet.doctor.facts import Dashboard
 from ratchet.doctor.findings import Finding, ok, problem, warning
 from ratchet.errors import some
 
@@ -49,7 +49,7 @@ def openness(dashboard: Dashboard) -> Finding:
     return ok(check, f"{dashboard.url} wants a token")
 
 
-def metrics(nodes: Sequence[Node], answering: Sequence[str]) -> Finding:
+def metrics(answering: Sequence[str]) -> Finding:
     """Whether metrics are open: they know no token. `answering` are the addresses that gave them."""
     if answering:
         return warning(
@@ -57,7 +57,7 @@ def metrics(nodes: Sequence[Node], answering: Sequence[str]) -> Finding:
             f"anybody on the network reads the metrics of {some(list(answering))}: Ray has no token for them",
             "let only your Prometheus reach these ports: a NetworkPolicy or a firewall",
         )
-    return ok("metrics", f"the metrics ports of {len(nodes)} nodes do not answer from here")
+    return ok("metrics", "no node's metrics port answers from here")
 
 
 def job_secrets(dashboard: Dashboard) -> Finding:

@@ -79,7 +79,7 @@ def storage(path: str, nodes: Sequence[Node]) -> Finding:
             f"{path} is not one folder for all: {some(lost)}",
             "set cluster.storage to a folder on a disk that all nodes mount under one path (NFS, ReadWriteMany)",
         )
-    return ok("storage", f"{path} is the same folder for the driver and {len(nodes)} nodes")
+    return ok("storage", f"{path} is the same folder for the driver and {_nodes(len(nodes))}")
 
 
 def clocks(nodes: Sequence[Node]) -> Finding:
@@ -89,7 +89,7 @@ def clocks(nodes: Sequence[Node]) -> Finding:
     if far:
         level = problem if max(off.values()) > _SKEW_PROBLEM else warning
         return level("clocks", f"off the driver's: {some(far)}", "let every node keep time by NTP (chrony)")
-    return ok("clocks", f"{len(off)} nodes agree with the driver's within {_SKEW_WARNING:g} s")
+    return ok("clocks", f"{_nodes(len(off))} agree with the driver's within {_SKEW_WARNING:g} s")
 
 
 def gpus(nodes: Sequence[Node], wanted: bool) -> Finding:
@@ -119,7 +119,7 @@ def gpus(nodes: Sequence[Node], wanted: bool) -> Finding:
             "GPUs", "; ".join(differing), "train on nodes that are alike: the slowest decides, and rounding may differ"
         )
     count = sum(len(machine.gpus) or machine.cuda_devices for _, machine in having)
-    return ok("GPUs", f"{count} on {len(having)} nodes, alike: {some(sorted(kinds['GPU']))}")
+    return ok("GPUs", f"{count} on {_nodes(len(having))}, alike: {some(sorted(kinds['GPU']))}")
 
 
 def shared_memory(nodes: Sequence[Node], gpus_wanted: bool) -> Finding:
@@ -191,3 +191,7 @@ def _told(places: dict[str, list[str]]) -> str:
 
 def _size(number: int) -> str:
     return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / (1 << 20):.0f} MiB"
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'s' * (count != 1)}"
