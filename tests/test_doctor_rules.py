@@ -92,7 +92,7 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
             [NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module named 'ratchet'")]
         ),
         "problem",
-        "n2 (No module named 'ratchet')",
+        "n2 (No module 'ratchet')",
     ),
     "same versions": (rules_nodes.same_versions(VERSIONS, [NODE, node()]), "ok", "ray 2.60.0"),
     "another Ray": (
@@ -213,8 +213,10 @@ def test_what_nvidia_smi_says_is_read() -> None:
     assert probe.parse_smi(text) == (H100, A100)
 
 
-@pytest.mark.parametrize("text", ["", "No devices were found\n", "NVIDIA-SMI has failed because it couldn't communicate\n",
-                                  "NVIDIA H100, [N/A], 570\n", "a, b\n"])  # fmt: skip
+NO_GPU = ["", "No devices were found\n", "NVIDIA-SMI has failed: no driver\n", "NVIDIA H100, [N/A], 570\n", "a, b\n"]
+
+
+@pytest.mark.parametrize("text", NO_GPU)
 def test_what_nvidia_smi_says_without_a_gpu_is_no_gpu(text: str) -> None:
     assert probe.parse_smi(text) == ()
 
