@@ -208,6 +208,12 @@ def test_versions_are_compared_as_packaging_does(version: str, row: advisories.A
     assert told == (Version(version) < Version(row.fixed_in))
 
 
+def test_the_page_lists_the_holes_that_are_looked_for() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    rows = [f"| {row.id} | {row.package} | {row.fixed_in} | {row.what} |" for row in advisories.ADVISORIES]
+    assert [line for line in page.splitlines() if line.startswith(("| CVE-", "| GHSA-"))] == rows
+
+
 def test_what_nvidia_smi_says_is_read() -> None:
     text = "NVIDIA H100 80GB HBM3, 81559, 570.86.15\nNVIDIA A100-SXM4-80GB, 81920, 535.183.01\n"
     assert probe.parse_smi(text) == (H100, A100)
