@@ -36,8 +36,8 @@ def gpus(*found: Gpu, cuda: str | None = "12.8", usable: int | None = None) -> d
     return {"gpus": found, "cuda": cuda, "cuda_devices": len(found) if usable is None else usable}
 
 
-OPEN = Dashboard("http://10.0.0.1:8265", True, "disabled", 200, "2.60.0")
-CLOSED = Dashboard("http://127.0.0.1:8265", True, "token", 401, "2.60.0", loopback=True)
+OPEN = Dashboard("http://10.0.0.1:8265", True, "disabled", 200, True, "2.60.0")
+CLOSED = Dashboard("http://127.0.0.1:8265", True, "token", 401, False, "2.60.0", loopback=True)
 SILENT = Dashboard("http://10.0.0.1:8265", False)
 
 
@@ -52,7 +52,7 @@ def shares(storage: Storage) -> Node:
 FINDINGS: dict[str, tuple[Finding, str, str]] = {
     "auth off": (rules_access.authentication(OPEN, {}), "problem", "runs code on it, without a token"),
     "jobs answer although it says token": (
-        rules_access.authentication(dataclasses.replace(CLOSED, status=200), {}),
+        rules_access.authentication(dataclasses.replace(CLOSED, status=200, jobs_open=True), {}),
         "problem",
         "without a token",
     ),
@@ -61,6 +61,11 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
         rules_access.authentication(dataclasses.replace(CLOSED, status=404, mode=None), {}),
         "warning",
         "jobs answer 404 without a token; mode unknown",
+    ),
+    "a page to log in before it": (
+        rules_access.authentication(dataclasses.replace(CLOSED, status=200, mode=None), {}),
+        "warning",
+        "jobs answer 200",
     ),
     "cannot be asked": (rules_access.authentication(SILENT, {}), "warning", "RAY_AUTH_MODE is not set here"),
     "a local Ray": (rules_access.authentication(None, {}), "ok", "a token of its own"),
@@ -88,9 +93,7 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
     "no token file": (rules_access.token_file(None, "t"), "ok", "none"),
     "all answer": (rules_nodes.answers([NODE, node()]), "ok", "2 of 2 answer"),
     "one is silent": (
-        rules_nodes.answers(
-            [NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module named 'ratchet'")]
-        ),
+        rules_nodes.answers([NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module 'ratchet'")]),
         "problem",
         "n2 (No module 'ratchet')",
     ),

@@ -39,6 +39,7 @@ def look(url: str, token: str | None) -> Dashboard:
         reachable=True,
         mode=_field(mode, "authentication_mode"),
         status=status,
+        jobs_open=status == 200 and isinstance(jobs, list),
         ray_version=_field(version, "ray_version"),
         loopback=is_loopback(urlsplit(url).hostname or ""),
         secrets=tuple(secrets_of(jobs)),
@@ -49,8 +50,8 @@ def secrets_of(jobs: Any) -> list[tuple[str, str]]:
     """Return (job, variable) of variables in jobs' runtime environments that are named as secrets are."""
     found = []
     for job in jobs if isinstance(jobs, list) else []:
-        environment = (job.get("runtime_env") or {}).get("env_vars") or {}
-        name = str(job.get("submission_id") or job.get("job_id"))
+        environment = _part(_part(job, "runtime_env"), "env_vars")
+        name = _field(job, "submission_id") or _field(job, "job_id") or "?"
         found += [(name, key) for key, value in environment.items() if value and redact.looks_secret(key)]
     return found
 
@@ -115,6 +116,11 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def _part(value: Any, name: str) -> dict[str, Any]:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _field(value: Any, name: str) -> str | None:

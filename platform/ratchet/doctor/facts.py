@@ -78,8 +78,8 @@ class Node:
 class Dashboard:
     """What a dashboard gives away to somebody without a token.
 
-    `mode` is its answer to /api/authentication_mode (None: none). `jobs_open` says that /api/jobs/ answered, `status`
-    with what. `secrets` are (job, variable) of secret-looking variables in the jobs' runtime environments, read with
+    `mode` is its answer to /api/authentication_mode (None: none). `status` is that of /api/jobs/, and `jobs_open` says
+    that it listed the jobs: who reads them can send some. `secrets` are (job, variable) of secret-looking variables in the jobs' runtime environments, read with
     our token where it needs one.
     """
 
@@ -87,11 +87,7 @@ class Dashboard:
     reachable: bool
     mode: str | None = None
     status: int = 0
+    jobs_open: bool = False
     ray_version: str | None = None
     loopback: bool = False
     secrets: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def jobs_open(self) -> bool:
-        """Whether anybody can read, and so send, jobs."""
-        return self.status == 200
