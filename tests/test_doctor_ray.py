@@ -69,7 +69,9 @@ def test_a_storage_folder_that_cannot_be_is_told(open_head: Head, tmp_path: Path
     words = ("plan.yaml", "--set", "cluster.storage=taken/inside", "--address", open_head.address)
     status, found, said = doctor(tmp_path, *words, RAY_AUTH_MODE="disabled")
     assert status == 69, said
-    assert "taken/inside" in found["cluster"]["found"] + found.get("storage", {}).get("found", "")
+    assert found["storage"]["level"] == found["disk"]["level"] == "problem"
+    assert "the driver cannot write there: Not a directory" in found["storage"]["found"]
+    assert found["nodes"]["level"] == "ok"
     words = ("plan.yaml", "--set", "cluster.workers=99", "--address", open_head.address)
     status, found, _ = doctor(tmp_path, *words, RAY_AUTH_MODE="disabled")
     assert found["room for the plan"]["level"] == "problem" and "there are 2" in found["room for the plan"]["found"]

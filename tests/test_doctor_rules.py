@@ -120,6 +120,11 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
         "ray 2.53.0 at n1: CVE-2026-27482",
     ),
     "one storage": (rules_nodes.storage("/s", [NODE, shares(Storage(True, True))]), "ok", "the same folder"),
+    "no node to ask": (
+        rules_nodes.storage("/s", [dataclasses.replace(NODE, storage=None)]),
+        "warning",
+        "could not be looked at",
+    ),
     "another disk": (
         rules_nodes.storage("/s", [NODE, shares(Storage(False, False))]),
         "problem",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,6 @@ from ratchet.doctor import probe
 from ratchet.doctor.facts import Machine, Node, Skew, Storage
 from ratchet.errors import ClusterError
 from ratchet.pipeline.session import check_port
-from ratchet.store.files import storage_errors
 
 _SECONDS = 120.0
 """How long a node has to answer: the first task on it starts a worker process, which imports Ratchet."""
@@ -48,7 +48,7 @@ def attached(address: str) -> Iterator[str | None]:
 def inspect(storage: Path | None) -> list[Node]:
     """Return what every living node of the attached cluster is, and whether it sees `storage` as the driver does.
 
-    What is written below `storage` for that goes again. Raises StorageError where the driver cannot write there.
+    What is written below `storage` for that goes again.
     """
     import ray
 
@@ -117,26 +117,28 @@ def _skews(ids: Sequence[str]) -> dict[str, Skew]:
 
 def _meet(ids: Sequence[str], storage: Path) -> dict[str, Storage]:
     token, made = uuid.uuid4().hex, _missing(storage)
-    with storage_errors(storage):
+    try:
         storage.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.mark(storage, token, "driver").write_text(token)
-            found = {}
-            for one in ids:
-                said = _everywhere([one], probe.meet, storage, token, one)[one]
-                there = probe.mark(storage, token, one)
-                seen = there.exists() and there.read_text() == token
-                said = said if isinstance(said, Storage) else Storage(False, False, str(said))
-                found[one] = dataclasses.replace(said, ours_sees_it=seen)
-            return found
-        finally:
+        probe.mark(storage, token, "driver").write_text(token)
+        return {one: _meets(one, storage, token) for one in ids}
+    except OSError as error:
+        return {one: Storage(False, False, f"the driver cannot write there: {error.strerror}") for one in ids}
+    finally:
+        with contextlib.suppress(OSError):
             probe.clear(storage, token)
-            _everywhere(ids, probe.clear, storage, token)
-            for folder in made:
-                with contextlib.suppress(OSError):  # somebody has put something there meanwhile
-                    folder.rmdir()
+        _everywhere(ids, probe.clear, storage, token)
+        for folder in made:
+            with contextlib.suppress(OSError):  # it was never made, or somebody has put something there meanwhile
+                folder.rmdir()
+
+
+def _meets(one: str, storage: Path, token: str) -> Storage:
+    said = _everywhere([one], probe.meet, storage, token, one)[one]
+    there = probe.mark(storage, token, one)
+    said = said if isinstance(said, Storage) else Storage(False, False, str(said))
+    return dataclasses.replace(said, ours_sees_it=there.exists() and there.read_text() == token)
 
 
 def _missing(folder: Path) -> list[Path]:
     """Return the folders that making `folder` makes, the innermost first."""
-    return [one for one in (folder, *folder.parents) if not one.exists()]
+    return [one for one in (folder, *folder.parents) if not os.path.lexists(one)]

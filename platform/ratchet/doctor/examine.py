@@ -12,7 +12,7 @@ from ratchet.doctor import dashboard as dashboards
 from ratchet.doctor import probe, rules_access, rules_nodes, rules_plan
 from ratchet.doctor.facts import Dashboard, Node
 from ratchet.doctor.findings import Finding, ok, problem, warning
-from ratchet.errors import ClusterError, StorageError
+from ratchet.errors import ClusterError
 from ratchet.pipeline.session import needs
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
@@ -58,7 +58,7 @@ def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding
     try:
         with attached(address) as url:
             nodes = inspect(storage)
-    except (ClusterError, StorageError) as error:
+    except ClusterError as error:
         return [problem("cluster", f"{error.where}: {error.what}", error.fix)]
     findings = [ok("cluster", f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}")]
     findings += _seen_from_outside(url) if url else [rules_access.authentication(_no_dashboard(), os.environ)]

@@ -79,8 +79,8 @@ class Dashboard:
     """What a dashboard gives away to somebody without a token.
 
     `mode` is its answer to /api/authentication_mode (None: none). `status` is that of /api/jobs/, and `jobs_open` says
-    that it listed the jobs: who reads them can send some. `secrets` are (job, variable) of secret-looking variables in the jobs' runtime environments, read with
-    our token where it needs one.
+    that it listed the jobs: who reads them can send some. `secrets` are (job, variable) of secret-looking variables in
+    the jobs' runtime environments, read with our token where it needs one.
     """
 
     url: str

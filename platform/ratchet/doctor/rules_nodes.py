@@ -68,8 +68,10 @@ def known_holes(found: Sequence[tuple[str, Versions]]) -> Finding:
 
 def storage(path: str, nodes: Sequence[Node]) -> Finding:
     """Whether the nodes and the driver see one storage folder."""
-    lost = []
-    for node in nodes:
+    lost, asked = [], [node for node in nodes if node.storage is not None]
+    if not asked:
+        return warning("storage", f"{path} could not be looked at: no node answers", "see the check `nodes`")
+    for node in asked:
         if (seen := node.storage) is not None and not (seen.sees_ours and seen.ours_sees_it):
             what = "does not see the driver's files" if not seen.sees_ours else "writes what the driver does not see"
             lost.append(f"{node.name} {what}{f' ({seen.error})' if seen.error else ''}")
@@ -79,7 +81,7 @@ def storage(path: str, nodes: Sequence[Node]) -> Finding:
             f"{path} is not one folder for all: {some(lost)}",
             "set cluster.storage to a folder on a disk that all nodes mount under one path (NFS, ReadWriteMany)",
         )
-    return ok("storage", f"{path} is the same folder for the driver and {_nodes(len(nodes))}")
+    return ok("storage", f"{path} is the same folder for the driver and {_nodes(len(asked))}")
 
 
 def clocks(nodes: Sequence[Node]) -> Finding:
