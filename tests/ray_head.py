@@ -63,7 +63,8 @@ def _wait(port: int, host: str, process: subprocess.Popen[bytes], folder: Path) 
         assert time.monotonic() < end, f"no dashboard on port {port}: {(folder / 'head.log').read_text()}"
         with contextlib.suppress(OSError):
             socket.create_connection((host, port), timeout=1).close()
-            return
+            if "Ray runtime started" in (folder / "head.log").read_text():
+                return
         time.sleep(0.2)
 
 

@@ -68,7 +68,7 @@ def test_a_storage_folder_that_cannot_be_is_told(open_head: Head, tmp_path: Path
     (tmp_path / "taken").touch()
     words = ("plan.yaml", "--set", "cluster.storage=taken/inside", "--address", open_head.address)
     status, found, said = doctor(tmp_path, *words, RAY_AUTH_MODE="disabled")
-    assert status == 69, said
+    assert status == 69 and "storage" in found, said
     assert found["storage"]["level"] == found["disk"]["level"] == "problem"
     assert "the driver cannot write there: Not a directory" in found["storage"]["found"]
     assert found["nodes"]["level"] == "ok"
@@ -84,7 +84,12 @@ def test_secrets_in_a_jobs_runtime_environment_are_told_by_name_alone(open_head:
         " runtime_env={'env_vars': {'HF_TOKEN': 'hf_shown-to-everybody', 'PLAIN': 'x'}})\n"
     )
     kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_AUTH_MODE": "disabled"}
-    subprocess.run([sys.executable, "-c", code, open_head.dashboard], check=True, env=kept, capture_output=True)
+    submit = [sys.executable, "-c", code, open_head.dashboard]
+    for _ in range(30):  # a head takes jobs a while after its dashboard answers
+        sent = subprocess.run(submit, check=False, env=kept, capture_output=True, text=True)
+        if sent.returncode == 0 or "already" in sent.stderr:
+            break
+    assert sent.returncode == 0 or "already" in sent.stderr, sent.stderr
     _, found, said = doctor(tmp_path, "--address", open_head.dashboard, RAY_AUTH_MODE="disabled")
     assert found["secrets of jobs"]["level"] == "problem"
     assert "HF_TOKEN of job leaky" in found["secrets of jobs"]["found"]
