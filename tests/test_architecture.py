@@ -21,6 +21,7 @@ PLATFORM = ROOT / "platform"
 
 # A module imports only lower layers, or its own package. The key is the first name after `ratchet.`.
 LAYERS = {
+    "redact": -1,
     "errors": 0,
     "plan": 1,
     "store": 1,
@@ -75,7 +76,7 @@ DOORS = {
 }
 
 # These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.
-WITHOUT_TORCH = ("errors", "plan", "store", "serving", "submit", "kubernetes", "doctor", "commands", "cli")
+WITHOUT_TORCH = ("redact", "errors", "plan", "store", "serving", "submit", "kubernetes", "doctor", "commands", "cli")
 WITH_TORCH = {"serving.vllm"}  # but not this one
 
 # These parts run on a machine that has torch and transformers but no Ray and no DeepSpeed,

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from ratchet import __version__
+from ratchet import __version__, redact
 from ratchet.errors import RatchetError
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": ("ratchet.commands.evaluate", "put models through a suite, and compare them"),
     "sweep": ("ratchet.commands.sweep", "run a plan at many points of a space, and compare what comes of it"),
     "report": ("ratchet.commands.report", "write the report of a run"),
+    "doctor": ("ratchet.commands.doctor", "say what a cluster lacks or leaves open, and what to do about it"),
 }
 """Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""
 
@@ -26,6 +27,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status; `errors` lists what each number means."""
+    redact.guard_process()
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser(words).parse_args(words)
     try:

@@ -14,13 +14,15 @@
         └── CorruptError  74   a checkpoint, record or table fails its check
 
 The number is the exit status of the `ratchet` command. Errors cross Ray's process borders, so
-they are built from plain strings and can be pickled.
+they are built from plain strings and can be pickled. No secret is in them: not in a log, not in a traceback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from ratchet import redact
 
 _SHOWN = 8
 
@@ -37,8 +39,8 @@ class RatchetError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
-        super().__init__(what, where, fix)
-        self.what, self.where, self.fix = what, where, fix
+        self.what, self.where, self.fix = redact.words(what), redact.words(where), redact.words(fix)
+        super().__init__(self.what, self.where, self.fix)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what

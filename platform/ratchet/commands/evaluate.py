@@ -10,7 +10,7 @@ from pathlib import Path
 from ratchet.errors import PlanError
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite
-from ratchet.plan.model import ModelSpec
+from ratchet.plan.model import ModelSpec, is_commit
 from ratchet.plan.schema import Wandb
 
 
@@ -77,20 +77,26 @@ def main(arguments: argparse.Namespace) -> int:
 
 def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool) -> tuple[str, ModelSpec]:
     """Return the name and the spec that `[NAME=]MODEL` says. Raises PlanError where it says none."""
-    named = re.fullmatch(r"([\w.-]+)=(.+)", words)
+    named = re.fullmatch(r"(\w[\w.-]{0,63})=(.+)", words)
     place = named[2] if named else words
     keys = {"dtype": dtype, "chat_template": chat_template}
-    if Path(place).exists() or place.startswith((".", "/", "~")):
+    if _exists(place) or place.startswith((".", "/", "~")):
         spec = ModelSpec.model_validate({"path": place, **keys})
         return named[1] if named else Path(place).resolve().name, spec
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", place)
     if found is None:
         raise PlanError(f"{place!r} is neither a folder nor a hub name", fix="give FOLDER, or OWNER/NAME@REVISION")
-    if trust and found[2] is None:
+    if trust and not is_commit(found[2] or ""):
         raise PlanError(
-            f"{place}: --trust-remote-code runs code from the hub", fix="pin its revision: OWNER/NAME@REVISION"
+            f"{place}: --trust-remote-code runs code from the hub",
+            fix="pin its revision, a commit's 40 hex digits: OWNER/NAME@REVISION",
         )
-    spec = ModelSpec.model_validate(
-        {"name": found[1], "revision": found[2], "trust_remote_code": trust and found[2] is not None, **keys}
-    )
+    spec = ModelSpec.model_validate({"name": found[1], "revision": found[2], "trust_remote_code": trust, **keys})
     return named[1] if named else found[1].rpartition("/")[2], spec
+
+
+def _exists(place: str) -> bool:
+    try:
+        return Path(place).exists()
+    except (OSError, ValueError):  # longer than any name may be, or with a NUL in it
+        return False

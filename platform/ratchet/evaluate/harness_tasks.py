@@ -24,6 +24,7 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Kind
 
 from ratchet.errors import DataError, PlanError, some
+from ratchet.evaluate.harness_limits import check_definitions
 from ratchet.evaluate.harness_profile import apply_openllm_v1, check_openllm_v1
 from ratchet.plan.suite import Harness
 from ratchet.store.fingerprint import digest_file
@@ -167,6 +168,8 @@ def _manager(asked: Harness) -> TaskManager:
     own = [Path(asked.include)] if asked.include else []
     if own and not own[0].is_dir():
         raise PlanError(f"no folder {asked.include}", fix="give the folder of your own task definitions as include")
+    if own:
+        check_definitions(own[0])
     manager = TaskManager(include_defaults=False, include_path=[*(root / name for name in _FOLDERS), *own])
     if asked.task in manager.task_index:
         return manager

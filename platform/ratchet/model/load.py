@@ -12,7 +12,8 @@ from torch import nn
 from ratchet.errors import ModelError
 from ratchet.model.digest import weight_files
 from ratchet.model.quantise import quantisation_config
-from ratchet.pairs.tokenizer import load_tokenizer, read_json
+from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pairs.trust import load_config
 from ratchet.plan.model import ModelSpec
 
 __all__ = ["DTYPES", "keep_rotary_in_float32", "load_model", "load_tokenizer", "resolve"]
@@ -57,20 +58,20 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     """Return the causal language model of a folder, in `dtype`, with every dropout at 0.
 
     Weights come from safetensors alone, and none is made up: missing, surplus or misshapen ones are
-    errors that name them. Buffers that transformers keeps in float32 (rotary frequencies) stay so.
+    errors that name them. Code and kernels that config.json names do nothing without `trust_remote_code`.
+    Buffers that transformers keeps in float32 (rotary frequencies) stay so.
     With `quantise` (4bit or 8bit; needs a GPU) the weights are held by bitsandbytes.
     Raises ModelError, CorruptError.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     weight_files(folder)
-    read_json(folder / "config.json")
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    _without_dropout(config)
     quantisation = {} if quantise is None else {"quantization_config": quantisation_config(quantise, DTYPES[dtype])}
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
-        _without_dropout(config)
         model, info = AutoModelForCausalLM.from_pretrained(
             str(folder),
             config=config,

@@ -14,6 +14,7 @@ from ratchet.errors import ModelError
 from ratchet.model.digest import VOLATILE, Stored, stored_tensors
 from ratchet.model.export import copy_companions
 from ratchet.pairs.tokenizer import digest_vocabulary
+from ratchet.pairs.trust import load_config
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -61,9 +62,7 @@ def _differs(first: Path, other: Path, what: str) -> ModelError:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
+    config = load_config(folder).to_dict()
     return {key: value for key, value in config.items() if key not in VOLATILE and "drop" not in key}
 
 

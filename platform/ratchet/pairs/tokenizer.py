@@ -36,12 +36,20 @@ def template_text(name: str) -> str:
 def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
     """Return the fast tokenizer of a model folder, with `chat_template` in place of its own if given.
 
-    Raises ModelError where the folder has none that can be used.
+    Code that comes with a tokenizer is never run, whatever is trusted. Raises ModelError where the folder has
+    none that can be used.
     """
     from transformers import AutoTokenizer
 
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and read_json(settings).get("auto_map"):
+        raise ModelError(
+            "its tokenizer is code of its own (auto_map), which is not run",
+            where=str(settings),
+            fix="convert it to tokenizer.json, and take auto_map out of a copy of the folder",
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise ModelError(
             f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}",

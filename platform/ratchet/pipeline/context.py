@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from ratchet.model.digest import digest_code
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.stop import Stop
+from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Overlong
 from ratchet.reference.calibrate import Calibration
@@ -16,6 +18,25 @@ from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
 from ratchet.reference.partition import Difficulty
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustedCode:
+    """Code of a hub model that a plan lets run: `revision` is a commit, `digest` is over the code's files."""
+
+    model: str
+    revision: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"code that comes with {self.model} was run: revision {self.revision}, digest {self.digest}"
+
+
+def trusted_code(spec: ModelSpec, folder: Path) -> TrustedCode | None:
+    """Return the code in `folder` that `spec` lets run, or None where it lets none."""
+    if not spec.trust_remote_code:
+        return None
+    return TrustedCode(str(spec.name), str(spec.revision), digest_code(folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +49,13 @@ class Model:
     weights: str
     dtype: str
     trained_on: frozenset[str] = frozenset()
-    trust_remote_code: bool = False
+    code: TrustedCode | None = None
     adapter: Adapter | None = None
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code that comes with the model may run."""
+        return self.code is not None
 
     def scoring(self, engine: EngineChoice = TRAINER, quantise: str | None = None) -> ScoringModel:
         """Return the model as `reference.score` takes it; the trainer's engine has no use for the adapter alone."""

@@ -12,7 +12,7 @@ from ratchet.errors import PlanError
 from ratchet.model.digest import digest_model, digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pipeline.candidates import Bench
-from ratchet.pipeline.context import Model
+from ratchet.pipeline.context import Model, trusted_code
 from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.scores import NAME, Entry, document
 from ratchet.pipeline.session import native_noise_to, ray_session
@@ -63,7 +63,7 @@ def evaluate_models(
             entries.append(Entry(one.name, model.weights, model.dtype, before, tuple(scored)))
     scores = document(entries, {str(suite_file): suite}, folder, layout.root)
     write_json(folder / NAME, scores)
-    html, _ = write_report(folder, _report(suite_file, scores, suite, time.monotonic() - clock))
+    html, _ = write_report(folder, _report(suite_file, scores, suite, models, time.monotonic() - clock))
     track_scores(wandb, suite_file.stem, scores, folder)
     return html
 
@@ -71,7 +71,7 @@ def evaluate_models(
 def _model(asked: Asked) -> Model:
     folder = resolve(asked.spec)
     weights = digest_model(folder)
-    return Model(asked.name, folder, weights, weights, asked.spec.dtype, trust_remote_code=asked.spec.trust_remote_code)
+    return Model(asked.name, folder, weights, weights, asked.spec.dtype, code=trusted_code(asked.spec, folder))
 
 
 def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:
@@ -104,7 +104,9 @@ def _check(suite_file: Path, suite: Suite) -> None:
             need_vllm(f"{where}.engine")
 
 
-def _report(suite_file: Path, scores: dict[str, Any], suite: Suite, seconds: float) -> dict[str, Any]:
+def _report(
+    suite_file: Path, scores: dict[str, Any], suite: Suite, models: Sequence[Model], seconds: float
+) -> dict[str, Any]:
     return {
         "plan": suite_file.stem,
         "title": suite_file.stem,
@@ -115,6 +117,7 @@ def _report(suite_file: Path, scores: dict[str, Any], suite: Suite, seconds: flo
         "resolved": suite.model_dump(mode="json"),
         "plan_text": suite_file.read_text(),
         "hardware": hardware(),
+        "warnings": [str(model.code) for model in models if model.code],
         "seconds": round(seconds, 1),
         "scores": scores,
     }

@@ -11,7 +11,7 @@ from ratchet.evaluate.judge import Judge, endpoint_judge, engine_judge, replay_j
 from ratchet.model.digest import digest_model
 from ratchet.model.load import resolve
 from ratchet.pipeline.candidates import Bench, Candidates, engine_label
-from ratchet.pipeline.context import Model
+from ratchet.pipeline.context import Model, trusted_code
 from ratchet.plan.judge import EndpointJudge, ModelJudge, ReplayJudge
 from ratchet.plan.suite import Answering, MtBench
 from ratchet.serving.requests import Answer, Engine, Request
@@ -55,7 +55,7 @@ def _own_judge(bench: Bench, said: ModelJudge, candidates: Candidates) -> Iterat
     spec = said.model
     folder = resolve(spec)
     weights = digest_model(folder)
-    model = Model("judge", folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
+    model = Model("judge", folder, weights, weights, spec.dtype, code=trusted_code(spec, folder))
     bench = dataclasses.replace(bench, chat_template=spec.chat_template)
     with Candidates(bench, model, f"judge-of-{candidates.model.weights}-") as own:
         asked = Answering(engine=said.engine)

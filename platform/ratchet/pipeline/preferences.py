@@ -17,7 +17,7 @@ from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pipeline.candidates import Bench
-from ratchet.pipeline.context import Model
+from ratchet.pipeline.context import Model, trusted_code
 from ratchet.pipeline.scoring import read_job
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.suite import Preference
@@ -73,7 +73,7 @@ def _reference(model: Model, spec: ModelSpec) -> Model:
             fix="name a model of the same family",
         )
     weights = digest_model(folder)
-    return Model("reference", folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
+    return Model("reference", folder, weights, weights, spec.dtype, code=trusted_code(spec, folder))
 
 
 def _read(path: Path) -> Iterator[PreferencePair]:

@@ -17,7 +17,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.context import Model, Run, Tokens, trusted_code
 from ratchet.pipeline.graph import BASE, Step, preference_sources
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
@@ -74,7 +74,7 @@ def base_model(run: Run) -> Model:
     spec = run.plan.model
     folder = resolve(spec) if spec.scratch is None else _scratch_model(run, spec.scratch)
     _check_lengths(run, check_model(folder, run.chat_template).longest)
-    return _model(BASE, spec, folder)
+    return _model(run, BASE, spec, folder)
 
 
 def external_model(run: Run, spec: ModelSpec) -> Model:
@@ -87,7 +87,7 @@ def external_model(run: Run, spec: ModelSpec) -> Model:
         name = spec.name or Path(spec.path or "model").name
         folder = resolve(spec)
         check_model(folder, "plain")  # it never renders a text, so its own template does not matter
-        model = _model(name, spec, folder)
+        model = _model(run, name, spec, folder)
         if _vocabulary(model) != _vocabulary(run.models[BASE]):
             raise ModelError(
                 "its tokenizer gives other ids than that of the plan's model",
@@ -118,9 +118,12 @@ def _vocabulary(model: Model) -> dict[str, int]:
     return dict(load_tokenizer(model.folder, None).get_vocab())
 
 
-def _model(name: str, spec: ModelSpec, folder: Path) -> Model:
-    weights = digest_model(folder)
-    return Model(name, folder, weights, weights, spec.dtype, trust_remote_code=spec.trust_remote_code)
+def _model(run: Run, name: str, spec: ModelSpec, folder: Path) -> Model:
+    weights, code = digest_model(folder), trusted_code(spec, folder)
+    if code is None:
+        return Model(name, folder, weights, weights, spec.dtype)
+    run.warnings.append(str(code))
+    return Model(name, folder, fingerprint({"weights": weights, "code": code.digest}), weights, spec.dtype, code=code)
 
 
 def _check_lengths(run: Run, longest: int | None) -> None:

@@ -72,7 +72,7 @@ def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
             yield
         return
     address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"
-    _check_port(address)
+    check_port(address)
     try:
         _connect(cluster, address, runs)
     except Exception as error:  # Ray raises RuntimeError, ValueError, ConnectionError and its own
@@ -117,7 +117,7 @@ def plain_error(error: BaseException) -> RatchetError:
     )
 
 
-def _check_port(address: str) -> None:
+def check_port(address: str) -> None:
     """Ray itself waits minutes for a cluster that is not there."""
     found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
     if found is None:

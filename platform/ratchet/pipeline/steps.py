@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ def known_model(run: Run, step: Step, record: Record) -> Model:
         weights=record.facts["weights"],
         dtype=base.dtype,
         trained_on=_trained_on(run, step),
-        trust_remote_code=base.trust_remote_code,
+        code=base.code,
         adapter=_adapter(run, step),
     )
 
@@ -215,9 +216,17 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
             "reference_model": reference_model(run, step).name if step.reference else None,
             "weights": digest_model(folder / "model"),
             "made_by": f"{run.trial.sweep}/{run.plan.name}" if run.trial else run.plan.name,
+            **_trusted(run, step),
             **facts,
         },
     )
+
+
+def _trusted(run: Run, step: Step) -> dict[str, Any]:
+    """Say whose code ran in a step, where a plan let any."""
+    models = [run.models[BASE], *([reference_model(run, step)] if step.reference else [])]
+    found = [dataclasses.asdict(code) for code in dict.fromkeys(model.code for model in models) if code]
+    return {"trusted_code": found} if found else {}
 
 
 def _verify(folder: Path, record: Record) -> None:

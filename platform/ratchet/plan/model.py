@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -61,7 +62,7 @@ class ModelSpec(Strict):
     system: str | None = None
     """System prompt of conversations that have none of their own."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Needs `revision`."""
+    """Run code that comes with the model. Needs `name`, and a commit as `revision`: 40 hex digits, no branch or tag."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
@@ -70,4 +71,13 @@ class ModelSpec(Strict):
             raise wrong("revision", "belongs to a hub model: give it with name", "name")
         if self.trust_remote_code and self.revision is None:
             raise wrong("trust_remote_code", "runs code from the hub: pin its revision", "revision")
+        if self.trust_remote_code and not is_commit(self.revision or ""):
+            raise wrong(
+                "revision", "is a branch or tag, which may move: trust_remote_code needs a commit's 40 hex digits"
+            )
         return self
+
+
+def is_commit(revision: str) -> bool:
+    """Tell whether a revision is a commit's whole digest, which nobody can move to other content."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from urllib.parse import urlsplit
 
 from ratchet.errors import PlanError
+
+_log = logging.getLogger(__name__)
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -64,6 +67,7 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
     inside = [] if allow_private else [address for address in addresses if not is_public(address)]
     if inside:
+        _log.warning("not asked: %s leads to %s, which is not of the open internet", host, inside[0])
         raise PlanError(
             f"leads to {inside[0]}, which is not an address of the open internet",
             where=host,

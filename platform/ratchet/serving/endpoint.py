@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from ratchet import redact
 from ratchet.errors import EndpointError, PlanError, RatchetError
 from ratchet.serving.address import check_url
 from ratchet.serving.connection import Connection
@@ -221,6 +222,7 @@ class Endpoint:
 def _read_key(variable: str | None) -> str | None:
     if variable is None:
         return None
+    redact.keep_secret(variable)
     key = os.environ.get(variable, "").strip()
     if not key:
         raise PlanError(

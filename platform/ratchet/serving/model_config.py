@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import ModelError
+from ratchet.pairs.trust import load_config
 
 
 def context(folder: Path) -> int:
@@ -17,12 +17,7 @@ def context(folder: Path) -> int:
 
 
 def _config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"its settings cannot be read: {first_line(error)}", where=str(folder)) from error
+    return load_config(folder).get_text_config()
 
 
 def bytes_of_a_token(folder: Path, dtype: str) -> int:

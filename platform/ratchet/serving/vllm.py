@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.pairs.pair import Ids
+from ratchet.pairs.trust import refuse_code
 from ratchet.serving.model_config import bytes_of_a_token, first_line, shape_of
 from ratchet.serving.requests import (
     Answer,
@@ -37,11 +38,7 @@ logger = logging.getLogger(__name__)
 
 _IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """One process an actor, and the engine dies with it: whatever the environment says."""
-_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
+_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 _BATCHED_TOKENS = 2048
 """Tokens computed at a time. vLLM makes the logits of all of them at once, in float32: 152,000 words take 1.2 GB."""
 _SEQUENCES = 64
@@ -89,6 +86,8 @@ class VllmEngine:
         os.environ.update({**_ENVIRONMENT, **os.environ, **_IN_PROCESS})
         self.served = served
         self._adapters: dict[Path, Any] = {}
+        if not served.trust_remote_code:
+            refuse_code(served.folder, "vLLM")
         self._llm = _start(served)
         self._by_token_ids = _takes_token_ids(self._llm)
         try:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from ratchet import redact
 from ratchet.errors import RatchetError
 from ratchet.store.files import fsync_folder, storage_errors
 
@@ -52,10 +53,12 @@ class AppendLog:
             raise held from None
 
     def append(self, key: str, raw: bytes) -> None:
-        """Add a line, newline included; when this returns, no kill and no power cut can lose it.
+        """Add a line, newline included, the values of secrets masked; when this returns, no kill and no power cut
+        can lose it.
 
         Raises StorageError.
         """
+        raw = redact.values(raw.decode(errors="surrogateescape")).encode(errors="surrogateescape")
         with storage_errors(self.path):
             try:
                 written = 0

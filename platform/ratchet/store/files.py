@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ratchet import redact
 from ratchet.errors import StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -65,13 +66,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to `path` whole or not at all. Raises StorageError."""
-    write_bytes(path, text.encode())
+    """Write text to `path`, the values of secrets masked, whole or not at all. Raises StorageError."""
+    write_bytes(path, redact.values(text).encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON, whole or not at all. Raises StorageError."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write `value` to `path` as indented JSON, the values of secrets masked, whole or not at all.
+
+    Raises StorageError.
+    """
+    write_bytes(path, (json.dumps(redact.tree(value), indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_json_once(path: Path, value: Any) -> bool:

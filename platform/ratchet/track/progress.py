@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from ratchet import redact
 from ratchet.track.jsonl import parse_line
 
 _POLL_SECONDS = 0.25
@@ -45,7 +46,7 @@ class Console:
 
         stream = self._stream or sys.stderr
         with tqdm.external_write_mode(file=stream):
-            stream.write(text + "\n")
+            stream.write(redact.words(text) + "\n")
             stream.flush()
 
     def step(self, name: str, what: str) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet import redact
+
 _QUEUE = 50_000  # lines: some 150 MB where wandb is stuck; steps of a trial that are there already come all at once
 _FINISH_SECONDS = 20.0
 _log = logging.getLogger(__name__)
@@ -158,7 +160,7 @@ class WandbTracker:
             group=self._run.group,
             job_type=self._run.job_type,
             tags=list(self._run.tags),
-            config=flatten(self._run.config),
+            config=redact.tree(flatten(self._run.config)),
             dir=str(folder.parent if folder.name == "wandb" else folder),
             settings=wandb.Settings(
                 silent=True,

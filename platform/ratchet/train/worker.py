@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ratchet import redact
 from ratchet.errors import RatchetError, RunError
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
@@ -44,6 +45,7 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
     under ``error``; training that ended because it was told to is under ``ended``. Anything else is
     raised, and Ray starts the group again from our checkpoint.
     """
+    redact.guard_process()
     spec = TrainSpec.from_dict(config["spec"])
     os.environ.update(config["faults"])
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if spec.gpus_per_worker else "cpu")

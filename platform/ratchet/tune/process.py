@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet import redact
 from ratchet.pipeline.context import Trial
 from ratchet.pipeline.graph import chunk_names
 from ratchet.pipeline.runner import run_plan
@@ -38,6 +39,7 @@ def work(task: TrialTask, report: Report) -> dict[str, Any]:
 
     A process of a killed driver that is still at the trial is waited for.
     """
+    redact.guard_process()
     os.chdir(task.home)
     chosen = write_point(task)
     task = dataclasses.replace(task, number=chosen["number"])

@@ -1,0 +1,113 @@
+"""The whole examination: what is there to be seen, and every rule on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ratchet.doctor import dashboard as dashboards
+from ratchet.doctor import probe, rules_access, rules_nodes, rules_plan
+from ratchet.doctor.facts import Dashboard, Node
+from ratchet.doctor.findings import Finding, ok, problem, warning
+from ratchet.errors import ClusterError
+from ratchet.pipeline.session import needs
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.schema import Plan
+from ratchet.store.record import versions
+
+_HTTP = ("http://", "https://")
+
+
+def examine(plan: Plan | None, address: str | None) -> list[Finding]:
+    """Examine the Ray at `address`, or the one that `plan` or RAY_ADDRESS names, or this machine where none does.
+
+    An http or https address is a dashboard's: it is asked what it gives away, and nodes are not looked at.
+    Nothing is started on this machine. What cannot be done is a finding.
+    """
+    cluster = plan.cluster if plan else Cluster()
+    address = address or cluster.ray.address or os.environ.get("RAY_ADDRESS") or ""
+    findings = [_token_file(os.environ)]
+    if address.startswith(_HTTP):
+        found = _seen_from_outside(address)
+        return [*findings, *found, warning("nodes", "not looked at: a dashboard shows none", _NODES)]
+    if address in {"", "local"}:
+        return [*findings, *_this_machine(plan, cluster)]
+    return [*findings, *_attached(plan, cluster, address)]
+
+
+_NODES = "give the address of the cluster itself (host:6379), or run `ratchet doctor` as a job on it"
+
+
+def _this_machine(plan: Plan | None, cluster: Cluster) -> list[Finding]:
+    machine = probe.machine(Path(cluster.storage))
+    need = needs(cluster)
+    resources = {"CPU": float(max(os.cpu_count() or 1, math.ceil(need["CPU"]) + 1)), "GPU": float(len(machine.gpus))}
+    resources["object_store_memory"] = float(cluster.ray.object_store_mb << 20)
+    node = Node(machine.name, "127.0.0.1", resources, metrics_port=0, machine=machine)
+    where = ok("cluster", "none is named: `ratchet run` starts a Ray of this machine, without a dashboard")
+    return [where, rules_access.authentication(None, os.environ), *_of_nodes(plan, cluster, [node])]
+
+
+def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding]:
+    from ratchet.doctor.cluster import attached, inspect
+
+    storage = Path(cluster.storage).resolve() if plan else None
+    try:
+        with attached(address) as url:
+            nodes = inspect(storage)
+    except ClusterError as error:
+        return [problem("cluster", f"{error.where}: {error.what}", error.fix)]
+    findings = [ok("cluster", f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}")]
+    findings += _seen_from_outside(url) if url else [rules_access.authentication(_no_dashboard(), os.environ)]
+    open_metrics = [
+        at for node in nodes if node.metrics_port and dashboards.answers(f"http://{(at := _metrics_at(node))}/metrics")
+    ]
+    findings += [rules_access.metrics(open_metrics), rules_nodes.answers(nodes)]
+    findings += [rules_nodes.clocks(nodes), *_of_nodes(plan, cluster, nodes)]
+    return findings + ([rules_nodes.storage(str(storage), nodes)] if storage else [])
+
+
+def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[Node]) -> list[Finding]:
+    """Apply the rules that hold for the nodes of a cluster as for one machine."""
+    ours, wanted = versions(), cluster.gpus_per_worker > 0
+    places = [("the driver", ours), *((name, machine.versions) for name, machine in rules_nodes.machines(nodes))]
+    findings = [
+        rules_nodes.same_versions(ours, nodes),
+        rules_nodes.known_holes(places),
+        rules_nodes.gpus(nodes, wanted),
+        rules_nodes.shared_memory(nodes, wanted),
+        rules_nodes.open_files(nodes),
+        rules_nodes.disks(nodes, rules_plan.checkpoint_bytes(plan) if plan else None),
+    ]
+    return findings + ([rules_plan.room(cluster, nodes), rules_plan.object_store(cluster, nodes)] if plan else [])
+
+
+def _seen_from_outside(url: str) -> list[Finding]:
+    seen = dashboards.look(url, dashboards.own_token(os.environ))
+    findings = [rules_access.authentication(seen, os.environ), rules_access.openness(seen)]
+    if not seen.reachable:
+        return findings
+    findings.append(rules_access.job_secrets(seen))
+    if seen.ray_version:
+        cluster = dataclasses.replace(
+            rules_nodes.known_holes([(url, {"ray": seen.ray_version})]), check="Ray's version"
+        )
+        findings.append(cluster)
+    return findings
+
+
+def _token_file(environment: Mapping[str, str]) -> Finding:
+    path = dashboards.token_file(environment)
+    return rules_access.token_file(path.stat().st_mode if path.is_file() else None, str(path))
+
+
+def _no_dashboard() -> Dashboard:
+    return Dashboard("", reachable=False)
+
+
+def _metrics_at(node: Node) -> str:
+    host = f"[{node.address}]" if ":" in node.address else node.address
+    return f"{host}:{node.metrics_port}"

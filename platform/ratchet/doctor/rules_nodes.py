@@ -1,0 +1,199 @@
+"""What the nodes of a cluster are like, and like each other: from facts to findings.
+
+Thresholds are this module's, and stand beside their reasons.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ratchet.doctor.advisories import holes
+from ratchet.doctor.facts import Machine, Node, Versions
+from ratchet.doctor.findings import Finding, ok, problem, warning
+from ratchet.errors import some
+
+_MUST_AGREE = ("python", "ray", "ratchet", "torch")
+_SHOULD_AGREE = ("transformers", "tokenizers", "deepspeed", "peft", "numpy", "pyarrow", "vllm")
+_SKEW_WARNING, _SKEW_PROBLEM = 1.0, 60.0
+"""Seconds. Times of records are told apart by the second; TLS and tokens of clouds fail at minutes."""
+_FEW_FILES = 65_536
+"""Ray's own advice: each worker process and each connection takes handles."""
+_TOO_FEW_FILES = 4_096
+_LITTLE_SHARED_MEMORY = 1 << 30
+"""NCCL exchanges between the processes of one machine through it; Docker gives 64 MiB."""
+_LITTLE_DISK, _TOO_LITTLE_DISK = 10 << 30, 1 << 30
+"""Where the plan's own need is not known: checkpoints of a small model, Ray's logs and spilled objects."""
+_GIB = 1 << 30
+
+
+def machines(nodes: Sequence[Node]) -> list[tuple[str, Machine]]:
+    """Return the machines that answered, by their node's name."""
+    return [(node.name, node.machine) for node in nodes if node.machine is not None]
+
+
+def answers(nodes: Sequence[Node]) -> Finding:
+    """Whether something of Ratchet runs on every node."""
+    silent = [f"{node.name} ({node.error})" for node in nodes if node.machine is None]
+    if silent:
+        return problem(
+            "nodes", f"nothing runs on {some(silent)}", "install the same Ratchet on every node: one image for all"
+        )
+    return ok("nodes", f"{len(nodes)} of {len(nodes)} answer: {some([node.name for node in nodes])}")
+
+
+def same_versions(client: Versions, nodes: Sequence[Node]) -> Finding:
+    """Whether client and nodes run the same Python, Ray, Ratchet and torch, and the other libraries."""
+    by_place = [("the driver", client), *((name, machine.versions) for name, machine in machines(nodes))]
+    for level, libraries in ((problem, _MUST_AGREE), (warning, _SHOULD_AGREE)):
+        differing = [told for one in libraries if (told := _differing(one, by_place))]
+        if differing:
+            return level("versions", "; ".join(differing), "use one image, or one constraints file, everywhere")
+    return ok("versions", f"the same everywhere: ray {client.get('ray', '–')}, torch {client.get('torch', '–')}")
+
+
+def known_holes(found: Sequence[tuple[str, Versions]]) -> Finding:
+    """Whether some place runs a version with a known hole. `found` is place and versions."""
+    told = {
+        f"{one.package} {versions[one.package]} at {place}: {one.id} ({one.what}; fixed in {one.fixed_in})"
+        for place, versions in found
+        for package in versions
+        for one in holes(package, versions[package])
+    }
+    if told:
+        return problem("known holes", "; ".join(sorted(told)), "install these versions or later, everywhere")
+    return ok("known holes", "none of the table in docs/security.md")
+
+
+def storage(path: str, nodes: Sequence[Node]) -> Finding:
+    """Whether the nodes and the driver see one storage folder."""
+    lost, asked = [], [node for node in nodes if node.storage is not None]
+    if not asked:
+        return warning("storage", f"{path} could not be looked at: no node answers", "see the check `nodes`")
+    for node in asked:
+        if (seen := node.storage) is not None and not (seen.sees_ours and seen.ours_sees_it):
+            what = "does not see the driver's files" if not seen.sees_ours else "writes what the driver does not see"
+            lost.append(f"{node.name} {what}{f' ({seen.error})' if seen.error else ''}")
+    if lost:
+        return problem(
+            "storage",
+            f"{path} is not one folder for all: {some(lost)}",
+            "set cluster.storage to a folder on a disk that all nodes mount under one path (NFS, ReadWriteMany)",
+        )
+    return ok("storage", f"{path} is the same folder for the driver and {_nodes(len(asked))}")
+
+
+def clocks(nodes: Sequence[Node]) -> Finding:
+    """Whether the nodes' clocks agree with the driver's, as far as the round trip lets one say."""
+    off = {node.name: node.skew.certain for node in nodes if node.skew is not None}
+    far = [f"{name} by at least {seconds:.1f} s" for name, seconds in off.items() if seconds > _SKEW_WARNING]
+    if far:
+        level = problem if max(off.values()) > _SKEW_PROBLEM else warning
+        return level("clocks", f"off the driver's: {some(far)}", "let every node keep time by NTP (chrony)")
+    return ok("clocks", f"{_nodes(len(off))} agree with the driver's within {_SKEW_WARNING:g} s")
+
+
+def gpus(nodes: Sequence[Node], wanted: bool) -> Finding:
+    """Whether GPUs can be used, and are alike. `wanted` says that the plan asks for GPUs."""
+    found = machines(nodes)
+    having = [(name, machine) for name, machine in found if machine.gpus or machine.cuda_devices]
+    if not having:
+        if wanted:
+            return problem(
+                "GPUs", "the plan wants GPUs and no node has one", "set gpus_per_worker to 0, or add GPU nodes"
+            )
+        return ok("GPUs", "there are none, and none is asked for")
+    dead = [
+        f"{name} ({machine.gpus[0].model})" for name, machine in having if machine.gpus and not machine.cuda_devices
+    ]
+    if dead:
+        do = "install torch's CUDA build (docs/install.md), for a CUDA that the driver knows"
+        return (problem if wanted else warning)("GPUs", f"torch uses none of the GPUs of {some(dead)}", do)
+    kinds = {
+        "driver": _by_value(having, lambda machine: {gpu.driver for gpu in machine.gpus}),
+        "GPU": _by_value(having, lambda machine: {gpu.model for gpu in machine.gpus}),
+        "CUDA of torch": _by_value(having, lambda machine: {machine.cuda} if machine.cuda else set()),
+    }
+    differing = [f"{kind} {_told(places)}" for kind, places in kinds.items() if len(places) > 1]
+    if differing:
+        return warning(
+            "GPUs", "; ".join(differing), "train on nodes that are alike: the slowest decides, and rounding may differ"
+        )
+    count = sum(len(machine.gpus) or machine.cuda_devices for _, machine in having)
+    return ok("GPUs", f"{count} on {_nodes(len(having))}, alike: {some(sorted(kinds['GPU']))}")
+
+
+def shared_memory(nodes: Sequence[Node], gpus_wanted: bool) -> Finding:
+    """Whether /dev/shm holds the object store, and what NCCL exchanges."""
+    small = []
+    for node in nodes:
+        if node.machine is not None:
+            store = int(node.resources.get("object_store_memory", 0))
+            least = max(store, _LITTLE_SHARED_MEMORY if gpus_wanted else 0)
+            if node.machine.shared_memory < least:
+                small.append(f"{node.name} has {_size(node.machine.shared_memory)} of {_size(least)}")
+    if small:
+        return (problem if gpus_wanted else warning)(
+            "shared memory (/dev/shm)",
+            f"too small: {some(small)}",
+            "give containers more: docker --shm-size, in Kubernetes an emptyDir of medium Memory at /dev/shm",
+        )
+    return ok("shared memory (/dev/shm)", "holds the object store of every node")
+
+
+def open_files(nodes: Sequence[Node]) -> Finding:
+    """Whether processes may open enough files and connections."""
+    few = {name: machine.open_files for name, machine in machines(nodes) if machine.open_files < _FEW_FILES}
+    if few:
+        level = problem if min(few.values()) < _TOO_FEW_FILES else warning
+        told = some([f"{name} allows {count:,}" for name, count in few.items()])
+        return level("file handles", told, f"raise the limit before `ray start`: ulimit -n {_FEW_FILES}")
+    return ok("file handles", f"every node allows {_FEW_FILES:,} or more")
+
+
+def disks(nodes: Sequence[Node], needed: int | None) -> Finding:
+    """Whether storage and temporary folders have room. `needed` is what the plan's checkpoints take, in bytes."""
+    told, bad = [], False
+    for name, machine in machines(nodes):
+        if machine.free_storage is None:
+            do = "set cluster.storage to a folder that you may write to"
+            return problem("disk", f"{name} cannot write to the storage folder", do)
+        for what, free, least in (
+            ("storage", machine.free_storage, needed or _LITTLE_DISK),
+            ("temporary folder", machine.free_temporary, _LITTLE_DISK),
+        ):
+            if free < least:
+                told.append(f"{what} of {name}: {_size(free)} free of {_size(least)}")
+                bad |= free < _TOO_LITTLE_DISK or (what == "storage" and needed is not None)
+    if told:
+        do = "free some space, or choose another cluster.storage and --temp-dir"
+        return (problem if bad else warning)("disk", some(told), do)
+    return ok("disk", "there is room in the storage and temporary folders of every node")
+
+
+def _differing(library: str, by_place: Iterable[tuple[str, Versions]]) -> str:
+    found: dict[str, list[str]] = defaultdict(list)
+    for place, versions in by_place:
+        found[versions.get(library, "none")].append(place)
+    return f"{library} {_told(found)}" if len(found) > 1 else ""
+
+
+def _by_value(found: Sequence[tuple[str, Machine]], values: Callable[[Machine], set[Any]]) -> dict[str, list[str]]:
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, machine in found:
+        for value in values(machine):
+            places[str(value)].append(name)
+    return places
+
+
+def _told(places: dict[str, list[str]]) -> str:
+    return ", ".join(f"{value} ({some(names)})" for value, names in sorted(places.items()))
+
+
+def _size(number: int) -> str:
+    return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / (1 << 20):.0f} MiB"
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'s' * (count != 1)}"

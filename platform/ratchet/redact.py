@@ -1,0 +1,132 @@
+"""Secrets stay out of what leaves this process: errors, lines for people, records, journals, pages.
+
+Two kinds are found. Values: those of environment variables that hold secrets, and of the token files of Ray and the
+hub; wherever text of ours holds one it is replaced, also as a URL, JSON or HTTP's basic authentication spells it. And
+shapes: keys of known form, `Bearer …`, a name and password in a URL; those only in words for people, since data may
+speak of them. Model weights, data sets, pairs and tokens are never touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+MASK = "***"
+SHORTEST = 8
+"""Characters below which a value is no secret to look for: it would be found in ordinary words."""
+
+_WORDS = {"AUTH", "AUTHORIZATION", "BEARER", "CREDENTIAL", "CREDENTIALS", "KEY", "KEYS", "PASSPHRASE", "SECRETS"}
+_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY")
+_NO_SECRET = {"PATH", "FILE", "DIR", "URL", "NAME", "ID", "MODE", "SOCK", "VARIABLE"}
+"""Last words of variables that say where a secret is, or how it is used, and do not hold one."""
+_SHAPES = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"), rf"\1 {MASK}"),
+    (re.compile(r"(?<=://)[^/\s@'\"]+@"), f"{MASK}@"),
+    (re.compile(r"(?<![\w-])(?:hf_[A-Za-z0-9]{16,}|(?:sk|pk)-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{20,})"), MASK),
+    (re.compile(r"(?<![\w-])(?:(?:AKIA|ASIA)[A-Z0-9]{16}(?!\w)|github_pat_\w{30,}|eyJ[\w-]{8,}\.eyJ[\w.-]{8,})"), MASK),
+)
+_FILES = ("~/.ray/auth_token", "~/.cache/huggingface/token")
+_named: set[str] = set()
+
+
+def keep_secret(variable: str) -> None:
+    """Count the value of an environment variable, such as a suite's `key_variable`, as a secret from now on."""
+    _named.add(variable)
+
+
+def looks_secret(variable: str) -> bool:
+    """Tell whether an environment variable of this name holds a secret, as far as a name can tell."""
+    parts = re.split(r"[^A-Z0-9]+", variable.upper())
+    secret = any(part in _WORDS or part.endswith(_ENDINGS) for part in parts)
+    return variable in _named or (secret and parts[-1] not in _NO_SECRET)
+
+
+def values(text: str) -> str:
+    """Return `text` without the values of secrets. Nothing else changes, so records and journals may pass."""
+    for spelling in _spellings(_secrets()):
+        if spelling in text:
+            text = text.replace(spelling, MASK)
+    return text
+
+
+def words(text: str) -> str:
+    """Return a text for people without secrets, by value and by shape."""
+    text = values(text)
+    for shape, instead in _SHAPES:
+        text = shape.sub(instead, text)
+    return text
+
+
+def tree(value: Any) -> Any:
+    """Return what is to become JSON without the values of secrets: in all texts, and in the keys of mappings."""
+    if isinstance(value, str):
+        return values(value)
+    if isinstance(value, Mapping):
+        return {tree(key): tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [tree(item) for item in value]
+    return value
+
+
+def guard_process() -> None:
+    """Take secrets out of tracebacks of this process, and out of what it logs by `logging`."""
+    sys.excepthook = _excepthook
+    logging.setLogRecordFactory(_LogRecord)
+
+
+class _LogRecord(logging.LogRecord):
+    """A record whose message and traceback have no secrets, whoever writes it where."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.exc_info and self.exc_info[0] is not None:
+            self.exc_text = words("".join(traceback.format_exception(*self.exc_info))).rstrip()
+
+    def getMessage(self) -> str:
+        return words(super().getMessage())
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(words("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _secrets() -> frozenset[str]:
+    found = {value.strip() for name, value in os.environ.items() if looks_secret(name)}
+    files = [*_FILES, *(os.environ.get(name, "") for name in ("RAY_AUTH_TOKEN_PATH", "HF_TOKEN_PATH"))]
+    found |= {_content(name) for name in files if name}
+    return frozenset(value for value in found if len(value) >= SHORTEST and not _is_number(value))
+
+
+@functools.lru_cache(maxsize=16)
+def _content(name: str) -> str:
+    """Return what a file of a token holds; empty where there is none that can be read."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home
+        return Path(name).expanduser().read_text(encoding="utf-8").strip()
+    return ""
+
+
+@functools.lru_cache(maxsize=4)
+def _spellings(secrets: frozenset[str]) -> tuple[str, ...]:
+    """Return each secret as texts may spell it, the longest first: one may be a part of another."""
+    found = set(secrets)
+    for secret in secrets:
+        found |= {quote(secret, safe=""), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+        found |= {base64.b64encode(prefix + secret.encode()).decode() for prefix in (b"", b"api:", b":")}
+    return tuple(sorted(found, key=lambda spelling: (-len(spelling), spelling)))
+
+
+def _is_number(value: str) -> bool:
+    """Digits alone are no secret to look for: they would be found in numbers, which must stay as they are."""
+    return value.replace(".", "").replace("-", "").isdigit()
