@@ -13,7 +13,7 @@ from ratchet.commands.arguments import add_plan
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
 from ratchet.submit import files, secrets
-from ratchet.submit.address import find_address, is_in_the_open
+from ratchet.submit.address import find_address
 from ratchet.submit.environment import runtime_env, variables
 from ratchet.submit.follow import follow
 from ratchet.submit.job import Submission, check_plan, digest_of, entrypoint, exit_status, place
