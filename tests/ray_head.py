@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import requests
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 180
@@ -81,9 +81,9 @@ def ray_head(cpus: int = 3) -> Iterator[Head]:
 
 def get(head: Head, path: str) -> bytes:
     """Return what the dashboard answers to one who has the token."""
-    request = urllib.request.Request(head.address + path, headers={"Authorization": f"Bearer {head.token}"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return bytes(answer.read())
+    answer = requests.get(head.address + path, headers={"Authorization": f"Bearer {head.token}"}, timeout=30)
+    answer.raise_for_status()
+    return answer.content
 
 
 def _wait(head: Head) -> None:
@@ -91,7 +91,7 @@ def _wait(head: Head) -> None:
     while True:
         assert head.process.poll() is None, (head.folder / "start.log").read_text()
         assert time.monotonic() < end, "the head did not start"
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+        with contextlib.suppress(requests.RequestException):
             get(head, "/api/jobs/")
             return
         time.sleep(0.2)
@@ -99,10 +99,8 @@ def _wait(head: Head) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(60)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError):  # the group: whatever the head left behind
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

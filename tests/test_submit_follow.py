@@ -176,7 +176,7 @@ def test_what_is_not_a_cluster_of_ours_is_one_clear_error(server: JobServer, ans
 
 def test_no_server_no_tls_and_old_ray_are_told(server: JobServer) -> None:
     server.version = "2.9.3"
-    with pytest.raises(ClusterError, match="runs Ray 2.9.3, and Ratchet needs 2.60 or newer"):
+    with pytest.raises(ClusterError, match=r"runs Ray 2\.9\.3, and Ratchet needs 2\.60 or newer"):
         connect(server.address, None)
     with pytest.raises(ClusterError, match="no TLS with this server"):
         connect(server.address.replace("http", "https"), None)

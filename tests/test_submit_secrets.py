@@ -54,11 +54,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["HF_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "db_password", "GITHUB_TOKEN", "OPENAI_APIKEY",
-     "HUGGINGFACEHUB_API_TOKEN", "MYSECRET", "PROXY_AUTHORIZATION", "SSH_PASSPHRASE", "GOOGLE_APPLICATION_CREDENTIALS"],
-)  # fmt: skip
+SECRETS = """\
+HF_TOKEN WANDB_API_KEY RAY_AUTH_TOKEN AWS_SECRET_ACCESS_KEY db_password GITHUB_TOKEN OPENAI_APIKEY MYSECRET
+HUGGINGFACEHUB_API_TOKEN PROXY_AUTHORIZATION SSH_PASSPHRASE GOOGLE_APPLICATION_CREDENTIALS"""
+
+
+@pytest.mark.parametrize("name", SECRETS.split())
 def test_names_of_secrets_are_known(name: str) -> None:
     assert is_secret_name(name)
     with pytest.raises(PlanError, match=f"--env {name}: by its name") as caught:
@@ -144,7 +145,7 @@ def test_variables_of_a_job_are_few_and_never_collide_with_those_of_a_run() -> N
     [
         (["--set", "cluster.storage=outputs"], "cluster.storage: outputs would lie in the job's own copy"),
         (["--set", "cluster.ray.address=10.0.0.1:6379"], "cluster.ray.address: a job runs on the Ray"),
-        (["--set", "stages.warm.bach=3"], "did you mean batch"),
+        (["--set", "stages.warm.bach=3"], "did you mean stages.warm.batch?"),
         (["--set", f"track.wandb.project={CANARY}"], "the command: holds the value of HF_TOKEN"),
         (["--id", CANARY], "--id: holds the value of HF_TOKEN"),
         (["--env", f"A={CANARY}"], "--env A: holds the value of HF_TOKEN"),
