@@ -1,4 +1,4 @@
-"""Jobs on a real Ray with token authentication: what arrives, one job of two submissions, ends, stops, lost dashboards."""
+"""Jobs on a real Ray with token authentication: what arrives, one job of many submissions, ends, stops."""
 
 from __future__ import annotations
 
@@ -185,6 +185,7 @@ def test_no_token_and_a_wrong_one_are_refused(head: Head, tmp_path: Path) -> Non
 COUNTS = "import time\nfor n in range(100):\n    print(n, flush=True)\n    time.sleep(0.3)\n"
 
 
+@pytest.mark.slow
 def test_a_dashboard_that_dies_and_comes_back_costs_no_line(head: Head, jobs: RayJobs, tmp_path: Path) -> None:
     name, _ = place(jobs, made("counts", COUNTS, tmp_path), None)
     until(lambda: "3" in jobs.log(name).splitlines())
@@ -195,15 +196,17 @@ def test_a_dashboard_that_dies_and_comes_back_costs_no_line(head: Head, jobs: Ra
     )
     out, told, ended = io.StringIO(), io.StringIO(), []
     thread = threading.Thread(
-        target=lambda: ended.append(follow(jobs, name, out, patience=120, poll=0.2, console=Console(told)))
+        target=lambda: ended.append(follow(jobs, name, out, patience=400, poll=0.2, console=Console(told)))
     )
     thread.start()
     until(lambda: "5\n" in out.getvalue())
     os.kill(dashboard, signal.SIGKILL)
     until(lambda: "the job may go on" in told.getvalue())
-    with subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as again:
-        thread.join(120)
-        again.terminate()
+    while thread.is_alive():  # on a busy machine a dashboard gives up its own start, after 30 s
+        with subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as again:
+            while again.poll() is None and thread.is_alive():
+                thread.join(0.5)
+            again.terminate()
     assert exit_status(ended[0]) == 0
     assert [line for line in out.getvalue().splitlines() if line.isdigit()] == [str(n) for n in range(100)]
     assert "an answer again after" in told.getvalue()
