@@ -117,6 +117,7 @@ def test_the_archive_is_the_list_and_depends_on_nothing_else(folder: Path) -> No
     pack(staged().files, folder / "b.zip")
     assert (folder / "a.zip").read_bytes() == (folder / "b.zip").read_bytes()
     with zipfile.ZipFile(folder / "a.zip") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert {name: archive.read(name) for name in archive.namelist()} == {
             name: (folder / name).read_bytes() for name in SENT
         }

@@ -143,16 +143,18 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [{"env_vars": {"PYTHONPATH": "platform"}}, {"py_modules": ["platform/ratchet"]}],
-    ids=["PYTHONPATH", "py_modules"],
-)
-def test_ray_s_own_command_runs_a_plan_from_a_clean_clone(
-    head: Head, clone: Path, tmp_path: Path, environment: dict[str, object]
-) -> None:
+WAYS = {
+    "PYTHONPATH": ({"env_vars": {"PYTHONPATH": "platform"}}, "python -m ratchet.cli"),
+    "py_modules": ({"py_modules": ["platform/ratchet"]}, "python -m ratchet.cli"),
+    "installed": ({}, "ratchet"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ray_s_own_command_runs_a_plan_from_a_clean_clone(head: Head, clone: Path, tmp_path: Path, way: str) -> None:
+    environment, ratchet = WAYS[way]
     code = "import platform, ratchet; print('from', ratchet.__file__, platform.python_version())"
-    run = f"python -m ratchet.cli run jobs/tiny.yaml --set cluster.storage={tmp_path}"
+    run = f"{ratchet} run jobs/tiny.yaml --set cluster.storage={tmp_path}"
     found = subprocess.run(
         [BIN / "ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--runtime-env-json",
          json.dumps(environment), "--", "bash", "-c", f'python -c "{code}" && {run}'],
@@ -161,4 +163,4 @@ def test_ray_s_own_command_runs_a_plan_from_a_clean_clone(
     assert found.returncode == 0, found.stdout + found.stderr
     assert (tmp_path / "runs" / "tiny" / "report.html").is_file()
     [line] = [line for line in found.stdout.splitlines() if line.startswith("from ")]
-    assert f"{head.folder}/session" in line
+    assert (f"{head.folder}/session" in line) == (way != "installed")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from typing import Any
 
 import ray
@@ -55,13 +56,13 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
             )  # fmt: skip
         except requests.exceptions.SSLError as error:
             raise ClusterError(
-                f"no TLS with this server: {_last(error)}",
+                f"no TLS with this server: {_reason(error)}",
                 where=self._address,
                 fix="check http or https, and give the file of the certificate authority with --ca",
             ) from error
         except requests.exceptions.RequestException as error:
             raise UnreachableError(
-                f"no answer: {_last(error)}",
+                f"no answer: {_reason(error)}",
                 where=self._address,
                 fix="check the address (the dashboard's port is 8265 as a rule), and that the cluster runs",
             ) from error
@@ -156,7 +157,9 @@ def connect(address: str, ca: str | None) -> RayJobs:
         client = _Client(address, _headers(), ca or True)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
-            f"no token to send: {_last(error)}", where="RAY_AUTH_MODE=token", fix="set RAY_AUTH_TOKEN_PATH"
+            f"no token to send: {str(error).partition('. ')[0]}",
+            where="RAY_AUTH_MODE=token",
+            fix="set RAY_AUTH_TOKEN_PATH to a file with the cluster's token",
         ) from error
     if client.carries_secrets and is_in_the_open(address):
         Console().say(f"warning: the token goes to {address} in the clear; use https, or a tunnel to the head")
@@ -197,5 +200,8 @@ def _job(details: JobDetails) -> Job:
     )
 
 
-def _last(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+def _reason(error: BaseException) -> str:
+    """Return why there was no answer: the system's words where they are in there, else the last line."""
+    text = str(error).strip() or type(error).__name__
+    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
+    return found[1] if found else text.splitlines()[-1][:300]
