@@ -28,6 +28,7 @@ class JobServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.faults: deque[Fault | None] = deque()
         self.always: Fault | None = None
+        self.busy = 0  # submissions that are sent away before any job is made
         self.lock = threading.Lock()
         self.on_log: Callable[[str], None] = lambda name: None
 
@@ -97,6 +98,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/stop"):
             self.server.end(self.path.split("/")[3], "STOPPED")
             self.answer(200, json.dumps({"stopped": True}))
+            return
+        if self.server.busy:
+            self.server.busy -= 1
+            self.answer(500, "No available agent to submit job, please try again later.", "text/plain")
             return
         asked = json.loads(body)
         with self.server.lock:

@@ -13,6 +13,7 @@ import pytest
 
 from job_server import JobServer, job_server, resets, says, stops_half_way
 from ratchet.errors import ClusterError, PlanError, RunError
+from ratchet.submit import client
 from ratchet.submit.address import find_address, is_in_the_open
 from ratchet.submit.client import connect
 from ratchet.submit.job import DIGEST, Submission, place
@@ -159,6 +160,15 @@ def test_a_lost_answer_does_not_start_a_second_job(server: JobServer) -> None:
     server.faults.extend([None, resets])  # asked whether it is there; started, and the answer is lost
     assert place(jobs, MADE, None) == ("tiny-0123456789-1", False)
     assert list(server.jobs) == ["tiny-0123456789-1"]
+
+
+def test_a_cluster_that_is_not_ready_is_asked_again(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RETRY_SECONDS", (0.01,))
+    server.busy = 1
+    assert place(connect(server.address, None), MADE, None) == ("tiny-0123456789-1", True)
+    server.busy = 2
+    with pytest.raises(ClusterError, match="No available agent"):
+        place(connect(server.address, None), MADE, "mine")
 
 
 def test_another_job_s_name_is_refused(server: JobServer) -> None:

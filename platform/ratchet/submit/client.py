@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import time
 from typing import Any
 
 import ray
@@ -27,6 +28,8 @@ OLDEST = (2, 60)
 """The oldest Ray that a plan runs on, and whose job server tells a driver's exit status."""
 TIMEOUTS = (10.0, 120.0)
 """Seconds to connect, and to wait for the next byte."""
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Waits before a submission is sent again: a head that has just started has no agent yet to take it."""
 _JSON = ("/api/version", "/api/jobs")
 
 
@@ -123,19 +126,24 @@ class RayJobs:
 
     def submit(self, job_id: str, submission: Submission) -> bool:
         """Start a job, its driver on the head; return False where one of this name is there already."""
-        try:
-            # No resources for the entrypoint: with any, Ray places the driver on any node.
-            self._client.submit_job(
-                entrypoint=submission.entrypoint,
-                submission_id=job_id,
-                runtime_env=dict(submission.runtime_env),
-                metadata={PLAN: submission.plan, DIGEST: submission.digest},
-            )
-        except ClusterError:
-            if self.info(job_id) is None:  # a name that is taken is an error of several kinds, by Ray's version
-                raise
-            return False
-        return True
+        for wait in (*RETRY_SECONDS, None):
+            try:
+                # No resources for the entrypoint: with any, Ray places the driver on any node.
+                self._client.submit_job(
+                    entrypoint=submission.entrypoint,
+                    submission_id=job_id,
+                    runtime_env=dict(submission.runtime_env),
+                    metadata={PLAN: submission.plan, DIGEST: submission.digest},
+                )
+            except ClusterError as error:
+                if self.info(job_id) is not None:  # a name that is taken is an error of several kinds, by Ray's version
+                    return False
+                if wait is None or not isinstance(error, UnreachableError):
+                    raise
+                time.sleep(wait)
+            else:
+                return True
+        return False
 
     def stop(self, job_id: str) -> None:
         """Ask for a job's end."""
