@@ -204,9 +204,11 @@ def test_a_dashboard_that_dies_and_comes_back_costs_no_line(head: Head, jobs: Ra
     until(lambda: "the job may go on" in told.getvalue())
     while thread.is_alive():  # on a busy machine a dashboard gives up its own start, after 30 s
         with subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as again:
-            while again.poll() is None and thread.is_alive():
-                thread.join(0.5)
-            again.terminate()
+            try:
+                while again.poll() is None and thread.is_alive():
+                    thread.join(0.5)
+            finally:
+                again.kill()
     assert exit_status(ended[0]) == 0
     assert [line for line in out.getvalue().splitlines() if line.isdigit()] == [str(n) for n in range(100)]
     assert "an answer again after" in told.getvalue()
