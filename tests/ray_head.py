@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -13,71 +13,101 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from ratchet.reference.gone import family
+import requests
 
-_SECONDS = 180
-_OBJECT_STORE = 100_000_000
+BIN = Path(sys.executable).parent
+START_SECONDS = 180
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Head:
-    """Where a head is: `address` of the cluster, `dashboard` as URL, `folder` with its session and logs."""
+    """A running head: `address` of the cluster, `dashboard` as URL, `folder` with its sessions and logs."""
 
     address: str
     dashboard: str
+    token: str | None
     folder: Path
+    process: subprocess.Popen[bytes]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return the environment of a client that has the cluster's token."""
+        return {**plain_environment(), **authentication(self.token), **more}
 
 
-@contextlib.contextmanager
-def ray_head(token: str | None, host: str = "127.0.0.1") -> Iterator[Head]:
-    """Start a head with token authentication, or without any; at the end its processes are ended, and no others."""
-    folder = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp"))
-    gcs, dashboard, metrics, agent, client = _ports(5)
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_AUTH", "RAY_ADDRESS"))}
-    command = [
-        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"),
-        *(f"--node-ip-address={host}", f"--port={gcs}", f"--dashboard-host={host}", f"--dashboard-port={dashboard}"),
-        *(f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}"),
-        *(f"--ray-client-server-port={client}", "--num-cpus=2", f"--object-store-memory={_OBJECT_STORE}"),
-        *(f"--temp-dir={folder}", "--include-dashboard=true"),
-    ]
-    with (
-        (folder / "head.log").open("wb") as log,
-        subprocess.Popen(command, env={**kept, **auth}, stdout=log, stderr=log, start_new_session=True) as process,
-    ):
-        try:
-            _wait(dashboard, host, process, folder)
-            yield Head(f"{host}:{gcs}", f"http://{host}:{dashboard}", folder)
-        finally:
-            _end(process)
-    shutil.rmtree(folder, ignore_errors=True)
+def authentication(token: str | None) -> dict[str, str]:
+    """Return the variables of a head, or a client, with a token or without any authentication."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
 
 
-def _wait(port: int, host: str, process: subprocess.Popen[bytes], folder: Path) -> None:
-    end = time.monotonic() + _SECONDS
-    while True:
-        assert process.poll() is None, (folder / "head.log").read_text()
-        assert time.monotonic() < end, f"no dashboard on port {port}: {(folder / 'head.log').read_text()}"
-        with contextlib.suppress(OSError):
-            socket.create_connection((host, port), timeout=1).close()
-            if "Ray runtime started" in (folder / "head.log").read_text():
-                return
-        time.sleep(0.2)
+def plain_environment() -> dict[str, str]:
+    """Return this process' environment without another Ray's settings, and with this Python's commands first."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return {**kept, "CI": "true", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the processes below ours: Ray's own end of a head takes a minute."""
-    for pid in reversed(family(process.pid)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens at now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+@contextlib.contextmanager
+def ray_head(cpus: int = 3, *, open_to_all: bool = False) -> Iterator[Head]:
+    """Start a head, wait until its job server answers, and take it down with all that it started."""
+    folder, token = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp")), None if open_to_all else secrets.token_hex(16)
+    gcs, dashboard, agent, client, metrics = free_ports(5)
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
+        "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", f"--num-cpus={cpus}", "--object-store-memory=100000000",
+        "--disable-usage-stats", f"--metrics-export-port={metrics}",
+    ]  # fmt: skip
+    # The library is not on the cluster's path: what a job finds of it came along.
+    environment = {key: value for key, value in plain_environment().items() if key != "PYTHONPATH"}
+    environment |= authentication(token)
+    with (
+        (folder / "start.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
+        try:
+            head = Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", token, folder, process)
+            _wait(head)
+            yield head
+        finally:
+            _end(process)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def get(head: Head, path: str) -> bytes:
+    """Return what the dashboard answers to one who has the token."""
+    headers = {"Authorization": f"Bearer {head.token}"} if head.token else {}
+    answer = requests.get(head.dashboard + path, headers=headers, timeout=30)
+    answer.raise_for_status()
+    return answer.content
+
+
+def _wait(head: Head) -> None:
+    end = time.monotonic() + START_SECONDS
+    while True:
+        assert head.process.poll() is None, (head.folder / "start.log").read_text()
+        assert time.monotonic() < end, f"the head did not start: {(head.folder / 'start.log').read_text()}"
+        with contextlib.suppress(requests.RequestException):
+            get(head, "/api/jobs/")
+            if "Ray runtime started" in (head.folder / "start.log").read_text():
+                return
+        time.sleep(0.2)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(60)
+    with contextlib.suppress(ProcessLookupError):  # the group: whatever the head left behind
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from ray_head import Head, ray_head
+from ray_head import Head, authentication, ray_head
 from whole_run import command
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-TOKEN = "doctor-canary-0f1e2d3c4b5a6978"  # noqa: S105
 PLAN = """\
 name: a
 model: {path: m}
@@ -46,7 +45,7 @@ def doctor(folder: Path, *words: str, **environment: str) -> tuple[int, dict[str
 
 @pytest.fixture(scope="module")
 def open_head() -> Iterator[Head]:
-    with ray_head(None) as head:
+    with ray_head(open_to_all=True) as head:
         yield head
 
 
@@ -97,8 +96,9 @@ def test_secrets_in_a_jobs_runtime_environment_are_told_by_name_alone(open_head:
 
 
 def test_a_cluster_with_a_token_is_well_and_without_ours_told(tmp_path: Path) -> None:
-    with ray_head(TOKEN) as head:
-        ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    with ray_head() as head:
+        assert head.token is not None
+        ours = authentication(head.token)
         status, found, said = doctor(tmp_path, "plan.yaml", "--address", head.address, **ours)
         assert found["authentication"] == {
             "check": "authentication",
@@ -108,12 +108,12 @@ def test_a_cluster_with_a_token_is_well_and_without_ours_told(tmp_path: Path) ->
         }
         assert found["dashboard"]["level"] == "ok"
         assert (status, [name for name, one in found.items() if one["level"] == "problem"]) == (0, [])
-        assert TOKEN not in said
+        assert head.token not in said
 
         status, found, _ = doctor(tmp_path, "--address", head.dashboard, RAY_AUTH_MODE="disabled")
         assert (status, found["authentication"]["level"]) == (0, "ok")
 
-        wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another-token-of-nobody"}
+        wrong = authentication("another-token-of-nobody")
         status, found, said = doctor(tmp_path, "--address", head.address, **wrong)
         assert status == 69
         assert "does not take us" in found["cluster"]["found"] and "RAY_AUTH_TOKEN" in found["cluster"]["do"]

@@ -17,6 +17,7 @@ COMMANDS = {
     "score": ("ratchet.commands.score", "score the references of a plan, and train nothing"),
     "evaluate": ("ratchet.commands.evaluate", "put models through a suite, and compare them"),
     "sweep": ("ratchet.commands.sweep", "run a plan at many points of a space, and compare what comes of it"),
+    "submit": ("ratchet.commands.submit", "run a plan as a job of a Ray cluster, and follow it"),
     "report": ("ratchet.commands.report", "write the report of a run"),
     "doctor": ("ratchet.commands.doctor", "say what a cluster lacks or leaves open, and what to do about it"),
 }
@@ -53,3 +54,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             module.add_arguments(command)
             command.set_defaults(main=module.main)
     return parser
+
+
+if __name__ == "__main__":  # a job runs `python -m ratchet.cli`, which needs no installed script
+    sys.exit(main())

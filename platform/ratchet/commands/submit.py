@@ -1,0 +1,119 @@
+"""`ratchet submit`: run a plan as a job of a Ray cluster, and follow it to its end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ratchet.commands.arguments import add_plan
+from ratchet.plan.load import load_plan
+from ratchet.plan.schema import Plan
+from ratchet.submit import files, secrets
+from ratchet.submit.address import find_address
+from ratchet.submit.environment import runtime_env, variables
+from ratchet.submit.follow import follow
+from ratchet.submit.job import Submission, check_plan, digest_of, entrypoint, exit_status, place
+from ratchet.submit.stop import stop
+from ratchet.track.progress import Console
+
+if TYPE_CHECKING:
+    from ratchet.submit.client import RayJobs
+
+INTERRUPTED = 130
+STOP_WAIT_SECONDS = 120
+PATIENCE_SECONDS = 600.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_plan(parser)
+    parser.add_argument("--address", metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265")
+    parser.add_argument("--ca", metavar="FILE", help="certificates to trust, for https")
+    parser.add_argument("--id", metavar="ID", help="name of the job; left out: made from the plan's name and content")
+    parser.add_argument("--fresh", action="store_true", help="put aside what the run folder holds and start over")
+    parser.add_argument("--ship-code", action="store_true", help="send this library along; else the cluster has it")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the job; no secrets"
+    )
+    parser.add_argument(
+        "--stop-wait",
+        type=int,
+        default=STOP_WAIT_SECONDS,
+        metavar="SECONDS",
+        help=f"time that a stop gives the run to commit a checkpoint (default {STOP_WAIT_SECONDS})",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE_SECONDS,
+        metavar="SECONDS",
+        help=f"time to wait, while following, for a cluster that gives no answer (default {PATIENCE_SECONDS:g})",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--no-wait", action="store_true", help="submit, and do not follow the job")
+    what.add_argument("--stop", action="store_true", help="stop the plan's running job, and wait for its end")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Submit, attach or stop; return the exit status of the run."""
+    plan = load_plan(arguments.plan, arguments.overrides)
+    check_plan(plan)
+    address = find_address(arguments.address, os.environ)
+    if arguments.stop:
+        stop(_connect(address, arguments), plan.name, arguments.id, sys.stdout, patience=arguments.patience)
+        return 0
+    job_id, jobs = _submit(arguments, plan, address)
+    if arguments.no_wait:
+        return 0
+    try:
+        return exit_status(follow(jobs, job_id, sys.stdout, patience=arguments.patience))
+    except KeyboardInterrupt:
+        same = f"ratchet submit {arguments.plan} --address {address} --id {job_id}"
+        Console().say(f"\n{job_id} goes on. The same command follows it again; to stop it: {same} --stop")
+        return INTERRUPTED
+
+
+def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[str, RayJobs]:
+    """Stage, check and submit; return the job's name, and where to ask for it."""
+    console = Console()
+    staged = files.stage(arguments.plan, plan)
+    library = files.library() if arguments.ship_code else ()
+    values = variables(arguments.env, plan.cluster, arguments.stop_wait)
+    command = entrypoint(staged.plan, arguments.overrides, fresh=arguments.fresh)
+    texts = {"the command": command, "--id": arguments.id or ""} | {f"--env {name}": values[name] for name in values}
+    known = secrets.known_secrets(os.environ, secrets.key_variables(plan))
+    secrets.refuse(texts, [*staged.files, *library], known)
+    _say_what_goes(console, staged, library)
+    jobs = _connect(address, arguments)
+    digest = digest_of(staged.digest, files.digest_of(library), command, values)
+    with tempfile.TemporaryDirectory(prefix="ratchet-submit-") as folder:
+        archive, shipped = Path(folder, "files.zip"), Path(folder, "ratchet")
+        files.pack(staged.files, archive)
+        files.unpack(library, Path(folder))
+        environment = runtime_env(str(archive), str(shipped) if library else None, values)
+        job_id, new = place(jobs, Submission(plan.name, digest, command, environment), arguments.id)
+    sys.stdout.write(f"job: {job_id}\n")
+    sys.stdout.flush()
+    console.say(f"{job_id}: {'submitted' if new else 'is there already: attached to it'}")
+    return job_id, jobs
+
+
+def _say_what_goes(console: Console, staged: files.Staged, library: tuple[files.StagedFile, ...]) -> None:
+    console.say(files.listing(staged.files, "sent"))
+    if library:
+        total = files.size(sum(len(file.content) for file in library))
+        console.say(f"{total:>10}  library: {len(library)} files, sha256 {files.digest_of(library)[:16]}")
+    for name in files.git_ignored(staged.files):
+        console.say(f"{name} is ignored by git: it is sent, and a clone would not have it")
+    for path in staged.elsewhere:
+        console.say(f"{path} is not sent: every node of the cluster must see it")
+
+
+def _connect(address: str, arguments: argparse.Namespace) -> RayJobs:
+    from ratchet.submit.client import connect
+
+    return connect(address, arguments.ca)

@@ -1,0 +1,214 @@
+"""The files that go along with a job: the plan, its suites, and whatever local files these name.
+
+The list is explicit. Ray's own upload of a folder leaves out what `.gitignore` and its own defaults
+name, and says nothing; here an archive with exactly the listed files is made, and Ray takes it as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import hashlib
+import io
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import PlanError
+from ratchet.pairs.tokenizer import shipped_templates
+from ratchet.plan.base import Strict
+from ratchet.plan.data import Source
+from ratchet.plan.judge import ReplayJudge
+from ratchet.plan.load import planned_suites
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.schema import Plan
+from ratchet.plan.suite import Files, Harness, Rows, Suite
+
+NAMING: Mapping[type[Strict], tuple[str, ...]] = {
+    ModelSpec: ("path", "chat_template"),
+    Source: ("path",),
+    Suite: ("data_root",),
+    Harness: ("include",),
+    Files: ("path",),
+    Rows: ("path",),
+    ReplayJudge: ("file",),
+}
+"""Keys of plans and suites that name a file or folder."""
+
+MOST_BYTES = 99 << 20
+"""Ray's dashboard takes bodies of 100 MiB (`DASHBOARD_CLIENT_MAX_SIZE`); the rest is for the archive's own lines."""
+MOST_OF_ONE = 25 << 20
+"""Ray warns from 10 MiB on; what is larger is copied to every node for every job, and better lies in storage."""
+_SHARED = "put it on storage that every node sees, and give its absolute path"
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedFile:
+    """A file under its name in the job's working folder, with the bytes that go."""
+
+    name: str
+    content: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Staged:
+    """Files that go along, by name; `plan` is the plan's name, `elsewhere` what must be on the cluster."""
+
+    plan: str
+    files: tuple[StagedFile, ...]
+    elsewhere: tuple[str, ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over names and contents, in hex."""
+        return digest_of(self.files)
+
+
+def digest_of(files: tuple[StagedFile, ...]) -> str:
+    """Return one SHA-256 over the names and contents of files, in hex."""
+    lines = (f"{hashlib.sha256(file.content).hexdigest()} {file.name}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def stage(path: Path, plan: Plan) -> Staged:
+    """Read the plan's file and every local file that it and its suites name, relative to the current folder.
+
+    Raises PlanError where one is missing, lies outside of the current folder, or is too large to be sent.
+    """
+    found = {_own_name(path): path}
+    elsewhere = []
+    for entry, where in named_paths(plan):
+        if entry.startswith(("/", "~")):
+            elsewhere.append(entry)
+            continue
+        for file in _expand(entry, where):
+            name = Path(os.path.normpath(file)).as_posix()
+            if not file.samefile(found.setdefault(name, file)):
+                raise PlanError(f"two files would be {name}", where=where, fix="copy the plan into the current folder")
+    total = 0
+    for name, file in found.items():
+        size = file.stat().st_size
+        total += size
+        if size > MOST_OF_ONE:
+            raise PlanError(
+                f"{size / 2**20:.0f} MiB, and the most that is sent of one file is {MOST_OF_ONE >> 20} MiB",
+                where=name,
+                fix=_SHARED,
+            )
+    if total > MOST_BYTES:
+        raise PlanError(
+            f"the files are {total / 2**20:.0f} MiB together, and Ray takes {MOST_BYTES >> 20}", fix=_SHARED
+        )
+    files = tuple(StagedFile(name, found[name].read_bytes()) for name in sorted(found))
+    return Staged(_own_name(path), files, tuple(dict.fromkeys(elsewhere)))
+
+
+def named_paths(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield every file or folder that a plan and its suites name, and the key that names it."""
+    yield from _named(plan, "")
+    for one in planned_suites(plan):
+        yield one.name, "evaluate"
+        yield from _named(one.suite, one.name)
+
+
+def _named(part: Any, at: str) -> Iterator[tuple[str, str]]:
+    if isinstance(part, Mapping):
+        for key, value in part.items():
+            yield from _named(value, f"{at}.{key}".lstrip("."))
+    elif isinstance(part, tuple | list):
+        for value in part:
+            yield from _named(value, at)
+    elif isinstance(part, Strict):
+        for key in type(part).model_fields:
+            value, where = getattr(part, key), f"{at}.{key}".lstrip(".")
+            if key not in NAMING.get(type(part), ()):
+                yield from _named(value, where)
+            elif key != "chat_template" or value not in shipped_templates():
+                yield from ((entry, where) for entry in ([value] if isinstance(value, str) else value or ()))
+
+
+def _own_name(path: Path) -> str:
+    """Return the name of the plan's file in the job: as it is below the current folder, else its last part."""
+    name = os.path.relpath(path)
+    return path.name if name.startswith("..") else Path(name).as_posix()
+
+
+def _expand(entry: str, where: str) -> list[Path]:
+    """Return the files that an entry stands for: one, all below a folder, or what a pattern matches."""
+    if os.path.normpath(entry).startswith(".."):
+        raise PlanError(
+            f"{entry} lies outside of the current folder, and so has no place in the job's",
+            where=where,
+            fix="submit from a folder that holds it, or give an absolute path that the cluster has",
+        )
+    path = Path(entry)
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    if not path.exists() and glob.has_magic(entry):
+        found = sorted(Path(name) for name in glob.glob(entry, recursive=True))  # noqa: PTH207 - the rule of `pairs.files`
+    files = [file for file in found if file.is_file()]
+    if not files:
+        raise PlanError(
+            f"no file at {entry}",
+            where=where,
+            fix="relative paths count from where the command is run; absolute ones are the cluster's",
+        )
+    return files
+
+
+def listing(files: tuple[StagedFile, ...], what: str) -> str:
+    """Return a line for each file with its size, and one with the sum and the digest of all."""
+    lines = [f"{size(len(file.content)):>10}  {file.name}" for file in files]
+    total = size(sum(len(file.content) for file in files))
+    return "\n".join([*lines, f"{total:>10}  {what}: {len(files)} files, sha256 {digest_of(files)[:16]}"])
+
+
+def size(count: int) -> str:
+    """Return bytes as people say them: `312 B`, `4.1 KiB`, `7.0 MiB`."""
+    if count < 1 << 10:
+        return f"{count} B"
+    return f"{count / (1 << 10):.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
+
+
+def git_ignored(files: tuple[StagedFile, ...]) -> list[str]:
+    """Return those that git ignores: they are sent, but no clone has them. None where there is no git."""
+    names = "\0".join(file.name for file in files)
+    try:
+        answer = subprocess.run(
+            ["git", "check-ignore", "--stdin", "-z"],
+            input=names.encode(),
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return []
+    return [name for name in answer.stdout.decode().split("\0") if name]
+
+
+def pack(files: tuple[StagedFile, ...], target: Path) -> None:
+    """Write files into a zip archive whose bytes depend on nothing but them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            entry = zipfile.ZipInfo(file.name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, file.content, zipfile.ZIP_DEFLATED)
+    target.write_bytes(buffer.getvalue())
+
+
+def library() -> tuple[StagedFile, ...]:
+    """Return the files of this library, each as `ratchet/…`."""
+    package = Path(__file__).resolve().parent.parent
+    found = [path for path in sorted(package.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return tuple(StagedFile(path.relative_to(package.parent).as_posix(), path.read_bytes()) for path in found)
+
+
+def unpack(files: tuple[StagedFile, ...], folder: Path) -> None:
+    """Write files below a folder."""
+    for file in files:
+        target = folder / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.content)

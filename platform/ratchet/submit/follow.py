@@ -1,0 +1,111 @@
+"""Follow a job to its end: ask again and again, so that a connection that breaks costs nothing.
+
+Ray's own follower is one websocket, whose end is taken for the job's (ray#51601). Here each round asks for the status
+and then for the log, of which only what is new is written; so what a job wrote before it ended is never missed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TextIO
+
+from ratchet.errors import ClusterError
+from ratchet.submit.job import Job, Jobs, UnreachableError
+from ratchet.track.progress import Console, duration
+
+POLL_SECONDS = 1.0
+_TRIES_FOR_THE_END = 5
+_SHARE = 4
+"""A round that took long, because the log is long, is followed by a pause this many times as long."""
+
+
+class _Log:
+    """What of a job's log was written here."""
+
+    def __init__(self, out: TextIO, seen: int) -> None:
+        self._out, self._seen = out, seen
+
+    def show(self, text: str) -> None:
+        """Write what is new of the log so far."""
+        if len(text) > self._seen:
+            self._out.write(text[self._seen :])
+            self._out.flush()
+            self._seen = len(text)
+
+
+class _Silence:
+    """How long there has been no answer, told once at its beginning and once at its end."""
+
+    def __init__(self, console: Console, patience: float) -> None:
+        self._console, self._patience = console, patience
+        self._since: float | None = None
+
+    def keeps(self, error: UnreachableError, job_id: str) -> None:
+        """Note that there was no answer. Raises ClusterError after `patience` seconds of it."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            self._console.say(f"{error.what}; the job may go on, asking for up to {duration(self._patience)}")
+        if now - self._since > self._patience:
+            raise ClusterError(
+                f"no answer for {duration(now - self._since)}: {error.what}",
+                where=job_id,
+                fix="the job may still run: follow it again with the same command, once the cluster answers",
+            ) from error
+
+    def ends(self) -> None:
+        """Note that there was an answer."""
+        if self._since is not None:
+            self._console.say(f"an answer again after {duration(time.monotonic() - self._since)}")
+            self._since = None
+
+
+def follow(
+    jobs: Jobs,
+    job_id: str,
+    out: TextIO,
+    *,
+    patience: float,
+    seen: int = 0,
+    poll: float = POLL_SECONDS,
+    console: Console | None = None,
+) -> Job:
+    """Write a job's log to `out` from character `seen` on, until the job has ended; return it.
+
+    `patience` and `poll` are seconds. Raises ClusterError where the cluster gives no answer for so long, or has
+    forgotten the job.
+    """
+    console = console or Console()
+    log, silence, waiting = _Log(out, seen), _Silence(console, patience), ""
+    tries_left = _TRIES_FOR_THE_END
+    while True:
+        started = time.monotonic()
+        job = None
+        try:
+            job = _info(jobs, job_id)
+            if job.status == "PENDING" and job.message != waiting:
+                waiting = job.message
+                console.say(f"{job_id}: {waiting}")
+            log.show(jobs.log(job_id))  # after the status, and so all of it where that says that the job has ended
+            silence.ends()
+            if job.ended:
+                return job
+        except UnreachableError as error:
+            silence.keeps(error, job_id)
+            if job is not None and job.ended:
+                tries_left -= 1
+                if not tries_left:
+                    console.say(f"{job_id} has ended, and the end of its log is not to be had: {error.what}")
+                    return job
+        time.sleep(max(poll, _SHARE * (time.monotonic() - started)))
+
+
+def _info(jobs: Jobs, job_id: str) -> Job:
+    job = jobs.info(job_id)
+    if job is None:
+        raise ClusterError(
+            "the cluster knows no such job: its head was started again, and the job ended with it",
+            where=job_id,
+            fix="submit again: the run goes on from its last checkpoint",
+        )
+    return job

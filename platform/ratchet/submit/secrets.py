@@ -1,0 +1,98 @@
+"""What must not be sent: everything that goes along with a job can be read by all who reach its cluster.
+
+`GET /api/jobs/` shows the command, `runtime_env` and metadata of every job, Ray writes them into its logs, and the
+files lie unpacked on every node. So known secrets of this process and things in the shape of one stop a submission.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ratchet.errors import PlanError
+from ratchet.plan.judge import EndpointJudge
+from ratchet.plan.load import planned_suites
+from ratchet.plan.schema import Plan
+from ratchet.submit.files import StagedFile
+
+_WORDS = {"AUTH", "AUTHORIZATION", "BEARER", "CREDENTIAL", "CREDENTIALS", "KEY", "KEYS", "PASSPHRASE", "SECRETS"}
+_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY")
+_FILES = {"PATH", "FILE"}
+"""Last words of variables that hold the place of a secret, and not the secret."""
+_SHORTEST = 8
+"""Shorter values stand in files by chance."""
+_LARGEST_SECRET = 1 << 16
+
+_SHAPES = {
+    "a URL with a password": r"[a-z][a-z0-9+.-]*://[^/\s:@'\"]*:[^/\s@'\"]+@",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a token of Hugging Face": r"\bhf_[A-Za-z0-9]{20,}",
+    "a key of an API": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "a key of AWS": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "a token of GitHub": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})",
+    "a JSON web token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.",
+}
+FIX = (
+    "leave it out here, and give it to the cluster: as a variable of its pods (secretKeyRef) or of `ray start`, "
+    "or as a file there"
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a variable of this name holds a secret, as `HF_TOKEN` and `WANDB_API_KEY` do."""
+    words = re.split(r"[^A-Z0-9]+", name.upper())
+    return any(word in _WORDS or word.endswith(_ENDINGS) for word in words)
+
+
+def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, str]:
+    """Return the secrets that this process knows, by where they are from.
+
+    They are the values of variables that are named as secrets are, and of `more`; the contents of files that such
+    variables name (`RAY_AUTH_TOKEN_PATH`), and Ray's own token file.
+    """
+    found = {name: environment[name] for name in [*more, "RAY_JOB_HEADERS"] if name in environment}
+    places = [Path.home() / ".ray" / "auth_token"]
+    for name, value in environment.items():
+        if is_secret_name(name):
+            if name.upper().rpartition("_")[2] in _FILES:
+                places.append(Path(value))
+            else:
+                found[name] = value
+    for place in places:
+        if place.is_file() and place.stat().st_size <= _LARGEST_SECRET and os.access(place, os.R_OK):
+            found[str(place)] = place.read_text(errors="replace")
+    return {name: value.strip() for name, value in found.items() if len(value.strip()) >= _SHORTEST}
+
+
+def key_variables(plan: Plan) -> list[str]:
+    """Return the variables that hold the keys of the judges of a plan's suites."""
+    judges = (getattr(task, "judge", None) for one in planned_suites(plan) for task in one.suite.tasks.values())
+    return [judge.key_variable for judge in judges if isinstance(judge, EndpointJudge) and judge.key_variable]
+
+
+def refuse(texts: Mapping[str, str], files: Sequence[StagedFile], secrets: Mapping[str, str]) -> None:
+    """Raise PlanError where a text or file that would be sent holds a secret; `texts` are by where they stand.
+
+    Known secrets are looked for in everything, shapes of secrets in the texts and in YAML files: rows of data may
+    speak of them.
+    """
+    problems = [f"{where}: holds the value of {name}" for where, name in _known(texts, files, secrets)]
+    shaped = dict(texts) | {
+        file.name: file.content.decode(errors="replace") for file in files if file.name.endswith((".yaml", ".yml"))
+    }
+    for where, text in shaped.items():
+        problems += [f"{where}: holds {what}" for what, shape in _SHAPES.items() if re.search(shape, text, re.I)]
+    if problems:
+        raise PlanError("\n".join(problems), fix=FIX)
+
+
+def _known(
+    texts: Mapping[str, str], files: Sequence[StagedFile], secrets: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    parts = [(where, text.encode()) for where, text in texts.items()] + [(file.name, file.content) for file in files]
+    for name, value in secrets.items():
+        for where, content in parts:
+            if value.encode() in content:
+                yield where, name

@@ -1,0 +1,78 @@
+"""`ratchet submit` as a process: Ctrl-C, what stands on standard output, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from job_server import JobServer, job_server
+
+PLAN = """\
+name: small
+model: {scratch: {tokenizer_from: [sums]}}
+data: {sums: {generate: {kind: arithmetic}}}
+stages: {warm: {kind: sft, data: [sums]}}
+cluster: {storage: /mnt/store}
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    with job_server() as found:
+        yield found
+
+
+def submit(server: JobServer, folder: Path, *more: str) -> subprocess.Popen[str]:
+    (folder / "plan.yaml").write_text(PLAN)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ratchet.cli", "submit", "plan.yaml", *more], cwd=folder, text=True,
+        env=kept | {"RAY_API_SERVER_ADDRESS": server.address, "HOME": str(folder)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(server: JobServer, tmp_path: Path) -> None:
+    with submit(server, tmp_path) as following:
+        assert following.stdout is not None
+        name = following.stdout.readline().removeprefix("job: ").strip()
+        server.logs[name] = "a line\n"
+        assert following.stdout.readline() == "a line\n", "so it follows"
+        following.send_signal(signal.SIGINT)
+        _, told = following.communicate(timeout=60)
+    assert following.returncode == 130
+    assert "Traceback" not in told
+    assert f"{name} goes on" in told
+    assert f"ratchet submit plan.yaml --address {server.address} --id {name} --stop" in told
+    assert server.jobs[name]["status"] == "PENDING"
+    assert not [asked for asked in server.requests if asked.endswith("/stop")]
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "returned", "words"),
+    [
+        ("SUCCEEDED", 0, 0, ""),
+        ("FAILED", 5, 5, ""),
+        ("STOPPED", None, 75, "the job was stopped"),
+        ("FAILED", None, 69, "the job failed, and not by its command: the worker died"),
+    ],
+)
+def test_the_command_ends_as_the_job_does(
+    server: JobServer, tmp_path: Path, status: str, exit_code: int | None, returned: int, words: str
+) -> None:
+    def on_log(name: str) -> None:
+        server.logs[name] = "all\n"
+        server.end(name, status, exit_code, "a trace\nthe worker died")
+
+    server.on_log = on_log
+    with submit(server, tmp_path) as following:
+        out, told = following.communicate(timeout=60)
+    assert following.returncode == returned, told
+    assert out.splitlines() == [f"job: {next(iter(server.jobs))}", "all"]
+    assert words in told

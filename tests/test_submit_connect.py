@@ -1,0 +1,192 @@
+"""Reaching a cluster, one job for the same thing, and stops, against a server that misbehaves."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import ipaddress
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from job_server import JobServer, job_server, resets, says, stops_half_way
+from ratchet.errors import ClusterError, PlanError, RunError
+from ratchet.submit import client
+from ratchet.submit.address import find_address, is_in_the_open
+from ratchet.submit.client import connect
+from ratchet.submit.job import DIGEST, Submission, place
+from ratchet.submit.stop import stop
+
+MADE = Submission("tiny", "0123456789abcdef0123", "true", {})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobServer]:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_HEADERS"):
+        monkeypatch.delenv(name, raising=False)
+    with job_server() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (says(401, "Unauthorized"), r"asks for a token \(401\)"),
+        (says(403, "Forbidden"), r"asks for a token \(403\)"),
+        (says(404), "not Ray's dashboard"),
+        (says(200, "<html>hello", "text/html"), "not Ray's dashboard"),
+        (says(302, "", Location="http://127.0.0.1:9/login"), "not Ray's dashboard"),
+        (says(200, '["json"]'), "not Ray's dashboard"),
+        (says(500, "broken"), r"the server fails \(500\): broken"),
+        (resets, "no answer"),
+        (stops_half_way, "no answer"),
+        (lambda handler: handler.wfile.write(b"\x00\x00\x06\x04\x00HTTP/2 of the GCS"), "no answer"),
+    ],
+)
+def test_what_is_not_a_cluster_of_ours_is_one_clear_error(server: JobServer, answer: object, words: str) -> None:
+    server.always = answer
+    with pytest.raises(ClusterError, match=words) as caught:
+        connect(server.address, None)
+    assert caught.value.fix or "fails" in words
+    assert server.address in str(caught.value)
+
+
+def test_no_server_no_tls_and_old_ray_are_told(server: JobServer) -> None:
+    server.version = "2.9.3"
+    with pytest.raises(ClusterError, match=r"runs Ray 2\.9\.3, and Ratchet needs 2\.60 or newer"):
+        connect(server.address, None)
+    with pytest.raises(ClusterError, match="no TLS with this server"):
+        connect(server.address.replace("http", "https"), None)
+    gone = server.address
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ClusterError, match="no answer: Connection refused"):
+        connect(gone, None)
+
+
+def self_signed(path: Path) -> Path:
+    """Write a certificate of 127.0.0.1 with its key, valid today."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_an_unknown_certificate_is_refused_and_ca_trusts_it(tmp_path: Path, server: JobServer) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(self_signed(tmp_path / "ca.pem"))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    address = server.address.replace("http", "https")
+    with pytest.raises(ClusterError, match="no TLS with this server"):
+        connect(address, None)
+    assert connect(address, str(tmp_path / "ca.pem")).running() == []
+
+
+def test_the_address_given_wins_over_ray_s_variables(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    connect(server.address, None)
+    assert server.requests == ["GET /api/version"]
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "found"),
+    [
+        ("http://h:8265/", {"RAY_API_SERVER_ADDRESS": "http://other:1"}, "http://h:8265"),
+        ("h:8265", {}, "http://h:8265"),
+        (None, {"RAY_API_SERVER_ADDRESS": "https://h"}, "https://h"),
+        (None, {"RAY_ADDRESS": "https://h"}, "https://h"),
+    ],
+)
+def test_addresses_come_from_the_option_or_ray_s_variables(given: str, environment: dict[str, str], found: str) -> None:
+    assert find_address(given, environment) == found
+
+
+@pytest.mark.parametrize("address", [None, "ray://h:10001", "http://", "http://a:b@h:1", "http://h:x", "http://h?q=1"])
+def test_other_addresses_are_refused(address: str | None) -> None:
+    with pytest.raises(PlanError) as caught:
+        find_address(address, {"RAY_ADDRESS": "10.0.0.1:6379"})
+    assert "a:b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "open_"),
+    [
+        ("http://127.0.0.1:8265", False),
+        ("http://[::1]:8265", False),
+        ("http://10.1.2.3:8265", False),
+        ("http://8.8.8.8:8265", True),
+        ("http://[::ffff:8.8.8.8]:8265", True),
+        ("https://8.8.8.8", False),
+    ],
+)
+def test_plain_http_to_the_open_internet_is_known(address: str, open_: bool) -> None:
+    assert is_in_the_open(address) is open_
+
+
+def test_the_same_thing_is_one_job_until_it_has_ended(server: JobServer) -> None:
+    jobs = connect(server.address, None)
+    assert place(jobs, MADE, None) == ("tiny-0123456789-1", True)
+    assert place(jobs, MADE, None) == ("tiny-0123456789-1", False)
+    server.end("tiny-0123456789-1", "FAILED", 5)
+    assert place(jobs, MADE, None) == ("tiny-0123456789-2", True)
+    assert place(jobs, MADE, "mine") == ("mine", True)
+    server.end("mine", "SUCCEEDED", 0)
+    assert place(jobs, MADE, "mine") == ("mine", False), "a name that was given is one attempt"
+
+
+def test_a_lost_answer_does_not_start_a_second_job(server: JobServer) -> None:
+    jobs = connect(server.address, None)
+    server.faults.extend([None, resets])  # asked whether it is there; started, and the answer is lost
+    assert place(jobs, MADE, None) == ("tiny-0123456789-1", False)
+    assert list(server.jobs) == ["tiny-0123456789-1"]
+
+
+def test_a_cluster_that_is_not_ready_is_asked_again(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RETRY_SECONDS", (0.01,))
+    server.busy = 1
+    assert place(connect(server.address, None), MADE, None) == ("tiny-0123456789-1", True)
+    server.busy = 2
+    with pytest.raises(ClusterError, match="No available agent"):
+        place(connect(server.address, None), MADE, "mine")
+
+
+def test_another_job_s_name_is_refused(server: JobServer) -> None:
+    server.add("mine", metadata={DIGEST: "another"})
+    with pytest.raises(RunError, match="made from something else"):
+        place(connect(server.address, None), MADE, "mine")
+    with pytest.raises(PlanError, match="63 at most"):
+        place(connect(server.address, None), MADE, "../mine")
+
+
+def test_a_stop_takes_the_plan_s_one_job(server: JobServer) -> None:
+    jobs, out = connect(server.address, None), io.StringIO()
+    with pytest.raises(RunError, match="no such job runs"):
+        stop(jobs, "tiny", None, out, patience=1)
+    place(jobs, MADE, None)
+    place(jobs, MADE, "mine")
+    with pytest.raises(RunError, match="several jobs of this plan run: tiny-0123456789-1, mine"):
+        stop(jobs, "tiny", None, out, patience=1)
+    server.logs["mine"] = "before\n"
+    assert stop(jobs, "tiny", "mine", out, patience=1).status == "STOPPED"
+    assert out.getvalue() == "", "what stood in the log before is not written again"

@@ -1,0 +1,192 @@
+"""Secrets never leave: names, known values, shapes; and nothing is asked of a cluster before all is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from job_server import JobServer, job_server
+from ratchet.cli import main
+from ratchet.errors import PlanError
+from ratchet.pipeline.session import worker_environment
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.load import load_plan
+from ratchet.submit.environment import runtime_env, variables
+from ratchet.submit.files import StagedFile
+from ratchet.submit.secrets import is_secret_name, key_variables, known_secrets, refuse
+
+CANARY = "canary-5f2c9b1e77"
+PLAN = """\
+name: small
+model: {scratch: {tokenizer_from: [sums]}}
+data: {sums: {generate: {kind: arithmetic}}}
+stages: {warm: {kind: sft, data: [sums]}}
+evaluate: [suite.yaml]
+cluster: {storage: /mnt/store}
+"""
+SUITE = """\
+tasks:
+  mine:
+    kind: mt_bench
+    questions: {hub: owner/mt}
+    judge: {kind: endpoint, base_url: 'https://judge.example/v1', model: j, key_variable: MY_JUDGE}
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    with job_server() as found:
+        yield found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    return tmp_path
+
+
+SECRETS = """\
+HF_TOKEN WANDB_API_KEY RAY_AUTH_TOKEN AWS_SECRET_ACCESS_KEY db_password GITHUB_TOKEN OPENAI_APIKEY MYSECRET
+HUGGINGFACEHUB_API_TOKEN PROXY_AUTHORIZATION SSH_PASSPHRASE GOOGLE_APPLICATION_CREDENTIALS"""
+
+
+@pytest.mark.parametrize("name", SECRETS.split())
+def test_names_of_secrets_are_known(name: str) -> None:
+    assert is_secret_name(name)
+    with pytest.raises(PlanError, match=f"--env {name}: by its name") as caught:
+        variables([f"{name}={CANARY}"], Cluster(), 120)
+    assert CANARY not in str(caught.value)
+    assert "secretKeyRef" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["HF_HOME", "TOKENIZERS_PARALLELISM", "MAX_TOKENS", "NCCL_DEBUG", "MONKEYS", "PATH"])
+def test_other_names_are_not(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+@given(st.sampled_from(["plan.yaml", "rows.jsonl", "the command", "--env A"]), st.binary(max_size=20))
+def test_a_known_secret_is_found_wherever_it_stands(place: str, around: bytes) -> None:
+    files = [StagedFile("plan.yaml", b"name: x"), StagedFile("rows.jsonl", b"\xff{}")]
+    texts = {"the command": "run", "--env A": "b"}
+    refuse(texts, files, {"HF_TOKEN": CANARY})
+    if place in texts:
+        texts[place] += around.decode(errors="replace") + CANARY
+    files = [
+        StagedFile(file.name, file.content + around + CANARY.encode()) if file.name == place else file for file in files
+    ]
+    with pytest.raises(PlanError, match=f"{place}: holds the value of HF_TOKEN") as caught:
+        refuse(texts, files, {"HF_TOKEN": CANARY})
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("data.sums.path=https://me:hunter22@host/x", "a URL with a password"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key"),
+        ("hf_" + "a1B2" * 8, "a token of Hugging Face"),
+        ("sk-proj-" + "a1B2" * 8, "a key of an API"),
+        ("AKIA" + "ABCD" * 4, "a key of AWS"),
+        ("ghp_" + "a1B2" * 9, "a token of GitHub"),
+        ("eyJhbGciOiJI.eyJzdWIiOiIx.c2ln", "a JSON web token"),
+    ],
+)
+def test_what_looks_like_a_secret_is_refused_in_texts_and_yaml_and_not_in_rows(text: str, what: str) -> None:
+    refuse({}, [StagedFile("rows.jsonl", text.encode())], {})
+    for texts, files in (({"--env A": text}, []), ({}, [StagedFile("plan.yaml", text.encode())])):
+        with pytest.raises(PlanError, match=f"holds {what}") as caught:
+            refuse(texts, files, {})
+        assert text not in str(caught.value)
+
+
+def test_plain_texts_pass() -> None:
+    refuse({"--set": "judge.base_url=https://host:8000/v1 s3://bucket/a@b task-sk-1 http://[::1]:80/"}, [], {})
+
+
+def test_secrets_are_known_from_variables_files_and_judges(folder: Path) -> None:
+    (folder / "token").write_text("of-a-file-7f3a\n")
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text("of-ray-itself-81c\n")
+    environment = {
+        "HF_TOKEN": CANARY, "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_AUTH_MODE": "token",
+        "MY_JUDGE": "of-a-judge-22", "RAY_JOB_HEADERS": '{"X": "header-91"}', "HOME": str(folder), "SHORT_KEY": "abc",
+    }  # fmt: skip
+    found = known_secrets(environment, key_variables(load_plan(Path("plan.yaml"))))
+    assert set(found.values()) == {CANARY, "of-a-file-7f3a", "of-ray-itself-81c", "of-a-judge-22", '{"X": "header-91"}'}
+
+
+def test_variables_of_a_job_are_few_and_never_collide_with_those_of_a_run() -> None:
+    assert variables(["HF_HOME=/mnt/hf", "A=b=c"], Cluster(), 90) == {
+        "RAY_JOB_STOP_WAIT_TIME_S": "90",
+        "HF_HOME": "/mnt/hf",
+        "A": "b=c",
+    }
+    for cluster in (Cluster(), Cluster(gpus_per_worker=1)):
+        for name in worker_environment(cluster):
+            with pytest.raises(PlanError, match="sets this variable itself"):
+                variables([f"{name}=1"], cluster, 90)
+    for setting in ("A", "=b", "A B=c", "RAY_JOB_STOP_WAIT_TIME_S=3"):
+        with pytest.raises(PlanError, match="--env"):
+            variables([setting], Cluster(), 90)
+    assert set(runtime_env("a.zip", None, {})) == {"working_dir", "env_vars"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "cluster.storage=outputs"], "cluster.storage: outputs would lie in the job's own copy"),
+        (["--set", "cluster.ray.address=10.0.0.1:6379"], "cluster.ray.address: a job runs on the Ray"),
+        (["--set", "stages.warm.bach=3"], "did you mean stages.warm.batch?"),
+        (["--set", f"track.wandb.project={CANARY}"], "the command: holds the value of HF_TOKEN"),
+        (["--id", CANARY], "--id: holds the value of HF_TOKEN"),
+        (["--env", f"A={CANARY}"], "--env A: holds the value of HF_TOKEN"),
+        (["--env", "HF_TOKEN=x"], "--env HF_TOKEN: by its name"),
+        (["--set", "data.sums={path: none.jsonl}"], "data.sums.path: no file at none.jsonl"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sent(
+    folder: Path, server: JobServer, capsys, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    assert main(["submit", "plan.yaml", "--address", server.address, *arguments]) == 2
+    told = capsys.readouterr()
+    assert words in told.err
+    assert CANARY not in told.err + told.out
+    assert server.requests == []
+
+
+def test_a_secret_in_a_file_that_goes_along_is_refused(folder: Path, server: JobServer, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("MY_JUDGE", CANARY)
+    (folder / "suite.yaml").write_text(SUITE + f"# {CANARY}\n")
+    assert main(["submit", "plan.yaml", "--address", server.address]) == 2
+    assert "suite.yaml: holds the value of MY_JUDGE" in capsys.readouterr().err
+    assert server.requests == []
+
+
+def test_no_address_is_an_error_with_what_to_do(folder: Path, capsys) -> None:
+    assert main(["submit", "plan.yaml"]) == 2
+    assert "--address: no cluster is named" in capsys.readouterr().err
+
+
+def test_what_is_sent_holds_no_variable_of_this_process(folder: Path, server: JobServer, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    monkeypatch.setenv("HARMLESS", "but-not-asked-for")
+    command = ["submit", "plan.yaml", "--address", server.address, "--no-wait"]
+    assert main(command) == 0
+    assert main(command) == 0
+    told = capsys.readouterr()
+    [(name, job)] = server.jobs.items()
+    assert told.out == f"job: {name}\n" * 2
+    assert "submitted" in told.err
+    assert "is there already: attached to it" in told.err
+    assert job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    assert not any(value in str(job) for value in (CANARY, "but-not-asked-for"))
