@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +17,7 @@ from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster, Ray
 from ratchet.plan.data import Source
 from ratchet.store.layout import Layout
-from ratchet.train.checkpoint import ATTEMPT
+from ratchet.train.events import noted
 from ratchet.train.spec import DeepSpeedSettings
 from train_bench import write_inputs
 from train_ray_bench import go, spec_at
@@ -34,27 +32,6 @@ def session() -> Iterator[None]:
         yield
 
 
-class Groups(threading.Thread):
-    """Watches a step's folder; `found` are the worker groups that claimed it."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.path, self.found, self.over = folder / ATTEMPT, set[str](), threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(0.02):
-            if self.path.exists():
-                self.found.add(self.path.read_text().strip())
-
-    def __enter__(self) -> Groups:
-        self.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.over.set()
-        self.join()
-
-
 @pytest.mark.parametrize("restarts", [0, 2])
 def test_workers_out_of_memory_are_restarted_as_often_as_asked_and_then_told_what_to_set(
     session: None, tmp_path: Path, restarts: int
@@ -62,9 +39,9 @@ def test_workers_out_of_memory_are_restarted_as_often_as_asked_and_then_told_wha
     """DeepSpeed is told to gather gradients in a buffer of 20 terabytes, which the system refuses each time."""
     greedy = DeepSpeedSettings(zero=2, overrides={"zero_optimization": {"reduce_bucket_size": 5_000_000_000_000}})
     spec = spec_at(tmp_path / "run", write_inputs(tmp_path), workers=2, deepspeed=greedy)
-    with Groups(tmp_path / "run") as groups, pytest.raises(TrainingError, match="failed, also after") as raised:
+    with pytest.raises(TrainingError, match="failed, also after") as raised:
         go(spec, max_restarts=restarts)
-    assert len(groups.found) == restarts + 1
+    assert len([event for event in noted(tmp_path / "run") if event.endswith(" began")]) == restarts + 1
     assert "memory" in raised.value.what and "cluster.token_budget" in raised.value.fix
     assert not list((tmp_path / "run/checkpoints").glob("step-*"))
 
