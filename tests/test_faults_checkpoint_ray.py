@@ -86,7 +86,12 @@ def test_every_harm_to_every_file_of_two_ranks_is_found(
         assert (tmp_path / str(number) / "checkpoints" / f"bad-{NEWEST}").is_dir()
 
 
-SNAPSHOTS = [b"", b'{"ray_version": "2.60.0", "checkpoint_resul', b'{"ray_version": "1.0.0", "other": []}', os.urandom(64)]
+SNAPSHOTS = [
+    b"",
+    b'{"ray_version": "2.60.0", "checkpoint_resul',
+    b'{"ray_version": "1.0.0", "other": []}',
+    os.urandom(64),
+]
 
 
 def test_swapped_shards_and_broken_snapshots_of_ray_cost_one_checkpoint_and_no_bit(

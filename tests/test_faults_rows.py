@@ -51,9 +51,7 @@ def test_of_ten_thousand_rows_each_bad_one_is_named_and_every_other_is_kept(tmp_
     out = tmp_path / "out"
     out.mkdir()
     counts = assemble(read_source(source, span_bytes=64 << 10), out, source)
-    kept = [
-        row for part in ("train", "heldout") for row in pq.read_table(out / f"{part}.parquet")["row"].to_pylist()
-    ]
+    kept = [row for part in ("train", "heldout") for row in pq.read_table(out / f"{part}.parquet")["row"].to_pylist()]
     skipped = pq.read_table(out / "skipped.parquet").to_pylist()
     assert {row["row"]: row["reason"] for row in skipped} == faults and len(skipped) == BAD
     assert sorted(kept) == sorted({*range(1, ROWS + 1)} - {*faults})

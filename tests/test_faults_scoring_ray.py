@@ -64,9 +64,23 @@ def blocks_below(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in root.glob("store/logps/*/block-*.parquet")}
 
 
-def kill_a_scorer(run: subprocess.Popen[str], draw: random.Random) -> None:
-    scorers = [pid for pid, title in whole_run.processes_below(run.pid) if "BlockScorer" in title]
-    os.kill(draw.choice(scorers), signal.SIGKILL)
+def cut_short(arguments: list[Any], root: Path, draw: random.Random, driver_too: bool) -> dict[Path, int]:
+    """Kill a process that scores, once there is a new block, and after one more the driver; return what was there."""
+    before = blocks_below(root)
+    with drive(arguments) as run:
+        whole_run.until(lambda: len(blocks_below(root)) > len(before), run)
+        scorers = [pid for pid, title in whole_run.processes_below(run.pid) if "BlockScorer" in title]
+        os.kill(draw.choice(scorers), signal.SIGKILL)
+        if not driver_too:
+            _, said = run.communicate(timeout=300)
+            assert run.returncode == 0, said
+            return before
+        whole_run.until(lambda: len(blocks_below(root)) > len(before) + 1, run)
+        left = [pid for pid, _ in whole_run.processes_below(run.pid)]
+        run.send_signal(signal.SIGKILL)
+        assert run.wait(60) == -signal.SIGKILL
+    assert not still_there(left, 120)
+    return before
 
 
 def test_five_kills_leave_each_score_once_and_redo_no_finished_block(tmp_path: Path) -> None:
@@ -85,26 +99,11 @@ def test_five_kills_leave_each_score_once_and_redo_no_finished_block(tmp_path: P
     ids = open_table([job.file], [1.0], 0).pair_ids()
     total = -(-len(ids) // BLOCK)
     arguments = [str(layout.root), str(folder), model.weights, fp, str(tokens), ACTORS]
-    kills = 0
-    for scorer, driver in [(True, True), (True, True), (True, False)]:
-        before = blocks_below(tmp_path / "cut")
-        with drive(arguments) as run:
-            whole_run.until(lambda: len(blocks_below(tmp_path / "cut")) > len(before), run)
-            kill_a_scorer(run, draw)
-            kills += 1
-            if driver:
-                whole_run.until(lambda: len(blocks_below(tmp_path / "cut")) > len(before) + 1, run)
-                left = [pid for pid, _ in whole_run.processes_below(run.pid)]
-                run.send_signal(signal.SIGKILL)
-                kills += 1
-                assert run.wait(60) == -signal.SIGKILL
-                assert not still_there(left, 120)
-            else:
-                assert run.wait(300) == 0, run.stderr
+    for driver_too in (True, True, False):
+        before = cut_short(arguments, tmp_path / "cut", draw, driver_too)
         now = blocks_below(tmp_path / "cut")
         assert {path: now[path] for path in before} == before, "a finished block was made again"
-        assert (len(now) == total) is not driver
-    assert kills == 5
+        assert (len(now) == total) is not driver_too
     (logps,) = {path.parent for path in now}
     found = [pair_id for path in sorted(now) for pair_id in pq.read_table(path)["pair_id"].to_pylist()]
     assert len(found) == len({*found}) == len(ids) and {*found} == {*ids.to_pylist()}
