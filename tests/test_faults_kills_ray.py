@@ -20,7 +20,7 @@ SAVES = [("ckpt:after_shard", 0), ("ckpt:after_shard", 1), ("ckpt:before_marker"
 
 
 def places(seed: int) -> list[tuple[str, int, int]]:
-    """(point, rank, step): eight kills while a checkpoint is saved, every hook and rank among them, and twelve between."""
+    """(point, rank, step): eight kills while a checkpoint is saved, every hook and rank among them, twelve between."""
     draw = random.Random(seed)
     saves = [(point, rank, draw.randrange(EVERY, STEPS + 1, EVERY)) for point, rank in 2 * SAVES]
     steps = draw.sample([(rank, step) for rank in (0, 1) for step in range(1, STEPS + 1)], 12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shutil
 import threading
 import time
@@ -24,6 +25,10 @@ from ratchet.train.worker import WORKERS, ray_worker
 _NEVER = 1e9
 _LOOK_SECONDS = 1.0
 """How often the driver looks at the cluster, and at whether it was asked to stop."""
+_NO_MEMORY = re.compile(
+    r"out ?of ?memory|can(no|')t allocate memory|low on memory|\bMemoryError|bad_alloc", re.IGNORECASE
+)
+"""What CUDA, torch on a CPU, Ray's watch over a node, Python and C++ say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +248,7 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         yield
     except (TrainingFailedError, RayError) as error:
         why = _root(error)
-        memory = "out of memory" in why.lower()
+        memory = _NO_MEMORY.search(why) is not None
         # Memory that runs out is the plan's affair: another call would run out of it again.
         raise (TrainingError if memory else ClusterError)(
             f"the training workers failed, also after restarting: {why}",
