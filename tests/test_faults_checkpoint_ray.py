@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ratchet.train.checkpoint import COMMITTED, MANIFEST
-from test_train_checkpoint import newest
+from test_train_checkpoint import empty, newest, truncate
 from train_bench import flip, write_inputs
 from train_ray_bench import assert_same_end, four_workers, go, spec_at
 
@@ -37,14 +37,6 @@ def base(session: None, inputs: dict[str, Any], tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("base")
     go(spec_at(folder, inputs, zero=2, workers=2))
     return folder
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 def other_rank(path: Path) -> Path | None:

@@ -14,6 +14,7 @@ import torch
 from ratchet.train.checkpoint import MANIFEST
 from ratchet.train.objective import Data
 from ratchet.train.spec import CheckpointSettings, TrainSpec
+from test_train_checkpoint import empty, truncate
 from train_bench import Pairs, flip, reference_of, same, spec_of, state_of, timeless, tiny_model, train
 
 Run = tuple[TrainSpec, Data, list[torch.Tensor]]
@@ -58,14 +59,6 @@ def test_going_on_after_any_step_is_the_uninterrupted_run(whole: Run, tmp_path: 
         if int(path.name[5:]) > step:
             shutil.rmtree(path)
     assert not assert_goes_on_after(step, spec, whole)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 def of_the_step_before(path: Path) -> None:
