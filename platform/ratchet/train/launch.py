@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import shutil
 import threading
 import time
@@ -17,6 +16,7 @@ from ratchet import errors
 from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError
 from ratchet.store.files import write_text
 from ratchet.train import faults, nodes, notice
+from ratchet.train.communicate import out_of_memory
 from ratchet.train.events import note, noted
 from ratchet.train.notice import Notice
 from ratchet.train.spec import TrainSpec
@@ -25,10 +25,6 @@ from ratchet.train.worker import WORKERS, ray_worker
 _NEVER = 1e9
 _LOOK_SECONDS = 1.0
 """How often the driver looks at the cluster, and at whether it was asked to stop."""
-_NO_MEMORY = re.compile(
-    r"out ?of ?memory|can(no|')t allocate memory|low on memory|\bMemoryError|bad_alloc", re.IGNORECASE
-)
-"""What CUDA, torch on a CPU, Ray's watch over a node, Python and C++ say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +244,7 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         yield
     except (TrainingFailedError, RayError) as error:
         why = _root(error)
-        memory = _NO_MEMORY.search(why) is not None
+        memory = out_of_memory(why)
         # Memory that runs out is the plan's affair: another call would run out of it again.
         raise (TrainingError if memory else ClusterError)(
             f"the training workers failed, also after restarting: {why}",
