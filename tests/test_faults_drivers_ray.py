@@ -21,7 +21,7 @@ model:
 data:
   sums: {generate: {kind: arithmetic, rows: 300, steps: 2, largest: 20}, held_out: 0.1}
 stages:
-  warm: {kind: sft, data: [sums], batch: 32, max_length: 96, checkpoint: {every: 2}}
+  warm: {kind: sft, data: [sums], batch: 32, epochs: 30, max_length: 96, checkpoint: {every: 2}}
 cluster: {token_budget: 512, storage: out}
 """
 
@@ -40,8 +40,8 @@ def test_of_two_drivers_one_goes_on_and_after_its_death_the_next_takes_over(tmp_
         refused = whole_run.ratchet(tmp_path, "run", "plan.yaml")
         assert refused.returncode == 6, refused.stderr
         assert str(first.pid) in refused.stderr and "wait for it, stop it" in refused.stderr
-        ledger = whole_run.steps(tmp_path) / "warm" / "checkpoints"
-        whole_run.until(lambda: any(ledger.glob("step-*/COMMITTED")), first)
+        saved = whole_run.steps(tmp_path) / "warm" / "checkpoints"
+        whole_run.until(lambda: any(saved.glob("step-*/COMMITTED")), first)
         os.kill(first.pid, signal.SIGKILL)
     next_one = whole_run.ratchet(tmp_path, "run", "plan.yaml")
     assert next_one.returncode == 0, next_one.stderr
