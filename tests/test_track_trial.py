@@ -255,7 +255,8 @@ def test_a_trial_ended_from_outside_keeps_what_it_had_sent(
     assert told["align.1/step"] in {11, 12} and told["stages/align.1/kind"] == "dpop"
 
 
-FAULTS = ["refuses", 500, 429, pytest.param("hang", marks=pytest.mark.slow)]
+FAULTS = ["refuses", 401, 500, 429, pytest.param("hang", marks=pytest.mark.slow)]
+"""401 is what a key that is wrong gets."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)

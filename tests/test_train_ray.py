@@ -166,7 +166,15 @@ def test_a_full_disk_on_one_worker_stops_all(
     assert go(spec_at(tmp_path / "run", inputs, zero=3, workers=2)).resumed_from == 4
 
 
-@pytest.mark.parametrize(("said", "kind"), [("CUDA out of memory", TrainingError), ("a node is gone", ClusterError)])
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("CUDA out of memory", TrainingError),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 20 bytes", TrainingError),
+        ("Task was killed due to the node running low on memory", TrainingError),
+        ("a node is gone", ClusterError),
+    ],
+)
 def test_memory_that_runs_out_is_the_plans_affair_and_a_lost_node_the_clusters(
     tmp_path: Path, said: str, kind: type[RatchetError]
 ) -> None:

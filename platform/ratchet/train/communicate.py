@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,8 @@ class Group:
         try:
             yield
         except RuntimeError as error:
+            if out_of_memory(str(error)):
+                raise  # this worker's own affair: the others wait for it
             missing = self._missing()
             said = str(error).strip().splitlines()
             raise RuntimeError(
@@ -110,6 +113,16 @@ class Group:
         if not found:
             return "the others, and worker 0 cannot be asked who"
         return ", ".join(found[:-1]) or "all the others, which wait too: look at the network between them"
+
+
+_NO_MEMORY = re.compile(
+    r"out ?of ?memory|can(no|')t allocate memory|low on memory|\bMemoryError|bad_alloc", re.IGNORECASE
+)
+
+
+def out_of_memory(said: str) -> bool:
+    """Whether an error is about memory, as CUDA, torch on a CPU, Ray's watch over a node, Python and C++ say it."""
+    return _NO_MEMORY.search(said) is not None
 
 
 def limit_waiting(seconds: float) -> None:

@@ -16,6 +16,7 @@ from ratchet import errors
 from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError
 from ratchet.store.files import write_text
 from ratchet.train import faults, nodes, notice
+from ratchet.train.communicate import out_of_memory
 from ratchet.train.events import note, noted
 from ratchet.train.notice import Notice
 from ratchet.train.spec import TrainSpec
@@ -243,7 +244,7 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         yield
     except (TrainingFailedError, RayError) as error:
         why = _root(error)
-        memory = "out of memory" in why.lower()
+        memory = out_of_memory(why)
         # Memory that runs out is the plan's affair: another call would run out of it again.
         raise (TrainingError if memory else ClusterError)(
             f"the training workers failed, also after restarting: {why}",
