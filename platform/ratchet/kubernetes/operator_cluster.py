@@ -58,8 +58,6 @@ def _group_faults(group: Part) -> Iterator[Problem]:
 
 def _size_faults(cluster: Part, group: Part) -> Iterator[Problem]:
     fewest, most = group.data.get("minReplicas"), group.data.get("maxReplicas")
-    if not autoscales(cluster) and (fewest is None or most is None):
-        yield group.problem("minReplicas and maxReplicas must both be set where nothing scales the group")
     for key in ("minReplicas", "maxReplicas"):
         value = group.data.get(key)
         if isinstance(value, int) and value < 0:
