@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": ("ratchet.commands.evaluate", "put models through a suite, and compare them"),
     "sweep": ("ratchet.commands.sweep", "run a plan at many points of a space, and compare what comes of it"),
     "report": ("ratchet.commands.report", "write the report of a run"),
+    "k8s": ("ratchet.commands.k8s", "write Kubernetes manifests for a plan, and check manifests"),
 }
 """Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""
 

@@ -117,4 +117,6 @@ def _storage_faults(job: Part, cluster: Part, plan: Plan) -> Iterator[Problem]:
     folders = {folder for folder, _ in shared_mounts(next(ray_pods(cluster))[1])}
     if not any(storage.is_relative_to(folder) for folder in folders):
         there = " or ".join(sorted(folders)) or "no volume"
-        yield job.problem(f"cluster.storage is {storage}, and pods share {there}: --set cluster.storage=…", "entrypoint")
+        yield job.problem(
+            f"cluster.storage is {storage}, and pods share {there}: --set cluster.storage=…", "entrypoint"
+        )

@@ -43,7 +43,9 @@ def read_command(line: str) -> Command | None:
     words = shlex.split(line)
     if words[:1] != ["ratchet"] or len(words) < 2 or words[1] not in VERBS:
         return None
-    files, overrides, flags = [], [], []
+    files: list[str] = []
+    overrides: list[str] = []
+    flags: list[str] = []
     rest = iter(words[2:])
     for word in rest:
         if word == "--set":
@@ -65,7 +67,9 @@ def planned(command: Command, head: Part, objects: Sequence[Document], root: Pat
     name = command.files[0]
     text = mounted_file(str(Path(IMAGE_FOLDER, name)), head, objects)
     if text is None and Path(name).is_absolute():
-        raise PlanError(f"{name}: no ConfigMap here is mounted there, and the image has plans below {IMAGE_FOLDER} alone")
+        raise PlanError(
+            f"{name}: no ConfigMap here is mounted there, and the image has plans below {IMAGE_FOLDER} alone"
+        )
     if text is None:
         document = read_plan(root / name, command.overrides)
     else:

@@ -126,7 +126,9 @@ def _store_faults(cluster: Part) -> Iterator[Problem]:
     pods = list(ray_pods(cluster))
     on_head = shared_mounts(pods[0][1])
     if not on_head:
-        yield ray_container(pods[0][1]).problem("no persistent volume: what a run made is gone with the pod", "volumeMounts")
+        yield ray_container(pods[0][1]).problem(
+            "no persistent volume: what a run made is gone with the pod", "volumeMounts"
+        )
     for name, pod in pods[1:]:
         there = shared_mounts(pod)
         for folder, claim in sorted(on_head ^ there):

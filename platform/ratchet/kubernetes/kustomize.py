@@ -11,7 +11,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ratchet.errors import PlanError
 from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, name_of, one_document, read_manifests
@@ -105,9 +105,13 @@ def _put(
     there = key in parent if isinstance(parent, dict) else isinstance(key, int) and at(parent, key) is not None
     append = isinstance(parent, list) and key == "-" and kind == "add"
     new = isinstance(parent, dict) and kind == "add"
-    if not (append or new or (there and kind in {"replace", "remove"} and not (kind == "remove" and isinstance(parent, list)))):
+    if not (
+        append
+        or new
+        or (there and kind in {"replace", "remove"} and not (kind == "remove" and isinstance(parent, list)))
+    ):
         fail([one.problem(here, f"{kind} {dotted(path)}: there is nothing to {kind} there")])
-    places: dict[KeyPath, Place] = document.places  # type: ignore[assignment]  a copy of our own
+    places = cast(dict[KeyPath, Place], document.places)  # a copy of our own
     path = (*path[:-1], len(parent)) if append else path
     for old in [old for old in places if old[: len(path)] == path]:
         del places[old]

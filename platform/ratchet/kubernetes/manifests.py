@@ -150,7 +150,9 @@ class _Walk:
         self.places.setdefault(path, place)
         self.count += 1
         if self.count > MOST_VALUES or len(path) > DEEPEST:
-            limit = f"more than {MOST_VALUES:,} values" if self.count > MOST_VALUES else f"nested more than {DEEPEST} deep"
+            limit = (
+                f"more than {MOST_VALUES:,} values" if self.count > MOST_VALUES else f"nested more than {DEEPEST} deep"
+            )
             raise PlanError(str(Problem(place, dotted(path[:2]), f"{limit} once its aliases are written out")))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
@@ -159,7 +161,7 @@ class _Walk:
         if node.tag in _TEXTS:
             return node.value
         try:
-            return self.scalars.construct_object(node)  # type: ignore[no-untyped-call]
+            return self.scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             self.problems.append(Problem(place, dotted(path), f"cannot be read: {shorten(str(error))}"))
             return None
@@ -170,7 +172,9 @@ class _Walk:
             key, here = str(key_node.value), (*path, str(key_node.value))
             place = Place(self.file, key_node.start_mark.line + 1)
             if key in found:
-                self.problems.append(Problem(place, dotted(here), f"written twice, first in line {self.places[here].line}"))
+                self.problems.append(
+                    Problem(place, dotted(here), f"written twice, first in line {self.places[here].line}")
+                )
                 continue
             self.places[here] = place
             found[key] = self.value(value_node, here)

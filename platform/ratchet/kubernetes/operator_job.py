@@ -18,7 +18,7 @@ LONGEST_NAMES = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob":
 """Characters that a name may have: KubeRay makes longer ones of it, which Kubernetes allows 63 of."""
 _ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 _CRON = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 6))
-_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat".split()
+_NAMES = set("jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat".split())  # noqa: SIM905
 _DAILY = {"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"}
 
 
@@ -74,22 +74,26 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
         yield job.problem(f"does not go with {other}", "backoffLimit")
     if isinstance(retries, int) and retries < 0:
         yield job.problem(f"{retries} is below 0", "backoffLimit")
-    for key in ("submitterPodTemplate", "submitterConfig"):
-        if mode == "SidecarMode" and key in data:
-            yield job.problem("does not go with SidecarMode", key)
-        elif mode == "HTTPMode" and key in data:
-            yield job.problem("HTTPMode has no submitter: it would be passed over", key)
-    policy = at(cluster.data, "headGroupSpec", "template", "spec", "restartPolicy") if cluster else None
-    if mode == "SidecarMode" and policy not in {None, "", "Never"}:
-        yield job.problem("SidecarMode needs restartPolicy Never, or none, on the head", "submissionMode")
     for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
         value = data.get(key)
         if isinstance(value, int) and value <= 0:
             yield job.problem(f"{value} is not above 0", key)
+    yield from _mode_faults(job, cluster, mode)
     try:
         yaml.safe_load(str(data.get("runtimeEnvYAML") or ""))
     except yaml.YAMLError:
         yield job.problem("is not YAML", "runtimeEnvYAML")
+
+
+def _mode_faults(job: Part, cluster: Part | None, mode: object) -> Iterator[Problem]:
+    for key in ("submitterPodTemplate", "submitterConfig"):
+        if mode == "SidecarMode" and key in job.data:
+            yield job.problem("does not go with SidecarMode", key)
+        elif mode == "HTTPMode" and key in job.data:
+            yield job.problem("HTTPMode has no submitter: it would be passed over", key)
+    policy = at(cluster.data, "headGroupSpec", "template", "spec", "restartPolicy") if cluster else None
+    if mode == "SidecarMode" and policy not in {None, "", "Never"}:
+        yield job.problem("SidecarMode needs restartPolicy Never, or none, on the head", "submissionMode")
 
 
 def _deletion_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
@@ -101,7 +105,8 @@ def _deletion_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
     if "deletionStrategy" not in job.data:
         return
     strategy = job.part("deletionStrategy")
-    rules, endings = strategy.parts("deletionRules"), [key for key in ("onSuccess", "onFailure") if key in strategy.data]
+    rules = strategy.parts("deletionRules")
+    endings: list[str] = [key for key in ("onSuccess", "onFailure") if key in strategy.data]
     if rules and shutdown:
         yield strategy.problem("does not go with shutdownAfterJobFinishes: keep one", "deletionRules")
     if rules and endings:

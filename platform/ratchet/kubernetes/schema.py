@@ -1,4 +1,4 @@
-"""The door to what knows schemas: KubeRay's CRDs with jsonschema and CEL, Kubernetes' own kinds with kubernetes-validate.
+"""The door to what knows schemas: jsonschema and CEL for KubeRay's CRDs, kubernetes-validate for other kinds.
 
 KubeRay's CRDs are files of the user's (`--crds`), as this project holds no copy. As an API server
 does, defaults are filled in and empty values taken away before anything is compared, and unknown

@@ -42,7 +42,9 @@ def security_faults(document: Document) -> Iterator[Problem]:
 def _auth_faults(cluster: Part) -> Iterator[Problem]:
     auth = cluster.part("authOptions")
     if auth.data.get("mode") != "token":
-        yield cluster.problem("must be {mode: token, secretName: …}: reaching Ray's ports is running code", "authOptions")
+        yield cluster.problem(
+            "must be {mode: token, secretName: …}: reaching Ray's ports is running code", "authOptions"
+        )
     elif not auth.data.get("secretName"):
         yield auth.problem("names no Secret: the token would be one that KubeRay makes", "secretName")
     for _, pod in ray_pods(cluster):
@@ -111,7 +113,9 @@ def image_fault(image: str) -> str:
 
 def _job_faults(job: Part) -> Iterator[Problem]:
     if job.data.get("submissionMode", "K8sJobMode") == "K8sJobMode" and "submitterPodTemplate" not in job.data:
-        yield job.problem("is missing: KubeRay's own is not let in under Pod Security `restricted`", "submitterPodTemplate")
+        yield job.problem(
+            "is missing: KubeRay's own is not let in under Pod Security `restricted`", "submitterPodTemplate"
+        )
     try:
         environ = mapping(yaml.safe_load(str(job.data.get("runtimeEnvYAML") or "")), "env_vars")
     except yaml.YAMLError:
