@@ -74,9 +74,9 @@ def _object_faults(document: Document) -> Iterator[Problem]:
 
 
 def _twice(objects: Sequence[Document]) -> Iterator[Problem]:
-    seen: set[tuple[str, str, object]] = set()
+    seen: set[tuple[str, str, str]] = set()
     for document in objects:
-        one = (kind_of(document), name_of(document), at(document.data, "metadata", "namespace"))
+        one = (kind_of(document), name_of(document), str(at(document.data, "metadata", "namespace")))
         if one in seen:
             yield document.problem(("metadata", "name"), f"{one[0]} {one[1]} is here twice")
         seen.add(one)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ratchet.errors import PlanError
 from ratchet.kubernetes.house import mounts_of
-from ratchet.kubernetes.manifests import at, kind_of, mappings, name_of
+from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, name_of
 from ratchet.kubernetes.ray_parts import Part
 from ratchet.plan import explain, override
 from ratchet.plan.document import Document, fail
@@ -84,14 +84,14 @@ def planned(command: Command, head: Part, objects: Sequence[Document], root: Pat
 
 def mounted_file(path: str, pod: Part, objects: Sequence[Document]) -> str | None:
     """Return the text that a pod sees at `path`, where that is a file of a ConfigMap among the objects."""
-    maps = {name_of(one): at(one.data, "data") or {} for one in objects if kind_of(one) == "ConfigMap"}
-    volumes = {volume.get("name"): volume for volume in mappings(pod.data, "volumes")}
+    maps = {name_of(one): mapping(one.data, "data") for one in objects if kind_of(one) == "ConfigMap"}
+    volumes = {str(volume.get("name")): volume for volume in mappings(pod.data, "volumes")}
     for mount in mounts_of(pod):
-        files = maps.get(str(at(volumes.get(mount.get("name")), "configMap", "name")))
+        files = maps.get(str(at(volumes.get(str(mount.get("name"))), "configMap", "name")))
         if files is None:
             continue
         folder = str(mount.get("mountPath"))
-        key = mount.get("subPath") if path == folder else path.removeprefix(f"{folder}/")
+        key = str(mount.get("subPath")) if path == folder else path.removeprefix(f"{folder}/")
         if (path == folder or path.startswith(f"{folder}/")) and key in files:
             return str(files[key])
     return None

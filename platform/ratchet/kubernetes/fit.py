@@ -52,13 +52,11 @@ def place(cluster: Cluster, *, gpus_per_node: int, workers_per_node: int | None)
         )
     nodes = max(math.ceil(cluster.most_workers / fit), math.ceil(cluster.score_actors / engines))
     workers, actors = math.ceil(cluster.most_workers / nodes), math.ceil(cluster.score_actors / nodes)
-    return Pods(
-        fewest=min(nodes, max(math.ceil(cluster.fewest_workers / workers), math.ceil(cluster.score_actors / engines))),
-        most=nodes,
-        workers=workers,
-        cpus=math.ceil(max(workers * cluster.cpus_per_worker, actors)) + SPARE_CPUS,
-        gpus=math.ceil(max(workers * cluster.gpus_per_worker, actors * engine)),
-    )
+    cpus = math.ceil(max(workers * cluster.cpus_per_worker, actors)) + SPARE_CPUS
+    gpus = math.ceil(max(workers * cluster.gpus_per_worker, actors * engine))
+    in_pod = int(gpus // engine) if engine else cpus
+    needed = max(math.ceil(cluster.fewest_workers / workers), math.ceil(cluster.score_actors / min(in_pod, cpus)))
+    return Pods(min(nodes, needed), nodes, workers, cpus, gpus)
 
 
 def _limit(cluster: Cluster, gpus_per_node: int, workers_per_node: int | None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, quantity
+from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, quantity, texts_in
 from ratchet.kubernetes.ray_parts import Part, cluster_of, environment, groups, job_of, ray_container, ray_pods
 from ratchet.plan.document import Document, Problem
 
@@ -47,7 +47,8 @@ def network_faults(objects: Sequence[Document]) -> Iterator[Problem]:
 
 def _selects(policy: object, labels: dict[str, object]) -> bool:
     wanted = mapping(policy, "podSelector", "matchLabels")
-    return "Ingress" in (at(policy, "policyTypes") or ["Ingress"]) and wanted.items() <= labels.items()
+    inward = "Ingress" in texts_in(at(policy, "policyTypes")) or at(policy, "policyTypes") is None
+    return inward and all(labels.get(key) == value for key, value in wanted.items())
 
 
 def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
@@ -100,9 +101,9 @@ def _pod_faults(name: str, pod: Part) -> Iterator[Problem]:
 
 
 def _shared_memory(pod: Part) -> bool:
-    mounted = {one.get("name") for one in mounts_of(pod) if one.get("mountPath") == "/dev/shm"}  # noqa: S108
+    mounted = {str(one.get("name")) for one in mounts_of(pod) if one.get("mountPath") == "/dev/shm"}  # noqa: S108
     return any(
-        volume.get("name") in mounted and at(volume, "emptyDir", "medium") == "Memory"
+        str(volume.get("name")) in mounted and at(volume, "emptyDir", "medium") == "Memory"
         for volume in mappings(pod.data, "volumes")
     )
 
@@ -115,11 +116,13 @@ def mounts_of(pod: Part) -> list[dict[str, object]]:
 def shared_mounts(pod: Part) -> set[tuple[str, str]]:
     """Return (folder, claim) for each persistent volume that the container of Ray sees."""
     claims = {
-        volume.get("name"): str(at(volume, "persistentVolumeClaim", "claimName"))
+        str(volume.get("name")): str(at(volume, "persistentVolumeClaim", "claimName"))
         for volume in mappings(pod.data, "volumes")
         if "persistentVolumeClaim" in volume
     }
-    return {(str(one.get("mountPath")), claims[one["name"]]) for one in mounts_of(pod) if one.get("name") in claims}
+    return {
+        (str(one.get("mountPath")), claims[name]) for one in mounts_of(pod) if (name := str(one.get("name"))) in claims
+    }
 
 
 def _store_faults(cluster: Part) -> Iterator[Problem]:

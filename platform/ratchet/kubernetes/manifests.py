@@ -77,6 +77,11 @@ def mappings(value: Any, *path: str | int) -> list[dict[str, Any]]:
     return [item if isinstance(item, dict) else {} for item in found] if isinstance(found, list) else []
 
 
+def texts_in(value: Any) -> list[str]:
+    """Return the texts in a list; none where it is none."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
 def kind_of(document: Document) -> str:
     """Return the kind of an object, or an empty text."""
     return str(at(document.data, "kind") or "")

@@ -83,7 +83,7 @@ def _autoscaler_faults(cluster: Part) -> Iterator[Problem]:
     entry = environment(ray_container(cluster.part("headGroupSpec", "template", "spec")), _V2)
     if entry is not None and autoscales(cluster) and at(cluster.data, "autoscalerOptions", "version"):
         yield entry.problem(f"{_V2} and autoscalerOptions.version say the same: keep the latter")
-    if entry is not None and not autoscales(cluster) and entry.data.get("value") in {"1", "true"}:
+    if entry is not None and not autoscales(cluster) and entry.data.get("value") in ("1", "true"):
         yield entry.problem(f"{_V2} without enableInTreeAutoscaling")
     idle = at(cluster.data, "autoscalerOptions", "idleTimeoutSeconds")
     if isinstance(idle, int) and idle < 0:
@@ -92,7 +92,7 @@ def _autoscaler_faults(cluster: Part) -> Iterator[Problem]:
     if owned is not None:
         yield owned.problem("KUBERAY_GEN_AUTOSCALER_START_CMD is KubeRay's own: leave it out")
     for name, pod in ray_pods(cluster) if _autoscaler_v2(cluster) else ():
-        if pod.data.get("restartPolicy") not in {None, "", "Never"}:
+        if pod.data.get("restartPolicy") not in (None, "", "Never"):
             yield pod.problem(f"{name} must have restartPolicy Never, or none, beside autoscaler v2", "restartPolicy")
 
 

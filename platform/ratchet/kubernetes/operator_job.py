@@ -92,7 +92,7 @@ def _mode_faults(job: Part, cluster: Part | None, mode: object) -> Iterator[Prob
         elif mode == "HTTPMode" and key in job.data:
             yield job.problem("HTTPMode has no submitter: it would be passed over", key)
     policy = at(cluster.data, "headGroupSpec", "template", "spec", "restartPolicy") if cluster else None
-    if mode == "SidecarMode" and policy not in {None, "", "Never"}:
+    if mode == "SidecarMode" and policy not in (None, "", "Never"):
         yield job.problem("SidecarMode needs restartPolicy Never, or none, on the head", "submissionMode")
 
 
@@ -120,7 +120,7 @@ def _deletion_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
             yield strategy.problem(f"{key} has no policy")
         if policy == "DeleteWorkers" and cluster is not None and autoscales(cluster):
             yield strategy.problem(f"{key}: DeleteWorkers does not go with the autoscaler")
-        if policy in {"DeleteWorkers", "DeleteCluster"} and job.data.get("clusterSelector"):
+        if policy in ("DeleteWorkers", "DeleteCluster") and job.data.get("clusterSelector"):
             yield strategy.problem(f"{key}: {policy} does not go with clusterSelector")
         if policy == "DeleteNone" and shutdown:
             yield strategy.problem(f"{key}: DeleteNone does not go with shutdownAfterJobFinishes")
@@ -154,7 +154,7 @@ def _cron_faults(spec: Part) -> Iterator[Problem]:
         yield spec.problem("say the time zone in timeZone", "schedule")
     elif what := _cron_fault(schedule):
         yield spec.problem(what, "schedule")
-    if zone is not None and zone not in zoneinfo.available_timezones():
+    if zone is not None and str(zone) not in zoneinfo.available_timezones():
         yield spec.problem(f"{zone!r} is no time zone", "timeZone")
 
 
@@ -179,7 +179,7 @@ def _service_faults(spec: Part) -> Iterator[Problem]:
     if at(spec.data, "rayClusterConfig", "headGroupSpec", "headService", "metadata", "name"):
         yield spec.problem("must have no name", "rayClusterConfig", "headGroupSpec", "headService")
     kind = at(spec.data, "upgradeStrategy", "type")
-    if kind not in {None, "NewCluster", "None", "NewClusterWithIncrementalUpgrade"}:
+    if kind not in (None, "NewCluster", "None", "NewClusterWithIncrementalUpgrade"):
         yield spec.problem(f"{kind} is none", "upgradeStrategy", "type")
     delay = spec.data.get("rayClusterDeletionDelaySeconds")
     if isinstance(delay, int) and delay < 0:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import yaml
 
 from ratchet import __version__
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, texts
+from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, texts, texts_in
 from ratchet.kubernetes.ray_parts import Part, autoscales, cluster_of, containers, environment, job_of, ray_pods
 from ratchet.plan.document import Document, Problem
 
@@ -68,7 +68,7 @@ def _pod_faults(pod: Part) -> Iterator[Problem]:
         yield pod.problem("must be true", "securityContext", "runAsNonRoot")
     if context.get("runAsUser") == 0:
         yield pod.problem("is root", "securityContext", "runAsUser")
-    if at(context, "seccompProfile", "type") not in {"RuntimeDefault", "Localhost"}:
+    if at(context, "seccompProfile", "type") not in ("RuntimeDefault", "Localhost"):
         yield pod.problem("must be {type: RuntimeDefault}", "securityContext", "seccompProfile")
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.data.get(key):
@@ -84,7 +84,7 @@ def _container_faults(container: Part) -> Iterator[Problem]:
     context = mapping(container.data, "securityContext")
     if context.get("allowPrivilegeEscalation") is not False:
         yield container.problem("must be false", "securityContext", "allowPrivilegeEscalation")
-    if "ALL" not in (at(context, "capabilities", "drop") or ()):
+    if "ALL" not in texts_in(at(context, "capabilities", "drop")):
         yield container.problem("must drop [ALL]", "securityContext", "capabilities")
     if at(context, "capabilities", "add"):
         yield container.problem("adds what was dropped", "securityContext", "capabilities", "add")
