@@ -15,7 +15,7 @@ from ratchet.kubernetes.house import GPU, shared_mounts
 from ratchet.kubernetes.kustomize import FILE, build
 from ratchet.kubernetes.manifests import at, kind_of, quantity
 from ratchet.kubernetes.operator_job import LONGEST_NAMES, name_fault
-from ratchet.kubernetes.ray_parts import Part, cluster_of, containers, groups, job_of, ray_pods
+from ratchet.kubernetes.ray_parts import Part, autoscales, cluster_of, containers, groups, job_of, ray_pods
 from ratchet.plan.document import Document, KeyPath, fail
 from ratchet.plan.load import plan_of, planned_suites, read_plan
 from ratchet.plan.schema import Plan
@@ -83,7 +83,7 @@ def render(asked: Asked) -> list[dict[str, Any]]:
     _mount_storage(cluster, plan)
     folders = [folder for folder, _ in shared_mounts(next(ray_pods(cluster))[1])]
     fail(document.problem(path, what) for path, what in _unseen(document, folders))
-    _size(cluster, plan, asked)
+    _size(cluster, plan, asked, sweep=command.verb == "sweep")
     files = _files(command, plan)
     for _, pod in ray_pods(cluster):
         _mount_files(pod, f"{name}-plan", files)
@@ -177,8 +177,11 @@ def _move(pod: Part, old: str, new: str, claim: str) -> None:
                 entry.data["value"] = new + value.removeprefix(old)
 
 
-def _size(cluster: Part, plan: Plan, asked: Asked) -> None:
-    """Give the group of workers as many pods, and each as much, as the plan needs."""
+def _size(cluster: Part, plan: Plan, asked: Asked, *, sweep: bool) -> None:
+    """Give the group of workers as many pods, and each as much, as the plan needs.
+
+    A sweep's overlay has a pod for each trial that may run at a time: each becomes what one trial needs.
+    """
     own = groups(cluster)
     if len(own) != 1:
         raise PlanError(f"{asked.folder}: has {len(own)} groups of workers, and a plan is laid out over one")
@@ -200,8 +203,9 @@ def _size(cluster: Part, plan: Plan, asked: Asked) -> None:
             where="cluster.workers",
             fix="larger nodes (--gpus-per-node, --workers-per-node), or overlay gpus",
         )
-    fewest = pods.fewest if cluster.data.get("enableInTreeAutoscaling") is True else pods.most
-    group.data.update(replicas=fewest, minReplicas=fewest, maxReplicas=pods.most)
+    trials = int(group.data.get("maxReplicas", 1)) if sweep else 1
+    fewest, most = (pods.fewest if autoscales(cluster) else pods.most) * trials, pods.most * trials
+    group.data.update(replicas=fewest, minReplicas=fewest, maxReplicas=most)
     memory = _memory(limits, gpus, asked.memory_per_worker) * pods.workers
     resources = {"cpu": str(pods.cpus), "memory": _in_gi(memory), **({GPU: str(pods.gpus)} if pods.gpus else {})}
     container.data["resources"] = {"requests": dict(resources), "limits": dict(resources)}
