@@ -189,6 +189,12 @@ def test_our_own_rules_of_pods(says: str) -> None:
     assert says in told("RayJob", lambda _, spec: PODS[says](spec))
 
 
+def test_a_gate_that_is_on_is_no_fault() -> None:
+    found = changed("RayCluster", lambda _, spec: spec.update(tlsOptions={"enabled": True}))
+    assert "RayClusterMTLS" in texts_of(check(found, HERE))
+    assert texts_of(check(found, Against(root=ROOT, gates=("RayClusterMTLS",)))) == ""
+
+
 def test_a_secret_in_a_file_is_told() -> None:
     found = of_kind("RayJob")
     found[1].data.update(kind="Secret", stringData={"auth_token": "x"})

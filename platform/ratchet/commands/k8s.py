@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="+", type=Path, metavar="PATH", help="a file, a kustomization, a folder, or - for stdin"
     )
     look.add_argument("--crds", type=Path, metavar="FOLDER", help="KubeRay's CRDs; RATCHET_CRDS counts too")
+    look.add_argument(
+        "--gates", nargs="+", default=[], metavar="NAME", help="feature gates that are on in the operator"
+    )
     look.add_argument("--kubernetes", metavar="VERSION", help="check Kubernetes' own kinds too, such as of 1.35")
     look.add_argument(
         "--root", type=Path, default=Path(), metavar="FOLDER", help="where the image's plans are (default: here)"
@@ -87,7 +90,9 @@ def _check(arguments: argparse.Namespace) -> int:
     folder = arguments.crds or os.environ.get("RATCHET_CRDS")
     if arguments.kubernetes and not BUILT_IN:
         raise PlanError("--kubernetes needs kubernetes-validate", fix="pip install 'ratchet-align[k8s]'")
-    against = Against(read_crds(Path(folder)) if folder else {}, arguments.kubernetes, arguments.root)
+    against = Against(
+        read_crds(Path(folder)) if folder else {}, arguments.kubernetes, arguments.root, tuple(arguments.gates)
+    )
     files = [path for path in arguments.paths if str(path) != _STDIN]
     objects = read_objects(files)
     if len(files) < len(arguments.paths):

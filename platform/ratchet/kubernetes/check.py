@@ -25,12 +25,13 @@ class Against:
     """What objects are checked against, beside the rules that always hold.
 
     `crds` are KubeRay's, by kind; `version` is Kubernetes' own, such as `1.35`, or None; plans that the
-    image has are looked for below `root`.
+    image has are looked for below `root`; `gates` are feature gates that are on in the operator.
     """
 
     crds: Mapping[str, Crd] = dataclasses.field(default_factory=dict)
     version: str | None = None
     root: Path = Path()
+    gates: tuple[str, ...] = ()
 
 
 def read_objects(paths: Iterable[Path]) -> list[Document]:
@@ -58,7 +59,7 @@ def check(objects: Sequence[Document], against: Against) -> list[Problem]:
         found += crd_faults(document, against.crds)
         if against.version is not None:
             found += built_in_faults(document, against.version)
-        found += operator_faults(document)
+        found += operator_faults(document, against.gates)
         found += security_faults(document)
         found += house_faults(document)
         found += _plan_faults(document, objects, against.root)

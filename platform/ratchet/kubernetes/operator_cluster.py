@@ -7,7 +7,7 @@ says so in an event. Rules of tokens, Redis, networks and TLS are here; those of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ratchet.kubernetes.manifests import at, mapping
 from ratchet.kubernetes.ray_parts import Part, autoscales, environment, groups, ray_container, ray_pods
@@ -27,8 +27,8 @@ _LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za
 _VALUE = re.compile(r"|[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
-def cluster_faults(cluster: Part) -> Iterator[Problem]:
-    """Yield what the operator refuses in a cluster."""
+def cluster_faults(cluster: Part, gates: Collection[str]) -> Iterator[Problem]:
+    """Yield what an operator with these feature gates on refuses in a cluster."""
     for part in (cluster.part("headGroupSpec"), *groups(cluster)):
         yield from _group_faults(part)
     for group in groups(cluster):
@@ -38,9 +38,13 @@ def cluster_faults(cluster: Part) -> Iterator[Problem]:
     yield from _redis_faults(cluster)
     yield from _network_faults(cluster)
     yield from _tls_faults(cluster)
-    for field, gate in _GATED.items():
-        if field in cluster.data:
-            yield cluster.problem(f"needs the operator's feature gate {gate}, which is off by default", field)
+    gated: dict[tuple[str, ...], str] = {(field,): gate for field, gate in _GATED.items()}
+    if at(cluster.data, "gcsFaultToleranceOptions", "backend") == "rocksdb":
+        gated["gcsFaultToleranceOptions", "backend"] = "GCSFaultToleranceEmbeddedStorage"
+    for path, gate in gated.items():
+        if at(cluster.data, *path) is not None and gate not in gates:
+            what = f"needs the operator's feature gate {gate}, which is off by default: --gates {gate} if it is on"
+            yield cluster.problem(what, *path)
 
 
 def _group_faults(group: Part) -> Iterator[Problem]:
@@ -148,8 +152,6 @@ def _backend_faults(options: Part, container: Part) -> Iterator[Problem]:
         if "storage" in options.data:
             yield options.problem("is for backend: rocksdb", "storage")
         return
-    gate = "GCSFaultToleranceEmbeddedStorage"
-    yield options.problem(f"needs the operator's feature gate {gate}, which is off by default", "backend")
     for key in ("redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace"):
         if options.data.get(key):
             yield options.problem("does not go with backend: rocksdb", key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 import yaml
@@ -22,14 +22,14 @@ _NAMES = set("jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed th
 _DAILY = {"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"}
 
 
-def operator_faults(document: Document) -> Iterator[Problem]:
-    """Yield what the operator refuses in an object of its kinds; nothing for other kinds."""
+def operator_faults(document: Document, gates: Collection[str] = ()) -> Iterator[Problem]:
+    """Yield what an operator with these feature gates on refuses in an object of its kinds; nothing for others."""
     kind = kind_of(document)
     if kind not in CLUSTERS:
         return
     yield from _name_faults(document, kind)
     if (cluster := cluster_of(document)) is not None:
-        yield from cluster_faults(cluster)
+        yield from cluster_faults(cluster, gates)
         if kind != "RayCluster" and at(cluster.data, "authOptions", "enableK8sTokenAuth") is True:
             yield cluster.problem(f"is not for a {kind}", "authOptions", "enableK8sTokenAuth")
     if (job := job_of(document)) is not None:
