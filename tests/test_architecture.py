@@ -73,6 +73,9 @@ DOORS = {
         "doctor.cluster",
     },
     "optuna": {"tune.tpe", "tune.importance"},
+    "jsonschema": {"kubernetes.schema"},
+    "cel": {"kubernetes.schema"},
+    "kubernetes_validate": {"kubernetes.schema"},
 }
 
 # These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.

@@ -15,9 +15,10 @@ from ratchet.errors import PlanError
 from ratchet.pipeline.session import worker_environment
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_plan
+from ratchet.redact import looks_secret
 from ratchet.submit.environment import runtime_env, variables
 from ratchet.submit.files import StagedFile
-from ratchet.submit.secrets import is_secret_name, key_variables, known_secrets, refuse
+from ratchet.submit.secrets import key_variables, known_secrets, refuse
 
 CANARY = "canary-5f2c9b1e77"
 PLAN = """\
@@ -61,7 +62,7 @@ HUGGINGFACEHUB_API_TOKEN PROXY_AUTHORIZATION SSH_PASSPHRASE GOOGLE_APPLICATION_C
 
 @pytest.mark.parametrize("name", SECRETS.split())
 def test_names_of_secrets_are_known(name: str) -> None:
-    assert is_secret_name(name)
+    assert looks_secret(name)
     with pytest.raises(PlanError, match=f"--env {name}: by its name") as caught:
         variables([f"{name}={CANARY}"], Cluster(), 120)
     assert CANARY not in str(caught.value)
@@ -70,7 +71,7 @@ def test_names_of_secrets_are_known(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["HF_HOME", "TOKENIZERS_PARALLELISM", "MAX_TOKENS", "NCCL_DEBUG", "MONKEYS", "PATH"])
 def test_other_names_are_not(name: str) -> None:
-    assert not is_secret_name(name)
+    assert not looks_secret(name)
 
 
 @given(st.sampled_from(["plan.yaml", "rows.jsonl", "the command", "--env A"]), st.binary(max_size=20))
@@ -91,7 +92,7 @@ def test_a_known_secret_is_found_wherever_it_stands(place: str, around: bytes) -
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("data.sums.path=https://me:hunter22@host/x", "a URL with a password"),
+        ("data.sums.path=https://me:hunter22@host/x", "a URL with a name or password"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key"),
         ("hf_" + "a1B2" * 8, "a token of Hugging Face"),
         ("sk-proj-" + "a1B2" * 8, "a key of an API"),

@@ -12,6 +12,7 @@ import yaml
 
 from conftest import ROOT
 from ratchet import cli
+from ratchet.kubernetes.manifests import read_manifests
 from ratchet.plan.load import load_plan, load_space, load_suite
 
 
@@ -20,11 +21,17 @@ def lm_eval_task(path: Path) -> object:
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("task")
 
 
+def manifests(path: Path) -> object:
+    """Read manifests or a kustomization; what they say together is tried in the tests of each overlay."""
+    return [document.data["kind"] for document in read_manifests(path) if not document.problems]
+
+
 SCHEMAS: dict[str, Callable[[Path], object]] = {
     "jobs": load_plan,
     "eval": load_suite,
     "tune_spaces": load_space,
     "eval/harness": lm_eval_task,
+    "k8s": manifests,
 }
 FOLDERS = ("jobs", "eval", "tune_spaces", "k8s")
 FILES = sorted(

@@ -32,11 +32,18 @@ _ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY")
 _NO_SECRET = {"PATH", "FILE", "DIR", "URL", "NAME", "ID", "MODE", "SOCK", "VARIABLE"}
 """Last words of variables that say where a secret is, or how it is used, and do not hold one."""
 _SHAPES = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"), rf"\1 {MASK}"),
-    (re.compile(r"(?<=://)[^/\s@'\"]+@"), f"{MASK}@"),
-    (re.compile(r"(?<![\w-])(?:hf_[A-Za-z0-9]{16,}|(?:sk|pk)-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{20,})"), MASK),
-    (re.compile(r"(?<![\w-])(?:(?:AKIA|ASIA)[A-Z0-9]{16}(?!\w)|github_pat_\w{30,}|eyJ[\w-]{8,}\.eyJ[\w.-]{8,})"), MASK),
+    ("a bearer token", r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}", rf"\1 {MASK}"),
+    ("a URL with a name or password", r"(?<=://)[^/\s@'\"]+@", f"{MASK}@"),
+    ("a token of Hugging Face", r"(?<![\w-])hf_[A-Za-z0-9]{16,}", MASK),
+    ("a key of an API", r"(?<![\w-])(?:sk|pk)-[\w-]{16,}", MASK),
+    ("a token of Slack", r"(?<![\w-])xox[abprs]-[\w-]{10,}", MASK),
+    ("a token of GitHub", r"(?<![\w-])(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{30,})", MASK),
+    ("a key of AWS", r"(?<![\w-])(?:AKIA|ASIA)[A-Z0-9]{16}(?!\w)", MASK),
+    ("a JSON web token", r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w.-]{8,}", MASK),
+    ("a private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?", MASK),
 )
+"""What it is, its shape, and what stands in its place."""
+_COMPILED = tuple((what, re.compile(shape), instead) for what, shape, instead in _SHAPES)
 _FILES = ("~/.ray/auth_token", "~/.cache/huggingface/token")
 _named: set[str] = set()
 
@@ -64,9 +71,14 @@ def values(text: str) -> str:
 def words(text: str) -> str:
     """Return a text for people without secrets, by value and by shape."""
     text = values(text)
-    for shape, instead in _SHAPES:
+    for _, shape, instead in _COMPILED:
         text = shape.sub(instead, text)
     return text
+
+
+def shapes_in(text: str) -> list[str]:
+    """Return what is in `text` in the shape of a secret, such as `a key of AWS`."""
+    return [what for what, shape, _ in _COMPILED if shape.search(text)]
 
 
 def tree(value: Any) -> Any:

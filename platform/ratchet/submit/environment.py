@@ -11,7 +11,8 @@ from typing import Any
 from ratchet.errors import PlanError
 from ratchet.pipeline.session import worker_environment
 from ratchet.plan.cluster import Cluster
-from ratchet.submit.secrets import FIX, is_secret_name
+from ratchet.redact import looks_secret
+from ratchet.submit.secrets import FIX
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """Seconds from Ray's SIGTERM to its SIGKILL when a job is stopped; Ray's own default, 3, is no time for a checkpoint.
@@ -30,7 +31,7 @@ def variables(settings: Sequence[str], cluster: Cluster, stop_wait: int) -> dict
         name, equals, value = setting.partition("=")
         if not equals or not name.isidentifier():
             raise PlanError("give a variable as NAME=VALUE", where=f"--env {name}")
-        if is_secret_name(name):
+        if looks_secret(name):
             raise PlanError(
                 "by its name this is a secret, and the variables of a job can be read by all who reach the cluster",
                 where=f"--env {name}",

@@ -15,35 +15,17 @@ from ratchet.errors import PlanError
 from ratchet.plan.judge import EndpointJudge
 from ratchet.plan.load import planned_suites
 from ratchet.plan.schema import Plan
+from ratchet.redact import SHORTEST, looks_secret, shapes_in
 from ratchet.submit.files import StagedFile
 
-_WORDS = {"AUTH", "AUTHORIZATION", "BEARER", "CREDENTIAL", "CREDENTIALS", "KEY", "KEYS", "PASSPHRASE", "SECRETS"}
-_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY")
-_FILES = {"PATH", "FILE"}
-"""Last words of variables that hold the place of a secret, and not the secret."""
-_SHORTEST = 8
-"""Shorter values stand in files by chance."""
+_PLACE = re.compile(r"(?i)(.+)_(?:PATH|FILE)")
+"""Variables that hold the place of a secret, and not the secret."""
 _LARGEST_SECRET = 1 << 16
 
-_SHAPES = {
-    "a URL with a password": r"[a-z][a-z0-9+.-]*://[^/\s:@'\"]*:[^/\s@'\"]+@",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a token of Hugging Face": r"\bhf_[A-Za-z0-9]{20,}",
-    "a key of an API": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "a key of AWS": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a token of GitHub": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})",
-    "a JSON web token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.",
-}
 FIX = (
     "leave it out here, and give it to the cluster: as a variable of its pods (secretKeyRef) or of `ray start`, "
     "or as a file there"
 )
-
-
-def is_secret_name(name: str) -> bool:
-    """Tell whether a variable of this name holds a secret, as `HF_TOKEN` and `WANDB_API_KEY` do."""
-    words = re.split(r"[^A-Z0-9]+", name.upper())
-    return any(word in _WORDS or word.endswith(_ENDINGS) for word in words)
 
 
 def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, str]:
@@ -55,15 +37,14 @@ def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> d
     found = {name: environment[name] for name in [*more, "RAY_JOB_HEADERS"] if name in environment}
     places = [Path.home() / ".ray" / "auth_token"]
     for name, value in environment.items():
-        if is_secret_name(name):
-            if name.upper().rpartition("_")[2] in _FILES:
-                places.append(Path(value))
-            else:
-                found[name] = value
+        if looks_secret(name):
+            found[name] = value
+        elif (stem := _PLACE.fullmatch(name)) and looks_secret(stem[1]):
+            places.append(Path(value))
     for place in places:
         if place.is_file() and place.stat().st_size <= _LARGEST_SECRET and os.access(place, os.R_OK):
             found[str(place)] = place.read_text(errors="replace")
-    return {name: value.strip() for name, value in found.items() if len(value.strip()) >= _SHORTEST}
+    return {name: value.strip() for name, value in found.items() if len(value.strip()) >= SHORTEST}
 
 
 def key_variables(plan: Plan) -> list[str]:
@@ -83,7 +64,7 @@ def refuse(texts: Mapping[str, str], files: Sequence[StagedFile], secrets: Mappi
         file.name: file.content.decode(errors="replace") for file in files if file.name.endswith((".yaml", ".yml"))
     }
     for where, text in shaped.items():
-        problems += [f"{where}: holds {what}" for what, shape in _SHAPES.items() if re.search(shape, text, re.I)]
+        problems += [f"{where}: holds {what}" for what in shapes_in(text)]
     if problems:
         raise PlanError("\n".join(problems), fix=FIX)
 

@@ -1,0 +1,123 @@
+"""Everything that is wrong with manifests, each with its file and line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from ratchet.errors import PlanError
+from ratchet.kubernetes.entrypoint import VERBS, planned, read_command
+from ratchet.kubernetes.fit import Room, lacks
+from ratchet.kubernetes.house import GPU, house_faults, network_faults, shared_mounts
+from ratchet.kubernetes.kustomize import FILE, build
+from ratchet.kubernetes.manifests import at, kind_of, name_of, quantity, read_manifests
+from ratchet.kubernetes.operator_job import operator_faults
+from ratchet.kubernetes.ray_parts import Part, cluster_of, groups, job_of, ray_pods, replicas
+from ratchet.kubernetes.schema import Crd, built_in_faults, crd_faults
+from ratchet.kubernetes.security import security_faults
+from ratchet.plan.document import Document, Problem
+from ratchet.plan.schema import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Against:
+    """What objects are checked against, beside the rules that always hold.
+
+    `crds` are KubeRay's, by kind; `version` is Kubernetes' own, such as `1.35`, or None; plans that the
+    image has are looked for below `root`; `gates` are feature gates that are on in the operator.
+    """
+
+    crds: Mapping[str, Crd] = dataclasses.field(default_factory=dict)
+    version: str | None = None
+    root: Path = Path()
+    gates: tuple[str, ...] = ()
+
+
+def read_objects(paths: Iterable[Path]) -> list[Document]:
+    """Return the objects of files, of kustomizations, and of the YAML files of other folders. Raises PlanError."""
+    found: list[Document] = []
+    for path in paths:
+        if (path / FILE).is_file():
+            found += build(path)
+        elif path.is_dir():
+            files = sorted(one for ending in ("yaml", "yml") for one in path.glob(f"*.{ending}"))
+            if not files:
+                raise PlanError(f"{path}: has no manifests, and no {FILE}")
+            found += [document for file in files for document in read_manifests(file)]
+        else:
+            found += read_manifests(path)
+    return found
+
+
+def check(objects: Sequence[Document], against: Against) -> list[Problem]:
+    """Return everything that is wrong with objects that are applied together."""
+    found: list[Problem] = []
+    for document in objects:
+        found += document.problems
+        found += _object_faults(document)
+        found += crd_faults(document, against.crds)
+        if against.version is not None:
+            found += built_in_faults(document, against.version)
+        found += operator_faults(document, against.gates)
+        found += security_faults(document)
+        found += house_faults(document)
+        found += _plan_faults(document, objects, against.root)
+    return [*found, *network_faults(objects), *_twice(objects)]
+
+
+def _object_faults(document: Document) -> Iterator[Problem]:
+    for key in ("apiVersion", "kind"):
+        if not isinstance(at(document.data, key), str):
+            yield document.problem((), f"has no {key}")
+    if not name_of(document):
+        yield document.problem(("metadata",), "has no name")
+
+
+def _twice(objects: Sequence[Document]) -> Iterator[Problem]:
+    seen: set[tuple[str, str, str]] = set()
+    for document in objects:
+        one = (kind_of(document), name_of(document), str(at(document.data, "metadata", "namespace")))
+        if one in seen:
+            yield document.problem(("metadata", "name"), f"{one[0]} {one[1]} is here twice")
+        seen.add(one)
+
+
+def _plan_faults(document: Document, objects: Sequence[Document], root: Path) -> Iterator[Problem]:
+    job, cluster = job_of(document), cluster_of(document)
+    if job is None or cluster is None:
+        return
+    try:
+        command = read_command(str(job.data.get("entrypoint") or ""))
+    except ValueError as error:
+        yield job.problem(f"is no shell command: {error}", "entrypoint")
+        return
+    if command is None:
+        yield job.problem(f"must be `ratchet {'|'.join(VERBS)} PLAN …`, so that its exit status counts", "entrypoint")
+        return
+    try:
+        plan = planned(command, next(ray_pods(cluster))[1], objects, root)
+    except PlanError as error:
+        for line in str(error).splitlines():
+            yield job.problem(line, "entrypoint")
+        return
+    yield from _storage_faults(job, cluster, plan)
+    for what in lacks(plan.cluster, [_room(cluster, group) for group in groups(cluster)]):
+        yield cluster.problem(what, "workerGroupSpecs")
+
+
+def _room(cluster: Part, group: Part) -> Room:
+    fewest, most = replicas(group, cluster=cluster)
+    limits = at(group.data, "template", "spec", "containers", 0, "resources", "limits")
+    cpus, gpus = quantity(at(limits, "cpu")), quantity(at(limits, GPU))
+    return Room(fewest, most, cpus or 0.0, gpus or 0.0)
+
+
+def _storage_faults(job: Part, cluster: Part, plan: Plan) -> Iterator[Problem]:
+    storage = PurePosixPath(plan.cluster.storage)
+    folders = {folder for folder, _ in shared_mounts(next(ray_pods(cluster))[1])}
+    if not any(storage.is_relative_to(folder) for folder in folders):
+        there = " or ".join(sorted(folders)) or "no volume"
+        yield job.problem(
+            f"cluster.storage is {storage}, and pods share {there}: --set cluster.storage=…", "entrypoint"
+        )

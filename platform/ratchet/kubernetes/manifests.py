@@ -1,0 +1,186 @@
+"""Manifests as documents: plain values, and the file and line of every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ratchet.errors import PlanError
+from ratchet.plan.document import Document, KeyPath, Place, Problem, dotted, fail, shorten
+
+MOST_VALUES = 100_000
+DEEPEST = 64
+_TEXTS = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
+
+
+def read_manifests(path: Path) -> list[Document]:
+    """Read the objects of a file. Raises PlanError where it cannot be read, or is not YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return parse_manifests(text, str(path))
+
+
+def parse_manifests(text: str, file: str) -> list[Document]:
+    """Return the objects of YAML text, documents without content left out; `List` objects count as their items.
+
+    The scalars are those of YAML 1.1, as Kubernetes reads them: `on` is true there. Raises PlanError.
+    """
+    try:
+        nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PlanError(f"{file}:{line}: not YAML: {shorten(error.problem or str(error))}") from None
+    except yaml.YAMLError as error:
+        raise PlanError(f"{file}: not YAML: {shorten(str(error))}") from None
+    found = []
+    for node in nodes:
+        walk = _Walk(file)
+        data = walk.value(node, ())
+        if data is not None:
+            found.append(Document(file, data, walk.places, tuple(walk.problems)))
+    return [item for document in found for item in _items(document)]
+
+
+def one_document(text: str, file: str) -> Document:
+    """Return the one document of YAML text. Raises PlanError where there are none or several."""
+    found = parse_manifests(text, file)
+    if len(found) != 1:
+        raise PlanError(f"{file}: holds {len(found)} documents, and one is expected")
+    return found[0]
+
+
+def at(value: Any, *path: str | int) -> Any:
+    """Return what stands at `path`, or None where there is nothing, or something that cannot hold it."""
+    for part in path:
+        if isinstance(part, int):
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def mapping(value: Any, *path: str | int) -> dict[str, Any]:
+    """Return the mapping at `path`, or an empty one."""
+    found = at(value, *path)
+    return found if isinstance(found, dict) else {}
+
+
+def mappings(value: Any, *path: str | int) -> list[dict[str, Any]]:
+    """Return the mappings in the list at `path`; an empty one stands for an item that is none, so that places stay."""
+    found = at(value, *path)
+    return [item if isinstance(item, dict) else {} for item in found] if isinstance(found, list) else []
+
+
+def texts_in(value: Any) -> list[str]:
+    """Return the texts in a list; none where it is none."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def kind_of(document: Document) -> str:
+    """Return the kind of an object, or an empty text."""
+    return str(at(document.data, "kind") or "")
+
+
+def name_of(document: Document) -> str:
+    """Return the name of an object, or an empty text."""
+    return str(at(document.data, "metadata", "name") or "")
+
+
+def texts(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield every text of a value, with its path."""
+    if isinstance(value, str):
+        yield path, value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from texts(item, (*path, key))
+
+
+def quantity(value: Any) -> float | None:
+    """Return a quantity of Kubernetes, such as `500m` or `8Gi`, in units or bytes; None where it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", str(value))
+    if match is None or isinstance(value, bool):
+        return None
+    scale = {None: 1.0, "m": 1e-3} | {unit: 1e3 ** (n + 1) for n, unit in enumerate("kMGTP")}
+    scale |= {f"{unit}i": 1024.0 ** (n + 1) for n, unit in enumerate("KMGTP")}
+    return float(match[1]) * scale[match[2]]
+
+
+def to_yaml(objects: Sequence[Any]) -> str:
+    """Return objects as YAML documents, texts of several lines as blocks."""
+    return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as they are, and nothing as an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _items(document: Document) -> Iterator[Document]:
+    listed = at(document.data, "items")
+    if not isinstance(document.data, dict):
+        fail([document.problem((), "must be an object, with apiVersion and kind")])
+    if not (kind_of(document).endswith("List") and isinstance(listed, list)):
+        yield document
+        return
+    for n, item in enumerate(listed):
+        places = {path[2:]: place for path, place in document.places.items() if path[:2] == ("items", n)}
+        yield Document(document.file, item, places, document.problems if n == 0 else ())
+
+
+class _Walk:
+    """Turns nodes into plain values, and keeps their places. No value is shared, whatever aliases say."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.count = file, 0
+        self.places: dict[KeyPath, Place] = {}
+        self.problems: list[Problem] = []
+        self.scalars = yaml.SafeLoader("")
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        place = Place(self.file, node.start_mark.line + 1)
+        self.places.setdefault(path, place)
+        self.count += 1
+        if self.count > MOST_VALUES or len(path) > DEEPEST:
+            limit = (
+                f"more than {MOST_VALUES:,} values" if self.count > MOST_VALUES else f"nested more than {DEEPEST} deep"
+            )
+            raise PlanError(str(Problem(place, dotted(path[:2]), f"{limit} once its aliases are written out")))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, n)) for n, item in enumerate(node.value)]
+        if node.tag in _TEXTS:
+            return node.value
+        try:
+            return self.scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            self.problems.append(Problem(place, dotted(path), f"cannot be read: {shorten(str(error))}"))
+            return None
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, here = str(key_node.value), (*path, str(key_node.value))
+            place = Place(self.file, key_node.start_mark.line + 1)
+            if key in found:
+                self.problems.append(
+                    Problem(place, dotted(here), f"written twice, first in line {self.places[here].line}")
+                )
+                continue
+            self.places[here] = place
+            found[key] = self.value(value_node, here)
+        return found

@@ -1,0 +1,96 @@
+"""The parts of KubeRay's objects that rules talk about: clusters, groups of pods, containers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings
+from ratchet.plan.document import Document, KeyPath, Problem
+
+CLUSTERS: dict[str, KeyPath] = {
+    "RayCluster": ("spec",),
+    "RayJob": ("spec", "rayClusterSpec"),
+    "RayService": ("spec", "rayClusterConfig"),
+    "RayCronJob": ("spec", "jobTemplate", "rayClusterSpec"),
+}
+"""Kinds of KubeRay v1.7.0, and where each has its cluster."""
+JOBS: dict[str, KeyPath] = {"RayJob": ("spec",), "RayCronJob": ("spec", "jobTemplate")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of an object: the mapping at `path`, which is empty where there is none."""
+
+    document: Document
+    path: KeyPath
+    data: dict[str, Any]
+
+    def problem(self, what: str, *below: str | int) -> Problem:
+        """Return a problem of the key `below` this part."""
+        return self.document.problem((*self.path, *below), what)
+
+    def part(self, *below: str | int) -> Part:
+        """Return the part at `below`."""
+        return Part(self.document, (*self.path, *below), mapping(self.data, *below))
+
+    def parts(self, *below: str | int) -> list[Part]:
+        """Return the parts in the list at `below`."""
+        items = mappings(self.data, *below)
+        return [Part(self.document, (*self.path, *below, n), item) for n, item in enumerate(items)]
+
+
+def cluster_of(document: Document) -> Part | None:
+    """Return the Ray cluster of an object; None where its kind has none, or it uses one that is there."""
+    path = CLUSTERS.get(kind_of(document))
+    whole = Part(document, (), document.data)
+    return whole.part(*path) if path and isinstance(at(document.data, *path), dict) else None
+
+
+def job_of(document: Document) -> Part | None:
+    """Return the job of an object; None where its kind has none."""
+    path = JOBS.get(kind_of(document))
+    return Part(document, (), document.data).part(*path) if path else None
+
+
+def groups(cluster: Part) -> list[Part]:
+    """Return the groups of workers of a cluster."""
+    return cluster.parts("workerGroupSpecs")
+
+
+def ray_pods(cluster: Part) -> Iterator[tuple[str, Part]]:
+    """Yield the pod template's `spec` of the head and of each group, with what people call it."""
+    yield "the head", cluster.part("headGroupSpec", "template", "spec")
+    for group in groups(cluster):
+        yield f"group {group.data.get('groupName')}", group.part("template", "spec")
+
+
+def containers(pod: Part) -> list[Part]:
+    """Return all containers of a pod; the first of `containers` is Ray's."""
+    return [*pod.parts("containers"), *pod.parts("initContainers")]
+
+
+def ray_container(pod: Part) -> Part:
+    """Return the container that runs Ray."""
+    return pod.part("containers", 0)
+
+
+def environment(container: Part, name: str) -> Part | None:
+    """Return the entry of an environment variable."""
+    return next((one for one in container.parts("env") if one.data.get("name") == name), None)
+
+
+def autoscales(cluster: Part) -> bool:
+    """Tell whether Ray's autoscaler runs on the head."""
+    return cluster.data.get("enableInTreeAutoscaling") is True
+
+
+def replicas(group: Part, *, cluster: Part) -> tuple[int, int]:
+    """Return how many pods a group has at least and at most."""
+    wanted = group.data.get("replicas")
+    fewest, most = group.data.get("minReplicas"), group.data.get("maxReplicas")
+    if not autoscales(cluster):
+        count = next((n for n in (wanted, fewest) if isinstance(n, int)), 0)
+        return count, count
+    return (fewest if isinstance(fewest, int) else 0), (most if isinstance(most, int) else 2**31 - 1)

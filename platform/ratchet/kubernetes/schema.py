@@ -1,0 +1,149 @@
+"""The door to what knows schemas: jsonschema and CEL for KubeRay's CRDs, kubernetes-validate for other kinds.
+
+KubeRay's CRDs are files of the user's (`--crds`), as this project holds no copy. As an API server
+does, defaults are filled in and empty values taken away before anything is compared, and unknown
+fields are errors.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ratchet.errors import PlanError
+from ratchet.kubernetes.manifests import at, kind_of
+from ratchet.kubernetes.ray_parts import CLUSTERS
+from ratchet.plan.document import Document, KeyPath, Problem, shorten
+
+CEL = importlib.util.find_spec("cel") is not None
+BUILT_IN = importlib.util.find_spec("kubernetes_validate") is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Crd:
+    """Version v1 of a CRD: its schema as written, and a validator that knows no other fields."""
+
+    schema: dict[str, Any]
+    validator: Any
+
+
+def read_crds(folder: Path) -> dict[str, Crd]:
+    """Return version v1 of each kind of KubeRay that `folder` has a CRD of. Raises PlanError."""
+    import jsonschema
+
+    found = {}
+    for path in sorted(folder.glob("*.y*ml")):
+        for crd in yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader):
+            kind = at(crd, "spec", "names", "kind")
+            if at(crd, "kind") == "CustomResourceDefinition" and kind in CLUSTERS:
+                versions = [version for version in crd["spec"]["versions"] if version["name"] == "v1"]
+                schema = versions[0]["schema"]["openAPIV3Schema"]
+                closed = _closed(schema)
+                closed["properties"]["metadata"] = {"type": "object", "required": ["name"]}
+                found[kind] = Crd(schema, jsonschema.Draft202012Validator(closed))
+    if not found:
+        raise PlanError(f"{folder}: no CRD of KubeRay", fix="name the folder of rayjobs.yaml, rayclusters.yaml, …")
+    return found
+
+
+def crd_faults(document: Document, crds: Mapping[str, Crd]) -> Iterator[Problem]:
+    """Yield what the CRD of an object's kind does not allow; nothing for kinds without one."""
+    crd = crds.get(kind_of(document))
+    if crd is None:
+        return
+    data = copy.deepcopy(document.data)
+    _complete(data, crd.schema)
+    for error in crd.validator.iter_errors(data):
+        yield document.problem(tuple(error.absolute_path), _said(error))
+    if CEL:
+        yield from _rule_faults(document, data, crd.schema)
+
+
+def built_in_faults(document: Document, version: str) -> Iterator[Problem]:
+    """Yield what Kubernetes of a version such as `1.35` does not allow in an object of its own kinds."""
+    import kubernetes_validate
+
+    try:
+        kubernetes_validate.validate(document.data, version, strict=True)
+    except kubernetes_validate.SchemaNotFoundError:
+        return  # another operator's kind, such as Kueue's
+    except kubernetes_validate.ValidationError as error:
+        yield document.problem(tuple(getattr(error, "path", ()) or ()), _said(error))
+
+
+def _said(error: Any) -> str:
+    return shorten(str(error.message), 160)
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a structural schema of Kubernetes as JSON schema, in which unknown fields are errors."""
+    found = {key: value for key, value in schema.items() if not key.startswith("x-kubernetes") and key != "nullable"}
+    if "properties" in schema:
+        found["properties"] = {key: _closed(value) for key, value in schema["properties"].items()}
+        if "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+            found["additionalProperties"] = False
+    for key in ("items", "additionalProperties", "not"):
+        if isinstance(schema.get(key), dict):
+            found[key] = _closed(schema[key])
+    for key in ("allOf", "anyOf", "oneOf"):
+        if key in schema:
+            found[key] = [_closed(one) for one in schema[key]]
+    if schema.get("x-kubernetes-int-or-string"):
+        found.pop("anyOf", None)
+        found["type"] = ["integer", "string"]
+    return found
+
+
+def _complete(value: Any, schema: dict[str, Any]) -> None:
+    """Fill in defaults and take empty values away, in place."""
+    properties = schema.get("properties", {})
+    if isinstance(value, dict):
+        for key in [key for key, item in value.items() if item is None]:
+            del value[key]
+        for key, part in properties.items():
+            if key not in value and "default" in part:
+                value[key] = copy.deepcopy(part["default"])
+        others = schema.get("additionalProperties")
+        for key, item in value.items():
+            part = properties.get(key, others)
+            if isinstance(part, dict):
+                _complete(item, part)
+    elif isinstance(value, list) and isinstance(schema.get("items"), dict):
+        for item in value:
+            _complete(item, schema["items"])
+
+
+def _rule_faults(document: Document, data: Any, schema: dict[str, Any]) -> Iterator[Problem]:
+    import cel
+
+    for path, rule, value in _rules(data, schema, ()):
+        if "oldSelf" in rule["rule"]:
+            continue  # about changes of an object that is there
+        try:
+            kept = cel.evaluate(rule["rule"], {"self": value})
+        except (RuntimeError, TypeError, ValueError) as error:
+            yield document.problem(path, f"the rule {rule['rule']} cannot be tried: {shorten(str(error))}")
+            continue
+        if not kept:
+            yield document.problem(path, shorten(rule.get("message") or rule["rule"], 160))
+
+
+def _rules(value: Any, schema: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, dict[str, Any], Any]]:
+    """Yield the CEL rules of a schema where the value has what they are about."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        yield path, rule, value
+    if isinstance(value, dict):
+        others = schema.get("additionalProperties")
+        for key, item in value.items():
+            part = schema.get("properties", {}).get(key, others)
+            if isinstance(part, dict):
+                yield from _rules(item, part, (*path, key))
+    elif isinstance(value, list) and isinstance(schema.get("items"), dict):
+        for n, item in enumerate(value):
+            yield from _rules(item, schema["items"], (*path, n))
