@@ -23,6 +23,7 @@ from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.loop import Parts, accumulate, agree_on, update, works_of
 from ratchet.train.objective import Data, Reference
+from ratchet.train.skips import Skips
 from ratchet.train.spec import TrainSpec
 
 BUDGETS: Mapping[Device, int] = {"cpu": 4096, "cuda": 16384}
@@ -89,17 +90,17 @@ class RatchetSide:
     def step(self, rows: Rows) -> float:
         spec, parts, batch = self._spec(len(rows)), self._parts(), _global_batch(rows)
         tally = accumulate(spec, parts, batch, works_of(spec, parts, batch.rows))
-        metrics, norm = agree_on(spec, parts, batch, tally, None)
-        update(spec, parts, batch, LEARNING_RATE, norm)
-        return metrics["loss"]
+        agreed = agree_on(spec, parts, batch, tally, None)
+        update(spec, parts, batch, LEARNING_RATE, agreed, Skips(spec, parts.checkpoints, []))
+        return agreed.metrics["loss"]
 
     def gradients(self, rows: Rows) -> tuple[float, dict[str, Tensor]]:
         spec, parts, batch = self._spec(len(rows)), self._parts(), _global_batch(rows)
         tally = accumulate(spec, parts, batch, works_of(spec, parts, batch.rows))
-        metrics, _ = agree_on(spec, parts, batch, tally, None)
+        agreed = agree_on(spec, parts, batch, tally, None)
         found = {name: cast(Tensor, weight.grad).float() for name, weight in self.model.named_parameters()}
         self.model.zero_grad()
-        return metrics["loss"], found
+        return agreed.metrics["loss"], found
 
     def training_work(self, rows: Rows) -> Work:
         works = works_of(self._spec(len(rows)), self._parts(), np.asarray(rows, np.int64))

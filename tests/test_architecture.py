@@ -66,6 +66,7 @@ DOORS = {
         "evaluate.actors",
         "train.worker",
         "train.launch",
+        "train.nodes",
         "pipeline.session",
         "tune.ray_trials",
         "tune.schedule",

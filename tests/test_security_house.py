@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PLATFORM = Path(__file__).resolve().parent.parent / "platform"
-MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile", "zipfile", "patoolib"}
+MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile", "patoolib"}
 CALLS = {"eval", "exec", "compile", "__import__"}
 ATTRIBUTES = {"unpack_archive", "extractall", "read_pickle", "system", "popen", "getoutput", "getstatusoutput"}
 LOADERS = {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.unsafe_load_all"}
@@ -26,8 +26,15 @@ def faults(source: str) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, one.name) for one in names if one.name.partition(".")[0] in MODULES)
             case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in MODULES:
                 yield node.lineno, module
+            case ast.ImportFrom(module="zipfile"):
+                yield node.lineno, "zipfile by names, which hide what is done"
             case ast.Call(func=function, keywords=keywords):
                 name = ast.unparse(function)
+                safe = any(one.arg == "Loader" and ast.unparse(one.value).endswith("SafeLoader") for one in keywords)
+                if name in LOADERS and safe:
+                    continue
+                if name == "zipfile.ZipFile" and [ast.unparse(one) for one in node.args[1:2]] != ["'w'"]:
+                    yield node.lineno, "an archive that is read"
                 if name in CALLS | LOADERS or (isinstance(function, ast.Attribute) and function.attr in ATTRIBUTES):
                     yield node.lineno, name
                 if name == "torch.load" and "weights_only" not in [one.arg for one in keywords]:
@@ -59,6 +66,9 @@ def test_the_library_does_none_of_it() -> None:
         "from zipfile import ZipFile",
         "def f():\n    import tarfile",
         "import marshal, os",
+        "zipfile.ZipFile(path)",
+        "zipfile.ZipFile(path, 'a')",
+        "yaml.load(text, Loader=yaml.UnsafeLoader)",
         "import shelve",
         "eval('1')",
         "exec(text)",

@@ -241,9 +241,9 @@ def test_a_step_reads_no_number_before_all_passes_are_done(tmp_path: Path, kind:
     with Reads() as seen:
         tally = accumulate(spec, parts, batch, works)
         assert seen.count == 0
-        metrics, norm = agree_on(spec, parts, batch, tally, None)
-        engine.step(1e-3, norm)
-    assert seen.count <= 1 and metrics["loss"] > 0
+        agreed = agree_on(spec, parts, batch, tally, None)
+        engine.step(1e-3, agreed.norm)
+    assert seen.count <= 1 and agreed.metrics["loss"] > 0
 
 
 def test_only_the_last_pass_of_a_step_says_so(tmp_path: Path) -> None:

@@ -83,15 +83,16 @@ def train(
     clock, spec = time.monotonic(), spec.absolute()
     folder = Path(spec.folder)
     each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
-    watch = nodes.Watch(spec, each)
+    watch, tell = nodes.Watch(spec, each), _Told(spec, say)
     while True:
         notice.put(folder, None)
         (folder / WORKERS).unlink(missing_ok=True)
         with _plain_errors(spec):
-            outcome = _watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, say)
+            outcome = _watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, tell)
         if "ended" not in outcome:
             break
         _go_on_or_stop(spec, outcome["ended"])
+        tell.news()
         watch.regrouped(outcome["ended"]["kind"], nodes.seen())
     if "error" in outcome:
         raise _error(outcome["error"])
@@ -114,12 +115,27 @@ def _go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
         )
 
 
+class _Told:
+    """Says what befell a step as it happens, and nothing of what befell it in an earlier call."""
+
+    def __init__(self, spec: TrainSpec, say: Callable[[str], None]) -> None:
+        self.spec, self.say = spec, say
+        self.heard = len(noted(Path(spec.folder)))
+
+    def news(self) -> None:
+        """Say what is new."""
+        events = noted(Path(self.spec.folder))
+        for event in events[self.heard :]:
+            self.say(f"{self.spec.step:<20} {event}")
+        self.heard = len(events)
+
+
 def _watched(
     spec: TrainSpec,
     fit: Callable[[], Mapping[str, Any]],
     watch: nodes.Watch,
     stop: Callable[[], str | None],
-    say: Callable[[str], None],
+    tell: _Told,
 ) -> Mapping[str, Any]:
     """Return what `fit` does, in a thread of its own; meanwhile tell the workers what they must know.
 
@@ -133,7 +149,7 @@ def _watched(
         except BaseException as error:
             outcome["error"] = error
 
-    folder, told, heard = Path(spec.folder), None, len(noted(Path(spec.folder)))
+    folder, told = Path(spec.folder), None
     thread = threading.Thread(target=work, name="ratchet-train", daemon=True)
     thread.start()
     while thread.is_alive():
@@ -146,11 +162,9 @@ def _watched(
         if found != told:
             notice.put(folder, found)
             told = found
-        events = noted(folder)
-        for event in events[heard:]:
-            say(f"{spec.step:<20} {event}")
-        heard = len(events)
+        tell.news()
         thread.join(_LOOK_SECONDS)
+    tell.news()
     if "error" in outcome:
         raise outcome["error"]
     value: Mapping[str, Any] = outcome["value"]
