@@ -1,0 +1,357 @@
+"""A Ray cluster of three hosts on this machine: each in a network namespace, joined by a bridge, with token auth on.
+
+    <prefix>sw  holds the bridge; <prefix>head, <prefix>w1, <prefix>w2, <prefix>client each have one end of a cable (eth0)
+
+Hosts share the disk and the process ids, so the isolation of a pod's files is not covered. Every process of a host is
+in its namespace, which is how they are found at the end: no other Ray of the machine is touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAD, WORKERS, CLIENT = "head", ("w1", "w2"), "client"
+ADDRESSES = {"head": "10.77.0.1", "w1": "10.77.0.2", "w2": "10.77.0.3", "client": "10.77.0.9"}
+GCS_PORT, DASHBOARD_PORT, CLIENT_PORT = 6379, 8265, 10001
+START_SECONDS = 120
+_BIN = Path(sys.executable).parent
+_NAMESPACES = Path("/var/run/netns")
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET of setns(2)
+_T = TypeVar("_T")
+
+
+def why_not() -> str | None:
+    """Why there can be no such hosts here, or None."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "network namespaces need iproute2's `ip`"
+    tried = subprocess.run(["ip", "netns", "add", f"rtn{os.getpid()}-try"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        return f"no network namespace can be made here: {tried.stderr.strip()}"
+    _ip("netns", "del", f"rtn{os.getpid()}-try")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A job under way: its id, the `ray job submit` that follows it, and what that wrote."""
+
+    name: str
+    submit: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self, seconds: float = 400) -> int:
+        """Wait for its end and return the exit status of `ray job submit`."""
+        return self.submit.wait(seconds)
+
+
+class Nodes:
+    """The hosts and the Ray on them. Use it in a `with`: nothing is left, however it ends.
+
+    `kept` is where logs go when something failed. `alike` is the environment of every process on every host.
+    """
+
+    def __init__(self, kept: Path) -> None:
+        self.kept = kept
+        self.token = secrets.token_hex(16)
+        self.prefix = f"rtn{os.getpid()}-"
+        self.folder = Path(tempfile.mkdtemp(prefix="rtn-", dir="/tmp"))  # short: paths of sockets are limited
+        self.alike = _environment(self.folder, self.token)
+        self.rays: dict[str, subprocess.Popen[bytes]] = {}
+        self._begun: list[subprocess.Popen[bytes]] = []
+        self._starts = 0
+
+    def __enter__(self) -> Nodes:
+        try:
+            remove_left()
+            self._lay_cables()
+            self.ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in ADDRESSES:
+            self._kill(host)
+        for process in self._begun:
+            process.wait()
+        for host in (*ADDRESSES, "sw"):
+            _remove(f"{self.prefix}{host}")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- hosts ---
+
+    def start_head(self) -> None:
+        """Start a head with the address that every head has, once more where the first start fails."""
+        for last in (False, True):
+            self.begin(HEAD)
+            try:
+                self.until_alive(1)
+                return
+            except AssertionError:
+                if last:
+                    raise
+
+    def begin(self, host: str, cpus: int = 1) -> None:
+        """Start a host's `ray start --block`, and do not wait for it. Heads have no CPU: drivers alone run there."""
+        self.kill(host)
+        self._starts += 1
+        common = ["--block", f"--node-ip-address={ADDRESSES[host]}", "--disable-usage-stats"]
+        common += ["--object-store-memory=100000000", f"--temp-dir={self.folder / f'{host}{self._starts}'}"]
+        if host == HEAD:
+            own = ["--head", f"--port={GCS_PORT}", f"--dashboard-host={ADDRESSES[HEAD]}", "--num-cpus=0"]
+            own += [f"--dashboard-port={DASHBOARD_PORT}", f"--ray-client-server-port={CLIENT_PORT}"]
+        else:
+            own = [f"--address={ADDRESSES[HEAD]}:{GCS_PORT}", f"--num-cpus={cpus}"]
+        self.rays[host] = self._run(host, ["ray", "start", *common, *own], self.folder / f"{host}{self._starts}.log")
+
+    def ready(self) -> None:
+        """Bring all hosts back, whatever was done to them."""
+        for host in ADDRESSES:
+            self.heal(host)
+        if HEAD not in self.rays or self.rays[HEAD].poll() is not None or not self.alive():
+            for host in (*WORKERS, HEAD):
+                self.kill(host)
+            self.start_head()
+        alive = self.alive().values()
+        for worker in WORKERS:
+            if worker not in self.rays or self.rays[worker].poll() is not None or ADDRESSES[worker] not in alive:
+                self.begin(worker)
+        self.until_alive(1 + len(WORKERS))
+
+    def until_alive(self, count: int) -> None:
+        """Wait until Ray says that so many hosts are alive. A worker whose start failed is started once more."""
+        again, end = set(WORKERS), time.monotonic() + START_SECONDS
+        while len(self.alive()) != count:
+            assert time.monotonic() < end, f"no {count} hosts after {START_SECONDS} s: {self.evidence()}"
+            assert self.rays[HEAD].poll() is None, f"the head ended: {self.evidence()}"
+            for worker in again & self.rays.keys():
+                if self.rays[worker].poll() is not None:
+                    again.discard(worker)
+                    self.begin(worker)
+            time.sleep(0.2)
+
+    def terminate(self, host: str) -> None:
+        """Give notice: SIGTERM to the host's `ray start`, as a kubelet does."""
+        self.rays[host].send_signal(signal.SIGTERM)
+
+    def kill(self, host: str) -> None:
+        """SIGKILL to every process of a host."""
+        self._kill(host)
+        if (ray := self.rays.pop(host, None)) is not None:
+            ray.wait()
+
+    def cut(self, host: str) -> None:
+        """Pull the host's cable."""
+        _ip("-n", f"{self.prefix}sw", "link", "set", f"v{host}", "down")
+
+    def heal(self, host: str) -> None:
+        """Put it back."""
+        _ip("-n", f"{self.prefix}sw", "link", "set", f"v{host}", "up")
+
+    def pids(self, *hosts: str) -> list[int]:
+        """Processes of the hosts, those of jobs too."""
+        found = [_ip("netns", "pids", f"{self.prefix}{host}").split() for host in hosts]
+        return [int(pid) for one in found for pid in one]
+
+    # --- Ray ---
+
+    def alive(self) -> dict[str, str]:
+        """Hosts that Ray says are alive: address by node id. Empty where no dashboard answers."""
+        return {node: ip for node, (ip, state) in self._nodes().items() if state == "ALIVE"}
+
+    def actors(self, job: str | None = None) -> list[tuple[str, str]]:
+        """Class and host's address of every actor that ever ran, from Ray's own record; of one of Ray's job ids."""
+        status, body = self.ask("/api/v0/actors?detail=1&limit=10000")
+        assert status == 200, body
+        found = json.loads(body)["data"]["result"]["result"]
+        nodes = self._nodes()
+        return [
+            (one["class_name"], nodes[one["node_id"]][0])
+            for one in found
+            if one["node_id"] in nodes and job in (None, one["job_id"])
+        ]
+
+    def _nodes(self) -> dict[str, tuple[str, str]]:
+        status, body = self.ask("/nodes?view=summary")
+        if status != 200:
+            return {}
+        found = [(node["raylet"], node["ip"]) for node in json.loads(body)["data"]["summary"]]
+        return {raylet["nodeId"]: (ip, raylet["state"]) for raylet, ip in found if "state" in raylet}
+
+    def ask(
+        self, path: str, *, method: str = "GET", token: str | None = "", address: tuple[str, int] | None = None
+    ) -> tuple[int, bytes]:
+        """Ask over HTTP from the client host; status 0 where nobody answers. No token given: the right one."""
+        host, port = address or (ADDRESSES[HEAD], DASHBOARD_PORT)
+        token = self.token if token == "" else token
+
+        def asked() -> tuple[int, bytes]:
+            connection = http.client.HTTPConnection(host, port, timeout=10)
+            try:
+                connection.request(method, path, headers={"Authorization": f"Bearer {token}"} if token else {})
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+            except OSError:
+                return 0, b""
+            finally:
+                connection.close()
+
+        return inside(f"{self.prefix}{CLIENT}", asked)
+
+    def submit(self, plan: Path, *arguments: str, name: str, variables: Mapping[str, str] | None = None) -> Job:
+        """Submit `ratchet run` of the plan by `ray job submit`, with the plan's folder as the job's."""
+        command = ["ray", "job", "submit", "--address", f"http://{ADDRESSES[HEAD]}:{DASHBOARD_PORT}"]
+        command += ["--submission-id", name, "--working-dir", str(plan.parent)]
+        command += ["--runtime-env-json", json.dumps({"env_vars": dict(variables)})] if variables else []
+        command += ["--", "ratchet", "run", plan.name, *arguments]
+        log = self.folder / f"job-{name}.log"
+        return Job(name, self._run(CLIENT, command, log), log)
+
+    def stop(self, job: Job) -> None:
+        """`ray job stop`."""
+        address = f"http://{ADDRESSES[HEAD]}:{DASHBOARD_PORT}"
+        log = self.folder / f"stop-{job.name}.log"
+        asked = self._run(CLIENT, ["ray", "job", "stop", "--address", address, "--no-wait", job.name], log)
+        assert asked.wait(60) == 0, log.read_text()
+
+    def job_info(self, job: Job) -> dict[str, Any]:
+        """What Ray says of a job: `status`, `driver_exit_code`, …"""
+        found: dict[str, Any] = json.loads(self.ask(f"/api/jobs/{job.name}")[1])
+        return found
+
+    def evidence(self) -> str:
+        """Keep what every process wrote, and return in words where it lies."""
+        aside = self.kept / f"nodes-{time.strftime('%H%M%S')}"
+        for path in (*self.folder.glob("*.log"), *self.folder.glob("*/session_2*/logs")):
+            target = aside / path.relative_to(self.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.copytree(path, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            else:
+                shutil.copy(path, target)
+        return f"logs of all hosts and jobs are in {aside}"
+
+    # --- the machine ---
+
+    def _run(self, host: str, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["ip", "netns", "exec", f"{self.prefix}{host}", *command],
+                env=self.alike,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for pytest, which then ends them
+            )
+        self._begun.append(process)
+        return process
+
+    def _lay_cables(self) -> None:
+        switch = f"{self.prefix}sw"
+        _ip("netns", "add", switch)
+        _ip("-n", switch, "link", "add", "br0", "type", "bridge")
+        _ip("-n", switch, "link", "set", "br0", "up")
+        for host, address in ADDRESSES.items():
+            space = f"{self.prefix}{host}"
+            _ip("netns", "add", space)
+            _ip("-n", space, "link", "set", "lo", "up")
+            _ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", f"v{host}", "netns", switch)
+            _ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
+            _ip("-n", space, "link", "set", "eth0", "up")
+            _ip("-n", switch, "link", "set", f"v{host}", "master", "br0", "up")
+
+    def _kill(self, host: str) -> None:
+        if (_NAMESPACES / f"{self.prefix}{host}").exists():
+            _kill_all(f"{self.prefix}{host}")
+
+
+def inside(namespace: str, call: Callable[[], _T]) -> _T:
+    """Return what `call` returns on a thread of its own inside a network namespace."""
+    found: list[_T] = []
+
+    def enter() -> None:
+        handle = os.open(_NAMESPACES / namespace, os.O_RDONLY)
+        try:
+            assert ctypes.CDLL(None, use_errno=True).setns(handle, _NEW_NETWORK) == 0, os.strerror(ctypes.get_errno())
+        finally:
+            os.close(handle)
+        found.append(call())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def remove_left() -> None:
+    """Remove what a test session left that was killed itself: processes, namespaces."""
+    for name in _ip("netns", "list").splitlines():
+        space = name.split()[0]
+        owner = space.removeprefix("rtn").partition("-")[0]
+        if space.startswith("rtn") and owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            _remove(space)
+
+
+def _remove(space: str) -> None:
+    if (_NAMESPACES / space).exists():
+        _kill_all(space)
+        _ip("netns", "del", space)
+
+
+def _kill_all(space: str) -> None:
+    """SIGKILL until nobody is left: a process may start another meanwhile."""
+    while left := _ip("netns", "pids", space).split():
+        for pid in left:
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.05)
+
+
+def _environment(home: Path, token: str) -> dict[str, str]:
+    """This process's, without what would lead to another Ray, a proxy or a hub."""
+    own = {key: value for key, value in os.environ.items() if not key.upper().startswith(("RAY_", "PYTEST_"))}
+    own = {key: value for key, value in own.items() if not key.lower().endswith("_proxy")}
+    return own | {
+        "PATH": f"{_BIN}:{own['PATH']}",
+        "PYTHONPATH": str(ROOT / "platform"),  # the checkout under test, whatever is installed
+        "HOME": str(home),  # no token of somebody's own
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "GLOO_SOCKET_IFNAME": "eth0",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CI": "true",
+    }
+
+
+def _ip(*arguments: str) -> str:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+needs_nodes = pytest.mark.skipif(bool(WHY_NOT := why_not()), reason=WHY_NOT or "")
