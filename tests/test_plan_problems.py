@@ -107,7 +107,7 @@ BAD: list[tuple[str, str, str]] = [
     ("build: arithmetic_corruption", "held_out: 0", "27: evaluate[0]: task sums of eval/quick.yaml has nothing to answer: data.math.held_out is 0; set it above 0"),
     ("  workers: 8", "  wrokers: 8", "29: cluster.wrokers: no such key; did you mean workers?"),
     ("  workers: 8", "  zero: 3", "29: cluster.zero: no such key here; did you mean cluster.deepspeed.zero?"),
-    ("  workers: 8", "  colour: 3", "29: cluster.colour: no such key; there are workers, cpus_per_worker, gpus_per_worker, token_budget, sharing, deepspeed, gradient_checkpointing, score_actors, tensor_parallel, max_restarts, storage or ray"),
+    ("  workers: 8", "  colour: 3", "29: cluster.colour: no such key; there are workers, cpus_per_worker, gpus_per_worker, token_budget, sharing, deepspeed, gradient_checkpointing, score_actors, tensor_parallel, max_restarts, collective_timeout, storage or ray"),
     ("{zero: 2}", "{zero: 4}", "30: cluster.deepspeed.zero: must be 0, 1, 2 or 3, not 4"),
     ("{zero: 2}", "{zero: '2'}", '30: cluster.deepspeed.zero: must be 0, 1, 2 or 3, not "2"; did you mean 2?'),
     ("{zero: 2}", "{offload_optimizer: yes}", '30: cluster.deepspeed.offload_optimizer: must be true or false, not "yes"; did you mean true?'),

@@ -130,7 +130,7 @@ def test_a_second_run_on_the_folder_is_refused(done: Path) -> None:
     with hold(done / "out/runs/tiny"):
         found = ratchet(done, "run", "plan.yaml")
     assert found.returncode == 6
-    assert f'another run is using this folder: {{"pid": {os.getpid()}' in found.stderr
+    assert f"another process is using tiny in {done}/out/runs: process {os.getpid()} on " in found.stderr
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:

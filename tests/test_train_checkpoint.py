@@ -45,6 +45,9 @@ class _Thread:
         self.group.barrier.wait()
         return found
 
+    def reached(self, step: int) -> None:
+        pass
+
 
 def _outcome(work: Callable[[Any], Any], communicator: _Thread) -> Any:
     try:

@@ -16,6 +16,7 @@ from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from ratchet.train.data import course_of
 from ratchet.train.engine import TorchEngine
+from ratchet.train.notice import Ended
 from ratchet.train.objective import Data
 from ratchet.train.spec import CheckpointSettings
 from train_bench import (
@@ -121,8 +122,9 @@ def test_a_full_disk_under_the_metrics_stops_the_run(
 def test_a_run_that_is_told_to_end_keeps_the_checkpoint_that_was_due(tmp_path: Path, data: Data) -> None:
     (tmp_path / "stop.json").write_text("{}")
     spec = spec_of(tmp_path, checkpoint=CheckpointSettings(every=1), stop_file=str(tmp_path / "stop.json"))
-    with pytest.raises(TrainingError, match="ended after step 1, as it was told to"):
+    with pytest.raises(Ended) as ended:
         train(spec, data)
+    assert (ended.value.notice.kind, ended.value.step) == ("drop", 1)
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000001"]
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
 

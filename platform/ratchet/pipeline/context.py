@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ratchet.pipeline.graph import Step
+from ratchet.pipeline.stop import Stop
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Overlong
 from ratchet.reference.calibrate import Calibration
@@ -88,6 +89,9 @@ class Run:
     fresh: bool
     chat_template: str | None
     trial: Trial | None = None
+    stop: Stop = dataclasses.field(default_factory=Stop)
+    still_ours: Callable[[], None] = lambda: None
+    """Raises RunError where another process has taken the run folder over."""
     pairs: dict[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
     tokens: dict[tuple[str, int, Overlong], Tokens] = dataclasses.field(default_factory=dict)
     models: dict[str, Model] = dataclasses.field(default_factory=dict)

@@ -55,7 +55,7 @@ def evaluate_models(
     models = [_model(one) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []
-    with hold(folder), native_noise_to(folder / "native.log"), ray_session(cluster):
+    with hold(folder, console.say), native_noise_to(folder / "native.log"), ray_session(cluster):
         for one, model in zip(asked, models, strict=True):
             bench = Bench(layout, cluster, console, one.spec.chat_template, cluster.score_actors)
             scored = score_suite(bench, model, str(suite_file), suite)

@@ -16,7 +16,19 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft, Stage, Steps
 
 BASE = "base"
-NOT_IDENTITY = {"kind", "data", "after", "start", "reference", "steps", "checkpoint", "max_length", "overlong", "of"}
+NOT_IDENTITY = {
+    "kind",
+    "data",
+    "after",
+    "start",
+    "reference",
+    "steps",
+    "checkpoint",
+    "max_length",
+    "overlong",
+    "of",
+    "skip_nonfinite",
+}
 """Fields of a stage that enter an identity in another form (models and tokens by content), or not at all."""
 
 
@@ -123,6 +135,8 @@ def options(stage: Stage) -> dict[str, Any]:
     found = stage.model_dump(mode="json", exclude=NOT_IDENTITY)
     if not isinstance(stage, Merge) and stage.checkpoint.publish == "best":
         found |= {"publish": "best", "checkpoint_every": stage.checkpoint.every}
+    if not isinstance(stage, Merge) and stage.skip_nonfinite:
+        found |= {"skip_nonfinite": stage.skip_nonfinite}
     return found
 
 

@@ -5,6 +5,7 @@ Read this first: it is the order of play, and the parts are one call each.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from ratchet.pipeline.prepare import base_model, check_external_models, prepare_
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, job_size, score_together, train_job
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import ensure_step, finished
+from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.track_scores import track_scores
 from ratchet.pipeline.training import quantised, step_jobs
@@ -41,8 +43,9 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     something else and `fresh` is not given; else what its parts raise.
     """
     run, clock = _open(plan, fresh, trial), time.monotonic()
-    with hold(run.folder):
-        with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
+    with hold(run.folder, run.console.say) as lease:
+        run.still_ours = lease.check
+        with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster), _stoppable(run):
             _prepare(run)
             with Evaluations(run) as evaluations:
                 steps = list(_make_models(run, evaluations))
@@ -67,7 +70,12 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
     """
     run, pairs, waiting = _open(plan), 0, []
     work: dict[tuple[EngineChoice, str | None], list[tuple[Model, ScoreJob]]] = {}
-    with hold(run.folder), native_noise_to(run.folder / "native.log"), ray_session(plan.cluster):
+    with (
+        hold(run.folder, run.console.say),
+        native_noise_to(run.folder / "native.log"),
+        ray_session(plan.cluster),
+        _stoppable(run),
+    ):
         _prepare(run)
         for step, stage in _known_steps(run):
             if step.reference is None:
@@ -89,9 +97,14 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
     layout, console = Layout(Path(plan.cluster.storage).resolve()), Console()
     if trial is not None:
         layout, console = layout.trials(trial.sweep), trial.console
-    run = Run(plan, layout, console, fresh, plan.model.chat_template, trial)
+    run = Run(plan, layout, console, fresh, plan.model.chat_template, trial, Stop(console.say))
     run.foreign = foreign_engine(run)
     return run
+
+
+def _stoppable(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Signals stop a run; a sweep's trial is told by its sweep."""
+    return stoppable(run.stop) if run.trial is None else contextlib.nullcontext()
 
 
 def _prepare(run: Run) -> None:

@@ -42,6 +42,7 @@ def ensure_step(run: Run, step: Step) -> Model:
     record = read_record(folder)
     if record is None:
         record = _make(run, step, folder, identity)
+        run.still_ours()
         write_record(folder, record)
         run.console.done(step.name, _outcome(record), record.seconds)
     else:

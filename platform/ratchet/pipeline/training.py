@@ -36,13 +36,15 @@ def train_step(
     noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
     spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
     cluster = run.plan.cluster
-    with follow(folder / "metrics.jsonl", step.name, spec.total_steps):
+    with follow(folder / "metrics.jsonl", step.name, spec.total_steps), run.stop.patiently():
         result = train(
             spec,
             cpus_per_worker=cluster.cpus_per_worker,
             gpus_per_worker=cluster.gpus_per_worker,
             max_restarts=cluster.max_restarts,
             slots=run.folder / SLOTS if run.trial else None,
+            stop=run.stop.why,
+            say=run.console.say,
         )
     fresh = {one.fingerprint for one in scored} & run.scored_now  # the first step that needs a pass bears its cost
     run.scored_now -= fresh
@@ -146,6 +148,7 @@ def train_spec(
         betas=stage.betas,
         epsilon=stage.epsilon,
         clip=stage.clip,
+        skip_nonfinite=stage.skip_nonfinite,
         seed=stage.seed,
         gradient_checkpointing=cluster.gradient_checkpointing
         if isinstance(cluster.gradient_checkpointing, bool)

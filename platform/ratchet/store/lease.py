@@ -111,22 +111,31 @@ def leased(
     what: str,
     on_wait: Callable[[str], None] = lambda line: None,
     while_waiting: Callable[[], None] = lambda: None,
+    refuse: str | None = None,
 ) -> Iterator[Lease]:
     """Hold the lease in `folder`, once whoever holds it has let go, ended, or not been heard of for `LAPSE_SECONDS`.
 
     What is to be made may be there when the wait is over: look again. `what` says in a few words what is made;
     `on_wait` gets one line, if there is a wait; `while_waiting` is called again and again, and what it raises ends
-    the wait. Raises StorageError; RuntimeError where the thread holds the lease already.
+    the wait. With `refuse`, the advice of an error, whoever is seen to be alive is not waited for: one on this machine
+    that runs, or one elsewhere that renews the lease while it is watched. Raises RunError then; StorageError;
+    RuntimeError where the thread holds the lease already.
     """
     mine = Holder(uuid.uuid4().hex, what, this_process(), threading.get_native_id(), now())
-    lease = _wait(folder, mine, on_wait, while_waiting)
+    lease = _wait(folder, mine, on_wait, while_waiting, refuse)
     try:
         yield lease
     finally:
         lease.let_go()
 
 
-def _wait(folder: Path, mine: Holder, on_wait: Callable[[str], None], while_waiting: Callable[[], None]) -> Lease:
+def _wait(
+    folder: Path,
+    mine: Holder,
+    on_wait: Callable[[str], None],
+    while_waiting: Callable[[], None],
+    refuse: str | None,
+) -> Lease:
     watch, told, pause = _Watch(), False, _PAUSES[0]
     while True:
         changed = watch.look(folder)
@@ -137,6 +146,8 @@ def _wait(folder: Path, mine: Holder, on_wait: Callable[[str], None], while_wait
         else:
             if seen.holder is not None and (seen.holder.process, seen.holder.thread) == (mine.process, mine.thread):
                 raise RuntimeError(f"{mine.what}: the thread waits for a lease that it holds: {folder}")
+            if refuse is not None and (watch.renewed or (seen.holder is not None and seen.holder.process.is_here)):
+                raise RunError(f"another process is using {mine.what}: {seen.holder}", where=str(folder), fix=refuse)
             if not told:
                 on_wait(f"waiting for {mine.what}: {seen.holder or 'an unknown process'} is at it")
                 told = True
@@ -169,10 +180,12 @@ class _Seen:
 
 
 class _Watch:
-    """What is seen of a lease, and for how long it was watched without a change: `still`, in seconds."""
+    """What is seen of a lease, for how long it was watched without a change (`still`, in seconds), and whether its
+    holder renewed it before these eyes.
+    """
 
     def __init__(self) -> None:
-        self.seen, self.still = _Seen(), 0.0
+        self.seen, self.still, self.renewed = _Seen(), 0.0, False
         self._last = time.monotonic()
 
     def look(self, folder: Path) -> bool:
@@ -182,6 +195,7 @@ class _Watch:
         self.still = self.still + min(began - self._last, _LONGEST_GAP) if seen == self.seen else 0.0
         self._last = time.monotonic()
         changed = seen.generation != self.seen.generation
+        self.renewed = not changed and (self.renewed or seen.beat != self.seen.beat)
         self.seen = seen
         return changed
 

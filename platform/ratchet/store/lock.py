@@ -1,42 +1,23 @@
-"""One process at a time on a run folder."""
+"""One process at a time on a run folder, on one machine or on many that share it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ratchet.errors import RunError
-from ratchet.store.files import storage_errors
-from ratchet.store.record import now
+from ratchet.store.lease import Lease, leased
+
+NAME = "lease"
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the system lets go when the process ends, however it ends.
+def hold(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[Lease]:
+    """Hold `folder` for this process. `Lease.check` tells, before something is recorded, whether it still does.
 
-    Raises RunError naming the holder where another process has it.
+    Whoever held it and is lost is displaced: on this machine at once, on another one when its lease was seen
+    to lapse, which `say` tells of. Raises RunError naming the holder where that one is alive.
     """
-    path = folder / "lock"
-    with storage_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = path.read_text() or "an unknown process"
-            raise RunError(
-                f"another run is using this folder: {holder}",
-                where=str(folder),
-                fix="wait for it, stop it, or give this plan another name",
-            ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}).encode(), 0)
-        yield
-    finally:
-        os.close(handle)
+    fix = "wait for it, stop it, or give this plan another name"
+    with leased(folder / NAME, what=f"{folder.name} in {folder.parent}", on_wait=say, refuse=fix) as lease:
+        yield lease

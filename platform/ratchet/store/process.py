@@ -22,9 +22,14 @@ class Process:
     pid: int
     started: int | None
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process of this machine; False where that cannot be told."""
+        return self.machine is not None and self.machine == _machine()
+
     def has_ended(self) -> bool:
         """Whether it ran on this machine and does not run any more; False where that cannot be told."""
-        if self.machine is None or self.machine != _machine():
+        if not self.is_here:
             return False
         try:
             os.kill(self.pid, 0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Protocol, TypeVar
 
 import torch
@@ -12,6 +16,9 @@ from torch import Tensor
 from ratchet.errors import RatchetError
 
 T = TypeVar("T")
+
+_OTHERS_SECONDS = 3.0
+"""How long whoever gives up waiting leaves the others to do so too."""
 
 
 class Communicator(Protocol):
@@ -26,6 +33,9 @@ class Communicator(Protocol):
     def gather(self, value: T) -> list[T]:
         """Return every worker's value, by rank, on every worker."""
 
+    def reached(self, step: int) -> None:
+        """Leave word that this worker is at `step`, for those that may wait for it in vain. No collective."""
+
 
 class Alone:
     """A single worker."""
@@ -39,12 +49,17 @@ class Alone:
     def gather(self, value: T) -> list[T]:
         return [value]
 
+    def reached(self, step: int) -> None:
+        """Nobody waits for a single worker."""
+
 
 class Group:
     """The workers of torch's default process group; tensors travel on `device`."""
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
+        self._store = dist.distributed_c10d._get_default_store()
+        self._step = 0
 
     def sum(self, values: Tensor) -> Tensor:
         total = values.to(self.device, torch.float64, copy=True)
@@ -55,6 +70,52 @@ class Group:
         found: list[T | None] = [None] * self.world
         dist.all_gather_object(found, value)
         return found  # type: ignore[return-value]
+
+    def reached(self, step: int) -> None:
+        self._step = step
+        self._store.set(f"ratchet/reached/{self.rank}", str(step))
+
+    @contextlib.contextmanager
+    def naming_the_missing(self) -> Iterator[None]:
+        """Let the error of an exchange say which workers did not come to it, and in which step."""
+        try:
+            yield
+        except RuntimeError as error:
+            missing = self._missing()
+            said = str(error).strip().splitlines()
+            raise RuntimeError(
+                f"in step {self._step} worker {self.rank} waited in vain for {missing}: {said[-1] if said else error}"
+            ) from error
+
+    def _missing(self) -> str:
+        """Name the workers that did not give up as well, each with the step it was last heard of in.
+
+        Whoever keeps the store may be the one that is lost, and an answer from it may never come.
+        """
+        found: list[str] = []
+
+        def ask() -> None:
+            self._store.set(f"ratchet/waited/{self.rank}", "")
+            time.sleep(_OTHERS_SECONDS)
+            for rank in range(self.world):
+                if not self._store.check([f"ratchet/waited/{rank}"]):
+                    known = self._store.check([f"ratchet/reached/{rank}"])
+                    step = int(self._store.get(f"ratchet/reached/{rank}")) if known else 0
+                    found.append(f"worker {rank} (last heard of in step {step})")
+            found.append("")
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(2 * _OTHERS_SECONDS)
+        if not found:
+            return "the others, and worker 0 cannot be asked who"
+        return ", ".join(found[:-1]) or "all the others, which wait too: look at the network between them"
+
+
+def limit_waiting(seconds: float) -> None:
+    """Let no process group wait longer than this: those that libraries make have torch's own limit of half an hour."""
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 def agree(communicator: Communicator, action: Callable[[], T]) -> T:

@@ -25,6 +25,7 @@ from ratchet.errors import ModelError, RunError, StorageError, TrainingError
 from ratchet.model.batch import SequenceBatch
 from ratchet.model.forward import PairScorer
 from ratchet.store.files import storage_errors
+from ratchet.train.communicate import limit_waiting
 from ratchet.train.engine import Update, adamw, save_tensors
 from ratchet.train.spec import TrainSpec
 
@@ -41,8 +42,8 @@ def start_deepspeed() -> None:
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
 
 
-def config_of(spec: TrainSpec) -> dict[str, Any]:
-    """Return DeepSpeed's configuration of a step; `overrides` are merged last, key by key."""
+def config_of(spec: TrainSpec, world: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration of a step on `world` workers; `overrides` are merged last, key by key."""
     settings = spec.deepspeed
     zero: dict[str, Any] = {"stage": settings.zero}
     if settings.offload_optimizer:
@@ -54,7 +55,7 @@ def config_of(spec: TrainSpec) -> dict[str, Any]:
     config: dict[str, Any] = {
         # Batches are divided by tokens, and `backward` is told which pass is the last: these three
         # only have to fit each other, and to say that there may be more passes than one.
-        "train_batch_size": 2 * spec.workers,
+        "train_batch_size": 2 * world,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 2,
         "gradient_clipping": spec.clip or 0.0,
@@ -99,9 +100,10 @@ class DeepSpeedEngine:
             model=scorer,
             model_parameters=weights,
             optimizer=adamw(spec, weights),
-            config=config_of(spec),
+            config=config_of(spec, self.world),
             dist_init_required=False,
         )
+        limit_waiting(spec.collective_timeout)  # of DeepSpeed's own groups too
         self.packing = scorer.packing
         share = self.world if spec.deepspeed.zero else 1
         self.trained_sizes: Sequence[int] = [
@@ -135,6 +137,7 @@ class DeepSpeedEngine:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         if norm is not None and not math.isfinite(norm):
+            self.engine.zero_grad()
             return Update(norm, applied=False)
         try:
             self.engine.step()

@@ -6,6 +6,7 @@
 
 Points, in the order a step meets them:
     step:nan            the step's first loss becomes NaN on this rank
+    step:hang           this rank stands still before the step's exchange, for good
     step:kill           SIGKILL after the step's backward passes, before its update
     ckpt:after_shard    SIGKILL once this rank's files of a checkpoint are written
     ckpt:before_marker  SIGKILL once the manifest is written, before COMMITTED
@@ -17,10 +18,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 _VARIABLES = ("RATCHET_FAULT", "RATCHET_FAULT_ONCE")
-POINTS = ("step:nan", "step:kill", "ckpt:after_shard", "ckpt:before_marker", "ckpt:after_marker", "ckpt:disk_full")
+POINTS = (
+    *("step:nan", "step:hang", "step:kill"),
+    *("ckpt:after_shard", "ckpt:before_marker", "ckpt:after_marker", "ckpt:disk_full"),
+)
 
 
 def asked_for() -> dict[str, str]:
@@ -52,3 +57,10 @@ def kill_if_due(point: str, step: int, rank: int) -> None:
     """End this process with SIGKILL if the fault is due: no handler runs, nothing is flushed."""
     if due(point, step, rank):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang_if_due(step: int, rank: int) -> None:
+    """Stand still for good if `step:hang` is due: the others wait in vain."""
+    if due("step:hang", step, rank):
+        while True:
+            time.sleep(3600)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ratchet import errors
-from ratchet.errors import ClusterError, RatchetError, TrainingError
+from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError
 from ratchet.store.files import write_text
-from ratchet.train import faults
+from ratchet.train import faults, nodes, notice
+from ratchet.train.events import note, noted
+from ratchet.train.notice import Notice
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import ray_worker
+from ratchet.train.worker import WORKERS, ray_worker
+
+_NEVER = 1e9
+_LOOK_SECONDS = 1.0
+"""How often the driver looks at the cluster, and at whether it was asked to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,8 @@ class TrainResult:
 
     `counts` are what the ledger proved; `metrics` the last step's; `first` what the check of step 1
     saw, or None; `published` the step whose weights became the model, and how far they were from the
-    engine's in nats; `events` lines about checkpoints that were found broken or unfinished;
+    engine's in nats; `events` lines about what befell the step: worker groups, checkpoints that were found broken
+    or unfinished, steps that were skipped, nodes that went;
     `token_budget` what a forward pass computed at most, `unshared` why tokens were not shared, of all pairs or of
     some (None: they could be); `peak_memory_mb` the largest worker's peak; `seconds` of set-up,
     training and publishing on the workers, and in all.
@@ -59,37 +65,122 @@ def train(
     gpus_per_worker: float,
     max_restarts: int,
     slots: Path | None = None,
+    stop: Callable[[], str | None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Train one step on the Ray that is running, and return its result; the model lies in its folder.
 
     `slots` is a file that names the placement group of the workers as long as they are there: `free_slots`
-    lets it go where this process is lost, which Ray does not.
+    lets it go where this process is lost, which Ray does not. `stop` says why training should stop, if it should;
+    `say` gets a line for people when something befell the step.
 
-    A lost worker starts the group again from the newest good checkpoint, `max_restarts` times. Ray's
-    own snapshot of a run is not trusted: each call has a run name and folder of its own, which goes
-    at the end. Raises the workers' RatchetError, or ClusterError where workers kept failing.
+    A lost worker starts the group again from the newest good checkpoint, `max_restarts` times; a node that is taken
+    away with notice, or room for more workers, after a checkpoint, any number of times. Ray's
+    own snapshot of a run is not trusted: each group has a run name and folder of its own, which goes
+    at the end. Raises the workers' RatchetError, StoppedError, or ClusterError where workers kept failing.
     """
+    clock, spec = time.monotonic(), spec.absolute()
+    folder = Path(spec.folder)
+    each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
+    watch = nodes.Watch(spec, each)
+    while True:
+        notice.put(folder, None)
+        (folder / WORKERS).unlink(missing_ok=True)
+        with _plain_errors(spec):
+            outcome = _watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, say)
+        if "ended" not in outcome:
+            break
+        _go_on_or_stop(spec, outcome["ended"])
+        watch.regrouped(outcome["ended"]["kind"], nodes.seen())
+    if "error" in outcome:
+        raise _error(outcome["error"])
+    found = outcome["result"]
+    seconds = {**found["seconds"], "all": time.monotonic() - clock}
+    return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})
+
+
+def _go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
+    """Return where other workers go on; raise where the step was dropped or stopped."""
+    what = f"ended after step {ended['step']}, as it was told to"
+    if ended["kind"] == "drop":
+        raise TrainingError(what, where=f"step {spec.step}", fix=ended["why"])
+    note(Path(spec.folder), f"training ended after step {ended['step']}: {ended['why']}")
+    if ended["kind"] == "stop":
+        raise StoppedError(
+            f"{ended['why']}: stopped after step {ended['step']}, which is saved",
+            where=f"step {spec.step}",
+            fix="run again: it goes on from there",
+        )
+
+
+def _watched(
+    spec: TrainSpec,
+    fit: Callable[[], Mapping[str, Any]],
+    watch: nodes.Watch,
+    stop: Callable[[], str | None],
+    say: Callable[[str], None],
+) -> Mapping[str, Any]:
+    """Return what `fit` does, in a thread of its own; meanwhile tell the workers what they must know.
+
+    Signals stay the main thread's: Ray Train would take SIGINT for good.
+    """
+    outcome: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            outcome["value"] = fit()
+        except BaseException as error:
+            outcome["error"] = error
+
+    folder, told, heard = Path(spec.folder), None, len(noted(Path(spec.folder)))
+    thread = threading.Thread(target=work, name="ratchet-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        why = stop()
+        if why is not None and not nodes.on_nodes(folder):
+            raise StoppedError(
+                f"{why}: stopped before training began", where=f"step {spec.step}", fix="run again: it goes on"
+            )
+        found = Notice("stop", why) if why is not None else watch.notice(nodes.seen())
+        if found != told:
+            notice.put(folder, found)
+            told = found
+        events = noted(folder)
+        for event in events[heard:]:
+            say(f"{spec.step:<20} {event}")
+        heard = len(events)
+        thread.join(_LOOK_SECONDS)
+    if "error" in outcome:
+        raise outcome["error"]
+    value: Mapping[str, Any] = outcome["value"]
+    return value
+
+
+def _fit(spec: TrainSpec, each: Mapping[str, float], max_restarts: int, slots: Path | None) -> Mapping[str, Any]:
+    """Run one Ray Train run to its end, and return what its workers returned."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    clock, spec = time.monotonic(), spec.absolute()
     name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
     scratch = Path(spec.folder) / f".ray-{name}"
     for left in Path(spec.folder).glob(".ray-*"):  # of a driver that was killed
         shutil.rmtree(left, ignore_errors=True)
     scratch.mkdir(parents=True)
+    fewest = spec.fewest_workers or spec.workers
     trainer = TorchTrainer(
         ray_worker,
         train_loop_config={
             "spec": spec.to_dict(),
-            "threads": max(1, int(cpus_per_worker)),
+            "threads": max(1, int(each["CPU"])),
             "faults": faults.asked_for(),
         },
-        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if "GPU" in each else "gloo", timeout_s=spec.collective_timeout),
         scaling_config=ScalingConfig(
-            num_workers=spec.workers,
-            use_gpu=gpus_per_worker > 0,
-            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})},
+            num_workers=spec.workers if fewest == spec.workers else (fewest, spec.workers),
+            use_gpu="GPU" in each,
+            resources_per_worker=dict(each),
+            # Ray would grow by killing the workers in the middle of a step; here they end at a checkpoint.
+            elastic_resize_monitor_interval_s=_NEVER,
         ),
         run_config=RunConfig(
             name=name,
@@ -100,17 +191,12 @@ def train(
         ),
     )
     try:
-        with _keep_sigint(), _plain_errors(spec):
-            outcome: Mapping[str, Any] = trainer.fit().return_value
+        value: Mapping[str, Any] = trainer.fit().return_value
+        return value
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if slots is not None:
             slots.unlink(missing_ok=True)
-    if "error" in outcome:
-        raise _error(outcome["error"])
-    found = outcome["result"]
-    seconds = {**found["seconds"], "all": time.monotonic() - clock}
-    return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})
 
 
 def _told_slots(path: Path) -> Any:
@@ -145,19 +231,6 @@ def _error(fields: Mapping[str, str]) -> RatchetError:
     kind = getattr(errors, fields["kind"])
     made: RatchetError = kind(fields["what"], where=fields["where"], fix=fields["fix"])
     return made
-
-
-@contextlib.contextmanager
-def _keep_sigint() -> Iterator[None]:
-    """Give SIGINT back to its handler: Ray Train takes it for good."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """The training loop: read this first. It knows no Ray and no DeepSpeed.
 
 One step: divide the global batch, add up each micro-batch's gradient, agree on the figures in one
-all-reduce, refuse what is not a number, update, write down what was done. The loss is the mean over
-the GLOBAL batch of pairs (sft: of answer tokens), so no split of the batch changes a step.
+all-reduce, refuse what is not a number, update, write down what was done, end where it is told to.
+The loss is the mean over the GLOBAL batch of pairs (sft: of answer tokens), so no split of the batch
+changes a step.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from ratchet.errors import RatchetError, TrainingError, some
+from ratchet.errors import RatchetError
 from ratchet.losses.diagnostics import metric_sums
 from ratchet.model.divide import divide, units
 from ratchet.model.load import DTYPES
@@ -31,8 +32,10 @@ from ratchet.train.data import course_of
 from ratchet.train.engine import Engine
 from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
+from ratchet.train.notice import CODES, Ended, Notice, look
 from ratchet.train.objective import Data, Work, normaliser, objective, own_tokens, prepare
 from ratchet.train.schedule import learning_rate
+from ratchet.train.skips import Skips
 from ratchet.train.spec import TrainSpec
 
 
@@ -66,6 +69,18 @@ class Tally:
 
 
 @dataclasses.dataclass(frozen=True)
+class Agreed:
+    """What all workers know of a step before its update: mean metrics over the global batch, the gradient's norm
+    (None where only the update tells), the pairs whose loss is no finite number, and what they are told.
+    """
+
+    metrics: dict[str, float]
+    norm: float | None
+    nonfinite: list[str]
+    notice: Notice | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """`last` is the last step's metrics; `first` the `FirstStep` that the check of step 1 saw, where it was made."""
 
@@ -78,35 +93,40 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
     """Train from the step after `resumed` (already loaded), or from the first, to the end.
 
     Raises TrainingError (a number that is not finite, a first loss that is not ln 2), StorageError,
-    RunError; each on all workers alike.
+    RunError, and Ended where it was told to end; each on all workers alike.
     """
     course = course_of(spec, len(parts.data.table))
     first: dict[str, Any] | None = resumed.facts["first"] if resumed else None
     metrics: dict[str, float] = dict(resumed.facts["metrics"]) if resumed else {}
+    skips = Skips(spec, parts.checkpoints, resumed.facts["skipped"] if resumed else [])
     error: RatchetError | None = None
     with ahead(passes(spec, parts, resumed.step if resumed else 0)) as steps:
         clock = time.monotonic()
         for batch, works in steps:
             seed_step(spec, batch.step, parts.communicator.rank)
+            parts.communicator.reached(batch.step)
             rate = learning_rate(spec.schedule, spec.learning_rate, batch.step, course.total_steps, spec.warmup)
             tally = accumulate(spec, parts, batch, works)
-            metrics, norm = agree_on(spec, parts, batch, tally, error)
+            agreed = agree_on(spec, parts, batch, tally, error)
+            metrics = agreed.metrics
             if batch.step == 1 and spec.starts_at_reference and parts.data.reference is not None:
                 seen = first_step.combine(parts.communicator.gather(tally.first))
                 checked = first_step.check(spec, seen, metrics["loss"], len(batch.rows))
                 first = dataclasses.asdict(checked)
                 metrics |= {f"first/{key}": first[key] for key in ("largest_h", "h_tolerance", "loss_tolerance")}
             faults.kill_if_due("step:kill", batch.step, parts.communicator.rank)
-            metrics |= update(spec, parts, batch, rate, norm)
+            metrics |= update(spec, parts, batch, rate, agreed, skips)
             metrics |= rates(spec, parts, batch, time.monotonic() - clock)
-            due = batch.step == course.total_steps or batch.step % spec.checkpoint.every == 0
+            last = batch.step == course.total_steps
+            due = last or batch.step % spec.checkpoint.every == 0
             if due and parts.heldout is not None:
                 metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.token_budget, parts.communicator)
             error = write_down(parts, batch, metrics)
-            if due:
+            if due or (agreed.notice and agreed.notice.saves):
                 facts = {"metrics": metrics, "first": first, "workers": parts.communicator.world}
-                save(parts, batch, {**facts, "layout": dict(parts.engine.layout)}, error)
-            error = error or told_to_end(spec, parts, batch)
+                save(parts, batch, {**facts, "layout": dict(parts.engine.layout), "skipped": skips.steps}, error)
+            if agreed.notice and not last and (due or agreed.notice.kind != "grow"):
+                end(parts, batch, agreed.notice, error)
             clock = time.monotonic()
     return Result(course.total_steps, metrics, first)
 
@@ -138,6 +158,7 @@ def works_of(spec: TrainSpec, parts: Parts, rows: Rows) -> list[Work]:
 def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Work]) -> Tally:
     """Run this worker's forward and backward passes of one step, and return its sums."""
     engine, rank = parts.engine, parts.communicator.rank
+    faults.hang_if_due(batch.step, rank)
     share = 1.0 / normaliser(spec, parts.data.table, batch.rows)
     sums: list[Tensor] = []
     losses: list[tuple[tuple[str, ...], Tensor]] = []
@@ -157,57 +178,61 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
     return Tally(names, torch.stack(sums).sum(0), losses, computed, first_step.combine(figures))
 
 
-def agree_on(
-    spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, error: RatchetError | None
-) -> tuple[dict[str, float], float | None]:
-    """Return the global batch's mean metrics and the gradient's norm (None where only the update tells).
+def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, error: RatchetError | None) -> Agreed:
+    """Return what all workers know of the step now.
 
     Raises on all workers where any is in trouble; `error` is what worker 0 met in writing the step
     before down. Until here every number stays on the device; a step waits for it here, and where
     only the update knows the norm once more there.
     """
+    communicator = parts.communicator
     norm = parts.engine.finish_gradient()
     nonfinite = sum((~torch.isfinite(loss_B)).sum() for _, loss_B in tally.losses)
-    counts = [nonfinite, error is not None, tally.computed, 0.0 if norm is None else norm / parts.communicator.world]
-    told = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=tally.sums.device) for value in counts])
-    *sums, bad, troubled, computed, length = parts.communicator.sum(torch.cat([tally.sums, told])).tolist()
+    notice = look(Path(spec.folder), spec.stop_file) if communicator.rank == 0 else None
+    length = 0.0 if norm is None else norm / communicator.world
+    counts = [nonfinite, error is not None, CODES[notice.kind] if notice else 0, tally.computed, length]
+    mine = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=tally.sums.device) for value in counts])
+    *sums, bad, troubled, told, computed, length = communicator.sum(torch.cat([tally.sums, mine])).tolist()
     if troubled:
-        raise next(found for found in parts.communicator.gather(error) if found is not None)
+        raise next(found for found in communicator.gather(error) if found is not None)
+    if told:
+        notice = communicator.gather(notice)[0]
+    spoiled: list[str] = []
     if bad:
-        mine = [pair_id for ids, loss_B in tally.losses for pair_id in _nonfinite(ids, loss_B)]
-        ids = sorted({pair_id for part in parts.communicator.gather(mine) for pair_id in part})
-        raise stopped(spec, parts, batch, f"the loss of {len(ids)} pairs is not finite", ids)
+        own = [pair_id for ids, loss_B in tally.losses for pair_id in _nonfinite(ids, loss_B)]
+        spoiled = sorted({pair_id for part in communicator.gather(own) for pair_id in part})
     per = normaliser(spec, parts.data.table, batch.rows)
     metrics = {name: value / per for name, value in zip(tally.names, sums, strict=True)}
     if spec.supervised:
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
     metrics = {"epoch": batch.progress, **metrics, "tokens_computed": computed}
-    return metrics, None if norm is None else length
+    return Agreed(metrics, None if norm is None else length, spoiled, notice)
 
 
 def _nonfinite(ids: tuple[str, ...], loss_B: Tensor) -> list[str]:
     return [pair_id for pair_id, finite in zip(ids, torch.isfinite(loss_B).tolist(), strict=True) if not finite]
 
 
-def update(spec: TrainSpec, parts: Parts, batch: GlobalBatch, rate: float, norm: float | None) -> dict[str, float]:
-    """Update the weights, unless the gradient is not finite: then stop, or in float16 skip the step."""
-    done = parts.engine.step(rate, norm)
-    if done.applied and math.isfinite(done.grad_norm):
+def update(
+    spec: TrainSpec, parts: Parts, batch: GlobalBatch, rate: float, agreed: Agreed, skips: Skips
+) -> dict[str, float]:
+    """Update the weights; where loss or gradient are not finite stop, or skip the step as far as the stage allows.
+
+    All workers know the same loss and norm, and so do the same. Nothing that is not finite reaches the weights.
+    """
+    skipped = {"update_skipped": 1.0, "learning_rate": rate}
+    if agreed.nonfinite:
+        what = f"the loss of {len(agreed.nonfinite)} pairs is not finite"
+        skips.skip(batch.step, what, agreed.nonfinite)
+    done = parts.engine.step(rate, agreed.norm)
+    if done.applied and math.isfinite(done.grad_norm) and not agreed.nonfinite:
         return {"grad_norm": done.grad_norm, "learning_rate": rate}
-    if spec.dtype == "float16" and not done.applied:
-        return {"update_skipped": 1.0, "learning_rate": rate}  # loss scaling tries again with a smaller scale
     ids = [parts.data.table.pair_id(int(row)) for row in batch.rows]
-    raise stopped(spec, parts, batch, "the loss is finite, but the gradient's norm is not", ids)
-
-
-def stopped(spec: TrainSpec, parts: Parts, batch: GlobalBatch, what: str, ids: list[str]) -> TrainingError:
-    """Return the error that ends training before anything that is not finite is saved."""
-    last = parts.checkpoints.last
-    return TrainingError(
-        f"at step {batch.step} {what}; pairs {some(ids)}; last good checkpoint: {last.path if last else 'none'}",
-        where=f"step {spec.step}",
-        fix="lower the learning rate, set clip or train in bfloat16 or float32; if one pair does it, look at that pair",
-    )
+    if done.applied:
+        raise skips.stopped(batch.step, "an update was made with a gradient that is not finite", ids)
+    if not agreed.nonfinite and spec.dtype != "float16":  # where loss scaling tries again with a smaller scale
+        skips.skip(batch.step, "the loss is finite, but the gradient's norm is not", ids)
+    return skipped
 
 
 def rates(spec: TrainSpec, parts: Parts, batch: GlobalBatch, seconds: float) -> dict[str, float]:
@@ -228,20 +253,22 @@ def write_down(parts: Parts, batch: GlobalBatch, metrics: dict[str, float]) -> R
     return None
 
 
-def told_to_end(spec: TrainSpec, parts: Parts, batch: GlobalBatch) -> RatchetError | None:
-    """Return an error where `spec.stop_file` is there. Worker 0 looks, and all agree on it at the next step."""
-    if parts.tracker is None or spec.stop_file is None or not Path(spec.stop_file).exists():
-        return None
-    what = f"ended after step {batch.step}, as it was told to"
-    return TrainingError(what, where=f"step {spec.step}", fix=f"see {spec.stop_file}")
+def end(parts: Parts, batch: GlobalBatch, notice: Notice, error: RatchetError | None) -> NoReturn:
+    """Raise Ended on all workers, or what worker 0 met in writing the last step down."""
+    agree(parts.communicator, lambda: _raise(error))
+    raise Ended(notice, batch.step)
+
+
+def _raise(error: RatchetError | None) -> None:
+    if error is not None:
+        raise error
 
 
 def save(parts: Parts, batch: GlobalBatch, facts: Mapping[str, Any], error: RatchetError | None) -> None:
     """Commit a checkpoint, once what it rests on is written down and durable."""
 
     def durable() -> None:
-        if error is not None:
-            raise error
+        _raise(error)
         if parts.ledger is not None:
             parts.ledger.make_durable()
 

@@ -55,8 +55,9 @@ class TrainSpec:
     where a pass of the longest pairs would not fit otherwise. `starts_at_reference` says that policy
     and reference are the same weights at step 1, so that every log-ratio must be 0 there.
     `chat_template` is the template that the plan gave in place of the tokenizer's own, to go along
-    with the model. `workers` are the most that there may be, `fewest_workers` (None: as many) those without which
-    training waits. `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU.
+    with the model. `skip_nonfinite` steps of a hundred may be skipped where a number is not finite. `workers`
+    are the most that there may be, `fewest_workers` (None: as many) those without which training
+    waits. `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU.
     `recipe` are further rows of the model card.
     """
 
@@ -93,6 +94,7 @@ class TrainSpec:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     clip: float | None = 1.0
+    skip_nonfinite: int = 0
     seed: int = 0
     gradient_checkpointing: bool | None = None
     gpus_per_worker: float = 0.0

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,21 @@ from ratchet.errors import RatchetError, RunError
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
+from ratchet.store.files import write_json
 from ratchet.track.tracker import Tracker, open_tracker
 from ratchet.train import budget, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
-from ratchet.train.communicate import Communicator, Group, agree
+from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
 from ratchet.train.engine import Engine
+from ratchet.train.events import note, noted
+from ratchet.train.notice import Ended
 from ratchet.train.objective import Table
 from ratchet.train.publish import add_adapters, publish
 from ratchet.train.spec import TrainSpec
+
+WORKERS = "workers.json"
+"""The file of a step that names the nodes its workers are on, by rank."""
 
 MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], Engine]
 
@@ -35,7 +41,8 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
     """Run one Ray Train worker; return its outcome as JSON types.
 
     A RatchetError is the same on all workers (they agree on it), would come again, and is returned
-    under ``error``; anything else is raised, and Ray starts the group again from our checkpoint.
+    under ``error``; training that ended because it was told to is under ``ended``. Anything else is
+    raised, and Ray starts the group again from our checkpoint.
     """
     spec = TrainSpec.from_dict(config["spec"])
     os.environ.update(config["faults"])
@@ -51,10 +58,38 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # nccl sends objects through the current device
     start_deepspeed()
+    group = Group(device)
+    limit_waiting(spec.collective_timeout)
     try:
-        return {"result": work(spec, Group(device), device, DeepSpeedEngine)}
+        with _noted(spec, group), group.naming_the_missing():
+            _tell_nodes(spec, group)
+            return {"result": work(spec, group, device, DeepSpeedEngine)}
+    except Ended as end:
+        return {"ended": {"kind": end.notice.kind, "why": end.notice.why, "step": end.step}}
     except RatchetError as error:
         return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+
+
+def _tell_nodes(spec: TrainSpec, group: Group) -> None:
+    """Write down which nodes the workers are on, for the driver, which watches those."""
+    import ray
+
+    nodes = group.gather(ray.get_runtime_context().get_node_id())
+    if group.rank == 0:
+        write_json(Path(spec.folder) / WORKERS, {"nodes": nodes})
+
+
+@contextlib.contextmanager
+def _noted(spec: TrainSpec, group: Group) -> Iterator[None]:
+    """Note what ends this worker, unless it is the step's end or an error of Ratchet's own."""
+    try:
+        yield
+    except (Ended, RatchetError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        note(Path(spec.folder), f"worker {group.rank} of {group.world} failed: {lines[0]}")
+        raise
 
 
 def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make_engine: MakeEngine) -> dict[str, Any]:
@@ -70,6 +105,8 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
     resumed = _go_on(engine, checkpoints)
     after = resumed.step if resumed else 0
+    if communicator.rank == 0:
+        _note_start(Path(spec.folder), checkpoints, communicator.world, after)
     engine.train(True)
     token_budget = budget.choose(spec, engine, data, communicator, lambda: recompute_activations(scorer.causal))
     ready = time.monotonic() - clock
@@ -93,7 +130,7 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
         "published": published,
         "resumed_from": after,
         "attempt": checkpoints.attempt,
-        "events": checkpoints.events,
+        "events": noted(Path(spec.folder)),
         "workers": communicator.world,
         "token_budget": token_budget,
         "unshared": why_unshared(scorer.packing, data.table),
@@ -136,6 +173,13 @@ def why_unshared(packing: Packing, table: Table) -> str | None:
 def recompute_activations(model: Any) -> None:
     """Keep each layer's input alone for the backward pass, and compute the rest again."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _note_start(folder: Path, checkpoints: Checkpoints, workers: int, after: int) -> None:
+    for event in checkpoints.events:
+        note(folder, event)
+    many = f"{workers} worker{'s' * (workers > 1)}"
+    note(folder, f"{many} ({checkpoints.attempt}) {f'went on after step {after}' if after else 'began'}")
 
 
 def _go_on(engine: Engine, checkpoints: Checkpoints) -> Saved | None:

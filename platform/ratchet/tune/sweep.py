@@ -52,7 +52,7 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
     space and `fresh` is not given; ClusterError where Ray is too small for one trial.
     """
     folder, console = sweep.folder, Console()
-    with hold(folder):
+    with hold(folder, console.say):
         with _alone(sweep):
             _claim(sweep, console, fresh=fresh)
         with Clock(folder / CALLS) as clock:

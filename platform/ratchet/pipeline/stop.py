@@ -1,0 +1,69 @@
+"""Being asked to stop: SIGTERM (`ray job stop`, Kubernetes, a batch system) and Ctrl-C.
+
+While a model is trained the run goes on to the end of the optimiser step and saves it; all else is kept block by
+block, and ends at once. Either way a call of the same command goes on. Asked a second time it ends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from ratchet.errors import StoppedError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stop:
+    """Whether the run was asked to stop, and whether it must wait for a good moment."""
+
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self.say = say
+        self._why: str | None = None
+        self._patient = False
+
+    def why(self) -> str | None:
+        """Return why the run should stop, in a few words, or None."""
+        return self._why
+
+    @contextlib.contextmanager
+    def patiently(self) -> Iterator[None]:
+        """In here a first signal is only remembered: what runs looks at `why` and ends where it can go on."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def ask(self, number: int) -> None:
+        """Take a signal. Raises StoppedError where nothing must be waited for."""
+        again, self._why = self._why is not None, f"asked to stop by {signal.Signals(number).name}"
+        if self._patient and not again:
+            self.say("stopping after a checkpoint; another signal ends the run at once")
+            return
+        raise StoppedError(self._why, fix="run again: what was finished is kept")
+
+
+@contextlib.contextmanager
+def stoppable(stop: Stop) -> Iterator[None]:
+    """Let signals ask `stop`. Begin it when Ray is up: Ray takes SIGTERM for itself when it starts.
+
+    Only a process's main thread can take signals; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def take(number: int, frame: FrameType | None) -> None:
+        stop.ask(number)
+
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, take) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

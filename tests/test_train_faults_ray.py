@@ -1,0 +1,171 @@
+"""Faults of a worker group on Ray: one that hangs, numbers that are not finite on one of two, sizes that change."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ratchet.errors import ClusterError, StoppedError, TrainingError
+from ratchet.train.events import noted
+from ratchet.train.launch import TrainResult
+from ratchet.train.launch import train as launch
+from ratchet.train.spec import CheckpointSettings
+from train_bench import lines_of, write_inputs
+from train_ray_bench import assert_same_end, four_workers, go, spec_at
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with four_workers():
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def base(session: None, inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """ZeRO-2 on two workers, uninterrupted."""
+    folder = tmp_path_factory.mktemp("base")
+    return folder, go(spec_at(folder, inputs, zero=2, workers=2))
+
+
+def fault(monkeypatch: pytest.MonkeyPatch, folder: Path, what: str) -> None:
+    monkeypatch.setenv("RATCHET_FAULT", what)
+    monkeypatch.setenv("RATCHET_FAULT_ONCE", str(folder / "acted"))
+
+
+def test_a_hung_worker_is_named_with_its_step_and_training_goes_on(
+    base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch, tmp_path, "step:hang@7#1")
+    result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2, collective_timeout=10), max_restarts=1)
+    assert (tmp_path / "acted").exists() and result.resumed_from == 4
+    told = [event for event in result.events if "waited in vain" in event]
+    assert any("in step 7 worker 0 waited in vain for worker 1 (last heard of in step 7)" in event for event in told), (
+        result.events
+    )
+    assert_same_end(tmp_path / "run", base[0])
+
+
+@pytest.mark.slow
+def test_a_worker_that_always_hangs_ends_the_run_with_its_name(
+    session: None, inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_FAULT", "step:hang@2#0")
+    with pytest.raises(ClusterError, match=r"in step 2 worker 1 waited in vain for worker 0"):
+        go(spec_at(tmp_path / "run", inputs, zero=0, workers=2, collective_timeout=10), max_restarts=1)
+    began = [event for event in noted(tmp_path / "run") if event.endswith(" began")]
+    assert len(began) == 2  # once more, and not for ever
+
+
+@pytest.mark.parametrize(
+    "zero", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow), 3]
+)
+def test_a_number_that_is_not_finite_on_one_worker_is_skipped_on_all(
+    session: None, inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: int
+) -> None:
+    """What comes out is finite, no pair's turn is lost, and the steps after it are made."""
+    fault(monkeypatch, tmp_path, "step:nan@8#1")
+    result = go(spec_at(tmp_path / "run", inputs, zero=zero, workers=2, skip_nonfinite=2))
+    lines = lines_of(tmp_path / "run")
+    assert [line["step"] for line in lines if line.get("update_skipped")] == [8]
+    assert all(line["grad_norm"] > 0 for line in lines if not line.get("update_skipped"))
+    assert [event for event in result.events if re.search(r"step 8 was skipped: .*pairs pair-0-", event)]
+    assert result.counts["pairs_seen"] == 88
+    weights = load_file(tmp_path / "run/model/model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def told(folder: Path, steps: int) -> Callable[[], str | None]:
+    """Ask to stop once so many steps are written down."""
+    metrics = folder / "metrics.jsonl"
+    return lambda: "asked" if metrics.exists() and len(metrics.read_text().splitlines()) >= steps else None
+
+
+def test_a_run_that_is_asked_to_stop_loses_no_step(
+    base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2, checkpoint=CheckpointSettings(every=1000, keep=2))
+    with pytest.raises(StoppedError, match=r"asked: stopped after step \d+, which is saved") as stopped:
+        launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=told(tmp_path / "run", 2))
+    at = int(re.findall(r"step (\d+)", str(stopped.value.what))[0])
+    done = [line["step"] for line in lines_of(tmp_path / "run")]
+    assert done == list(range(1, at + 1)) and 2 <= at < 12
+    assert go(spec).resumed_from == at
+
+
+def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
+    base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two workers, one, and two again, each from the checkpoint of the others."""
+    for workers, stop in ((2, 4), (1, 8), (2, None)):
+        spec = spec_at(tmp_path / "run", inputs, zero=2, workers=workers)
+        if stop is None:
+            result = go(spec)
+            break
+        with pytest.raises(StoppedError):
+            launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=told(tmp_path / "run", stop))
+    assert result.resumed_from >= 8
+    assert (tmp_path / "run/ledger.jsonl").read_bytes() == (base[0] / "ledger.jsonl").read_bytes()
+    losses = [[line["loss"] for line in lines_of(folder)] for folder in (tmp_path / "run", base[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_workers_that_find_room_grow_at_a_checkpoint(
+    base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    """One of two places is taken when training begins, and free later."""
+    import ray
+
+    @ray.remote(num_cpus=5)
+    class Guest:
+        def here(self) -> bool:
+            return True
+
+    guest = Guest.remote()
+    assert ray.get(guest.here.remote())
+    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2, fewest_workers=1, epochs=400)
+    metrics = tmp_path / "run/metrics.jsonl"
+
+    def leave() -> None:
+        deadline = time.monotonic() + 300
+        while not metrics.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        ray.kill(guest)
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    grown = tmp_path / "run/events.jsonl"
+
+    def stop() -> str | None:
+        events = [json.loads(line)["what"] for line in grown.read_text().splitlines()] if grown.exists() else []
+        return "seen" if any(event.startswith("2 workers") for event in events) else None
+
+    with pytest.raises(StoppedError):
+        launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=stop)
+    leaving.join()
+    events = noted(tmp_path / "run")
+    grew = next(n for n, event in enumerate(events) if "there is room for 2 workers in place of 1" in event)
+    ended = int(re.findall(r"after step (\d+)", events[grew])[0])
+    assert events[0].startswith("1 worker (") and ended % 4 == 0
+    assert events[grew + 1].startswith("2 workers (") and events[grew + 1].endswith(f"went on after step {ended}")
+
+
+def test_a_trial_that_is_dropped_says_so(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "stop.json").write_text("{}")
+    with pytest.raises(TrainingError, match="ended after step 1, as it was told to"):
+        go(spec_at(tmp_path / "run", inputs, workers=1, stop_file=str(tmp_path / "stop.json")))

@@ -1,0 +1,106 @@
+"""Numbers that are not finite: nothing of them reaches the weights, and a stage may allow some steps to be skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from ratchet.errors import TrainingError
+from ratchet.train.batches import global_batches
+from ratchet.train.checkpoint import newest_step
+from ratchet.train.data import course_of
+from ratchet.train.events import noted
+from ratchet.train.objective import Data
+from ratchet.train.spec import CheckpointSettings
+from train_bench import Pairs, lines_of, reference_of, same, spec_of, state_of, tiny_model, train
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    table = Pairs(22)
+    return Data(table, reference_of(tiny_model(), table))
+
+
+def spoiled(data: Data, folder: Path, *steps: int) -> Data:
+    """Reference rows that are no numbers, in the first pair of some steps of the first epochs; those pairs come once
+    an epoch, so other steps meet them too: the steps are told beside.
+    """
+    assert data.reference is not None
+    chosen = data.reference.chosen_N.copy()
+    for batch in global_batches(course_of(spec_of(folder), 22)):
+        if batch.step in steps:
+            chosen[int(batch.rows[0])] = float("nan")
+    return Data(data.table, dataclasses.replace(data.reference, chosen_N=chosen))
+
+
+def met(data: Data, folder: Path) -> list[int]:
+    """The steps whose batch holds a pair without a number."""
+    assert data.reference is not None
+    bad = {row for row, value in enumerate(data.reference.chosen_N) if value != value}
+    return [batch.step for batch in global_batches(course_of(spec_of(folder), 22)) if bad & set(batch.rows.tolist())]
+
+
+def test_as_many_steps_as_the_stage_allows_are_skipped_and_told(tmp_path: Path, data: Data) -> None:
+    bad = spoiled(data, tmp_path, 2)
+    steps = met(bad, tmp_path)
+    assert len(steps) == 4  # once an epoch
+    bench = train(spec_of(tmp_path, skip_nonfinite=4), bad)
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in lines if line.get("update_skipped")] == steps
+    told = [event for event in noted(tmp_path) if "was skipped" in event]
+    assert [f"step {step} was skipped" in event for step, event in zip(steps, told, strict=True)] == [True] * 4
+    row = next(row for row, value in enumerate(bad.reference.chosen_N) if value != value)  # type: ignore[union-attr]
+    assert all(data.table.pair_id(row) in event for event in told)
+    assert all(torch.isfinite(tensor).all() for tensor in state_of(bench.engine))
+
+
+def test_a_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path: Path, data: Data) -> None:
+    bad = spoiled(data, tmp_path, 2)
+    before = train(spec_of(tmp_path / "before", max_steps=1), bad)
+    after = train(spec_of(tmp_path / "after", max_steps=2, skip_nonfinite=1), bad)
+    assert same(state_of(before.engine), state_of(after.engine))
+
+
+def test_one_step_too_many_stops_before_its_update(tmp_path: Path, data: Data) -> None:
+    bad = spoiled(data, tmp_path, 2)
+    steps = met(bad, tmp_path)
+    spec = spec_of(tmp_path, skip_nonfinite=2, checkpoint=CheckpointSettings(every=1))
+    with pytest.raises(TrainingError, match=rf"at step {steps[2]} .*after steps {steps[0]}, {steps[1]} were skipped"):
+        train(spec, bad)
+    assert newest_step(tmp_path) == steps[2] - 1
+    for path in (tmp_path / "checkpoints").rglob("state.pt"):
+        state = torch.load(path, weights_only=True)
+        assert all(torch.isfinite(tensor).all() for tensor in state["masters"])
+
+
+def test_a_run_that_goes_on_remembers_what_was_skipped(tmp_path: Path, data: Data) -> None:
+    bad = spoiled(data, tmp_path, 2)
+    steps = met(bad, tmp_path)
+    spec = spec_of(tmp_path, skip_nonfinite=1, checkpoint=CheckpointSettings(every=1))
+    for _ in range(2):  # called again, it stops at the same step
+        with pytest.raises(TrainingError, match=rf"at step {steps[1]} .*after steps {steps[0]} were skipped"):
+            train(spec, bad)
+
+
+def test_skips_long_ago_do_not_count(tmp_path: Path, data: Data) -> None:
+    spec = spec_of(tmp_path, epochs=70, skip_nonfinite=1, checkpoint=CheckpointSettings(every=50))
+    steps = iter([5, 120, 190])
+    from ratchet.train import faults
+
+    at = next(steps)
+
+    def due(point: str, step: int, rank: int) -> bool:
+        nonlocal at
+        if point == "step:nan" and step == at:
+            at = next(steps, 10**9)
+            return True
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faults, "due", due)
+        with pytest.raises(TrainingError, match=r"at step 190 .*after steps 120 were skipped"):
+            train(spec, data)
+    assert newest_step(tmp_path) == 150
