@@ -1,6 +1,6 @@
 """A Ray cluster of three hosts on this machine: each in a network namespace, joined by a bridge, with token auth on.
 
-    <prefix>sw  holds the bridge; <prefix>head, <prefix>w1, <prefix>w2, <prefix>client each have one end of a cable (eth0)
+    <prefix>sw holds the bridge; <prefix>head, <prefix>w1, <prefix>w2, <prefix>client each have an end of a cable (eth0)
 
 Hosts share the disk and the process ids, so the isolation of a pod's files is not covered. Every process of a host is
 in its namespace, which is how they are found at the end: no other Ray of the machine is touched.
@@ -192,6 +192,11 @@ class Nodes:
             if one["node_id"] in nodes and job in (None, one["job_id"])
         ]
 
+    def metrics_ports(self) -> dict[str, int]:
+        """The port of each host's metrics, by its address."""
+        found = json.loads(self.ask("/nodes?view=summary")[1])["data"]["summary"]
+        return {node["ip"]: node["raylet"]["metricsExportPort"] for node in found if "state" in node["raylet"]}
+
     def _nodes(self) -> dict[str, tuple[str, str]]:
         status, body = self.ask("/nodes?view=summary")
         if status != 200:
@@ -239,6 +244,10 @@ class Nodes:
         """What Ray says of a job: `status`, `driver_exit_code`, …"""
         found: dict[str, Any] = json.loads(self.ask(f"/api/jobs/{job.name}")[1])
         return found
+
+    def log_of(self, job: Job) -> str:
+        """What the job's driver wrote."""
+        return str(json.loads(self.ask(f"/api/jobs/{job.name}/logs")[1])["logs"])
 
     def evidence(self) -> str:
         """Keep what every process wrote, and return in words where it lies."""

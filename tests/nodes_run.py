@@ -1,4 +1,4 @@
-"""What runs on the hosts of `nodes.py`: a tiny plan, jobs that must come to their end, and what two runs are compared by."""
+"""What runs on the hosts of `nodes.py`: a tiny plan, jobs that must come to their end, what runs are compared by."""
 
 from __future__ import annotations
 
@@ -29,6 +29,22 @@ SUITE = """\
 tasks:
   sums: {kind: exact_match, source: slips, pattern: 'answer is (-?\\d+)', rows: 4, max_new_tokens: 8}
 """
+
+
+COURSE = """\
+name: calm
+model:
+  scratch: {tokenizer_from: [slips], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
+            intermediate_size: 64, max_positions: 128}
+data:
+  slips: {generate: {kind: arithmetic, rows: 48, steps: 2, largest: 20, seed: 1}, build: arithmetic_corruption}
+stages:
+  align: {kind: dpop, data: [slips], batch: 8, epochs: 80, learning_rate: 1e-4, max_length: 96,
+          checkpoint: {every: 40, keep: 2}}
+cluster: {workers: 2, token_budget: 32, score_actors: 2, max_restarts: 0, deepspeed: {zero: 2}}
+"""
+"""Hundreds of small steps, so that something can befall them; no evaluation."""
+EVERY = 40
 
 
 def write_plan(folder: Path, plan: str = PLAN) -> Path:
@@ -90,3 +106,25 @@ def record(folder: Path) -> dict[str, Any]:
     """A step's record."""
     found: dict[str, Any] = json.loads((folder / "record.json").read_text())
     return found
+
+
+def events(folder: Path) -> list[str]:
+    """What befell a step."""
+    return [line["what"] for line in lines(folder, "events.jsonl")]
+
+
+def saved(folder: Path) -> dict[int, str]:
+    """The attempt that committed each checkpoint which is there, by step."""
+    found = {}
+    for manifest in (folder / "checkpoints").glob("step-*/MANIFEST.json"):
+        try:
+            fields = json.loads(manifest.read_text())
+        except FileNotFoundError:  # pruned meanwhile
+            continue
+        found[int(fields["step"])] = str(fields["attempt"])
+    return found
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    """The metrics without the rates: what two runs of the same step agree on."""
+    return [{key: value for key, value in line.items() if "per_second" not in key} for line in lines(folder)]

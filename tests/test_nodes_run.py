@@ -13,7 +13,7 @@ from nodes import ADDRESSES, HEAD, WORKERS, Nodes, needs_nodes
 from nodes_run import done, lines, losses, record, settings, step_folder, weights, write_plan
 from whole_run import ratchet
 
-pytestmark = [pytest.mark.nodes, needs_nodes]
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(1800), needs_nodes]
 ZEROS = (2, 3)
 BOTH = {ADDRESSES[worker] for worker in WORKERS}
 
@@ -38,7 +38,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The storage of the same plan run on a Ray of this machine."""
     folder = tmp_path_factory.mktemp("alone")
     plan = write_plan(folder / "plan")
-    found = ratchet(plan.parent, "run", plan.name, *settings(folder / "out"))
+    found = ratchet(plan.parent, "run", plan.name, *settings(folder / "out"), seconds=900)
     assert found.returncode == 0, found.stderr
     return folder / "out"
 
