@@ -1,14 +1,11 @@
 """A Ray cluster of three hosts on this machine: each in a network namespace, joined by a bridge, with token auth on.
 
-    <prefix>sw holds the bridge; <prefix>head, <prefix>w1, <prefix>w2, <prefix>client each have an end of a cable (eth0)
-
 Hosts share the disk and the process ids, so the isolation of a pod's files is not covered. Every process of a host is
 in its namespace, which is how they are found at the end: no other Ray of the machine is touched.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import http.client
 import json
@@ -19,13 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+
+import netns
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD, WORKERS, CLIENT = "head", ("w1", "w2"), "client"
@@ -33,22 +31,6 @@ ADDRESSES = {"head": "10.77.0.1", "w1": "10.77.0.2", "w2": "10.77.0.3", "client"
 GCS_PORT, DASHBOARD_PORT, CLIENT_PORT = 6379, 8265, 10001
 START_SECONDS = 120
 _BIN = Path(sys.executable).parent
-_NAMESPACES = Path("/var/run/netns")
-_NEW_NETWORK = 0x40000000  # CLONE_NEWNET of setns(2)
-_T = TypeVar("_T")
-
-
-def why_not() -> str | None:
-    """Why there can be no such hosts here, or None."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    if shutil.which("ip") is None:
-        return "network namespaces need iproute2's `ip`"
-    tried = subprocess.run(["ip", "netns", "add", f"rtn{os.getpid()}-try"], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        return f"no network namespace can be made here: {tried.stderr.strip()}"
-    _ip("netns", "del", f"rtn{os.getpid()}-try")
-    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +55,7 @@ class Nodes:
     def __init__(self, kept: Path) -> None:
         self.kept = kept
         self.token = secrets.token_hex(16)
-        self.prefix = f"rtn{os.getpid()}-"
-        self.folder = Path(tempfile.mkdtemp(prefix="rtn-", dir="/tmp"))  # short: paths of sockets are limited
+        self.folder = Path(tempfile.mkdtemp(prefix=netns.PREFIX, dir=netns.TEMPORARY))
         self.alike = _environment(self.folder, self.token)
         self.rays: dict[str, subprocess.Popen[bytes]] = {}
         self._begun: list[subprocess.Popen[bytes]] = []
@@ -82,8 +63,8 @@ class Nodes:
 
     def __enter__(self) -> Nodes:
         try:
-            remove_left()
-            self._lay_cables()
+            netns.remove_left()
+            netns.lay_cables(ADDRESSES)
             self.ready()
         except BaseException:
             self.__exit__()
@@ -92,11 +73,10 @@ class Nodes:
 
     def __exit__(self, *_: object) -> None:
         for host in ADDRESSES:
-            self._kill(host)
+            netns.kill_all(host)
         for process in self._begun:
             process.wait()
-        for host in (*ADDRESSES, "sw"):
-            _remove(f"{self.prefix}{host}")
+        netns.remove(ADDRESSES)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- hosts ---
@@ -140,15 +120,18 @@ class Nodes:
         self.until_alive(1 + len(WORKERS))
 
     def until_alive(self, count: int) -> None:
-        """Wait until Ray says that so many hosts are alive. A worker whose start failed is started once more."""
-        again, end = set(WORKERS), time.monotonic() + START_SECONDS
-        while len(self.alive()) != count:
-            assert time.monotonic() < end, f"no {count} hosts after {START_SECONDS} s: {self.evidence()}"
+        """Wait until Ray says that so many hosts are alive. A worker whose start fails, or is late, has a second."""
+        again, end = set(WORKERS) & self.rays.keys(), time.monotonic() + START_SECONDS
+        while len(alive := self.alive()) != count:
             assert self.rays[HEAD].poll() is None, f"the head ended: {self.evidence()}"
-            for worker in again & self.rays.keys():
-                if self.rays[worker].poll() is not None:
-                    again.discard(worker)
-                    self.begin(worker)
+            late = time.monotonic() > end
+            gone = {worker for worker in again if self.rays[worker].poll() is not None}
+            gone |= {worker for worker in again if late and ADDRESSES[worker] not in alive.values()}
+            assert gone or not late, f"no {count} hosts after {START_SECONDS} s: {self.evidence()}"
+            for worker in gone:
+                self.begin(worker)
+                end = time.monotonic() + START_SECONDS
+            again -= gone
             time.sleep(0.2)
 
     def terminate(self, host: str) -> None:
@@ -157,22 +140,21 @@ class Nodes:
 
     def kill(self, host: str) -> None:
         """SIGKILL to every process of a host."""
-        self._kill(host)
+        netns.kill_all(host)
         if (ray := self.rays.pop(host, None)) is not None:
             ray.wait()
 
     def cut(self, host: str) -> None:
         """Pull the host's cable."""
-        _ip("-n", f"{self.prefix}sw", "link", "set", f"v{host}", "down")
+        netns.set_cable(host, "down")
 
     def heal(self, host: str) -> None:
         """Put it back."""
-        _ip("-n", f"{self.prefix}sw", "link", "set", f"v{host}", "up")
+        netns.set_cable(host, "up")
 
     def pids(self, *hosts: str) -> list[int]:
         """Processes of the hosts, those of jobs too."""
-        found = [_ip("netns", "pids", f"{self.prefix}{host}").split() for host in hosts]
-        return [int(pid) for one in found for pid in one]
+        return [pid for host in hosts for pid in netns.pids(host)]
 
     # --- Ray ---
 
@@ -222,7 +204,7 @@ class Nodes:
             finally:
                 connection.close()
 
-        return inside(f"{self.prefix}{CLIENT}", asked)
+        return netns.inside(CLIENT, asked)
 
     def submit(self, plan: Path, *arguments: str, name: str, variables: Mapping[str, str] | None = None) -> Job:
         """Submit `ratchet run` of the plan by `ray job submit`, with the plan's folder as the job's."""
@@ -266,7 +248,7 @@ class Nodes:
     def _run(self, host: str, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as file:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", f"{self.prefix}{host}", *command],
+                netns.on(host, [*command]),
                 env=self.alike,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -276,68 +258,6 @@ class Nodes:
             )
         self._begun.append(process)
         return process
-
-    def _lay_cables(self) -> None:
-        switch = f"{self.prefix}sw"
-        _ip("netns", "add", switch)
-        _ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        _ip("-n", switch, "link", "set", "br0", "up")
-        for host, address in ADDRESSES.items():
-            space = f"{self.prefix}{host}"
-            _ip("netns", "add", space)
-            _ip("-n", space, "link", "set", "lo", "up")
-            _ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", f"v{host}", "netns", switch)
-            _ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
-            _ip("-n", space, "link", "set", "eth0", "up")
-            _ip("-n", switch, "link", "set", f"v{host}", "master", "br0", "up")
-
-    def _kill(self, host: str) -> None:
-        if (_NAMESPACES / f"{self.prefix}{host}").exists():
-            _kill_all(f"{self.prefix}{host}")
-
-
-def inside(namespace: str, call: Callable[[], _T]) -> _T:
-    """Return what `call` returns on a thread of its own inside a network namespace."""
-    found: list[_T] = []
-
-    def enter() -> None:
-        handle = os.open(_NAMESPACES / namespace, os.O_RDONLY)
-        try:
-            assert ctypes.CDLL(None, use_errno=True).setns(handle, _NEW_NETWORK) == 0, os.strerror(ctypes.get_errno())
-        finally:
-            os.close(handle)
-        found.append(call())
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    return found[0]
-
-
-def remove_left() -> None:
-    """Remove what a test session left that was killed itself: processes, namespaces."""
-    for name in _ip("netns", "list").splitlines():
-        space = name.split()[0]
-        owner = space.removeprefix("rtn").partition("-")[0]
-        if space.startswith("rtn") and owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            _remove(space)
-
-
-def _remove(space: str) -> None:
-    if (_NAMESPACES / space).exists():
-        _kill_all(space)
-        _ip("netns", "del", space)
-
-
-def _kill_all(space: str) -> None:
-    """SIGKILL until nobody is left: a process may start another meanwhile."""
-    while left := _ip("netns", "pids", space).split():
-        for pid in left:
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.05)
 
 
 def _environment(home: Path, token: str) -> dict[str, str]:
@@ -357,10 +277,4 @@ def _environment(home: Path, token: str) -> dict[str, str]:
     }
 
 
-def _ip(*arguments: str) -> str:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
-
-
-needs_nodes = pytest.mark.skipif(bool(WHY_NOT := why_not()), reason=WHY_NOT or "")
+needs_nodes = pytest.mark.skipif(bool(WHY_NOT := netns.why_not()), reason=WHY_NOT or "")

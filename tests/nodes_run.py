@@ -16,10 +16,7 @@ model:
   scratch: {tokenizer_from: [slips], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
             intermediate_size: 64, max_positions: 128}
 data:
-  slips:
-    generate: {kind: arithmetic, rows: 64, steps: 2, largest: 20, seed: 1}
-    build: arithmetic_corruption
-    held_out: 0.25
+  slips: {generate: {kind: arithmetic, rows: 48, steps: 2, largest: 20, seed: 1}, build: arithmetic_corruption}
 stages:
   align: {kind: dpop, data: [slips], batch: 8, learning_rate: 1e-3, max_length: 96, checkpoint: {every: 2, keep: 2}}
 evaluate: [suite.yaml]
@@ -27,7 +24,9 @@ cluster: {workers: 2, token_budget: 512, score_actors: 2, deepspeed: {zero: 2}}
 """
 SUITE = """\
 tasks:
-  sums: {kind: exact_match, source: slips, pattern: 'answer is (-?\\d+)', rows: 4, max_new_tokens: 8}
+  others:
+    kind: preference
+    data: {generate: {kind: arithmetic, rows: 16, steps: 2, largest: 20, seed: 3}, build: arithmetic_corruption}
 """
 
 
@@ -106,6 +105,12 @@ def record(folder: Path) -> dict[str, Any]:
     """A step's record."""
     found: dict[str, Any] = json.loads((folder / "record.json").read_text())
     return found
+
+
+def scores(storage: Path, name: str) -> list[list[dict[str, Any]]]:
+    """The scores of a run's tasks, each with its name, value and error."""
+    document = json.loads((storage / "runs" / name / "scores.json").read_text())
+    return [one["scores"] for one in document["results"]]
 
 
 def events(folder: Path) -> list[str]:

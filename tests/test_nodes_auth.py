@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import netns
 from nodes import ADDRESSES, CLIENT, CLIENT_PORT, GCS_PORT, HEAD, WORKERS, Nodes, needs_nodes
 
 pytestmark = [pytest.mark.nodes, needs_nodes]
@@ -70,7 +71,8 @@ def test_metrics_are_open_to_who_reaches_the_port(cluster: Nodes) -> None:
 CALL = """
 import json, sys, grpc
 found = {}
-for port, method in ((6379, "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"), (10001, "/ray.rpc.RayletDriver/ClusterInfo")):
+asked = {6379: "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", 10001: "/ray.rpc.RayletDriver/ClusterInfo"}
+for port, method in asked.items():
     with grpc.insecure_channel(f"10.77.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         call = channel.unary_unary(method)
         for name, header in (("none", None), ("wrong", "Bearer " + "0" * 32), ("right", "Bearer " + sys.argv[1])):
@@ -85,7 +87,7 @@ print(json.dumps(found))
 
 
 def test_gcs_and_ray_client_let_in_who_has_the_token(cluster: Nodes) -> None:
-    command = ["ip", "netns", "exec", f"{cluster.prefix}{CLIENT}", sys.executable, "-c", CALL, cluster.token]
+    command = netns.on(CLIENT, [sys.executable, "-c", CALL, cluster.token])
     found = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert found.returncode == 0, found.stderr
     right = {GCS_PORT: "let in", CLIENT_PORT: "NOT_FOUND"}  # let in, and asked for a session that is not there

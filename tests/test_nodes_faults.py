@@ -1,4 +1,4 @@
-"""Hosts that are taken away, cut off and lost, jobs that are stopped: what training goes on from, and what comes out."""
+"""Hosts that are taken away, cut off and lost, jobs that are stopped: what training goes on from, what comes out."""
 
 from __future__ import annotations
 
