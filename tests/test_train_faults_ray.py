@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ratchet.train.events import noted
 from ratchet.train.launch import TrainResult
 from ratchet.train.launch import train as launch
 from ratchet.train.spec import CheckpointSettings
+from ratchet.train.worker import WORKERS
 from train_bench import lines_of, write_inputs
 from train_ray_bench import assert_same_end, four_workers, go, spec_at
 
@@ -90,44 +90,43 @@ def test_a_number_that_is_not_finite_on_one_worker_is_skipped_on_all(
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-def told(folder: Path, steps: int) -> Callable[[], str | None]:
-    """Ask to stop once so many steps are written down."""
-    metrics = folder / "metrics.jsonl"
-    return lambda: "asked" if metrics.exists() and len(metrics.read_text().splitlines()) >= steps else None
+def begun(folder: Path) -> bool:
+    return (folder / WORKERS).exists()
 
 
 def test_a_run_that_is_asked_to_stop_loses_no_step(
     base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path
 ) -> None:
-    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2, checkpoint=CheckpointSettings(every=1000, keep=2))
+    """Asked while the workers begin; no checkpoint is due for long."""
+    run = tmp_path / "run"
+    spec = spec_at(run, inputs, zero=2, workers=2, checkpoint=CheckpointSettings(every=1000, keep=2))
     with pytest.raises(StoppedError, match=r"asked: stopped after step \d+, which is saved") as stopped:
-        launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=told(tmp_path / "run", 2))
+        launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=lambda: "asked" if begun(run) else None)
     at = int(re.findall(r"step (\d+)", str(stopped.value.what))[0])
-    done = [line["step"] for line in lines_of(tmp_path / "run")]
-    assert done == list(range(1, at + 1)) and 2 <= at < 12
+    assert [line["step"] for line in lines_of(run)] == list(range(1, at + 1)) and at < 12
     assert go(spec).resumed_from == at
+    assert (run / "model/model.safetensors").read_bytes() == (base[0] / "model/model.safetensors").read_bytes()
 
 
 def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
-    base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path
+    base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers, one, and two again, each from the checkpoint of the others."""
-    for workers, stop in ((2, 4), (1, 8), (2, None)):
-        spec = spec_at(tmp_path / "run", inputs, zero=2, workers=workers)
-        if stop is None:
-            result = go(spec)
-            break
-        with pytest.raises(StoppedError):
-            launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=told(tmp_path / "run", stop))
-    assert result.resumed_from >= 8
+    for workers, kill in ((2, "step:kill@5#1"), (1, "step:kill@10#0")):
+        monkeypatch.setenv("RATCHET_FAULT", kill)
+        with pytest.raises(ClusterError):
+            go(spec_at(tmp_path / "run", inputs, zero=2, workers=workers))
+    monkeypatch.delenv("RATCHET_FAULT")
+    result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2))
+    assert result.resumed_from == 8
+    groups = [re.sub(r" \(\w+\)", "", event) for event in result.events if "worker" in event]
+    assert groups == ["2 workers began", "1 worker went on after step 4", "2 workers went on after step 8"]
     assert (tmp_path / "run/ledger.jsonl").read_bytes() == (base[0] / "ledger.jsonl").read_bytes()
     losses = [[line["loss"] for line in lines_of(folder)] for folder in (tmp_path / "run", base[0])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_workers_that_find_room_grow_at_a_checkpoint(
-    base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path
-) -> None:
+def test_workers_that_find_room_grow_at_a_checkpoint(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
     """One of two places is taken when training begins, and free later."""
     import ray
 
@@ -138,22 +137,19 @@ def test_workers_that_find_room_grow_at_a_checkpoint(
 
     guest = Guest.remote()
     assert ray.get(guest.here.remote())
-    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2, fewest_workers=1, epochs=400)
-    metrics = tmp_path / "run/metrics.jsonl"
+    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2, fewest_workers=1, epochs=4000)
 
     def leave() -> None:
         deadline = time.monotonic() + 300
-        while not metrics.exists() and time.monotonic() < deadline:
+        while not begun(tmp_path / "run") and time.monotonic() < deadline:
             time.sleep(0.05)
         ray.kill(guest)
 
     leaving = threading.Thread(target=leave)
     leaving.start()
-    grown = tmp_path / "run/events.jsonl"
 
     def stop() -> str | None:
-        events = [json.loads(line)["what"] for line in grown.read_text().splitlines()] if grown.exists() else []
-        return "seen" if any(event.startswith("2 workers") for event in events) else None
+        return "seen" if any(event.startswith("2 workers") for event in noted(tmp_path / "run")) else None
 
     with pytest.raises(StoppedError):
         launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=stop)

@@ -1,0 +1,53 @@
+"""Signals that ask a run to stop: at once, or at a good moment, and at once when they come again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from ratchet.errors import StoppedError
+from ratchet.pipeline.stop import SIGNALS, Stop, stoppable
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_run_where_nothing_must_be_waited_for(number: signal.Signals) -> None:
+    stop = Stop()
+    with pytest.raises(StoppedError, match=f"asked to stop by {number.name}"), stoppable(stop):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_while_a_model_is_trained_a_signal_is_remembered_and_the_next_one_ends_all(number: signal.Signals) -> None:
+    said: list[str] = []
+    stop = Stop(said.append)
+    with stoppable(stop):
+        with pytest.raises(StoppedError), stop.patiently():
+            assert stop.why() is None
+            signal.raise_signal(number)
+            assert stop.why() == f"asked to stop by {number.name}"
+            assert said == ["stopping after a checkpoint; another signal ends the run at once"]
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            signal.raise_signal(number)
+
+
+def test_the_signals_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with stoppable(Stop()):
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_thread_that_is_not_the_main_one_leaves_signals_alone() -> None:
+    before, seen = [signal.getsignal(number) for number in SIGNALS], []
+
+    def work() -> None:
+        with stoppable(Stop()):
+            seen.extend(signal.getsignal(number) for number in SIGNALS)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == before
