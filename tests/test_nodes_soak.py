@@ -1,4 +1,4 @@
-"""Twenty minutes of trouble: workers are killed, hosts are given notice, killed and cut off, at random, and come back."""
+"""Twenty minutes of trouble: workers are killed, hosts are taken away, killed and cut off at random, and come back."""
 
 from __future__ import annotations
 
