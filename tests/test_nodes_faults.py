@@ -174,7 +174,7 @@ def test_a_host_that_is_taken_away_with_notice_costs_no_step_and_its_place_is_ta
 def test_a_host_that_is_cut_off_writes_nothing_when_it_is_back(
     nodes: Nodes, plan: Path, storage: Path, calm: Path, record_property: Record, rank: int
 ) -> None:
-    changes = ("cluster.workers=[1, 2]", "cluster.collective_timeout=20", "cluster.max_restarts=2")
+    changes = ("cluster.workers=[1, 2]", "cluster.collective_timeout=20", "cluster.max_restarts=5")
     runs = Runs(nodes, plan, storage, f"cut{rank}", *changes)
     job = runs.submit()
     runs.until_step(BEGUN, job)

@@ -62,7 +62,7 @@ def test_each_pair_is_trained_on_once(jobs: dict[int, dict[str, Any]], storage: 
         folder = step_folder(storage, f"zero{zero}")
         counts = record(folder)["counts"]
         rows = [row for line in lines(folder, "ledger.jsonl") for row in line["rows"]]
-        assert sorted(rows) == list(range(counts["pairs"])) and counts["steps"] == len(losses(folder)) == 6
+        assert sorted(rows) == list(range(counts["pairs"])) and counts["steps"] == len(losses(folder)) == 5
 
 
 def test_results_are_those_of_one_machine(jobs: dict[int, dict[str, Any]], storage: Path, alone: Path) -> None:
