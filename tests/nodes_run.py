@@ -59,10 +59,10 @@ def settings(storage: Path, *changes: str) -> list[str]:
     return [word for change in (f"cluster.storage={storage}", *changes) for word in ("--set", change)]
 
 
-def done(nodes: Nodes, job: Job, seconds: float = 400) -> dict[str, Any]:
+def done(nodes: Nodes, job: Job, seconds: float = 900) -> dict[str, Any]:
     """Wait for a job that must come to its end; return what Ray says of it."""
-    code = job.wait(seconds)
-    assert code == 0, f"{job.log.read_text()}\n{nodes.evidence()}"
+    until(nodes, lambda: job.submit.poll() is not None, f"the end of {job.name}", None, seconds)
+    assert job.submit.returncode == 0, f"{job.log.read_text()}\n{nodes.evidence()}"
     return nodes.job_info(job)
 
 

@@ -56,7 +56,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calm(cluster: Nodes, plan: Path, storage: Path) -> Path:
     """The step's folder of a run that nothing befell."""
     cluster.ready()
-    done(cluster, cluster.submit(plan, *settings(storage), name="calm"), 900)
+    done(cluster, cluster.submit(plan, *settings(storage), name="calm"))
     return step_folder(storage, "calm")
 
 
@@ -118,7 +118,7 @@ def test_a_job_that_is_stopped_loses_no_step(
     [step] = {int(step) for step in re.findall(r"stopped after step (\d+), which is saved", told)}
     assert step >= BEGUN and step % EVERY and max(saved(runs.folder)) == step == len(lines(runs.folder)), told
     job = runs.submit()
-    done(nodes, job, 900)
+    done(nodes, job)
     assert any(re.fullmatch(rf"2 workers \(\w+\) went on after step {step}", event) for event in events(runs.folder))
     same(runs.folder, calm)
 
@@ -133,7 +133,7 @@ def test_a_job_that_is_stopped_with_rays_three_seconds_replays_less_than_an_inte
     job.wait(200)
     trained = len(lines(runs.folder))
     job = runs.submit()
-    done(nodes, job, 900)
+    done(nodes, job)
     resumed = [int(step) for event in events(runs.folder) for step in re.findall(r"went on after step (\d+)", event)]
     record_property("steps replayed", trained - resumed[-1])
     assert len(resumed) == 1 and trained - resumed[0] <= EVERY
@@ -158,7 +158,7 @@ def test_a_host_that_is_taken_away_with_notice_costs_no_step_and_its_place_is_ta
     nodes.rays[WORKERS[0]].wait(120)
     nodes.begin(WORKERS[0])
     grown = runs.until_event(r"training ended after step (\d+): there is room for 2 workers in place of 1", job)
-    done(nodes, job, 900)
+    done(nodes, job)
     told = events(runs.folder)
     groups = [re.sub(r" \(\w+\)", "", event) for event in told if re.match(r"\d workers? \(", event)]
     assert groups == [
@@ -194,7 +194,7 @@ def test_a_host_that_is_cut_off_writes_nothing_when_it_is_back(
         assert not list((runs.folder / "checkpoints").glob(f".step-*.{stale}")), "the stale group writes a checkpoint"
         return job.submit.poll() is not None
 
-    until(nodes, over, "the end of the run", None, 900)
+    until(nodes, over, "the end of the run", None)
     done(nodes, job)
     late = {step: attempt for step, attempt in seen.items() if step > int(resumed[2])}
     assert late and stale not in late.values()
@@ -218,5 +218,5 @@ def test_a_head_that_is_lost_costs_less_than_an_interval(
     record_property("seconds from the loss to training again", round(time.time() - lost, 1))
     record_property("steps replayed", trained - int(resumed[1]))
     assert 0 <= trained - int(resumed[1]) <= EVERY
-    done(nodes, job, 900)
+    done(nodes, job)
     same(runs.folder, calm)

@@ -103,7 +103,7 @@ def test_trouble_changes_no_bit(cluster: Nodes, tmp_path: Path) -> None:
     """As many steps as fill half the time where nothing befalls them, once so and once in trouble."""
     cluster.ready()
     plan, storage = write_plan(tmp_path / "plan", COURSE), tmp_path / "storage"
-    done(cluster, cluster.submit(plan, *settings(storage, "name=short"), name="short"), 900)
+    done(cluster, cluster.submit(plan, *settings(storage, "name=short"), name="short"))
     epochs = max(80, int(30 * MINUTES * rate(step_folder(storage, "short")) / 5))
     changes = (f"stages.align.epochs={epochs}", "cluster.collective_timeout=20", "cluster.max_restarts=1000")
     job = cluster.submit(plan, *settings(storage, "name=long", *changes), name="long")
