@@ -91,8 +91,8 @@ def test_every_process_of_the_cluster_has_the_token(cluster: Nodes, jobs: dict[i
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:  # it has ended meanwhile
             continue
-        if variables != [b""]:
+        if any(one.startswith(b"PATH=") for one in variables):  # Ray writes titles of processes over the others'
             seen += 1
             assert {b"RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={cluster.token}".encode()} <= set(variables)
-    assert seen >= 10
+    assert seen >= 7  # GCS, three raylets, three that started them
     assert json.loads(cluster.ask("/api/authentication_mode", token=None)[1])["authentication_mode"] == "token"
