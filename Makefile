@@ -28,7 +28,7 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-slow test-vllm test-vllm-fast bench lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-slow test-vllm test-vllm-fast test-nodes test-nodes-slow bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -38,6 +38,7 @@ help:
 	@echo 'make test-fast   tests: the default tier alone'
 	@echo 'make test-slow   tests: whole runs, kills and comparisons'
 	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-fast leaves whole runs out'
+	@echo 'make test-nodes  tests: a Ray of three hosts in network namespaces (root, iproute2); test-nodes-slow takes hosts away'
 	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
 	@echo 'make lint        ruff: rules and layout'
 	@echo 'make types       mypy, strict'
@@ -81,19 +82,25 @@ quickstart: setup
 	$(BIN)/ratchet run jobs/quickstart.yaml
 
 test: test-fast
-	$(BIN)/pytest -m 'ray and not slow and not gpu and not vllm'
+	$(BIN)/pytest -m 'ray and not slow and not gpu and not vllm and not nodes'
 
 test-fast: setup
 	$(BIN)/pytest
 
 test-slow: setup
-	$(BIN)/pytest -m 'slow and not gpu and not vllm'
+	$(BIN)/pytest -m 'slow and not gpu and not vllm and not nodes'
 
 test-vllm: vllm
 	$(VLLM_VENV)/bin/pytest -m 'vllm and not gpu'
 
 test-vllm-fast: vllm
 	$(VLLM_VENV)/bin/pytest -m 'vllm and not gpu and not slow'
+
+test-nodes: setup
+	$(BIN)/pytest -m 'nodes and not slow'
+
+test-nodes-slow: setup
+	$(BIN)/pytest -m 'nodes and slow'
 
 bench:
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench

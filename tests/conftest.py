@@ -6,13 +6,18 @@ import os
 import runpy
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
 
 from ratchet.evaluate.candidate import Candidate
+
+if TYPE_CHECKING:
+    from nodes import Nodes
 
 # A busy machine is no fault of the code; continuous integration judges a change by the same examples each time.
 hypothesis.settings.register_profile("ratchet", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -59,6 +64,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Candidate:
     folder = tmp_path_factory.mktemp("models") / "small"
     make_scratch(SPEC, TEXTS, folder)
     return candidate_of(folder, 96)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A Ray of a head and two worker hosts in network namespaces."""
+    from nodes import Nodes
+
+    with Nodes(tmp_path_factory.mktemp("nodes")) as nodes:
+        yield nodes
 
 
 @pytest.fixture

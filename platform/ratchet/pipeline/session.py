@@ -19,10 +19,12 @@ from ratchet.store.files import storage_errors
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     # Several runs at once have more processes than cores, most of them waiting: no reason for a warning on stdout.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
 }
+_START_SECONDS = {False: "300", True: "30"}
+"""How long workers of a fixed number, or of any number, wait for their places. Ray counts a node that is gone for up to
+half a minute, and asks for places on it: where fewer workers will do, it should look again soon."""
 _ON_CPU = {
     "DS_ACCELERATOR": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
@@ -153,7 +155,9 @@ def _connect(cluster: Cluster, address: str, runs: int) -> None:
 
 def worker_environment(cluster: Cluster) -> dict[str, str]:
     """Return the environment of every worker: which accelerator, how workers watch each other, and memory."""
-    return {**_WORKER_ENV, **({} if cluster.gpus_per_worker else _ON_CPU)}
+    elastic = cluster.fewest_workers < cluster.most_workers
+    start = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": _START_SECONDS[elastic]}
+    return {**_WORKER_ENV, **start, **({} if cluster.gpus_per_worker else _ON_CPU)}
 
 
 def resources() -> dict[str, float]:
