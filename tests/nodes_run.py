@@ -38,7 +38,7 @@ model:
 data:
   slips: {generate: {kind: arithmetic, rows: 48, steps: 2, largest: 20, seed: 1}, build: arithmetic_corruption}
 stages:
-  align: {kind: dpop, data: [slips], batch: 8, epochs: 80, learning_rate: 1e-4, max_length: 96,
+  align: {kind: dpo, data: [slips], batch: 8, epochs: 80, learning_rate: 1e-4, max_length: 96,
           checkpoint: {every: 40, keep: 2}}
 cluster: {workers: 2, token_budget: 32, score_actors: 2, max_restarts: 0, deepspeed: {zero: 2}}
 """
