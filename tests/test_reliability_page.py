@@ -11,7 +11,7 @@ import pytest
 
 from conftest import ROOT
 
-NIGHTLY = {"slow", "nodes", "gpu", "vllm"}
+NIGHTLY = {"slow", "gpu", "vllm"}
 """Marks of tests that continuous integration leaves out."""
 NOT_YET = "not run yet"
 

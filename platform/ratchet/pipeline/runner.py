@@ -35,6 +35,10 @@ from ratchet.store.lock import hold
 from ratchet.track.progress import Console
 
 
+_JOB_COPY = "_ray_pkg_"
+"""How Ray's folders begin into which it unpacks the files of a job."""
+
+
 def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None = None) -> Path:
     """Run a plan to its end and return the report that it wrote. `text` is the plan as written.
 
@@ -97,6 +101,9 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
     layout, console = Layout(Path(plan.cluster.storage).resolve()), Console()
     if trial is not None:
         layout, console = layout.trials(trial.sweep), trial.console
+    if trial is None and any(part.startswith(_JOB_COPY) for part in layout.root.parts):
+        console.say(f"{layout.root} is in this job's copy of its files, which goes with it: set cluster.storage to a")
+        console.say("folder that stays and that every node sees, such as --set cluster.storage=/mnt/store")
     run = Run(plan, layout, console, fresh, plan.model.chat_template, trial, Stop(console.say))
     run.foreign = foreign_engine(run)
     return run
