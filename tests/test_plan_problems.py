@@ -86,6 +86,8 @@ BAD: list[tuple[str, str, str]] = [
     ("beta: 0.3", "beta: 0", "19: stages.align.beta: must be a number above 0, not 0"),
     ("beta: 0.3", "workers: 2", "19: stages.align.workers: no such key here; did you mean cluster.workers?"),
     ("targets: all-linear", "targets: all-liner", '20: stages.align.lora.targets: must be a list of at least 1 text or all-linear, not "all-liner"; did you mean all-linear?'),
+    ("workers: 8", "workers: [1, 8]", "20: stages.align.lora: adapters divided by ZeRO stay with one number of workers, and cluster.workers is [1, 8]: set cluster.deepspeed.zero to 0, or give one number"),
+    ("workers: 8", "workers: [8, 1]", "29: cluster.workers: [8, 1]: the fewest come first"),
     ("rank: 8", "quantise: 4bit", "20: stages.align.lora.quantise: needs a GPU, and cluster.gpus_per_worker is 0: set that, or leave `quantise` out"),
     ("reference: base", "reference: bass", "25: stages.other.reference: no stage is named bass; did you mean base?"),
     ("reference: base", "reference: [base]", "25: stages.other.reference: must be a name, a mapping with keys such as name, revision, path or null, not a list of 1"),

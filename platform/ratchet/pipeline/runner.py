@@ -34,7 +34,6 @@ from ratchet.store.layout import Layout
 from ratchet.store.lock import hold
 from ratchet.track.progress import Console
 
-
 _JOB_COPY = "_ray_pkg_"
 """How Ray's folders begin into which it unpacks the files of a job."""
 

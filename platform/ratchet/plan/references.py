@@ -16,6 +16,7 @@ from ratchet.plan.cluster import Cluster
 from ratchet.plan.document import Document, KeyPath, Problem
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.outline import close, either, hint
+from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft, Stage
 
@@ -73,6 +74,7 @@ def check(document: Document) -> list[Problem]:
             path = ("stages", name)
             problems += [*_stepwise(document, path, stage)]
             problems += [*_quantised(document, path, stage, cluster), *_other_models(document, path, stage)]
+            problems += [*_divided_anew(document, path, stage, cluster)]
     return problems
 
 
@@ -189,6 +191,20 @@ def _quantised(
         yield document.problem(at, "needs a GPU, and cluster.gpus_per_worker is 0: set that, or leave `quantise` out")
     if _mapping(cluster, "deepspeed").get("zero") == 3:
         yield document.problem(at, "quantised weights cannot be divided: set cluster.deepspeed.zero to 0, 1 or 2")
+
+
+def _divided_anew(
+    document: Document, path: KeyPath, stage: Mapping[str, Any], cluster: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Yield what cannot go on with another number of workers: DeepSpeed divides no adapters' checkpoint anew."""
+    workers, zero = cluster.get("workers"), _mapping(cluster, "deepspeed").get("zero", 0)
+    if isinstance(stage.get("lora"), dict) and _is_range(workers) and zero != 0:
+        what = f"adapters divided by ZeRO stay with one number of workers, and cluster.workers is {in_yaml(workers)}"
+        yield document.problem((*path, "lora"), f"{what}: set cluster.deepspeed.zero to 0, or give one number")
+
+
+def _is_range(workers: Any) -> bool:
+    return isinstance(workers, list) and len(workers) == 2 and all(map(_whole, workers)) and workers[0] < workers[1]
 
 
 def _no_gpu(cluster: Mapping[str, Any]) -> bool:
