@@ -183,8 +183,8 @@ class Nodes:
         status, body = self.ask("/nodes?view=summary")
         if status != 200:
             return {}
-        found = [(node["raylet"], node["ip"]) for node in json.loads(body)["data"]["summary"]]
-        return {raylet["nodeId"]: (ip, raylet["state"]) for raylet, ip in found if "state" in raylet}
+        found = [(node["raylet"], node.get("ip")) for node in json.loads(body)["data"]["summary"]]  # a new one has none
+        return {raylet["nodeId"]: (ip, raylet["state"]) for raylet, ip in found if ip and "state" in raylet}
 
     def ask(
         self, path: str, *, method: str = "GET", token: str | None = "", address: tuple[str, int] | None = None

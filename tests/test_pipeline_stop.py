@@ -33,6 +33,17 @@ def test_while_a_model_is_trained_a_signal_is_remembered_and_the_next_one_ends_a
             signal.raise_signal(number)
 
 
+def test_what_comes_to_its_end_all_the_same_is_the_last_thing_that_is_done() -> None:
+    """The signal came in the last step of training: what was made is recorded, and nothing else begins."""
+    stop = Stop()
+    stop.check()
+    with stoppable(stop):
+        with stop.patiently():
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedError, match="SIGTERM"):
+            stop.check()
+
+
 def test_the_signals_are_given_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with stoppable(Stop()):

@@ -25,6 +25,10 @@ from train_ray_bench import assert_same_end, four_workers, go, spec_at
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
+CALM: dict[str, Any] = {"learning_rate": 3e-4}
+"""Losses that stay near ln 2: relative differences of tiny ones are those of their last digits."""
+
+
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     with four_workers():
@@ -40,7 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def base(session: None, inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
     """ZeRO-2 on two workers, uninterrupted."""
     folder = tmp_path_factory.mktemp("base")
-    return folder, go(spec_at(folder, inputs, zero=2, workers=2))
+    return folder, go(spec_at(folder, inputs, zero=2, workers=2, **CALM))
 
 
 def fault(monkeypatch: pytest.MonkeyPatch, folder: Path, what: str) -> None:
@@ -52,7 +56,7 @@ def test_a_hung_worker_is_named_with_its_step_and_training_goes_on(
     base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault(monkeypatch, tmp_path, "step:hang@7#1")
-    result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2, collective_timeout=10), max_restarts=1)
+    result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2, collective_timeout=10, **CALM), max_restarts=1)
     assert (tmp_path / "acted").exists() and result.resumed_from == 4
     told = [event for event in result.events if "waited in vain" in event]
     assert any("in step 7 worker 0 waited in vain for worker 1 (last heard of in step 7)" in event for event in told), (
@@ -99,7 +103,8 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(
 ) -> None:
     """Asked while the workers begin; no checkpoint is due for long."""
     run = tmp_path / "run"
-    spec = spec_at(run, inputs, zero=2, workers=2, checkpoint=CheckpointSettings(every=1000, keep=2))
+    late = CheckpointSettings(every=1000, keep=2)
+    spec = spec_at(run, inputs, zero=2, workers=2, checkpoint=late, **CALM)
     with pytest.raises(StoppedError, match=r"asked: stopped after step \d+, which is saved") as stopped:
         launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=lambda: "asked" if begun(run) else None)
     at = int(re.findall(r"step (\d+)", str(stopped.value.what))[0])
@@ -115,9 +120,9 @@ def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
     for workers, kill in ((2, "step:kill@5#1"), (1, "step:kill@10#0")):
         monkeypatch.setenv("RATCHET_FAULT", kill)
         with pytest.raises(ClusterError):
-            go(spec_at(tmp_path / "run", inputs, zero=2, workers=workers))
+            go(spec_at(tmp_path / "run", inputs, zero=2, workers=workers, **CALM))
     monkeypatch.delenv("RATCHET_FAULT")
-    result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2))
+    result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2, **CALM))
     assert result.resumed_from == 8
     groups = [re.sub(r" \(\w+\)", "", event) for event in result.events if "worker" in event]
     assert groups == ["2 workers began", "1 worker went on after step 4", "2 workers went on after step 8"]

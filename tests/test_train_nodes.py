@@ -68,15 +68,24 @@ def test_a_full_group_or_a_fixed_one_never_grows(tmp_path: Path, fewest: int, mo
 def test_room_that_brought_no_worker_is_not_asked_for_again_until_the_nodes_change(tmp_path: Path) -> None:
     seen, now = watch(tmp_path, ["a"], most=2), nodes(a=2.0)
     assert [seen.notice(now) for _ in range(3)][-1] is not None
-    seen.regrouped("grow", now)
+    seen.regrouped("grow", 1, now)
     assert [seen.notice(now) for _ in range(5)] == [None] * 5  # Ray began one worker again
     more = nodes(a=2.0, b=4.0)
     assert [seen.notice(more) for _ in range(3)][-1] is not None
 
 
+def test_room_that_was_gone_and_is_there_again_is_asked_for_again(tmp_path: Path) -> None:
+    seen, roomy, full = watch(tmp_path, ["a"], most=2), nodes(a=2.0), nodes(a=0.0)
+    assert [seen.notice(roomy) for _ in range(3)][-1] is not None
+    seen.regrouped("grow", 1, roomy)
+    assert [seen.notice(roomy) for _ in range(4)] == [None] * 4
+    assert seen.notice(full) is None
+    assert [seen.notice(roomy) for _ in range(3)][-1] is not None
+
+
 def test_room_that_brought_workers_may_be_asked_for_again(tmp_path: Path) -> None:
     seen, now = watch(tmp_path, ["a"], most=3), nodes(a=3.0)
     assert [seen.notice(now) for _ in range(3)][-1] is not None
-    seen.regrouped("grow", now)
+    seen.regrouped("grow", 1, now)
     (tmp_path / WORKERS).write_text(json.dumps({"nodes": ["a", "a"]}))
     assert [seen.notice(now) for _ in range(3)][-1] is not None

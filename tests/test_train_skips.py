@@ -12,6 +12,7 @@ from ratchet.errors import TrainingError
 from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import newest_step
 from ratchet.train.data import course_of
+from ratchet.train.engine import TorchEngine
 from ratchet.train.events import noted
 from ratchet.train.objective import Data
 from ratchet.train.spec import CheckpointSettings
@@ -58,6 +59,25 @@ def test_as_many_steps_as_the_stage_allows_are_skipped_and_told(tmp_path: Path, 
 
 
 def test_a_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path: Path, data: Data) -> None:
+    bad = spoiled(data, tmp_path, 2)
+    before = train(spec_of(tmp_path / "before", max_steps=1), bad)
+    after = train(spec_of(tmp_path / "after", max_steps=2, skip_nonfinite=1), bad)
+    assert same(state_of(before.engine), state_of(after.engine))
+
+
+def test_a_loss_without_a_number_updates_nothing_though_its_gradient_has_one(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Flat(TorchEngine):
+        """Takes the gradient of a loss of 0 in place of one that is no number."""
+
+        def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+            super().backward(torch.nan_to_num(loss, nan=0.0), last=last)
+
+        def finish_gradient(self) -> torch.Tensor:
+            return torch.nan_to_num(super().finish_gradient(), nan=1.0)
+
+    monkeypatch.setattr("train_bench.TorchEngine", Flat)
     bad = spoiled(data, tmp_path, 2)
     before = train(spec_of(tmp_path / "before", max_steps=1), bad)
     after = train(spec_of(tmp_path / "after", max_steps=2, skip_nonfinite=1), bad)

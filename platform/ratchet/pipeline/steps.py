@@ -46,6 +46,7 @@ def ensure_step(run: Run, step: Step) -> Model:
         run.still_ours()
         write_record(folder, record)
         run.console.done(step.name, _outcome(record), record.seconds)
+        run.stop.check()
     else:
         _found(run, step, folder, record)
     return known_model(run, step, record)

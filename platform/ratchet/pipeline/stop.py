@@ -30,9 +30,17 @@ class Stop:
         """Return why the run should stop, in a few words, or None."""
         return self._why
 
+    def check(self) -> None:
+        """Raise StoppedError where the run was asked to stop, and what it waited for is over."""
+        if self._why is not None:
+            raise StoppedError(self._why, fix="run again: what was finished is kept")
+
     @contextlib.contextmanager
     def patiently(self) -> Iterator[None]:
-        """In here a first signal is only remembered: what runs looks at `why` and ends where it can go on."""
+        """In here a first signal is only remembered: what runs looks at `why` and ends where it can go on.
+
+        It may also come to its end: call `check` then, once that is recorded.
+        """
         self._patient = True
         try:
             yield
@@ -45,7 +53,7 @@ class Stop:
         if self._patient and not again:
             self.say("stopping after a checkpoint; another signal ends the run at once")
             return
-        raise StoppedError(self._why, fix="run again: what was finished is kept")
+        self.check()
 
 
 @contextlib.contextmanager

@@ -167,6 +167,7 @@ class Checkpoints:
         write_text(staging / COMMITTED, digest_file(staging / MANIFEST) + "\n")
         with storage_errors(staging):
             sync_tree(staging)
+            check_claim(self.step_folder, self.attempt)  # the disk may have taken its time
             try:
                 publish(staging, saved.path)
             except FileExistsError:

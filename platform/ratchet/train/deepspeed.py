@@ -31,8 +31,8 @@ from ratchet.train.spec import TrainSpec
 
 _TAG = "engine"
 _NEVER = 10**9
-_CONVERSION_SECONDS = 1700
-"""Below the 1800 s after which the other workers stop waiting."""
+_CONVERSION_SHARE = 0.95
+"""Of the time after which the other workers stop waiting, what a conversion may take."""
 
 
 def start_deepspeed() -> None:
@@ -90,7 +90,7 @@ class DeepSpeedEngine:
     """
 
     def __init__(self, spec: TrainSpec, scorer: PairScorer, device: torch.device) -> None:
-        self.device, self.dtype = device, spec.dtype
+        self.device, self.dtype, self.timeout = device, spec.dtype, spec.collective_timeout
         self.world = torch.distributed.get_world_size()
         self.layout: Mapping[str, Any] = {"engine": "deepspeed", "zero": spec.deepspeed.zero}
         self.trained_only = spec.lora is not None
@@ -180,7 +180,7 @@ class DeepSpeedEngine:
         universal = folder.parent / f".{folder.name}.universal"
         if torch.distributed.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
-            _to_universal(folder / _TAG, universal / _TAG)
+            _to_universal(folder / _TAG, universal / _TAG, _CONVERSION_SHARE * self.timeout)
         torch.distributed.barrier()
         self.engine._config.load_universal_checkpoint = True
         try:
@@ -198,11 +198,11 @@ class DeepSpeedEngine:
         return self.engine.module.state_dict() if torch.distributed.get_rank() == 0 else None
 
 
-def _to_universal(folder: Path, out: Path) -> None:
+def _to_universal(folder: Path, out: Path, seconds: float) -> None:
     """Convert in a process of its own: DeepSpeed's converter starts processes and prints."""
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(folder), "--output_folder", str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=_CONVERSION_SECONDS)
+    subprocess.run(command, check=True, capture_output=True, timeout=seconds)
 
 
 class _Files(TorchCheckpointEngine):  # type: ignore[misc]

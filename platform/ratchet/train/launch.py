@@ -93,7 +93,7 @@ def train(
             break
         _go_on_or_stop(spec, outcome["ended"])
         tell.news()
-        watch.regrouped(outcome["ended"]["kind"], nodes.seen())
+        watch.regrouped(outcome["ended"]["kind"], outcome["ended"]["workers"], nodes.seen())
     if "error" in outcome:
         raise _error(outcome["error"])
     found = outcome["result"]
@@ -156,7 +156,7 @@ def _watched(
         why = stop()
         if why is not None and not nodes.on_nodes(folder):
             raise StoppedError(
-                f"{why}: stopped before training began", where=f"step {spec.step}", fix="run again: it goes on"
+                f"{why}: stopped while there were no workers", where=f"step {spec.step}", fix="run again: it goes on"
             )
         found = Notice("stop", why) if why is not None else watch.notice(nodes.seen())
         if found != told:
@@ -202,7 +202,7 @@ def _fit(spec: TrainSpec, each: Mapping[str, float], max_restarts: int, slots: P
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=max_restarts),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[] if slots is None else [_told_slots(slots)],
+            callbacks=[_told_group(Path(spec.folder) / WORKERS, slots)],
         ),
     )
     try:
@@ -214,16 +214,22 @@ def _fit(spec: TrainSpec, each: Mapping[str, float], max_restarts: int, slots: P
             slots.unlink(missing_ok=True)
 
 
-def _told_slots(path: Path) -> Any:
-    """Return a callback of Ray Train that writes the workers' placement group into `path` once they have slots."""
+def _told_group(workers: Path, slots: Path | None) -> Any:
+    """Return a callback of Ray Train: it writes the workers' placement group into `slots` once they have it, and takes
+    away what says that there are `workers` once they are gone.
+    """
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-    class Slots(WorkerGroupCallback):  # type: ignore[misc]
+    class Group(WorkerGroupCallback):  # type: ignore[misc]
         def after_worker_group_start(self, worker_group: Any) -> None:
-            group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-            write_text(path, group.id.hex())
+            if slots is not None:
+                group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+                write_text(slots, group.id.hex())
 
-    return Slots()
+        def before_worker_group_shutdown(self, worker_group: Any) -> None:
+            workers.unlink(missing_ok=True)
+
+    return Group()
 
 
 def free_slots(path: Path) -> None:

@@ -221,15 +221,17 @@ def update(
     All workers know the same loss and norm, and so do the same. Nothing that is not finite reaches the weights.
     """
     skipped = {"update_skipped": 1.0, "learning_rate": rate}
+    norm = agreed.norm
     if agreed.nonfinite:
         what = f"the loss of {len(agreed.nonfinite)} pairs is not finite"
         skips.skip(batch.step, what, agreed.nonfinite)
-    done = parts.engine.step(rate, agreed.norm)
+        norm = None if norm is None else math.nan  # a gradient may be finite where its loss is not
+    done = parts.engine.step(rate, norm)
     if done.applied and math.isfinite(done.grad_norm) and not agreed.nonfinite:
         return {"grad_norm": done.grad_norm, "learning_rate": rate}
     ids = [parts.data.table.pair_id(int(row)) for row in batch.rows]
     if done.applied:
-        raise skips.stopped(batch.step, "an update was made with a gradient that is not finite", ids)
+        raise skips.stopped(batch.step, "an update was made where loss or gradient are not finite", ids)
     if not agreed.nonfinite and spec.dtype != "float16":  # where loss scaling tries again with a smaller scale
         skips.skip(batch.step, "the loss is finite, but the gradient's norm is not", ids)
     return skipped

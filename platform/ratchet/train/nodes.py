@@ -54,7 +54,7 @@ class Watch:
     def __init__(self, spec: TrainSpec, each: Mapping[str, float]) -> None:
         self.spec, self.each = spec, each
         self.refused: frozenset[str] | None = None
-        """The nodes on which more workers were hoped for, and did not come."""
+        """The nodes on which more workers were hoped for, and did not come; None once there was no room for more."""
         self._hoped: tuple[int, frozenset[str]] | None = None
         self._roomy = 0
 
@@ -72,19 +72,21 @@ class Watch:
             names = ", ".join(node[:8] for node in leaving)
             return Notice("leave", f"node {names} is being taken away")
         fewest, most = self.spec.fewest_workers or self.spec.workers, self.spec.workers
-        if fewest == most or len(used) >= most or alive == self.refused:
+        if fewest == most or len(used) >= most:
             return None
         possible = min(most, room(nodes, used, self.each))
         self._roomy = self._roomy + 1 if possible > len(used) else 0
-        if self._roomy < _LOOKS:
+        if not self._roomy:
+            self.refused = None
+        if self._roomy < _LOOKS or alive == self.refused:
             return None
         return Notice("grow", f"there is room for {possible} workers in place of {len(used)}")
 
-    def regrouped(self, kind: str, nodes: Nodes) -> None:
-        """Take note that the workers ended to begin anew: where no more of them come, that is not asked for again."""
+    def regrouped(self, kind: str, workers: int, nodes: Nodes) -> None:
+        """Take note that so many workers ended to begin anew: where no more come, they are not asked to again."""
         self._roomy = 0
         if kind == "grow":
-            self._hoped = (len(on_nodes(Path(self.spec.folder))), frozenset(nodes.total))
+            self._hoped = (workers, frozenset(nodes.total))
 
 
 _LOOKS = 3

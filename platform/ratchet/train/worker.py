@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ratchet import redact
-from ratchet.errors import RatchetError, RunError
+from ratchet.errors import RatchetError, RunError, StorageError
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
@@ -67,7 +67,7 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
             _tell_nodes(spec, group)
             return {"result": work(spec, group, device, DeepSpeedEngine)}
     except Ended as end:
-        return {"ended": {"kind": end.notice.kind, "why": end.notice.why, "step": end.step}}
+        return {"ended": {"kind": end.notice.kind, "why": end.notice.why, "step": end.step, "workers": group.world}}
     except RatchetError as error:
         return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
 
@@ -90,7 +90,8 @@ def _noted(spec: TrainSpec, group: Group) -> Iterator[None]:
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        note(Path(spec.folder), f"worker {group.rank} of {group.world} failed: {lines[0]}")
+        with contextlib.suppress(StorageError):  # what is told is the failure, and not that its note found no room
+            note(Path(spec.folder), f"worker {group.rank} of {group.world} failed: {lines[0]}")
         raise
 
 
