@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,41 +127,6 @@ def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
     assert (tmp_path / "run/ledger.jsonl").read_bytes() == (base[0] / "ledger.jsonl").read_bytes()
     losses = [[line["loss"] for line in lines_of(folder)] for folder in (tmp_path / "run", base[0])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-
-
-def test_workers_that_find_room_grow_at_a_checkpoint(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
-    """One of two places is taken when training begins, and free later."""
-    import ray
-
-    @ray.remote(num_cpus=5)
-    class Guest:
-        def here(self) -> bool:
-            return True
-
-    guest = Guest.remote()
-    assert ray.get(guest.here.remote())
-    spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2, fewest_workers=1, epochs=4000)
-
-    def leave() -> None:
-        deadline = time.monotonic() + 300
-        while not begun(tmp_path / "run") and time.monotonic() < deadline:
-            time.sleep(0.05)
-        ray.kill(guest)
-
-    leaving = threading.Thread(target=leave)
-    leaving.start()
-
-    def stop() -> str | None:
-        return "seen" if any(event.startswith("2 workers") for event in noted(tmp_path / "run")) else None
-
-    with pytest.raises(StoppedError):
-        launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=stop)
-    leaving.join()
-    events = noted(tmp_path / "run")
-    grew = next(n for n, event in enumerate(events) if "there is room for 2 workers in place of 1" in event)
-    ended = int(re.findall(r"after step (\d+)", events[grew])[0])
-    assert events[0].startswith("1 worker (") and ended % 4 == 0
-    assert events[grew + 1].startswith("2 workers (") and events[grew + 1].endswith(f"went on after step {ended}")
 
 
 def test_a_trial_that_is_dropped_says_so(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.train.nodes import Nodes, Watch, room
+from ratchet.train.nodes import LOOKS, Nodes, Watch, room
 from ratchet.train.notice import Notice
 from ratchet.train.worker import WORKERS
 from train_bench import spec_of
@@ -54,38 +54,39 @@ def test_a_node_that_is_taken_away_is_told_whatever_the_range(tmp_path: Path) ->
 def test_room_must_last_before_more_workers_are_asked_for(tmp_path: Path) -> None:
     seen = watch(tmp_path, ["a"], most=2)
     roomy, full = nodes(a=2.0), nodes(a=0.0)
-    told = [seen.notice(now) for now in (roomy, roomy, full, roomy, roomy, roomy)]
-    assert told[:5] == [None] * 5
-    assert told[5] == Notice("grow", "there is room for 2 workers in place of 1")
+    looks = [*[roomy] * (LOOKS - 1), full, *[roomy] * LOOKS]
+    told = [seen.notice(now) for now in looks]
+    assert told[:-1] == [None] * (len(looks) - 1)
+    assert told[-1] == Notice("grow", "there is room for 2 workers in place of 1")
 
 
 @pytest.mark.parametrize(("fewest", "most"), [(2, 2), (1, 2)])
 def test_a_full_group_or_a_fixed_one_never_grows(tmp_path: Path, fewest: int, most: int) -> None:
     seen = watch(tmp_path, ["a", "a"], fewest, most)
-    assert [seen.notice(nodes(a=2.0, b=4.0)) for _ in range(5)] == [None] * 5
+    assert [seen.notice(nodes(a=2.0, b=4.0)) for _ in range(2 * LOOKS)] == [None] * (2 * LOOKS)
 
 
 def test_room_that_brought_no_worker_is_not_asked_for_again_until_the_nodes_change(tmp_path: Path) -> None:
     seen, now = watch(tmp_path, ["a"], most=2), nodes(a=2.0)
-    assert [seen.notice(now) for _ in range(3)][-1] is not None
+    assert [seen.notice(now) for _ in range(LOOKS)][-1] is not None
     seen.regrouped("grow", 1, now)
-    assert [seen.notice(now) for _ in range(5)] == [None] * 5  # Ray began one worker again
+    assert [seen.notice(now) for _ in range(2 * LOOKS)] == [None] * (2 * LOOKS)  # Ray began one worker again
     more = nodes(a=2.0, b=4.0)
-    assert [seen.notice(more) for _ in range(3)][-1] is not None
+    assert [seen.notice(more) for _ in range(LOOKS)][-1] is not None
 
 
 def test_room_that_was_gone_and_is_there_again_is_asked_for_again(tmp_path: Path) -> None:
     seen, roomy, full = watch(tmp_path, ["a"], most=2), nodes(a=2.0), nodes(a=0.0)
-    assert [seen.notice(roomy) for _ in range(3)][-1] is not None
+    assert [seen.notice(roomy) for _ in range(LOOKS)][-1] is not None
     seen.regrouped("grow", 1, roomy)
-    assert [seen.notice(roomy) for _ in range(4)] == [None] * 4
+    assert [seen.notice(roomy) for _ in range(2 * LOOKS)] == [None] * (2 * LOOKS)
     assert seen.notice(full) is None
-    assert [seen.notice(roomy) for _ in range(3)][-1] is not None
+    assert [seen.notice(roomy) for _ in range(LOOKS)][-1] is not None
 
 
 def test_room_that_brought_workers_may_be_asked_for_again(tmp_path: Path) -> None:
     seen, now = watch(tmp_path, ["a"], most=3), nodes(a=3.0)
-    assert [seen.notice(now) for _ in range(3)][-1] is not None
+    assert [seen.notice(now) for _ in range(LOOKS)][-1] is not None
     seen.regrouped("grow", 1, now)
     (tmp_path / WORKERS).write_text(json.dumps({"nodes": ["a", "a"]}))
-    assert [seen.notice(now) for _ in range(3)][-1] is not None
+    assert [seen.notice(now) for _ in range(LOOKS)][-1] is not None

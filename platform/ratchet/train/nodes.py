@@ -11,6 +11,11 @@ from ratchet.train.notice import Notice
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import WORKERS
 
+LOOKS = 25
+"""How often in a row, a second apart, there must be room: Ray counts nodes anew every 20 s when it begins workers, and
+what is free for a moment between two tasks is no room.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
@@ -78,7 +83,7 @@ class Watch:
         self._roomy = self._roomy + 1 if possible > len(used) else 0
         if not self._roomy:
             self.refused = None
-        if self._roomy < _LOOKS or alive == self.refused:
+        if self._roomy < LOOKS or alive == self.refused:
             return None
         return Notice("grow", f"there is room for {possible} workers in place of {len(used)}")
 
@@ -87,7 +92,3 @@ class Watch:
         self._roomy = 0
         if kind == "grow":
             self._hoped = (workers, frozenset(nodes.total))
-
-
-_LOOKS = 3
-"""How often in a row there must be room, so that what is free for a moment between two tasks is not taken for it."""
