@@ -45,7 +45,7 @@ def doctor(folder: Path, *words: str, **environment: str) -> tuple[int, dict[str
 
 @pytest.fixture(scope="module")
 def open_head() -> Iterator[Head]:
-    with ray_head(open_to_all=True) as head:
+    with ray_head(2, open_to_all=True) as head:
         yield head
 
 
