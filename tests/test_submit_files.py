@@ -134,7 +134,9 @@ def test_links_are_followed_and_a_plan_elsewhere_lies_at_the_top(folder: Path, t
     assert found.plan == "plan.yaml"
     assert {file.name: file.content for file in found.files}["rows/2.jsonl"] == b"linked"
     Path("models/start/again").symlink_to("sub")
-    with pytest.raises(PlanError, match=r"model\.path: models/start/again is a link to a folder, which is not followed"):
+    with pytest.raises(
+        PlanError, match=r"model\.path: models/start/again is a link to a folder, which is not followed"
+    ):
         staged()
     Path("models/start/again").unlink()
     (outside / "suite.yaml").write_text(PLAN)
@@ -171,7 +173,9 @@ def test_files_that_are_not_there_or_outside_are_refused_by_key(folder: Path, ov
 def test_files_over_the_limits_are_refused_before_they_are_read(folder: Path) -> None:
     with Path("rows/1.jsonl").open("wb") as file:
         file.truncate(files.MOST_OF_ONE + 1)
-    with pytest.raises(PlanError, match=r"rows/1\.jsonl: 25\.1 MiB, and the most that is sent of one file is 25 MiB") as caught:
+    with pytest.raises(
+        PlanError, match=r"rows/1\.jsonl: 25\.1 MiB, and the most that is sent of one file is 25 MiB"
+    ) as caught:
         staged()
     assert "storage that every node sees" in caught.value.fix
     for n in range(1, 6):
@@ -219,8 +223,8 @@ def test_what_git_ignores_is_seen_through_links(folder: Path, ignored: str) -> N
 
 def test_a_git_that_does_not_answer_is_told(folder: Path) -> None:
     ignore("*.jsonl")
-    Path(".git/config").write_text("\n[broken")
-    with pytest.raises(PlanError, match="git does not say what it ignores: fatal: bad config line 2"):
+    Path(".git/config").write_text("[broken")
+    with pytest.raises(PlanError, match="git does not say what it ignores: fatal: bad config line"):
         refuse_ignored(staged().files)
 
 

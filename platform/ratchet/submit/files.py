@@ -135,7 +135,7 @@ def _expand(entry: str, where: str) -> list[Path]:
 
 
 def _refuse_links(found: list[Path], where: str) -> None:
-    """Raise PlanError where a link leads out of the current folder, or is a folder inside another: no list has those."""
+    """Raise PlanError where a link leads out of the current folder, or is a folder in another: no list has those."""
     here = Path.cwd().resolve()
     for one in found:
         if not one.resolve().is_relative_to(here):
