@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ratchet.cli import main
 from ratchet.doctor.dashboard import answers, get, is_loopback, look, own_token
 from ratchet.doctor.facts import Dashboard
 
@@ -91,6 +92,17 @@ def test_one_that_is_not_there(server: Any) -> None:
     assert not answers("http://127.0.0.1:1/metrics")
     assert not answers("file:///etc/passwd")
     assert not look("file:///etc", None).reachable
+
+
+def test_the_doctor_calls_one_that_is_not_there_a_problem(
+    capsys: pytest.CaptureFixture[str], server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["doctor", "--address", "http://127.0.0.1:1"]) == 69
+    assert "problem  cluster: no dashboard answers at http://127.0.0.1:1" in capsys.readouterr().out
+    server.token = TOKEN
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    assert main(["doctor", "--address", url(server)]) == 0
+    assert "ok       authentication: on" in capsys.readouterr().out
 
 
 def test_a_redirect_is_not_followed_and_a_proxy_not_used(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from k8s_example import objects
 from ratchet import __version__
-from ratchet.kubernetes.entrypoint import IMAGE_FOLDER
+from ratchet.kubernetes.names import IMAGE_FOLDER, IMAGE_PARTS
 
 IMAGE = ROOT / "k8s/image"
 DOCKERFILE = (IMAGE / "Dockerfile").read_text()
@@ -56,6 +56,7 @@ def test_the_image_is_pinned_not_root_and_without_secrets() -> None:
 def test_what_is_copied_exists_and_is_let_through() -> None:
     let_in = {line[1:] for line in (IMAGE / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
     sources = [word for line in of("COPY") for word in line.split()[:-1]]
+    assert set(IMAGE_PARTS) <= set(sources)
     for source in sources:
         assert list(ROOT.glob(source)), source
         assert any(source == name or source.startswith(f"{name}/") for name in let_in), source

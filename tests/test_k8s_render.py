@@ -13,7 +13,8 @@ import yaml
 from conftest import ROOT
 from k8s_example import APPLIED, K8S, objects
 from ratchet.cli import main
-from ratchet.kubernetes.entrypoint import IMAGE_FOLDER, read_command
+from ratchet.kubernetes.entrypoint import read_command
+from ratchet.kubernetes.names import IMAGE_FOLDER
 from ratchet.kubernetes.ray_parts import cluster_of, job_of
 
 STORE = ["--set", "cluster.storage=/mnt/store"]

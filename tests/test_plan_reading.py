@@ -117,7 +117,7 @@ REFUSED = {
     "very deep": ("[" * 100_000, "f:1: nested more than 32 deep"),
     "bomb": (bomb(30), "f:5: a4: more than 100,000 values once its aliases are written out"),
     "recursive": ("a: 1\nb: &b\n  c: *b\n", "f:2: b: nested more than 32 deep once its aliases are written out"),
-    "too large": ("# " + "x" * LARGEST_FILE, "f:1: larger than 1 MiB: no plan is that long"),
+    "too large": ("# " + "x" * LARGEST_FILE, "f:1: larger than 1 MiB, and no more is read"),
 }
 
 

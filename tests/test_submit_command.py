@@ -76,3 +76,19 @@ def test_the_command_ends_as_the_job_does(
     assert following.returncode == returned, told
     assert out.splitlines() == [f"job: {next(iter(server.jobs))}", "all"]
     assert words in told
+
+
+def test_a_file_that_git_ignores_goes_when_it_is_asked_for(server: JobServer, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / ".gitignore").write_text("*.jsonl\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    words = ["--no-wait", "--set", "data.sums={path: rows.jsonl}"]
+    with submit(server, tmp_path, *words) as refused:
+        _, told = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "data.sums.path: rows.jsonl is ignored by git" in told
+    assert not server.requests, "nothing was asked or sent"
+    with submit(server, tmp_path, *words, "--ignored") as sent:
+        _, told = sent.communicate(timeout=60)
+    assert sent.returncode == 0, told
+    assert len(server.jobs) == 1

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import PlanError
+from ratchet.pipeline.named import NAMING
 from ratchet.plan.base import Strict
 from ratchet.plan.load import load_plan
 from ratchet.submit import files
-from ratchet.submit.files import NAMING, StagedFile, git_ignored, listing, pack, stage
+from ratchet.submit.files import StagedFile, git_ignored, listing, pack, refuse_ignored, stage
 
 PLAN = """\
 name: small
@@ -80,7 +81,7 @@ def strict_classes() -> list[type[Strict]]:
 
 def test_every_key_of_a_schema_whose_text_speaks_of_a_file_is_staged_or_known() -> None:
     on_the_cluster = {("Cluster", "storage")}
-    elsewhere = {("Evaluation", "suite")}  # `named_paths` reads suites itself
+    elsewhere = {("Evaluation", "suite")}  # `planned_suites` reads them
     speaks = set()
     for one in strict_classes():
         for key, field in one.model_fields.items():
@@ -125,16 +126,32 @@ def test_the_archive_is_the_list_and_depends_on_nothing_else(folder: Path) -> No
 
 def test_links_are_followed_and_a_plan_elsewhere_lies_at_the_top(folder: Path, tmp_path_factory) -> None:
     outside = tmp_path_factory.mktemp("outside")
-    (outside / "rows.jsonl").write_text("linked")
+    Path("linked").write_text("linked")
     Path("rows/2.jsonl").unlink()
-    Path("rows/2.jsonl").symlink_to(outside / "rows.jsonl")
+    Path("rows/2.jsonl").symlink_to(folder / "linked")
     (outside / "plan.yaml").write_text(PLAN)
     found = stage(outside / "plan.yaml", load_plan(outside / "plan.yaml"))
     assert found.plan == "plan.yaml"
     assert {file.name: file.content for file in found.files}["rows/2.jsonl"] == b"linked"
+    Path("models/start/again").symlink_to("sub")
+    with pytest.raises(
+        PlanError, match=r"model\.path: models/start/again is a link to a folder, which is not followed"
+    ):
+        staged()
+    Path("models/start/again").unlink()
     (outside / "suite.yaml").write_text(PLAN)
     with pytest.raises(PlanError, match=r"two files would be suite\.yaml"):
         stage(outside / "suite.yaml", load_plan(outside / "suite.yaml"))
+
+
+@pytest.mark.parametrize("link", ["rows/2.jsonl", "rows", "models/start/sub", "models/start"])
+def test_links_that_leave_the_folder_are_refused_with_the_key(folder: Path, link: str, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "it"
+    Path(link).rename(outside)
+    Path(link).symlink_to(outside)
+    key = r"data\.one\.path" if link.startswith("rows") else r"model\.path"
+    with pytest.raises(PlanError, match=rf"^{key}: \S+ is {outside}\S* by a link, and lies outside"):
+        staged()
 
 
 @pytest.mark.parametrize(
@@ -156,13 +173,15 @@ def test_files_that_are_not_there_or_outside_are_refused_by_key(folder: Path, ov
 def test_files_over_the_limits_are_refused_before_they_are_read(folder: Path) -> None:
     with Path("rows/1.jsonl").open("wb") as file:
         file.truncate(files.MOST_OF_ONE + 1)
-    with pytest.raises(PlanError, match=r"rows/1\.jsonl: 25 MiB, and the most that is sent of one file") as caught:
+    with pytest.raises(
+        PlanError, match=r"rows/1\.jsonl: 25\.1 MiB, and the most that is sent of one file is 25 MiB"
+    ) as caught:
         staged()
     assert "storage that every node sees" in caught.value.fix
     for n in range(1, 6):
         with Path(f"rows/{n}.jsonl").open("wb") as file:
             file.truncate(files.MOST_OF_ONE)
-    with pytest.raises(PlanError, match="125 MiB together, and Ray takes 99"):
+    with pytest.raises(PlanError, match=r"125\.1 MiB together, and Ray takes 99"):
         staged()
 
 
@@ -173,13 +192,40 @@ def test_the_list_gives_sizes_and_one_digest() -> None:
     assert lines[2].startswith("   4.9 KiB  sent: 2 files, sha256 ")
 
 
-def test_what_git_ignores_is_said(folder: Path) -> None:
+def ignore(*patterns: str) -> None:
+    Path(".gitignore").write_text("".join(f"{one}\n" for one in patterns))
+    subprocess.run(["git", "init", "-q"], check=True)
+
+
+def test_what_git_ignores_is_refused_with_its_key(folder: Path) -> None:
     assert git_ignored(staged().files) == [], "no repository here"
-    Path(".gitignore").write_text("*.jsonl\n!mt/**\nstory.txt\n")
-    for command in (["init", "-q"], ["add", "-f", "story.txt"]):
-        subprocess.run(["git", *command], check=True)
-    ignored = git_ignored(staged().files)
-    assert set(ignored) == {"rows/1.jsonl", "rows/2.jsonl", "more/a.jsonl", "judged.jsonl", "held/pairs.jsonl"}
+    ignore("*.jsonl", "!mt/**", "story.txt")
+    subprocess.run(["git", "add", "-f", "story.txt"], check=True)
+    with pytest.raises(PlanError) as caught:
+        refuse_ignored(staged().files)
+    assert caught.value.what.splitlines() == [
+        "suite.yaml.tasks.pairs.data.path: held/pairs.jsonl is ignored by git",
+        "suite.yaml.tasks.talk.judge.file: judged.jsonl is ignored by git",
+        "data.two.path: more/a.jsonl is ignored by git",
+        "data.one.path: rows/1.jsonl is ignored by git",
+        "data.one.path: rows/2.jsonl is ignored by git",
+    ]
+    assert "--ignored" in caught.value.fix
+
+
+@pytest.mark.parametrize("ignored", ["rows", "kept/"])
+def test_what_git_ignores_is_seen_through_links(folder: Path, ignored: str) -> None:
+    Path("rows").rename("kept")
+    Path("rows").symlink_to("kept")
+    ignore(ignored)
+    assert [file.name for file in git_ignored(staged().files)] == ["rows/1.jsonl", "rows/2.jsonl"]
+
+
+def test_a_git_that_does_not_answer_is_told(folder: Path) -> None:
+    ignore("*.jsonl")
+    Path(".git/config").write_text("[broken")
+    with pytest.raises(PlanError, match="git does not say what it ignores: fatal: bad config line"):
+        refuse_ignored(staged().files)
 
 
 def test_the_library_goes_whole_and_without_what_python_left() -> None:

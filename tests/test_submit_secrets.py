@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from job_server import JobServer, job_server
 from ratchet.cli import main
 from ratchet.errors import PlanError
+from ratchet.pipeline.named import key_variables
 from ratchet.pipeline.session import worker_environment
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_plan
 from ratchet.redact import looks_secret
 from ratchet.submit.environment import runtime_env, variables
 from ratchet.submit.files import StagedFile
-from ratchet.submit.secrets import key_variables, known_secrets, refuse
+from ratchet.submit.secrets import known_secrets, refuse
 
 CANARY = "canary-5f2c9b1e77"
 PLAN = """\
@@ -67,6 +68,13 @@ def test_names_of_secrets_are_known(name: str) -> None:
         variables([f"{name}={CANARY}"], Cluster(), 120)
     assert CANARY not in str(caught.value)
     assert "secretKeyRef" in caught.value.fix
+
+
+@pytest.mark.parametrize("seconds", [0, -5])
+def test_a_stop_has_some_time(seconds: int) -> None:
+    with pytest.raises(PlanError, match=f"--stop-wait {seconds}: a stop would kill the run at once"):
+        variables([], Cluster(), seconds)
+    assert variables([], Cluster(), 1) == {"RAY_JOB_STOP_WAIT_TIME_S": "1"}
 
 
 @pytest.mark.parametrize("name", ["HF_HOME", "TOKENIZERS_PARALLELISM", "MAX_TOKENS", "NCCL_DEBUG", "MONKEYS", "PATH"])
@@ -121,7 +129,7 @@ def test_secrets_are_known_from_variables_files_and_judges(folder: Path) -> None
         "HF_TOKEN": CANARY, "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_AUTH_MODE": "token",
         "MY_JUDGE": "of-a-judge-22", "RAY_JOB_HEADERS": '{"X": "header-91"}', "HOME": str(folder), "SHORT_KEY": "abc",
     }  # fmt: skip
-    found = known_secrets(environment, key_variables(load_plan(Path("plan.yaml"))))
+    found = known_secrets(environment, [one.text for one in key_variables(load_plan(Path("plan.yaml")))])
     assert set(found.values()) == {CANARY, "of-a-file-7f3a", "of-ray-itself-81c", "of-a-judge-22", '{"X": "header-91"}'}
 
 

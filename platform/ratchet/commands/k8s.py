@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ratchet.commands.arguments import add_plan
 from ratchet.errors import PlanError
-from ratchet.kubernetes.check import Against, check, read_objects
+from ratchet.kubernetes.check import Against, check, holding, read_objects
 from ratchet.kubernetes.manifests import parse_manifests, to_yaml
 from ratchet.kubernetes.render import Asked, overlays, render
 from ratchet.kubernetes.schema import BUILT_IN, CEL, read_crds
 from ratchet.plan.document import fail
 from ratchet.plan.outline import either
+from ratchet.plan.reading import LARGEST_FILE
 from ratchet.store.files import write_text
 
 _STDIN = "-"
@@ -96,7 +97,7 @@ def _check(arguments: argparse.Namespace) -> int:
     files = [path for path in arguments.paths if str(path) != _STDIN]
     objects = read_objects(files)
     if len(files) < len(arguments.paths):
-        objects += parse_manifests(sys.stdin.read(), "<stdin>")
+        objects += holding(parse_manifests(sys.stdin.read(LARGEST_FILE + 1), "<stdin>"), "<stdin>")
     fail(check(objects, against))
     sys.stdout.write(f"{len(objects)} objects: rules of KubeRay v1.7.0 and of Ratchet kept\n")
     sys.stdout.write(f"schemas of KubeRay: {_schemas(bool(folder))}\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet.commands.arguments import add_plan
+from ratchet.pipeline.named import key_variables
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
 from ratchet.submit import files, secrets
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", metavar="ID", help="name of the job; left out: made from the plan's name and content")
     parser.add_argument("--fresh", action="store_true", help="put aside what the run folder holds and start over")
     parser.add_argument("--ship-code", action="store_true", help="send this library along; else the cluster has it")
+    parser.add_argument("--ignored", action="store_true", help="send files too that git ignores")
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the job; no secrets"
     )
@@ -85,8 +87,10 @@ def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[st
     values = variables(arguments.env, plan.cluster, arguments.stop_wait)
     command = entrypoint(staged.plan, arguments.overrides, fresh=arguments.fresh)
     texts = {"the command": command, "--id": arguments.id or ""} | {f"--env {name}": values[name] for name in values}
-    known = secrets.known_secrets(os.environ, secrets.key_variables(plan))
+    known = secrets.known_secrets(os.environ, [one.text for one in key_variables(plan)])
     secrets.refuse(texts, [*staged.files, *library], known)
+    if not arguments.ignored:
+        files.refuse_ignored(staged.files)
     _say_what_goes(console, staged, library)
     jobs = _connect(address, arguments)
     digest = digest_of(staged.digest, files.digest_of(library), command, values)
@@ -107,8 +111,6 @@ def _say_what_goes(console: Console, staged: files.Staged, library: tuple[files.
     if library:
         total = files.size(sum(len(file.content) for file in library))
         console.say(f"{total:>10}  library: {len(library)} files, sha256 {files.digest_of(library)[:16]}")
-    for name in files.git_ignored(staged.files):
-        console.say(f"{name} is ignored by git: it is sent, and a clone would not have it")
     for path in staged.elsewhere:
         console.say(f"{path} is not sent: every node of the cluster must see it")
 

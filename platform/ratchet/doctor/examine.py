@@ -31,11 +31,17 @@ def examine(plan: Plan | None, address: str | None) -> list[Finding]:
     address = address or cluster.ray.address or os.environ.get("RAY_ADDRESS") or ""
     findings = [_token_file(os.environ)]
     if address.startswith(_HTTP):
-        found = _seen_from_outside(address)
-        return [*findings, *found, warning("nodes", "not looked at: a dashboard shows none", _NODES)]
+        return [*findings, *_dashboard_alone(address)]
     if address in {"", "local"}:
         return [*findings, *_this_machine(plan, cluster)]
     return [*findings, *_attached(plan, cluster, address)]
+
+
+def _dashboard_alone(url: str) -> list[Finding]:
+    seen = dashboards.look(url, dashboards.own_token(os.environ))
+    if not seen.reachable:
+        return [problem("cluster", f"no dashboard answers at {url}", "check the address, or forward its port")]
+    return [*_of_dashboard(seen), warning("nodes", "not looked at: a dashboard shows none", _NODES)]
 
 
 _NODES = "give the address of the cluster itself (host:6379), or run `ratchet doctor` as a job on it"
@@ -61,7 +67,8 @@ def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding
     except ClusterError as error:
         return [problem("cluster", f"{error.where}: {error.what}", error.fix)]
     findings = [ok("cluster", f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}")]
-    findings += _seen_from_outside(url) if url else [rules_access.authentication(_no_dashboard(), os.environ)]
+    seen = dashboards.look(url, dashboards.own_token(os.environ)) if url else _no_dashboard()
+    findings += _of_dashboard(seen) if url else [rules_access.authentication(seen, os.environ)]
     open_metrics = [
         at for node in nodes if node.metrics_port and dashboards.answers(f"http://{(at := _metrics_at(node))}/metrics")
     ]
@@ -85,15 +92,14 @@ def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[Node]) -> lis
     return findings + ([rules_plan.room(cluster, nodes), rules_plan.object_store(cluster, nodes)] if plan else [])
 
 
-def _seen_from_outside(url: str) -> list[Finding]:
-    seen = dashboards.look(url, dashboards.own_token(os.environ))
+def _of_dashboard(seen: Dashboard) -> list[Finding]:
     findings = [rules_access.authentication(seen, os.environ), rules_access.openness(seen)]
     if not seen.reachable:
         return findings
     findings.append(rules_access.job_secrets(seen))
     if seen.ray_version:
         cluster = dataclasses.replace(
-            rules_nodes.known_holes([(url, {"ray": seen.ray_version})]), check="Ray's version"
+            rules_nodes.known_holes([(seen.url, {"ray": seen.ray_version})]), check="Ray's version"
         )
         findings.append(cluster)
     return findings

@@ -12,6 +12,7 @@ from ratchet.kubernetes.fit import Room, lacks
 from ratchet.kubernetes.house import GPU, house_faults, network_faults, shared_mounts
 from ratchet.kubernetes.kustomize import FILE, build
 from ratchet.kubernetes.manifests import at, kind_of, name_of, quantity, read_manifests
+from ratchet.kubernetes.names import label_fault, volume_fault
 from ratchet.kubernetes.operator_job import operator_faults
 from ratchet.kubernetes.ray_parts import Part, cluster_of, groups, job_of, ray_pods, replicas
 from ratchet.kubernetes.schema import Crd, built_in_faults, crd_faults
@@ -39,15 +40,22 @@ def read_objects(paths: Iterable[Path]) -> list[Document]:
     found: list[Document] = []
     for path in paths:
         if (path / FILE).is_file():
-            found += build(path)
+            found += holding(build(path), str(path))
         elif path.is_dir():
             files = sorted(one for ending in ("yaml", "yml") for one in path.glob(f"*.{ending}"))
             if not files:
                 raise PlanError(f"{path}: has no manifests, and no {FILE}")
-            found += [document for file in files for document in read_manifests(file)]
+            found += holding([document for file in files for document in read_manifests(file)], str(path))
         else:
-            found += read_manifests(path)
+            found += holding(read_manifests(path), str(path))
     return found
+
+
+def holding(objects: list[Document], where: str) -> list[Document]:
+    """Return objects as they are. Raises PlanError where there is none: nothing would be checked, and nothing wrong."""
+    if not objects:
+        raise PlanError("holds no object: there is nothing to check", where=where)
+    return objects
 
 
 def check(objects: Sequence[Document], against: Against) -> list[Problem]:
@@ -72,6 +80,9 @@ def _object_faults(document: Document) -> Iterator[Problem]:
             yield document.problem((), f"has no {key}")
     if not name_of(document):
         yield document.problem(("metadata",), "has no name")
+    namespace = at(document.data, "metadata", "namespace")
+    if namespace is not None and (what := label_fault(namespace)):
+        yield document.problem(("metadata", "namespace"), what)
 
 
 def _twice(objects: Sequence[Document]) -> Iterator[Problem]:
@@ -115,6 +126,9 @@ def _room(cluster: Part, group: Part) -> Room:
 
 def _storage_faults(job: Part, cluster: Part, plan: Plan) -> Iterator[Problem]:
     storage = PurePosixPath(plan.cluster.storage)
+    if storage.is_absolute() and (what := volume_fault(plan.cluster.storage)):
+        yield job.problem(f"cluster.storage: {what}", "entrypoint")
+        return
     folders = {folder for folder, _ in shared_mounts(next(ray_pods(cluster))[1])}
     if not any(storage.is_relative_to(folder) for folder in folders):
         there = " or ".join(sorted(folders)) or "no volume"

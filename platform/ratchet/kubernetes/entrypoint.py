@@ -10,6 +10,7 @@ from pathlib import Path
 from ratchet.errors import PlanError
 from ratchet.kubernetes.house import mounts_of
 from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, name_of
+from ratchet.kubernetes.names import IMAGE_FOLDER
 from ratchet.kubernetes.ray_parts import Part
 from ratchet.plan import explain, override
 from ratchet.plan.document import Document, fail
@@ -17,8 +18,6 @@ from ratchet.plan.load import own_problems, read_plan
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Plan
 
-IMAGE_FOLDER = "/opt/ratchet"
-"""The image's working folder, which has `jobs/`, `eval/` and `tune_spaces/` of the repository."""
 VERBS = {"run": 1, "score": 1, "sweep": 2}
 """Commands of Ratchet that a job may run, and how many files each takes."""
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
-import yaml
-
 from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, quantity, texts_in
-from ratchet.kubernetes.ray_parts import Part, cluster_of, environment, groups, job_of, ray_container, ray_pods
+from ratchet.kubernetes.names import MOST, size_fault, volume_fault
+from ratchet.kubernetes.ray_parts import (
+    Part,
+    cluster_of,
+    environment,
+    groups,
+    job_of,
+    ray_container,
+    ray_pods,
+    runtime_env,
+)
 from ratchet.plan.document import Document, Problem
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
@@ -55,11 +64,10 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
     for key in ("entrypointNumCpus", "entrypointNumGpus", "entrypointResources"):
         if job.data.get(key):
             yield job.problem("would let the driver run on a worker, which may be taken away: leave it out", key)
-    try:
-        environ = mapping(yaml.safe_load(str(job.data.get("runtimeEnvYAML") or "")), "env_vars")
-    except yaml.YAMLError:
+    found, fault = runtime_env(job)
+    if fault:
         return  # told by the operator's rules
-    wait = quantity(environ.get(STOP_WAIT))
+    wait = quantity(mapping(found, "env_vars").get(STOP_WAIT))
     if wait is None or wait < _SHORTEST_STOP:
         what = f'env_vars: {{{STOP_WAIT}: "120"}}: `ray job stop` kills after 3 s otherwise, without a checkpoint'
         yield job.problem(what, "runtimeEnvYAML")
@@ -94,6 +102,12 @@ def _pod_faults(name: str, pod: Part) -> Iterator[Problem]:
     for key in _PROBES:
         if key in container.data:
             yield container.problem("KubeRay sets its own, which know Ray's ports: leave it out", key)
+    for limit, kind in itertools.product(("requests", "limits"), MOST):
+        if what := size_fault(kind, at(container.data, "resources", limit, kind)):
+            yield container.problem(what, "resources", limit, kind)
+    for folder, _ in sorted(shared_mounts(pod)):
+        if what := volume_fault(folder):
+            yield container.problem(what, "volumeMounts")
     gpus = quantity(at(container.data, "resources", "limits", GPU)) or 0
     if gpus and not _shared_memory(pod):
         what = "workers on GPUs exchange through /dev/shm, which has 64 MB: mount an emptyDir with medium: Memory"

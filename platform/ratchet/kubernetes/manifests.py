@@ -11,27 +11,33 @@ import yaml
 
 from ratchet.errors import PlanError
 from ratchet.plan.document import Document, KeyPath, Place, Problem, dotted, fail, shorten
+from ratchet.plan.reading import DEEPEST, LARGEST_FILE, MOST_VALUES, read_text
 
-MOST_VALUES = 100_000
-DEEPEST = 64
 _TEXTS = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
 
 
 def read_manifests(path: Path) -> list[Document]:
     """Read the objects of a file. Raises PlanError where it cannot be read, or is not YAML."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return parse_manifests(text, str(path))
+    return parse_manifests(read_text(path), str(path))
 
 
 def parse_manifests(text: str, file: str) -> list[Document]:
     """Return the objects of YAML text, documents without content left out; `List` objects count as their items.
 
+    Raises PlanError where the text is no YAML, is over the limits that hold for plans, or has something else.
+    """
+    if len(text) > LARGEST_FILE:
+        raise PlanError(f"{file}: larger than {LARGEST_FILE >> 20} MiB, and no more is read")
+    return [item for document in parse_documents(text, file) for item in _items(document)]
+
+
+def parse_documents(text: str, file: str, deepest: int = DEEPEST) -> list[Document]:
+    """Return the documents of YAML text, those without content left out, of whatever type they are.
+
     The scalars are those of YAML 1.1, as Kubernetes reads them: `on` is true there. Raises PlanError.
     """
     try:
+        _limit_depth(text, file, deepest)
         nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -40,11 +46,21 @@ def parse_manifests(text: str, file: str) -> list[Document]:
         raise PlanError(f"{file}: not YAML: {shorten(str(error))}") from None
     found = []
     for node in nodes:
-        walk = _Walk(file)
+        walk = _Walk(file, deepest)
         data = walk.value(node, ())
         if data is not None:
             found.append(Document(file, data, walk.places, tuple(walk.problems)))
-    return [item for document in found for item in _items(document)]
+    return found
+
+
+def _limit_depth(text: str, file: str, deepest: int) -> None:
+    """Raise PlanError where text is nested too deep, before anything is built of it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > deepest:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise PlanError(f"{file}:{line}: nested more than {deepest} deep")
 
 
 def one_document(text: str, file: str) -> Document:
@@ -102,7 +118,7 @@ def texts(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
 
 def quantity(value: Any) -> float | None:
     """Return a quantity of Kubernetes, such as `500m` or `8Gi`, in units or bytes; None where it is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", str(value))
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", str(value), re.ASCII)
     if match is None or isinstance(value, bool):
         return None
     scale = {None: 1.0, "m": 1e-3} | {unit: 1e3 ** (n + 1) for n, unit in enumerate("kMGTP")}
@@ -144,8 +160,8 @@ def _items(document: Document) -> Iterator[Document]:
 class _Walk:
     """Turns nodes into plain values, and keeps their places. No value is shared, whatever aliases say."""
 
-    def __init__(self, file: str) -> None:
-        self.file, self.count = file, 0
+    def __init__(self, file: str, deepest: int) -> None:
+        self.file, self.deepest, self.count = file, deepest, 0
         self.places: dict[KeyPath, Place] = {}
         self.problems: list[Problem] = []
         self.scalars = yaml.SafeLoader("")
@@ -154,10 +170,9 @@ class _Walk:
         place = Place(self.file, node.start_mark.line + 1)
         self.places.setdefault(path, place)
         self.count += 1
-        if self.count > MOST_VALUES or len(path) > DEEPEST:
-            limit = (
-                f"more than {MOST_VALUES:,} values" if self.count > MOST_VALUES else f"nested more than {DEEPEST} deep"
-            )
+        if self.count > MOST_VALUES or len(path) > self.deepest:
+            many = self.count > MOST_VALUES
+            limit = f"more than {MOST_VALUES:,} values" if many else f"nested more than {self.deepest} deep"
             raise PlanError(str(Problem(place, dotted(path[:2]), f"{limit} once its aliases are written out")))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)

@@ -7,11 +7,9 @@ import zoneinfo
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-import yaml
-
 from ratchet.kubernetes.manifests import at, kind_of, name_of
 from ratchet.kubernetes.operator_cluster import cluster_faults
-from ratchet.kubernetes.ray_parts import CLUSTERS, Part, autoscales, cluster_of, job_of
+from ratchet.kubernetes.ray_parts import CLUSTERS, Part, autoscales, cluster_of, job_of, runtime_env
 from ratchet.plan.document import Document, Problem
 
 LONGEST_NAMES = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
@@ -79,10 +77,8 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
         if isinstance(value, int) and value <= 0:
             yield job.problem(f"{value} is not above 0", key)
     yield from _mode_faults(job, cluster, mode)
-    try:
-        yaml.safe_load(str(data.get("runtimeEnvYAML") or ""))
-    except yaml.YAMLError:
-        yield job.problem("is not YAML", "runtimeEnvYAML")
+    if what := runtime_env(job)[1]:
+        yield job.problem(what, "runtimeEnvYAML")
 
 
 def _mode_faults(job: Part, cluster: Part | None, mode: object) -> Iterator[Problem]:

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings
+from ratchet.errors import PlanError
+from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, parse_documents
 from ratchet.plan.document import Document, KeyPath, Problem
 
 CLUSTERS: dict[str, KeyPath] = {
@@ -79,6 +80,20 @@ def ray_container(pod: Part) -> Part:
 def environment(container: Part, name: str) -> Part | None:
     """Return the entry of an environment variable."""
     return next((one for one in container.parts("env") if one.data.get("name") == name), None)
+
+
+def runtime_env(job: Part) -> tuple[dict[str, Any], str]:
+    """Return what `runtimeEnvYAML` says, and what is wrong with it: nothing, or a sentence."""
+    text = job.data.get("runtimeEnvYAML")
+    try:
+        found = parse_documents(str(text or ""), "line")
+    except PlanError as error:
+        return {}, f"is not YAML that is read: {error.what}"
+    if len(found) > 1 or not all(isinstance(one.data, dict) for one in found):
+        return {}, "is not YAML of one mapping"
+    if problems := [problem for one in found for problem in one.problems]:
+        return {}, f"is not YAML that is read: {problems[0]}"
+    return (found[0].data if found else {}), ""
 
 
 def autoscales(cluster: Part) -> bool:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.kubernetes.entrypoint import IMAGE_FOLDER, VERBS, Command, read_command
+from ratchet.kubernetes.entrypoint import VERBS, Command, read_command
 from ratchet.kubernetes.fit import place
 from ratchet.kubernetes.house import GPU, shared_mounts
 from ratchet.kubernetes.kustomize import FILE, build
 from ratchet.kubernetes.manifests import at, kind_of, quantity
+from ratchet.kubernetes.names import IMAGE_FOLDER, label_fault, size_fault, volume_fault
+from ratchet.kubernetes.needs import templates, unmet
 from ratchet.kubernetes.operator_job import LONGEST_NAMES, name_fault
 from ratchet.kubernetes.ray_parts import Part, autoscales, cluster_of, containers, groups, job_of, ray_pods
-from ratchet.plan.document import Document, KeyPath, fail
+from ratchet.kubernetes.security import image_fault
+from ratchet.plan.document import Document, fail
 from ratchet.plan.load import plan_of, planned_suites, read_plan
 from ratchet.plan.schema import Plan
 
 _VOLUME = "plan"
 _GI = 1024**3
-_FILES_OF = {"data", "model", "stages"}
-"""Parts of a plan whose `path` keys name files that every node reads."""
+_MOST_CARRIED = 256 << 10
+"""Bytes of a ConfigMap: `kubectl apply` keeps a copy of it in an annotation, and Kubernetes takes 256 KiB of those."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +67,10 @@ def render(asked: Asked) -> list[dict[str, Any]]:
 
     Raises PlanError where the plan is wrong, needs files that no pod would have, or does not fit the overlay's nodes.
     """
+    if asked.namespace is not None and (what := label_fault(asked.namespace)):
+        raise PlanError(what, where="--namespace")
+    if asked.image is not None and (what := image_fault(asked.image)):
+        raise PlanError(what, where="--image")
     document = read_plan(asked.plan, asked.overrides)
     plan = plan_of(document)
     objects = build(asked.folder)
@@ -80,11 +88,10 @@ def render(asked: Asked) -> list[dict[str, Any]]:
     job.document.data["metadata"]["name"] = name
     command = _command(asked, job)
     job.data["entrypoint"] = command.line()
-    _mount_storage(cluster, plan)
-    folders = [folder for folder, _ in shared_mounts(next(ray_pods(cluster))[1])]
-    fail(document.problem(path, what) for path, what in _unseen(document, folders))
+    _mount_storage(document, cluster, plan)
+    fail(unmet(document, plan, [pod for _, pod in ray_pods(cluster)], asked.folder.resolve().parent.parent.parent))
     _size(cluster, plan, asked, sweep=command.verb == "sweep")
-    files = _files(command, plan)
+    files = _files(asked, command, plan)
     for _, pod in ray_pods(cluster):
         _mount_files(pod, f"{name}-plan", files)
     if asked.image is not None:
@@ -119,35 +126,18 @@ def _inside(path: Path) -> str:
     return f"jobs/{path.name}" if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
-def _files(command: Command, plan: Plan) -> dict[str, str]:
+def _files(asked: Asked, command: Command, plan: Plan) -> dict[str, str]:
     """Return the texts that the pods get, by name below the image's folder."""
-    names = [*command.files, *(suite.name for suite in planned_suites(plan))]
+    names = [suite.name for suite in planned_suites(plan)]
     outside = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
     if outside:
         raise PlanError(f"{outside[0]}: a suite must lie below the current folder, to lie there in the pods too")
-    return {name: Path(name).read_text(encoding="utf-8") for name in names}
+    given = dict(zip(command.files, [asked.plan, *([asked.space] if asked.space else [])], strict=True))
+    paths = given | {name: Path(name) for name in [*names, *templates(plan)]}
+    return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
 
 
-def _unseen(document: Document, folders: Sequence[str]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield the files of a plan that no node would find: relative ones, and those outside the shared volumes."""
-    for path, text in _named_files(document.data, ()):
-        if not any(PurePosixPath(text).is_relative_to(folder) for folder in folders):
-            there = " or ".join(sorted(folders))
-            yield path, f"{text} is not on the volume of the pods: put it there, and write a path below {there}"
-
-
-def _named_files(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    if not path:
-        value = {key: item for key, item in value.items() if key in _FILES_OF}
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        if key == "path":
-            many = item if isinstance(item, list) else [item]
-            yield from (((*path, "path"), one) for one in many if isinstance(one, str))
-        else:
-            yield from _named_files(item, (*path, key))
-
-
-def _mount_storage(cluster: Part, plan: Plan) -> None:
+def _mount_storage(document: Document, cluster: Part, plan: Plan) -> None:
     """Mount the volume where the plan has its store, unless that lies on it already."""
     storage = PurePosixPath(plan.cluster.storage)
     if not storage.is_absolute():
@@ -155,6 +145,8 @@ def _mount_storage(cluster: Part, plan: Plan) -> None:
             f"cluster.storage is {storage}, which is another folder in every pod",
             fix="name it from the root, as the volume is mounted: --set cluster.storage=/mnt/store",
         )
+    if what := volume_fault(plan.cluster.storage):
+        fail([document.problem(("cluster", "storage"), what)])
     for _, pod in ray_pods(cluster):
         for folder, claim in shared_mounts(pod):
             if not storage.is_relative_to(folder):
@@ -221,6 +213,8 @@ def _memory(limits: dict[str, Any], gpus: float, wanted: str | None) -> float:
     found = quantity(wanted)
     if found is None or found < _GI:
         raise PlanError(f"--memory-per-worker {wanted}: write a quantity of 1Gi or more, such as 64Gi")
+    if what := size_fault("memory", wanted):
+        raise PlanError(what, where="--memory-per-worker")
     return found
 
 
@@ -230,6 +224,10 @@ def _in_gi(size: float) -> str:
 
 def _mount_files(pod: Part, config_map: str, files: dict[str, str]) -> None:
     """Lay each file over the image's folder, so that it has the name there that it has here."""
+    if strange := [name for name in files if not re.fullmatch(r"[\w./-]{1,253}", name, re.ASCII)]:
+        raise PlanError(
+            f"{strange[0]!r} cannot be a key of a ConfigMap", fix="name it with letters, digits and any of `.-_`"
+        )
     if len({_key(name) for name in files}) < len(files):
         raise PlanError(f"two of {', '.join(files)} would have one key in a ConfigMap: rename one")
     pod.data.setdefault("volumes", []).append({"name": _VOLUME, "configMap": {"name": config_map}})
@@ -246,7 +244,13 @@ def _key(name: str) -> str:
 def _config_map(name: str, files: dict[str, str]) -> dict[str, Any]:
     metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "ratchet"}}
     data = {_key(file): text for file, text in files.items()}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+    found = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+    if len(json.dumps(found)) > _MOST_CARRIED:
+        raise PlanError(
+            f"plan, suites and templates are more than the {_MOST_CARRIED >> 10} KiB of a ConfigMap that is applied",
+            fix="put chat templates on the volume",
+        )
+    return found
 
 
 def _set_image(job: Part, cluster: Part, image: str) -> None:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import yaml
-
 from ratchet import __version__
 from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, texts, texts_in
-from ratchet.kubernetes.ray_parts import Part, autoscales, cluster_of, containers, environment, job_of, ray_pods
+from ratchet.kubernetes.names import folder_fault, image_form_fault
+from ratchet.kubernetes.ray_parts import (
+    Part,
+    autoscales,
+    cluster_of,
+    containers,
+    environment,
+    job_of,
+    ray_pods,
+    runtime_env,
+)
 from ratchet.plan.document import Document, Problem
 from ratchet.redact import looks_secret, shapes_in
 
@@ -86,6 +94,9 @@ def _container_faults(container: Part) -> Iterator[Problem]:
         yield container.problem("adds what was dropped", "securityContext", "capabilities", "add")
     if context.get("privileged"):
         yield container.problem("must not be", "securityContext", "privileged")
+    for n, mount in enumerate(mappings(container.data, "volumeMounts")):
+        if what := folder_fault(mount.get("mountPath")):
+            yield container.problem(what, "volumeMounts", n, "mountPath")
     if what := image_fault(str(container.data.get("image") or "")):
         yield container.problem(what, "image")
 
@@ -95,7 +106,8 @@ def image_fault(image: str) -> str:
     name, _, digest = image.partition("@")
     path, _, tag = name.rpartition("/")[2].partition(":")
     if digest:
-        return "" if re.fullmatch(r"sha256:[0-9a-f]{64}", digest) else f"{digest!r} is no digest"
+        pinned = re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
+        return image_form_fault(image) if pinned else f"{digest!r} is no digest"
     if not path:
         return "no image is named"
     if not tag:
@@ -104,7 +116,7 @@ def image_fault(image: str) -> str:
         return f"{image}: `latest` is another image tomorrow: name a version, or a digest"
     if path == "ratchet" and not re.match(rf"v?{re.escape(__version__)}(?![\w.])", tag):
         return f"{image} is not of this Ratchet, {__version__}: a tag begins with the version"
-    return ""
+    return image_form_fault(image)
 
 
 def _job_faults(job: Part) -> Iterator[Problem]:
@@ -112,11 +124,7 @@ def _job_faults(job: Part) -> Iterator[Problem]:
         yield job.problem(
             "is missing: KubeRay's own is not let in under Pod Security `restricted`", "submitterPodTemplate"
         )
-    try:
-        environ = mapping(yaml.safe_load(str(job.data.get("runtimeEnvYAML") or "")), "env_vars")
-    except yaml.YAMLError:
-        return  # told by the operator's rules
-    for name in environ:
+    for name in mapping(runtime_env(job)[0], "env_vars"):
         if looks_secret(str(name)):
             what = f"{name}: anybody who reaches the dashboard can read it: take it from a Secret, in the pods"
             yield job.problem(what, "runtimeEnvYAML")

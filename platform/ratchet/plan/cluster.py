@@ -72,6 +72,11 @@ class Ray(Strict):
     object_store_mb: Annotated[int, Field(ge=80)] = 200
     """Object store of a local Ray."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a Ray is named that need not be the one of the machine that the driver is on."""
+        return self.address not in {None, "auto"}
+
 
 Workers = Annotated[int, Field(ge=1)]
 

@@ -38,9 +38,14 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> Document:
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     """Read an evaluation suite. Raises PlanError, whose `what` has one line for each problem."""
+    return _suite_of(read_suite(path, overrides))
+
+
+def read_suite(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Read the document of an evaluation suite, with overrides. Raises PlanError where it is none."""
     document = read(path)
     _refuse_other(document, "tasks")
-    return _suite_of(override.apply(document, overrides, Suite))
+    return override.apply(document, overrides, Suite)
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
@@ -125,12 +130,16 @@ def _proved(model: Schema | None, problems: list[Problem], document: Document) -
 
 @dataclasses.dataclass(frozen=True)
 class PlannedSuite:
-    """A suite as a plan asks for it: `name` is its file, `final` whether it is for final models alone."""
+    """A suite as a plan asks for it: `name` is its file, `final` whether it is for final models alone.
+
+    `document` has the lines of its keys; those that the plan sets stand at `--set` there.
+    """
 
     name: str
     suite: Suite
     final: bool
     at_end: bool
+    document: Document
 
 
 def planned_suites(plan: Plan) -> list[PlannedSuite]:
@@ -138,8 +147,9 @@ def planned_suites(plan: Plan) -> list[PlannedSuite]:
     found = []
     for one in plan.evaluate:
         asked = Evaluation(suite=one) if isinstance(one, str) else one
-        suite = load_suite(Path(asked.suite), _assignments(asked.set))
-        found.append(PlannedSuite(asked.suite, suite, asked.models == "final", asked.when == "end"))
+        document = read_suite(Path(asked.suite), _assignments(asked.set))
+        suite = _suite_of(document)
+        found.append(PlannedSuite(asked.suite, suite, asked.models == "final", asked.when == "end", document))
     return found
 
 
@@ -166,12 +176,12 @@ def suite_problems(document: Document) -> Iterator[Problem]:
 
 def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any]) -> Iterator[Problem]:
     try:
-        read_suite = override.apply(read(Path(name)), _assignments(values), Suite)
+        own = override.apply(read(Path(name)), _assignments(values), Suite)
     except PlanError as error:
         yield document.problem(here, error.what)
         return
-    suite, problems = explain.validate(Suite, read_suite)
-    yield from [*read_suite.problems, *problems]
+    suite, problems = explain.validate(Suite, own)
+    yield from [*own.problems, *problems]
     sources = document.data.get("data")
     if suite is None or not isinstance(sources, dict):
         return

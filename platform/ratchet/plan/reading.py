@@ -43,7 +43,7 @@ _SYNTAX = (
 
 def read(path: Path) -> Document:
     """Read a YAML file. Raises PlanError where no mapping can be read from it."""
-    document = parse(_text(path), str(path))
+    document = parse(read_text(path), str(path))
     if not isinstance(document.data, dict):
         kind = "a list" if isinstance(document.data, list) else "one value"
         _stop(document.place(()), f"must be a mapping of keys to values, not {kind}")
@@ -80,19 +80,20 @@ def in_yaml(value: Any) -> str:
     return re.sub(r"e([+-])0+", r"e\1", json.dumps(value))
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path, largest: int = LARGEST_FILE) -> str:
+    """Return the text of a YAML file of at most `largest` bytes. Raises PlanError where it cannot be read."""
     place = Place(str(path), 1)
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
+            data = file.read(largest + 1)
     except FileNotFoundError:
         raise PlanError(f"{path}: no such file{hint(_beside(path))}") from None
     except IsADirectoryError:
         raise PlanError(f"{path}: is a folder: name the file in it") from None
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > LARGEST_FILE:
-        _stop(place, f"larger than {LARGEST_FILE >> 20} MiB: no plan is that long")
+    if len(data) > largest:
+        _stop(place, f"larger than {largest >> 20} MiB, and no more is read")
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -23,9 +23,15 @@ RAYS_STOP_WAIT = 3
 def variables(settings: Sequence[str], cluster: Cluster, stop_wait: int) -> dict[str, str]:
     """Return the variables of a job: the time that a stop gives, and `NAME=VALUE` settings.
 
-    Raises PlanError where a setting looks like a secret, or is one that the run itself sets: Ray ends a driver
-    whose `ray.init` and job both set a variable.
+    Raises PlanError where that is no time, and where a setting looks like a secret, or is one that the run itself
+    sets: Ray ends a driver whose `ray.init` and job both set a variable.
     """
+    if stop_wait < 1:
+        raise PlanError(
+            "a stop would kill the run at once, without a checkpoint",
+            where=f"--stop-wait {stop_wait}",
+            fix="give 1 second or more; a checkpoint of a large model takes minutes",
+        )
     found = {STOP_WAIT: str(stop_wait)}
     for setting in settings:
         name, equals, value = setting.partition("=")

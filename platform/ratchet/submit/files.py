@@ -11,33 +11,18 @@ import functools
 import glob
 import hashlib
 import io
+import math
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.pairs.tokenizer import shipped_templates
-from ratchet.plan.base import Strict
-from ratchet.plan.data import Source
-from ratchet.plan.judge import ReplayJudge
+from ratchet.pipeline.named import named_files
+from ratchet.plan.document import dotted
 from ratchet.plan.load import planned_suites
-from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
-from ratchet.plan.suite import Files, Harness, Rows, Suite
-
-NAMING: Mapping[type[Strict], tuple[str, ...]] = {
-    ModelSpec: ("path", "chat_template"),
-    Source: ("path",),
-    Suite: ("data_root",),
-    Harness: ("include",),
-    Files: ("path",),
-    Rows: ("path",),
-    ReplayJudge: ("file",),
-}
-"""Keys of plans and suites that name a file or folder."""
 
 MOST_BYTES = 99 << 20
 """Ray's dashboard takes bodies of 100 MiB (`DASHBOARD_CLIENT_MAX_SIZE`); the rest is for the archive's own lines."""
@@ -48,10 +33,11 @@ _SHARED = "put it on storage that every node sees, and give its absolute path"
 
 @dataclasses.dataclass(frozen=True)
 class StagedFile:
-    """A file under its name in the job's working folder, with the bytes that go."""
+    """A file under its name in the job's working folder, with the bytes that go, and the key that names it."""
 
     name: str
     content: bytes
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,56 +65,44 @@ def stage(path: Path, plan: Plan) -> Staged:
 
     Raises PlanError where one is missing, lies outside of the current folder, or is too large to be sent.
     """
-    found = {_own_name(path): path}
+    found = {_own_name(path): (path, "")}
     elsewhere = []
-    for entry, where in named_paths(plan):
+    for entry, where in _entries(plan):
         if entry.startswith(("/", "~")):
             elsewhere.append(entry)
             continue
         for file in _expand(entry, where):
             name = Path(os.path.normpath(file)).as_posix()
-            if not file.samefile(found.setdefault(name, file)):
+            if not file.samefile(found.setdefault(name, (file, where))[0]):
                 raise PlanError(f"two files would be {name}", where=where, fix="copy the plan into the current folder")
     total = 0
-    for name, file in found.items():
-        size = file.stat().st_size
-        total += size
-        if size > MOST_OF_ONE:
+    for name, (file, _) in found.items():
+        bytes_of_it = file.stat().st_size
+        total += bytes_of_it
+        if bytes_of_it > MOST_OF_ONE:
             raise PlanError(
-                f"{size / 2**20:.0f} MiB, and the most that is sent of one file is {MOST_OF_ONE >> 20} MiB",
+                f"{_mib(bytes_of_it)}, and the most that is sent of one file is {MOST_OF_ONE >> 20} MiB",
                 where=name,
                 fix=_SHARED,
             )
     if total > MOST_BYTES:
-        raise PlanError(
-            f"the files are {total / 2**20:.0f} MiB together, and Ray takes {MOST_BYTES >> 20}", fix=_SHARED
-        )
-    files = tuple(StagedFile(name, found[name].read_bytes()) for name in sorted(found))
+        raise PlanError(f"the files are {_mib(total)} together, and Ray takes {MOST_BYTES >> 20}", fix=_SHARED)
+    files = tuple(StagedFile(name, found[name][0].read_bytes(), found[name][1]) for name in sorted(found))
     return Staged(_own_name(path), files, tuple(dict.fromkeys(elsewhere)))
 
 
-def named_paths(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield every file or folder that a plan and its suites name, and the key that names it."""
-    yield from _named(plan, "")
-    for one in planned_suites(plan):
-        yield one.name, "evaluate"
-        yield from _named(one.suite, one.name)
+def _mib(count: int) -> str:
+    """Return bytes in MiB, rounded up, so that what is over a limit reads so."""
+    return f"{math.ceil(count / (1 << 20) * 10) / 10:.1f} MiB"
 
 
-def _named(part: Any, at: str) -> Iterator[tuple[str, str]]:
-    if isinstance(part, Mapping):
-        for key, value in part.items():
-            yield from _named(value, f"{at}.{key}".lstrip("."))
-    elif isinstance(part, tuple | list):
-        for value in part:
-            yield from _named(value, at)
-    elif isinstance(part, Strict):
-        for key in type(part).model_fields:
-            value, where = getattr(part, key), f"{at}.{key}".lstrip(".")
-            if key not in NAMING.get(type(part), ()):
-                yield from _named(value, where)
-            elif key != "chat_template" or value not in shipped_templates():
-                yield from ((entry, where) for entry in ([value] if isinstance(value, str) else value or ()))
+def _entries(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield every file or folder that a plan and its suites name, the suites themselves too, and the key."""
+    for suite in planned_suites(plan):
+        yield suite.name, "evaluate"
+    for one in named_files(plan):
+        key = dotted(one.path)
+        yield one.text, key if one.suite is None else f"{one.suite.name}.{key}"
 
 
 def _own_name(path: Path) -> str:
@@ -149,6 +123,7 @@ def _expand(entry: str, where: str) -> list[Path]:
     found = sorted(path.rglob("*")) if path.is_dir() else [path]
     if not path.exists() and glob.has_magic(entry):
         found = sorted(Path(name) for name in glob.glob(entry, recursive=True))  # noqa: PTH207 - the rule of `pairs.files`
+    _refuse_links(found, where)
     files = [file for file in found if file.is_file()]
     if not files:
         raise PlanError(
@@ -157,6 +132,20 @@ def _expand(entry: str, where: str) -> list[Path]:
             fix="relative paths count from where the command is run; absolute ones are the cluster's",
         )
     return files
+
+
+def _refuse_links(found: list[Path], where: str) -> None:
+    """Raise PlanError where a link leads out of the current folder, or is a folder in another: no list has those."""
+    here = Path.cwd().resolve()
+    for one in found:
+        if not one.resolve().is_relative_to(here):
+            raise PlanError(
+                f"{one} is {one.resolve()} by a link, and lies outside of the current folder",
+                where=where,
+                fix="copy it here, or give an absolute path that the cluster has",
+            )
+        if one.is_symlink() and one.is_dir():
+            raise PlanError(f"{one} is a link to a folder, which is not followed", where=where, fix="copy it here")
 
 
 def listing(files: tuple[StagedFile, ...], what: str) -> str:
@@ -173,19 +162,41 @@ def size(count: int) -> str:
     return f"{count / (1 << 10):.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
 
 
-def git_ignored(files: tuple[StagedFile, ...]) -> list[str]:
-    """Return those that git ignores: they are sent, but no clone has them. None where there is no git."""
-    names = "\0".join(file.name for file in files)
+def refuse_ignored(files: tuple[StagedFile, ...]) -> None:
+    """Raise PlanError where git ignores a file: no clone has it, and often it was not meant for others."""
+    ignored = git_ignored(files)
+    if ignored:
+        lines = [f"{file.key or 'the plan'}: {file.name} is ignored by git" for file in ignored]
+        raise PlanError("\n".join(lines), fix="take it out of the plan or of .gitignore, or send it with --ignored")
+
+
+def git_ignored(files: tuple[StagedFile, ...]) -> list[StagedFile]:
+    """Return those that git ignores, by their own name or by what a link leads to. None where there is no git.
+
+    Raises PlanError where git does not answer.
+    """
+    places = {file: _places(Path(file.name)) for file in files}
     try:
         answer = subprocess.run(
             ["git", "check-ignore", "--stdin", "-z"],
-            input=names.encode(),
+            input="\0".join(set().union(*places.values())).encode(),
             capture_output=True,
             check=False,
+            env=os.environ | {"LC_ALL": "C"},
         )
     except FileNotFoundError:
         return []
-    return [name for name in answer.stdout.decode().split("\0") if name]
+    said = answer.stderr.decode(errors="replace").strip()
+    if answer.returncode > 1 and "not a git repository" not in said:
+        raise PlanError(f"git does not say what it ignores: {said}", fix="mend that, or send all with --ignored")
+    ignored = set(answer.stdout.decode().split("\0"))
+    return [file for file in files if places[file] & ignored]
+
+
+def _places(path: Path) -> set[str]:
+    """Return the names to ask git for, which looks at nothing beyond a link: the link, and what it leads to."""
+    link = next((one for one in reversed([path, *path.parents]) if one.is_symlink()), None)
+    return {path.as_posix()} if link is None else {link.as_posix(), os.path.relpath(path.resolve())}
 
 
 def pack(files: tuple[StagedFile, ...], target: Path) -> None:

@@ -77,7 +77,7 @@ def check_plan(plan: Plan) -> None:
             where="cluster.storage",
             fix="give an absolute folder that every node of the cluster sees: --set cluster.storage=/mnt/store",
         )
-    if plan.cluster.ray.address not in {None, "auto"}:
+    if plan.cluster.ray.elsewhere:
         raise PlanError(
             "a job runs on the Ray that it is submitted to",
             where="cluster.ray.address",

@@ -12,9 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ratchet.errors import PlanError
-from ratchet.plan.judge import EndpointJudge
-from ratchet.plan.load import planned_suites
-from ratchet.plan.schema import Plan
 from ratchet.redact import SHORTEST, looks_secret, shapes_in
 from ratchet.submit.files import StagedFile
 
@@ -45,12 +42,6 @@ def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> d
         if place.is_file() and place.stat().st_size <= _LARGEST_SECRET and os.access(place, os.R_OK):
             found[str(place)] = place.read_text(errors="replace")
     return {name: value.strip() for name, value in found.items() if len(value.strip()) >= SHORTEST}
-
-
-def key_variables(plan: Plan) -> list[str]:
-    """Return the variables that hold the keys of the judges of a plan's suites."""
-    judges = (getattr(task, "judge", None) for one in planned_suites(plan) for task in one.suite.tasks.values())
-    return [judge.key_variable for judge in judges if isinstance(judge, EndpointJudge) and judge.key_variable]
 
 
 def refuse(texts: Mapping[str, str], files: Sequence[StagedFile], secrets: Mapping[str, str]) -> None:
