@@ -157,6 +157,7 @@ def begun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         run.communicate()
 
 
+@pytest.mark.slow
 def test_a_killed_driver_comes_back_as_if_nothing_had_happened(
     done: Path, tmp_path: Path, begun: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(
     assert (run / "model/model.safetensors").read_bytes() == (base[0] / "model/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
     base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
