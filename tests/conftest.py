@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -81,3 +81,20 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    """A Ray of this machine with room for four training workers."""
+    from train_ray_bench import four_workers
+
+    with four_workers():
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a training step reads: a tiny model, tokens and reference scores; the spec's fields that name them."""
+    from train_bench import write_inputs
+
+    return write_inputs(tmp_path_factory.mktemp("inputs"))

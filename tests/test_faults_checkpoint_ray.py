@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,11 @@ import pytest
 
 from ratchet.train.checkpoint import COMMITTED, MANIFEST
 from test_train_checkpoint import empty, newest, truncate
-from train_bench import flip, write_inputs
-from train_ray_bench import assert_same_end, four_workers, go, spec_at
+from train_bench import flip
+from train_ray_bench import assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 NEWEST, BEFORE = "step-000012", "step-000008"
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with four_workers():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

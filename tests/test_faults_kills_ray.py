@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from train_bench import write_inputs
-from train_ray_bench import assert_same_end, four_workers, go, spec_at
+from train_ray_bench import assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -25,17 +23,6 @@ def places(seed: int) -> list[tuple[str, int, int]]:
     saves = [(point, rank, draw.randrange(EVERY, STEPS + 1, EVERY)) for point, rank in 2 * SAVES]
     steps = draw.sample([(rank, step) for rank in (0, 1) for step in range(1, STEPS + 1)], 12)
     return saves + [("step:kill", rank, step) for rank, step in steps]
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with four_workers():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,10 @@ import pytest
 
 from ratchet.train.spec import CheckpointSettings
 from train_bench import Pairs, lines_of, reference_of, tiny_model, write_inputs, write_logps
-from train_ray_bench import assert_same_end, four_workers, go, spec_at
+from train_ray_bench import assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 DPOP = {"kind": "dpop", "options": {"beta": 0.5, "penalty": 5.0}}
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with four_workers():
-        yield
 
 
 @pytest.fixture(scope="module")

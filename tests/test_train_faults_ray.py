@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,14 @@ from ratchet.train.launch import TrainResult
 from ratchet.train.launch import train as launch
 from ratchet.train.spec import CheckpointSettings
 from ratchet.train.worker import WORKERS
-from train_bench import lines_of, write_inputs
-from train_ray_bench import assert_same_end, four_workers, go, spec_at
+from train_bench import lines_of
+from train_ray_bench import assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
 CALM: dict[str, Any] = {"learning_rate": 3e-4}
 """Losses that stay near ln 2: relative differences of tiny ones are those of their last digits."""
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with four_workers():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

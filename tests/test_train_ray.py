@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,10 @@ from ray.exceptions import RayError
 from ratchet.errors import ClusterError, RatchetError, StorageError, TrainingError
 from ratchet.train.launch import TrainResult, _plain_errors
 from ratchet.train.spec import DeepSpeedSettings
-from train_bench import lines_of, spec_of, write_inputs
-from train_ray_bench import DIVIDED, assert_same_end, four_workers, go, spec_at
+from train_bench import lines_of, spec_of
+from train_ray_bench import DIVIDED, assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with four_workers():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

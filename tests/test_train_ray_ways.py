@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,9 @@ from ratchet.train.engine import TorchEngine
 from ratchet.train.spec import CheckpointSettings, LoraSettings
 from ratchet.train.worker import work
 from train_bench import CPU, lines_of, write_inputs
-from train_ray_bench import assert_same_end, four_workers, go, spec_at
+from train_ray_bench import assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with four_workers():
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
