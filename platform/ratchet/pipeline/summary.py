@@ -42,7 +42,7 @@ def summarise(
         "steps": [_step(run, step) for step in steps],
         "evaluation": [_evaluation(run, one) for one in scores],
         "gamma": [_gamma(run, row) for one in scores for row in one["gamma"]],
-        "warnings": [*run.warnings, *_unshared(run, steps), *_overlap_warnings(run, overlaps)],
+        "warnings": [*run.warnings, *_unshared(run, steps), *_befell(run, steps), *_overlap_warnings(run, overlaps)],
     }
 
 
@@ -198,6 +198,13 @@ def _unshared(run: Run, steps: Sequence[Step]) -> list[str]:
     training = [facts_of(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps]
     reasons = dict.fromkeys(facts["unshared"] for facts in training if facts and facts.get("unshared"))
     return [f"tokens that sequences share were computed for each of them: {reason}" for reason in reasons]
+
+
+def _befell(run: Run, steps: Sequence[Step]) -> list[str]:
+    """Say what befell a step that a reader of its figures must know: updates left out, checkpoints that were broken."""
+    training = {step.name: facts_of(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps}
+    told = [(name, event) for name, facts in training.items() if facts for event in facts["events"]]
+    return [f"{name}: {event}" for name, event in told if "was skipped" in event or "set aside" in event]
 
 
 def _overlap_warnings(run: Run, overlaps: list[Overlap]) -> list[str]:
