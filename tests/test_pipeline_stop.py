@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from ratchet.errors import StoppedError
-from ratchet.pipeline.stop import SIGNALS, Stop, stoppable
+from ratchet.pipeline.stop import SIGNALS, Interruption, Stop, stoppable
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -18,19 +18,26 @@ def test_a_signal_ends_the_run_where_nothing_must_be_waited_for(number: signal.S
         signal.raise_signal(number)
 
 
+def test_no_wide_handler_takes_the_signal_for_an_error_of_its_own() -> None:
+    with pytest.raises(StoppedError), stoppable(Stop()):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:
+            raise ValueError("a model that cannot be read") from error
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_while_a_model_is_trained_a_signal_is_remembered_and_the_next_one_ends_all(number: signal.Signals) -> None:
     said: list[str] = []
     stop = Stop(said.append)
-    with stoppable(stop):
-        with pytest.raises(StoppedError), stop.patiently():
+    with pytest.raises(StoppedError), stoppable(stop):
+        with pytest.raises(Interruption), stop.patiently():
             assert stop.why() is None
             signal.raise_signal(number)
             assert stop.why() == f"asked to stop by {number.name}"
             assert said == ["stopping after a checkpoint; another signal ends the run at once"]
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(StoppedError):
-            signal.raise_signal(number)
+        signal.raise_signal(number)
 
 
 def test_what_comes_to_its_end_all_the_same_is_the_last_thing_that_is_done() -> None:

@@ -26,6 +26,8 @@ from urllib.parse import quote
 MASK = "***"
 SHORTEST = 8
 """Characters below which a value is no secret to look for: it would be found in ordinary words."""
+_LONG = 20
+"""Characters from which on a value of letters alone is looked for too."""
 
 _WORDS = {"AUTH", "AUTHORIZATION", "BEARER", "CREDENTIAL", "CREDENTIALS", "KEY", "KEYS", "PASSPHRASE", "SECRETS"}
 _ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY")
@@ -46,6 +48,7 @@ _SHAPES = (
 _COMPILED = tuple((what, re.compile(shape), instead) for what, shape, instead in _SHAPES)
 _FILES = ("~/.ray/auth_token", "~/.cache/huggingface/token")
 _named: set[str] = set()
+_contents: dict[str, str] = {}
 
 
 def keep_secret(variable: str) -> None:
@@ -118,15 +121,15 @@ def _secrets() -> frozenset[str]:
     found = {value.strip() for name, value in os.environ.items() if looks_secret(name)}
     files = [*_FILES, *(os.environ.get(name, "") for name in ("RAY_AUTH_TOKEN_PATH", "HF_TOKEN_PATH"))]
     found |= {_content(name) for name in files if name}
-    return frozenset(value for value in found if len(value) >= SHORTEST and not _is_number(value))
+    return frozenset(filter(_can_be_told, found))
 
 
-@functools.lru_cache(maxsize=16)
 def _content(name: str) -> str:
-    """Return what a file of a token holds; empty where there is none that can be read."""
-    with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home
-        return Path(name).expanduser().read_text(encoding="utf-8").strip()
-    return ""
+    """Return what a file of a token holds; empty where there is none that can be read, which may come later."""
+    if name not in _contents:
+        with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home
+            _contents[name] = Path(name).expanduser().read_text(encoding="utf-8").strip()
+    return _contents.get(name, "")
 
 
 @functools.lru_cache(maxsize=4)
@@ -139,6 +142,10 @@ def _spellings(secrets: frozenset[str]) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda spelling: (-len(spelling), spelling)))
 
 
-def _is_number(value: str) -> bool:
-    """Digits alone are no secret to look for: they would be found in numbers, which must stay as they are."""
-    return value.replace(".", "").replace("-", "").isdigit()
+def _can_be_told(value: str) -> bool:
+    """Whether a value is looked for. Plain words and plain numbers are not, though a variable that is named as secrets
+    are may hold one: they stand in records that must be read again as they were.
+    """
+    plain = value.replace(".", "").replace("-", "")
+    word = len(value) < _LONG and re.fullmatch(r"[A-Za-z_-]+", value)
+    return len(value) >= SHORTEST and not word and not plain.isdigit()

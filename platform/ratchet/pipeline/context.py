@@ -17,6 +17,7 @@ from ratchet.reference.calibrate import Calibration
 from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
 from ratchet.reference.partition import Difficulty
 from ratchet.store.layout import Layout
+from ratchet.store.lease import Lease
 from ratchet.track.progress import Console
 
 
@@ -116,8 +117,8 @@ class Run:
     chat_template: str | None
     trial: Trial | None = None
     stop: Stop = dataclasses.field(default_factory=Stop)
-    still_ours: Callable[[], None] = lambda: None
-    """Raises RunError where another process has taken the run folder over."""
+    lease: Lease | None = None
+    """The run's own on its folder, once it has begun; a trial's run has none that workers must know of."""
     pairs: dict[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
     tokens: dict[tuple[str, int, Overlong], Tokens] = dataclasses.field(default_factory=dict)
     models: dict[str, Model] = dataclasses.field(default_factory=dict)
@@ -127,6 +128,11 @@ class Run:
     foreign: EngineChoice | None = None
     gates: dict[tuple[str, str], Gate] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
+
+    def still_ours(self) -> None:
+        """Raise RunError where another process has taken the run folder over."""
+        if self.lease is not None:
+            self.lease.check()
 
     @property
     def folder(self) -> Path:

@@ -47,7 +47,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     """
     run, clock = _open(plan, fresh, trial), time.monotonic()
     with hold(run.folder, run.console.say) as lease:
-        run.still_ours = lease.check
+        run.lease = lease
         with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster), _stoppable(run):
             _prepare(run)
             with Evaluations(run) as evaluations:

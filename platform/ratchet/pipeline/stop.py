@@ -18,6 +18,10 @@ from ratchet.errors import StoppedError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Interruption(BaseException):
+    """What a signal raises: no `except Exception` on its way takes it for an error of what it interrupts."""
+
+
 class Stop:
     """Whether the run was asked to stop, and whether it must wait for a good moment."""
 
@@ -48,19 +52,19 @@ class Stop:
             self._patient = False
 
     def ask(self, number: int) -> None:
-        """Take a signal. Raises StoppedError where nothing must be waited for."""
+        """Take a signal. Raises Interruption where nothing must be waited for."""
         again, self._why = self._why is not None, f"asked to stop by {signal.Signals(number).name}"
         if self._patient and not again:
             self.say("stopping after a checkpoint; another signal ends the run at once")
             return
-        self.check()
+        raise Interruption
 
 
 @contextlib.contextmanager
 def stoppable(stop: Stop) -> Iterator[None]:
     """Let signals ask `stop`. Begin it when Ray is up: Ray takes SIGTERM for itself when it starts.
 
-    Only a process's main thread can take signals; elsewhere this does nothing.
+    Only a process's main thread can take signals; elsewhere this does nothing. Raises StoppedError.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -72,6 +76,8 @@ def stoppable(stop: Stop) -> Iterator[None]:
     before: dict[signal.Signals, Any] = {number: signal.signal(number, take) for number in SIGNALS}
     try:
         yield
+    except Interruption:
+        stop.check()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

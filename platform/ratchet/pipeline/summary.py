@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from ratchet.pipeline.prepare import facts_of
 from ratchet.plan.stages import Merge, PreferenceStage
 from ratchet.store.record import Record, code_commit, now, versions
 from ratchet.track.jsonl import read_metrics
+
+_TO_BE_KNOWN = re.compile(r"step \d+ was skipped: |step-\d+ failed its check")
 
 
 def summarise(
@@ -204,7 +207,7 @@ def _befell(run: Run, steps: Sequence[Step]) -> list[str]:
     """Say what befell a step that a reader of its figures must know: updates left out, checkpoints that were broken."""
     training = {step.name: facts_of(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps}
     told = [(name, event) for name, facts in training.items() if facts for event in facts["events"]]
-    return [f"{name}: {event}" for name, event in told if "was skipped" in event or "set aside" in event]
+    return [f"{name}: {event}" for name, event in told if _TO_BE_KNOWN.match(event)]
 
 
 def _overlap_warnings(run: Run, overlaps: list[Overlap]) -> list[str]:

@@ -160,6 +160,8 @@ def train_spec(
         track=_track(run, step, run_id),
         recipe=_recipe(run, step, stage),
         stop_file=str(run.trial.stop_file) if run.trial else None,
+        lease=str(run.lease.folder) if run.lease else None,
+        generation=run.lease.generation if run.lease else 0,
     )
 
 

@@ -270,6 +270,12 @@ def _link(aside: Path, path: Path) -> bool:
     return True
 
 
+def highest(folder: Path) -> int:
+    """Return the generation that holds a lease now, or held it last; 0 where nobody ever did. Raises StorageError."""
+    with storage_errors(folder):
+        return max(_generations(folder), default=0)
+
+
 def _path(folder: Path, generation: int) -> Path:
     return folder / f"{generation}.json"
 

@@ -6,6 +6,7 @@ A folder without `record.json` is unfinished: it is resumed or made again, never
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import importlib.metadata
 import json
@@ -102,6 +103,10 @@ def read_json_or_none(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return read_json_or_none(path)  # on a network disk: another file has taken the name meanwhile
     except ValueError as error:
         raise CorruptError(
             f"not JSON: {error}", where=str(path), fix="delete the file; it will be made again"

@@ -178,10 +178,17 @@ class DeepSpeedEngine:
         That layout lies beside the checkpoint under a name that counts as unfinished, and goes at the end.
         """
         universal = folder.parent / f".{folder.name}.universal"
+        told: list[str] = [""]
         if torch.distributed.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
-            _to_universal(folder / _TAG, universal / _TAG, _CONVERSION_SHARE * self.timeout)
-        torch.distributed.barrier()
+            told = [_to_universal(folder / _TAG, universal / _TAG, _CONVERSION_SHARE * self.timeout)]
+        torch.distributed.broadcast_object_list(told)
+        if told[0]:
+            raise (StorageError if "No space left" in told[0] else RunError)(
+                f"the checkpoint could not be divided anew: {told[0]}",
+                where=str(folder),
+                fix="free some space if that ran out; or go on with the number of workers that wrote it",
+            )
         self.engine._config.load_universal_checkpoint = True
         try:
             self.engine.load_checkpoint(str(universal), tag=_TAG)
@@ -198,11 +205,16 @@ class DeepSpeedEngine:
         return self.engine.module.state_dict() if torch.distributed.get_rank() == 0 else None
 
 
-def _to_universal(folder: Path, out: Path, seconds: float) -> None:
-    """Convert in a process of its own: DeepSpeed's converter starts processes and prints."""
+def _to_universal(folder: Path, out: Path, seconds: float) -> str:
+    """Convert in a process of its own: DeepSpeed's converter starts processes and prints. Return what failed, or ""."""
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(folder), "--output_folder", str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=seconds)
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"it took more than {seconds:.0f} s (cluster.collective_timeout)"
+    said = done.stderr.strip().splitlines()
+    return "" if done.returncode == 0 else said[-1] if said else f"status {done.returncode}"
 
 
 class _Files(TorchCheckpointEngine):  # type: ignore[misc]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -17,14 +16,12 @@ from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingErr
 from ratchet.store.files import write_text
 from ratchet.train import faults, nodes, notice
 from ratchet.train.communicate import out_of_memory
-from ratchet.train.events import note, noted
-from ratchet.train.notice import Notice
+from ratchet.train.events import note
 from ratchet.train.spec import TrainSpec
+from ratchet.train.watched import Told, watched
 from ratchet.train.worker import WORKERS, ray_worker
 
 _NEVER = 1e9
-_LOOK_SECONDS = 1.0
-"""How often the driver looks at the cluster, and at whether it was asked to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +80,12 @@ def train(
     clock, spec = time.monotonic(), spec.absolute()
     folder = Path(spec.folder)
     each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
-    watch, tell = nodes.Watch(spec, each), _Told(spec, say)
+    watch, tell = nodes.Watch(spec, each), Told(spec, say)
     while True:
         notice.put(folder, None)
         (folder / WORKERS).unlink(missing_ok=True)
         with _plain_errors(spec):
-            outcome = _watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, tell)
+            outcome = watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, tell)
         if "ended" not in outcome:
             break
         _go_on_or_stop(spec, outcome["ended"])
@@ -113,62 +110,6 @@ def _go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
             where=f"step {spec.step}",
             fix="run again: it goes on from there",
         )
-
-
-class _Told:
-    """Says what befell a step as it happens, and nothing of what befell it in an earlier call."""
-
-    def __init__(self, spec: TrainSpec, say: Callable[[str], None]) -> None:
-        self.spec, self.say = spec, say
-        self.heard = len(noted(Path(spec.folder)))
-
-    def news(self) -> None:
-        """Say what is new."""
-        events = noted(Path(self.spec.folder))
-        for event in events[self.heard :]:
-            self.say(f"{self.spec.step:<20} {event}")
-        self.heard = len(events)
-
-
-def _watched(
-    spec: TrainSpec,
-    fit: Callable[[], Mapping[str, Any]],
-    watch: nodes.Watch,
-    stop: Callable[[], str | None],
-    tell: _Told,
-) -> Mapping[str, Any]:
-    """Return what `fit` does, in a thread of its own; meanwhile tell the workers what they must know.
-
-    Signals stay the main thread's: Ray Train would take SIGINT for good.
-    """
-    outcome: dict[str, Any] = {}
-
-    def work() -> None:
-        try:
-            outcome["value"] = fit()
-        except BaseException as error:
-            outcome["error"] = error
-
-    folder, told = Path(spec.folder), None
-    thread = threading.Thread(target=work, name="ratchet-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        why = stop()
-        if why is not None and not nodes.on_nodes(folder):
-            raise StoppedError(
-                f"{why}: stopped while there were no workers", where=f"step {spec.step}", fix="run again: it goes on"
-            )
-        found = Notice("stop", why) if why is not None else watch.notice(nodes.seen())
-        if found != told:
-            notice.put(folder, found)
-            told = found
-        tell.news()
-        thread.join(_LOOK_SECONDS)
-    tell.news()
-    if "error" in outcome:
-        raise outcome["error"]
-    value: Mapping[str, Any] = outcome["value"]
-    return value
 
 
 def _fit(spec: TrainSpec, each: Mapping[str, float], max_restarts: int, slots: Path | None) -> Mapping[str, Any]:

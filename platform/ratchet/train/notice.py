@@ -46,11 +46,8 @@ class Ended(Exception):  # noqa: N818  no error: the step goes on later, from a 
 
 def put(step_folder: Path, notice: Notice | None) -> None:
     """Tell the workers of a step, or take the last word back. Raises StorageError."""
-    path = step_folder / NAME
-    if notice is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_json(path, dataclasses.asdict(notice))
+    # The file is there always: a network disk keeps in mind for long that a name does not exist.
+    write_json(step_folder / NAME, None if notice is None else dataclasses.asdict(notice))
 
 
 def look(step_folder: Path, stop_file: str | None) -> Notice | None:

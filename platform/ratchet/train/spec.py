@@ -58,7 +58,8 @@ class TrainSpec:
     with the model. `skip_nonfinite` steps of a hundred may be skipped where a number is not finite. `workers`
     are the most that there may be, `fewest_workers` (None: as many) those without which training
     waits. `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU.
-    `recipe` are further rows of the model card.
+    `recipe` are further rows of the model card. `lease` is the folder of the driver's lease on the run and
+    `generation` what it took: workers of a driver that another one has displaced do not begin.
     """
 
     step: str
@@ -104,6 +105,8 @@ class TrainSpec:
     track: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stop_file: str | None = None
+    lease: str | None = None
+    generation: int = 0
 
     @property
     def beta(self) -> float:

@@ -20,6 +20,7 @@ from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
 from ratchet.store.files import write_json
+from ratchet.store.lease import highest
 from ratchet.track.tracker import Tracker, open_tracker
 from ratchet.train import budget, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
@@ -105,6 +106,7 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
     scorer = agree(communicator, lambda: build_scorer(spec, device))
     engine = make_engine(spec, scorer, device)
+    agree(communicator, lambda: check_driver(spec))
     checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
     resumed = _go_on(engine, checkpoints)
     after = resumed.step if resumed else 0
@@ -140,6 +142,16 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
         "peak_memory_mb": max(communicator.gather(peak_memory_mb(device))),
         "seconds": {"setup": ready, "training": trained, "publishing": time.monotonic() - clock - ready - trained},
     }
+
+
+def check_driver(spec: TrainSpec) -> None:
+    """Raise RunError where another driver has taken the run over from the one that started these workers."""
+    if spec.lease is not None and highest(Path(spec.lease)) != spec.generation:
+        raise RunError(
+            "another driver has taken this run over",
+            where=spec.lease,
+            fix="nothing to do here: that one goes on with it",
+        )
 
 
 def peak_memory_mb(device: torch.device) -> float:

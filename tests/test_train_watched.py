@@ -1,0 +1,138 @@
+"""The driver beside training: when it waits for workers that are gone, when it ends, and what it says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet.errors import RunError, StoppedError, TrainingError
+from ratchet.store.files import write_json
+from ratchet.store.lock import hold
+from ratchet.train import watched as module
+from ratchet.train.events import note
+from ratchet.train.nodes import Nodes, Watch
+from ratchet.train.notice import Notice, look
+from ratchet.train.watched import Told, watched
+from ratchet.train.worker import WORKERS, check_driver
+from train_bench import spec_of
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("ratchet.train.nodes.seen", lambda: Nodes({}, {}, frozenset()))
+
+
+class Training:
+    """Stands for Ray Train: begins, and ends when it is let go."""
+
+    def __init__(self, folder: Path, begun: bool = True) -> None:
+        self.folder, self.begun, self.over, self.calls = folder, begun, threading.Event(), 0
+
+    def __call__(self) -> Mapping[str, Any]:
+        self.calls += 1
+        if self.begun:
+            write_json(self.folder / WORKERS, {"nodes": ["a"]})
+        self.over.wait(20)
+        return {"ended": {"kind": "stop", "step": 7}}
+
+
+def beside(folder: Path, training: Training, stop: Any, **fields: Any) -> tuple[Any, list[str]]:
+    spec, said = spec_of(folder, **fields), []
+    return watched(spec, training, Watch(spec, {"CPU": 1.0}), stop, Told(spec, said.append)), said
+
+
+def test_a_stop_that_was_obeyed_is_told_as_what_it_was(tmp_path: Path) -> None:
+    """Ray takes the workers away some seconds before their word arrives."""
+    training = Training(tmp_path)
+
+    def stop() -> str | None:
+        if look(tmp_path, None) == Notice("stop", "asked"):
+            (tmp_path / WORKERS).unlink(missing_ok=True)
+            threading.Timer(0.1, training.over.set).start()
+        return "asked" if training.calls else None
+
+    outcome, _ = beside(tmp_path, training, stop)
+    assert outcome["ended"] == {"kind": "stop", "step": 7}
+
+
+def test_where_training_never_began_a_stop_is_not_waited_for(tmp_path: Path) -> None:
+    training = Training(tmp_path, begun=False)
+    with pytest.raises(StoppedError, match="while there were no workers"):
+        beside(tmp_path, training, lambda: "asked" if training.calls else None)
+    training.over.set()
+
+
+def test_a_stop_that_is_known_before_begins_nothing(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    with pytest.raises(StoppedError):
+        beside(tmp_path, training, lambda: "asked")
+    assert training.calls == 0
+
+
+def test_workers_that_do_not_come_back_are_not_waited_for_after_a_stop(tmp_path: Path) -> None:
+    training, lost = Training(tmp_path), []
+
+    def stop() -> str | None:
+        if (tmp_path / WORKERS).exists() and not lost:
+            (tmp_path / WORKERS).unlink()
+            lost.append(True)
+        return "asked" if lost else None
+
+    with pytest.raises(StoppedError):
+        beside(tmp_path, training, stop)
+    training.over.set()
+
+
+def test_a_trial_that_has_no_workers_hears_its_sweep(tmp_path: Path) -> None:
+    training = Training(tmp_path, begun=False)
+    (tmp_path / "stop.json").touch()
+    with pytest.raises(TrainingError, match="as it was told to"):
+        beside(tmp_path, training, lambda: None, stop_file=str(tmp_path / "stop.json"))
+    training.over.set()
+
+
+def test_waiting_for_room_is_said_once_and_so_is_what_befalls_the_step(tmp_path: Path) -> None:
+    note(tmp_path, "of an earlier call")
+    training = Training(tmp_path, begun=False)
+    looks = iter(range(1000))
+
+    def stop() -> None:
+        if next(looks) == 100:
+            note(tmp_path, "1 worker (abc) began")
+            training.over.set()
+
+    _, said = beside(tmp_path, training, stop, workers=3)
+    assert [line.split(maxsplit=1)[1].strip() for line in said] == [
+        "waits for room for 3 workers on the cluster",
+        "1 worker (abc) began",
+    ]
+
+
+def test_a_cluster_that_does_not_answer_for_a_moment_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, training = [], Training(tmp_path)
+
+    def seen() -> Nodes:
+        looks.append(True)
+        if len(looks) > 3:
+            training.over.set()
+        raise RuntimeError("the GCS is away")
+
+    monkeypatch.setattr("ratchet.train.nodes.seen", seen)
+    outcome, _ = beside(tmp_path, training, lambda: None)
+    assert outcome["ended"]["step"] == 7
+
+
+def test_workers_of_a_driver_that_was_displaced_do_not_begin(tmp_path: Path) -> None:
+    with hold(tmp_path) as lease:
+        spec = spec_of(tmp_path, lease=str(lease.folder), generation=lease.generation)
+        check_driver(spec)
+        (lease.folder / f"{lease.generation + 1}.json").write_text("{}")
+        with pytest.raises(RunError, match="another driver"):
+            check_driver(spec)
