@@ -28,11 +28,20 @@ def server() -> Iterator[JobServer]:
         yield found
 
 
+# A shell's background job, and so its children, are born deaf to Ctrl-C.
+COMMAND = """
+import signal, sys
+from ratchet.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 def submit(server: JobServer, folder: Path, *more: str) -> subprocess.Popen[str]:
     (folder / "plan.yaml").write_text(PLAN)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "ratchet.cli", "submit", "plan.yaml", *more], cwd=folder, text=True,
+        [sys.executable, "-c", COMMAND, "submit", "plan.yaml", *more], cwd=folder, text=True,
         env=kept | {"RAY_API_SERVER_ADDRESS": server.address, "HOME": str(folder)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -45,7 +54,10 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(server: JobServer, tmp_
         server.logs[name] = "a line\n"
         assert following.stdout.readline() == "a line\n", "so it follows"
         following.send_signal(signal.SIGINT)
-        _, told = following.communicate(timeout=60)
+        try:
+            _, told = following.communicate(timeout=60)
+        finally:
+            following.kill()
     assert following.returncode == 130
     assert "Traceback" not in told
     assert f"{name} goes on" in told
