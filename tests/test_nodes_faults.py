@@ -143,10 +143,13 @@ def test_a_job_that_is_stopped_with_rays_three_seconds_replays_less_than_an_inte
 def test_a_host_that_is_taken_away_with_notice_costs_no_step_and_its_place_is_taken_again(
     nodes: Nodes, plan: Path, storage: Path, record_property: Record
 ) -> None:
-    """Two workers, one, and two again, with no restart allowed; long enough for Ray to count its nodes anew."""
-    long = "stages.align.epochs=600"
-    done(nodes, nodes.submit(plan, *settings(storage, "name=long", long), name="long"))
-    runs = Runs(nodes, plan, storage, "notice", "cluster.workers=[1, 2]", long)
+    """Two workers, one, and two again, with no restart allowed.
+
+    It is long enough for Ray to count its nodes anew, and learns so slowly that losses stay near ln 2.
+    """
+    long = ("stages.align.epochs=600", "stages.align.learning_rate=1e-6")
+    done(nodes, nodes.submit(plan, *settings(storage, "name=long", *long), name="long"))
+    runs = Runs(nodes, plan, storage, "notice", "cluster.workers=[1, 2]", *long)
     job = runs.submit()
     runs.until_step(BEGUN, job)
     noticed = time.time()
