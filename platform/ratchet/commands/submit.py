@@ -66,8 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     check_plan(plan)
     address = find_address(arguments.address, os.environ)
     if arguments.stop:
-        stop(_connect(address, arguments), plan.name, arguments.id, sys.stdout, patience=arguments.patience)
-        return 0
+        return stop(_connect(address, arguments), plan.name, arguments.id, sys.stdout, patience=arguments.patience)
     job_id, jobs = _submit(arguments, plan, address)
     if arguments.no_wait:
         return 0

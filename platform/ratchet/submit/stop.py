@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from ratchet.errors import RunError, some
+from ratchet.errors import RunError, StoppedError, some
 from ratchet.submit.follow import follow
-from ratchet.submit.job import Job, Jobs
+from ratchet.submit.job import Job, Jobs, exit_status
 from ratchet.track.progress import Console, duration
 
 _AFTER_KILL = 60.0
 
 
-def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: float) -> Job:
-    """Stop the one running job of a plan, or the one named; write what it says until its end, and return it.
+def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: float) -> int:
+    """Stop the one running job of a plan, or the one named; write what it says until its end.
 
-    Raises RunError where no such job runs, or several do and none is named; ClusterError.
+    Return 0 where it stopped in its time, `StoppedError`'s status where it was killed then, and its own where it had
+    ended by itself. Raises RunError where no such job runs, or several do and none is named; ClusterError.
     """
     job, console = find(jobs, plan, job_id), Console()
     seen = len(jobs.log(job.id))
@@ -27,14 +28,15 @@ def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: fl
     took = time.monotonic() - started
     if ended.status != "STOPPED":
         console.say(f"{job.id}: had ended by itself: {ended.status}")
-    elif took < job.stop_wait:
+        return exit_status(ended)
+    if took < job.stop_wait:
         console.say(f"{job.id}: stopped after {duration(took)}; submitted again, the run goes on where it stopped")
-    else:
-        console.say(
-            f"{job.id}: killed after its {job.stop_wait} s; submitted again, the run goes on from the last checkpoint "
-            "that was committed (more time: --stop-wait when submitting)"
-        )
-    return ended
+        return 0
+    console.say(
+        f"{job.id}: killed after its {job.stop_wait} s; submitted again, the run goes on from the last checkpoint "
+        "that was committed (more time: --stop-wait when submitting)"
+    )
+    return StoppedError.exit_code
 
 
 def find(jobs: Jobs, plan: str, job_id: str | None) -> Job:
