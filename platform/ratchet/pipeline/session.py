@@ -67,15 +67,13 @@ def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
     """
     for key, value in worker_environment(cluster).items():
         os.environ.setdefault(key, value)
-    address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default too, in this version
     import ray
 
     if ray.is_initialized():
         with _checked(cluster):
             yield
         return
+    address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     check_port(address)
     try:
         _connect(cluster, address, runs)
