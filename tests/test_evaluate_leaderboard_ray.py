@@ -15,6 +15,7 @@ pytestmark = pytest.mark.ray
 SIX = ("arc", "hellaswag", "mmlu", "truthfulqa", "winogrande", "gsm8k")
 
 
+@pytest.mark.slow
 def test_the_six_leaderboard_tasks_are_the_same_from_one_process_and_from_two(
     stories: Path, shared: Path, tmp_path: Path
 ) -> None:

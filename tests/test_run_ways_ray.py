@@ -113,6 +113,7 @@ def test_the_reference_from_a_folder_is_the_one_that_is_recorded(done: Path) -> 
     assert all(math.isfinite(line["loss"]) for line in metrics(done, "plain"))
 
 
+@pytest.mark.slow
 def test_fresh_puts_the_steps_aside_and_makes_the_same_again(done: Path) -> None:
     before = {step: weights(done, step) for step in STEPS}
     inodes = {step: (steps(done) / step).stat().st_ino for step in STEPS}
