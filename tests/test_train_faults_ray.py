@@ -120,5 +120,5 @@ def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
 
 def test_a_trial_that_is_dropped_says_so(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "stop.json").write_text("{}")
-    with pytest.raises(TrainingError, match="ended after step 1, as it was told to"):
+    with pytest.raises(TrainingError, match="ended while it had no workers, as it was told to"):
         go(spec_at(tmp_path / "run", inputs, workers=1, stop_file=str(tmp_path / "stop.json")))
