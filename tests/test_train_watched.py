@@ -90,12 +90,12 @@ def test_workers_that_do_not_come_back_are_not_waited_for_after_a_stop(tmp_path:
     training.over.set()
 
 
-def test_a_trial_that_has_no_workers_hears_its_sweep(tmp_path: Path) -> None:
+def test_a_trial_that_was_dropped_before_begins_no_workers(tmp_path: Path) -> None:
     training = Training(tmp_path, begun=False)
     (tmp_path / "stop.json").touch()
     with pytest.raises(TrainingError, match="as it was told to"):
         beside(tmp_path, training, lambda: None, stop_file=str(tmp_path / "stop.json"))
-    training.over.set()
+    assert training.calls == 0
 
 
 def test_waiting_for_room_is_said_once_and_so_is_what_befalls_the_step(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def watched(
             outcome["error"] = error
 
     folder, told, begun, without = Path(spec.folder), None, False, 0
-    if (why := stop()) is not None:
+    if (why := stop()) is not None or _dropped(spec):
         raise _without_workers(spec, why)
     thread = threading.Thread(target=work, name="ratchet-train", daemon=True)
     thread.start()
@@ -68,8 +68,9 @@ def watched(
         begun, without = begun or here, 0 if here else without + 1
         if without == _WAITS:
             tell.say(f"waits for room for {spec.fewest_workers or spec.workers} workers on the cluster")
-        # Workers that are gone for a moment have ended, or come back: only then is it known what they left.
-        if (why is not None or _dropped(spec)) and not here and (not begun or without >= _GONE):
+        # Workers that are gone for a moment have ended, or come back: only then is it known what they left. A trial
+        # that is dropped waits for its workers, which end: slots that nobody waits for stay taken until Ray's job ends.
+        if why is not None and not here and (not begun or without >= _GONE):
             raise _without_workers(spec, why)
         found = Notice("stop", why) if why is not None else _of_nodes(watch)
         if found != told:
