@@ -10,17 +10,19 @@ from typing import Any
 
 from nodes import Job, Nodes
 
-PLAN = """\
-name: base
+MADE = """\
 model:
   scratch: {tokenizer_from: [slips], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
             intermediate_size: 64, max_positions: 128}
 data:
   slips: {generate: {kind: arithmetic, rows: 48, steps: 2, largest: 20, seed: 1}, build: arithmetic_corruption}
-stages:
-  align: {kind: dpop, data: [slips], batch: 8, learning_rate: 1e-3, max_length: 96, checkpoint: {every: 2, keep: 2}}
+"""
+PLAN = f"""\
+name: base
+{MADE}stages:
+  align: {{kind: dpop, data: [slips], batch: 8, learning_rate: 1e-3, max_length: 96, checkpoint: {{every: 2, keep: 2}}}}
 evaluate: [suite.yaml]
-cluster: {workers: 2, token_budget: 512, score_actors: 2, deepspeed: {zero: 2}}
+cluster: {{workers: 2, token_budget: 512, score_actors: 2, deepspeed: {{zero: 2}}}}
 """
 SUITE = """\
 tasks:
@@ -30,17 +32,12 @@ tasks:
 """
 
 
-COURSE = """\
+COURSE = f"""\
 name: calm
-model:
-  scratch: {tokenizer_from: [slips], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
-            intermediate_size: 64, max_positions: 128}
-data:
-  slips: {generate: {kind: arithmetic, rows: 48, steps: 2, largest: 20, seed: 1}, build: arithmetic_corruption}
-stages:
-  align: {kind: dpo, data: [slips], batch: 8, epochs: 80, learning_rate: 1e-4, max_length: 96,
-          checkpoint: {every: 40, keep: 2}}
-cluster: {workers: 2, token_budget: 32, score_actors: 2, max_restarts: 0, deepspeed: {zero: 2}}
+{MADE}stages:
+  align: {{kind: dpo, data: [slips], batch: 8, epochs: 80, learning_rate: 1e-4, max_length: 96,
+          checkpoint: {{every: 40, keep: 2}}}}
+cluster: {{workers: 2, token_budget: 32, score_actors: 2, max_restarts: 0, deepspeed: {{zero: 2}}}}
 """
 """Hundreds of small steps, so that something can befall them; no evaluation."""
 EVERY = 40

@@ -16,7 +16,7 @@ from ratchet.pipeline.named import key_variables
 from ratchet.pipeline.session import worker_environment
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_plan
-from ratchet.redact import looks_secret
+from ratchet.redact import looks_secret, shapes_in
 from ratchet.submit.environment import runtime_env, variables
 from ratchet.submit.files import StagedFile
 from ratchet.submit.secrets import known_secrets, refuse
@@ -118,7 +118,11 @@ def test_what_looks_like_a_secret_is_refused_in_texts_and_yaml_and_not_in_rows(t
 
 
 def test_plain_texts_pass() -> None:
-    refuse({"--set": "judge.base_url=https://host:8000/v1 s3://bucket/a@b task-sk-1 http://[::1]:80/"}, [], {})
+    plain = "judge.base_url=https://host:8000/v1 s3://bucket/a@b task-sk-1 http://[::1]:80/"
+    assert shapes_in(plain) == []
+    refuse({"--set": plain}, [StagedFile("plan.yaml", plain.encode())], {})  # raises nothing
+    with pytest.raises(PlanError, match="--set: holds the value of HF_TOKEN"):
+        refuse({"--set": plain}, [], {"HF_TOKEN": "bucket/a@b"})
 
 
 def test_secrets_are_known_from_variables_files_and_judges(folder: Path) -> None:
