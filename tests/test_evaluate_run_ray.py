@@ -92,14 +92,20 @@ def test_two_processes_give_the_results_of_one(straight: Path, stories: Path, tm
     assert_same(tmp_path / "out", straight)
 
 
-def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(straight: Path, stories: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(
+    straight: Path, stories: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     storage = suite_in(tmp_path) / "out"
     with begun(tmp_path, *asked(stories)) as run:
         until(lambda: len(units(storage)) >= 6, run)
         os.kill(run.pid, signal.SIGSTOP)  # so that nothing is started between the look and the kill
         below = [pid for pid, title in processes_below(run.pid) if not title.startswith(SLOW_TO_GO)]
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
+        os.kill(run.pid, how)
+        os.kill(run.pid, signal.SIGCONT)
+        said = run.communicate(timeout=120)[1]
+        if how == signal.SIGTERM:
+            assert (run.returncode, "asked to stop by SIGTERM" in said, "Traceback" in said) == (75, True, False)
         assert not still_there(below, 60)
     before = len(units(storage))
     assert 6 <= before < len(units(straight / "out"))

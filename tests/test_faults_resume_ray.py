@@ -11,7 +11,7 @@ import pytest
 
 from ratchet.train.spec import CheckpointSettings
 from train_bench import Pairs, lines_of, reference_of, tiny_model, write_inputs, write_logps
-from train_ray_bench import assert_same_end, go, spec_at
+from train_ray_bench import CALM, assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 DPOP = {"kind": "dpop", "options": {"beta": 0.5, "penalty": 5.0}}
@@ -26,7 +26,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         write_logps(root / name, pairs, reference_of(tiny_model(1), pairs))
     other = {"references": (str(root / "other"),), "heldout_references": (str(root / "other-heldout"),)}
     return {
-        "dpo": plain,
+        "dpo": plain | CALM,
         "dpop": plain | DPOP,
         "stepwise": plain | DPOP | other | {"starts_at_reference": False},
     }

@@ -51,6 +51,16 @@ def test_what_comes_to_its_end_all_the_same_is_the_last_thing_that_is_done() -> 
             stop.check()
 
 
+def test_another_process_may_want_the_stop_and_is_heard_at_the_next_look() -> None:
+    told: list[str] = []
+    stop = Stop(elsewhere=lambda: told[0] if told else None)
+    stop.check()
+    told.append("the sweep was asked to stop")
+    assert stop.why() == "the sweep was asked to stop"
+    with pytest.raises(StoppedError, match="the sweep was asked to stop"):
+        stop.check()
+
+
 def test_the_signals_are_given_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with stoppable(Stop()):

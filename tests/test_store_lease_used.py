@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ratchet.errors import RunError
+from ratchet.errors import RunError, StoppedError
 from ratchet.evaluate.results import Item, Score, TaskResult
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
@@ -202,7 +202,7 @@ def test_a_wait_ends_where_the_evaluation_is_stopped(bench: tuple[Bench, Model, 
     with Candidates(place, model) as candidates:
         candidates.alone(suite.tasks.values(), candidates.step_back)
         waiting = beside(lambda: score_suite(stopped, model, "suite", suite))
-        with pytest.raises(RunError, match="was stopped"):
+        with pytest.raises(StoppedError, match="was stopped"):
             waiting.result(20)
 
 

@@ -17,13 +17,9 @@ from ratchet.train.launch import train as launch
 from ratchet.train.spec import CheckpointSettings
 from ratchet.train.worker import WORKERS
 from train_bench import lines_of
-from train_ray_bench import assert_same_end, go, spec_at
+from train_ray_bench import CALM, assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
-
-
-CALM: dict[str, Any] = {"learning_rate": 3e-4}
-"""Losses that stay near ln 2: relative differences of tiny ones are those of their last digits."""
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import sweep_run
-from ratchet.errors import ClusterError, RatchetError, TrainingError
+from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError
 from ratchet.plan.load import load_plan
 from ratchet.plan.space import Scheduler
-from ratchet.store.files import write_json_once
+from ratchet.store.files import write_json, write_json_once
 from ratchet.store.record import Record, write_record
 from ratchet.track.jsonl import JsonLines
 from ratchet.tune.process import Progress, end_from_outside, raise_if_told, tell
@@ -80,10 +80,19 @@ def test_a_trial_that_failed_of_its_machine_is_run_again(task: TrialTask) -> Non
     assert run_trial(task, lambda: found(0.5))["status"] == "finished" == kept(task)["status"]
 
 
-def test_an_error_that_is_not_ours_leaves_the_trial_unfinished(task: TrialTask) -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_trial(task, raising(ZeroDivisionError()))
+@pytest.mark.parametrize("error", [ZeroDivisionError(), StoppedError("asked to stop by SIGTERM")])
+def test_what_is_no_end_of_the_trial_leaves_it_unfinished(task: TrialTask, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_trial(task, raising(error))
     assert not (task.folder / "trial.json").exists()
+    assert run_trial(task, lambda: found(0.5))["status"] == "finished"
+
+
+def test_all_trials_of_a_sweep_hear_that_it_was_asked_to_stop(task: TrialTask) -> None:
+    both = [task, dataclasses.replace(task, name="t2")]
+    assert [one.asked() for one in both] == [None, None]
+    write_json(task.folder.parent.parent / "pause.json", {"what": "asked to stop by SIGTERM"})
+    assert [one.asked() for one in both] == ["asked to stop by SIGTERM"] * 2
 
 
 def test_an_end_seen_from_outside_does_not_replace_the_trials_own(task: TrialTask) -> None:

@@ -104,10 +104,14 @@ class Evaluations:
 
     def _evaluate(self, model: Model, suites: Sequence[PlannedSuite], actors: int) -> None:
         run = self.run
-        bench = Bench(run.layout, run.plan.cluster, run.console, run.chat_template, actors, self._stop.is_set)
+        bench = Bench(run.layout, run.plan.cluster, run.console, run.chat_template, actors, self._ends)
         for planned in suites:
             scored = score_suite(bench, model, planned.name, planned.suite, self.heldout)
             self.found.setdefault(model.name, []).extend(scored)
+
+    def _ends(self) -> bool:
+        """Whether what is under way ends. A run that was asked to stop while it trains leaves its evaluation time."""
+        return self._stop.is_set() or (not self.beside and self.run.stop.why() is not None)
 
 
 def write_scores(

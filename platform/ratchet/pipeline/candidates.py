@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ratchet.errors import ModelError, RunError
+from ratchet.errors import ModelError, StoppedError
 from ratchet.evaluate.actors import Actors
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.local_engine import LocalEngine, ends_of
@@ -95,8 +95,8 @@ class Candidates:
     def alone(self, tasks: Iterable[Task | Answering], on_wait: Callable[[str], None]) -> list[Lease]:
         """Wait until no other process asks this model as some of `tasks` do; from then on others wait for this one.
 
-        One process writes a journal of answers, and what stands there is not asked for again. Raises RunError where
-        the evaluation was stopped while it waited, StorageError.
+        One process writes a journal of answers, and what stands there is not asked for again. Raises StoppedError
+        where the evaluation was stopped while it waited, StorageError.
         """
         leases = [
             leased(
@@ -157,9 +157,10 @@ class Candidates:
         self.end_if_stopped()
 
     def end_if_stopped(self) -> None:
-        """Raise RunError where the evaluation is to end."""
+        """Raise StoppedError where the evaluation is to end."""
         if self.bench.stopped():
-            raise RunError(f"the evaluation of {self.model.name} was stopped", fix="run again: it goes on where it was")
+            why = f"the evaluation of {self.model.name} was stopped"
+            raise StoppedError(why, fix="run again: it goes on where it was")
 
     def _pool(self, engine: str, quantise: str | None) -> Actors:
         if (engine, quantise) not in self._actors:

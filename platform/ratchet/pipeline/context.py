@@ -96,7 +96,8 @@ class Trial:
 
     `watch(step name, step folder)` is entered while a step is made, awaited or found, and may follow
     its metrics; `console` has the lines that a run writes for people. Once `stop_file` is there, training
-    ends with the optimiser step that it is at, and `check` raises whatever ends the run.
+    ends with the optimiser step that it is at, and `check` raises whatever ends the run. `asked` says why the
+    whole sweep was asked to stop, if it was: then the step is saved, and the trial goes on later.
     """
 
     sweep: str
@@ -104,6 +105,7 @@ class Trial:
     console: Console
     stop_file: Path
     check: Callable[[], None]
+    asked: Callable[[], str | None] = lambda: None
 
 
 @dataclasses.dataclass

@@ -16,6 +16,7 @@ from ratchet.pipeline.context import Model, trusted_code
 from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.scores import NAME, Entry, document
 from ratchet.pipeline.session import native_noise_to, ray_session
+from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.suites import score_suite
 from ratchet.pipeline.summary import hardware
 from ratchet.pipeline.track_scores import track_scores
@@ -47,7 +48,7 @@ def evaluate_models(
 
     The first is the one that the others are compared with, beside the one before each. What a model was
     asked before is not asked again. Raises PlanError, ModelError, DataError, EndpointError,
-    ClusterError, StorageError, RunError.
+    ClusterError, StorageError, RunError; StoppedError where a signal asked for the end.
     """
     _check(suite_file, suite)
     clock, console = time.monotonic(), Console()
@@ -55,7 +56,12 @@ def evaluate_models(
     models = [_model(one) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []
-    with hold(folder, console.say), native_noise_to(folder / "native.log"), ray_session(cluster):
+    with (
+        hold(folder, console.say),
+        native_noise_to(folder / "native.log"),
+        ray_session(cluster),
+        stoppable(Stop(console.say)),
+    ):
         for one, model in zip(asked, models, strict=True):
             bench = Bench(layout, cluster, console, one.spec.chat_template, cluster.score_actors)
             scored = score_suite(bench, model, str(suite_file), suite)

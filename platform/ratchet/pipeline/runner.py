@@ -5,7 +5,6 @@ Read this first: it is the order of play, and the parts are one call each.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +47,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     run, clock = _open(plan, fresh, trial), time.monotonic()
     with hold(run.folder, run.console.say) as lease:
         run.lease = lease
-        with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster), _stoppable(run):
+        with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster), stoppable(run.stop):
             _prepare(run)
             with Evaluations(run) as evaluations:
                 steps = list(_make_models(run, evaluations))
@@ -77,7 +76,7 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
         hold(run.folder, run.console.say),
         native_noise_to(run.folder / "native.log"),
         ray_session(plan.cluster),
-        _stoppable(run),
+        stoppable(run.stop),
     ):
         _prepare(run)
         for step, stage in _known_steps(run):
@@ -103,18 +102,15 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
     if trial is None and any(part.startswith(_JOB_COPY) for part in layout.root.parts):
         console.say(f"{layout.root} is in this job's copy of its files, which goes with it: set cluster.storage to a")
         console.say("folder that stays and that every node sees, such as --set cluster.storage=/mnt/store")
-    run = Run(plan, layout, console, fresh, plan.model.chat_template, trial, Stop(console.say))
+    stop = Stop(console.say, trial.asked) if trial else Stop(console.say)
+    run = Run(plan, layout, console, fresh, plan.model.chat_template, trial, stop)
     run.foreign = foreign_engine(run)
     return run
 
 
-def _stoppable(run: Run) -> contextlib.AbstractContextManager[None]:
-    """Signals stop a run; a sweep's trial is told by its sweep."""
-    return stoppable(run.stop) if run.trial is None else contextlib.nullcontext()
-
-
 def _prepare(run: Run) -> None:
     """Read the sources and find the models that training begins with."""
+    run.stop.check()
     scratch = run.plan.model.scratch is not None
     if not scratch:  # a model that cannot be used is told before any file is read
         run.models[BASE] = base_model(run)

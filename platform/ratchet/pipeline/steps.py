@@ -36,7 +36,9 @@ def ensure_step(run: Run, step: Step) -> Model:
     home = run.layout.made_step(fingerprint({"recipe": identity, "inputs": input_weights(run, step)}))
     if run.trial is not None:
         with run.trial.watch(step.name, folder):
-            return known_model(run, step, _shared(run, step, folder, home, identity))
+            model = known_model(run, step, _shared(run, step, folder, home, identity))
+        run.stop.check()
+        return model
     _claim(run, step, folder, identity)
     if not folder.exists() and not run.fresh and read_record(home) is not None:
         link(folder, home)  # a sweep's trial made it
@@ -57,7 +59,12 @@ def _shared(run: Run, step: Step, folder: Path, home: Path, identity: Mapping[st
     link(folder, home)
     if (record := read_record(home)) is None:
         what = f"step {step.name} of {run.plan.name}"
-        waiting = run.trial.check if run.trial else lambda: None
+
+        def waiting() -> None:
+            if run.trial is not None:
+                run.trial.check()
+            run.stop.check()
+
         with leased(
             run.layout.lease(f"step-{home.name}"), what=what, on_wait=run.console.say, while_waiting=waiting
         ) as lease:

@@ -2,6 +2,8 @@
 
 While a model is trained the run goes on to the end of the optimiser step and saves it; all else is kept block by
 block, and ends at once. Either way a call of the same command goes on. Asked a second time it ends at once.
+
+A sweep takes the signals for its trials, which run in other processes and ask whether it was told.
 """
 
 from __future__ import annotations
@@ -23,21 +25,26 @@ class Interruption(BaseException):
 
 
 class Stop:
-    """Whether the run was asked to stop, and whether it must wait for a good moment."""
+    """Whether the run was asked to stop, and whether it must wait for a good moment.
 
-    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
-        self.say = say
+    `elsewhere` says why another process wants it to, if one does: that is only remembered, as in `patiently`.
+    """
+
+    def __init__(
+        self, say: Callable[[str], None] = lambda line: None, elsewhere: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self.say, self._elsewhere = say, elsewhere
         self._why: str | None = None
         self._patient = False
 
     def why(self) -> str | None:
         """Return why the run should stop, in a few words, or None."""
-        return self._why
+        return self._why or self._elsewhere()
 
     def check(self) -> None:
         """Raise StoppedError where the run was asked to stop, and what it waited for is over."""
-        if self._why is not None:
-            raise StoppedError(self._why, fix="run again: what was finished is kept")
+        if (why := self.why()) is not None:
+            raise StoppedError(why, fix="run again: what was finished is kept")
 
     @contextlib.contextmanager
     def patiently(self) -> Iterator[None]:

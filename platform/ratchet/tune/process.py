@@ -32,12 +32,15 @@ LOG, PROGRESS = "log.txt", "progress.jsonl"
 
 Report = Callable[[Mapping[str, Any]], None]
 """Takes `step` and the metric that a scheduler watches."""
+Asked = Callable[[], str | None]
+"""Says why a trial should save, end and go on later, if it should."""
 
 
-def work(task: TrialTask, report: Report) -> dict[str, Any]:
+def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[str, Any]:
     """Run a trial in this process and return its trial.json. What is for people goes to the trial's log.
 
-    A process of a killed driver that is still at the trial is waited for.
+    A process of a killed driver that is still at the trial is waited for. Raises StoppedError where the trial was
+    asked to stop: it has no trial.json then.
     """
     redact.guard_process()
     os.chdir(task.home)
@@ -60,7 +63,7 @@ def work(task: TrialTask, report: Report) -> dict[str, Any]:
             listeners.append(Progress(task, task.scheduled, progress, report).line)
         watch = Watch(listeners)
         free_slots(task.folder / SLOTS)
-        document = run_trial(task, lambda: _run(task, watch, wandb, Console(log)), wandb.path)
+        document = run_trial(task, lambda: _run(task, watch, wandb, Console(log), asked), wandb.path)
         reason = document["reason"]["what"] if document["reason"] else None
         named = {name: document["metrics"][name] for name in task.objectives if name in document["metrics"]}
         wandb.finish(document["status"], named, reason)
@@ -82,7 +85,7 @@ def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) ->
     return end_trial(task, status, reason=facts, wandb=run.path if run else None), run
 
 
-def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console) -> dict[str, Any]:
+def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console, asked: Asked) -> dict[str, Any]:
     @contextlib.contextmanager
     def follow(step: str, folder: Path) -> Iterator[None]:
         with watch(step, folder):
@@ -95,7 +98,7 @@ def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console) -> di
         raise_if_told(task)
 
     check()
-    run_plan(task.plan, task.text, trial=Trial(task.sweep, follow, console, task.folder / STOP, check))
+    run_plan(task.plan, task.text, trial=Trial(task.sweep, follow, console, task.folder / STOP, check, asked))
     scores = read_json_or_none(task.folder / SCORES)
     if scores is not None:
         send_scores(wandb, scores)

@@ -7,6 +7,7 @@ of an experiment is not used: the trials' folders are what a killed driver goes 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -19,7 +20,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from ratchet.errors import ClusterError
+from ratchet.errors import ClusterError, StoppedError
 from ratchet.pipeline.session import plain_error
 from ratchet.pipeline.training import SLOTS
 from ratchet.store.files import write_text
@@ -62,12 +63,16 @@ class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
 class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
     """Tells `ended(task, status, reason)` that a trial has ended, as far as Ray knows: failed, and why.
 
-    A trial that came to an end by itself has written down its own status. This stands in the place of
-    Tune's own callback, which would print every end.
+    A trial that came to an end by itself has written down its own status. `look` is called again and again
+    while there are trials. This stands in the place of Tune's own callback, which would print every end.
     """
 
-    def __init__(self, ended: Ended) -> None:
-        self.ended = ended
+    def __init__(self, ended: Ended, look: Callable[[], None]) -> None:
+        self.ended, self.look = ended, look
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look: trials may be told something while none of them says anything."""
+        self.look()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         """Print nothing."""
@@ -88,18 +93,19 @@ class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
 
 
 def run_trials(
-    work: Callable[[TrialTask, Callable[[Mapping[str, Any]], None]], Any],
+    work: Callable[[TrialTask, Callable[[Mapping[str, Any]], None], Callable[[], str | None]], Any],
     choose: Callable[[], TrialTask | None],
     ended: Ended,
+    look: Callable[[], None],
     *,
     at_once: int,
     scheduler: Any,
     folder: Path,
 ) -> None:
-    """Run trials until `choose` has no more, `at_once` at a time, each by `work(task, report)` in a process of its own.
+    """Run trials until `choose` has no more, `at_once` at a time, each by `work` in a process of its own.
 
-    `folder` is for Ray's own files, which go at the end. Raises what Ray raises; what a trial
-    raises is its own failure.
+    `look` is called again and again meanwhile; `folder` is for Ray's own files, which go at the end. Raises what
+    Ray and these functions raise; what a trial raises is its own failure.
     """
     name = f".ray-{uuid.uuid4().hex[:8]}"
     for left in folder.glob(".ray-*"):  # of a driver that was killed
@@ -113,7 +119,9 @@ def run_trials(
     }
 
     def trial(config: dict[str, Any]) -> None:
-        work(config[TASK], tune.report)
+        task: TrialTask = config[TASK]
+        with contextlib.suppress(StoppedError):  # it goes on when the sweep does, and Ray has no part in that
+            work(task, tune.report, task.asked)
 
     try:
         tune.Tuner(
@@ -125,7 +133,7 @@ def run_trials(
                 name=name,
                 storage_path=str(folder.absolute()),
                 failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                callbacks=[Endings(ended)],
+                callbacks=[Endings(ended, look)],
                 verbose=0,
             ),
         ).fit()

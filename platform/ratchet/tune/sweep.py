@@ -15,6 +15,7 @@ from ratchet.errors import PlanError, RunError
 from ratchet.model.digest import digest_model
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
+from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
@@ -37,7 +38,7 @@ from ratchet.tune.marks import order_marks
 from ratchet.tune.points import Trial, trial_count
 from ratchet.tune.process import end_from_outside, work
 from ratchet.tune.promote import Origin, promote, winner
-from ratchet.tune.trial import POINT, TrialTask, end_trial, error_of, reason_of, write_point
+from ratchet.tune.trial import PAUSE, POINT, TRIAL, TrialTask, end_trial, error_of, reason_of, write_point
 from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS = "identity.json", "calls.json"
@@ -49,7 +50,8 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
     """Run a sweep to the end of its budget; return its page, and what came of it. One that was cut short goes on.
 
     Raises RunError where another process is at it, or its folder holds trials of another plan or
-    space and `fresh` is not given; ClusterError where Ray is too small for one trial.
+    space and `fresh` is not given; ClusterError where Ray is too small for one trial; StoppedError where a
+    signal asked for the end, once trials that train have saved.
     """
     folder, console = sweep.folder, Console()
     with hold(folder, console.say):
@@ -68,10 +70,14 @@ def _go_on(sweep: Sweep, clock: Clock, console: Console) -> None:
     first = chooser.next()
     if first is None:
         return
-    cluster = sweep.plan.cluster
+    cluster, stop, pause = sweep.plan.cluster, Stop(console.say), sweep.folder / PAUSE
     at_once = sweep.space.at_once or max(1, int((os.cpu_count() or 1) // needs(cluster)["CPU"]))
-    with native_noise_to(sweep.folder / "native.log"), ray_session(cluster, at_once):
-        _run(sweep, chooser, first, clock, console)
+    pause.unlink(missing_ok=True)  # of a driver that was killed while it stopped
+    try:
+        with native_noise_to(sweep.folder / "native.log"), ray_session(cluster, at_once), stoppable(stop):
+            _run(sweep, chooser, first, clock, console, stop)
+    finally:
+        pause.unlink(missing_ok=True)
 
 
 def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
@@ -97,8 +103,8 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
     return task.folder / "report.html"
 
 
-def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: Console) -> None:
-    """Run the trials that are left, and say what becomes of each."""
+def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: Console, stop: Stop) -> None:
+    """Run the trials that are left, and say what becomes of each; once `stop` is asked, let them save and end."""
     from ratchet.tune.ray_trials import run_trials
     from ratchet.tune.schedule import scheduler_of
 
@@ -107,6 +113,8 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
 
     def choose() -> TrialTask | None:
         refused = 0
+        if stop.why() is not None:
+            return None
         for chosen in waiting:
             try:
                 task = sweep.task(chosen)
@@ -122,7 +130,15 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
             return task
         return None
 
+    def look() -> None:
+        pause = sweep.folder / PAUSE
+        if (why := stop.why()) is not None and not pause.exists():
+            write_json(pause, {"what": why})
+
     def take(task: TrialTask, status: str, reason: Mapping[str, str]) -> None:
+        if stop.why() is not None and not (task.folder / TRIAL).exists():
+            console.say(f"{task.name:<20} stopped: it goes on where it is when the sweep is run again")
+            return
         document, run = end_from_outside(task, status, reason)
         chooser.ended(task.name, document)
         console.say(said(task, document))
@@ -130,17 +146,19 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
         if run is not None:
             ends.tell(run, document["status"], document["reason"]["what"])
 
-    with contextlib.closing(Ends()) as ends, Pages(lambda: write_page(sweep, clock.seconds)) as pages:
+    with contextlib.closing(Ends()) as ends, Pages(lambda: write_page(sweep, clock.seconds)) as pages, stop.patiently():
         run_trials(
             work,
             choose,
             take,
+            look,
             at_once=sweep.space.at_once or runs_at_once(sweep.plan.cluster),
             scheduler=scheduler_of(
                 sweep.space.scheduler, [sweep.folder / TRIALS / name for name in chooser.ended_before]
             ),
             folder=sweep.folder,
         )
+    stop.check()
 
 
 def reject(task: TrialTask, error: PlanError) -> dict[str, Any]:

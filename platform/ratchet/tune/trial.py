@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import errors
-from ratchet.errors import RatchetError, RunError
+from ratchet.errors import RatchetError, RunError, StoppedError
 from ratchet.plan.schema import Plan
 from ratchet.store.files import write_json, write_json_once
 from ratchet.store.layout import Layout
@@ -21,6 +21,8 @@ from ratchet.store.record import now, read_json_or_none, read_record
 from ratchet.tune.watch import TrialStop
 
 POINT, TRIAL, STOP = "point.json", "trial.json", "stop.json"
+PAUSE = "pause.json"
+"""The file of a sweep's folder that tells all its trials to save and to end, with the reason: they go on later."""
 FORMAT = 1
 TASK = "task"
 """The key of a trial's task in its configuration for Ray Tune."""
@@ -57,6 +59,11 @@ class TrialTask:
         """Return the folder of who made a step: a trial, as `<sweep>/<trial>`, or a plan."""
         sweep, _, name = maker.rpartition("/")
         return self._layout.trials(sweep).run(name) if sweep else Layout(self._layout.root).run(name)
+
+    def asked(self) -> str | None:
+        """Return why the sweep was asked to stop, if it was."""
+        told = read_json_or_none(self._layout.sweep(self.sweep) / PAUSE)
+        return None if told is None else str(told["what"])
 
     @property
     def lease(self) -> Path:
@@ -105,7 +112,7 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
     """Run a trial by `run`, which returns its metrics; write down whether it finished, was stopped, or failed and why.
 
     `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it
-    goes on where it was.
+    goes on where it was. So is StoppedError: it goes on when the sweep does.
     """
     before = read_json_or_none(task.folder / TRIAL)
     if before is not None and not passing(before):
@@ -118,6 +125,8 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
         absent = [name for name in task.objectives if metrics.get(name, {}).get("value") is None]
         if absent:
             raise RunError(f"the run has no value of {', '.join(absent)}", where=str(task.folder), fix="see its report")
+    except StoppedError:
+        raise
     except (RatchetError, TrialStop) as error:
         told = read_json_or_none(task.folder / STOP)
         if told is not None and type(error).__name__ not in PASSING:  # training ends with an error of its own
