@@ -20,10 +20,10 @@ from whole_run import processes_below, until
 
 pytestmark = pytest.mark.slow
 
-LATE = sweep_run.SMALL.replace("checkpoint: {every: 1, keep: 2}", "epochs: 8\n    checkpoint: {every: 1000}").replace(
-    "batch: 32, learning_rate: 2e-3", "batch: 32, epochs: 12, learning_rate: 2e-3"
+LATE = sweep_run.SMALL.replace("checkpoint: {every: 1, keep: 2}", "epochs: 40\n    checkpoint: {every: 1000}").replace(
+    "batch: 32, learning_rate: 2e-3", "batch: 32, epochs: 100, learning_rate: 2e-3"
 )
-"""Steps without a checkpoint on the way: what a stop saves is all that there is."""
+"""Long enough to be stopped, and no checkpoint is due on the way: what a stop saves is all that there is."""
 PLAN = LATE.replace("storage: out", "storage: out, ray: {num_cpus: 2}")
 SPACE = """\
 name: two
