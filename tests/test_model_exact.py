@@ -29,8 +29,12 @@ def plain_model(name: str, **changes: Any) -> Any:
 
 
 def plain_scores(model: Any, pairs: list[TokenisedPair]) -> tuple[Tensor, Tensor]:
-    chosen = torch.stack([plain(model, pair.prompt, pair.chosen) for pair in pairs])
-    return chosen, torch.stack([plain(model, pair.prompt, pair.rejected) for pair in pairs])
+    """In float64 throughout: transformers' eager attention takes its softmax in float32."""
+    exact = nn.functional.softmax
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "softmax", lambda scores, dim, dtype=None: exact(scores, dim))
+        chosen = torch.stack([plain(model, pair.prompt, pair.chosen) for pair in pairs])
+        return chosen, torch.stack([plain(model, pair.prompt, pair.rejected) for pair in pairs])
 
 
 def largest(ours: nn.Module, theirs: nn.Module) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ UNSHARED: dict[str, Any] = {
 def tiny(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
     """A model of the family; in float64 its norms too, which transformers computes in float32."""
     torch.manual_seed(3)
-    config = (CONFIGS | UNSHARED)[name]
+    config = copy.deepcopy((CONFIGS | UNSHARED)[name])  # transformers writes into what it is given
     for key in ("attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "dropout"):
         if hasattr(config, key):
             setattr(config, key, 0.0)
