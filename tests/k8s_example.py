@@ -19,6 +19,8 @@ K8S = ROOT / "k8s"
 FOLDERS = sorted(path.parent.relative_to(K8S).as_posix() for path in K8S.rglob(FILE))
 APPLIED = [name for name in FOLDERS if name == "cluster" or (name.startswith("overlays/") and name.count("/") == 1)]
 """The folders that people apply; the others are parts of them."""
+GATES = {"overlays/cron": ("RayCronJob",), "RayCronJob": ("RayCronJob",)}
+"""Feature gates that are off by default, by the folder or kind that needs them."""
 
 
 @functools.cache

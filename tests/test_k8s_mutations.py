@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from k8s_example import APPLIED, changed, head_of, objects, of_kind, texts_of, worker_of
+from k8s_example import APPLIED, GATES, changed, head_of, objects, of_kind, texts_of, worker_of
 from ratchet.errors import PlanError
 from ratchet.kubernetes.check import Against, check
 from ratchet.kubernetes.manifests import to_yaml
@@ -115,18 +115,23 @@ def test_a_mistake_is_found_by_the_schema(kind: str, change: Any, crds: dict[str
 
 @pytest.mark.parametrize("kind", CLUSTERS)
 def test_without_a_mistake_nothing_is_found(kind: str, crds: dict[str, Crd]) -> None:
-    assert texts_of(check(of_kind(kind), Against(crds, root=ROOT))) == ""
+    assert texts_of(check(of_kind(kind), Against(crds, root=ROOT, gates=GATES.get(kind, ())))) == ""
 
 
 @pytest.mark.parametrize("folder", APPLIED)
 def test_our_own_manifests_keep_every_rule(folder: str) -> None:
-    assert texts_of(check(objects(folder), HERE)) == ""
+    assert texts_of(check(objects(folder), Against(root=ROOT, gates=GATES.get(folder, ())))) == ""
+
+
+def test_only_the_folder_that_needs_a_gate_is_told_so() -> None:
+    told = {folder for folder in APPLIED if "feature gate RayCronJob" in texts_of(check(objects(folder), HERE))}
+    assert told == GATES.keys() & set(APPLIED) == {"overlays/cron"}
 
 
 @pytest.mark.parametrize("folder", APPLIED)
 def test_our_own_manifests_fit_the_schemas(folder: str, crds: dict[str, Crd]) -> None:
     pytest.importorskip("kubernetes_validate")
-    assert texts_of(check(objects(folder), Against(crds, "1.35", ROOT))) == ""
+    assert texts_of(check(objects(folder), Against(crds, "1.35", ROOT, GATES.get(folder, ())))) == ""
 
 
 def test_mistakes_in_kubernetes_own_kinds_are_found() -> None:

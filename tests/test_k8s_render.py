@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from k8s_example import APPLIED, K8S, objects
+from k8s_example import APPLIED, GATES, K8S, objects
 from ratchet.cli import main
 from ratchet.kubernetes.entrypoint import read_command
 from ratchet.kubernetes.names import IMAGE_FOLDER
@@ -51,6 +51,7 @@ def test_an_overlay_is_what_its_own_command_is_rendered_to(folder: str, capsys: 
     command = read_command(job.data["entrypoint"])
     words = [word for one in command.overrides for word in ("--set", one)]
     words += ["--space", command.files[1]] if len(command.files) > 1 else []
+    words += ["--gates", *GATES[folder]] if folder in GATES else []
     found = rendered(capsys, "--overlay", Path(folder).name, *words)[own.data["kind"]]
     spec = found["spec"] if own.data["kind"] == "RayJob" else found["spec"]["jobTemplate"]
     assert shlex.split(spec["entrypoint"])[:3] == shlex.split(job.data["entrypoint"])[:3]
@@ -124,6 +125,7 @@ def test_a_store_on_the_volume_leaves_the_mount_where_it_is(capsys: pytest.Captu
         (["--overlay", "toy", *STORE, "--space", "tune_spaces/beta.yaml"], "takes no --space"),
         (["--overlay", "toy", *STORE, "--name", "r" * 48], "has 48 characters, and KubeRay allows 47"),
         (["--overlay", "cron", *STORE, "--name", "r" * 37], "KubeRay allows 36"),
+        (["--overlay", "cron", *STORE], "kind: needs the operator's feature gate RayCronJob"),
         (["--overlay", "toy", *STORE, "--memory-per-worker", "4GB"], "write a quantity"),
         (["--overlay", "toy", *STORE, "--image", "registry.example/ratchet:latest"], "`latest` is another image tomorrow"),  # noqa: E501
         (["--overlay", "toy", "--k8s", "docs", *STORE], "an installed package does not bring the manifests"),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from k8s_example import changed, head_of, of_kind, texts_of, worker_of
+from k8s_example import GATES, changed, head_of, of_kind, texts_of, worker_of
 from ratchet.kubernetes.check import Against, check
 from ratchet.kubernetes.house import house_faults
 from ratchet.kubernetes.manifests import at
@@ -62,6 +62,14 @@ CLUSTER = {
         gcsFaultToleranceOptions={"backend": "rocksdb", "storage": {"size": "1Gi", "claimName": "x"}}
     ),
     "RAY_USE_TLS is KubeRay's own": lambda d, s: (s.update(tlsOptions={"enabled": True}), head_env("RAY_USE_TLS")(d, s)),  # noqa: E501
+    "mountPath: KubeRay mounts its own volume at /data/gcs": lambda _, s: (
+        s.update(gcsFaultToleranceOptions={"backend": "rocksdb"}),
+        head_of(s)["containers"][0]["volumeMounts"].append({"name": "mine", "mountPath": "/data/gcs"}),
+    ),
+    "priority: needs autoscalerOptions.version: v2": lambda _, s: s["workerGroupSpecs"][0].update(priority=3),
+    "priority: needs Ray 2.56.0 or later, and rayVersion is 2.55.9": lambda _, s: (
+        s.update(V2, rayVersion="2.55.9"), s["workerGroupSpecs"][0].update(priority=3)
+    ),
     "has no container": lambda _, s: worker_of(s).update(containers=[]),
 }  # fmt: skip
 
@@ -69,6 +77,13 @@ CLUSTER = {
 @pytest.mark.parametrize("says", CLUSTER)
 def test_the_operators_rules_of_clusters(says: str) -> None:
     assert says in told("RayCluster", CLUSTER[says])
+
+
+@pytest.mark.parametrize("kind", CLUSTERS)
+def test_an_upgrade_strategy_is_for_clusters_of_their_own(kind: str) -> None:
+    strategy = {"upgradeStrategy": {"type": "Recreate"}}
+    says = f"upgradeStrategy.type: is not for the cluster of a {kind}"
+    assert (says in told(kind, lambda _, s: s.update(strategy))) == (kind != "RayCluster")
 
 
 RULE = {"policy": "DeleteCluster", "condition": {"jobStatus": "SUCCEEDED", "ttlSeconds": 9}}
@@ -94,7 +109,6 @@ JOB = {
     "DeleteSelf would come before DeleteCluster": rules({"policy": "DeleteSelf", "condition": {"jobStatus": "SUCCEEDED"}}),  # noqa: E501
     "exactly one of jobStatus and jobDeploymentStatus": rules({"policy": "DeleteSelf", "condition": {}}),
     "submitterPodTemplate: does not go with SidecarMode": lambda d, _: d["spec"].update(submissionMode="SidecarMode"),
-    "HTTPMode has no submitter": lambda d, _: d["spec"].update(submissionMode="HTTPMode"),
     "backoffLimit: does not go with InteractiveMode": lambda d, _: d["spec"].update(submissionMode="InteractiveMode"),
     "names no cluster": lambda d, _: d["spec"].update(clusterSelector={"app": "x"}),
     "has neither rayClusterSpec nor clusterSelector": lambda d, _: d["spec"].pop("rayClusterSpec"),
@@ -102,6 +116,7 @@ JOB = {
     "runtimeEnvYAML: is not YAML": lambda d, _: d["spec"].update(runtimeEnvYAML="a: ["),
     "enableK8sTokenAuth: is not for a RayJob": lambda _, s: s.update(authOptions={"mode": "token", "enableK8sTokenAuth": True}),  # noqa: E501
     # our own
+    "HTTPMode has no submitter": lambda d, _: d["spec"].update(submissionMode="HTTPMode"),
     "without a checkpoint": lambda d, _: d["spec"].pop("runtimeEnvYAML"),
     "WANDB_API_KEY: anybody who reaches the dashboard": lambda d, _: d["spec"].update(
         runtimeEnvYAML='env_vars: {WANDB_API_KEY: x, RAY_JOB_STOP_WAIT_TIME_S: "60"}'
@@ -137,21 +152,36 @@ def test_rules_of_jobs(says: str) -> None:
         ({"schedule": "30 2 * *"}, "has 4 fields"),
         ({"schedule": "61 2 * * *"}, "'61' is no minute"),
         ({"schedule": "0 9-5 * * *"}, "begins after its end"),
+        ({"schedule": "0 9 * * fri-sun"}, "'fri-sun' begins after its end"),
+        ({"schedule": "0 9 * * 5-tue"}, "begins after its end"),
+        ({"schedule": "0 9 * mon *"}, "'mon' is no month"),
+        ({"schedule": "0 9 * * jan"}, "'jan' is no weekday"),
+        ({"schedule": "0 mon * * *"}, "'mon' is no hour"),
+        ({"schedule": "\u00b2 9 * * *"}, "is no minute"),
         ({"schedule": "TZ=UTC 0 2 * * *"}, "say the time zone in timeZone"),
         ({"timeZone": "Moon/Base"}, "is no time zone"),
         ({"schedule": "*/5 0-6,22 1 jan-mar MON"}, ""),
+        ({"schedule": "0 9 1 DEC sun-sat,1-fri/2"}, ""),
         ({"schedule": "@daily"}, ""),
         ({"schedule": "@every 1h30m"}, ""),
     ],
 )
 def test_rules_of_cron_jobs(spec: dict[str, str], says: str) -> None:
-    found = told("RayCronJob", lambda data, _: data["spec"].update(spec))
+    objects = changed("RayCronJob", lambda data, _: data["spec"].update(spec))
+    found = texts_of(check(objects, Against(root=ROOT, gates=GATES["RayCronJob"])))
     assert (says in found) if says else not found
 
 
 def test_the_name_of_a_cron_job_is_shorter() -> None:
     found = told("RayCronJob", lambda data, _: data["metadata"].update(name="r" * 37))
     assert "has 37 characters, and KubeRay allows 36" in found
+
+
+@pytest.mark.parametrize("version", ["ray.io/v2", "ray.io/v1alpha1", "v1", "ray.io/v1"])
+@pytest.mark.parametrize("kind", CLUSTERS)
+def test_objects_of_ray_are_of_the_version_that_is_checked(kind: str, version: str) -> None:
+    found = told(kind, lambda data, _: data.update(apiVersion=version))
+    assert (f"apiVersion: {version}: must be ray.io/v1" in found) == (version != "ray.io/v1")
 
 
 PODS = {
@@ -193,6 +223,8 @@ def test_a_gate_that_is_on_is_no_fault() -> None:
     found = changed("RayCluster", lambda _, spec: spec.update(tlsOptions={"enabled": True}))
     assert "RayClusterMTLS" in texts_of(check(found, HERE))
     assert texts_of(check(found, Against(root=ROOT, gates=("RayClusterMTLS",)))) == ""
+    assert "kind: needs the operator's feature gate RayCronJob" in texts_of(check(of_kind("RayCronJob"), HERE))
+    assert texts_of(check(of_kind("RayCronJob"), Against(root=ROOT, gates=("RayCronJob",)))) == ""
 
 
 def test_a_secret_in_a_file_is_told() -> None:

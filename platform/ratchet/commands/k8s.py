@@ -39,18 +39,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--memory-per-worker", metavar="SIZE", help="memory of a pod for each of its workers, such as 64Gi"
     )
+    _add_gates(make)
     make.add_argument("--out", type=Path, metavar="FILE", help="file to write; standard output where it is left out")
     look = commands.add_parser("check", help="say what is wrong with manifests")
     look.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a file, a kustomization, a folder, or - for stdin"
     )
     look.add_argument("--crds", type=Path, metavar="FOLDER", help="KubeRay's CRDs; RATCHET_CRDS counts too")
-    look.add_argument(
-        "--gates", nargs="+", default=[], metavar="NAME", help="feature gates that are on in the operator"
-    )
+    _add_gates(look)
     look.add_argument("--kubernetes", metavar="VERSION", help="check Kubernetes' own kinds too, such as of 1.35")
     look.add_argument(
         "--root", type=Path, default=Path(), metavar="FOLDER", help="where the image's plans are (default: here)"
+    )
+
+
+def _add_gates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gates",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="feature gates that are on in the operator, such as RayCronJob for overlay cron",
     )
 
 
@@ -79,7 +88,7 @@ def _render(arguments: argparse.Namespace) -> int:
             )
         )
     )
-    fail(check(parse_manifests(text, "the manifests"), Against()))
+    fail(check(parse_manifests(text, "the manifests"), Against(gates=tuple(arguments.gates))))
     if arguments.out is None:
         sys.stdout.write(text)
     else:

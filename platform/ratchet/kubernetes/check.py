@@ -11,14 +11,17 @@ from ratchet.kubernetes.entrypoint import VERBS, planned, read_command
 from ratchet.kubernetes.fit import Room, lacks
 from ratchet.kubernetes.house import GPU, house_faults, network_faults, shared_mounts
 from ratchet.kubernetes.kustomize import FILE, build
-from ratchet.kubernetes.manifests import at, kind_of, name_of, quantity, read_manifests
+from ratchet.kubernetes.manifests import at, kind_of, name_of, quantity, read_manifests, without_nulls
 from ratchet.kubernetes.names import label_fault, volume_fault
 from ratchet.kubernetes.operator_job import operator_faults
-from ratchet.kubernetes.ray_parts import Part, cluster_of, groups, job_of, ray_pods, replicas
+from ratchet.kubernetes.ray_parts import CLUSTERS, Part, cluster_of, groups, job_of, ray_pods, replicas
 from ratchet.kubernetes.schema import Crd, built_in_faults, crd_faults
 from ratchet.kubernetes.security import security_faults
 from ratchet.plan.document import Document, Problem
 from ratchet.plan.schema import Plan
+
+_VERSION = "ray.io/v1"
+"""The version of KubeRay's kinds that is checked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,7 @@ def holding(objects: list[Document], where: str) -> list[Document]:
 
 def check(objects: Sequence[Document], against: Against) -> list[Problem]:
     """Return everything that is wrong with objects that are applied together."""
+    objects = [dataclasses.replace(one, data=without_nulls(one.data)) for one in objects]
     found: list[Problem] = []
     for document in objects:
         found += document.problems
@@ -78,7 +82,11 @@ def _object_faults(document: Document) -> Iterator[Problem]:
     for key in ("apiVersion", "kind"):
         if not isinstance(at(document.data, key), str):
             yield document.problem((), f"has no {key}")
-    if not name_of(document):
+    version = at(document.data, "apiVersion")
+    if kind_of(document) in CLUSTERS and isinstance(version, str) and version != _VERSION:
+        what = f"{version}: must be {_VERSION}, which rules and schemas here are of; KubeRay serves v1alpha1 too"
+        yield document.problem(("apiVersion",), what)
+    if not name_of(document) and not at(document.data, "metadata", "generateName"):
         yield document.problem(("metadata",), "has no name")
     namespace = at(document.data, "metadata", "namespace")
     if namespace is not None and (what := label_fault(namespace)):
@@ -89,7 +97,7 @@ def _twice(objects: Sequence[Document]) -> Iterator[Problem]:
     seen: set[tuple[str, str, str]] = set()
     for document in objects:
         one = (kind_of(document), name_of(document), str(at(document.data, "metadata", "namespace")))
-        if one in seen:
+        if name_of(document) and one in seen:
             yield document.problem(("metadata", "name"), f"{one[0]} {one[1]} is here twice")
         seen.add(one)
 

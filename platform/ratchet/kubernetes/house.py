@@ -64,6 +64,9 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
     for key in ("entrypointNumCpus", "entrypointNumGpus", "entrypointResources"):
         if job.data.get(key):
             yield job.problem("would let the driver run on a worker, which may be taken away: leave it out", key)
+    for key in ("submitterPodTemplate", "submitterConfig"):
+        if job.data.get("submissionMode") == "HTTPMode" and key in job.data:
+            yield job.problem("HTTPMode has no submitter: it would be passed over", key)
     found, fault = runtime_env(job)
     if fault:
         return  # told by the operator's rules

@@ -93,6 +93,13 @@ def mappings(value: Any, *path: str | int) -> list[dict[str, Any]]:
     return [item if isinstance(item, dict) else {} for item in found] if isinstance(found, list) else []
 
 
+def without_nulls(value: Any) -> Any:
+    """Return a value without the keys that hold null: an API server takes these for left out."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def texts_in(value: Any) -> list[str]:
     """Return the texts in a list; none where it is none."""
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from ratchet.kubernetes.manifests import at, mapping
+from ratchet.kubernetes.manifests import at, kind_of, mapping
 from ratchet.kubernetes.ray_parts import Part, autoscales, environment, groups, ray_container, ray_pods
 from ratchet.plan.document import Problem
 
@@ -23,6 +23,8 @@ _GATED = {
     "historyServerOptions": "RayClusterHistoryServer",
 }
 """Fields that need a feature gate of the operator that is off by default."""
+_GCS_FOLDER = "/data/gcs"
+"""Where KubeRay mounts the volume of backend rocksdb (Ray's guide to embedded RocksDB with KubeRay)."""
 _LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _VALUE = re.compile(r"|[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -42,9 +44,15 @@ def cluster_faults(cluster: Part, gates: Collection[str]) -> Iterator[Problem]:
     if at(cluster.data, "gcsFaultToleranceOptions", "backend") == "rocksdb":
         gated["gcsFaultToleranceOptions", "backend"] = "GCSFaultToleranceEmbeddedStorage"
     for path, gate in gated.items():
-        if at(cluster.data, *path) is not None and gate not in gates:
-            what = f"needs the operator's feature gate {gate}, which is off by default: --gates {gate} if it is on"
+        if at(cluster.data, *path) is not None and (what := gate_fault(gate, gates)):
             yield cluster.problem(what, *path)
+
+
+def gate_fault(gate: str, gates: Collection[str]) -> str:
+    """Return what is wrong where a feature gate is needed that is off by default: nothing, or a sentence."""
+    if gate in gates:
+        return ""
+    return f"needs the operator's feature gate {gate}, which is off by default: --gates {gate} if it is on"
 
 
 def _group_faults(group: Part) -> Iterator[Problem]:
@@ -68,19 +76,31 @@ def _size_faults(cluster: Part, group: Part) -> Iterator[Problem]:
             yield group.problem(f"{value} is below 0", key)
     if isinstance(fewest, int) and isinstance(most, int) and fewest > most:
         yield group.problem(f"{fewest} is more than maxReplicas, {most}", "minReplicas")
-    for key in ("idleTimeoutSeconds", "priority"):
-        value = group.data.get(key)
-        if value is not None and not _autoscaler_v2(cluster):
+    idle, priority = group.data.get("idleTimeoutSeconds"), group.data.get("priority")
+    ranked = priority not in (None, 0)
+    for key, asked in (("idleTimeoutSeconds", idle is not None), ("priority", ranked)):
+        if asked and not _autoscaler_v2(cluster):
             yield group.problem("needs autoscalerOptions.version: v2", key)
-    idle = group.data.get("idleTimeoutSeconds")
+    number = _ray_version(cluster)
+    if ranked and number is not None and number < (2, 56):
+        yield group.problem(f"needs Ray 2.56.0 or later, and rayVersion is {cluster.data['rayVersion']}", "priority")
     if isinstance(idle, int) and idle < 0:
         yield group.problem(f"{idle} is below 0", "idleTimeoutSeconds")
     if group.data.get("suspend") is True and autoscales(cluster):
         yield group.problem("a group cannot be suspended where the autoscaler runs", "suspend")
 
 
+def _ray_version(cluster: Part) -> tuple[int, int] | None:
+    """Return the first two numbers of `rayVersion`; None where it has none."""
+    match = re.match(r"v?(\d{1,9})\.(\d{1,9})", str(cluster.data.get("rayVersion")), re.ASCII)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def _autoscaler_v2(cluster: Part) -> bool:
-    return autoscales(cluster) and at(cluster.data, "autoscalerOptions", "version") == "v2"
+    """Tell whether groups may have what only autoscaler v2 knows; KubeRay does not ask whether it is on."""
+    entry = environment(ray_container(cluster.part("headGroupSpec", "template", "spec")), _V2)
+    by_variable = entry is not None and entry.data.get("value") in ("1", "true")
+    return by_variable or at(cluster.data, "autoscalerOptions", "version") == "v2"
 
 
 def _autoscaler_faults(cluster: Part) -> Iterator[Problem]:
@@ -95,7 +115,8 @@ def _autoscaler_faults(cluster: Part) -> Iterator[Problem]:
     owned = environment(cluster.part("autoscalerOptions"), "KUBERAY_GEN_AUTOSCALER_START_CMD")
     if owned is not None:
         yield owned.problem("KUBERAY_GEN_AUTOSCALER_START_CMD is KubeRay's own: leave it out")
-    for name, pod in ray_pods(cluster) if _autoscaler_v2(cluster) else ():
+    by_version = autoscales(cluster) and at(cluster.data, "autoscalerOptions", "version") == "v2"
+    for name, pod in ray_pods(cluster) if by_version else ():
         if pod.data.get("restartPolicy") not in (None, "", "Never"):
             yield pod.problem(f"{name} must have restartPolicy Never, or none, beside autoscaler v2", "restartPolicy")
 
@@ -107,11 +128,10 @@ def _auth_faults(cluster: Part) -> Iterator[Problem]:
         if delegated:
             yield auth.problem("needs mode: token", "enableK8sTokenAuth")
         return
-    match = re.match(r"v?(\d+)\.(\d+)", str(version))
-    if match is None:
+    number = _ray_version(cluster)
+    if number is None:
         yield cluster.problem(f"token mode needs rayVersion, 2.52.0 or later, and it says {version}", "rayVersion")
         return
-    number = (int(match[1]), int(match[2]))
     if number < (2, 52):
         yield cluster.problem(f"{version}: token mode needs Ray 2.52.0 or later", "rayVersion")
     if delegated and number < (2, 55):
@@ -124,17 +144,18 @@ def _redis_faults(cluster: Part) -> Iterator[Problem]:
     head = cluster.part("headGroupSpec")
     container = ray_container(head.part("template", "spec"))
     options = cluster.part("gcsFaultToleranceOptions")
-    annotations = mapping(cluster.document.data, "metadata", "annotations")
-    if "redis-username" in mapping(head.data, "rayStartParams"):
+    passed_on = kind_of(cluster.document) != "RayCronJob"  # KubeRay looks at its job without any
+    annotations = mapping(cluster.document.data, "metadata", "annotations") if passed_on else {}
+    if mapping(head.data, "rayStartParams").get("redis-username"):
         yield head.problem("use gcsFaultToleranceOptions.redisUsername", "rayStartParams", "redis-username")
     if (user := environment(container, "REDIS_USERNAME")) is not None:
         yield user.problem("use gcsFaultToleranceOptions.redisUsername")
     address = environment(container, _REDIS_ADDRESS)
     if "gcsFaultToleranceOptions" not in cluster.data:
-        if address is not None and annotations.get("ray.io/ft-enabled") != "true":
+        if address is not None and str(annotations.get("ray.io/ft-enabled")).lower() != "true":
             yield address.problem(f"{_REDIS_ADDRESS} without gcsFaultToleranceOptions")
         return
-    if "redis-password" in mapping(head.data, "rayStartParams"):
+    if mapping(head.data, "rayStartParams").get("redis-password"):
         yield head.problem("use gcsFaultToleranceOptions.redisPassword", "rayStartParams", "redis-password")
     for name in ("REDIS_PASSWORD", _REDIS_ADDRESS):
         if (entry := environment(container, name)) is not None:
@@ -162,6 +183,9 @@ def _backend_faults(options: Part, container: Part) -> Iterator[Problem]:
     for name in ("RAY_gcs_storage", "RAY_gcs_storage_path"):
         if (entry := environment(container, name)) is not None:
             yield entry.problem(f"{name} is KubeRay's own beside backend: rocksdb")
+    for mount in container.parts("volumeMounts"):
+        if mount.data.get("mountPath") == _GCS_FOLDER:
+            yield mount.problem(f"KubeRay mounts its own volume at {_GCS_FOLDER} beside backend: rocksdb", "mountPath")
 
 
 def _network_faults(cluster: Part) -> Iterator[Problem]:

@@ -8,15 +8,23 @@ from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 from ratchet.kubernetes.manifests import at, kind_of, name_of
-from ratchet.kubernetes.operator_cluster import cluster_faults
+from ratchet.kubernetes.operator_cluster import cluster_faults, gate_fault
 from ratchet.kubernetes.ray_parts import CLUSTERS, Part, autoscales, cluster_of, job_of, runtime_env
 from ratchet.plan.document import Document, Problem
 
 LONGEST_NAMES = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
 """Characters that a name may have: KubeRay makes longer ones of it, which Kubernetes allows 63 of."""
 _ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
-_CRON = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 6))
-_NAMES = set("jan feb mar apr may jun jul aug sep oct nov dec sun mon tue wed thu fri sat".split())  # noqa: SIM905
+_GENERATED = "x" * 5
+"""What an API server appends to `generateName`."""
+_CRON = (
+    ("minute", 0, 59, ""),
+    ("hour", 0, 23, ""),
+    ("day", 1, 31, ""),
+    ("month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+    ("weekday", 0, 6, "sun mon tue wed thu fri sat"),
+)
+"""Fields of a schedule: what each is, its lowest and highest number, and the names of these, from the lowest on."""
 _DAILY = {"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"}
 
 
@@ -30,10 +38,14 @@ def operator_faults(document: Document, gates: Collection[str] = ()) -> Iterator
         yield from cluster_faults(cluster, gates)
         if kind != "RayCluster" and at(cluster.data, "authOptions", "enableK8sTokenAuth") is True:
             yield cluster.problem(f"is not for a {kind}", "authOptions", "enableK8sTokenAuth")
+        if kind != "RayCluster" and at(cluster.data, "upgradeStrategy", "type") is not None:
+            yield cluster.problem(f"is not for the cluster of a {kind}", "upgradeStrategy", "type")
     if (job := job_of(document)) is not None:
         yield from _job_faults(job, cluster)
         yield from _deletion_faults(job, cluster)
     if kind == "RayCronJob":
+        if what := gate_fault("RayCronJob", gates):
+            yield document.problem(("kind",), what)
         yield from _cron_faults(Part(document, (), document.data).part("spec"))
     if kind == "RayService":
         yield from _service_faults(Part(document, (), document.data).part("spec"))
@@ -49,7 +61,11 @@ def name_fault(name: str, longest: int) -> str:
 
 
 def _name_faults(document: Document, kind: str) -> Iterator[Problem]:
-    if what := name_fault(name_of(document), LONGEST_NAMES[kind]):
+    made = at(document.data, "metadata", "generateName")
+    if not name_of(document) and made:
+        if what := name_fault(f"{made}{_GENERATED}", LONGEST_NAMES[kind]):
+            yield document.problem(("metadata", "generateName"), what)
+    elif what := name_fault(name_of(document), LONGEST_NAMES[kind]):
         yield document.problem(("metadata", "name"), what)
 
 
@@ -85,8 +101,6 @@ def _mode_faults(job: Part, cluster: Part | None, mode: object) -> Iterator[Prob
     for key in ("submitterPodTemplate", "submitterConfig"):
         if mode == "SidecarMode" and key in job.data:
             yield job.problem("does not go with SidecarMode", key)
-        elif mode == "HTTPMode" and key in job.data:
-            yield job.problem("HTTPMode has no submitter: it would be passed over", key)
     policy = at(cluster.data, "headGroupSpec", "template", "spec", "restartPolicy") if cluster else None
     if mode == "SidecarMode" and policy not in (None, "", "Never"):
         yield job.problem("SidecarMode needs restartPolicy Never, or none, on the head", "submissionMode")
@@ -150,24 +164,30 @@ def _cron_faults(spec: Part) -> Iterator[Problem]:
         yield spec.problem("say the time zone in timeZone", "schedule")
     elif what := _cron_fault(schedule):
         yield spec.problem(what, "schedule")
-    if zone is not None and str(zone) not in zoneinfo.available_timezones():
+    if zone is not None and zone != "Local" and str(zone) not in zoneinfo.available_timezones():
         yield spec.problem(f"{zone!r} is no time zone", "timeZone")
 
 
 def _cron_fault(schedule: str) -> str:
-    if schedule in _DAILY or re.fullmatch(r"@every (\d+(\.\d+)?(h|ms|m|s))+", schedule):
+    if schedule in _DAILY or re.fullmatch(r"@every ((\d+(\.\d*)?|\.\d+)(h|ms|us|ns|m|s))+", schedule):
         return ""
     fields = schedule.split()
     if len(fields) != len(_CRON):
         return f"{schedule!r} has {len(fields)} fields, and five are needed: minute hour day month weekday"
-    for text, (what, low, high) in zip(fields, _CRON, strict=True):
-        for piece in text.split(","):
-            match = re.fullmatch(r"(\*|\?|(\w+)(?:-(\w+))?)(?:/([1-9]\d*))?", piece)
-            ends = [one for one in (match[2], match[3]) if one] if match else [""]
-            if not all((one.isdigit() and low <= int(one) <= high) or one.lower() in _NAMES for one in ends):
-                return f"{piece!r} is no {what} ({low} to {high})"
-            if len(ends) == 2 and ends[0].isdigit() and ends[1].isdigit() and int(ends[0]) > int(ends[1]):
-                return f"{piece!r} begins after its end"
+    faults = (_field_fault(text, *field) for text, field in zip(fields, _CRON, strict=True))
+    return next((what for what in faults if what), "")
+
+
+def _field_fault(text: str, what: str, low: int, high: int, names: str) -> str:
+    numbers = {name: number for number, name in enumerate(names.split(), low)}
+    for piece in text.split(","):
+        match = re.fullmatch(r"(?:\*|\?|(\w{1,9})(?:-(\w{1,9}))?)(?:/[1-9]\d*)?", piece, re.ASCII)
+        words = [word.lower() for word in match.groups() if word] if match else [""]
+        ends = [int(word) if word.isdigit() else numbers.get(word, -1) for word in words]
+        if not all(low <= end <= high for end in ends):
+            return f"{piece!r} is no {what} ({low} to {high})"
+        if ends != sorted(ends):
+            return f"{piece!r} begins after its end"
     return ""
 
 

@@ -47,7 +47,7 @@ def read_crds(folder: Path) -> dict[str, Crd]:
                 versions = [version for version in crd["spec"]["versions"] if version["name"] == "v1"]
                 schema = versions[0]["schema"]["openAPIV3Schema"]
                 closed = _closed(schema)
-                closed["properties"]["metadata"] = {"type": "object", "required": ["name"]}
+                closed["properties"]["metadata"] = {"type": "object"}
                 found[kind] = Crd(schema, jsonschema.Draft202012Validator(closed))
     if not found:
         raise PlanError(f"{folder}: no CRD of KubeRay", fix="name the folder of rayjobs.yaml, rayclusters.yaml, …")
@@ -103,11 +103,9 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete(value: Any, schema: dict[str, Any]) -> None:
-    """Fill in defaults and take empty values away, in place."""
+    """Fill in defaults, in place."""
     properties = schema.get("properties", {})
     if isinstance(value, dict):
-        for key in [key for key, item in value.items() if item is None]:
-            del value[key]
         for key, part in properties.items():
             if key not in value and "default" in part:
                 value[key] = copy.deepcopy(part["default"])
