@@ -85,7 +85,7 @@ test: test-fast
 	$(BIN)/pytest -m 'ray and not slow and not gpu and not vllm and not nodes'
 
 test-fast: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --dist loadfile
 
 test-slow: setup
 	$(BIN)/pytest -m 'slow and not gpu and not vllm and not nodes'

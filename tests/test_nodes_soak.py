@@ -101,7 +101,7 @@ def trouble(nodes: Nodes, job: Job, folder: Path, draw: random.Random) -> list[s
         )
 
 
-def test_trouble_changes_no_bit(cluster: Nodes, tmp_path: Path) -> None:
+def test_trouble_changes_no_bit(cluster: Nodes, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """One course where nothing befalls it, and then the same in trouble, again and again until the time is over."""
     cluster.ready()
     plan, storage = write_plan(tmp_path / "plan", COURSE), tmp_path / "storage"
@@ -126,3 +126,5 @@ def test_trouble_changes_no_bit(cluster: Nodes, tmp_path: Path) -> None:
         assert timeless(soaked) == timeless(calm)
         befell += faults
     assert befell
+    record_property("faults", befell)
+    record_property("runs", len(list(storage.glob("runs/soak*"))))
