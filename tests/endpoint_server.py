@@ -174,11 +174,13 @@ class Bench:
     waits: list[float] = dataclasses.field(default_factory=list)
 
     @contextlib.contextmanager
-    def endpoint(self, *, real_pace: bool = False, **settings: object) -> Iterator[Endpoint]:
+    def endpoint(
+        self, *, real_pace: bool = False, look: Callable[[], None] = lambda: None, **settings: object
+    ) -> Iterator[Endpoint]:
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)
 
         pace = Pace() if real_pace else Pace(sleep, lambda: NOW, lambda low, high: high)
         with Journal(self.path) as journal:
             fields = {"base_url": self.server.url, "model": "m", "allow_private": True, **settings}
-            yield Endpoint(EndpointSettings(**fields), journal, pace)
+            yield Endpoint(EndpointSettings(**fields), journal, pace, look)

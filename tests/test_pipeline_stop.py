@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 
@@ -49,6 +50,23 @@ def test_what_comes_to_its_end_all_the_same_is_the_last_thing_that_is_done() -> 
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StoppedError, match="SIGTERM"):
             stop.check()
+
+
+def test_a_signal_in_the_middle_of_asynchronous_work_is_no_error_of_that() -> None:
+    """asyncio keeps what a task raises, and a group of tasks raises an ExceptionGroup of it."""
+
+    async def busy(number: int) -> None:
+        await asyncio.sleep(0)
+        if number == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(busy(number))
+
+    with pytest.raises(StoppedError, match="asked to stop by SIGTERM"), stoppable(Stop()):
+        asyncio.run(work())
 
 
 def test_another_process_may_want_the_stop_and_is_heard_at_the_next_look() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.errors import EndpointError
+from ratchet.errors import EndpointError, StoppedError
 from ratchet.serving.requests import CompletionRequest, ScoreRequest
 from ratchet.serving.retry import Pace, asked_seconds, wait_seconds
 from tests.endpoint_server import (
@@ -98,6 +98,21 @@ def test_waits_double_up_to_a_minute_and_the_attempts_end(bench: Bench) -> None:
     assert "0 of 1 requests are answered" in caught.value.fix
     assert caught.value.exit_code == 69
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
+
+
+@pytest.mark.parametrize("ask", ["answer", "attempt"])
+def test_who_is_asked_to_stop_sends_nothing_more_and_keeps_what_was_answered(bench: Bench, ask: str) -> None:
+    def look() -> None:
+        if len(bench.server.bodies) == 3:
+            raise StoppedError("asked to stop")
+
+    requests = [chat(f"{number}?") for number in range(8)]
+    with bench.endpoint(look=look, concurrency=1) as endpoint, pytest.raises(StoppedError, match="asked to stop"):
+        getattr(endpoint, ask)(requests)
+    assert len(bench.server.bodies) == 3
+    with bench.endpoint() as endpoint:
+        assert len(getattr(endpoint, ask)(requests)) == 8
+    assert len(bench.server.bodies) == 8
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -21,7 +22,7 @@ from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs import token_flow
 from ratchet.pairs.table import open_table
-from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.pairs.token_flow import Policy, prepare_tokens
 from ratchet.pairs.tokens import TokenWriter
 from ratchet.pipeline import suites
 from ratchet.pipeline.candidates import Bench, Candidates
@@ -36,6 +37,7 @@ from ratchet.reference.jobs import TRAINER, Passes, ScoreJob, ScoringModel
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import Logps, write_block
 from ratchet.serving.requests import Answer
+from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import leased
 from ratchet.track.progress import Console
@@ -133,6 +135,27 @@ def test_scores_that_another_process_makes_are_waited_for_and_not_computed(
     found = waiting.result(20)
     assert [(one.folder, one.reused, one.pairs) for one in found] == [(plan.folder, True, 2), (other.folder, True, 5)]
     assert len(said) in {1, 2} and said[0].startswith(f"waiting for scores of {folder} on the ")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_who_waits_for_others_or_would_begin_can_be_stopped(made: tuple[Layout, Path, Path], held: bool) -> None:
+    layout, folder, pairs = made
+
+    def stop() -> None:
+        raise StoppedError("asked to stop")
+
+    key = f"tokens-{fingerprint(token_flow.tokens_identity('abc', folder, Policy(128, 'drop'), None))}"
+    with leased(layout.lease(key), what="x"):
+        waiting = beside(lambda: prepare_tokens(pairs, "abc", folder, layout, while_waiting=stop, **LENGTHS))
+        with pytest.raises(StoppedError):
+            waiting.result(20)
+    fp, tokens = prepare_tokens(pairs, "abc", folder, layout, **LENGTHS)
+    work = [(ScoringModel(folder, "weights", "float32"), ScoreJob(fp, tokens, "train"))]
+    (plan,) = score._plans(work, TRAINER, layout)
+    with leased(layout.lease(plan.lease), what="x") if held else contextlib.nullcontext():
+        waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), while_waiting=stop))
+        with pytest.raises(StoppedError):
+            waiting.result(20)
 
 
 def result_of(task: str) -> TaskResult:

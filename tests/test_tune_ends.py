@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingErr
 from ratchet.plan.load import load_plan
 from ratchet.plan.space import Scheduler
 from ratchet.store.files import write_json, write_json_once
+from ratchet.store.lease import leased
 from ratchet.store.record import Record, write_record
 from ratchet.track.jsonl import JsonLines
-from ratchet.tune.process import Progress, end_from_outside, raise_if_told, tell
+from ratchet.tune.process import Progress, end_from_outside, raise_if_told, tell, work
 from ratchet.tune.schedule import scheduler_of
 from ratchet.tune.trial import TASK, TrialTask, end_trial, error_of, made_steps, run_trial, write_point
 from ratchet.tune.watch import TrialStop
@@ -93,6 +95,16 @@ def test_all_trials_of_a_sweep_hear_that_it_was_asked_to_stop(task: TrialTask) -
     assert [one.asked() for one in both] == [None, None]
     write_json(task.folder.parent.parent / "pause.json", {"what": "asked to stop by SIGTERM"})
     assert [one.asked() for one in both] == ["asked to stop by SIGTERM"] * 2
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_trial_of_a_sweep_that_stops_does_not_begin(task: TrialTask, held: bool) -> None:
+    """Nor does it wait for a process that is still at it."""
+    with leased(task.lease, what="x") if held else contextlib.nullcontext(), ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, task, lambda line: None, lambda: "asked to stop by SIGTERM")
+        with pytest.raises(StoppedError, match="asked to stop by SIGTERM"):
+            working.result(60)
+    assert not (task.folder / "trial.json").exists() and not (task.folder / "wandb").exists()
 
 
 def test_an_end_seen_from_outside_does_not_replace_the_trials_own(task: TrialTask) -> None:

@@ -54,14 +54,17 @@ class Judge:
 
 
 @contextlib.contextmanager
-def endpoint_judge(said: EndpointJudge, journal: Path, pace: Pace = REAL_PACE) -> Iterator[Judge]:
+def endpoint_judge(
+    said: EndpointJudge, journal: Path, pace: Pace = REAL_PACE, look: Callable[[], None] = lambda: None
+) -> Iterator[Judge]:
     """Yield a server as judge; judgments are kept in `journal`, and none there is asked for twice.
 
-    Raises PlanError, RunError, CorruptError, StorageError.
+    What `look` raises, which is called before every request, ends the judging. Raises PlanError, RunError,
+    CorruptError, StorageError.
     """
     with Journal(journal) as kept:
         settings = EndpointSettings(**said.model_dump(exclude={"kind"}))
-        yield Judge(said.model, f"endpoint {said.base_url}", Endpoint(settings, kept, pace).attempt)
+        yield Judge(said.model, f"endpoint {said.base_url}", Endpoint(settings, kept, pace, look).attempt)
 
 
 def replay_judge(said: ReplayJudge) -> Judge:

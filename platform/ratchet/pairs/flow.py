@@ -79,18 +79,22 @@ def prepare_pairs(
     layout: Layout,
     default_system: str | None,
     on_wait: Callable[[str], None] = lambda line: None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's pairs, making them where the store has none. Ray must be up.
 
-    Where another process is making them it waits, and `on_wait` gets one line about that. Raises DataError where
-    files are absent or damaged, too many rows are bad, or no pair is left; PlanError where the source asks for what
-    its rows cannot give; StorageError.
+    Where another process is making them it waits, and `on_wait` gets one line about that; what `while_waiting` raises
+    ends the wait. Raises DataError where files are absent or damaged, too many rows are bad, or no pair is left;
+    PlanError where the source asks for what its rows cannot give; StorageError.
     """
     identity = pairs_identity(source, default_system)
     digest = fingerprint(identity)
     folder = layout.pairs(digest)
     if not _is_there(name, source, folder):
-        with leased(layout.lease(f"pairs-{digest}"), what=f"pairs {name}", on_wait=on_wait) as lease:
+        wanted = leased(
+            layout.lease(f"pairs-{digest}"), what=f"pairs {name}", on_wait=on_wait, while_waiting=while_waiting
+        )
+        with wanted as lease:
             if not _is_there(name, source, folder):
                 spans = plan_spans(source, SPAN_BYTES, SPAN_ROWS)
                 _make(name, source, spans, default_system, identity, folder, lease)

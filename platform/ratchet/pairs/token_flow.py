@@ -58,12 +58,13 @@ def prepare_tokens(
     chat_template: str | None,
     small_rows: int = SMALL_ROWS,
     on_wait: Callable[[str], None] = lambda line: None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's tokens, making them where the store has none.
 
     With more than `small_rows` pairs on a side Ray must be up. Where another process is making them it waits, and
-    `on_wait` gets one line about that. Raises ModelError where the tokenizer or its template
-    cannot be used, DataError where no pair is left to train on, StorageError.
+    `on_wait` gets one line about that; what `while_waiting` raises ends the wait. Raises ModelError where the
+    tokenizer or its template cannot be used, DataError where no pair is left to train on, StorageError.
     """
     policy = Policy(max_length, overlong)
     identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
@@ -71,8 +72,9 @@ def prepare_tokens(
     folder = layout.tokens(digest)
     if read_record(folder) is None:
         find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
-        work = _Work(model_folder, chat_template, policy)
-        with leased(layout.lease(f"tokens-{digest}"), what=f"tokens of the pairs {pairs_fp}", on_wait=on_wait) as lease:
+        work, what = _Work(model_folder, chat_template, policy), f"tokens of the pairs {pairs_fp}"
+        wanted = leased(layout.lease(f"tokens-{digest}"), what=what, on_wait=on_wait, while_waiting=while_waiting)
+        with wanted as lease:
             if read_record(folder) is None:
                 _make(pairs_folder, identity, work, folder, small_rows, lease)
     return digest, folder

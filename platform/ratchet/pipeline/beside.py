@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from ratchet.errors import StoppedError
 from ratchet.pipeline.candidates import Bench
 from ratchet.pipeline.context import Model, Run
 from ratchet.pipeline.evaluation import questions_identity, questions_of
@@ -100,7 +101,8 @@ class Evaluations:
                 self._evaluate(model, self._some(model.name, at_end=False), self.beside)
             except BaseException as error:  # it is raised by `finish`: training goes on
                 self._failure = error
-                self.run.console.say(f"the evaluation of {model.name} failed: {error}")
+                if not isinstance(error, StoppedError):
+                    self.run.console.say(f"the evaluation of {model.name} failed: {error}")
 
     def _evaluate(self, model: Model, suites: Sequence[PlannedSuite], actors: int) -> None:
         run = self.run

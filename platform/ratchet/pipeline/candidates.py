@@ -55,6 +55,11 @@ class Bench:
     actors: int
     stopped: Callable[[], bool] = lambda: False
 
+    def end_if_stopped(self) -> None:
+        """Raise StoppedError where the evaluation is to end."""
+        if self.stopped():
+            raise StoppedError("the evaluation was stopped", fix="run again: it goes on where it was")
+
 
 class Candidates:
     """The candidates of one model. Use it in a `with`: at its end the processes are gone.
@@ -103,7 +108,7 @@ class Candidates:
                 self.bench.layout.lease(f"answers-{self.role}{name}"),
                 what=f"answers of {self.model.name}",
                 on_wait=on_wait,
-                while_waiting=self.end_if_stopped,
+                while_waiting=self.bench.end_if_stopped,
             )
             for name in sorted({fingerprint(self.identity_for(task)) for task in tasks})
         ]
@@ -154,13 +159,7 @@ class Candidates:
         self._show(done, total)
         if total >= _LONG_WORK and done * 10 // total > (done - 1) * 10 // total:
             self.bench.console.say(f"{f'ask {self.model.name}':<20} {done:,} of {total:,} batches")
-        self.end_if_stopped()
-
-    def end_if_stopped(self) -> None:
-        """Raise StoppedError where the evaluation is to end."""
-        if self.bench.stopped():
-            why = f"the evaluation of {self.model.name} was stopped"
-            raise StoppedError(why, fix="run again: it goes on where it was")
+        self.bench.end_if_stopped()
 
     def _pool(self, engine: str, quantise: str | None) -> Actors:
         if (engine, quantise) not in self._actors:

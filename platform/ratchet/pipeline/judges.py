@@ -33,9 +33,9 @@ def judge_of(candidates: Candidates, task: MtBench, where: str) -> Iterator[Judg
                 bench.layout.lease(f"judgments-{name}"),
                 what=f"judgments of {said.model}",
                 on_wait=candidates.step_back,
-                while_waiting=candidates.end_if_stopped,
+                while_waiting=bench.end_if_stopped,
             )
-            with lease, endpoint_judge(said, bench.layout.judgments(name)) as judge:
+            with lease, endpoint_judge(said, bench.layout.judgments(name), look=bench.end_if_stopped) as judge:
                 yield judge
         case ReplayJudge():
             yield replay_judge(said)

@@ -27,8 +27,8 @@ from ratchet.track.bar import counted
 
 
 def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -> TaskResult:
-    """Return how a model sees a suite's pairs. Raises DataError, ModelError."""
-    pairs_fp, pairs = prepare_pairs(name, task.data, bench.layout, None, bench.console.say)
+    """Return how a model sees a suite's pairs. Raises DataError, ModelError; StoppedError where it was stopped."""
+    pairs_fp, pairs = prepare_pairs(name, task.data, bench.layout, None, bench.console.say, bench.end_if_stopped)
     tokens_fp, tokens = prepare_tokens(
         pairs,
         pairs_fp,
@@ -38,6 +38,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
         overlong="drop",
         chat_template=bench.chat_template,
         on_wait=bench.console.say,
+        while_waiting=bench.end_if_stopped,
     )
     split = "heldout" if task.data.held_out else "train"
     count = min(task.max_pairs, len(open_table([tokens / f"{split}.arrow"], [1.0], 0)))
@@ -49,8 +50,15 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
     budget = bench.cluster.token_budget if isinstance(bench.cluster.token_budget, int) else None
     pool = Pool(bench.actors, bench.cluster.gpus_per_worker, Passes(budget, bench.cluster.sharing))
     with counted(f"score {model.name}", "pairs") as show:
+
+        def on_pairs(done: int, total: int) -> None:
+            show(done, total)
+            bench.end_if_stopped()
+
         work = [(one.scoring(), job) for one in models]
-        scored = score_jobs(work, bench.layout, pool, on_pairs=show, on_wait=bench.console.say)
+        scored = score_jobs(
+            work, bench.layout, pool, on_pairs=on_pairs, on_wait=bench.console.say, while_waiting=bench.end_if_stopped
+        )
     logps = [read_job(job, one) for one in scored]
     table = open_table([job.file], [1.0], 0).subset(job.rows or ())
     texts = {pair.pair_id: pair for pair in _read(pairs / f"{split}.parquet")}

@@ -44,7 +44,8 @@ def prepare_sources(run: Run) -> None:
     """Read every source that is used into pairs. Raises DataError."""
     for name in used_sources(run):
         started = time.monotonic()
-        run.pairs[name] = prepare_pairs(name, run.plan.data[name], run.layout, run.plan.model.system, run.console.say)
+        source, system = run.plan.data[name], run.plan.model.system
+        run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.console.say, run.stop.check)
         counts = facts_of(run.pairs[name][1]).counts
         hub = run.plan.data[name].hub
         if hub is not None and hub.revision is None:
@@ -151,7 +152,10 @@ def _scratch_model(run: Run, spec: Scratch) -> Path:
     fp = fingerprint(identity)
     folder = run.layout.model(fp)
     if read_record(folder) is None:
-        with leased(run.layout.lease(f"models-{fp}"), what="model base", on_wait=run.console.say) as lease:
+        wanted = leased(
+            run.layout.lease(f"models-{fp}"), what="model base", on_wait=run.console.say, while_waiting=run.stop.check
+        )
+        with wanted as lease:
             if read_record(folder) is None:
                 _make_scratch(run, spec, identity, folder, lease)
     return folder
@@ -189,6 +193,7 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
             overlong=overlong,
             chat_template=run.chat_template,
             on_wait=run.console.say,
+            while_waiting=run.stop.check,
         )
         counts = facts_of(folder).counts
         facts = {

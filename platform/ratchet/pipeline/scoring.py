@@ -87,6 +87,7 @@ def score_together(
             engine,
             on_pairs=on_pairs,
             on_wait=run.console.say,
+            while_waiting=run.stop.check,
         )
     fresh = sum(one.pairs for one in scored if not one.reused)
     run.scored_now.update(one.fingerprint for one in scored if not one.reused)

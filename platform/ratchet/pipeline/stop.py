@@ -20,8 +20,11 @@ from ratchet.errors import StoppedError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Interruption(BaseException):
-    """What a signal raises: no `except Exception` on its way takes it for an error of what it interrupts."""
+class Interruption(KeyboardInterrupt):
+    """What a signal raises: no `except Exception` on its way takes it for an error of what it interrupts.
+
+    A KeyboardInterrupt, because asyncio lets that through: from any other it makes an ExceptionGroup.
+    """
 
 
 class Stop:

@@ -80,21 +80,26 @@ def score_jobs(
     engine: EngineChoice = TRAINER,
     on_pairs: Callable[[int, int], None] = lambda done, total: None,
     on_wait: Callable[[str], None] = lambda line: None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> list[Scores]:
     """Score every job under its model in one pass, and return where each one's scores lie.
 
     What the store already holds is not computed again, and what another process is computing is waited for, with
     nothing of the cluster in hand; `on_wait` gets one line about each wait. `on_pairs(done, total)` follows the work.
-    Raises the error of the process that failed; its finished blocks stay.
+    `while_waiting` is called meanwhile, and once before a pass begins. Raises what these raise, and the error of the
+    process that failed; finished blocks stay.
     """
     plans = _plans(work, engine, layout)
     with contextlib.ExitStack() as stack:
         if wanted := {plan.lease: plan for plan in plans if plan.missing}:
             # In one order, whatever is wanted: no two processes wait for each other.
             leases = {
-                key: stack.enter_context(leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait))
+                key: stack.enter_context(
+                    leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait, while_waiting=while_waiting)
+                )
                 for key in sorted(wanted)
             }
+            while_waiting()  # a lease that was free was not waited for
             plans = _plans(work, engine, layout)  # others may have scored meanwhile
             for key in leases.keys() - {plan.lease for plan in plans if plan.missing}:
                 leases.pop(key).let_go()  # nobody else is to wait for a pass that does not make it

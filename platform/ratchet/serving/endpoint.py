@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ratchet import redact
 from ratchet.errors import EndpointError, PlanError, RatchetError
@@ -79,12 +79,20 @@ class _AloneError(EndpointError):
 class Endpoint:
     """Asks a server, and journals every answer before it counts.
 
-    Raises PlanError where the key's environment variable is empty, or holds what no header can.
+    `look` is called before every attempt: what it raises ends the round as an error would. Raises PlanError where
+    the key's environment variable is empty, or holds what no header can.
     """
 
-    def __init__(self, settings: EndpointSettings, journal: Journal, pace: Pace = REAL_PACE) -> None:
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        journal: Journal,
+        pace: Pace = REAL_PACE,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.sent = 0
+        self._look = look
         self._journal = journal
         self._pace = pace
         self._key = _read_key(settings.key_variable)
@@ -162,6 +170,7 @@ class Endpoint:
         attempt = 0
         while this.failure is None:
             attempt += 1
+            self._look()
             self._spend()
             try:
                 reply = await connection.post(path, fields)

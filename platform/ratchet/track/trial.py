@@ -162,7 +162,9 @@ class TrialRun:
             self._tracker.summary(values)
 
     def finish(self, status: str, metrics: Mapping[str, Mapping[str, Any]], reason: str | None = None) -> None:
-        """Take what the trial came to, as trial.json has it: `metrics` by name, with value and standard error.
+        """Take what the trial came to, as trial.json has it, or that it is `unfinished` and goes on later.
+
+        `metrics` are by name, with value and standard error.
 
         Each value stands under the very name of its metric, its standard error under `<name>_error`;
         what has no value is not there.
@@ -174,7 +176,7 @@ class TrialRun:
         if self._stages:
             self.table("stages", _COLUMNS, [_row(link) for link in self._stages.values()])
         self.summary(values)
-        self._exit_code = int(status == "failed")
+        self._exit_code = int(status in {"failed", "unfinished"})
 
     def close(self) -> None:
         """Let go of wandb, after trial.json is written: an upload that hangs is given some 20 seconds."""

@@ -71,6 +71,7 @@ def watched(
         # Workers that are gone for a moment have ended, or come back: only then is it known what they left. A trial
         # that is dropped waits for its workers, which end: slots that nobody waits for stay taken until Ray's job ends.
         if why is not None and not here and (not begun or without >= _GONE):
+            notice.put(folder, Notice("stop", why))  # to those that begin before Ray is told
             raise _without_workers(spec, why)
         found = Notice("stop", why) if why is not None else _of_nodes(watch)
         if found != told:

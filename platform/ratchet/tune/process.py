@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import redact
+from ratchet.errors import StoppedError
 from ratchet.pipeline.context import Trial
 from ratchet.pipeline.graph import chunk_names
 from ratchet.pipeline.runner import run_plan
@@ -51,7 +52,13 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
         with storage_errors(task.folder):
             log = stack.enter_context((task.folder / LOG).open("a", encoding="utf-8"))
         what = f"trial {task.name} of {task.sweep}"
-        stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say))
+
+        def check() -> None:
+            if (why := asked()) is not None:
+                raise StoppedError(why, fix="run again: it goes on where it was")
+
+        stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say, while_waiting=check))
+        check()
         before = read_json_or_none(task.folder / TRIAL)
         if before is not None and not passing(before):  # it ended while this process waited, or before
             return dict(before)
@@ -63,7 +70,11 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
             listeners.append(Progress(task, task.scheduled, progress, report).line)
         watch = Watch(listeners)
         free_slots(task.folder / SLOTS)
-        document = run_trial(task, lambda: _run(task, watch, wandb, Console(log), asked), wandb.path)
+        try:
+            document = run_trial(task, lambda: _run(task, watch, wandb, Console(log), asked), wandb.path)
+        except StoppedError as stopped:
+            wandb.finish("unfinished", {}, stopped.what)
+            raise
         reason = document["reason"]["what"] if document["reason"] else None
         named = {name: document["metrics"][name] for name in task.objectives if name in document["metrics"]}
         wandb.finish(document["status"], named, reason)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import PlanError, RunError
+from ratchet.errors import PlanError, RunError, StoppedError, StorageError
 from ratchet.model.digest import digest_model
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
@@ -58,7 +58,11 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
         with _alone(sweep):
             _claim(sweep, console, fresh=fresh)
         with Clock(folder / CALLS) as clock:
-            _go_on(sweep, clock, console)
+            try:
+                _go_on(sweep, clock, console)
+            except StoppedError:
+                write_page(sweep, clock.seconds)
+                raise
         return write_page(sweep, clock.seconds)
 
 
@@ -133,7 +137,8 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
     def look() -> None:
         pause = sweep.folder / PAUSE
         if (why := stop.why()) is not None and not pause.exists():
-            write_json(pause, {"what": why})
+            with contextlib.suppress(StorageError):  # it is tried again at once: trials are not lost for it
+                write_json(pause, {"what": why})
 
     def take(task: TrialTask, status: str, reason: Mapping[str, str]) -> None:
         if stop.why() is not None and not (task.folder / TRIAL).exists():
