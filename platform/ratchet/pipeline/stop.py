@@ -20,11 +20,8 @@ from ratchet.errors import StoppedError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Interruption(KeyboardInterrupt):
-    """What a signal raises: no `except Exception` on its way takes it for an error of what it interrupts.
-
-    A KeyboardInterrupt, because asyncio lets that through: from any other it makes an ExceptionGroup.
-    """
+class Interruption(BaseException):
+    """What a signal raises: no `except Exception` on its way takes it for an error of what it interrupts."""
 
 
 class Stop:
@@ -83,11 +80,14 @@ def stoppable(stop: Stop) -> Iterator[None]:
     def take(number: int, frame: FrameType | None) -> None:
         stop.ask(number)
 
+    interrupted = False
     before: dict[signal.Signals, Any] = {number: signal.signal(number, take) for number in SIGNALS}
     try:
         yield
-    except Interruption:
-        stop.check()
+    except* Interruption:  # in the middle of asynchronous work it comes as a group
+        interrupted = True
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if interrupted:
+        stop.check()
