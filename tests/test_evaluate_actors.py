@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.errors import DataError, ModelError
+from ratchet.errors import DataError, ModelError, StoppedError
 from ratchet.evaluate.actors import Actors
 from ratchet.evaluate.local_engine import LocalEngine
 from ratchet.evaluate.pool import Pool
@@ -133,6 +133,20 @@ def test_a_process_that_finds_no_room_holds_nothing_up() -> None:
     actors = Actors(Slow, count=9)  # more than the machine has processors
     units: list[Unit] = [(CompletionRequest(str(n)),) for n in range(30)]
     assert sorted(place for place, _ in actors.compute(units)) == list(range(30))
+    actors.close()
+
+
+def test_who_is_asked_to_stop_does_not_wait_for_room() -> None:
+    looks: list[None] = []
+
+    def look() -> None:
+        looks.append(None)
+        if len(looks) == 3:
+            raise StoppedError("asked to stop")
+
+    actors = Actors(Slow, count=1, cpus=1000, look=look)
+    with pytest.raises(StoppedError):
+        list(actors.compute([(CompletionRequest("a"),)]))
     actors.close()
 
 

@@ -69,6 +69,19 @@ def test_a_signal_in_the_middle_of_asynchronous_work_is_no_error_of_that() -> No
         asyncio.run(work())
 
 
+def test_a_stop_wins_over_what_else_goes_wrong_on_its_way_and_nothing_else_is_taken_for_one() -> None:
+    def both() -> BaseException:
+        return BaseExceptionGroup("tasks", [Interruption(), ValueError("a connection that was cut off by it")])
+
+    stop = Stop()
+    with pytest.raises(StoppedError), stoppable(stop):
+        with pytest.raises(Interruption):
+            stop.ask(signal.SIGTERM)
+        raise both()
+    with pytest.raises(ExceptionGroup), stoppable(Stop()):
+        raise ExceptionGroup("tasks", [ValueError("its own")])
+
+
 def test_another_process_may_want_the_stop_and_is_heard_at_the_next_look() -> None:
     told: list[str] = []
     stop = Stop(elsewhere=lambda: told[0] if told else None)

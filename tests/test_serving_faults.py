@@ -115,6 +115,22 @@ def test_who_is_asked_to_stop_sends_nothing_more_and_keeps_what_was_answered(ben
     assert len(bench.server.bodies) == 8
 
 
+def test_who_is_asked_to_stop_does_not_rest_to_the_end(bench: Bench) -> None:
+    """All requests are told to come back in nine minutes; the stop comes while they wait."""
+    bench.server.always = says(429, Retry_After="540")
+
+    def look() -> None:
+        if len(bench.server.bodies) >= 4:
+            raise StoppedError("asked to stop")
+
+    with (
+        bench.endpoint(real_pace=True, look=look, concurrency=4) as endpoint,
+        pytest.raises(StoppedError, match="asked to stop"),
+    ):
+        endpoint.answer([chat(f"{number}?") for number in range(4)])
+    assert len(bench.server.bodies) == 4
+
+
 @pytest.mark.parametrize(
     ("request_", "fault", "says_"),
     [

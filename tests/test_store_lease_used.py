@@ -145,15 +145,16 @@ def test_who_waits_for_others_or_would_begin_can_be_stopped(made: tuple[Layout, 
         raise StoppedError("asked to stop")
 
     key = f"tokens-{fingerprint(token_flow.tokens_identity('abc', folder, Policy(128, 'drop'), None))}"
-    with leased(layout.lease(key), what="x"):
-        waiting = beside(lambda: prepare_tokens(pairs, "abc", folder, layout, while_waiting=stop, **LENGTHS))
+    with leased(layout.lease(key), what="x") if held else contextlib.nullcontext():
+        waiting = beside(lambda: prepare_tokens(pairs, "abc", folder, layout, look=stop, **LENGTHS))
         with pytest.raises(StoppedError):
             waiting.result(20)
+    assert not list(layout.tokens("x").parent.glob("*"))
     fp, tokens = prepare_tokens(pairs, "abc", folder, layout, **LENGTHS)
     work = [(ScoringModel(folder, "weights", "float32"), ScoreJob(fp, tokens, "train"))]
     (plan,) = score._plans(work, TRAINER, layout)
     with leased(layout.lease(plan.lease), what="x") if held else contextlib.nullcontext():
-        waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), while_waiting=stop))
+        waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), look=stop))
         with pytest.raises(StoppedError):
             waiting.result(20)
 

@@ -18,6 +18,7 @@ _MOST_DEATHS = 2
 """Processes that may die over one unit."""
 _AHEAD = 2
 """Units that a process has at a time, so that it never waits for the driver."""
+_LOOK_SECONDS = 1.0
 
 
 class _Worker:
@@ -51,10 +52,19 @@ class Actors:
 
     `make` makes an engine in a process of its own, `count` says how many there are at most, and each
     takes `cpus` and `gpus`; one that finds no room yet is given no work. A process that dies is
-    replaced and its units computed again.
+    replaced and its units computed again. `look` is called again and again meanwhile; what it raises ends the work.
     """
 
-    def __init__(self, make: Callable[[], Engine], *, count: int, cpus: float = 1, gpus: float = 0) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Engine],
+        *,
+        count: int,
+        cpus: float = 1,
+        gpus: float = 0,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.look = look
         self.make, self.count, self.cpus, self.gpus = make, count, cpus, gpus
         self._ready: list[Any] = []
         self._stillborn = 0
@@ -77,7 +87,11 @@ class Actors:
         while running or (waiting and failure is None):
             if failure is None:
                 self._hand_out(units, waiting, running)
-            (done,), _ = ray.wait([*running, *self._starting], num_returns=1)
+            ended: list[Any] = []
+            while not ended:
+                self.look()
+                ended, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=_LOOK_SECONDS)
+            [done] = ended
             try:
                 found = ray.get(done)
             except ray.exceptions.RayActorError as error:

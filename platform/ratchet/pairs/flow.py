@@ -79,25 +79,24 @@ def prepare_pairs(
     layout: Layout,
     default_system: str | None,
     on_wait: Callable[[str], None] = lambda line: None,
-    while_waiting: Callable[[], None] = lambda: None,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's pairs, making them where the store has none. Ray must be up.
 
-    Where another process is making them it waits, and `on_wait` gets one line about that; what `while_waiting` raises
-    ends the wait. Raises DataError where files are absent or damaged, too many rows are bad, or no pair is left;
-    PlanError where the source asks for what its rows cannot give; StorageError.
+    Where another process is making them it waits, and `on_wait` gets one line about that. `look` is called again and
+    again while it waits or works, and what it raises ends that. Raises DataError where files are absent or damaged, too
+    many rows are bad, or no pair is left; PlanError where the source asks for what its rows cannot give; StorageError.
     """
     identity = pairs_identity(source, default_system)
     digest = fingerprint(identity)
     folder = layout.pairs(digest)
     if not _is_there(name, source, folder):
-        wanted = leased(
-            layout.lease(f"pairs-{digest}"), what=f"pairs {name}", on_wait=on_wait, while_waiting=while_waiting
-        )
-        with wanted as lease:
+        with leased(
+            layout.lease(f"pairs-{digest}"), what=f"pairs {name}", on_wait=on_wait, while_waiting=look
+        ) as lease:
             if not _is_there(name, source, folder):
                 spans = plan_spans(source, SPAN_BYTES, SPAN_ROWS)
-                _make(name, source, spans, default_system, identity, folder, lease)
+                _make(name, source, spans, default_system, identity, folder, lease, look)
     return digest, folder
 
 
@@ -118,11 +117,12 @@ def _make(
     identity: Mapping[str, Any],
     folder: Path,
     lease: Lease,
+    look: Callable[[], None],
 ) -> None:
     started, clock = now(), time.monotonic()
     reading = make_reading(source, spans, default_system)
     with folder_aside(folder) as aside:
-        counted = assemble(_stream(spans, reading), aside, source)
+        counted = assemble(_stream(spans, reading, look), aside, source)
         _check(name, source, counted, aside)
         if pairs_identity(source, default_system) != identity:
             raise DataError("files changed while they were read", where=f"data.{name}", fix="run again")
@@ -140,7 +140,7 @@ def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:
     check_kept(name, {"read": counts.read, "kept": counts.kept, "train": counts.train}, counts.skipped, table)
 
 
-def _stream(spans: list[Span], reading: Reading) -> Iterator[Item]:
+def _stream(spans: list[Span], reading: Reading, look: Callable[[], None]) -> Iterator[Item]:
     """Yield the items of all spans in order, from Ray Data tasks. Raises the DataError that a task met."""
     import ray.data
 
@@ -151,6 +151,7 @@ def _stream(spans: list[Span], reading: Reading) -> Iterator[Item]:
     tables.context.target_max_block_size = _BLOCK_BYTES  # else tasks gather 128 MiB before they hand anything on
     for table in tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
         for part in table.to_batches(max_chunksize=_BLOCK_ITEMS):
+            look()
             for row in part.to_pylist():
                 yield _item(row)
 

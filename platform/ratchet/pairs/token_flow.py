@@ -58,13 +58,14 @@ def prepare_tokens(
     chat_template: str | None,
     small_rows: int = SMALL_ROWS,
     on_wait: Callable[[str], None] = lambda line: None,
-    while_waiting: Callable[[], None] = lambda: None,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's tokens, making them where the store has none.
 
     With more than `small_rows` pairs on a side Ray must be up. Where another process is making them it waits, and
-    `on_wait` gets one line about that; what `while_waiting` raises ends the wait. Raises ModelError where the
-    tokenizer or its template cannot be used, DataError where no pair is left to train on, StorageError.
+    `on_wait` gets one line about that. `look` is called again and again while it waits or works, and what it raises
+    ends that. Raises ModelError where the tokenizer or its template cannot be used, DataError where no pair is left to
+    train on, StorageError.
     """
     policy = Policy(max_length, overlong)
     identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
@@ -73,15 +74,20 @@ def prepare_tokens(
     if read_record(folder) is None:
         find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
         work, what = _Work(model_folder, chat_template, policy), f"tokens of the pairs {pairs_fp}"
-        wanted = leased(layout.lease(f"tokens-{digest}"), what=what, on_wait=on_wait, while_waiting=while_waiting)
-        with wanted as lease:
+        with leased(layout.lease(f"tokens-{digest}"), what=what, on_wait=on_wait, while_waiting=look) as lease:
             if read_record(folder) is None:
-                _make(pairs_folder, identity, work, folder, small_rows, lease)
+                _make(pairs_folder, identity, work, folder, small_rows, lease, look)
     return digest, folder
 
 
 def _make(
-    pairs_folder: Path, identity: dict[str, Any], work: _Work, folder: Path, small_rows: int, lease: Lease
+    pairs_folder: Path,
+    identity: dict[str, Any],
+    work: _Work,
+    folder: Path,
+    small_rows: int,
+    lease: Lease,
+    look: Callable[[], None],
 ) -> None:
     started, clock = now(), time.monotonic()
     files = [pairs_folder / f"{side}.parquet" for side in SIDES]
@@ -90,6 +96,7 @@ def _make(
         with TokenWriter(aside) as writer:
             for side, file, count in zip(SIDES, files, rows, strict=True):
                 for table in _here(file, work) if count <= small_rows else _on_ray(file, work):
+                    look()
                     writer.write(side, table)
         counts = writer.counts()
         _prove(counts, sum(rows), pairs_folder)

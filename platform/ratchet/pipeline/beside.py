@@ -64,6 +64,7 @@ class Evaluations:
         if self._thread is not None:
             self._waiting.put(None)
             self._thread.join()
+        self.beside = 0  # nothing is trained any more
         if self._failure is not None:
             raise self._failure
         for name in names:

@@ -159,7 +159,6 @@ class Candidates:
         self._show(done, total)
         if total >= _LONG_WORK and done * 10 // total > (done - 1) * 10 // total:
             self.bench.console.say(f"{f'ask {self.model.name}':<20} {done:,} of {total:,} batches")
-        self.bench.end_if_stopped()
 
     def _pool(self, engine: str, quantise: str | None) -> Actors:
         if (engine, quantise) not in self._actors:
@@ -167,7 +166,9 @@ class Candidates:
             gpus = cluster.gpus_per_worker
             if engine == "vllm" and gpus:
                 gpus = max(gpus, cluster.tensor_parallel)
-            self._actors[engine, quantise] = Actors(self._maker(engine, quantise), count=self.bench.actors, gpus=gpus)
+            self._actors[engine, quantise] = Actors(
+                self._maker(engine, quantise), count=self.bench.actors, gpus=gpus, look=self.bench.end_if_stopped
+            )
         return self._actors[engine, quantise]
 
     def _maker(self, engine: str, quantise: str | None) -> Callable[[], Engine]:

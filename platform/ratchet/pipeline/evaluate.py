@@ -56,14 +56,16 @@ def evaluate_models(
     models = [_model(one) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []
+    stop = Stop(console.say)
     with (
         hold(folder, console.say),
         native_noise_to(folder / "native.log"),
         ray_session(cluster),
-        stoppable(Stop(console.say)),
+        stoppable(stop),
     ):
         for one, model in zip(asked, models, strict=True):
-            bench = Bench(layout, cluster, console, one.spec.chat_template, cluster.score_actors)
+            template, stopped = one.spec.chat_template, lambda: stop.why() is not None
+            bench = Bench(layout, cluster, console, template, cluster.score_actors, stopped)
             scored = score_suite(bench, model, str(suite_file), suite)
             before = entries[-1].name if entries else None
             entries.append(Entry(one.name, model.weights, model.dtype, before, tuple(scored)))

@@ -38,7 +38,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
         overlong="drop",
         chat_template=bench.chat_template,
         on_wait=bench.console.say,
-        while_waiting=bench.end_if_stopped,
+        look=bench.end_if_stopped,
     )
     split = "heldout" if task.data.held_out else "train"
     count = min(task.max_pairs, len(open_table([tokens / f"{split}.arrow"], [1.0], 0)))
@@ -50,14 +50,9 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
     budget = bench.cluster.token_budget if isinstance(bench.cluster.token_budget, int) else None
     pool = Pool(bench.actors, bench.cluster.gpus_per_worker, Passes(budget, bench.cluster.sharing))
     with counted(f"score {model.name}", "pairs") as show:
-
-        def on_pairs(done: int, total: int) -> None:
-            show(done, total)
-            bench.end_if_stopped()
-
         work = [(one.scoring(), job) for one in models]
         scored = score_jobs(
-            work, bench.layout, pool, on_pairs=on_pairs, on_wait=bench.console.say, while_waiting=bench.end_if_stopped
+            work, bench.layout, pool, on_pairs=show, on_wait=bench.console.say, look=bench.end_if_stopped
         )
     logps = [read_job(job, one) for one in scored]
     table = open_table([job.file], [1.0], 0).subset(job.rows or ())

@@ -152,10 +152,9 @@ def _scratch_model(run: Run, spec: Scratch) -> Path:
     fp = fingerprint(identity)
     folder = run.layout.model(fp)
     if read_record(folder) is None:
-        wanted = leased(
+        with leased(
             run.layout.lease(f"models-{fp}"), what="model base", on_wait=run.console.say, while_waiting=run.stop.check
-        )
-        with wanted as lease:
+        ) as lease:
             if read_record(folder) is None:
                 _make_scratch(run, spec, identity, folder, lease)
     return folder
@@ -193,7 +192,7 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
             overlong=overlong,
             chat_template=run.chat_template,
             on_wait=run.console.say,
-            while_waiting=run.stop.check,
+            look=run.stop.check,
         )
         counts = facts_of(folder).counts
         facts = {

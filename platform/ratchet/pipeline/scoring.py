@@ -75,19 +75,14 @@ def score_together(
     name = f"score {', '.join(dict.fromkeys(model.name for model, _ in work))}"
     budget = cluster.token_budget if isinstance(cluster.token_budget, int) else None
     with counted(name, "pairs") as show:
-
-        def on_pairs(done: int, total: int) -> None:
-            show(done, total)
-            run.stop.check()  # each block that was scored is kept
-
         scored = score_jobs(
             [(model.scoring(engine, quantise), job) for model, job in work],
             run.layout,
             Pool(cluster.score_actors, cluster.gpus_per_worker, Passes(budget, cluster.sharing)),
             engine,
-            on_pairs=on_pairs,
+            on_pairs=show,
             on_wait=run.console.say,
-            while_waiting=run.stop.check,
+            look=run.stop.check,
         )
     fresh = sum(one.pairs for one in scored if not one.reused)
     run.scored_now.update(one.fingerprint for one in scored if not one.reused)

@@ -78,16 +78,25 @@ def stoppable(stop: Stop) -> Iterator[None]:
         return
 
     def take(number: int, frame: FrameType | None) -> None:
-        stop.ask(number)
+        if not over:
+            stop.ask(number)
 
-    interrupted = False
+    over = False
     before: dict[signal.Signals, Any] = {number: signal.signal(number, take) for number in SIGNALS}
     try:
         yield
-    except* Interruption:  # in the middle of asynchronous work it comes as a group
-        interrupted = True
+    except BaseException as error:
+        if not _interrupted(error):
+            raise
+        stop.check()
     finally:
+        over = True
         for number, handler in before.items():
             signal.signal(number, handler)
-    if interrupted:
-        stop.check()
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Tell whether it is an Interruption, or in a group of errors: from asynchronous work it comes in one."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(Interruption) is not None
+    return isinstance(error, Interruption)

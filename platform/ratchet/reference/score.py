@@ -80,14 +80,14 @@ def score_jobs(
     engine: EngineChoice = TRAINER,
     on_pairs: Callable[[int, int], None] = lambda done, total: None,
     on_wait: Callable[[str], None] = lambda line: None,
-    while_waiting: Callable[[], None] = lambda: None,
+    look: Callable[[], None] = lambda: None,
 ) -> list[Scores]:
     """Score every job under its model in one pass, and return where each one's scores lie.
 
     What the store already holds is not computed again, and what another process is computing is waited for, with
     nothing of the cluster in hand; `on_wait` gets one line about each wait. `on_pairs(done, total)` follows the work.
-    `while_waiting` is called meanwhile, and once before a pass begins. Raises what these raise, and the error of the
-    process that failed; finished blocks stay.
+    `look` is called while it waits, before a pass begins and after each block, and what it raises ends that. Raises
+    the error of the process that failed, too; finished blocks stay.
     """
     plans = _plans(work, engine, layout)
     with contextlib.ExitStack() as stack:
@@ -95,15 +95,15 @@ def score_jobs(
             # In one order, whatever is wanted: no two processes wait for each other.
             leases = {
                 key: stack.enter_context(
-                    leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait, while_waiting=while_waiting)
+                    leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait, while_waiting=look)
                 )
                 for key in sorted(wanted)
             }
-            while_waiting()  # a lease that was free was not waited for
+            look()  # a lease that was free was not waited for
             plans = _plans(work, engine, layout)  # others may have scored meanwhile
             for key in leases.keys() - {plan.lease for plan in plans if plan.missing}:
                 leases.pop(key).let_go()  # nobody else is to wait for a pass that does not make it
-            return _score(work, plans, list(leases.values()), engine, pool, on_pairs)
+            return _score(work, plans, list(leases.values()), engine, pool, on_pairs, look)
     return [_found(plan) for plan in plans]
 
 
@@ -114,6 +114,7 @@ def _score(
     engine: EngineChoice,
     pool: Pool,
     on_pairs: Callable[[int, int], None],
+    look: Callable[[], None],
 ) -> list[Scores]:
     started, clock = now(), time.monotonic()
     models = list(dict.fromkeys(model for model, _ in work))
@@ -123,7 +124,7 @@ def _score(
         if plan.missing
         for item in _items(plan)
     ]
-    seconds = _run(models, items, engine, pool, on_pairs) if items else {}
+    seconds = _run(models, items, engine, pool, on_pairs, look) if items else {}
     for lease in leases:
         lease.check()
     return [
@@ -245,6 +246,7 @@ def _run(
     engine: EngineChoice,
     pool: Pool,
     on_pairs: Callable[[int, int], None],
+    look: Callable[[], None],
 ) -> dict[str, float]:
     """Send the items through the pool; return the seconds spent on each score folder."""
     import ray
@@ -264,6 +266,7 @@ def _run(
             done += row["pairs"]
             seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
             on_pairs(done, total)
+            look()
     return seconds
 
 

@@ -22,6 +22,7 @@ from ratchet.serving.wire import compose, read_answer
 
 _SHOWN = 400
 _ALONE = 10  # failures of single requests, and not one answer: it is the server that fails
+_LOOK_SECONDS = 1.0
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _log = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ class _AloneError(EndpointError):
 class Endpoint:
     """Asks a server, and journals every answer before it counts.
 
-    `look` is called before every attempt: what it raises ends the round as an error would. Raises PlanError where
-    the key's environment variable is empty, or holds what no header can.
+    `look` is called before every attempt, and while it waits for one: what it raises ends the round as an error would.
+    Raises PlanError where the key's environment variable is empty, or holds what no header can.
     """
 
     def __init__(
@@ -209,8 +210,11 @@ class Endpoint:
         nap = asyncio.ensure_future(self._pace.sleep(seconds))
         this.resting.add(nap)
         try:
-            await nap
+            while not nap.done():
+                self._look()
+                await asyncio.wait({nap}, timeout=_LOOK_SECONDS)
         finally:
+            nap.cancel()
             this.resting.discard(nap)
 
     def _for_people(self, text: str) -> str:

@@ -169,7 +169,8 @@ class TrialRun:
         Each value stands under the very name of its metric, its standard error under `<name>_error`;
         what has no value is not there.
         """
-        values: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
+        # An empty reason too: a trial that goes on has the summary that it was stopped with.
+        values: dict[str, Any] = {"status": status, "reason": reason or ""}
         for name, one in metrics.items():
             found = {name: one["value"], f"{name}_error": one.get("standard_error")}
             values |= {key: value for key, value in found.items() if value is not None}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import RatchetError, StoppedError, TrainingError
+from ratchet.errors import RatchetError, StoppedError, StorageError, TrainingError
 from ratchet.train import nodes, notice
 from ratchet.train.events import noted
 from ratchet.train.notice import Notice
@@ -71,7 +72,8 @@ def watched(
         # Workers that are gone for a moment have ended, or come back: only then is it known what they left. A trial
         # that is dropped waits for its workers, which end: slots that nobody waits for stay taken until Ray's job ends.
         if why is not None and not here and (not begun or without >= _GONE):
-            notice.put(folder, Notice("stop", why))  # to those that begin before Ray is told
+            with contextlib.suppress(StorageError):  # for those that begin before Ray is told: they lose nothing else
+                notice.put(folder, Notice("stop", why))
             raise _without_workers(spec, why)
         found = Notice("stop", why) if why is not None else _of_nodes(watch)
         if found != told:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import PlanError, RunError, StoppedError, StorageError
+from ratchet.errors import PlanError, RatchetError, RunError, StoppedError, StorageError
 from ratchet.model.digest import digest_model
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
@@ -61,7 +61,10 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
             try:
                 _go_on(sweep, clock, console)
             except StoppedError:
-                write_page(sweep, clock.seconds)
+                try:
+                    write_page(sweep, clock.seconds)
+                except RatchetError as error:  # the page is written again when the sweep goes on
+                    console.say(str(error))
                 raise
         return write_page(sweep, clock.seconds)
 
@@ -114,6 +117,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
 
     of = trial_count(sweep.space)
     waiting = iter(itertools.chain([first], iter(chooser.next, None)))
+    troubles: list[StorageError] = []
 
     def choose() -> TrialTask | None:
         refused = 0
@@ -136,9 +140,14 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
 
     def look() -> None:
         pause = sweep.folder / PAUSE
-        if (why := stop.why()) is not None and not pause.exists():
-            with contextlib.suppress(StorageError):  # it is tried again at once: trials are not lost for it
-                write_json(pause, {"what": why})
+        if (why := stop.why()) is None or pause.exists():
+            return
+        try:
+            write_json(pause, {"what": why})
+        except StorageError as error:  # it is tried again at once: trials are not lost for it
+            if not troubles:
+                console.say(str(error))
+            troubles.append(error)
 
     def take(task: TrialTask, status: str, reason: Mapping[str, str]) -> None:
         if stop.why() is not None and not (task.folder / TRIAL).exists():
