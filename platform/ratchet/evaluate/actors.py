@@ -19,6 +19,7 @@ _MOST_DEATHS = 2
 _AHEAD = 2
 """Units that a process has at a time, so that it never waits for the driver."""
 _LOOK_SECONDS = 1.0
+"""How often `look` is called while nothing comes."""
 
 
 class _Worker:

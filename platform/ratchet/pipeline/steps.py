@@ -11,7 +11,7 @@ from typing import Any
 from ratchet.errors import CorruptError, ModelError, RunError
 from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
-from ratchet.pipeline.context import Model, Run
+from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.graph import BASE, Step, final_model, options
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.shared import drop_checkpoints, link
@@ -36,7 +36,7 @@ def ensure_step(run: Run, step: Step) -> Model:
     home = run.layout.made_step(fingerprint({"recipe": identity, "inputs": input_weights(run, step)}))
     if run.trial is not None:
         with run.trial.watch(step.name, folder):
-            model = known_model(run, step, _shared(run, step, folder, home, identity))
+            model = known_model(run, step, _shared(run, run.trial, step, folder, home, identity))
         run.stop.check()
         return model
     _claim(run, step, folder, identity)
@@ -54,15 +54,14 @@ def ensure_step(run: Run, step: Step) -> Model:
     return known_model(run, step, record)
 
 
-def _shared(run: Run, step: Step, folder: Path, home: Path, identity: Mapping[str, Any]) -> Record:
+def _shared(run: Run, trial: Trial, step: Step, folder: Path, home: Path, identity: Mapping[str, Any]) -> Record:
     """Make a step in the store, unless it is there or another trial makes it: then that one is awaited."""
     link(folder, home)
     if (record := read_record(home)) is None:
         what = f"step {step.name} of {run.plan.name}"
 
         def waiting() -> None:
-            if run.trial is not None:
-                run.trial.check()
+            trial.check()
             run.stop.check()
 
         with leased(

@@ -23,6 +23,7 @@ from ratchet.serving.wire import compose, read_answer
 _SHOWN = 400
 _ALONE = 10  # failures of single requests, and not one answer: it is the server that fails
 _LOOK_SECONDS = 1.0
+"""How often `look` is called while nothing comes."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _log = logging.getLogger(__name__)
 

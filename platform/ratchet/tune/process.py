@@ -15,6 +15,7 @@ from ratchet.pipeline.context import Trial
 from ratchet.pipeline.graph import chunk_names
 from ratchet.pipeline.runner import run_plan
 from ratchet.pipeline.scores import NAME as SCORES
+from ratchet.pipeline.stop import Stop
 from ratchet.pipeline.training import SLOTS
 from ratchet.store.files import storage_errors, write_json
 from ratchet.store.lease import leased
@@ -52,13 +53,9 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
         with storage_errors(task.folder):
             log = stack.enter_context((task.folder / LOG).open("a", encoding="utf-8"))
         what = f"trial {task.name} of {task.sweep}"
-
-        def check() -> None:
-            if (why := asked()) is not None:
-                raise StoppedError(why, fix="run again: it goes on where it was")
-
-        stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say, while_waiting=check))
-        check()
+        stop = Stop(elsewhere=asked)
+        stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say, while_waiting=stop.check))
+        stop.check()
         before = read_json_or_none(task.folder / TRIAL)
         if before is not None and not passing(before):  # it ended while this process waited, or before
             return dict(before)

@@ -22,7 +22,10 @@ from ratchet.tune.watch import TrialStop
 
 POINT, TRIAL, STOP = "point.json", "trial.json", "stop.json"
 PAUSE = "pause.json"
-"""The file of a sweep's folder that tells all its trials to save and to end, with the reason: they go on later."""
+"""The file of a sweep's folder that tells all its trials to save and to end, with the reason: they go on later.
+
+Trials run on the driver's machine, so that no network disk keeps in mind that it was not there.
+"""
 FORMAT = 1
 TASK = "task"
 """The key of a trial's task in its configuration for Ray Tune."""
