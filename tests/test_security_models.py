@@ -23,7 +23,7 @@ from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import load_config, refuse_code
-from ratchet.pipeline.context import trusted_code
+from ratchet.pipeline.models import trusted_code
 from ratchet.plan.model import ModelSpec
 from ratchet.serving.model_config import context
 from ratchet.train.checkpoint import Checkpoints

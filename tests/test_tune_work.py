@@ -15,6 +15,7 @@ from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Model, Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, all_steps, chunk_names
 from ratchet.pipeline.steps import step_identity
+from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.reference.partition import order_chunks, split_rows
 from ratchet.store.fingerprint import fingerprint
@@ -110,7 +111,7 @@ CHOICES: dict[str, list[Any]] = {
     "seed": [0, 1],
     "max_length": [64, 128],
     "after": [None, "warm"],
-    "reference": [None, "base"],
+    "reference": [None, "base", *({"path": "other", "dtype": dtype} for dtype in ("float32", "bfloat16"))],
     "steps": [None, *({"by": "source"} | one for one in WAYS), *({"by": "count", "count": 2} | one for one in WAYS)],
 }
 
@@ -137,6 +138,9 @@ def real_identities(plan: Plan) -> list[str]:
     """What the pipeline knows the steps by, with made-up tokens and orders worked out as it does."""
     run = Run(plan, Layout(Path("nowhere")), Console(), False, None)
     run.models[BASE] = Model(BASE, Path("m"), "base", "base", "float32")
+    named = getattr(plan.stages["align"], "reference", None)
+    if isinstance(named, ModelSpec):
+        run.external[named.model_dump_json()] = Model("other", Path("other"), "other", "other", named.dtype)
     for stage in (plan.stages["warm"], plan.stages["align"]):
         for source in stage.shares():  # type: ignore[union-attr]
             key = (source, stage.max_length, stage.overlong)  # type: ignore[union-attr]

@@ -7,10 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from ratchet.model.digest import digest_code
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.stop import Stop
-from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Overlong
 from ratchet.reference.calibrate import Calibration
@@ -31,13 +29,6 @@ class TrustedCode:
 
     def __str__(self) -> str:
         return f"code that comes with {self.model} was run: revision {self.revision}, digest {self.digest}"
-
-
-def trusted_code(spec: ModelSpec, folder: Path) -> TrustedCode | None:
-    """Return the code in `folder` that `spec` lets run, or None where it lets none."""
-    if not spec.trust_remote_code:
-        return None
-    return TrustedCode(str(spec.name), str(spec.revision), digest_code(folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +52,8 @@ class Model:
     def scoring(self, engine: EngineChoice = TRAINER, quantise: str | None = None) -> ScoringModel:
         """Return the model as `reference.score` takes it; the trainer's engine has no use for the adapter alone."""
         adapter = self.adapter if engine.foreign else None
-        return ScoringModel(self.folder, self.weights, self.dtype, quantise, self.trust_remote_code, adapter)
+        code = None if self.code is None else self.code.digest
+        return ScoringModel(self.folder, self.weights, self.dtype, quantise, code, adapter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +120,7 @@ class Run:
     external: dict[str, Model] = dataclasses.field(default_factory=dict)
     scored_now: set[str] = dataclasses.field(default_factory=set)
     foreign: EngineChoice | None = None
-    gates: dict[tuple[str, str], Gate] = dataclasses.field(default_factory=dict)
+    gates: dict[tuple[str, str, str], Gate] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     def still_ours(self) -> None:

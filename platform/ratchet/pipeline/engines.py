@@ -54,7 +54,7 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
         said = f"the reference of {stage_name} is held in {quantise} as its training holds it: the trainer scores it"
         run.warnings += [said] if said not in run.warnings else []
         return Gate(TRAINER, None)
-    key = (stage_name, model.weights)
+    key = (stage_name, model.identity, model.dtype)
     if key not in run.gates:
         stage = run.plan.stages[stage_name]
         assert not isinstance(stage, Merge)  # noqa: S101  a merge has no reference

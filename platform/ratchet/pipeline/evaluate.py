@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.model.digest import digest_model, digest_tokenizer
+from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pipeline.candidates import Bench
-from ratchet.pipeline.context import Model, trusted_code
+from ratchet.pipeline.context import Model
 from ratchet.pipeline.engines import need_vllm
+from ratchet.pipeline.models import model_of
 from ratchet.pipeline.scores import NAME, Entry, document
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.stop import Stop, stoppable
@@ -53,7 +54,7 @@ def evaluate_models(
     _check(suite_file, suite)
     clock, console = time.monotonic(), Console()
     layout = Layout(Path(cluster.storage).resolve())
-    models = [_model(one) for one in asked]
+    models = [model_of(one.name, one.spec, resolve(one.spec)) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []
     stop = Stop(console.say)
@@ -76,16 +77,10 @@ def evaluate_models(
     return html
 
 
-def _model(asked: Asked) -> Model:
-    folder = resolve(asked.spec)
-    weights = digest_model(folder)
-    return Model(asked.name, folder, weights, weights, asked.spec.dtype, code=trusted_code(asked.spec, folder))
-
-
 def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:
     """Return what tells one evaluation's folder from another's: models, templates, and the suite with its values."""
     named = [
-        [model.name, model.weights, digest_tokenizer(model.folder), one.spec.chat_template, model.dtype]
+        [model.name, model.identity, digest_tokenizer(model.folder), one.spec.chat_template, model.dtype]
         for one, model in zip(asked, models, strict=True)
     ]
     told = {"models": named, "file": str(suite_file), "suite": suite.model_dump(mode="json")}

@@ -15,12 +15,13 @@ from ratchet.evaluate.eq_bench_files import read_questions
 from ratchet.evaluate.harness_tasks import Loaded
 from ratchet.evaluate.mt_bench_files import read_set
 from ratchet.evaluate.rows import read_rows
-from ratchet.model.digest import digest_model, digest_tokenizer
+from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.candidates import engine_label
 from ratchet.pipeline.heldout import Heldout
+from ratchet.pipeline.models import model_of
 from ratchet.plan.judge import EndpointJudge, Judge, ModelJudge, ReplayJudge
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.suite import EqBench, ExactMatch, Harness, MtBench, Perplexity, Preference, Task, TextOverlap
@@ -92,7 +93,7 @@ def _model(spec: ModelSpec | None) -> Mapping[str, Any] | None:
         return None
     folder = resolve(spec)
     return {
-        "weights": digest_model(folder),
+        "weights": model_of("read", spec, folder).identity,
         "tokenizer": digest_tokenizer(folder),
         "chat_template": load_tokenizer(folder, spec.chat_template).chat_template,
         "dtype": spec.dtype,

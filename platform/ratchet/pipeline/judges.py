@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from ratchet.errors import PlanError
 from ratchet.evaluate.judge import Judge, endpoint_judge, engine_judge, replay_judge
-from ratchet.model.digest import digest_model
 from ratchet.model.load import resolve
 from ratchet.pipeline.candidates import Bench, Candidates, engine_label
-from ratchet.pipeline.context import Model, trusted_code
+from ratchet.pipeline.models import model_of
 from ratchet.plan.judge import EndpointJudge, ModelJudge, ReplayJudge
 from ratchet.plan.suite import Answering, MtBench
 from ratchet.serving.requests import Answer, Engine, Request
@@ -53,17 +52,15 @@ def judge_of(candidates: Candidates, task: MtBench, where: str) -> Iterator[Judg
 @contextlib.contextmanager
 def _own_judge(bench: Bench, said: ModelJudge, candidates: Candidates) -> Iterator[Judge]:
     spec = said.model
-    folder = resolve(spec)
-    weights = digest_model(folder)
-    model = Model("judge", folder, weights, weights, spec.dtype, code=trusted_code(spec, folder))
+    model = model_of("judge", spec, resolve(spec))
     bench = dataclasses.replace(bench, chat_template=spec.chat_template)
     with Candidates(bench, model, f"judge-of-{candidates.model.weights}-") as own:
         asked = Answering(engine=said.engine)
         own.alone([asked], candidates.step_back)
         candidate = own.of(asked)
         marks = [token.content for token in own.tokenizer.added_tokens_decoder.values() if token.special]
-        name = spec.name or folder.name
-        how = f"{engine_label(said.engine, gpu=bool(bench.cluster.gpus_per_worker))}, weights {weights}"
+        name = spec.name or model.folder.name
+        how = f"{engine_label(said.engine, gpu=bool(bench.cluster.gpus_per_worker))}, weights {model.weights}"
         yield engine_judge(name, how, _Alone(candidate.engine, candidates), marks)
 
 

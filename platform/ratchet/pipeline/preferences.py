@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 from ratchet.errors import DataError, ModelError
 from ratchet.evaluate import preference_task
 from ratchet.evaluate.results import TaskResult
-from ratchet.model.digest import digest_model, digest_vocabulary
+from ratchet.model.digest import digest_vocabulary
 from ratchet.model.load import resolve
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pipeline.candidates import Bench
-from ratchet.pipeline.context import Model, trusted_code
+from ratchet.pipeline.context import Model
+from ratchet.pipeline.models import model_of
 from ratchet.pipeline.scoring import read_job
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.suite import Preference
@@ -75,8 +76,7 @@ def _reference(model: Model, spec: ModelSpec) -> Model:
             where=str(folder),
             fix="name a model of the same family",
         )
-    weights = digest_model(folder)
-    return Model("reference", folder, weights, weights, spec.dtype, code=trusted_code(spec, folder))
+    return model_of("reference", spec, folder)
 
 
 def _read(path: Path) -> Iterator[PreferencePair]:

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import DataError, ModelError
 from ratchet.model.check import check_model
-from ratchet.model.digest import digest_model
 from ratchet.model.load import resolve
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.context import Model, Run, Tokens, trusted_code
+from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, preference_sources
+from ratchet.pipeline.models import model_of
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.stages import Merge, Overlong, PreferenceStage, Training
@@ -120,11 +120,10 @@ def _vocabulary(model: Model) -> dict[str, int]:
 
 
 def _model(run: Run, name: str, spec: ModelSpec, folder: Path) -> Model:
-    weights, code = digest_model(folder), trusted_code(spec, folder)
-    if code is None:
-        return Model(name, folder, weights, weights, spec.dtype)
-    run.warnings.append(str(code))
-    return Model(name, folder, fingerprint({"weights": weights, "code": code.digest}), weights, spec.dtype, code=code)
+    model = model_of(name, spec, folder)
+    if model.code is not None:
+        run.warnings.append(str(model.code))
+    return model
 
 
 def _check_lengths(run: Run, longest: int | None) -> None:

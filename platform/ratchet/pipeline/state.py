@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ratchet.model.check import check_model
-from ratchet.model.digest import digest_model
 from ratchet.model.load import resolve
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.pair import PreferencePair
@@ -17,8 +16,9 @@ from ratchet.pairs.read import plan_spans
 from ratchet.pairs.source import read_source
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokens import Policy
-from ratchet.pipeline.context import Model, Order, Run, Tokens
+from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
+from ratchet.pipeline.models import model_of
 from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
 from ratchet.plan.data import Source
@@ -78,7 +78,7 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
     """
     run = Run(plan, Layout(Path(plan.cluster.storage).resolve()), Console(), False, plan.model.chat_template)
     sources = _find_sources(run)
-    _find_base(run)
+    find_base(run)
     _find_tokens(run)
     _find_orders(run)
     return sources, [
@@ -135,7 +135,11 @@ def scratch_parameters(spec: Scratch) -> int:
     return spec.layers * layer + embeddings + spec.hidden_size
 
 
-def _find_base(run: Run) -> None:
+def find_base(run: Run) -> None:
+    """Find the plan's start model, as a run would; one that is to be made from scratch may not be there yet.
+
+    Raises ModelError where it cannot be used.
+    """
     spec = run.plan.model
     if isinstance(spec.scratch, Scratch):
         if not all(name in run.pairs for name in spec.scratch.tokenizer_from):
@@ -146,8 +150,7 @@ def _find_base(run: Run) -> None:
     else:
         folder = resolve(spec)
         check_model(folder, run.chat_template)
-    weights = digest_model(folder)
-    run.models[BASE] = Model(BASE, folder, weights, weights, spec.dtype)
+    run.models[BASE] = model_of(BASE, spec, folder)
 
 
 def _find_tokens(run: Run) -> None:

@@ -124,7 +124,7 @@ def step_identity(run: Run, step: Step) -> dict[str, Any]:
     """Return what decides a step's weights. The models that it builds on must be there."""
     identity: dict[str, Any] = {
         "kind": step.kind,
-        "version": 1,
+        "version": 2,
         "options": options(step.settings),
         "dtype": run.models[BASE].dtype,
     }
@@ -137,9 +137,15 @@ def step_identity(run: Run, step: Step) -> dict[str, Any]:
         },
         "rows": None if rows is None else fingerprint({"rows": list(rows)}),
         "start": run.models[step.start].identity,
-        "reference": None if step.reference is None else reference_model(run, step).identity,
+        "reference": None if step.reference is None else _reference(run, step),
         **_scored_by(run, step),
     }
+
+
+def _reference(run: Run, step: Step) -> dict[str, str]:
+    """Say which model a step refers to, and in what precision its log-probabilities are computed."""
+    model = reference_model(run, step)
+    return {"model": model.identity, "dtype": model.dtype}
 
 
 def _scored_by(run: Run, step: Step) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Adapter:
 class ScoringModel:
     """The model that scores: its folder, and what of it decides the numbers.
 
+    `code` is the digest of the code that comes with it, where that may run.
     `adapter` is set where the model is another one with an adapter: an engine that holds that one
     already need not load the whole.
     """
@@ -61,8 +62,13 @@ class ScoringModel:
     weights: str
     dtype: str
     quantise: str | None = None
-    trust_remote_code: bool = False
+    code: str | None = None
     adapter: Adapter | None = None
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code that comes with the model may run."""
+        return self.code is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -203,6 +203,7 @@ def _identity(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> dict[
         dtype=model.dtype,
         quantise=quantise,
         engine=name,
+        code=model.code,
     )
 
 

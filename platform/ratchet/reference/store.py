@@ -3,7 +3,7 @@
     store/logps/<fp>/block-000000.parquet   pair_id, chosen, rejected, chosen_tokens, rejected_tokens
     store/logps/<fp>/record.json            written last, once every block is there and proved
 
-The identity holds what decides the numbers (tokens, which rows, weights, precision, engine) and
+The identity holds what decides the numbers (tokens, which rows, weights, code, precision, engine) and
 nothing that does not (no names, no β, no learning rate), so every stage, epoch, run and trial
 that asks for the same scores finds them.
 """
@@ -67,8 +67,12 @@ def logps_identity(
     dtype: str,
     quantise: str | None,
     engine: str,
+    code: str | None = None,
 ) -> dict[str, Any]:
-    """Return what decides the scores of some rows of a token folder's split; `rows` of None is all."""
+    """Return what decides the scores of some rows of a token folder's split; `rows` of None is all.
+
+    `code` is the digest of the code that came with the model and ran; most models have none.
+    """
     return {
         "kind": "logps",
         "version": 1,
@@ -79,6 +83,7 @@ def logps_identity(
         "dtype": dtype,
         "quantise": quantise,
         "engine": engine,
+        **({} if code is None else {"code": code}),
     }
 
 

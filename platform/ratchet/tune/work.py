@@ -177,7 +177,7 @@ class _Planner:
         start = ids[final_model(plan, start_of(plan, step.stage))]
         chunk = _chunk(plan, stage, step, start, read)
         data = {"tokens": tokens, "shares": dict(step.chunk.shares), "chunk": chunk}
-        identity |= {"data": data, "start": ids[step.start], "reference": reference, "by": against.get("engine")}
+        identity |= {"data": data, "start": ids[step.start], "reference": reference, "against": against}
         sizes = {source: self.sizes.of(plan, source, stage) for source in step.chunk.shares}
         rows = sum(int(step.chunk.shares[source] * one.train + 0.5) for source, one in sizes.items())
         rows = rows // step.chunk.parts + (step.chunk.part <= rows % step.chunk.parts)
@@ -209,7 +209,7 @@ class _Planner:
 
     def _model(self, plan: Plan, spec: ModelSpec) -> str:
         """Return the identity of a model that no stage makes: what it is, wherever the weights will come from."""
-        text = spec.model_dump_json(include={"name", "revision", "path", "scratch"})
+        text = spec.model_dump_json(include={"name", "revision", "path", "scratch", "trust_remote_code"})
         read = spec.scratch.tokenizer_from if spec.scratch else ()
         key = json.dumps([text, [self.sizes.identity(plan, source) for source in read]])
         if key not in self._models:

@@ -1,0 +1,128 @@
+"""What a model and a step are known by: whatever decides the numbers is in it, whoever asks."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ratchet
+from harness_example import SPEC
+from hub_cache import COMMIT, cached, use_cache
+from ratchet.model.digest import digest_code, digest_model
+from ratchet.model.scratch import make_scratch
+from ratchet.pipeline import state
+from ratchet.pipeline.context import Run, Tokens
+from ratchet.pipeline.engines import Gate
+from ratchet.pipeline.graph import BASE, all_steps
+from ratchet.pipeline.inputs import identity_of
+from ratchet.pipeline.models import model_of
+from ratchet.pipeline.prepare import base_model, check_external_models
+from ratchet.pipeline.steps import step_identity
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.schema import Plan
+from ratchet.plan.suite import Preference
+from ratchet.reference.jobs import TRAINER, ScoreJob
+from ratchet.reference.score import _identity
+from ratchet.store.fingerprint import changed_keys, fingerprint
+from ratchet.store.layout import Layout
+from ratchet.track.progress import Console
+from token_pairs import TEXTS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "model"
+    make_scratch(SPEC, TEXTS, folder)
+    return folder
+
+
+@pytest.fixture
+def trusted(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a hub model that comes with code."""
+    use_cache(monkeypatch, tmp_path / "hub")
+    folder = cached(tmp_path / "hub", "owner/coded", made)
+    (folder / "modeling_own.py").write_text("KNOWN = 1\n")
+    return folder
+
+
+TRUSTED = {"name": "owner/coded", "revision": COMMIT, "trust_remote_code": True}
+PAIRS = {"a": {"generate": {"kind": "arithmetic"}, "build": "arithmetic_corruption"}}
+
+
+def run_of(model: dict[str, Any], stages: dict[str, Any], root: Path) -> Run:
+    document = {"name": "p", "model": model, "data": PAIRS, "stages": stages, "cluster": {"storage": str(root)}}
+    run = Run(Plan.model_validate(document), Layout(root), Console(), False, None)
+    for stage in run.plan.stages.values():
+        run.tokens[("a", stage.max_length, stage.overlong)] = Tokens("a", "tokens", root)  # type: ignore[union-attr]
+    return run
+
+
+def identity(model: dict[str, Any], stage: dict[str, Any], root: Path) -> dict[str, Any]:
+    run = run_of(model, {"align": {"data": ["a"], "max_length": 64, **stage}}, root)
+    run.models[BASE] = base_model(run)
+    check_external_models(run)
+    return step_identity(run, all_steps(run.plan, {})[0])
+
+
+def test_the_precision_of_an_external_reference_is_in_a_step_s_identity(made: Path, tmp_path: Path) -> None:
+    model = {"path": str(made)}
+    half, whole = (
+        identity(model, {"kind": "dpo", "reference": {"path": str(made), "dtype": dtype}}, tmp_path)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert changed_keys(whole, half) == ["reference.dtype: 'float32' → 'bfloat16'"]
+    own = identity(model, {"kind": "dpo"}, tmp_path)
+    assert own == whole, "the same weights in the same precision are the same reference, wherever they are named"
+
+
+def test_show_and_run_know_a_model_with_code_of_its_own_alike(trusted: Path, tmp_path: Path) -> None:
+    stages = {"plain": {"kind": "dpo", "data": ["a"], "max_length": 64}}
+    ran, shown = (run_of(TRUSTED, stages, tmp_path) for _ in range(2))
+    ran.models[BASE] = base_model(ran)
+    state.find_base(shown)
+    assert ran.models[BASE] == shown.models[BASE]
+    assert ran.models[BASE].identity != ran.models[BASE].weights == digest_model(trusted)
+    assert digest_code(trusted) in ran.warnings[0]
+
+
+def test_other_code_is_another_model_for_steps_scores_judges_and_references(trusted: Path, made: Path) -> None:
+    spec = ModelSpec.model_validate(TRUSTED)
+    task = Preference.model_validate({"kind": "preference", "data": PAIRS["a"], "reference": TRUSTED})
+    job = ScoreJob("tokens", made, "train")
+
+    def known() -> list[str]:
+        model = model_of("m", spec, trusted)
+        read = identity_of(task, None, None, gpu=False)
+        return [model.identity, fingerprint(_identity(model.scoring(), job, TRAINER)), fingerprint(read)]
+
+    before = known()
+    (trusted / "modeling_own.py").write_text("KNOWN = 2\n")
+    after = known()
+    assert all(left != right for left, right in zip(before, after, strict=True))
+
+
+def test_models_come_from_one_function() -> None:
+    """A second place that makes a Model is a second opinion of what a model is known by."""
+    root = Path(ratchet.__file__).parent
+    makers = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Model"
+    }
+    assert makers == {"pipeline/models.py", "pipeline/steps.py"}, "from a spec, and from a finished step's record"
+
+
+def test_one_model_in_two_precisions_goes_through_the_gate_twice(made: Path, tmp_path: Path) -> None:
+    from ratchet.pipeline import engines
+
+    run = run_of({"path": str(made)}, {"align": {"kind": "dpo", "data": ["a"], "max_length": 64}}, tmp_path)
+    run.foreign = engines.EngineChoice("vllm", "0")
+    models = [model_of("m", ModelSpec(path=str(made), dtype=dtype), made) for dtype in ("float32", "bfloat16")]
+    gates = [Gate(TRAINER, None), Gate(run.foreign, None)]
+    for model, gate in zip(models, gates, strict=True):
+        run.gates["align", model.identity, model.dtype] = gate
+    assert [engines.gate_of(run, "align", model) for model in models] == gates
