@@ -1,4 +1,4 @@
-"""Thirty URLs that lead a judge's requests to what only this machine reaches: none is asked, refusals are logged."""
+"""URLs that lead a judge's requests to what only this machine reaches: none is asked, refusals are logged."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ NOT_PUBLIC = [
     "http://[2002:7f00:1::]:{port}/v1",
     "http://[fe80::1]:{port}/v1",
     "http://[fd00:ec2::254]:{port}/v1",
+    "http://168.63.129.16:{port}/machine",
+    "http://192.0.0.192:{port}/opc/v2",
+    "http://100.100.100.200:{port}/latest",
+    "http://[::ffff:168.63.129.16]:{port}/v1",
+    "http://[64:ff9b::c000:c0]:{port}/v1",
+    "http://161.26.0.10:{port}/v1",
+    "http://192.80.8.124:{port}/v1",
     "http://metadata.google.internal:{port}/computeMetadata/v1",
     "http://judge.example:{port}/v1",
     "https://innocent.example:{port}/v1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def submit(server: JobServer, folder: Path, *more: str) -> subprocess.Popen[str]
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(server: JobServer, tmp_path: Path) -> None:
-    with submit(server, tmp_path) as following:
+    with submit(server, tmp_path, "--set", "cluster.storage=/mnt/my store", "--stop-wait", "90") as following:
         assert following.stdout is not None
         name = following.stdout.readline().removeprefix("job: ").strip()
         server.logs[name] = "a line\n"
@@ -61,9 +62,29 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(server: JobServer, tmp_
     assert following.returncode == 130
     assert "Traceback" not in told
     assert f"{name} goes on" in told
-    assert f"ratchet submit plan.yaml --address {server.address} --id {name} --stop" in told
+    job = f"ratchet submit plan.yaml --address {server.address} --id {name}"
+    sets = ["--set", "cluster.storage=/mnt/my store", "--stop-wait", "90"]
+    assert f"to stop it: {job} --stop\n" in told
     assert server.jobs[name]["status"] == "PENDING"
     assert not [asked for asked in server.requests if asked.endswith("/stop")]
+    again = next(line for line in told.splitlines() if line.startswith("to follow it again: "))
+    assert shlex.split(again)[4:] == [*shlex.split(job), *sets]
+    jobs = list(server.jobs)
+    with submit(server, tmp_path, *shlex.split(again)[7:], "--no-wait") as same:  # as printed, it is the same job
+        _, told = same.communicate(timeout=60)
+    assert "is there already" in told and list(server.jobs) == jobs
+    with submit(server, tmp_path, "--address", server.address, "--id", name, "--stop", "--patience", "1") as stopping:
+        stopping.communicate(timeout=60)
+    assert any(asked.endswith(f"{name}/stop") for asked in server.requests), "the printed command stops it"
+
+
+def test_a_stop_by_name_needs_no_plan_that_could_be_submitted(server: JobServer, tmp_path: Path) -> None:
+    with submit(server, tmp_path, "--set", "cluster.storage=outputs", "--stop") as stopping:
+        _, told = stopping.communicate(timeout=60)
+    assert stopping.returncode != 2 and "no such job runs" in told
+    with submit(server, tmp_path, "--set", "stages.none=1", "--id", "small-1", "--stop") as stopping:
+        _, told = stopping.communicate(timeout=60)
+    assert "small-1: no such job runs" in told
 
 
 @pytest.mark.parametrize(

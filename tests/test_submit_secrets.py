@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job_server import JobServer, job_server
+from ratchet import redact
 from ratchet.cli import main
 from ratchet.errors import PlanError
 from ratchet.pipeline.named import key_variables
@@ -135,6 +137,33 @@ def test_secrets_are_known_from_variables_files_and_judges(folder: Path) -> None
     }  # fmt: skip
     found = known_secrets(environment, [one.text for one in key_variables(load_plan(Path("plan.yaml")))])
     assert set(found.values()) == {CANARY, "of-a-file-7f3a", "of-ray-itself-81c", "of-a-judge-22", '{"X": "header-91"}'}
+
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "secrets"),
+    [
+        (".netrc", f"machine api.wandb.ai\n  login user\n  password {KEY}\n", {KEY}),
+        (".netrc", f"default login me password first-pw-17 machine b login c password '{KEY}'", {KEY, "first-pw-17"}),
+        (".git-credentials", "https://me:pass%40word-91@git.example\n", {"pass@word-91"}),
+        (".cache/huggingface/token", "hf_abcdefghijklmnop12\n", {"hf_abcdefghijklmnop12"}),
+        (".cache/huggingface/stored_tokens", "[mine]\nhf_token = hf_abcdefghijklmnop34\n", {"hf_abcdefghijklmnop34"}),
+        (".config/wandb/settings", f"[default]\nentity = team\napi_key: {KEY}\n", {KEY}),
+        (".config/wandb/credentials.json", f'{{"credentials": {{"u": {{"access_token": "{KEY}"}}}}}}', {KEY}),
+        (".aws/credentials", "[default]\naws_secret_access_key=abc/def+0123456789\n", {"abc/def+0123456789"}),
+    ],
+)
+def test_secrets_are_known_from_the_files_of_other_tools(folder: Path, path: str, text: str, secrets: set[str]) -> None:
+    place = folder / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    assert set(known_secrets({}).values()) == secrets
+    for secret in secrets:
+        with pytest.raises(PlanError, match=re.escape(path)):
+            refuse({}, [StagedFile("rows.jsonl", f'{{"prompt": "{secret}"}}'.encode())], known_secrets({}))
+        assert secret not in redact.values(f"said {secret} twice"), "redaction knows it too"
 
 
 def test_variables_of_a_job_are_few_and_never_collide_with_those_of_a_run() -> None:

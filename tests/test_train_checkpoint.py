@@ -214,6 +214,17 @@ def test_a_stale_worker_group_commits_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000004"]
 
 
+def test_a_store_that_vanished_is_told_as_that_and_not_as_another_group(tmp_path: Path) -> None:
+    folder = tmp_path / "step"
+    checkpoints = Checkpoints(folder, Alone(), 2)
+    folder.rename(tmp_path / "unmounted")
+    folder.mkdir()  # what is left is the bare folder that the disk was mounted on
+    with pytest.raises(StorageError, match="no longer mounted") as caught:
+        checkpoints.still_ours()
+    assert caught.value.exit_code == 74 and "mount cluster.storage again" in caught.value.fix
+    assert not list(folder.iterdir())
+
+
 def test_a_group_that_goes_stale_while_it_writes_commits_nothing(tmp_path: Path) -> None:
     old = Checkpoints(tmp_path, Alone(), 2)
 

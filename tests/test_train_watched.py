@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ratchet.errors import RunError, StoppedError, TrainingError
+from ratchet.errors import RunError, StoppedError, StorageError, TrainingError
 from ratchet.store.files import write_json
 from ratchet.store.lock import hold
 from ratchet.train import watched as module
@@ -137,4 +137,8 @@ def test_workers_of_a_driver_that_was_displaced_do_not_begin(tmp_path: Path) -> 
         check_driver(spec)
         (lease.folder / f"{lease.generation + 1}.json").write_text("{}")
         with pytest.raises(RunError, match="another driver"):
+            check_driver(spec)
+        for path in lease.folder.iterdir():
+            path.unlink()
+        with pytest.raises(StorageError, match="it was there and is gone"):
             check_driver(spec)

@@ -173,6 +173,12 @@ def test_what_people_write_is_read_as_yaml() -> None:
     assert values["stages.align.lora"] == {"rank": 8, "quantise": "nf4"}
 
 
+def test_an_agents_own_argument_is_left_out() -> None:
+    space = space_of({"stages.align.beta": {"grid": [0.1, 0.3]}})
+    words = ["_wandb={'code_path': 'code/x.py', 'cli_version': '0.31.0'}", "stages.align.beta=0.3"]
+    assert values_of_arguments(words, space) == ({"stages.align.beta": 0.3}, None)
+
+
 def test_a_number_that_rounding_put_outside_its_range_lies_at_its_end() -> None:
     space = space_of({"a": {"loguniform": [0.1, 500]}}, "random")
     assert values_of_arguments(["a=500.00000000000006"], space) == ({"a": 500.0}, None)

@@ -1,9 +1,10 @@
 """Secrets stay out of what leaves this process: errors, lines for people, records, journals, pages.
 
-Two kinds are found. Values: those of environment variables that hold secrets, and of the token files of Ray and the
-hub; wherever text of ours holds one it is replaced, also as a URL, JSON or HTTP's basic authentication spells it. And
-shapes: keys of known form, `Bearer …`, a name and password in a URL; those only in words for people, since data may
-speak of them. Model weights, data sets, pairs and tokens are never touched.
+Two kinds are found. Values: those of environment variables that hold secrets, and those in the files where Ray, the
+hub, wandb, curl (netrc), git and AWS keep theirs; wherever text of ours holds one it is replaced, also as a URL, JSON
+or HTTP's basic authentication spells it. And shapes: keys of known form, `Bearer …`, a name and password in a URL;
+those only in words for people, since data may speak of them. Model weights, data sets, pairs and tokens are never
+touched.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MASK = "***"
 SHORTEST = 8
@@ -46,9 +47,26 @@ _SHAPES = (
 )
 """What it is, its shape, and what stands in its place."""
 _COMPILED = tuple((what, re.compile(shape), instead) for what, shape, instead in _SHAPES)
-_FILES = ("~/.ray/auth_token", "~/.cache/huggingface/token")
+_WHOLE = (
+    *("~/.ray/auth_token", "$RAY_AUTH_TOKEN_PATH", "~/.cache/huggingface/token", "~/.huggingface/token"),
+    *("$XDG_CACHE_HOME/huggingface/token", "$HF_HOME/token", "$HF_TOKEN_PATH", "$WANDB_IDENTITY_TOKEN_FILE"),
+)
+"""Files whose whole content is a secret; variables in them are expanded, and a file of an unset one is none."""
+_NAMED = (
+    *("~/.netrc", "~/_netrc", "$NETRC", "~/.git-credentials", "~/.aws/credentials", "$AWS_SHARED_CREDENTIALS_FILE"),
+    *("~/.config/wandb/settings", "~/.config/wandb/credentials.json", "$WANDB_CONFIG_DIR/settings", "wandb/settings"),
+    *("$WANDB_CREDENTIALS_FILE", "~/.cache/huggingface/stored_tokens", "$XDG_CACHE_HOME/huggingface/stored_tokens"),
+    "$HF_HOME/stored_tokens",
+)
+"""Files that hold secrets by name, as netrc, INI and JSON do (`password K`, `api_key = K`, `"token": "K"`), or URLs."""
+_BY_NAME = re.compile(
+    r"""(?ix) ["']? \b ([\w.-]* (?:token|secret|password|passwd|key|account)) ["']? (?: \s*[=:]\s* | \s+ )
+    (?: "([^"\n]+)" | '([^'\n]+)' | ([^\s"',]+) )"""
+)
+_IN_URL = re.compile(r"(?m)://[^:/@\s]*:([^@\s]+)@")
+_LARGEST_FILE = 1 << 16
 _named: set[str] = set()
-_contents: dict[str, str] = {}
+_contents: dict[Path, str] = {}
 
 
 def keep_secret(variable: str) -> None:
@@ -117,19 +135,43 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     sys.stderr.write(words("".join(traceback.format_exception(kind, error, trace))))
 
 
+def in_files() -> dict[str, list[str]]:
+    """Return the secrets in the files where the tools that Ratchet works with keep theirs, by the path of the file."""
+    found: dict[str, list[str]] = {}
+    for names, read in ((_WHOLE, lambda text: [text.strip()]), (_NAMED, _by_name)):
+        for path in dict.fromkeys(map(_place, names)):
+            if path is not None and (text := _content(path)):
+                found.setdefault(str(path), []).extend(read(text))
+    return found
+
+
+def _by_name(text: str) -> list[str]:
+    named = [next(filter(None, match.groups()[1:])) for match in _BY_NAME.finditer(text)]
+    return [*named, *(unquote(match[1]) for match in _IN_URL.finditer(text))]
+
+
+def _place(name: str) -> Path | None:
+    """Return a file by its name with `~` and variables; None where there is no home or no such variable."""
+    path = os.path.expandvars(name)
+    try:
+        return None if path.startswith("$") else Path(path).expanduser()
+    except RuntimeError:
+        return None
+
+
 def _secrets() -> frozenset[str]:
     found = {value.strip() for name, value in os.environ.items() if looks_secret(name)}
-    files = [*_FILES, *(os.environ.get(name, "") for name in ("RAY_AUTH_TOKEN_PATH", "HF_TOKEN_PATH"))]
-    found |= {_content(name) for name in files if name}
+    found |= {value for values_of in in_files().values() for value in values_of}
     return frozenset(filter(_can_be_told, found))
 
 
-def _content(name: str) -> str:
-    """Return what a file of a token holds; empty where there is none that can be read, which may come later."""
-    if name not in _contents:
-        with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home
-            _contents[name] = Path(name).expanduser().read_text(encoding="utf-8").strip()
-    return _contents.get(name, "")
+def _content(path: Path) -> str:
+    """Return what a file of secrets holds; empty where there is none that can be read, which may come later."""
+    if path not in _contents:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.stat().st_size <= _LARGEST_FILE:
+                _contents[path] = path.read_text(encoding="utf-8")
+    return _contents.get(path, "")
 
 
 @functools.lru_cache(maxsize=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -62,20 +63,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Submit, attach or stop; return the exit status of the run."""
+    address = find_address(arguments.address, os.environ)
+    if arguments.stop:  # a plan that could not be submitted any more, or is gone, still has a job that costs money
+        name = str(arguments.plan) if arguments.id else load_plan(arguments.plan, arguments.overrides).name
+        return stop(_connect(address, arguments), name, arguments.id, sys.stdout, patience=arguments.patience)
     plan = load_plan(arguments.plan, arguments.overrides)
     check_plan(plan)
-    address = find_address(arguments.address, os.environ)
-    if arguments.stop:
-        return stop(_connect(address, arguments), plan.name, arguments.id, sys.stdout, patience=arguments.patience)
     job_id, jobs = _submit(arguments, plan, address)
     if arguments.no_wait:
         return 0
     try:
         return exit_status(follow(jobs, job_id, sys.stdout, patience=arguments.patience))
     except KeyboardInterrupt:
-        same = f"ratchet submit {arguments.plan} --address {address} --id {job_id}"
-        Console().say(f"\n{job_id} goes on. The same command follows it again; to stop it: {same} --stop")
+        again, to_stop = _commands(arguments, address, job_id)
+        Console().say(f"\n{job_id} goes on.\nto follow it again: {again}\nto stop it: {to_stop}")
         return INTERRUPTED
+
+
+def _commands(arguments: argparse.Namespace, address: str, job_id: str) -> tuple[str, str]:
+    """Return the commands that follow a job again and that stop it, as a shell takes them."""
+    job = ["ratchet", "submit", str(arguments.plan), "--address", address, "--id", job_id]
+    job += ["--ca", arguments.ca] if arguments.ca else []
+    switches = [f"--{key.replace('_', '-')}" for key in ("fresh", "ship_code", "ignored") if getattr(arguments, key)]
+    settings = [word for one in arguments.overrides for word in ("--set", one)]
+    settings += [word for one in arguments.env for word in ("--env", one)]
+    settings += ["--stop-wait", str(arguments.stop_wait)] if arguments.stop_wait != STOP_WAIT_SECONDS else []
+    return shlex.join([*job, *settings, *switches]), shlex.join([*job, "--stop"])
 
 
 def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[str, RayJobs]:

@@ -17,6 +17,12 @@ from ratchet.errors import PlanError
 _log = logging.getLogger(__name__)
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_OF_CLOUDS = tuple(
+    map(ipaddress.IPv4Network, ("168.63.129.16/32", "192.0.0.0/24", "161.26.0.0/16", "166.8.0.0/14", "192.80.8.124/32"))
+)
+"""Addresses that look public and that a cloud answers itself, to its own machines: Azure's WireServer, Oracle's
+metadata (in the IETF's block for protocols), IBM's services, Equinix' metadata. Others' are link-local, private or
+shared."""
 
 
 def check_url(url: str) -> None:
@@ -50,6 +56,8 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if ip.is_site_local:
             return False
+    elif any(ip in block for block in _OF_CLOUDS):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 

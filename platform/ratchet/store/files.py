@@ -138,6 +138,15 @@ def sync_tree(folder: Path) -> None:
         fsync_folder(Path(parent))
 
 
+def gone(path: Path) -> StorageError:
+    """Return the error of a place of the storage that was there while this process ran, and is there no more."""
+    return StorageError(
+        "it was there and is gone: its disk is no longer mounted on this node, or the folder was removed",
+        where=str(path),
+        fix="mount cluster.storage again where it was, and run again: the run goes on from its last checkpoint",
+    )
+
+
 def free_bytes(folder: Path) -> int:
     """Return the bytes free on the disk that holds `folder` or its nearest existing parent."""
     while not folder.exists():

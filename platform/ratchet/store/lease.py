@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ratchet.errors import RunError, StorageError
-from ratchet.store.files import storage_errors
+from ratchet.store.files import gone, storage_errors
 from ratchet.store.process import Process, this_process
 from ratchet.store.record import now
 
@@ -74,10 +74,15 @@ class Lease:
         self._beat.start()
 
     def check(self) -> None:
-        """Raise RunError where another process has taken the lease over: then nothing may be published any more."""
+        """Raise RunError where another process has taken the lease over: then nothing may be published any more.
+
+        Raises StorageError where the storage itself is gone.
+        """
         seen = _look(self.folder)
         if seen.generation == self.generation and seen.holder is not None and seen.holder.token == self.holder.token:
             return
+        if not seen.generation:  # a lease that was let go leaves its last file
+            raise gone(self.folder)
         raise RunError(
             f"{self.holder.what}: another process took over ({seen.holder or 'it has finished'}), as this one was "
             f"not heard of for {LAPSE_SECONDS:g} s",

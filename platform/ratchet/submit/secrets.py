@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ratchet import redact
 from ratchet.errors import PlanError
 from ratchet.redact import SHORTEST, looks_secret, shapes_in
 from ratchet.submit.files import StagedFile
@@ -29,10 +30,16 @@ def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> d
     """Return the secrets that this process knows, by where they are from.
 
     They are the values of variables that are named as secrets are, and of `more`; the contents of files that such
-    variables name (`RAY_AUTH_TOKEN_PATH`), and Ray's own token file.
+    variables name (`RAY_AUTH_TOKEN_PATH`); and what `redact.in_files` finds in the files of Ray, the hub, wandb,
+    netrc, git and AWS.
     """
     found = {name: environment[name] for name in [*more, "RAY_JOB_HEADERS"] if name in environment}
-    places = [Path.home() / ".ray" / "auth_token"]
+    found |= {
+        path if number == 0 else f"{path} ({number + 1})": value
+        for path, secrets in redact.in_files().items()
+        for number, value in enumerate(secrets)
+    }
+    places = []
     for name, value in environment.items():
         if looks_secret(name):
             found[name] = value

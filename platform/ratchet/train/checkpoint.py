@@ -25,7 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import RatchetError, RunError, StorageError
-from ratchet.store.files import free_bytes, fsync_folder, publish, storage_errors, sync_tree, write_json, write_text
+from ratchet.store.files import (
+    free_bytes,
+    fsync_folder,
+    gone,
+    publish,
+    storage_errors,
+    sync_tree,
+    write_json,
+    write_text,
+)
 from ratchet.store.fingerprint import digest_file
 from ratchet.train import faults
 from ratchet.train.communicate import Communicator, agree
@@ -235,9 +244,12 @@ def newest_step(step_folder: Path) -> int | None:
 
 
 def check_claim(step_folder: Path, attempt: str) -> None:
-    """Raise RunError where a newer worker group has claimed the step folder."""
+    """Raise RunError where a newer worker group has claimed the step folder, StorageError where the claim is gone."""
     path = step_folder / ATTEMPT
-    current = path.read_text().strip() if path.exists() else "nobody"
+    try:
+        current = path.read_text().strip()
+    except FileNotFoundError:
+        raise gone(step_folder) from None
     if current != attempt:
         raise RunError(
             f"worker group {attempt} is stale: {current} has taken over",

@@ -19,7 +19,7 @@ from ratchet.errors import RatchetError, RunError, StorageError
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
-from ratchet.store.files import write_json
+from ratchet.store.files import gone, write_json
 from ratchet.store.lease import highest
 from ratchet.track.tracker import Tracker, open_tracker
 from ratchet.train import budget, ledger, loop
@@ -145,8 +145,16 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
 
 
 def check_driver(spec: TrainSpec) -> None:
-    """Raise RunError where another driver has taken the run over from the one that started these workers."""
-    if spec.lease is not None and highest(Path(spec.lease)) != spec.generation:
+    """Raise RunError where another driver has taken the run over from the one that started these workers.
+
+    Raises StorageError where the lease's folder is gone: a worker's node may have lost the storage alone.
+    """
+    if spec.lease is None:
+        return
+    found = highest(Path(spec.lease))
+    if not found:
+        raise gone(Path(spec.lease))
+    if found != spec.generation:
         raise RunError(
             "another driver has taken this run over",
             where=spec.lease,

@@ -27,6 +27,8 @@ from ratchet.plan.space import Distribution, Space
 
 SEED = "seed"
 """The parameter that carries a trial's seed; no key of a plan is called so."""
+_WANDBS_OWN = "_wandb"
+"""What an agent hands over beside the parameters where the sweep's configuration came back from the service."""
 _METHODS = {"grid": "grid", "random": "random", "tpe": "bayes"}
 _GOALS = {"max": "maximize", "min": "minimize"}
 _RANGES = {"uniform": "uniform", "loguniform": "log_uniform_values", "randint": "int_uniform"}
@@ -81,14 +83,16 @@ def values_of_arguments(words: Sequence[str], space: Space) -> tuple[dict[str, A
     """Return a point of `space` and its seed from words `key=value`, as wandb's agent or a person writes them.
 
     A value is read as YAML and must lie in its key's distribution, whose own value (1.0 for `1`,
-    0.3 for `0.30`, a list for the text of an order) is returned; every key is given once. Raises
-    PlanError with a line for each word that is wrong.
+    0.3 for `0.30`, a list for the text of an order) is returned; every key is given once. wandb's own
+    `_wandb` is left out. Raises PlanError with a line for each word that is wrong.
     """
     found: dict[str, Any] = {}
     problems: list[str] = []
     wanted = [*space.keys, *([SEED] if space.seeds else [])]
     for word in words:
         key, sign, text = word.partition("=")
+        if key == _WANDBS_OWN:
+            continue
         if not sign:
             problems.append(f"{shorten(word)}: write it as key=value")
         elif key in found:
