@@ -190,7 +190,26 @@ def print_faults(root: Path) -> Iterator[str]:
                 yield f"{path.relative_to(root.parent)}:{node.lineno}: calls print"
 
 
-RULES = [layer_faults, door_faults, reach_faults, print_faults]
+SENDS = {"remote", "map_batches", "TorchTrainer", "Tuner", "ActorPoolStrategy"}
+WITHOUT_WARNINGS = {"reference/gone.py", "doctor/cluster.py"}
+"""Modules whose code on Ray logs nothing."""
+
+
+def warning_faults(root: Path) -> Iterator[str]:
+    """Work that goes to processes of Ray, whose warnings would reach nobody."""
+    for path in sorted((root / "ratchet").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        sends = [
+            node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in SENDS
+        ]
+        told = "warned.destination()" in source or "work(task" in source  # a trial's process says where its own go
+        if sends and not told and str(path.relative_to(root / "ratchet")) not in WITHOUT_WARNINGS:
+            yield f"{path.relative_to(root.parent)}:{sends[0].lineno}: hands nobody `warned.destination()`"
+
+
+RULES = [layer_faults, door_faults, reach_faults, print_faults, warning_faults]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -222,6 +241,7 @@ def test_the_library_keeps_the_rule(rule) -> None:
         (reach_faults, "train/loop.py", "from ratchet.train import worker", "train.loop reaches ray.train by way of"),
         (reach_faults, "train/loop.py", "from ratchet.train.worker import f", "train.loop → train.worker"),
         (print_faults, "cli.py", "def main():\n    print('hello')", "cli.py:2: calls print"),
+        (warning_faults, "pairs/flow.py", "rows.map_batches(work)", "flow.py:1: hands nobody `warned.destination()`"),
     ],
 )
 def test_the_rule_goes_red(tmp_path: Path, rule, module: str, source: str, says: str) -> None:

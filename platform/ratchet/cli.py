@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ratchet import __version__, redact
 from ratchet.errors import RatchetError
+from ratchet.store import warned
 
 COMMANDS = {
     "check": ("ratchet.commands.check", "say what is wrong with plans and suites"),
@@ -30,6 +31,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status; `errors` lists what each number means."""
     redact.guard_process()
+    warned.send(None)
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser(words).parse_args(words)
     try:

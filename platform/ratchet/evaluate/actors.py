@@ -12,6 +12,7 @@ from ratchet.errors import ClusterError, DataError, RatchetError, some
 from ratchet.evaluate.units import Unit
 from ratchet.reference.gone import family, wait_until_gone
 from ratchet.serving.requests import Answer, Engine, describe
+from ratchet.store import warned
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 2
@@ -25,7 +26,8 @@ _LOOK_SECONDS = 1.0
 class _Worker:
     """One process. Its engine is made with the first unit, so that an error of loading is an answer too."""
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    def __init__(self, make: Callable[[], Engine], warnings: str | None) -> None:
+        warned.send(warnings)
         self.make = make
         self.engine: Engine | None = None
 
@@ -163,7 +165,7 @@ class Actors:
         kind = ray.remote(
             num_cpus=self.cpus, num_gpus=self.gpus or None, max_restarts=0, scheduling_strategy="DEFAULT"
         )(_Worker)
-        worker = kind.remote(self.make)
+        worker = kind.remote(self.make, warned.destination())
         self._starting[worker.processes.remote()] = worker
 
     def close(self) -> None:

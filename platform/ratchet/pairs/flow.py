@@ -23,6 +23,7 @@ from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
 from ratchet.pairs.source import Item, Reading, make_reading, span_pairs
 from ratchet.plan.data import Source
+from ratchet.store import warned
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -145,7 +146,9 @@ def _stream(spans: list[Span], reading: Reading, look: Callable[[], None]) -> It
     import ray.data
 
     numbers = ray.data.from_items([{"span": number} for number in range(len(spans))], override_num_blocks=len(spans))
-    tables = numbers.map_batches(_span_tables, fn_args=(spans, reading), batch_size=1, batch_format="pyarrow")
+    tables = numbers.map_batches(
+        _span_tables, fn_args=(spans, reading, warned.destination()), batch_size=1, batch_format="pyarrow"
+    )
     tables.context.execution_options.preserve_order = True
     tables.context.enable_progress_bars = False
     tables.context.target_max_block_size = _BLOCK_BYTES  # else tasks gather 128 MiB before they hand anything on
@@ -156,8 +159,9 @@ def _stream(spans: list[Span], reading: Reading, look: Callable[[], None]) -> It
                 yield _item(row)
 
 
-def _span_tables(numbers: pa.Table, spans: list[Span], reading: Reading) -> Iterator[pa.Table]:
+def _span_tables(numbers: pa.Table, spans: list[Span], reading: Reading, warnings: str | None) -> Iterator[pa.Table]:
     """Yield a span's items in tables of bounded size. What stops a span is its last row: Ray would wrap it."""
+    warned.send(warnings)
     for number in numbers.column("span").to_pylist():
         waiting: list[dict[str, Any]] = []
         characters = 0

@@ -20,6 +20,7 @@ from ratchet.errors import DataError
 from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
+from ratchet.store import warned
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -73,7 +74,7 @@ def prepare_tokens(
     folder = layout.tokens(digest)
     if read_record(folder) is None:
         find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
-        work, what = _Work(model_folder, chat_template, policy), f"tokens of the pairs {pairs_fp}"
+        work, what = _Work(model_folder, chat_template, policy, warned.destination()), f"tokens of the pairs {pairs_fp}"
         with leased(layout.lease(f"tokens-{digest}"), what=what, on_wait=on_wait, while_waiting=look) as lease:
             if read_record(folder) is None:
                 _make(pairs_folder, identity, work, folder, small_rows, lease, look)
@@ -138,9 +139,11 @@ class _Work:
     model_folder: Path
     chat_template: str | None
     policy: Policy
+    warnings: str | None
 
 
 def _tokenised(table: pa.Table, work: _Work) -> pa.Table:
+    warned.send(work.warnings)
     tokenizer, style = _tokenizer(work.model_folder, work.chat_template)
     return tokenise(table, tokenizer, style, work.policy)
 

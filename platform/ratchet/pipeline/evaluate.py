@@ -31,6 +31,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lock import hold
 from ratchet.store.record import code_commit, now, versions
+from ratchet.track.heard import Heard
 from ratchet.track.progress import Console
 
 
@@ -57,23 +58,26 @@ def evaluate_models(
     models = [model_of(one.name, one.spec, resolve(one.spec)) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []
-    stop = Stop(console.say)
-    with (
-        hold(folder, console.say),
-        native_noise_to(folder / "native.log"),
-        ray_session(cluster),
-        stoppable(stop),
-    ):
-        for one, model in zip(asked, models, strict=True):
-            template, stopped = one.spec.chat_template, lambda: stop.why() is not None
-            bench = Bench(layout, cluster, console, template, cluster.score_actors, stopped)
-            scored = score_suite(bench, model, str(suite_file), suite)
-            before = entries[-1].name if entries else None
-            entries.append(Entry(one.name, model.weights, model.dtype, before, tuple(scored)))
-    scores = document(entries, {str(suite_file): suite}, folder, layout.root)
-    write_json(folder / NAME, scores)
-    html, _ = write_report(folder, _report(suite_file, scores, suite, models, time.monotonic() - clock))
-    track_scores(wandb, suite_file.stem, scores, folder)
+    stop, heard = Stop(console.say), Heard(folder, console.say)
+    with hold(folder, console.say), heard.all():
+        with (
+            native_noise_to(folder / "native.log"),
+            heard.meanwhile(),
+            ray_session(cluster),
+            stoppable(stop),
+        ):
+            for one, model in zip(asked, models, strict=True):
+                template, stopped = one.spec.chat_template, lambda: stop.why() is not None
+                bench = Bench(layout, cluster, console, template, cluster.score_actors, stopped)
+                scored = score_suite(bench, model, str(suite_file), suite)
+                before = entries[-1].name if entries else None
+                entries.append(Entry(one.name, model.weights, model.dtype, before, tuple(scored)))
+        scores = document(entries, {str(suite_file): suite}, folder, layout.root)
+        write_json(folder / NAME, scores)
+        track_scores(wandb, suite_file.stem, scores, folder)
+        data = _report(suite_file, scores, suite, models, time.monotonic() - clock)
+        data["warnings"] = heard.on_page(data["warnings"])
+        html, _ = write_report(folder, data)
     return html
 
 

@@ -31,6 +31,7 @@ from ratchet.report.page import write_report
 from ratchet.store.files import write_json, write_text
 from ratchet.store.layout import Layout
 from ratchet.store.lock import hold
+from ratchet.track.heard import Heard
 from ratchet.track.progress import Console
 
 _JOB_COPY = "_ray_pkg_"
@@ -45,10 +46,17 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     something else and `fresh` is not given; else what its parts raise.
     """
     run, clock = _open(plan, fresh, trial), time.monotonic()
-    with hold(run.folder, run.console.say) as lease:
+    heard = Heard(run.folder, run.console.say)
+    with hold(run.folder, run.console.say) as lease, heard.all():
         run.lease = lease
-        with native_noise_to(run.folder / "native.log"), ray_session(plan.cluster), stoppable(run.stop):
+        with (
+            native_noise_to(run.folder / "native.log"),
+            heard.meanwhile(),
+            ray_session(plan.cluster),
+            stoppable(run.stop),
+        ):
             _prepare(run)
+            heard.say(run.warnings)
             with Evaluations(run) as evaluations:
                 steps = list(_make_models(run, evaluations))
                 write_text(run.folder / "plan.yaml", text)
@@ -57,10 +65,11 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
                 scored = evaluations.finish([name for name, _ in models])
             scores = [evaluate_model(run, name, step, scored[name]) for name, step in models]
         document = write_scores(run, models, scored, evaluations.suites)
-        data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
-        html, _ = write_report(run.folder, data)
         if document is not None and trial is None:
             track_scores(plan.track.wandb, plan.name, document, run.folder)
+        data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
+        data["warnings"] = heard.on_page(data["warnings"])
+        html, _ = write_report(run.folder, data)
     return html
 
 
@@ -71,14 +80,18 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
     there yet. Raises what `run_plan` may.
     """
     run, pairs, waiting = _open(plan), 0, []
+    heard = Heard(run.folder, run.console.say)
     work: dict[tuple[EngineChoice, str | None], list[tuple[Model, ScoreJob]]] = {}
     with (
         hold(run.folder, run.console.say),
+        heard.all(),
         native_noise_to(run.folder / "native.log"),
+        heard.meanwhile(),
         ray_session(plan.cluster),
         stoppable(run.stop),
     ):
         _prepare(run)
+        heard.say(run.warnings)
         for step, stage in _known_steps(run):
             if step.reference is None:
                 continue

@@ -25,6 +25,7 @@ from ratchet.reference.gone import gone_afterwards, sign
 from ratchet.reference.jobs import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
 from ratchet.reference.rate import Rater, TrainerRater
 from ratchet.reference.store import block_path, logps_identity, missing_blocks, prove, write_block
+from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, leased
@@ -44,8 +45,14 @@ class BlockScorer:
     """Scores one block at a time; Ray Data keeps it alive in its own process."""
 
     def __init__(
-        self, make_rater: Callable[[], Rater], models: Sequence[ScoringModel], run: str, register: Any
+        self,
+        make_rater: Callable[[], Rater],
+        models: Sequence[ScoringModel],
+        run: str,
+        register: Any,
+        warnings: str | None,
     ) -> None:
+        warned.send(warnings)
         self.make_rater, self.models, self.run, self.register = make_rater, models, run, register
         self.tables: dict[str, TokenTable] = {}
 
@@ -258,7 +265,13 @@ def _run(
     with gone_afterwards() as register:
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
             BlockScorer,
-            fn_constructor_args=(_maker(models, items, engine, pool), models, uuid.uuid4().hex, register),
+            fn_constructor_args=(
+                _maker(models, items, engine, pool),
+                models,
+                uuid.uuid4().hex,
+                register,
+                warned.destination(),
+            ),
             compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items))),
             num_cpus=1,
             num_gpus=gpus or None,

@@ -13,6 +13,7 @@ from typing import Any
 
 from ratchet import errors
 from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError
+from ratchet.store import warned
 from ratchet.store.files import write_text
 from ratchet.train import faults, nodes, notice
 from ratchet.train.communicate import out_of_memory
@@ -129,6 +130,7 @@ def _fit(spec: TrainSpec, each: Mapping[str, float], max_restarts: int, slots: P
             "spec": spec.to_dict(),
             "threads": max(1, int(each["CPU"])),
             "faults": faults.asked_for(),
+            "warnings": warned.destination(),
         },
         torch_config=TorchConfig(backend="nccl" if "GPU" in each else "gloo", timeout_s=spec.collective_timeout),
         scaling_config=ScalingConfig(

@@ -19,6 +19,7 @@ from ratchet.errors import RatchetError, RunError, StorageError
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model
+from ratchet.store import warned
 from ratchet.store.files import gone, write_json
 from ratchet.store.lease import highest
 from ratchet.track.tracker import Tracker, open_tracker
@@ -47,6 +48,7 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
     raised, and Ray starts the group again from our checkpoint.
     """
     redact.guard_process()
+    warned.send(config["warnings"])
     spec = TrainSpec.from_dict(config["spec"])
     os.environ.update(config["faults"])
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if spec.gpus_per_worker else "cpu")

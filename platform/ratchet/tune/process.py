@@ -17,6 +17,7 @@ from ratchet.pipeline.runner import run_plan
 from ratchet.pipeline.scores import NAME as SCORES
 from ratchet.pipeline.stop import Stop
 from ratchet.pipeline.training import SLOTS
+from ratchet.store import warned
 from ratchet.store.files import storage_errors, write_json
 from ratchet.store.lease import leased
 from ratchet.store.record import read_json_or_none
@@ -50,6 +51,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
     task = dataclasses.replace(task, number=chosen["number"])
     resolved = task.plan.model_dump(mode="json")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warned.sent(task.folder))
         with storage_errors(task.folder):
             log = stack.enter_context((task.folder / LOG).open("a", encoding="utf-8"))
         what = f"trial {task.name} of {task.sweep}"

@@ -22,12 +22,14 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge
 from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
+from ratchet.store import warned
 from ratchet.store.files import storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
+from ratchet.track.heard import Heard
 from ratchet.track.progress import Console, duration
 from ratchet.track.trial import Ends
 from ratchet.tune.aside import Clock, Pages
@@ -42,6 +44,8 @@ from ratchet.tune.trial import PAUSE, POINT, TRIAL, TrialTask, end_trial, error_
 from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS = "identity.json", "calls.json"
+RUNS = (".", f"{TRIALS}/*")
+"""Run folders of a sweep, as patterns: its own, and those of its trials."""
 _MOST_REFUSED = 100
 """Points in a row that the plan does not allow, after which a sweep gives up."""
 
@@ -54,12 +58,13 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
     signal asked for the end, once trials that train have saved.
     """
     folder, console = sweep.folder, Console()
-    with hold(folder, console.say):
+    heard = Heard(folder, console.say, RUNS)
+    with hold(folder, console.say), heard.all():
         with _alone(sweep):
             _claim(sweep, console, fresh=fresh)
         with Clock(folder / CALLS) as clock:
             try:
-                _go_on(sweep, clock, console)
+                _go_on(sweep, clock, console, heard)
             except StoppedError:
                 try:
                     write_page(sweep, clock.seconds)
@@ -69,7 +74,7 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
         return write_page(sweep, clock.seconds)
 
 
-def _go_on(sweep: Sweep, clock: Clock, console: Console) -> None:
+def _go_on(sweep: Sweep, clock: Clock, console: Console, heard: Heard) -> None:
     """Run what is left of a sweep, if anything is."""
     chooser = Chooser(sweep.space, sweep.folder / TRIALS, clock.before / 3600)
     if chooser.ended_before:
@@ -81,7 +86,12 @@ def _go_on(sweep: Sweep, clock: Clock, console: Console) -> None:
     at_once = sweep.space.at_once or max(1, int((os.cpu_count() or 1) // needs(cluster)["CPU"]))
     pause.unlink(missing_ok=True)  # of a driver that was killed while it stopped
     try:
-        with native_noise_to(sweep.folder / "native.log"), ray_session(cluster, at_once), stoppable(stop):
+        with (
+            native_noise_to(sweep.folder / "native.log"),
+            heard.meanwhile(),
+            ray_session(cluster, at_once),
+            stoppable(stop),
+        ):
             _run(sweep, chooser, first, clock, console, stop)
     finally:
         pause.unlink(missing_ok=True)
@@ -102,7 +112,8 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
             reject(sweep.impossible(chosen), error)
             raise
         write_point(task)
-    with ray_session(task.plan.cluster):
+    heard = Heard(task.folder, Console().say)
+    with heard.meanwhile(), ray_session(task.plan.cluster):
         document = work(task, lambda line: None)
     write_page(sweep, sum(call["seconds"] for call in read_json_or_none(sweep.folder / CALLS) or []))
     if document["status"] != "finished":
@@ -248,7 +259,8 @@ def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
     with _alone(sweep):  # the last one knows of all
         found = [one.document for one in known_trials(sweep.folder / TRIALS) if one.document is not None]
         marks = order_marks(sweep.space, sweep.plan, found, layout)
-        document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware())
+        told = warned.on_page([], sweep.folder, runs=RUNS)
+        document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware(), warnings=told)
         write_sweep(sweep.folder, document)
         page, _ = write_sweep_page(sweep.folder, dataclasses.asdict(document))
     return page, document
