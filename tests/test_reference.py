@@ -16,6 +16,7 @@ from ratchet.reference.store import (
     Logps,
     block_path,
     blocks,
+    finished_files,
     logps_identity,
     missing_blocks,
     prove,
@@ -24,6 +25,9 @@ from ratchet.reference.store import (
     write_block,
 )  # fmt: skip
 from ratchet.store.fingerprint import fingerprint
+from ratchet.store.record import Record, write_record
+from ratchet.store.sound import sound_record
+from ratchet.train.reference_rows import join_reference
 
 ROWS = 2 * BLOCK + 7
 
@@ -103,7 +107,7 @@ def test_an_absent_or_broken_score_is_named(folder: tuple[Path, list[str], Logps
     with pytest.raises(DataError, match=r"1 of 2 pairs have no reference score, first eeee"):
         read_logps([path], [ids[0], "e" * 32])
     block_path(path, 0).write_bytes(b"junk")
-    with pytest.raises(CorruptError, match="not a block"):
+    with pytest.raises(CorruptError, match="does not have the bytes"):
         read_logps([path], ids)
 
 
@@ -178,3 +182,38 @@ def test_reward_scores_and_gamma_against_plain_arithmetic() -> None:
     assert found.accuracy.mean == sum(m > 0 for m in margin) / 50
     assert found.margin.mean == pytest.approx(found.chosen_delta.mean - found.rejected_delta.mean)
     assert gamma(policy).mean == pytest.approx(sum(policy.chosen - policy.rejected) / 50)
+
+
+def test_blocks_that_changed_or_went_are_scored_again_and_no_others(
+    folder: tuple[Path, list[str], Logps], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, ids, scores = folder
+    record = Record("logps", "f" * 20, {}, {"pairs": ROWS}, "2026-01-01T00:00:00Z", 1.5)
+    write_record(path, record, finished_files(path))
+    assert missing_blocks(path, ROWS) == [] and sound_record(path) is not None and not caplog.records
+    whole = block_path(path, 1).read_bytes()
+    block_path(path, 1).write_bytes(bytes([*whole[:900], whole[900] ^ 4, *whole[901:]]))
+    block_path(path, 2).unlink()
+    for read in (lambda: read_logps([path], ids[:3]), lambda: prove(path, ids), lambda: join_reference(ids, [path])):
+        with pytest.raises(CorruptError, match=r"block-000001.*does not have the bytes that were written"):
+            read()
+    assert sound_record(path) is None
+    assert [number for number, _, _ in missing_blocks(path, ROWS)] == [1, 2] and block_path(path, 0).exists()
+    assert len(caplog.records) == 1 and "2 of its blocks are scored again" in caplog.text
+    for number, start, end in blocks(ROWS):
+        if number:
+            write_block(path, number, ids[start:end], part(scores, start, end))
+    assert sound_record(path) is not None and np.array_equal(read_logps([path], ids).chosen, scores.chosen)
+    (path / "record.json").write_text("{}")
+    assert missing_blocks(path, ROWS) == [] and "record.json" in caplog.text
+
+
+def test_a_block_of_a_pass_that_was_cut_short_is_held_against_its_digest(
+    folder: tuple[Path, list[str], Logps], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, _, _ = folder
+    whole = block_path(path, 0).read_bytes()
+    block_path(path, 0).write_bytes(bytes([*whole[:900], whole[900] ^ 4, *whole[901:]]))
+    block_path(path, 1).with_suffix(".sha256").unlink()
+    assert [number for number, _, _ in missing_blocks(path, ROWS)] == [0, 1]
+    assert "block-000001.parquet has no digest" in caplog.text

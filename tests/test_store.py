@@ -112,7 +112,7 @@ def test_a_record_comes_back_as_written_and_a_broken_one_says_so(tmp_path: Path)
     assert read_record(tmp_path) == record
     assert {"ratchet", "python", "torch", "ray"} <= set(record.versions)
     (tmp_path / "record.json").write_text('{"kind": 1')
-    with pytest.raises(CorruptError, match="not a record"):
+    with pytest.raises(CorruptError, match=r"record\.json: not what was written"):
         read_record(tmp_path)
 
 

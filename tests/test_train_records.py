@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import (
@@ -17,7 +15,8 @@ from transformers import (
 )
 
 from ratchet.errors import CorruptError, DataError, TrainingError
-from ratchet.reference.store import SCHEMA
+from ratchet.reference.store import Logps
+from ratchet.reference.store import write_block as write_scores
 from ratchet.train.batches import Course, global_batches
 from ratchet.train.ledger import Ledger, prove
 from ratchet.train.reference_rows import join_reference
@@ -107,8 +106,8 @@ def test_a_ledger_that_lost_lines_does_not_go_on(tmp_path: Path) -> None:
 
 def write_block(folder: Path, ids: list[str], chosen: list[float], rejected: list[float], name: str = "000000") -> None:
     folder.mkdir(exist_ok=True)
-    table = pa.table([ids, chosen, rejected, [1] * len(ids), [1] * len(ids)], SCHEMA)
-    pq.write_table(table, folder / f"block-{name}.parquet")
+    ones = np.ones(len(ids), np.int32)
+    write_scores(folder, int(name), ids, Logps(np.array(chosen), np.array(rejected), ones, ones))
 
 
 def test_the_reference_joins_by_id(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.store.sound import checked
 
 BROKEN = "\ufdd0"
 """Stands for bytes that were not UTF-8 where a reader cannot stop at them; no text may hold this noncharacter."""
@@ -133,7 +134,7 @@ def _lines(rows: Iterable[Skipped]) -> str:
 def _first(table: Path, reasons: Mapping[str, int]) -> list[Skipped]:
     """Return the first rows of `skipped.parquet` that have one of `reasons`."""
     found: list[Skipped] = []
-    with pq.ParquetFile(table, pre_buffer=False) as file:
+    with pq.ParquetFile(checked(table), pre_buffer=False) as file:
         for batch in file.iter_batches():
             found += [Skipped(**row) for row in batch.to_pylist() if row["reason"] in reasons]
             if len(found) >= _EXAMPLES:

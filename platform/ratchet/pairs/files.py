@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import glob
 import json
 import os
@@ -12,7 +11,7 @@ from typing import Literal
 
 from ratchet.errors import DataError
 from ratchet.plan.data import Source
-from ratchet.store.fingerprint import digest_file
+from ratchet.store.fingerprint import digest_once
 
 _FORMS: dict[str, Literal["lines", "array", "parquet"]] = {
     ".jsonl": "lines",
@@ -42,16 +41,7 @@ def source_files(source: Source) -> list[SourceFile]:
 
 def digests(source: Source) -> list[list[str]]:
     """Return label and SHA-256 of every file, in order; a file is read once while its size and time stay."""
-    found = []
-    for file in source_files(source):
-        state = file.path.stat()
-        found.append([file.label, _digest(file.path, state.st_size, state.st_mtime_ns)])
-    return found
-
-
-@functools.lru_cache(maxsize=4096)
-def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    return digest_file(path)
+    return [[file.label, digest_once(file.path)] for file in source_files(source)]
 
 
 def _expand(entry: str) -> list[Path]:

@@ -28,7 +28,8 @@ from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, leased
-from ratchet.store.record import Record, now, read_record, write_record
+from ratchet.store.record import Record, now, write_record
+from ratchet.store.sound import clear, sound_record
 
 _BLOCK_ITEMS = 512
 _BLOCK_CHARACTERS = 2 << 20
@@ -91,19 +92,19 @@ def prepare_pairs(
     identity = pairs_identity(source, default_system)
     digest = fingerprint(identity)
     folder = layout.pairs(digest)
-    if not _is_there(name, source, folder):
+    if not _is_there(name, source, folder, sound_record(folder)):
         with leased(
             layout.lease(f"pairs-{digest}"), what=f"pairs {name}", on_wait=on_wait, while_waiting=look
         ) as lease:
-            if not _is_there(name, source, folder):
+            if not _is_there(name, source, folder, clear(folder, layout.damaged)):
                 spans = plan_spans(source, SPAN_BYTES, SPAN_ROWS)
                 _make(name, source, spans, default_system, identity, folder, lease, look)
     return digest, folder
 
 
-def _is_there(name: str, source: Source, folder: Path) -> bool:
+def _is_there(name: str, source: Source, folder: Path, record: Record | None) -> bool:
     """Whether the pairs are made. Raises DataError where more rows were bad than this source allows."""
-    if (record := read_record(folder)) is None:
+    if record is None:
         return False
     counts = record.counts
     check_share(name, counts["read"], counts["skipped"], source.max_bad_share, folder / "skipped.parquet")

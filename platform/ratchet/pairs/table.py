@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ratchet.errors import CorruptError, DataError
 from ratchet.pairs.pair import Ids, TokenisedPair
+from ratchet.store.sound import checked
 
 SIDES = ("prompt", "chosen", "rejected")
 SCHEMA = pa.schema(
@@ -35,7 +36,7 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         try:
-            with pa.memory_map(str(path)) as source:
+            with pa.memory_map(str(checked(path))) as source:  # a changed bit may end the process that reads it
                 self.batches = _batches(pa.ipc.open_file(source))
         except FileNotFoundError:
             raise DataError("no such token file", where=str(path), fix="run the plan again: it is made anew") from None

@@ -25,7 +25,8 @@ from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, leased
-from ratchet.store.record import Record, now, read_record, write_record
+from ratchet.store.record import Record, now, write_record
+from ratchet.store.sound import checked, clear, sound_record
 
 SMALL_ROWS = 5000
 """Up to this many pairs are tokenised in the calling process: starting a Ray Data job takes as long."""
@@ -72,11 +73,11 @@ def prepare_tokens(
     identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
     digest = fingerprint(identity)
     folder = layout.tokens(digest)
-    if read_record(folder) is None:
+    if sound_record(folder) is None:
         find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
         work, what = _Work(model_folder, chat_template, policy, warned.destination()), f"tokens of the pairs {pairs_fp}"
         with leased(layout.lease(f"tokens-{digest}"), what=what, on_wait=on_wait, while_waiting=look) as lease:
-            if read_record(folder) is None:
+            if clear(folder, layout.damaged) is None:
                 _make(pairs_folder, identity, work, folder, small_rows, lease, look)
     return digest, folder
 
@@ -91,7 +92,7 @@ def _make(
     look: Callable[[], None],
 ) -> None:
     started, clock = now(), time.monotonic()
-    files = [pairs_folder / f"{side}.parquet" for side in SIDES]
+    files = [checked(pairs_folder / f"{side}.parquet") for side in SIDES]
     rows = [pq.read_metadata(file).num_rows for file in files]
     with folder_aside(folder) as aside:
         with TokenWriter(aside) as writer:

@@ -27,6 +27,7 @@ from ratchet.plan.stages import Merge, Sft
 from ratchet.plan.suite import ExactMatch
 from ratchet.store.files import write_json
 from ratchet.store.record import now
+from ratchet.store.sound import checked
 
 
 def evaluate_model(run: Run, name: str, step: Step | None, scored: Sequence[Scored]) -> dict[str, Any]:
@@ -159,7 +160,8 @@ def _task_tokens(run: Run, task: ExactMatch) -> Tokens:
 
 
 def _heldout_pairs(run: Run, source: str) -> dict[str, dict[str, Any]]:
-    table = pq.read_table(run.pairs[source][1] / "heldout.parquet", columns=["pair_id", "prompt", "chosen"])
+    file = checked(run.pairs[source][1] / "heldout.parquet")
+    table = pq.read_table(file, columns=["pair_id", "prompt", "chosen"])
     return {row["pair_id"]: row for row in table.to_pylist()}
 
 

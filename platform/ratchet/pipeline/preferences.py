@@ -24,6 +24,7 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.suite import Preference
 from ratchet.reference.jobs import Passes, ScoreJob
 from ratchet.reference.score import Pool, score_jobs
+from ratchet.store.sound import checked
 from ratchet.track.bar import counted
 
 
@@ -80,6 +81,6 @@ def _reference(model: Model, spec: ModelSpec) -> Model:
 
 
 def _read(path: Path) -> Iterator[PreferencePair]:
-    for row in pq.read_table(path).to_pylist():
+    for row in pq.read_table(checked(path)).to_pylist():
         prompt = tuple(Turn(turn["role"], turn["content"]) for turn in row["prompt"])
         yield PreferencePair(prompt, row["chosen"], row["rejected"], row["file"], row["row"])

@@ -27,6 +27,7 @@ from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import Lease, leased
 from ratchet.store.record import Record, now, read_record, write_record
+from ratchet.store.sound import checked, clear, sound_record
 
 
 def used_sources(run: Run) -> list[str]:
@@ -150,11 +151,11 @@ def _scratch_model(run: Run, spec: Scratch) -> Path:
     identity = scratch_identity(run, spec)
     fp = fingerprint(identity)
     folder = run.layout.model(fp)
-    if read_record(folder) is None:
+    if sound_record(folder) is None:
         with leased(
             run.layout.lease(f"models-{fp}"), what="model base", on_wait=run.console.say, while_waiting=run.stop.check
         ) as lease:
-            if read_record(folder) is None:
+            if clear(folder, run.layout.damaged) is None:
                 _make_scratch(run, spec, identity, folder, lease)
     return folder
 
@@ -170,7 +171,7 @@ def _make_scratch(run: Run, spec: Scratch, identity: dict[str, Any], folder: Pat
 
 def _texts(folders: list[Path]) -> Iterator[str]:
     for folder in folders:
-        file = pq.ParquetFile(folder / "train.parquet")
+        file = pq.ParquetFile(checked(folder / "train.parquet"))
         for batch in file.iter_batches(columns=["prompt", "chosen", "rejected"]):
             for row in batch.to_pylist():
                 yield from (turn["content"] for turn in row["prompt"])

@@ -24,12 +24,13 @@ from ratchet.reference.attempts import MOST, attempt
 from ratchet.reference.gone import gone_afterwards, sign
 from ratchet.reference.jobs import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
 from ratchet.reference.rate import Rater, TrainerRater
-from ratchet.reference.store import block_path, logps_identity, missing_blocks, prove, write_block
+from ratchet.reference.store import block_path, finished_files, logps_identity, missing_blocks, prove, write_block
 from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, leased
-from ratchet.store.record import Record, now, read_record, write_record
+from ratchet.store.record import Record, now, write_record
+from ratchet.store.sound import sound_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,13 +175,13 @@ def _plan(
     identity = _identity(model, whole, engine)
     fp = fingerprint(identity)
     lease, folder = f"logps-{fp}", layout.logps(fp)
-    record = read_record(folder)
+    record = sound_record(folder)
     if job.rows is not None:
         if record is not None or whole in jobs:
             return _JobPlan(job, what, identity, folder, lease, record, part=True)
         identity = _identity(model, job, engine)
         folder = layout.logps(fingerprint(identity))
-        record = read_record(folder)
+        record = sound_record(folder)
     return _JobPlan(job, what, identity, folder, lease, record, part=False)
 
 
@@ -244,6 +245,7 @@ def _finish(plan: _JobPlan, started: str, clock: float, seconds: float) -> Score
             round(seconds, 3),
             facts={"wall_seconds": round(time.monotonic() - clock, 3)},
         ),
+        finished_files(plan.folder),
     )
     return Scores(plan.folder, fp, counts["pairs"], seconds, reused=False)
 

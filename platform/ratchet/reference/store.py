@@ -1,7 +1,11 @@
 """Log-probabilities on disk: one row for each pair, in blocks, joined by pair id.
 
     store/logps/<fp>/block-000000.parquet   pair_id, chosen, rejected, chosen_tokens, rejected_tokens
+    store/logps/<fp>/block-000000.sha256    the block's SHA-256, as `sha256sum -c` reads it
     store/logps/<fp>/record.json            written last, once every block is there and proved
+
+A block is held against its digest before it is read, also in a folder that is not finished; one that is not as it was
+written, or has no digest, is scored again, and no other.
 
 The identity holds what decides the numbers (tokens, which rows, weights, code, precision, engine) and
 nothing that does not (no names, no β, no learning rate), so every stage, epoch, run and trial
@@ -13,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,8 +28,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ratchet.errors import CorruptError, DataError
+from ratchet.errors import CorruptError, DataError, some
 from ratchet.store.files import write_bytes
+from ratchet.store.fingerprint import digest_once
+from ratchet.store.record import NAME, Record
+from ratchet.store.sound import look
+
+_log = logging.getLogger(__name__)
 
 BLOCK = 256
 """Pairs in one block: what a kill can cost, and one unit of work of a scoring process."""
@@ -112,28 +122,71 @@ def block_path(folder: Path, number: int) -> Path:
 
 
 def write_block(folder: Path, number: int, pair_ids: Sequence[str], logps: Logps) -> None:
-    """Write one block whole or not at all. Raises StorageError."""
+    """Write one block whole or not at all, its digest first. Raises StorageError."""
     table = pa.table([pair_ids, logps.chosen, logps.rejected, logps.chosen_tokens, logps.rejected_tokens], SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    write_bytes(block_path(folder, number), buffer.getvalue())
+    path, data = block_path(folder, number), buffer.getvalue()
+    write_bytes(_digest_path(path), _digest_line(path, hashlib.sha256(data).hexdigest()))
+    write_bytes(path, data)
 
 
 def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
-    """Return the blocks that are not there, or cannot be read (those are removed)."""
-    missing = []
-    for number, start, end in blocks(rows):
-        path = block_path(folder, number)
-        try:
-            if pq.read_metadata(path).num_rows == end - start:
-                continue
-            path.unlink()
-        except FileNotFoundError:
-            pass  # not removed: a process of a pass that was killed may be writing it now
-        except (OSError, pa.ArrowInvalid):
-            path.unlink(missing_ok=True)
-        missing.append((number, start, end))
+    """Return the blocks that are not there, or not as they were written: those are removed.
+
+    So are blocks that `rows` rows do not have. One warning names what a finished folder lacks, and what was damaged.
+    """
+    wanted = {block_path(folder, number): (number, start, end) for number, start, end in blocks(rows)}
+    damaged = {path.name: fault for path in wanted if path.exists() and (fault := _fault(path))}
+    damaged |= {path.name: "does not belong to it" for path in block_paths(folder) if path not in wanted}
+    told = look(folder) if (folder / NAME).exists() else [f"{name} {fault}" for name, fault in damaged.items()]
+    for name in damaged:
+        (folder / name).unlink(missing_ok=True)
+        _digest_path(folder / name).unlink(missing_ok=True)
+    missing = [block for path, block in wanted.items() if not path.exists()]
+    if told and not isinstance(told, Record):
+        _log.warning("%s is damaged (%s): %d of its blocks are scored again", folder, some(told), len(missing))
     return missing
+
+
+def _fault(path: Path) -> str:
+    """Return what is wrong with a block that is there, in words; nothing where it is as it was written."""
+    try:
+        written = _digest_path(path).read_bytes()
+    except FileNotFoundError:
+        return "has no digest"
+    return "" if written == _digest_line(path, digest_once(path)) else "does not have the bytes that were written"
+
+
+def _digest_path(block: Path) -> Path:
+    return block.with_suffix(".sha256")
+
+
+def _digest_line(block: Path, digest: str) -> bytes:
+    return f"{digest}  {block.name}\n".encode()
+
+
+def block_paths(folder: Path) -> list[Path]:
+    """Return the blocks in `folder`, by number."""
+    return sorted(folder.glob("block-*.parquet"))
+
+
+def finished_files(folder: Path) -> list[str]:
+    """Return the names of the files that a finished folder is made of."""
+    return [name for path in block_paths(folder) for name in (path.name, _digest_path(path).name)]
+
+
+def read_block(path: Path) -> pa.Table:
+    """Return the rows of a block once its bytes are known to be those that were written. Raises CorruptError."""
+    fault = _fault(path)
+    if not fault:
+        try:
+            return pq.read_table(path, schema=SCHEMA)
+        except (pa.ArrowInvalid, OSError) as error:
+            fault = f"is no block of scores: {error}"
+    raise CorruptError(
+        f"the block {fault}", where=str(path), fix="run again: its pairs are scored again, and no others"
+    )
 
 
 def prove(folder: Path, pair_ids: PairIds) -> dict[str, Any]:
@@ -171,7 +224,7 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
             f"{found.null_count} of {len(wanted)} pairs have no reference score, first "
             f"{wanted.filter(pc.is_null(found))[0].as_py()}",
             where=", ".join(map(str, folders)),
-            fix="delete these folders and run again: they will be scored anew",
+            fix="run again: what is not there is scored again",
         )
     rows = table.take(found)
     logps = Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
@@ -202,13 +255,5 @@ def _column(pair_ids: PairIds) -> pa.ChunkedArray:
 
 
 def _read(folders: Sequence[Path]) -> pa.Table:
-    paths = [path for folder in folders for path in sorted(folder.glob("block-*.parquet"))]
-    try:
-        tables = [pq.read_table(path, schema=SCHEMA) for path in paths]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptError(
-            f"not a block of scores: {error}",
-            where=", ".join(map(str, folders)),
-            fix="delete the folder; it will be scored again",
-        ) from error
+    tables = [read_block(path) for folder in folders for path in block_paths(folder)]
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()

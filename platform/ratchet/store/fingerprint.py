@@ -6,14 +6,17 @@ a NaN) raises: guessing would let two different things share a name.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+_MOMENT_NS = 2_000_000_000
 
 
 def canonical(value: Any, *, at: str = "") -> Any:
@@ -46,6 +49,22 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest_once(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex; a file is read once in a process while its size and times stay.
+
+    One that changed a moment ago is read each time: it may change again before the clock of its disk has moved on.
+    """
+    state = path.stat()
+    if time.time_ns() - state.st_ctime_ns < _MOMENT_NS:
+        return digest_file(path)
+    return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _digest(path: Path, inode: int, size: int, changed_ns: int, touched_ns: int) -> str:
+    return digest_file(path)
 
 
 def digest_files(paths: list[Path]) -> str:

@@ -16,6 +16,7 @@
 <root>/evaluations/<suite>-<models>/   scores.json  report.{html,md,json}
 <root>/store/steps/<fp>/    what a step made, for all trials that have it: as in runs/<plan>/steps/<step>
 <root>/store/leases/<key>/  who is making something now
+<root>/store/damaged/       what was not as it was written, put aside; nothing reads it
 <root>/sweeps/<sweep>/      plan.yaml  space.yaml  sweep.{html,md,json}  lock
 <root>/sweeps/<sweep>/trials/<trial>/   a run folder, with point.json log.txt progress.jsonl trial.json
 """
@@ -50,6 +51,11 @@ class Layout:
 
     def judgments(self, fp: str) -> Path:
         return self.root / "store" / "judgments" / f"{fp}.jsonl"
+
+    @property
+    def damaged(self) -> Path:
+        """Where damaged files and folders are put aside."""
+        return self.root / "store" / "damaged"
 
     @property
     def store(self) -> Path:

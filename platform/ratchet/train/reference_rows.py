@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
-from ratchet.reference.store import Floats, PairIds, read_logps
+from ratchet.reference.store import Floats, PairIds, block_paths, read_block, read_logps
 
 _SHOWN = 3
 
@@ -39,12 +38,12 @@ def join_reference(pair_ids: PairIds, folders: Sequence[Path]) -> tuple[Floats, 
 
 
 def _refuse_doubled(folder: Path) -> None:
-    ids = [pq.read_table(block, columns=["pair_id"])["pair_id"] for block in sorted(folder.glob("block-*.parquet"))]
+    ids = [read_block(block)["pair_id"] for block in block_paths(folder)]
     counts = pc.value_counts(pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()))
     doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(doubled):
         raise DataError(
             f"{len(doubled)} pairs stand twice: {', '.join(doubled[:_SHOWN].to_pylist())}",
             where=str(folder),
-            fix="delete the folder and run again: the reference is scored anew",
+            fix="delete the folder and run again: the reference is scored again",
         )
