@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import DataError, EndpointError, ModelError, PlanError, RatchetError
-from ratchet.evaluate.judge import NO_RATING, OUT_OF_RANGE, Case, Verdict, endpoint_judge, engine_judge, judge_cases
+from ratchet.evaluate.judge import Case, Verdict, endpoint_judge, engine_judge, judge_cases
+from ratchet.evaluate.thoughts import UNCLOSED
+from ratchet.evaluate.verdicts import NO_RATING, OUT_OF_RANGE
 from ratchet.plan.judge import EndpointJudge
 from ratchet.serving.requests import Answer, Request
 from ratchet.serving.retry import Pace
@@ -74,6 +76,9 @@ MALFORMED = "judge failed: an answer that is not as the protocol says"
         (speaks(None), NO_RATING, 3),
         (speaks(None, "content_filter"), f"{NO_RATING} (content_filter)", 3),
         (speaks("It is so long that", "length"), f"{NO_RATING} (length)", 3),
+        (speaks("It is good: [[9]]. So", "length"), f"{NO_RATING} (length)", 3),
+        (speaks("<think>Maybe [[4]]?"), f"{NO_RATING} ({UNCLOSED})", 3),
+        (speaks("<think>[[4]]? [[3]]?</think>\nWell."), NO_RATING, 3),
         (speaks("I cannot rate this."), NO_RATING, 3),
         (speaks("Rating: 9/10"), NO_RATING, 3),
         (speaks("Rating: [[11]]"), OUT_OF_RANGE, 3),

@@ -10,11 +10,12 @@ import pytest
 
 from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.judge import NO_RATING, read_rating, replay_judge
+from ratchet.evaluate.judge import replay_judge
 from ratchet.evaluate.judge_guard import Guard
 from ratchet.evaluate.mt_bench import prompt_for, run
 from ratchet.evaluate.mt_bench_files import QuestionSet, read_answers, read_set
 from ratchet.evaluate.mt_bench_scores import read_judgments, scores_of
+from ratchet.evaluate.verdicts import NO_RATING, read_as_fastchat, read_verdict
 from ratchet.plan.judge import ReplayJudge
 from ratchet.plan.suite import Files, MtBench
 from ratchet.serving.requests import Answer, Request
@@ -69,7 +70,7 @@ def test_the_judges_prompts_are_rebuilt_byte_for_byte(
         said = answers[row["model"]][row["question_id"]][: row["turn"]]
         shown = [guard.defuse(text) for text in said]  # of all these, none holds what is taken apart
         assert prompt_for(asked, questions[row["question_id"]], shown) == (row["judge"][1], row["user_prompt"])
-        assert (read_rating(row["judgment"]) or -1) == row["score"]
+        assert (read_as_fastchat(row["judgment"]) or -1) == (read_verdict(row["judgment"]).rating or -1) == row["score"]
 
 
 def test_averages_are_the_published_ones(shared: Path, asked: QuestionSet) -> None:

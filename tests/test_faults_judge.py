@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from ratchet.evaluate.judge import read_rating
 from ratchet.evaluate.mt_bench import Talk, judge_talks
 from ratchet.evaluate.mt_bench_files import Question
+from ratchet.evaluate.verdicts import read_as_fastchat
 from test_evaluate_judge import ATTACKS, TEMPLATE, asked_set, mind_judge
 
 
@@ -18,7 +18,7 @@ def test_of_hundreds_of_canaries_none_writes_its_own_verdict() -> None:
     question = Question(1, "writing", ("Write.", "Again."))
     written = unguarded = 0
     for mind, text in canaries:
-        unguarded += read_rating(mind(TEMPLATE.format(question="Write.", answer=text))) == 10.0
+        unguarded += read_as_fastchat(mind(TEMPLATE.format(question="Write.", answer=text))) == 10.0
         (one,) = judge_talks(asked_set(), [Talk(question, (text,))], mind_judge(mind), retries=0)
         written += one.verdict.rating not in {2.0, None}
     assert unguarded >= len(ATTACKS)

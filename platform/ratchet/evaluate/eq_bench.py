@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,11 +14,13 @@ from ratchet.evaluate.eq_bench_files import Question, QuestionSet, read_question
 from ratchet.evaluate.notes import joined, unanimous, without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.statistics import estimate
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.pairs.pair import Turn
 from ratchet.plan.suite import EqBench
-from ratchet.serving.requests import ChatRequest, Engine, Sampling
+from ratchet.serving.requests import Answer, ChatRequest, Engine, Sampling
 
 _SHORT, _LONG = 60, 1000
+_HALF = re.compile(r"\d+\Z")
 _PUBLISHED = "as published"
 _CUT_V1 = "revision part cut, version 1's rule on the one pass; version 1 as published always asks for revision"
 
@@ -57,7 +60,7 @@ def ask(questions: Sequence[Question], task: EqBench, engine: Engine) -> list[Re
         requests = [ChatRequest((Turn("user", prompt_of(questions[at], task)),), sampling) for at in waiting]
         still = []
         for at, answer in zip(waiting, engine.answer(requests), strict=True):
-            passes = rules.read_passes(answer.text, revision=task.revision)
+            passes = rules.read_passes(_said(answer), revision=task.revision)
             fine = [not rules.trouble(scores, _emotions(questions[at])) for scores in passes.values()]
             if all(fine) or at not in kept or not kept[at].counts:
                 kept[at] = Reply(answer.text, passes, any(fine), answer.finish_reason)
@@ -67,6 +70,12 @@ def ask(questions: Sequence[Question], task: EqBench, engine: Engine) -> list[Re
         if not waiting:
             break
     return [kept[at] for at in range(len(questions))]
+
+
+def _said(answer: Answer) -> str:
+    """Return what an answer says: neither thoughts nor a number that the longest length may have cut in two."""
+    said = spoken(answer.text) or ""
+    return _HALF.sub("", said) if answer.finish_reason == "length" else said
 
 
 def prompt_of(question: Question, task: EqBench) -> str:
@@ -151,6 +160,7 @@ def _item(task: EqBench, question: Question, reply: Reply, scores: dict[str, flo
         values["score"] = 10 * scores[chosen]  # in the points of the total, whose mean it then is
     else:
         trouble = rules.trouble(reply.passes[chosen], _emotions(question))
+        trouble = UNCLOSED if spoken(reply.text) is None else trouble
         problem = TOO_LONG if reply.ended == TOO_LONG else trouble
     if task.revision:
         values |= {key: 10 * score for key, score in scores.items()}
@@ -171,14 +181,14 @@ def _points(name: str, metric: str, scores: list[float], asked: int, note: str =
 
 
 def _warnings(task: EqBench, asked: QuestionSet, items: Sequence[Item], replies: Sequence[Reply]) -> list[str]:
-    told = []
+    found = list(told(reply.text for reply in replies))
     if asked.official is None:
-        told.append(f"{asked.label}: these are not EQ-Bench's, and the score compares with no published figure")
+        found.append(f"{asked.label}: these are not EQ-Bench's, and the score compares with no published figure")
     elif asked.official != task.version:
-        told.append(f"{asked.label}, are scored by {task.version}'s rule: no published figure is made so")
+        found.append(f"{asked.label}, are scored by {task.version}'s rule: no published figure is made so")
     if asked.official == task.version == "v1" and not task.revision:
-        told.append(f"{_CUT_V1}: set revision to compare with published figures")
+        found.append(f"{_CUT_V1}: set revision to compare with published figures")
     short = sum(bool(item.problem) and reply.ended == "length" for item, reply in zip(items, replies, strict=True))
     if short:
-        told.append(f"{short} of the answers without scores ended at max_new_tokens ({_longest(task)})")
-    return told
+        found.append(f"{short} of the answers without scores ended at max_new_tokens ({_longest(task)})")
+    return found

@@ -13,6 +13,7 @@ from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.notes import joined, unanimous, without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.statistics import estimate
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.pairs.pair import Ids
 from ratchet.plan.suite import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
@@ -31,7 +32,7 @@ class Question:
 
 
 def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Question]) -> TaskResult:
-    """Return the share of answers whose last match of the pattern equals the chosen answer's.
+    """Return the share of answers whose last match of the pattern, outside thoughts, equals the chosen answer's.
 
     An answer in which the pattern finds nothing is wrong, and counted beside. Raises DataError where
     there is no question, PlanError where the pattern finds nothing in a chosen answer.
@@ -65,12 +66,15 @@ def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Q
     note = joined(unanimous(right), without_error(mean.standard_error, "item"))
     score = Score("exact match", "exact_match", mean.mean, mean.standard_error, mean.count, note=note)
     settings = {key: getattr(task, key) for key in ("source", "pattern", "rows", "max_new_tokens")}
-    return TaskResult(name, task.kind, (score,), items, settings, count_problems(items))
+    warnings = told(answer.text for answer in answers)
+    return TaskResult(name, task.kind, (score,), items, settings, count_problems(items), warnings)
 
 
 def _problem(answer: Answer, found: str | None) -> str:
     if answer.finish_reason == TOO_LONG:
         return TOO_LONG
+    if spoken(answer.text) is None:
+        return UNCLOSED
     return NOTHING_FOUND if found is None else ""
 
 
@@ -101,6 +105,6 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> str | None:
-    """Return the group of the last match in `text`, stripped, or None."""
-    found = pattern.findall(text)
+    """Return the group of the last match in what `text` says, stripped, or None."""
+    found = pattern.findall(spoken(text) or "")
     return found[-1].strip() if found else None

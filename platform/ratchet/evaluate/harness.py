@@ -64,7 +64,8 @@ def run_all(tasks: Mapping[str, Loaded], candidate: Candidate, store: Path) -> d
         for name, loaded in tasks.items():
             own = {leaf: leaves[name, leaf] for leaf in loaded.leaves}
             said = {leaf: it.asked.said(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
-            scored = _score(loaded, own, said)
+            texts = {leaf: it.asked.texts(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
+            scored = _score(loaded, own, said, texts)
             results[name] = result_of(name, scored, _settings(loaded, candidate, scored.cut))
             found = [answer for leaf in own for answer in answers[f"{name}/{leaf}"]]
             work[name] = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in found)
@@ -114,7 +115,12 @@ def _template(tokenizer: Any) -> dict[str, Any]:
     return {"text": str(tokenizer.chat_template), "tokens": special}
 
 
-def _score(loaded: Loaded, leaves: Mapping[str, _Leaf], said: Mapping[str, Mapping[int, Any]]) -> Scored:
+def _score(
+    loaded: Loaded,
+    leaves: Mapping[str, _Leaf],
+    said: Mapping[str, Mapping[int, Any]],
+    texts: Mapping[str, Mapping[int, str]],
+) -> Scored:
     """Let lm-eval score what was said: its task objects are given the requests that were asked."""
     for leaf in leaves.values():
         task, docs = leaf.task, leaf.docs
@@ -132,7 +138,7 @@ def _score(loaded: Loaded, leaves: Mapping[str, _Leaf], said: Mapping[str, Mappi
     cut = sum(leaf.asked.cut for leaf in leaves.values())
     asked = sum(len(leaf.asked.instances) for leaf in leaves.values())
     total = {name: leaf.task for name, leaf in leaves.items()}
-    return Scored(loaded.asked, loaded.metric, total, results, cut, asked)
+    return Scored(loaded.asked, loaded.metric, total, results, texts, cut, asked)
 
 
 def _settings(loaded: Loaded, candidate: Candidate, cut: int) -> dict[str, Any]:

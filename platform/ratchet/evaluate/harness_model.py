@@ -17,6 +17,7 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ratchet.errors import DataError, ModelError, PlanError
+from ratchet.evaluate.thoughts import spoken
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
 
 MAX_NEW_TOKENS = 256
@@ -135,7 +136,10 @@ class Asked:
     cut: int
 
     def said(self, answers: Sequence[Answer]) -> dict[int, list[Any]]:
-        """Return lm-eval's answer to each instance, once for every repeat, by the instance's identity."""
+        """Return lm-eval's answer to each instance, once for every repeat, by the instance's identity.
+
+        What lm-eval looks for in a text, it finds in what was said: thoughts are cut.
+        """
         said: dict[int, list[Any]] = {}
         instances = [instance for instance in self.instances for _ in range(instance.repeats)]
         for instance, parts in zip(instances, self.parts, strict=True):
@@ -145,9 +149,18 @@ class Asked:
                 case "loglikelihood_rolling":
                     value = sum(_likelihood(answers, part)[0] for part in parts)
                 case _:
-                    value = answers[parts[0][0]].text
+                    value = spoken(answers[parts[0][0]].text) or ""
             said.setdefault(id(instance), []).append(value)
         return said
+
+    def texts(self, answers: Sequence[Answer]) -> dict[int, str]:
+        """Return the first text that was written about each document, thoughts and all."""
+        found: dict[int, str] = {}
+        instances = [instance for instance in self.instances for _ in range(instance.repeats)]
+        for instance, parts in zip(instances, self.parts, strict=True):
+            if instance.request_type == "generate_until":
+                found.setdefault(instance.doc_id, answers[parts[0][0]].text)
+        return found
 
 
 def ask(encoder: Encoder, instances: Sequence[Any]) -> Asked:

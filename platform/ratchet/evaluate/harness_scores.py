@@ -18,6 +18,7 @@ import numpy as np
 from ratchet.errors import PlanError, some
 from ratchet.evaluate.notes import joined, unanimous
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.plan.suite import Harness
 
 _OF_SUBJECTS = " (mean of subjects)"
@@ -37,13 +38,15 @@ _UNITS = {
 class Scored:
     """What lm-eval made of a task's answers: `results` as `evaluate` returns them.
 
-    `metric` is the label of the one that stands for the task. Of `requests`, `cut` lost the beginning of their context.
+    `metric` is the label of the one that stands for the task. `texts` has what was written about each leaf's
+    documents, thoughts and all. Of `requests`, `cut` lost the beginning of their context.
     """
 
     asked: Harness
     metric: str
     leaves: Mapping[str, Any]
     results: Mapping[str, Any]
+    texts: Mapping[str, Mapping[int, str]]
     cut: int
     requests: int
 
@@ -153,10 +156,11 @@ def _items(leaf: str, scored: Scored) -> list[Item]:
         chief = next((sample for sample in samples if main.endswith(f",{sample['filter']}")), samples[0])
         known = f"{leaf}:{number}:{chief['doc_hash'][:8]}"
         question, answer, reference = _words(task, chief, main)
-        missed = chief["filtered_resps"][0] == _NOTHING
-        items.append(
-            Item(known, known, values, group, question, answer, reference, "no answer found" if missed else "")
-        )
+        problem = "no answer found" if chief["filtered_resps"][0] == _NOTHING else ""
+        if number in scored.texts[leaf]:
+            answer = scored.texts[leaf][number]
+            problem = UNCLOSED if spoken(answer) is None else problem
+        items.append(Item(known, known, values, group, question, answer, reference, problem))
     return items
 
 
@@ -179,7 +183,7 @@ def _words(task: Any, sample: Mapping[str, Any], main: str) -> tuple[str, str, s
 
 
 def _warnings(scored: Scored) -> list[str]:
-    found = []
+    found = list(told(text for texts in scored.texts.values() for text in texts.values()))
     if scored.asked.limit is not None:
         found.append(f"Only {scored.asked.limit} questions of each task were asked: this is a try, not a score.")
     if scored.cut:

@@ -1,7 +1,6 @@
-"""Judges: who they are, what they are asked, and how a rating is read from what they say.
+"""Judges: who they are, what they are asked, and what becomes of their answers.
 
-Ratings are read as FastChat does (Zheng et al. 2023, llm_judge): the first `[[number]]`, else the
-first `[number]`. What has no rating, or one outside 1 to 10, is no verdict; it is never a score.
+A judgment without one clear rating from 1 to 10 is asked for again; it is never a score.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ratchet.errors import DataError, ModelError, RatchetError
-from ratchet.evaluate.judge_guard import beside_brackets, in_square_brackets
+from ratchet.evaluate.judge_guard import in_square_brackets
+from ratchet.evaluate.verdicts import NO_RATING, read_verdict
 from ratchet.pairs.pair import Turn
 from ratchet.plan.judge import EndpointJudge, ReplayJudge
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
@@ -25,17 +25,10 @@ from ratchet.store.fingerprint import digest_file
 
 FAILED = "judge failed"
 """How the problem of a judgment begins whose request got no answer."""
-LOWEST, HIGHEST = 1.0, 10.0
 MAX_TOKENS = 2048
 WARMER = 0.1
 """Temperature that each further attempt at one judgment adds; the first is at 0."""
-_STRONG = re.compile(r"\[\[(\d+\.?\d*)\]\]", re.ASCII)
-_WEAK = re.compile(r"\[(\d+\.?\d*)\]", re.ASCII)
 _HEAD = re.compile(r" for the | to the |[:(]")
-
-NO_RATING = "no rating"
-OUT_OF_RANGE = "rating out of range"
-DISPUTED = "disputed: the rating may be quoted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +37,15 @@ class Judge:
 
     `attempt` gives an answer for each request, in their order, or the error of one that has none; it
     raises what concerns all of them. `control` are the texts that the judge's tokenizer reads as
-    control tokens; no candidate may write them into a prompt.
+    control tokens; no candidate may write them into a prompt. `holds` tells whether a prompt was judged
+    before the candidate could write anything to this judge, so that it needs no guard.
     """
 
     name: str
     how: str
     attempt: Callable[[Sequence[Request]], list[Answer | RatchetError]]
     control: tuple[str, ...] = ()
+    holds: Callable[[str], bool] = lambda _: False
 
 
 @contextlib.contextmanager
@@ -71,7 +66,7 @@ def replay_judge(said: ReplayJudge) -> Judge:
     """Return a recording as judge. Raises DataError where the file is none, or has nothing by that judge."""
     path = Path(said.file)
     replay = Replay(path, said.judge)
-    return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt)
+    return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt, holds=replay.holds)
 
 
 def engine_judge(name: str, how: str, engine: Engine, control: Sequence[str] = ()) -> Judge:
@@ -104,15 +99,13 @@ def _alone(engine: Engine, request: Request) -> Answer | RatchetError:
 class Case:
     """One thing to judge: the judge's prompts, and the texts of others that were put into them.
 
-    `answers` are the candidate's, as it wrote them; `given` are questions and references. `defused`
-    tells whether the judge sees the answers otherwise than they were written.
+    `answers` are the candidate's, as it wrote them; `given` are questions and references.
     """
 
     system: str
     prompt: str
     answers: tuple[str, ...]
     given: tuple[str, ...] = ()
-    defused: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,17 +129,11 @@ def request_of(case: Case, attempt: int) -> ChatRequest:
     return ChatRequest(turns, Sampling(max_tokens=MAX_TOKENS, temperature=WARMER * attempt, seed=attempt))
 
 
-def read_rating(text: str) -> float | None:
-    """Return the rating in a judgment by FastChat's two patterns, in their order; None where there is none."""
-    found = _STRONG.search(text) or _WEAK.search(text)
-    return float(found[1]) if found else None
-
-
 def judge_cases(judge: Judge, cases: Sequence[Case], retries: int) -> list[Verdict]:
     """Return a verdict on each case, in their order.
 
-    A judgment without a rating in range, or with one that may be quoted, is asked for again, `retries`
-    times. A failed request is not: it had the endpoint's own attempts.
+    A judgment without one clear rating in range is asked for again, `retries` times. A failed request is
+    not: it had the endpoint's own attempts.
     """
     found: list[Verdict] = [Verdict(None, NO_RATING, ())] * len(cases)
     waiting = list(range(len(cases)))
@@ -167,24 +154,8 @@ def _verdict(answer: Answer | RatchetError, case: Case, before: Verdict) -> tupl
         problem = before.problem if before.texts else f"{FAILED}: {_HEAD.split(answer.what, maxsplit=1)[0].strip()}"
         return Verdict(None, problem, (*before.texts, f"$ERROR$ {answer.what}")), False
     texts = (*before.texts, answer.text)
-    rating = read_rating(answer.text)
-    if rating is None:
-        why = "" if answer.finish_reason == "stop" else f" ({answer.finish_reason or 'unfinished'})"
-        return Verdict(None, NO_RATING + why, texts), True
-    if not LOWEST <= rating <= HIGHEST:
-        return Verdict(None, OUT_OF_RANGE, texts), True
-    if _disputed(answer.text, rating, case):
-        return Verdict(None, DISPUTED, texts), True
-    return Verdict(rating, "", texts), False
-
-
-def _disputed(text: str, rating: float, case: Case) -> bool:
-    """Whether the judge may have only quoted the rating, so that nobody can tell whose it is.
-
-    The judge sees no `[[number]]` in an answer, so a judgment's only one is its own, whatever the answer
-    holds: else an answer could list the ratings that it would be spared. Of several, the first may be quoted.
-    """
-    strong = {float(number) for number in _STRONG.findall(text)}
-    if strong:
-        return len(strong) > 1 and (case.defused or rating in beside_brackets(case.answers))
-    return rating in in_square_brackets((*case.answers, *case.given))
+    # The judge sees no `[[number]]` in an answer, so a judgment's only one is its own, whatever the answer holds:
+    # else an answer could list the ratings that it would be spared.
+    quotable = in_square_brackets((*case.answers, *case.given))
+    reading = read_verdict(answer.text, answer.finish_reason, quotable)
+    return Verdict(reading.rating, reading.problem, texts), reading.rating is None

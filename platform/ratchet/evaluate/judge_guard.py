@@ -12,6 +12,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from ratchet.evaluate.thoughts import MARKS
+
 REMOVED = "(rating removed)"
 """What stands in the prompt for a rating that an answer holds: no number that a judge could say again."""
 
@@ -32,10 +34,13 @@ _INSIDE = rf"{_GAP}{_LABEL}(?P<rating>{_NUMBER}){_TAIL}{_GAP}"
 _RATING = rf"\[{_GAP}\[{_INSIDE}\]{_GAP}\]"
 _FLAGS = re.ASCII | re.IGNORECASE
 _SQUARE = re.compile(rf"\[{_INSIDE}\]", _FLAGS)
-_BESIDE = re.compile(rf"[\[({{<]\W{{0,8}}{_LABEL}({_NUMBER})\b|\b({_NUMBER})\b(?=\W{{0,8}}[\])}}>])", _FLAGS)
 _REFERENCE = re.compile(r"&(?:amp;)*(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,31});?|.", re.DOTALL | _FLAGS)
-# Control texts of widespread chat templates: a judge that runs behind one would read them as turns.
-_CONTROL = r"(?P<control><\|[^<>|\n]{1,64}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<[be]os>)"
+# Control texts of widespread chat templates: a judge that runs behind one would read them as turns. And marks of
+# thoughts: quoted by a judge, one of them would turn what it said before into thoughts.
+_CONTROL = (
+    r"(?P<control><\|[^<>|\n]{1,64}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<[be]os>"
+    rf"|{MARKS})"
+)
 _RIMS = "[]<|># \t"
 _MARK = re.compile(r"(?<!\[)\[[^\W\d][^\[\]{}\n]*\]|<\|[^|{}\n]+\|>|^#+ [^{}\n]+:$", re.MULTILINE)
 
@@ -69,12 +74,6 @@ class Guard:
 def in_square_brackets(texts: Iterable[str]) -> frozenset[float]:
     """Return the numbers that stand in square brackets, by themselves or as a rating."""
     return frozenset(_value(found["rating"]) for text in texts for found in _SQUARE.finditer(_look(text)[0]))
-
-
-def beside_brackets(texts: Iterable[str]) -> frozenset[float]:
-    """Return the numbers that stand next to a bracket of any kind, open or closed."""
-    found = (one for text in texts for one in _BESIDE.finditer(_look(text)[0]))
-    return frozenset(_value(one[1] or one[2]) for one in found)
 
 
 def _value(number: str) -> float:

@@ -13,20 +13,12 @@ from typing import Any
 from ratchet.errors import ModelError, some
 from ratchet.evaluate.candidate import TOO_LONG as NOT_ASKED
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.judge import (
-    HIGHEST,
-    LOWEST,
-    MAX_TOKENS,
-    WARMER,
-    Case,
-    Judge,
-    Verdict,
-    judge_cases,
-)
+from ratchet.evaluate.judge import MAX_TOKENS, WARMER, Case, Judge, Verdict, judge_cases
 from ratchet.evaluate.judge_guard import Guard
 from ratchet.evaluate.mt_bench_files import WITH_REFERENCE, Question, QuestionSet, read_set
 from ratchet.evaluate.mt_bench_scores import METRIC, answer_line, item_id, judgment_line, scores_from
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
+from ratchet.evaluate.verdicts import HIGHEST, LOWEST
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply
 from ratchet.plan.suite import MtBench
@@ -180,21 +172,27 @@ def prompt_for(asked: QuestionSet, question: Question, answers: Sequence[str]) -
 
 
 def judge_talks(asked: QuestionSet, talks: Sequence[Talk], judge: Judge, retries: int) -> list[Judged]:
-    """Return every given answer with its verdict; all answers go to the judge together. Raises RatchetError."""
+    """Return every given answer with its verdict; all answers go to the judge together. Raises RatchetError.
+
+    What a recording was asked, by FastChat's own prompt, it is asked again by that; else the guard reads first.
+    """
     guard = Guard([prompt.template for prompt in asked.prompts.values()], judge.control)
     cases, told = [], []
     for talk in talks:
         for turn in range(1, len(talk.answers) + 1):
             answers = talk.answers[:turn]
-            shown = tuple(map(guard.defuse, answers))
-            name, prompt = prompt_for(asked, talk.question, shown)
+            shown = answers
+            name, prompt = prompt_for(asked, talk.question, answers)
+            if not judge.holds(prompt):
+                shown = tuple(map(guard.defuse, answers))
+                name, prompt = prompt_for(asked, talk.question, shown)
             given = (*talk.question.turns[:turn], *(talk.question.reference or ())[:turn])
-            cases.append(Case(asked.prompts[name].system, prompt, answers, given, shown != answers))
-            told.append((talk, turn, name))
+            cases.append(Case(asked.prompts[name].system, prompt, answers, given))
+            told.append((talk, turn, name, shown != answers))
     verdicts = judge_cases(judge, cases, retries)
     return [
-        Judged(talk, turn, name, case.prompt, verdict, case.defused)
-        for (talk, turn, name), case, verdict in zip(told, cases, verdicts, strict=True)
+        Judged(talk, turn, name, case.prompt, verdict, defused)
+        for (talk, turn, name, defused), case, verdict in zip(told, cases, verdicts, strict=True)
     ]
 
 

@@ -12,15 +12,15 @@ import numpy as np
 
 from ratchet.errors import DataError
 from ratchet.evaluate import statistics
-from ratchet.evaluate.judge import HIGHEST, LOWEST, NO_RATING, OUT_OF_RANGE, read_rating
 from ratchet.evaluate.notes import joined, without_error
 from ratchet.evaluate.results import Item, Score
+from ratchet.evaluate.verdicts import read_as_fastchat, read_verdict
 from ratchet.store.lines import json_rows
 
 MOST_MISSING = 0.05
 """Share of judgments that may be missing from a score; with more it has no value."""
 METRIC = "rating"
-_SAID_NOTHING = "$ERROR$"
+_SAID_NOTHING, _NO_SCORE = "$ERROR$", -1.0
 
 
 def item_id(question_id: int | str, turn: int) -> str:
@@ -61,13 +61,14 @@ def _score(name: str, items: Sequence[Item], about: str, *, group: str = "") -> 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """One judgment of a file of FastChat's `model_judgment`; `rating` is None where it has none in range."""
+    """One judgment of a file of FastChat's `model_judgment`; `rating` is None where it has none, for `problem`."""
 
     model: str
     question_id: int | str
     turn: int
     judge: tuple[str, ...]
     rating: float | None
+    problem: str
     judgment: str
 
 
@@ -106,29 +107,31 @@ def _recorded(row: Mapping[str, Any], where: str) -> Recorded:
         ) from None
     if turn not in (1, 2) or not isinstance(text, str) or not isinstance(question_id, int | str):
         raise DataError("no judgment of turn 1 or 2 of a question", where=where, fix="correct or remove the line")
-    read = read_rating(text)
-    if stored != (-1.0 if read is None else read):
+    reading, theirs = read_verdict(text), read_as_fastchat(text)
+    if stored not in {_score_of(theirs), _score_of(reading.rating)}:
         raise DataError(
-            f"its score is {stored:g}, but its judgment reads {'no rating' if read is None else f'{read:g}'}",
+            f"its score is {stored:g}, but its judgment reads {'no rating' if theirs is None else f'{theirs:g}'}",
             where=where,
             fix="find out which is right: the file was edited, or written by other rules",
         )
-    rating = read if read is not None and LOWEST <= read <= HIGHEST else None
-    return Recorded(str(model), question_id, turn, judge, rating, text)
+    return Recorded(str(model), question_id, turn, judge, reading.rating, reading.problem, text)
+
+
+def _score_of(rating: float | None) -> float:
+    return _NO_SCORE if rating is None else rating
 
 
 def scores_of(judgments: Iterable[Recorded], categories: Mapping[int | str, str]) -> dict[str, tuple[Score, ...]]:
     """Return each model's scores from recorded judgments; `categories` are of the questions, where known."""
     items: dict[str, list[Item]] = {}
     for one in judgments:
-        problem = "" if one.rating is not None else OUT_OF_RANGE if read_rating(one.judgment) is not None else NO_RATING
         items.setdefault(one.model, []).append(
             Item(
                 item=item_id(one.question_id, one.turn),
                 cluster=str(one.question_id),
                 values={} if one.rating is None else {METRIC: one.rating},
                 group=categories.get(one.question_id, ""),
-                problem=problem,
+                problem=one.problem,
             )
         )
     return {model: scores_from(rows) for model, rows in items.items()}

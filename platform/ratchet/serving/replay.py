@@ -41,6 +41,10 @@ class Replay:
             there = ", ".join(sorted(others)[:_SHOWN])
             raise DataError(f"has no judgment by {judge!r}", where=str(path), fix=f"it has judgments by {there}")
 
+    def holds(self, prompt: str) -> bool:
+        """Return whether something was said to this prompt."""
+        return prompt in self._said
+
     def attempt(self, requests: Sequence[Request]) -> list[Answer | RatchetError]:
         """Return what was said to each request, or a DataError where that is not known, in their order."""
         return [self._find(request) for request in requests]
