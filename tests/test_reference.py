@@ -144,9 +144,9 @@ def test_difficulty_is_the_share_of_pairs_the_right_way_round() -> None:
     )
     found = difficulty("helpful", log_ratio(scores))
     assert (found.accuracy, found.pairs) == (0.75, 4)
-    assert found.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+    assert found.standard_error == pytest.approx(np.std([1, 1, 1, 0], ddof=1) / 2)
     errors = [difficulty("helpful", np.ones(pairs)).standard_error for pairs in (0, 1, 2)]
-    assert errors == [None, None, 0.0], "one pair tells no error"
+    assert errors == [None, None, None], "pairs that all agree tell no error"
     assert log_ratio(scores, length_normalised=True) == pytest.approx([-0.5 + 0.25, -1 + 1, -1.5 + 4.5, -2 + 5])
     assert log_ratio(scores, base=scores) == pytest.approx(np.zeros(4))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from ratchet.report import charts_data, figures, tables
 from ratchet.report.charts import chosen_overlay
@@ -42,6 +43,12 @@ def test_the_page_is_whole_and_needs_nothing_else(html: str) -> None:
     assert len(html) < 1_500_000
 
 
+def said(share: float, count: int) -> str:
+    """Return a share as the report says it, its interval by scipy's own test."""
+    found = binomtest(round(share * count), count).proportion_ci(method="exact")
+    return f"{100 * share:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
 def test_every_number_is_on_the_page_and_in_the_markdown(html: str) -> None:
     data = example()
     shown, text = Page(html).text, markdown(read(data)).replace("\\", "")
@@ -53,13 +60,13 @@ def test_every_number_is_on_the_page_and_in_the_markdown(html: str) -> None:
         if source["edit_distance"]:
             wanted.add(f"{source['edit_distance']['median']:.3f}")
     for one in data["evaluation"]:
-        wanted |= {f"{100 * found['score']:.1f} ± {100 * found['standard_error']:.1f}" for found in one["exact_match"]}
+        wanted |= {said(found["score"], found["items"]) for found in one["exact_match"]}
         for found in one["heldout"]:
-            wanted.add(f"{100 * found['reward_accuracy']:.1f} ± {100 * found['standard_error']:.1f}")
+            wanted.add(said(found["reward_accuracy"], found["pairs"]))
             wanted.add(f"{found['chosen_delta']:.2f} ± {found['chosen_delta_error']:.2f}".replace("-", "−"))
             wanted.add(f"{found['margin']:.2f} ± 0.31")
     wanted |= {f"{one['mean']:.2f} ± {one['standard_error']:.2f}".replace("-", "−") for one in data["gamma"]}
-    wanted |= {f"{100 * one['accuracy']:.1f} ± {100 * one['standard_error']:.1f}" for one in data["difficulty"]}
+    wanted |= {said(one["accuracy"], one["pairs"]) for one in data["difficulty"]}
     wanted |= {f"{step['pairs_per_second']:.1f}" for step in data["steps"] if "pairs_per_second" in step}
     wanted |= {"vllm 0.32.0", "0.002 ± 0.011", "−0.0432", "0.176", "0.730400"}
     wanted |= {"0.3 × warm + 0.7 × align.3", "reused", "scored", "memorised", "fell", "rose"}
@@ -269,8 +276,9 @@ def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
     assert table is not None
     assert [row.cells[-1].text for row in table.rows] == ["–", "rose", "rose", "rose"]
     for text in (Page(page(read(data))).text, markdown(read(data)).replace("\\", "")):
-        assert "100.0 (no error)" in text and "1.25 (no error)" in text
-    assert "100.0 % (no error)" in "".join(chart.svg for chart in charts_data.difficulty(read(data)))
+        pairs = data["difficulty"][0]["pairs"]
+        assert said(1.0, pairs) in text and "1.25 (no error)" in text
+    assert "100.0 %" in "".join(chart.svg for chart in charts_data.difficulty(read(data)))
     assert "no error" in "".join(chart.svg for chart in charts_data.gamma(read(data)))
 
 

@@ -104,7 +104,7 @@ def test_numbers_that_do_not_exist_are_dashes(tmp_path: Path) -> None:
     data["steps"][1]["first_loss"] = math.nan
     data["gamma"][0]["mean"] = math.nan
     data["evaluation"][2]["heldout"][0]["chosen_delta"] = math.nan
-    html, text = write_report(tmp_path, data)
+    html, text = write_report(tmp_path, data)[0], tmp_path / "report.md"
     assert "NaN" not in (tmp_path / "report.json").read_text()
     for shown in (Page(html.read_text()).text, text.read_text()):
         assert not re.search(r"\b(nan|inf|None)\b", shown)
@@ -114,7 +114,7 @@ def test_numbers_that_do_not_exist_are_dashes(tmp_path: Path) -> None:
 
 
 def test_the_command_makes_the_same_page_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    html, text = write_report(tmp_path, bare(steps=example()["steps"][:1]))
+    html, text = write_report(tmp_path, bare(steps=example()["steps"][:1]))[0], tmp_path / "report.md"
     before = html.read_bytes(), text.read_bytes()
     html.unlink()
     text.write_text("old")

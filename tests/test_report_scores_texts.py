@@ -56,7 +56,7 @@ def test_no_answer_becomes_part_of_the_page() -> None:
 def test_half_a_character_in_an_answer_breaks_no_file(tmp_path: Path) -> None:
     data = scores()
     data["answers"][0]["by"]["base"]["answer"] = "cut \ud83d off"
-    html, text = write_report(tmp_path, standalone(scores=data))
+    html, text = write_report(tmp_path, standalone(scores=data))[0], tmp_path / "report.md"
     assert "cut ? off" in html.read_text()
     assert "cut ? off" in text.read_text()
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
-from ratchet.evaluate.statistics import Estimate, estimate
+from ratchet.evaluate.statistics import Estimate, estimate, share
 from ratchet.reference.store import Logps
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardScores:
-    """A model against its reference on one set of pairs; log-ratios in nats, accuracy a share."""
+    """A model against its reference on one set of pairs; log-ratios in nats, accuracy a share.
+
+    `chosen_per_token` is the mean over pairs of h_w divided by the chosen answer's tokens: of answers of any length.
+    """
 
     accuracy: Estimate
     margin: Estimate
     chosen_delta: Estimate
     rejected_delta: Estimate
+    chosen_per_token: Estimate
 
 
 def reward_scores(policy: Logps, reference: Logps) -> RewardScores:
@@ -29,10 +31,11 @@ def reward_scores(policy: Logps, reference: Logps) -> RewardScores:
     rejected = policy.rejected - reference.rejected
     margin = chosen - rejected
     return RewardScores(
-        accuracy=estimate((margin > 0).astype(np.float64)),
+        accuracy=share(margin > 0),
         margin=estimate(margin),
         chosen_delta=estimate(chosen),
         rejected_delta=estimate(rejected),
+        chosen_per_token=estimate(chosen / policy.chosen_tokens),
     )
 
 

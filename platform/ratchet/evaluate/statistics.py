@@ -17,6 +17,7 @@ from scipy import special
 
 from ratchet.errors import DataError
 from ratchet.evaluate.results import Score
+from ratchet.reference.share import error_of
 from ratchet.reference.store import Floats
 
 _EXACT = 12
@@ -60,6 +61,13 @@ def estimate(values: Floats) -> Estimate:
     mean = float(np.mean(values)) if count else 0.0
     error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
     return Estimate(mean, error, count)
+
+
+def share(hits: npt.NDArray[np.bool_]) -> Estimate:
+    """Return the share of `hits` (N,) that are true; its error is None where all agree (`reference.share`)."""
+    count = len(hits)
+    mean = float(np.mean(hits)) if count else 0.0
+    return Estimate(mean, error_of(mean, count), count)
 
 
 def clustered(

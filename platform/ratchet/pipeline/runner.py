@@ -27,6 +27,7 @@ from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft, Training
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
+from ratchet.report.diagnoses import lines
 from ratchet.report.page import write_report
 from ratchet.store.files import write_json, write_text
 from ratchet.store.layout import Layout
@@ -69,7 +70,9 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
             track_scores(plan.track.wandb, plan.name, document, run.folder)
         data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
         data["warnings"] = heard.on_page(data["warnings"])
-        html, _ = write_report(run.folder, data)
+        html, report = write_report(run.folder, data)
+        for line in lines(report.diagnoses):
+            run.console.say(line)
     return html
 
 

@@ -16,6 +16,7 @@ from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.prepare import facts_of
 from ratchet.plan.stages import Merge, PreferenceStage
+from ratchet.reference.share import interval_of
 from ratchet.store.record import Record, code_commit, now, versions
 from ratchet.track.jsonl import read_metrics
 
@@ -64,7 +65,12 @@ def _source(run: Run, name: str) -> dict[str, Any]:
         **record.counts,
         "record": _where(run, folder),
         "tokens": [
-            {"max_length": found.identity["max_length"], "record": _where(run, one.folder), **found.counts}
+            {
+                "max_length": found.identity["max_length"],
+                "longest_seen": found.facts.get("longest_seen"),
+                "record": _where(run, one.folder),
+                **found.counts,
+            }
             for one, found in tokens
         ],
         "edit_distance": longest[1].facts["edit_distance"] if longest else None,
@@ -150,6 +156,9 @@ def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
                 "chosen_delta_error": row["chosen_delta"]["standard_error"],
                 "rejected_delta": row["rejected_delta"]["mean"],
                 "rejected_delta_error": row["rejected_delta"]["standard_error"],
+                "chosen_per_token": row["chosen_per_token"]["mean"],
+                "chosen_per_token_error": row["chosen_per_token"]["standard_error"],
+                **_accuracy_ends(row["accuracy"]),
                 "pairs": row["accuracy"]["count"],
             }
             for row in scores["heldout"]
@@ -165,6 +174,11 @@ def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
             for row in scores["exact_match"]
         ],
     }
+
+
+def _accuracy_ends(accuracy: Mapping[str, Any]) -> dict[str, float]:
+    low, high = interval_of(accuracy["mean"], accuracy["count"]) or (0.0, 1.0)
+    return {"accuracy_low": low, "accuracy_high": high}
 
 
 def _gamma(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ratchet.reference.share import error_of
 from ratchet.reference.store import Floats, Logps
 
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """Share of a chunk's pairs that a model orders rightly, with its binomial standard error if there are two pairs."""
+    """Share of a chunk's pairs that a model orders rightly, with its standard error (`share.error_of`)."""
 
     chunk: str
     accuracy: float
@@ -37,10 +38,9 @@ def log_ratio(logps: Logps, *, length_normalised: bool = False, base: Logps | No
 
 
 def difficulty(chunk: str, ratios: Floats) -> Difficulty:
-    """Return the accuracy of `ratios` (N,): the share above 0, and √(p(1−p)/N), None for N < 2."""
+    """Return the accuracy of `ratios` (N,): the share above 0, with its error."""
     share = float(np.mean(ratios > 0)) if len(ratios) else 0.0
-    error = float(np.sqrt(share * (1 - share) / len(ratios))) if len(ratios) > 1 else None
-    return Difficulty(chunk, share, error, len(ratios))
+    return Difficulty(chunk, share, error_of(share, len(ratios)), len(ratios))
 
 
 def order_chunks(order: str, chunks: Sequence[str], accuracy: Mapping[str, float], seed: int) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet.reference.share import interval_of
 from ratchet.report.charts import Chart, colour_of
-from ratchet.report.data import LOW_EDIT_DISTANCE, Difficulty, EditDistance, Gamma, Report, Source
+from ratchet.report.data import LOW_EDIT_DISTANCE, EditDistance, Gamma, Report, Source
 from ratchet.report.figures import NO_ERROR
 from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw, short
 
@@ -62,7 +63,7 @@ def gamma(report: Report) -> list[Chart]:
     return [chart(number, source) for number, source in enumerate(dict.fromkeys(one.source for one in known))]
 
 
-def _error(one: Gamma | Difficulty) -> float:
+def _error(one: Gamma) -> float:
     return one.standard_error or 0.0
 
 
@@ -76,11 +77,14 @@ def difficulty(report: Report) -> list[Chart]:
         def paint(axes: Any) -> None:
             axes.axvline(50, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             for place, one in enumerate(mine):
-                value, error = 100 * (one.accuracy or 0.0), 100 * _error(one)
+                value, ends = 100 * (one.accuracy or 0.0), interval_of(one.accuracy, one.pairs) or (0.0, 1.0)
                 colour = colour_of(report, stage)
-                axes.errorbar(value, place, xerr=error, color=colour, marker="o", markersize=7, elinewidth=1.5)
-                text = f"{value:.1f} %" if one.standard_error is not None else f"{value:.1f} % ({NO_ERROR})"
-                axes.annotate(text, (value, place), (0, 8), textcoords="offset points", ha="center", color=MUTED)
+                reach = [[value - 100 * ends[0]], [100 * ends[1] - value]]
+                look = {"color": colour, "marker": "o", "markersize": 7, "elinewidth": 1.5, "clip_on": False}
+                axes.errorbar(value, place, xerr=reach, **look)
+                axes.annotate(
+                    f"{value:.1f} %", (value, place), (0, 8), textcoords="offset points", ha="center", color=MUTED
+                )
             _across(axes, [f"{one.position}. {one.source}" if one.position else one.source for one in mine])
             axes.set_xlim(0, 100)
             axis_names(axes, "% of pairs already the right way round", "")

@@ -33,10 +33,14 @@ class Hardware:
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """A source as token ids under one length limit: rows kept and skipped by reason."""
+    """A source as token ids under one length limit: rows kept and skipped by reason.
+
+    `longest_seen` is the most tokens of any of its pairs, those that were left out for it too.
+    """
 
     max_length: int
     kept: int
+    longest_seen: int | None = None
     tokens_train: int | None = None
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     trimmed: int = 0
@@ -141,7 +145,8 @@ class HeldOut:
     """A model on a source's held-out pairs, measured against the model named by `against`.
 
     `margin` is h_w − h_l; the deltas are h_w and h_l, the mean log-ratios to `against`, in nats.
-    Each `…_error` is the standard error of the mean.
+    Each `…_error` is the standard error of the mean; `accuracy_low` and `accuracy_high` are the ends of the accuracy's
+    exact 95 % interval, whose error is None where all pairs agree. `chosen_per_token` is the mean of h_w a token.
     """
 
     source: str
@@ -155,6 +160,10 @@ class HeldOut:
     chosen_delta_error: float | None = None
     rejected_delta: float | None = None
     rejected_delta_error: float | None = None
+    chosen_per_token: float | None = None
+    chosen_per_token_error: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
     record: str = ""
 
 
@@ -201,6 +210,47 @@ class Gamma:
 
 
 @dataclasses.dataclass(frozen=True)
+class Written:
+    """What a model wrote to a prompt: `tokens` of it; `ended` where the model ended it before the limit."""
+
+    model: str
+    text: str
+    tokens: int
+    ended: bool
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A prompt of a source with its chosen answer, and what models wrote to it, the earliest model first.
+
+    `limit` is the most tokens that a model might write. The pair was held out, or (`train`) nothing was.
+    """
+
+    source: str
+    split: typing.Literal["heldout", "train"]
+    prompt: str
+    chosen: str
+    chosen_tokens: int
+    limit: int
+    answers: tuple[Written, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What the figures say of a run, by its name in `diagnoses.RULES`: of which part, in words, and what to do next.
+
+    A `grave` one says that a model, or what is concluded from it, is not to be used.
+    """
+
+    name: str
+    of: str
+    grave: bool
+    says: str
+    do: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """All of report.json. `seconds` is the whole run; `resolved` and `plan_text` are the plan.
 
@@ -226,6 +276,8 @@ class Report:
     gamma: tuple[Gamma, ...] = ()
     scores: Scores | None = None
     warnings: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
     def stages(self) -> list[str]:

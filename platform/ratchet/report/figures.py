@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ratchet.reference.share import interval_of
+
 NONE = "–"
 NO_ERROR = "no error"
 
@@ -68,9 +70,22 @@ def percent(share: float | None, decimals: int = 1) -> str:
     return NONE if share is None else number(100 * share, decimals)
 
 
+SHARE_NOTE = "In brackets: the exact 95 % interval of a share (Clopper and Pearson 1934)."
+
+
 def percent_with_error(share: float | None, error: float | None, decimals: int = 1) -> str:
     """Return a share from 0 to 1 in per cent as `with_error` does."""
     return NONE if share is None else with_error(100 * share, None if error is None else 100 * error, decimals)
+
+
+def share(value: float | None, count: int) -> str:
+    """Return a share from 0 to 1 of `count` things in per cent, with the ends of its exact 95 % interval."""
+    ends = interval_of(value, count)
+    if value is None or ends is None:
+        return NONE
+    decimals = max(1, decimals_of(100 * (ends[1] - ends[0])))
+    low, high = (number(100 * end, decimals) for end in ends)
+    return f"{number(100 * value, decimals)} ({low} to {high})"
 
 
 def loss(value: float | None) -> str:

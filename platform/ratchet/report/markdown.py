@@ -15,6 +15,7 @@ def markdown(report: Report) -> str:
     """Return the report as GitHub-flavoured Markdown; the last column of a table numbers its records."""
     records = Records()
     parts = [f"# {escape(report.title or report.plan)}", escape(sentence(report))]
+    parts += [f"- **{escape(f'{one.of}: {one.name}')}** {escape(f'{one.says}. {one.do}.')}" for one in report.diagnoses]
     parts += [f"- **Warning:** {escape(text)}" for text in report.warnings]
     if (head := headline(report)) is not None:
         parts.append(render(head, records))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from ratchet.report import answers, charts, charts_data, tables, tables_data, tables_engine
 from ratchet.report.data import Report
+from ratchet.report.diagnoses import diagnose
 from ratchet.report.graph import graph
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.read import NAME, load, read
@@ -19,21 +21,26 @@ from ratchet.store.files import write_json, write_text
 from ratchet.track.progress import duration
 
 
-def write_report(run_folder: Path, data: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write report.json, report.html and report.md into a run folder; return the last two.
+def write_report(run_folder: Path, data: Mapping[str, Any]) -> tuple[Path, Report]:
+    """Write report.json, report.html and report.md into a run folder; return the page's path, and the report.
 
     Numbers that are not finite become null. Each file appears whole or not at all, the JSON first,
-    so that `ratchet report` can make the others again. Raises DataError where `data` is not what
-    `report.data` describes, and StorageError.
+    so that `ratchet report` can make the others again. What the figures say (`report.diagnoses`) is found here.
+    Raises DataError where `data` is not what `report.data` describes, and StorageError.
     """
-    values = plain(data)
-    write_json(run_folder / NAME, values)
-    return _write(run_folder, read(values))
+    report = diagnosed(read(plain(data)))
+    write_json(run_folder / NAME, plain(data) | {"diagnoses": [dataclasses.asdict(one) for one in report.diagnoses]})
+    return _write(run_folder, report)[0], report
 
 
 def rewrite_report(run_folder: Path) -> tuple[Path, Path]:
     """Write report.html and report.md again from report.json. Raises DataError, StorageError."""
-    return _write(run_folder, load(run_folder / NAME))
+    return _write(run_folder, diagnosed(load(run_folder / NAME)))
+
+
+def diagnosed(report: Report) -> Report:
+    """Return a report with what its figures say of it."""
+    return dataclasses.replace(report, diagnoses=diagnose(report))
 
 
 def _write(run_folder: Path, report: Report) -> tuple[Path, Path]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ratchet.report import figures as fig
-from ratchet.report.data import HeldOut, Report, Step
+from ratchet.report.data import Report, Step
+from ratchet.report.pooled import pooled
 from ratchet.track.progress import duration
 
 
@@ -94,48 +94,6 @@ def colour_key(report: Report, model: str) -> str:
     return next((step.stage for step in report.steps if step.name == model), "")
 
 
-@dataclasses.dataclass(frozen=True)
-class Pooled:
-    """A model on the held-out pairs of all sources together, weighted by pairs: (mean, error)."""
-
-    against: str
-    pairs: int
-    accuracy: tuple[float | None, float | None]
-    chosen: tuple[float | None, float | None]
-    rejected: tuple[float | None, float | None]
-    records: tuple[str, ...]
-
-
-def pooled(report: Report, model: str) -> Pooled | None:
-    """Pool a model's held-out rows against the model that most models are held against."""
-    rows = [(one, found) for one in report.evaluation if one.model == model for found in one.heldout]
-    votes = Counter(found.against for one in report.evaluation for found in one.heldout)
-    if not rows:
-        return None
-    against = max((found.against for _, found in rows), key=lambda name: votes[name])
-    held = [found for _, found in rows if found.against == against]
-    return Pooled(
-        against=against or "its reference",
-        pairs=sum(found.pairs for found in held),
-        accuracy=_pool(held, "reward_accuracy", "standard_error"),
-        chosen=_pool(held, "chosen_delta", "chosen_delta_error"),
-        rejected=_pool(held, "rejected_delta", "rejected_delta_error"),
-        records=tuple(found.record or one.record for one, found in rows if found.against == against),
-    )
-
-
-def _pool(rows: list[HeldOut], key: str, error: str) -> tuple[float | None, float | None]:
-    known = [one for one in rows if getattr(one, key) is not None and one.pairs]
-    if not known:
-        return None, None
-    total = sum(one.pairs for one in known)
-    mean = sum(getattr(one, key) * one.pairs for one in known) / total
-    errors = [getattr(one, error) for one in known]
-    if any(value is None for value in errors):
-        return mean, None
-    return mean, sum((value * one.pairs) ** 2 for value, one in zip(errors, known, strict=True)) ** 0.5 / total
-
-
 def headline(report: Report) -> Table | None:
     """The final models, and what they are compared with: held-out accuracy, log-probability, answers."""
     finals = report.final_models
@@ -148,12 +106,12 @@ def headline(report: Report) -> Table | None:
         found, answers = pooled(report, one.model), {answer.task: answer for answer in one.exact_match}
         cells: list[Cell | str] = [model_cell(report, one.model), kinds.get(one.model, "start")]
         if found:
-            cells += [fig.percent_with_error(*found.accuracy), fig.with_error(*found.chosen)]
+            cells += [fig.share(found.accuracy[0], found.pairs), fig.with_error(*found.chosen)]
             cells += [fig.with_error(*found.rejected), fig.count(found.pairs)]
         else:
             cells += [fig.NONE] * 4
         asked = [answers.get(task) for task in tasks]
-        cells += [fig.percent_with_error(it.score, it.standard_error) if it else fig.NONE for it in asked]
+        cells += [fig.share(it.score, it.items) if it else fig.NONE for it in asked]
         records = [*(found.records if found else ()), *(a.record or one.record for a in answers.values())]
         rows.append(row(cells, *records, muted=one.model not in finals))
     names = ", ".join(sorted(against)) or "the reference"
@@ -167,7 +125,8 @@ def headline(report: Report) -> Table | None:
         *(Column(f"exact match, {task}", "%") for task in tasks),
     ]
     note = (
-        "± is one standard error. Held-out pairs of all sources are pooled, each pair with equal weight. "
+        f"± is one standard error. {fig.SHARE_NOTE} "
+        "Held-out pairs of all sources are pooled, each pair with equal weight. "
         "Models that others start from are shown to compare with."
     )
     return table(columns, rows, note)

@@ -100,7 +100,7 @@ def difficulty(report: Report) -> Table | None:
                 Cell(one.stage, stage=one.stage),
                 fig.count(one.position),
                 one.source,
-                fig.percent_with_error(one.accuracy, one.standard_error),
+                fig.share(one.accuracy, one.pairs),
                 fig.count(one.pairs),
             ],
             one.record,
@@ -108,7 +108,11 @@ def difficulty(report: Report) -> Table | None:
         for one in ordered
     ]
     columns = [Column("stage", text=True), Column("turn"), Column("source", text=True), Column("already right", "%")]
-    return table([*columns, Column("pairs")], rows, "Already right: share of pairs with γ > 0 under the start model.")
+    return table(
+        [*columns, Column("pairs")],
+        rows,
+        f"Already right: share of pairs with γ > 0 under the start model. {fig.SHARE_NOTE}",
+    )
 
 
 def gamma(report: Report) -> Table | None:
@@ -137,7 +141,7 @@ def heldout(report: Report) -> Table | None:
             cells = [
                 one.source,
                 one.against or fig.NONE,
-                fig.percent_with_error(one.reward_accuracy, one.standard_error),
+                fig.share(one.reward_accuracy, one.pairs),
                 fig.with_error(one.margin, one.margin_error),
                 fig.with_error(one.chosen_delta, one.chosen_delta_error),
                 fig.with_error(one.rejected_delta, one.rejected_delta_error),
@@ -154,7 +158,11 @@ def heldout(report: Report) -> Table | None:
         Column("rejected", "nats"),
         Column("pairs"),
     ]
-    return table(columns, rows, "Log-probability of the answer minus that under the model that it is held against.")
+    return table(
+        columns,
+        rows,
+        f"Log-probability of the answer minus that under the model that it is held against. {fig.SHARE_NOTE}",
+    )
 
 
 def exact_match(report: Report) -> Table | None:
@@ -164,7 +172,7 @@ def exact_match(report: Report) -> Table | None:
             [
                 model_cell(report, model.model),
                 one.task,
-                fig.percent_with_error(one.score, one.standard_error),
+                fig.share(one.score, one.items),
                 fig.count(one.items),
             ],
             one.record or model.record,
@@ -173,7 +181,7 @@ def exact_match(report: Report) -> Table | None:
         for one in model.exact_match
     ]
     columns = [Column("model", text=True), Column("task", text=True), Column("exact match", "%"), Column("items")]
-    return table(columns, rows)
+    return table(columns, rows, fig.SHARE_NOTE)
 
 
 def examples(report: Report) -> Table | None:

@@ -1,0 +1,250 @@
+"""What a run's figures say of it, by name: each diagnosis is one row of `RULES`.
+
+Pure: the figures of a report in, diagnoses out. docs/guide.md lists the rows, and why each threshold is where it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ratchet.reference.share import interval_of
+from ratchet.report import figures as fig
+from ratchet.report.data import Diagnosis, Report, Sample, Written
+from ratchet.report.pooled import Pooled, pooled
+
+COLLAPSED = 1.0
+"""Nats a token that chosen answers may fall: one more, and each of their tokens is e times less likely than before."""
+
+FEW_PAIRS = 100
+"""Held-out pairs below which the exact interval of an accuracy may reach 10 points to each side."""
+
+ROWS_LOST = 0.05
+"""Share of a source's pairs that may be left out before it is said: the default of `max_bad_share`."""
+
+REPEATS = 2.4
+"""How many times smaller zlib makes a text that repeats itself (Whisper's threshold: Radford et al. 2022, 4.5)."""
+
+LONGER = 2.0
+"""How many times longer than before, and than the chosen answers, answers are when their length is said."""
+
+Found = tuple[str, Mapping[str, str]]
+"""What a diagnosis is of, and the words that its sentence has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A diagnosis: `test` yields what it is of, `says` is its sentence and `do` the next step."""
+
+    name: str
+    grave: bool
+    test: Callable[[Report], Iterator[Found]]
+    says: str
+    do: str
+
+
+def diagnose(report: Report) -> tuple[Diagnosis, ...]:
+    """Return what the figures of a report say, the grave first, each kind in the order of `RULES`."""
+    found = [
+        Diagnosis(rule.name, of, rule.grave, rule.says.format(**words), rule.do)
+        for rule in RULES
+        for of, words in rule.test(report)
+    ]
+    return tuple(sorted(found, key=lambda one: not one.grave))
+
+
+def lines(diagnoses: Iterable[Diagnosis]) -> Iterator[str]:
+    """Yield diagnoses as lines for a terminal, each with its next step below it."""
+    for one in diagnoses:
+        yield f"{one.of:<20} {one.name.upper() if one.grave else one.name}: {one.says}"
+        yield f"{'':<20} {one.do}"
+
+
+def preferring(report: Report) -> Iterator[tuple[str, Pooled]]:
+    """Yield what each stage of preferences ends with, and its held-out figures where it has some."""
+    last = {step.stage: step for step in report.steps if step.prefers}
+    for step in last.values():
+        if (held := pooled(report, step.name)) is not None and held.pairs:
+            yield step.name, held
+
+
+def _collapsed(report: Report) -> Iterator[Found]:
+    for model, held in preferring(report):
+        mean, error = held.chosen_per_token
+        if mean is not None and mean + 2 * (error or 0.0) < -COLLAPSED:
+            words = {"nats": fig.with_error(*held.chosen), "token": fig.number(-mean)}
+            yield model, words | {"against": held.against, "pairs": f"{held.pairs:,}"}
+
+
+def _rejected_alone(report: Report) -> Iterator[Found]:
+    for model, held in preferring(report):
+        (margin, margin_error), (chosen, _), (rejected, rejected_error) = held.margin, held.chosen, held.rejected
+        if None in {margin, margin_error, chosen, rejected, rejected_error}:
+            continue
+        if _above(margin, margin_error) and _above(-(rejected or 0.0), rejected_error) and (chosen or 0.0) <= 0:
+            words = {"margin": held.margin, "chosen": held.chosen, "rejected": held.rejected}
+            yield model, {key: fig.with_error(*one) for key, one in words.items()} | {"against": held.against}
+
+
+def _above(mean: float | None, error: float | None) -> bool:
+    return mean is not None and mean > 2 * (error or 0.0)
+
+
+def _no_effect(report: Report) -> Iterator[Found]:
+    for model, held in preferring(report):
+        mean, error = held.margin
+        if mean is not None and error is not None and abs(mean) <= 2 * error:
+            yield model, {"margin": fig.with_error(mean, error), "against": held.against, "pairs": f"{held.pairs:,}"}
+
+
+def _few_pairs(report: Report) -> Iterator[Found]:
+    for model, held in preferring(report):
+        ends = interval_of(held.accuracy[0], held.pairs)
+        if held.pairs < FEW_PAIRS and ends is not None:
+            low, high = (fig.percent(end) for end in ends)
+            said = f"{held.pairs} held-out pair{'' if held.pairs == 1 else 's'}"
+            yield model, {"pairs": said, "accuracy": fig.percent(held.accuracy[0]), "low": low, "high": high}
+
+
+def _none_held_out(report: Report) -> Iterator[Found]:
+    known = {model for model, _ in preferring(report)}
+    for stage in dict.fromkeys(step.stage for step in report.steps if step.prefers):
+        if (model := report.last_step(stage)) not in known:
+            yield model, {}
+
+
+def _rows_lost(report: Report) -> Iterator[Found]:
+    for source in report.sources:
+        for one in source.tokens:
+            lost, of = sum(one.skipped.values()), one.kept + sum(one.skipped.values())
+            if of and lost > ROWS_LOST * of:
+                reasons = ", ".join(
+                    f"{n:,} {reason}" for reason, n in sorted(one.skipped.items(), key=lambda it: -it[1])
+                )
+                longest = f"; the longest has {one.longest_seen:,} tokens" if one.longest_seen else ""
+                words = {"lost": f"{lost:,}", "of": f"{of:,}", "share": fig.percent(lost / of), "reasons": reasons}
+                yield source.name, words | {"limit": f"{one.max_length:,}", "longest": longest}
+
+
+def repeats(text: str) -> bool:
+    """Whether a text says the same again and again: whether zlib makes it more than `REPEATS` times smaller."""
+    data = text.encode("utf-8", "replace")
+    return len(data) > REPEATS * len(zlib.compress(data, 9))
+
+
+def unended(sample: Sample, one: Written) -> bool:
+    """Whether a model wrote to the limit where the chosen answer has at most half as many tokens."""
+    return not one.ended and 2 * sample.chosen_tokens <= sample.limit
+
+
+def degenerate(sample: Sample, one: Written) -> str:
+    """Return what is wrong with an answer as such, nothing where nothing is."""
+    if not one.text.strip():
+        return "is empty"
+    if repeats(one.text):
+        return "repeats itself"
+    return "never ends" if unended(sample, one) else ""
+
+
+def written_by(report: Report) -> dict[str, list[tuple[Sample, Written]]]:
+    """Return what each model wrote, in the order of the samples."""
+    found: dict[str, list[tuple[Sample, Written]]] = {}
+    for sample in report.samples:
+        for one in sample.answers:
+            found.setdefault(one.model, []).append((sample, one))
+    return found
+
+
+def _degenerate(report: Report) -> Iterator[Found]:
+    for model, mine in written_by(report).items():
+        wrong = [what for sample, one in mine if (what := degenerate(sample, one))]
+        if model != "base" and 2 * len(wrong) > len(mine):
+            kinds = ", ".join(f"{wrong.count(what)} {what}" for what in dict.fromkeys(wrong))
+            first = next(one.text for sample, one in mine if degenerate(sample, one))
+            yield model, {"wrong": str(len(wrong)), "of": str(len(mine)), "kinds": kinds, "first": _start(first)}
+
+
+def _start(text: str, most: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _longer(report: Report) -> Iterator[Found]:
+    found = written_by(report)
+    if not found:
+        return
+    first = next(iter(found))
+    before = statistics.fmean(one.tokens for _, one in found[first])
+    for model, mine in found.items():
+        after = statistics.fmean(one.tokens for _, one in mine)
+        chosen = statistics.fmean(sample.chosen_tokens for sample, _ in mine)
+        sound = 2 * sum(bool(degenerate(sample, one)) for sample, one in mine) <= len(mine)
+        if model != first and sound and after > LONGER * max(before, chosen):
+            numbers = {"after": after, "before": before, "chosen": chosen}
+            yield model, {key: fig.number(value, 0) for key, value in numbers.items()} | {"first": first}
+
+
+RULES = (
+    Rule(
+        "chosen collapsed",
+        True,
+        _collapsed,
+        "the chosen answers fell by {token} nats a token against {against} ({nats} nats an answer, {pairs} held-out "
+        "pairs): the model no longer writes such answers, and is not to be used, whatever its reward accuracy is",
+        "lower learning_rate or epochs, raise beta, or use kind: dpop, which holds the chosen answer up",
+    ),
+    Rule(
+        "answers degenerate",
+        True,
+        _degenerate,
+        "{wrong} of {of} of its answers are no answers ({kinds}), such as “{first}”",
+        "lower learning_rate or epochs, and look at the answers below; if those of the start model are so too, begin "
+        "with an sft stage",
+    ),
+    Rule(
+        "rows lost",
+        False,
+        _rows_lost,
+        "{lost} of {of} pairs ({share} %) were left out when tokenised to {limit} tokens ({reasons}{longest})",
+        "raise max_length or set overlong: trim_prompt where they are too long; give model.chat_template, or mend the "
+        "rows, where the template is the reason",
+    ),
+    Rule(
+        "no held-out pairs",
+        False,
+        _none_held_out,
+        "it has no held-out pairs, so that nothing here tells learning from memory",
+        "raise held_out of its sources, or give more rows",
+    ),
+    Rule(
+        "too few pairs to tell",
+        False,
+        _few_pairs,
+        "{pairs} bound its reward accuracy of {accuracy} % between {low} and {high} % only",
+        f"raise held_out, or give more rows: from {FEW_PAIRS} pairs on it is known to 10 points",
+    ),
+    Rule(
+        "no effect",
+        False,
+        _no_effect,
+        "its margin against {against} is {margin} nats on {pairs} held-out pairs: not told from 0",
+        "train for longer or at a higher learning_rate, or hold out more pairs to see a smaller effect",
+    ),
+    Rule(
+        "margin from the rejected side alone",
+        False,
+        _rejected_alone,
+        "its margin of {margin} nats comes from the rejected answers, which fell by {rejected} nats against {against}; "
+        "the chosen answers did not rise ({chosen} nats)",
+        "use kind: dpop, or a higher beta, if the model is to write answers like the chosen ones more often",
+    ),
+    Rule(
+        "answers grew longer",
+        False,
+        _longer,
+        "its answers have {after} tokens on average, those of {first} {before}, and the chosen ones {chosen}",
+        "compare lengths of chosen and rejected answers in the data: preference data teaches length where they differ",
+    ),
+)

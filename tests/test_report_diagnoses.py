@@ -1,0 +1,213 @@
+"""What a run's figures say of it, by name: on the page, in Markdown, in report.json and on the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from ratchet.reference.share import error_of, exact_interval, interval_of
+from ratchet.report import figures
+from ratchet.report.data import Diagnosis
+from ratchet.report.diagnoses import FEW_PAIRS, RULES, diagnose, lines, repeats
+from ratchet.report.page import rewrite_report, write_report
+from ratchet.report.read import read
+from report_example import bare
+from report_page import Page
+
+HELD = {
+    "source": "prefs",
+    "against": "base",
+    "reward_accuracy": 0.9,
+    "standard_error": 0.02,
+    "pairs": 200,
+    "margin": 3.0,
+    "margin_error": 0.2,
+    "chosen_delta": 1.0,
+    "chosen_delta_error": 0.1,
+    "rejected_delta": -2.0,
+    "rejected_delta_error": 0.1,
+    "chosen_per_token": 0.05,
+    "chosen_per_token_error": 0.005,
+}
+RUINED = {
+    **{"reward_accuracy": 1.0, "standard_error": None, "pairs": 8, "margin": 58.0, "margin_error": 6.0},
+    **{"chosen_delta": -121.6, "chosen_delta_error": 4.7, "rejected_delta": -179.6, "rejected_delta_error": 5.0},
+    **{"chosen_per_token": -7.1, "chosen_per_token_error": 0.3},
+}
+
+
+def document(held: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """Return a report of one preference stage, sound unless `held` says otherwise."""
+    step = {"name": "align", "stage": "align", "kind": "dpo", "start": "base", "record": "runs/mine/steps/align"}
+    rows = [] if held is None else [HELD | held]
+    scores = {"model": "align", "heldout": rows, "record": "runs/mine/scores/align.json"}
+    return bare(steps=[step], evaluation=[scores], **more)
+
+
+def sample(base: str, align: str, *, chosen_tokens: int = 12, tokens: int = 20, ended: bool = True) -> dict[str, Any]:
+    answers = [
+        {"model": "base", "text": base, "tokens": 14, "ended": True},
+        {"model": "align", "text": align, "tokens": tokens, "ended": ended},
+    ]
+    pair = {"source": "prefs", "split": "heldout", "prompt": "My kettle is too loud.", "chosen": "Try the lowest."}
+    return pair | {"chosen_tokens": chosen_tokens, "limit": 128, "answers": answers}
+
+
+def source(skipped: dict[str, int], kept: int) -> dict[str, Any]:
+    tokens = {"max_length": 128, "kept": kept, "longest_seen": 463, "skipped": skipped}
+    return {
+        "name": "prefs",
+        "layout": "pair",
+        "read": 200,
+        "kept": 200,
+        "train": 189,
+        "heldout": 11,
+        "tokens": [tokens],
+    }
+
+
+def names(data: dict[str, Any]) -> list[str]:
+    return [one.name for one in diagnose(read(data))]
+
+
+def test_a_sound_run_has_no_diagnosis() -> None:
+    good = [sample("Sorry about that. Read the rules.", f"Sorry about your kettle, number {n}.") for n in range(5)]
+    assert names(document({}, samples=good, sources=[source({"too long": 9}, 191)])) == []
+
+
+def test_a_ruined_model_is_called_so_everywhere(tmp_path: Path) -> None:
+    gibberish = [sample("Sorry. Try the lowest setting.", " about" * 128, tokens=128, ended=False) for _ in range(5)]
+    html, report = write_report(tmp_path, document(RUINED, samples=gibberish))
+    wanted = ["chosen collapsed", "answers degenerate", "too few pairs to tell", "margin from the rejected side alone"]
+    assert [one.name for one in report.diagnoses] == wanted
+    assert [one.grave for one in report.diagnoses] == [True, True, False, False]
+    assert [one["name"] for one in json.loads((tmp_path / "report.json").read_text())["diagnoses"]] == wanted
+    page, text = Page(html.read_text()).text, (tmp_path / "report.md").read_text().replace("\\", "")
+    said = "\n".join(lines(report.diagnoses))
+    for shown in (page, text, said):
+        for part in ("−121.6 ± 4.7", "7.10 nats a token", "63.1", "5 of 5", "5 repeats itself", "use kind: dpop"):
+            assert part in shown, part
+    assert "CHOSEN COLLAPSED" in said
+    first_screen = page.partition("Does the chosen answer hold?")[0]
+    assert all(name in first_screen for name in wanted)
+    assert "± 0.0" not in page and "100.0 (63.1 to 100.0)" in page
+
+
+def test_a_page_written_again_finds_its_diagnoses_again(tmp_path: Path) -> None:
+    write_report(tmp_path, document(RUINED))
+    stored = json.loads((tmp_path / "report.json").read_text())
+    del stored["diagnoses"]  # as a report of before has none
+    (tmp_path / "report.json").write_text(json.dumps(stored))
+    html, _ = rewrite_report(tmp_path)
+    assert "chosen collapsed" in html.read_text()
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted"),
+    [
+        ({"chosen_per_token": -1.02, "chosen_per_token_error": 0.005}, ["chosen collapsed"]),
+        ({"chosen_per_token": -1.02, "chosen_per_token_error": 0.02}, []),
+        ({"chosen_per_token": -0.98, "chosen_per_token_error": 0.001}, []),
+        ({"chosen_delta": -1.0, "rejected_delta": -4.0}, ["margin from the rejected side alone"]),
+        ({"chosen_delta": -1.0, "rejected_delta": -4.0, "margin": 0.3}, ["no effect"]),
+        ({"margin": 0.3, "margin_error": 0.16}, ["no effect"]),
+        ({"margin": 0.3, "margin_error": 0.14}, []),
+        ({"pairs": FEW_PAIRS}, []),
+        ({"pairs": FEW_PAIRS - 1}, ["too few pairs to tell"]),
+        (None, ["no held-out pairs"]),
+    ],
+)
+def test_each_figure_has_its_threshold(held: dict[str, Any] | None, wanted: list[str]) -> None:
+    assert names(document(held)) == wanted
+
+
+def test_the_last_step_of_a_stepwise_stage_is_what_is_diagnosed() -> None:
+    data = document({})
+    data["steps"] = [data["steps"][0] | {"name": f"align.{n}"} for n in (1, 2)]
+    data["evaluation"] = [
+        {"model": "align.1", "heldout": [HELD | RUINED]},
+        {"model": "align.2", "heldout": [HELD]},
+    ]
+    assert names(data) == []
+    data["evaluation"].reverse()
+    data["evaluation"][0]["model"], data["evaluation"][1]["model"] = "align.1", "align.2"
+    assert {one.of for one in diagnose(read(data))} == {"align.2"}
+
+
+def test_rows_lost_at_tokenising_are_said_with_share_reason_length_and_remedy() -> None:
+    (one,) = diagnose(read(document({}, sources=[source({"answer too long": 90, "template refuses": 10}, 100)])))
+    assert (one.name, one.of) == ("rows lost", "prefs")
+    assert "100 of 200 pairs (50.0 %)" in one.says
+    assert "90 answer too long, 10 template refuses; the longest has 463 tokens" in one.says
+    assert "raise max_length or set overlong: trim_prompt" in one.do
+    assert names(document({}, sources=[source({"too long": 10}, 190)])) == []
+    assert names(document({}, sources=[source({"too long": 11}, 189)])) == ["rows lost"]
+
+
+@pytest.mark.parametrize(
+    ("align", "more", "wanted"),
+    [
+        ("Sorry about your kettle. Try it on the lowest setting.", {}, []),
+        (" about" * 128, {}, ["answers degenerate"]),
+        ("  ", {}, ["answers degenerate"]),
+        ("One thing and then another, which is not the same.", {"ended": False, "tokens": 128}, ["answers degenerate"]),
+        ("A long story.", {"ended": False, "tokens": 128, "chosen_tokens": 90}, []),
+        ("A long answer.", {"tokens": 29}, ["answers grew longer"]),
+        ("A longer answer.", {"tokens": 28}, []),
+    ],
+)
+def test_answers_that_are_none_are_said(align: str, more: dict[str, Any], wanted: list[str]) -> None:
+    assert names(document({}, samples=[sample("Sorry.", align, **more)] * 5)) == wanted
+
+
+def test_two_bad_answers_of_five_are_no_diagnosis_and_the_start_model_has_none() -> None:
+    bad, good = sample("Sorry.", " about" * 60), sample("Sorry.", "Try the lowest setting.")
+    assert names(document({}, samples=[bad, bad, good, good, good])) == []
+    assert names(document({}, samples=[bad, bad, bad, good, good])) == ["answers degenerate"]
+    before = sample(" about" * 60, "Try the lowest setting.")
+    assert names(document({}, samples=[before] * 5)) == []
+
+
+def test_a_repetition_is_what_whisper_takes_for_one() -> None:
+    for text in ("a", "x = 3 + 4 = 7", " about" * 9, " about" * 3, "да" * 40, "The answer is 43. " * 2):
+        size = len(text.encode())
+        assert repeats(text) == (size / len(zlib.compress(text.encode(), 9)) > 2.4), text
+    assert repeats(" about" * 128) and not repeats("3 * 12 = 36, and 36 + 7 = 43. The answer is 43.")
+
+
+def test_every_rule_can_be_found_and_has_a_next_step() -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)
+    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
+    for rule in RULES:
+        assert rule.do and f"| {rule.name} |" in guide, rule.name
+    assert list(lines([Diagnosis("tie", "align", False, "a", "b")])) == [f"{'align':<20} tie: a", f"{'':<20} b"]
+    assert dataclasses.is_dataclass(RULES[0])
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_a_share_has_the_interval_of_the_exact_test(drawn: tuple[int, int]) -> None:
+    hits, count = drawn
+    found = binomtest(hits, count).proportion_ci(method="exact")
+    assert exact_interval(hits, count) == pytest.approx((found.low, found.high), abs=1e-9)
+    low, high = exact_interval(hits, count)
+    assert 0 <= low <= hits / count <= high <= 1 and low < high
+    error = error_of(hits / count, count)
+    assert (error is None) == (hits in {0, count} or count < 2)
+
+
+def test_a_share_of_nothing_is_anything() -> None:
+    assert exact_interval(0, 0) == (0.0, 1.0)
+    assert interval_of(None, 8) is None and interval_of(1.0, 0) is None
+    assert figures.share(1.0, 8) == "100.0 (63.1 to 100.0)"
+    assert figures.share(0.0, 60) == "0.0 (0.0 to 6.0)"
+    assert figures.share(None, 3) == figures.share(0.5, 0) == "–"
+    with pytest.raises(ValueError, match="9 of 8"):
+        exact_interval(9, 8)
