@@ -28,7 +28,7 @@ Found = tuple[float | None, float | None]
 """A value and its standard error, each None where there is none."""
 
 NOTHING: Found = (None, None)
-HELD_OUT = ("accuracy", "margin", "chosen_delta", "rejected_delta")
+HELD_OUT = ("accuracy", "margin", "chosen_delta", "rejected_delta", "chosen_per_token")
 """What held-out pairs say of a model against another one."""
 EVERY_STEP = ("epoch", "loss", "tokens_computed", "grad_norm", "learning_rate", "pairs_per_second", "tokens_per_second")
 SUPERVISED = ("perplexity",)
