@@ -156,7 +156,7 @@ def test_what_is_saved_scores_as_in_memory_to_the_bit(folders: list[Path], tmp_p
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.25).add_(0.01)
-    save_model(model, folders[0], out, "# Card\n", chat_template="plain")
+    save_model(model, folders[0], out, "# Card\n", chat_template=template_text("plain"))
     expected = scores(model)
     reload_check(out, make_pairs(), expected, dtype)
     assert (out / "README.md").read_text() == "# Card\n"

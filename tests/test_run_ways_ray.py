@@ -12,13 +12,14 @@ import pytest
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.table import open_table
+from ratchet.pairs.tokenizer import template_text
 from ratchet.plan.model import Scratch
 from whole_run import metrics, ratchet, record, steps, weights
 
 pytestmark = pytest.mark.ray
 PLAN = """\
 name: tiny
-model: {path: models/first}
+model: {path: models/first, chat_template: chat.jinja}
 data:
   slips:
     generate: {kind: arithmetic, rows: 100, steps: 2, largest: 20, seed: 1}
@@ -58,9 +59,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         spec = Scratch(tokenizer_from=("slips",), max_positions=128, seed=seed, **SMALL)
         make_scratch(spec, texts, folder / "models" / name)
     (folder / "plan.yaml").write_text(PLAN)
+    (folder / "chat.jinja").write_text(template_text("plain"))  # a path from here: workers run elsewhere
     found = ratchet(folder, "run", "plan.yaml")
     assert found.returncode == 0, found.stderr
     return folder
+
+
+def test_the_template_of_the_plan_goes_along_with_each_model(done: Path) -> None:
+    for step in STEPS:
+        assert (steps(done) / step / "model/chat_template.jinja").read_text() == template_text("plain")
 
 
 def test_the_parts_are_the_table_and_the_easier_half_comes_first(done: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from torch import Tensor
 from ratchet.errors import ModelError
 from ratchet.model.batch import Device
 from ratchet.model.forward import PairScorer, SideScores, score
-from ratchet.model.load import load_model
+from ratchet.model.load import is_dropout, load_model
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.pairs.tokenizer import template_text
+from ratchet.pairs.tokenizer import read_json
+from ratchet.pairs.trust import without_code
 
 _COMPANIONS = (
     "added_tokens.json",
@@ -32,6 +34,7 @@ _COMPANIONS = (
     "vocab.txt",
 )
 _OF_WEIGHTS = {"config.json", "model.safetensors.index.json"}
+_DTYPE_KEYS = {"dtype", "torch_dtype"}
 
 
 def copy_companions(source: Path, out: Path, *, with_config: bool = True) -> None:
@@ -57,8 +60,8 @@ def save_model(
     """Write a plain causal language model as a whole folder, with `card` as README.md.
 
     `state_dict` stands in for the model's own (weights gathered from ZeRO-3, named as the model names
-    them). Tokenizer and generation settings are those of `tokenizer_folder`; a `chat_template` that
-    replaced the tokenizer's own (shipped name or file) goes along. Raises ModelError, OSError.
+    them). Tokenizer and generation settings are those of `tokenizer_folder`; the text of a `chat_template`
+    that replaced the tokenizer's own goes along. Raises ModelError, OSError.
     """
     from transformers import GenerationConfig
     from transformers.utils import logging
@@ -71,12 +74,45 @@ def save_model(
         model.save_pretrained(str(out), state_dict=None if state_dict is None else dict(state_dict))
     finally:
         model.generation_config = settings
+    settings_file = json.dumps(published_settings(model, tokenizer_folder), indent=2, ensure_ascii=False)
+    (out / "config.json").write_text(settings_file + "\n")
     copy_companions(tokenizer_folder, out, with_config=False)
     if chat_template is not None:
-        (out / "chat_template.jinja").write_text(template_text(chat_template))
+        (out / "chat_template.jinja").write_text(chat_template)
     (out / "README.md").write_text(card)
     for file in out.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes files that only their owner may read
+
+
+def published_settings(model: Any, source: Path) -> dict[str, Any]:
+    """Return the config.json of a model that was loaded from `source`: that folder's own, dropout included.
+
+    Only what the weights themselves decide is new: their class and precision, and that they are not quantised.
+    Where the model is a part of what `source` holds (the text model of one that sees), its part is kept.
+    """
+    told = read_json(source / "config.json")
+    fields = told if model.is_remote_code() else without_code(told)
+    if fields.get("model_type") != model.config.model_type:
+        fields = {**model.config.to_diff_dict(), **_dropouts(fields.get("text_config", {}))}
+        fields["model_type"] = model.config.model_type
+    fields = {key: value for key, value in fields.items() if key != "quantization_config"}
+    dtype = str(model.dtype).removeprefix("torch.")
+    if not fields.keys() & _DTYPE_KEYS:
+        fields["dtype"] = dtype
+    fields = _with_dtype(fields, dtype)
+    return {**fields, "architectures": [type(model).__name__]}
+
+
+def _dropouts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if is_dropout(key, value)}
+
+
+def _with_dtype(fields: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return settings in which every part that names a precision names `dtype`."""
+    return {
+        key: _with_dtype(value, dtype) if isinstance(value, Mapping) else dtype if key in _DTYPE_KEYS else value
+        for key, value in fields.items()
+    }
 
 
 def reload_check(

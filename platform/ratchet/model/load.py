@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,19 @@ from ratchet.plan.model import ModelSpec
 __all__ = ["DTYPES", "keep_rotary_in_float32", "load_model", "load_tokenizer", "resolve"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
+"""Precisions of storage that transformers turns into plain weights when it loads them, by its name for each."""
+_log = logging.getLogger(__name__)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
 
 
 def resolve(spec: ModelSpec) -> Path:
-    """Return the folder of a `path` or `name` spec; a hub model is fetched, or found in the local cache.
+    """Return the absolute folder of a `path` or `name` spec; a hub model is fetched, or found in the local cache.
 
     Raises ModelError where there is no such folder or model, or no way to the hub.
     """
     if spec.path is not None:
-        folder = Path(spec.path)
+        folder = Path(spec.path).absolute()  # workers run in another folder
         if not folder.is_dir():
             raise ModelError("no such model folder", where=spec.path, fix="correct model.path")
         return folder
@@ -60,7 +64,8 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     Weights come from safetensors alone, and none is made up: missing, surplus or misshapen ones are
     errors that name them. Code and kernels that config.json names do nothing without `trust_remote_code`.
     Buffers that transformers keeps in float32 (rotary frequencies) stay so.
-    With `quantise` (4bit or 8bit; needs a GPU) the weights are held by bitsandbytes.
+    With `quantise` (4bit or 8bit; needs a GPU) the weights are held by bitsandbytes. Weights that are stored in FP8
+    or MXFP4 are held in `dtype`, and saved so.
     Raises ModelError, CorruptError.
     """
     from transformers import AutoModelForCausalLM
@@ -69,6 +74,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     weight_files(folder)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     _without_dropout(config)
+    stored = _held_plainly(config)
     quantisation = {} if quantise is None else {"quantization_config": quantisation_config(quantise, DTYPES[dtype])}
     logging.disable_progress_bar()
     try:
@@ -90,6 +96,9 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
             fix="give the folder of a causal language model that this version of transformers knows",
         ) from error
     _check_weights(info, folder)
+    if stored is not None and quantise is None:
+        _log.warning("%s is stored in %s: it is held, trained and published in %s", folder, stored, dtype)
+        _forget_quantiser(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -97,11 +106,45 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     return model.eval()
 
 
+def skeleton(folder: Path, dtype: str, trust_remote_code: bool = False) -> Any:
+    """Return the model of a folder without the content of its weights. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+
+
+def _held_plainly(config: Any) -> str | None:
+    """Ask for plain weights where they are stored in a precision that transformers can undo; return that, or None."""
+    stored = getattr(config, "quantization_config", None)
+    if not isinstance(stored, dict) or (method := stored.get("quant_method")) not in _UNDONE:
+        return None
+    config.quantization_config = stored | {"dequantize": True}
+    return _UNDONE[method]
+
+
+def _forget_quantiser(model: Any) -> None:
+    """Let a model that was dequantised be saved as what it is: its quantiser would write no, or other, weights."""
+    model.hf_quantizer = None
+    model._weight_conversions = None  # what saving undoes is then what the family itself asks for
+    for config in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+
+
 def _without_dropout(config: Any) -> None:
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for key, value in vars(part).items():
-            if ("dropout" in key or key.endswith("_pdrop")) and isinstance(value, float):
+            if is_dropout(key, value):
                 setattr(part, key, 0.0)
+
+
+def is_dropout(key: str, value: object) -> bool:
+    """Whether a setting of config.json is a dropout, which training here leaves out."""
+    return (
+        ("dropout" in key or key.endswith("_pdrop")) and isinstance(value, int | float) and not isinstance(value, bool)
+    )
 
 
 def _check_weights(info: dict[str, Any], folder: Path) -> None:

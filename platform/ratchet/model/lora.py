@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
         target_modules=targets,
         bias="none",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # It says so of experts too, whose pattern belongs to a parameter, and does match.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(model, config)
@@ -43,15 +46,63 @@ def merge_lora(model: Any) -> Any:
 
     Raises ModelError for quantised weights: put the adapters on the unquantised model and merge there.
     """
-    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
-        weight = layer.get_base_layer().weight
+    for layer in _adapted(model):
+        weight = adapted_weight(layer)
         if not weight.is_floating_point():
             raise ModelError("quantised weights cannot take an adapter", fix="merge into the unquantised model")
         dtype = weight.dtype
-        weight.data = weight.data.float()
+        weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
         layer.merge()
         weight.data = weight.data.to(dtype)
     return model.unload()
+
+
+def try_merge(model: Any) -> None:
+    """Merge one adapter of each kind of module, and take it out again: what cannot be merged fails before training.
+
+    Adapters start at 0, so the weights stay as they are to the bit. Raises ModelError.
+    """
+    kinds = {
+        (type(layer), type(layer.get_base_layer()), getattr(layer, "parameter_name", None)): (name, layer)
+        for name, layer in _named_adapted(model)
+    }
+    for name, layer in kinds.values():
+        kind = type(layer.get_base_layer()).__name__
+        try:
+            weight = adapted_weight(layer)
+            before = weight.data
+            weight.data = before.to(torch.promote_types(before.dtype, torch.float32), copy=True)
+            layer.merge()
+            layer.merged_adapters.clear()
+            unchanged = torch.equal(weight.data.to(before.dtype), before)
+            weight.data = before
+        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise _unmerged(name, kind, str(error).strip().splitlines()[0]) from error
+        if not unchanged:
+            raise _unmerged(name, kind, "an adapter that is 0 changes its weight")
+
+
+def adapted_weight(layer: Any) -> torch.nn.Parameter:
+    """Return the weight that an adapter is added to: its module's own, or the one parameter that it adapts."""
+    weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
+    assert isinstance(weight, torch.nn.Parameter)  # noqa: S101  peft adapts nothing else
+    return weight
+
+
+def _named_adapted(model: Any) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _adapted(model: Any) -> list[Any]:
+    return [layer for _, layer in _named_adapted(model)]
+
+
+def _unmerged(name: str, kind: str, why: str) -> ModelError:
+    return ModelError(
+        f"an adapter of {name} ({kind}) cannot be merged into the model: {why}",
+        where="lora.targets",
+        fix="name the modules that get adapters, such as [q_proj, k_proj, v_proj, o_proj], and leave this one out",
+    )
 
 
 def save_adapter(model: Any, folder: Path) -> None:

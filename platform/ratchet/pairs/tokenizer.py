@@ -19,6 +19,11 @@ def shipped_templates() -> list[str]:
     return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
 
 
+def template_place(name: str | None) -> str | None:
+    """Return a chat template's shipped name as it is, and a file's path as an absolute one: workers run elsewhere."""
+    return name if name is None or name in shipped_templates() else str(Path(name).absolute())
+
+
 def template_text(name: str) -> str:
     """Return a chat template's text, by shipped name or file. Raises ModelError where there is none."""
     shipped = TEMPLATES / f"{name}.jinja"

@@ -11,6 +11,7 @@ from typing import Any
 from ratchet.errors import PlanError
 from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
+from ratchet.pairs.tokenizer import template_place
 from ratchet.pipeline.candidates import Bench
 from ratchet.pipeline.context import Model
 from ratchet.pipeline.engines import need_vllm
@@ -67,7 +68,7 @@ def evaluate_models(
             stoppable(stop),
         ):
             for one, model in zip(asked, models, strict=True):
-                template, stopped = one.spec.chat_template, lambda: stop.why() is not None
+                template, stopped = template_place(one.spec.chat_template), lambda: stop.why() is not None
                 bench = Bench(layout, cluster, console, template, cluster.score_actors, stopped)
                 scored = score_suite(bench, model, str(suite_file), suite)
                 before = entries[-1].name if entries else None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ratchet.pairs.tokenizer import template_place
 from ratchet.pipeline.beside import Evaluations, write_scores
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.engines import foreign_engine, gate_of
@@ -119,7 +120,7 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
         console.say(f"{layout.root} is in this job's copy of its files, which goes with it: set cluster.storage to a")
         console.say("folder that stays and that every node sees, such as --set cluster.storage=/mnt/store")
     stop = Stop(console.say, trial.asked) if trial else Stop(console.say)
-    run = Run(plan, layout, console, fresh, plan.model.chat_template, trial, stop)
+    run = Run(plan, layout, console, fresh, template_place(plan.model.chat_template), trial, stop)
     run.foreign = foreign_engine(run)
     return run
 

@@ -15,6 +15,7 @@ from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.read import plan_spans
 from ratchet.pairs.source import read_source
 from ratchet.pairs.token_flow import tokens_identity
+from ratchet.pairs.tokenizer import template_place
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
@@ -76,7 +77,8 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
 
     Raises DataError where a source is missing, ModelError where the start model cannot be used.
     """
-    run = Run(plan, Layout(Path(plan.cluster.storage).resolve()), Console(), False, plan.model.chat_template)
+    template = template_place(plan.model.chat_template)
+    run = Run(plan, Layout(Path(plan.cluster.storage).resolve()), Console(), False, template)
     sources = _find_sources(run)
     find_base(run)
     _find_tokens(run)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ratchet.errors import RunError
+from ratchet.pairs.tokenizer import template_text
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import Step, options
@@ -125,7 +126,7 @@ def train_spec(
         options=options(stage),
         dtype=start.dtype,
         trust_remote_code=start.trust_remote_code,
-        chat_template=run.chat_template,
+        chat_template=None if run.chat_template is None else template_text(run.chat_template),
         rows=None if rows is None else str(folder / "rows.npy"),
         references=references,
         heldout_tokens=tuple(str(one.folder / "heldout.arrow") for one in heldout),

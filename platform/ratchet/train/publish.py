@@ -55,6 +55,13 @@ def add_adapters(model: Any, settings: LoraSettings, seed: int) -> Any:
     return add_lora(model, Lora.model_validate(vars(settings)), seed)
 
 
+def try_adapters(model: Any) -> None:
+    """Try to merge a model's adapters, before they are trained. Raises ModelError."""
+    from ratchet.model.lora import try_merge
+
+    try_merge(model)
+
+
 def _write(
     spec: TrainSpec, weights: dict[str, Tensor], pairs: list[TokenisedPair], trained: SideScores, step: int
 ) -> dict[str, Any]:

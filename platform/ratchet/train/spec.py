@@ -9,7 +9,8 @@ from typing import Any
 
 from ratchet.model.tree import Sharing
 
-_PATHS = ("tokens", "references", "heldout_tokens", "heldout_references")
+_PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references")
+_PATHS = ("folder", "model", "rows", "stop_file", "lease")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ class TrainSpec:
     keeps the pairs of a prompt together. `gradient_checkpointing` of None recomputes activations
     where a pass of the longest pairs would not fit otherwise. `starts_at_reference` says that policy
     and reference are the same weights at step 1, so that every log-ratio must be 0 there.
-    `chat_template` is the template that the plan gave in place of the tokenizer's own, to go along
-    with the model. `skip_nonfinite` steps of a hundred may be skipped where a number is not finite. `workers`
+    `chat_template` is the text of the template that the plan gave in place of the tokenizer's own, to go
+    along with the model. `skip_nonfinite` steps of a hundred may be skipped where a number is not finite. `workers`
     are the most that there may be, `fewest_workers` (None: as many) those without which training
     waits. `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU.
     `recipe` are further rows of the model card. `lease` is the folder of the driver's lease on the run and
@@ -128,12 +129,12 @@ class TrainSpec:
     def absolute(self) -> TrainSpec:
         """Return the spec with absolute paths: workers do not run in the driver's folder."""
 
-        def here(path: str) -> str:
-            return str(Path(path).absolute())
+        def here(path: str | None) -> str | None:
+            return None if path is None else str(Path(path).absolute())
 
-        changed: dict[str, Any] = {key: here(getattr(self, key)) for key in ("folder", "model")}
-        changed |= {key: tuple(map(here, getattr(self, key))) for key in _PATHS}
-        return dataclasses.replace(self, **changed, rows=None if self.rows is None else here(self.rows))
+        changed: dict[str, Any] = {key: here(getattr(self, key)) for key in _PATHS}
+        changed |= {key: tuple(map(here, getattr(self, key))) for key in _PATH_LISTS}
+        return dataclasses.replace(self, **changed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as JSON types; `from_dict` is its inverse."""
@@ -143,7 +144,7 @@ class TrainSpec:
     def from_dict(cls, fields: Mapping[str, Any]) -> TrainSpec:
         """Return the spec that `to_dict` gave, also after JSON. Raises TypeError on an unknown field."""
         made = dict(fields)
-        for key in (*_PATHS, "shares", "betas"):
+        for key in (*_PATH_LISTS, "shares", "betas"):
             if key in made:
                 made[key] = tuple(made[key])
         for key, kind in (("deepspeed", DeepSpeedSettings), ("checkpoint", CheckpointSettings)):

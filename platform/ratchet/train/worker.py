@@ -18,7 +18,7 @@ from ratchet import redact
 from ratchet.errors import RatchetError, RunError, StorageError
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
-from ratchet.model.load import load_model
+from ratchet.model.load import load_model, skeleton
 from ratchet.store import warned
 from ratchet.store.files import gone, write_json
 from ratchet.store.lease import highest
@@ -31,7 +31,8 @@ from ratchet.train.engine import Engine
 from ratchet.train.events import note, noted
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Table
-from ratchet.train.publish import add_adapters, publish
+from ratchet.train.publish import add_adapters, publish, try_adapters
+from ratchet.train.rehearsal import rehearse
 from ratchet.train.spec import TrainSpec
 
 WORKERS = "workers.json"
@@ -106,7 +107,7 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     clock = time.monotonic()
     data, heldout = agree(communicator, lambda: open_data(spec))
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
-    scorer = agree(communicator, lambda: build_scorer(spec, device))
+    scorer = agree(communicator, lambda: build_scorer(spec, device, first=communicator.rank == 0))
     engine = make_engine(spec, scorer, device)
     agree(communicator, lambda: check_driver(spec))
     checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
@@ -171,17 +172,21 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
 
-def build_scorer(spec: TrainSpec, device: torch.device) -> PairScorer:
+def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairScorer:
     """Return the model of a step, with adapters and recomputation as the spec asks, to run on `device`.
 
-    Raises ModelError.
+    The `first` worker, which will publish, tries that now. Raises ModelError, StorageError.
     """
     quantise = None if spec.lora is None else spec.lora.quantise
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code, quantise=quantise)
+    if first:
+        rehearse(spec, model if quantise is None else skeleton(Path(spec.model), spec.dtype, spec.trust_remote_code))
     if spec.gradient_checkpointing:
         recompute_activations(model)
     if spec.lora is not None:
         model = add_adapters(model, spec.lora, spec.seed)
+        if first and quantise is None:
+            try_adapters(model)
     return PairScorer(model, sharing=spec.sharing, device=device)
 
 
