@@ -13,7 +13,7 @@ from lm_eval.api.task import ConfigurableTask
 from harness_example import asking, mine, own_task
 from mirror import write_hub_folder
 from plain_engine import run
-from ratchet.errors import CorruptError, DataError, PlanError
+from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.candidate import Candidate
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -66,7 +66,9 @@ def test_what_decides_requests_is_in_their_key(change: str, small: Candidate, bu
 
 
 @pytest.mark.parametrize("damage", ["bit", "end", "empty"])
-def test_damaged_requests_are_told(damage: str, small: Candidate, tmp_path: Path) -> None:
+def test_damaged_requests_are_built_again(
+    damage: str, small: Candidate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, store = own_task(tmp_path / "tasks"), tmp_path / "store"
     run("t", mine(folder), small, data_root=None, store=store)
     (path,) = (store / "requests").iterdir()
@@ -77,8 +79,8 @@ def test_damaged_requests_are_told(damage: str, small: Candidate, tmp_path: Path
             damage
         ]
     )
-    with pytest.raises(CorruptError, match="delete the file"):
-        run("t", mine(folder), small, data_root=None, store=store)
+    run("t", mine(folder), small, data_root=None, store=store)
+    assert path.read_bytes() == whole and caplog.text.count("they are built again") == 1
 
 
 def test_folders_of_the_same_name_do_not_share_rows(small: Candidate, tmp_path: Path) -> None:

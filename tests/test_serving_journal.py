@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
 from ratchet.serving.recorded import Recorded
 from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, ScoreRequest, key_of
+from ratchet.store.append import line_of
 from tests.endpoint_server import Server, serving, slow, well
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,21 +86,37 @@ def test_wherever_the_last_line_is_cut_the_others_are_kept(written: Path, data: 
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "lost", "says"),
     [
-        (lambda lines: [lines[0], lines[1][:-9] + b"\n", lines[2]], r":2: not a line of a journal"),
-        (lambda lines: [lines[0].replace(b"user", b"system"), *lines[1:]], r":1: .*key is not the fingerprint"),
-        (lambda lines: [lines[0].replace(b'"text":"', b'"other":"'), *lines[1:]], r":1: .*KeyError: 'text'"),
-        (lambda lines: [*lines, lines[1].replace(b'"text":""', b'"text":"x"')], r":4: another answer"),
+        (lambda lines: [lines[0], lines[1][:-9] + b"\n", lines[2]], [1], "line 2: "),
+        (lambda lines: [lines[0].replace(b"user", b"system"), *lines[1:]], [0], "line 1: its check does not fit"),
+        (lambda lines: [lines[0].replace(b'"text":"', b'"other":"'), *lines[1:]], [0], "line 1: its check"),
+        (lambda lines: [lines[0], lines[1].replace(b'"text":""', b'"text":"x"'), lines[2]], [1], "line 2: its check"),
+        (lambda lines: [lines[0], lines[1][:-1] + lines[2], lines[0]], [1, 2], "line 2: "),
     ],
 )
-def test_a_journal_that_is_broken_before_its_end_is_refused(written: Path, tmp_path: Path, change, says) -> None:
+def test_a_line_that_was_changed_is_asked_for_again_and_no_other(
+    written: Path, tmp_path: Path, change: Any, lost: list[int], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "journal.jsonl"
-    before = b"".join(change(written.read_bytes().splitlines(keepends=True)))
-    path.write_bytes(before)
-    with pytest.raises(CorruptError, match=says):
+    path.write_bytes(b"".join(change(written.read_bytes().splitlines(keepends=True))))
+    for opening in range(2):
+        with Journal(path) as journal:
+            keys = [key_of("m", request) for request in REQUESTS]
+            assert [number for number, key in enumerate(keys) if key not in journal] == ([] if opening else lost)
+            for number in [] if opening else lost:
+                journal.append("m", REQUESTS[number], ANSWERS[number])
+            assert [journal.find(key) for key in keys] == ANSWERS
+        assert len(caplog.records) == opening + 1 and says in caplog.records[0].getMessage()
+
+
+def test_two_answers_to_a_request_are_refused(written: Path, tmp_path: Path) -> None:
+    path, line = tmp_path / "journal.jsonl", written.read_bytes().splitlines()[1]
+    body = json.loads(line.replace(b'"text":""', b'"text":"x"'))
+    body.pop("check")
+    path.write_bytes(written.read_bytes() + line_of(body))
+    with pytest.raises(CorruptError, match=r":4: another answer"):
         Journal(path)
-    assert path.read_bytes() == before
 
 
 def test_the_same_answer_twice_is_one(written: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf
         "template": _template(candidate.tokenizer) if template else {},
     }
     key = requests_key(task, made_from)
-    path = store / f"{name}-{key}.jsonl.zst"
+    path = store / f"{name}-{key}.requests"
     rows = kept_rows(path, key, docs, lambda: build_rows(task, docs, asked.profile, asked.limit, template))
     instances = [
         Instance(kind, docs[row["doc_id"]], tuple(arguments), index, (name, row["doc_id"], row["repeats"]))

@@ -1,7 +1,9 @@
 """Requests of lm-eval's tasks, built once and kept: they hang on the data and the definition, not on the model.
 
 A file has one leaf's requests, document by document, under a key that names all they are made from. A stage that
-finds it builds nothing; a file that is not what was written raises.
+finds it builds nothing. A file that is not what was written, or of other documents, is built again, with a warning.
+
+    <sha256 of the rest, in hex> <key>      on a line, then JSON lines, compressed by zstd
 """
 
 from __future__ import annotations
@@ -9,17 +11,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ratchet.errors import CorruptError, DataError
+from ratchet.errors import DataError
 from ratchet.evaluate.harness_profile import order_of
 from ratchet.store.files import write_bytes
 from ratchet.store.fingerprint import fingerprint
 
+_log = logging.getLogger(__name__)
 _VERSION = 1
 Rows = list[dict[str, Any]]
 """One for each document: `doc_id`, `doc` (a digest), `repeats`, and `requests` as [type, arguments] by their index."""
@@ -34,16 +38,12 @@ def requests_key(task: Any, made_from: Mapping[str, Any]) -> str:
 
 
 def kept_rows(path: Path, key: str, docs: Sequence[Any], build: Callable[[], Rows]) -> Rows:
-    """Return a leaf's requests from `path`, or build and write them there.
-
-    Raises CorruptError where the file is not what was written, or is of other documents than `docs`.
-    """
+    """Return a leaf's requests from `path`, or build and write them there. Raises StorageError."""
     if path.is_file():
-        rows = _read(path, key)
-        for row in rows:
-            if row["doc_id"] >= len(docs) or digest_doc(docs[row["doc_id"]]) != row["doc"]:
-                raise _corrupt(path, f"document {row['doc_id']} is another one in the data")
-        return rows
+        try:
+            return _read(path, key, docs)
+        except ValueError as error:
+            _log.warning("%s: requests are damaged (%s); they are built again", path, error)
     rows = build()
     _write(path, key, rows)
     return rows
@@ -90,30 +90,29 @@ def digest_doc(doc: Any) -> str:
 
 
 def _write(path: Path, key: str, rows: Rows) -> None:
-    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    head = {"key": key, "documents": len(rows), "sha256": hashlib.sha256(body).hexdigest()}
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(json.dumps(head).encode() + b"\n" + body)
-    write_bytes(path, sink.getvalue().to_pybytes())
+        stream.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    body = sink.getvalue().to_pybytes()
+    write_bytes(path, _head(key, body) + body)
 
 
-def _read(path: Path, key: str) -> Rows:
-    try:
-        with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as stream:
-            head, _, body = stream.read().partition(b"\n")
-        said = json.loads(head)
-    except (OSError, ValueError) as error:
-        raise _corrupt(path, str(error)) from error
-    if said.get("key") != key or said.get("sha256") != hashlib.sha256(body).hexdigest():
-        raise _corrupt(path, "its digest is another one")
-    return [json.loads(line) for line in body.splitlines()]
+def _read(path: Path, key: str, docs: Sequence[Any]) -> Rows:
+    """Return the rows of a file. Raises ValueError where it is not what was written under `key` of `docs`."""
+    raw = path.read_bytes()
+    head, newline, body = raw.partition(b"\n")
+    if head + newline != _head(key, body):
+        raise ValueError("its digest is another one")
+    with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
+        rows: Rows = [json.loads(line) for line in stream.read().splitlines()]
+    for row in rows:
+        if row["doc_id"] >= len(docs) or digest_doc(docs[row["doc_id"]]) != row["doc"]:
+            raise ValueError(f"document {row['doc_id']} is another one in the data")
+    return rows
 
 
-def _corrupt(path: Path, why: str) -> CorruptError:
-    return CorruptError(
-        f"requests are not what was written: {why}", where=str(path), fix="delete the file: it is then built anew"
-    )
+def _head(key: str, body: bytes) -> bytes:
+    return f"{hashlib.sha256(body).hexdigest()} {key}\n".encode()
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ratchet.errors import CorruptError
 from ratchet.evaluate.results import Item, Score, TaskResult
 from ratchet.store.files import write_json
+from ratchet.store.sound import checked
 
 RESULT, ITEMS = "result.json", "items.parquet"
 _TEXTS = ("item", "cluster", "group", "question", "answer", "reference", "problem")
@@ -31,8 +32,8 @@ def write_result(folder: Path, result: TaskResult) -> None:
 def read_result(folder: Path) -> TaskResult:
     """Return the result that `write_result` wrote. Raises CorruptError."""
     try:
-        fields = json.loads((folder / RESULT).read_text())
-        rows = pq.read_table(folder / ITEMS).to_pylist()
+        fields = json.loads(checked(folder / RESULT).read_text())
+        rows = pq.read_table(checked(folder / ITEMS)).to_pylist()
         return TaskResult(
             **{
                 **fields,
@@ -43,5 +44,5 @@ def read_result(folder: Path) -> TaskResult:
         )
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise CorruptError(
-            f"not a result: {error}", where=str(folder), fix="delete the folder; it will be made again"
+            f"not a result: {error}", where=str(folder), fix="delete the folder; it is made again"
         ) from error

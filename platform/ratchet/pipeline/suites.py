@@ -38,7 +38,8 @@ from ratchet.store.files import folder_aside, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
-from ratchet.store.record import Record, now, read_record, write_record
+from ratchet.store.record import Record, now, write_record
+from ratchet.store.sound import clear, sound_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _kept(layout: Layout, model: Model, name: str, identities: Mapping[str, Mapp
     found = {}
     for task, identity in identities.items():
         folder = layout.result(fingerprint(identity))
-        if (record := read_record(folder)) is not None:
+        if (record := sound_record(folder)) is not None:
             found[task] = _read(model.name, name, task, folder, record.seconds, reused=True)
     return found
 
@@ -223,6 +224,7 @@ def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: 
     result, fp = answered.result, fingerprint(identity)
     folder = bench.layout.result(fp if _is_whole(result) else f"{fp}-{uuid.uuid4().hex[:8]}")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    clear(folder, bench.layout.damaged)
     started = now()
     with folder_aside(folder) as aside:
         write_result(aside, result)

@@ -1,39 +1,27 @@
 """The journal: every answer that was paid for, a JSON line each, so that none is asked for twice.
 
 A line is on the disk before the next is begun. So only the last can be torn, by a kill or a power
-cut, and the answer in it was never counted on: it is dropped, and asked for again.
+cut, and the answer in it was never counted on: it is dropped, and asked for again. So is the answer of a line that was
+changed since it was written.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ratchet.errors import CorruptError, RunError
 from ratchet.serving.requests import Answer, Request, identity_of
-from ratchet.store.append import AppendLog, Place
+from ratchet.store.append import AppendLog, Place, parse, read_places
 from ratchet.store.fingerprint import fingerprint
-
-_log = logging.getLogger(__name__)
-
-
-def line_of(key: str, identity: Mapping[str, Any], answer: Answer) -> bytes:
-    """Return one line of a journal, newline included."""
-    line = {"key": key, "request": identity, "answer": dataclasses.asdict(answer)}
-    return json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def parse_line(raw: bytes) -> tuple[str, Answer]:
     """Return the key and the answer of one line. Raises ValueError where it is none."""
-    if not raw.endswith(b"\n"):
-        raise ValueError("cut short")
-    line = json.loads(raw)
+    line = parse(raw)
     try:
         key, fields = line["key"], line["answer"]
         if key != fingerprint(line["request"]):
@@ -49,26 +37,21 @@ def parse_line(raw: bytes) -> tuple[str, Answer]:
 def places_in(path: Path) -> tuple[dict[str, Place], int]:
     """Return where each key's line lies, and where the last whole line ends.
 
-    Raises CorruptError where a line before the last is broken, or a request has two answers.
+    Raises CorruptError where a request has two answers.
     """
-    found: dict[str, Place] = {}
-    end, torn = 0, ""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if torn:
-                raise _corrupt(path, number - 1, f"not a line of a journal: {torn}")
-            try:
-                key, answer = parse_line(raw)
-            except ValueError as error:
-                torn = str(error)
-                continue
-            if key in found and answer_at(file, found[key]) != answer:
-                raise _corrupt(path, number, "another answer to a request that has one above")
-            found.setdefault(key, (end, len(raw)))
-            end += len(raw)
-    if torn:
-        _log.warning("%s: the last line was not written to its end and is dropped", path)
-    return found, end
+    said: dict[str, int] = {}
+
+    def key_of(raw: bytes, number: int) -> str:
+        key, answer = parse_line(raw)
+        if said.setdefault(key, hash(answer)) != hash(answer):
+            raise CorruptError(
+                "another answer to a request that has one above",
+                where=f"{path}:{number}",
+                fix="remove that line; its request will be asked again",
+            )
+        return key
+
+    return read_places(path, key_of)
 
 
 def answer_at(file: BinaryIO, place: Place) -> Answer:
@@ -77,15 +60,11 @@ def answer_at(file: BinaryIO, place: Place) -> Answer:
     return parse_line(os.pread(file.fileno(), length, start))[1]
 
 
-def _corrupt(path: Path, number: int, what: str) -> CorruptError:
-    return CorruptError(what, where=f"{path}:{number}", fix="remove that line; its request will be asked again")
-
-
 class Journal:
     """One journal, open for appending. Use it in a `with`: no other process may write it meanwhile.
 
     Only the places of answers are held in memory, not the answers. Raises RunError where another
-    process holds the journal, CorruptError where a line before the last is broken, StorageError.
+    process holds the journal, CorruptError where a request has two answers, StorageError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +87,7 @@ class Journal:
         """Add one answer; when this returns, no kill and no power cut can lose it. Raises StorageError."""
         identity = identity_of(model, request)
         key = fingerprint(identity)
-        self._log.append(key, line_of(key, identity, answer))
+        self._log.append(key, {"key": key, "request": identity, "answer": dataclasses.asdict(answer)})
 
     def close(self) -> None:
         """Let go of the file, and of the lock on it."""
