@@ -68,6 +68,7 @@ DOORS = {
         "train.launch",
         "train.nodes",
         "pipeline.session",
+        "pipeline.ray_start",
         "tune.ray_trials",
         "tune.schedule",
         "submit.client",

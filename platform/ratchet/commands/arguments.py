@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ratchet.track.progress import Console
+
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add the plan file, and keys of it that the command line sets."""
@@ -12,3 +14,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a dotted key of the plan"
     )
+
+
+def begin(name: str, what: str) -> None:
+    """Say that a command begins, before the libraries that it needs are loaded, which takes seconds."""
+    Console().step(name, f"{what}: loading libraries")

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from ratchet.commands.arguments import begin
 from ratchet.errors import PlanError
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite
@@ -58,6 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
         tensor_parallel=arguments.tensor_parallel if arguments.gpus else 1,
         storage=arguments.storage,
     )
+    begin(arguments.suite.stem, "evaluating models")
 
     from ratchet.pipeline.evaluate import Asked, evaluate_models
 

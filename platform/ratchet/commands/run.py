@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ratchet.commands.arguments import add_plan
+from ratchet.commands.arguments import add_plan, begin
 from ratchet.plan.load import load_plan
 
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the plan; the last line on standard output names the report."""
     plan = load_plan(arguments.plan, arguments.overrides)
+    begin(plan.name, "running the plan")
 
     from ratchet.pipeline.runner import run_plan
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ratchet.commands.arguments import add_plan
+from ratchet.commands.arguments import add_plan, begin
 from ratchet.errors import PlanError
 from ratchet.tune.definition import Sweep, read_sweep
 
@@ -54,6 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
         return _write_wandb_config(arguments, sweep)
     if arguments.dry_run:
         return _write_forecast(sweep)
+    begin(sweep.name, "running the sweep")
 
     from ratchet.tune.sweep import promote_point, run_one, run_sweep
 

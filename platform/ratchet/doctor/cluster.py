@@ -15,7 +15,7 @@ from typing import Any
 from ratchet.doctor import probe
 from ratchet.doctor.facts import Machine, Node, Skew, Storage
 from ratchet.errors import ClusterError
-from ratchet.pipeline.session import check_port
+from ratchet.pipeline.ray_start import check_port
 
 _SECONDS = 120.0
 """How long a node has to answer: the first task on it starts a worker process, which imports Ratchet."""

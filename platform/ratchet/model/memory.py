@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from ratchet.store import machine
+
 FIRST = 512
 """Tokens of the first pass that is tried."""
 MOST = {"cpu": 4096, "cuda": 65536}
@@ -21,7 +23,6 @@ SHARE = 0.8
 _STEP = 256
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_CGROUP = Path("/sys/fs/cgroup")
 _KB = 1024
 
 
@@ -46,12 +47,7 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = re.search(r"^MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(), re.M)
-    free = int(found.group(1)) * _KB if found else 0
-    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+    return machine.memory().available
 
 
 def taken_by(action: Callable[[], object], device: torch.device) -> int:

@@ -64,7 +64,7 @@ def evaluate_models(
         with (
             native_noise_to(folder / "native.log"),
             heard.meanwhile(),
-            ray_session(cluster),
+            ray_session(cluster, say=console.say),
             stoppable(stop),
         ):
             for one, model in zip(asked, models, strict=True):

@@ -54,7 +54,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
         with (
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),
-            ray_session(plan.cluster),
+            ray_session(plan.cluster, say=run.console.say),
             stoppable(run.stop),
         ):
             _prepare(run)
@@ -91,7 +91,7 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
         heard.all(),
         native_noise_to(run.folder / "native.log"),
         heard.meanwhile(),
-        ray_session(plan.cluster),
+        ray_session(plan.cluster, say=run.console.say),
         stoppable(run.stop),
     ):
         _prepare(run)

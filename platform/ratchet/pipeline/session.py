@@ -6,13 +6,13 @@ import contextlib
 import logging
 import math
 import os
-import re
-import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ratchet.errors import ClusterError, RatchetError
+from ratchet.pipeline.ray_start import PATIENCE, connect
 from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
 
@@ -59,13 +59,14 @@ def native_noise_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
+def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Attach to `cluster.ray.address` or `RAY_ADDRESS`, or start a local Ray; end it afterwards.
 
-    A local Ray has room for so many `runs` at once. A process that Ray itself started has a Ray, and
-    keeps it. Raises ClusterError where Ray cannot be started or reached, or is too small for the plan.
+    A local Ray has room for so many `runs` at once; `say` gets a line about what is waited for. A process that Ray
+    itself started has a Ray, and keeps it. Raises ClusterError where Ray cannot be started or reached,
+    or is too small for the plan.
     """
-    for key, value in worker_environment(cluster).items():
+    for key, value in {**PATIENCE, **worker_environment(cluster)}.items():
         os.environ.setdefault(key, value)
     import ray
 
@@ -73,17 +74,8 @@ def ray_session(cluster: Cluster, runs: int = 1) -> Iterator[None]:
         with _checked(cluster):
             yield
         return
-    address = cluster.ray.address or os.environ.get("RAY_ADDRESS") or "local"
-    check_port(address)
-    try:
-        _connect(cluster, address, runs)
-    except Exception as error:  # Ray raises RuntimeError, ValueError, ConnectionError and its own
-        ray.shutdown()
-        raise ClusterError(
-            f"Ray did not start at {address}: {_first_line(error.__cause__ or error)}",
-            where="cluster.ray.address",
-            fix="check the address, free memory and disk, and that no port is blocked",
-        ) from error
+    environment = {"runtime_env": {"env_vars": worker_environment(cluster)}}
+    connect(cluster.ray.address, environment, _local(cluster, runs), say)
     try:
         with _checked(cluster):
             yield
@@ -119,38 +111,13 @@ def plain_error(error: BaseException) -> RatchetError:
     )
 
 
-def check_port(address: str) -> None:
-    """Ray itself waits minutes for a cluster that is not there."""
-    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
-    if found is None:
-        return
-    try:
-        socket.create_connection((found[1], int(found[2])), timeout=10).close()
-    except OSError as error:
-        raise ClusterError(
-            f"no Ray answers at {address}: {error}",
-            where="cluster.ray.address",
-            fix="start the cluster, or leave the address (and RAY_ADDRESS) out for a Ray of this machine",
-        ) from error
-
-
-def _connect(cluster: Cluster, address: str, runs: int) -> None:
-    import ray
-
-    environment = {"env_vars": worker_environment(cluster)}
-    if address != "local":
-        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
-        return
+def _local(cluster: Cluster, runs: int) -> dict[str, Any]:
+    """Return what a Ray of this machine is started with."""
     needed = runs * math.ceil(needs(cluster)["CPU"]) + 1
-    ray.init(
-        address="local",
-        num_cpus=cluster.ray.num_cpus or max(os.cpu_count() or 1, needed),
-        object_store_memory=cluster.ray.object_store_mb << 20,
-        include_dashboard=False,
-        runtime_env=environment,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    return {
+        "num_cpus": cluster.ray.num_cpus or max(os.cpu_count() or 1, needed),
+        "object_store_memory": cluster.ray.object_store_mb << 20,
+    }
 
 
 def worker_environment(cluster: Cluster) -> dict[str, str]:
@@ -227,7 +194,3 @@ def _quieten() -> None:
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what trials fail of stands in their folders
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -89,7 +89,7 @@ def _go_on(sweep: Sweep, clock: Clock, console: Console, heard: Heard) -> None:
         with (
             native_noise_to(sweep.folder / "native.log"),
             heard.meanwhile(),
-            ray_session(cluster, at_once),
+            ray_session(cluster, at_once, console.say),
             stoppable(stop),
         ):
             _run(sweep, chooser, first, clock, console, stop)
@@ -113,7 +113,7 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
             raise
         write_point(task)
     heard = Heard(task.folder, Console().say)
-    with heard.meanwhile(), ray_session(task.plan.cluster):
+    with heard.meanwhile(), ray_session(task.plan.cluster, say=Console().say):
         document = work(task, lambda line: None)
     write_page(sweep, sum(call["seconds"] for call in read_json_or_none(sweep.folder / CALLS) or []))
     if document["status"] != "finished":

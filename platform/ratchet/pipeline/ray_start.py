@@ -1,0 +1,122 @@
+"""Start a Ray on this machine, or reach one. A busy machine is waited for, and what is waited for is said.
+
+Ray gives the parts of a new cluster some 30 seconds to find one another. Where other work takes all cores that is
+often too short: Ray is given more time then, and is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import ClusterError
+from ratchet.reference.gone import family, still_there
+from ratchet.store.machine import busy
+
+LOCAL = "local"
+ATTEMPTS = 4
+"""Times that a Ray of this machine is started, before that is given up."""
+_PAUSE_SECONDS = 2.0
+PATIENCE = {
+    "RAY_gcs_server_port_wait_time_s": "240",
+    "RAY_raylet_start_wait_time_s": "240",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+}
+"""What Ray waits for its own processes, by the environment variable that says so. One that is set already stays."""
+
+
+def connect(
+    asked: str | None, options: Mapping[str, Any], local: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Reach the Ray at `asked` or at RAY_ADDRESS, or start one on this machine.
+
+    `options` are those of `ray.init`, `local` more of them for a Ray of this machine. Raises ClusterError.
+    """
+    address, key = asked or os.environ.get("RAY_ADDRESS") or LOCAL, "cluster.ray.address" if asked else "RAY_ADDRESS"
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        say("starting Ray on this machine")
+        _start({"address": LOCAL, "include_dashboard": False, **quiet, **options, **local}, say)
+        return
+    check_port(address, key)
+    say(f"connecting to the Ray at {address}")
+    error = _init({"address": address, **quiet, **options})
+    if error is not None:
+        raise ClusterError(
+            f"no Ray could be reached at {address}: {_first_line(error)}",
+            where=key,
+            fix="check the address, that the cluster is up, and that no port is blocked",
+        ) from error
+
+
+def check_port(address: str, key: str = "cluster.ray.address") -> None:
+    """Ray itself waits minutes for a cluster that is not there. `key` says where the address stands."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray answers at {address}: {error}",
+            where=key,
+            fix="start the cluster, or leave the address (and RAY_ADDRESS) out for a Ray of this machine",
+        ) from error
+
+
+def _start(options: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    before = set(family(os.getpid()))
+    for attempt in itertools.count(1):
+        if (error := _init(options)) is None:
+            return
+        _end_left(before)
+        why = _first_line(error)
+        if attempt == ATTEMPTS:
+            raise ClusterError(
+                f"Ray did not start on this machine, {ATTEMPTS} times in a row: {why}",
+                fix=f"{busy()}: run again when it has time and memory to spare; see that the disk of /tmp has room",
+            ) from error
+        say(f"Ray did not start ({why}); {busy()}; trying again, {attempt + 1} of {ATTEMPTS}")
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _init(options: Mapping[str, Any]) -> Exception | None:
+    """Call `ray.init`; return what went wrong. Ray raises RuntimeError, ValueError, ConnectionError and its own."""
+    import ray
+
+    try:
+        ray.init(**options)
+    except Exception as error:
+        ray.shutdown()
+        return error
+    return None
+
+
+def _end_left(before: set[int]) -> None:
+    """End the processes of a Ray that did not come up, which Ray forgets: they would slow down the next one."""
+    left = [pid for pid in family(os.getpid()) if pid not in before and _is_of_ray(pid)]
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    still_there(left, 10)
+
+
+def _is_of_ray(pid: int) -> bool:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return b"/ray/" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -1,0 +1,100 @@
+"""A Ray that does not come up: it is tried again, its left-overs go, and nobody is sent to an address."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ratchet.errors import ClusterError
+from ratchet.pipeline import ray_start
+from ratchet.reference.gone import family
+
+SLOW = """
+import json, os
+from ratchet.errors import ClusterError
+from ratchet.pipeline import ray_start
+from ratchet.reference.gone import family
+
+said = []
+try:
+    ray_start.connect(None, {}, {"num_cpus": 1, "object_store_memory": 80 << 20}, said.append)
+except ClusterError as error:
+    left = [pid for pid in family(os.getpid()) if ray_start._is_of_ray(pid) and _runs(pid)]
+    print(json.dumps({"said": said, "error": str(error), "status": error.exit_code, "left": left}))
+"""
+
+
+@pytest.mark.ray
+def test_a_ray_that_is_slow_is_started_again_and_then_told_without_an_address() -> None:
+    """Ray is given no time at all for its own server, each time."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment["RAY_gcs_server_port_wait_time_s"] = "0"
+    command = [sys.executable, "-c", SLOW]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    assert found["status"] == 69
+    assert "4 times in a row" in found["error"] and "the load of this machine is" in found["error"]
+    assert "address" not in found["error"]
+    assert found["said"][0] == "starting Ray on this machine"
+    assert [line.rpartition(", ")[2] for line in found["said"][1:]] == ["2 of 4", "3 of 4", "4 of 4"]
+    assert found["left"] == []
+
+
+def test_an_address_of_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ClusterError, match="no Ray answers") as raised:
+        ray_start.connect(None, {}, {}, [].append)
+    assert raised.value.where == "RAY_ADDRESS"
+
+
+def test_what_a_failed_start_left_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    program = tmp_path / "ray" / "raylet.py"
+    program.parent.mkdir()
+    program.write_text("import time\ntime.sleep(600)\n")
+    before = subprocess.Popen([sys.executable, str(program)])
+    known = set(family(os.getpid()))
+    left, other = subprocess.Popen([sys.executable, str(program)]), subprocess.Popen(["sleep", "600"])
+    try:
+        ray_start._end_left(known)
+        assert left.wait() == -9
+        assert before.poll() is None and other.poll() is None
+    finally:
+        for one in (before, left, other):
+            one.kill()
+            one.wait()
+
+
+FIRST = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "ray", "transformers", "pyarrow"}:
+            sys.exit(f"{name} is loaded")
+
+sys.meta_path.insert(0, Refuse())
+from ratchet.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "jobs/quickstart.yaml"],
+        ["score", "jobs/quickstart.yaml"],
+        ["sweep", "jobs/quickstart.yaml", "tune_spaces/beta.yaml"],
+        ["evaluate", "tests", "eval/quick.yaml"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_first_line_comes_before_anything_heavy_is_loaded(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST, *arguments], capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()
+    assert said[0].endswith(": loading libraries"), done.stderr
+    assert said[1].endswith("is loaded")
