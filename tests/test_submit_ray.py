@@ -130,6 +130,20 @@ def test_the_driver_s_exit_status_comes_back(jobs: RayJobs, tmp_path: Path, code
     assert ("last words" in text) == ("last words" in code)
 
 
+def test_a_run_that_would_lie_in_the_job_s_own_files_ends_with_status_2(jobs: RayJobs, tmp_path: Path) -> None:
+    plan = b"""name: lost
+model: {scratch: {tokenizer_from: [sums]}}
+data: {sums: {generate: {kind: arithmetic}}}
+stages: {warm: {kind: sft, data: [sums]}}
+"""
+    code = "import os, sys; sys.argv[0] = 'ratchet'; from ratchet.cli import main; sys.argv += ['run', 'mine.yaml']; "
+    code += "status = main(); print('MADE', sorted(os.listdir())); sys.exit(status)"
+    job, said = run(jobs, made("lost", code, tmp_path / "files", (StagedFile("mine.yaml", plan),)))
+    assert job.status == "FAILED" and exit_status(job) == 2
+    assert "cluster.storage: outputs would lie in the job's own copy of its files" in said
+    assert "MADE ['mine.yaml', 'plan.yaml']" in said
+
+
 def test_a_job_whose_environment_fails_is_no_end_of_its_command(jobs: RayJobs, tmp_path: Path) -> None:
     submission = made("broken", "pass", tmp_path)
     (tmp_path / "files.zip").write_bytes(b"this is no archive")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ratchet.commands.arguments import begin
 from ratchet.errors import PlanError
+from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite
 from ratchet.plan.model import ModelSpec, is_commit
@@ -52,6 +53,9 @@ def main(arguments: argparse.Namespace) -> int:
     suite = load_suite(arguments.suite, arguments.overrides)
     if arguments.actors < 1 or arguments.gpus < 0 or arguments.tensor_parallel < 1:
         raise PlanError("--actors and --tensor-parallel start at 1, --gpus at 0")
+    for option in ("storage", "chat_template"):
+        if what := url_fault(getattr(arguments, option) or ""):
+            raise PlanError(what, where=f"--{option.replace('_', '-')}")
     dtype = arguments.dtype or ("bfloat16" if arguments.gpus else "float32")
     cluster = Cluster(
         score_actors=arguments.actors,
@@ -86,6 +90,8 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
         spec = ModelSpec.model_validate({"path": place, **keys})
         return named[1] if named else Path(place).resolve().name, spec
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", place)
+    if what := url_fault(place):
+        raise PlanError(what)
     if found is None:
         raise PlanError(f"{place!r} is neither a folder nor a hub name", fix="give FOLDER, or OWNER/NAME@REVISION")
     if trust and not is_commit(found[2] or ""):

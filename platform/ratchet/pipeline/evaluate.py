@@ -29,7 +29,7 @@ from ratchet.plan.suite import ExactMatch, MtBench, Suite
 from ratchet.report.page import write_report
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint
-from ratchet.store.layout import Layout
+from ratchet.store.layout import layout_at
 from ratchet.store.lock import hold
 from ratchet.store.record import code_commit, now, versions
 from ratchet.track.heard import Heard
@@ -55,7 +55,7 @@ def evaluate_models(
     """
     _check(suite_file, suite)
     clock, console = time.monotonic(), Console()
-    layout = Layout(Path(cluster.storage).resolve())
+    layout = layout_at(cluster.storage, "--storage ")
     models = [model_of(one.name, one.spec, resolve(one.spec)) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []

@@ -31,13 +31,10 @@ from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.report.diagnoses import lines
 from ratchet.report.page import write_report
 from ratchet.store.files import write_json, write_text
-from ratchet.store.layout import Layout
+from ratchet.store.layout import layout_at
 from ratchet.store.lock import hold
 from ratchet.track.heard import Heard
 from ratchet.track.progress import Console
-
-_JOB_COPY = "_ray_pkg_"
-"""How Ray's folders begin into which it unpacks the files of a job."""
 
 
 def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None = None) -> Path:
@@ -113,12 +110,9 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
 
 
 def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
-    layout, console = Layout(Path(plan.cluster.storage).resolve()), Console()
+    layout, console = layout_at(plan.cluster.storage), Console()
     if trial is not None:
         layout, console = layout.trials(trial.sweep), trial.console
-    if trial is None and any(part.startswith(_JOB_COPY) for part in layout.root.parts):
-        console.say(f"{layout.root} is in this job's copy of its files, which goes with it: set cluster.storage to a")
-        console.say("folder that stays and that every node sees, such as --set cluster.storage=/mnt/store")
     stop = Stop(console.say, trial.asked) if trial else Stop(console.say)
     run = Run(plan, layout, console, fresh, template_place(plan.model.chat_template), trial, stop)
     run.foreign = foreign_engine(run)

@@ -28,7 +28,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge
 from ratchet.reference.partition import Difficulty
 from ratchet.store.fingerprint import fingerprint
-from ratchet.store.layout import Layout
+from ratchet.store.layout import layout_at
 from ratchet.store.record import read_json_or_none, read_record
 from ratchet.track.progress import Console
 from ratchet.train.checkpoint import read
@@ -78,7 +78,7 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
     Raises DataError where a source is missing, ModelError where the start model cannot be used.
     """
     template = template_place(plan.model.chat_template)
-    run = Run(plan, Layout(Path(plan.cluster.storage).resolve()), Console(), False, template)
+    run = Run(plan, layout_at(plan.cluster.storage), Console(), False, template)
     sources = _find_sources(run)
     find_base(run)
     _find_tokens(run)

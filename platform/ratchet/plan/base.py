@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -11,6 +12,14 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,46}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Names become folders and Kubernetes objects: lower case, digits and hyphens."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_NO_STORES = "object storage and URLs are not supported: give a file or folder that every node sees, or mount it there"
+_INSTEAD = {
+    "file": "give the path itself, without file://",
+    "hf": "a place on the hub: give its name (`hub: {name: …}` for data, `name:` for a model)",
+}
+"""What to do in place of a URL, by its scheme; all others are `_NO_STORES`."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -31,6 +40,24 @@ def one_of(part: Strict, *keys: str) -> None:
     if len(given) != 1:
         names, got = ", ".join(keys), ", ".join(given) or "none"
         raise wrong(given[1] if given else "", f"give exactly one of {names}; got {got}", *keys)
+
+
+def local(part: Strict, *keys: str) -> None:
+    """Check that the files and folders of a part of a plan are no URLs. Raises the error of `wrong`.
+
+    `s3://bucket/x` is a relative folder named `s3:` to whoever opens it, and would be lost with this machine.
+    """
+    for key in keys:
+        value = getattr(part, key)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and (what := url_fault(text)):
+                raise wrong(key, what)
+
+
+def url_fault(text: str) -> str | None:
+    """Return what is wrong with a URL where a file or folder belongs, or None where `text` is no URL."""
+    scheme = _SCHEME.match(text)
+    return f"{text}: {_INSTEAD.get(scheme[1].lower(), _NO_STORES)}" if scheme else None
 
 
 def wrong(key: str, what: str, *others: str) -> PydanticCustomError:

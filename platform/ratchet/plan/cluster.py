@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Strict, wrong
+from ratchet.plan.base import Strict, local, wrong
 
 _OURS = {
     "train_batch_size": "the stage's batch",
@@ -128,6 +128,7 @@ class Cluster(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Cluster:
+        local(self, "storage")
         if self.fewest_workers > self.most_workers:
             raise wrong("workers", f"[{self.fewest_workers}, {self.most_workers}]: the fewest come first")
         if self.tensor_parallel > 1 and not self.gpus_per_worker:

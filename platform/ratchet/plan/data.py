@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Seed, Strict, one_of, wrong
+from ratchet.plan.base import Seed, Strict, local, one_of, wrong
 
 Layout = Literal[
     "auto",
@@ -83,6 +83,7 @@ class Source(Strict):
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
         one_of(self, "path", "hub", "generate")
+        local(self, "path")
         if self.generate is not None and self.layout != "auto":
             raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
         return self

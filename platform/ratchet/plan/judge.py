@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ratchet.plan.base import Strict
+from ratchet.plan.base import Strict, local
 from ratchet.plan.model import ModelSpec
 
 Engine = Literal["trainer", "vllm"]
@@ -55,6 +55,11 @@ class ReplayJudge(Strict):
     """JSON lines with `judge`, `user_prompt` and `judgment`."""
     judge: str
     """Name of the judge whose lines count."""
+
+    @model_validator(mode="after")
+    def _is_a_file(self) -> ReplayJudge:
+        local(self, "file")
+        return self
 
 
 Judge = Annotated[EndpointJudge | ModelJudge | ReplayJudge, Field(discriminator="kind")]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Name, Seed, Strict, one_of, wrong
+from ratchet.plan.base import Name, Seed, Strict, local, one_of, wrong
 
 
 class Scratch(Strict):
@@ -67,6 +67,7 @@ class ModelSpec(Strict):
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
         one_of(self, "name", "path", "scratch")
+        local(self, "name", "path", "chat_template")
         if self.revision is not None and self.name is None:
             raise wrong("revision", "belongs to a hub model: give it with name", "name")
         if self.trust_remote_code and self.revision is None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ratchet.plan.base import Name, Strict
+from ratchet.plan.base import Name, Strict, local
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec
@@ -51,6 +51,11 @@ class Evaluation(Strict):
     set: dict[str, Any] = Field(default_factory=dict)
     """Values of the suite by dotted key, such as `data_root: data/mirror`."""
 
+    @model_validator(mode="after")
+    def _is_a_file(self) -> Evaluation:
+        local(self, "suite")
+        return self
+
 
 class Plan(Strict):
     """One plan: from preference files to aligned models and a report."""
@@ -71,3 +76,8 @@ class Plan(Strict):
     """Where the plan runs."""
     track: Track = Track()
     """How the run is watched."""
+
+    @model_validator(mode="after")
+    def _are_files(self) -> Plan:
+        local(self, "evaluate")
+        return self

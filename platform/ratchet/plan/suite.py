@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ratchet.plan.base import Name, Strict, one_of, wrong
+from ratchet.plan.base import Name, Strict, local, one_of, wrong
 from ratchet.plan.data import Hub, Source
 from ratchet.plan.judge import Engine, Judge
 from ratchet.plan.model import ModelSpec
@@ -31,6 +31,7 @@ class Files(Strict):
     @model_validator(mode="after")
     def _one_origin(self) -> Files:
         one_of(self, "path", "hub")
+        local(self, "path")
         if self.hub is None and self.revision is not None:
             raise wrong("revision", "belongs to a hub repository: give it with hub", "hub")
         return self
@@ -47,6 +48,7 @@ class Rows(Strict):
     @model_validator(mode="after")
     def _one_origin(self) -> Rows:
         one_of(self, "path", "hub")
+        local(self, "path")
         return self
 
 
@@ -106,6 +108,7 @@ class Harness(Answering):
 
     @model_validator(mode="after")
     def _as_in_2023(self) -> Harness:
+        local(self, "include")
         if self.profile == "openllm-v1" and self.chat_template:
             raise wrong("chat_template", "does not go with openllm-v1: the leaderboard used none", "profile")
         return self
@@ -230,6 +233,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _averages_name_tasks(self) -> Suite:
+        local(self, "data_root")
         for name, of in self.averages.items():
             for task in of:
                 if task not in self.tasks:

@@ -24,7 +24,40 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from ratchet.errors import PlanError
+
+_OF_JOBS = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The variable that Ray's job server sets for the driver of each job."""
+_JOB_COPY = "_ray_pkg_"
+"""How the names of Ray's folders begin into which it unpacks the files of a job."""
+
+
+def layout_at(
+    storage: str, option: str = "--set cluster.storage=", environment: Mapping[str, str] = os.environ
+) -> Layout:
+    """Return the layout below a storage folder, which is relative to the working folder; `option` names another.
+
+    Raises PlanError where this process is the driver of a Ray job and the folder would go with the job.
+    """
+    root = Path(storage).resolve()
+    if (_OF_JOBS in environment and not Path(storage).is_absolute()) or any(
+        part.startswith(_JOB_COPY) for part in root.parts
+    ):
+        raise lost_with_job(storage, option)
+    return Layout(root)
+
+
+def lost_with_job(storage: str, option: str = "--set cluster.storage=") -> PlanError:
+    """Return the error of a storage folder that lies among a job's own files."""
+    return PlanError(
+        f"{storage} would lie in the job's own copy of its files, and be lost with it",
+        where=option.removeprefix("--set ").strip(" ="),
+        fix=f"give an absolute folder that every node of the cluster sees: {option}/mnt/store",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ratchet.errors import ClusterError, PlanError, RunError, StoppedError
 from ratchet.plan.schema import Plan
 from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import lost_with_job
 
 PLAN, DIGEST = "ratchet_plan", "ratchet_digest"
 """Metadata of a job: the plan's name, and the digest of all that makes the job."""
@@ -72,11 +73,7 @@ class Jobs(Protocol):
 def check_plan(plan: Plan) -> None:
     """Raise PlanError where a plan cannot run as a job: its storage would go with the job, or it names another Ray."""
     if not plan.cluster.storage.startswith("/"):
-        raise PlanError(
-            f"{plan.cluster.storage} would lie in the job's own copy of its files, and be lost with it",
-            where="cluster.storage",
-            fix="give an absolute folder that every node of the cluster sees: --set cluster.storage=/mnt/store",
-        )
+        raise lost_with_job(plan.cluster.storage)
     if plan.cluster.ray.elsewhere:
         raise PlanError(
             "a job runs on the Ray that it is submitted to",

@@ -13,7 +13,7 @@ from ratchet.plan.document import Document
 from ratchet.plan.load import plan_of, read_plan, read_space, space_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.store.layout import Layout
+from ratchet.store.layout import layout_at
 from ratchet.tune.check import check_space
 from ratchet.tune.choose import Chosen
 from ratchet.tune.metrics import metric_names
@@ -47,7 +47,7 @@ class Sweep:
     @property
     def folder(self) -> Path:
         """The sweep's folder."""
-        return Layout(Path(self.plan.cluster.storage).resolve()).sweep(self.name)
+        return layout_at(self.plan.cluster.storage).sweep(self.name)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ratchet.plan.data import Source
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Training
 from ratchet.store.fingerprint import fingerprint
-from ratchet.store.layout import Layout
+from ratchet.store.layout import Layout, layout_at
 from ratchet.store.record import Record, read_record
 
 Known = Literal["counted", "before length", "estimated", "unknown"]
@@ -57,7 +57,7 @@ class Sizes:
         pairs = self.identity(plan, source)
         key = (plan.cluster.storage, pairs, stage.max_length, stage.overlong)
         if key not in self._sizes:
-            layout = Layout(Path(plan.cluster.storage).resolve())
+            layout = layout_at(plan.cluster.storage)
             self._sizes[key] = self._look(layout, pairs, stage) or _guess(plan.data[source])
         size, known = self._sizes[key]
         self._known[source] = max(known, self._known.get(source, known), key=_WORST.index)

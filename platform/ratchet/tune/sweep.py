@@ -25,7 +25,7 @@ from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store import warned
 from ratchet.store.files import storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys, fingerprint
-from ratchet.store.layout import Layout
+from ratchet.store.layout import layout_at
 from ratchet.store.lease import Lease, leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
@@ -211,7 +211,7 @@ def said(task: TrialTask, document: Mapping[str, Any]) -> str:
 
 def _alone(sweep: Sweep) -> contextlib.AbstractContextManager[Lease]:
     """Hold what is all trials': the folder's claim, numbers, the page. Agents run trials of one sweep side by side."""
-    layout = Layout(Path(sweep.plan.cluster.storage).resolve())
+    layout = layout_at(sweep.plan.cluster.storage)
     return leased(layout.lease(f"sweep-{sweep.name}"), what=f"the folder of {sweep.name}")
 
 
@@ -254,7 +254,7 @@ def contents(plan: Plan) -> dict[str, Any]:
 
 def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
     """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
-    layout = Layout(Path(sweep.plan.cluster.storage).resolve())
+    layout = layout_at(sweep.plan.cluster.storage)
     asked = Asked(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
     with _alone(sweep):  # the last one knows of all
         found = [one.document for one in known_trials(sweep.folder / TRIALS) if one.document is not None]
