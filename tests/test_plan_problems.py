@@ -103,6 +103,7 @@ BAD: list[tuple[str, str, str]] = [
     ("[warm, align]", "[warm, warm]", "26: stages.blend.of[1]: warm is listed twice"),
     ("weights: [0.5, 0.5]", "weights: [0.5]", "26: stages.blend.weights: 1 weights for 2 models"),
     ("weights: [0.5, 0.5]", "batch: 8", "26: stages.blend.batch: no such key for kind merge; it belongs to kind sft, dpo, dpop, ipo or cpo"),
+    ("kind: dpo\n", "kind: cpo\n", "25: stages.other.reference: no such key for kind cpo; it belongs to kind dpo, dpop or ipo"),
     ("[eval/quick.yaml]", "[eval/quik.yaml]", "27: evaluate[0]: eval/quik.yaml: no such file; did you mean eval/quick.yaml?"),
     ("[eval/quick.yaml]", "eval/quick.yaml", '27: evaluate: must be a list of texts or a mapping with keys such as suite, models, when, not "eval/quick.yaml"; did you mean [eval/quick.yaml]?'),
     ("[eval/quick.yaml]", "[eval/quick.yaml, eval/quick.yaml]", "27: evaluate[1]: eval/quick.yaml is listed twice"),

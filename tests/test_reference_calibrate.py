@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.losses.sensitivity import MOST, gain
+from ratchet.errors import TrainingError
+from ratchet.losses.sensitivity import MOST, dpo_gain, dpop_gain, ipo_gain
 from ratchet.reference.calibrate import Calibration, calibrate
 from ratchet.reference.store import Logps
 
@@ -51,10 +52,16 @@ def test_the_first_loss_of_dpop_is_the_known_one(sigma: float, first: float) -> 
 
 
 def test_equal_scores_pass_every_loss() -> None:
-    for kind in ("dpo", "dpop", "ipo", "cpo"):
+    for kind in ("dpo", "dpop", "ipo"):
         found = calibrate(kind, {"beta": 0.5}, IDS, scores(), scores())
         assert found.passed and found.shift == 0.0 and found.noise == 0.0
         assert found.first_loss == (pytest.approx(math.log(2)) if kind in {"dpo", "dpop"} else None)
+
+
+@pytest.mark.parametrize("kind", ["cpo", "sppo", "robust", "sft", ""])
+def test_a_loss_that_reads_no_reference_or_is_not_known_opens_no_gate(kind: str) -> None:
+    with pytest.raises(TrainingError, match=r"reads no reference|no loss is called"):
+        gate(kind, {"beta": 0.1}, 0.0)
 
 
 def test_the_figures_name_the_worst_pair() -> None:
@@ -94,12 +101,12 @@ def test_dpop_gains_as_its_slope_does(beta: float, penalty: float, off: float) -
         return beta * (h_w - penalty * max(0.0, -h_w))
 
     slope = (z(-off) - z(-2 * off)) / off
-    assert gain("dpop", {"beta": beta, "penalty": penalty}).chosen == pytest.approx(slope, rel=1e-9)
+    assert dpop_gain({"beta": beta, "penalty": penalty}).chosen == pytest.approx(slope, rel=1e-9)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
 def test_the_bound_is_a_tenth_of_a_pair_s_weight(smoothing: float) -> None:
-    by = gain("dpo", {"beta": 0.1, "label_smoothing": smoothing})
+    by = dpo_gain({"beta": 0.1, "label_smoothing": smoothing})
     off = 1e-4  # nats, small enough for the first order
 
     def weight(d: float) -> float:
@@ -113,8 +120,8 @@ def test_the_bound_is_a_tenth_of_a_pair_s_weight(smoothing: float) -> None:
 
 def test_ipo_s_weight_changes_as_its_gain_says() -> None:
     beta, off = 0.2, 1e-4
-    by = gain("ipo", {"beta": beta})
-    assert by.per_token and not gain("ipo", {"beta": beta, "length_normalised": False}).per_token
+    by = ipo_gain({"beta": beta})
+    assert by.per_token and not ipo_gain({"beta": beta, "length_normalised": False}).per_token
     change = abs((off - 1 / (2 * beta)) / (-1 / (2 * beta)) - 1)
     assert change == pytest.approx(by.chosen * off / 2, rel=1e-9)
     assert gate("ipo", {"beta": 0.1}, 5.0).shift < gate("ipo", {"beta": 0.1, "length_normalised": False}, 5.0).shift

@@ -37,15 +37,21 @@ stages:
     max_length: 52
     overlong: trim_prompt
   plain:
-    kind: cpo
+    kind: dpo
     data: [quiz]
     reference: {path: models/second}
     batch: 16
     learning_rate: 1e-3
     max_length: 64
+  alone:
+    kind: cpo
+    data: [quiz]
+    batch: 16
+    learning_rate: 1e-3
+    max_length: 64
 cluster: {workers: 2, token_budget: 400, storage: out, deepspeed: {zero: 3}}
 """
-STEPS = ("flat.1", "flat.2", "plain")
+STEPS = ("flat.1", "flat.2", "plain", "alone")
 SMALL = {"vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "intermediate_size": 64}
 SHARES = {"slips": 1.0, "quiz": 0.5}
 
@@ -118,6 +124,20 @@ def test_the_reference_from_a_folder_is_the_one_that_is_recorded(done: Path) -> 
     assert inputs == {"start": digest_model(done / "models/first"), "reference": digest_model(done / "models/second")}
     assert inputs["start"] != inputs["reference"]
     assert all(math.isfinite(line["loss"]) for line in metrics(done, "plain"))
+
+
+def test_a_loss_without_a_reference_has_none_scored_and_is_judged_by_its_own_reward(done: Path) -> None:
+    made = record(done, "alone")
+    assert made["inputs"] == {"start": digest_model(done / "models/first")}
+    assert made["identity"]["reference"] is made["facts"]["reference"] is made["facts"]["reference_model"] is None
+    assert "logps/chosen_delta" not in metrics(done, "alone")[0]
+    scores = json.loads((done / "out/runs/tiny/scores/alone.json").read_text())
+    (row,) = [one for one in scores["heldout"] if one["source"] == "quiz"]
+    (own,) = [one for one in scores["gamma"] if one["split"] == "heldout" and one["source"] == "quiz"]
+    # its reward over β is its own log-probability, so that its margin is γ, whatever the start model says
+    assert row["against"] == "base" and row["margin"]["mean"] == pytest.approx(own["mean"], rel=1e-9)
+    moved = row["chosen_delta"]["mean"] - row["rejected_delta"]["mean"]
+    assert abs(row["margin"]["mean"] - moved) > 1e-3
 
 
 @pytest.mark.slow

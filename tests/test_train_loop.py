@@ -151,7 +151,7 @@ def test_supervised_loss_is_over_the_tokens_of_the_whole_batch(tmp_path: Path) -
     ],
 )
 def test_every_loss_trains_and_the_first_step_is_checked(tmp_path: Path, data: Data, kind: str, options: dict) -> None:
-    own = Data(data.table, None) if kind == "cpo" else data
+    own = Data(data.table, None) if kind == "cpo" else data  # as `open_data` gives it
     spec = spec_of(tmp_path, kind=kind, options=options, max_steps=2, starts_at_reference=kind != "cpo")
     bench = train(spec, own)
     lines = lines_of(tmp_path)

@@ -74,7 +74,7 @@ def test_the_training_keys_are_those_of_the_last_line_of_a_real_training(
 ) -> None:
     stage = plan_of({"s": {"kind": kind, "data": [source]}}).stages["s"]
     table, held = Pairs(12), Pairs(5, seed=5)
-    references = [None if kind == "sft" else reference_of(tiny_model(), one) for one in (table, held)]
+    references = [None if kind in {"sft", "cpo"} else reference_of(tiny_model(), one) for one in (table, held)]
     data, heldout = (Data(one, reference) for one, reference in zip((table, held), references, strict=True))
     spec = spec_of(tmp_path / "t", kind=kind, options=options, max_steps=3, starts_at_reference=kind not in "sft cpo")
     (tmp_path / "t").mkdir()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from ratchet.evaluate.statistics import Estimate, estimate, share
+from ratchet.losses.preference import log_ratio
 from ratchet.reference.store import Logps
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardScores:
-    """A model against its reference on one set of pairs; log-ratios in nats, accuracy a share.
+    """A model against another one on one set of pairs: rewards over β and log-ratios in nats, accuracy a share.
 
     `chosen_per_token` is the mean over pairs of h_w divided by the chosen answer's tokens: of answers of any length.
     """
@@ -22,14 +25,15 @@ class RewardScores:
     chosen_per_token: Estimate
 
 
-def reward_scores(policy: Logps, reference: Logps) -> RewardScores:
-    """Return reward accuracy (share of pairs with margin d > 0) and mean log-ratios d, h_w, h_l.
+def reward_scores(policy: Logps, reference: Logps, reward: Callable[[Any, Any], Any] = log_ratio) -> RewardScores:
+    """Return reward accuracy (share of pairs with margin > 0), mean margin, and mean log-ratios h_w, h_l.
 
+    The margin is that of `reward`, the column of the loss's row (`losses.preference`): d = h_w − h_l for a log-ratio.
     Both scores are of the same N pairs in the same order. Notation as in Rafailov et al. 2023.
     """
     chosen = policy.chosen - reference.chosen
     rejected = policy.rejected - reference.rejected
-    margin = chosen - rejected
+    margin = reward(policy.chosen, reference.chosen) - reward(policy.rejected, reference.rejected)
     return RewardScores(
         accuracy=share(margin > 0),
         margin=estimate(margin),

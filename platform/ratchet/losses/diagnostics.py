@@ -10,15 +10,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ratchet.losses.preference import PairLogps
+from ratchet.losses.preference import PairLogps, loss_of, rewards_of
 
 
 def pair_metrics(kind: str, logps: PairLogps, loss_B: Tensor, beta: float) -> dict[str, Tensor]:
     """Return each metric of each pair, by its name in metrics.jsonl; every tensor is (B,).
 
-    Rewards are β h in nats, `accuracies` is 1 where d > 0, `dpop/active` is 1 where p > 0.
+    Rewards are β times those of the kind's row (h, or logπ for CPO), in nats; `accuracies` is 1 where that of the
+    chosen answer is the greater. The deltas are h_w and h_l, where there is a reference. Raises TrainingError on an
+    unknown kind.
     """
-    chosen_B, rejected_B = logps.chosen_ratio_B, logps.rejected_ratio_B
+    kind_of, (chosen_B, rejected_B) = loss_of(kind), rewards_of(kind, logps)
     metrics = {
         "loss": loss_B,
         "rewards/chosen": beta * chosen_B,
@@ -27,12 +29,10 @@ def pair_metrics(kind: str, logps: PairLogps, loss_B: Tensor, beta: float) -> di
         "rewards/accuracies": chosen_B > rejected_B,
         "logps/chosen": logps.policy_chosen_B,
         "logps/rejected": logps.policy_rejected_B,
-        "logps/chosen_delta": chosen_B,
-        "logps/rejected_delta": rejected_B,
     }
-    if kind == "dpop":
-        metrics["dpop/active"] = logps.fall_B > 0
-    return metrics
+    if kind_of.reads_reference:
+        metrics |= {"logps/chosen_delta": logps.chosen_ratio_B, "logps/rejected_delta": logps.rejected_ratio_B}
+    return metrics | {name: of(logps) for name, of in kind_of.metrics.items()}
 
 
 def metric_sums(metrics: Mapping[str, Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ Legend: _B pairs. π(y|x) is the SUM of the log-probabilities of an answer's tok
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ratchet.errors import TrainingError
+from ratchet.losses.sensitivity import Gain, dpo_gain, dpop_gain, ipo_gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,20 +100,88 @@ def cpo(logps: PairLogps, *, beta: float, nll_weight: float = 1.0) -> Tensor:
     return preference_B - nll_weight * logps.policy_chosen_B / logps.chosen_tokens_B
 
 
-@dataclasses.dataclass(frozen=True)
+def log_ratio(policy: Any, reference: Any) -> Any:
+    """Return logπ_θ(y|x) − logπ_ref(y|x): DPO's implicit reward of an answer over β, in nats, of arrays of any kind."""
+    return policy - reference
+
+
+def log_probability(policy: Any, reference: Any) -> Any:
+    """Return logπ_θ(y|x), whatever the reference says: CPO's reward of an answer over β (Xu et al. 2024, Eq. 5)."""
+    return policy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A row of the table of losses: the function, and the plan keys that it takes as options."""
+    """A row of the table of losses: all that any other part may ask about a kind. No column has a default.
+
+    `options` are the plan keys that the function takes. `reads_reference` says whether the reference's
+    log-probabilities change it; nothing is scored for a kind that reads none. `start` is its value where the policy
+    equals its reference, whatever the options and answers, or None where there is no such value. `gain` says how much
+    an error of the reference matters; None for a kind that reads none. `reward` gives an answer's reward over β from
+    the policy's and the reference's log-probability. `metrics` are those that no other kind has, one value a pair.
+    Raises ValueError where columns contradict each other.
+    """
 
     function: Callable[..., Tensor]
     options: tuple[str, ...]
+    reads_reference: bool
+    start: float | None
+    gain: Callable[[Mapping[str, Any]], Gain] | None
+    reward: Callable[[Any, Any], Any]
+    metrics: Mapping[str, Callable[[PairLogps], Tensor]]
+
+    def __post_init__(self) -> None:
+        if self.reads_reference != (self.gain is not None):
+            raise ValueError("a loss has a gain where it reads a reference, and only there")
+        if self.start is not None and not self.reads_reference:
+            raise ValueError("a loss that reads no reference has no value where the policy equals it")
 
 
 LOSSES: Mapping[str, Loss] = {
-    "dpo": Loss(dpo, ("beta", "label_smoothing")),
-    "dpop": Loss(dpop, ("beta", "penalty", "penalty_position")),
-    "ipo": Loss(ipo, ("beta", "length_normalised")),
-    "cpo": Loss(cpo, ("beta", "nll_weight")),
+    "dpo": Loss(
+        function=dpo,
+        options=("beta", "label_smoothing"),
+        reads_reference=True,
+        start=math.log(2),
+        gain=dpo_gain,
+        reward=log_ratio,
+        metrics={},
+    ),
+    "dpop": Loss(
+        function=dpop,
+        options=("beta", "penalty", "penalty_position"),
+        reads_reference=True,
+        start=math.log(2),
+        gain=dpop_gain,
+        reward=log_ratio,
+        metrics={"dpop/active": lambda logps: logps.fall_B > 0},
+    ),
+    "ipo": Loss(
+        function=ipo,
+        options=("beta", "length_normalised"),
+        reads_reference=True,
+        start=None,
+        gain=ipo_gain,
+        reward=log_ratio,
+        metrics={},
+    ),
+    "cpo": Loss(
+        function=cpo,
+        options=("beta", "nll_weight"),
+        reads_reference=False,
+        start=None,
+        gain=None,
+        reward=log_probability,
+        metrics={},
+    ),
 }
+
+
+def loss_of(kind: str) -> Loss:
+    """Return the row of a kind. Raises TrainingError on an unknown one."""
+    if kind not in LOSSES:
+        raise TrainingError(f"no loss is called {kind!r}", fix=f"use one of {', '.join(LOSSES)}")
+    return LOSSES[kind]
 
 
 def preference_loss(kind: str, logps: PairLogps, options: Mapping[str, Any]) -> Tensor:
@@ -120,12 +190,14 @@ def preference_loss(kind: str, logps: PairLogps, options: Mapping[str, Any]) -> 
     `options` may hold more keys than the loss takes (a whole stage, say): the table says which it
     reads. Raises TrainingError on an unknown kind.
     """
-    if kind not in LOSSES:
-        raise TrainingError(f"no loss is called {kind!r}", fix=f"use one of {', '.join(LOSSES)}")
-    loss = LOSSES[kind]
+    loss = loss_of(kind)
     return loss.function(logps, **{key: options[key] for key in loss.options if key in options})
 
 
-def starts_at_ln2(kind: str) -> bool:
-    """Whether a policy equal to its reference must have the loss ln 2, whatever the options."""
-    return kind in {"dpo", "dpop"}
+def rewards_of(kind: str, logps: PairLogps) -> tuple[Tensor, Tensor]:
+    """Return the rewards of chosen and rejected answers over β, each (B,), in nats. Raises TrainingError."""
+    reward = loss_of(kind).reward
+    return (
+        reward(logps.policy_chosen_B, logps.reference_chosen_B),
+        reward(logps.policy_rejected_B, logps.reference_rejected_B),
+    )

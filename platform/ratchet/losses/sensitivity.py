@@ -27,20 +27,23 @@ class Gain:
     per_token: bool = False
 
 
-def gain(kind: str, options: Mapping[str, Any]) -> Gain:
-    """Return the gain of a loss with its options, at the start of training and where it is largest.
+def dpo_gain(options: Mapping[str, Any]) -> Gain:
+    """Return DPO's gain: β on both sides; smoothing makes the weight less, and an error of it a greater share."""
+    beta = float(options["beta"]) / (1 - 2 * float(options.get("label_smoothing", 0.0)))
+    return Gain(beta, beta)
 
-    IPO's weight is 2 (d̄ − 1/(2β)), which an error e of d̄ changes by the share 2β e: a z of 4β e does the
-    same. DPOP with its penalty outside adds λ e to the loss itself. CPO reads no reference.
+
+def dpop_gain(options: Mapping[str, Any]) -> Gain:
+    """Return DPOP's gain below the kink, where it is largest; a penalty outside adds λ e to the loss itself."""
+    beta, penalty = float(options["beta"]), float(options.get("penalty", 50.0))
+    outside = options.get("penalty_position") == "outside"
+    return Gain(beta + penalty if outside else beta * (1 + penalty), beta)
+
+
+def ipo_gain(options: Mapping[str, Any]) -> Gain:
+    """Return IPO's gain: its weight is 2 (d̄ − 1/(2β)), which an error e of d̄ changes by the share 2β e.
+
+    A z of 4β e does the same.
     """
-    beta = float(options.get("beta", 0.0))
-    if kind == "dpo":
-        least = 1 - 2 * float(options.get("label_smoothing", 0.0))
-        return Gain(beta / least, beta / least)
-    if kind == "dpop":
-        penalty = float(options.get("penalty", 50.0))
-        outside = options.get("penalty_position") == "outside"
-        return Gain(beta + penalty if outside else beta * (1 + penalty), beta)
-    if kind == "ipo":
-        return Gain(4 * beta, 4 * beta, per_token=bool(options.get("length_normalised", True)))
-    return Gain(0.0, 0.0)
+    beta = float(options["beta"])
+    return Gain(4 * beta, 4 * beta, per_token=bool(options.get("length_normalised", True)))

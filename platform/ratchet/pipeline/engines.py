@@ -12,7 +12,7 @@ from ratchet.pipeline.context import Gate, Model, Run
 from ratchet.pipeline.graph import options
 from ratchet.pipeline.prepare import stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, holds, ids_of, read_job, sample_job
-from ratchet.plan.stages import Merge, Training
+from ratchet.plan.stages import Merge, ReferringStage, Training
 from ratchet.reference.calibrate import calibrate
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob, Scores
 from ratchet.reference.store import Logps, joined, read_logps
@@ -48,8 +48,8 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
     decides. Raises TrainingError with the figures where that is too much and the plan does not say
     otherwise; what scoring raises.
     """
-    if run.foreign is None:
-        return Gate(TRAINER, None)
+    if run.foreign is None or not isinstance(run.plan.stages[stage_name], ReferringStage):
+        return Gate(TRAINER, None)  # a loss without a reference says of no engine how far it may be off
     if quantise is not None:
         said = f"the reference of {stage_name} is held in {quantise} as its training holds it: the trainer scores it"
         run.warnings += [said] if said not in run.warnings else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,6 +12,7 @@ from ratchet.errors import DataError
 from ratchet.evaluate import exact
 from ratchet.evaluate.exact import wanted_answers
 from ratchet.evaluate.preference import gamma, reward_scores
+from ratchet.losses.preference import log_ratio, loss_of
 from ratchet.pairs.table import open_table
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Model, Run, Tokens
@@ -39,7 +40,7 @@ def evaluate_model(run: Run, name: str, step: Step | None, scored: Sequence[Scor
     scores = {
         "model": name,
         "weights": model.weights,
-        "heldout": _heldout(run, model, _opponents(run, step)),
+        "heldout": _heldout(run, model, _opponents(run, step), _reward(step)),
         "gamma": _gamma(run, model),
         "exact_match": [_exact_match(one) for one in scored if one.result.kind == "exact_match"],
     }
@@ -61,13 +62,13 @@ def _exact_match(scored: Scored) -> dict[str, Any]:
 
 
 def _opponents(run: Run, step: Step | None) -> list[Model]:
-    """The models that a step's model is held against: its own reference, and the start of its stage."""
+    """The models that a step's model is held against: its own reference if it has one, and the start of its stage."""
     if step is None or isinstance(step.settings, Sft):
         return []
     if isinstance(step.settings, Merge):
         return [run.models[step.start]]
     start = run.models[final_model(run.plan, start_of(run.plan, step.stage))]
-    return list(dict.fromkeys([reference_model(run, step), start]))
+    return [start] if step.reference is None else list(dict.fromkeys([reference_model(run, step), start]))
 
 
 def check_suites(run: Run) -> None:
@@ -97,7 +98,13 @@ def check_suites(run: Run) -> None:
             wanted_answers(chosen, task.pattern)
 
 
-def _heldout(run: Run, model: Model, opponents: list[Model]) -> list[dict[str, Any]]:
+def _reward(step: Step | None) -> Callable[[Any, Any], Any]:
+    """The reward that a step's model is judged by: that of its loss; a merge has none of its own."""
+    trained = step is not None and not isinstance(step.settings, Sft | Merge)
+    return loss_of(step.kind).reward if step is not None and trained else log_ratio
+
+
+def _heldout(run: Run, model: Model, opponents: list[Model], reward: Callable[[Any, Any], Any]) -> list[dict[str, Any]]:
     rows = []
     for tokens in evaluation_tokens(run):
         job = heldout_job(tokens)
@@ -105,7 +112,7 @@ def _heldout(run: Run, model: Model, opponents: list[Model]) -> list[dict[str, A
             if job not in (mine := ensure_scores(run, model, [job])):
                 continue
             theirs = ensure_scores(run, other, [job])
-            found = reward_scores(read_job(job, mine[job]), read_job(job, theirs[job]))
+            found = reward_scores(read_job(job, mine[job]), read_job(job, theirs[job]), reward)
             rows.append(
                 {"source": tokens.source, "against": other.name, "record": str(mine[job].folder)}
                 | dataclasses.asdict(found)

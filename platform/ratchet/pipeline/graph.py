@@ -13,7 +13,7 @@ from typing import Any
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.references import reference_of, stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Sft, Stage, Steps
+from ratchet.plan.stages import Merge, ReferringStage, Sft, Stage, Steps
 
 BASE = "base"
 NOT_IDENTITY = {
@@ -49,7 +49,7 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One model to make. `reference` is None where the kind has none (sft, merge)."""
+    """One model to make. `reference` is None where the kind has none (sft, cpo, merge)."""
 
     name: str
     stage: str
@@ -93,7 +93,7 @@ def steps_of(plan: Plan, name: str, order: Sequence[str]) -> list[Step]:
     if isinstance(stage, Merge):
         return [Step(name, name, stage.kind, Chunk({}), final_model(plan, stage.of[0]), None, stage)]
     start = final_model(plan, start_of(plan, name))
-    named = None if isinstance(stage, Sft) else reference_of(plan, name)
+    named = reference_of(plan, name) if isinstance(stage, ReferringStage) else None
     first = named if named is None or isinstance(named, ModelSpec) else final_model(plan, named)
     steps = stepwise(stage)
     if steps is None:
@@ -108,7 +108,7 @@ def steps_of(plan: Plan, name: str, order: Sequence[str]) -> list[Step]:
                 kind=stage.kind,
                 chunk=_chunk(steps, stage.shares(), chunk, number),
                 start=start if number == 1 or steps.target == "start" else before,
-                reference=first if number == 1 else before,
+                reference=None if named is None else first if number == 1 else before,
                 settings=stage,
             )
         )

@@ -21,7 +21,7 @@ from ratchet.pipeline.graph import BASE, Step, preference_sources
 from ratchet.pipeline.models import model_of
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
-from ratchet.plan.stages import Merge, Overlong, PreferenceStage, Training
+from ratchet.plan.stages import Merge, Overlong, PreferenceStage, ReferringStage, Training
 from ratchet.plan.suite import ExactMatch
 from ratchet.store.files import folder_aside
 from ratchet.store.fingerprint import fingerprint
@@ -104,7 +104,8 @@ def check_external_models(run: Run) -> None:
     """Find every external model that the plan names, before anything is trained. Raises ModelError."""
     for stage in run.plan.stages.values():
         if isinstance(stage, PreferenceStage):
-            for spec in (stage.reference, stage.steps.base if stage.steps else None):
+            reference = stage.reference if isinstance(stage, ReferringStage) else None
+            for spec in (reference, stage.steps.base if stage.steps else None):
                 if isinstance(spec, ModelSpec):
                     external_model(run, spec)
 

@@ -124,6 +124,7 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
         "tokens_per_second": _median(history, "tokens_per_second"),
         "peak_memory_mb": training["peak_memory_mb"],
         "first_loss": first.get("loss"),
+        "first_loss_expected": first.get("expected"),
         "first_loss_tolerance": first.get("loss_tolerance"),
         "resumed_from": training["resumed_from"] or None,
         "reference_seconds": reference["seconds"] if reference else None,

@@ -16,7 +16,7 @@ from ratchet.pipeline.graph import Step, options
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
-from ratchet.plan.stages import Merge, Sft, Training
+from ratchet.plan.stages import Merge, Training
 from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors, write_json
 from ratchet.store.record import read_json_or_none
@@ -33,7 +33,7 @@ def train_step(
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Train a step into `folder` and return its counts and facts. Raises what scoring and training raise."""
     tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
-    gate, scored = (None, []) if isinstance(stage, Sft) else _score_reference(run, step, stage, tokens)
+    gate, scored = (None, []) if step.reference is None else _score_reference(run, step, stage, tokens)
     noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
     spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
     cluster = run.plan.cluster

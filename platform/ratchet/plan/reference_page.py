@@ -91,6 +91,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Every training stage", stages.TrainingStage),
     ("An sft stage", stages.Sft),
     ("Every preference stage", stages.PreferenceStage),
+    ("Every stage with a reference", stages.ReferringStage),
     ("A dpo stage", stages.Dpo),
     ("A dpop stage", stages.Dpop),
     ("An ipo stage", stages.Ipo),

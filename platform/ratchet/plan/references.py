@@ -18,7 +18,7 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Sft, Stage
+from ratchet.plan.stages import KINDS, Merge, ReferringStage, Stage
 
 BASE = "base"
 _NAMING = ("after", "start", "reference")
@@ -51,9 +51,9 @@ def start_of(plan: Plan, stage: str) -> str:
 
 
 def reference_of(plan: Plan, stage: str) -> str | ModelSpec:
-    """Return what a preference stage refers to: a stage, `base`, or another model. Raises ValueError for others."""
+    """Return what a stage refers to: a stage, `base`, or another model. Raises ValueError for kinds that do not."""
     spec = plan.stages[stage]
-    if isinstance(spec, Merge | Sft):
+    if not isinstance(spec, ReferringStage):
         raise ValueError(f"{stage} is of kind {spec.kind}: it has no reference")
     return spec.reference or start_of(plan, stage)
 
@@ -215,9 +215,10 @@ def _no_gpu(cluster: Mapping[str, Any]) -> bool:
 
 def _other_models(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what models other than the plan's cannot say."""
-    if stage.get("kind") == "sft":
-        return  # `explain` has said that it has no such keys
+    kind = KINDS.get(str(stage.get("kind")))
     for keys in (("reference",), ("steps", "base")):
+        if kind is not None and keys[0] not in kind.model_fields:
+            continue  # `explain` has said that it has no such key
         spec = _mapping(stage, *keys)
         for key, what in _ONLY_THE_PLANS.items():
             if spec.get(key) is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -126,18 +127,23 @@ class Sft(TrainingStage):
 
 
 class PreferenceStage(TrainingStage):
-    """Keys of dpo, dpop, ipo and cpo, which train on pairs against a reference model."""
+    """Keys of dpo, dpop, ipo and cpo, which train on pairs."""
+
+    steps: Steps | None = None
+    """Make the stage stepwise (sDPO)."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Scale of the rewards: with a reference, the strength of the pull towards it."""
+
+
+class ReferringStage(PreferenceStage):
+    """Keys of dpo, dpop and ipo, which train against a reference model."""
 
     reference: Name | ModelSpec | None = None
     """The reference model: a stage, `base`, or another model; left out: where the stage starts.
     On a stepwise stage it is the first step's. Another model must have the same tokenizer."""
-    steps: Steps | None = None
-    """Make the stage stepwise (sDPO)."""
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull towards the reference."""
 
 
-class Dpo(PreferenceStage):
+class Dpo(ReferringStage):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     kind: Literal["dpo"]
@@ -146,7 +152,7 @@ class Dpo(PreferenceStage):
     """Share of labels taken to be flipped (conservative DPO)."""
 
 
-class Dpop(PreferenceStage):
+class Dpop(ReferringStage):
     """DPO-Positive (Pal et al. 2024, Smaug)."""
 
     kind: Literal["dpop"]
@@ -159,7 +165,7 @@ class Dpop(PreferenceStage):
     """Inside the sigmoid (the paper's July 2024 text), or added to the loss (its Eq. 3 as first printed)."""
 
 
-class Ipo(PreferenceStage):
+class Ipo(ReferringStage):
     """Identity preference optimisation (Azar et al. 2023)."""
 
     kind: Literal["ipo"]
@@ -169,7 +175,7 @@ class Ipo(PreferenceStage):
 
 
 class Cpo(PreferenceStage):
-    """Contrastive preference optimisation (Xu et al. 2024); has no reference in its loss."""
+    """Contrastive preference optimisation (Xu et al. 2024); it has no reference, and none is scored for it."""
 
     kind: Literal["cpo"]
     """What the stage does."""
@@ -196,4 +202,8 @@ class Merge(Strict):
 
 Preference = Dpo | Dpop | Ipo | Cpo
 Training = Sft | Preference
+KINDS: Mapping[str, type[TrainingStage] | type[Merge]] = {
+    get_args(one.model_fields["kind"].annotation)[0]: one for one in (Sft, Dpo, Dpop, Ipo, Cpo, Merge)
+}
+"""The stages by their kind."""
 Stage = Annotated[Sft | Dpo | Dpop | Ipo | Cpo | Merge, Field(discriminator="kind")]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ratchet.losses.sensitivity import MOST, WORST, gain
+from ratchet.errors import TrainingError
+from ratchet.losses.sensitivity import MOST, WORST
 from ratchet.reference.store import Logps
 
 Floats = npt.NDArray[np.float64]
@@ -73,10 +74,16 @@ def calibrate(
 ) -> Calibration:
     """Return what the scores of the same pairs by two engines say, under a loss and its options.
 
-    `own` is the trainer's; both hold shape (N,), in the order of `pair_ids`.
+    `own` is the trainer's; both hold shape (N,), in the order of `pair_ids`. Raises TrainingError for an unknown loss,
+    and for one that reads no reference: it says of no error whether that is too much.
     """
+    from ratchet.losses.preference import loss_of  # it needs torch, and naming what a gate showed does not
+
+    gain = loss_of(kind).gain
+    if gain is None:
+        raise TrainingError(f"{kind} reads no reference, so that no other engine's scores can be judged by it")
     off_w, off_l = foreign.chosen - own.chosen, foreign.rejected - own.rejected
-    by = gain(kind, options)
+    by = gain(options)
     tokens_w, tokens_l = (own.chosen_tokens, own.rejected_tokens) if by.per_token else (1, 1)
     z_N = by.chosen * off_w / tokens_w - by.rejected * off_l / tokens_l
     return Calibration(
@@ -100,9 +107,9 @@ def _first_loss(kind: str, options: Mapping[str, Any], own: Logps, foreign: Logp
     """Return the mean loss of a policy that is the reference, scored by the trainer, against the foreign scores."""
     import torch
 
-    from ratchet.losses.preference import PairLogps, preference_loss, starts_at_ln2
+    from ratchet.losses.preference import PairLogps, loss_of, preference_loss
 
-    if not starts_at_ln2(kind):
+    if loss_of(kind).start is None:
         return None
     columns = (own.chosen, own.rejected, foreign.chosen, foreign.rejected, own.chosen_tokens, own.rejected_tokens)
     return float(preference_loss(kind, PairLogps(*map(torch.from_numpy, columns)), options).mean())

@@ -72,14 +72,20 @@ def preference_stages(report: Report) -> list[str]:
     return [name for name in report.stages if any(step.prefers and step.history for step in report.steps_of(name))]
 
 
+def referring_stages(report: Report) -> list[str]:
+    """Preference stages whose history says how far answers are from a reference."""
+    key = "logps/chosen_delta"
+    return [one for one in preference_stages(report) if any(part.series(key) for part in parts_of(report, one))]
+
+
 def stage_label(report: Report, stage: str) -> str:
     """Return a stage's name and kind, short enough for a chart's margin."""
     return f"{short(stage, 14)} ({report.steps_of(stage)[0].kind})"
 
 
 def chosen_overlay(report: Report) -> Chart | None:
-    """The chosen answers' log-ratio of every preference stage on one pair of axes."""
-    stages = preference_stages(report)
+    """The chosen answers' log-ratio of every stage with a reference, on one pair of axes."""
+    stages = referring_stages(report)
     if not stages:
         return None
 
@@ -127,8 +133,8 @@ def _records(report: Report, stages: list[str]) -> tuple[str, ...]:
 
 
 def chosen_and_rejected(report: Report) -> list[Chart]:
-    """Both sides' log-ratios, one chart a preference stage, all with the same axes."""
-    stages = preference_stages(report)
+    """Both sides' log-ratios, one chart a stage with a reference, all with the same axes."""
+    stages = referring_stages(report)
     keys = ("logps/chosen_delta", "logps/rejected_delta")
     values = [
         y for stage in stages for part in parts_of(report, stage) for key in keys for _, y in thin(part.series(key))
@@ -194,7 +200,7 @@ def losses(report: Report) -> list[Chart]:
     def chart(stage: str) -> Chart:
         parts, colour = parts_of(report, stage), colour_of(report, stage)
         steps = [part.step for part in parts]
-        at_ln2 = all(step.kind in {"dpo", "dpop"} and step.start == step.reference for step in steps)
+        at_ln2 = all(step.first_loss_expected == math.log(2) for step in steps)
 
         def paint(axes: Any) -> None:
             if at_ln2:

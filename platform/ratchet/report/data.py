@@ -120,6 +120,7 @@ class Step:
     peak_memory_mb: float | None = None
     workers: int | None = None
     first_loss: float | None = None
+    first_loss_expected: float | None = None
     first_loss_tolerance: float | None = None
     resumed_from: int | None = None
     record: str = ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ratchet.errors import DataError, TrainingError
+from ratchet.losses.preference import loss_of
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.train.batches import Course
 from ratchet.train.objective import Data, Reference
@@ -51,7 +52,7 @@ def course_of(spec: TrainSpec, rows: int) -> Course:
 
 
 def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
-    if spec.supervised or (spec.kind == "cpo" and not folders):
+    if spec.supervised or not loss_of(spec.kind).reads_reference:
         return Data(table, None)
     if not folders:
         raise DataError(f"{spec.kind} needs the reference's log-probabilities", where=f"step {spec.step}")

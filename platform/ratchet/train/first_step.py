@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import TrainingError
-from ratchet.losses.preference import PairLogps, starts_at_ln2
+from ratchet.losses.preference import PairLogps, loss_of, preference_loss
 from ratchet.train.spec import TrainSpec
 
 _NOISE = 16.0
@@ -55,14 +55,18 @@ def allowed_h(dtype: torch.dtype, tokens_B: Tensor, logps_B: Tensor) -> Tensor:
 
 
 def loss_bound(spec: TrainSpec, allowed_B: Tensor) -> Tensor:
-    """Return how far each pair's loss may then be from ln 2, shape (B,).
+    """Return how far each pair's loss may then be from that of log-ratios of 0, shape (B,).
 
-    |softplus(−z) − ln 2| ≤ |z|/2 + z²/8 with |z| ≤ β(2 + λ)·allowed; λ is 0 but for DPOP.
+    The loss itself says it, with both log-ratios as far off as they may be, either way. That is enough, as every loss
+    is convex in them: between two such corners it is no further off than at the worse one.
     """
-    weight = float(spec.options.get("penalty", 50.0)) if spec.kind == "dpop" else 0.0
-    outside = spec.options.get("penalty_position") == "outside"
-    z_B = spec.beta * (2 + (0.0 if outside else weight)) * allowed_B
-    return z_B / 2 + z_B**2 / 8 + (weight * allowed_B if outside else 0.0)
+    zero_B, one_B = torch.zeros_like(allowed_B), torch.ones_like(allowed_B)
+
+    def loss(w: int, r: int) -> Tensor:
+        logps = PairLogps(w * allowed_B, r * allowed_B, zero_B, zero_B, one_B, one_B)
+        return preference_loss(spec.kind, logps, spec.options)
+
+    return (torch.stack([loss(w, r) for w in (-1, 1) for r in (-1, 1)]) - loss(0, 0)).abs().amax(0)
 
 
 def figures(spec: TrainSpec, dtype: torch.dtype, ids: list[str], logps: PairLogps) -> Figures:
@@ -96,14 +100,15 @@ def combine(parts: Iterable[Figures]) -> Figures:
 
 def check(spec: TrainSpec, seen: Figures, loss: float, pairs: int) -> FirstStep:
     """Return what was seen, or raise TrainingError with the figures and the likely causes."""
-    expected = math.log(2) if starts_at_ln2(spec.kind) else None
+    expected = loss_of(spec.kind).start
     first = FirstStep(loss, expected, seen.loss_bound_sum / pairs, seen.largest_h, seen.allowed_h, pairs)
     off = expected is not None and not abs(loss - expected) <= first.loss_tolerance
     if not seen.outside and not off:
         return first
     lines = [f"the policy starts as its reference, but the first batch of {pairs} pairs says otherwise"]
     if expected is not None:
-        lines.append(f"loss {loss:.6f}, expected ln 2 = {expected:.6f} ± {first.loss_tolerance:.2g}")
+        name = "ln 2 = " if expected == math.log(2) else ""
+        lines.append(f"loss {loss:.6f}, expected {name}{expected:.6f} ± {first.loss_tolerance:.2g}")
     lines += [
         f"pair {pair_id}: log-ratio off by {h:.4g} nats, allowed {allowed:.2g}"
         for pair_id, h, allowed in sorted(seen.outside, key=lambda row: -row[1])[:3]

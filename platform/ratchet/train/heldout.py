@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ratchet.losses.preference import rewards_of
 from ratchet.model.divide import divide, units
 from ratchet.train.batches import Rows, epoch_order
 from ratchet.train.communicate import Communicator
@@ -22,7 +23,8 @@ def heldout_rows(n: int, cap: int) -> Rows:
 def heldout_metrics(
     spec: TrainSpec, engine: Engine, data: Data, token_budget: int, communicator: Communicator
 ) -> dict[str, float]:
-    """Return ``heldout/loss`` and, but for sft, ``heldout/accuracy``: the share of pairs with d > 0.
+    """Return ``heldout/loss`` and, but for sft, ``heldout/accuracy``: the share of pairs whose chosen answer has
+    the greater reward, as the kind of loss has it.
 
     Rows are divided over the workers; every worker makes the same number of forward passes.
     """
@@ -37,7 +39,8 @@ def heldout_metrics(
         scored = objective(spec, engine, work)
         sums[0] += scored.loss_B.double().sum() * micro.weight
         if scored.logps is not None:
-            sums[1] += (scored.logps.chosen_ratio_B > scored.logps.rejected_ratio_B).sum() * micro.weight
+            chosen_B, rejected_B = rewards_of(spec.kind, scored.logps)
+            sums[1] += (chosen_B > rejected_B).sum() * micro.weight
     engine.train(True)
     total = communicator.sum(sums)
     found = {"heldout/loss": float(total[0]) / normaliser(spec, data.table, rows)}

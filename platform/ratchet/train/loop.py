@@ -166,13 +166,13 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
     names: tuple[str, ...] = ()
     for k, prepared in enumerate(works, 1):
         work = prepared.to(engine.device)
-        scored = objective(spec, engine, work, with_reference=parts.data.reference is not None)
+        scored = objective(spec, engine, work)
         loss_B = scored.loss_B * math.nan if faults.due("step:nan", batch.step, rank) else scored.loss_B
         engine.backward(loss_B.sum() * (work.weight * share), last=k == len(works))
         names = tuple(scored.metrics)
         sums.append(metric_sums(scored.metrics) * work.weight)
         losses.append((work.ids, loss_B.detach()))
-        if batch.step == 1 and scored.logps is not None and work.weight:
+        if batch.step == 1 and spec.starts_at_reference and scored.logps is not None and work.weight:
             figures.append(first_step.figures(spec, DTYPES[spec.dtype], list(work.ids), scored.logps))
     computed = sum(work.batch.computed for work in works)
     return Tally(names, torch.stack(sums).sum(0), losses, computed, first_step.combine(figures))

@@ -99,11 +99,8 @@ def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin:
     )
 
 
-def objective(spec: TrainSpec, scorer: Scorer, work: Work, *, with_reference: bool = True) -> Scored:
-    """Return the losses of the pairs of `work`, not yet averaged over anything.
-
-    Without a reference every log-ratio is the policy's own log-probability (CPO's implicit reward).
-    """
+def objective(spec: TrainSpec, scorer: Scorer, work: Work) -> Scored:
+    """Return the losses of the pairs of `work`, not yet averaged over anything."""
     sides = by_side(work.batch, scorer(work.batch))
     if spec.supervised:
         loss_B = sft(sides.chosen_B)
@@ -118,10 +115,7 @@ def objective(spec: TrainSpec, scorer: Scorer, work: Work, *, with_reference: bo
         rejected_tokens_B=sides.rejected_tokens_B,
     )
     loss_B = preference_loss(spec.kind, logps, spec.options)
-    metrics = pair_metrics(spec.kind, logps, loss_B, spec.beta)
-    if not with_reference:
-        metrics = {name: value for name, value in metrics.items() if not name.endswith("_delta")}
-    return Scored(loss_B, metrics, logps)
+    return Scored(loss_B, pair_metrics(spec.kind, logps, loss_B, spec.beta), logps)
 
 
 def normaliser(spec: TrainSpec, table: Table, rows: Rows) -> int:

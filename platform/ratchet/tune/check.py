@@ -13,7 +13,7 @@ from ratchet.plan.outline import close, describe, either, hint, members
 from ratchet.plan.references import reference_of, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Distribution, Space
-from ratchet.plan.stages import Merge, Sft
+from ratchet.plan.stages import Merge, ReferringStage
 from ratchet.tune.trial_plan import base_document
 from ratchet.tune.tried import try_points
 
@@ -170,7 +170,7 @@ def _made_of(plan: Plan, name: str) -> set[str]:
             if isinstance(spec, Merge):
                 left += spec.of
                 continue
-            named = None if isinstance(spec, Sft) else reference_of(plan, stage)
+            named = reference_of(plan, stage) if isinstance(spec, ReferringStage) else None
             left += [start_of(plan, stage), *([named] if isinstance(named, str) else [])]
     return found
 

@@ -12,6 +12,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.space import Distribution, Space
 from ratchet.report.sweep_data import NAME, Importance, Key, Objective, Stage, Sweep, Trial, Value, Work
 from ratchet.store.files import write_json
+from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import code_commit, now, read_json_or_none, read_record, versions
 from ratchet.tune.importance import importance
@@ -230,6 +231,11 @@ def _passes(scored: Mapping[str, tuple[str, int]]) -> int:
     return len({of for of, _ in scored.values()})
 
 
+def _pass_of(identity: Mapping[str, Any]) -> str:
+    """Name the pass that some scores are of: one model, in one precision, over one source, whichever rows."""
+    return fingerprint({key: value for key, value in identity.items() if key not in {"split", "rows"}})
+
+
 def _scored(layout: Layout, step: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     """Return the reference scores of a stage by their name in the store: model and tokens, and how many pairs.
 
@@ -238,8 +244,4 @@ def _scored(layout: Layout, step: Mapping[str, Any]) -> dict[str, tuple[str, int
     known = {name: read_record(layout.logps(name)) for name in step["references"]}
     if None in known.values():
         return {step["id"]: (step["id"], int(step["reference_pairs"]))}
-    return {
-        name: (f"{one.identity['weights']} {one.identity['tokens']}", int(one.counts["pairs"]))
-        for name, one in known.items()
-        if one is not None
-    }
+    return {name: (_pass_of(one.identity), int(one.counts["pairs"])) for name, one in known.items() if one is not None}

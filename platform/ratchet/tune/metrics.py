@@ -19,7 +19,7 @@ from ratchet.pipeline.graph import final_model, preference_sources, steps_of
 from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, PreferenceStage, Sft, Training
+from ratchet.plan.stages import Merge, PreferenceStage, ReferringStage, Sft, Training
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import read_metrics
@@ -34,8 +34,9 @@ EVERY_STEP = ("epoch", "loss", "tokens_computed", "grad_norm", "learning_rate", 
 SUPERVISED = ("perplexity",)
 PREFERENCE = (
     *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
-    *("logps/chosen", "logps/rejected", "logps/chosen_delta", "logps/rejected_delta"),
+    *("logps/chosen", "logps/rejected"),
 )
+REFERRING = ("logps/chosen_delta", "logps/rejected_delta")
 OF_KIND = {"dpop": ("dpop/active",)}
 """Keys of metrics.jsonl. The check of the first step (`first/…`) is none: it says nothing of where a stage ends."""
 
@@ -60,6 +61,7 @@ def training_keys(plan: Plan, stage: Training) -> list[str]:
     """Return the keys that the last line of a stage's metrics.jsonl has."""
     keys = [*EVERY_STEP]
     keys += SUPERVISED if isinstance(stage, Sft) else (*PREFERENCE, *OF_KIND.get(stage.kind, ()))
+    keys += REFERRING if isinstance(stage, ReferringStage) else ()
     if any(plan.data[source].held_out for source in stage.shares()):
         keys += ["heldout/loss"] if isinstance(stage, Sft) else ["heldout/loss", "heldout/accuracy"]
     return keys
