@@ -47,6 +47,7 @@ RUINED = {
 def document(held: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """Return a report of one preference stage, sound unless `held` says otherwise."""
     step = {"name": "align", "stage": "align", "kind": "dpo", "start": "base", "record": "runs/mine/steps/align"}
+    step["reference"] = "base"
     rows = [] if held is None else [HELD | held]
     scores = {"model": "align", "heldout": rows, "record": "runs/mine/scores/align.json"}
     return bare(steps=[step], evaluation=[scores], **more)
@@ -127,6 +128,12 @@ def test_a_page_written_again_finds_its_diagnoses_again(tmp_path: Path) -> None:
 )
 def test_each_figure_has_its_threshold(held: dict[str, Any] | None, wanted: list[str]) -> None:
     assert names(document(held)) == wanted
+
+
+def test_a_margin_that_is_not_against_another_model_does_not_say_how_far_a_model_moved() -> None:
+    data = document({"chosen_delta": -1.0, "rejected_delta": -4.0, "margin": 0.3})
+    data["steps"][0] |= {"kind": "cpo", "reference": None}
+    assert names(data) == []
 
 
 def test_the_last_step_of_a_stepwise_stage_is_what_is_diagnosed() -> None:

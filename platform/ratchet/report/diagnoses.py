@@ -62,9 +62,12 @@ def lines(diagnoses: Iterable[Diagnosis]) -> Iterator[str]:
         yield f"{'':<20} {one.do}"
 
 
-def preferring(report: Report) -> Iterator[tuple[str, Pooled]]:
-    """Yield what each stage of preferences ends with, and its held-out figures where it has some."""
-    last = {step.stage: step for step in report.steps if step.prefers}
+def preferring(report: Report, *, referring: bool = False) -> Iterator[tuple[str, Pooled]]:
+    """Yield what each stage of preferences ends with, and its held-out figures where it has some.
+
+    `referring` leaves out stages whose loss has no reference: their margin does not say how far a model moved.
+    """
+    last = {step.stage: step for step in report.steps if step.prefers and (step.reference or not referring)}
     for step in last.values():
         if (held := pooled(report, step.name)) is not None and held.pairs:
             yield step.name, held
@@ -79,7 +82,7 @@ def _collapsed(report: Report) -> Iterator[Found]:
 
 
 def _rejected_alone(report: Report) -> Iterator[Found]:
-    for model, held in preferring(report):
+    for model, held in preferring(report, referring=True):
         (margin, margin_error), (chosen, _), (rejected, rejected_error) = held.margin, held.chosen, held.rejected
         if None in {margin, margin_error, chosen, rejected, rejected_error}:
             continue
@@ -93,7 +96,7 @@ def _above(mean: float | None, error: float | None) -> bool:
 
 
 def _no_effect(report: Report) -> Iterator[Found]:
-    for model, held in preferring(report):
+    for model, held in preferring(report, referring=True):
         mean, error = held.margin
         if mean is not None and error is not None and abs(mean) <= 2 * error:
             yield model, {"margin": fig.with_error(mean, error), "against": held.against, "pairs": f"{held.pairs:,}"}

@@ -161,7 +161,8 @@ def heldout(report: Report) -> Table | None:
     return table(
         columns,
         rows,
-        f"Log-probability of the answer minus that under the model that it is held against. {fig.SHARE_NOTE}",
+        "Log-probability of the answer minus that under the model that it is held against. A cpo model's reward has no "
+        f"reference: its accuracy and margin are of its own log-probabilities. {fig.SHARE_NOTE}",
     )
 
 
