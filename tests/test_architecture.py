@@ -53,7 +53,12 @@ DOORS = {
     "datasets": {"pairs.read_hub", "evaluate.harness_tasks"},
     "vllm": {"serving.vllm"},
     "matplotlib": {"report.plots"},
-    "lm_eval": {"evaluate.harness", "evaluate.harness_tasks", "evaluate.harness_model"},
+    "lm_eval": {
+        "evaluate.harness",
+        "evaluate.harness_tasks",
+        "evaluate.harness_model",
+        "evaluate.harness_figures",
+    },
     "sacrebleu": {"evaluate.text_overlap"},
     "rouge_score": {"evaluate.text_overlap"},
     "scipy": {"evaluate.statistics", "reference.share"},

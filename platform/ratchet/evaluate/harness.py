@@ -9,21 +9,23 @@ Each leaf's requests are a group of their own, so that its batches do not hang o
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
 from lm_eval.evaluator import evaluate
 
 from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.harness_figures import total_of
 from ratchet.evaluate.harness_model import Asked, Encoder, Replay, ask
 from ratchet.evaluate.harness_requests import build_rows, kept_rows, requests_key
 from ratchet.evaluate.harness_scores import Scored, result_of
 from ratchet.evaluate.harness_tasks import Loaded, load, quiet
+from ratchet.evaluate.harness_values import values_of
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.suite import Harness
 from ratchet.store.fingerprint import fingerprint
@@ -121,24 +123,29 @@ def _score(
     said: Mapping[str, Mapping[int, Any]],
     texts: Mapping[str, Mapping[int, str]],
 ) -> Scored:
-    """Let lm-eval score what was said: its task objects are given the requests that were asked."""
+    """Let lm-eval score what was said: its task objects are given the requests that were asked.
+
+    Its errors are left out: they are none as soon as one figure of a task has no formula.
+    """
     for leaf in leaves.values():
         task, docs = leaf.task, leaf.docs
         task._instances = list(leaf.asked.instances)
         task.build_all_requests = lambda **_: None
         task.doc_iterator = lambda docs=docs, **_: iter(docs.items())
-    # Errors of means have a closed form; those of other figures are drawn a hundred thousand times, and left out.
-    plain = all(how is mean for leaf in leaves.values() for how in leaf.task.aggregation().values())
+        own = type(task)
+        task.process_results = functools.partial(values_of, own.process_results.__get__(task))
+        hows = {metric: total_of(how) for metric, how in own.aggregation(task).items()}
+        task.aggregation = lambda hows=hows: hows
     results = evaluate(
         lm=Replay({key: answers for some in said.values() for key, answers in some.items()}),
         task_dict={"tasks": dict(loaded.leaves), "groups": dict(loaded.groups)},
-        bootstrap_iters=1 if plain else 0,
+        bootstrap_iters=0,
         log_samples=True,
     )
     cut = sum(leaf.asked.cut for leaf in leaves.values())
     asked = sum(len(leaf.asked.instances) for leaf in leaves.values())
     total = {name: leaf.task for name, leaf in leaves.items()}
-    return Scored(loaded.asked, loaded.metric, total, results, texts, cut, asked)
+    return Scored(loaded.asked, loaded.metric, total, loaded.groups, results, texts, cut, asked)
 
 
 def _settings(loaded: Loaded, candidate: Candidate, cut: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A line that was torn by a kill, or changed since, is left out, and its unit comp
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,7 @@ class UnitJournal:
 
     def append(self, key: str, answers: Sequence[Answer]) -> None:
         """Add a unit; when this returns, no kill and no power cut can lose it. Raises StorageError."""
-        self._log.append(key, {"key": key, "answers": [dataclasses.asdict(answer) for answer in answers]})
+        self._log.append(key, {"key": key, "answers": list(map(_fields, answers))})
 
     def __enter__(self) -> UnitJournal:
         return self
@@ -55,8 +56,19 @@ def _parse(raw: bytes) -> tuple[str, list[Answer]]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+def _fields(answer: Answer) -> dict[str, Any]:
+    """Return an answer as JSON, which has no NaN: a model may give one, and who asked is told of it."""
+    fields = dataclasses.asdict(answer)
+    if answer.logprobs is not None:
+        known = [one is None or math.isfinite(one) for one in answer.logprobs]
+        fields["logprobs"] = [one if fine else str(one) for one, fine in zip(answer.logprobs, known, strict=True)]
+    return fields
+
+
 def _answer(fields: dict[str, Any]) -> Answer:
     lists = {name: tuple(fields[name]) for name in ("logprobs", "greedy") if fields[name] is not None}
+    if "logprobs" in lists:
+        lists["logprobs"] = tuple(float(one) if isinstance(one, str) else one for one in lists["logprobs"])
     return Answer(**{**fields, **lists})
 
 
