@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from bits import flip
 from ratchet.errors import CorruptError
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.table import open_table
@@ -18,15 +19,6 @@ from ratchet.store.record import Record, read_record, write_record
 from ratchet.store.sealed import read_sealed, sealed, write_sealed
 from ratchet.store.sound import checked, clear, faults, sound_record
 from test_tokens_flow import SPEC, TEXTS, some_pairs, write_pairs
-
-
-def flip(path: Path, byte: int, bit: int = 0) -> None:
-    """Change one bit of a file, in its place."""
-    with path.open("r+b") as file:
-        file.seek(byte)
-        old = file.read(1)[0]
-        file.seek(byte)
-        file.write(bytes([old ^ 1 << bit]))
 
 
 def finished(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from ratchet.model import memory
 from ratchet.model.batch import Packing, collate
 from ratchet.model.forward import PairScorer
+from ratchet.store.sealed import read_sealed
 from ratchet.train import budget
 from ratchet.train.ahead import ahead
 from ratchet.train.batches import GlobalBatch
@@ -80,12 +80,14 @@ def engine_and_data(tmp_path: Path, **changes: Any) -> tuple[Any, TorchEngine, D
     return spec, engine, Data(table, reference_of(tiny_model(), table))
 
 
-def test_what_was_found_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     spec, engine, data = engine_and_data(tmp_path, token_budget=None)
     calls: list[int] = []
     find = lambda: budget.choose(spec, engine, data, Alone(), lambda: calls.append(1))  # noqa: E731
     found = find()
-    assert json.loads((tmp_path / "budget.json").read_text()) == {
+    assert read_sealed(tmp_path / "budget.json") == {
         "token_budget": found,
         "recompute": False,
         "asked": {"token_budget": None, "gradient_checkpointing": False, "sharing": "auto", "workers": 1},
@@ -100,6 +102,9 @@ def test_what_was_found_is_used_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find() == 128
     (tmp_path / "budget.json").write_text('{"token')  # cut short
     assert find() == 128
+    written = (tmp_path / "budget.json").read_text()
+    (tmp_path / "budget.json").write_text(written.replace("128", "129"))
+    assert find() == 128 and "are found again" in caplog.text
 
 
 def test_activations_are_recomputed_where_a_first_pass_does_not_fit(

@@ -19,7 +19,7 @@ from ratchet.plan.stages import Merge, Sft, Steps, Training
 from ratchet.reference.jobs import TRAINER, ScoreJob
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import Floats
-from ratchet.store.files import write_json
+from ratchet.store.sealed import write_sealed
 
 
 def stage_table(run: Run, stage: Training) -> TokenTable:
@@ -50,7 +50,7 @@ def decide_order(run: Run, name: str) -> Order:
         order = Order(tuple(ordered), tuple(found))
     else:
         order = _cut(run, name, steps, start, chunks)
-    write_json(run.layout.order(run.plan.name, name), dataclasses.asdict(order))
+    write_sealed(run.layout.order(run.plan.name, name), dataclasses.asdict(order))
     return order
 
 

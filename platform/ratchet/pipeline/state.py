@@ -29,7 +29,8 @@ from ratchet.plan.stages import Merge
 from ratchet.reference.partition import Difficulty
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
-from ratchet.store.record import read_json_or_none, read_record
+from ratchet.store.record import read_record
+from ratchet.store.sealed import read_sealed
 from ratchet.track.progress import Console
 from ratchet.train.checkpoint import read
 
@@ -174,7 +175,7 @@ def _find_tokens(run: Run) -> None:
 
 def _find_orders(run: Run) -> None:
     for name in run.plan.stages:
-        kept = read_json_or_none(run.layout.order(run.plan.name, name))
+        kept = read_sealed(run.layout.order(run.plan.name, name), "run the plan: the order is decided again")
         if kept is not None and sorted(kept["chunks"]) == sorted(chunk_names(run.plan.stages[name])):
             rows = kept["rows"] and tuple(map(tuple, kept["rows"]))
             difficulties = tuple(Difficulty(**one) for one in kept["difficulties"])

@@ -8,21 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import CorruptError, ModelError, RunError
+from ratchet.errors import CorruptError, RunError
 from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.graph import BASE, Step, final_model, options
+from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.shared import drop_checkpoints, link
 from ratchet.pipeline.training import train_step
 from ratchet.plan.stages import Merge
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
-from ratchet.store.files import folder_aside, storage_errors, write_json
+from ratchet.store.files import folder_aside, storage_errors
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.lease import leased
-from ratchet.store.record import Record, now, read_json_or_none, read_record, write_record
+from ratchet.store.record import NAME, Record, now, read_record
+from ratchet.store.sealed import read_sealed, write_sealed
 
 
 def ensure_step(run: Run, step: Step) -> Model:
@@ -39,25 +41,26 @@ def ensure_step(run: Run, step: Step) -> Model:
             model = known_model(run, step, _shared(run, run.trial, step, folder, home, identity))
         run.stop.check()
         return model
+    clear_step(folder, run.layout.damaged)
     _claim(run, step, folder, identity)
-    if not folder.exists() and not run.fresh and read_record(home) is not None:
+    if not folder.exists() and not run.fresh and (home / NAME).exists() and not step_faults(home):
         link(folder, home)  # a sweep's trial made it
     record = read_record(folder)
     if record is None:
         record = _make(run, step, folder, identity)
         run.still_ours()
-        write_record(folder, record)
+        write_step_record(folder, record)
         run.console.done(step.name, _outcome(record), record.seconds)
         run.stop.check()
     else:
-        _found(run, step, folder, record)
+        run.console.say(f"{step.name:<20} is there already")
     return known_model(run, step, record)
 
 
 def _shared(run: Run, trial: Trial, step: Step, folder: Path, home: Path, identity: Mapping[str, Any]) -> Record:
     """Make a step in the store, unless it is there or another trial makes it: then that one is awaited."""
     link(folder, home)
-    if (record := read_record(home)) is None:
+    if step_faults(home) or (record := read_record(home)) is None:
         what = f"step {step.name} of {run.plan.name}"
 
         def waiting() -> None:
@@ -67,33 +70,34 @@ def _shared(run: Run, trial: Trial, step: Step, folder: Path, home: Path, identi
         with leased(
             run.layout.lease(f"step-{home.name}"), what=what, on_wait=run.console.say, while_waiting=waiting
         ) as lease:
+            clear_step(home, run.layout.damaged)
             if (record := read_record(home)) is None:
                 record = _make(run, step, home, identity)
                 lease.check()
-                write_record(home, record)
+                write_step_record(home, record)
                 drop_checkpoints(home)
                 run.console.done(step.name, _outcome(record), record.seconds)
                 return record
-    _found(run, step, home, record)
+    run.console.say(f"{step.name:<20} is there already")
     drop_checkpoints(home)  # its maker may have been killed before it could
     return record
-
-
-def _found(run: Run, step: Step, folder: Path, record: Record) -> None:
-    _verify(folder, record)
-    run.console.say(f"{step.name:<20} is there already")
 
 
 def finished(run: Run, step: Step) -> Model | None:
     """Return the model of a step that is made, and made from what the plan now asks for; else None.
 
-    Raises CorruptError where its weights are not those that its record names.
+    Raises CorruptError where it is not as it was written.
     """
     folder = run.layout.step(run.plan.name, step.name)
+    if wrong := step_faults(folder):
+        raise CorruptError(
+            f"the step is damaged: {'; '.join(wrong)}",
+            where=str(folder),
+            fix="`ratchet run` puts it aside and makes it again; or put the files back from a copy",
+        )
     record = read_record(folder)
     if record is None or changes_since(run, step, folder, step_identity(run, step)):
         return None
-    _verify(folder, record)
     return known_model(run, step, record)
 
 
@@ -167,8 +171,8 @@ def input_weights(run: Run, step: Step) -> dict[str, str]:
 
 
 def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> list[str]:
-    """Return the keys in which the step in `folder` differs from what the plan now asks for."""
-    before = read_json_or_none(folder / "identity.json")
+    """Return the keys in which the step in `folder` differs from what the plan now asks for. Raises CorruptError."""
+    before = read_sealed(folder / IDENTITY, "run with --fresh to put the step aside and make it again")
     if before is None:
         return []
     record = read_record(folder)
@@ -180,8 +184,8 @@ def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any
 
 def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> None:
     """Refuse a folder that holds this step made from something else, or put it aside with `--fresh`."""
-    changes = changes_since(run, step, folder, identity)
-    if not (folder / "identity.json").exists() or not (changes or run.fresh):
+    changes = [] if run.fresh else changes_since(run, step, folder, identity)
+    if not (folder / IDENTITY).exists() or not (changes or run.fresh):
         return
     if not run.fresh:
         raise RunError(
@@ -202,7 +206,7 @@ def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> N
 
 def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "identity.json", identity)
+    write_sealed(folder / IDENTITY, identity)
     started, clock = now(), time.monotonic()
     counts: Mapping[str, Any]
     facts: Mapping[str, Any]
@@ -240,20 +244,6 @@ def _trusted(run: Run, step: Step) -> dict[str, Any]:
     models = [run.models[BASE], *([reference_model(run, step)] if step.reference else [])]
     found = [dataclasses.asdict(code) for code in dict.fromkeys(model.code for model in models) if code]
     return {"trusted_code": found} if found else {}
-
-
-def _verify(folder: Path, record: Record) -> None:
-    """A finished step is only as good as its weights still are."""
-    try:
-        found = digest_model(folder / "model")
-    except ModelError as error:
-        found = error.what
-    if found != record.facts["weights"]:
-        raise CorruptError(
-            f"the model is not what its record says: {found}, recorded {record.facts['weights']}",
-            where=str(folder / "model"),
-            fix=f"put the model back, or delete {folder} to make the step again",
-        )
 
 
 def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:

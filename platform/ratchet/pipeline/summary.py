@@ -14,6 +14,7 @@ from typing import Any
 from ratchet.pairs.overlap import Overlap, overlap
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
+from ratchet.pipeline.intact import unchanged
 from ratchet.pipeline.prepare import facts_of
 from ratchet.plan.stages import Merge, PreferenceStage
 from ratchet.reference.share import interval_of
@@ -113,7 +114,8 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
     if training is None:
         return facts
     seconds, first = training["seconds"], training["first"] or {}
-    history = read_metrics(folder / "metrics.jsonl")
+    metrics = folder / "metrics.jsonl"
+    history = read_metrics(metrics) if unchanged(metrics) else []
     return facts | {
         "pairs": record.counts["pairs"],
         "epochs": record.counts["epochs"],

@@ -13,13 +13,15 @@ from ratchet.pairs.tokenizer import template_text
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import Step, options
+from ratchet.pipeline.intact import REFERENCE, ROWS
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
 from ratchet.plan.stages import Merge, Training
 from ratchet.reference.jobs import ScoreJob, Scores
-from ratchet.store.files import storage_errors, write_json
-from ratchet.store.record import read_json_or_none
+from ratchet.store.files import storage_errors
+from ratchet.store.fingerprint import digest_file
+from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.track.progress import follow
 from ratchet.train.launch import train
 from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
@@ -77,15 +79,15 @@ def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]
 
 def _hold_to(run: Run, step: Step, gate: Gate) -> None:
     """Let a step that was begun go on only with the engine that it was begun with: others' numbers differ a little."""
-    path = run.layout.step(run.plan.name, step.name) / "reference.json"
-    before = read_json_or_none(path)
+    path = run.layout.step(run.plan.name, step.name) / REFERENCE
+    before = read_sealed(path, "run with --fresh to put the step aside and make it again")
     if before is not None and before["engine"] != gate.engine.label:
         raise RunError(
             f"step {step.name} was begun with a reference scored by {before['engine']}, not by {gate.engine.label}",
             where=str(path),
             fix=f"go on with {before['engine']} (reference.engine, the installed version), or run with --fresh",
         )
-    write_json(path, {"engine": gate.engine.label})
+    write_sealed(path, {"engine": gate.engine.label})
 
 
 def quantised(step: Step) -> str | None:
@@ -113,7 +115,7 @@ def train_spec(
     rows = run.rows_of(step)
     if rows is not None:
         with storage_errors(folder):
-            np.save(folder / "rows.npy", np.asarray(rows, dtype=np.int64))
+            np.save(folder / ROWS, np.asarray(rows, dtype=np.int64))
     heldout = [one for one in tokens if facts_of(one.folder).counts["heldout"]]
     references = tuple(str(one.folder) for one in scored)
     return TrainSpec(
@@ -127,7 +129,8 @@ def train_spec(
         dtype=start.dtype,
         trust_remote_code=start.trust_remote_code,
         chat_template=None if run.chat_template is None else template_text(run.chat_template),
-        rows=None if rows is None else str(folder / "rows.npy"),
+        rows=None if rows is None else str(folder / ROWS),
+        rows_sha256=None if rows is None else digest_file(folder / ROWS),
         references=references,
         heldout_tokens=tuple(str(one.folder / "heldout.arrow") for one in heldout),
         heldout_references=references if heldout else (),

@@ -6,7 +6,7 @@ as before, bit for bit.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from ratchet.errors import CorruptError
 from ratchet.model import memory
 from ratchet.model.divide import Micro, Rows, filling
-from ratchet.store.files import write_text
+from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import Engine
 from ratchet.train.objective import Data, prepare
 from ratchet.train.spec import TrainSpec
 
+_log = logging.getLogger(__name__)
 NAME = "budget.json"
 _STEP_BYTES = 8 + 4 + 4
 
@@ -58,7 +60,7 @@ def choose(
 
     def write() -> None:
         if communicator.rank == 0:
-            write_text(path, json.dumps(line) + "\n")
+            write_sealed(path, line)
 
     agree(communicator, write)
     return found
@@ -71,12 +73,13 @@ def _asked(spec: TrainSpec, communicator: Communicator) -> dict[str, Any]:
 
 
 def _known(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what was found before for the same question."""
+    """Return what was found before for the same question; None where there is none, or it was changed since."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # none yet, or cut short by a full disk: it is found again
+        found = read_sealed(path)
+    except CorruptError as error:
+        _log.warning("%s: %s; the tokens of a pass are found again, and may be others than before", path, error.what)
         return None
-    return found if found.get("asked") == asked else None
+    return found if found is not None and found["asked"] == asked else None
 
 
 def _free(spec: TrainSpec, engine: Engine, communicator: Communicator) -> int:

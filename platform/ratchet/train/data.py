@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ratchet.errors import DataError, TrainingError
+from ratchet.errors import CorruptError, DataError, TrainingError
 from ratchet.losses.preference import loss_of
 from ratchet.pairs.table import TokenTable, open_table
+from ratchet.store.fingerprint import digest_file
 from ratchet.train.batches import Course
 from ratchet.train.objective import Data, Reference
 from ratchet.train.reference_rows import join_reference
@@ -21,6 +22,8 @@ def open_rows(spec: TrainSpec) -> TokenTable:
     table = open_table([Path(path) for path in spec.tokens], spec.shares, spec.seed)
     if spec.rows is None:
         return table
+    if spec.rows_sha256 is not None and digest_file(Path(spec.rows)) != spec.rows_sha256:
+        raise CorruptError("not the rows that were written", where=spec.rows, fix="run again: they are written again")
     rows = np.load(spec.rows, allow_pickle=False).astype(np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(table):
         raise DataError(f"rows outside the table of {len(table)}", where=spec.rows, fix="start this step over")

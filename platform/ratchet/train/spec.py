@@ -47,19 +47,20 @@ class CheckpointSettings:
 class TrainSpec:
     """One training step: data, model, loss, optimiser, where it runs and where it writes.
 
-    Every worker must see the paths alike. `rows` names a .npy file of int64 indexes into
-    the table of `tokens` and `shares`, where a step trains on a part of it. `references` are the
-    folders that hold the reference's log-probabilities, joined by pair id; `sft` and `cpo` may have
-    none. `batch` is in pairs over all workers, `token_budget` in tokens that one forward pass of one
-    worker computes (None: found by trying), `sharing` how far these are shared. `shuffle` of ``prompts``
-    keeps the pairs of a prompt together. `gradient_checkpointing` of None recomputes activations
-    where a pass of the longest pairs would not fit otherwise. `starts_at_reference` says that policy
-    and reference are the same weights at step 1, so that every log-ratio must be 0 there.
-    `chat_template` is the text of the template that the plan gave in place of the tokenizer's own, to go
-    along with the model. `skip_nonfinite` steps of a hundred may be skipped where a number is not finite. `workers`
-    are the most that there may be, `fewest_workers` (None: as many) those without which training
-    waits. `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU.
-    `recipe` are further rows of the model card. `lease` is the folder of the driver's lease on the run and
+    Every worker must see the paths alike. `rows` names a .npy file of int64 indexes into the table
+    of `tokens` and `shares`, where a step trains on a part of it, and `rows_sha256` is its digest.
+    `references` are the folders that hold the reference's log-probabilities, joined by pair id;
+    `sft` and `cpo` may have none. `batch` is in pairs over all workers, `token_budget` in tokens
+    that one forward pass of one worker computes (None: found by trying), `sharing` how far these
+    are shared. `shuffle` of ``prompts`` keeps the pairs of a prompt together.
+    `gradient_checkpointing` of None recomputes activations where a pass of the longest pairs would
+    not fit otherwise. `starts_at_reference` says that policy and reference are the same weights at
+    step 1, so that every log-ratio must be 0 there. `chat_template` is the text of the template
+    that the plan gave in place of the tokenizer's own, to go along with the model. `skip_nonfinite`
+    steps of a hundred may be skipped where a number is not finite. `workers` are the most that
+    there may be, `fewest_workers` (None: as many) those without which training waits.
+    `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU. `recipe` are
+    further rows of the model card. `lease` is the folder of the driver's lease on the run and
     `generation` what it took: workers of a driver that another one has displaced do not begin.
     """
 
@@ -74,6 +75,7 @@ class TrainSpec:
     trust_remote_code: bool = False
     chat_template: str | None = None
     rows: str | None = None
+    rows_sha256: str | None = None
     references: tuple[str, ...] = ()
     heldout_tokens: tuple[str, ...] = ()
     heldout_references: tuple[str, ...] = ()

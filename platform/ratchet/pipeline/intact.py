@@ -1,0 +1,58 @@
+"""Whether a finished step is as it was written; one that is not is put aside, and made again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ratchet.errors import CorruptError
+from ratchet.store.record import Record, read_record, write_record
+from ratchet.store.sound import faults, look, put_aside
+
+IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
+_SHOWN = {"ledger.jsonl", "metrics.jsonl"}
+"""Files that only pages read: they are held against the record when they are read, and cost no training."""
+_FILES = (IDENTITY, REFERENCE, ROWS, *_SHOWN, "model", "adapter")
+_log = logging.getLogger(__name__)
+
+
+def write_step_record(folder: Path, record: Record) -> None:
+    """Write a step's record, with the files that its model is made of and that tell of it. Raises StorageError."""
+    write_record(folder, record, _FILES)
+
+
+def step_faults(folder: Path) -> list[str]:
+    """Return what is wrong with a finished step, in words; none where nothing is, or it is not finished."""
+    try:
+        record = read_record(folder)
+    except CorruptError as error:
+        return [f"record.json: {error.what}"]
+    if record is None:
+        return []
+    return faults(folder, {name: entry for name, entry in record.files.items() if name not in _SHOWN})
+
+
+def clear_step(folder: Path, damaged: Path) -> None:
+    """Put a finished step aside, into the folder `damaged`, where it is not as it was written; a warning names it.
+
+    Of a link only the link goes: what it leads to is the store's, whose maker holds a lease. Raises StorageError.
+    """
+    wrong = step_faults(folder)
+    if not wrong:
+        return
+    told = "; ".join(wrong)
+    if folder.is_symlink():
+        _log.warning("%s is damaged (%s): the step is made again beside it", folder.resolve(), told)
+        folder.unlink()
+    else:
+        aside = put_aside(folder, damaged)
+        _log.warning("%s is damaged (%s): it was put aside as %s, and the step is made again", folder, told, aside)
+
+
+def unchanged(path: Path) -> bool:
+    """Whether a file of a step may be shown: its step is not finished, or has it as it was written; else it warns."""
+    found = look(path.parent) if (path.parent / "record.json").exists() else []
+    wrong = [] if isinstance(found, Record) else [fault for fault in found if fault.startswith(f"{path.name} ")]
+    if wrong:
+        _log.warning("%s is damaged: what it holds is left out (%s)", path, wrong[0])
+    return not wrong
