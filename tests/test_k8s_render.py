@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,61 @@ def test_the_plan_and_its_suites_come_through_a_config_map(capsys: pytest.Captur
         }
         assert all(one["readOnly"] for one in mounts)
         assert {"name": "plan", "configMap": {"name": found["ConfigMap"]["metadata"]["name"]}} in pod["volumes"]
+
+
+def test_another_plan_has_another_name_since_kuberay_runs_a_name_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = (ROOT / "jobs/quickstart.yaml").read_text()
+    names = {}
+    for change, text in {
+        "as it is": own,
+        "again": own,
+        "edited": own.replace("seed: 1", "seed: 2") + "\n# x\n",
+    }.items():
+        plan = tmp_path / "quickstart.yaml"
+        plan.write_text(text)
+        found = rendered(capsys, "--overlay", "toy", *STORE, plan=str(plan))
+        names[change] = found["RayJob"]["metadata"]["name"]
+        assert found["ConfigMap"]["metadata"]["name"] == f"{names[change]}-plan"
+        for one in (found["RayJob"], found["ConfigMap"]):
+            assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "quickstart"
+    assert names["as it is"] == names["again"] != names["edited"]
+    assert re.fullmatch(r"quickstart-[0-9a-f]{8}", names["edited"])
+    by_set = rendered(capsys, "--overlay", "toy", *STORE, "--set", "stages.align.beta=0.2", plan=str(plan))
+    assert by_set["RayJob"]["metadata"]["name"] not in names.values()
+    plan.write_text(own.replace("name: quickstart", f"name: {'long-' * 9}x"))
+    assert len(rendered(capsys, "--overlay", "toy", *STORE, plan=str(plan))["RayJob"]["metadata"]["name"]) <= 47
+    nightly = rendered(capsys, "--overlay", "cron", *STORE, "--gates", "RayCronJob")
+    assert nightly["RayCronJob"]["metadata"]["name"] == "quickstart"
+
+
+def test_what_else_an_overlay_asks_of_its_nodes_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    folder = tmp_path / "k8s" / "overlays" / "rdma"
+    folder.mkdir()
+    others = {"rdma/hca": "8", "vpc.amazonaws.com/efa": "32", "ephemeral-storage": "500Gi", "hugepages-2Mi": "4Gi"}
+    resources = {"cpu": "57", "memory": "512Gi", "nvidia.com/gpu": "8", **others}
+    at = "/spec/rayClusterSpec/workerGroupSpecs/0/template/spec"
+    claims = [{"name": "fabric"}]
+    own = {"requests": {"cpu": "57", "ephemeral-storage": "100Gi"}, "limits": resources, "claims": claims}
+    scratch = {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}
+    patch = [
+        {"op": "replace", "path": f"{at}/containers/0/resources", "value": own},
+        {"op": "add", "path": f"{at}/volumes/-", "value": scratch},
+    ]
+    target = {"kind": "RayJob", "name": "ratchet"}
+    (folder / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": ["../gpus"], "patches": [{"target": target, "patch": yaml.safe_dump(patch)}]})
+    )
+    words = ["--k8s", str(tmp_path / "k8s"), "--overlay", "rdma", *STORE, *GPU, "--set", "cluster.workers=4"]
+    pod = group(rendered(capsys, *words, "--gpus-per-node", "4"))["template"]["spec"]
+    sized = {"cpu": "29", "memory": "256Gi", "nvidia.com/gpu": "4"}
+    assert pod["containers"][0]["resources"] == {
+        "requests": {**sized, "ephemeral-storage": "100Gi"}, "limits": {**sized, **others}, "claims": claims
+    }  # fmt: skip
+    sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume}
+    assert sizes == {"shm": "128Gi", "tmp": "1Gi"}, "memory for exchange follows the plan, other memory does not"
 
 
 def test_storage_names_image_and_namespace_are_as_asked(capsys: pytest.CaptureFixture[str]) -> None:

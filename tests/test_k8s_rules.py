@@ -79,6 +79,12 @@ def test_the_operators_rules_of_clusters(says: str) -> None:
     assert says in told("RayCluster", CLUSTER[says])
 
 
+def test_pods_that_go_soon_after_the_end_are_no_fault() -> None:
+    later = {"policy": "DeleteSelf", "condition": {"jobStatus": "SUCCEEDED", "ttlSeconds": 86400}}
+    assert "holds" not in told("RayJob", rules(later))
+    assert "holds" not in told("RayJob", lambda _d, _s: None)
+
+
 @pytest.mark.parametrize("kind", CLUSTERS)
 def test_an_upgrade_strategy_is_for_clusters_of_their_own(kind: str) -> None:
     strategy = {"upgradeStrategy": {"type": "Recreate"}}
@@ -116,6 +122,13 @@ JOB = {
     "runtimeEnvYAML: is not YAML": lambda d, _: d["spec"].update(runtimeEnvYAML="a: ["),
     "enableK8sTokenAuth: is not for a RayJob": lambda _, s: s.update(authOptions={"mode": "token", "enableK8sTokenAuth": True}),  # noqa: E501
     # our own
+    "ttlSecondsAfterFinished: holds the GPUs for 3600 s": lambda d, _: d["spec"].update(ttlSecondsAfterFinished=3600),
+    "holds its GPUs for ever after": lambda d, _: (
+        d["spec"].pop("ttlSecondsAfterFinished"), d["spec"].pop("shutdownAfterJobFinishes")
+    ),
+    "condition.ttlSeconds: holds the GPUs for 7200 s": rules(
+        {"policy": "DeleteSelf", "condition": {"jobStatus": "FAILED", "ttlSeconds": 7200}}
+    ),
     "HTTPMode has no submitter": lambda d, _: d["spec"].update(submissionMode="HTTPMode"),
     "without a checkpoint": lambda d, _: d["spec"].pop("runtimeEnvYAML"),
     "WANDB_API_KEY: anybody who reaches the dashboard": lambda d, _: d["spec"].update(

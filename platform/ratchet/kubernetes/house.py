@@ -24,6 +24,10 @@ STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 GPU = "nvidia.com/gpu"
 _RAY_DRAIN, _KUBERNETES_GRACE, _SHORTEST_STOP = 30.0, 30.0, 30.0
 """Seconds: what Ray and Kubernetes take where nothing is said, and what a checkpoint may take at the least."""
+_LONGEST_IDLE = 600
+"""Seconds that an ended job may hold its GPUs, for somebody to look into its pods."""
+_FREEING = {"DeleteWorkers", "DeleteCluster", "DeleteSelf"}
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
@@ -67,6 +71,8 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
     for key in ("submitterPodTemplate", "submitterConfig"):
         if job.data.get("submissionMode") == "HTTPMode" and key in job.data:
             yield job.problem("HTTPMode has no submitter: it would be passed over", key)
+    if cluster is not None and any(_has_gpus(pod) for _, pod in ray_pods(cluster)):
+        yield from _ending_faults(job)
     found, fault = runtime_env(job)
     if fault:
         return  # told by the operator's rules
@@ -77,6 +83,35 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
     if cluster is not None and "gcsFaultToleranceOptions" in cluster.data:
         what = "saves no job: the driver is gone with the head. Leave it to clusters that stay"
         yield cluster.problem(what, "gcsFaultToleranceOptions")
+
+
+def _ending_faults(job: Part) -> Iterator[Problem]:
+    """KubeRay deletes the pods of an ended job only where it is asked to, and after the time that it is given.
+
+    `rayjob_controller.go` of v1.7.0: `handleDeletionRules` (line 1411), `handleShutdownAfterJobFinishes` (line 1515).
+    """
+    ttl, soonest = job.data.get("ttlSecondsAfterFinished") or 0, dict[str, tuple[int, Part]]()
+    for rule in job.part("deletionStrategy").parts("deletionRules"):
+        condition = rule.part("condition").data
+        after, ending = condition.get("ttlSeconds") or 0, str(condition.get("jobStatus"))
+        if rule.data.get("policy") in _FREEING and isinstance(after, int):
+            soonest[ending] = min(soonest.get(ending, (after, rule)), (after, rule), key=lambda one: one[0])
+    for after, rule in soonest.values():
+        if after > _LONGEST_IDLE:
+            yield rule.problem(_held(after), "condition", "ttlSeconds")
+    if job.data.get("shutdownAfterJobFinishes"):
+        if isinstance(ttl, int) and ttl > _LONGEST_IDLE:
+            yield job.problem(_held(ttl), "ttlSecondsAfterFinished")
+    elif "deletionStrategy" not in job.data:
+        yield job.problem("holds its GPUs for ever after the job's end: say shutdownAfterJobFinishes: true")
+
+
+def _held(seconds: int) -> str:
+    return f"holds the GPUs for {seconds} s after the job's end, when nothing runs on them: {_LONGEST_IDLE} s at most"
+
+
+def _has_gpus(pod: Part) -> bool:
+    return bool(quantity(at(ray_container(pod).data, "resources", "limits", GPU)))
 
 
 def _head_faults(cluster: Part) -> Iterator[Problem]:
@@ -118,7 +153,7 @@ def _pod_faults(name: str, pod: Part) -> Iterator[Problem]:
 
 
 def _shared_memory(pod: Part) -> bool:
-    mounted = {str(one.get("name")) for one in mounts_of(pod) if one.get("mountPath") == "/dev/shm"}  # noqa: S108
+    mounted = {str(one.get("name")) for one in mounts_of(pod) if one.get("mountPath") == SHARED_MEMORY}
     return any(
         str(volume.get("name")) in mounted and at(volume, "emptyDir", "medium") == "Memory"
         for volume in mappings(pod.data, "volumes")

@@ -12,7 +12,7 @@ from typing import Any
 from ratchet.errors import PlanError
 from ratchet.kubernetes.entrypoint import VERBS, Command, read_command
 from ratchet.kubernetes.fit import place
-from ratchet.kubernetes.house import GPU, shared_mounts
+from ratchet.kubernetes.house import GPU, SHARED_MEMORY, mounts_of, shared_mounts
 from ratchet.kubernetes.kustomize import FILE, build
 from ratchet.kubernetes.manifests import at, kind_of, quantity
 from ratchet.kubernetes.names import IMAGE_FOLDER, label_fault, size_fault, volume_fault
@@ -23,8 +23,12 @@ from ratchet.kubernetes.security import image_fault
 from ratchet.plan.document import Document, fail
 from ratchet.plan.load import plan_of, planned_suites, read_plan
 from ratchet.plan.schema import Plan
+from ratchet.store.fingerprint import fingerprint
 
 _VOLUME = "plan"
+_PLAN = "app.kubernetes.io/instance"
+"""The label of all that was rendered from a plan: its name."""
+_DIGITS = 8
 _GI = 1024**3
 _MOST_CARRIED = 256 << 10
 """Bytes of a ConfigMap: `kubectl apply` keeps a copy of it in an annotation, and Kubernetes takes 256 KiB of those."""
@@ -84,25 +88,34 @@ def render(asked: Asked) -> list[dict[str, Any]]:
         raise PlanError(
             f"{asked.folder}: has no job, so no plan: apply it as it is, and send plans with `ratchet submit`"
         )
-    name = _name(asked, plan, kind_of(job_object))
-    job.document.data["metadata"]["name"] = name
     command = _command(asked, job)
     job.data["entrypoint"] = command.line()
     _mount_storage(document, cluster, plan)
     fail(unmet(document, plan, [pod for _, pod in ray_pods(cluster)], asked.folder.resolve().parent.parent.parent))
     _size(cluster, plan, asked, sweep=command.verb == "sweep")
     files = _files(asked, command, plan)
-    for _, pod in ray_pods(cluster):
-        _mount_files(pod, f"{name}-plan", files)
     if asked.image is not None:
         _set_image(job, cluster, asked.image)
+    name = _name(asked, plan, kind_of(job_object), fingerprint({"spec": job_object.data["spec"], "files": files}))
+    metadata = job.document.data["metadata"]
+    metadata["name"] = name
+    metadata["labels"] = {**metadata.get("labels", {}), _PLAN: plan.name}
+    for _, pod in ray_pods(cluster):
+        _mount_files(pod, f"{name}-plan", files)
     rendered = [job_object.data if n == at_job else one.data for n, one in enumerate(objects)]
-    rendered.insert(0, _config_map(f"{name}-plan", files))
+    rendered.insert(0, _config_map(f"{name}-plan", plan.name, files))
     return [_in_namespace(one, asked.namespace) for one in rendered]
 
 
-def _name(asked: Asked, plan: Plan, kind: str) -> str:
+def _name(asked: Asked, plan: Plan, kind: str, digest: str) -> str:
+    """Return the object's name: as asked, or the plan's with a digest of all that makes the job.
+
+    KubeRay runs a RayJob once, whatever is applied under its name later: another plan must have another name. A
+    RayCronJob takes a changed template for its next run, and keeps its name.
+    """
     name = asked.name or plan.name
+    if asked.name is None and kind != "RayCronJob":
+        name = f"{plan.name[: LONGEST_NAMES[kind] - _DIGITS - 1].rstrip('-')}-{digest[:_DIGITS]}"
     if what := name_fault(name, LONGEST_NAMES[kind]):
         raise PlanError(what, where=f"the name of the {kind}", fix="give another: --name NAME")
     return name
@@ -199,10 +212,15 @@ def _size(cluster: Part, plan: Plan, asked: Asked, *, sweep: bool) -> None:
     fewest, most = (pods.fewest if autoscales(cluster) else pods.most) * trials, pods.most * trials
     group.data.update(replicas=fewest, minReplicas=fewest, maxReplicas=most)
     memory = _memory(limits, gpus, asked.memory_per_worker) * pods.workers
-    resources = {"cpu": str(pods.cpus), "memory": _in_gi(memory), **({GPU: str(pods.gpus)} if pods.gpus else {})}
-    container.data["resources"] = {"requests": dict(resources), "limits": dict(resources)}
-    for volume in group.part("template", "spec").parts("volumes"):
-        if at(volume.data, "emptyDir", "medium") == "Memory":
+    sized = {"cpu": str(pods.cpus), "memory": _in_gi(memory), **({GPU: str(pods.gpus)} if pods.gpus else {})}
+    own_resources = container.data["resources"]
+    for key in ("requests", "limits"):  # what else a node has, such as rdma/hca, is as the overlay asks for it
+        others = {name: asks for name, asks in own_resources.get(key, {}).items() if name not in {"cpu", "memory", GPU}}
+        own_resources[key] = sized | others
+    pod = group.part("template", "spec")
+    shared = {one.get("name") for one in mounts_of(pod) if one.get("mountPath") == SHARED_MEMORY}
+    for volume in pod.parts("volumes"):
+        if volume.data.get("name") in shared and at(volume.data, "emptyDir", "medium") == "Memory":
             volume.data["emptyDir"]["sizeLimit"] = _in_gi(memory / 2)
 
 
@@ -241,8 +259,8 @@ def _key(name: str) -> str:
     return name.replace("/", ".")
 
 
-def _config_map(name: str, files: dict[str, str]) -> dict[str, Any]:
-    metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "ratchet"}}
+def _config_map(name: str, plan: str, files: dict[str, str]) -> dict[str, Any]:
+    metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "ratchet", _PLAN: plan}}
     data = {_key(file): text for file, text in files.items()}
     found = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
     if len(json.dumps(found)) > _MOST_CARRIED:
