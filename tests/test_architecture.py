@@ -39,6 +39,7 @@ LAYERS = {
     "submit": 7,
     "kubernetes": 7,
     "doctor": 7,
+    "fsck": 7,
     "commands": 8,
     "cli": 9,
 }

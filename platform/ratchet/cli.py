@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": ("ratchet.commands.submit", "run a plan as a job of a Ray cluster, and follow it"),
     "report": ("ratchet.commands.report", "write the report of a run"),
     "doctor": ("ratchet.commands.doctor", "say what a cluster lacks or leaves open, and what to do about it"),
+    "fsck": ("ratchet.commands.fsck", "look through a store, and mend what is damaged or left over"),
     "k8s": ("ratchet.commands.k8s", "write Kubernetes manifests for a plan, and check manifests"),
 }
 """Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""

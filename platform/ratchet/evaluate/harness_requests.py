@@ -3,7 +3,7 @@
 A file has one leaf's requests, document by document, under a key that names all they are made from. A stage that
 finds it builds nothing. A file that is not what was written, or of other documents, is built again, with a warning.
 
-    <sha256 of the rest, in hex> <key>      on a line, then JSON lines, compressed by zstd
+    <sha256 of key and rest, in hex> <key>      on a line, then JSON lines, compressed by zstd
 """
 
 from __future__ import annotations
@@ -100,9 +100,11 @@ def _write(path: Path, key: str, rows: Rows) -> None:
 def _read(path: Path, key: str, docs: Sequence[Any]) -> Rows:
     """Return the rows of a file. Raises ValueError where it is not what was written under `key` of `docs`."""
     raw = path.read_bytes()
-    head, newline, body = raw.partition(b"\n")
-    if head + newline != _head(key, body):
-        raise ValueError("its digest is another one")
+    if fault := digest_fault(raw):
+        raise ValueError(fault)
+    head, _, body = raw.partition(b"\n")
+    if head.split()[1].decode() != key:
+        raise ValueError("it has the key of another one")
     with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
         rows: Rows = [json.loads(line) for line in stream.read().splitlines()]
     for row in rows:
@@ -111,8 +113,17 @@ def _read(path: Path, key: str, docs: Sequence[Any]) -> Rows:
     return rows
 
 
+def digest_fault(raw: bytes) -> str:
+    """Return what is wrong with a file of requests, in words; nothing where it is as it was written."""
+    head, newline, body = raw.partition(b"\n")
+    key = head.rpartition(b" ")[2]
+    right = bool(key) and head + newline == _head(key.decode(errors="replace"), body)
+    return "" if right else "it does not have the bytes that were written"
+
+
 def _head(key: str, body: bytes) -> bytes:
-    return f"{hashlib.sha256(body).hexdigest()} {key}\n".encode()
+    """Return the first line of a file: the digest of its key and of what follows, and the key."""
+    return f"{hashlib.sha256(key.encode() + body).hexdigest()} {key}\n".encode()
 
 
 def _plain(value: Any) -> Any:

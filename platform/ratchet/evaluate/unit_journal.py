@@ -72,5 +72,10 @@ def _answer(fields: dict[str, Any]) -> Answer:
     return Answer(**{**fields, **lists})
 
 
+def key_of(raw: bytes) -> str:
+    """Return the key of one line. Raises ValueError where it is none."""
+    return _parse(raw)[0]
+
+
 def _places(path: Path) -> tuple[dict[str, Place], int]:
-    return read_places(path, lambda raw, _: _parse(raw)[0])
+    return read_places(path, lambda raw, _: key_of(raw))

@@ -10,9 +10,9 @@ from ratchet.store.record import Record, read_record, write_record
 from ratchet.store.sound import faults, look, put_aside
 
 IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
-_SHOWN = {"ledger.jsonl", "metrics.jsonl"}
+SHOWN = {"ledger.jsonl", "metrics.jsonl"}
 """Files that only pages read: they are held against the record when they are read, and cost no training."""
-_FILES = (IDENTITY, REFERENCE, ROWS, *_SHOWN, "model", "adapter")
+_FILES = (IDENTITY, REFERENCE, ROWS, *SHOWN, "model", "adapter")
 _log = logging.getLogger(__name__)
 
 
@@ -29,7 +29,7 @@ def step_faults(folder: Path) -> list[str]:
         return [f"record.json: {error.what}"]
     if record is None:
         return []
-    return faults(folder, {name: entry for name, entry in record.files.items() if name not in _SHOWN})
+    return faults(folder, {name: entry for name, entry in record.files.items() if name not in SHOWN})
 
 
 def clear_step(folder: Path, damaged: Path) -> None:

@@ -137,25 +137,30 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
     So are blocks that `rows` rows do not have. One warning names what a finished folder lacks, and what was damaged.
     """
     wanted = {block_path(folder, number): (number, start, end) for number, start, end in blocks(rows)}
-    damaged = {path.name: fault for path in wanted if path.exists() and (fault := _fault(path))}
+    damaged = {path.name: fault for path in wanted if path.exists() and (fault := block_fault(path))}
     damaged |= {path.name: "does not belong to it" for path in block_paths(folder) if path not in wanted}
     told = look(folder) if (folder / NAME).exists() else [f"{name} {fault}" for name, fault in damaged.items()]
     for name in damaged:
-        (folder / name).unlink(missing_ok=True)
-        _digest_path(folder / name).unlink(missing_ok=True)
+        remove_block(folder / name)
     missing = [block for path, block in wanted.items() if not path.exists()]
     if told and not isinstance(told, Record):
         _log.warning("%s is damaged (%s): %d of its blocks are scored again", folder, some(told), len(missing))
     return missing
 
 
-def _fault(path: Path) -> str:
+def block_fault(path: Path) -> str:
     """Return what is wrong with a block that is there, in words; nothing where it is as it was written."""
     try:
         written = _digest_path(path).read_bytes()
     except FileNotFoundError:
         return "has no digest"
     return "" if written == _digest_line(path, digest_once(path)) else "does not have the bytes that were written"
+
+
+def remove_block(path: Path) -> None:
+    """Remove a block and its digest."""
+    path.unlink(missing_ok=True)
+    _digest_path(path).unlink(missing_ok=True)
 
 
 def _digest_path(block: Path) -> Path:
@@ -178,7 +183,7 @@ def finished_files(folder: Path) -> list[str]:
 
 def read_block(path: Path) -> pa.Table:
     """Return the rows of a block once its bytes are known to be those that were written. Raises CorruptError."""
-    fault = _fault(path)
+    fault = block_fault(path)
     if not fault:
         try:
             return pq.read_table(path, schema=SCHEMA)

@@ -11,13 +11,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ratchet import redact
 from ratchet.errors import RatchetError
-from ratchet.store.files import fsync_folder, storage_errors
+from ratchet.store.files import fsync_folder, storage_errors, write_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +125,25 @@ def read_places(path: Path, key_of: Callable[[bytes, int], str]) -> tuple[dict[s
     if len(damaged) < len(bad):
         _log.warning("%s: the last line was not written to its end and is dropped", path)
     return found, end
+
+
+def damaged_lines(path: Path, parse_line: Callable[[bytes], object]) -> dict[int, str]:
+    """Return the numbers, from 1, of the lines that `parse_line` raises ValueError for, and why."""
+    found = {}
+    for number, _, raw in _lines(path):
+        try:
+            parse_line(raw)
+        except ValueError as error:
+            found[number] = str(error)
+    return found
+
+
+def rewrite(path: Path, *, without: Collection[int]) -> None:
+    """Write the file again without the lines of some numbers, whole or not at all. Nobody may have it open.
+
+    Raises StorageError.
+    """
+    write_bytes(path, b"".join(raw for number, _, raw in _lines(path) if number not in without))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

@@ -281,6 +281,15 @@ def highest(folder: Path) -> int:
         return max(_generations(folder), default=0)
 
 
+def holder_of(folder: Path) -> Holder | None:
+    """Return who holds a lease now; None where it was let go, or its holder is known to have ended.
+
+    Raises StorageError.
+    """
+    seen = _look(folder)
+    return None if seen.holder is None or seen.holder.process.has_ended() else seen.holder
+
+
 def _path(folder: Path, generation: int) -> Path:
     return folder / f"{generation}.json"
 

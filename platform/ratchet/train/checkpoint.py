@@ -122,7 +122,7 @@ class Checkpoints:
             if not faulty:
                 self.last = read(self.folder / candidate)
                 return self.last
-            self._lead(functools.partial(_set_aside, self.folder / candidate))
+            self._lead(functools.partial(set_aside, self.folder / candidate))
             self.events.append(f"{candidate} failed its check and was set aside: {'; '.join(faulty[:3])}")
 
     def best(self) -> Saved | None:
@@ -288,6 +288,7 @@ def _fault(path: Path, entry: Mapping[str, Any]) -> str:
         return f"cannot be read: {error.strerror}"
 
 
-def _set_aside(path: Path) -> None:
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint to `bad-…`, under a name that is free."""
     names: Iterable[str] = (f"bad-{path.name}{suffix}" for suffix in ["", *(f"-{n}" for n in range(1, 1000))])
     path.rename(next(path.with_name(name) for name in names if not path.with_name(name).exists()))

@@ -1,0 +1,1 @@
+"""Looking through a store: what is whole, damaged, unfinished or left over, and mending it."""

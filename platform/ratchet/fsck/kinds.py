@@ -1,0 +1,192 @@
+"""What lies in a store: where each kind of part is, how it is looked at, and whose lease guards it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from ratchet.errors import CorruptError, some
+from ratchet.evaluate.harness_requests import digest_fault
+from ratchet.evaluate.unit_journal import key_of as unit_key
+from ratchet.fsck.part import Part
+from ratchet.pipeline.intact import SHOWN
+from ratchet.reference.store import block_fault, block_paths, remove_block
+from ratchet.serving.journal import parse_line
+from ratchet.store.append import damaged_lines, rewrite
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.lease import holder_of
+from ratchet.store.record import NAME, Record, read_record
+from ratchet.store.sealed import read_sealed
+from ratchet.store.sound import faults, look, put_aside
+from ratchet.train.checkpoint import read, set_aside
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of part: the paths below the root that match `pattern`; `look` says what one of them is."""
+
+    name: str
+    pattern: str
+    look: Callable[[Path, Layout], Iterator[Part]]
+
+
+def _whole(lease: str | None) -> Callable[[Path, Layout], Iterator[Part]]:
+    """Return how a folder is looked at that appears by one rename, under the lease `<lease>-<its name>`."""
+
+    def find(folder: Path, layout: Layout) -> Iterator[Part]:
+        guard = None if lease is None else layout.lease(f"{lease}-{folder.name}")
+        found = look(folder)
+        if isinstance(found, Record):
+            yield Part(folder, "ok")
+        else:
+            yield Part(folder, "damaged", some(found), guard, lambda: _aside(folder, layout))
+
+    return find
+
+
+def _logps(folder: Path, layout: Layout) -> Iterator[Part]:
+    """Scores of references: only what is damaged goes, a block or the record."""
+    try:
+        record = read_record(folder)
+        told = faults(folder, record.files) if record else []
+    except CorruptError as error:
+        record, told = None, [f"{NAME}: {error.what}"]
+    bad = {path: fault for path in block_paths(folder) if (fault := block_fault(path))}
+    told = told or [f"{path.name} {fault}" for path, fault in bad.items()]
+    if not told:
+        yield Part(folder, "ok" if record else "unfinished")
+        return
+
+    def mend() -> str:
+        for path in bad:
+            remove_block(path)
+        (folder / NAME).unlink(missing_ok=True)
+        return f"removed its record and {len(bad)} blocks; the other blocks stay"
+
+    yield Part(folder, "damaged", some(told), _logps_lease(folder, record, layout), mend)
+
+
+def _logps_lease(folder: Path, record: Record | None, layout: Layout) -> Path:
+    """A sample of a split has the lease of the whole split. Where it cannot be told which, any that is held guards."""
+    if record is not None:
+        return layout.lease(f"logps-{fingerprint({**record.identity, 'rows': 'all'})}")
+    held = (lease for lease in layout.lease("x").parent.glob("logps-*") if holder_of(lease) is not None)
+    return next(held, layout.lease(f"logps-{folder.name}"))
+
+
+def _step(folder: Path, layout: Layout) -> Iterator[Part]:
+    """Steps: a damaged one goes aside as a whole, unless only pages read what is damaged."""
+    if folder.is_symlink():  # into the store, where it is looked at
+        return
+    shared = folder.parent == layout.made_step("x").parent
+    lease = layout.lease(f"step-{folder.name}") if shared else folder.parent.parent / "lease"
+    yield from _checkpoints(folder, lease)
+    found = look(folder) if (folder / NAME).exists() else []
+    if isinstance(found, Record):
+        yield Part(folder, "ok")
+    elif not found:
+        yield from _documents(folder, lease)
+        yield Part(folder, "unfinished")
+    elif all(fault.partition(" ")[0] in SHOWN for fault in found):
+        yield Part(folder, "damaged", f"{some(found)}: pages leave it out; only `--fresh` makes it again", lease)
+    else:
+        yield Part(folder, "damaged", some(found), lease, lambda: _aside(folder, layout))
+
+
+def _documents(folder: Path, lease: Path) -> Iterator[Part]:
+    """Documents of an unfinished step, which carry their own digests."""
+    for path in (folder / name for name in ("identity.json", "reference.json", "budget.json")):
+        yield from (part for part in _document(path, lease) if part.wrong)
+
+
+def _document(path: Path, lease: Path) -> Iterator[Part]:
+    try:
+        read_sealed(path)
+    except CorruptError as error:
+        mend = None if path.name in {"identity.json", "reference.json"} else lambda: _removed(path)
+        more = "" if mend else ": run the plan with --fresh to make the step again"
+        yield Part(path, "damaged", f"{error.what}{more}", lease, mend)
+    else:
+        yield Part(path, "ok")
+
+
+def _order(path: Path, layout: Layout) -> Iterator[Part]:
+    yield from _document(path, path.parent.parent / "lease")
+
+
+def _checkpoints(step: Path, lease: Path) -> Iterator[Part]:
+    for folder in sorted((step / "checkpoints").glob("*")):
+        if folder.name.startswith("bad-"):
+            yield Part(folder, "put aside")
+        elif folder.name.startswith("step-"):
+            saved = read(folder)
+            named = {name: (entry["bytes"], entry["sha256"]) for name, entry in saved.files.items()} if saved else {}
+            wrong = faults(folder, named) if saved else ["its manifest is not the one that was committed"]
+            if wrong:
+                yield Part(folder, "damaged", some(wrong), lease, lambda path=folder: _bad(path))  # type: ignore[misc]
+
+
+def _bad(folder: Path) -> str:
+    set_aside(folder)
+    return "renamed to bad-…; training goes on from the one before it"
+
+
+def _journal(lease: str, parse: Callable[[bytes], object]) -> Callable[[Path, Layout], Iterator[Part]]:
+    def find(path: Path, layout: Layout) -> Iterator[Part]:
+        bad = damaged_lines(path, parse)
+        if not bad:
+            yield Part(path, "ok")
+            return
+
+        def mend() -> str:
+            rewrite(path, without=bad)
+            return f"removed {len(bad)} lines; what they held is asked again"
+
+        told = some([f"line {number}: {fault}" for number, fault in bad.items()])
+        yield Part(path, "damaged", told, layout.lease(f"{lease}-{path.stem}"), mend)
+
+    return find
+
+
+def _requests(path: Path, layout: Layout) -> Iterator[Part]:
+    fault = digest_fault(path.read_bytes())
+    yield Part(path, "damaged", fault, None, lambda: _removed(path)) if fault else Part(path, "ok")
+
+
+def _was_aside(path: Path, layout: Layout) -> Iterator[Part]:
+    yield Part(path, "put aside")
+
+
+def _aside(folder: Path, layout: Layout) -> str:
+    return f"put aside as {put_aside(folder, layout.damaged)}; the next run makes it again"
+
+
+def _removed(path: Path) -> str:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return "removed"
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("pairs", "store/pairs/*", _whole("pairs")),
+        Kind("tokens", "store/tokens/*", _whole("tokens")),
+        Kind("models", "store/models/*", _whole("models")),
+        Kind("reference scores", "store/logps/*", _logps),
+        Kind("shared steps", "store/steps/*", _step),
+        Kind("answers", "store/answers/*.jsonl", _journal("answers", unit_key)),
+        Kind("judgments", "store/judgments/*.jsonl", _journal("judgments", parse_line)),
+        Kind("requests", "store/requests/*.requests", _requests),
+        Kind("results", "store/scores/*", _whole(None)),
+        Kind("steps", "runs/*/steps/*", _step),
+        Kind("orders", "runs/*/orders/*.json", _order),
+        Kind("put aside", "store/damaged/*", _was_aside),
+    )
+}
+"""Every kind of part, in the order in which they are told."""
