@@ -36,6 +36,7 @@ class _Leaf:
     task: Any
     docs: Mapping[int, Any]
     asked: Asked
+    redrawn: int
 
 
 def load_all(tasks: Mapping[str, Harness], data_root: Path | None, store: Path) -> dict[str, Loaded]:
@@ -109,7 +110,8 @@ def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf
         for row in rows
         for index, (kind, arguments) in enumerate(row["requests"])
     ]
-    return _Leaf(task, {row["doc_id"]: docs[row["doc_id"]] for row in rows}, ask(encoder, instances))
+    redrawn = sum(bool(row["redrawn"]) for row in rows)
+    return _Leaf(task, {row["doc_id"]: docs[row["doc_id"]] for row in rows}, ask(encoder, instances), redrawn)
 
 
 def _template(tokenizer: Any) -> dict[str, Any]:
@@ -145,7 +147,8 @@ def _score(
     cut = sum(leaf.asked.cut for leaf in leaves.values())
     asked = sum(len(leaf.asked.instances) for leaf in leaves.values())
     total = {name: leaf.task for name, leaf in leaves.items()}
-    return Scored(loaded.asked, loaded.metric, total, loaded.groups, results, texts, cut, asked)
+    redrawn = {name: leaf.redrawn for name, leaf in leaves.items()}
+    return Scored(loaded.asked, loaded.metric, total, loaded.groups, results, texts, cut, asked, redrawn)
 
 
 def _settings(loaded: Loaded, candidate: Candidate, cut: int) -> dict[str, Any]:

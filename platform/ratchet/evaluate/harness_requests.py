@@ -20,13 +20,15 @@ import pyarrow as pa
 
 from ratchet.errors import DataError
 from ratchet.evaluate.harness_profile import order_of
+from ratchet.evaluate.harness_shots import Others, among_others
 from ratchet.store.files import write_bytes
 from ratchet.store.fingerprint import fingerprint
 
 _log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 Rows = list[dict[str, Any]]
-"""One for each document: `doc_id`, `doc` (a digest), `repeats`, and `requests` as [type, arguments] by their index."""
+"""One for each document: `doc_id`, `doc` (a digest), `repeats`, and `requests` as [type, arguments] by their index;
+`redrawn` where the item itself had been drawn among its examples."""
 
 
 def requests_key(task: Any, made_from: Mapping[str, Any]) -> str:
@@ -51,37 +53,39 @@ def kept_rows(path: Path, key: str, docs: Sequence[Any], build: Callable[[], Row
 
 def build_rows(task: Any, docs: Sequence[Any], profile: str, limit: int | None, template: Any) -> Rows:
     """Build a leaf's requests as lm-eval does; `template` renders a chat, or is None. Raises DataError."""
-    shots, rows = task.config.num_fewshot, []
-    for doc_id in order_of(task, profile, len(docs), limit):
-        doc = docs[doc_id]
-        chat = {"apply_chat_template": template is not None, "chat_template": template}
-        try:
-            context = task.fewshot_context(
-                doc=doc,
-                num_fewshot=shots,
-                fewshot_as_multiturn=template is not None,
-                gen_prefix=task.doc_to_prefix(doc),
-                **chat,
-            )
-        except (AssertionError, ValueError) as error:
-            raise DataError(
-                f"cannot put {shots} examples before document {doc_id}: {error}",
-                where=task.task_name,
-                fix="ask for fewer shots, or give data with more rows to draw examples from",
-            ) from error
-        made = task.construct_requests(
-            doc=doc, ctx=context, metadata=(task.task_name, doc_id, task.config.repeats), **chat
+    order = order_of(task, profile, len(docs), limit)
+    with among_others(task) as others:
+        return [_row(task, doc_id, docs[doc_id], template, others) for doc_id in order]
+
+
+def _row(task: Any, doc_id: int, doc: Any, template: Any, others: Others | None) -> dict[str, Any]:
+    shots = task.config.num_fewshot
+    if others is not None:
+        others.before, others.redrawn = doc, False
+    chat = {"apply_chat_template": template is not None, "chat_template": template}
+    try:
+        context = task.fewshot_context(
+            doc=doc,
+            num_fewshot=shots,
+            fewshot_as_multiturn=template is not None,
+            gen_prefix=task.doc_to_prefix(doc),
+            **chat,
         )
-        made = made if isinstance(made, list) else [made]
-        rows.append(
-            {
-                "doc_id": doc_id,
-                "doc": digest_doc(doc),
-                "repeats": task.config.repeats,
-                "requests": [[it.request_type, list(it.args)] for it in made],
-            }
-        )
-    return rows
+    except (AssertionError, ValueError) as error:
+        raise DataError(
+            f"cannot put {shots} examples before document {doc_id}: {error}",
+            where=task.task_name,
+            fix="ask for fewer shots, or give data with more rows to draw examples from",
+        ) from error
+    made = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, doc_id, task.config.repeats), **chat)
+    made = made if isinstance(made, list) else [made]
+    return {
+        "doc_id": doc_id,
+        "doc": digest_doc(doc),
+        "repeats": task.config.repeats,
+        "requests": [[it.request_type, list(it.args)] for it in made],
+        "redrawn": others is not None and others.redrawn,
+    }
 
 
 def digest_doc(doc: Any) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ratchet.errors import PlanError, some
 from ratchet.evaluate.harness_figures import error_of_leaves, figure_of, is_finite, may_lack
+from ratchet.evaluate.harness_shots import draws_from_questions
 from ratchet.evaluate.harness_values import why_lost
 from ratchet.evaluate.notes import joined, unanimous
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
@@ -42,7 +43,8 @@ class Scored:
     """What lm-eval made of a task's answers: `results` as `evaluate` returns them.
 
     `metric` is the label of the one that stands for the task. `texts` has what was written about each leaf's
-    documents, thoughts and all. Of `requests`, `cut` lost the beginning of their context.
+    documents, thoughts and all. Of `requests`, `cut` lost the beginning of their context. `redrawn` has, for each
+    leaf, how many documents had been drawn among their own examples.
     """
 
     asked: Harness
@@ -53,6 +55,7 @@ class Scored:
     texts: Mapping[str, Mapping[int, str]]
     cut: int
     requests: int
+    redrawn: Mapping[str, int]
 
 
 def result_of(name: str, scored: Scored, settings: Mapping[str, Any]) -> TaskResult:
@@ -220,14 +223,12 @@ def _warnings(scored: Scored, headline: Score) -> list[str]:
             "with its examples, and room for an answer, it is longer than the model has positions."
         )
     for name, task in scored.leaves.items():
-        config = task.config
-        pool = task.fewshot_cfg.split or config.training_split or config.validation_split or config.test_split
-        if (
-            config.num_fewshot
-            and not task.fewshot_cfg.samples
-            and pool == (config.test_split or config.validation_split)
-        ):
-            found.append(f"{name} draws its examples from the questions themselves: it has no other rows.")
+        if draws_from_questions(task):
+            own = scored.redrawn[name]
+            found.append(
+                f"{name} draws its examples from the questions themselves: it has no other rows."
+                + (f" {own} items were among their own examples, which were drawn again." if own else "")
+            )
     return found
 
 
