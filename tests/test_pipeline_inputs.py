@@ -6,13 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from ratchet.errors import ModelError
+from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate import harness
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
@@ -23,7 +23,7 @@ from ratchet.pipeline.heldout import Heldout
 from ratchet.pipeline.inputs import identity_of
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import Scratch
-from ratchet.plan.suite import Harness, Task
+from ratchet.plan.suite import Answering, Harness, Rows, Task
 from ratchet.serving.requests import CompletionRequest, Sampling
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -179,3 +179,22 @@ def test_a_model_that_changes_while_it_is_evaluated_is_found_out(here: Path) -> 
             engine.answer([CompletionRequest("What", Sampling(max_tokens=2))])
     with pytest.raises(ModelError, match="not those of m any more"):
         Candidates(bench, model)
+
+
+class Chrf(Answering):
+    """A task that somebody adds, and says nowhere what it reads."""
+
+    kind: Literal["chrf"]
+    rows: Rows
+
+
+def test_a_task_that_does_not_say_what_it_reads_is_an_error(here: Path) -> None:
+    task: Any = Chrf.model_validate({"kind": "chrf", "rows": {"path": "rows.jsonl"}})
+    with pytest.raises(AssertionError, match="chrf"):
+        identity_of(task, None, None, gpu=False)
+
+
+def test_a_task_about_a_plan_s_prompts_needs_a_plan() -> None:
+    task = TypeAdapter(Task).validate_python(TASKS["sums"])
+    with pytest.raises(PlanError, match="there is no plan"):
+        identity_of(task, None, None, gpu=False)

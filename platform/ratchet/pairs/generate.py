@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ratchet.plan.data import Generated
@@ -14,7 +15,7 @@ _WRONG = 3
 
 def generated_rows(spec: Generated, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yield rows `start` to `stop` (from 0). Row i depends on the spec's seed and i, not on `rows`."""
-    make = _sum_row if spec.kind == "arithmetic" else _quiz_row
+    make = GENERATED[spec.kind].make
     for index in range(start, stop):
         yield make(random.Random(f"{spec.kind}:{spec.seed}:{index}"), spec.steps, spec.largest)
 
@@ -52,3 +53,17 @@ def _sum(draw: random.Random, steps: int, largest: int) -> tuple[str, str, int]:
         terms += [sign, str(abs(change))]
         total += change
     return f"What is {' '.join(terms)}?", " ".join(worked), total
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How rows of a kind are made, from draws, a number of steps and the largest operand, and the layout they have."""
+
+    make: Callable[[random.Random, int, int], dict[str, Any]]
+    layout: str
+
+
+GENERATED: Mapping[str, Kind] = {
+    "arithmetic": Kind(_sum_row, "instruction"),
+    "arithmetic_quiz": Kind(_quiz_row, "choices"),
+}

@@ -11,6 +11,7 @@ from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import BUILDERS, build
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import Condition, check_conditions, parse_condition
+from ratchet.pairs.generate import GENERATED
 from ratchet.pairs.layouts import DETECT_ROWS, LAYOUTS, Question, Sides, detect
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import Row, Span, plan_spans, read_span
@@ -124,7 +125,7 @@ def _led(prompt: tuple[Turn, ...], reading: Reading) -> tuple[Turn, ...]:
 
 def _detected(source: Source, spans: list[Span]) -> str:
     if source.generate is not None:
-        return "instruction" if source.generate.kind == "arithmetic" else "choices"
+        return GENERATED[source.generate.kind].layout
     rows = itertools.islice((row for span in spans for row in read_span(span, source)), _LOOK)
     seen: list[Mapping[str, Any]] = []
     bad: list[Row] = []

@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from ratchet.evaluate.eq_bench_files import read_questions
 from ratchet.evaluate.harness_tasks import Loaded
@@ -20,7 +20,7 @@ from ratchet.model.load import resolve
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.candidates import engine_label
-from ratchet.pipeline.heldout import Heldout
+from ratchet.pipeline.heldout import Heldout, of_a_plan
 from ratchet.pipeline.models import model_of
 from ratchet.plan.judge import EndpointJudge, Judge, ModelJudge, ReplayJudge
 from ratchet.plan.model import ModelSpec
@@ -56,9 +56,14 @@ def identity_of(task: Task, loaded: Loaded | None, heldout: Heldout | None, *, g
 
 
 def _read(task: Task, loaded: Loaded | None, heldout: Heldout | None) -> Any:
-    read: Any = None
+    """Return the content of what a task reads. A kind without a case here is an error: its results would be taken for
+    those of other questions.
+    """
+    read: Any
     match task:
-        case Harness() if loaded is not None:
+        case Harness():
+            if loaded is None:
+                raise ValueError("a task of lm-eval is known by its data, which must be loaded first")
             read = {"contents": dict(loaded.contents), "include": loaded.include}
         case MtBench():
             read = dict(read_set(task.questions, task.references).settings)
@@ -71,8 +76,10 @@ def _read(task: Task, loaded: Loaded | None, heldout: Heldout | None) -> Any:
             read = read_rows(task.rows, (task.column,), task.max_rows, blank=True)[1]
         case Preference():
             read = {"pairs": pairs_identity(task.data, None), "reference": _model(task.reference)}
-        case ExactMatch() if heldout is not None:
-            read = {"source": task.source, "prompts": heldout.identity(task)}
+        case ExactMatch():
+            read = {"source": task.source, "prompts": of_a_plan(heldout).identity(task)}
+        case _:
+            assert_never(task)
     return read
 
 
@@ -85,7 +92,9 @@ def _judge(judge: Judge | None, *, gpu: bool) -> Any:
             return {"engine": engine, "name": judge.model.name or judge.model.path, "model": _model(judge.model)}
         case ReplayJudge():
             return {"judge": judge.judge, "recording": digest_file(Path(judge.file))}
-    return None
+        case None:
+            return None
+    assert_never(judge)
 
 
 def _model(spec: ModelSpec | None) -> Mapping[str, Any] | None:

@@ -7,9 +7,9 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
-from ratchet.errors import ModelError, PlanError
+from ratchet.errors import ModelError
 from ratchet.evaluate import eq_bench, exact, harness, mt_bench, perplexity, text_overlap
 from ratchet.evaluate.harness_tasks import Loaded
 from ratchet.evaluate.judge import FAILED
@@ -18,7 +18,7 @@ from ratchet.evaluate.results import Score, TaskResult
 from ratchet.model.quantise import check_quantisation
 from ratchet.pipeline.candidates import Bench, Candidates
 from ratchet.pipeline.context import Model
-from ratchet.pipeline.heldout import Heldout
+from ratchet.pipeline.heldout import Heldout, of_a_plan
 from ratchet.pipeline.inputs import identity_of
 from ratchet.pipeline.judges import judge_of
 from ratchet.pipeline.preferences import score_preferences
@@ -188,13 +188,11 @@ def _one(candidates: Candidates, name: str, task: Task, heldout: Heldout | None)
         case Preference():
             candidates.rest()
             return _Answered(score_preferences(candidates.bench, candidates.model, name, task))
-        case ExactMatch() if heldout is not None:
-            return _Answered(exact.run(name, task, candidates.of(task), heldout.questions(task)))
-    raise PlanError(
-        f"a task of kind {task.kind} asks for a plan's held-out prompts, and there is no plan",
-        where=f"tasks.{name}",
-        fix="name the suite under `evaluate` of a plan",
-    )
+        case ExactMatch():
+            return _Answered(exact.run(name, task, candidates.of(task), of_a_plan(heldout).questions(task)))
+        case Harness():
+            raise ValueError("tasks of lm-eval are asked together, by `run_all`")
+    assert_never(task)
 
 
 def _conversations(candidates: Candidates, name: str, task: MtBench) -> _Answered:

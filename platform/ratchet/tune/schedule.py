@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
@@ -68,23 +68,20 @@ def scheduler_of(settings: Scheduler | None, earlier: Sequence[Path]) -> Any:
     """Return the scheduler of a sweep, which has seen the progress of `earlier` trials (their folders)."""
     if settings is None:
         return FIFOScheduler()
-    if settings.kind == "asha":
-        made: Any = Asha(
-            time_attr=STEP,
-            metric=settings.metric,
-            mode=settings.mode,
-            max_t=_FAR,
-            grace_period=settings.grace,
-            reduction_factor=settings.reduction,
-        )
-    else:
-        made = MedianRule(
-            time_attr=STEP,
-            metric=settings.metric,
-            mode=settings.mode,
-            grace_period=settings.grace,
-            min_samples_required=settings.among,
-        )
+    common = {
+        "time_attr": STEP,
+        "metric": settings.metric,
+        "mode": settings.mode,
+        "grace_period": settings.grace,
+    }
+    made: Any
+    match settings.kind:
+        case "asha":
+            made = Asha(**common, max_t=_FAR, reduction_factor=settings.reduction)
+        case "median":
+            made = MedianRule(**common, min_samples_required=settings.among)
+        case _:
+            assert_never(settings.kind)
     for folder in earlier:
         trial = _Earlier(folder.name)
         made.on_trial_add(None, trial)
