@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ratchet.errors import ModelError
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import ChatTemplate, chat_template_of
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Run
@@ -37,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def found_under(folder: Path, template: str | None = None, longest: int = 96, dtype: str = "float32") -> str:
+def found_under(folder: Path, template: ChatTemplate | None = None, longest: int = 96, dtype: str = "float32") -> str:
     """The name under which the store keeps scores, worked out from the model's folder as a run does."""
     tokens = fingerprint(tokens_identity("pairs", folder, Policy(longest, "drop"), template))
     return fingerprint(
@@ -69,7 +70,7 @@ def other_tokenizer(folder: Path) -> dict[str, Any]:
 
 def other_template(folder: Path) -> dict[str, Any]:
     (folder / "own.jinja").write_text(CHATML)
-    return {"template": str(folder / "own.jinja")}
+    return {"template": ChatTemplate((folder / "own.jinja").read_text())}
 
 
 CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -139,7 +140,7 @@ def test_a_tokenizer_that_does_not_fit_is_told_before_there_is_a_cluster(
     fault(tmp_path / spoilt)
     (tmp_path / "plan.yaml").write_text(PLAN.format(start=folder, reference=tmp_path / "reference"))
     plan = load_plan(tmp_path / "plan.yaml")
-    run = Run(plan, Layout(tmp_path / "out"), Console(), False, plan.model.chat_template)
+    run = Run(plan, Layout(tmp_path / "out"), Console(), False, chat_template_of(plan.model))
     with pytest.raises(ModelError, match=says):
         run.models[BASE] = base_model(run)
         check_external_models(run)

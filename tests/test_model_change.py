@@ -20,8 +20,8 @@ from ratchet.model.load import load_model, load_tokenizer
 from ratchet.model.lora import add_lora, merge_lora, save_adapter
 from ratchet.model.merge import merge_models
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import template_text
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.pairs.tokenizer import template_text
 from ratchet.plan.model import Scratch
 from ratchet.plan.stages import Lora
 

@@ -23,7 +23,8 @@ from ratchet.model.load import load_model, resolve, skeleton
 from ratchet.model.lora import add_lora, merge_lora, try_merge
 from ratchet.model.rehearse import try_saving
 from ratchet.model.scratch import make_scratch
-from ratchet.pairs.tokenizer import load_tokenizer, template_place, template_text
+from ratchet.pairs.chat import chat_template_of, template_text
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.stages import Lora
 from ratchet.train.communicate import Alone
@@ -252,8 +253,7 @@ def test_no_path_that_a_worker_gets_is_relative(tmp_path: Path, monkeypatch: pyt
     assert "a/b" not in values and many not in values and spec.rows == str(tmp_path / "a/b")
     assert TrainSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     (tmp_path / "chat.jinja").write_text("x")
-    assert template_place("chat.jinja") == str(tmp_path / "chat.jinja")
-    assert template_place("plain") == "plain" and template_place(None) is None
+    assert chat_template_of(ModelSpec(path="model", chat_template="chat.jinja")).text == "x", "its text, and no path"
     (tmp_path / "model").mkdir()
     assert resolve(ModelSpec(path="model")) == tmp_path / "model"
 

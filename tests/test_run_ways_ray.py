@@ -11,8 +11,8 @@ import pytest
 
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import template_text
 from ratchet.pairs.table import open_table
-from ratchet.pairs.tokenizer import template_text
 from ratchet.plan.model import Scratch
 from whole_run import metrics, ratchet, record, steps, weights
 

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from ratchet.errors import ModelError
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import chat_template_of, template_text
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.render import Reason, Refusal, Rendered, find_style, render
-from ratchet.pairs.tokenizer import load_tokenizer, template_text
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Encoded, Policy, divide, fit, tokenise
+from ratchet.plan.model import ModelSpec
 from ratchet.store.files import write_text
 from token_pairs import CHATML, LARGE, OPEN, PAIRS, SPEC, SYSTEMLESS, TEXTS, THINKS, TRIMS, pair, row
 
@@ -142,9 +144,10 @@ def test_a_template_that_never_works_is_an_error(folder: Path, template: str | N
 
 def test_a_missing_template_names_the_shipped_ones(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.chat_template.*no chat template 'none'[\s\S]*plain"):
-        load_tokenizer(folder, "none")
+        chat_template_of(ModelSpec(path=str(folder), chat_template="none"))
     write_text(folder / "own.jinja", CHATML)
-    assert load_tokenizer(folder, str(folder / "own.jinja")).chat_template == CHATML
+    own = chat_template_of(ModelSpec(path=str(folder), chat_template=str(folder / "own.jinja")))
+    assert load_tokenizer(folder, own).chat_template == CHATML
 
 
 @settings(deadline=None)

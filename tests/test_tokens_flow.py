@@ -12,12 +12,12 @@ import pytest
 
 from ratchet.errors import DataError
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens, tokens_identity
 from ratchet.pairs.tokenizer import digest_tokenizer
 from ratchet.pairs.tokens import Policy
-from ratchet.store.files import write_text
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_record
 from token_pairs import CHATML, LARGE, PAIRS, SPEC, TEXTS, pair, row
@@ -69,12 +69,13 @@ def test_identity_is_of_what_decides_the_ids(folder: Path, tmp_path: Path) -> No
     base = tokens_identity("abc", folder, LARGE, None)
     make_scratch(SPEC, TEXTS, tmp_path / "elsewhere")
     assert tokens_identity("abc", tmp_path / "elsewhere", LARGE, None) == base
-    write_text(folder / "own.jinja", CHATML)
     for other in (
         tokens_identity("abd", folder, LARGE, None),
         tokens_identity("abc", folder, Policy(9_999, "drop"), None),
         tokens_identity("abc", folder, Policy(10_000, "trim_prompt"), None),
-        tokens_identity("abc", folder, LARGE, str(folder / "own.jinja")),
+        tokens_identity("abc", folder, LARGE, ChatTemplate(CHATML)),
+        tokens_identity("abc", folder, LARGE, ChatTemplate("{{ level }}", (("level", "1"),))),
+        tokens_identity("abc", folder, LARGE, ChatTemplate("{{ level }}", (("level", "2"),))),
     ):
         assert other != base
     config = tmp_path / "elsewhere" / "tokenizer_config.json"

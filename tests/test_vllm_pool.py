@@ -15,6 +15,7 @@ from ratchet.evaluate.local_engine import LocalEngine
 from ratchet.evaluate.pool import Pool
 from ratchet.evaluate.unit_journal import UnitJournal
 from ratchet.evaluate.vllm_engine import RevivingVllm
+from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.session import ray_session
@@ -95,7 +96,7 @@ def test_an_answering_engine_chats_chooses_and_is_started_again(
 
     folder = widen_heads(stories, tmp_path / "model", 32)
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-    served = Served(folder, "float32", 128, gpu=False, tokenizer=True, chat_template=template)
+    served = Served(folder, "float32", 128, gpu=False, tokenizer=True, chat_template=ChatTemplate(template))
     turns = (Turn("user", "Tell me of a cat."),)
     requests = [
         ChatRequest(turns, Sampling(max_tokens=8)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ratchet.commands.arguments import begin
@@ -12,7 +13,8 @@ from ratchet.errors import PlanError
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite
-from ratchet.plan.model import ModelSpec, is_commit
+from ratchet.plan.model import DAY, ModelSpec, changed, is_commit
+from ratchet.plan.reading import parse
 from ratchet.plan.schema import Wandb
 
 
@@ -42,6 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="precision of the weights; left out: bfloat16 on GPUs, else float32",
     )
     parser.add_argument("--chat-template", metavar="FILE", help="Jinja file in place of the model's own, or `plain`")
+    parser.add_argument(
+        "--template-argument",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="template_arguments",
+        help="hand the chat template an argument, such as enable_thinking=false",
+    )
+    parser.add_argument("--date", metavar="DAY", help=f"what a chat template takes for today; left out: {DAY}")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
     parser.add_argument("--storage", default="outputs", metavar="DIR", help="folder for what is asked and found")
     parser.add_argument("--wandb", metavar="PROJECT", help="send scores and tables to this project")
@@ -70,6 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
     asked: list[Asked] = []
     for words in arguments.models:
         name, spec = read_model(words, dtype, arguments.chat_template, trust=arguments.trust_remote_code)
+        spec = rendered(spec, arguments.template_arguments, arguments.date)
         if name in [one.name for one in asked]:
             raise PlanError(f"two models are named {name}", fix="name one: NAME=MODEL")
         asked.append(Asked(name, spec))
@@ -101,6 +113,18 @@ def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool
         )
     spec = ModelSpec.model_validate({"name": found[1], "revision": found[2], "trust_remote_code": trust, **keys})
     return named[1] if named else found[1].rpartition("/")[2], spec
+
+
+def rendered(spec: ModelSpec, arguments: Sequence[str], date: str | None) -> ModelSpec:
+    """Return a spec with arguments of its chat template, each NAME=VALUE, and its day. Raises PlanError."""
+    found = {}
+    for words in arguments:
+        name, sign, text = words.partition("=")
+        read = parse(text, "--template-argument")
+        if not sign or read.problems or not isinstance(read.data, bool | int | float | str):
+            raise PlanError(f"{words!r} is no argument of a chat template", fix="give NAME=VALUE")
+        found[name] = read.data
+    return changed(spec, template_arguments=found, **({"date": date} if date else {}))
 
 
 def _exists(place: str) -> bool:

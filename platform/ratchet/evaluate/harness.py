@@ -27,6 +27,7 @@ from ratchet.evaluate.harness_scores import Scored, result_of
 from ratchet.evaluate.harness_tasks import Loaded, load, quiet
 from ratchet.evaluate.harness_values import values_of
 from ratchet.evaluate.results import TaskResult
+from ratchet.pairs.chat import handed_of
 from ratchet.plan.suite import Harness
 from ratchet.store.fingerprint import fingerprint
 
@@ -116,7 +117,7 @@ def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf
 
 def _template(tokenizer: Any) -> dict[str, Any]:
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
-    return {"text": str(tokenizer.chat_template), "tokens": special}
+    return {"text": str(tokenizer.chat_template), "tokens": special, **handed_of(tokenizer)}
 
 
 def _score(

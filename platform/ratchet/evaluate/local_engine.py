@@ -18,6 +18,7 @@ from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.likelihood import likelihoods, may_share
 from ratchet.evaluate.sampling import Done, Draw, cut
 from ratchet.model.load import load_model
+from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply, find_style
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -35,8 +36,8 @@ from ratchet.serving.requests import (
 class LocalEngine:
     """Holds a model and answers requests; those of one call are one batch for each kind.
 
-    A text ends where the model has no positions left; a prompt must leave one. `chat_template` is the text of
-    a template in place of the tokenizer's own.
+    A text ends where the model has no positions left; a prompt must leave one. `chat_template` says how chats
+    become text.
 
     Raises ModelError, CorruptError where the folder holds no model that can be used.
     """
@@ -47,14 +48,12 @@ class LocalEngine:
         dtype: str,
         device: str,
         *,
-        chat_template: str | None = None,
+        chat_template: ChatTemplate | None = None,
         trust_remote_code: bool = False,
         quantise: str | None = None,
     ) -> None:
         self.folder = folder
-        self.tokenizer = load_tokenizer(folder, None)
-        if chat_template is not None:
-            self.tokenizer.chat_template = chat_template
+        self.tokenizer = load_tokenizer(folder, chat_template)
         self.model = load_model(folder, dtype, trust_remote_code=trust_remote_code, quantise=quantise)
         # Requests alone decide answers, as with vLLM: no penalties, beams or bans of the folder's own settings.
         self.model.generation_config = GenerationConfig()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ratchet.errors import ModelError
 from ratchet.model.digest import stored_tensors
+from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.render import find_style
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
 
@@ -25,7 +26,7 @@ class ModelFacts:
     bytes: int
 
 
-def check_model(folder: Path, chat_template: str | None) -> ModelFacts:
+def check_model(folder: Path, chat_template: ChatTemplate | None) -> ModelFacts:
     """Return a model's facts, read from headers and JSON.
 
     Raises ModelError where the folder is missing, its weights are missing or pickles, config.json is
@@ -56,7 +57,7 @@ def check_model(folder: Path, chat_template: str | None) -> ModelFacts:
     )
 
 
-def _check_tokenizer(folder: Path, chat_template: str | None, vocabulary: int) -> None:
+def _check_tokenizer(folder: Path, chat_template: ChatTemplate | None, vocabulary: int) -> None:
     tokenizer = load_tokenizer(folder, chat_template)
     if tokenizer.eos_token_id is None:
         raise ModelError(

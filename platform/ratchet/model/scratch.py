@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ratchet.pairs.tokenizer import template_text
+from ratchet.pairs.chat import template_text
 from ratchet.plan.model import Scratch
 
 PAD, BOS, TURN, END = "<|pad|>", "<|begin|>", "<|turn|>", "<|end|>"

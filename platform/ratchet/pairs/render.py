@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ratchet.errors import ModelError
+from ratchet.pairs.chat import reads, text_of
 from ratchet.pairs.pair import Turn
 
 _KNOWN_QUESTION = "What is the colour of the sky?"
@@ -83,6 +84,12 @@ def find_style(tokenizer: Any) -> Style:
             "its tokenizer has no chat template",
             where=where,
             fix="set model.chat_template to a Jinja file, or to `plain`, which comes with Ratchet",
+        )
+    if drawn := reads(text_of(tokenizer)).drawn:
+        raise ModelError(
+            f"its chat template draws at random ({', '.join(drawn)}), so that no text comes out twice the same",
+            where=where,
+            fix="set model.chat_template to one that does not",
         )
     turns = (Turn("user", _KNOWN_QUESTION),)
     try:

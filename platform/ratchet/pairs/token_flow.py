@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
+from ratchet.pairs.chat import ChatTemplate, identity_of
 from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
@@ -33,8 +34,10 @@ SMALL_ROWS = 5000
 _BATCH = 256
 
 
-def tokens_identity(pairs_fp: str, model_folder: Path, policy: Policy, chat_template: str | None) -> dict[str, Any]:
-    """Return what tokens are made from: pairs, tokenizer, template text, length policy, code version.
+def tokens_identity(
+    pairs_fp: str, model_folder: Path, policy: Policy, chat_template: ChatTemplate | None
+) -> dict[str, Any]:
+    """Return what tokens are made from: pairs, tokenizer, template and what it reads, length policy, code version.
 
     Raises ModelError where there is no tokenizer.
     """
@@ -43,7 +46,7 @@ def tokens_identity(pairs_fp: str, model_folder: Path, policy: Policy, chat_temp
         "version": VERSION,
         "pairs": pairs_fp,
         "tokenizer": digest_tokenizer(model_folder),
-        "template": load_tokenizer(model_folder, chat_template).chat_template,
+        **identity_of(load_tokenizer(model_folder, chat_template)),
         "max_length": policy.max_length,
         "overlong": policy.overlong,
     }
@@ -57,7 +60,7 @@ def prepare_tokens(
     *,
     max_length: int,
     overlong: Literal["drop", "trim_prompt"],
-    chat_template: str | None,
+    chat_template: ChatTemplate | None,
     small_rows: int = SMALL_ROWS,
     on_wait: Callable[[str], None] = lambda line: None,
     look: Callable[[], None] = lambda: None,
@@ -138,7 +141,7 @@ class _Work:
     """What a process needs to tokenise."""
 
     model_folder: Path
-    chat_template: str | None
+    chat_template: ChatTemplate | None
     policy: Policy
     warnings: str | None
 
@@ -150,7 +153,7 @@ def _tokenised(table: pa.Table, work: _Work) -> pa.Table:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(model_folder: Path, chat_template: str | None) -> tuple[Any, Style]:
+def _tokenizer(model_folder: Path, chat_template: ChatTemplate | None) -> tuple[Any, Style]:
     tokenizer = load_tokenizer(model_folder, chat_template)
     return tokenizer, find_style(tokenizer)
 

@@ -8,38 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import ModelError
+from ratchet.pairs.chat import ChatTemplate, bind
 
-TEMPLATES = Path(__file__).parent / "templates"
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
 _NOT_ABOUT_IDS = {"chat_template", "name_or_path", "processor_class", "tokenizer_file", "transformers_version"}
 
 
-def shipped_templates() -> list[str]:
-    """Return the names of the chat templates that come with Ratchet."""
-    return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
-
-
-def template_place(name: str | None) -> str | None:
-    """Return a chat template's shipped name as it is, and a file's path as an absolute one: workers run elsewhere."""
-    return name if name is None or name in shipped_templates() else str(Path(name).absolute())
-
-
-def template_text(name: str) -> str:
-    """Return a chat template's text, by shipped name or file. Raises ModelError where there is none."""
-    shipped = TEMPLATES / f"{name}.jinja"
-    path = shipped if name in shipped_templates() else Path(name)
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"no chat template {name!r}: {error}",
-            where="model.chat_template",
-            fix=f"give a Jinja file, or one of {', '.join(shipped_templates())}",
-        ) from error
-
-
-def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
-    """Return the fast tokenizer of a model folder, with `chat_template` in place of its own if given.
+def load_tokenizer(folder: Path, chat_template: ChatTemplate | None) -> Any:
+    """Return the fast tokenizer of a model folder, which renders conversations as `chat_template` says, or by default.
 
     Code that comes with a tokenizer is never run, whatever is trusted. Raises ModelError where the folder has
     none that can be used.
@@ -63,8 +39,7 @@ def load_tokenizer(folder: Path, chat_template: str | None) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise ModelError("its tokenizer has no fast form", where=str(folder), fix="convert it to tokenizer.json")
-    if chat_template is not None:
-        tokenizer.chat_template = template_text(chat_template)
+    bind(tokenizer, chat_template or ChatTemplate())
     return tokenizer
 
 

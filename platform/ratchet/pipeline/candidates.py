@@ -20,6 +20,7 @@ from ratchet.evaluate.unit_journal import UnitJournal
 from ratchet.evaluate.vllm_engine import RevivingVllm
 from ratchet.model.check import check_model
 from ratchet.model.digest import digest_code, digest_model, file_marks
+from ratchet.pairs.chat import PLAIN, ChatTemplate, handed_of
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pipeline.context import Model
 from ratchet.plan.cluster import Cluster
@@ -51,7 +52,7 @@ class Bench:
     layout: Layout
     cluster: Cluster
     console: Console
-    chat_template: str | None
+    chat_template: ChatTemplate | None
     actors: int
     stopped: Callable[[], bool] = lambda: False
 
@@ -71,8 +72,7 @@ class Candidates:
     def __init__(self, bench: Bench, model: Model, role: str = "") -> None:
         self.bench, self.model, self.role = bench, model, role
         self.tokenizer = load_tokenizer(model.folder, bench.chat_template)
-        template = None if self.tokenizer.chat_template is None else bench.chat_template
-        facts = check_model(model.folder, template or "plain")
+        facts = check_model(model.folder, bench.chat_template if self.tokenizer.chat_template else PLAIN)
         self.longest = facts.longest or _LONGEST
         self._marks = file_marks(model.folder)
         if digest_model(model.folder) != model.weights:
@@ -91,6 +91,7 @@ class Candidates:
             "weights": self.model.weights,
             "tokenizer": digest_tokenizer(self.model.folder),
             "chat_template": self.tokenizer.chat_template,
+            **handed_of(self.tokenizer),
             "dtype": self.model.dtype,
             "quantise": quantise,
             "code": digest_code(self.model.folder) if self.model.trust_remote_code else None,
@@ -182,7 +183,7 @@ class Candidates:
                 tensor_parallel=self.bench.cluster.tensor_parallel,
                 trust_remote_code=model.trust_remote_code,
                 tokenizer=True,
-                chat_template=self.tokenizer.chat_template,
+                chat_template=self.bench.chat_template,
                 end_ids=ends_of(self.tokenizer),
             )
             return functools.partial(_Unchanged, functools.partial(RevivingVllm, served), model.folder, self._marks)
@@ -191,7 +192,7 @@ class Candidates:
             model.folder,
             model.dtype,
             "cuda" if gpu else "cpu",
-            chat_template=self.tokenizer.chat_template,
+            chat_template=self.bench.chat_template,
             trust_remote_code=model.trust_remote_code,
             quantise=quantise,
         )

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from ratchet.pairs.chat import ChatTemplate
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.stop import Stop
 from ratchet.plan.schema import Plan
@@ -108,7 +109,7 @@ class Run:
     layout: Layout
     console: Console
     fresh: bool
-    chat_template: str | None
+    chat_template: ChatTemplate | None
     trial: Trial | None = None
     stop: Stop = dataclasses.field(default_factory=Stop)
     lease: Lease | None = None

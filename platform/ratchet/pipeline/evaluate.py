@@ -11,7 +11,8 @@ from typing import Any
 from ratchet.errors import PlanError
 from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
-from ratchet.pairs.tokenizer import template_place
+from ratchet.pairs.chat import chat_template_of, identity_of
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.candidates import Bench
 from ratchet.pipeline.context import Model
 from ratchet.pipeline.engines import need_vllm
@@ -68,7 +69,8 @@ def evaluate_models(
             stoppable(stop),
         ):
             for one, model in zip(asked, models, strict=True):
-                template, stopped = template_place(one.spec.chat_template), lambda: stop.why() is not None
+                template = chat_template_of(one.spec)
+                stopped = lambda: stop.why() is not None  # noqa: E731  it is asked from the batches
                 bench = Bench(layout, cluster, console, template, cluster.score_actors, stopped)
                 scored = score_suite(bench, model, str(suite_file), suite)
                 before = entries[-1].name if entries else None
@@ -85,11 +87,15 @@ def evaluate_models(
 def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:
     """Return what tells one evaluation's folder from another's: models, templates, and the suite with its values."""
     named = [
-        [model.name, model.identity, digest_tokenizer(model.folder), one.spec.chat_template, model.dtype]
+        [model.name, model.identity, digest_tokenizer(model.folder), _rendering(one.spec, model), model.dtype]
         for one, model in zip(asked, models, strict=True)
     ]
     told = {"models": named, "file": str(suite_file), "suite": suite.model_dump(mode="json")}
     return fingerprint(told)[:8]
+
+
+def _rendering(spec: ModelSpec, model: Model) -> dict[str, Any]:
+    return identity_of(load_tokenizer(model.folder, chat_template_of(spec)))
 
 
 def _check(suite_file: Path, suite: Suite) -> None:

@@ -17,6 +17,7 @@ from ratchet.evaluate.mt_bench_files import read_set
 from ratchet.evaluate.rows import read_rows
 from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
+from ratchet.pairs.chat import chat_template_of, handed_of
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.candidates import engine_label
@@ -101,9 +102,11 @@ def _model(spec: ModelSpec | None) -> Mapping[str, Any] | None:
     if spec is None:
         return None
     folder = resolve(spec)
+    tokenizer = load_tokenizer(folder, chat_template_of(spec))
     return {
         "weights": model_of("read", spec, folder).identity,
         "tokenizer": digest_tokenizer(folder),
-        "chat_template": load_tokenizer(folder, spec.chat_template).chat_template,
+        "chat_template": tokenizer.chat_template,
+        **handed_of(tokenizer),
         "dtype": spec.dtype,
     }

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from ratchet.errors import PlanError
 from ratchet.evaluate.judge import Judge, endpoint_judge, engine_judge, replay_judge
 from ratchet.model.load import resolve
+from ratchet.pairs.chat import chat_template_of
 from ratchet.pipeline.candidates import Bench, Candidates, engine_label
 from ratchet.pipeline.models import model_of
 from ratchet.plan.judge import EndpointJudge, ModelJudge, ReplayJudge
@@ -53,7 +54,7 @@ def judge_of(candidates: Candidates, task: MtBench, where: str) -> Iterator[Judg
 def _own_judge(bench: Bench, said: ModelJudge, candidates: Candidates) -> Iterator[Judge]:
     spec = said.model
     model = model_of("judge", spec, resolve(spec))
-    bench = dataclasses.replace(bench, chat_template=spec.chat_template)
+    bench = dataclasses.replace(bench, chat_template=chat_template_of(spec))
     with Candidates(bench, model, f"judge-of-{candidates.model.weights}-") as own:
         asked = Answering(engine=said.engine)
         own.alone([asked], candidates.step_back)

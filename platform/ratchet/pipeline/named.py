@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ratchet.pairs.tokenizer import shipped_templates
+from ratchet.pairs.chat import shipped_templates
 from ratchet.plan.base import Strict
 from ratchet.plan.data import Source
 from ratchet.plan.document import KeyPath

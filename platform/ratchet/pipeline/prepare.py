@@ -13,6 +13,7 @@ from ratchet.errors import DataError, ModelError
 from ratchet.model.check import check_model
 from ratchet.model.load import resolve
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -76,7 +77,15 @@ def base_model(run: Run) -> Model:
     spec = run.plan.model
     folder = resolve(spec) if spec.scratch is None else _scratch_model(run, spec.scratch)
     _check_lengths(run, check_model(folder, run.chat_template).longest)
+    _say_which_day(run, folder)
     return _model(run, BASE, spec, folder)
+
+
+def _say_which_day(run: Run, folder: Path) -> None:
+    """Say which day a template that writes today's date is given, where the plan names none."""
+    day = handed_of(load_tokenizer(folder, run.chat_template)).get("date")
+    if day is not None and "date" not in run.plan.model.model_fields_set:
+        run.warnings.append(f"the chat template writes today's date, and is given {day} on every day: see model.date")
 
 
 def external_model(run: Run, spec: ModelSpec) -> Model:
@@ -88,7 +97,7 @@ def external_model(run: Run, spec: ModelSpec) -> Model:
     if key not in run.external:
         name = spec.name or Path(spec.path or "model").name
         folder = resolve(spec)
-        check_model(folder, "plain")  # it never renders a text, so its own template does not matter
+        check_model(folder, PLAIN)  # it never renders a text, so its own template does not matter
         model = _model(run, name, spec, folder)
         if _vocabulary(model) != _vocabulary(run.models[BASE]):
             raise ModelError(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratchet.pairs.tokenizer import template_place
+from ratchet.pairs.chat import chat_template_of
 from ratchet.pipeline.beside import Evaluations, write_scores
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.engines import foreign_engine, gate_of
@@ -114,7 +114,7 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
     if trial is not None:
         layout, console = layout.trials(trial.sweep), trial.console
     stop = Stop(console.say, trial.asked) if trial else Stop(console.say)
-    run = Run(plan, layout, console, fresh, template_place(plan.model.chat_template), trial, stop)
+    run = Run(plan, layout, console, fresh, chat_template_of(plan.model), trial, stop)
     run.foreign = foreign_engine(run)
     return run
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 
 from ratchet.model.check import check_model
 from ratchet.model.load import resolve
+from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.read import plan_spans
 from ratchet.pairs.source import read_source
 from ratchet.pairs.token_flow import tokens_identity
-from ratchet.pairs.tokenizer import template_place
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
@@ -78,7 +78,7 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
 
     Raises DataError where a source is missing, ModelError where the start model cannot be used.
     """
-    template = template_place(plan.model.chat_template)
+    template = chat_template_of(plan.model)
     run = Run(plan, layout_at(plan.cluster.storage), Console(), False, template)
     sources = _find_sources(run)
     find_base(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ratchet.errors import RunError
-from ratchet.pairs.tokenizer import template_text
+from ratchet.pairs.chat import handed_of
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.engines import confirm, gate_of
-from ratchet.pipeline.graph import Step, options
+from ratchet.pipeline.graph import BASE, Step, options
 from ratchet.pipeline.intact import REFERENCE, ROWS
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
@@ -128,7 +130,7 @@ def train_spec(
         options=options(stage),
         dtype=start.dtype,
         trust_remote_code=start.trust_remote_code,
-        chat_template=None if run.chat_template is None else template_text(run.chat_template),
+        chat_template=run.chat_template.text if run.chat_template else None,
         rows=None if rows is None else str(folder / ROWS),
         rows_sha256=None if rows is None else digest_file(folder / ROWS),
         references=references,
@@ -178,6 +180,8 @@ def _recipe(run: Run, step: Step, stage: Training) -> dict[str, str]:
         "part": f"{step.chunk.part} of {step.chunk.parts}",
         "longest pair": f"{stage.max_length} tokens ({stage.overlong})",
     }
+    if handed := handed_of(load_tokenizer(run.models[BASE].folder, run.chat_template)):
+        rows["chat template is handed"] = ", ".join(f"{name}: {json.dumps(value)}" for name, value in handed.items())
     if step.reference is not None:
         reference = reference_model(run, step)
         rows["reference"] = f"{reference.name} ({reference.weights})"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from ratchet.errors import PlanError
 from ratchet.plan.base import Name, Seed, Strict, local, one_of, wrong
+
+DAY = "2024-07-26"
+"""The day that templates are given where the plan names none: Llama 3's own template takes it where it has no clock."""
+Argument = bool | int | float | str
+ArgumentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Scratch(Strict):
@@ -59,6 +66,10 @@ class ModelSpec(Strict):
     """Precision of the weights in every stage's forward pass, and of the reference's."""
     chat_template: str | None = None
     """A Jinja chat template in place of the tokenizer's own: a file, or `plain`, which comes with Ratchet."""
+    template_arguments: dict[ArgumentName, Argument] = Field(default_factory=dict)
+    """What the chat template is handed beside the messages, such as `enable_thinking: false`."""
+    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] = DAY
+    """The day that a chat template takes for today, if it asks: the same whenever the plan runs."""
     system: str | None = None
     """System prompt of conversations that have none of their own."""
     trust_remote_code: bool = False
@@ -68,6 +79,10 @@ class ModelSpec(Strict):
     def _one_origin(self) -> ModelSpec:
         one_of(self, "name", "path", "scratch")
         local(self, "name", "path", "chat_template")
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError as error:
+            raise wrong("date", f"{self.date} is no day: {error}") from None
         if self.revision is not None and self.name is None:
             raise wrong("revision", "belongs to a hub model: give it with name", "name")
         if self.trust_remote_code and self.revision is None:
@@ -77,6 +92,15 @@ class ModelSpec(Strict):
                 "revision", "is a branch or tag, which may move: trust_remote_code needs a commit's 40 hex digits"
             )
         return self
+
+
+def changed(spec: ModelSpec, **keys: Any) -> ModelSpec:
+    """Return a spec with other values of some keys. Raises PlanError where they cannot be."""
+    try:
+        return ModelSpec.model_validate({**spec.model_dump(exclude_unset=True), **keys})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PlanError(first["msg"], where=".".join(map(str, first["loc"])), fix="correct the value") from None
 
 
 def is_commit(revision: str) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet.errors import EngineDeathError, ModelError
+from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Ids
 from ratchet.pairs.trust import refuse_code
 from ratchet.serving.model_config import bytes_of_a_token, first_line, shape_of
@@ -65,7 +66,7 @@ class Served:
     trust_remote_code: bool = False
     tokenizer: bool = False
     end_ids: tuple[int, ...] = ()
-    chat_template: str | None = None
+    chat_template: ChatTemplate | None = None
     adapter_rank: int = 0
     adapter_targets: tuple[str, ...] = ()
     batched_tokens: int = _BATCHED_TOKENS
@@ -216,13 +217,14 @@ class VllmEngine:
             case ChatRequest(turns=turns):
                 messages = [{"role": turn.role, "content": turn.content} for turn in turns]
                 tokenizer = self._llm.get_tokenizer()
-                template = self.served.chat_template or tokenizer.chat_template
+                chat = self.served.chat_template or ChatTemplate()
+                template = chat.text or tokenizer.chat_template
                 if template is None:
                     raise ModelError(
                         "its tokenizer has no chat template", where=str(self.served.folder), fix="name one"
                     )
                 ids = tokenizer.apply_chat_template(
-                    messages, chat_template=template, add_generation_prompt=True, return_dict=False
+                    messages, chat_template=template, add_generation_prompt=True, return_dict=False, **chat.handed
                 )
                 return {"prompt_token_ids": list(ids)}
             case CompletionRequest(prompt=str(text)):

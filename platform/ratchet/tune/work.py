@@ -136,7 +136,7 @@ class _Planner:
     def steps(self, plan: Plan) -> Iterator[Planned]:
         """Yield the steps of a plan in the order they run."""
         ids = {BASE: self._model(plan, plan.model)}
-        about = json.dumps([ids[BASE], plan.model.dtype, plan.model.chat_template, plan.reference.model_dump_json()])
+        about = json.dumps([ids[BASE], plan.model.dtype, _rendering(plan), plan.reference.model_dump_json()])
         for name in stage_order(plan):
             for step, planned in self._stage(plan, name, ids, about):
                 ids[step] = planned.id
@@ -220,7 +220,12 @@ class _Planner:
 def _tokens(plan: Plan, stage: Training, base: str, source: str) -> dict[str, Any]:
     """What a source's tokens are made from; the tokenizer is the plan's model's."""
     policy = {"max_length": stage.max_length, "overlong": stage.overlong}
-    return {"source": source, "tokenizer": base, "template": plan.model.chat_template, **policy}
+    return {"source": source, "tokenizer": base, "rendering": _rendering(plan), **policy}
+
+
+def _rendering(plan: Plan) -> str:
+    """What decides how conversations become text, beside the model's own template."""
+    return plan.model.model_dump_json(include={"chat_template", "template_arguments", "date"})
 
 
 def _chunk(plan: Plan, stage: Training, step: Step, start: str, read: Mapping[str, str]) -> dict[str, Any] | None:

@@ -1,0 +1,170 @@
+"""What a chat template is handed, and what it reads: all that decides a conversation's text beside its messages.
+
+Some templates write today's date (Llama 3.1 and later, Mistral Small 3, Granite, gpt-oss). Here the clock that they
+read stands still, so that a plan's tokens and requests are the same on every day.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.meta
+from jinja2 import nodes
+
+from ratchet.errors import ModelError
+from ratchet.plan.model import DAY, ModelSpec
+
+TEMPLATES = Path(__file__).parent / "templates"
+CLOCK = "strftime_now"
+"""The function by which templates read the clock; transformers has no other."""
+_DRAWN = {"random", "lipsum"}
+"""jinja's filter and function that give something else each time."""
+
+
+def shipped_templates() -> list[str]:
+    """Return the names of the chat templates that come with Ratchet."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+
+
+def template_text(name: str) -> str:
+    """Return a chat template's text, by shipped name or file. Raises ModelError where there is none."""
+    shipped = TEMPLATES / f"{name}.jinja"
+    path = shipped if name in shipped_templates() else Path(name)
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"no chat template {name!r}: {error}",
+            where="model.chat_template",
+            fix=f"give a Jinja file, or one of {', '.join(shipped_templates())}",
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """A clock that stands still at the beginning of a day, such as 2024-07-26."""
+
+    day: str
+
+    def __call__(self, form: str) -> str:
+        """Return the day in a format of `strftime`."""
+        return datetime.datetime.fromisoformat(self.day).strftime(form)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatTemplate:
+    """How conversations become text: the template's own text (None: the tokenizer's), its arguments, and its day.
+
+    Arguments are pairs of name and JSON, so that `true` and 1 are two.
+    """
+
+    text: str | None = None
+    arguments: tuple[tuple[str, str], ...] = ()
+    day: str = DAY
+
+    @property
+    def handed(self) -> dict[str, Any]:
+        """What the template is handed beside the messages."""
+        return {**{name: json.loads(value) for name, value in self.arguments}, CLOCK: Clock(self.day)}
+
+
+PLAIN = ChatTemplate((TEMPLATES / "plain.jinja").read_text())
+"""The template that comes with Ratchet, for models whose own does not matter."""
+
+
+def chat_template_of(spec: ModelSpec) -> ChatTemplate:
+    """Return how a model's conversations become text. Raises ModelError where the template's file cannot be read."""
+    text = None if spec.chat_template is None else template_text(spec.chat_template)
+    arguments = ((name, json.dumps(value)) for name, value in sorted(spec.template_arguments.items()))
+    return ChatTemplate(text, tuple(arguments), spec.date)
+
+
+def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
+    """Let a tokenizer render conversations in this way alone, whoever asks it.
+
+    Raises ModelError for an argument that its template never reads.
+    """
+    if chat_template.text is not None:
+        tokenizer.chat_template = chat_template.text
+    own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
+    known = reads(text_of(tokenizer)).names - own
+    for name, _ in chat_template.arguments:
+        if name not in known:
+            raise ModelError(
+                f"the chat template never reads {name}; it reads {', '.join(sorted(known)) or 'nothing'}",
+                where="model.template_arguments",
+                fix="correct the name, or leave it out",
+            )
+    tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **chat_template.handed)
+
+
+def identity_of(tokenizer: Any) -> dict[str, Any]:
+    """Return all that decides the text of a conversation. The tokenizer is one that `bind` has seen to."""
+    return {"template": tokenizer.chat_template, **handed_of(tokenizer)}
+
+
+def handed_of(tokenizer: Any) -> dict[str, Any]:
+    """Return what decides the text of a conversation beside its template: arguments, and the day where it reads one.
+
+    Raises ModelError where the clock that it reads is not one that stands still.
+    """
+    bound, clock = tokenizer.apply_chat_template, reads(text_of(tokenizer)).clock
+    arguments = dict(bound.keywords) if isinstance(bound, functools.partial) else {}
+    stands: Clock | None = arguments.pop(CLOCK, None)
+    if clock and stands is None:
+        raise ModelError(
+            "its chat template writes today's date, which nobody fixed",
+            where=str(tokenizer.name_or_path),
+            fix="load the tokenizer with `load_tokenizer`",
+        )
+    date = {"date": stands.day} if clock and stands else {}
+    return {**({"arguments": arguments} if arguments else {}), **date}
+
+
+def text_of(tokenizer: Any) -> str:
+    """Return the text of the template that plain conversations go through, empty where there is none."""
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template or ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reads:
+    """What a template reads: names that it is handed, whether the clock is among them, and what it draws at random."""
+
+    names: frozenset[str] = frozenset()
+    clock: bool = False
+    drawn: tuple[str, ...] = ()
+
+
+class _Generation(jinja2.ext.Extension):
+    """Takes transformers' `generation` blocks, which mark answers and change no text."""
+
+    tags = {"generation"}  # noqa: RUF012  as jinja declares it
+
+    def parse(self, parser: Any) -> list[nodes.Node]:
+        """Return what stands in the block."""
+        next(parser.stream)
+        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+
+@functools.lru_cache(maxsize=16)
+def reads(text: str) -> Reads:
+    """Return what a template reads; nothing of one that is no template, as `find_style` tells why."""
+    try:
+        parsed = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"], autoescape=False).parse(text)  # noqa: S701  parsed, never rendered
+    except jinja2.TemplateSyntaxError:
+        return Reads(clock=CLOCK in text)
+    names = frozenset(jinja2.meta.find_undeclared_variables(parsed))
+    called = {node.name for node in parsed.find_all(nodes.Filter)}
+    called |= {node.name for node in parsed.find_all(nodes.Name)}
+    return Reads(names - {CLOCK, "raise_exception"}, CLOCK in names, tuple(sorted(_DRAWN & called)))
