@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +51,7 @@ def result() -> TaskResult:
     return TaskResult("t", "harness", (Score("acc", "acc", 0.5, 0.1, 9),), items, {"a": 1})
 
 
-def requests() -> list[dict[str, object]]:
+def requests() -> list[dict[str, Any]]:
     return [
         {"doc_id": n, "doc": digest_doc(doc), "repeats": 1, "requests": [["loglikelihood", [doc["text"], " yes"]]]}
         for n, doc in enumerate(DOCS)
