@@ -42,6 +42,7 @@ def test_every_step_leaves_a_model_that_transformers_loads(done: Path) -> None:
         assert (model / "generation_config.json").exists()
         card = (model / "README.md").read_text()
         assert step in card or step == "blend"
+        assert not (steps(done) / step / "checkpoints").exists() and not list((steps(done) / step).glob(".*"))
     assert len({weights(done, step) for step in STEPS}) == len(STEPS)
 
 
@@ -110,11 +111,13 @@ def test_show_says_what_is_done(done: Path) -> None:
 
 
 def test_a_second_run_does_nothing_again(done: Path) -> None:
+    (steps(done) / "warm/checkpoints/step-000001").mkdir(parents=True)  # a kill came before it could go
     before = {path: path.stat().st_mtime_ns for path in steps(done).glob("*/model/*")}
     again = ratchet(done, "run", "plan.yaml")
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("is there already") == len(STEPS)
     assert "pairs scored" not in again.stderr
+    assert not (steps(done) / "warm/checkpoints").exists()
     assert {path: path.stat().st_mtime_ns for path in steps(done).glob("*/model/*")} == before
 
 
@@ -165,8 +168,11 @@ def test_a_killed_driver_comes_back_as_if_nothing_had_happened(
     until(lambda: any((steps(tmp_path) / "align.1" / "checkpoints").glob("step-*/COMMITTED")), run)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
+    for step in ("align.1", "blend"):  # as if it had been publishing, and merging
+        (steps(tmp_path) / step / ".model.0a1b2c3d").mkdir(parents=True)
     found = ratchet(tmp_path, "run", "plan.yaml")
     assert found.returncode == 0, found.stderr
+    assert not list(steps(tmp_path).glob("*/.model.*"))
     assert "warm                 is there already" in found.stderr
     assert record(tmp_path, "align.1")["facts"]["training"]["resumed_from"] > 0
     for step in STEPS:

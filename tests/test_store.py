@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ratchet import errors
 from ratchet.errors import CorruptError, RatchetError, RunError, StorageError
-from ratchet.store.files import folder_aside, storage_errors, write_bytes, write_json
+from ratchet.store.files import folder_aside, remove_leftovers, storage_errors, write_bytes, write_json
 from ratchet.store.fingerprint import canonical, changed_keys, digest_files, fingerprint
 from ratchet.store.lock import hold
 from ratchet.store.record import Record, read_json_or_none, read_record, write_record
@@ -69,7 +69,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
     script = (
         "import resource, signal, sys; from pathlib import Path; from ratchet.store.files import write_bytes\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from ratchet.errors import StorageError\n"
+        "from ratchet.errors import RunError, StorageError\n"
         "try: write_bytes(Path(sys.argv[1]), b'n' * 5000)\n"
         "except StorageError as error: print(error)\n"
     )
@@ -86,6 +86,25 @@ def test_an_unfinished_folder_never_gets_its_name(tmp_path: Path) -> None:
     with pytest.raises(KeyError), folder_aside(tmp_path / "x") as aside:
         (aside / "half").write_text("half")
         raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".x.0a1b2c3d", ".x.deadbeef", ".xy.0a1b2c3d", ".x.backup", ".x.0A1B2C3D", "x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text("w")
+    (tmp_path / ".x.12345678").symlink_to(tmp_path / "x")
+    remove_leftovers(tmp_path / "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.0A1B2C3D", ".x.backup", ".xy.0a1b2c3d", "x"]
+    assert (tmp_path / "x/weights").exists()
+
+
+def test_who_wakes_up_after_another_took_over_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="another process makes this now"), folder_aside(tmp_path / "x") as aside:
+        remove_leftovers(tmp_path / "x")
+        (aside / "half").write_text("half")
+    with pytest.raises(FileNotFoundError), folder_aside(tmp_path / "x"):
+        (tmp_path / "absent").read_text()
     assert list(tmp_path.iterdir()) == []
 
 

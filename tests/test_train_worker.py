@@ -56,10 +56,12 @@ def test_going_on_after_the_end_only_publishes(tmp_path: Path, inputs: dict[str,
     for path in (tmp_path / "model").iterdir():
         path.unlink()
     (tmp_path / "model").rmdir()
+    (tmp_path / ".model.0a1b2c3d").mkdir()  # of a worker that was killed while it published
     again = go(spec_of(tmp_path, **inputs))
     assert again["resumed_from"] == 12
     assert again["metrics"] == first["metrics"] and again["first"] == first["first"]
     assert (tmp_path / "model/model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_best_step_is_published(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +13,73 @@ from torch import Tensor
 from ratchet.errors import ModelError
 from ratchet.model.digest import VOLATILE, Stored, stored_tensors
 from ratchet.model.export import copy_companions
+from ratchet.model.load import skeleton
+from ratchet.model.rehearse import written_tensors
 from ratchet.pairs.tokenizer import digest_vocabulary
 from ratchet.pairs.trust import load_config
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def merge_models(folders: Sequence[Path], weights: Sequence[float], out: Path) -> None:
-    """Write Σ wᵢ·modelᵢ / Σ wᵢ into `out`, added up in float32 and stored as the first model stores it.
+def merge_models(folders: Sequence[Path], weights: Sequence[float], out: Path, like: int = 0) -> None:
+    """Write Σ wᵢ·modelᵢ / Σ wᵢ into `out`, added up in float32 and stored as model number `like` stores it.
 
-    Raises ModelError, naming what differs, unless the models agree in architecture, tensor names, shapes,
-    dtypes and vocabulary, and in tensors that are not floats.
+    Models may store their weights in other precisions. Raises ModelError, naming what differs, unless they agree in
+    architecture, tensor names, shapes and vocabulary, and in tensors that are not floats.
     """
     if len(folders) != len(weights) or not folders or sum(weights) <= 0:
         raise ModelError(
             f"{len(folders)} models but weights {list(weights)}", where="merge.weights", fix="give one each"
         )
     stored = [stored_tensors(folder) for folder in folders]
-    for folder, tensors in zip(folders[1:], stored[1:], strict=True):
-        _check_same(folders[0], stored[0], folder, tensors)
+    for folder, tensors in zip(folders, stored, strict=True):
+        _check_same(folders[like], stored[like], folder, tensors)
     out.mkdir(parents=True, exist_ok=True)
     shares = [weight / sum(weights) for weight in weights]
-    for file in sorted({tensor.file for tensor in stored[0].values()}):
-        _merge_file(file, stored, shares, out / file.name)
-    copy_companions(folders[0], out)
+    for file in sorted({tensor.file for tensor in stored[like].values()}):
+        here = sorted((one for one in stored[like].values() if one.file == file), key=lambda one: one.start)
+        _merge_file(file, here, stored, shares, out / file.name)
+    copy_companions(folders[like], out)
     shown = ", ".join(f"{share:.4g}" for share in shares)
     (out / "README.md").write_text(f"# Merged model\n\nThe weighted average of {len(folders)} models ({shown}).\n")
+
+
+def check_start(folder: Path, dtype: str, where: str, *, trust_remote_code: bool = False) -> None:
+    """Raise ModelError where the start model cannot be averaged with models that are made from it.
+
+    What those will store follows from the start model's settings; it may store other tensors itself, in quantised form
+    for one, or with parts that are not trained.
+    """
+    made = written_tensors(skeleton(folder, dtype, trust_remote_code))
+    held = {name: tensor for name, tensor in stored_tensors(folder).items() if name in made or not _spare(folder, name)}
+    apart = sorted({*made} ^ {*held})
+    apart = apart or sorted(name for name, one in held.items() if one.dtype not in _FLOATS)
+    if apart:
+        raise ModelError(
+            f"base stores weights in another form than the models that are made from it: {', '.join(apart[:5])}",
+            where=where,
+            fix="leave base out of the merge, or start from a folder in bfloat16 or float32 that transformers wrote",
+        )
 
 
 def _check_same(first: Path, left: dict[str, Stored], other: Path, right: dict[str, Stored]) -> None:
     mine, theirs = _config(first), _config(other)
     if changed := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
         raise _differs(first, other, f"config.json differs in {', '.join(changed[:5])}")
-    if apart := sorted({*left} ^ {*right}):
+    if apart := sorted({*left} - {*right} | {name for name in {*right} - {*left} if not _spare(other, name)}):
         raise _differs(first, other, f"tensors that only one has: {', '.join(apart[:5])}")
     for name, tensor in left.items():
-        if (tensor.shape, tensor.dtype) != (right[name].shape, right[name].dtype):
+        kinds = [one.dtype if one.dtype not in _FLOATS else "float" for one in (tensor, right[name])]
+        if tensor.shape != right[name].shape or kinds[0] != kinds[1]:
             what = f"{name} is {tensor.dtype} {tensor.shape} and {right[name].dtype} {right[name].shape}"
             raise _differs(first, other, what)
     if digest_vocabulary(first) != digest_vocabulary(other):
         raise _differs(first, other, "their tokenizers have other ids")
+
+
+def _spare(folder: Path, name: str) -> bool:
+    """Whether a tensor is the output layer of a model whose input embedding is that: some folders store it twice."""
+    return name == "lm_head.weight" and bool(load_config(folder).get_text_config().tie_word_embeddings)
 
 
 def _differs(first: Path, other: Path, what: str) -> ModelError:
@@ -62,20 +89,28 @@ def _differs(first: Path, other: Path, what: str) -> ModelError:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config = load_config(folder).to_dict()
-    return {key: value for key, value in config.items() if key not in VOLATILE and "drop" not in key}
+    return _telling(load_config(folder).to_dict())
 
 
-def _merge_file(file: Path, stored: Sequence[dict[str, Stored]], shares: Sequence[float], out: Path) -> None:
-    """Write one safetensors file: the first model's header as it is, then each averaged tensor in its place."""
+def _telling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that say nothing of the weights, at any depth."""
+    return {
+        key: _telling(value) if isinstance(value, Mapping) else value
+        for key, value in fields.items()
+        if key not in VOLATILE and "drop" not in str(key)
+    }
+
+
+def _merge_file(
+    file: Path, here: Sequence[Stored], stored: Sequence[dict[str, Stored]], shares: Sequence[float], out: Path
+) -> None:
+    """Write one safetensors file: the header of `file` as it is, then each averaged tensor in its place."""
     from safetensors import safe_open
 
     with contextlib.ExitStack() as stack:
-        readers: dict[Path, Any] = {}
-        for path in {tensors[name].file for tensors in stored for name in stored[0] if stored[0][name].file == file}:
-            readers[path] = stack.enter_context(safe_open(str(path), framework="pt"))
+        paths = {tensors[tensor.name].file for tensors in stored for tensor in here}
+        readers = {path: stack.enter_context(safe_open(str(path), framework="pt")) for path in sorted(paths)}
         target = stack.enter_context(out.open("wb"))
-        here = sorted((tensor for tensor in stored[0].values() if tensor.file == file), key=lambda tensor: tensor.start)
         with file.open("rb") as source:
             target.write(source.read(here[0].start))
         for tensor in here:
@@ -86,12 +121,13 @@ def _merge_file(file: Path, stored: Sequence[dict[str, Stored]], shares: Sequenc
 
 
 def average(tensor: Stored, parts: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Return the average of one tensor in its own dtype. Raises ModelError where integers differ."""
+    """Return the average of one tensor in the dtype that it names. Raises ModelError where integers differ."""
     if tensor.dtype not in _FLOATS:
         if not all(torch.equal(parts[0], part) for part in parts[1:]):
             raise ModelError(f"{tensor.name} is {tensor.dtype} and differs", where="merge.of", fix="merge other models")
         return parts[0]
-    total = torch.zeros(parts[0].shape, dtype=torch.promote_types(parts[0].dtype, torch.float32))
+    widest = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
+    total = torch.zeros(parts[0].shape, dtype=widest)
     for part, share in zip(parts, shares, strict=True):
-        total.add_(part.to(total.dtype), alpha=share)
-    return total.to(parts[0].dtype)
+        total.add_(part.to(widest), alpha=share)
+    return total.to(_FLOATS[tensor.dtype])

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ratchet.errors import ModelError
 from ratchet.model.digest import VOLATILE
 from ratchet.model.export import copy_companions, published_settings
@@ -38,13 +40,19 @@ def try_saving(model: Any, source: Path, *, trust_remote_code: bool = False, cha
         ) from error
 
 
-def _try_weights(model: Any, source: Path) -> None:
+def written_tensors(model: Any) -> dict[str, Tensor]:
+    """Return what saving a plain model writes, by name, without content."""
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
-    from transformers.utils import logging
 
     kept = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
-    written = revert_weight_conversion(model, remove_tied_weights_from_state_dict(kept, model))
+    return dict(revert_weight_conversion(model, remove_tied_weights_from_state_dict(kept, model)))
+
+
+def _try_weights(model: Any, source: Path) -> None:
+    from transformers.utils import logging
+
+    written = written_tensors(model)
     logging.disable_progress_bar()
     said = logging.get_verbosity()
     logging.set_verbosity_error()  # what is wrong is told below
@@ -52,7 +60,7 @@ def _try_weights(model: Any, source: Path) -> None:
         _, info = type(model).from_pretrained(
             None,
             config=model.config,
-            state_dict=dict(written),
+            state_dict=written,
             dtype=model.dtype,
             device_map="meta",
             output_loading_info=True,

@@ -24,7 +24,7 @@ from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
 from ratchet.pairs.source import Item, Reading, make_reading, span_pairs
 from ratchet.plan.data import Source
 from ratchet.store import warned
-from ratchet.store.files import folder_aside
+from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, leased
@@ -123,6 +123,7 @@ def _make(
 ) -> None:
     started, clock = now(), time.monotonic()
     reading = make_reading(source, spans, default_system)
+    remove_leftovers(folder)
     with folder_aside(folder) as aside:
         counted = assemble(_stream(spans, reading, look), aside, source)
         _check(name, source, counted, aside)

@@ -22,7 +22,7 @@ from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
 from ratchet.store import warned
-from ratchet.store.files import folder_aside
+from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, leased
@@ -97,6 +97,7 @@ def _make(
     started, clock = now(), time.monotonic()
     files = [checked(pairs_folder / f"{side}.parquet") for side in SIDES]
     rows = [pq.read_metadata(file).num_rows for file in files]
+    remove_leftovers(folder)
     with folder_aside(folder) as aside:
         with TokenWriter(aside) as writer:
             for side, file, count in zip(SIDES, files, rows, strict=True):

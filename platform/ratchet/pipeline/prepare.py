@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ratchet.errors import DataError, ModelError
 from ratchet.model.check import check_model
 from ratchet.model.load import resolve
+from ratchet.model.merge import check_start
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
@@ -24,7 +25,7 @@ from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.stages import Merge, Overlong, PreferenceStage, ReferringStage, Training
 from ratchet.plan.suite import ExactMatch
-from ratchet.store.files import folder_aside
+from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import Lease, leased
 from ratchet.store.record import Record, now, read_record, write_record
@@ -109,6 +110,14 @@ def external_model(run: Run, spec: ModelSpec) -> Model:
     return run.external[key]
 
 
+def check_merges(run: Run) -> None:
+    """Look whether the plan's start model can be averaged with what is made from it. Raises ModelError."""
+    base = run.models[BASE]
+    for name, stage in run.plan.stages.items():
+        if isinstance(stage, Merge) and BASE in stage.of:
+            check_start(base.folder, base.dtype, f"stages.{name}.of", trust_remote_code=base.trust_remote_code)
+
+
 def check_external_models(run: Run) -> None:
     """Find every external model that the plan names, before anything is trained. Raises ModelError."""
     for stage in run.plan.stages.values():
@@ -172,6 +181,7 @@ def _scratch_model(run: Run, spec: Scratch) -> Path:
 
 def _make_scratch(run: Run, spec: Scratch, identity: dict[str, Any], folder: Path, lease: Lease) -> None:
     started, clock = now(), time.monotonic()
+    remove_leftovers(folder)
     with folder_aside(folder) as aside:
         make_scratch(spec, _texts([run.pairs[name][1] for name in spec.tokenizer_from]), aside)
         write_record(aside, Record("model", folder.name, identity, {}, started, round(time.monotonic() - clock, 3)))

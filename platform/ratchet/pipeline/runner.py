@@ -16,7 +16,14 @@ from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.graph import BASE, Step, chunk_names, final_model, needs_difficulty, steps_of
 from ratchet.pipeline.order import decide_order
-from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources, reference_model, stage_tokens
+from ratchet.pipeline.prepare import (
+    base_model,
+    check_external_models,
+    check_merges,
+    prepare_sources,
+    reference_model,
+    stage_tokens,
+)
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, job_size, score_together, train_job
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import ensure_step, finished
@@ -128,6 +135,7 @@ def _prepare(run: Run) -> None:
     prepare_sources(run)
     if scratch:
         run.models[BASE] = base_model(run)
+    check_merges(run)
     check_suites(run)
     check_external_models(run)
 

@@ -26,6 +26,6 @@ def link(folder: Path, home: Path) -> None:
 
 
 def drop_checkpoints(home: Path) -> None:
-    """Remove the checkpoints of a finished step: a sweep has many steps, and a checkpoint is several models large."""
+    """Remove the checkpoints of a finished step, whose model is there: a checkpoint is several models large."""
     with storage_errors(home):
         shutil.rmtree(home / "checkpoints", ignore_errors=True)

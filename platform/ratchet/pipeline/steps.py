@@ -20,11 +20,12 @@ from ratchet.pipeline.training import train_step
 from ratchet.plan.stages import Merge
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
-from ratchet.store.files import folder_aside, storage_errors
+from ratchet.store.files import folder_aside, remove_leftovers, storage_errors
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.lease import leased
 from ratchet.store.record import NAME, Record, now, read_record
 from ratchet.store.sealed import read_sealed, write_sealed
+from ratchet.train.publish import ADAPTER, MODEL
 
 
 def ensure_step(run: Run, step: Step) -> Model:
@@ -50,9 +51,11 @@ def ensure_step(run: Run, step: Step) -> Model:
         record = _make(run, step, folder, identity)
         run.still_ours()
         write_step_record(folder, record)
+        drop_checkpoints(folder)
         run.console.done(step.name, _outcome(record), record.seconds)
         run.stop.check()
     else:
+        drop_checkpoints(folder)  # its maker may have been killed before it could
         run.console.say(f"{step.name:<20} is there already")
     return known_model(run, step, record)
 
@@ -206,6 +209,8 @@ def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> N
 
 def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (MODEL, ADAPTER):  # this run alone may make them: what lies beside is of one that was killed
+        remove_leftovers(folder / name)
     write_sealed(folder / IDENTITY, identity)
     started, clock = now(), time.monotonic()
     counts: Mapping[str, Any]
@@ -248,9 +253,10 @@ def _trusted(run: Run, step: Step) -> dict[str, Any]:
 
 def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:
     folders = [run.models[final_model(run.plan, name)].folder for name in settings.of]
+    like = next((at for at, name in enumerate(settings.of) if name != BASE), 0)  # base may be stored otherwise
     with folder_aside(final) as aside:
         weights = settings.weights or (1.0,) * len(folders)
-        merge_models(folders, weights, aside)
+        merge_models(folders, weights, aside, like)
         shares = [
             f"| {name} | {weight / sum(weights):.6g} |" for name, weight in zip(settings.of, weights, strict=True)
         ]

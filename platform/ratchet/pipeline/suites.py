@@ -34,7 +34,7 @@ from ratchet.plan.suite import (
     TextOverlap,
 )
 from ratchet.report.figures import with_error
-from ratchet.store.files import folder_aside, write_text
+from ratchet.store.files import folder_aside, remove_leftovers, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
@@ -224,6 +224,7 @@ def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: 
     folder.parent.mkdir(parents=True, exist_ok=True)
     clear(folder, bench.layout.damaged)
     started = now()
+    remove_leftovers(folder)
     with folder_aside(folder) as aside:
         write_result(aside, result)
         for name, lines in answered.lines.items():

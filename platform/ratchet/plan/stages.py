@@ -61,7 +61,7 @@ class Checkpoint(Strict):
     every: Annotated[int, Field(ge=1)] = 100
     """Optimiser steps between checkpoints; there is always one at the end."""
     keep: Annotated[int, Field(ge=1)] = 2
-    """Newest checkpoints kept, beside the best one."""
+    """Newest checkpoints kept while the step is trained, beside the best one; all go once its model is published."""
     publish: Literal["last", "best"] = "last"
     """Which becomes the stage's model; best is by held-out loss."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import redact
-from ratchet.errors import StorageError
+from ratchet.errors import RunError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -101,7 +103,7 @@ def folder_aside(final: Path) -> Iterator[Path]:
     """Yield a folder to fill; on success it becomes `final`, on an error it goes.
 
     If `final` appeared in the meantime (another process made the same thing), that one is kept.
-    Raises StorageError.
+    Raises StorageError; RunError where another process, which took over, has removed the folder aside.
     """
     aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
     with storage_errors(final):
@@ -112,8 +114,31 @@ def folder_aside(final: Path) -> Iterator[Path]:
             with contextlib.suppress(FileExistsError):
                 publish(aside, final)
             fsync_folder(final.parent)
+        except FileNotFoundError as error:
+            if aside.exists():
+                raise
+            raise RunError(
+                "another process makes this now, and has removed what was begun here",
+                where=str(final),
+                fix="nothing to do here: that one goes on with it",
+            ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(final: Path) -> None:
+    """Remove what killed processes left beside `final` in making it; for who alone may make it now."""
+    with storage_errors(final):
+        for path in final.parent.glob(f".{glob.escape(final.name)}.*"):
+            if re.fullmatch(r"[0-9a-f]{8}", path.name.removeprefix(f".{final.name}.")):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def publish(aside: Path, final: Path) -> None:

@@ -17,7 +17,7 @@ from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import DTYPES, load_model
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.stages import Lora
-from ratchet.store.files import folder_aside
+from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import Engine
 from ratchet.train.first_step import allowed_h
@@ -81,6 +81,7 @@ def _write(
             fix="please report this with the cluster's deepspeed settings",
         )
     final = folder / MODEL
+    remove_leftovers(final)
     with folder_aside(final) as aside:
         save_model(model, Path(spec.model), aside, _card(spec, step), chat_template=spec.chat_template)
         with_both = expected if not spec.supervised else _scores(model, pairs)
@@ -114,6 +115,7 @@ def _merged(spec: TrainSpec, plain: Any, weights: dict[str, Tensor], folder: Pat
     wanted = {name for name, _ in model.named_parameters() if "lora_" in name}
     if foreign or wanted != set(trained):
         raise ModelError(f"gathered adapters do not fit: {len(wanted)} wanted, {len(trained)} found, {foreign[:3]}")
+    remove_leftovers(folder)
     with folder_aside(folder) as aside:
         save_adapter(model, aside)
     return merge_lora(model)
