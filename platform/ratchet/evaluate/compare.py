@@ -12,7 +12,7 @@ import numpy as np
 
 from ratchet.errors import DataError, some
 from ratchet.evaluate.results import Item, TaskResult
-from ratchet.evaluate.statistics import clustered, error_of_mean, holm, normal_p, paired
+from ratchet.evaluate.statistics import FLIPS, clustered, error_of_mean, holm, normal_p, paired
 from ratchet.reference.store import Floats
 
 Relation = Literal["base", "before"]
@@ -21,6 +21,8 @@ Verdict = Literal["better", "worse", "not shown"]
 LEVEL = 0.05
 """A difference is shown where its adjusted p-value is below this."""
 
+_FLIPS_FOR_EACH = 100
+"""Sign flips for every comparison of a table: the least p-value of a flip, times their number, is well below 0.05."""
 _NORMAL_95 = 1.959963984540054
 
 
@@ -38,9 +40,9 @@ class Comparison:
     """A model's score minus another's, of one task or of an average of tasks (`metric` is then `average`).
 
     The difference is that of the items' `metric`, in its unit; `low` and `high` bound its 95 % interval. `p_holm`
-    is `p` adjusted for all tasks of this model against that one; averages are adjusted among themselves.
-    Numbers are None where there is no comparison, and `note` says why; it also says what
-    the difference leaves out. `items` and `clusters` count what is in it.
+    is `p` adjusted for all comparisons of the table: of all models, tasks and averages. Numbers are None where
+    there is no comparison, and `note` says why; it also says what the difference leaves out. `items` and `clusters`
+    count what is in it.
     """
 
     model: str
@@ -66,9 +68,9 @@ def compare(
     """Return each model against the base, which is the first, and against its `before` if that is another.
 
     In the order of `models`; for each of the two, its tasks and then its `averages`, whose values name
-    tasks as `results` does. Items are joined by their id. The p-values of one model against another are
-    adjusted over its tasks (Holm). Averages sum up the same evidence and are no tests beside the tasks':
-    they are adjusted among themselves, and cost the tasks nothing.
+    tasks as `results` does. Items are joined by their id. All p-values of the table are adjusted together (Holm):
+    where no model differs from any other, a table in which anything is called better or worse comes up one time in
+    20 at most, however many models and tasks it has.
 
     `settings["headline_mean"]` says how items make the score: `groups` is the plain mean of the means over
     `Item.group`; `corpus` is no mean of items (BLEU), and the mean of the items' own values is compared instead;
@@ -78,7 +80,7 @@ def compare(
     Raises DataError where two models have one name, or `before` is none of the models ahead of it.
     """
     ahead: dict[str, ModelResults] = {}
-    rows: list[Comparison] = []
+    pairs: list[tuple[ModelResults, ModelResults, Relation]] = []
     for mine in models:
         if mine.model in ahead:
             raise DataError(f"two models are named {mine.model}")
@@ -88,17 +90,24 @@ def compare(
             )
         if ahead:
             base = models[0]
-            rows += _family(mine, base, "base", averages or {}, seed)
+            pairs.append((mine, base, "base"))
             if mine.before is not None and mine.before != base.model:
-                rows += _family(mine, ahead[mine.before], "before", averages or {}, seed)
+                pairs.append((mine, ahead[mine.before], "before"))
         ahead[mine.model] = mine
-    return rows
+    tests = sum(len(mine.results) + len(averages or {}) for mine, _, _ in pairs)
+    flips = max(FLIPS, _FLIPS_FOR_EACH * tests)
+    return _judged([row for pair in pairs for row in _against(*pair, averages or {}, seed, flips)])
 
 
-def _family(
-    mine: ModelResults, theirs: ModelResults, relation: Relation, averages: Mapping[str, Sequence[str]], seed: int
-) -> list[Comparison]:
-    """Return all comparisons of one model against another: tasks, then averages of them."""
+def _against(
+    mine: ModelResults,
+    theirs: ModelResults,
+    relation: Relation,
+    averages: Mapping[str, Sequence[str]],
+    seed: int,
+    flips: int,
+) -> list[tuple[Comparison, bool]]:
+    """Return all comparisons of one model against another, tasks and then averages, and whether less is better."""
     blank = Comparison(
         mine.model, theirs.model, relation, "", "", None, None, None, None, None, None, "not shown", 0, 0, ""
     )
@@ -111,28 +120,29 @@ def _family(
             tasks[task] = dataclasses.replace(row, note=f"{(mine if a is None else theirs).model} has no result")
         else:
             lower[task] = a.headline.lower_is_better
-            tasks[task] = _compared(row, a, b, seed)
+            tasks[task] = _compared(row, a, b, seed, flips)
     wholes = {
         name: _averaged(dataclasses.replace(blank, task=name, metric="average"), of, tasks, lower)
         for name, of in averages.items()
     }
-    return _judged(tasks, lower) + _judged(wholes, {name: lower.get(of[0], False) for name, of in averages.items()})
+    of_tasks = [(row, lower.get(task, False)) for task, row in tasks.items()]
+    return of_tasks + [(row, lower.get(averages[name][0], False)) for name, row in wholes.items()]
 
 
-def _judged(rows: Mapping[str, Comparison], lower: Mapping[str, bool]) -> list[Comparison]:
-    """Return the rows with p-values adjusted over all that have one, and what they show."""
-    tested = {task: row.p for task, row in rows.items() if row.p is not None}
+def _judged(rows: Sequence[tuple[Comparison, bool]]) -> list[Comparison]:
+    """Return all rows of a table with p-values adjusted over those that have one, and what they show."""
+    tested = {place: row.p for place, (row, _) in enumerate(rows) if row.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     judged = []
-    for task, row in rows.items():
+    for place, (row, lower) in enumerate(rows):
         verdict: Verdict = "not shown"
-        if task in adjusted and adjusted[task] < LEVEL and row.difference:
-            verdict = "better" if (row.difference > 0) != lower[task] else "worse"
-        judged.append(dataclasses.replace(row, p_holm=adjusted.get(task), verdict=verdict))
+        if place in adjusted and adjusted[place] < LEVEL and row.difference:
+            verdict = "better" if (row.difference > 0) != lower else "worse"
+        judged.append(dataclasses.replace(row, p_holm=adjusted.get(place), verdict=verdict))
     return judged
 
 
-def _compared(row: Comparison, a: TaskResult, b: TaskResult, seed: int) -> Comparison:
+def _compared(row: Comparison, a: TaskResult, b: TaskResult, seed: int, flips: int) -> Comparison:
     """Return `row` with the difference of two results of its task, or with the reason for none."""
     metric = a.headline.metric
     row = dataclasses.replace(row, metric=metric)
@@ -156,6 +166,7 @@ def _compared(row: Comparison, a: TaskResult, b: TaskResult, seed: int) -> Compa
         seed,
         weights=sides[0].weights,
         groups=_groups(a, common),
+        flips=flips,
     )
     notes = [f"{len(common)} of {asked} items"] if len(common) < asked else []
     return dataclasses.replace(row, **dataclasses.asdict(found), note="; ".join([*notes, *_what_it_is_of(a, b)]))

@@ -21,7 +21,8 @@ from ratchet.reference.share import error_of
 from ratchet.reference.store import Floats
 
 _EXACT = 12
-_FLIPS = 10_000
+FLIPS = 10_000
+"""Sign flips of which a p-value is made, where there are too many to go through all."""
 _AT_ONCE = 1 << 22
 _TIE = 1e-9
 
@@ -136,6 +137,7 @@ def paired(
     *,
     weights: Floats | None = None,
     groups: Sequence[str] | None = None,
+    flips: int = FLIPS,
 ) -> PairedDifference:
     """Return by how much the score of `values_a` (N,) is above that of `values_b` (N,), item by item.
 
@@ -145,7 +147,7 @@ def paired(
 
     The p-value, two-sided, is that of flipping the sign of each cluster's part at random (Fisher 1935): which of the
     two models gave which answers is a toss-up if they do not differ. All ways are gone through up to
-    12 clusters whose parts are not 0, else 10,000 seeded ones, as (k + 1) / (10,000 + 1). It does not hang on
+    12 clusters whose parts are not 0, else `flips` seeded ones, as (k + 1) / (flips + 1). It does not hang on
     the order of items, nor on which model is a.
 
     With groups, differences between the groups' means make p a little large, never small. Near its 5 % the
@@ -168,7 +170,7 @@ def paired(
         standard_error=error,
         low=None if reach is None else difference - reach,
         high=None if reach is None else difference + reach,
-        p=_sign_flip(design.by_cluster(design.share * differences), seed),
+        p=_sign_flip(design.by_cluster(design.share * differences), seed, flips),
         items=len(differences),
         clusters=design.count,
     )
@@ -239,7 +241,7 @@ def _design(values: Floats, clusters: Sequence[str], weights: Floats | None, gro
     )
 
 
-def _sign_flip(parts: Floats, seed: int) -> float:
+def _sign_flip(parts: Floats, seed: int, flips: int) -> float:
     """Return how often |Σ ± part| is at least |Σ part|. Parts that are 0 change no sum and are left out."""
     parts = parts[parts != 0]
     # Sums that are equal but for the last bits are ties, and ties count.
@@ -250,7 +252,7 @@ def _sign_flip(parts: Floats, seed: int) -> float:
     random = np.random.default_rng(seed)
     rows = max(1, _AT_ONCE // len(parts))
     found = 0
-    for first in range(0, _FLIPS, rows):
-        heads = random.integers(0, 2, (min(rows, _FLIPS - first), len(parts)), dtype=np.int8)
+    for first in range(0, flips, rows):
+        heads = random.integers(0, 2, (min(rows, flips - first), len(parts)), dtype=np.int8)
         found += int(np.sum(np.abs(2 * (heads @ parts) - parts.sum()) >= least))
-    return (found + 1) / (_FLIPS + 1)
+    return (found + 1) / (flips + 1)

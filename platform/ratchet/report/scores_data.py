@@ -92,7 +92,7 @@ class Comparison:
     """Two models on the same items: `difference` is `model` minus `against`, in the score's unit.
 
     `task` is a task's name, or an average's where `average` is true. `low` and `high` bound the
-    difference with 95 % confidence, `p_holm` is `p` after Holm's correction.
+    difference with 95 % confidence, `p_holm` is `p` after Holm's correction over all.
     """
 
     model: str

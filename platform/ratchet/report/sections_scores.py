@@ -41,8 +41,8 @@ def score_sections(report: Report) -> list[Section]:
             "differences",
             "Which differences are shown",
             "Two models are compared item by item, on the same items. A model is called better or worse where p, after "
-            "Holm's correction for asking of many tasks, is below 0.05. Not shown means that these items cannot tell "
-            "the two apart; it does not mean that they are equal.",
+            "Holm's correction for all comparisons of this table, is below 0.05. Not shown means that these items "
+            "cannot tell the two apart; it does not mean that they are equal.",
             tables_scores.differences(report, scores),
         ),
         section("tasks", "Task by task", "", *tables_scores.details(report, scores)),
