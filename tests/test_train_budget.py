@@ -92,8 +92,7 @@ def test_what_was_found_is_used_again(
         "recompute": False,
         "asked": {"token_budget": None, "gradient_checkpointing": False, "sharing": "auto", "workers": 1},
     }
-    grads = [weight.grad for weight in engine.trained if weight.grad is not None]
-    assert grads and all(not grad.any() for grad in grads)  # trying adds nothing
+    assert not engine.gradient.any()  # trying adds nothing
     monkeypatch.setattr(memory, "available", lambda device: 0)
     assert find() == found and not calls
     spec = dataclasses.replace(
@@ -139,16 +138,16 @@ def test_the_budget_is_found_with_activations_recomputed(
 
 
 def test_what_a_step_needs_besides_is_no_memory_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AdamW's moments, a gradient and its copy in float32."""
+    """AdamW's moments; a gradient's memory is held from the start."""
     spec, engine, data = engine_and_data(tmp_path)
-    weights = sum(engine.trained_sizes)
+    weights = sum(weight.numel() for weight in engine.trained)
     monkeypatch.setattr(memory, "available", lambda device: 20 * weights)
     free = budget._free(spec, engine, Alone())
     engine.backward(engine(collate([data.table[0]], engine.packing)).sum(), last=True)
     engine.step(1e-3, float(engine.finish_gradient()))
     moments = [value for held in engine.optimizer.state.values() for name, value in held.items() if name != "step"]
     assert 4 * sum(value.numel() for value in moments) == 8 * weights
-    assert free == int(memory.SHARE * (20 - 8 - 4 - 4) * weights)
+    assert free == int(memory.SHARE * (20 - 8) * weights)
 
 
 def test_a_plan_that_says_everything_needs_no_trial(tmp_path: Path) -> None:

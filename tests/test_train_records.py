@@ -20,7 +20,7 @@ from ratchet.reference.store import write_block as write_scores
 from ratchet.train.batches import Course, global_batches
 from ratchet.train.ledger import Ledger, prove
 from ratchet.train.reference_rows import join_reference
-from ratchet.train.schedule import learning_rate
+from ratchet.train.schedule import learning_rate, warmup_steps
 
 THEIRS = {
     "cosine": get_cosine_schedule_with_warmup,
@@ -31,13 +31,28 @@ THEIRS = {
 
 @pytest.mark.parametrize("kind", sorted(THEIRS))
 @pytest.mark.parametrize(("total", "warmup"), [(1, 0.0), (10, 0.0), (10, 0.1), (37, 0.25), (100, 0.101)])
-def test_the_learning_rate_is_the_one_of_transformers(kind: str, total: int, warmup: float) -> None:
+def test_after_the_warm_up_the_learning_rate_is_the_one_of_transformers(kind: str, total: int, warmup: float) -> None:
+    """Theirs rises from 0: in its first step it trains nothing, which ours is one step ahead of."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
-    theirs = THEIRS[kind](optimizer, int(np.ceil(warmup * total)), total)
-    for step in range(1, total + 1):
-        assert learning_rate(kind, 3e-4, step, total, warmup) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
+    rise = int(np.ceil(warmup * total))
+    theirs = THEIRS[kind](optimizer, rise, total)
+    rates = []
+    for _ in range(total + 1):
+        rates.append(theirs.get_last_lr()[0])
         optimizer.step()
         theirs.step()
+    for step in range(1, total + 1):
+        wanted = rates[step] if step <= rise else rates[step - 1]
+        assert learning_rate(kind, 3e-4, step, total, warmup) == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", sorted(THEIRS))
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("total", [1, 2, 3, 10])
+def test_every_step_has_a_learning_rate(kind: str, total: int, warmup: float) -> None:
+    rates = [learning_rate(kind, 1.0, step, total, warmup) for step in range(1, total + 1)]
+    assert min(rates) > 0 and max(rates) == 1.0
+    assert rates[0] == 1 / max(1, warmup_steps(total, warmup))
 
 
 COURSE = Course(rows=22, batch=8, epochs=2, seed=0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ratchet.errors import DataError, ModelError, RunError, TrainingError
 from ratchet.model.forward import PairScorer, score
@@ -128,6 +129,17 @@ def test_a_reference_of_other_weights_stops_before_any_update(tmp_path: Path, in
     with pytest.raises(TrainingError, match="ln 2"):
         go(spec_of(tmp_path / "run", **{**inputs, "references": (str(tmp_path / "stale"),)}))
     assert not list((tmp_path / "run/checkpoints").glob("step-*")) and not (tmp_path / "run/model").exists()
+
+
+@pytest.mark.parametrize(("steps", "warmup", "told"), [(1, 0.1, True), (2, 0.9, True), (2, 0.5, False), (1, 0, False)])
+def test_a_stage_that_is_all_warm_up_says_so_and_yet_trains(
+    tmp_path: Path, inputs: dict[str, Any], caplog: Any, steps: int, warmup: float, told: bool
+) -> None:
+    go(spec_of(tmp_path, max_steps=steps, warmup=warmup, **inputs))
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [f"align has {steps} step" in line and "never falls" in line for line in lines] == [True] * told
+    before, after = (load_file(folder / "model.safetensors") for folder in (Path(inputs["model"]), tmp_path / "model"))
+    assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path: Path, inputs: dict[str, Any]) -> None:

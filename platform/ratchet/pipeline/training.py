@@ -151,6 +151,8 @@ def train_spec(
         schedule=stage.schedule,
         warmup=stage.warmup,
         weight_decay=stage.weight_decay,
+        decay_norms=stage.decay_norms,
+        gradients=stage.gradients,
         betas=stage.betas,
         epsilon=stage.epsilon,
         clip=stage.clip,

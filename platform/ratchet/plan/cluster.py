@@ -19,7 +19,8 @@ _OURS = {
     "fp16": "model.dtype",
     "amp": "model.dtype",
     "torch_autocast": "model.dtype",
-    "data_types": "model.dtype",
+    "data_types": "model.dtype and the stage's gradients",
+    "communication_data_type": "the stage's gradients",
 }
 """Keys of DeepSpeed that belong to a key of the plan."""
 _CHANGES = "changes results, and a cluster setting must not"
@@ -36,7 +37,8 @@ class DeepSpeed(Strict):
     """How weights, gradients and optimiser state are divided among the workers."""
 
     zero: Literal[0, 1, 2, 3] = 0
-    """ZeRO stage: 0 copies everything, 1 divides optimiser state, 2 gradients too, 3 weights too."""
+    """ZeRO stage: 0 copies everything (and needs no DeepSpeed), 1 divides optimiser state, 2 gradients too, 3 weights
+    too."""
     offload_optimizer: bool = False
     """Keep optimiser state in CPU memory. Needs zero 1, 2 or 3."""
     offload_parameters: bool = False
@@ -59,6 +61,8 @@ class DeepSpeed(Strict):
         nested = self.overrides.get("zero_optimization")
         if isinstance(nested, dict) and "stage" in nested:
             raise wrong("overrides.zero_optimization.stage", "is decided by zero: set that instead")
+        if self.overrides and self.zero == 0:
+            raise wrong("overrides", "needs zero 1, 2 or 3: stage 0 runs without DeepSpeed", "zero")
         return self
 
 

@@ -69,14 +69,14 @@ def check(document: Document) -> list[Problem]:
     if isinstance(data.get("data"), dict):
         problems += _source_names(document, stages)
     if _no_gpu(cluster) and _mapping(data, "model").get("dtype") == "float16":
-        what = "DeepSpeed does not train in float16 on a CPU, and cluster.gpus_per_worker is 0: use bfloat16 or float32"
+        what = "training in float16 needs a GPU, and cluster.gpus_per_worker is 0: use bfloat16 or float32"
         problems.append(document.problem(("model", "dtype"), what))
     for name, stage in stages.items():
         if stage.get("kind") != "merge":
             path = ("stages", name)
             problems += [*_stepwise(document, path, stage)]
             problems += [*_quantised(document, path, stage, cluster), *_other_models(document, path, stage)]
-            problems += [*_divided_anew(document, path, stage, cluster)]
+            problems += [*_divided_anew(document, path, stage, cluster), *_added_up(document, path, stage)]
     return problems
 
 
@@ -203,6 +203,14 @@ def _divided_anew(
     if isinstance(stage.get("lora"), dict) and _is_range(workers) and zero != 0:
         what = f"adapters divided by ZeRO stay with one number of workers, and cluster.workers is {in_yaml(workers)}"
         yield document.problem((*path, "lora"), f"{what}: set cluster.deepspeed.zero to 0, or give one number")
+
+
+def _added_up(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield gradients that would be added up in a precision below the model's."""
+    dtype = _mapping(document.data, "model").get("dtype", ModelSpec.model_fields["dtype"].default)
+    if stage.get("gradients") == "bfloat16" and dtype in {"float32", "float16"}:
+        what = f"bfloat16 goes with model.dtype: bfloat16, and that is {dtype}: leave `gradients` out"
+        yield document.problem((*path, "gradients"), what)
 
 
 def _is_range(workers: Any) -> bool:

@@ -89,9 +89,15 @@ class TrainingStage(Strict):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps in which the learning rate rises from 0."""
+    """Share of the steps, rounded up, in which the learning rate rises in equal parts to its highest. The first
+    step has one part, and not 0 as with transformers."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay, on all weights but norms and biases."""
+    decay_norms: bool = False
+    """Let weight decay fall on norms and biases too. Transformers and TRL leave them out."""
+    gradients: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which gradients are added up over passes and workers. `bfloat16` takes 2 bytes a weight less and
+    halves what workers exchange, but rounds each addition. It needs `model.dtype: bfloat16`."""
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8

@@ -25,7 +25,6 @@ from ratchet.train.spec import TrainSpec
 
 _log = logging.getLogger(__name__)
 NAME = "budget.json"
-_STEP_BYTES = 8 + 4 + 4
 
 
 def choose(
@@ -85,10 +84,10 @@ def _known(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 def _free(spec: TrainSpec, engine: Engine, communicator: Communicator) -> int:
     """Return the bytes that a pass may take on every worker.
 
-    What a step needs besides is taken off, since none of it exists yet: for each trained weight 8 bytes
-    of AdamW's two moments, 4 of its gradient and 4 of the gradient's float32 copy.
+    What a step needs besides is taken off, as far as none of it exists yet: AdamW's moments, and gradients where
+    the engine does not hold their memory from its start.
     """
-    free = memory.available(engine.device) - _STEP_BYTES * sum(engine.trained_sizes)
+    free = memory.available(engine.device) - engine.coming_bytes
     least = min(communicator.gather(memory.SHARE * free))
     share = min(1.0, spec.gpus_per_worker) if engine.device.type == "cuda" else 1 / communicator.world
     return int(least * share)  # workers of one machine, or of one GPU, share it

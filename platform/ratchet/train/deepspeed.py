@@ -10,7 +10,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import deepspeed
 import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor
 
@@ -26,7 +27,9 @@ from ratchet.model.batch import SequenceBatch
 from ratchet.model.forward import PairScorer
 from ratchet.store.files import storage_errors
 from ratchet.train.communicate import limit_waiting
-from ratchet.train.engine import Update, adamw, save_tensors
+from ratchet.train.engine import Update, save_tensors
+from ratchet.train.loss_scale import no_smaller_scale
+from ratchet.train.optimiser import adamw, trained_by
 from ratchet.train.spec import TrainSpec
 
 _TAG = "engine"
@@ -38,6 +41,7 @@ _CONVERSION_SHARE = 0.95
 def start_deepspeed() -> None:
     """Join DeepSpeed to torch's process group, quietly and without compiling anything."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # it prints, and collects garbage
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled at each start on a CPU
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
 
@@ -69,6 +73,9 @@ def config_of(spec: TrainSpec, world: int) -> dict[str, Any]:
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
     if spec.dtype == "float16":
         config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 12}
+    # Left to itself, DeepSpeed adds up in the model's precision: each addition then rounds to 8 bits.
+    precision = {"float32": "fp32", "bfloat16": "bf16"}[spec.gradients]
+    config |= {"data_types": {"grad_accum_dtype": precision}, "communication_data_type": precision}
     return merged(config, settings.overrides)
 
 
@@ -82,11 +89,12 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class DeepSpeedEngine:
-    """`train.engine.Engine` over DeepSpeed: ZeRO 0 to 3, offload, float32, bfloat16, float16.
+    """`train.engine.Engine` over DeepSpeed: ZeRO 1 to 3, offload, float32, bfloat16, float16.
 
     DeepSpeed averages gradients over workers and micro-batches; both are undone, so that gradients
-    add up. A gradient that is not finite is never applied: at ZeRO 0 in float32 it is looked at
-    here, elsewhere DeepSpeed itself skips the update.
+    add up. DeepSpeed itself skips the update of a gradient that is not finite. Stage 0 is `TorchEngine`:
+    below float32 DeepSpeed's own makes an update while it is built, and adds up gradients in the model's precision
+    (deepspeed 0.19.8, runtime/fp16/unfused_optimizer.py:412 and runtime/engine.py:2313).
     """
 
     def __init__(self, spec: TrainSpec, scorer: PairScorer, device: torch.device) -> None:
@@ -95,21 +103,24 @@ class DeepSpeedEngine:
         self.layout: Mapping[str, Any] = {"engine": "deepspeed", "zero": spec.deepspeed.zero}
         self.trained_only = spec.lora is not None
         _check_precision(spec)
-        weights = [weight for weight in scorer.parameters() if weight.requires_grad]
+        found = trained_by(spec, scorer)
+        self.coming_bytes = coming_bytes(spec, sum(weight.numel() for weight in found.all), self.world, device.type)
+        optimizer = adamw(spec, found.decayed, found.others)
         self.engine, *_ = deepspeed.initialize(
             model=scorer,
-            model_parameters=weights,
-            optimizer=adamw(spec, weights),
+            model_parameters=found.all,
+            optimizer=optimizer,
             config=config_of(spec, self.world),
             dist_init_required=False,
         )
         limit_waiting(spec.collective_timeout)  # of DeepSpeed's own groups too
+        if any(optimizer.state.values()):
+            raise TrainingError(
+                "DeepSpeed made an update while it was built, before any gradient",
+                where="cluster.deepspeed",
+                fix="use the pinned version of deepspeed, or leave out overrides",
+            )
         self.packing = scorer.packing
-        share = self.world if spec.deepspeed.zero else 1
-        self.trained_sizes: Sequence[int] = [
-            -(-getattr(weight, "ds_numel", weight.numel()) // share) for weight in weights
-        ]
-        self.plain = type(self.engine.optimizer) is torch.optim.AdamW
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
         self.engine._copy_recovery_script = lambda _folder: None  # it would fail on worker 0 alone on a full disk
@@ -126,32 +137,20 @@ class DeepSpeedEngine:
         if not last:
             self.engine.step()  # between boundaries it only counts
 
-    def finish_gradient(self) -> Tensor | None:
-        """At ZeRO 0 in float32 DeepSpeed gives no norm, and each worker holds the whole reduced gradient."""
-        if not self.plain:
-            return None
-        grads = [weight.grad for weight in self.engine.module.parameters() if weight.grad is not None]
-        return torch.nn.utils.get_total_norm(grads)
+    def finish_gradient(self) -> None:
+        """DeepSpeed gives the norm with the update alone."""
 
     def step(self, learning_rate: float, norm: float | None) -> Update:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if norm is not None and not math.isfinite(norm):
-            self.engine.zero_grad()
-            return Update(norm, applied=False)
         try:
             self.engine.step()
         except Exception as error:  # DeepSpeed raises a bare Exception, on all workers alike
             if "loss scale" not in str(error):
                 raise
-            raise TrainingError(
-                "float16 gradients overflow at the smallest loss scale",
-                where="model.dtype",
-                fix="train in bfloat16 or float32, or lower the learning rate",
-            ) from error
+            raise no_smaller_scale() from error
         found = self.engine.get_global_grad_norm()
-        known = math.nan if found is None else float(found)
-        return Update(known if norm is None else norm, bool(self.engine.was_step_applied()))
+        return Update(math.nan if found is None else float(found), bool(self.engine.was_step_applied()))
 
     def save(self, folder: Path) -> list[Path]:
         self.files.begin()
@@ -161,7 +160,7 @@ class DeepSpeedEngine:
         return self.files.finish()
 
     def load(self, folder: Path, workers: int) -> None:
-        if workers == self.world or self.engine.zero_optimization_stage() == 0:
+        if workers == self.world:
             self.engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not self.trained_only)
             return
         if self.trained_only:
@@ -203,6 +202,19 @@ class DeepSpeedEngine:
             found: dict[str, Tensor] | None = self.engine._zero3_consolidated_16bit_state_dict()
             return found
         return self.engine.module.state_dict() if torch.distributed.get_rank() == 0 else None
+
+
+def coming_bytes(spec: TrainSpec, trained: int, world: int, device: str) -> int:
+    """Return the bytes on a worker's device that the first updates of `trained` elements will take.
+
+    A share of each of: AdamW's two moments, gradients (whole ones at ZeRO 1), and the update's float32 copy of these.
+    Under offload they are in the CPU's memory, but for the whole gradients of ZeRO 1.
+    """
+    share = -(-trained // world)
+    gradients = 4 * (trained if spec.deepspeed.zero == 1 else share)
+    if device == "cpu" or not spec.deepspeed.offload_optimizer:
+        return 8 * share + gradients + 4 * share
+    return gradients if spec.deepspeed.zero == 1 else 0
 
 
 def _to_universal(folder: Path, out: Path, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What training asks of an engine, and the plain one: torch alone, one process.
+"""What training asks of an engine, and the plain one: torch alone, in one process or in several alike.
 
 An engine ADDS UP gradients: `backward` takes this worker's share of the global batch's mean loss, and
 the update is made from the sum over micro-batches and workers. Whatever averaging a library does on
@@ -8,19 +8,28 @@ its own is undone inside its engine.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
+import torch.distributed
 from torch import Tensor
 
-from ratchet.errors import ModelError
 from ratchet.model.batch import Packing, SequenceBatch
 from ratchet.model.forward import PairScorer
+from ratchet.model.load import DTYPES
 from ratchet.store.files import storage_errors
+from ratchet.train.loss_scale import LossScale
+from ratchet.train.optimiser import adamw, trained_by
 from ratchet.train.spec import TrainSpec
+
+_FULL = {torch.float32, torch.float64}
+"""Precisions in which the optimiser works on the weights themselves."""
+_EXCHANGE = 2**28
+"""Elements of the gradient that workers add up in one exchange."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +44,15 @@ class Engine(Protocol):
     """A model with its optimiser. Its methods are for all workers together."""
 
     device: torch.device
-    trained_sizes: Sequence[int]
-    """Elements of each weight that this worker's optimiser updates."""
     layout: Mapping[str, Any]
     """What a checkpoint of this engine can only be loaded with again, such as the ZeRO stage."""
 
     packing: Packing
     """How the model's sequences are laid out."""
+
+    @property
+    def coming_bytes(self) -> int:
+        """Bytes that the first updates will take on the device, besides passes: nothing holds them before."""
 
     def __call__(self, batch: SequenceBatch, /) -> Tensor:
         """Return the answers' summed log-probabilities, shape (S,)."""
@@ -72,25 +83,47 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """Plain torch in one process. Below float32 the optimiser works on float32 copies of the weights."""
+    """Plain torch: each worker holds all weights, gradients and optimiser state (DeepSpeed would call it ZeRO 0).
+
+    Below float32 the optimiser works on float32 copies of the weights. Gradients are added up, over passes
+    and workers, in one buffer of the precision that the stage asks for; a weight that no pass reaches has
+    gradient 0 there, as with ZeRO 1 to 3. Nothing is updated before the first step.
+    """
 
     def __init__(self, spec: TrainSpec, scorer: PairScorer, device: torch.device) -> None:
-        if spec.dtype == "float16":
-            raise ModelError(
-                "float16 needs loss scaling, which only DeepSpeed's engine has here",
-                where="model.dtype",
-                fix="use bfloat16 or float32",
-            )
         self.device, self.clip = device, spec.clip
-        self.layout: Mapping[str, Any] = {"engine": "torch"}
+        self.world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        self.first = self.world == 1 or torch.distributed.get_rank() == 0
+        self.layout: Mapping[str, Any] = {"engine": "torch", "zero": 0}
         self.scorer, self.packing = scorer.to(device), scorer.packing
-        self.trained = [weight for weight in scorer.parameters() if weight.requires_grad]
-        whole = all(weight.dtype in {torch.float32, torch.float64} for weight in self.trained)
-        self.trained_sizes: Sequence[int] = [weight.numel() for weight in self.trained]
-        self.masters: Sequence[Tensor] = self.trained
-        if not whole:
-            self.masters = [weight.detach().float().clone() for weight in self.trained]
-        self.optimizer = adamw(spec, self.masters)
+        found = trained_by(spec, scorer)
+        self.trained = found.all
+        if self.world > 1:
+            for weight in self.trained:  # adapters are drawn by each worker
+                torch.distributed.broadcast(weight.data, 0)
+        self.masters: Sequence[Tensor] = [
+            weight if weight.dtype in _FULL else weight.detach().float().clone() for weight in self.trained
+        ]
+        self.scale = LossScale() if spec.dtype == "float16" else None
+        self.gradient = self._room(DTYPES[spec.gradients])
+        self.sums = _views(self.gradient, self.trained)
+        for weight, total in zip(self.trained, self.sums, strict=True):
+            weight.register_post_accumulate_grad_hook(functools.partial(_add, total))  # type: ignore[no-untyped-call]
+        count = len(found.decayed)
+        self.optimizer = adamw(spec, self.masters[:count], self.masters[count:])
+
+    def _room(self, dtype: torch.dtype) -> Tensor:
+        """Return zeros for all gradients: memory that is really held, so that whoever looks at what is free sees it."""
+        if any(weight.dtype == torch.float64 for weight in self.trained):
+            dtype = torch.float64
+        count = sum(weight.numel() for weight in self.trained)
+        return torch.empty(count, dtype=dtype, device=self.device).zero_()
+
+    @property
+    def coming_bytes(self) -> int:
+        moments = sum(2 * master.numel() * master.element_size() for master in self.masters)
+        pairs = zip(self.masters, self.sums, strict=True)
+        return moments + sum(m.numel() * m.element_size() for m, total in pairs if m.dtype != total.dtype)
 
     def __call__(self, batch: SequenceBatch, /) -> Tensor:
         return self.scorer(batch)  # type: ignore[no-any-return]
@@ -99,26 +132,37 @@ class TorchEngine:
         self.scorer.train(on)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
 
     def finish_gradient(self) -> Tensor:
-        for weight, master in zip(self.trained, self.masters, strict=True):
-            if master is not weight and weight.grad is not None:
-                master.grad = weight.grad.float()
-        return torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
+        if self.world > 1:
+            for part in torch.split(self.gradient, _EXCHANGE):
+                torch.distributed.all_reduce(part)
+        if self.scale is not None:
+            self.gradient.div_(self.scale.value)
+        dtype = torch.promote_types(self.gradient.dtype, torch.float32)
+        norms = torch.stack([torch.linalg.vector_norm(total, dtype=dtype) for total in self.sums])
+        found: Tensor = torch.linalg.vector_norm(norms)
+        return found
 
     def step(self, learning_rate: float, norm: float | None) -> Update:
         assert norm is not None  # noqa: S101  this engine's norm is known before
-        if math.isfinite(norm):
+        finite = math.isfinite(norm)
+        if finite:
+            for master, total in zip(self.masters, self.sums, strict=True):
+                master.grad = total.to(master.dtype)
             if self.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.masters, self.clip, torch.tensor(norm))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
             self._copy_masters()
-        self.optimizer.zero_grad()
-        self.scorer.zero_grad()
-        return Update(norm, math.isfinite(norm))
+            for master in self.masters:
+                master.grad = None
+        self.gradient.zero_()
+        if self.scale is not None:
+            self.scale.seen(finite)
+        return Update(norm, finite)
 
     @torch.no_grad()
     def _copy_masters(self) -> None:
@@ -127,9 +171,14 @@ class TorchEngine:
                 weight.copy_(master)
 
     def save(self, folder: Path) -> list[Path]:
+        if not self.first:
+            return []
         path = folder / "state.pt"
-        masters = [master.detach() for master in self.masters]
-        save_tensors({"masters": masters, "optimizer": self.optimizer.state_dict()}, path)
+        state: dict[str, Any] = {"masters": [master.detach() for master in self.masters]}
+        state["optimizer"] = self.optimizer.state_dict()
+        if self.scale is not None:
+            state["loss_scale"] = vars(self.scale)
+        save_tensors(state, path)
         return [path]
 
     @torch.no_grad()
@@ -138,17 +187,26 @@ class TorchEngine:
         for master, saved in zip(self.masters, state["masters"], strict=True):
             master.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scale is not None:
+            vars(self.scale).update(state["loss_scale"])
         self._copy_masters()
 
     def weights(self) -> dict[str, Tensor] | None:
-        return self.scorer.state_dict()
+        return self.scorer.state_dict() if self.first else None
 
 
-def adamw(spec: TrainSpec, weights: Sequence[Tensor]) -> torch.optim.AdamW:
-    """Return AdamW as the stage asks for it; the learning rate is set at each step."""
-    return torch.optim.AdamW(
-        weights, lr=spec.learning_rate, betas=spec.betas, eps=spec.epsilon, weight_decay=spec.weight_decay, fused=True
-    )
+def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return parts of `flat`, one in the shape of each tensor."""
+    parts = torch.split(flat, [tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
+
+
+@torch.no_grad()
+def _add(total: Tensor, weight: Tensor) -> None:
+    """Move the gradient that a pass left at `weight` into `total`."""
+    assert weight.grad is not None  # noqa: S101  torch calls this once there is one
+    total.add_(weight.grad)
+    weight.grad = None
 
 
 def save_tensors(state: Any, path: Path) -> None:

@@ -95,6 +95,8 @@ class TrainSpec:
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.0
+    decay_norms: bool = False
+    gradients: str = "float32"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     clip: float | None = 1.0

@@ -27,12 +27,13 @@ from ratchet.train import budget, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
-from ratchet.train.engine import Engine
+from ratchet.train.engine import Engine, TorchEngine
 from ratchet.train.events import note, noted
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Table
 from ratchet.train.publish import add_adapters, publish, try_adapters
 from ratchet.train.rehearsal import rehearse
+from ratchet.train.schedule import warn_of_warmup
 from ratchet.train.spec import TrainSpec
 
 WORKERS = "workers.json"
@@ -58,22 +59,30 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(int(config["threads"]))
     from ray.train.torch import get_device
 
-    from ratchet.train.deepspeed import DeepSpeedEngine, start_deepspeed
-
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # nccl sends objects through the current device
-    start_deepspeed()
+    make_engine = engine_for(spec)
     group = Group(device)
     limit_waiting(spec.collective_timeout)
     try:
         with _noted(spec, group), group.naming_the_missing():
             _tell_nodes(spec, group)
-            return {"result": work(spec, group, device, DeepSpeedEngine)}
+            return {"result": work(spec, group, device, make_engine)}
     except Ended as end:
         return {"ended": {"kind": end.notice.kind, "why": end.notice.why, "step": end.step, "workers": group.world}}
     except RatchetError as error:
         return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+
+
+def engine_for(spec: TrainSpec) -> MakeEngine:
+    """Return what makes the engine of a step; DeepSpeed is loaded and started where it divides anything."""
+    if spec.deepspeed.zero == 0:
+        return TorchEngine
+    from ratchet.train.deepspeed import DeepSpeedEngine, start_deepspeed
+
+    start_deepspeed()
+    return DeepSpeedEngine
 
 
 def _tell_nodes(spec: TrainSpec, group: Group) -> None:
@@ -115,6 +124,8 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     after = resumed.step if resumed else 0
     if communicator.rank == 0:
         _note_start(Path(spec.folder), checkpoints, communicator.world, after)
+        if not after:
+            warn_of_warmup(spec.step, course.total_steps, spec.warmup)
     engine.train(True)
     token_budget = budget.choose(spec, engine, data, communicator, lambda: recompute_activations(scorer.causal))
     ready = time.monotonic() - clock

@@ -1,0 +1,59 @@
+"""AdamW as a stage asks for it, and which weights it decays."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ratchet.train.spec import TrainSpec
+
+_NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
+"""Names of norms and biases, as transformers' Trainer knows them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The weights that a step trains, those that are decayed first."""
+
+    decayed: Sequence[nn.Parameter]
+    others: Sequence[nn.Parameter]
+
+    @property
+    def all(self) -> list[nn.Parameter]:
+        return [*self.decayed, *self.others]
+
+
+def trained_by(spec: TrainSpec, model: nn.Module) -> Trained:
+    """Return the weights of `model` that want a gradient; a tied one counts once, under its first name.
+
+    Norms and biases are not decayed unless the stage's `decay_norms` says so.
+    """
+    norms = {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for own, _ in module.named_parameters(recurse=False)
+    }
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            spared = name in norms or _NOT_DECAYED.search(name) is not None
+            (others if spared and not spec.decay_norms else decayed).append(weight)
+    return Trained(decayed, others)
+
+
+def adamw(spec: TrainSpec, decayed: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> torch.optim.AdamW:
+    """Return AdamW over both groups; the learning rate is set at each step."""
+    groups = [(decayed, spec.weight_decay), (others, 0.0)]
+    return torch.optim.AdamW(
+        [{"params": list(weights), "weight_decay": decay} for weights, decay in groups if weights],
+        lr=spec.learning_rate,
+        betas=spec.betas,
+        eps=spec.epsilon,
+        fused=True,
+    )

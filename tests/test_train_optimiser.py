@@ -1,0 +1,93 @@
+"""Which weights are decayed, held against transformers' Trainer; and the scale of a float16 loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Trainer
+
+from ratchet.errors import TrainingError
+from ratchet.model.forward import PairScorer, score
+from ratchet.train.engine import TorchEngine
+from ratchet.train.loss_scale import LossScale
+from ratchet.train.optimiser import trained_by
+from tiny_models import CONFIGS, tiny
+from train_bench import CPU, Pairs, spec_of, tiny_model
+
+
+@pytest.mark.parametrize("family", [*CONFIGS, "bloom", "mamba"])
+def test_the_weights_that_are_decayed_are_those_of_transformers(tmp_path: Path, family: str) -> None:
+    model = tiny(family)
+    theirs = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]  # it reads nothing of itself
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    found = trained_by(spec_of(tmp_path), model)
+    assert {names[id(weight)] for weight in found.decayed} == theirs & set(names.values())
+    assert {names[id(weight)] for weight in found.others} == set(names.values()) - theirs
+    assert found.others
+    every = trained_by(spec_of(tmp_path, decay_norms=True), model)
+    assert not every.others and len(every.decayed) == len(found.all)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_weight_decay_falls_on_norms_where_the_stage_asks_for_it(tmp_path: Path, everywhere: bool) -> None:
+    """Without a gradient AdamW only decays: by learning rate times weight decay."""
+    spec = spec_of(tmp_path, weight_decay=0.5, decay_norms=everywhere)
+    engine = TorchEngine(spec, PairScorer(tiny_model()), CPU)
+    before = {name: weight.detach().clone() for name, weight in engine.scorer.named_parameters()}
+    engine.step(0.1, 0.0)
+    for name, weight in engine.scorer.named_parameters():
+        shrunk = 1.0 if "norm" in name and not everywhere else 0.95
+        torch.testing.assert_close(weight.detach(), before[name] * shrunk, msg=name)
+
+
+def test_what_does_not_train_is_in_no_group(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.model.embed_tokens.weight.requires_grad_(False)
+    found = trained_by(spec_of(tmp_path), model)
+    assert len(found.all) == len(list(model.parameters())) - 1
+    assert all(weight.requires_grad for weight in found.all)
+
+
+def test_a_float16_loss_is_scaled_so_that_an_overflow_costs_a_step(tmp_path: Path) -> None:
+    table = Pairs(8)
+    scorer = PairScorer(tiny_model(dtype=torch.float16))
+    engine = TorchEngine(spec_of(tmp_path, dtype="float16"), scorer, CPU)
+
+    def step(times: float) -> tuple[bool, float]:
+        sides = score(engine, table.rows, CPU)
+        engine.backward((sides.chosen_B - sides.rejected_B).mean() * times, last=True)
+        done = engine.step(1e-3, float(engine.finish_gradient()))
+        return done.applied, done.grad_norm
+
+    exact = PairScorer(tiny_model(dtype=torch.float16).double())
+    sides = score(exact, table.rows, CPU)
+    (sides.chosen_B - sides.rejected_B).mean().backward()
+    norm = math.sqrt(sum(float(weight.grad.square().sum()) for weight in exact.parameters()))
+    before = [weight.detach().clone() for weight in engine.trained]
+    applied, seen = step(1e5)
+    assert not applied and not math.isfinite(seen)
+    assert all(torch.equal(weight, old) for weight, old in zip(engine.trained, before, strict=True))
+    assert engine.scale is not None and engine.scale.value == 2.0**11
+    applied, seen = step(1.0)
+    assert applied and seen == pytest.approx(norm, rel=2e-2)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    engine.save(folder)
+    again = TorchEngine(spec_of(tmp_path, dtype="float16"), PairScorer(tiny_model(dtype=torch.float16)), CPU)
+    again.load(folder, 1)
+    assert again.scale is not None and vars(again.scale) == vars(engine.scale)
+
+
+def test_a_scale_doubles_after_a_while_and_ends_at_1() -> None:
+    scale = LossScale()
+    for _ in range(1000):
+        scale.seen(finite=True)
+    assert scale.value == 2.0**13
+    for _ in range(13):
+        scale.seen(finite=False)
+    assert scale.value == 1.0
+    with pytest.raises(TrainingError, match="smallest loss scale"):
+        scale.seen(finite=False)
