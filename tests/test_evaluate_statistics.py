@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from ratchet.evaluate.statistics import (
     mean_of_groups,
     normal_p,
     paired,
+    score_interval,
 )
 
 VALUES = st.lists(st.integers(-20, 20).map(lambda tenths: tenths / 10), min_size=2, max_size=40)
@@ -225,11 +227,62 @@ def test_the_bound_of_a_share_is_said_of_unanimous_items_alone() -> None:
 
 
 def test_equal_answers_are_no_difference_and_equal_differences_still_have_a_p_value() -> None:
-    same = paired(np.ones(20), np.ones(20), names(20), 0)
+    same = paired(np.full(20, 0.3), np.full(20, 0.3), names(20), 0)
     assert (same.difference, same.standard_error, same.low, same.high, same.p) == (0, 0, 0, 0, 1)
-    up = paired(np.ones(5), np.zeros(5), names(5), 0)
+    up = paired(np.full(5, 3.0), np.full(5, 2.0), names(5), 0)
     assert (up.difference, up.low, up.high) == pytest.approx((1, 1, 1))
     assert up.p == 2 / 32
+
+
+def score_test(n: int, ups: int, downs: int, delta: float) -> float:
+    """Tango's chi-square of a difference, its nuisance share found by the likelihood itself."""
+
+    def unlikely(q: float) -> float:
+        shares = ((ups, q + delta), (downs, q), (n - ups - downs, 1 - 2 * q - delta))
+        return -sum(count * math.log(max(share, 1e-300)) for count, share in shares if count)
+
+    ends = max(0.0, -delta), (1 - delta) / 2
+    q = scipy.optimize.minimize_scalar(unlikely, bounds=ends, method="bounded", options={"xatol": 1e-12}).x
+    return (ups - downs - n * delta) ** 2 / max(n * (2 * q + delta * (1 - delta)), 1e-300)
+
+
+@pytest.mark.parametrize(
+    ("n", "ups", "downs"), [(60, 0, 0), (50, 12, 2), (44, 1, 0), (8, 8, 0), (11, 3, 1), (200, 40, 41), (12, 0, 5)]
+)
+def test_a_difference_of_paired_shares_has_the_score_interval(n: int, ups: int, downs: int) -> None:
+    low, high = score_interval(n, ups, downs)
+    assert low < (ups - downs) / n < high or (ups, downs, high) == (n, 0, 1.0)
+    for end in (low, high):
+        if abs(end) < 1:
+            assert score_test(n, ups, downs, end) == pytest.approx(3.841459, rel=2e-3)
+    swapped = score_interval(n, downs, ups)
+    assert swapped == pytest.approx((-high, -low))
+    a = np.array([1.0] * ups + [0.0] * downs + [1.0] * (n - ups - downs))
+    b = np.array([0.0] * ups + [1.0] * downs + [1.0] * (n - ups - downs))
+    found = paired(a, b, names(n), 0)
+    assert (found.low, found.high) == (low, high)
+
+
+def test_published_score_intervals_come_out() -> None:
+    # Newcombe 1998, Statistics in Medicine 17:2635, table III: 36, 12, 2, 0 by Tango's method.
+    assert score_interval(50, 12, 2) == pytest.approx((0.0611, 0.3447), abs=1e-4)
+
+
+def test_none_of_60_against_none_of_60_may_still_differ_by_6_points() -> None:
+    none = paired(np.zeros(60), np.zeros(60), names(60), 0)
+    assert (none.difference, none.p) == (0, 1)
+    assert (none.low, none.high) == pytest.approx((-0.0602, 0.0602), abs=1e-4)
+    turns = [str(index // 2) for index in range(60)]  # of 30 conversations
+    assert paired(np.zeros(60), np.zeros(60), turns, 0).high == pytest.approx(score_interval(30, 0, 0)[1])
+
+
+def test_the_score_interval_holds_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(3)
+    held = 0
+    for ups, downs, _ in random.multinomial(25, (0.04, 0.02, 0.94), size=1500):
+        low, high = score_interval(25, int(ups), int(downs))
+        held += low <= 0.02 <= high
+    assert held / 1500 > 0.93
 
 
 @pytest.mark.parametrize(

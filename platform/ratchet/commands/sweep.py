@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> int:
         return _write_forecast(sweep)
     begin(sweep.name, "running the sweep")
 
-    from ratchet.tune.sweep import promote_point, run_one, run_sweep
+    from ratchet.tune.sweep import promote_point, refuse_nothing, run_one, run_sweep
 
     if arguments.trial:
         from ratchet.tune.wandb_config import values_of_arguments
@@ -67,6 +67,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     page, outcome = run_sweep(sweep, fresh=arguments.fresh)
     sys.stdout.write(f"report: {page}\n")
+    refuse_nothing(outcome)
     if arguments.promote is not None:
         command = shlex.join(["ratchet", *sys.argv[1:]])
         path = promote_point(sweep, outcome, arguments.promote or None, JOBS, command)

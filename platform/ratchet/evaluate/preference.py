@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ratchet.evaluate.statistics import Estimate, estimate, share
 from ratchet.losses.preference import log_ratio
-from ratchet.reference.store import Logps
+from ratchet.reference.store import Floats, Logps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +33,23 @@ def reward_scores(policy: Logps, reference: Logps, reward: Callable[[Any, Any], 
     The margin is that of `reward`, the column of the loss's row (`losses.preference`): d = h_w − h_l for a log-ratio.
     Both scores are of the same N pairs in the same order. Notation as in Rafailov et al. 2023.
     """
+    found = by_pair(policy, reference, reward)
+    accuracy = share(found.pop("accuracy") > 0)
+    return RewardScores(accuracy=accuracy, **{name: estimate(values) for name, values in found.items()})
+
+
+def by_pair(policy: Logps, reference: Logps, reward: Callable[[Any, Any], Any] = log_ratio) -> dict[str, Floats]:
+    """Return each of `RewardScores` of every pair, each (N,); an accuracy is 1 or 0."""
     chosen = policy.chosen - reference.chosen
     rejected = policy.rejected - reference.rejected
     margin = reward(policy.chosen, reference.chosen) - reward(policy.rejected, reference.rejected)
-    return RewardScores(
-        accuracy=share(margin > 0),
-        margin=estimate(margin),
-        chosen_delta=estimate(chosen),
-        rejected_delta=estimate(rejected),
-        chosen_per_token=estimate(chosen / policy.chosen_tokens),
-    )
+    return {
+        "accuracy": (margin > 0).astype(np.float64),
+        "margin": margin,
+        "chosen_delta": chosen,
+        "rejected_delta": rejected,
+        "chosen_per_token": chosen / policy.chosen_tokens,
+    }
 
 
 def gamma(logps: Logps) -> Estimate:

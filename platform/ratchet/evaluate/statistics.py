@@ -25,6 +25,8 @@ FLIPS = 10_000
 """Sign flips of which a p-value is made, where there are too many to go through all."""
 _AT_ONCE = 1 << 22
 _TIE = 1e-9
+NORMAL_95 = float(special.ndtri(0.975))
+"""How many standard errors a 95 % interval of the normal distribution reaches to each side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +155,12 @@ def paired(
     With groups, differences between the groups' means make p a little large, never small. Near its 5 % the
     interval and p can disagree; verdicts go by p.
 
-    Where nothing differs, p is 1 and the interval the point 0. One cluster alone has p = 1 and no
-    interval. Where all clusters differ by the same the interval is a point; p still counts clusters.
+    Where all values are 0 or 1, and each counts the same and is its own cluster, the interval is the score interval of
+    a difference of paired shares (`score_interval`), which is no point where nothing differs: 0 of 60 against 0 of 60
+    is 0 within 6 points. So it is of clusters where all of them differ by the same, 0, 1 or −1.
+
+    Where nothing differs, p is 1. One cluster alone has p = 1 and no interval. Other values of which all clusters
+    differ by the same have a point as their interval; p still counts clusters.
 
     Raises DataError where there are no items, numbers of items differ, a value is not finite, or a weight not above 0.
     """
@@ -164,16 +170,53 @@ def paired(
     design = _design(differences, clusters, weights, groups)
     difference, error = design.mean(differences), design.error(differences)
     freedom = max(1, design.count - len(design.clusters_of_group))
-    reach = None if error is None else error * float(special.stdtrit(freedom, 0.975))
+    reach = None if error is None else error * t_reach(freedom)
+    ends = None if reach is None else (difference - reach, difference + reach)
+    if error is not None and set(np.unique([values_a, values_b])) <= {0.0, 1.0}:
+        alone = design.count == len(differences) and weights is None and groups is None
+        if alone:
+            ends = score_interval(len(differences), int(np.sum(differences > 0)), int(np.sum(differences < 0)))
+        elif error == 0 and difference in {-1.0, 0.0, 1.0}:
+            ends = score_interval(design.count, design.count * (difference > 0), design.count * (difference < 0))
     return PairedDifference(
         difference=difference,
         standard_error=error,
-        low=None if reach is None else difference - reach,
-        high=None if reach is None else difference + reach,
+        low=None if ends is None else ends[0],
+        high=None if ends is None else ends[1],
         p=_sign_flip(design.by_cluster(design.share * differences), seed, flips),
         items=len(differences),
         clusters=design.count,
     )
+
+
+def t_reach(freedom: int) -> float:
+    """Return how many standard errors a 95 % interval of Student's t reaches to each side."""
+    return float(special.stdtrit(freedom, 0.975))
+
+
+def score_interval(items: int, ups: int, downs: int) -> tuple[float, float]:
+    """Return the 95 % score interval of the difference of two shares over the same `items` (Tango 1998, equation 8).
+
+    `ups` items are right for the first alone and `downs` for the second alone. Its ends are the differences Δ at which
+    (ups − downs − nΔ)² is 3.84 times its variance n(2q + Δ(1 − Δ)), with q the likeliest share of `downs` under Δ.
+    """
+    most = NORMAL_95**2
+
+    def beyond(delta: float) -> bool:
+        a = 2 * items
+        b = -ups - downs + (2 * items - ups + downs) * delta
+        q = (np.sqrt(b * b + 4 * a * downs * delta * (1 - delta)) - b) / (2 * a)
+        variance = items * (2 * q + delta * (1 - delta))
+        return bool((ups - downs - items * delta) ** 2 > most * variance)
+
+    def end(inside: float, outside: float) -> float:
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
+        return outside
+
+    found = (ups - downs) / items
+    return end(found, -1.0), end(found, 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

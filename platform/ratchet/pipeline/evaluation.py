@@ -114,7 +114,12 @@ def _heldout(run: Run, model: Model, opponents: list[Model], reward: Callable[[A
             theirs = ensure_scores(run, other, [job])
             found = reward_scores(read_job(job, mine[job]), read_job(job, theirs[job]), reward)
             rows.append(
-                {"source": tokens.source, "against": other.name, "record": str(mine[job].folder)}
+                {
+                    "source": tokens.source,
+                    "against": other.name,
+                    "record": str(mine[job].folder),
+                    "against_record": str(theirs[job].folder),
+                }
                 | dataclasses.asdict(found)
             )
     return rows

@@ -249,6 +249,11 @@ def read_all(folder: Path) -> Logps:
     return Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
 
 
+def ids_in(folder: Path) -> list[str]:
+    """Return the ids of the pairs that a folder has scores of, in the order in which they were made."""
+    return [str(one) for one in _read([folder])["pair_id"].to_pylist()]
+
+
 def _not_scores(logps: Logps) -> npt.NDArray[np.bool_]:
     """Mark the rows with a number that no answer's log-probability can be."""
     right = np.isfinite(logps.chosen) & (logps.chosen <= 0)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ratchet.reference.share import interval_of
 from ratchet.report.charts import Chart
 from ratchet.report.data import Report
 from ratchet.report.plots import MUTED, PAGE, RULE, axis_names, draw, legend, short, stage_colour
@@ -22,12 +23,12 @@ _SHARES = {"share", "percent"}
 class Dot:
     """A model's place on a line of a chart, in the chart's unit.
 
-    `reach` is half its 95 % interval, None where it has no error.
+    `reach` is how far its 95 % interval goes below and above it, None where it has no error.
     """
 
     model: str
     value: float
-    reach: float | None
+    reach: tuple[float, float] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +98,18 @@ def _dots(scores: Mapping[str, Score | Average | None], units: set[str]) -> list
     for name, one in scores.items():
         if one is not None and one.value is not None and one.unit in units:
             factor = 100.0 if one.unit == "share" else 1.0
-            reach = None if one.standard_error is None else 1.96 * factor * one.standard_error
-            made.append(Dot(name, factor * one.value, reach))
+            made.append(Dot(name, factor * one.value, _reach(one, factor)))
     return made
+
+
+def _reach(one: Score | Average, factor: float) -> tuple[float, float] | None:
+    """Return how far an interval goes: an exact one where the items of a share all agree, and the formula says 0."""
+    if one.value is None or one.standard_error is None:
+        return None
+    if one.unit == "share" and one.standard_error == 0 and isinstance(one, Score):
+        low, high = interval_of(one.value, one.count) or (one.value, one.value)
+        return factor * (one.value - low), factor * (high - one.value)
+    return (1.96 * factor * one.standard_error,) * 2
 
 
 def _caption(label: str, results: Mapping[str, Result], *more: str) -> str:
@@ -147,6 +157,7 @@ def _grouped(report: Report, picture: Picture) -> Chart | None:
                     _dot(axes, dot, place + step * (models.index(dot.model) - (len(models) - 1) / 2), looks)
             _across(axes, [label for label, _ in lines], (side - 14) // 7)
             legend(axes, entries, columns, wide, 12 - side)
+            _within_percent(axes, picture.unit)
             axis_names(axes, picture.unit, "")
 
         size = (width, top + max(24, 8 + 9 * len(models)) * len(lines) + 40)
@@ -167,6 +178,7 @@ def _small(report: Report, picture: Picture) -> Chart | None:
         for place, (_, dot) in enumerate(lines):
             _dot(axes, dot, place, looks)
         _across(axes, [label for label, _ in lines], 15)
+        _within_percent(axes, picture.unit)
         axis_names(axes, unit_name(picture.unit), "")
 
     size = (350, 56 + 27 * len(lines))
@@ -177,8 +189,16 @@ def _small(report: Report, picture: Picture) -> Chart | None:
 def _dot(axes: Any, dot: Dot, y: float, looks: Mapping[str, tuple[str, str]]) -> None:
     colour, marker = looks[dot.model]
     face = PAGE if dot.reach is None else colour
-    look = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": face}
-    axes.errorbar(dot.value, y, xerr=dot.reach, elinewidth=1.4, **look)
+    look = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": face, "clip_on": False}
+    reach = None if dot.reach is None else [[end] for end in dot.reach]
+    axes.errorbar(dot.value, y, xerr=reach, elinewidth=1.4, **look)
+
+
+def _within_percent(axes: Any, unit: str) -> None:
+    """End an axis of shares where shares end."""
+    if unit_name(unit) == "%":
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, 0.0), min(high, 100.0))
 
 
 def _across(axes: Any, names: list[str], letters: int) -> None:

@@ -31,6 +31,7 @@ from ratchet.report.sweep_values import (
     goodness,
     measured,
     objective_axis,
+    reach,
     records,
     result_of,
     short_names,
@@ -47,7 +48,12 @@ MOST_NAMES = 40
 
 def leaders(sweep: Sweep) -> frozenset[str]:
     """Return the ids of the best point, or of those of the front."""
-    return frozenset([sweep.best] if sweep.best else [point.id for point in sweep.points if point.front])
+    return frozenset([sweep.best] if sweep.best else [*sweep.tied, *(one.id for one in sweep.points if one.front)])
+
+
+def leading(sweep: Sweep) -> str:
+    """Say what the leaders are."""
+    return "the best point" if sweep.best else "the points of the tie" if sweep.tied else "the Pareto front"
 
 
 def value(point: Point, place: int) -> float:
@@ -56,10 +62,10 @@ def value(point: Point, place: int) -> float:
     return 0.0 if found is None or found.value is None else found.value
 
 
-def error(point: Point, place: int) -> float:
-    """Return a point's standard error, 0 where it has none."""
+def bars(point: Point, place: int) -> tuple[float, float]:
+    """Return how far a point's bar goes below and above it (`reach`)."""
     found = result_of(point, place)
-    return (found.standard_error or 0.0) if found else 0.0
+    return (0.0, 0.0) if found is None else reach(found)
 
 
 def parallel(sweep: Sweep) -> Chart | None:
@@ -118,9 +124,8 @@ def _height(axis: Axis, found: Any) -> float | None:
 
 
 def _colours(sweep: Sweep) -> str:
-    which = "best point" if sweep.best else "Pareto front"
     by = f" in {cut(sweep.objectives[0].metric, 60)}" if len(sweep.objectives) > 1 else ""
-    return f"The better{by}, the stronger the blue; orange with diamonds: {which}."
+    return f"The better{by}, the stronger the blue; orange with diamonds: {leading(sweep)}."
 
 
 def _upright(axes: Any, x: int, axis: Axis, letters: int, *, leftwards: bool) -> None:
@@ -172,10 +177,20 @@ def pareto(sweep: Sweep) -> Chart | None:
             axes.plot(*zip(*steps, strict=True), color=BEST, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
         for one in points:
             x, y = value(one, 0), value(one, 1)
-            bars = {"xerr": error(one, 0) or None, "yerr": error(one, 1) or None, "elinewidth": 0.8}
+            sides = [[[end] for end in bars(one, axis)] for axis in (0, 1)]
             look = {"marker": "D" if one.front else "o", "markersize": 7.5 if one.front else 5, "color": colour(one)}
             edge = {"markeredgecolor": BEST, "markeredgewidth": 1.6 if one.front and third else 0}
-            axes.errorbar(x, y, **bars, **look, **edge, zorder=3 if one.front else 2)
+            axes.errorbar(
+                x,
+                y,
+                xerr=sides[0],
+                yerr=sides[1],
+                elinewidth=0.8,
+                clip_on=False,
+                **look,
+                **edge,
+                zorder=3 if one.front else 2,
+            )
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         labels_apart(axes, [(value(one, 0), value(one, 1), _name(sweep, one)) for one in front[:NAMED]])
         axis_names(axes, short(_better(sweep, 0), 70), short(_better(sweep, 1), 70))

@@ -10,14 +10,14 @@ from typing import Any
 
 from ratchet.report.answers import cut
 from ratchet.report.charts import Chart
-from ratchet.report.charts_sweep import BEST, DOT, MOST_NAMES, error, leaders, value
+from ratchet.report.charts_sweep import BEST, DOT, MOST_NAMES, bars, leaders, leading, value
 from ratchet.report.plots import INK, RULE, axis_names, draw, short
 from ratchet.report.sweep_data import Key, Point, Sweep
 from ratchet.report.sweep_values import Axis, axis_of, measured, objective_axis, records
 from ratchet.report.sweep_words import plan_point
 
-Dot = tuple[Point, float, float, float]
-"""A point, its place along and up, and its error."""
+Dot = tuple[Point, float, float, tuple[float, float]]
+"""A point, its place along and up, and how far its bar goes to each side."""
 
 
 def against_keys(sweep: Sweep, place: int) -> tuple[list[Chart], list[Chart]]:
@@ -42,7 +42,7 @@ def _upright_dots(sweep: Sweep, place: int, number: int, key: Key, axis: Axis) -
     found = _spread(points, key, axis)
 
     def paint(axes: Any) -> None:
-        _draw_dots(axes, sweep, [(one, x, value(one, place), error(one, place)) for one, x in found])
+        _draw_dots(axes, sweep, [(one, x, value(one, place), bars(one, place)) for one, x in found])
         ticks = axis.ticks()
         axes.set_xticks([at for at, _ in ticks], [text for _, text in ticks])
         axes.set_xlim(-0.03, 1.03)
@@ -71,7 +71,7 @@ def _lines(sweep: Sweep, place: int, number: int, key: Key, axis: Axis) -> Chart
                 axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.3, linewidth=0)
             mine = [one for one in drawn if where[one.id] == at]
             ys = [row + 0.7 * ((index + 0.5) / len(mine) - 0.5) for index in range(len(mine))]
-            dots += [(one, value(one, place), y, error(one, place)) for one, y in zip(mine, ys, strict=True)]
+            dots += [(one, value(one, place), y, bars(one, place)) for one, y in zip(mine, ys, strict=True)]
         _draw_dots(axes, sweep, dots, across=True)
         axes.set_yticks(range(len(kept)), [labels[at] for at in kept])
         axes.set_ylim(len(kept) - 0.5, -0.5)
@@ -110,10 +110,16 @@ def _draw_dots(axes: Any, sweep: Sweep, placed: Sequence[Dot], *, across: bool =
     for top in (False, True):
         mine = [(x, y, off) for one, x, y, off in placed if (one.id in first) is top]
         look = {"color": BEST if top else DOT, "zorder": 4 if top else 3, "alpha": 1.0 if top else 0.85}
-        if bars := [one for one in mine if one[2]]:
-            xs, ys, offs = zip(*bars, strict=True)
-            axes.errorbar(xs, ys, **{"xerr" if across else "yerr": offs}, fmt="none", elinewidth=1.1, **look)
-        marker = {"marker": "D" if top else "o", "markersize": 6.5 if top else 5, "markeredgewidth": 0}
+        if barred := [one for one in mine if any(one[2])]:
+            xs, ys, offs = zip(*barred, strict=True)
+            sides = list(zip(*offs, strict=True))
+            axes.errorbar(xs, ys, **{"xerr" if across else "yerr": sides}, fmt="none", elinewidth=1.1, **look)
+        marker = {
+            "marker": "D" if top else "o",
+            "markersize": 6.5 if top else 5,
+            "markeredgewidth": 0,
+            "clip_on": False,
+        }
         axes.plot([x for x, _, _ in mine], [y for _, y, _ in mine], linestyle="", **marker, **look)
     for one, x, y, _ in placed:
         if one is own:
@@ -124,5 +130,5 @@ def _draw_dots(axes: Any, sweep: Sweep, placed: Sequence[Dot], *, across: bool =
 def how_to_read(sweep: Sweep) -> str:
     """Say what marks and bars of the scatter charts are."""
     own = " Square around: the plan's own values." if plan_point(sweep) else ""
-    which = "the best point" if sweep.best else "the Pareto front"
-    return f"One dot a point; orange diamond: {which}. Bars: one standard error to each side, where there is one.{own}"
+    bar = "Bars: one standard error to each side, where there is one; of a share its exact 95 % interval."
+    return f"One dot a point; orange diamond: {leading(sweep)}. {bar}{own}"

@@ -239,7 +239,7 @@ RULES = (
         "margin from the rejected side alone",
         False,
         _rejected_alone,
-        "its margin of {margin} nats comes from the rejected answers, which fell by {rejected} nats against {against}; "
+        "its margin of {margin} nats comes from the rejected answers, which fell ({rejected} nats against {against}); "
         "the chosen answers did not rise ({chosen} nats)",
         "use kind: dpop, or a higher beta, if the model is to write answers like the chosen ones more often",
     ),

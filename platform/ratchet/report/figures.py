@@ -50,6 +50,11 @@ def _signed(value: float | None, text: str) -> str:
     return f"+{text}" if value is not None and value > 0 and text != NONE else text
 
 
+def signed(value: float, decimals: int) -> str:
+    """Return a number with its sign."""
+    return _signed(value, number(value, decimals))
+
+
 def interval(low: float | None, high: float | None, error: float | None) -> str:
     """Return `low to high`, signed, to the digit that the error is known to; nothing where an end is missing."""
     if low is None or high is None:
@@ -76,6 +81,15 @@ SHARE_NOTE = "In brackets: the exact 95 % interval of a share (Clopper and Pears
 def percent_with_error(share: float | None, error: float | None, decimals: int = 1) -> str:
     """Return a share from 0 to 1 in per cent as `with_error` does."""
     return NONE if share is None else with_error(100 * share, None if error is None else 100 * error, decimals)
+
+
+def measured(value: float | None, error: float | None, ends: tuple[float | None, float | None], decimals: int) -> str:
+    """Return a value with the ends of its 95 % interval where it has some, as shares do, else with its error."""
+    low, high = ends
+    if value is None or low is None or high is None:
+        return with_error(value, error, decimals)
+    decimals = max(2, decimals_of(high - low)) if high > low else decimals
+    return f"{number(value, decimals)} ({number(low, decimals)} to {number(high, decimals)})"
 
 
 def share(value: float | None, count: int) -> str:

@@ -10,6 +10,7 @@ from ratchet.report.page import many
 from ratchet.report.plots import short
 from ratchet.report.sweep_data import Point, Stage, Sweep, Trial
 from ratchet.report.sweep_values import decimals, ordered, result_of
+from ratchet.report.sweep_words import told
 from ratchet.track.progress import duration
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LINE = 152, 56, 26, 12, 17
@@ -117,7 +118,7 @@ class _Layout:
         self.sweep, self.below, self.kept = sweep, below, kept
         self.points = {point.id: point for point in sweep.points}
         self.numbers = {trial.id: trial.number for trial in sweep.trials}
-        winners = {sweep.best} if sweep.best else {point.id for point in sweep.points if point.front}
+        winners = {sweep.best} if sweep.best else {point.id for point in sweep.points if point.front} | {*sweep.tied}
         self.winning = {trial.id for trial in sweep.trials if trial.point in winners}
         self.ending: dict[str, list[Trial]] = {}
         for trial in sweep.trials:
@@ -186,14 +187,15 @@ class _Layout:
             digits = decimals(self.sweep, place)
             found = result_of(point, place) if whole else trials[0].metrics.get(objective.metric)
             if found is not None and found.value is not None:
-                known = found.standard_error is not None
-                say = fig.with_error(found.value, found.standard_error, digits)
-                results.append(say if known else fig.number(found.value, digits))
+                known = found.standard_error is not None or found.low is not None
+                results.append(told(found, digits) if known else fig.number(found.value, digits))
         star = (
             ("best: " if whole else "best point: ")
             if point.id == self.sweep.best
             else "front: "
             if point.front and not self.sweep.best
+            else "tie: "
+            if point.id in self.sweep.tied
             else ""
         )
         status = "" if results else next((one.status for one in trials if one.status != "finished"), fig.NONE)

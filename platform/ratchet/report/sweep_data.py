@@ -11,16 +11,19 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from ratchet.report.data import Diagnosis
+
 NAME = "sweep.json"
 Status = typing.Literal["finished", "stopped", "failed", "unfinished"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is wanted of a finished trial."""
+    """What is wanted of a finished trial. A `share` lies from 0 to 1."""
 
     metric: str
     mode: typing.Literal["max", "min"]
+    share: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +39,15 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A metric of one trial, and its standard error over the items that it is a mean of, where it is one."""
+    """A metric of one trial, and its standard error over the items that it is a mean of, where it is one.
+
+    A share has the ends of its exact 95 % interval, and no error where all its items agree.
+    """
 
     value: float | None
     standard_error: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Trial:
 class Result:
     """An objective at a point: the mean over the seeds that finished.
 
-    `standard_error` is over seeds where two or more finished, else the trial's own over items; `of_seeds` tells.
+    `standard_error` is over seeds where two or more finished, else the trial's own over items; `of_seeds` tells. `low`
+    and `high` are a share's 95 % interval: of one seed its own; of several that all came to the same the widest ends.
     """
 
     metric: str
@@ -73,6 +82,8 @@ class Result:
     standard_error: float | None
     seeds: int
     of_seeds: bool
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +153,30 @@ class Importance:
 
 
 @dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The first point of the ranks minus another one, with the ends of the 95 % interval.
+
+    `basis` says what is set against what: the same held-out `pairs`, the same `seeds`, or two results that are taken
+    to be `independent`; `count` is how many pairs or seeds, 0 where they are independent. `p` is of pairs alone.
+    """
+
+    point: str
+    other: str
+    difference: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    basis: typing.Literal["pairs", "seeds", "independent"]
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep and what came of it. `best` is a point's id, None with several objectives or none finished."""
+    """A sweep and what came of it. `best` is a point's id, None with several objectives, none finished, or a tie.
+
+    `tied` are the points that share the best value, where two or more do.
+    """
 
     format: int
     name: str
@@ -167,3 +200,6 @@ class Sweep:
     plan_text: str = ""
     space_text: str = ""
     warnings: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()

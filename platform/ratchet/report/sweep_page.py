@@ -60,6 +60,7 @@ def sweep_page(sweep: Sweep) -> str:
         saved=saved(sweep),
         wanted=[wanted(one) for one in sweep.objectives],
         winner=winner(sweep),
+        leading=charts.leading(sweep),
         sections=[one for one in sections(sweep) if one.tables or one.key in drawn],
         drawn=drawn,
         tree=tree,
@@ -79,6 +80,7 @@ def sweep_markdown(sweep: Sweep) -> str:
     wishes = "; ".join(map(wanted, sweep.objectives))
     head = [f"A sweep of {cut(sweep.plan, 100)}: {lead(sweep)}", f"Wanted: {wishes}.", f"Saved: {saved(sweep)}"]
     parts = [f"# {escape(cut(sweep.name, 100))}", *map(escape, head)]
+    parts += [f"- **{escape(one.name)}** {escape(cut(f'{one.says}. {one.do}.', 900))}" for one in sweep.diagnoses]
     parts += [f"- **Warning:** {escape(cut(text, 600))}" for text in sweep.warnings]
     parts += ["## What is best", *map(escape, winner(sweep))]
     for one in sections(sweep):

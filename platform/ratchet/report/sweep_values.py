@@ -127,12 +127,20 @@ def _apart(low: float, high: float, by: float) -> tuple[float, float]:
 def objective_axis(sweep: Sweep, place: int, *, errors: bool = False) -> Axis:
     """Return the axis of an objective, with room around its values (and their errors)."""
     found = [one.results[place] for one in measured(sweep, place)]
-    reach = [(one.standard_error or 0.0) if errors else 0.0 for one in found]
-    values = [one.value for one in found if one.value is not None] or [0.0]
-    low = min(value - off for value, off in zip(values, reach or [0.0], strict=True))
-    high = max(value + off for value, off in zip(values, reach or [0.0], strict=True))
+    ends = [(one.value or 0.0, *(reach(one) if errors else (0.0, 0.0))) for one in found] or [(0.0, 0.0, 0.0)]
+    low, high = min(value - down for value, down, _ in ends), max(value + up for value, _, up in ends)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
-    return Axis(sweep.objectives[place].metric, "line", low - room, high + room)
+    low, high = low - room, high + room
+    if sweep.objectives[place].share:
+        low, high = max(0.0, low), min(1.0, high)
+    return Axis(sweep.objectives[place].metric, "line", low, high)
+
+
+def reach(found: Result) -> tuple[float, float]:
+    """Return how far a result's bar goes below and above it: a share's interval, else its error, else nothing."""
+    if found.value is not None and found.low is not None and found.high is not None:
+        return found.value - found.low, found.high - found.value
+    return (found.standard_error or 0.0,) * 2
 
 
 def result_of(point: Point, place: int) -> Result | None:

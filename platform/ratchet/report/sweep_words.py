@@ -14,7 +14,7 @@ from ratchet.plan.reading import parse
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
 from ratchet.report.page import many
-from ratchet.report.sweep_data import Objective, Point, Result, Sweep
+from ratchet.report.sweep_data import Comparison, Objective, Point, Result, Sweep, Value
 from ratchet.report.sweep_values import (
     decimals,
     measured,
@@ -114,11 +114,18 @@ def measure(sweep: Sweep, point: Point, place: int) -> str:
     found = result_of(point, place)
     if found is None:
         return fig.NONE
-    text = fig.with_error(found.value, found.standard_error, decimals(sweep, place))
+    text = told(found, decimals(sweep, place))
+    if found.low is not None:
+        return f"{text} (exact 95 % interval over items of {_seeds(sweep, found.seeds)}, not over seeds)"
     if found.standard_error is None:
         return f"{text}, {_seeds(sweep, found.seeds)}"
     count = _seeds(sweep, found.seeds) if found.of_seeds else f"items of {_seeds(sweep, found.seeds)}, not over seeds"
     return f"{text} (standard error over {count})"
+
+
+def told(found: Result | Value, digits: int) -> str:
+    """Return a result as a figure with its error, or with its interval where it is a share."""
+    return fig.measured(found.value, found.standard_error, (found.low, found.high), digits)
 
 
 def finished(sweep: Sweep, seeds: int) -> str:
@@ -138,6 +145,8 @@ def winner(sweep: Sweep) -> list[str]:
     if len(sweep.objectives) > 1:
         return _front(sweep)
     found = measured(sweep, 0)
+    if sweep.tied:
+        return _tie(sweep, found)
     best = next((point for point in found if point.id == sweep.best), None)
     if best is None:
         return ["No trial finished with a value of the objective, so nothing is best."]
@@ -159,13 +168,43 @@ def winner(sweep: Sweep) -> list[str]:
 
 
 def _against(sweep: Sweep, best: Point, other: Point, who: str) -> str:
-    a, b = result_of(best, 0), result_of(other, 0)
-    found = difference(a, b) if a and b else None
     said = f"{who} is {where(sweep, other)}: {measure(sweep, other, 0)}"
-    if found is None:
+    found = next((one for one in sweep.comparisons if (one.point, one.other) == (best.id, other.id)), None)
+    if found is not None:
+        return f"{said}. Best minus this: {compared(found, decimals(sweep, 0))}."
+    a, b = result_of(best, 0), result_of(other, 0)
+    alone = difference(a, b) if a and b else None
+    if alone is None:
         return f"{said}."
-    off = fig.difference(found.value, found.error, decimals(sweep, 0))
-    return f"{said}. Best minus this: {off}; {found.verdict} ({found.basis}, taken as independent)."
+    off = fig.difference(alone.value, alone.error, decimals(sweep, 0))
+    return f"{said}. Best minus this: {off}; {alone.verdict} ({alone.basis}, taken as independent)."
+
+
+def compared(found: Comparison, digits: int) -> str:
+    """Return a difference of two points with its interval, whether it is told from 0, and over what it is."""
+    basis = {
+        "pairs": f"over {found.count:,} pairs of both",
+        "seeds": f"over {found.count} seeds of both",
+        "independent": "taken as independent",
+    }[found.basis]
+    if found.low is None or found.high is None:
+        return (
+            f"{fig.difference(found.difference, found.standard_error, digits)}; nothing tells it from chance ({basis})"
+        )
+    digits = fig.decimals_of(found.high - found.low) if found.high > found.low else digits
+    ends = f"{fig.signed(found.low, digits)} to {fig.signed(found.high, digits)}"
+    verdict = "not distinguishable" if found.low <= 0 <= found.high else "distinguishable"
+    return f"{fig.signed(found.difference, digits)} ({ends}, 95 %); {verdict} ({basis})"
+
+
+def _tie(sweep: Sweep, found: list[Point]) -> list[str]:
+    same = [point for point in found if point.id in sweep.tied]
+    said = [f"A tie: {len(same)} points came to the same, so that none is best."]
+    said += [f"{where(sweep, point)}: {measure(sweep, point, 0)}." for point in same[:NAMED]]
+    own = plan_point(sweep)
+    if own is not None:
+        said.append(f"The plan's own point {own.id} is {'one of them' if own in same else 'none of them'}.")
+    return [*said, "Name the one to promote, or aim at a metric that tells them apart, such as a margin."]
 
 
 def _caution(best: Point, others: list[Point]) -> str:

@@ -201,10 +201,15 @@ def _side(one: Comparison | None, unit: str) -> list[Cell]:
     )
     verdict = VERDICTS[one.verdict]
     return [
-        Cell(fig.difference(change, error), aside=fig.interval(low, high, error)),
+        Cell(_change(change, error, low, high), aside=fig.interval(low, high, error)),
         Cell(fig.probability(one.p_holm)),
         Cell(verdict, mark=verdict if one.verdict == "worse" else "", aside=one.note),
     ]
+
+
+def _change(change: float | None, error: float | None, low: float | None, high: float | None) -> str:
+    """Return a difference, without its error where the formula's is 0 and its interval, below it, is no point."""
+    return fig.number(change) if error == 0 and low != high else fig.difference(change, error)
 
 
 def _about(scores: Scores, one: Comparison) -> tuple[str, str, list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
-from ratchet.report.sweep_data import Point, Sweep, Trial
+from ratchet.report.sweep_data import Objective, Point, Sweep, Trial
 from ratchet.report.sweep_values import (
     LONGEST,
     decimals,
@@ -17,7 +17,7 @@ from ratchet.report.sweep_values import (
     shown,
     trials_of,
 )
-from ratchet.report.sweep_words import finished, plan_point
+from ratchet.report.sweep_words import compared, finished, plan_point, told
 from ratchet.report.tables import Cell, Column, Row, Table, row, table
 from ratchet.track.progress import duration
 
@@ -35,15 +35,18 @@ def ranked(sweep: Sweep) -> Table | None:
     names = short_names([key.key for key in sweep.keys])
     several = len(sweep.objectives) > 1
     over = [_over(sweep, place) for place in range(len(sweep.objectives))]
+    against = {one.other: compared(one, decimals(sweep, 0)) for one in sweep.comparisons}
+    ahead_of = {sweep.best, *sweep.tied} | {point.id for point in points if several and point.front}
     rows = []
     for point in points:
-        ahead = ("front" if point.front else fig.NONE) if several else fig.count(point.rank)
+        ahead = ("front" if point.front else fig.NONE) if several else _rank(sweep, point)
         marks = [cut(mark, 40) for mark in point.marks] + (["plan's own"] if point is own else [])
         cells: list[Cell | str] = [
             ahead,
-            Cell(cut(point.id, LONGEST), stage="best" if point.id == sweep.best or (several and point.front) else ""),
+            Cell(cut(point.id, LONGEST), stage="best" if point.id in ahead_of else ""),
             *(shown(point.values.get(key.key), key.kind) for key in sweep.keys),
             *(_result(sweep, point, place, over[place]) for place in range(len(sweep.objectives))),
+            against.get(point.id, fig.NONE),
             finished(sweep, max((one.seeds for one in point.results), default=0)),
             ", ".join(marks) or fig.NONE,
             _statuses(mine[point.id]),
@@ -60,15 +63,24 @@ def ranked(sweep: Sweep) -> Table | None:
             )
             for key in sweep.keys
         ),
-        *(
-            Column(cut(one.metric, LONGEST), over[place] and f"± standard error {over[place]}")
-            for place, one in enumerate(sweep.objectives)
-        ),
+        *(Column(cut(one.metric, LONGEST), _unit(one, over[place])) for place, one in enumerate(sweep.objectives)),
+        Column("first minus this", text=True),
         Column("seeds finished"),
         Column("marks", text=True),
         Column("trials", text=True),
     ]
     return table(columns, rows, _left_out(len(rows), len(all_points), "points", "the best, the last and the marked"))
+
+
+def _rank(sweep: Sweep, point: Point) -> str:
+    return f"1 of {len(sweep.tied)} equal" if point.id in sweep.tied else fig.count(point.rank)
+
+
+def _unit(objective: Objective, over: str) -> str:
+    """Say what stands beside an objective's values."""
+    if objective.share and over != "over seeds":
+        return "(exact 95 % interval)"
+    return over and f"± standard error {over}"
 
 
 def thinned(points: Sequence[Point], keep: Sequence[Point]) -> list[Point]:
@@ -103,8 +115,8 @@ def _result(sweep: Sweep, point: Point, place: int, usual: str) -> Cell | str:
     if found is None:
         return fig.NONE
     mine = "over seeds" if found.of_seeds else "over items"
-    aside = mine if found.standard_error is not None and mine != usual else ""
-    return Cell(fig.with_error(found.value, found.standard_error, decimals(sweep, place)), aside=aside)
+    aside = mine if found.standard_error is not None and found.low is None and mine != usual else ""
+    return Cell(told(found, decimals(sweep, place)), aside=aside)
 
 
 def _statuses(trials: Sequence[Trial]) -> str:
@@ -149,10 +161,7 @@ def trials(sweep: Sweep) -> Table | None:
             cut(trial.point, LONGEST),
             fig.NONE if trial.seed is None else str(trial.seed),
             trial.status,
-            *(
-                fig.NONE if one is None else fig.with_error(one.value, one.standard_error, decimals(sweep, place))
-                for place, one in enumerate(found)
-            ),
+            *(fig.NONE if one is None else told(one, decimals(sweep, place)) for place, one in enumerate(found)),
             fig.count(len(trial.steps)),
             duration(trial.seconds),
             cut(trial.wandb, LONGEST) if trial.wandb else fig.NONE,
@@ -161,8 +170,9 @@ def trials(sweep: Sweep) -> Table | None:
     columns = [Column("number"), Column("trial", text=True), Column("point", text=True), Column("seed")]
     columns += [Column("status", text=True), *(Column(cut(one.metric, LONGEST)) for one in sweep.objectives)]
     columns += [Column("stages"), Column("time"), Column("wandb", text=True)]
-    note = "± is the standard error over the items of the one trial. " + _left_out(
-        len(rows), len(sweep.trials), "trials", "the first"
+    note = (
+        "± is the standard error over the items of the one trial; in brackets stands a share's exact interval. "
+        + _left_out(len(rows), len(sweep.trials), "trials", "the first")
     )
     return table(columns, rows, note.strip(), "Every trial", folded=True)
 

@@ -11,10 +11,12 @@ from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Distribution, Space
 from ratchet.report.sweep_data import NAME, Importance, Key, Objective, Stage, Sweep, Trial, Value, Work
+from ratchet.report.sweep_diagnoses import diagnose
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import code_commit, now, read_json_or_none, read_record, versions
+from ratchet.tune.compare import compare, shares_of, tied
 from ratchet.tune.importance import importance
 from ratchet.tune.points import size_of, value_at
 from ratchet.tune.rank import points_of
@@ -55,15 +57,18 @@ def gather(
     unfinished. Raises CorruptError where a file of a trial is not what was written.
     """
     found = list(read_trials(layout, asked.name))
-    objectives = tuple(Objective(metric, mode) for metric, mode in asked.space.objectives.items())
     trials = tuple(trial for trial, _, _ in found)
+    objectives = tuple(
+        Objective(metric, mode, any(shares_of(trials, metric))) for metric, mode in asked.space.objectives.items()
+    )
     values = {trial.point: point for trial, point, _ in reversed(found)}
     points = points_of(trials, values, objectives, marks or {}, asked.space.seeds or ())
     keys = tuple(
         Key(key, one.kind, _values(one))  # type: ignore[arg-type]
         for key, one in asked.space.keys.items()
     )
-    return Sweep(
+    same = tied(points)
+    made = Sweep(
         format=FORMAT,
         name=asked.name,
         plan=asked.plan.name,
@@ -75,7 +80,7 @@ def gather(
         keys=keys,
         trials=trials,
         points=points,
-        best=next((point.id for point in points if point.rank == 1), None),
+        best=None if same else next((point.id for point in points if point.rank == 1), None),
         stages=_stages(layout, asked.name, found),
         work=_work(layout, asked.name, found),
         importance=tuple(
@@ -90,7 +95,10 @@ def gather(
         plan_text=asked.plan_text,
         space_text=asked.space_text,
         warnings=tuple(warnings),
+        tied=same,
+        comparisons=compare(layout, asked.plan, points, trials, objectives[0]),
     )
+    return dataclasses.replace(made, diagnoses=diagnose(made))
 
 
 def _values(one: Distribution) -> tuple[Any, ...]:
@@ -137,7 +145,10 @@ def _trial(facts: Mapping[str, Any], folder: str) -> Found:
         status=facts.get("status", "unfinished"),
         reason=_reason(facts.get("reason")),
         seconds=float(facts.get("seconds", 0.0)),
-        metrics={name: Value(one["value"], one["standard_error"]) for name, one in facts.get("metrics", {}).items()},
+        metrics={
+            name: Value(one["value"], one["standard_error"], one.get("low"), one.get("high"))
+            for name, one in facts.get("metrics", {}).items()
+        },
         steps=tuple(step["id"] for step in steps),
         run=folder,
         wandb=facts.get("wandb"),

@@ -21,6 +21,7 @@ from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, PreferenceStage, ReferringStage, Sft, Training
+from ratchet.reference.share import error_of, exact_interval
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import read_metrics
@@ -74,13 +75,29 @@ def read_metrics_of(folder: Path, plan: Plan, names: Iterable[str]) -> dict[str,
     A metric that is not there, or whose value is null, is (None, None). Scores stay in their own unit (shares,
     points, percent). The last value of a training key has no error. Raises CorruptError for a file that is broken.
     """
-    files = _Files(folder, plan)
+    files = RunFiles(folder, plan)
     found = {}
     for name in names:
         stage, _, inner = name.partition("/")
         group, _, rest = inner.partition("/")
         read = files.groups.get(group) if stage in plan.stages else None
         found[name] = read(stage, rest) if read else NOTHING
+    return found
+
+
+def ends_of(folder: Path, plan: Plan, names: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Return the exact 95 % intervals of the metrics of a finished run that are shares of pairs or of items.
+
+    Of a task's score that is where all items agree: elsewhere its error says more, as items may come in clusters.
+    """
+    files = RunFiles(folder, plan)
+    found = {}
+    for name in names:
+        stage, _, inner = name.partition("/")
+        group, _, rest = inner.partition("/")
+        count = files.counted(stage, group, rest) if stage in plan.stages else None
+        if count is not None and count[1]:
+            found[name] = exact_interval(*count)
     return found
 
 
@@ -152,7 +169,7 @@ def _opponent(plan: Plan, name: str) -> str | None:
     return final_model(plan, start_of(plan, name)) if isinstance(stage, PreferenceStage) else None
 
 
-class _Files:
+class RunFiles:
     """A run folder whose files are read once, when the first metric asks for them."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
@@ -166,30 +183,56 @@ class _Files:
         self._read: dict[Path, Any] = {}
         self._scores: dict[str, _Score] | None = None
 
+    def opposed(self, stage: str) -> dict[str, Any]:
+        """Return the held-out rows of a stage's last model against where the stage starts, by source."""
+        path = self._layout.scores(self.folder.name, final_model(self.plan, stage))
+        document, opponent = self._json(path), _opponent(self.plan, stage)
+        if document is None or opponent is None:
+            return {}
+        with _shape_of(path):
+            # An outside reference may bear a stage's name; the stage's start comes after it.
+            return {row["source"]: row for row in document["heldout"] if row["against"] == opponent}
+
     def heldout(self, stage: str, rest: str) -> Found:
         """Return a held-out figure of one source, or of all of them together."""
         key, _, source = rest.partition("/")
-        path = self._layout.scores(self.folder.name, final_model(self.plan, stage))
-        document, opponent = self._json(path), _opponent(self.plan, stage)
-        if document is None or opponent is None or key not in HELD_OUT:
+        if key not in HELD_OUT:
             return NOTHING
-        with _shape_of(path):
-            # An outside reference may bear a stage's name; the stage's start comes after it.
-            rows = {row["source"]: row[key] for row in document["heldout"] if row["against"] == opponent}
+        with _shape_of(self._layout.scores(self.folder.name, final_model(self.plan, stage))):
+            rows = {of: row[key] for of, row in self.opposed(stage).items() if not source or of == source}
             parts = [(one["mean"], one["standard_error"], one["count"]) for one in rows.values()]
-            if not source:
-                return _finite(*pooled(parts))
-            one = rows.get(source)
-            return _finite(one["mean"], one["standard_error"]) if one else NOTHING
+        mean, error = pooled(parts)
+        if error is None and key == "accuracy" and mean is not None:  # one source's pairs may all agree
+            error = error_of(mean, sum(count for _, _, count in parts))
+        return _finite(mean, error)
+
+    def counted(self, stage: str, group: str, rest: str) -> tuple[int, int] | None:
+        """Return a share as how many of how many; None for a metric that is none."""
+        key, _, source = rest.partition("/")
+        if group == "heldout" and key == "accuracy":
+            rows = [row[key] for of, row in self.opposed(stage).items() if not source or of == source]
+            return sum(round(one["mean"] * one["count"]) for one in rows), sum(one["count"] for one in rows)
+        score = self._score(stage, rest) if group == "score" else None
+        if score is None or score.get("unit") != "share" or score["standard_error"] != 0:
+            return None
+        return (round(score["value"] * score["count"]), score["count"]) if score.get("count") else None
 
     def score(self, stage: str, rest: str) -> Found:
-        """Return what stands for a task, or an average."""
+        """Return what stands for a task, or an average; items of a share that all agree tell no error."""
+        score = self._score(stage, rest)
+        if score is None:
+            return NOTHING
+        unanimous = self.counted(stage, "score", rest) is not None
+        return _finite(score["value"], None if unanimous else score["standard_error"])
+
+    def _score(self, stage: str, rest: str) -> Mapping[str, Any] | None:
+        """Return a task's headline score, or an average, as scores.json has it."""
         if self._scores is None:
             self._scores = _scores(planned_suites(self.plan))
         path, asked = self.folder / "scores.json", self._scores.get(rest)
         document = self._json(path)
         if document is None or asked is None:
-            return NOTHING
+            return None
         wanted = (final_model(self.plan, stage), asked.suite.name, asked.name)
         with _shape_of(path):
             if asked.average:
@@ -197,7 +240,7 @@ class _Files:
             else:
                 results = [one for one in document["results"] if (one["model"], one["suite"], one["task"]) == wanted]
                 rows = [one["scores"][0] for one in results]
-            return _finite(rows[0]["value"], rows[0]["standard_error"]) if rows else NOTHING
+        return rows[0] if rows else None
 
     def train(self, stage: str, rest: str) -> Found:
         """Return the last value of a key of the stage's last step."""

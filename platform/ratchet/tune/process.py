@@ -26,7 +26,7 @@ from ratchet.track.progress import Console
 from ratchet.track.trial import StageLink, TrialRun, trial_run
 from ratchet.track.wandb import WandbRun
 from ratchet.train.launch import free_slots
-from ratchet.tune.metrics import metric_names, read_metrics_of
+from ratchet.tune.metrics import ends_of, metric_names, read_metrics_of
 from ratchet.tune.send_scores import send_scores
 from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, passing, run_trial, write_point
 from ratchet.tune.watch import Listener, TrialStop, Watch
@@ -113,7 +113,12 @@ def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console, asked
     if scores is not None:
         send_scores(wandb, scores)
     found = read_metrics_of(task.folder, task.plan, metric_names(task.plan))
-    return {name: {"value": value, "standard_error": error} for name, (value, error) in found.items()}
+    ends = ends_of(task.folder, task.plan, found)
+    return {
+        name: {"value": value, "standard_error": error}
+        | (dict(zip(("low", "high"), ends[name], strict=True)) if name in ends else {})
+        for name, (value, error) in found.items()
+    }
 
 
 def _links(task: TrialTask, step: str) -> Iterator[StageLink]:

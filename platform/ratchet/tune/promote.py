@@ -35,8 +35,8 @@ class Origin:
 def winner(sweep: Sweep, point: str | None = None) -> Point:
     """Return the point to promote: the best one, or the one whose id is `point`.
 
-    Raises PlanError where the sweep has no such point, where with several objectives none is named, and where the
-    point has no result.
+    Raises PlanError where the sweep has no such point, where with several objectives or in a tie none is named, and
+    where the point has no result.
     """
     if point is not None:
         found = next((one for one in sweep.points if one.id == point), None)
@@ -50,10 +50,21 @@ def winner(sweep: Sweep, point: str | None = None) -> Point:
             f"the sweep {sweep.name} has {len(sweep.objectives)} objectives, and so no one best point",
             fix=_known(sweep),
         )
+    if sweep.tied:
+        raise PlanError(
+            f"{len(sweep.tied)} points of the sweep {sweep.name} came to the same, and none of them is best",
+            fix=_known(sweep),
+        )
     ranked = best_of(sweep.points)
     if not ranked:
-        raise PlanError(f"no trial of the sweep {sweep.name} has finished", fix="run the sweep to its end first")
+        raise PlanError(f"no trial of the sweep {sweep.name} has finished", fix=_why_none(sweep))
     return ranked[0]
+
+
+def _why_none(sweep: Sweep) -> str:
+    if any(trial.status == "unfinished" for trial in sweep.trials) or not sweep.trials:
+        return "run the sweep to its end first"
+    return "all have ended, and running it again changes nothing: its page says why; --fresh tries the points again"
 
 
 def promoted_name(plan: str, space: str) -> str:
@@ -159,7 +170,8 @@ def _seeds(sweep: Sweep, point: Point) -> str:
 
 
 def _known(sweep: Sweep) -> str:
-    shown = [one for one in sweep.points if one.front] or best_of(sweep.points)[:10]
+    shown = [one for one in sweep.points if one.front or one.id in sweep.tied] or best_of(sweep.points)[:10]
     lines = [f"  {one.id}  {'; '.join(_told(result, sweep) for result in one.results)}" for one in shown]
     title = "name one of the front" if any(one.front for one in shown) else "name one of these, best first"
+    title = "name one of the tie: --promote POINT" if sweep.tied else title
     return "\n".join([f"{title}:", *lines]) if lines else "no trial of it has finished yet"

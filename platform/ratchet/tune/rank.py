@@ -58,17 +58,27 @@ def _whole(trials: Sequence[Trial], objectives: Sequence[Objective], seeds: Sequ
 def _result(trials: Sequence[Trial], metric: str) -> Result:
     """Return an objective at a point, over the seeds that finished and have a value.
 
-    The error is the sample standard deviation of two or more seeds over √n; of a single one it is its own.
+    The error is the sample standard deviation of two or more seeds over √n; of a single one it is its own. Seeds of a
+    share that all came to the same tell no error, and have the widest of their intervals.
     """
     found = [trial.metrics.get(metric, Value(None)) for trial in trials if trial.status == "finished"]
     known = [(one.value, one.standard_error) for one in found if one.value is not None]
     if not known:
         return Result(metric, None, None, 0, of_seeds=False)
     if len(known) == 1:
-        return Result(metric, *known[0], 1, of_seeds=False)
+        return Result(metric, *known[0], 1, of_seeds=False, **_widest(found))
     numbers = [value for value, _ in known]
     error = statistics.stdev(numbers) / math.sqrt(len(numbers))
+    if not error and (ends := _widest(found)):
+        return Result(metric, numbers[0], None, len(numbers), of_seeds=True, **ends)
     return Result(metric, statistics.fmean(numbers), error, len(numbers), of_seeds=True)
+
+
+def _widest(found: Sequence[Value]) -> dict[str, float]:
+    """Return the widest ends of shares' intervals; nothing where some value has none."""
+    known = [(one.low, one.high) for one in found if one.value is not None]
+    lows, highs = [low for low, _ in known if low is not None], [high for _, high in known if high is not None]
+    return {"low": min(lows), "high": max(highs)} if len(lows) == len(highs) == len(known) else {}
 
 
 def _ranks(
@@ -82,6 +92,7 @@ def _ranks(
         error = math.inf if found.standard_error is None else found.standard_error
         return (point not in whole, -value if mode == "max" else value, error, numbers[point])
 
+    # The order only: points with the best value are a tie, whatever their ranks (`compare.tied`).
     known = [point for point, (found,) in results.items() if found.value is not None]
     return {point: rank for rank, point in enumerate(sorted(known, key=place), 1)}
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import PlanError, RatchetError, RunError, StoppedError, StorageError
+from ratchet.errors import PlanError, RatchetError, RunError, StoppedError, StorageError, TrainingError
 from ratchet.model.digest import digest_model
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
@@ -20,6 +20,7 @@ from ratchet.pipeline.summary import hardware
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge
+from ratchet.report.diagnoses import lines
 from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store import warned
@@ -71,7 +72,17 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
                 except RatchetError as error:  # the page is written again when the sweep goes on
                     console.say(str(error))
                 raise
-        return write_page(sweep, clock.seconds)
+        page, outcome = write_page(sweep, clock.seconds)
+        for line in lines(one for one in outcome.diagnoses if not one.grave):
+            console.say(line)
+        return page, outcome
+
+
+def refuse_nothing(outcome: Outcome) -> None:
+    """Raise TrainingError where no trial of a sweep that is at its end has finished, with the reason of most."""
+    for one in outcome.diagnoses:
+        if one.grave:
+            raise TrainingError(f"{one.name}: {one.says}", where=one.of, fix=one.do)
 
 
 def _go_on(sweep: Sweep, clock: Clock, console: Console, heard: Heard) -> None:

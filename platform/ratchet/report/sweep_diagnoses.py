@@ -1,0 +1,127 @@
+"""What a sweep's figures say of it, by name: each diagnosis is one row of `RULES`, as in `diagnoses`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from ratchet.report import figures as fig
+from ratchet.report.data import Diagnosis
+from ratchet.report.sweep_data import Sweep, Trial
+
+NAMED = 8
+"""Points of a tie that are named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A diagnosis: `test` yields the words of its sentence `says`; `do` is the next step."""
+
+    name: str
+    grave: bool
+    test: Callable[[Sweep], Iterator[Mapping[str, str]]]
+    says: str
+    do: str
+
+
+def diagnose(sweep: Sweep) -> tuple[Diagnosis, ...]:
+    """Return what the figures of a sweep say, in the order of `RULES`."""
+    return tuple(
+        Diagnosis(rule.name, sweep.name, rule.grave, rule.says.format(**words), rule.do.format(**words))
+        for rule in RULES
+        for words in rule.test(sweep)
+    )
+
+
+def common_reason(trials: list[Trial]) -> tuple[str, int]:
+    """Return the reason that most of these failed trials share, as the first of them has it, and how many do.
+
+    Reasons are alike where they differ in numbers, pairs and places alone.
+    """
+    alike = Counter(_kind(trial.reason) for trial in trials)
+    kind, count = alike.most_common(1)[0]
+    return next(trial.reason for trial in trials if _kind(trial.reason) == kind), count
+
+
+def _kind(reason: str) -> str:
+    what = reason.partition("\n")[0].partition(";")[0]
+    return re.sub(r"[\d.,+-]+(e[+-]?\d+)?", "0", what)
+
+
+def failed(sweep: Sweep) -> list[Trial]:
+    """Return the trials that failed, in the order in which they were chosen."""
+    return [trial for trial in sweep.trials if trial.status == "failed"]
+
+
+def _words(trials: list[Trial], of: int) -> dict[str, str]:
+    reason, count = common_reason(trials)
+    what, _, fix = reason.partition("\n")
+    told = f"{count} of them of this: " if count > 1 else "the first of this: "
+    return {"failed": str(len(trials)), "of": str(of), "reason": told + what, "fix": " ".join(fix.split()) or "see it"}
+
+
+def _nothing(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+    bad, ended = failed(sweep), [trial for trial in sweep.trials if trial.status != "unfinished"]
+    if bad and not any(trial.status == "finished" for trial in sweep.trials) and len(ended) == len(sweep.trials):
+        yield _words(bad, len(sweep.trials))
+
+
+def _some_failed(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+    bad = failed(sweep)
+    if bad and any(trial.status == "finished" for trial in sweep.trials):
+        yield _words(bad, len(sweep.trials))
+
+
+def _tie(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+    if sweep.tied:
+        names = ", ".join(sweep.tied[:NAMED]) + (" and more" if len(sweep.tied) > NAMED else "")
+        value = next(point.results[0].value for point in sweep.points if point.id == sweep.tied[0])
+        yield {
+            "count": str(len(sweep.tied)),
+            "names": names,
+            "value": fig.number(value, 4),
+            "metric": sweep.objectives[0].metric,
+            "first": sweep.tied[0],
+        }
+
+
+def _close(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+    same = [one for one in sweep.comparisons if one.low is None or one.low <= 0 <= (one.high or 0.0)]
+    if sweep.best is not None and same:
+        others = len(sweep.comparisons)
+        yield {"best": sweep.best, "same": str(len(same)), "others": f"{others} other point{'s' * (others != 1)}"}
+
+
+RULES = (
+    Rule(
+        "no trial finished",
+        True,
+        _nothing,
+        "{failed} of {of} trials failed, {reason}",
+        "{fix}; --fresh tries these points again",
+    ),
+    Rule(
+        "tie",
+        False,
+        _tie,
+        "{count} points came to the same {metric}, {value}: {names}. None of them is best",
+        "name the one to promote (--promote {first}), give the objective more held-out pairs, or aim at a finer "
+        "metric, such as a margin",
+    ),
+    Rule(
+        "best not told from others",
+        False,
+        _close,
+        "{best} cannot be told from {same} of {others}: the 95 % interval of the difference holds 0",
+        "give the objective more held-out pairs or the space more seeds, or take the value that costs least",
+    ),
+    Rule(
+        "some trials failed",
+        False,
+        _some_failed,
+        "{failed} of {of} trials failed, {reason}",
+        "{fix}; --fresh tries these points again",
+    ),
+)

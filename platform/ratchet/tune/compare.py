@@ -1,0 +1,129 @@
+"""How sure it is that a sweep's first point is better than each other one: over pairs or seeds that they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ratchet.evaluate.statistics import NORMAL_95, paired, t_reach
+from ratchet.plan.schema import Plan
+from ratchet.reference.store import Floats
+from ratchet.report.sweep_data import Comparison, Objective, Point, Result, Trial
+from ratchet.store.layout import Layout
+from ratchet.tune.pair_values import heldout_values
+from ratchet.tune.rank import best_of
+
+
+def compare(
+    layout: Layout, plan: Plan, points: Sequence[Point], trials: Sequence[Trial], objective: Objective
+) -> tuple[Comparison, ...]:
+    """Return the first of the ranked points minus each other one. `layout` is of the storage root.
+
+    Points with two or more seeds in common are set side by side seed by seed; points of one trial each, whose objective
+    is over held-out pairs, pair by pair, where the store has the scores of both. Only what shares nothing is taken to
+    be independent.
+    """
+    ranked = best_of(points)
+    if len(ranked) < 2:
+        return ()
+    first, others = ranked[0], ranked[1:]
+    ended = [trial for trial in trials if trial.status == "finished"]
+    own = {point.id: [trial for trial in ended if trial.point == point.id] for point in ranked}
+    values = {
+        trial.id: heldout_values(layout.root / trial.run, plan, objective.metric)
+        for point in ranked
+        if len(own[point.id]) == 1
+        for trial in own[point.id]
+    }
+    return tuple(_compared(first, other, own, values, objective.metric) for other in others)
+
+
+def _compared(
+    first: Point,
+    other: Point,
+    own: Mapping[str, Sequence[Trial]],
+    values: Mapping[str, Mapping[str, float] | None],
+    metric: str,
+) -> Comparison:
+    mine, theirs = own[first.id], own[other.id]
+    seeds = [_by_seed(some, metric) for some in (mine, theirs)]
+    shared = [seed for seed in seeds[0] if seed in seeds[1]]
+    if len(shared) > 1:
+        return _over_seeds(first, other, np.array([seeds[0][seed] - seeds[1][seed] for seed in shared]))
+    if len(mine) == len(theirs) == 1:
+        left, right = values[mine[0].id], values[theirs[0].id]
+        if left is not None and right is not None and left.keys() == right.keys():
+            return _over_pairs(first, other, left, right)
+    return _independent(first, other, first.results[0], other.results[0])
+
+
+def _by_seed(trials: Sequence[Trial], metric: str) -> dict[int | None, float]:
+    found = {trial.seed: trial.metrics[metric].value for trial in trials if metric in trial.metrics}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _over_seeds(first: Point, other: Point, differences: Floats) -> Comparison:
+    """Student's t over seeds; seeds that all differ by the same tell no error."""
+    count, mean = len(differences), float(differences.mean())
+    error = float(differences.std(ddof=1)) / math.sqrt(count)
+    reach = error * t_reach(count - 1)
+    if not error:
+        return Comparison(first.id, other.id, mean, None, None, None, None, "seeds", count)
+    return Comparison(first.id, other.id, mean, error, mean - reach, mean + reach, None, "seeds", count)
+
+
+def _over_pairs(first: Point, other: Point, left: Mapping[str, float], right: Mapping[str, float]) -> Comparison:
+    ids = sorted(left)
+    a, b = (np.array([side[one] for one in ids]) for side in (left, right))
+    found = paired(a, b, ids, 0)
+    error = found.standard_error or None
+    return Comparison(first.id, other.id, found.difference, error, found.low, found.high, found.p, "pairs", found.items)
+
+
+def _independent(first: Point, other: Point, one: Result, two: Result) -> Comparison:
+    difference = (one.value or 0.0) - (two.value or 0.0)
+    errors = [error for error in (one.standard_error, two.standard_error) if error is not None]
+    ends: tuple[float | None, float | None] = (None, None)
+    error = math.hypot(*errors) if len(errors) == 2 else None
+    if error is not None:
+        ends = (difference - NORMAL_95 * error, difference + NORMAL_95 * error)
+    elif None not in {one.low, one.high, two.low, two.high}:
+        ends = newcombe(_ends(one), _ends(two))
+    return Comparison(first.id, other.id, difference, error, *ends, None, "independent", 0)
+
+
+def _ends(one: Result) -> tuple[float, float, float]:
+    return one.value or 0.0, one.low or 0.0, one.high or 0.0
+
+
+def newcombe(one: tuple[float, float, float], two: tuple[float, float, float]) -> tuple[float, float]:
+    """Return the interval of the difference of two independent shares, each given with the ends of its own.
+
+    (value, low, high) each; the ends are put together as method 10 of Newcombe (1998, Statistics in Medicine 17:873).
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = one, two
+    return a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)
+
+
+def tied(points: Sequence[Point]) -> tuple[str, ...]:
+    """Return the ids of the points that share the best value, where two or more do, best first."""
+    ranked = best_of(points)
+    if not ranked:
+        return ()
+    best = ranked[0].results[0].value
+    assert best is not None  # noqa: S101  a point has its rank by it
+    same = [point.id for point in ranked if _equal(point.results[0].value, best)]
+    return tuple(same) if len(same) > 1 else ()
+
+
+def _equal(value: float | None, best: float) -> bool:
+    return value is not None and math.isclose(value, best, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def shares_of(trials: Sequence[Trial], metric: str) -> Iterator[bool]:
+    """Yield of each trial with a value of a metric whether it is a share, which has the ends of an interval."""
+    for trial in trials:
+        if metric in trial.metrics and trial.metrics[metric].value is not None:
+            yield trial.metrics[metric].high is not None

@@ -1,0 +1,38 @@
+"""A held-out metric of a finished trial pair by pair, from the scores in the store that its figures were made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ratchet.evaluate.preference import by_pair
+from ratchet.losses.preference import log_ratio, loss_of
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Merge, Sft
+from ratchet.reference.store import ids_in, read_logps
+from ratchet.store.sound import sound_record
+from ratchet.tune.metrics import HELD_OUT, RunFiles
+
+
+def heldout_values(folder: Path, plan: Plan, name: str) -> dict[str, float] | None:
+    """Return a held-out metric of every pair, by pair id, of a finished run of `plan` in its run folder.
+
+    None where the metric is of another group, or the store has not all of the scores any more.
+    """
+    stage, _, inner = name.partition("/")
+    group, _, rest = inner.partition("/")
+    key, _, source = rest.partition("/")
+    if group != "heldout" or stage not in plan.stages or key not in HELD_OUT:
+        return None
+    settings = plan.stages[stage]
+    reward = log_ratio if isinstance(settings, Sft | Merge) else loss_of(settings.kind).reward
+    found: dict[str, float] = {}
+    for of, row in RunFiles(folder, plan).opposed(stage).items():
+        if source and of != source:
+            continue
+        folders = [Path(row[name]) for name in ("record", "against_record") if row.get(name)]
+        if len(folders) < 2 or any(sound_record(one) is None for one in folders):
+            return None
+        ids = ids_in(folders[0])
+        values = by_pair(*(read_logps([one], ids) for one in folders), reward)[key]
+        found |= zip(ids, values.tolist(), strict=True)
+    return found or None
