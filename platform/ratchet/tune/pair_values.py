@@ -33,6 +33,7 @@ def heldout_values(folder: Path, plan: Plan, name: str) -> dict[str, float] | No
         if len(folders) < 2 or any(sound_record(one) is None for one in folders):
             return None
         ids = ids_in(folders[0])
-        values = by_pair(*(read_logps([one], ids) for one in folders), reward)[key]
+        mine, theirs = (read_logps([one], ids) for one in folders)
+        values = by_pair(mine, theirs, reward)[key]
         found |= zip(ids, values.tolist(), strict=True)
     return found or None
