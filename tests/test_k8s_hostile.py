@@ -76,7 +76,7 @@ JUDGE = "judge: {kind: endpoint, base_url: 'https://judge.example/v1', model: j,
 SUITES = {
     "mine.yaml:4: tasks.more.rows.path: rows/held.jsonl is not on the volume": "{kind: perplexity, rows: {path: rows/held.jsonl}}",  # noqa: E501
     "mine.yaml:4: tasks.more.rows.path: eval/none.txt is not on": "{kind: perplexity, rows: {path: eval/none.txt}}",
-    "mine.yaml:4: tasks.more.rows.path: eval/../../x.txt is not on": "{kind: perplexity, rows: {path: eval/../../x.txt}}",  # noqa: E501
+    "mine.yaml:4: tasks.more.rows.path: ../x.txt is not on": "{kind: perplexity, rows: {path: eval/../../x.txt}}",
     "mine.yaml:4: tasks.more.rows.path: /mnt/store/../x.txt is not on": "{kind: perplexity, rows: {path: /mnt/store/../x.txt}}",  # noqa: E501
     "mine.yaml:4: tasks.more.questions.path: sets/q.json is not on": "{kind: eq_bench, questions: {path: sets/q.json}}",
     "mine.yaml:4: tasks.more.include: tasks is not on": "{kind: harness, task: x, metric: acc, include: tasks}",

@@ -16,7 +16,7 @@ from job_server import JobServer, job_server
 
 PLAN = """\
 name: small
-model: {scratch: {tokenizer_from: [sums]}}
+model: {scratch: {tokenizer_from: [sums], max_positions: 1024}}
 data: {sums: {generate: {kind: arithmetic}}}
 stages: {warm: {kind: sft, data: [sums]}}
 cluster: {storage: /mnt/store}

@@ -26,7 +26,7 @@ from ratchet.submit.secrets import known_secrets, refuse
 CANARY = "canary-5f2c9b1e77"
 PLAN = """\
 name: small
-model: {scratch: {tokenizer_from: [sums]}}
+model: {scratch: {tokenizer_from: [sums], max_positions: 1024}}
 data: {sums: {generate: {kind: arithmetic}}}
 stages: {warm: {kind: sft, data: [sums]}}
 evaluate: [suite.yaml]
@@ -192,7 +192,7 @@ def test_variables_of_a_job_are_few_and_never_collide_with_those_of_a_run() -> N
         (["--id", CANARY], "--id: holds the value of HF_TOKEN"),
         (["--env", f"A={CANARY}"], "--env A: holds the value of HF_TOKEN"),
         (["--env", "HF_TOKEN=x"], "--env HF_TOKEN: by its name"),
-        (["--set", "data.sums={path: none.jsonl}"], "data.sums.path: no file at none.jsonl"),
+        (["--set", "data.sums={path: none.jsonl}"], "data.sums.path: no such file or folder"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(

@@ -12,7 +12,7 @@ from ratchet.tune.dry_run import dry_run
 
 PLAN = """\
 name: plan
-model: {scratch: {tokenizer_from: [sums]}}
+model: {scratch: {tokenizer_from: [sums], max_positions: 1024}}
 data:
   sums: {generate: {kind: arithmetic, rows: 100}}
   more: {generate: {kind: arithmetic, rows: 100, seed: 1}}

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ratchet import __version__, redact
+from ratchet.commands.terminal import take_every_sign
 from ratchet.errors import RatchetError
 from ratchet.store import warned
 
@@ -31,6 +32,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status; `errors` lists what each number means."""
+    take_every_sign()
     redact.guard_process()
     warned.send(None)
     words = list(sys.argv[1:] if argv is None else argv)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ratchet.errors import PlanError
+from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import check_file
 
 
@@ -30,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     status = 0
     for path in arguments.files:
         try:
-            kind = check_file(path, arguments.overrides)
+            kind = check_file(path, arguments.overrides, path_problems)
         except PlanError as error:
             sys.stderr.write(f"{error}\n")
             status = error.exit_code

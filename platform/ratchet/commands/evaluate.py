@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ratchet.commands.arguments import begin
 from ratchet.errors import PlanError
+from ratchet.pipeline.paths import path_problems
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate; the last line on standard output names the report."""
-    suite = load_suite(arguments.suite, arguments.overrides)
+    suite = load_suite(arguments.suite, arguments.overrides, path_problems)
     if arguments.actors < 1 or arguments.gpus < 0 or arguments.tensor_parallel < 1:
         raise PlanError("--actors and --tensor-parallel start at 1, --gpus at 0")
     for option in ("storage", "chat_template"):

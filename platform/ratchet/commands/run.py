@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from ratchet.commands.arguments import add_plan, begin
+from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import load_plan
 
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the plan; the last line on standard output names the report."""
-    plan = load_plan(arguments.plan, arguments.overrides)
+    plan = load_plan(arguments.plan, arguments.overrides, path_problems)
     begin(plan.name, "running the plan")
 
     from ratchet.pipeline.runner import run_plan

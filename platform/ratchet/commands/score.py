@@ -7,6 +7,7 @@ import sys
 
 from ratchet.commands.arguments import add_plan, begin
 from ratchet.errors import some
+from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import load_plan
 
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Score; the last line on standard output says how many pairs have scores, and what waits for a model."""
-    plan = load_plan(arguments.plan, arguments.overrides)
+    plan = load_plan(arguments.plan, arguments.overrides, path_problems)
     begin(plan.name, "scoring references")
 
     from ratchet.pipeline.runner import score_plan

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ratchet.commands.arguments import add_plan
+from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import load_plan
 from ratchet.plan.stages import Merge
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw the plan; nothing is run and nothing written."""
-    plan = load_plan(arguments.plan, arguments.overrides)
+    plan = load_plan(arguments.plan, arguments.overrides, path_problems)
 
     from ratchet.pipeline.state import survey
 

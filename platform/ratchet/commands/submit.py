@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ratchet.commands.arguments import add_plan
 from ratchet.pipeline.named import key_variables
+from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
 from ratchet.submit import files, secrets
@@ -67,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.stop:  # a plan that could not be submitted any more, or is gone, still has a job that costs money
         name = str(arguments.plan) if arguments.id else load_plan(arguments.plan, arguments.overrides).name
         return stop(_connect(address, arguments), name, arguments.id, sys.stdout, patience=arguments.patience)
-    plan = load_plan(arguments.plan, arguments.overrides)
+    plan = load_plan(arguments.plan, arguments.overrides, functools.partial(path_problems, sent=True))
     check_plan(plan)
     job_id, jobs = _submit(arguments, plan, address)
     if arguments.no_wait:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ratchet.doctor import dashboard as dashboards
 from ratchet.doctor import probe, rules_access, rules_nodes, rules_plan
@@ -16,6 +15,7 @@ from ratchet.errors import ClusterError
 from ratchet.pipeline.session import needs
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
+from ratchet.store.layout import root_of
 from ratchet.store.record import versions
 
 _HTTP = ("http://", "https://")
@@ -48,7 +48,7 @@ _NODES = "give the address of the cluster itself (host:6379), or run `ratchet do
 
 
 def _this_machine(plan: Plan | None, cluster: Cluster) -> list[Finding]:
-    machine = probe.machine(Path(cluster.storage))
+    machine = probe.machine(root_of(cluster.storage))
     need = needs(cluster)
     resources = {"CPU": float(max(os.cpu_count() or 1, math.ceil(need["CPU"]) + 1)), "GPU": float(len(machine.gpus))}
     resources["object_store_memory"] = float(cluster.ray.object_store_mb << 20)
@@ -60,7 +60,7 @@ def _this_machine(plan: Plan | None, cluster: Cluster) -> list[Finding]:
 def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding]:
     from ratchet.doctor.cluster import attached, inspect
 
-    storage = Path(cluster.storage).resolve() if plan else None
+    storage = root_of(cluster.storage) if plan else None
     try:
         with attached(address) as url:
             nodes = inspect(storage)

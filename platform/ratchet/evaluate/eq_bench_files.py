@@ -110,7 +110,7 @@ def _file(files: Files) -> tuple[Path, str]:
         raise DataError(
             f"{held}: one {', '.join(_ENDINGS)} file is wanted",
             where=origin,
-            fix="give the file itself as questions: {path: …}; it counts from where the command is run",
+            fix="give the file itself as questions: {path: …}; in a suite it counts from the suite's file",
         )
     return found[0], origin if found[0] == root else f"{origin}/{found[0].relative_to(root)}"
 

@@ -165,7 +165,7 @@ def content_of(task: Any) -> str:
 
 def _manager(asked: Harness) -> TaskManager:
     root = Path(lm_eval.tasks.__file__).parent
-    own = [Path(asked.include)] if asked.include else []
+    own = [Path(asked.include).expanduser()] if asked.include else []
     if own and not own[0].is_dir():
         raise PlanError(f"no folder {asked.include}", fix="give the folder of your own task definitions as include")
     if own:

@@ -64,7 +64,7 @@ def endpoint_judge(
 
 def replay_judge(said: ReplayJudge) -> Judge:
     """Return a recording as judge. Raises DataError where the file is none, or has nothing by that judge."""
-    path = Path(said.file)
+    path = Path(said.file).expanduser()
     replay = Replay(path, said.judge)
     return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt, holds=replay.holds)
 

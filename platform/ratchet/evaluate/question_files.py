@@ -20,7 +20,7 @@ def folder_of(files: Files, patterns: Sequence[str]) -> Path:
             raise DataError(
                 "no such file or folder",
                 where=files.path,
-                fix="give the file itself as questions: {path: …}; it counts from where the command is run",
+                fix="give the file itself as questions: {path: …}; in a suite it counts from the suite's file",
             )
         return path
     from huggingface_hub import snapshot_download

@@ -83,7 +83,9 @@ def _only(columns: Sequence[str], path: str) -> str:
 
 def _whole(path: Path) -> str:
     if not path.is_file():
-        raise DataError("no such file", where=str(path), fix="check `path:`; it counts from where the command is run")
+        raise DataError(
+            "no such file", where=str(path), fix="check `path:`; in a suite it counts from the suite's file"
+        )
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

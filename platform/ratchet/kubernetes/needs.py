@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from ratchet.kubernetes.house import shared_mounts
 from ratchet.kubernetes.names import IMAGE_PARTS
 from ratchet.kubernetes.ray_parts import Part, environment, ray_container
-from ratchet.pipeline.named import TEMPLATE, Named, key_variables, named_files
+from ratchet.pipeline.named import Named, key_variables, named_files
 from ratchet.plan.document import SET, Document, Problem, dotted
 from ratchet.plan.load import planned_suites
+from ratchet.plan.naming import TEMPLATE
 from ratchet.plan.schema import Plan
 
 

@@ -32,7 +32,7 @@ def resolve(spec: ModelSpec) -> Path:
     Raises ModelError where there is no such folder or model, or no way to the hub.
     """
     if spec.path is not None:
-        folder = Path(spec.path).absolute()  # workers run in another folder
+        folder = Path(spec.path).expanduser().absolute()  # workers run in another folder
         if not folder.is_dir():
             raise ModelError("no such model folder", where=spec.path, fix="correct model.path")
         return folder

@@ -37,7 +37,7 @@ def shipped_templates() -> list[str]:
 def template_text(name: str) -> str:
     """Return a chat template's text, by shipped name or file. Raises ModelError where there is none."""
     shipped = TEMPLATES / f"{name}.jinja"
-    path = shipped if name in shipped_templates() else Path(name)
+    path = shipped if name in shipped_templates() else Path(name).expanduser()
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:

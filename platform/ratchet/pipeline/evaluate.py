@@ -28,7 +28,7 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Wandb
 from ratchet.plan.suite import ExactMatch, MtBench, Suite
 from ratchet.report.page import write_report
-from ratchet.store.files import write_json
+from ratchet.store.files import open_storage, write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
 from ratchet.store.lock import hold
@@ -57,6 +57,7 @@ def evaluate_models(
     _check(suite_file, suite)
     clock, console = time.monotonic(), Console()
     layout = layout_at(cluster.storage, "--storage ")
+    open_storage(layout.root)
     models = [model_of(one.name, one.spec, resolve(one.spec)) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []

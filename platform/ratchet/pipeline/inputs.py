@@ -92,7 +92,7 @@ def _judge(judge: Judge | None, *, gpu: bool) -> Any:
             engine = engine_label(judge.engine, gpu=gpu)
             return {"engine": engine, "name": judge.model.name or judge.model.path, "model": _model(judge.model)}
         case ReplayJudge():
-            return {"judge": judge.judge, "recording": digest_file(Path(judge.file))}
+            return {"judge": judge.judge, "recording": digest_file(Path(judge.file).expanduser())}
         case None:
             return None
     assert_never(judge)

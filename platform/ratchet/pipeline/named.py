@@ -8,25 +8,11 @@ from typing import Any
 
 from ratchet.pairs.chat import shipped_templates
 from ratchet.plan.base import Strict
-from ratchet.plan.data import Source
 from ratchet.plan.document import KeyPath
-from ratchet.plan.judge import EndpointJudge, ReplayJudge
+from ratchet.plan.judge import EndpointJudge
 from ratchet.plan.load import PlannedSuite, planned_suites
-from ratchet.plan.model import ModelSpec
+from ratchet.plan.naming import NAMING, TEMPLATE
 from ratchet.plan.schema import Plan
-from ratchet.plan.suite import Files, Harness, Rows, Suite
-
-TEMPLATE = "chat_template"
-NAMING: Mapping[type[Strict], tuple[str, ...]] = {
-    ModelSpec: ("path", TEMPLATE),
-    Source: ("path",),
-    Suite: ("data_root",),
-    Harness: ("include",),
-    Files: ("path",),
-    Rows: ("path",),
-    ReplayJudge: ("file",),
-}
-"""Keys of plans and suites that name a file or folder."""
 
 
 @dataclasses.dataclass(frozen=True)

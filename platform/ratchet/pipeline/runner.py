@@ -37,7 +37,7 @@ from ratchet.plan.stages import Merge, Sft, Training
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.report.diagnoses import lines
 from ratchet.report.page import write_report
-from ratchet.store.files import write_json, write_text
+from ratchet.store.files import open_storage, write_json, write_text
 from ratchet.store.layout import layout_at
 from ratchet.store.lock import hold
 from ratchet.track.heard import Heard
@@ -121,6 +121,7 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
     if trial is not None:
         layout, console = layout.trials(trial.sweep), trial.console
     stop = Stop(console.say, trial.asked) if trial else Stop(console.say)
+    open_storage(layout.root)
     run = Run(plan, layout, console, fresh, chat_template_of(plan.model), trial, stop)
     run.foreign = foreign_engine(run)
     return run

@@ -47,7 +47,9 @@ def native_noise_to(path: Path) -> Iterator[None]:
     os.dup2(noise, 2)
     os.close(noise)
     try:
-        with os.fdopen(terminal, "w", buffering=1, closefd=False) as stream:
+        with os.fdopen(
+            terminal, "w", buffering=1, closefd=False, encoding=sys_stderr.encoding, errors=sys_stderr.errors
+        ) as stream:
             sys.stderr = stream
             try:
                 yield

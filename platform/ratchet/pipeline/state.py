@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from ratchet.model.check import check_model
 from ratchet.model.load import resolve
 from ratchet.pairs.chat import chat_template_of
+from ratchet.pairs.estimate import estimate_pairs, first_pairs
 from ratchet.pairs.flow import pairs_identity
-from ratchet.pairs.pair import PreferencePair
-from ratchet.pairs.read import plan_spans
-from ratchet.pairs.source import read_source
+from ratchet.pairs.render import find_style
 from ratchet.pairs.token_flow import tokens_identity
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
 from ratchet.pipeline.models import model_of
 from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
-from ratchet.plan.data import Source
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge
+from ratchet.plan.stages import Merge, Training
 from ratchet.reference.partition import Difficulty
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
@@ -33,10 +28,6 @@ from ratchet.store.record import read_record
 from ratchet.store.sealed import read_sealed
 from ratchet.track.progress import Console
 from ratchet.train.checkpoint import read
-
-_LOOK, _CHARACTERS_A_TOKEN = 50, 4
-_BYTES_A_ROW = 2000
-"""A guess at a row of JSON, for sources that are not read yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,37 +87,12 @@ def _find_sources(run: Run) -> list[SourceState]:
         fp = fingerprint(pairs_identity(source, run.plan.model.system))
         record = read_record(run.layout.pairs(fp))
         if record is None:
-            found.append(SourceState(name, False, estimate_rows(source), True))
+            train = estimate_pairs(source) * (1 - source.held_out)
+            found.append(SourceState(name, False, round(train), True))
         else:
             run.pairs[name] = (fp, run.layout.pairs(fp))
             found.append(SourceState(name, True, record.counts["train"], False))
     return found
-
-
-def estimate_rows(source: Source) -> int:
-    """Return a guess of a source's pairs without reading it: exact for Parquet and generated rows, else by size."""
-    spans = plan_spans(source)
-    rows = 0
-    for span in spans:
-        if span.form == "generate":
-            rows += span.stop - span.start
-        elif span.path and span.form == "parquet":
-            rows += sum(pq.read_metadata(span.path).row_group(i).num_rows for i in range(span.start, span.stop))
-        elif span.path:
-            rows += (span.stop - span.start or Path(span.path).stat().st_size) // _BYTES_A_ROW
-    rows *= 3 if source.build == "multiple_choice" else 1
-    return min(rows, source.max_rows or rows)
-
-
-def _guessed_tokens(source: Source) -> float:
-    """A guess at the tokens of a pair, both sides, from the first ones: four characters each."""
-    if source.hub is not None:
-        return 0.0
-    first = [one for one in itertools.islice(read_source(source), _LOOK) if isinstance(one, PreferencePair)]
-    sides = [[pair.chosen, *([pair.rejected] if pair.rejected else [])] for pair in first]
-    prompts = [sum(len(turn.content) for turn in pair.prompt) for pair in first]
-    characters = sum(len(texts) * prompt + sum(map(len, texts)) for texts, prompt in zip(sides, prompts, strict=True))
-    return characters / _CHARACTERS_A_TOKEN / max(len(first), 1)
 
 
 def scratch_parameters(spec: Scratch) -> int:
@@ -236,9 +202,8 @@ def _size(run: Run, step: Step) -> Size | None:
             counts = facts_of(known.folder).counts
             pairs, tokens = pairs + share * counts["train"], tokens + share * counts["tokens_train"]
         else:
-            rows = estimate_rows(run.plan.data[name]) * (1 - run.plan.data[name].held_out)
-            pairs, estimated = pairs + share * rows, True
-            tokens += share * rows * _guessed_tokens(run.plan.data[name])
+            some, each = _estimated(run, name, stage)
+            pairs, tokens, estimated = pairs + share * some, tokens + share * some * each, True
     rows = int(pairs) // step.chunk.parts
     steps = stage.epochs * -(-rows // stage.batch)
     steps = min(steps, stage.max_steps or steps)
@@ -247,6 +212,17 @@ def _size(run: Run, step: Step) -> Size | None:
     kept = min(stage.checkpoint.keep + 1, -(-steps // stage.checkpoint.every))
     written = weights * (1 + (0 if stage.lora else state * kept))
     return Size(rows, int(tokens) * stage.epochs // step.chunk.parts, steps, written, estimated)
+
+
+def _estimated(run: Run, name: str, stage: Training) -> tuple[float, float]:
+    """Return about how many pairs of a source a stage trains on, and the tokens of each."""
+    source = run.plan.data[name]
+    pairs, first = estimate_pairs(source) * (1 - source.held_out), first_pairs(source)
+    if BASE not in run.models:
+        return pairs, first.tokens
+    tokenizer = load_tokenizer(run.models[BASE].folder, run.chat_template)
+    kept, tokens = first.tokenised(tokenizer, find_style(tokenizer), Policy(stage.max_length, stage.overlong))
+    return pairs * kept, tokens
 
 
 def _weight_bytes(run: Run) -> int:

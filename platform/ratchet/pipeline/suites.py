@@ -136,7 +136,7 @@ def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout
                 fix="give one: model.chat_template in a plan, --chat-template here; `plain` comes with Ratchet",
             )
     asked = {task: one for task, one in suite.tasks.items() if isinstance(one, Harness)}
-    loaded = harness.load_all(asked, Path(suite.data_root) if suite.data_root else None, layout.store)
+    loaded = harness.load_all(asked, Path(suite.data_root).expanduser() if suite.data_root else None, layout.store)
     identities = {
         task: identity_of(settings, loaded.get(task), heldout, gpu=gpu) for task, settings in suite.tasks.items()
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ratchet.errors import PlanError
 from ratchet.plan import explain, override, references, space_rules
 from ratchet.plan.document import Document, KeyPath, Problem, dotted, fail
+from ratchet.plan.naming import counted_from_its_file
 from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import in_yaml, read
 from ratchet.plan.schema import Evaluation, Plan
@@ -17,16 +18,23 @@ from ratchet.plan.space import Space
 from ratchet.plan.suite import ExactMatch, MtBench, Suite
 
 Schema = TypeVar("Schema", Plan, Suite, Space)
+Also = Callable[[Document, type[Plan] | type[Suite]], Iterable[Problem]]
+"""Looks for more that is wrong with a plan or suite than its text tells: whether what it names is on this machine."""
 _SCHEMAS = {"stages": "a plan", "tasks": "an evaluation suite", "keys": "a sweep space"}
 """The top-level key that says what a file is."""
 
 
-def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
+def nothing_more(document: Document, schema: type[Plan] | type[Suite]) -> Iterable[Problem]:
+    """Look for nothing more: what a file names may be on another machine."""
+    return ()
+
+
+def load_plan(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> Plan:
     """Read a plan, with `dotted.key=value` overrides. Paths in it are relative to the current folder.
 
     Raises PlanError, whose `what` has one line for each problem.
     """
-    return plan_of(read_plan(path, overrides))
+    return plan_of(read_plan(path, overrides), also)
 
 
 def read_plan(path: Path, overrides: Sequence[str] = ()) -> Document:
@@ -36,16 +44,19 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> Document:
     return override.apply(document, overrides)
 
 
-def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> Suite:
     """Read an evaluation suite. Raises PlanError, whose `what` has one line for each problem."""
-    return _suite_of(read_suite(path, overrides))
+    return _suite_of(read_suite(path, overrides), also)
 
 
 def read_suite(path: Path, overrides: Sequence[str] = ()) -> Document:
-    """Read the document of an evaluation suite, with overrides. Raises PlanError where it is none."""
+    """Read the document of an evaluation suite, with overrides. Raises PlanError where it is none.
+
+    Relative paths in the file count from it; they come back as they are from the current folder.
+    """
     document = read(path)
     _refuse_other(document, "tasks")
-    return override.apply(document, overrides, Suite)
+    return override.apply(counted_from_its_file(document), overrides, Suite)
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
@@ -74,15 +85,15 @@ def space_of(document: Document) -> Space:
     return _proved(space, [*document.problems, *problems], document)
 
 
-def plan_of(document: Document) -> Plan:
+def plan_of(document: Document, also: Also = nothing_more) -> Plan:
     """Return the plan that a document says. Raises PlanError, whose `what` has one line for each problem."""
     plan, _ = explain.validate(Plan, document)
-    return _proved(plan, plan_problems(document), document)
+    return _proved(plan, plan_problems(document, also), document)
 
 
-def plan_problems(document: Document) -> list[Problem]:
+def plan_problems(document: Document, also: Also = nothing_more) -> list[Problem]:
     """Return everything that is wrong with the document of a plan, the suites that it names included."""
-    return [*own_problems(document), *suite_problems(document)]
+    return [*own_problems(document), *also(document, Plan), *suite_problems(document, also)]
 
 
 def own_problems(document: Document) -> list[Problem]:
@@ -91,7 +102,7 @@ def own_problems(document: Document) -> list[Problem]:
     return [*document.problems, *problems, *references.check(document)]
 
 
-def check_file(path: Path, overrides: Sequence[str] = ()) -> str:
+def check_file(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> str:
     """Check any YAML file that has a schema, and say what it is. Raises PlanError."""
     document = read(path)
     mark = next((mark for mark in _SCHEMAS if mark in document.data), None)
@@ -100,9 +111,9 @@ def check_file(path: Path, overrides: Sequence[str] = ()) -> str:
         what = "neither a plan (with `stages`), a suite (with `tasks`) nor a sweep space (with `keys`)"
         fail([document.problem((), f"{what}{hint(near)}")])
     if mark == "stages":
-        return f"a plan of {_counted(plan_of(override.apply(document, overrides)).stages, 'stage')}"
+        return f"a plan of {_counted(plan_of(override.apply(document, overrides), also).stages, 'stage')}"
     if mark == "tasks":
-        return f"a suite of {_counted(_suite_of(override.apply(document, overrides, Suite)).tasks, 'task')}"
+        return f"a suite of {_counted(load_suite(path, overrides, also).tasks, 'task')}"
     return f"a sweep space of {_counted(space_of(override.apply(document, overrides, Space)).keys, 'key')}"
 
 
@@ -110,9 +121,9 @@ def _counted(things: Sized, word: str) -> str:
     return f"{len(things)} {word}{'s' * (len(things) != 1)}"
 
 
-def _suite_of(document: Document) -> Suite:
+def _suite_of(document: Document, also: Also = nothing_more) -> Suite:
     suite, problems = explain.validate(Suite, document)
-    return _proved(suite, [*document.problems, *problems], document)
+    return _proved(suite, [*document.problems, *problems, *also(document, Suite)], document)
 
 
 def _refuse_other(document: Document, mark: str) -> None:
@@ -157,7 +168,7 @@ def _assignments(values: Any) -> list[str]:
     return [f"{key}={in_yaml(value)}" for key, value in values.items()]
 
 
-def suite_problems(document: Document) -> Iterator[Problem]:
+def suite_problems(document: Document, also: Also = nothing_more) -> Iterator[Problem]:
     """Yield what is wrong with the suites that a plan names (`evaluate`), and with what they ask of its `data`."""
     named = document.data.get("evaluate")
     seen: list[str] = []
@@ -171,17 +182,17 @@ def suite_problems(document: Document) -> Iterator[Problem]:
             continue
         seen.append(name)
         values = one.get("set") if isinstance(one, dict) else None
-        yield from _suite(document, here, name, values if isinstance(values, dict) else {})
+        yield from _suite(document, here, name, values if isinstance(values, dict) else {}, also)
 
 
-def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any]) -> Iterator[Problem]:
+def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any], also: Also) -> Iterator[Problem]:
     try:
-        own = override.apply(read(Path(name)), _assignments(values), Suite)
+        own = read_suite(Path(name), _assignments(values))
     except PlanError as error:
         yield document.problem(here, error.what)
         return
     suite, problems = explain.validate(Suite, own)
-    yield from [*own.problems, *problems]
+    yield from [*own.problems, *problems, *also(own, Suite)]
     sources = document.data.get("data")
     if suite is None or not isinstance(sources, dict):
         return

@@ -51,7 +51,9 @@ A plan says what is made, and where it runs:
 - A doubled or unknown key, a tag, a merge key (`<<`), a tab in the indentation and a second document are errors.
 - Anchors and aliases work. At most 1 MiB, 32 levels, and 100,000 values with aliases written out.
 - Names of plans, sources and stages are lower-case letters, digits and hyphens, 47 at most.
-- Paths are relative to the current folder.
+- Paths in a plan are relative to the current folder, those in a suite to the suite's file; `~` is the home folder, and
+  variables such as `$HOME` are not filled in. `check`, `run`, `score`, `show`, `sweep` and `evaluate` look whether all
+  of them are there, before anything starts; `submit` looks at those that it sends.
 - `--set stages.align.beta=0.3` sets any key of the schema, below names that the file has; the value is read as YAML.
 
 ## What must agree

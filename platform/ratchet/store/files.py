@@ -18,6 +18,7 @@ from ratchet import redact
 from ratchet.errors import RunError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNUSABLE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -38,7 +39,31 @@ def storage_errors(path: Path) -> Iterator[None]:
                 where=str(path),
                 fix="set cluster.storage to a folder you may write to",
             ) from error
+        if error.errno in _UNUSABLE:
+            raise StorageError(
+                f"cannot be used: {error.strerror}",
+                where=str(path),
+                fix="move away what stands in its place, or set cluster.storage to another folder",
+            ) from error
         raise
+
+
+def open_storage(root: Path) -> None:
+    """Make the storage's folder where there is none, and prove that a file can be written there.
+
+    It is the first touch of the storage by a command. Raises StorageError, whatever the reason.
+    """
+    probe = root / f".probe.{uuid.uuid4().hex[:8]}"
+    with storage_errors(root):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"1")
+            probe.unlink()
+        except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+            what = "no folder can be made here" if isinstance(error, FileNotFoundError) else "is a file, not a folder"
+            raise StorageError(
+                what, where=str(root), fix="set cluster.storage to a folder on a disk that you may write to"
+            ) from error
 
 
 def fsync_folder(folder: Path) -> None:

@@ -43,12 +43,17 @@ def layout_at(
 
     Raises PlanError where this process is the driver of a Ray job and the folder would go with the job.
     """
-    root = Path(storage).resolve()
-    if (_OF_JOBS in environment and not Path(storage).is_absolute()) or any(
+    root = root_of(storage)
+    if (_OF_JOBS in environment and not Path(storage).expanduser().is_absolute()) or any(
         part.startswith(_JOB_COPY) for part in root.parts
     ):
         raise lost_with_job(storage, option)
     return Layout(root)
+
+
+def root_of(storage: str) -> Path:
+    """Return a storage folder as an absolute path, `~` and links followed. Links in a circle stay as they are."""
+    return Path(os.path.realpath(Path(storage).expanduser()))
 
 
 def lost_with_job(storage: str, option: str = "--set cluster.storage=") -> PlanError:

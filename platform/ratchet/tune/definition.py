@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.plan.document import Document
+from ratchet.pipeline.paths import path_problems
+from ratchet.plan.document import Document, Problem, fail
 from ratchet.plan.load import plan_of, read_plan, read_space, space_of
+from ratchet.plan.naming import NAMING
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.store.layout import layout_at
+from ratchet.store.layout import layout_at, root_of
 from ratchet.tune.check import check_space
 from ratchet.tune.choose import Chosen
 from ratchet.tune.metrics import metric_names
@@ -69,7 +71,7 @@ class Sweep:
 
     def _task(self, chosen: Chosen, plan: Plan, text: str) -> TrialTask:
         trial = chosen.trial
-        storage = str(Path(plan.cluster.storage).resolve())  # a trial's process starts in a folder of Ray's
+        storage = str(root_of(plan.cluster.storage))  # a trial's process starts in a folder of Ray's
         return TrialTask(
             sweep=self.name,
             name=trial.trial_id,
@@ -92,11 +94,22 @@ def read_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ())
     Raises PlanError, whose `what` has one line for each problem.
     """
     document = read_plan(plan_path, overrides)
-    plan = plan_of(document)
+    plan = plan_of(document, path_problems)
     written = read_space(space_path)
     space = space_of(written)
     check_space(document, written, space, metric_names)
+    fail(_path_problems(document, written, space))
     with contextlib.suppress(PlanError):  # by itself it may lack what every trial has
         plan = plan_of(base_document(document, space, written))
     head = "".join(f"# --set {one}\n" for one in overrides)
     return Sweep(plan, document, head + plan_path.read_text(), space, written, space_path.read_text())
+
+
+def _path_problems(document: Document, written: Document, space: Space) -> Iterator[Problem]:
+    """Yield what is wrong with the paths that a space puts into its trials' plans."""
+    yield from path_problems(base_document(document, space, written), Plan)
+    keys = {key for some in NAMING.values() for key in some}
+    for key, one in space.keys.items():
+        if key.rpartition(".")[2] in keys:
+            for value in one.grid or one.choice or ():
+                yield from path_problems(trial_document(document, space, {key: value}, None, written), Plan)

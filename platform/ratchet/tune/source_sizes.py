@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ratchet.pairs.estimate import estimate_pairs
 from ratchet.pairs.flow import pairs_identity
 from ratchet.plan.data import Source
 from ratchet.plan.schema import Plan
@@ -91,8 +92,6 @@ def _records(folder: Path) -> Iterator[Record]:
 
 
 def _guess(source: Source) -> tuple[Size, Known]:
-    from ratchet.pipeline.state import estimate_rows  # brings torch, for which most sweeps need not wait
-
-    rows = estimate_rows(source)
+    rows = estimate_pairs(source)
     held: Any = round(rows * source.held_out)
     return Size(rows - held, held), "unknown" if source.hub is not None else "estimated"

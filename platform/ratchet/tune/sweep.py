@@ -24,9 +24,9 @@ from ratchet.report.diagnoses import lines
 from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store import warned
-from ratchet.store.files import storage_errors, write_json, write_text
+from ratchet.store.files import open_storage, storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys, fingerprint
-from ratchet.store.layout import layout_at
+from ratchet.store.layout import layout_at, root_of
 from ratchet.store.lease import Lease, leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
@@ -59,6 +59,7 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
     signal asked for the end, once trials that train have saved.
     """
     folder, console = sweep.folder, Console()
+    open_storage(root_of(sweep.plan.cluster.storage))
     heard = Heard(folder, console.say, RUNS)
     with hold(folder, console.say), heard.all():
         with _alone(sweep):
@@ -113,6 +114,7 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
 
     Several processes may do so in one sweep at a time. Raises what the trial failed of.
     """
+    open_storage(root_of(sweep.plan.cluster.storage))
     with _alone(sweep):
         _claim(sweep, Console(), fresh=False)
         numbers = [one.chosen.number for one in known_trials(sweep.folder / TRIALS)]
@@ -260,7 +262,7 @@ def contents(plan: Plan) -> dict[str, Any]:
     """Return the content of the files that a plan reads: sources, a model folder. Raises DataError, ModelError."""
     used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
     sources = {name: fingerprint(pairs_identity(plan.data[name], plan.model.system)) for name in sorted(used)}
-    return {"sources": sources, "model": digest_model(Path(plan.model.path)) if plan.model.path else None}
+    return {"sources": sources, "model": digest_model(Path(plan.model.path).expanduser()) if plan.model.path else None}
 
 
 def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:

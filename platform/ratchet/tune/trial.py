@@ -16,7 +16,7 @@ from ratchet import errors
 from ratchet.errors import RatchetError, RunError, StoppedError
 from ratchet.plan.schema import Plan
 from ratchet.store.files import write_json, write_json_once
-from ratchet.store.layout import Layout
+from ratchet.store.layout import Layout, root_of
 from ratchet.store.record import now, read_json_or_none, read_record
 from ratchet.tune.watch import TrialStop
 
@@ -75,7 +75,7 @@ class TrialTask:
 
     @property
     def _layout(self) -> Layout:
-        return Layout(Path(self.plan.cluster.storage).resolve()).trials(self.sweep)
+        return Layout(root_of(self.plan.cluster.storage)).trials(self.sweep)
 
 
 def write_point(task: TrialTask) -> dict[str, Any]:

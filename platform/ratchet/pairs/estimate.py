@@ -1,0 +1,140 @@
+"""About how many pairs a source has, and how long they are, before it is read: rows counted, the first ones looked at.
+
+Rows are counted where that is quick: lines, Parquet's own figure, generated rows. Of what must be unpacked or parsed
+the first `_LOOK_BYTES` are read, and the rest is taken to be like them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import ijson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import ipc
+
+from ratchet.pairs.assemble import PROMPT_TYPE
+from ratchet.pairs.pair import PreferencePair
+from ratchet.pairs.read import Span, plan_spans, read_span
+from ratchet.pairs.render import Style
+from ratchet.pairs.source import make_reading, pairs_of
+from ratchet.pairs.tokens import Policy, tokenise
+from ratchet.plan.data import Source
+
+LOOK = 50
+"""Rows that are looked at."""
+_LOOK_BYTES = 8 << 20
+_BLOCK = 1 << 20
+_CHARACTERS_A_TOKEN = 4
+_TABLE = pa.schema(
+    [
+        *((key, pa.string()) for key in ("pair_id", "prompt_id", "chosen", "rejected", "file")),
+        ("prompt", PROMPT_TYPE),
+        ("row", pa.int64()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class First:
+    """The pairs of a source's first rows, and how many rows these were."""
+
+    pairs: tuple[PreferencePair, ...]
+    rows: int
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a pair, both sides, at four characters a token: for a model whose tokenizer is not there yet."""
+        texts = [
+            len(text)
+            for pair in self.pairs
+            for text in (pair.chosen, pair.rejected, *_contents(pair))
+            if text is not None
+        ]
+        return sum(texts) / _CHARACTERS_A_TOKEN / max(len(self.pairs), 1)
+
+    def tokenised(self, tokenizer: Any, style: Style, policy: Policy) -> tuple[float, float]:
+        """Return the share of the pairs that a length policy keeps, and the mean tokens of those."""
+        rows = [
+            {"pair_id": "", "prompt_id": "", "prompt": [vars(turn) for turn in pair.prompt]}
+            | {"chosen": pair.chosen, "rejected": pair.rejected, "file": pair.file, "row": pair.row}
+            for pair in self.pairs
+        ]
+        if not rows:
+            return 1.0, 0.0
+        found = tokenise(pa.Table.from_pylist(rows, schema=_TABLE), tokenizer, style, policy).to_pylist()
+        kept = [row for row in found if row["reason"] is None]
+        tokens = sum(len(row[key]) for row in kept for key in ("prompt", "chosen", "rejected"))
+        return len(kept) / len(rows), tokens / max(len(kept), 1)
+
+
+def estimate_pairs(source: Source) -> int:
+    """Return about how many pairs a source has, its held-out ones too; one on the hub counts as none.
+
+    Raises DataError where a file is absent or damaged, PlanError where the source asks for what its rows cannot give.
+    """
+    if source.hub is not None:
+        return 0
+    rows, first = estimate_rows(source), first_pairs(source)
+    rows = min(rows, source.max_rows or rows)
+    return round(rows * len(first.pairs) / max(first.rows, 1))
+
+
+def estimate_rows(source: Source) -> int:
+    """Return about how many rows a source has. Raises DataError."""
+    return sum(_rows(span) for span in plan_spans(source))
+
+
+def first_pairs(source: Source) -> First:
+    """Return what a source's first rows give; nothing of one on the hub. Raises DataError, PlanError."""
+    if source.hub is not None:
+        return First((), 0)
+    spans = plan_spans(source)
+    reading = make_reading(source, spans, None)
+    rows = list(itertools.islice((row for span in spans for row in read_span(span, source)), LOOK))
+    items = [item for row in rows for item in pairs_of(row, reading)]
+    return First(tuple(item for item in items if isinstance(item, PreferencePair)), len(rows))
+
+
+def _contents(pair: PreferencePair) -> Iterator[str]:
+    yield from (turn.content for turn in pair.prompt)
+
+
+def _rows(span: Span) -> int:
+    if span.form == "generate":
+        return span.stop - span.start
+    if span.form == "parquet":
+        return sum(pq.read_metadata(span.path).row_group(i).num_rows for i in range(span.start, span.stop))
+    if span.form == "arrow":
+        with pa.memory_map(span.path) as file, ipc.open_stream(file) as reader:
+            return sum(batch.num_rows for batch in reader)
+    if span.form == "lines" and not span.path.endswith(".gz"):
+        return _lines(span)
+    return _extrapolated(span)
+
+
+def _lines(span: Span) -> int:
+    count, left, last = 0, (span.stop or Path(span.path).stat().st_size) - span.start, b"\n"
+    with open(span.path, "rb") as file:
+        file.seek(span.start)
+        while left > 0 and (block := file.read(min(_BLOCK, left))):
+            count, left, last = count + block.count(b"\n"), left - len(block), block[-1:]
+    return count + (last != b"\n")
+
+
+def _extrapolated(span: Span) -> int:
+    """Count the rows of the first bytes; where the file goes on, take the rest to be like them."""
+    count = 0
+    with open(span.path, "rb") as raw:
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if span.path.endswith(".gz") else raw
+        units = stream if span.form == "lines" else ijson.items(stream, "item", use_float=True)
+        size = Path(span.path).stat().st_size
+        for count, _ in enumerate(units, 1):
+            if _LOOK_BYTES <= raw.tell() < size:
+                return round(count * size / raw.tell())
+    return count

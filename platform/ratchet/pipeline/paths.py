@@ -1,0 +1,232 @@
+"""Whether what a plan or suite names is on this machine: told with its line, all at once, before anything starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import DataError
+from ratchet.pairs.chat import shipped_templates
+from ratchet.pairs.files import source_files
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.data import Source
+from ratchet.plan.document import Document, KeyPath, Problem
+from ratchet.plan.judge import ReplayJudge
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.naming import TEMPLATE, Place, places
+from ratchet.plan.outline import close, hint
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Dpo
+from ratchet.plan.suite import Files, Harness, Rows, Suite
+
+_ELSEWHERE = re.compile(r"\w+://")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
+_SYSTEM = ("/proc", "/sys")
+
+
+def path_problems(document: Document, schema: type[Plan] | type[Suite], *, sent: bool = False) -> Iterator[Problem]:
+    """Yield what is wrong with the paths that a plan or suite names, its own suites apart, as seen from here.
+
+    With `sent`, files go along to another machine: absolute paths are that one's, and are not looked for.
+    """
+    for place in places(document.data, schema):
+        if sent and place.text.startswith(("/", "~")):
+            continue
+        if (what := fault(place)) is not None:
+            yield document.problem(place.path, what)
+    if schema is Plan:
+        yield from _too_long(document)
+
+
+def fault(place: Place) -> str | None:
+    """Return what is wrong with a text that names a file or folder, or None. What has a scheme is not looked at."""
+    if _ELSEWHERE.match(place.text):
+        return None
+    try:
+        return _LOOKS[place.part, place.key](place.text)
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL in it, a home of nobody
+        return f"cannot be looked for: {getattr(error, 'strerror', None) or error}"
+
+
+def _data(text: str) -> str | None:
+    if (what := _written_wrongly(text)) is not None:
+        return what
+    try:
+        source_files(Source(path=text))
+    except DataError as error:
+        if error.what in {"no such file or folder", "no file matches"}:
+            return _missing(text, error.what)
+        return f"{error.what}: {error.fix}"
+    return None
+
+
+def _model(text: str) -> str | None:
+    if (what := _folder(text)) is not None:
+        return what
+    folder = Path(text).expanduser()
+    if (folder / "config.json").is_file():
+        return None
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter (LoRA) and no model: merge it into the model that it belongs to, and name that folder"
+    return "the folder has no config.json: give a Hugging Face folder of a model"
+
+
+def _template(text: str) -> str | None:
+    if text in shipped_templates():
+        return None
+    what = _file(text)
+    return None if what is None else f"{what}; it is a Jinja file, or one of {', '.join(shipped_templates())}"
+
+
+def _folder(text: str) -> str | None:
+    return _there(text, "folder", Path.is_dir)
+
+
+def _file(text: str) -> str | None:
+    return _there(text, "file", Path.is_file)
+
+
+def _either(text: str) -> str | None:
+    return _there(text, "file or folder", Path.exists)
+
+
+def _there(text: str, kind: str, found: Callable[[Path], bool]) -> str | None:
+    path = Path(text).expanduser()
+    if found(path):
+        return None
+    if (what := _written_wrongly(text)) is not None:
+        return what
+    return (
+        f"must be a {kind}, and {text} is {'a folder' if path.is_dir() else 'a file'}"
+        if path.exists()
+        else _missing(text, f"no such {kind}")
+    )
+
+
+def _storage(text: str) -> str | None:
+    path = Path(text).expanduser().absolute()
+    if not path.exists() and (what := _written_wrongly(text)) is not None:
+        return what
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir():
+        return f"{'it' if there == path else there} is a file, and what is kept needs a folder: name another one"
+    if path.is_relative_to("/proc") or path.is_relative_to("/sys"):
+        return "is a place of the system, where nothing can be kept: name a folder on a disk"
+    if not os.access(there, os.W_OK):
+        return f"you may not write to {there}: name a folder that you may write to"
+    return None
+
+
+_LOOKS: dict[tuple[type[Any], str], Callable[[str], str | None]] = {
+    (ModelSpec, "path"): _model,
+    (ModelSpec, TEMPLATE): _template,
+    (Source, "path"): _data,
+    (Suite, "data_root"): _folder,
+    (Harness, "include"): _folder,
+    (Files, "path"): _either,
+    (Rows, "path"): _file,
+    (ReplayJudge, "file"): _file,
+    (Cluster, "storage"): _storage,
+}
+"""What each key that names something must name; all keys of `NAMING` and `WRITTEN` are here."""
+
+
+def _written_wrongly(text: str) -> str | None:
+    """Return why a path that is not there cannot be one of this machine, or None."""
+    if Path(text).expanduser().exists():
+        return None
+    if "$" in text or "%" in text:
+        return f"no such file: variables are not filled in; write the path out{hint(_filled_in(text))}"
+    if _WINDOWS.match(text):
+        slashes = re.sub(r"^[A-Za-z]:", "", text).replace("\\", "/")
+        near = slashes if Path(slashes).exists() else None
+        return f"is a path as Windows writes it: write it with /, as this machine sees it{hint(near)}"
+    return None
+
+
+def _filled_in(text: str) -> str | None:
+    full = os.path.expandvars(text)
+    return full if Path(full).exists() else None
+
+
+def _missing(text: str, what: str) -> str:
+    if near := _nearest(text):
+        return f"{what}{hint(near)}"
+    if text.startswith("~"):
+        return f"{what} ({Path(text).expanduser()})"
+    return what if text.startswith("/") else f"{what}; relative paths count from {Path.cwd()}"
+
+
+def _nearest(text: str) -> str | None:
+    """Return the path that `text` is most likely a slip of: each part that is missing gives way to the nearest name."""
+    found = Path("/") if text.startswith("/") else Path()
+    for part in Path(text).expanduser().parts if text.startswith("~") else Path(text).parts:
+        if (found / part).exists():
+            found = found / part
+            continue
+        if not found.is_dir() or (near := close(part, sorted(os.listdir(found)))) is None:  # noqa: PTH208
+            return None
+        found = found / near
+    return str(found)
+
+
+def _too_long(document: Document) -> Iterator[Problem]:
+    """Yield the stages whose sequences may be longer than the plan's model takes, where its config.json is here."""
+    data = document.data
+    model, stages = data.get("model"), data.get("stages")
+    longest = _positions(model) if isinstance(model, dict) else None
+    if longest is None or not isinstance(stages, dict):
+        return
+    for name, stage in stages.items():
+        if not isinstance(stage, dict) or stage.get("kind") == "merge":
+            continue
+        asked = stage.get("max_length", Dpo.model_fields["max_length"].default)
+        if isinstance(asked, int) and asked > longest:
+            said = "" if "max_length" in stage else ", the default,"
+            path: KeyPath = ("stages", name, "max_length")
+            what = f"{asked}{said} is more than the {longest} positions of the model: set it to {longest} or less"
+            yield document.problem(path, what)
+
+
+def _positions(model: dict[str, Any]) -> int | None:
+    """Return the longest sequence that a model's config.json names, or None where it is not here or names none."""
+    config = _config(model)
+    text = config.get("text_config", config)
+    longest = text.get("max_position_embeddings") or text.get("n_positions") if isinstance(text, dict) else None
+    return longest if isinstance(longest, int) else None
+
+
+def _config(model: dict[str, Any]) -> dict[str, Any]:
+    path, name = model.get("path"), model.get("name")
+    scratch = model.get("scratch")
+    if isinstance(scratch, dict):
+        return {"max_position_embeddings": scratch.get("max_positions", 512)}
+    if isinstance(path, str):
+        return _json(Path(path).expanduser() / "config.json")
+    if isinstance(name, str):
+        return _json(_cached(name, model.get("revision")) / "config.json")
+    return {}
+
+
+def _cached(name: str, revision: Any) -> Path:
+    """Return the folder where the hub's library keeps a model of this revision, once it was fetched."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
+    asked = revision if isinstance(revision, str) else "main"
+    try:
+        commit = (hub / "refs" / asked).read_text().strip()
+    except (OSError, ValueError):
+        commit = asked
+    return hub / "snapshots" / commit
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
