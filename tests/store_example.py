@@ -105,4 +105,5 @@ def write_store(root: Path) -> Layout:
     write_step(layout.made_step("s"))
     write_step(layout.step("plan", "align"))
     write_sealed(layout.order("plan", "align"), {"chunks": ["a", "b"], "difficulties": [], "rows": [[1, 2], [3]]})
+    write_sealed(layout.trials("s").run("t1") / "trial.json", {"trial": "t1", "metrics": {"m": {"value": 0.5}}})
     return layout

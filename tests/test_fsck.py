@@ -31,10 +31,12 @@ DAMAGE = {
     "store/scores/r/items.parquet": "store/scores/r",
     "runs/plan/steps/align/record.json": "runs/plan/steps/align",
     "runs/plan/orders/align.json": "runs/plan/orders/align.json",
+    "sweeps/s/trials/t1/trial.json": "sweeps/s/trials/t1/trial.json",
 }
 LEASES = {
     "store/pairs/p": "pairs-p", "store/tokens/t": "tokens-t", "store/models/m": "models-m", "store/steps/s": "step-s",
     "store/answers/a.jsonl": "answers-a", "store/judgments/j.jsonl": "judgments-j",
+    "sweeps/s/trials/t1/trial.json": "trial-s-t1",
 }  # fmt: skip
 
 

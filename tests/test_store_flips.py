@@ -30,6 +30,7 @@ from ratchet.store.sealed import read_sealed
 from ratchet.store.sound import checked, sound_record
 from ratchet.track.jsonl import read_metrics
 from ratchet.train.reference_rows import join_reference
+from ratchet.tune.trial import read_end
 from store_example import DOCS, IDS, requests, write_store
 
 MADE_AGAIN = "made again"
@@ -109,6 +110,10 @@ def order(layout: Layout) -> Any:
     return read_sealed(layout.order("plan", "align"))
 
 
+def trial(layout: Layout) -> Any:
+    return read_end(layout.trials("s").run("t1")) or MADE_AGAIN
+
+
 KINDS: dict[str, tuple[str, Callable[[Layout], Any]]] = {
     "pairs": ("store/pairs/p/*", pairs),
     "tokens": ("store/tokens/t/*", tokens),
@@ -122,6 +127,7 @@ KINDS: dict[str, tuple[str, Callable[[Layout], Any]]] = {
     "step": ("runs/plan/steps/align/**/*", step),
     "metrics": ("runs/plan/steps/align/metrics.jsonl", metrics),
     "order": ("runs/plan/orders/*", order),
+    "trial": ("sweeps/s/trials/t1/trial.json", trial),
 }
 
 

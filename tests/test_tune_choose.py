@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ratchet.plan.space import Space
+from ratchet.store.sealed import write_sealed
 from ratchet.tune.choose import Chooser, Chosen
 from ratchet.tune.points import Trial
 from ratchet.tune.tpe import Known, propose
@@ -34,7 +35,7 @@ def choose(folder: Path, chosen: Chosen) -> None:
     said = {"trial": trial.trial_id, "number": chosen.number, "point": dict(trial.values), "point_id": trial.point_id}
     path = folder / trial.trial_id / "point.json"
     if not path.exists():
-        path.write_text(json.dumps(said | {"seed": trial.seed, "by": chosen.by, "at": "now"}))
+        write_sealed(path, said | {"seed": trial.seed, "by": chosen.by, "at": "now"})
 
 
 def end(folder: Path, chosen: Chosen, value: float | None, **fields: Any) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def end(folder: Path, chosen: Chosen, value: float | None, **fields: Any) -> dic
         "metrics": {METRIC: {"value": value, "standard_error": None}} if value is not None else {},
         **fields,
     }
-    (folder / chosen.trial.trial_id / "trial.json").write_text(json.dumps(document))
+    write_sealed(folder / chosen.trial.trial_id / "trial.json", document)
     return document
 
 

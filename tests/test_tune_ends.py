@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import sweep_run
-from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError
+from ratchet.errors import ClusterError, CorruptError, RatchetError, StoppedError, TrainingError
 from ratchet.plan.load import load_plan
 from ratchet.plan.space import Scheduler
 from ratchet.store.files import write_json, write_json_once
@@ -23,7 +23,7 @@ from ratchet.store.record import Record, write_record
 from ratchet.track.jsonl import JsonLines
 from ratchet.tune.process import Progress, end_from_outside, raise_if_told, tell, work
 from ratchet.tune.schedule import scheduler_of
-from ratchet.tune.trial import TASK, TrialTask, end_trial, error_of, made_steps, run_trial, write_point
+from ratchet.tune.trial import TASK, TrialTask, end_trial, error_of, made_steps, read_end, run_trial, write_point
 from ratchet.tune.watch import TrialStop
 
 METRIC = "align/heldout/accuracy"
@@ -52,7 +52,8 @@ def raising(error: Exception) -> Callable[[], dict[str, Any]]:
 
 
 def kept(task: TrialTask) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((task.folder / "trial.json").read_text())
+    document = read_end(task.folder)
+    assert document is not None
     return document
 
 
@@ -225,3 +226,19 @@ def test_a_trial_that_was_told_to_end_has_stopped_whatever_its_training_says(tas
 
 def test_a_reason_of_an_unknown_kind_is_an_error_all_the_same() -> None:
     assert type(error_of({"kind": "Stopped", "what": "x", "where": "", "fix": ""})) is RatchetError
+
+
+def test_a_damaged_end_is_no_end_and_the_trial_runs_again(task: TrialTask, caplog: pytest.LogCaptureFixture) -> None:
+    end_trial(task, "finished", metrics={"align/heldout/accuracy": {"value": 0.5, "standard_error": None}})
+    path = task.folder / "trial.json"
+    path.write_text(path.read_text().replace('"value": 0.5', '"value": 0.9'))
+    assert read_end(task.folder) is None and "counts as unfinished, and runs again" in caplog.text
+    again = run_trial(task, lambda: {"align/heldout/accuracy": {"value": 0.5, "standard_error": None}})
+    assert read_end(task.folder) == again and again["metrics"]["align/heldout/accuracy"]["value"] == 0.5
+    path.write_text(path.read_text().replace('"value": 0.5', '"value": 0.9'))
+    assert end_trial(task, "failed") == read_end(task.folder)
+    point = write_point(task)
+    assert write_point(task) == point
+    (task.folder / "point.json").write_text("{}")
+    with pytest.raises(CorruptError, match=r"point\.json: not what was written"):
+        write_point(task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from pathlib import Path
@@ -21,6 +20,7 @@ from ratchet.plan.space import Space
 from ratchet.report.sweep_data import Objective, Result, Sweep
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
+from ratchet.store.sealed import write_sealed
 from ratchet.tune.gather import Asked, gather, write_sweep
 from ratchet.tune.promote import winner
 from ratchet.tune.rank import best_of, pareto
@@ -65,14 +65,14 @@ class Trials:
         known |= {"point_id": f"p{name}", "seed": seed, "by": "grid", "at": "2026-11-21T09:00:00Z"}
         folder = self.layout.trials("plan-beta").run(trial)
         folder.mkdir(parents=True)
-        (folder / "point.json").write_text(json.dumps(known))
+        write_sealed(folder / "point.json", known)
         if values is not None or more:
             metrics = {
                 metric: {"value": value, "standard_error": error}
                 for metric, value in zip((ACCURACY, MARGIN), np.atleast_1d(values).tolist(), strict=False)
             }
             ended = {"format": 1, "status": "finished", "reason": None, "metrics": metrics, "steps": [], "seconds": 3.5}
-            (folder / "trial.json").write_text(json.dumps(known | ended | {"wandb": None} | more))
+            write_sealed(folder / "trial.json", known | ended | {"wandb": None} | more)
         return trial
 
 
@@ -281,12 +281,17 @@ def test_importance_is_there_with_enough_points(trials: Trials) -> None:
     assert shares["stages.align.beta"] > shares["stages.align.seed"]
 
 
-def test_folders_that_are_no_trials_are_left_out_and_broken_ones_named(trials: Trials) -> None:
+def test_folders_that_are_no_trials_are_left_out_and_broken_ones_named(
+    trials: Trials, caplog: pytest.LogCaptureFixture
+) -> None:
     trials.add("a", 0.5)
     trials.layout.trials("plan-beta").run("empty").mkdir()
     assert len(gather(trials.layout, asked()).trials) == 1
     path = trials.layout.trials("plan-beta").run("ta") / "trial.json"
-    path.write_text('{"metrics": {"m": 3}}')
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    (damaged,) = gather(trials.layout, asked()).trials
+    assert damaged.status == "unfinished" and not damaged.metrics and "counts as unfinished" in caplog.text
+    write_sealed(path, {"metrics": {"m": 3}})
     with pytest.raises(CorruptError, match=re.escape("trials/ta: not a trial as it was written")):
         gather(trials.layout, asked())
 

@@ -10,6 +10,7 @@ import pytest
 
 import sweep_run
 from ratchet.errors import PlanError, RunError
+from ratchet.store.sealed import read_sealed
 from ratchet.track.progress import Console
 from ratchet.tune import sweep as module
 from ratchet.tune.aside import Clock, Pages
@@ -119,7 +120,7 @@ budget: {trials: 2}
     document = module.reject(sizes.impossible(chosen), refused.value)
     assert (document["status"], document["reason"]["kind"]) == ("failed", "PlanError")
     kept = sizes.folder / "trials" / chosen.trial.trial_id / "trial.json"
-    assert json.loads(kept.read_text()) == document
+    assert read_sealed(kept) == document
 
 
 def test_what_every_trial_has_is_in_the_sweeps_plan(betas: Sweep, tmp_path: Path) -> None:

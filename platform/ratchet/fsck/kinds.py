@@ -117,6 +117,15 @@ def _order(path: Path, layout: Layout) -> Iterator[Part]:
     yield from _document(path, path.parent.parent / "lease")
 
 
+def _trial(path: Path, layout: Layout) -> Iterator[Part]:
+    """A trial's point and its end: without its end it runs again with the sweep."""
+    lease = layout.lease(f"trial-{path.parts[-4]}-{path.parts[-2]}")
+    for part in _document(path, lease):
+        more = ": put it back from a copy, or delete the trial's folder"
+        lost = part.wrong and path.name == "point.json"
+        yield dataclasses.replace(part, what=f"{part.what}{more}", mend=None) if lost else part
+
+
 def _checkpoints(step: Path, lease: Path) -> Iterator[Part]:
     for folder in sorted((step / "checkpoints").glob("*")):
         if folder.name.startswith("bad-"):
@@ -186,6 +195,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("results", "store/scores/*", _whole(None)),
         Kind("steps", "runs/*/steps/*", _step),
         Kind("orders", "runs/*/orders/*.json", _order),
+        Kind("trials", "sweeps/*/trials/*/point.json", _trial),
+        Kind("ends of trials", "sweeps/*/trials/*/trial.json", _trial),
         Kind("put aside", "store/damaged/*", _was_aside),
     )
 }

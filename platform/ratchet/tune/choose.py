@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.plan.space import Space
-from ratchet.store.record import read_json_or_none
 from ratchet.tune.points import Trial, trials
 from ratchet.tune.tpe import Known, propose
-from ratchet.tune.trial import POINT, TRIAL, passing
+from ratchet.tune.trial import POINT, passing, read_end, read_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +138,8 @@ def known_trials(folder: Path) -> list[Seen]:
     """Return the trials in `folder` in the order in which they were chosen."""
     found = []
     for path in folder.glob(f"*/{POINT}"):
-        told = read_json_or_none(path)
+        told = read_point(path.parent)
         if told is not None:
             chosen = Chosen(Trial(told["point"], told["seed"]), told["number"], told["by"])
-            found.append(Seen(chosen, read_json_or_none(path.with_name(TRIAL))))
+            found.append(Seen(chosen, read_end(path.parent)))
     return sorted(found, key=lambda one: one.chosen.number)

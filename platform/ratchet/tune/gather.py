@@ -15,11 +15,12 @@ from ratchet.report.sweep_diagnoses import diagnose
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.record import code_commit, now, read_json_or_none, read_record, versions
+from ratchet.store.record import code_commit, now, read_record, versions
 from ratchet.tune.compare import compare, shares_of, tied
 from ratchet.tune.importance import importance
 from ratchet.tune.points import size_of, value_at
 from ratchet.tune.rank import points_of
+from ratchet.tune.trial import read_end, read_point
 
 FORMAT = 1
 _MOST_ORDERS = 24
@@ -125,7 +126,7 @@ def read_trials(layout: Layout, sweep: str) -> Iterator[Found]:
     folder = trials.run("-").parent
     read = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        chosen, ended = read_json_or_none(path / "point.json"), read_json_or_none(path / "trial.json")
+        chosen, ended = read_point(path), read_end(path)
         if chosen is None and ended is None:
             continue
         try:
@@ -192,7 +193,7 @@ def _makers(layout: Layout, sweep: str, found: Sequence[Found]) -> dict[str, str
     A sweep that was put aside had this one's name too, and may have had trials of the same names: what was begun
     before the first trial of this one was chosen is that one's.
     """
-    chosen = (read_json_or_none(layout.root / trial.run / "point.json") for trial, _, _ in found)
+    chosen = (read_point(layout.root / trial.run) for trial, _, _ in found)
     first = min((one["at"] for one in chosen if one is not None), default="")
     made: dict[str, str] = {}
     for step in (step for _, _, mine in found for step in mine):

@@ -28,7 +28,7 @@ from ratchet.track.wandb import WandbRun
 from ratchet.train.launch import free_slots
 from ratchet.tune.metrics import ends_of, metric_names, read_metrics_of
 from ratchet.tune.send_scores import send_scores
-from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, passing, run_trial, write_point
+from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, passing, read_end, run_trial, write_point
 from ratchet.tune.watch import Listener, TrialStop, Watch
 
 LOG, PROGRESS = "log.txt", "progress.jsonl"
@@ -58,9 +58,9 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
         stop = Stop(elsewhere=asked)
         stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say, while_waiting=stop.check))
         stop.check()
-        before = read_json_or_none(task.folder / TRIAL)
+        before = read_end(task.folder)
         if before is not None and not passing(before):  # it ended while this process waited, or before
-            return dict(before)
+            return before
         wandb = TrialRun(trial_run(task.plan.track.wandb, task.sweep, chosen, resolved, task.folder))
         stack.callback(wandb.close)
         listeners: list[Listener] = [wandb.line]
@@ -125,7 +125,7 @@ def _links(task: TrialTask, step: str) -> Iterator[StageLink]:
     """Yield what a finished step of the trial is, and where it comes from."""
     for made in made_steps(task.folder):
         if made["name"] == step:
-            theirs = read_json_or_none(task.folder_of(made["made_by"]) / TRIAL) or {}
+            theirs = read_end(task.folder_of(made["made_by"])) or {}
             yield StageLink(
                 step=step,
                 kind=made["kind"],

@@ -7,20 +7,22 @@ without `trial.json` is unfinished; run again, it goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ratchet import errors
-from ratchet.errors import RatchetError, RunError, StoppedError
+from ratchet.errors import CorruptError, RatchetError, RunError, StoppedError
 from ratchet.plan.schema import Plan
-from ratchet.store.files import write_json, write_json_once
 from ratchet.store.layout import Layout, root_of
 from ratchet.store.record import now, read_json_or_none, read_record
+from ratchet.store.sealed import read_sealed, write_sealed, write_sealed_once
 from ratchet.tune.watch import TrialStop
 
 POINT, TRIAL, STOP = "point.json", "trial.json", "stop.json"
+_log = logging.getLogger(__name__)
 PAUSE = "pause.json"
 """The file of a sweep's folder that tells all its trials to save and to end, with the reason: they go on later.
 
@@ -80,12 +82,29 @@ class TrialTask:
 
 def write_point(task: TrialTask) -> dict[str, Any]:
     """Write down that a trial was chosen, unless that is known, and return what stands there. Raises StorageError."""
-    found = read_json_or_none(task.folder / POINT)
+    found = read_point(task.folder)
     if found is None:
         found = {"trial": task.name, "number": task.number, "point": dict(task.point), "point_id": task.point_id}
         found |= {"seed": task.seed, "by": task.by, "at": now()}
-        write_json(task.folder / POINT, found)
+        write_sealed(task.folder / POINT, found)
     return dict(found)
+
+
+def read_point(folder: Path) -> dict[str, Any] | None:
+    """Return a trial's point.json; None where it has none. Raises CorruptError where it is not as it was written."""
+    return read_sealed(folder / POINT, "put it back from a copy, or delete the trial's folder: it is chosen again")
+
+
+def read_end(folder: Path) -> dict[str, Any] | None:
+    """Return a trial's trial.json; None where it has not ended.
+
+    One that is not as it was written is no end, and a warning says so: the trial runs again, and finds its steps.
+    """
+    try:
+        return read_sealed(folder / TRIAL)
+    except CorruptError as error:
+        _log.warning("%s is damaged (%s): the trial counts as unfinished, and runs again", error.where, error.what)
+        return None
 
 
 def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
@@ -106,9 +125,11 @@ def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
         "wandb": None,
         **found,
     }
-    if write_json_once(task.folder / TRIAL, document):
+    if write_sealed_once(task.folder / TRIAL, document):
         return document
-    return dict(read_json_or_none(task.folder / TRIAL))
+    if (before := read_end(task.folder)) is None:
+        write_sealed(task.folder / TRIAL, document)
+    return before or document
 
 
 def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str | None = None) -> dict[str, Any]:
@@ -117,9 +138,9 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
     `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it
     goes on where it was. So is StoppedError: it goes on when the sweep does.
     """
-    before = read_json_or_none(task.folder / TRIAL)
+    before = read_end(task.folder)
     if before is not None and not passing(before):
-        return dict(before)
+        return before
     (task.folder / TRIAL).unlink(missing_ok=True)
     started, clock = now(), time.monotonic()
     status, reason, metrics = "finished", None, {}
