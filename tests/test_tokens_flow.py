@@ -55,6 +55,8 @@ def test_the_folder_keeps_the_contract(folder: Path, tmp_path: Path) -> None:
     table = open_table([out / "train.arrow"], [1.0], 0)
     assert table.pair_ids().to_pylist() == [one.pair_id for one in train[:300]]
     assert counts["tokens_train"] == table.lengths_N3.sum() and not table.demonstrations
+    _, whole = prepare_tokens(source, "abc", folder, layout, **arguments | {"max_length": 10_000})
+    assert record.facts["longest_seen"] == read_record(whole).facts["longest"] > 300  # type: ignore[union-attr]
     assert record.facts["longest"] == max((n[0] + max(n[1:])) for n in table.lengths_N3.tolist())
     histogram = record.facts["edit_distance"]
     assert sum(histogram["counts"]) == 320 and len(histogram["edges"]) == 21 and 0 < histogram["median"] < 1

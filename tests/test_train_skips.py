@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from ratchet.errors import TrainingError
+from ratchet.pairs.places import places
 from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import newest_step
 from ratchet.train.data import course_of
@@ -56,6 +59,23 @@ def test_as_many_steps_as_the_stage_allows_are_skipped_and_told(tmp_path: Path, 
     row = next(row for row, value in enumerate(bad.reference.chosen_N) if value != value)  # type: ignore[union-attr]
     assert all(data.table.pair_id(row) in event for event in told)
     assert all(torch.isfinite(tensor).all() for tensor in state_of(bench.engine))
+
+
+def test_pairs_are_named_by_their_file_and_row(tmp_path: Path, data: Data) -> None:
+    bad = spoiled(data, tmp_path, 2)
+    row = next(row for row, value in enumerate(bad.reference.chosen_N) if value != value)  # type: ignore[union-attr]
+    table = tmp_path / "train.parquet"
+    columns = {
+        "pair_id": [data.table.pair_id(row), "another"],
+        "file": ["prefs.jsonl"] * 2,
+        "row": [17, 18],
+        "x": [1, 2],
+    }
+    pq.write_table(pa.table(columns), table)
+    absent = str(tmp_path / "gone.parquet")
+    with pytest.raises(TrainingError, match=r"the loss of 1 pairs is not finite; pairs prefs\.jsonl:17;"):
+        train(spec_of(tmp_path, pair_files=(absent, str(table))), bad)
+    assert places([table], ["another", "unknown"]) == ["prefs.jsonl:18", "unknown"]
 
 
 def test_a_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path: Path, data: Data) -> None:

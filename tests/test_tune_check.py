@@ -200,6 +200,7 @@ def test_keys_that_are_refused_are_in_no_fingerprint() -> None:
         "max_rows": 3,
         "max_characters": 9,
         "max_bad_share": 0.5,
+        "max_overlong_share": 0.5,
         "held_out": 0.5,
         "seed": 4,
     }

@@ -24,13 +24,14 @@ from typing import Any
 
 from ratchet import redact
 
-_SHOWN = 8
+SHOWN = 8
+"""Names that `some` shows."""
 
 
 def some(names: Sequence[str]) -> str:
     """Return the first names of many, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 class RatchetError(Exception):

@@ -66,10 +66,11 @@ class Reason(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """Why a pair cannot be rendered or encoded."""
+    """Why a pair cannot be rendered or encoded; `tokens` it has where it is too long."""
 
     reason: Reason
     detail: str
+    tokens: int = 0
 
 
 def find_style(tokenizer: Any) -> Style:

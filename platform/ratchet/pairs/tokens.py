@@ -34,6 +34,7 @@ TOKENISED = pa.schema(
         *SKIPPED,
         ("trimmed", pa.bool_()),
         ("moved", pa.bool_()),
+        ("length", pa.int32()),
     ]
 )
 _EDGES = 20
@@ -81,9 +82,10 @@ def _out_row(row: dict[str, Any], result: Encoded | Refusal) -> dict[str, Any]:
     base = {key: row[key] for key in ("pair_id", "prompt_id", "file", "row")}
     if isinstance(result, Refusal):
         empty = {"prompt": [], "chosen": [], "rejected": [], "trimmed": False, "moved": False}
-        return base | empty | {"edit_distance": float("nan"), "reason": str(result.reason), "detail": result.detail}
+        facts = {"reason": str(result.reason), "detail": result.detail, "length": result.tokens}
+        return base | empty | {"edit_distance": float("nan"), **facts}
     distance = Levenshtein.normalized_distance(result.chosen, result.rejected) if result.rejected else float("nan")
-    return base | vars(result) | {"edit_distance": distance, "reason": None, "detail": None}
+    return base | vars(result) | {"edit_distance": distance, "reason": None, "detail": None, "length": 0}
 
 
 def _encode_all(tokenizer: Any, style: Style, pairs: Sequence[Rendered]) -> Iterator[Encoded | Refusal]:
@@ -145,10 +147,10 @@ def fit(pair: Encoded, style: Style, policy: Policy) -> Encoded | Refusal:
     room = policy.max_length - answer - len(head)
     if room < 1:
         return Refusal(
-            Reason.ANSWER_TOO_LONG, f"an answer of {answer} tokens leaves no room within {policy.max_length}"
+            Reason.ANSWER_TOO_LONG, f"an answer of {answer} tokens leaves no room within {policy.max_length}", total
         )
     if policy.overlong == "drop":
-        return Refusal(Reason.TOO_LONG, f"{total} tokens, more than {policy.max_length}")
+        return Refusal(Reason.TOO_LONG, f"{total} tokens, more than {policy.max_length}", total)
     return dataclasses.replace(pair, prompt=[*head, *pair.prompt[len(pair.prompt) - room :]], trimmed=True)
 
 
@@ -166,7 +168,7 @@ class TokenWriter:
         self._reasons: Counter[str] = Counter()
         self._histogram = np.zeros(_EDGES, np.int64)
         self._distances: list[np.ndarray[Any, np.dtype[np.float32]]] = []
-        self._longest = 0
+        self._longest = self._longest_seen = 0
         self._demonstrations = False
 
     def __enter__(self) -> TokenWriter:
@@ -182,6 +184,7 @@ class TokenWriter:
         self._count["read"] += len(table)
         self._reasons.update(skipped.column("reason").to_pylist())
         if len(skipped):
+            self._longest_seen = max(self._longest_seen, int(pc.max(skipped.column("length")).as_py()))
             self._skipped.write_table(skipped.select(SKIPPED.names).cast(SKIPPED))
         if not len(kept):
             return
@@ -218,4 +221,5 @@ class TokenWriter:
             },
             "demonstrations": self._demonstrations,
             "longest": self._longest,
+            "longest_seen": max(self._longest, self._longest_seen),
         }

@@ -13,12 +13,14 @@ from ratchet.evaluate.results import TaskResult
 from ratchet.model.digest import digest_vocabulary
 from ratchet.model.load import resolve
 from ratchet.pairs.flow import prepare_pairs
+from ratchet.pairs.lost import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pipeline.candidates import Bench
 from ratchet.pipeline.context import Model
 from ratchet.pipeline.models import model_of
+from ratchet.pipeline.prepare import facts_of
 from ratchet.pipeline.scoring import read_job
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.suite import Preference
@@ -42,6 +44,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
         on_wait=bench.console.say,
         look=bench.end_if_stopped,
     )
+    tell_lost(name, task.data, facts_of(tokens), tokens)
     split = "heldout" if task.data.held_out else "train"
     count = min(task.max_pairs, len(open_table([tokens / f"{split}.arrow"], [1.0], 0)))
     if not count:

@@ -16,6 +16,7 @@ from ratchet.model.merge import check_start
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
+from ratchet.pairs.lost import tell_lost
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Model, Run, Tokens
@@ -214,13 +215,15 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
             on_wait=run.console.say,
             look=run.stop.check,
         )
-        counts = facts_of(folder).counts
+        record = facts_of(folder)
+        counts = record.counts
         facts = {
             "pairs": counts["train"],
             "tokens": counts["tokens_train"],
             "skipped": sum(counts["skipped"].values()),
         }
         run.console.done(f"tokens {source}", facts, time.monotonic() - started)
+        tell_lost(source, run.plan.data[source], record, folder)
         run.tokens[key] = Tokens(source, fp, folder)
     return run.tokens[key]
 

@@ -135,6 +135,7 @@ def train_spec(
         rows_sha256=None if rows is None else digest_file(folder / ROWS),
         references=references,
         heldout_tokens=tuple(str(one.folder / "heldout.arrow") for one in heldout),
+        pair_files=tuple(str(run.pairs[name][1] / "train.parquet") for name in step.chunk.shares),
         heldout_references=references if heldout else (),
         starts_at_reference=step.reference == step.start,
         reference_noise=noise,

@@ -74,7 +74,9 @@ class Source(Strict):
     max_characters: Annotated[int, Field(ge=1)] = 200_000
     """A row longer than this is skipped."""
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Stop where more than this share of the rows is bad."""
+    """Stop where more than this share of the rows is bad, or of the pairs cannot be written as tokens."""
+    max_overlong_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Stop where more than this share of the pairs is left out because it is longer than a stage's `max_length`."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of prompts that no stage trains on."""
     seed: Seed = 0

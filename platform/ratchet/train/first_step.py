@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ratchet.errors import TrainingError
 from ratchet.losses.preference import PairLogps, loss_of, preference_loss
+from ratchet.pairs.places import places
 from ratchet.train.spec import TrainSpec
 
 _NOISE = 16.0
@@ -105,12 +107,13 @@ def check(spec: TrainSpec, seen: Figures, loss: float, pairs: int) -> FirstStep:
     off = expected is not None and not abs(loss - expected) <= first.loss_tolerance
     if not seen.outside and not off:
         return first
+    files = [Path(file) for file in spec.pair_files]
     lines = [f"the policy starts as its reference, but the first batch of {pairs} pairs says otherwise"]
     if expected is not None:
         name = "ln 2 = " if expected == math.log(2) else ""
         lines.append(f"loss {loss:.6f}, expected {name}{expected:.6f} ± {first.loss_tolerance:.2g}")
     lines += [
-        f"pair {pair_id}: log-ratio off by {h:.4g} nats, allowed {allowed:.2g}"
+        f"pair {places(files, [pair_id])[0]}: log-ratio off by {h:.4g} nats, allowed {allowed:.2g}"
         for pair_id, h, allowed in sorted(seen.outside, key=lambda row: -row[1])[:3]
     ]
     share = len({pair_id for pair_id, _, _ in seen.outside}) / pairs

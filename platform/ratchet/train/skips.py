@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.errors import TrainingError, some
+from ratchet.errors import SHOWN, TrainingError, some
+from ratchet.pairs.places import places
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.events import note
 from ratchet.train.spec import TrainSpec
@@ -31,13 +32,17 @@ class Skips:
             raise self.stopped(step, f"{what}{before}", ids)
         self.steps.append(step)
         if self.checkpoints.communicator.rank == 0:
-            note(Path(self.spec.folder), f"step {step} was skipped: {what}; pairs {some(ids)}")
+            note(Path(self.spec.folder), f"step {step} was skipped: {what}; pairs {self.named(ids)}")
+
+    def named(self, ids: Sequence[str]) -> str:
+        """Return the first pairs by `file:row`, and how many more there are."""
+        return some([*places([Path(file) for file in self.spec.pair_files], ids[:SHOWN]), *ids[SHOWN:]])
 
     def stopped(self, step: int, what: str, ids: Sequence[str]) -> TrainingError:
         """Return the error that ends training before anything that is not finite is saved."""
         last = self.checkpoints.last
         return TrainingError(
-            f"at step {step} {what}; pairs {some(ids)}; last good checkpoint: {last.path if last else 'none'}",
+            f"at step {step} {what}; pairs {self.named(ids)}; last good checkpoint: {last.path if last else 'none'}",
             where=f"step {self.spec.step}",
             fix=_FIX,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ratchet.model.tree import Sharing
 
-_PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references")
+_PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references", "pair_files")
 _PATHS = ("folder", "model", "rows", "stop_file", "lease")
 
 
@@ -50,7 +50,8 @@ class TrainSpec:
     Every worker must see the paths alike. `rows` names a .npy file of int64 indexes into the table
     of `tokens` and `shares`, where a step trains on a part of it, and `rows_sha256` is its digest.
     `references` are the folders that hold the reference's log-probabilities, joined by pair id;
-    `sft` and `cpo` may have none. `batch` is in pairs over all workers, `token_budget` in tokens
+    `sft` and `cpo` may have none. `pair_files` are the tables of pairs, which name the rows that
+    pairs come from, for errors. `batch` is in pairs over all workers, `token_budget` in tokens
     that one forward pass of one worker computes (None: found by trying), `sharing` how far these
     are shared. `shuffle` of ``prompts`` keeps the pairs of a prompt together.
     `gradient_checkpointing` of None recomputes activations where a pass of the longest pairs would
@@ -79,6 +80,7 @@ class TrainSpec:
     references: tuple[str, ...] = ()
     heldout_tokens: tuple[str, ...] = ()
     heldout_references: tuple[str, ...] = ()
+    pair_files: tuple[str, ...] = ()
     heldout_rows: int = 256
     starts_at_reference: bool = False
     reference_noise: float = 0.0

@@ -24,7 +24,7 @@ _WHERE = {
     r"evaluate": f"says what models are asked, {_SAME}",
     r"reference\.(sample|otherwise)": f"says when an engine's scores are trusted, {_SAME}",
     r"stages\.[^.]+\.checkpoint\.keep": f"says what stays on disk, {_SAME}",
-    r"data\.[^.]+\.max_bad_share": f"says when a run stops, {_SAME}",
+    r"data\.[^.]+\.(max_bad_share|max_overlong_share)": f"says when a run stops, {_SAME}",
     r".*\.trust_remote_code": f"says what may run here, {_SAME}",
 }
 """Keys that are in no fingerprint, and what they are for."""

@@ -1,0 +1,103 @@
+"""Pairs that a source loses when it is tokenised: told with reason, share, longest length and remedy, or an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ratchet.errors import DataError
+from ratchet.pairs.render import Reason
+from ratchet.plan.data import Source
+from ratchet.store.record import Record
+
+_log = logging.getLogger(__name__)
+_EXAMPLES = 3
+
+LENGTH = frozenset({Reason.TOO_LONG, Reason.ANSWER_TOO_LONG})
+"""Reasons that the length limit decides; all others are the chat template's or the tokenizer's."""
+
+REMEDIES: Mapping[Reason, str] = {
+    Reason.TOO_LONG: "raise max_length, or set overlong: trim_prompt",
+    Reason.ANSWER_TOO_LONG: "raise max_length: answers are never cut",
+    Reason.REFUSED: "give a template that takes these turns (model.chat_template), or fold the system text into the "
+    "first user turn",
+    Reason.PROMPT_ALTERED: "give a template that writes prompts as they are (model.chat_template)",
+    Reason.ANSWER_ALTERED: "give a template that writes answers as they are (model.chat_template), or fold the system "
+    "text into the first user turn",
+    Reason.SPECIAL: "take the special tokens out of the texts",
+    Reason.END: "give a template that ends an answer with one end-of-turn token (model.chat_template)",
+    Reason.BOS: "give a template that begins a text with one beginning-of-sequence token (model.chat_template)",
+    Reason.EMPTY_ANSWER: "mend these rows",
+    Reason.EMPTY_PROMPT: "mend these rows",
+    Reason.SAME: "mend these rows: their answers differ by what the tokenizer does not tell apart",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """What of a source is left out, of which reasons, and the longest of its pairs in tokens where that is known."""
+
+    name: str
+    of: int
+    reasons: Mapping[Reason, int]
+    max_length: int
+    longest: int | None
+
+    @property
+    def count(self) -> int:
+        return sum(self.reasons.values())
+
+    def only(self, *, length: bool) -> Lost:
+        """Return what is left out for its length, or for all else."""
+        return dataclasses.replace(
+            self, reasons={one: n for one, n in self.reasons.items() if (one in LENGTH) is length}
+        )
+
+    def __str__(self) -> str:
+        tally = ", ".join(f"{n:,} {one}" for one, n in sorted(self.reasons.items(), key=lambda item: -item[1]))
+        longest = f"; the longest has {self.longest:,} tokens" if self.longest and LENGTH & self.reasons.keys() else ""
+        share = f"{self.count:,} of {self.of:,} pairs ({self.count / self.of:.1%})"
+        return f"{share} of {self.name} are left out at max_length {self.max_length:,}: {tally}{longest}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do, the reason of most pairs first."""
+        order = sorted(self.reasons, key=lambda one: -self.reasons[one])
+        return "; ".join(dict.fromkeys(REMEDIES[one] for one in order))
+
+
+def lost_of(name: str, record: Record) -> Lost:
+    """Return what a source lost, by the record of its tokens."""
+    reasons = {Reason(reason): count for reason, count in record.counts["skipped"].items()}
+    longest = record.facts.get("longest_seen")
+    return Lost(name, record.counts["read"], reasons, record.identity["max_length"], longest)
+
+
+def tell_lost(name: str, source: Source, record: Record, folder: Path) -> None:
+    """Warn of the pairs that are left out of a source's tokens in `folder`.
+
+    Raises DataError, with the first rows, where a larger share is too long than `max_overlong_share`, or cannot be
+    written as tokens than `max_bad_share` allows.
+    """
+    lost = lost_of(name, record)
+    if not lost.count:
+        return
+    for part, key in ((lost.only(length=True), "max_overlong_share"), (lost.only(length=False), "max_bad_share")):
+        limit = getattr(source, key)
+        if part.count > limit * part.of:
+            raise DataError(
+                f"{part}; the limit is {limit:.1%}\n{_first(folder / 'skipped.parquet', part)}",
+                where=f"data.{name}",
+                fix=f"{part.remedy}; or raise data.{name}.{key}",
+            )
+    _log.warning("%s. %s", lost, lost.remedy)
+
+
+def _first(table: Path, lost: Lost) -> str:
+    rows = pq.read_table(table).to_pylist()
+    shown = [row for row in rows if row["reason"] in lost.reasons][:_EXAMPLES]
+    return "\n".join(f"  {row['file']}:{row['row']}: {row['reason']}: {row['detail']}" for row in shown)

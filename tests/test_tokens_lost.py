@@ -1,0 +1,80 @@
+"""Pairs lost at tokenising: a warning with reason, share, length and remedy, and an end above a share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ratchet.errors import DataError
+from ratchet.pairs.lost import LENGTH, REMEDIES, lost_of, tell_lost
+from ratchet.pairs.render import Reason
+from ratchet.pairs.tokens import SKIPPED
+from ratchet.plan.data import Source
+from ratchet.store.record import Record
+
+LINES = [("prefs.jsonl", 17, "too long", "463 tokens, more than 128"), ("prefs.jsonl", 4, "template refuses", "System")]
+
+
+def tokens(folder: Path, skipped: dict[str, int], longest: int | None = 463) -> Record:
+    rows = [dict(zip(SKIPPED.names, line, strict=True)) for line in LINES]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SKIPPED), folder / "skipped.parquet")
+    facts = {} if longest is None else {"longest_seen": longest}
+    return Record("tokens", "f", {"max_length": 128}, {"read": 200, "skipped": skipped}, "now", 1.0, facts=facts)
+
+
+def source(**more: Any) -> Source:
+    return Source(path="prefs.jsonl", **more)
+
+
+def test_a_few_that_are_too_long_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tell_lost("prefs", source(), tokens(tmp_path, {"too long": 7, "answer too long": 3}), tmp_path)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "10 of 200 pairs (5.0%) of prefs are left out at max_length 128: 7 too long, 3 answer too long; "
+        "the longest has 463 tokens. "
+        "raise max_length, or set overlong: trim_prompt; raise max_length: answers are never cut"
+    )
+
+
+def test_none_lost_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tell_lost("prefs", source(), tokens(tmp_path, {}), tmp_path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("skipped", "key", "shown"),
+    [
+        ({"too long": 41}, "max_overlong_share", "463 tokens"),
+        ({"template refuses": 11}, "max_bad_share", "fold the system text into the first user turn"),
+        ({"template refuses": 11, "too long": 1}, "max_bad_share", "prefs.jsonl:4: template refuses: System"),
+        ({"answer too long": 100}, "max_overlong_share", r"100 of 200 pairs \(50.0%\)"),
+    ],
+)
+def test_above_a_share_the_run_ends_and_says_what_to_do(
+    tmp_path: Path, skipped: dict[str, int], key: str, shown: str
+) -> None:
+    record = tokens(tmp_path, skipped)
+    with pytest.raises(DataError, match=rf"(?s){shown}") as caught:
+        tell_lost("prefs", source(), record, tmp_path)
+    assert caught.value.exit_code == 3 and f"data.prefs.{key}" in caught.value.fix
+    tell_lost("prefs", source(**{key: 0.6}), record, tmp_path)
+
+
+def test_a_share_is_reached_at_its_limit_and_not_before(tmp_path: Path) -> None:
+    tell_lost("prefs", source(), tokens(tmp_path, {"too long": 40, "template refuses": 10}), tmp_path)
+    with pytest.raises(DataError):
+        tell_lost("prefs", source(max_overlong_share=0.19), tokens(tmp_path, {"too long": 40}), tmp_path)
+
+
+def test_tokens_that_were_made_before_lengths_were_kept_are_told_without(tmp_path: Path) -> None:
+    assert "longest" not in str(lost_of("prefs", tokens(tmp_path, {"too long": 9}, longest=None)))
+
+
+def test_every_reason_has_its_remedy() -> None:
+    assert REMEDIES.keys() == set(Reason) and set(Reason) >= LENGTH
