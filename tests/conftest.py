@@ -75,6 +75,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield nodes
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_asked_of_the_hub_yet() -> None:
+    """Each test is a process of its own to the hub, which is asked once in a process what a name means."""
+    from ratchet.pairs.hub import commit_of
+
+    commit_of.cache_clear()
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No way to the hub for `datasets`."""

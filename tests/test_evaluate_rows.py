@@ -130,10 +130,10 @@ def test_the_hub_s_rows_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None
         return [*TEXTS, {"question": "q"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = Rows(hub=Hub(name="openai/gsm8k", config="main", split="test", revision="abc"))
+    rows = Rows(hub=Hub(name="openai/gsm8k", config="main", split="test", revision="abc0" * 10))
     found, digest = read_rows(rows, BOTH, 3)
     assert (len(found), digest) == (3, DIGEST)
-    assert asked == [("openai/gsm8k", "main", {"split": "test", "revision": "abc", "streaming": True})]
+    assert asked == [("openai/gsm8k", "main", {"split": "test", "revision": "abc0" * 10, "streaming": True})]
     with pytest.raises(DataError, match="hub:openai/gsm8k/main/test:4: the row has no column 'answer'"):
         read_rows(rows, BOTH, None)
 

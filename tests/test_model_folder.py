@@ -19,6 +19,7 @@ from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import keep_rotary_in_float32, load_model, load_tokenizer, resolve
 from ratchet.model.quantise import quantisation_config
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import PLAIN
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.model import ModelSpec, Scratch
 
@@ -233,9 +234,9 @@ def test_quantised_weights_need_a_gpu(made: Path) -> None:
 
 
 def test_the_published_story_model_scores_stories_well(stories: Path) -> None:
-    facts = check_model(stories, "plain")
+    facts = check_model(stories, PLAIN)
     assert facts.parameters == 260_032 and facts.vocabulary == 512
-    tokenizer, model = load_tokenizer(stories, "plain"), load_model(stories, "float32")
+    tokenizer, model = load_tokenizer(stories, PLAIN), load_model(stories, "float32")
     opening, *sides = (
         tokenizer(text, add_special_tokens=False)["input_ids"]
         for text in ("Once upon a time, there was a little", "girl named Lily. She loved to play.", "girl xq zzv kk.")

@@ -65,7 +65,9 @@ def test_identity_changes_with_all_that_changes_pairs_and_nothing_else(tmp_path:
     ]
     found = [identity_of(Source.model_validate({**plain, **change})) for change in [{}, *changes]]
     found += [identity_of(Source.model_validate({"generate": {"kind": "arithmetic", "rows": rows}})) for rows in (1, 2)]
-    found += [identity_of(Source.model_validate({"hub": {"name": "a/b", "revision": name}})) for name in ("c", "d")]
+    found += [
+        identity_of(Source.model_validate({"hub": {"name": "a/b", "revision": name * 40}})) for name in ("c", "d")
+    ]
     found.append(identity_of(Source.model_validate(plain), "other default"))
     assert len({*found}) == len(found)
     assert identity_of(Source.model_validate({**plain, "max_bad_share": 0.5})) == found[0]

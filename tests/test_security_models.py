@@ -21,6 +21,7 @@ from ratchet.model.check import check_model
 from ratchet.model.digest import digest_code, weight_files
 from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import PLAIN
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import load_config, refuse_code
 from ratchet.pipeline.models import trusted_code
@@ -130,7 +131,7 @@ def test_code_of_a_tokenizer_is_never_run(folder: Path, canary: Path) -> None:
         with pytest.raises(ModelError, match=r"tokenizer is code of its own \(auto_map\)"):
             load_tokenizer(folder, None)
         with pytest.raises(ModelError, match="tokenizer is code"):
-            check_model(folder, "plain")
+            check_model(folder, PLAIN)
     edit(folder / "tokenizer_config.json", auto_map=None, tokenizer_class=None)
     edit(folder / "config.json", model_type="evil", auto_map=AUTO)
     try:
@@ -199,7 +200,7 @@ def test_weights_that_are_pickles_are_refused_unread(name: str, raw: bool, folde
         (folder / name).write_bytes(pickle.dumps(Bomb(canary)))
     else:
         torch.save({"weight": Bomb(canary)}, folder / name)
-    for read in (weight_files, lambda at: check_model(at, "plain"), lambda at: load_model(at, "float32")):
+    for read in (weight_files, lambda at: check_model(at, PLAIN), lambda at: load_model(at, "float32")):
         with pytest.raises(ModelError, match=r"pickles .* which can run code"):
             read(folder)
     assert not canary.exists()
@@ -216,7 +217,7 @@ def test_a_pickle_beside_good_weights_is_not_read(folder: Path, canary: Path) ->
 
 def test_a_pickle_under_the_name_of_safetensors_is_refused(folder: Path, canary: Path) -> None:
     (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb(canary)))
-    for read in (lambda at: check_model(at, "plain"), lambda at: load_model(at, "float32")):
+    for read in (lambda at: check_model(at, PLAIN), lambda at: load_model(at, "float32")):
         with pytest.raises(RatchetError):
             read(folder)
     assert not canary.exists()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ratchet.errors import DataError
+from ratchet.pairs.hub import commit_of
 from ratchet.plan.suite import Files
 
 
@@ -28,9 +29,10 @@ def folder_of(files: Files, patterns: Sequence[str]) -> Path:
 
     where = f"hub:{files.hub}"
     try:
+        commit = commit_of(files.repository, str(files.hub), files.revision)
         return Path(
             snapshot_download(
-                str(files.hub), repo_type=files.repository, revision=files.revision, allow_patterns=list(patterns)
+                str(files.hub), repo_type=files.repository, revision=commit, allow_patterns=list(patterns)
             )
         )
     except RepositoryNotFoundError as error:

@@ -13,6 +13,7 @@ from torch import nn
 from ratchet.errors import ModelError
 from ratchet.model.digest import weight_files
 from ratchet.model.quantise import quantisation_config
+from ratchet.pairs.hub import commit_of
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import load_config
 from ratchet.plan.model import ModelSpec
@@ -41,9 +42,9 @@ def resolve(spec: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    wanted: dict[str, Any] = {"repo_id": spec.name, "revision": spec.revision, "allow_patterns": list(_HUB_FILES)}
     try:
-        return Path(snapshot_download(**wanted))
+        commit = commit_of("model", spec.name, spec.revision)
+        return Path(snapshot_download(spec.name, revision=commit, allow_patterns=list(_HUB_FILES)))
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"the hub has no model {spec.name!r} that you may read",

@@ -21,6 +21,7 @@ from ratchet.pairs.checks import check_kept, check_share
 from ratchet.pairs.files import digests
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
+from ratchet.pairs.read_hub import at_commit
 from ratchet.pairs.source import Item, Reading, make_reading, span_pairs
 from ratchet.plan.data import Source
 from ratchet.store import warned
@@ -49,13 +50,13 @@ _ITEM_SCHEMA = pa.schema(
 def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]:
     """Return what a source's pairs are made from: contents (never places), what is done to them, code versions.
 
-    A hub data set is its name, config, split and revision: pin the revision, as names move.
-    Raises DataError where a file is absent.
+    A hub data set is its name, config, split and commit. Raises DataError where a file is absent, or the hub does not
+    say which commit a name means.
     """
     if source.generate is not None:
         origin: dict[str, Any] = {"generate": source.generate.model_dump(), "version": generate.VERSION}
     elif source.hub is not None:
-        origin = {"hub": source.hub.model_dump()}
+        origin = {"hub": at_commit(source.hub).model_dump()}
     else:
         origin = {"files": digests(source)}
     done = source.model_dump(
@@ -89,6 +90,8 @@ def prepare_pairs(
     again while it waits or works, and what it raises ends that. Raises DataError where files are absent or damaged, too
     many rows are bad, or no pair is left; PlanError where the source asks for what its rows cannot give; StorageError.
     """
+    if source.hub is not None:  # one commit is named, hashed and read, here and in every task
+        source = source.model_copy(update={"hub": at_commit(source.hub)})
     identity = pairs_identity(source, default_system)
     digest = fingerprint(identity)
     folder = layout.pairs(digest)

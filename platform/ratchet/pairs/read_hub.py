@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ratchet.errors import DataError
+from ratchet.pairs.hub import commit_of
 from ratchet.plan.data import Hub
 
 
@@ -13,16 +15,39 @@ def hub_rows(hub: Hub) -> Iterator[dict[str, Any]]:
     """Stream a split's rows without storing them. Raises DataError where the hub cannot serve them."""
     import datasets
 
+    hub = at_commit(hub)
     try:
         rows = datasets.load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True)
         yield from rows
     except Exception as error:  # the library raises many kinds, its HTTP client's among them
+        raise _unread(hub, error) from error
+
+
+def at_commit(hub: Hub) -> Hub:
+    """Return a data set with the commit that its revision means as its revision.
+
+    Raises DataError where the name is also a folder's, which `datasets` would read in place of the hub's, and where
+    the hub cannot say.
+    """
+    if Path(hub.name).exists():
         raise DataError(
-            f"cannot read the data set from the hub: {type(error).__name__}: {str(error)[:300]}",
+            f"{hub.name} is a file or folder here, which nobody would notice to change",
             where=hub_label(hub),
-            fix="check name, config, split and revision, and that this machine reaches huggingface.co; "
-            "or save the data set with `save_to_disk` and give its folder as `path:`",
-        ) from error
+            fix="give it as `path:`, where its content is looked at; or call the folder otherwise",
+        )
+    try:
+        return hub.model_copy(update={"revision": commit_of("dataset", hub.name, hub.revision)})
+    except Exception as error:  # the library raises many kinds, its HTTP client's among them
+        raise _unread(hub, error) from error
+
+
+def _unread(hub: Hub, error: Exception) -> DataError:
+    return DataError(
+        f"cannot read the data set from the hub: {type(error).__name__}: {str(error)[:300]}",
+        where=hub_label(hub),
+        fix="check name, config, split and revision, and that this machine reaches huggingface.co; "
+        "or save the data set with `save_to_disk` and give its folder as `path:`",
+    )
 
 
 def hub_label(hub: Hub) -> str:

@@ -51,9 +51,6 @@ def prepare_sources(run: Run) -> None:
         source, system = run.plan.data[name], run.plan.model.system
         run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.console.say, run.stop.check)
         counts = facts_of(run.pairs[name][1]).counts
-        hub = run.plan.data[name].hub
-        if hub is not None and hub.revision is None:
-            run.warnings.append(f"source {name} names no revision of {hub.name}: what was read first is kept")
         facts = {
             "to train on": counts["train"],
             "held out": counts["heldout"],

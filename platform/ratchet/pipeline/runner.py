@@ -16,6 +16,7 @@ from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.graph import BASE, Step, chunk_names, final_model, needs_difficulty, steps_of
 from ratchet.pipeline.order import decide_order
+from ratchet.pipeline.pins import pin
 from ratchet.pipeline.prepare import (
     base_model,
     check_external_models,
@@ -66,7 +67,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
             with Evaluations(run) as evaluations:
                 steps = list(_make_models(run, evaluations))
                 write_text(run.folder / "plan.yaml", text)
-                write_json(run.folder / "resolved.json", plan.model_dump(mode="json"))
+                write_json(run.folder / "resolved.json", run.plan.model_dump(mode="json"))
                 models = evaluated_models(run, steps)
                 scored = evaluations.finish([name for name, _ in models])
             scores = [evaluate_model(run, name, step, scored[name]) for name, step in models]
@@ -130,6 +131,7 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
 def _prepare(run: Run) -> None:
     """Read the sources and find the models that training begins with."""
     run.stop.check()
+    pin(run)
     scratch = run.plan.model.scratch is not None
     if not scratch:  # a model that cannot be used is told before any file is read
         run.models[BASE] = base_model(run)

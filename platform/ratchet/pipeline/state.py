@@ -16,9 +16,10 @@ from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
 from ratchet.pipeline.models import model_of
+from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
-from ratchet.plan.model import Scratch
+from ratchet.plan.model import Scratch, is_commit
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Training
 from ratchet.reference.partition import Difficulty
@@ -69,8 +70,9 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
 
     Raises DataError where a source is missing, ModelError where the start model cannot be used.
     """
-    template = chat_template_of(plan.model)
-    run = Run(plan, layout_at(plan.cluster.storage), Console(), False, template)
+    layout = layout_at(plan.cluster.storage)
+    plan = pinned_before(plan, layout)
+    run = Run(plan, layout, Console(), False, chat_template_of(plan.model))
     sources = _find_sources(run)
     find_base(run)
     _find_tokens(run)
@@ -84,8 +86,9 @@ def _find_sources(run: Run) -> list[SourceState]:
     found = []
     for name in used_sources(run):
         source = run.plan.data[name]
-        fp = fingerprint(pairs_identity(source, run.plan.model.system))
-        record = read_record(run.layout.pairs(fp))
+        unasked = source.hub is not None and not is_commit(source.hub.revision or "")  # no run has found its commit
+        fp = "" if unasked else fingerprint(pairs_identity(source, run.plan.model.system))
+        record = None if unasked else read_record(run.layout.pairs(fp))
         if record is None:
             train = estimate_pairs(source) * (1 - source.held_out)
             found.append(SourceState(name, False, round(train), True))

@@ -14,6 +14,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Names become folders and Kubernetes objects: lower case, digits and hyphens."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _NO_STORES = "object storage and URLs are not supported: give a file or folder that every node sees, or mount it there"
 _INSTEAD = {
     "file": "give the path itself, without file://",
@@ -52,6 +53,13 @@ def local(part: Strict, *keys: str) -> None:
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and (what := url_fault(text)):
                 raise wrong(key, what)
+
+
+def hub_name(part: Strict, key: str, instead: str) -> None:
+    """Check that a name on the hub is one, and no path of a folder. Raises the error of `wrong`."""
+    name = getattr(part, key)
+    if name is not None and not _HUB_NAME.fullmatch(name):
+        raise wrong(key, f"{name} is no name on the hub (owner/name): if it is a folder, {instead}")
 
 
 def url_fault(text: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Seed, Strict, local, one_of, wrong
+from ratchet.plan.base import Seed, Strict, hub_name, local, one_of, wrong
 
 Layout = Literal[
     "auto",
@@ -47,7 +47,12 @@ class Hub(Strict):
     split: str = "train"
     """Split to read."""
     revision: str | None = None
-    """Commit, tag or branch. Pin a commit: names move."""
+    """Commit, tag or branch; left out: the default branch. Pin a commit: a run keeps the one that it found first."""
+
+    @model_validator(mode="after")
+    def _on_the_hub(self) -> Hub:
+        hub_name(self, "name", "give it as `path:` of the source")
+        return self
 
 
 class Source(Strict):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from ratchet.errors import PlanError
-from ratchet.plan.base import Name, Seed, Strict, local, one_of, wrong
+from ratchet.plan.base import Name, Seed, Strict, hub_name, local, one_of, wrong
 
 DAY = "2024-07-26"
 """The day that templates are given where the plan names none: Llama 3's own template takes it where it has no clock."""
@@ -57,7 +57,8 @@ class ModelSpec(Strict):
     name: str | None = None
     """Hub name, for example `Qwen/Qwen3-0.6B`."""
     revision: str | None = None
-    """Commit, tag or branch of the hub model. Pin a commit: names move."""
+    """Commit, tag or branch of the hub model; left out: the default branch. Pin a commit: a run keeps the one that it
+    found first."""
     path: str | None = None
     """Folder with `config.json`, safetensors weights and a tokenizer."""
     scratch: Scratch | None = None
@@ -79,6 +80,7 @@ class ModelSpec(Strict):
     def _one_origin(self) -> ModelSpec:
         one_of(self, "name", "path", "scratch")
         local(self, "name", "path", "chat_template")
+        hub_name(self, "name", "give it as `path:`")
         try:
             datetime.date.fromisoformat(self.date)
         except ValueError as error:

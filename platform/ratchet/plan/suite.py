@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ratchet.plan.base import Name, Strict, local, one_of, wrong
+from ratchet.plan.base import Name, Strict, hub_name, local, one_of, wrong
 from ratchet.plan.data import Hub, Source
 from ratchet.plan.judge import Engine, Judge
 from ratchet.plan.model import ModelSpec
@@ -31,6 +31,7 @@ class Files(Strict):
     @model_validator(mode="after")
     def _one_origin(self) -> Files:
         one_of(self, "path", "hub")
+        hub_name(self, "hub", "give it as `path:`")
         local(self, "path")
         if self.hub is None and self.revision is not None:
             raise wrong("revision", "belongs to a hub repository: give it with hub", "hub")

@@ -10,6 +10,7 @@
 <root>/store/datasets/      `datasets`' copies of local data, by content
 <root>/store/scores/<fp>/   result.json  items.parquet                       record.json
 <root>/runs/<plan>/         plan.yaml  resolved.json  report.{html,md,json}  scores.json  lock
+<root>/runs/<plan>/hub/     which commits the plan's names on the hub mean (in <root>/sweeps/<sweep> for trials)
 <root>/runs/<plan>/warnings/   what each process of the run warned of
 <root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ model/ record.json
 <root>/runs/<plan>/scores/<model>.json

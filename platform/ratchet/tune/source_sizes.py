@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ratchet.pairs.estimate import estimate_pairs
 from ratchet.pairs.flow import pairs_identity
 from ratchet.plan.data import Source
+from ratchet.plan.model import is_commit
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Training
 from ratchet.store.fingerprint import fingerprint
@@ -50,7 +51,10 @@ class Sizes:
         spec = plan.data[source]
         key = json.dumps([spec.model_dump_json(), plan.model.system])
         if key not in self._identities:
-            self._identities[key] = fingerprint(pairs_identity(spec, plan.model.system))
+            unasked = spec.hub is not None and not is_commit(spec.hub.revision or "")
+            self._identities[key] = fingerprint(
+                {"unasked": key} if unasked else pairs_identity(spec, plan.model.system)
+            )
         return self._identities[key]
 
     def of(self, plan: Plan, source: str, stage: Training) -> Size:
