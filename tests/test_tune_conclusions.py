@@ -21,6 +21,7 @@ from ratchet.report.sweep_diagnoses import common_reason, failed
 from ratchet.report.sweep_page import sweep_markdown, sweep_page, write_sweep_page
 from ratchet.report.sweep_values import objective_axis
 from ratchet.store.record import Record, write_record
+from ratchet.store.sealed import write_sealed
 from ratchet.tune.compare import compare, newcombe
 from ratchet.tune.gather import gather, write_sweep
 from ratchet.tune.metrics import ends_of, read_metrics_of
@@ -73,7 +74,7 @@ def scored(trials: Trials, name: str, model: Logps, base: Logps, ids: list[str])
         for metric, (value, error) in read.items()
     }
     ended = json.loads((folder / "point.json").read_text()) | {"format": 1, "status": "finished", "reason": None}
-    (folder / "trial.json").write_text(json.dumps(ended | {"metrics": metrics, "steps": [], "seconds": 1.0}))
+    write_sealed(folder / "trial.json", ended | {"metrics": metrics, "steps": [], "seconds": 1.0})
 
 
 def test_points_that_share_held_out_pairs_are_compared_pair_by_pair(trials: Trials) -> None:
