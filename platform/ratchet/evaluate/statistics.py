@@ -229,6 +229,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in result]
 
 
+def t_p(t: float, freedom: int) -> float:
+    """Return the two-sided p-value of Student's `t`."""
+    return float(2 * special.stdtr(freedom, -abs(t)))
+
+
 def normal_p(z: float) -> float:
     """Return the two-sided p-value of a standard normal `z`."""
     return float(2 * special.ndtr(-abs(z)))

@@ -152,12 +152,18 @@ class Importance:
     share: float
 
 
+LEVEL = 0.05
+"""Two points are told apart where `p_all` is below this."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """The first point of the ranks minus another one, with the ends of the 95 % interval.
 
     `basis` says what is set against what: the same held-out `pairs`, the same `seeds`, or two results that are taken
-    to be `independent`; `count` is how many pairs or seeds, 0 where they are independent. `p` is of pairs alone.
+    to be `independent`; `count` is how many pairs or seeds, 0 where they are independent. `p` is of no difference,
+    None where nothing tells an error, and `p_all` is it for all pairs of points: which one is first was seen in the
+    same values.
     """
 
     point: str
@@ -169,6 +175,12 @@ class Comparison:
     p: float | None
     basis: typing.Literal["pairs", "seeds", "independent"]
     count: int
+    p_all: float | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the two points can be told apart."""
+        return self.p_all is not None and self.p_all < LEVEL
 
 
 @dataclasses.dataclass(frozen=True)

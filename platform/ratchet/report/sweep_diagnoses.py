@@ -88,7 +88,7 @@ def _tie(sweep: Sweep) -> Iterator[Mapping[str, str]]:
 
 
 def _close(sweep: Sweep) -> Iterator[Mapping[str, str]]:
-    same = [one for one in sweep.comparisons if one.low is None or one.low <= 0 <= (one.high or 0.0)]
+    same = [one for one in sweep.comparisons if not one.shown]
     if sweep.best is not None and same:
         others = len(sweep.comparisons)
         yield {"best": sweep.best, "same": str(len(same)), "others": f"{others} other point{'s' * (others != 1)}"}

@@ -164,7 +164,7 @@ def winner(sweep: Sweep) -> list[str]:
         said.append("The runner-up is the plan's own point.")
     elif own is not None:
         said.append(f"The plan's own point {own.id} has no value.")
-    return [*said, _caution(best, others)]
+    return [*said, _caution(sweep, best, others)]
 
 
 def _against(sweep: Sweep, best: Point, other: Point, who: str) -> str:
@@ -193,8 +193,9 @@ def compared(found: Comparison, digits: int) -> str:
         )
     digits = fig.decimals_of(found.high - found.low) if found.high > found.low else digits
     ends = f"{fig.signed(found.low, digits)} to {fig.signed(found.high, digits)}"
-    verdict = "not distinguishable" if found.low <= 0 <= found.high else "distinguishable"
-    return f"{fig.signed(found.difference, digits)} ({ends}, 95 %); {verdict} ({basis})"
+    verdict = "distinguishable" if found.shown else "not distinguishable"
+    p = f", p {fig.probability(found.p_all)} for all pairs of points" if found.p_all is not None else ""
+    return f"{fig.signed(found.difference, digits)} ({ends}, 95 %); {verdict} ({basis}{p})"
 
 
 def _tie(sweep: Sweep, found: list[Point]) -> list[str]:
@@ -207,12 +208,16 @@ def _tie(sweep: Sweep, found: list[Point]) -> list[str]:
     return [*said, "Name the one to promote, or aim at a metric that tells them apart, such as a margin."]
 
 
-def _caution(best: Point, others: list[Point]) -> str:
+def _caution(sweep: Sweep, best: Point, others: list[Point]) -> str:
     """Say how many points are as good as the best, and why its value flatters it."""
     first = best.results[0]
-    pairs = [difference(first, one.results[0]) for one in others]
-    near = sum(one is not None and one.error is not None and abs(one.value) <= 2 * one.error for one in pairs)
-    said = f"{near} of {many(len(others), 'other point')} cannot be told from it at two standard errors. "
+    if sweep.comparisons:
+        near = sum(not one.shown for one in sweep.comparisons)
+        said = f"{near} of {many(len(others), 'other point')} cannot be told from it, at 5 % for all pairs of points. "
+    else:
+        pairs = [difference(first, one.results[0]) for one in others]
+        near = sum(one is not None and one.error is not None and abs(one.value) <= 2 * one.error for one in pairs)
+        said = f"{near} of {many(len(others), 'other point')} cannot be told from it at two standard errors. "
     said += f"As the pick of {len(others) + 1} points its value flatters it: run it again with other seeds to know it."
     if not first.of_seeds:
         return f"{said} An error over items says nothing of how training with another seed would have come out."

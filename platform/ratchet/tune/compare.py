@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ratchet.evaluate.statistics import NORMAL_95, paired, t_reach
+from ratchet.evaluate.statistics import FLIPS, NORMAL_95, normal_p, paired, t_p, t_reach
 from ratchet.plan.schema import Plan
 from ratchet.reference.store import Floats
 from ratchet.report.sweep_data import Comparison, Objective, Point, Result, Trial
 from ratchet.store.layout import Layout
 from ratchet.tune.pair_values import heldout_values
 from ratchet.tune.rank import best_of
+
+_FLIPS_FOR_EACH, _MOST_FLIPS = 100, 100_000
+"""Sign flips for each pair of points, so that the least p-value times their number can be below 0.05; and at most."""
 
 
 def compare(
@@ -24,6 +28,10 @@ def compare(
     Points with two or more seeds in common are set side by side seed by seed; points of one trial each, whose objective
     is over held-out pairs, pair by pair, where the store has the scores of both. Only what shares nothing is taken to
     be independent.
+
+    The first point is the first because of the same values, so its differences are the largest that chance gave. p is
+    therefore adjusted for all pairs of points, not for those of the first alone (Bonferroni): where no point differs
+    from any other, one is told from the first in one sweep of 20 at most.
     """
     ranked = best_of(points)
     if len(ranked) < 2:
@@ -37,7 +45,10 @@ def compare(
         if len(own[point.id]) == 1
         for trial in own[point.id]
     }
-    return tuple(_compared(first, other, own, values, objective.metric) for other in others)
+    pairs = len(ranked) * len(others) // 2
+    flips = min(_MOST_FLIPS, max(FLIPS, _FLIPS_FOR_EACH * pairs))
+    found = [_compared(first, other, own, values, objective.metric, flips) for other in others]
+    return tuple(dataclasses.replace(one, p_all=None if one.p is None else min(1.0, pairs * one.p)) for one in found)
 
 
 def _compared(
@@ -46,6 +57,7 @@ def _compared(
     own: Mapping[str, Sequence[Trial]],
     values: Mapping[str, Mapping[str, float] | None],
     metric: str,
+    flips: int,
 ) -> Comparison:
     mine, theirs = own[first.id], own[other.id]
     seeds = [_by_seed(some, metric) for some in (mine, theirs)]
@@ -55,7 +67,7 @@ def _compared(
     if len(mine) == len(theirs) == 1:
         left, right = values[mine[0].id], values[theirs[0].id]
         if left is not None and right is not None and left.keys() == right.keys():
-            return _over_pairs(first, other, left, right)
+            return _over_pairs(first, other, left, right, flips)
     return _independent(first, other, first.results[0], other.results[0])
 
 
@@ -71,13 +83,16 @@ def _over_seeds(first: Point, other: Point, differences: Floats) -> Comparison:
     reach = error * t_reach(count - 1)
     if not error:
         return Comparison(first.id, other.id, mean, None, None, None, None, "seeds", count)
-    return Comparison(first.id, other.id, mean, error, mean - reach, mean + reach, None, "seeds", count)
+    p = t_p(mean / error, count - 1)
+    return Comparison(first.id, other.id, mean, error, mean - reach, mean + reach, p, "seeds", count)
 
 
-def _over_pairs(first: Point, other: Point, left: Mapping[str, float], right: Mapping[str, float]) -> Comparison:
+def _over_pairs(
+    first: Point, other: Point, left: Mapping[str, float], right: Mapping[str, float], flips: int
+) -> Comparison:
     ids = sorted(left)
     a, b = (np.array([side[one] for one in ids]) for side in (left, right))
-    found = paired(a, b, ids, 0)
+    found = paired(a, b, ids, 0, flips=flips)
     error = found.standard_error or None
     return Comparison(first.id, other.id, found.difference, error, found.low, found.high, found.p, "pairs", found.items)
 
@@ -91,7 +106,16 @@ def _independent(first: Point, other: Point, one: Result, two: Result) -> Compar
         ends = (difference - NORMAL_95 * error, difference + NORMAL_95 * error)
     elif None not in {one.low, one.high, two.low, two.high}:
         ends = newcombe(_ends(one), _ends(two))
-    return Comparison(first.id, other.id, difference, error, *ends, None, "independent", 0)
+    return Comparison(first.id, other.id, difference, error, *ends, _p_of(difference, ends), "independent", 0)
+
+
+def _p_of(difference: float, ends: tuple[float | None, float | None]) -> float | None:
+    """Return p of a difference by its 95 % interval: how far 0 is, in the error that the end on that side tells."""
+    near = ends[0] if difference > 0 else ends[1]
+    if near is None:
+        return None
+    reach = abs(difference - near)
+    return normal_p(NORMAL_95 * difference / reach) if reach else float(not difference)
 
 
 def _ends(one: Result) -> tuple[float, float, float]:
