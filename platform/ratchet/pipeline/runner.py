@@ -37,6 +37,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft, Training
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.report.diagnoses import lines
+from ratchet.report.models import model_lines
 from ratchet.report.page import write_report
 from ratchet.store.files import open_storage, write_json, write_text
 from ratchet.store.layout import layout_at
@@ -77,7 +78,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
         data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
         data["warnings"] = heard.on_page(data["warnings"])
         html, report = write_report(run.folder, data)
-        for line in lines(report.diagnoses):
+        for line in (*lines(report.diagnoses), *model_lines(report)):
             run.console.say(line)
     return html
 

@@ -11,6 +11,7 @@ from typing import Any
 from ratchet.errors import CorruptError, RunError
 from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
+from ratchet.model.usage import card_usage
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.graph import BASE, Step, final_model, options
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
@@ -261,7 +262,8 @@ def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:
             f"| {name} | {weight / sum(weights):.6g} |" for name, weight in zip(settings.of, weights, strict=True)
         ]
         rows = "\n".join(["| model | weight |", "|---|---|", *shares])
-        (aside / "README.md").write_text(f"# Merge\n\nMade by Ratchet: a weighted average.\n\n{rows}\n")
+        usage = card_usage(trust_remote_code=run.models[BASE].trust_remote_code)
+        (aside / "README.md").write_text(f"# Merge\n\nMade by Ratchet: a weighted average.\n\n{rows}\n{usage}")
     return {"models": len(folders)}
 
 

@@ -108,6 +108,8 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
         | ({"of": list(step.settings.of)} if isinstance(step.settings, Merge) else {}),
         "seconds": record.seconds,
         "record": _where(run, folder),
+        "folder": str(folder / "model"),
+        "trust_remote_code": run.models[step.name].trust_remote_code,
         "history": [],
     }
     training, reference = record.facts.get("training"), record.facts.get("reference")

@@ -90,6 +90,8 @@ class Difficulty:
 class Step:
     """One training or merging step. `stage` is the plan's stage that it belongs to.
 
+    `folder` is where its model lies.
+
     `history` are the lines of its metrics.jsonl. `options` are the settings that its numbers hang
     on (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
     sources of its pairs, `start` and `reference` names of models (`base` or a step). `seconds` is the
@@ -124,6 +126,8 @@ class Step:
     first_loss_tolerance: float | None = None
     resumed_from: int | None = None
     record: str = ""
+    folder: str = ""
+    trust_remote_code: bool = False
     history: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

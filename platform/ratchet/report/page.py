@@ -13,6 +13,7 @@ from ratchet.report import answers, charts, charts_data, tables, tables_data, ta
 from ratchet.report.data import Report
 from ratchet.report.diagnoses import diagnose
 from ratchet.report.graph import graph
+from ratchet.report.models import models
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.read import NAME, load, read
 from ratchet.report.sections_scores import score_drawings, score_sections
@@ -119,6 +120,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
 def sections(report: Report) -> list[Section]:
     """Return the report's sections in order, with their tables; some have only drawings, or nothing."""
     return [
+        section("models", "The models, and how to load them", "", models(report)),
         *score_sections(report),
         section(
             "chosen",

@@ -15,6 +15,7 @@ from ratchet.errors import ModelError
 from ratchet.model.export import reload_check, save_model
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import DTYPES, load_model
+from ratchet.model.usage import card_usage
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.stages import Lora
 from ratchet.store.files import folder_aside, remove_leftovers
@@ -146,6 +147,6 @@ def _card(spec: TrainSpec, step: int) -> str:
         "adapters": "none" if spec.lora is None else f"LoRA of rank {spec.lora.rank}, merged",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return (
-        f"# {spec.step}\n\nMade by Ratchet, training step `{spec.step}`.\n\n| setting | value |\n|---|---|\n{table}\n"
-    )
+    head = f"# {spec.step}\n\nMade by Ratchet, training step `{spec.step}`."
+    usage = card_usage(trust_remote_code=spec.trust_remote_code)
+    return f"{head}\n\n| setting | value |\n|---|---|\n{table}\n{usage}"
