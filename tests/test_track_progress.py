@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import pty
+import re
 import struct
 import termios
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ratchet.track import pace
+from ratchet.track.bar import counted, under_way
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console, Tail, duration, follow
 from track_example import METRICS
@@ -60,18 +63,85 @@ def _grow(path: Path, last: int) -> None:
     tracker.close()
 
 
-def test_without_a_terminal_there_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with follow(tmp_path / "metrics.jsonl", "align-1", 40):
-        _grow(tmp_path / "metrics.jsonl", 40)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert "align-1" in err
-    assert "step 40 of 40, loss 0.6931, margin 0.250, 12.5 pairs/s" in err
+def test_a_log_gets_lines_with_step_loss_and_estimate(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LINE_SECONDS", 0.02)
+    path, said = tmp_path / "metrics.jsonl", list[str]()
+    with follow(path, "align-1", 40, Console()):
+        while capfd_lines(capfd, said) < 3:
+            time.sleep(0.01)
+        assert set(said) == {"starting workers"}
+        tracker = JsonLines(path, 0)
+        for step in range(1, 41):
+            tracker.log(step, METRICS)
+            time.sleep(0.02)
+        while not any("publishing" in line for line in said):
+            capfd_lines(capfd, said)
+        tracker.close()
+    capfd_lines(capfd, said)
+    known = [line for line in said if " left" in line]
+    assert known and all(re.fullmatch(r"step \d+ of 40, loss 0.6931, margin 0.250, .*s, .* left", one) for one in known)
+    assert "step 40 of 40, loss 0.6931, margin 0.250, 12.5 pairs/s, publishing the model" in said
+    assert said[-1].startswith("ended at step 40 of 40, loss 0.6931")
+
+
+def capfd_lines(capfd: pytest.CaptureFixture[str], said: list[str]) -> int:
+    """Add what was said since, without the label, and return how many lines there are."""
+    said += [line.partition("align-1")[2].strip() for line in capfd.readouterr().err.splitlines()]
+    return len(said)
+
+
+def test_the_estimate_leaves_the_start_of_workers_out() -> None:
+    """1,200 steps of 0.18 s: workers took 46 s to start, and the first steps are those of the newcomer's case."""
+    now = [0.0]
+    seen = pace.Pace(lambda: now[0])
+    assert (seen.begun, seen.left(1200)) == (False, None)
+    now[0] = 46.0
+    seen.mark(1)
+    assert (seen.begun, seen.left(1200)) == (True, None)
+    now[0] += 3 * 0.18
+    seen.mark(4)
+    assert seen.left(1200) == pytest.approx(1196 * 0.18)
+    now[0] += 10.0
+    assert seen.left(1200) == pytest.approx(1196 * 0.18 - 10)
+    seen.mark(2)  # workers that start again go on from a checkpoint
+    assert seen.left(1200) is None
+    now[0] += 1.0
+    seen.mark(4)
+    assert seen.left(1200) == pytest.approx(1196 / 2)
+
+
+def test_counted_work_is_told_too(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "LINE_SECONDS", 0.02)
+    said: list[str] = []
+    with counted("score align-1", "pairs", Console()) as show:
+        while capfd_lines(capfd, said) < 2:
+            time.sleep(0.01)
+        for done in range(1, 21):
+            show(done, 4000)
+            time.sleep(0.01)
+    capfd_lines(capfd, said)
+    assert said[0] == "starting processes"
+    assert any(re.fullmatch(r"[\d,]+ of 4,000 pairs, [\d.]+ pairs/s, .* left", line) for line in said)
+    before = len(said)
+    with under_way("align-1", "12 answers are judged", Console()):
+        while capfd_lines(capfd, said) == before:
+            time.sleep(0.01)
+    assert re.fullmatch(r"12 answers are judged, .* s so far", said[before])
+
+
+def test_a_sweep_tells_what_its_trials_said_last(tmp_path: Path) -> None:
+    from ratchet.tune.sweep import last_line
+
+    path = tmp_path / "log.txt"
+    assert last_line(path) == ""
+    path.write_text("x" * 9000 + "\nalign                step 5 of 36, loss 0.6\nalign  step 6 of")
+    assert last_line(path) == "align step 5 of 36, loss 0.6"
 
 
 def test_a_failure_inside_is_told_and_passed_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="boom"), follow(tmp_path / "metrics.jsonl", "align-1", 40):
+    with pytest.raises(ValueError, match="boom"), follow(tmp_path / "metrics.jsonl", "align-1", 40, Console()):
         _grow(tmp_path / "metrics.jsonl", 7)
         raise ValueError("boom")
     assert "stopped at step 7 of 40" in capfd.readouterr().err
@@ -97,7 +167,9 @@ def test_on_a_terminal_a_bar_goes_forth_and_back(tmp_path: Path, monkeypatch: py
 
     reader = threading.Thread(target=read)
     reader.start()
-    with os.fdopen(slave, "w") as terminal, follow(path, "align-1", 40, stream=terminal):
+    with os.fdopen(slave, "w") as terminal, follow(path, "align-1", 40, Console(terminal)):
+        while b"starting workers" not in b"".join(shown):
+            time.sleep(0.01)
         _grow(path, 30)
         time.sleep(0.4)
         JsonLines(path, 10).close()

@@ -23,6 +23,8 @@ from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply
 from ratchet.plan.suite import MtBench
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
+from ratchet.track.bar import under_way
+from ratchet.track.progress import Console
 
 TEMPERATURES = {
     "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0,
@@ -189,7 +191,8 @@ def judge_talks(asked: QuestionSet, talks: Sequence[Talk], judge: Judge, retries
             given = (*talk.question.turns[:turn], *(talk.question.reference or ())[:turn])
             cases.append(Case(asked.prompts[name].system, prompt, answers, given))
             told.append((talk, turn, name, shown != answers))
-    verdicts = judge_cases(judge, cases, retries)
+    with under_way("judge", f"{len(cases):,} answers are judged", Console()):
+        verdicts = judge_cases(judge, cases, retries)
     return [
         Judged(talk, turn, name, case.prompt, verdict, defused)
         for (talk, turn, name, defused), case, verdict in zip(told, cases, verdicts, strict=True)

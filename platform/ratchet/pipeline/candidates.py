@@ -36,8 +36,6 @@ from ratchet.track.progress import Console
 
 _LONGEST = 4096
 """Positions of a model that names no limit."""
-_LONG_WORK = 100
-"""Batches from which on progress is told line by line."""
 _VLLM_LONGEST = 16_384
 """Positions that vLLM keeps memory for."""
 
@@ -152,14 +150,11 @@ class Candidates:
         for other, actors in self._actors.items():
             if other != (engine, quantise):  # a GPU holds one engine at a time
                 actors.close()
-        with counted(f"evaluate {self.model.name}", "batches") as self._show:
+        with counted(f"evaluate {self.model.name}", "batches", self.bench.console) as self._show:
             yield from self._pool(engine, quantise).compute(units)
 
     def _on_units(self, done: int, total: int) -> None:
-        """Move the bar; every tenth of long work is a line too, for who reads a log."""
         self._show(done, total)
-        if total >= _LONG_WORK and done * 10 // total > (done - 1) * 10 // total:
-            self.bench.console.say(f"{f'ask {self.model.name}':<20} {done:,} of {total:,} batches")
 
     def _pool(self, engine: str, quantise: str | None) -> Actors:
         if (engine, quantise) not in self._actors:

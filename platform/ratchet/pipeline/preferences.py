@@ -54,7 +54,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
     models = [model] if reference is None else [model, reference]
     budget = bench.cluster.token_budget if isinstance(bench.cluster.token_budget, int) else None
     pool = Pool(bench.actors, bench.cluster.gpus_per_worker, Passes(budget, bench.cluster.sharing))
-    with counted(f"score {model.name}", "pairs") as show:
+    with counted(f"score {model.name}", "pairs", bench.console) as show:
         work = [(one.scoring(), job) for one in models]
         scored = score_jobs(
             work, bench.layout, pool, on_pairs=show, on_wait=bench.console.say, look=bench.end_if_stopped

@@ -74,7 +74,7 @@ def score_together(
     started = time.monotonic()
     name = f"score {', '.join(dict.fromkeys(model.name for model, _ in work))}"
     budget = cluster.token_budget if isinstance(cluster.token_budget, int) else None
-    with counted(name, "pairs") as show:
+    with counted(name, "pairs", run.console) as show:
         scored = score_jobs(
             [(model.scoring(engine, quantise), job) for model, job in work],
             run.layout,

@@ -41,7 +41,7 @@ def train_step(
     noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
     spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
     cluster = run.plan.cluster
-    with follow(folder / "metrics.jsonl", step.name, spec.total_steps), run.stop.patiently():
+    with follow(folder / "metrics.jsonl", step.name, spec.total_steps, run.console), run.stop.patiently():
         result = train(
             spec,
             cpus_per_worker=cluster.cpus_per_worker,

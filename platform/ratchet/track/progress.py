@@ -1,7 +1,7 @@
 """Progress for people: lines on standard error, and a bar that follows a metrics file.
 
 Training runs in other processes; the driver learns of it from `metrics.jsonl` alone. Where
-standard error is no terminal, or `CI` is set, there is no bar, only one line at the end.
+standard error is no terminal, or `CI` is set, there is no bar, but a line every half minute.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any, TextIO
 
 from ratchet import redact
 from ratchet.track.jsonl import parse_line
+from ratchet.track.pace import Pace, has_bar, line_by_line
 
 _POLL_SECONDS = 0.25
+_STARTING = "starting workers"
 
 
 def duration(seconds: float) -> str:
@@ -40,11 +42,16 @@ class Console:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
+    @property
+    def stream(self) -> TextIO:
+        """Where lines go: standard error is looked for at each one, as it may change."""
+        return self._stream or sys.stderr
+
     def say(self, text: str) -> None:
         """Write one line."""
         from tqdm import tqdm
 
-        stream = self._stream or sys.stderr
+        stream = self.stream
         with tqdm.external_write_mode(file=stream):
             stream.write(redact.words(text) + "\n")
             stream.flush()
@@ -106,73 +113,98 @@ class Tail:
 
 
 @contextlib.contextmanager
-def follow(metrics_path: Path, label: str, total_steps: int, stream: TextIO | None = None) -> Iterator[None]:
+def follow(metrics_path: Path, label: str, total_steps: int, console: Console) -> Iterator[None]:
     """Show the progress of a training step while the block runs; one line at its end.
 
-    On a terminal: a bar with step of `total_steps`, loss, margin, pairs a second and time left.
-    The bar follows `metrics_path` in a thread, also back, where a resume cuts the file.
+    On a terminal: a bar with step of `total_steps`, loss, margin, pairs a second and time left; elsewhere a line with
+    the same every half minute. Until the first step both say that workers start. `metrics_path` is followed in a
+    thread, also back, where a resume cuts the file.
     """
-    out = stream or sys.stderr
-    follower = _Follower(Tail(metrics_path), label, total_steps, out, bar=out.isatty() and not os.environ.get("CI"))
+    follower = _Follower(Tail(metrics_path), label, total_steps, console.stream)
     started = time.monotonic()
-    follower.start()
     ended = "stopped at"
     try:
-        yield
+        with follower.running(console):
+            yield
         ended = "ended at"
     finally:
-        follower.stop()
-        seconds = time.monotonic() - started
-        Console(out).say(f"{label:<20} {ended} {follower.end_line(total_steps)}, {duration(seconds)}")
+        follower.close()
+        console.say(f"{label:<20} {ended} {follower.where()}, {duration(time.monotonic() - started)}")
 
 
 class _Follower:
-    def __init__(self, tail: Tail, label: str, total: int, out: TextIO, *, bar: bool) -> None:
-        self._tail = tail
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ratchet-progress", daemon=True)
+    def __init__(self, tail: Tail, label: str, total: int, out: TextIO) -> None:
+        self._tail, self._label, self._total = tail, label, total
         self._line: dict[str, Any] = {}
+        self._pace = Pace()
         self._bar: Any = None
         self._look()
-        if bar:
+        self._pace = Pace()  # steps of an earlier call say nothing of how fast this one is
+        if has_bar(out):
             from tqdm import tqdm
 
             self._bar = tqdm(
                 total=total,
                 initial=self._line.get("step", 0),
                 desc=label,
-                unit="step",
                 file=out,
                 leave=False,
                 dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}]",
+                bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix} [{elapsed}]",
             )
+            self._bar.set_postfix_str(_STARTING)
 
-    def start(self) -> None:
-        self._thread.start()
+    @contextlib.contextmanager
+    def running(self, console: Console) -> Iterator[None]:
+        """Look again and again while the block runs; without a bar, say lines."""
+        over = threading.Event()
 
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        def work() -> None:
+            while not over.wait(_POLL_SECONDS):
+                self._look()
+
+        thread = threading.Thread(target=work, name="ratchet-progress", daemon=True)
+        thread.start()
+        try:
+            if self._bar is not None:
+                yield
+                return
+            console.step(self._label, _STARTING)
+            with line_by_line(console.say, lambda: f"{self._label:<20} {self._words()}"):
+                yield
+        finally:
+            over.set()
+            thread.join()
+
+    def close(self) -> None:
+        """See what came last, and take the bar away."""
         self._look()
         if self._bar is not None:
             self._bar.close()
 
-    def end_line(self, total: int) -> str:
-        facts = [f"step {self._line.get('step', 0):,} of {total:,}", *_facts(self._line)]
-        return ", ".join(facts)
+    def where(self) -> str:
+        """Return the step that training is at, with its figures."""
+        return ", ".join([f"step {self._line.get('step', 0):,} of {self._total:,}", *_facts(self._line)])
 
-    def _run(self) -> None:
-        while not self._stop.wait(_POLL_SECONDS):
-            self._look()
+    def _words(self) -> str:
+        if not self._pace.begun:
+            return _STARTING
+        return ", ".join([self.where(), *self._rest()])
+
+    def _rest(self) -> list[str]:
+        if self._line.get("step") == self._total:
+            return ["publishing the model"]
+        left = self._pace.left(self._total)
+        return [] if left is None else [f"{duration(left)} left"]
 
     def _look(self) -> None:
         line = self._tail.last()
         if line is None:
             return
         self._line = line
+        self._pace.mark(line["step"])
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(_facts(line)), refresh=False)
+            self._bar.set_postfix_str(", ".join([*_facts(line), *self._rest()]), refresh=False)
             self._bar.update(line["step"] - self._bar.n)
             self._bar.refresh()
 

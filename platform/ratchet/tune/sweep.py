@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ratchet.store.lease import Lease, leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.heard import Heard
+from ratchet.track.pace import line_by_line
 from ratchet.track.progress import Console, duration
 from ratchet.track.trial import Ends
 from ratchet.tune.aside import Clock, Pages
@@ -39,7 +40,7 @@ from ratchet.tune.definition import TRIALS, Sweep
 from ratchet.tune.gather import Asked, gather, write_sweep
 from ratchet.tune.marks import order_marks
 from ratchet.tune.points import Trial, trial_count
-from ratchet.tune.process import end_from_outside, work
+from ratchet.tune.process import LOG, end_from_outside, work
 from ratchet.tune.promote import Origin, promote, winner
 from ratchet.tune.trial import PAUSE, POINT, TRIAL, TrialTask, end_trial, error_of, reason_of, write_point
 from ratchet.tune.trial_plan import trial_document
@@ -142,6 +143,8 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
     of = trial_count(sweep.space)
     waiting = iter(itertools.chain([first], iter(chooser.next, None)))
     troubles: list[StorageError] = []
+    running: dict[str, TrialTask] = {}
+    console.say(f"{sweep.name:<20} each trial's lines are in {sweep.folder / TRIALS}/*/{LOG}")
 
     def choose() -> TrialTask | None:
         refused = 0
@@ -159,6 +162,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
                 continue
             write_point(task)
             console.step(f"{task.number}{f' of {of}' if of else ''}", words(task))
+            running[task.name] = task
             return task
         return None
 
@@ -174,6 +178,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
             troubles.append(error)
 
     def take(task: TrialTask, status: str, reason: Mapping[str, str]) -> None:
+        running.pop(task.name, None)
         if stop.why() is not None and not (task.folder / TRIAL).exists():
             console.say(f"{task.name:<20} stopped: it goes on where it is when the sweep is run again")
             return
@@ -184,7 +189,12 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
         if run is not None:
             ends.tell(run, document["status"], document["reason"]["what"])
 
-    with contextlib.closing(Ends()) as ends, Pages(lambda: write_page(sweep, clock.seconds)) as pages, stop.patiently():
+    with (
+        contextlib.closing(Ends()) as ends,
+        Pages(lambda: write_page(sweep, clock.seconds)) as pages,
+        stop.patiently(),
+        line_by_line(console.say, lambda: newest(list(running.values()))),
+    ):
         run_trials(
             work,
             choose,
@@ -197,6 +207,23 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
             folder=sweep.folder,
         )
     stop.check()
+
+
+def newest(running: Sequence[TrialTask]) -> str:
+    """Return what the trials under way said last, a line each; those that said nothing yet are left out."""
+    said = [(task.name, last_line(task.folder / LOG)) for task in running]
+    return "\n".join(f"{name:<20} {line}" for name, line in said if line)
+
+
+def last_line(path: Path) -> str:
+    """Return the last whole line of a file that grows; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").split("\n")[:-1]
+    except OSError:
+        return ""
+    return " ".join(lines[-1].split()) if lines else ""
 
 
 def reject(task: TrialTask, error: PlanError) -> dict[str, Any]:
