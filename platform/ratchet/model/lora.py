@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
 
 from ratchet.errors import ModelError
 from ratchet.plan.stages import Lora
@@ -41,20 +43,33 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
             ) from error
 
 
-def merge_lora(model: Any) -> Any:
+def merge_lora(
+    model: Any, read: Callable[[str], Tensor | None] = lambda name: None, kept: dict[str, Tensor] | None = None
+) -> Any:
     """Return the plain model with its adapters added to the weights, each sum made in float32.
 
-    Raises ModelError for quantised weights: put the adapters on the unquantised model and merge there.
+    `read` gives the float32 master of a weight by its name in the plain model, where there is one: the sum is over
+    that. Sums go into `kept` before they are rounded, if it is given. Raises ModelError for quantised weights: put the
+    adapters on the unquantised model and merge there.
     """
-    for layer in _adapted(model):
-        weight = adapted_weight(layer)
+    for name, layer in _named_adapted(model):
+        weight, plain = adapted_weight(layer), _plain_name(name, layer)
         if not weight.is_floating_point():
             raise ModelError("quantised weights cannot take an adapter", fix="merge into the unquantised model")
-        dtype = weight.dtype
-        weight.data = weight.data.to(torch.promote_types(dtype, torch.float32))
+        dtype, master = weight.dtype, read(plain)
+        start = weight.data if master is None else master.to(weight.device)
+        weight.data = start.to(torch.promote_types(dtype, torch.float32))
         layer.merge()
+        if kept is not None:
+            kept[plain] = weight.data
         weight.data = weight.data.to(dtype)
     return model.unload()
+
+
+def _plain_name(name: str, layer: Any) -> str:
+    """Return the name that an adapted weight has in the plain model."""
+    module = name.removeprefix("base_model.model.").replace(".base_layer", "")
+    return f"{module}.{getattr(layer, 'parameter_name', 'weight')}"
 
 
 def try_merge(model: Any) -> None:
@@ -91,10 +106,6 @@ def adapted_weight(layer: Any) -> torch.nn.Parameter:
 
 def _named_adapted(model: Any) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-
-
-def _adapted(model: Any) -> list[Any]:
-    return [layer for _, layer in _named_adapted(model)]
 
 
 def _unmerged(name: str, kind: str, why: str) -> ModelError:

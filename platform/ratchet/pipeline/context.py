@@ -18,6 +18,8 @@ from ratchet.reference.partition import Difficulty
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
 from ratchet.track.progress import Console
+from ratchet.train.masters import FILE as MASTERS_FILE
+from ratchet.train.masters import MASTERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,10 @@ class TrustedCode:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model of the run. `identity` is the recipe it follows from; `weights` is what came out."""
+    """A model of the run. `identity` is the recipe it follows from; `weights` is what came out.
+
+    `masters` is the digest of the float32 masters that a step left beside it, whether they are still there or not.
+    """
 
     name: str
     folder: Path
@@ -44,6 +49,12 @@ class Model:
     trained_on: frozenset[str] = frozenset()
     code: TrustedCode | None = None
     adapter: Adapter | None = None
+    masters: str | None = None
+
+    @property
+    def masters_file(self) -> Path:
+        """Where the masters lie as long as a step needs them."""
+        return self.folder.parent / MASTERS / MASTERS_FILE
 
     @property
     def trust_remote_code(self) -> bool:

@@ -130,6 +130,19 @@ def all_steps(plan: Plan, orders: Mapping[str, Sequence[str]]) -> list[Step]:
     ]
 
 
+def heirs(plan: Plan) -> dict[str, list[str]]:
+    """Return the training steps that start from each training step, which carry its float32 masters on.
+
+    None where weights are trained in float32, which is published whole.
+    """
+    steps = {step.name: step for step in all_steps(plan, {}) if not isinstance(step.settings, Merge)}
+    found: dict[str, list[str]] = {}
+    for step in steps.values():
+        if step.start in steps and plan.model.dtype != "float32":
+            found.setdefault(step.start, []).append(step.name)
+    return found
+
+
 def options(stage: Stage) -> dict[str, Any]:
     """Return the settings of a stage that decide its numbers, apart from its data and models."""
     found = stage.model_dump(mode="json", exclude=NOT_IDENTITY)

@@ -12,6 +12,7 @@ from ratchet.errors import CorruptError, RunError
 from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
 from ratchet.model.usage import card_usage
+from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.graph import BASE, Step, final_model, options
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
@@ -26,6 +27,7 @@ from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.lease import leased
 from ratchet.store.record import NAME, Record, now, read_record
 from ratchet.store.sealed import read_sealed, write_sealed
+from ratchet.train.masters import MASTERS
 from ratchet.train.publish import ADAPTER, MODEL
 
 
@@ -37,7 +39,7 @@ def ensure_step(run: Run, step: Step) -> Model:
     """
     identity = step_identity(run, step)
     folder = run.layout.step(run.plan.name, step.name)
-    home = run.layout.made_step(fingerprint({"recipe": identity, "inputs": input_weights(run, step)}))
+    home = run.layout.made_step(home_key(run, step, identity, input_weights(run, step, identity)))
     if run.trial is not None:
         with run.trial.watch(step.name, folder):
             model = known_model(run, step, _shared(run, run.trial, step, folder, home, identity))
@@ -58,6 +60,7 @@ def ensure_step(run: Run, step: Step) -> Model:
     else:
         drop_checkpoints(folder)  # its maker may have been killed before it could
         run.console.say(f"{step.name:<20} is there already")
+    drop_masters(run, step)
     return known_model(run, step, record)
 
 
@@ -117,6 +120,7 @@ def known_model(run: Run, step: Step, record: Record) -> Model:
         trained_on=_trained_on(run, step),
         code=base.code,
         adapter=_adapter(run, step),
+        masters=left_by(record),
     )
 
 
@@ -129,7 +133,12 @@ def _adapter(run: Run, step: Step) -> Adapter | None:
 
 
 def step_identity(run: Run, step: Step) -> dict[str, Any]:
-    """Return what decides a step's weights. The models that it builds on must be there."""
+    """Return what decides a step's weights. The models that it builds on must be there. Raises CorruptError."""
+    recipe = _recipe(run, step)
+    return recipe | carried(run, step, recipe, input_weights(run, step, recipe))
+
+
+def _recipe(run: Run, step: Step) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "kind": step.kind,
         "version": 2,
@@ -164,14 +173,14 @@ def _scored_by(run: Run, step: Step) -> dict[str, Any]:
     return {"reference_engine": asked.model_dump(mode="json", include={"engine", "quantisation"})}
 
 
-def input_weights(run: Run, step: Step) -> dict[str, str]:
-    """Return the content digests of the models that a step builds on, by role."""
+def input_weights(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the content digests of the models that a step builds on, by role, and of the masters that it carries."""
     if isinstance(step.settings, Merge):
         return {name: run.models[final_model(run.plan, name)].weights for name in step.settings.of}
     found = {"start": run.models[step.start].weights}
     if step.reference is not None:
         found["reference"] = reference_model(run, step).weights
-    return found
+    return found | {key: identity[key] for key in (KEY,) if key in identity}
 
 
 def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> list[str]:
@@ -182,7 +191,7 @@ def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any
     record = read_record(folder)
     changes = changed_keys(before, identity)
     if not changes and record is not None:  # the same recipe may have come out with other weights
-        changes = changed_keys(record.inputs, input_weights(run, step))
+        changes = changed_keys(record.inputs, input_weights(run, step, identity))
     return changes
 
 
@@ -210,7 +219,7 @@ def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> N
 
 def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (MODEL, ADAPTER):  # this run alone may make them: what lies beside is of one that was killed
+    for name in (MODEL, ADAPTER, MASTERS):  # this run alone may make them: what lies beside is of one that was killed
         remove_leftovers(folder / name)
     write_sealed(folder / IDENTITY, identity)
     started, clock = now(), time.monotonic()
@@ -222,7 +231,8 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
         # The same id after a kill, another one after --fresh.
         aside = len(list(run.layout.set_aside(run.plan.name, step.name, "").parent.glob(f"{step.name}-*")))
         run_id = fingerprint({**identity, "set_aside": aside})
-        counts, facts = train_step(run, step, step.settings, folder, run_id)
+        tell_of_rounding(run, step, identity)
+        counts, facts = train_step(run, step, step.settings, folder, run_id, carries=KEY in identity)
     return Record(
         kind="step",
         fingerprint=fingerprint(identity),
@@ -230,7 +240,7 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
         counts=counts,
         started=started,
         seconds=round(time.monotonic() - clock, 3),
-        inputs=input_weights(run, step),
+        inputs=input_weights(run, step, identity),
         facts={
             "step": step.name,
             "stage": step.stage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from ratchet.errors import RunError
 from ratchet.pairs.chat import handed_of
 from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pipeline.carried import leaves
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import BASE, Step, options
@@ -33,13 +35,17 @@ SLOTS = "slots"
 
 
 def train_step(
-    run: Run, step: Step, stage: Training, folder: Path, run_id: str
+    run: Run, step: Step, stage: Training, folder: Path, run_id: str, *, carries: bool
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """Train a step into `folder` and return its counts and facts. Raises what scoring and training raise."""
+    """Train a step into `folder` and return its counts and facts; it `carries` the start model's masters, or not.
+
+    Raises what scoring and training raise.
+    """
     tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
     gate, scored = (None, []) if step.reference is None else _score_reference(run, step, stage, tokens)
     noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
     spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
+    spec = dataclasses.replace(spec, **_masters(run, step, carries=carries))
     cluster = run.plan.cluster
     with follow(folder / "metrics.jsonl", step.name, spec.total_steps, run.console), run.stop.patiently():
         result = train(
@@ -172,6 +178,19 @@ def train_spec(
         lease=str(run.lease.folder) if run.lease else None,
         generation=run.lease.generation if run.lease else 0,
     )
+
+
+def _masters(run: Run, step: Step, *, carries: bool) -> dict[str, Any]:
+    """Return which masters a step starts from, and whether it leaves some. Raises RunError where they are gone."""
+    start = run.models[step.start]
+    if carries and not start.masters_file.exists():
+        raise RunError(
+            f"step {step.name} was begun with the float32 masters of {step.start}, and they are gone",
+            where=str(start.masters_file),
+            fix="run with --fresh to make the steps again",
+        )
+    found = {"masters": str(start.masters_file), "masters_digest": start.masters} if carries else {}
+    return {**found, "keep_masters": leaves(run, step)}
 
 
 def _recipe(run: Run, step: Step, stage: Training) -> dict[str, str]:

@@ -12,7 +12,7 @@
 <root>/runs/<plan>/         plan.yaml  resolved.json  report.{html,md,json}  scores.json  lock
 <root>/runs/<plan>/hub/     which commits the plan's names on the hub mean (in <root>/sweeps/<sweep> for trials)
 <root>/runs/<plan>/warnings/   what each process of the run warned of
-<root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ model/ record.json
+<root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ masters/ model/ record.json
 <root>/runs/<plan>/scores/<model>.json
 <root>/evaluations/<suite>-<models>/   scores.json  report.{html,md,json}
 <root>/store/steps/<fp>/    what a step made, for all trials that have it: as in runs/<plan>/steps/<step>

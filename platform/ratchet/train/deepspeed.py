@@ -10,7 +10,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch.distributed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 from torch import Tensor
 
 from ratchet.errors import ModelError, RunError, StorageError, TrainingError
@@ -196,6 +197,22 @@ class DeepSpeedEngine:
         torch.distributed.barrier()
         if torch.distributed.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
+
+    def carry(self, read: Callable[[str], Tensor | None]) -> None:
+        for name, weight in self._trained():
+            if (found := read(name)) is not None:
+                safe_set_full_fp32_param(weight, found.to(self.device))
+
+    def float32_weights(self) -> dict[str, Tensor] | None:
+        lead, kept = torch.distributed.get_rank() == 0, {}
+        for name, weight in self._trained():
+            whole = safe_get_full_fp32_param(weight)  # all workers give their parts
+            if lead:
+                kept[name] = whole.detach().to("cpu", torch.float32, copy=True)
+        return kept if lead else None
+
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        return [(name, weight) for name, weight in self.engine.module.named_parameters() if weight.requires_grad]
 
     def weights(self) -> dict[str, Tensor] | None:
         if self.engine.zero_optimization_stage() == 3:

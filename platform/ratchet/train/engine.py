@@ -78,6 +78,12 @@ class Engine(Protocol):
     def load(self, folder: Path, workers: int) -> None:
         """Continue from what `save` wrote under `workers` workers."""
 
+    def carry(self, read: Callable[[str], Tensor | None]) -> None:
+        """Take float32 masters, by the scorer's names, which round to the weights that the engine has."""
+
+    def float32_weights(self) -> dict[str, Tensor] | None:
+        """Return the trained weights as the optimiser has them, on the CPU of worker 0; None on the others."""
+
     def weights(self) -> dict[str, Tensor] | None:
         """Return the whole scorer's state dict on worker 0, None on the others."""
 
@@ -190,6 +196,19 @@ class TorchEngine:
         if self.scale is not None:
             vars(self.scale).update(state["loss_scale"])
         self._copy_masters()
+
+    @torch.no_grad()
+    def carry(self, read: Callable[[str], Tensor | None]) -> None:
+        for name, master in self._named_masters():
+            if (found := read(name)) is not None:
+                master.copy_(found)
+
+    def float32_weights(self) -> dict[str, Tensor] | None:
+        return {name: master.detach().to("cpu", torch.float32) for name, master in self._named_masters()}
+
+    def _named_masters(self) -> list[tuple[str, Tensor]]:
+        names = {id(weight): name for name, weight in self.scorer.named_parameters()}
+        return [(names[id(weight)], master) for weight, master in zip(self.trained, self.masters, strict=True)]
 
     def weights(self) -> dict[str, Tensor] | None:
         return self.scorer.state_dict() if self.first else None

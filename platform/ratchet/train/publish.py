@@ -22,12 +22,12 @@ from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import Engine
 from ratchet.train.first_step import allowed_h
+from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
 from ratchet.train.objective import Data
 from ratchet.train.spec import LoraSettings, TrainSpec
 
 MODEL, ADAPTER = "model", "adapter"
 _PAIRS = 4
-_WRAPPED = "model."  # PairScorer's name for the model inside it
 
 
 def publish(spec: TrainSpec, engine: Engine, data: Data, communicator: Communicator, step: int) -> dict[str, Any]:
@@ -42,9 +42,11 @@ def publish(spec: TrainSpec, engine: Engine, data: Data, communicator: Communica
     with torch.no_grad():
         trained = score(engine, pairs, engine.device, chosen_only=spec.supervised)
     weights = engine.weights()
+    asked = rounds(spec.dtype) and (spec.keep_masters or spec.lora is not None)
+    exact = engine.float32_weights() if asked else None
 
     def write() -> dict[str, Any]:
-        return {} if weights is None else _write(spec, weights, pairs, trained, step)
+        return {} if weights is None else _write(spec, weights, exact or {}, pairs, trained, step)
 
     return communicator.gather(agree(communicator, write))[0]
 
@@ -64,14 +66,23 @@ def try_adapters(model: Any) -> None:
 
 
 def _write(
-    spec: TrainSpec, weights: dict[str, Tensor], pairs: list[TokenisedPair], trained: SideScores, step: int
+    spec: TrainSpec,
+    weights: dict[str, Tensor],
+    exact: dict[str, Tensor],
+    pairs: list[TokenisedPair],
+    trained: SideScores,
+    step: int,
 ) -> dict[str, Any]:
     folder = Path(spec.folder)
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
+    kept: dict[str, Tensor] = {}
     if spec.lora is not None:
-        model = _merged(spec, model, weights, folder / ADAPTER)
+        with opened(spec.masters) as read:
+            model = _merged(spec, model, weights | exact, read, kept if spec.keep_masters else None)
     else:
         _fill(model, weights)
+        kept = {name.removeprefix(WRAPPED): master for name, master in exact.items()}
+    masters = write_masters(folder, kept, model) if spec.keep_masters and rounds(spec.dtype) else None
     with torch.no_grad():
         expected = score(PairScorer(model).eval(), pairs, "cpu", chosen_only=spec.supervised)
     off, allowed = _difference(spec, trained, expected)
@@ -87,7 +98,8 @@ def _write(
         save_model(model, Path(spec.model), aside, _card(spec, step), chat_template=spec.chat_template)
         with_both = expected if not spec.supervised else _scores(model, pairs)
         reload_check(aside, pairs, with_both, spec.dtype, trust_remote_code=spec.trust_remote_code)
-    return {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
+    seen = {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
+    return seen | ({"masters": masters} if masters else {})
 
 
 @torch.no_grad()
@@ -97,7 +109,7 @@ def _scores(model: Any, pairs: list[TokenisedPair]) -> SideScores:
 
 def _fill(model: Any, weights: dict[str, Tensor]) -> None:
     """Put gathered weights into a plain model; a name too many or too few is an error."""
-    named = {name.removeprefix(_WRAPPED): tensor.cpu() for name, tensor in weights.items()}
+    named = {name.removeprefix(WRAPPED): tensor.cpu() for name, tensor in weights.items()}
     absent, foreign = model.load_state_dict(named, strict=False)
     tied = {name for name in absent if model.config.tie_word_embeddings and "lm_head" in name}
     if set(absent) - tied or foreign:
@@ -105,13 +117,16 @@ def _fill(model: Any, weights: dict[str, Tensor]) -> None:
     model.tie_weights()
 
 
-def _merged(spec: TrainSpec, plain: Any, weights: dict[str, Tensor], folder: Path) -> Any:
-    """Return the plain model with the trained adapters merged into it; write the adapters alone to `folder`."""
+def _merged(spec: TrainSpec, plain: Any, weights: dict[str, Tensor], read: Read, kept: dict[str, Tensor] | None) -> Any:
+    """Return the plain model with the trained adapters merged into it; write the adapters alone beside.
+
+    Sums are made in float32, over the start model's masters where `read` has some; they go into `kept`, if given.
+    """
     from ratchet.model.lora import merge_lora, save_adapter
 
     assert spec.lora is not None  # noqa: S101  the caller looked
-    model = add_adapters(plain, spec.lora, spec.seed)
-    trained = {name.removeprefix(_WRAPPED): tensor.cpu() for name, tensor in weights.items() if "lora_" in name}
+    model, folder = add_adapters(plain, spec.lora, spec.seed), Path(spec.folder) / ADAPTER
+    trained = {name.removeprefix(WRAPPED): tensor.cpu() for name, tensor in weights.items() if "lora_" in name}
     _, foreign = model.load_state_dict(trained, strict=False)
     wanted = {name for name, _ in model.named_parameters() if "lora_" in name}
     if foreign or wanted != set(trained):
@@ -119,7 +134,11 @@ def _merged(spec: TrainSpec, plain: Any, weights: dict[str, Tensor], folder: Pat
     remove_leftovers(folder)
     with folder_aside(folder) as aside:
         save_adapter(model, aside)
-    return merge_lora(model)
+    merged = merge_lora(model, read, kept)
+    if kept is not None:  # what no adapter changed goes on as it came
+        found = {name: read(name) for name in merged.state_dict() if name not in kept}
+        kept.update({name: master for name, master in found.items() if master is not None})
+    return merged
 
 
 def _difference(spec: TrainSpec, trained: SideScores, expected: SideScores) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from ratchet.errors import StorageError
 from ratchet.model.rehearse import try_saving
 from ratchet.store.files import free_bytes
+from ratchet.train.masters import rounds
 from ratchet.train.spec import TrainSpec
 
 ROOM = 1.05
@@ -17,7 +18,9 @@ ROOM = 1.05
 def rehearse(spec: TrainSpec, model: Any) -> None:
     """Try to publish a plain model as it was loaded, but for its weights. Raises ModelError, StorageError."""
     try_saving(model, Path(spec.model), trust_remote_code=spec.trust_remote_code, chat_template=spec.chat_template)
-    check_room(Path(spec.folder), sum(weight.numel() * weight.element_size() for weight in model.parameters()))
+    masters = 4 if spec.keep_masters and rounds(spec.dtype) else 0
+    size = sum(weight.numel() * (weight.element_size() + masters) for weight in model.parameters())
+    check_room(Path(spec.folder), size)
 
 
 def check_room(folder: Path, size: int) -> None:

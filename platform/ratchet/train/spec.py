@@ -10,7 +10,7 @@ from typing import Any
 from ratchet.model.tree import Sharing
 
 _PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references", "pair_files")
-_PATHS = ("folder", "model", "rows", "stop_file", "lease")
+_PATHS = ("folder", "model", "masters", "rows", "stop_file", "lease")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,9 @@ class TrainSpec:
     `gradient_checkpointing` of None recomputes activations where a pass of the longest pairs would
     not fit otherwise. `starts_at_reference` says that policy and reference are the same weights at
     step 1, so that every log-ratio must be 0 there. `chat_template` is the text of the template
-    that the plan gave in place of the tokenizer's own, to go along with the model. `skip_nonfinite`
+    that the plan gave in place of the tokenizer's own, to go along with the model.
+    `masters` is the file of the start model's float32 masters and `masters_digest` its SHA-256; with `keep_masters`
+    the step leaves its own behind, for those that start from it. `skip_nonfinite`
     steps of a hundred may be skipped where a number is not finite. `workers` are the most that
     there may be, `fewest_workers` (None: as many) those without which training waits.
     `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU. `recipe` are
@@ -75,6 +77,9 @@ class TrainSpec:
     dtype: str = "float32"
     trust_remote_code: bool = False
     chat_template: str | None = None
+    masters: str | None = None
+    masters_digest: str | None = None
+    keep_masters: bool = False
     rows: str | None = None
     rows_sha256: str | None = None
     references: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
 from ratchet.train.engine import Engine, TorchEngine
 from ratchet.train.events import note, noted
+from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Table
 from ratchet.train.publish import add_adapters, publish, try_adapters
@@ -117,7 +118,9 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     data, heldout = agree(communicator, lambda: open_data(spec))
     course = agree(communicator, lambda: course_of(spec, len(data.table)))
     scorer = agree(communicator, lambda: build_scorer(spec, device, first=communicator.rank == 0))
+    agree(communicator, lambda: check_masters(spec, scorer, first=communicator.rank == 0))
     engine = make_engine(spec, scorer, device)
+    carry(spec, engine)
     agree(communicator, lambda: check_driver(spec))
     checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
     resumed = _go_on(engine, checkpoints)

@@ -1,0 +1,83 @@
+"""Float32 masters between the steps of a plan: who leaves them, who starts from them, and when they go."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from ratchet.pipeline.context import Run
+from ratchet.pipeline.graph import BASE, Step, heirs
+from ratchet.pipeline.intact import IDENTITY
+from ratchet.plan.stages import Merge
+from ratchet.store.files import storage_errors
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.record import NAME, Record
+from ratchet.store.sealed import read_sealed
+
+KEY = "masters"
+"""The key of a step's identity and inputs that says from which masters it starts."""
+_log = logging.getLogger(__name__)
+
+
+def left_by(record: Record) -> str | None:
+    """Return the digest of the masters that a finished step left, or None where no step needed any."""
+    training: Mapping[str, Any] = record.facts.get("training") or {}
+    masters = (training.get("published") or {}).get("masters")
+    return None if masters is None else str(masters["sha256"])
+
+
+def leaves(run: Run, step: Step) -> bool:
+    """Whether a step leaves masters behind: some later step of the plan starts from it."""
+    return step.name in heirs(run.plan)
+
+
+def carried(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the masters that a step starts from, as its identity has them; empty where it starts from rounded weights.
+
+    A step that is begun goes on as it began. Another has them where they are there, or where it was made with them for
+    another run: masters go once no step of the plan needs them, and a stage that is added later starts without.
+    """
+    digest = None if isinstance(step.settings, Merge) else run.models[step.start].masters
+    if digest is None:
+        return {}
+    found = {KEY: digest}
+    begun = None if run.fresh else read_sealed(run.layout.step(run.plan.name, step.name) / IDENTITY, "run with --fresh")
+    if begun is not None:
+        return found if begun.get(KEY) else {}
+    made = run.layout.made_step(home_key(run, step, {**identity, **found}, {**inputs, **found}))
+    return found if run.models[step.start].masters_file.exists() or (made / NAME).exists() else {}
+
+
+def home_key(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the name under which trials share a step; one that leaves masters is another than one that does not."""
+    leaving = {"leaves": KEY} if leaves(run, step) else {}
+    return fingerprint({"recipe": identity, "inputs": inputs, **leaving})
+
+
+def tell_of_rounding(run: Run, step: Step, identity: Mapping[str, Any]) -> None:
+    """Warn where a step starts from the rounded weights of another, whose masters are not there."""
+    start = step.start
+    if KEY in identity or start == BASE or step.name not in heirs(run.plan).get(start, []):
+        return
+    _log.warning(
+        "%s starts from the rounded weights of %s: its float32 masters went when no step of the plan needed them. "
+        "What %s gained below the precision of %s is lost; run with --fresh to carry it on",
+        step.name,
+        start,
+        start,
+        run.plan.model.dtype,
+    )
+
+
+def drop_masters(run: Run, step: Step) -> None:
+    """Remove the masters that `step` started from, once all steps that need them are made.
+
+    Those of steps that trials share stay: further trials may start from them.
+    """
+    folder = run.layout.step(run.plan.name, step.start)
+    waiting = {*heirs(run.plan).get(step.start, [])} - {*run.models, step.name}
+    if run.trial is None and not waiting and not folder.is_symlink() and (folder / KEY).exists():
+        with storage_errors(folder):
+            shutil.rmtree(folder / KEY)

@@ -1,0 +1,183 @@
+"""Who leaves float32 masters, who starts from them, when they go, and what is said where they are gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet.errors import RunError
+from ratchet.model.digest import digest_model
+from ratchet.model.scratch import make_scratch
+from ratchet.pipeline.carried import KEY, drop_masters, left_by, tell_of_rounding
+from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.graph import BASE, Step, all_steps, heirs
+from ratchet.pipeline.intact import IDENTITY
+from ratchet.pipeline.steps import input_weights, step_identity
+from ratchet.pipeline.training import _masters
+from ratchet.plan.model import Scratch
+from ratchet.plan.schema import Plan
+from ratchet.store.layout import Layout
+from ratchet.store.record import NAME, Record
+from ratchet.store.sealed import write_sealed
+from ratchet.track.progress import Console
+
+PAIRS = {"a": {"generate": {"kind": "arithmetic"}, "build": "arithmetic_corruption"}}
+STAGES: dict[str, Any] = {
+    "warm": {"kind": "sft", "data": ["a"], "max_length": 64},
+    "align": {"kind": "dpo", "after": "warm", "data": ["a"], "max_length": 64, "steps": {"by": "count", "count": 3}},
+    "other": {"kind": "dpo", "after": "warm", "data": ["a"], "max_length": 64},
+    "blend": {"kind": "merge", "of": ["align", "other"]},
+    "last": {"kind": "dpo", "after": "blend", "data": ["a"], "max_length": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    spec = Scratch(tokenizer_from=("a",), vocab_size=300, hidden_size=16, layers=1, heads=2, key_value_heads=1)
+    make_scratch(spec, ["12 + 30 = 42"] * 9, folder)
+    return folder
+
+
+def run_of(base: Path, root: Path, dtype: str = "bfloat16", stages: dict[str, Any] | None = None) -> Run:
+    model = {"path": str(base), "dtype": dtype}
+    document = {"name": "p", "model": model, "data": PAIRS, "stages": stages or STAGES}
+    run = Run(Plan.model_validate(document), Layout(root), Console(), False, None)
+    for stage in run.plan.stages.values():
+        if stage.kind != "merge":
+            run.tokens[("a", stage.max_length, stage.overlong)] = Tokens("a", "tokens", root)
+    weights = digest_model(base)
+    run.models[BASE] = Model(BASE, base, weights, weights, dtype)
+    return run
+
+
+def make(run: Run, name: str, masters: str | None = "digest") -> Model:
+    """A finished step, as far as those that start from it look."""
+    folder = run.layout.step("p", name)
+    run.models[name] = model = dataclasses.replace(
+        run.models[BASE], name=name, folder=folder / "model", identity=f"recipe-{name}", masters=masters
+    )
+    if masters is not None:
+        model.masters_file.parent.mkdir(parents=True)
+        model.masters_file.write_bytes(b"masters")
+    return model
+
+
+def step(run: Run, name: str) -> Step:
+    return next(one for one in all_steps(run.plan, {}) if one.name == name)
+
+
+def test_steps_that_others_start_from_leave_masters(base: Path, tmp_path: Path) -> None:
+    found = heirs(run_of(base, tmp_path).plan)
+    assert found == {"warm": ["align.1", "other"], "align.1": ["align.2"], "align.2": ["align.3"]}
+    assert heirs(run_of(base, tmp_path, "float32").plan) == {}
+    target = {**STAGES["align"], "steps": {"by": "count", "count": 3, "target": "start"}}
+    alone = {"warm": STAGES["warm"], "align": target}
+    assert heirs(run_of(base, tmp_path, stages=alone).plan) == {"warm": ["align.1", "align.2", "align.3"]}
+    first = {"align": {**STAGES["other"], "after": None}}
+    assert heirs(run_of(base, tmp_path, stages=first).plan) == {}
+
+
+def test_masters_are_part_of_what_a_step_is(base: Path, tmp_path: Path) -> None:
+    run = run_of(base, tmp_path)
+    assert KEY not in step_identity(run, step(run, "warm"))
+    make(run, "warm")
+    identity = step_identity(run, step(run, "other"))
+    assert identity[KEY] == "digest" == input_weights(run, step(run, "other"), identity)[KEY]
+    assert _masters(run, step(run, "other"), carries=True) == {
+        "masters": str(tmp_path / "runs/p/steps/warm/masters/masters.safetensors"),
+        "masters_digest": "digest",
+        "keep_masters": False,
+    }
+    run.models["warm"] = dataclasses.replace(run.models["warm"], masters="of other data")
+    assert step_identity(run, step(run, "other"))[KEY] == "of other data"
+    make(run, "blend", masters=None)
+    assert KEY not in step_identity(run, step(run, "last"))
+
+
+def test_masters_go_when_the_last_that_needs_them_is_made(base: Path, tmp_path: Path) -> None:
+    run = run_of(base, tmp_path)
+    warm, file = step(run, "warm"), make(run, "warm").masters_file
+    drop_masters(run, warm)
+    for name in ("align.1", "align.2", "align.3"):
+        make(run, name, masters=None)
+        drop_masters(run, step(run, name))
+        assert file.exists()
+    made = step_identity(run, step(run, "other"))
+    drop_masters(run, step(run, "other"))
+    assert not file.parent.exists() and file.parent.parent.exists()
+    write_sealed(run.layout.step("p", "other") / IDENTITY, made)  # as it stands since it was begun
+    assert step_identity(run, step(run, "other")) == made
+
+
+def test_a_stage_that_comes_later_starts_from_rounded_weights_and_says_so(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_of(base, tmp_path)
+    make(run, "warm").masters_file.unlink()
+    other = step(run, "other")
+    identity = step_identity(run, other)
+    assert KEY not in identity
+    with caplog.at_level(logging.WARNING):
+        tell_of_rounding(run, other, identity)
+    assert "other starts from the rounded weights of warm" in caplog.text and "--fresh" in caplog.text
+    write_sealed(run.layout.step("p", "other") / IDENTITY, identity)
+    run.models["warm"].masters_file.write_bytes(b"back again")
+    assert step_identity(run, other) == identity, "a step that is begun goes on as it began"
+    run.fresh = True
+    assert step_identity(run, other)[KEY] == "digest"
+    caplog.clear()
+    tell_of_rounding(run, other, step_identity(run, other))
+    tell_of_rounding(run, step(run, "warm"), {})
+    assert not caplog.text
+
+
+def test_a_step_that_was_begun_with_masters_does_not_go_on_without(base: Path, tmp_path: Path) -> None:
+    run = run_of(base, tmp_path)
+    make(run, "warm")
+    other = step(run, "other")
+    write_sealed(run.layout.step("p", "other") / IDENTITY, step_identity(run, other))
+    run.models["warm"].masters_file.unlink()
+    assert KEY in step_identity(run, other)
+    with pytest.raises(RunError, match="was begun with the float32 masters of warm, and they are gone"):
+        _masters(run, other, carries=True)
+
+
+def test_a_step_that_a_sweep_made_with_masters_is_found_after_they_went(base: Path, tmp_path: Path) -> None:
+    from ratchet.pipeline.carried import home_key
+
+    run = run_of(base, tmp_path)
+    make(run, "warm")
+    other = step(run, "other")
+    identity = step_identity(run, other)
+    home = run.layout.made_step(home_key(run, other, identity, input_weights(run, other, identity)))
+    run.models["warm"].masters_file.unlink()
+    assert KEY not in step_identity(run, other)
+    home.mkdir(parents=True)
+    (home / NAME).write_text("{}")
+    assert step_identity(run, other) == identity
+
+
+def test_shared_steps_keep_their_masters(base: Path, tmp_path: Path) -> None:
+    run = run_of(base, tmp_path)
+    file = make(run, "warm").masters_file
+    store = tmp_path / "store/steps/x"
+    store.parent.mkdir(parents=True)
+    folder = run.layout.step("p", "warm")
+    folder.rename(store)
+    folder.symlink_to(store)
+    for name in ("align.1", "other"):
+        make(run, name, masters=None)
+    drop_masters(run, step(run, "other"))
+    assert file.exists()
+
+
+def test_a_record_names_what_was_left() -> None:
+    facts = {"training": {"published": {"masters": {"sha256": "abc", "bytes": 4}}}}
+    assert left_by(Record("step", "x", {}, {}, "", 0.0, facts=facts)) == "abc"
+    assert left_by(Record("step", "x", {}, {}, "", 0.0, facts={"training": {"published": {}}})) is None
+    assert left_by(Record("step", "x", {}, {}, "", 0.0)) is None  # a merge
