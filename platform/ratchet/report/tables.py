@@ -135,12 +135,13 @@ def headline(report: Report) -> Table | None:
 def chosen(report: Report) -> Table | None:
     """Whether each preference step raised or lowered the chosen answers' log-probability."""
     rows = []
+    told = sum(step.prefers for step in report.steps)
     for step in report.steps:
         if not step.prefers:
             continue
         end, low = end_of(step, "logps/chosen_delta"), end_of(step, "logps/rejected_delta")
         held = pooled(report, step.name)
-        verdict = _verdict(*(held.chosen if held and held.chosen[0] is not None else end))
+        verdict = verdict_of(*(held.chosen if held and held.chosen[0] is not None else end), told)
         cells: list[Cell | str] = [
             model_cell(report, step.name),
             step.kind,
@@ -169,7 +170,8 @@ def chosen(report: Report) -> Table | None:
     ]
     note = (
         "At end: mean over the last tenth of the step's training batches, against its own reference. The verdict is of "
-        "the held-out mean where there is one: rose or fell by more than two standard errors, else level."
+        f"the held-out mean where there is one: rose or fell by more than {_reach(told):.2f} standard errors, else "
+        "level. That is 5 % for all steps of this table together."
     )
     return table(columns, rows, note)
 
@@ -183,12 +185,18 @@ def end_of(step: Step, key: str) -> tuple[float | None, float | None]:
     return statistics.fmean(last), statistics.stdev(last) / len(last) ** 0.5 if len(last) > 1 else None
 
 
-def _verdict(mean: float | None, error: float | None) -> str:
+def verdict_of(mean: float | None, error: float | None, steps: int) -> str:
+    """Return whether a mean rose or fell, at 5 % for a table of so many steps (Bonferroni)."""
     if mean is None or error is None:
         return fig.NONE
-    if abs(mean) <= 2 * error:
+    if abs(mean) <= _reach(steps) * error:
         return "level"
     return "rose" if mean > 0 else "fell"
+
+
+def _reach(steps: int) -> float:
+    """Return how many standard errors from 0 one of `steps` means is, by chance, one time in 20 at most."""
+    return statistics.NormalDist().inv_cdf(1 - 0.05 / (2 * max(1, steps)))
 
 
 def _option(step: Step, key: str) -> str:
