@@ -161,7 +161,7 @@ def test_a_value_that_is_no_number_is_told_with_its_item(small: Candidate, tmp_p
     assert (lost.item, lost.values) == (result.items[1].item, {})
     assert lost.problem == f"no mc2: {NO_LIKELIHOOD}" and result.problems == {lost.problem: 1}
     assert (result.headline.value, result.headline.standard_error) == (None, None)
-    assert result.headline.note == f"no score: 1 of 4 items have no value: {lost.item}"
+    assert result.headline.note == f"no score: 1 of 4 items have no value: {lost.item} ({NO_LIKELIHOOD})"
     assert f"There is {result.headline.note}." in result.warnings
     average = average_of({"mine": result.headline, "other": dataclasses.replace(result.headline, value=1.0)}, "H2")
     assert (average.value, average.note) == (None, "no score of mine")

@@ -91,7 +91,7 @@ def _leaf_scores(scored: Scored, leaf: str, group: str) -> list[Score]:
         metric, _, kind = key.partition(",")
         asked = [sample for sample in scored.results["samples"][leaf] if sample["filter"] == kind]
         given = [sample for sample in asked if metric in sample["metrics"]]
-        names = [_name(leaf, sample) for sample in given]
+        names = [f"{_name(leaf, sample)} ({why_lost(sample['filtered_resps'])})" for sample in given]
         found = figure_of(figures[key], hows.get(metric), [sample[metric] for sample in given], names)
         some_of = f"{len(given)} of {len(asked)} items have it" if len(given) < len(asked) else ""
         score = dataclasses.replace(_blank(scored, leaf, key, group), **dataclasses.asdict(found))

@@ -13,11 +13,15 @@ from collections.abc import Iterable
 UNCLOSED = "thoughts without an end"
 """The problem of a text whose thoughts never end: it says nothing."""
 
-_WORD = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflect(?:ion)?|analysis|scratchpad|inner_monologue)"
+_WORD = (
+    r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|rationale|reflect(?:ion)?|deliberation|analysis|cot|scratch_?pad"
+    r"|monologue)"
+)
+_NAME = rf"(?:\w+[:_])?{_WORD}(?:_\w+)?"
 _LEFT, _RIGHT = r"(?:<|&lt;)", r"(?:>|&gt;)"
 # What opens thoughts, and what closes them.
 _MARKS = (
-    (rf"{_LEFT}(?:\w+[:_])?{_WORD}(?:\s[^<>&]*)?(?<!/){_RIGHT}", rf"{_LEFT}/(?:\w+[:_])?{_WORD}{_RIGHT}"),
+    (rf"{_LEFT}{_NAME}(?:\s[^<>&]*)?(?<!/){_RIGHT}", rf"{_LEFT}/{_NAME}\s*{_RIGHT}"),
     (rf"<\|(?:(?:begin|start)(?:_of)?_)?{_WORD}(?:_(?:begin|start))?\|>", rf"<\|(?:/|end(?:_of)?_){_WORD}\|>"),
     (r"<\|channel\|>\s*(?:analysis|commentary)\b", r"<\|channel\|>\s*final\b[^<]*(?:<\|message\|>)?"),
     (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),

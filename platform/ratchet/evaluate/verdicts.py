@@ -26,7 +26,7 @@ _CALLED = rf"\b(?:rating|score|grade|verdict)\b{_LOOSE}"
 _FLAGS = re.ASCII | re.IGNORECASE | re.MULTILINE
 # A bare `[number]` is a citation or a place in a list, unless it is called a rating or is the last line.
 _STATED = re.compile(
-    rf"\b(?:rating|score|grade|verdict)\b[^\w\[\]\n:=]{{0,8}}(?:[:=]|\b(?:is|of)\b){_LOOSE}\[{_NUMBER}\](?!\])"
+    rf"\b(?:rating|score|grade|verdict)\b[^\w\[\n:=]{{0,8}}(?:[:=]|\b(?:is|of)\b){_LOOSE}\[{_NUMBER}\](?!\])"
     rf"|{_CALLED}\[{_NUMBER}\]\W*$"
     rf"|^[^\w\[\]]*\[{_NUMBER}\]\W*\Z",
     _FLAGS,
