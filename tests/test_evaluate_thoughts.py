@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from harness_example import WORDS
 from plain_engine import PlainEngine, run
 from ratchet.evaluate import exact
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.thoughts import UNCLOSED
+from ratchet.evaluate.local_engine import text_of
+from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.plan.suite import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest
 from test_evaluate import PATTERN, questions
@@ -46,6 +48,27 @@ def test_an_exact_match_is_not_found_in_thoughts() -> None:
     assert [item.problem for item in found.items] == ["", "no answer found", UNCLOSED, ""]
     assert found.items[0].answer == texts[0] and "3 answers held thoughts" in found.warnings[0]
     assert exact.wanted_answers(["<think>answer is 9</think>answer is 3"], PATTERN) == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "text"),
+    [
+        (["[THINK]", "[/THINK]"], "[THINK]ab[/THINK]3"),
+        (["<|channel|>", "<|message|>"], "<|channel|>analysis<|message|>ab<|channel|>final<|message|>3"),
+    ],
+)
+def test_a_decoder_keeps_the_marks_of_thoughts_that_are_special_tokens(
+    small: Candidate, marks: list[str], text: str
+) -> None:
+    tokenizer = copy.deepcopy(small.tokenizer)
+    plain = tokenizer("ab3", add_special_tokens=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    assert text_of(tokenizer, [*plain, end]) == tokenizer.decode([*plain, end], skip_special_tokens=True) == "ab3"
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert "]" not in tokenizer.decode(ids, skip_special_tokens=True)
+    assert text_of(tokenizer, [*ids, end]) == text
+    assert spoken(text_of(tokenizer, ids)) == "3"
 
 
 class Thinks(PlainEngine):

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.likelihood import likelihoods, may_share
 from ratchet.evaluate.sampling import Done, Draw, cut
+from ratchet.evaluate.thoughts import is_token_of_marks
 from ratchet.model.load import load_model
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
@@ -150,10 +151,25 @@ class LocalEngine:
     def _answer(self, prompt_tokens: int, made: list[int], sampling: Sampling) -> Answer:
         end = next((place for place, one in enumerate(made) if one in self.ends), None)
         kept = made[: sampling.max_tokens] if end is None else made[:end]
-        whole = self.tokenizer.decode(kept, skip_special_tokens=True)
+        whole = text_of(self.tokenizer, kept)
         text = cut(whole, sampling.stop)
         reason = "stop" if end is not None or text != whole else "length"
         return Answer(text, reason, prompt_tokens, len(kept))
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of token ids without special tokens, but with those that mark thoughts.
+
+    Without them, what a model thought and what it said would be one text.
+    """
+    special = {at: str(one) for at, one in tokenizer.added_tokens_decoder.items() if one.special}
+    marks = {at for at, token in special.items() if is_token_of_marks(token)}
+    text, begin = "", 0
+    for place in [place for place, one in enumerate(ids) if one in marks] + [len(ids)]:
+        text += tokenizer.decode(ids[begin:place], skip_special_tokens=True)
+        text += special[ids[place]] if place < len(ids) else ""
+        begin = place + 1
+    return text
 
 
 def ends_of(tokenizer: Any) -> tuple[int, ...]:

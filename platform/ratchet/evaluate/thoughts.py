@@ -34,6 +34,7 @@ _SENTENCES = (r"^here is my thought process:", r"^here is my response:")
 MARKS = "|".join(mark for pair in _MARKS for mark in pair)
 """A pattern of every such mark, without the sentences; it ignores case."""
 _OPEN, _CLOSE = ("|".join(pair[side] for pair in (*_MARKS, _SENTENCES)) for side in (0, 1))
+_PARTS = frozenset({"<|channel|>", "<|message|>"})  # of gpt-oss, with a word between them
 # A mark between two equal quotes is spoken of: it opens and closes nothing.
 _MARK = re.compile(
     rf"(?P<quote>[`'\"])(?:{_OPEN}|{_CLOSE})(?P=quote)|(?P<open>{_OPEN})|(?P<close>{_CLOSE})",
@@ -61,6 +62,11 @@ def spoken(text: str) -> str | None:
     if inside:
         return None
     return (said + text[end:]).lstrip() if end else text
+
+
+def is_token_of_marks(token: str) -> bool:
+    """Return whether a special token is a mark of thoughts, or a part of one: a decoder must not drop it."""
+    return token in _PARTS or re.fullmatch(MARKS, token, re.IGNORECASE) is not None
 
 
 def told(texts: Iterable[str]) -> tuple[str, ...]:
