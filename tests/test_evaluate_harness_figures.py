@@ -114,10 +114,23 @@ def test_what_is_too_large_or_nothing_says_so() -> None:
     assert (figure(metrics.perplexity, [-800.0, -900.0]).value) is None
     assert figure(metrics.perplexity, [-800.0, -900.0]).note == TOO_LARGE
     assert figure(metrics.weighted_perplexity, [(-9000.0, 2), (-10.0, 1)]).note == TOO_LARGE
-    assert figure(metrics.bits_per_byte, [(-9.0, 0)]).note == "no score: what lm-eval adds up is not a number"
+    none = "no score: lm-eval's aggregation fails: ZeroDivisionError: "
+    assert figure(metrics.bits_per_byte, [(-9.0, 0)]).note.startswith(none)
+    assert figure(lambda _: math.nan, [1.0, 2.0]).note == "no score: lm-eval's aggregation gives no number"
     many = figure(metrics.mean, [math.nan] * 5)
     assert many.note == "no score: 5 of 5 items have no value: t:0:x, t:1:x, t:2:x and 2 more"
     assert figure(metrics.mean, [1.0, math.inf]).note.startswith("no score: 1 of 2")
+
+
+def test_briers_score_is_of_documents_with_any_number_of_choices() -> None:
+    values = [(0, np.array([0.5, 0.5])), (2, np.array([0.2, 0.3, 0.5])), (1, np.array([0.1, 0.9]))]
+    each = [0.5, 0.2**2 + 0.3**2 + 0.5**2, 0.02]
+    found = figure(metrics.brier_score, values)
+    assert (found.value, found.standard_error) == (pytest.approx(np.mean(each)), pytest.approx(stats.sem(each)))
+    alike = [values[0], values[2]]
+    assert figure(metrics.brier_score, alike).value == pytest.approx(metrics.brier_score(alike))
+    lost = figure(metrics.brier_score, [*values, (-100, np.array([0.5, 0.5]))])
+    assert lost.note == "no score: 1 of 4 items have no value: t:3:x", "its right answer is none of its choices"
 
 
 def test_items_that_a_figure_is_not_of_may_lack_a_value() -> None:

@@ -27,6 +27,7 @@ TOO_LARGE = "no score: too large for a number"
 
 _SEED = 0
 _DRAWS_OF_NUMBERS, _DRAWS_OF_TEXTS, _DRAWS_OF_OTHERS = 1000, 100, 25
+_SHOWN = 120
 _OF_TEXTS = (metrics.bleu, metrics.chrf, metrics.chrfpp, metrics.ter)
 
 
@@ -54,21 +55,42 @@ def may_lack(how: How | None) -> bool:
     return how is metrics.nanmean
 
 
+def value_of(how: How | None, value: Any) -> Any:
+    """Return a document's value as a number, where the figure `how` is a mean of what it makes of single documents.
+
+    That is Brier's score: lm-eval computes it of all documents at once, which must then have as many choices each.
+    """
+    if how is not metrics.brier_score:
+        return value
+    return _computed(how, [value])[0] if _is_known(value) else math.nan
+
+
 def total_of(how: How) -> How:
     """Return an aggregation that gives what `how` does, infinity where that is too large, and NaN where it is none."""
 
     def total(values: Sequence[Any]) -> float:
-        if not may_lack(how) and not all(map(_is_known, values)):
+        own = [value_of(how, value) for value in values]
+        if not may_lack(how) and not all(map(_is_known, own)):
             return math.nan
-        try:
-            with np.errstate(all="ignore"):
-                return float(how(values))
-        except OverflowError:
-            return math.inf
-        except ZeroDivisionError:
-            return math.nan
+        return _computed(_after(how), own)[0]
 
     return total
+
+
+def _after(how: How) -> How:
+    """Return what makes a figure of the values that `value_of` gives."""
+    return metrics.mean if how is metrics.brier_score else how
+
+
+def _computed(how: How, values: Sequence[Any]) -> tuple[float, str]:
+    """Return what `how` makes of values, and NaN with the reason where it fails."""
+    try:
+        with np.errstate(all="ignore"):
+            return float(how(values)), ""
+    except OverflowError:
+        return math.inf, ""
+    except Exception as error:  # an aggregation is a task's own code, and may raise whatever it likes
+        return math.nan, f"{type(error).__name__}: {error}"[:_SHOWN]
 
 
 def figure_of(value: float, how: How | None, values: Sequence[Any], names: Sequence[str]) -> Figure:
@@ -76,12 +98,13 @@ def figure_of(value: float, how: How | None, values: Sequence[Any], names: Seque
 
     Where a task names no aggregation lm-eval takes the mean.
     """
-    how = how or metrics.mean
+    values = [value_of(how, one) for one in values]
+    how = _after(how or metrics.mean)
     kept = [one for one in values if is_finite(one)] if may_lack(how) else list(values)
     parts = _parts(value, kept)
     count = len(kept) if parts is None else sum(map(len, parts))
     if not math.isfinite(value):
-        return Figure(None, None, count, _why_none(value, values, names))
+        return Figure(None, None, count, _why_none(how, value, values, names))
     if len(kept) == 1:
         return Figure(value, None, count, "one item: no error")
     error, note = _error(value, how, kept)
@@ -110,10 +133,7 @@ def bootstrap(how: How, values: Sequence[Any], draws: int) -> tuple[float | None
         warnings.simplefilter("ignore")  # of samples that lack a class, which is no news
         for _ in range(draws):
             sample = [values[place] for place in random.integers(0, count, count)]
-            try:
-                found.append(float(how(sample)))
-            except Exception:  # an aggregation is a task's own code, and may raise whatever it likes
-                found.append(math.nan)
+            found.append(_computed(how, sample)[0])
     finite = [one for one in found if math.isfinite(one)]
     if 2 * len(finite) <= draws:
         return None, draws - len(finite)
@@ -154,12 +174,15 @@ def _parts(value: float, values: Sequence[Any]) -> list[list[float]] | None:
     return parts if math.isclose(mean, value, abs_tol=1e-12) else None
 
 
-def _why_none(value: float, values: Sequence[Any], names: Sequence[str]) -> str:
+def _why_none(how: How, value: float, values: Sequence[Any], names: Sequence[str]) -> str:
     lost = [name for name, one in zip(names, values, strict=True) if not is_finite(one)]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         return f"no score: {len(lost)} of {len(values)} items have no value: {', '.join(lost[:3])}{more}"
-    return TOO_LARGE if value == math.inf else "no score: what lm-eval adds up is not a number"
+    if value == math.inf:
+        return TOO_LARGE
+    failed = _computed(how, values)[1]
+    return f"no score: lm-eval's aggregation {f'fails: {failed}' if failed else 'gives no number'}"
 
 
 def _flat(value: Any) -> Sequence[Any]:

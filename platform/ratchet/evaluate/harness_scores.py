@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ratchet.errors import PlanError, some
-from ratchet.evaluate.harness_figures import error_of_leaves, figure_of, is_finite, may_lack
+from ratchet.evaluate.harness_figures import error_of_leaves, figure_of, is_finite, may_lack, value_of
 from ratchet.evaluate.harness_shots import draws_from_questions
 from ratchet.evaluate.harness_values import why_lost
 from ratchet.evaluate.notes import joined, unanimous
@@ -164,7 +164,11 @@ def _items(leaf: str, scored: Scored) -> list[Item]:
     hows = type(task).aggregation(task)
     items = []
     for number, samples in sorted(by_document.items()):
-        given = {_label(f"{metric},{it['filter']}"): it[metric] for it in samples for metric in it["metrics"]}
+        given = {
+            _label(f"{metric},{it['filter']}"): value_of(hows.get(metric), it[metric])
+            for it in samples
+            for metric in it["metrics"]
+        }
         chief = next((sample for sample in samples if main.endswith(f",{sample['filter']}")), samples[0])
         known = _name(leaf, chief)
         question, answer, reference = _words(task, chief, main)
