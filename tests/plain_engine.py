@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ratchet.errors import RatchetError
 from ratchet.evaluate import harness
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.results import TaskResult
@@ -65,9 +66,14 @@ class PlainEngine:
 def run_all(
     tasks: Mapping[str, Harness], candidate: Candidate, *, data_root: Path | None, store: Path
 ) -> dict[str, TaskResult]:
-    """Load lm-eval's tasks and score them."""
-    found = harness.run_all(harness.load_all(tasks, data_root, store), candidate, store)
-    return {name: result for name, (result, _) in found.items()}
+    """Load lm-eval's tasks and score them. Raises the first error of a task that cannot be asked."""
+    loaded = {name: harness.load_task(name, task, data_root, store) for name, task in tasks.items()}
+    results = {}
+    for name, (result, _) in harness.run_all(loaded, candidate, store).items():
+        if isinstance(result, RatchetError):
+            raise result
+        results[name] = result
+    return results
 
 
 def run(name: str, task: Harness, candidate: Candidate, *, data_root: Path | None, store: Path) -> TaskResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ from evaluation_run import (
     units,
     write_questions,
 )
+from harness_example import own_task
 from ratchet.reference.gone import still_there
 from whole_run import processes_below, ratchet, until
 
@@ -78,6 +80,36 @@ def test_a_suite_has_its_scores_items_and_report(straight: Path) -> None:
     assert [one["value"] for one in document["averages"]] == [pytest.approx(sum(both) / 2)]
     assert len(units(straight / "out")) > 20
     assert "small-sums" in scores_files(straight / "out")[0].with_name("report.html").read_text()
+
+
+def test_tasks_that_cannot_be_asked_fail_alone(straight: Path, stories: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight / "out", tmp_path / "out")
+    own_task(tmp_path / "shots", num_fewshot=9)
+    own_task(tmp_path / "program", process_results="PROGRAM")
+    definition = tmp_path / "program" / "mine.yaml"
+    definition.write_text(definition.read_text().replace("PROGRAM", "!function own.score"))
+    (tmp_path / "program" / "own.py").write_text("import langdetect\n")
+    bad = {
+        "kind: harness, task: mine, metric: acc, include: program": "needs the Python package langdetect",
+        "kind: harness, task: mine, metric: acc, include: shots": "cannot put 9 examples before document 0",
+        "kind: perplexity, rows: {path: mine.jsonl}, column: story": "mine.jsonl",
+    }
+    (tmp_path / "mine.jsonl").write_text('{"text": "a tale"}\n')
+    tasks = "".join(f"  bad-{number}: {{{task}}}\n" for number, task in enumerate(bad))
+    suite_in(tmp_path, SMALL.replace("averages:", f"{tasks}averages:"))
+    found = ratchet(tmp_path, *asked(stories))
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert found.stdout.startswith("report: ")
+    said = found.stderr[found.stderr.index("error: ") :]
+    document = next(one for one in scores_files(tmp_path / "out") if "bad-0" in one.read_text())
+    results = by_task(json.loads(document.read_text()), "tales")
+    for number, why in enumerate(bad.values()):
+        assert f"tasks.bad-{number} of tales was not asked: " in said and why in said
+        assert results[f"bad-{number}"]["scores"][0]["value"] is None
+        assert why in results[f"bad-{number}"]["scores"][0]["note"]
+    theirs = by_task(scores_of(straight / "out"), "tales")
+    assert {task: results[task]["scores"] for task in theirs} == {task: theirs[task]["scores"] for task in theirs}
+    assert "was not asked" in document.with_name("report.html").read_text()
 
 
 def test_two_processes_give_the_results_of_one(straight: Path, stories: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ HELDOUT = Heldout(lambda task: [], lambda task: "the tokens")
 
 def key(name: str, **changed: Any) -> str:
     task = TypeAdapter(Task).validate_python(TASKS[name] | changed)
-    loaded = harness.load_all({"t": task}, None, Path("store"))["t"] if isinstance(task, Harness) else None
+    loaded = harness.load_task("t", task, None, Path("store")) if isinstance(task, Harness) else None
     return fingerprint(identity_of(task, loaded, HELDOUT, gpu=False))
 
 

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Evaluate; the last line on standard output names the report."""
+    """Evaluate; the last line on standard output names the report. Raises what kept single tasks from being asked."""
     suite = load_suite(arguments.suite, arguments.overrides, path_problems)
     if arguments.actors < 1 or arguments.gpus < 0 or arguments.tensor_parallel < 1:
         raise PlanError("--actors and --tensor-parallel start at 1, --gpus at 0")
@@ -89,8 +89,10 @@ def main(arguments: argparse.Namespace) -> int:
     wandb = None
     if arguments.wandb:
         wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
-    report = evaluate_models(asked, arguments.suite, suite, cluster, wandb)
-    sys.stdout.write(f"report: {report}\n")
+    evaluated = evaluate_models(asked, arguments.suite, suite, cluster, wandb)
+    sys.stdout.write(f"report: {evaluated.report}\n")
+    if (error := evaluated.error()) is not None:
+        raise error
     return 0
 
 

@@ -8,9 +8,10 @@ Each leaf's requests are a group of their own, so that its batches do not hang o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 
-from ratchet.errors import ModelError, PlanError
+from ratchet.errors import ModelError, PlanError, RatchetError, StorageError
 from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.harness_failures import failure_of
 from ratchet.evaluate.harness_figures import total_of
 from ratchet.evaluate.harness_model import Asked, Encoder, Replay, ask
 from ratchet.evaluate.harness_requests import build_rows, kept_rows, requests_key
@@ -29,6 +31,7 @@ from ratchet.evaluate.harness_values import values_of
 from ratchet.evaluate.results import TaskResult
 from ratchet.pairs.chat import handed_of
 from ratchet.plan.suite import Harness
+from ratchet.serving.requests import Answer
 from ratchet.store.fingerprint import fingerprint
 
 
@@ -40,48 +43,70 @@ class _Leaf:
     redrawn: int
 
 
-def load_all(tasks: Mapping[str, Harness], data_root: Path | None, store: Path) -> dict[str, Loaded]:
-    """Return tasks of a suite with their data read.
+def load_task(name: str, task: Harness, data_root: Path | None, store: Path) -> Loaded:
+    """Return a task of a suite with its data read.
 
     `data_root` is a folder with data laid out as on the hub, None for the hub itself. Below `store`
     `datasets`' copies of local data are kept. Raises PlanError, DataError.
     """
-    with quiet():
-        return {name: _load(name, task, data_root, store) for name, task in tasks.items()}
-
-
-def run_all(tasks: Mapping[str, Loaded], candidate: Candidate, store: Path) -> dict[str, tuple[TaskResult, float]]:
-    """Score tasks of a suite for one model; the engine is asked for all of them at once.
-
-    Returns each task's result with its share of the work, by tokens. Below `store` built requests are kept, for
-    every model that is asked the same. Raises DataError, ModelError, CorruptError, and what the engine raises.
-    """
-    with quiet():
-        leaves = {
-            (name, leaf): _leaf(loaded, leaf, candidate, store / "requests")
-            for name, loaded in tasks.items()
-            for leaf in loaded.leaves
-        }
-        groups = {f"{name}/{leaf}": it.asked.requests for (name, leaf), it in leaves.items()}
-        answers = candidate.engine.answer_groups(groups)
-        results, work = {}, {}
-        for name, loaded in tasks.items():
-            own = {leaf: leaves[name, leaf] for leaf in loaded.leaves}
-            said = {leaf: it.asked.said(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
-            texts = {leaf: it.asked.texts(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
-            scored = _score(loaded, own, said, texts)
-            results[name] = result_of(name, scored, _settings(loaded, candidate, scored.cut))
-            found = [answer for leaf in own for answer in answers[f"{name}/{leaf}"]]
-            work[name] = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in found)
-    whole = sum(work.values()) or 1
-    return {name: (result, work[name] / whole) for name, result in results.items()}
-
-
-def _load(name: str, task: Harness, data_root: Path | None, store: Path) -> Loaded:
     try:
-        return load(task, data_root, store / "datasets")
+        with quiet():
+            return load(task, data_root, store / "datasets")
     except PlanError as error:  # it knows the task by lm-eval's name alone
         raise PlanError(error.what, where=error.where or f"tasks.{name}", fix=error.fix) from error
+
+
+def run_all(
+    tasks: Mapping[str, Loaded], candidate: Candidate, store: Path
+) -> dict[str, tuple[TaskResult | RatchetError, float]]:
+    """Score tasks of a suite for one model; the engine is asked for all of them at once.
+
+    Returns each task's result with its share of the work, by tokens; the error of a task that cannot be asked or
+    scored, which keeps no other from it. Below `store` built requests are kept, for every model that is asked the
+    same. Raises StorageError, and what the engine raises.
+    """
+    failed: dict[str, RatchetError] = {}
+    leaves: dict[tuple[str, str], _Leaf] = {}
+    with quiet():
+        for name, loaded in tasks.items():
+            with _alone(name, failed):
+                own = {(name, leaf): _leaf(loaded, leaf, candidate, store / "requests") for leaf in loaded.leaves}
+                leaves |= own
+        groups = {f"{name}/{leaf}": it.asked.requests for (name, leaf), it in leaves.items()}
+        answers = candidate.engine.answer_groups(groups)
+        results: dict[str, TaskResult] = {}
+        work = dict.fromkeys(tasks, 0)
+        for name, loaded in tasks.items():
+            if name in failed:
+                continue
+            with _alone(name, failed):
+                results[name] = _result(
+                    name, loaded, {leaf: leaves[name, leaf] for leaf in loaded.leaves}, answers, candidate
+                )
+            found = [answer for leaf in loaded.leaves for answer in answers[f"{name}/{leaf}"]]
+            work[name] = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in found)
+    whole = sum(work.values()) or 1
+    return {name: (failed[name] if name in failed else results[name], work[name] / whole) for name in tasks}
+
+
+@contextlib.contextmanager
+def _alone(name: str, failed: dict[str, RatchetError]) -> Iterator[None]:
+    """Let a task fail alone: what ends the block for a reason of the task's own is put into `failed`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        failed[name] = failure_of(error, name)
+
+
+def _result(
+    name: str, loaded: Loaded, own: Mapping[str, _Leaf], answers: Mapping[str, Sequence[Answer]], candidate: Candidate
+) -> TaskResult:
+    said = {leaf: it.asked.said(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
+    texts = {leaf: it.asked.texts(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
+    scored = _score(loaded, own, said, texts)
+    return result_of(name, scored, _settings(loaded, candidate, scored.cut))
 
 
 def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf:
@@ -149,7 +174,8 @@ def _score(
     asked = sum(len(leaf.asked.instances) for leaf in leaves.values())
     total = {name: leaf.task for name, leaf in leaves.items()}
     redrawn = {name: leaf.redrawn for name, leaf in leaves.items()}
-    return Scored(loaded.asked, loaded.metric, total, loaded.groups, results, texts, cut, asked, redrawn)
+    joined = sum(leaf.asked.joined for leaf in leaves.values())
+    return Scored(loaded.asked, loaded.metric, total, loaded.groups, results, texts, cut, asked, redrawn, joined)
 
 
 def _settings(loaded: Loaded, candidate: Candidate, cut: int) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Encoder(TemplateLM):  # type: ignore[misc]
     def __init__(self, tokenizer: Any, longest: int, *, special: bool | None) -> None:
         super().__init__()
         self.tokenizer, self.longest, self.special = tokenizer, longest, special
+        self.joined = 0
         self._encode = functools.lru_cache(maxsize=64)(self._tokens)  # a document's choices share their context
 
     @property
@@ -69,6 +70,19 @@ class Encoder(TemplateLM):  # type: ignore[misc]
                 special = False  # a chat template wrote it already
         options = {} if special is None else {"add_special_tokens": special}
         return tuple(self.tokenizer(string, verbose=False, **options)["input_ids"])
+
+    def _encode_pair(self, context: str, continuation: str) -> Window:
+        """Return the tokens of a context and of a text after it.
+
+        Where one token reaches over the join, the text after it may be left without any: then both are encoded by
+        themselves, which `joined` counts (EleutherAI/lm-evaluation-harness, issue 1053).
+        """
+        before, after = super()._encode_pair(context, continuation)
+        if not after and continuation:
+            self.joined += 1
+            spaces = context[len(context.rstrip()) :]  # which belong to what comes after, as lm-eval has it
+            after = self.tok_encode(spaces + continuation, add_special_tokens=False)
+        return before, after
 
     def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any) -> list[Window]:
         return [(context, continuation) for _, context, continuation in requests]
@@ -127,13 +141,15 @@ class Replay(LM):  # type: ignore[misc]
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """What an engine is asked for one leaf. Each instance, `repeats` times over, has its parts: which request, and
-    which of its continuations. `cut` counts those whose context was cut from the left.
+    which of its continuations. `cut` counts those whose context was cut from the left, `joined` the continuations
+    whose first token began in the context.
     """
 
     instances: Sequence[Any]
     requests: tuple[Request, ...]
     parts: tuple[tuple[Part, ...], ...]
     cut: int
+    joined: int
 
     def said(self, answers: Sequence[Answer]) -> dict[int, list[Any]]:
         """Return lm-eval's answer to each instance, once for every repeat, by the instance's identity.
@@ -181,7 +197,7 @@ def ask(encoder: Encoder, instances: Sequence[Any]) -> Asked:
                 case _:
                     prompt, sampling = tokens
                     parts.append((builder.completion(instance, prompt, sampling, repeat),))
-    return Asked(instances, builder.requests(), tuple(parts), len(builder.cut))
+    return Asked(instances, builder.requests(), tuple(parts), len(builder.cut), encoder.joined)
 
 
 def _tokens_of(encoder: Encoder, instances: Sequence[Any]) -> list[Any]:

@@ -44,7 +44,8 @@ class Scored:
 
     `metric` is the label of the one that stands for the task. `texts` has what was written about each leaf's
     documents, thoughts and all. Of `requests`, `cut` lost the beginning of their context. `redrawn` has, for each
-    leaf, how many documents had been drawn among their own examples.
+    leaf, how many documents had been drawn among their own examples, `joined` counts texts whose first token began
+    in their context.
     """
 
     asked: Harness
@@ -56,6 +57,7 @@ class Scored:
     cut: int
     requests: int
     redrawn: Mapping[str, int]
+    joined: int
 
 
 def result_of(name: str, scored: Scored, settings: Mapping[str, Any]) -> TaskResult:
@@ -225,6 +227,11 @@ def _warnings(scored: Scored, headline: Score) -> list[str]:
         found.append(
             f"{scored.cut} of {scored.requests} requests lost the beginning of their context: "
             "with its examples, and room for an answer, it is longer than the model has positions."
+        )
+    if scored.joined:
+        found.append(
+            f"{scored.joined} of {scored.requests} requests have a token that reaches from the context into the text "
+            "to be scored: that text was encoded by itself."
         )
     for name, task in scored.leaves.items():
         if draws_from_questions(task):

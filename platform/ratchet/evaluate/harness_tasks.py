@@ -23,7 +23,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Kind
 
-from ratchet.errors import DataError, PlanError, some
+from ratchet.errors import DataError, PlanError, RatchetError, some
+from ratchet.evaluate.harness_failures import failure_of
 from ratchet.evaluate.harness_limits import check_definitions
 from ratchet.evaluate.harness_profile import apply_openllm_v1, check_openllm_v1
 from ratchet.plan.suite import Harness
@@ -107,13 +108,17 @@ def load(asked: Harness, data_root: Path | None, cache: Path) -> Loaded:
     manager._factory = factory
     try:
         found = manager.load([asked.task])
-    except (OSError, ValueError, KeyError) as error:
+    except RatchetError:
+        raise
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"the data of {asked.task} cannot be read: {type(error).__name__}: {str(error)[:300]}",
             where=str(data_root) if data_root else f"hub: {some(sorted(factory.data))}",
             fix="check that this machine reaches huggingface.co and may read the data set, "
             "or give a folder laid out as on the hub as data_root",
         ) from error
+    except Exception as error:
+        raise failure_of(error, asked.task) from error
     leaves = found["tasks"]
     _refuse(asked, found)
     for task in leaves.values():

@@ -9,6 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ratchet.errors import RatchetError
+
+NOT_ASKED = "not asked"
+"""The problem of a task that failed before it had an answer."""
 Unit = str
 """What a score counts: `share` (0 to 1), `points` (of 10 or 100), `nats`, `perplexity`, `percent`."""
 
@@ -72,6 +76,18 @@ class TaskResult:
     def headline(self) -> Score:
         """The score that stands for the task."""
         return self.scores[0]
+
+
+def not_asked(task: str, kind: str, metric: str, error: RatchetError) -> TaskResult:
+    """Return the result of a task that could not be asked: no score, with the reason and the remedy."""
+    why = f"{NOT_ASKED}: {why_of(error)}" + (f"; {error.fix}" if error.fix else "")
+    score = Score(metric, metric, None, None, 0, note=why)
+    return TaskResult(task, kind, (score,), (), {"not_asked": error.what}, {NOT_ASKED: 1}, (f"{task}: {why}.",))
+
+
+def why_of(error: RatchetError) -> str:
+    """Return what went wrong, and where, on one line."""
+    return " / ".join(f"{error.where}: {error.what}".removeprefix(": ").splitlines())
 
 
 def count_problems(items: tuple[Item, ...]) -> dict[str, int]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import PlanError
+from ratchet.errors import PlanError, RatchetError
+from ratchet.evaluate.results import why_of
 from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pairs.chat import chat_template_of, identity_of
@@ -20,7 +21,7 @@ from ratchet.pipeline.models import model_of
 from ratchet.pipeline.scores import NAME, Entry, document
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.stop import Stop, stoppable
-from ratchet.pipeline.suites import score_suite
+from ratchet.pipeline.suites import Scored, score_suite
 from ratchet.pipeline.summary import hardware
 from ratchet.pipeline.track_scores import track_scores
 from ratchet.plan.cluster import Cluster
@@ -45,14 +46,30 @@ class Asked:
     spec: ModelSpec
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """The report of an evaluation, and the tasks that could not be asked."""
+
+    report: Path
+    failed: tuple[Scored, ...] = ()
+
+    def error(self) -> RatchetError | None:
+        """Return one error for all tasks that could not be asked, of the kind of the first; None where all were."""
+        found = [(one, one.failure) for one in self.failed if one.failure is not None]
+        if not found:
+            return None
+        lines = [f"tasks.{one.task} of {one.model} was not asked: {why_of(why)}" for one, why in found]
+        return type(found[0][1])("\n".join(lines), fix=found[0][1].fix)
+
+
 def evaluate_models(
     asked: Sequence[Asked], suite_file: Path, suite: Suite, cluster: Cluster, wandb: Wandb | None = None
-) -> Path:
-    """Put models through a suite and return the report that was written.
+) -> Evaluated:
+    """Put models through a suite, write the report, and return where it is and what could not be asked.
 
     The first is the one that the others are compared with, beside the one before each. What a model was
-    asked before is not asked again. Raises PlanError, ModelError, DataError, EndpointError,
-    ClusterError, StorageError, RunError; StoppedError where a signal asked for the end.
+    asked before is not asked again. Raises PlanError, ModelError, DataError where nothing can be asked,
+    EndpointError, ClusterError, StorageError, RunError; StoppedError where a signal asked for the end.
     """
     _check(suite_file, suite)
     clock, console = time.monotonic(), Console()
@@ -82,7 +99,7 @@ def evaluate_models(
         data = _report(suite_file, scores, suite, models, time.monotonic() - clock)
         data["warnings"] = heard.on_page(data["warnings"])
         html, _ = write_report(folder, data)
-    return html
+    return Evaluated(html, tuple(one for entry in entries for one in entry.scored if one.failure is not None))
 
 
 def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:

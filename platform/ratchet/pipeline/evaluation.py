@@ -21,7 +21,7 @@ from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.heldout import Heldout
 from ratchet.pipeline.prepare import reference_model, tokens_of
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job, read_job
-from ratchet.pipeline.suites import Scored, check_suite
+from ratchet.pipeline.suites import Scored, check_suite, raise_failed
 from ratchet.plan.load import planned_suites
 from ratchet.plan.references import start_of
 from ratchet.plan.stages import Merge, Sft
@@ -81,7 +81,7 @@ def check_suites(run: Run) -> None:
     heldout = Heldout(lambda task: [], lambda task: "")
     for planned in planned_suites(run.plan):
         gpu = bool(run.plan.cluster.gpus_per_worker)
-        check_suite(planned.name, planned.suite, tokenizer, run.layout, heldout, gpu=gpu)
+        raise_failed(planned.name, check_suite(planned.name, planned.suite, tokenizer, run.layout, heldout, gpu=gpu))
         for name, task in planned.suite.tasks.items():
             where = f"{planned.name}: tasks.{name}"
             if getattr(task, "engine", "trainer") == "vllm":

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
-from ratchet.errors import ModelError
+from ratchet.errors import ModelError, RatchetError
 from ratchet.evaluate import eq_bench, exact, harness, mt_bench, perplexity, text_overlap
+from ratchet.evaluate.harness_failures import FAILS_ALONE
 from ratchet.evaluate.harness_tasks import Loaded
 from ratchet.evaluate.judge import FAILED
 from ratchet.evaluate.kept import read_result, write_result
-from ratchet.evaluate.results import Score, TaskResult
+from ratchet.evaluate.results import NOT_ASKED, Score, TaskResult, not_asked, why_of
 from ratchet.model.quantise import check_quantisation
 from ratchet.pipeline.candidates import Bench, Candidates
 from ratchet.pipeline.context import Model
@@ -41,10 +43,15 @@ from ratchet.store.lease import Lease
 from ratchet.store.record import Record, now, write_record
 from ratchet.store.sound import clear, sound_record
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One task's result for one model; `folder` holds it, `reused` says that it was there before."""
+    """One task's result for one model; `folder` holds it, `reused` says that it was there before.
+
+    `failure` is why the task could not be asked; its result then has no score.
+    """
 
     model: str
     suite: str
@@ -53,6 +60,7 @@ class Scored:
     folder: Path
     seconds: float
     reused: bool
+    failure: RatchetError | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,37 +73,68 @@ class _Answered:
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What the tasks of a suite read: lm-eval's with their data, and what decides each one's numbers but the model."""
+    """What the tasks of a suite read: lm-eval's with their data, and what decides each one's numbers but the model.
+
+    `failed` has the tasks that cannot be asked at all, with the reason.
+    """
 
     loaded: Mapping[str, Loaded]
     identities: Mapping[str, Mapping[str, Any]]
+    failed: Mapping[str, RatchetError]
 
 
 def score_suite(bench: Bench, model: Model, name: str, suite: Suite, heldout: Heldout | None = None) -> list[Scored]:
     """Return the results of all tasks of a suite, in its order; `name` is the suite's file.
 
     Every result is kept as soon as it is there. Where another process asks the model, its results are waited for.
-    Raises PlanError, DataError, ModelError, EndpointError, RunError, StorageError.
+    A task that cannot be asked has a result without a score, and a warning says why; the others are asked.
+    Raises ModelError where the model cannot be used, EndpointError, RunError, StorageError.
     """
     with Candidates(bench, model) as candidates:
         gpu = bool(bench.cluster.gpus_per_worker)
         read = check_suite(name, suite, candidates.tokenizer, bench.layout, heldout, gpu=gpu)
         identities = {
-            task: _identity(candidates, settings, read.identities[task]) for task, settings in suite.tasks.items()
+            task: _identity(candidates, suite.tasks[task], identity) for task, identity in read.identities.items()
         }
-        found = _kept(bench.layout, model, name, identities)
+        failed = {task: _fail(bench, model, name, task, suite.tasks[task], read.failed[task]) for task in read.failed}
+        found = failed | _kept(bench.layout, model, name, identities)
         if wanted := [suite.tasks[task] for task in suite.tasks if task not in found]:
             leases = candidates.alone(wanted, candidates.step_back)
-            found = _kept(bench.layout, model, name, identities)  # another process may have asked meanwhile
+            found = failed | _kept(bench.layout, model, name, identities)  # another process may have asked meanwhile
             keys = {fingerprint(identities[task]): task for task in reversed(suite.tasks) if task not in found}
             left = {task: suite.tasks[task] for task in suite.tasks if task in keys.values()}
             for task, answered, seconds in _ask(candidates, read.loaded, left, heldout):
+                # A task may stand in a suite under several names.
+                alike = [same for same in identities if identities[same] == identities[task]]
+                if isinstance(answered, RatchetError):
+                    found |= {one: _fail(bench, model, name, one, suite.tasks[one], answered) for one in alike}
+                    continue
                 folder = _keep(bench, identities[task], answered, seconds, leases)
-                for same in suite.tasks:  # a task may stand in a suite under several names
-                    if identities[same] == identities[task]:
-                        found[same] = _read(model.name, name, same, folder, seconds, reused=False)
+                found |= {one: _read(model.name, name, one, folder, seconds, reused=False) for one in alike}
                 bench.console.done(f"{task} {model.name}", facts_of(answered.result.headline), seconds)
     return [found[task] for task in suite.tasks]
+
+
+def raise_failed(name: str, read: Read) -> None:
+    """Raise one error for all tasks of a suite that cannot be asked, of the kind of the first."""
+    if read.failed:
+        first = next(iter(read.failed.values()))
+        lines = [f"{error.where or f'{name}: tasks.{task}'}: {error.what}" for task, error in read.failed.items()]
+        raise type(first)("\n".join(lines), fix=first.fix) if len(lines) > 1 else first
+
+
+def _fail(bench: Bench, model: Model, suite: str, task: str, settings: Task, error: RatchetError) -> Scored:
+    """Return the result of a task that could not be asked. It is kept where no later run looks for it."""
+    _log.warning("%s: tasks.%s of %s was not asked: %s; %s", suite, task, model.name, why_of(error), error.fix)
+    result = not_asked(task, settings.kind, getattr(settings, "metric", settings.kind), error)
+    identity = {
+        "kind": "scores",
+        "model": model.weights,
+        "task": settings.model_dump(mode="json"),
+        "not asked": error.what,
+    }
+    folder = _keep(bench, identity, _Answered(result), 0.0, ())
+    return Scored(model.name, suite, task, result, folder, 0.0, reused=False, failure=error)
 
 
 def _kept(layout: Layout, model: Model, name: str, identities: Mapping[str, Mapping[str, Any]]) -> dict[str, Scored]:
@@ -121,26 +160,31 @@ def _read(model: str, suite: str, task: str, folder: Path, seconds: float, *, re
 
 
 def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout: Heldout | None, *, gpu: bool) -> Read:
-    """Return what the tasks of a suite read, once it is known that nothing is missing to ask them.
-
-    Raises DataError, ModelError, PlanError.
-    """
+    """Return what the tasks of a suite read, and which of them lack something to be asked. Raises StorageError."""
+    data_root = Path(suite.data_root).expanduser() if suite.data_root else None
+    loaded: dict[str, Loaded] = {}
+    identities: dict[str, Mapping[str, Any]] = {}
+    failed: dict[str, RatchetError] = {}
     for task, settings in suite.tasks.items():
-        where = f"{name}: tasks.{task}"
-        if isinstance(settings, Perplexity) and settings.quantise:
-            check_quantisation(settings.quantise, f"{where}.quantise")
-        if isinstance(settings, MtBench | EqBench | TextOverlap | Preference) and not tokenizer.chat_template:
-            raise ModelError(
-                "asks through a chat template, and the model's tokenizer has none",
-                where=where,
-                fix="give one: model.chat_template in a plan, --chat-template here; `plain` comes with Ratchet",
-            )
-    asked = {task: one for task, one in suite.tasks.items() if isinstance(one, Harness)}
-    loaded = harness.load_all(asked, Path(suite.data_root).expanduser() if suite.data_root else None, layout.store)
-    identities = {
-        task: identity_of(settings, loaded.get(task), heldout, gpu=gpu) for task, settings in suite.tasks.items()
-    }
-    return Read(loaded, identities)
+        try:
+            _check_task(f"{name}: tasks.{task}", settings, tokenizer)
+            if isinstance(settings, Harness):
+                loaded[task] = harness.load_task(task, settings, data_root, layout.store)
+            identities[task] = identity_of(settings, loaded.get(task), heldout, gpu=gpu)
+        except FAILS_ALONE as error:
+            failed[task] = error
+    return Read(loaded, identities, failed)
+
+
+def _check_task(where: str, settings: Task, tokenizer: Any) -> None:
+    if isinstance(settings, Perplexity) and settings.quantise:
+        check_quantisation(settings.quantise, f"{where}.quantise")
+    if isinstance(settings, MtBench | EqBench | TextOverlap | Preference) and not tokenizer.chat_template:
+        raise ModelError(
+            "asks through a chat template, and the model's tokenizer has none",
+            where=where,
+            fix="give one: model.chat_template in a plan, --chat-template here; `plain` comes with Ratchet",
+        )
 
 
 def _ask(
@@ -148,8 +192,8 @@ def _ask(
     loaded: Mapping[str, Loaded],
     tasks: Mapping[str, Task],
     heldout: Heldout | None,
-) -> Iterator[tuple[str, _Answered, float]]:
-    """Yield (task, result, seconds): lm-eval's tasks together, those with a judge last."""
+) -> Iterator[tuple[str, _Answered | RatchetError, float]]:
+    """Yield (task, result or why it has none, seconds): lm-eval's tasks together, those with a judge last."""
     for some in _alike(tasks):
         clock = time.monotonic()
         first = next(iter(some.values()))
@@ -158,12 +202,17 @@ def _ask(
         )
         seconds = time.monotonic() - clock
         for task, (result, share) in results.items():
-            yield task, _Answered(result), seconds * share
+            yield task, result if isinstance(result, RatchetError) else _Answered(result), seconds * share
     for task, settings in sorted(tasks.items(), key=lambda pair: isinstance(pair[1], MtBench | Preference)):
         if isinstance(settings, Harness):
             continue
         clock = time.monotonic()
-        yield task, _one(candidates, task, settings, heldout), time.monotonic() - clock
+        answered: _Answered | RatchetError
+        try:
+            answered = _one(candidates, task, settings, heldout)
+        except FAILS_ALONE as error:
+            answered = error
+        yield task, answered, time.monotonic() - clock
 
 
 def _alike(tasks: Mapping[str, Task]) -> list[dict[str, Harness]]:
@@ -210,8 +259,8 @@ def _identity(candidates: Candidates, task: Task, read: Mapping[str, Any]) -> di
 
 
 def _is_whole(result: TaskResult) -> bool:
-    """Whether asking again could not give more: no request to a judge failed."""
-    return not any(problem.startswith(FAILED) for problem in result.problems)
+    """Whether asking again could not give more: it was asked, and no request to a judge failed."""
+    return not any(problem.startswith((FAILED, NOT_ASKED)) for problem in result.problems)
 
 
 def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: float, leases: Sequence[Lease]) -> Path:
