@@ -5,6 +5,7 @@ Legend: _B pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +21,31 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.stages import Lora
 from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
+from ratchet.train.effect import Sample, effect_of
 from ratchet.train.engine import Engine
 from ratchet.train.first_step import allowed_h
 from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
-from ratchet.train.objective import Data
 from ratchet.train.spec import LoraSettings, TrainSpec
 
 MODEL, ADAPTER = "model", "adapter"
-_PAIRS = 4
 
 
-def publish(spec: TrainSpec, engine: Engine, data: Data, communicator: Communicator, step: int) -> dict[str, Any]:
+def publish(spec: TrainSpec, engine: Engine, sample: Sample, communicator: Communicator, step: int) -> dict[str, Any]:
     """Write the engine's weights as `<step folder>/model`, LoRA merged (the adapter alone beside it).
 
     The weights are gathered on worker 0 and put into a plain model, which must score a few pairs as
     the engine does (up to rounding), and as the saved folder does (to the bit). Raises ModelError,
-    StorageError. Returns the largest difference seen and what rounding explains, in nats.
+    StorageError. Returns the largest difference seen and what rounding explains, in nats, and the effect kept.
     """
-    pairs = [data.table[row] for row in range(min(_PAIRS, len(data.table)))]
     engine.train(False)
     with torch.no_grad():
-        trained = score(engine, pairs, engine.device, chosen_only=spec.supervised)
+        trained = score(engine, sample.pairs, engine.device, chosen_only=spec.supervised)
     weights = engine.weights()
     asked = rounds(spec.dtype) and (spec.keep_masters or spec.lora is not None)
     exact = engine.float32_weights() if asked else None
 
     def write() -> dict[str, Any]:
-        return {} if weights is None else _write(spec, weights, exact or {}, pairs, trained, step)
+        return {} if weights is None else _write(spec, weights, exact or {}, sample, trained, step)
 
     return communicator.gather(agree(communicator, write))[0]
 
@@ -69,12 +68,14 @@ def _write(
     spec: TrainSpec,
     weights: dict[str, Tensor],
     exact: dict[str, Tensor],
-    pairs: list[TokenisedPair],
+    sample: Sample,
     trained: SideScores,
     step: int,
 ) -> dict[str, Any]:
-    folder = Path(spec.folder)
+    folder, pairs = Path(spec.folder), sample.pairs
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
+    apart = spec.lora is not None and sample.reference_2B is None
+    start = _scores(model, pairs, chosen_only=spec.supervised) if apart else None
     kept: dict[str, Tensor] = {}
     if spec.lora is not None:
         with opened(spec.masters) as read:
@@ -83,8 +84,7 @@ def _write(
         _fill(model, weights)
         kept = {name.removeprefix(WRAPPED): master for name, master in exact.items()}
     masters = write_masters(folder, kept, model) if spec.keep_masters and rounds(spec.dtype) else None
-    with torch.no_grad():
-        expected = score(PairScorer(model).eval(), pairs, "cpu", chosen_only=spec.supervised)
+    expected = _scores(model, pairs, chosen_only=spec.supervised)
     off, allowed = _difference(spec, trained, expected)
     if off > allowed and (spec.lora is None or spec.lora.quantise is None):  # merging undoes quantisation
         raise ModelError(
@@ -99,12 +99,14 @@ def _write(
         with_both = expected if not spec.supervised else _scores(model, pairs)
         reload_check(aside, pairs, with_both, spec.dtype, trust_remote_code=spec.trust_remote_code)
     seen = {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
-    return seen | ({"masters": masters} if masters else {})
+    # Without adapters the published weights are the trained ones to the bit: two ways to score them lose nothing.
+    effect = effect_of(spec, sample, trained, trained if spec.lora is None else expected, start)
+    return {**seen, "effect": effect, **({"masters": masters} if masters else {})}
 
 
 @torch.no_grad()
-def _scores(model: Any, pairs: list[TokenisedPair]) -> SideScores:
-    return score(PairScorer(model).eval(), pairs, "cpu")
+def _scores(model: Any, pairs: Sequence[TokenisedPair], *, chosen_only: bool = False) -> SideScores:
+    return score(PairScorer(model).eval(), pairs, "cpu", chosen_only=chosen_only)
 
 
 def _fill(model: Any, weights: dict[str, Tensor]) -> None:

@@ -27,6 +27,7 @@ from ratchet.train import budget, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
+from ratchet.train.effect import sample_of
 from ratchet.train.engine import Engine, TorchEngine
 from ratchet.train.events import note, noted
 from ratchet.train.masters import carry, check_masters
@@ -143,7 +144,7 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     counts = agree(communicator, lambda: ledger.prove(path, course))
     step = _choose(spec, engine, checkpoints, course.total_steps)
     checkpoints.still_ours()
-    published = publish(spec, engine, data, communicator, step)
+    published = publish(spec, engine, sample_of(spec, data, heldout), communicator, step)
     return {
         "steps": result.steps,
         "counts": counts,
