@@ -28,7 +28,7 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-slow test-vllm test-vllm-fast test-nodes test-nodes-slow bench lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-slow test-prove test-vllm test-vllm-fast test-nodes test-nodes-slow bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -37,6 +37,7 @@ help:
 	@echo 'make test        tests: the default tier, then those that start Ray'
 	@echo 'make test-fast   tests: the default tier alone'
 	@echo 'make test-slow   tests: whole runs, kills and comparisons'
+	@echo 'make test-prove  tests: every loss, precision, ZeRO stage and number of workers against plain float64'
 	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-fast leaves whole runs out'
 	@echo 'make test-nodes  tests: a Ray of three hosts in network namespaces (root, iproute2); test-nodes-slow takes hosts away'
 	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
@@ -82,13 +83,16 @@ quickstart: setup
 	$(BIN)/ratchet run jobs/quickstart.yaml
 
 test: test-fast
-	$(BIN)/pytest -m 'ray and not slow and not gpu and not vllm and not nodes'
+	$(BIN)/pytest -m 'ray and not slow and not gpu and not vllm and not nodes and not prove'
 
 test-fast: setup
 	$(BIN)/pytest -n logical --dist loadfile
 
 test-slow: setup
-	$(BIN)/pytest -m 'slow and not gpu and not vllm and not nodes'
+	$(BIN)/pytest -m 'slow and not gpu and not vllm and not nodes and not prove'
+
+test-prove: setup
+	$(BIN)/pytest -m prove
 
 test-vllm: vllm
 	$(VLLM_VENV)/bin/pytest -m 'vllm and not gpu'

@@ -40,6 +40,7 @@ LAYERS = {
     "kubernetes": 7,
     "doctor": 7,
     "fsck": 7,
+    "prove": 7,
     "commands": 8,
     "cli": 9,
 }

@@ -20,7 +20,7 @@ TEXT = {"", ".cfg", ".html", ".j2", ".jinja", ".json", ".md", ".py", ".sh", ".to
 # Written in pieces, so that this file does not hold them itself.
 FORBIDDEN = re.compile(r"(?<![\w.$}])/(?:wo" + r"rk|ro" + r"ot)/|\b(?:TO" + r"DO|FIX" + r"ME)\b")
 
-OUR_MARKS = {"ray", "slow", "gpu", "vllm", "nodes"}
+OUR_MARKS = {"ray", "slow", "gpu", "vllm", "nodes", "prove"}
 PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures"}  # no xfail: a test passes
 
 

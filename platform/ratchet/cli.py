@@ -16,6 +16,7 @@ COMMANDS = {
     "check": ("ratchet.commands.check", "say what is wrong with plans and suites"),
     "show": ("ratchet.commands.show", "show the steps of a plan, and what is done"),
     "run": ("ratchet.commands.run", "run a plan, or go on with it"),
+    "prove": ("ratchet.commands.prove", "hold a plan's first updates against a plain float64 implementation"),
     "score": ("ratchet.commands.score", "score the references of a plan, and train nothing"),
     "evaluate": ("ratchet.commands.evaluate", "put models through a suite, and compare them"),
     "sweep": ("ratchet.commands.sweep", "run a plan at many points of a space, and compare what comes of it"),

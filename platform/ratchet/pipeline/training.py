@@ -41,11 +41,7 @@ def train_step(
 
     Raises what scoring and training raise.
     """
-    tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
-    gate, scored = (None, []) if step.reference is None else _score_reference(run, step, stage, tokens)
-    noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
-    spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
-    spec = dataclasses.replace(spec, **_masters(run, step, carries=carries))
+    spec, gate, scored = ready(run, step, stage, run_id, carries=carries)
     cluster = run.plan.cluster
     with follow(folder / "metrics.jsonl", step.name, spec.total_steps, run.console), run.stop.patiently():
         result = train(
@@ -72,6 +68,17 @@ def train_step(
         "reference": reference if scored else None,
         "workers": result.workers,
     }
+
+
+def ready(
+    run: Run, step: Step, stage: Training, run_id: str, *, carries: bool
+) -> tuple[TrainSpec, Gate | None, list[Scores]]:
+    """Return what the workers of a step need, its reference scored, and by whom. Raises what scoring raises."""
+    tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
+    gate, scored = (None, []) if step.reference is None else _score_reference(run, step, stage, tokens)
+    noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
+    spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
+    return dataclasses.replace(spec, **_masters(run, step, carries=carries)), gate, scored
 
 
 def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]) -> tuple[Gate, list[Scores]]:

@@ -17,6 +17,7 @@
 <root>/evaluations/<suite>-<models>/   scores.json  report.{html,md,json}
 <root>/store/steps/<fp>/    what a step made, for all trials that have it: as in runs/<plan>/steps/<step>
 <root>/store/leases/<key>/  who is making something now
+<root>/proofs/<plan>/       prove.json, and while it is made a run folder
 <root>/store/damaged/       what was not as it was written, put aside; nothing reads it
 <root>/sweeps/<sweep>/      plan.yaml  space.yaml  sweep.{html,md,json}  lock
 <root>/sweeps/<sweep>/trials/<trial>/   a run folder, with point.json log.txt progress.jsonl trial.json
@@ -119,6 +120,11 @@ class Layout:
     def trials(self, sweep: str) -> Layout:
         """Return the layout of a sweep's trials: the same store, and run folders of their own."""
         return Layout(self.root, f"sweeps/{sweep}/trials")
+
+    @property
+    def proofs(self) -> Layout:
+        """Return the layout of proofs: the same store, and run folders of their own."""
+        return Layout(self.root, "proofs")
 
     def evaluation(self, name: str) -> Path:
         return self.root / "evaluations" / name

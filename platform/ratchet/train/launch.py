@@ -99,6 +99,36 @@ def train(
     return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})
 
 
+def first_updates(
+    spec: TrainSpec,
+    worker: Callable[[Mapping[str, Any]], dict[str, Any]],
+    *,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    stop: Callable[[], str | None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Let `worker`, a function around `ray_worker`, train a step in its folder until what it is asked is known.
+
+    Raises what `train` raises; a worker that is lost is not replaced.
+    """
+    spec = spec.absolute()
+    each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
+    notice.put(Path(spec.folder), None)
+    with _plain_errors(spec):
+        outcome = watched(
+            spec, lambda: _fit(spec, each, 0, None, worker), nodes.Watch(spec, each), stop, Told(spec, say)
+        )
+    if "error" in outcome:
+        raise _error(outcome["error"])
+    ended = outcome.get("ended")
+    if ended and ended["kind"] != "known":
+        _go_on_or_stop(spec, ended)
+        raise TrainingError(
+            f"the workers ended before that: {ended['why']}", where=f"step {spec.step}", fix="try again"
+        )
+
+
 def _go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
     """Return where other workers go on; raise where the step was dropped or stopped."""
     what = f"ended after step {ended['step']}, as it was told to"
@@ -113,7 +143,13 @@ def _go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
         )
 
 
-def _fit(spec: TrainSpec, each: Mapping[str, float], max_restarts: int, slots: Path | None) -> Mapping[str, Any]:
+def _fit(
+    spec: TrainSpec,
+    each: Mapping[str, float],
+    max_restarts: int,
+    slots: Path | None,
+    worker: Callable[[Mapping[str, Any]], dict[str, Any]] = ray_worker,
+) -> Mapping[str, Any]:
     """Run one Ray Train run to its end, and return what its workers returned."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -125,7 +161,7 @@ def _fit(spec: TrainSpec, each: Mapping[str, float], max_restarts: int, slots: P
     scratch.mkdir(parents=True)
     fewest = spec.fewest_workers or spec.workers
     trainer = TorchTrainer(
-        ray_worker,
+        worker,
         train_loop_config={
             "spec": spec.to_dict(),
             "threads": max(1, int(each["CPU"])),

@@ -15,14 +15,16 @@ from ratchet.store.record import read_json_or_none
 
 NAME = "notice.json"
 
-Kind = Literal["drop", "grow", "leave", "stop"]
-CODES: dict[Kind, int] = {"drop": 1, "grow": 2, "leave": 3, "stop": 4}
+Kind = Literal["drop", "grow", "leave", "stop", "known"]
+CODES: dict[Kind, int] = {"drop": 1, "grow": 2, "leave": 3, "stop": 4, "known": 5}
 """How a kind travels in a sum of numbers; 0 is no notice."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Notice:
-    """`drop`: end after this step, nobody goes on. `grow`: end at the next checkpoint, more workers go on from it.
+    """`drop`: end after this step, nobody goes on; `known` does so too: what was asked is known.
+
+    `grow`: end at the next checkpoint, more workers go on from it.
 
     `leave`: save now and end, those workers that are left go on. `stop`: save now and end. `why` is for people.
     """

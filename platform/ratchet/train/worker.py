@@ -44,8 +44,10 @@ WORKERS = "workers.json"
 MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], Engine]
 
 
-def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one Ray Train worker; return its outcome as JSON types.
+def ray_worker(
+    config: Mapping[str, Any], around: Callable[[MakeEngine], MakeEngine] = lambda make: make
+) -> dict[str, Any]:
+    """Run one Ray Train worker; return its outcome as JSON types. `around` may put an engine around the engine.
 
     A RatchetError is the same on all workers (they agree on it), would come again, and is returned
     under ``error``; training that ended because it was told to is under ``ended``. Anything else is
@@ -70,7 +72,7 @@ def ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with _noted(spec, group), group.naming_the_missing():
             _tell_nodes(spec, group)
-            return {"result": work(spec, group, device, make_engine)}
+            return {"result": work(spec, group, device, around(make_engine))}
     except Ended as end:
         return {"ended": {"kind": end.notice.kind, "why": end.notice.why, "step": end.step, "workers": group.world}}
     except RatchetError as error:

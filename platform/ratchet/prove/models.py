@@ -1,0 +1,84 @@
+"""The models that the plain trainer computes with: transformers' own, loaded without the trainer's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ratchet.pairs.trust import load_config
+from ratchet.prove.case import Case, Weights
+from ratchet.prove.oracle import Pair, PlainTrainer, Scores, adapt, answer_logp
+
+_OTHER_ATTENTION = "eager"
+"""The kernel by which the rounded run scores its reference, and rejected answers: what two sides have in common would
+cancel where one kernel computes both, while in the trainer's passes it is rounded in two ways."""
+
+
+def load(folder: Path, dtype: str, attention: str | None = None) -> Any:
+    """Return a folder's causal language model in `dtype`, without dropout; no code of the folder runs."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        config=load_config(folder),
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        **({} if attention is None else {"attn_implementation": attention}),
+    )
+    return model.eval()
+
+
+def exactly(folder: Path, dtype: str) -> Any:
+    """Return the model that computes in float64 with the weights that `dtype` leaves of a folder's."""
+    return load(folder, dtype).double()
+
+
+@torch.no_grad()
+def scores(model: Any, pairs: Iterable[Pair]) -> Scores:
+    """Return each pair's summed log-probabilities of chosen and rejected answer under a reference, nats."""
+    found: Scores = {}
+    for pair in pairs:
+        sides = zip((pair.chosen, pair.rejected), pair.moved, strict=True)
+        chosen, rejected = (float(answer_logp(model, pair.prompt, side)) + moved for side, moved in sides)
+        found[pair.pair_id] = (chosen, rejected)
+    return found
+
+
+def references(case: Case, pairs: Iterable[Pair]) -> tuple[Scores, Scores]:
+    """Return the reference's log-probabilities in float64 and in the plan's precision; none where the loss has none."""
+    if case.reference is None:
+        return {}, {}
+    known = list(pairs)
+    exact = scores(exactly(case.reference, case.reference_dtype), known)
+    return exact, scores(load(case.reference, case.reference_dtype, _OTHER_ATTENTION), known)
+
+
+def trainers(case: Case, begun: Weights) -> tuple[PlainTrainer, PlainTrainer]:
+    """Return the plain trainer in float64 and the one in the plan's precision, neither of which has begun.
+
+    Adapters start as the trainer drew them: `begun` are its first weights. All weights start as the folder has them,
+    or as the step before left them in float32 beside it.
+    """
+    exact, rounded = exactly(case.model, case.dtype), load(case.model, case.dtype)
+    if case.recipe.adapters is not None:
+        for model in (exact, rounded):
+            adapt(model, case.recipe.adapters)
+        start = {name: begun[name] for name in begun.names}
+        seen = dict.fromkeys(start, torch.float32)
+    else:
+        carried = {} if case.masters is None else load_file(case.masters)
+        weights = dict(rounded.named_parameters())
+        start = {name: carried.get(name, weight.detach().clone()) for name, weight in weights.items()}
+        seen = {name: weight.dtype for name, weight in weights.items()}
+    return (
+        PlainTrainer(case.recipe, exact, start, torch.float64, seen),
+        PlainTrainer(case.recipe, rounded, start, torch.float32, seen, _OTHER_ATTENTION),
+    )
