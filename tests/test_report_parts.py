@@ -30,6 +30,17 @@ def test_a_report_of_nothing_is_a_page() -> None:
     assert markdown(report).startswith("# sums-then-care\n")
 
 
+def test_what_publishing_kept_stands_in_a_table_of_its_own() -> None:
+    data = example()
+    seen = Page(page(read(data)))
+    assert "What publishing kept" in seen.text
+    for said in ("held-out pairs", "41", "0.2931", "0.1717", "−101.25", "−101.50", "58.6"):
+        assert said in seen.text, said
+    for step in data["steps"]:
+        step["effect"] = None
+    assert "What publishing kept" not in Page(page(read(data))).text
+
+
 def test_a_run_with_sft_alone_leaves_preferences_out() -> None:
     steps = example()["steps"][:1]
     report = read(bare(steps=steps, sources=example()["sources"][:1]))

@@ -130,6 +130,7 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
         "first_loss": first.get("loss"),
         "first_loss_expected": first.get("expected"),
         "first_loss_tolerance": first.get("loss_tolerance"),
+        "effect": training["published"].get("effect"),
         "resumed_from": training["resumed_from"] or None,
         "reference_seconds": reference["seconds"] if reference else None,
         "reference_pairs": reference["pairs"] if reference else None,

@@ -98,7 +98,8 @@ class Step:
     whole step, with the reference pass where the step made it itself (`reference_reused` is false);
     `train_seconds` its optimiser steps, `reference_seconds` what scoring the reference took when it
     was done, None where none was needed; `reference_agreement` is what a comparison of another engine
-    with the trainer's showed (`reference.calibrate`), where there was one. Rates are of training.
+    with the trainer's showed (`reference.calibrate`), where there was one; `effect` what publishing kept.
+    Rates are of training.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Step:
     first_loss: float | None = None
     first_loss_expected: float | None = None
     first_loss_tolerance: float | None = None
+    effect: Mapping[str, Any] | None = None
     resumed_from: int | None = None
     record: str = ""
     folder: str = ""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.report import answers, charts, charts_data, tables, tables_data, tables_engine
+from ratchet.report import answers, charts, charts_data, tables, tables_data, tables_effect, tables_engine
 from ratchet.report.data import Report
 from ratchet.report.diagnoses import diagnose
 from ratchet.report.graph import graph
@@ -168,6 +168,12 @@ def sections(report: Report) -> list[Section]:
             tables_data.overlap(report),
         ),
         section("steps", "Steps", "", tables.steps(report), tables_data.merges(report)),
+        section(
+            "effect",
+            "What publishing kept",
+            "A model is published as a rounding of what was trained.",
+            tables_effect.effects(report),
+        ),
         section(
             "engines",
             "Who scored the reference",
