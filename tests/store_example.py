@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ratchet.evaluate.copies import Copies
 from ratchet.evaluate.harness_requests import digest_doc, kept_rows
 from ratchet.evaluate.kept import write_result
 from ratchet.evaluate.results import Item, Score, TaskResult
@@ -70,11 +71,13 @@ def write_step(folder: Path) -> None:
 def tokenised(rows: int) -> pa.Table:
     rng = np.random.default_rng(1)
     ids = lambda low: [rng.integers(0, 300, int(n)).tolist() for n in rng.integers(low, 12, rows)]  # noqa: E731
-    columns = {
+    columns: dict[str, Any] = {
         "pair_id": IDS[:rows], "prompt_id": IDS[:rows], "prompt": ids(3), "chosen": ids(2), "rejected": ids(2),
         "edit_distance": [0.5] * rows, "file": ["f"] * rows, "row": list(range(rows)), "reason": [None] * rows,
         "detail": [None] * rows, "trimmed": [False] * rows, "moved": [False] * rows,
     }  # fmt: skip
+    columns["length"] = [len(a) + max(len(b), len(c)) for a, b, c in
+                         zip(columns["prompt"], columns["chosen"], columns["rejected"], strict=True)]  # fmt: skip
     return pa.table(columns, schema=TOKENISED)
 
 
@@ -102,6 +105,9 @@ def write_store(root: Path) -> Layout:
         for number in range(6):
             judged.append("judge", CompletionRequest((number,)), Answer(f"[[{number}]]", "stop"))
     kept_rows(layout.store / "requests/task-k.requests", "k", DOCS, requests)
+    with Copies(layout.store / "datasets") as copies:
+        copies.of("d", "c").mkdir(parents=True)
+        (layout.store / "datasets/d/test.arrow").write_bytes(bytes(range(256)) * 4)
     write_step(layout.made_step("s"))
     write_step(layout.step("plan", "align"))
     write_sealed(layout.order("plan", "align"), {"chunks": ["a", "b"], "difficulties": [], "rows": [[1, 2], [3]]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ DAMAGE = {
     "store/answers/a.jsonl": "store/answers/a.jsonl",
     "store/judgments/j.jsonl": "store/judgments/j.jsonl",
     "store/requests/task-k.requests": "store/requests/task-k.requests",
+    "store/datasets/d/test.arrow": "store/datasets/d",
     "store/scores/r/items.parquet": "store/scores/r",
     "runs/plan/steps/align/record.json": "runs/plan/steps/align",
     "runs/plan/orders/align.json": "runs/plan/orders/align.json",
@@ -36,13 +38,18 @@ DAMAGE = {
 LEASES = {
     "store/pairs/p": "pairs-p", "store/tokens/t": "tokens-t", "store/models/m": "models-m", "store/steps/s": "step-s",
     "store/answers/a.jsonl": "answers-a", "store/judgments/j.jsonl": "judgments-j",
-    "sweeps/s/trials/t1/trial.json": "trial-s-t1",
+    "sweeps/s/trials/t1/trial.json": "trial-s-t1", "store/datasets/d": "datasets",
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("sound")).root
+
+
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return write_store(tmp_path)
+def layout(sound: Path, tmp_path: Path) -> Layout:
+    return Layout(shutil.copytree(sound, tmp_path / "copy"))
 
 
 def look(layout: Layout, *, dry_run: bool = False) -> tuple[int, list[Outcome]]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bits import flip
 from ratchet.store.lock import hold
 from whole_run import command, environment, metrics, ratchet, record, steps, until, weights, write_plan
 
 pytestmark = pytest.mark.ray
+DAMAGED = (
+    "store/pairs/*/train.parquet", "store/tokens/*/train.arrow", "store/models/*/model.safetensors",
+    "store/logps/*/block-000000.parquet", "store/answers/*.jsonl", "store/scores/*/items.parquet",
+    "runs/tiny/orders/align.json",
+)  # fmt: skip
+"""A file of every kind in the store of a run, less the steps, which would be trained again."""
 STEPS = ("warm", "align.1", "align.2", "control", "blend")
 
 
@@ -119,6 +128,30 @@ def test_a_second_run_does_nothing_again(done: Path) -> None:
     assert "pairs scored" not in again.stderr
     assert not (steps(done) / "warm/checkpoints").exists()
     assert {path: path.stat().st_mtime_ns for path in steps(done).glob("*/model/*")} == before
+
+
+def test_damage_in_the_store_is_told_and_made_again_and_changes_no_number(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "copy", symlinks=True)
+    folder, before = tmp_path / "copy", numbers(done)
+    for pattern in DAMAGED:
+        path = max((folder / "out").glob(pattern), key=lambda path: path.stat().st_size)
+        flip(path, path.stat().st_size // 2, 2)
+    gone = next((folder / "out/store/logps").glob("*/block-*.parquet"))
+    gone.unlink()
+    again = ratchet(folder, "run", "plan.yaml")
+    assert again.returncode == 0, again.stderr
+    lines = [line for line in again.stderr.splitlines() if "damaged" in line]
+    assert len(lines) == len(DAMAGED) - 1 + 1 and gone.exists(), lines  # an order is decided again anyway
+    assert again.stderr.count("is there already") == len(STEPS)
+    assert numbers(folder) == before
+
+
+def numbers(folder: Path) -> tuple[dict[str, str], Any, Any]:
+    """What a run came to: its models, and what was measured of them."""
+    data = json.loads((folder / "out/runs/tiny/report.json").read_text())
+    for row in (*data["evaluation"], *data["gamma"]):
+        row.pop("record", None)
+    return {step: weights(folder, step) for step in STEPS}, data["evaluation"], data["gamma"]
 
 
 def test_another_plan_on_the_same_run_is_refused_by_key(done: Path) -> None:

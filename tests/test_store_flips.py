@@ -16,6 +16,7 @@ import pytest
 
 from bits import flip
 from ratchet.errors import CorruptError, RatchetError
+from ratchet.evaluate.copies import look
 from ratchet.evaluate.harness_requests import kept_rows
 from ratchet.evaluate.kept import read_result
 from ratchet.evaluate.unit_journal import UnitJournal
@@ -114,6 +115,11 @@ def trial(layout: Layout) -> Any:
     return read_end(layout.trials("s").run("t1")) or MADE_AGAIN
 
 
+def data(layout: Layout) -> Any:
+    folder = layout.store / "datasets/d"
+    return MADE_AGAIN if look(folder) else (folder / "test.arrow").read_bytes()
+
+
 KINDS: dict[str, tuple[str, Callable[[Layout], Any]]] = {
     "pairs": ("store/pairs/p/*", pairs),
     "tokens": ("store/tokens/t/*", tokens),
@@ -126,6 +132,7 @@ KINDS: dict[str, tuple[str, Callable[[Layout], Any]]] = {
     "requests": ("store/requests/*", built),
     "step": ("runs/plan/steps/align/**/*", step),
     "metrics": ("runs/plan/steps/align/metrics.jsonl", metrics),
+    "copies of data": ("store/datasets/d/*", data),
     "order": ("runs/plan/orders/*", order),
     "trial": ("sweeps/s/trials/t1/trial.json", trial),
 }

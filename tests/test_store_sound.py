@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,16 @@ def test_damaged_pairs_are_not_made_tokens_of(model: Path, tmp_path: Path) -> No
     with pytest.raises(CorruptError, match=r"train\.parquet"):
         prepare_tokens(source, "abc", model, Layout(tmp_path), **arguments)
     assert rows == 30
+
+
+def test_several_who_find_the_same_damage_make_it_again_once(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, layout = write_pairs(tmp_path / "pairs", some_pairs(30), some_pairs(5, start=90)), Layout(tmp_path)
+    arguments: dict[str, Any] = {"max_length": 128, "overlong": "drop", "chat_template": None}
+    found = prepare_tokens(source, "abc", model, layout, **arguments)
+    flip(found[1] / "train.arrow", 900)
+    with ThreadPoolExecutor(4) as pool:
+        again = [pool.submit(prepare_tokens, source, "abc", model, layout, **arguments) for _ in range(4)]
+    assert {one.result() for one in again} == {found} and sound_record(found[1]) is not None
+    assert len(list(layout.damaged.iterdir())) == 1 == len(caplog.records)

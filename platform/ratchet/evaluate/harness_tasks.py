@@ -24,6 +24,7 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Kind
 
 from ratchet.errors import DataError, PlanError, RatchetError, some
+from ratchet.evaluate.copies import Copies
 from ratchet.evaluate.harness_failures import failure_of
 from ratchet.evaluate.harness_limits import check_definitions
 from ratchet.evaluate.harness_profile import apply_openllm_v1, check_openllm_v1
@@ -57,9 +58,9 @@ class Loaded:
 class _Factory(TaskFactory):  # type: ignore[misc]
     """Builds tasks by lm-eval's definitions over data at the place they are at here."""
 
-    def __init__(self, data_root: Path | None, cache: Path) -> None:
+    def __init__(self, data_root: Path | None, copies: Copies) -> None:
         super().__init__()
-        self.data_root, self.cache = data_root, cache
+        self.data_root, self.copies = data_root, copies
         self.data: dict[str, str] = {}
 
     def _load_full_config(self, entry: Any, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -80,7 +81,8 @@ class _Factory(TaskFactory):  # type: ignore[misc]
         else:
             self.data[name] = "hub"
             return config
-        return {**config, "dataset_kwargs": {**options, "cache_dir": str(self.cache / digest)}}
+        folder = self.copies.of(digest, str(config.get("dataset_name")))
+        return {**config, "dataset_kwargs": {**options, "cache_dir": str(folder)}}
 
     def _folder(self, name: str) -> Path | None:
         if self.data_root is None:
@@ -104,10 +106,11 @@ def load(asked: Harness, data_root: Path | None, cache: Path) -> Loaded:
     """
     if asked.profile == "openllm-v1":
         check_openllm_v1(asked)
-    manager, factory = _manager(asked), _Factory(data_root, cache)
-    manager._factory = factory
+    manager, copies = _manager(asked), Copies(cache)
+    manager._factory = factory = _Factory(data_root, copies)
     try:
-        found = manager.load([asked.task])
+        with copies:
+            found = manager.load([asked.task])
     except RatchetError:
         raise
     except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
@@ -141,7 +144,8 @@ def quiet() -> Iterator[None]:
     """Keep what lm-eval, `datasets` and transformers say off the terminal for a while."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers.tokenization_utils_base")]
     levels = [logger.level for logger in loggers]
-    bars = not datasets.are_progress_bars_disabled()
+    bars, caching = not datasets.are_progress_bars_disabled(), datasets.is_caching_enabled()
+    datasets.disable_caching()  # what is made of a copy while it is read would lie beside it, and nobody would check it
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     if bars:
@@ -149,6 +153,8 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        if caching:
+            datasets.enable_caching()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if bars:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ratchet.errors import CorruptError, some
+from ratchet.evaluate import copies
 from ratchet.evaluate.harness_requests import digest_fault
 from ratchet.evaluate.unit_journal import key_of as unit_key
 from ratchet.fsck.part import Part
@@ -165,6 +166,12 @@ def _requests(path: Path, layout: Layout) -> Iterator[Part]:
     yield Part(path, "damaged", fault, None, lambda: _removed(path)) if fault else Part(path, "ok")
 
 
+def _copies(folder: Path, layout: Layout) -> Iterator[Part]:
+    wrong = copies.look(folder)
+    lease = layout.lease("datasets")
+    yield Part(folder, "damaged", some(wrong), lease, lambda: _removed(folder)) if wrong else Part(folder, "ok")
+
+
 def _was_aside(path: Path, layout: Layout) -> Iterator[Part]:
     yield Part(path, "put aside")
 
@@ -192,6 +199,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("answers", "store/answers/*.jsonl", _journal("answers", unit_key)),
         Kind("judgments", "store/judgments/*.jsonl", _journal("judgments", parse_line)),
         Kind("requests", "store/requests/*.requests", _requests),
+        Kind("copies of data sets", "store/datasets/*", _copies),
         Kind("results", "store/scores/*", _whole(None)),
         Kind("steps", "runs/*/steps/*", _step),
         Kind("orders", "runs/*/orders/*.json", _order),

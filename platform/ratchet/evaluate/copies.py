@@ -1,0 +1,93 @@
+"""`datasets`' copies of local data, which it memory-maps: each is held against digests before anything reads it.
+
+    store/datasets/<digest of the data's files>/copies.json   configs that were read, and size and SHA-256 of each file
+
+A copy that is damaged, or was never finished, is removed, and `datasets` makes it again. Who makes or removes one
+holds a lease; who finds a sound one needs none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from ratchet.errors import CorruptError
+from ratchet.store.fingerprint import digest_once
+from ratchet.store.lease import leased
+from ratchet.store.sealed import read_sealed, write_sealed
+from ratchet.store.sound import faults
+
+NAME = "copies.json"
+_log = logging.getLogger(__name__)
+
+
+class Copies:
+    """The copies below a folder, while a task is loaded: use it in a `with` around the loading. Raises StorageError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open = contextlib.ExitStack()
+        self._made: dict[Path, set[str]] = {}
+
+    def of(self, digest: str, config: str) -> Path:
+        """Return the folder of a data set's copies, in which what there is of it is sound."""
+        folder = self.folder / digest
+        if folder not in self._made and config in (_sound(folder) or ()):
+            return folder
+        if not self._made:
+            self._open.enter_context(leased(self.folder.parent / "leases" / "datasets", what="copies of data sets"))
+        if folder not in self._made:
+            self._made[folder] = _cleared(folder)  # another process may have made it meanwhile
+        self._made[folder].add(config)
+        return folder
+
+    def __enter__(self) -> Copies:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            for folder, configs in self._made.items() if kind is None else ():
+                if folder.is_dir():
+                    files = {name: (path.stat().st_size, digest_once(path)) for name, path in _files(folder).items()}
+                    write_sealed(folder / NAME, {"configs": sorted(configs), "files": files})
+
+
+def look(folder: Path) -> list[str]:
+    """Return what is wrong with a data set's copies, in words."""
+    try:
+        known = read_sealed(folder / NAME)
+    except CorruptError as error:
+        return [f"{NAME}: {error.what}"]
+    if known is None:
+        return ["they were never finished"]
+    files = {name: (size, digest) for name, (size, digest) in known["files"].items()}
+    strange = sorted(set(_files(folder)) - set(files))
+    return [*faults(folder, files), *(f"{name} is not named in {NAME}" for name in strange)]
+
+
+def _sound(folder: Path) -> set[str] | None:
+    """Return the configs of which there are sound copies; None where they are damaged, or there are none."""
+    if not folder.is_dir() or look(folder):
+        return None
+    return set((read_sealed(folder / NAME) or {})["configs"])
+
+
+def _cleared(folder: Path) -> set[str]:
+    """Return the configs of which there are sound copies; remove the folder, with a warning, where it is damaged."""
+    found = _sound(folder)
+    if found is None and folder.is_dir():
+        wrong = look(folder)
+        _log.warning("%s: copies of data are damaged (%s); they are made again", folder, wrong[0])
+        shutil.rmtree(folder)
+    return found or set()
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the files of a data set's copies by their names; `datasets`' locks are none."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path for path in found if path != folder / NAME}
