@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,19 +12,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from precision_run import Scorer, data, loss_of, passes, rate, spec_at
 from ratchet.model.forward import PairScorer
+from ratchet.train.spec import LoraSettings
+from tiny_models import SMALL
 from train_bench import CPU, tiny_model
 
-SMALL = {"learning_rate": 1e-5, "warmup": 0.0, "weight_decay": 0.0, "schedule": "constant", "clip": None}
+TINY = {"learning_rate": 1e-5, "warmup": 0.0, "weight_decay": 0.0, "schedule": "constant", "clip": None}
 """A rate whose updates bfloat16 rounds away: its numbers are 2⁻⁸ of a weight apart."""
 
 
 def engine_of(zero: int, dtype: str, weights: dict[str, torch.Tensor] | None) -> tuple[Any, Any]:
     from ratchet.train.worker import engine_for
 
-    spec = spec_at(zero, dtype, **SMALL)
+    spec = spec_at(zero, dtype, **TINY)
     scorer = PairScorer(tiny_model(dtype=getattr(torch, dtype)))
     if weights is not None:
         scorer.load_state_dict(weights)
@@ -57,8 +61,21 @@ def two_steps(zero: int, dtype: str, rank: int, world: int) -> dict[str, Any]:
     return found
 
 
-def by_engines(folder: Path, runs: list[tuple[int, str]], world: int) -> list[dict[str, Any]]:
-    """What each run's engines held, from workers of their own."""
+def adapters_alone(folder: Path) -> list[str]:
+    """The names of a checkpoint's weights, of adapters on a model whose output layer is its embedding."""
+    from ratchet.train.publish import add_adapters
+    from ratchet.train.worker import engine_for
+
+    spec = dataclasses.replace(spec_at(1, "bfloat16"), lora=LoraSettings(rank=2))
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)).bfloat16()
+    engine = engine_for(spec)(spec, PairScorer(add_adapters(model, spec.lora, 0)), CPU)
+    files = engine.save(folder)
+    state = next(path for path in files if "model_states" in path.name)
+    return sorted(torch.load(state, weights_only=False)["module"])
+
+
+def by_engines(folder: Path, runs: list[tuple[int, str]], world: int) -> list[Any]:
+    """What each run's engines held, from workers of their own; without runs what `adapters_alone` finds."""
     out = folder / f"found-{world}.pt"
     line = json.dumps({"runs": runs, "world": world, "out": str(out)})
     workers = [
@@ -73,7 +90,8 @@ def by_engines(folder: Path, runs: list[tuple[int, str]], world: int) -> list[di
 def work(rank: int, asked: dict[str, Any]) -> None:
     world, store = asked["world"], f"file://{asked['out']}.store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    found = [two_steps(zero, dtype, rank, world) for zero, dtype in asked["runs"]]
+    found: list[Any] = [two_steps(zero, dtype, rank, world) for zero, dtype in asked["runs"]]
+    found = found or adapters_alone(Path(asked["out"]).parent / "checkpoint")
     if rank == 0:
         torch.save(found, asked["out"])
 

@@ -202,3 +202,10 @@ def test_every_engine_takes_masters_and_gives_them(tmp_path: Path, world: int) -
         off = distance(found["carried"]["after"], everywhere[0]["carried"]["after"])
         assert off < 0.1 * distance(found["carried"]["after"], masters) < gained, where
         assert distance(found["rounded"]["after"], found["carried"]["after"]) > 0.5 * gained, where
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_adapters_holds_no_frozen_weight(tmp_path: Path) -> None:
+    """A tied embedding has two names: under either it is most of what a small adapter's checkpoint would be."""
+    names = by_engines(tmp_path, [], 1)
+    assert names and all("lora_" in name for name in names), names

@@ -5,6 +5,7 @@ Import this only where training runs with DeepSpeed, and after `DS_ACCELERATOR` 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import shutil
@@ -124,6 +125,7 @@ class DeepSpeedEngine:
         self.packing = scorer.packing
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
+        self.engine.module_state_dict = functools.partial(_state_of, self.engine)
         self.engine._copy_recovery_script = lambda _folder: None  # it would fail on worker 0 alone on a full disk
 
     def __call__(self, batch: SequenceBatch, /) -> Tensor:
@@ -219,6 +221,15 @@ class DeepSpeedEngine:
             found: dict[str, Tensor] | None = self.engine._zero3_consolidated_16bit_state_dict()
             return found
         return self.engine.module.state_dict() if torch.distributed.get_rank() == 0 else None
+
+
+def _state_of(engine: Any, *given: Any, exclude_frozen_parameters: bool = False, **more: Any) -> dict[str, Any]:
+    """Return the module's state as DeepSpeed does, which of a frozen tied weight would leave out one name alone."""
+    found: dict[str, Any] = type(engine).module_state_dict(engine, *given, **more)
+    for name, weight in engine.module.named_parameters(remove_duplicate=False):
+        if exclude_frozen_parameters and not weight.requires_grad:
+            found.pop(name, None)
+    return found
 
 
 def coming_bytes(spec: TrainSpec, trained: int, world: int, device: str) -> int:
