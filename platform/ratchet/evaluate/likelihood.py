@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ratchet.model.rotary import original_length, put_back
 from ratchet.serving.requests import Answer, ContinuationRequest
 
 _LOGITS = 1 << 28
@@ -29,8 +30,40 @@ def likelihoods(model: Any, requests: Sequence[ContinuationRequest], *, share: b
 
     Log-probabilities are taken in float32 and added in float64. With `share` a context is computed
     once, and its keys and values serve all of its continuations; without, each continuation is a
-    sequence of its own. Both give the same numbers but for rounding.
+    sequence of its own. Both give the same numbers but for rounding. Where a model's rotary frequencies follow the
+    longest sequence of a call, what is longer than its original length is computed alone.
     """
+    limit = original_length(model.config)
+    if limit is None:
+        return _likelihoods(model, requests, share=share)
+    long = [place for place, one in enumerate(requests) if _length(one) > limit]
+    short = [place for place in range(len(requests)) if place not in set(long)]
+    put_back(model)
+    some = _likelihoods(model, [requests[place] for place in short], share=share) if short else []
+    answers = dict(zip(short, some, strict=True))
+    for place in long:
+        parts = []
+        for one in requests[place].continuations:
+            put_back(model)
+            parts += _likelihoods(model, [ContinuationRequest(requests[place].context, (one,))], share=False)
+        answers[place] = _together(requests[place], parts)
+    put_back(model)
+    return [answers[place] for place in range(len(requests))]
+
+
+def _length(request: ContinuationRequest) -> int:
+    """Return the tokens that the model reads of a request's longest sequence: the last is predicted alone."""
+    return len(request.context) + max(map(len, request.continuations)) - 1
+
+
+def _together(request: ContinuationRequest, parts: Sequence[Answer]) -> Answer:
+    tokens = len(request.context) + sum(map(len, request.continuations))
+    logps = tuple(value for part in parts for value in part.logprobs or ())
+    greedy = tuple(value for part in parts for value in part.greedy or ())
+    return Answer("", "scored", tokens, 0, logps, greedy)
+
+
+def _likelihoods(model: Any, requests: Sequence[ContinuationRequest], *, share: bool) -> list[Answer]:
     logps, greedy = (_shared if share else _apart)(model, requests)
     answers, at = [], 0
     for request in requests:

@@ -19,6 +19,7 @@ from ratchet.evaluate.likelihood import likelihoods, may_share
 from ratchet.evaluate.sampling import Done, Draw, cut
 from ratchet.evaluate.thoughts import is_token_of_marks
 from ratchet.model.load import load_model
+from ratchet.model.rotary import original_length, put_back
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply, find_style
@@ -63,6 +64,7 @@ class LocalEngine:
         self.ends = ends_of(self.tokenizer)
         self.share = may_share(self.model)
         config = self.model.config.get_text_config()
+        self.original = original_length(self.model.config)
         self.longest = getattr(config, "max_position_embeddings", None) or sys.maxsize
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
@@ -100,7 +102,8 @@ class LocalEngine:
     def _batches(self, requests: Sequence[Any]) -> list[list[int]]:
         """Divide requests, by their places, so that no row of a batch is led beyond the model's positions.
 
-        All rows of a batch are as wide as its longest prompt and go on for as long as its longest answer.
+        All rows of a batch are as wide as its longest prompt and go on for as long as its longest answer. Nor is any
+        led beyond the length up to which its rotary frequencies do not depend on the others: such a one is alone.
         """
         batches: list[list[int]] = []
         prompts = [len(prompt_ids(self.tokenizer, request)) for request in requests]
@@ -108,9 +111,10 @@ class LocalEngine:
             min(request.sampling.max_tokens, self.longest - prompt)
             for request, prompt in zip(requests, prompts, strict=True)
         ]
+        most = min(self.longest, self.original or self.longest)
         for at in range(len(requests)):
             grown = [*batches[-1], at] if batches else [at]
-            if batches and max(prompts[n] for n in grown) + max(answers[n] for n in grown) <= self.longest:
+            if batches and max(prompts[n] for n in grown) + max(answers[n] for n in grown) <= most:
                 batches[-1] = grown
             else:
                 batches.append([at])
@@ -131,6 +135,8 @@ class LocalEngine:
             ids_ST[row, width - len(prompt) :] = torch.tensor(prompt)
             mask_ST[row, width - len(prompt) :] = 1
         device = self.model.device
+        if self.original is not None:
+            put_back(self.model)
         with torch.inference_mode():
             out_ST = self.model.generate(
                 input_ids=ids_ST.to(device),

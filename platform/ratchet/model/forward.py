@@ -20,6 +20,7 @@ from ratchet.errors import ModelError
 from ratchet.model.attention import PASS
 from ratchet.model.batch import Device, Packing, SequenceBatch, collate
 from ratchet.model.head import AnswerHead, chunk_rows, scaling_of
+from ratchet.model.rotary import original_length, put_back
 from ratchet.model.support import packing_of
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
@@ -70,6 +71,7 @@ class PairScorer(nn.Module):
         super().__init__()
         self.model = model
         self.scaling = scaling_of(self.causal)
+        self.original = original_length(self.causal.config)
         head = self.causal.get_output_embeddings()
         if type(head) is nn.Linear:
             AnswerHead.adopt(head)
@@ -85,13 +87,35 @@ class PairScorer(nn.Module):
         return inner() if inner is not None else self.model
 
     def hidden(self, batch: SequenceBatch) -> Tensor:
-        """Return the decoder's last hidden states, shape (R, T, H)."""
+        """Return the decoder's last hidden states, shape (R, T, H). Raises ModelError."""
+        if batch.plan is None and self.original is not None and batch.input_ids_RT.shape[1] > self.original:
+            return self._row_by_row(batch)
+        if self.original is not None:
+            put_back(self.causal)
         forest: dict[str, Any] = {}
         if batch.plan is not None:
             mask = torch.zeros(PASS, device=batch.input_ids_RT.device)
             forest = {"position_ids": batch.positions_RT, "attention_mask": mask, "tree": batch.plan}
         output = self.causal.get_decoder()(input_ids=batch.input_ids_RT, use_cache=False, **forest)
         return output[0]  # type: ignore[no-any-return]
+
+    def _row_by_row(self, batch: SequenceBatch) -> Tensor:
+        """Hidden states where rotary frequencies follow the longest row of a call: each row is a call of its own."""
+        if any(hasattr(weight, "ds_id") for weight in self.model.parameters()):
+            raise ModelError(
+                f"a sequence of {batch.input_ids_RT.shape[1]} tokens is over the model's original {self.original}: "
+                "there its rotary frequencies depend on the other rows of a pass, and ZeRO-3 cannot pass it alone",
+                fix=f"set max_length to {self.original} or less, or deepspeed.zero to 2 or less",
+            )
+        rows, width = batch.input_ids_RT.shape
+        ends_R = torch.zeros(rows, dtype=torch.long, device=batch.rows_E.device)
+        ends_R = ends_R.scatter_reduce(0, batch.rows_E // width, batch.rows_E % width, "amax") + 2
+        made = []
+        for ids_T, end in zip(batch.input_ids_RT, ends_R.tolist(), strict=True):
+            put_back(self.causal)
+            hidden_1TH = self.causal.get_decoder()(input_ids=ids_T[None, :end], use_cache=False)[0]
+            made.append(nn.functional.pad(hidden_1TH, (0, 0, 0, width - hidden_1TH.shape[1])))
+        return torch.cat(made)
 
     def logits(self, hidden_EH: Tensor) -> Tensor:
         """Return the model's own logits for hidden states, shape (E, V), in the model's dtype."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ratchet.errors import ModelError
 from ratchet.model import attention
 from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate
+from ratchet.model.rotary import original_length
 from ratchet.model.tree import Sharing, lay_out
 from ratchet.pairs.pair import TokenisedPair
 
@@ -75,12 +76,8 @@ def _longest(config: Any) -> int | None:
         limits.append(window)
     if chunk := getattr(config, "attention_chunk_size", None):
         limits.append(chunk)
-    rope = getattr(config, "rope_parameters", None) or {}
-    limits += [
-        int(part.get("original_max_position_embeddings") or config.max_position_embeddings)
-        for part in (rope, *(value for value in rope.values() if isinstance(value, dict)))
-        if part.get("rope_type") in {"dynamic", "longrope"}
-    ]
+    if (rotary := original_length(config)) is not None:
+        limits.append(rotary)
     return min(limits) if limits else None
 
 
