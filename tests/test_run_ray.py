@@ -115,7 +115,7 @@ def test_show_says_what_is_done(done: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("done on") == len(STEPS)
     changed = ratchet(done, "show", "plan.yaml", "--set", "stages.align.beta=0.5")
-    assert "changed options.beta: 0.3 → 0.5" in changed.stdout
+    assert "changed stages.align.beta: 0.3 → 0.5" in changed.stdout
     assert "waiting for align.1" in changed.stdout
 
 
@@ -158,8 +158,9 @@ def test_another_plan_on_the_same_run_is_refused_by_key(done: Path) -> None:
     found = ratchet(done, "run", "plan.yaml", "--set", "stages.control.beta=0.7", "--set", "stages.control.batch=8")
     assert found.returncode == 6
     assert "step control was made from something else" in found.stderr
-    assert "options.batch: 16 → 8; options.beta: 0.1 → 0.7" in found.stderr
-    assert "--fresh" in found.stderr
+    assert "stages.control.batch: 16 → 8; stages.control.beta: 0.1 → 0.7" in found.stderr
+    assert "--fresh" in found.stderr and "add a stage with `after:`" in found.stderr
+    assert "starting Ray" not in found.stderr and "score" not in found.stderr
 
 
 def test_a_second_run_on_the_folder_is_refused(done: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pipeline.beside import Evaluations, write_scores
+from ratchet.pipeline.changes import refuse_changed
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
@@ -57,6 +58,8 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     heard = Heard(run.folder, run.console.say)
     with hold(run.folder, run.console.say) as lease, heard.all():
         run.lease = lease
+        if not (fresh or trial):
+            refuse_changed(run)
         with (
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),

@@ -13,6 +13,7 @@ from ratchet.pairs.render import find_style
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
+from ratchet.pipeline.changes import changed_in_plan, is_kept
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
 from ratchet.pipeline.models import model_of
@@ -77,8 +78,10 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
     find_base(run)
     _find_tokens(run)
     _find_orders(run)
+    changed = changed_in_plan(run)
     return sources, [
-        _state(run, step) for step in all_steps(plan, {name: one.chunks for name, one in run.orders.items()})
+        _state(run, step, changed.get(step.name, []))
+        for step in all_steps(plan, {name: one.chunks for name, one in run.orders.items()})
     ]
 
 
@@ -151,7 +154,7 @@ def _find_orders(run: Run) -> None:
             run.orders[name] = Order(tuple(kept["chunks"]), difficulties, rows)
 
 
-def _state(run: Run, step: Step) -> StepState:
+def _state(run: Run, step: Step, changed: list[str]) -> StepState:
     size = _size(run, step)
     folder = run.layout.step(run.plan.name, step.name)
     undecided = needs_difficulty(step.settings) and step.stage not in run.orders
@@ -159,10 +162,10 @@ def _state(run: Run, step: Step) -> StepState:
     models = _missing_models(run, step)
     if models:
         return StepState(step, "waiting", "; ".join(filter(None, [f"for {', '.join(models)}", order])), size)
-    if BASE not in run.models or undecided or _unread(run, step):
+    if not changed and (BASE not in run.models or undecided or _unread(run, step)):
         return StepState(step, "ready", order, size)
-    changes = changes_since(run, step, folder, step_identity(run, step))
-    if changes:
+    changes = changed or changes_since(run, step, folder, step_identity(run, step))
+    if changes and is_kept(folder):
         return StepState(step, "changed", "; ".join(changes), size)
     record = read_record(folder)
     if record is not None:

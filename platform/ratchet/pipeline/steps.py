@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import CorruptError, RunError
+from ratchet.errors import CorruptError
 from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
 from ratchet.model.usage import card_usage
 from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding
+from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.graph import BASE, Step, final_model, options
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
@@ -23,10 +25,10 @@ from ratchet.plan.stages import Merge
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors
-from ratchet.store.fingerprint import changed_keys, fingerprint
+from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import leased
 from ratchet.store.record import NAME, Record, now, read_record
-from ratchet.store.sealed import read_sealed, write_sealed
+from ratchet.store.sealed import write_sealed
 from ratchet.train.masters import MASTERS
 from ratchet.train.publish import ADAPTER, MODEL
 
@@ -184,30 +186,34 @@ def input_weights(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str
 
 
 def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> list[str]:
-    """Return the keys in which the step in `folder` differs from what the plan now asks for. Raises CorruptError."""
-    before = read_sealed(folder / IDENTITY, "run with --fresh to put the step aside and make it again")
+    """Return in words how the step in `folder` differs from what the plan now asks for. Raises CorruptError."""
+    before = identity_in(folder)
     if before is None:
         return []
     record = read_record(folder)
-    changes = changed_keys(before, identity)
+    changes = in_words(run, step, before, identity)
     if not changes and record is not None:  # the same recipe may have come out with other weights
-        changes = changed_keys(record.inputs, input_weights(run, step, identity))
+        changes = weights_in_words(step, record.inputs, input_weights(run, step, identity))
     return changes
 
 
 def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds this step made from something else, or put it aside with `--fresh`."""
+    """Refuse a folder that holds this step made from something else, or put it aside with `--fresh`.
+
+    One of which nothing was saved is removed: there is nothing to lose.
+    """
     changes = [] if run.fresh else changes_since(run, step, folder, identity)
     if not (folder / IDENTITY).exists() or not (changes or run.fresh):
         return
-    if not run.fresh:
-        raise RunError(
-            f"step {step.name} was made from something else: {'; '.join(changes)}",
-            where=str(folder),
-            fix="run with --fresh to put it aside and make it again, or give the plan another name",
-        )
+    if not run.fresh and is_kept(folder):
+        raise refusal(step, folder, changes)
     if folder.is_symlink():  # what it leads to is the store's, and stays there
         folder.unlink()
+        return
+    if not run.fresh:
+        with storage_errors(folder):
+            shutil.rmtree(folder)
+        run.console.say(f"{step.name:<20} begins again, as nothing of it was saved: {'; '.join(changes)}")
         return
     aside = run.layout.set_aside(run.plan.name, step.name, now().replace(":", ""))
     with storage_errors(aside):

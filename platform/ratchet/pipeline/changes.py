@@ -1,0 +1,191 @@
+"""What changed since a step was made, by the plan's own keys and in words.
+
+What the plan and its files tell is looked at before Ray starts; what needs the models, when a step is about to be made.
+A step of which nothing was saved refuses nothing: it begins again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ratchet.errors import CorruptError, RunError
+from ratchet.pairs.flow import pairs_identity
+from ratchet.pipeline.context import Run
+from ratchet.pipeline.graph import Step, options, stepwise
+from ratchet.pipeline.intact import IDENTITY
+from ratchet.plan.stages import Merge, Stage, Training
+from ratchet.store.fingerprint import changed_keys, fingerprint
+from ratchet.store.record import read_record
+from ratchet.store.sealed import read_sealed
+from ratchet.train.checkpoint import newest_step
+
+_FIX = (
+    "run with --fresh to put it aside and make it again, or give the plan another name; "
+    "to train further on what is there, add a stage with `after:`"
+)
+
+
+def refuse_changed(run: Run) -> None:
+    """Raise RunError where steps of the run folder were made from another plan or other files. Needs no model."""
+    changed = changed_in_plan(run)
+    if changed:
+        told = [f"step {name} was made from something else: {'; '.join(words)}" for name, words in changed.items()]
+        raise RunError("\n".join(told), where=str(run.folder), fix=_FIX)
+
+
+def changed_in_plan(run: Run) -> dict[str, list[str]]:
+    """Return, for each step of which something is kept, the keys of the plan that changed since; others are left out.
+
+    So are damaged ones, which are looked at when they are to be made. Raises DataError.
+    """
+    found = {}
+    for name, stage in run.plan.stages.items():
+        for folder in _folders(run, name):
+            with contextlib.suppress(CorruptError):
+                if is_kept(folder) and (words := list(dict.fromkeys(_since(run, name, stage, folder)))):
+                    found[folder.name] = words
+    return found
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a step's folder holds something that was trained: a finished step, or a checkpoint of one."""
+    return read_record(folder) is not None or newest_step(folder) is not None
+
+
+def identity_in(folder: Path) -> dict[str, Any] | None:
+    """Return what a step's folder says that it is made from, if it says so. Raises CorruptError."""
+    return read_sealed(folder / IDENTITY, "run with --fresh to put the step aside and make it again")
+
+
+def refusal(step: Step, folder: Path, words: list[str]) -> RunError:
+    """Return the error of a step that was made from something else."""
+    return RunError(f"step {step.name} was made from something else: {'; '.join(words)}", where=str(folder), fix=_FIX)
+
+
+def in_words(run: Run, step: Step, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two identities of a step, by keys of the plan."""
+    found: list[str] = []
+    for change in changed_keys(before, now):
+        key, _, values = change.partition(": ")
+        source = re.fullmatch(r"data\.(.+)\.tokens", key)
+        if source is not None:
+            old, new = (identity["data"][source[1]]["tokens"] for identity in (before, now))
+            found += _tokens_since(run, step.stage, source[1], old, new)
+        else:
+            found.append(_said(step, key, values))
+    return list(dict.fromkeys(found))
+
+
+def weights_in_words(step: Step, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return which models a step was made from have other weights now; `before` and `now` are digests by role."""
+    names = {"start": f"its start model {step.start}", "reference": "its reference model"}
+    names["masters"] = f"what it takes over from {step.start} in float32"
+    return [
+        f"{names.get(role, f'the model of {role}')} has other weights now"
+        for role in sorted({*before, *now})
+        if before.get(role) != now.get(role)
+    ]
+
+
+def _folders(run: Run, stage: str) -> list[Path]:
+    home = run.layout.step(run.plan.name, stage)
+    return [path for path in (home, *sorted(home.parent.glob(f"{stage}.*"))) if path.is_dir()]
+
+
+def _since(run: Run, name: str, stage: Stage, folder: Path) -> Iterator[str]:
+    before = identity_in(folder)
+    if before is None:
+        return
+    if before["kind"] != stage.kind:
+        yield f"stages.{name}.kind: {before['kind']} → {stage.kind}"
+        return
+    yield from changed_keys(before["options"], options(stage), f"stages.{name}.")
+    if run.plan.model.dtype != before["dtype"]:
+        yield f"model.dtype: {before['dtype']} → {run.plan.model.dtype}"
+    if not isinstance(stage, Merge):
+        yield from _data_since(run, name, stage, before["data"])
+
+
+def _data_since(run: Run, name: str, stage: Training, before: Mapping[str, Any]) -> Iterator[str]:
+    shares = stage.shares()
+    if stepwise(stage) is None:
+        yield from (f"stages.{name}.data: {source} is new" for source in shares if source not in before)
+    for source, was in before.items():
+        if source not in shares:
+            yield f"stages.{name}.data: {source} is not named any more"
+            continue
+        if shares[source] != was["share"]:
+            yield f"stages.{name}.data.{source}: {was['share']:g} → {shares[source]:g}"
+        tokens = read_record(run.layout.tokens(was["tokens"]))
+        if tokens is None:
+            continue
+        now = {"max_length": stage.max_length, "overlong": stage.overlong}
+        yield from changed_keys({key: tokens.identity[key] for key in now}, now, f"stages.{name}.")
+        if run.plan.data[source].hub is None:
+            yield from _pairs_since(run, source, tokens.identity["pairs"])
+
+
+def _pairs_since(run: Run, source: str, old: str) -> Iterator[str]:
+    """Yield what changed in a source since its pairs were made under the fingerprint `old`."""
+    now = pairs_identity(run.plan.data[source], run.plan.model.system)
+    if fingerprint(now) == old:
+        return
+    record = read_record(run.layout.pairs(old))
+    if record is None:
+        yield f"data.{source}: its files or settings changed"
+        return
+    before = dict(record.identity)
+    yield from _origin_since(source, before.pop("origin"), now.pop("origin"))
+    if before.pop("versions", None) != now.pop("versions", None):
+        yield f"data.{source}: it is read by another version of Ratchet"
+    yield from changed_keys(before, now, f"data.{source}.")
+
+
+def _origin_since(source: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    if "files" not in old or "files" not in new:
+        yield from changed_keys(old, new, f"data.{source}.")
+        return
+    before, now = dict(old["files"]), dict(new["files"])
+    for file in sorted({*before, *now}):
+        if file not in before or file not in now:
+            yield f"data.{source}: {file} is {'new' if file in now else 'not among its files any more'}"
+        elif before[file] != now[file]:
+            yield f"data.{source}: {file} changed"
+
+
+def _tokens_since(run: Run, stage: str, source: str, old: str, new: str) -> list[str]:
+    """Return why a source's tokens are others now."""
+    before, now = (read_record(run.layout.tokens(name)) for name in (old, new))
+    if before is None or now is None:
+        return [f"data.{source}: its tokens changed"]
+    found = list(_pairs_since(run, source, before.identity["pairs"]))
+    for change in changed_keys(before.identity, now.identity):
+        key, _, values = change.partition(": ")
+        if key in {"max_length", "overlong"}:
+            found.append(f"stages.{stage}.{key}: {values}")
+        elif key != "pairs":
+            found.append(f"model: its {key} changed, by which {source} becomes tokens")
+    return found or [f"data.{source}: its pairs changed"]
+
+
+def _said(step: Step, key: str, values: str) -> str:
+    """Return a changed key of a step's identity as the plan's key, or in words where the plan has none."""
+    stage = f"stages.{step.stage}"
+    if key.startswith("options."):
+        return f"{stage}.{key.removeprefix('options.')}: {values}"
+    if match := re.fullmatch(r"data\.(.+?)(\.share)?", key):
+        return f"{stage}.data.{match[1]}: {values}" if match[2] else f"{stage}.data: {match[1]} is another chunk now"
+    words = {
+        "dtype": f"model.dtype: {values}",
+        "rows": "the rows of its chunk are others",
+        "start": f"its start model {step.start} is another one",
+        "masters": f"the float32 weights that it takes over from {step.start} are others",
+        "reference.model": f"{stage}.reference: its reference model is another one",
+        "of": f"{stage}.of: a model that it averages is another one",
+        "version": "it was made by another version of Ratchet",
+    }
+    return words.get(key, f"{key.replace('_', '.')}: {values}")
