@@ -110,6 +110,22 @@ def test_the_report_is_one_page_with_the_figures_of_the_records(done: Path) -> N
     assert seen["warm", "slips"] is False
 
 
+def test_what_each_stage_ends_with_answers_five_prompts_and_a_second_call_asks_nothing(done: Path) -> None:
+    report = done / "out/runs/tiny/report.json"
+    before = json.loads(report.read_text())["samples"]
+    assert len(before) == 5
+    assert all(
+        [one["model"] for one in sample["answers"]] == ["warm", "align.2", "control", "blend"] for sample in before
+    )
+    journals = {done / "out" / one["record"] for sample in before for one in sample["answers"]}
+    sizes = {path: path.stat().st_size for path in journals}
+    again = ratchet(done, "run", "plan.yaml")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(report.read_text())["samples"] == before
+    assert {path: path.stat().st_size for path in journals} == sizes
+    assert f"model: {done}/out/runs/tiny/steps/blend/model" in again.stderr
+
+
 def test_show_says_what_is_done(done: Path) -> None:
     shown = ratchet(done, "show", "plan.yaml")
     assert shown.returncode == 0, shown.stderr

@@ -26,6 +26,7 @@ from ratchet.pipeline.prepare import (
     reference_model,
     stage_tokens,
 )
+from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, job_size, score_together, train_job
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import ensure_step, finished
@@ -40,6 +41,7 @@ from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.report.diagnoses import lines
 from ratchet.report.models import model_lines
 from ratchet.report.page import write_report
+from ratchet.report.samples import sample_lines
 from ratchet.store.files import open_storage, write_json, write_text
 from ratchet.store.layout import layout_at
 from ratchet.store.lock import hold
@@ -75,13 +77,14 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
                 models = evaluated_models(run, steps)
                 scored = evaluations.finish([name for name, _ in models])
             scores = [evaluate_model(run, name, step, scored[name]) for name, step in models]
+            samples = write_samples(run)
         document = write_scores(run, models, scored, evaluations.suites)
         if document is not None and trial is None:
             track_scores(plan.track.wandb, plan.name, document, run.folder)
-        data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document}
+        data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document, "samples": samples}
         data["warnings"] = heard.on_page(data["warnings"])
         html, report = write_report(run.folder, data)
-        for line in (*lines(report.diagnoses), *model_lines(report)):
+        for line in (*lines(report.diagnoses), *sample_lines(report), *model_lines(report)):
             run.console.say(line)
     return html
 

@@ -16,6 +16,7 @@ from ratchet.report.graph import graph
 from ratchet.report.models import models
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.read import NAME, load, read
+from ratchet.report.samples import first_samples, samples
 from ratchet.report.sections_scores import score_drawings, score_sections
 from ratchet.report.templates import fill
 from ratchet.store.files import write_json, write_text
@@ -72,6 +73,7 @@ def page(report: Report) -> str:
         report=report,
         sentence=sentence(report),
         headline=tables.headline(report),
+        first_samples=first_samples(report),
         sections=[one for one in sections(report) if one.tables or one.key in drawn],
         drawn=drawn,
         graph=graph(report),
@@ -121,6 +123,7 @@ def sections(report: Report) -> list[Section]:
     """Return the report's sections in order, with their tables; some have only drawings, or nothing."""
     return [
         section("models", "The models, and how to load them", "", models(report)),
+        section("samples", "Answers, before and after", "", samples(report)),
         *score_sections(report),
         section(
             "chosen",
