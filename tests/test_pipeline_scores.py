@@ -7,7 +7,7 @@ from pathlib import Path
 from ratchet.evaluate.kept import read_result, write_result
 from ratchet.evaluate.results import Item, Score, TaskResult
 from ratchet.pipeline.scores import Entry, document
-from ratchet.pipeline.suites import Scored
+from ratchet.pipeline.suites import Scored, facts_of
 from ratchet.plan.suite import Suite
 
 SUITE = Suite.model_validate({"tasks": {"pairs": {"kind": "perplexity", "rows": {"path": "x"}}}})
@@ -60,3 +60,10 @@ def test_an_item_that_only_one_model_could_be_judged_on_comes_first(tmp_path: Pa
         for name, one in (("a", whole), ("b", TaskResult("pairs", "preference", whole.scores, items, {"a": 1})))
     ]
     assert document(entries, {"s.yaml": SUITE}, tmp_path, tmp_path)["answers"][0]["item"] == "i30"
+
+
+def test_the_line_of_a_task_that_all_items_agree_in_has_its_interval() -> None:
+    none = Score("exact match", "exact_match", 0.0, 0.0, 60)
+    assert facts_of(none) == {"exact match": "0.000 (0.000 to 0.060)", "of": 60}
+    some = Score("exact match", "exact_match", 0.5, 0.05, 60)
+    assert facts_of(some)["exact match"] == "0.500 ± 0.050"

@@ -94,7 +94,7 @@ def test_a_ruined_model_is_called_so_everywhere(tmp_path: Path) -> None:
     page, text = Page(html.read_text()).text, (tmp_path / "report.md").read_text().replace("\\", "")
     said = "\n".join(lines(report.diagnoses))
     for shown in (page, text, said):
-        for part in ("−121.6 ± 4.7", "7.10 nats a token", "63.1", "5 of 5", "5 repeats itself", "use kind: dpop"):
+        for part in ("−121.6 ± 4.7", "7.10 nats a token", "63.1", "5 of 5", "repeats itself: 5", "use kind: dpop"):
             assert part in shown, part
     assert "CHOSEN COLLAPSED" in said
     first_screen = page.partition("Does the chosen answer hold?")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ from ratchet.tune.compare import compare, newcombe
 from ratchet.tune.gather import gather, write_sweep
 from ratchet.tune.metrics import ends_of, read_metrics_of
 from ratchet.tune.pair_values import heldout_values
-from ratchet.tune.promote import winner
-from ratchet.tune.sweep import refuse_nothing
+from ratchet.tune.promote import Origin, _record, winner
+from ratchet.tune.sweep import refuse_nothing, said
 from report_page import Page
 from test_tune_gather import ACCURACY, MARGIN, PLAN, Trials, asked
 
@@ -144,13 +145,22 @@ def three_equal(trials: Trials) -> Sweep:
     return gather(trials.layout, asked())
 
 
-def test_a_tie_is_no_best_on_the_page_on_the_terminal_or_in_a_promotion(trials: Trials) -> None:
+def test_a_tie_is_no_best_on_the_page_on_the_terminal_or_in_a_promotion(trials: Trials, tmp_path: Path) -> None:
     found = three_equal(trials)
     assert (found.best, found.tied) == (None, ("pa", "pb", "pc"))
     assert [one.name for one in found.diagnoses] == ["tie"]
     with pytest.raises(PlanError, match=r"(?s)3 points .* came to the same.*--promote POINT.*pa .*pb .*pc "):
         winner(found)
     assert winner(found, "pb").id == "pb"
+    one_key = dataclasses.replace(found, keys=found.keys[:1])
+    head = "\n".join(
+        _record(one_key, winner(found, "pb"), Origin(PLAN, tmp_path, "ratchet sweep"), tmp_path / "p.yaml")
+    )
+    assert "point: pb, one of 3 points that came to the same" in head and "as good: pa" in head
+    assert f"{ACCURACY} (max): 1 (0.72 to 1, 95 %) (exact interval over items), 1 run" in head and "±" not in head
+    task = SimpleNamespace(name="ta", objectives=(ACCURACY,))
+    document = {"status": "finished", "seconds": 1.0, "metrics": {ACCURACY: vars(found.trials[0].metrics[ACCURACY])}}
+    assert said(task, document) == f"{'ta':<20} finished in 1.0 s: {ACCURACY} 1 (0.72 to 1)"  # type: ignore[arg-type]
     write_sweep(trials.layout.sweep("plan-beta"), found)
     page, _ = write_sweep_page(trials.layout.sweep("plan-beta"), dataclasses.asdict(found))
     text = Page(page.read_text()).text

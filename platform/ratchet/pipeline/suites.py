@@ -35,7 +35,8 @@ from ratchet.plan.suite import (
     Task,
     TextOverlap,
 )
-from ratchet.report.figures import with_error
+from ratchet.reference.share import interval_of
+from ratchet.report.figures import measured
 from ratchet.store.files import folder_aside, remove_leftovers, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -149,7 +150,9 @@ def _kept(layout: Layout, model: Model, name: str, identities: Mapping[str, Mapp
 
 def facts_of(score: Score) -> dict[str, str | int]:
     """Return a score with its error as the console shows it, and of how many items it is."""
-    value = "no score" if score.value is None else with_error(score.value, score.standard_error)
+    unanimous = score.unit == "share" and score.standard_error == 0
+    ends = (interval_of(score.value, score.count) if unanimous else None) or (None, None)
+    value = "no score" if score.value is None else measured(score.value, score.standard_error, ends, 2)
     return {score.name: value, "of": score.count}
 
 

@@ -164,7 +164,7 @@ def _degenerate(report: Report) -> Iterator[Found]:
     for model, mine in written_by(report).items():
         wrong = [what for sample, one in mine if (what := degenerate(sample, one))]
         if model != "base" and 2 * len(wrong) > len(mine):
-            kinds = ", ".join(f"{wrong.count(what)} {what}" for what in dict.fromkeys(wrong))
+            kinds = ", ".join(f"{what}: {wrong.count(what)}" for what in dict.fromkeys(wrong))
             first = next(one.text for sample, one in mine if degenerate(sample, one))
             yield model, {"wrong": str(len(wrong)), "of": str(len(mine)), "kinds": kinds, "first": _start(first)}
 

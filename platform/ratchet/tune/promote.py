@@ -135,7 +135,9 @@ def _record(sweep: Sweep, point: Point, origin: Origin, path: Path) -> Iterator[
     yield f"seeds: {_seeds(sweep, point)}"
     second = next((one for one in best_of(sweep.points) if one.id != point.id), None)
     if second is not None:
-        yield f"{'runner-up' if point.rank == 1 else 'best'}: {second.id}, {_told(second.results[0], sweep)}"
+        who = "runner-up" if point.rank == 1 else "best"
+        who = "as good" if {point.id, second.id} <= {*sweep.tied} else who
+        yield f"{who}: {second.id}, {_told(second.results[0], sweep)}"
         yield f"  {', '.join(f'{key.key}={one_line(_flow(second.values[key.key]))}' for key in sweep.keys)}"
 
 
@@ -148,6 +150,8 @@ def _place(sweep: Sweep, point: Point) -> str:
     if len(sweep.objectives) > 1:
         front = sum(other.front for other in sweep.points)
         return f"{'one of' if point.front else 'not one of'} {front} on the front, of {known} points with a result"
+    if point.id in sweep.tied:
+        return f"one of {len(sweep.tied)} points that came to the same, of {known} points with a result"
     return f"rank {point.rank} of {known} points with a result"
 
 
@@ -156,9 +160,17 @@ def _told(result: Result, sweep: Sweep) -> str:
     if result.value is None:
         return f"{result.metric} ({mode}): none"
     error = "" if result.standard_error is None else f" ± {result.standard_error:.2g}"
+    if result.low is not None and result.high is not None:
+        error = f" ({result.low:.2g} to {result.high:.2g}, 95 %)"
+        said = " (exact interval over items)"
+        return f"{result.metric} ({mode}): {result.value:.6g}{error}{said}, {_runs(result.seeds)}"
     over = "over seeds" if result.of_seeds else "over items"
     said = f" (standard error {over})" if error else ""
-    return f"{result.metric} ({mode}): {result.value:.6g}{error}{said}, {result.seeds} run{'s' * (result.seeds != 1)}"
+    return f"{result.metric} ({mode}): {result.value:.6g}{error}{said}, {_runs(result.seeds)}"
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def _seeds(sweep: Sweep, point: Point) -> str:

@@ -244,8 +244,11 @@ def said(task: TrialTask, document: Mapping[str, Any]) -> str:
         return f"{task.name:<20} {document['status']}: {document['reason']['what']}"
     found = []
     for name in task.objectives:
-        value, error = (document["metrics"][name][key] for key in ("value", "standard_error"))
-        found.append(f"{name} {value:.4g}" + ("" if error is None else f" ± {error:.2g}"))
+        value, error, low, high = (
+            document["metrics"][name].get(key) for key in ("value", "standard_error", "low", "high")
+        )
+        sure = "" if error is None else f" ± {error:.2g}"
+        found.append(f"{name} {value:.4g}" + (sure if low is None else f" ({low:.2g} to {high:.2g})"))
     return f"{task.name:<20} finished in {duration(document['seconds'])}: {', '.join(found)}"
 
 
