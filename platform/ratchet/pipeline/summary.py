@@ -86,6 +86,7 @@ def _difficulty(run: Run) -> list[dict[str, Any]]:
             "accuracy": one.accuracy,
             "standard_error": one.standard_error,
             "pairs": one.pairs,
+            **_ends("accuracy", one.accuracy, one.pairs),
             "position": order.chunks.index(one.chunk) + 1 if one.chunk in order.chunks else None,
             "record": _where(run, run.layout.order(run.plan.name, stage)),
         }
@@ -164,7 +165,7 @@ def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
                 "rejected_delta_error": row["rejected_delta"]["standard_error"],
                 "chosen_per_token": row["chosen_per_token"]["mean"],
                 "chosen_per_token_error": row["chosen_per_token"]["standard_error"],
-                **_accuracy_ends(row["accuracy"]),
+                **_ends("accuracy", row["accuracy"]["mean"], row["accuracy"]["count"]),
                 "pairs": row["accuracy"]["count"],
             }
             for row in scores["heldout"]
@@ -173,8 +174,10 @@ def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "task": row["task"],
                 "score": row["mean"],
-                "standard_error": row["standard_error"],
+                "standard_error": row["standard_error"]
+                or None,  # 0 where all items agree, which is not known that well
                 "items": row["count"],
+                **_ends("score", row["mean"], row["count"]),
                 "examples": row["examples"],
             }
             for row in scores["exact_match"]
@@ -182,9 +185,10 @@ def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _accuracy_ends(accuracy: Mapping[str, Any]) -> dict[str, float]:
-    low, high = interval_of(accuracy["mean"], accuracy["count"]) or (0.0, 1.0)
-    return {"accuracy_low": low, "accuracy_high": high}
+def _ends(name: str, share: float | None, count: int) -> dict[str, float]:
+    """Return the ends of a share's exact interval under its name."""
+    low, high = interval_of(share, count) or (0.0, 1.0)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _gamma(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
