@@ -19,7 +19,7 @@ from ratchet.evaluate.local_engine import LocalEngine, prompt_ids
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import ChatTemplate, Clock, chat_template_of, handed_of, identity_of, reads
 from ratchet.pairs.pair import Turn
-from ratchet.pairs.render import apply, find_style
+from ratchet.pairs.render import Rendered, apply, find_style, render
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, tokenise
@@ -122,6 +122,25 @@ def test_arguments_reach_the_template_and_the_fingerprint(folder: Path) -> None:
     assert len({known(folder, one) for one in said}) == 3
     dated = ChatTemplate(DATED["llama"], (("date_string", '"1 May 2025"'),))
     assert "1 May 2025" in apply(load_tokenizer(folder, dated), TURNS, None)
+
+
+def test_with_thinking_off_the_empty_thought_is_the_prompt_s(folder: Path) -> None:
+    """Qwen3's manner: the last answer always has a thought, and the prompt has an empty one where thinking is off."""
+    thought = "<think>\n\n</think>\n\n"
+    template = (
+        "{% for m in messages %}{{ '<|turn|>' + m['role'] + '\n' }}"
+        "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        "{{ m['content'] + '<|end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}"
+        "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        "{% endif %}"
+    )
+    for arguments, in_prompt in (((), False), ((("enable_thinking", "false"),), True)):
+        tokenizer = load_tokenizer(folder, ChatTemplate(template, arguments))
+        style = find_style(tokenizer)
+        made = render(tokenizer, style, TURNS, "Fine, thank you.", "Go away.")
+        assert isinstance(made, Rendered)
+        assert made.prompt.endswith(thought) is in_prompt
+        assert made.chosen.removeprefix(made.prompt) == ("" if in_prompt else thought) + "Fine, thank you.<|end|>\n"
 
 
 def test_true_and_one_are_two_arguments(folder: Path) -> None:

@@ -116,6 +116,17 @@ def test_models_come_from_one_function() -> None:
     assert makers == {"pipeline/models.py", "pipeline/steps.py"}, "from a spec, and from a finished step's record"
 
 
+def test_a_loss_without_a_reference_opens_no_gate(made: Path, tmp_path: Path) -> None:
+    from ratchet.pipeline import engines
+
+    run = run_of({"path": str(made)}, {"align": {"kind": "cpo", "data": ["a"], "max_length": 64}}, tmp_path)
+    run.foreign = engines.EngineChoice("vllm", "0")
+    run.models[BASE] = base_model(run)
+    assert engines.gate_of(run, "align", run.models[BASE]) == Gate(TRAINER, None)
+    (step,) = all_steps(run.plan, {})
+    assert step.reference is None and step_identity(run, step)["reference"] is None
+
+
 def test_one_model_in_two_precisions_goes_through_the_gate_twice(made: Path, tmp_path: Path) -> None:
     from ratchet.pipeline import engines
 

@@ -76,6 +76,20 @@ def test_loss_settings_share_one_reference_pass() -> None:
     assert found.reference_pairs == Count(1200, 100)
 
 
+def test_a_loss_without_a_reference_has_no_pass() -> None:
+    steps = {"by": "source"}
+    found = forecast([("t", plan_of({"align": {"kind": "cpo", "data": ["s0", "s1", "s2"], "steps": steps}}))])
+    assert (found.stages, found.passes, found.reference_pairs) == (Count(3, 3), Count(0, 0), Count(0, 0))
+
+
+def test_a_reference_in_two_precisions_is_two_passes_and_two_stages() -> None:
+    stages = [
+        {"kind": "dpo", "data": ["s0"], "reference": {"path": "o", "dtype": one}} for one in ("float32", "bfloat16")
+    ]
+    found = forecast([("t", plan_of({"align": stage})) for stage in stages])
+    assert (found.stages, found.passes) == (Count(2, 2), Count(2, 2))
+
+
 def test_a_trial_by_itself_makes_no_pass_twice() -> None:
     stages = {"one": {"kind": "dpo", "data": ["s0"]}, "two": {"kind": "dpop", "data": ["s0"]}}
     assert forecast([("t", plan_of(stages))]).passes == Count(1, 1)
