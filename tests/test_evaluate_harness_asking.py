@@ -21,6 +21,8 @@ from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness_model import Encoder, sampling_of
 from ratchet.evaluate.harness_tasks import quiet
+from ratchet.pairs.chat import ChatTemplate
+from ratchet.pairs.tokenizer import load_tokenizer
 from token_pairs import CHATML
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -74,6 +76,20 @@ def test_a_chat_template_is_asked_through_with_examples_as_turns(small: Candidat
     with pytest.raises(ModelError, match="no chat template"):
         tokenizer.chat_template = None
         run("t", task, chat, data_root=None, store=tmp_path / "store")
+
+
+def test_requests_of_another_day_are_others_and_lie_beside_the_first(small: Candidate, tmp_path: Path) -> None:
+    dated = "{{ 'Today is ' + strftime_now('%Y-%m-%d') + '\\n' }}" + CHATML
+    folder = own_task(tmp_path / "tasks", training_split="test", fewshot_split="test")
+    task = mine(folder, chat_template=True, shots=0, limit=1)
+    texts = []
+    for day in ("2024-07-26", "2026-11-30", "2024-07-26"):
+        tokenizer = load_tokenizer(Path(small.tokenizer.name_or_path), ChatTemplate(dated, day=day))
+        chat = dataclasses.replace(small, tokenizer=tokenizer, longest=4000)
+        groups = recorded(chat, lambda chat=chat: run("t", task, chat, data_root=None, store=tmp_path / "store"))
+        texts.append(tokenizer.decode(groups["t/mine"][0].context))
+    assert "2024-07-26" in texts[0] and "2026-11-30" in texts[1] and texts[2] == texts[0]
+    assert len(list((tmp_path / "store" / "requests").glob("mine-*"))) == 2
 
 
 def test_text_is_drawn_as_the_task_says() -> None:
