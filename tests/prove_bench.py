@@ -108,12 +108,14 @@ class Inputs:
     def tokens(self) -> str:
         return str(self.root / "train.arrow")
 
-    def prove(self, name: str, dtype: str, folders: Sequence[Path], **changes: Any) -> list[list[Number]]:
+    def prove(
+        self, name: str, dtype: str, folders: Sequence[Path], *, moved: bool = False, **changes: Any
+    ) -> list[list[Number]]:
         """What `ratchet prove` says of traces of one case."""
         stage = STAGES[name]
         traces = [read_trace(folder, UPDATES) for folder in folders]
         ids = [[self.table.pair_ids[row] for row in rows] for rows in traces[0].rows]
-        pairs = read_pairs([Path(self.tokens)], [one for update in ids for one in update], moved=False)
+        pairs = read_pairs([Path(self.tokens)], [one for update in ids for one in update], moved=moved)
         reference = None if stage.kind in {"sft", "cpo"} else self.root / "reference"
         recipe = recipe_of(stage.kind, stage, steps=stage.epochs * -(-PAIRS // BATCH))
         case = Case(name, recipe, self.root / "start", dtype, reference, dtype, PAIRS, BATCH)

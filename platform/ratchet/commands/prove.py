@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from ratchet import redact
 from ratchet.commands.arguments import add_plan
 from ratchet.errors import PlanError, TrainingError
 from ratchet.plan.load import load_plan
+
+if TYPE_CHECKING:
+    from ratchet.prove.plan import Proof
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +32,16 @@ def main(arguments: argparse.Namespace) -> int:
 
     proof = prove_plan(plan, arguments.updates)
     sys.stdout.write(redact.words("\n".join(lines(proof))) + "\n")
-    if (outside := proof.outside) and (first := outside[0]):
+    refuse(proof)
+    return 0
+
+
+def refuse(proof: Proof) -> None:
+    """Raise TrainingError that names the first number outside its tolerance, where there is one."""
+    for first in proof.outside[:1]:
         raise TrainingError(
             f"{first.name} of update {first.update} is {first.trainer:.8g}, and a plain float64 implementation gives "
             f"{first.plain:.8g}: a difference of {first.difference:.2g}, where {first.allowed:.2g} is allowed",
             where=f"step {first.step}",
             fix="do not train with these settings before the cause is known; docs/prove.md says what each number tells",
         )
-    return 0
