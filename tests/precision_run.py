@@ -107,14 +107,19 @@ def steps_of(rank: int, world: int, one: dict[str, Any]) -> list[dict[str, Any]]
     scorer = PairScorer(tiny_model(dtype=getattr(torch, spec.dtype)))
     engine, held = engine_for(spec)(spec, scorer, CPU), data()
     engine.train(True)
+    if one["load"]:
+        engine.load(Path(one["load"]), one["written_by"])
     found = [{"norm": 0.0, "masters": masters_of(engine)}]
-    for step in range(one["steps"]):
+    for step in range(one["after"], one["after"] + one["steps"]):
         own = passes(one["passes"])[rank::world]
         for k, rows in enumerate(own, 1):
             engine.backward(loss_of(spec, Scorer(engine), rows, held), last=k == len(own))
         norm = engine.finish_gradient()
         done = engine.step(rate(spec, step), None if norm is None else float(norm))
         found.append({"norm": done.grad_norm, "masters": masters_of(engine)})
+        if one["save"]:
+            engine.save(Path(one["save"]))
+            dist.barrier()
     return found
 
 
@@ -136,7 +141,8 @@ class Scorer:
 
 
 def asked(zero: int, dtype: str, passes: int = 2, steps: int = STEPS, **changes: Any) -> dict[str, Any]:
-    return {"zero": zero, "dtype": dtype, "passes": passes, "steps": steps, "changes": changes}
+    files = {"after": 0, "save": "", "load": "", "written_by": 0}
+    return {"zero": zero, "dtype": dtype, "passes": passes, "steps": steps, "changes": changes, **files}
 
 
 def by_engines(folder: Path, runs: list[dict[str, Any]], world: int = 1) -> list[list[dict[str, Any]]]:

@@ -67,6 +67,29 @@ def test_two_workers_add_up_as_one_does(found: dict[Any, Any], tmp_path: Path) -
         assert off(after["masters"], found["float32", zero, 8][1]["masters"]) < 1e-5, zero
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 1])
+def test_a_run_goes_on_from_its_checkpoint_in_bfloat16(found: dict[Any, Any], tmp_path: Path, workers: int) -> None:
+    """Two steps by two workers, and the third by as many, or by one."""
+    folders = [tmp_path / str(zero) for zero in ZEROS]
+    first = [
+        asked(zero, "bfloat16", steps=2) | {"save": str(folder)} for zero, folder in zip(ZEROS, folders, strict=True)
+    ]
+    for folder in folders:
+        folder.mkdir()
+    begun = by_engines(tmp_path, first, world=2)
+    rest = [
+        asked(zero, "bfloat16", steps=1) | {"after": 2, "load": str(folder), "written_by": 2}
+        for zero, folder in zip(ZEROS, folders, strict=True)
+    ]
+    (tmp_path / "again").mkdir()
+    for zero, before, (loaded, after) in zip(
+        ZEROS, begun, by_engines(tmp_path / "again", rest, world=workers), strict=True
+    ):
+        assert not off(loaded["masters"], before[-1]["masters"]), zero
+        assert off(after["masters"], found["steps", zero][3]["masters"]) < 1e-2, zero
+
+
 @pytest.mark.parametrize("passes", PASSES)
 def test_the_passes_of_a_step_are_added_up_in_float32(
     found: dict[Any, Any], exact: dict[int, dict[str, torch.Tensor]], passes: int
