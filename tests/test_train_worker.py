@@ -172,3 +172,20 @@ def test_weights_that_do_not_score_as_trained_are_not_published(
     with pytest.raises(ModelError, match="gathered weights score"):
         work(spec_of(tmp_path, max_steps=2, **inputs), Alone(), CPU, Lossy)
     assert not (tmp_path / publish.MODEL).exists()
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=16.0)])
+def test_in_bfloat16_too_what_is_published_scores_as_trained(tmp_path: Path, lora: LoraSettings | None) -> None:
+    """By what the engine itself does to the same pairs in two layouts; adapters before they are merged."""
+
+    class Lossy(TorchEngine):
+        def weights(self) -> dict[str, torch.Tensor] | None:
+            found = super().weights()
+            assert found is not None
+            return {name: tensor * 1.03 for name, tensor in found.items()}
+
+    changes = write_inputs(tmp_path, torch.bfloat16) | {"dtype": "bfloat16", "lora": lora, "learning_rate": 2e-2}
+    published = go(spec_of(tmp_path / "right", max_steps=3, **changes))["published"]
+    assert published["difference_nats"] <= published["allowed_nats"] < 0.2
+    with pytest.raises(ModelError, match="gathered weights score"):
+        work(spec_of(tmp_path / "wrong", max_steps=3, **changes), Alone(), CPU, Lossy)

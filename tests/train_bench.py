@@ -14,6 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ratchet.model.forward import PairScorer, score
+from ratchet.model.load import keep_rotary_in_float32
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.table import SCHEMA, SIDES
 from ratchet.reference.store import Logps, write_block
@@ -46,7 +47,9 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCau
         eos_token_id=2,
         pad_token_id=0,
     )
-    return LlamaForCausalLM(config).to(dtype)
+    model = LlamaForCausalLM(config).to(dtype)
+    keep_rotary_in_float32(model)  # as loading does; to() rounds its frequencies
+    return model
 
 
 class Pairs:

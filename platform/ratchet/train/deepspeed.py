@@ -27,6 +27,7 @@ from torch import Tensor
 from ratchet.errors import ModelError, RunError, StorageError, TrainingError
 from ratchet.model.batch import SequenceBatch
 from ratchet.model.forward import PairScorer
+from ratchet.model.noise import routes
 from ratchet.store.files import storage_errors
 from ratchet.train.communicate import limit_waiting
 from ratchet.train.engine import Update, save_tensors
@@ -122,7 +123,7 @@ class DeepSpeedEngine:
                 where="cluster.deepspeed",
                 fix="use the pinned version of deepspeed, or leave out overrides",
             )
-        self.packing = scorer.packing
+        self.packing, self.routes = scorer.packing, routes(scorer.causal.config)
         self.files = _Files()
         self.engine.checkpoint_engine = self.files
         self.engine.module_state_dict = functools.partial(_state_of, self.engine)

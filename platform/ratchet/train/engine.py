@@ -21,6 +21,7 @@ from torch import Tensor
 from ratchet.model.batch import Packing, SequenceBatch
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import DTYPES
+from ratchet.model.noise import routes
 from ratchet.store.files import storage_errors
 from ratchet.train.loss_scale import LossScale
 from ratchet.train.optimiser import adamw, trained_by
@@ -49,6 +50,8 @@ class Engine(Protocol):
 
     packing: Packing
     """How the model's sequences are laid out."""
+    routes: bool
+    """Whether the model has experts."""
 
     @property
     def coming_bytes(self) -> int:
@@ -102,6 +105,7 @@ class TorchEngine:
         self.first = self.world == 1 or torch.distributed.get_rank() == 0
         self.layout: Mapping[str, Any] = {"engine": "torch", "zero": 0}
         self.scorer, self.packing = scorer.to(device), scorer.packing
+        self.routes = routes(scorer.causal.config)
         found = trained_by(spec, scorer)
         self.trained = found.all
         if self.world > 1:

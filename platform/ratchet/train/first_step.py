@@ -2,58 +2,84 @@
 
 Every log-ratio h is then 0 and, for DPO and DPOP, the loss is ln 2. A wrong template, a truncated
 side, active dropout, a stale or misaligned reference row, or two engines that disagree show here,
-before the first update. Legend: _B pairs.
+before the first update. What rounding may do is measured on the model itself, on the same pairs in
+two layouts. Legend: _B pairs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-from collections.abc import Iterable
-from pathlib import Path
+import statistics
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ratchet.errors import TrainingError
 from ratchet.losses.preference import PairLogps, loss_of, preference_loss
-from ratchet.pairs.places import places
+from ratchet.model import noise
+from ratchet.model.forward import by_side
+from ratchet.model.load import DTYPES
+from ratchet.model.noise import Noise
+from ratchet.train.engine import Engine
+from ratchet.train.objective import Work
 from ratchet.train.spec import TrainSpec
 
-_NOISE = 16.0
-"""Rounding of one token's log-probability, in units of the precision; tokens add up as a random walk."""
+_LOG = logging.getLogger(__name__)
+_PASSES = 4
+"""Forward passes of the first batch, on each worker, whose first pair is scored in two layouts."""
+MOST = 0.1
+"""The most that a first loss may be off ln 2, whatever rounding explains."""
+_MIDDLE = 2.0
+"""How many times the measured rounding the middle one of many answers may be off: rounding alone keeps it below 1."""
+_FEW = 4.0
+"""The middle one of n answers may be off 1 + 4 / √n times as much: few answers say little, of rounding too."""
+_TURNED = 0.1
+"""Share of the answers of a model with experts that may be off further, by choices of experts that rounding turned."""
+
+
+_NONE = Noise()
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One answer of the first batch: its log-ratio and its reference's log-probability (nats), and its tokens."""
+
+    pair_id: str
+    h: float
+    nats: float
+    tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """One worker's part of the first global batch; nats."""
+    """One worker's part of the first global batch; `routes` says that the model has experts."""
 
-    largest_h: float = 0.0
-    allowed_h: float = 0.0
-    loss_bound_sum: float = 0.0
-    outside: tuple[tuple[str, float, float], ...] = ()
+    sides: tuple[Side, ...] = ()
+    noise: Noise = _NONE
+    routes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class FirstStep:
-    """What the check saw: loss and what it should be (None where the kind has no fixed value)."""
+    """What the check saw: loss and what it should be (None where the kind has no fixed value).
+
+    `middle` is the middle answer's |h| and `largest_h` the largest, `h_tolerance` the most that any may have;
+    `noise` is in nats by the root of an answer's tokens, and `off` counts the answers beyond their tolerance.
+    """
 
     loss: float
     expected: float | None
     loss_tolerance: float
+    middle: float
     largest_h: float
     h_tolerance: float
+    noise: float
+    off: int
+    answers: int
     pairs: int
-
-
-def allowed_h(dtype: torch.dtype, tokens_B: Tensor, logps_B: Tensor) -> Tensor:
-    """Return how far rounding alone may take each log-ratio from 0, shape (B,), nats.
-
-    A token's log-probability is rounded to some 16 units of the precision, and the errors of an
-    answer's tokens add up as a random walk; the sum itself is rounded in float32.
-    """
-    walk_B = _NOISE * torch.finfo(dtype).eps * tokens_B.double().sqrt()
-    return walk_B + 4 * torch.finfo(torch.float32).eps * logps_B.detach().double().abs()
 
 
 def loss_bound(spec: TrainSpec, allowed_B: Tensor) -> Tensor:
@@ -71,57 +97,135 @@ def loss_bound(spec: TrainSpec, allowed_B: Tensor) -> Tensor:
     return (torch.stack([loss(w, r) for w in (-1, 1) for r in (-1, 1)]) - loss(0, 0)).abs().amax(0)
 
 
-def figures(spec: TrainSpec, dtype: torch.dtype, ids: list[str], logps: PairLogps) -> Figures:
-    """Return the figures of one micro-batch."""
-    worst = Figures()
-    bound_B = torch.zeros(len(ids), dtype=torch.float64)
-    for h_B, tokens_B, reference_B in (
-        (logps.chosen_ratio_B, logps.chosen_tokens_B, logps.reference_chosen_B),
-        (logps.rejected_ratio_B, logps.rejected_tokens_B, logps.reference_rejected_B),
-    ):
-        allowed_B = allowed_h(dtype, tokens_B, reference_B).cpu() + spec.reference_noise
-        off_B = h_B.detach().double().abs().cpu()
-        outside = [
-            (ids[i], float(off_B[i]), float(allowed_B[i])) for i in torch.nonzero(~(off_B <= allowed_B)).flatten()
-        ]
-        bound_B = torch.maximum(bound_B, loss_bound(spec, allowed_B))
-        worst = combine([worst, Figures(float(off_B.max()), float(allowed_B.max()), 0.0, tuple(outside))])
-    return dataclasses.replace(worst, loss_bound_sum=float(bound_B.sum()))
+@torch.no_grad()
+def measured(engine: Engine, works: Sequence[Work]) -> Figures:
+    """Return what rounding does to the first pair of some of this worker's passes, without dropout.
+
+    Every worker makes the same number of forward passes.
+    """
+    engine.train(False)
+    parts = []
+    for work in works[:_PASSES]:
+        here = work.to(engine.device)
+        scores = by_side(here.batch, engine(here.batch))
+        parts.append(noise.measure(engine, work.pairs[:1], scores, engine.device))
+    engine.train(True)
+    return Figures(noise=noise.combine(parts), routes=engine.routes)
+
+
+def figures(ids: Sequence[str], logps: PairLogps) -> Figures:
+    """Return the answers of one forward pass."""
+    halves = (
+        (logps.chosen_ratio_B, logps.reference_chosen_B, logps.chosen_tokens_B),
+        (logps.rejected_ratio_B, logps.reference_rejected_B, logps.rejected_tokens_B),
+    )
+    return Figures(
+        tuple(
+            Side(*row)
+            for half in halves
+            for row in zip(ids, *(column.detach().tolist() for column in half), strict=True)
+        )
+    )
 
 
 def combine(parts: Iterable[Figures]) -> Figures:
     """Return the figures of several parts together."""
     found = list(parts)
-    return Figures(
-        max((part.largest_h for part in found), default=0.0),
-        max((part.allowed_h for part in found), default=0.0),
-        sum(part.loss_bound_sum for part in found),
-        tuple(row for part in found for row in part.outside),
-    )
+    sides = tuple(side for part in found for side in part.sides)
+    return Figures(sides, noise.combine(part.noise for part in found), any(part.routes for part in found))
 
 
 def check(spec: TrainSpec, seen: Figures, loss: float, pairs: int) -> FirstStep:
     """Return what was seen, or raise TrainingError with the figures and the likely causes."""
     expected = loss_of(spec.kind).start
-    first = FirstStep(loss, expected, seen.loss_bound_sum / pairs, seen.largest_h, seen.allowed_h, pairs)
-    off = expected is not None and not abs(loss - expected) <= first.loss_tolerance
-    if not seen.outside and not off:
+    allowed = _allowed(spec, seen)
+    off = [(side, most) for side, most in zip(seen.sides, allowed.tolist(), strict=True) if not abs(side.h) <= most]
+    turned = seen.routes and len(off) <= max(1, _TURNED * len(seen.sides))
+    first = FirstStep(
+        loss=loss,
+        expected=expected,
+        loss_tolerance=_loss_tolerance(spec, seen, allowed, pairs),
+        middle=statistics.median([abs(side.h) for side in seen.sides] or [0.0]),
+        largest_h=max((abs(side.h) for side in seen.sides), default=0.0),
+        h_tolerance=float(allowed.max()) if len(allowed) else 0.0,
+        noise=seen.noise.a_token(DTYPES[spec.dtype]),
+        off=len(off),
+        answers=len(seen.sides),
+        pairs=pairs,
+    )
+    wrong_loss = expected is not None and not abs(loss - expected) <= first.loss_tolerance
+    many = not _middle(spec, seen) <= _MIDDLE * (1 + _FEW / math.sqrt(max(1, len(seen.sides))))
+    if not (wrong_loss or many or (off and not turned)):
         return first
-    files = [Path(file) for file in spec.pair_files]
     lines = [f"the policy starts as its reference, but the first batch of {pairs} pairs says otherwise"]
     if expected is not None:
         name = "ln 2 = " if expected == math.log(2) else ""
         lines.append(f"loss {loss:.6f}, expected {name}{expected:.6f} ± {first.loss_tolerance:.2g}")
+    lines.append(
+        f"{len(off)} of {len(seen.sides)} answers are off by more than rounding does here, "
+        f"the middle one by {_middle(spec, seen):.2g} times what it does"
+    )
     lines += [
-        f"pair {places(files, [pair_id])[0]}: log-ratio off by {h:.4g} nats, allowed {allowed:.2g}"
-        for pair_id, h, allowed in sorted(seen.outside, key=lambda row: -row[1])[:3]
+        f"pair {side.pair_id}: log-ratio off by {side.h:.4g} nats, allowed {most:.2g}"
+        for side, most in sorted(off, key=lambda row: -abs(row[0].h))[:3]
     ]
-    share = len({pair_id for pair_id, _, _ in seen.outside}) / pairs
-    raise TrainingError("; ".join(lines), where=f"step {spec.step}", fix=_causes(share))
+    raise TrainingError("; ".join(lines), where=f"step {spec.step}", fix=_causes(seen, len(off), many=many))
 
 
-def _causes(share: float) -> str:
-    if share < 0.2:
+def warn_of_turned(name: str, first: FirstStep) -> None:
+    """Say so where answers of a model with experts are off, and few enough for rounding to have turned its choices."""
+    if first.off:
+        _LOG.warning(
+            "%s: %d of %d answers of the first batch are off their reference's scores by up to %.2g nats, "
+            "where rounding explains %.2g: it turned choices of experts. Train in float32 where that is too much",
+            name,
+            first.off,
+            first.answers,
+            first.largest_h,
+            first.h_tolerance,
+        )
+
+
+def _columns(seen: Figures) -> tuple[Tensor, Tensor, Tensor]:
+    """The answers' |h|, tokens and log-probabilities, float64."""
+    rows = [(abs(side.h), float(side.tokens), side.nats) for side in seen.sides]
+    h, tokens, nats = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    return h, tokens, nats
+
+
+def _allowed(spec: TrainSpec, seen: Figures) -> Tensor:
+    _, tokens, nats = _columns(seen)
+    return seen.noise.allowed(DTYPES[spec.dtype], tokens, nats) + spec.reference_noise
+
+
+def _middle(spec: TrainSpec, seen: Figures) -> float:
+    """How many times what rounding does the middle answer is off: a stale reference moves all of them a little."""
+    h, tokens, nats = _columns(seen)
+    one = seen.noise.allowed(DTYPES[spec.dtype], tokens, nats) / noise.SPREAD + spec.reference_noise
+    times: list[float] = (h / one).tolist()
+    return statistics.median(times or [0.0])
+
+
+def _loss_tolerance(spec: TrainSpec, seen: Figures, allowed: Tensor, pairs: int) -> float:
+    """How far the loss may be off: as far as each answer may, and never more than `MOST` from ln 2."""
+    bound = float(loss_bound(spec, allowed).sum()) / max(1, pairs)
+    if loss_of(spec.kind).start != math.log(2):
+        return bound
+    return MOST if seen.routes else min(MOST, bound)
+
+
+def _causes(seen: Figures, off: int, *, many: bool) -> str:
+    if not (off or many):
+        return (
+            "rounding alone moves this loss so far, and training would begin with that: "
+            "use float32, or a loss that magnifies log-ratios less (penalty, beta)"
+        )
+    if seen.routes and not many:
+        return (
+            "rounding turned too many choices of experts, or these pairs' reference rows are stale: "
+            "score the reference again, or use float32"
+        )
+    if not many and off < 0.2 * len(seen.sides):
         return "a few pairs are off: their reference rows are stale or belong to other pairs; score the reference again"
     return (
         "most pairs are off: the reference was scored with other weights, tokens or precision, "

@@ -21,7 +21,6 @@ from torch import Tensor
 from ratchet.errors import RatchetError
 from ratchet.losses.diagnostics import metric_sums
 from ratchet.model.divide import divide, units
-from ratchet.model.load import DTYPES
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
 from ratchet.train.ahead import ahead
@@ -112,6 +111,8 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
             if batch.step == 1 and spec.starts_at_reference and parts.data.reference is not None:
                 seen = first_step.combine(parts.communicator.gather(tally.first))
                 checked = first_step.check(spec, seen, metrics["loss"], len(batch.rows))
+                if parts.communicator.rank == 0:
+                    first_step.warn_of_turned(spec.step, checked)
                 first = dataclasses.asdict(checked)
                 metrics |= {f"first/{key}": first[key] for key in ("largest_h", "h_tolerance", "loss_tolerance")}
             faults.kill_if_due("step:kill", batch.step, parts.communicator.rank)
@@ -164,6 +165,8 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
     losses: list[tuple[tuple[str, ...], Tensor]] = []
     figures: list[first_step.Figures] = []
     names: tuple[str, ...] = ()
+    if batch.step == 1 and spec.starts_at_reference and not spec.supervised:
+        figures.append(first_step.measured(engine, works))
     for k, prepared in enumerate(works, 1):
         work = prepared.to(engine.device)
         scored = objective(spec, engine, work)
@@ -173,7 +176,7 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
         sums.append(metric_sums(scored.metrics) * work.weight)
         losses.append((work.ids, loss_B.detach()))
         if batch.step == 1 and spec.starts_at_reference and scored.logps is not None and work.weight:
-            figures.append(first_step.figures(spec, DTYPES[spec.dtype], list(work.ids), scored.logps))
+            figures.append(first_step.figures(work.ids, scored.logps))
     computed = sum(work.batch.computed for work in works)
     return Tally(names, torch.stack(sums).sum(0), losses, computed, first_step.combine(figures))
 

@@ -69,10 +69,11 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One forward pass, prepared: its pairs' ids, their weight in the loss (1, or 0 for a stand-in), the
+    """One forward pass, prepared: its pairs and their ids, their weight in the loss (1, or 0 for a stand-in), the
     model's input, and the reference's log-probabilities, (2, B) float64 chosen then rejected, 0 without one.
     """
 
+    pairs: tuple[TokenisedPair, ...]
     ids: tuple[str, ...]
     weight: float
     batch: SequenceBatch
@@ -92,6 +93,7 @@ def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin:
         known = np.stack([data.reference.chosen_N[micro.rows], data.reference.rejected_N[micro.rows]])
     reference_2B = torch.from_numpy(known.astype(np.float64))
     return Work(
+        pairs=tuple(pairs),
         ids=tuple(data.table.pair_id(int(row)) for row in micro.rows),
         weight=micro.weight,
         batch=collate(pairs, packing, chosen_only=spec.supervised, pin=pin),

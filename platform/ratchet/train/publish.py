@@ -5,6 +5,7 @@ Legend: _B pairs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import ModelError
+from ratchet.model import noise
 from ratchet.model.export import reload_check, save_model
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import DTYPES, load_model
+from ratchet.model.noise import Noise
 from ratchet.model.usage import card_usage
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.stages import Lora
@@ -23,29 +26,33 @@ from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of
 from ratchet.train.engine import Engine
-from ratchet.train.first_step import allowed_h
 from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
 from ratchet.train.spec import LoraSettings, TrainSpec
 
 MODEL, ADAPTER = "model", "adapter"
+_MEASURED = 4
+"""Pairs by which the engine's own rounding is measured."""
 
 
 def publish(spec: TrainSpec, engine: Engine, sample: Sample, communicator: Communicator, step: int) -> dict[str, Any]:
     """Write the engine's weights as `<step folder>/model`, LoRA merged (the adapter alone beside it).
 
     The weights are gathered on worker 0 and put into a plain model, which must score a few pairs as
-    the engine does (up to rounding), and as the saved folder does (to the bit). Raises ModelError,
-    StorageError. Returns the largest difference seen and what rounding explains, in nats, and the effect kept.
+    the engine does (adapters before they are merged, up to the rounding that the engine itself shows), and as
+    the saved folder does (to the bit). Raises ModelError, StorageError. Returns the largest difference seen and
+    what rounding explains, in nats, and the effect kept.
     """
     engine.train(False)
     with torch.no_grad():
         trained = score(engine, sample.pairs, engine.device, chosen_only=spec.supervised)
+    some = sample.pairs[:_MEASURED]
+    rounding = noise.measure(engine, some, trained, engine.device, chosen_only=spec.supervised)
     weights = engine.weights()
     asked = rounds(spec.dtype) and (spec.keep_masters or spec.lora is not None)
     exact = engine.float32_weights() if asked else None
 
     def write() -> dict[str, Any]:
-        return {} if weights is None else _write(spec, weights, exact or {}, sample, trained, step)
+        return {} if weights is None else _write(spec, weights, exact or {}, sample, (trained, rounding), step)
 
     return communicator.gather(agree(communicator, write))[0]
 
@@ -55,6 +62,13 @@ def add_adapters(model: Any, settings: LoraSettings, seed: int) -> Any:
     from ratchet.model.lora import add_lora
 
     return add_lora(model, Lora.model_validate(vars(settings)), seed)
+
+
+def round_adapters(model: Any, dtype: str) -> None:
+    """Hold adapters in the model's precision, as DeepSpeed does: peft makes them in float32."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(DTYPES[dtype])
 
 
 def try_adapters(model: Any) -> None:
@@ -69,7 +83,7 @@ def _write(
     weights: dict[str, Tensor],
     exact: dict[str, Tensor],
     sample: Sample,
-    trained: SideScores,
+    scored: tuple[SideScores, Noise],
     step: int,
 ) -> dict[str, Any]:
     folder, pairs = Path(spec.folder), sample.pairs
@@ -78,30 +92,43 @@ def _write(
     start = _scores(model, pairs, chosen_only=spec.supervised) if apart else None
     kept: dict[str, Tensor] = {}
     if spec.lora is not None:
+        model = _adapted(spec, model, weights)
+        off, allowed = _check_gathered(spec, model, pairs, *scored)
         with opened(spec.masters) as read:
-            model = _merged(spec, model, weights | exact, read, kept if spec.keep_masters else None)
+            model = _merged(spec, model, exact, read, kept if spec.keep_masters else None)
     else:
         _fill(model, weights)
+        off, allowed = _check_gathered(spec, model, pairs, *scored)
         kept = {name.removeprefix(WRAPPED): master for name, master in exact.items()}
     masters = write_masters(folder, kept, model) if spec.keep_masters and rounds(spec.dtype) else None
-    expected = _scores(model, pairs, chosen_only=spec.supervised)
-    off, allowed = _difference(spec, trained, expected)
-    if off > allowed and (spec.lora is None or spec.lora.quantise is None):  # merging undoes quantisation
-        raise ModelError(
-            f"gathered weights score {off:.3g} nats otherwise than in training; rounding explains {allowed:.2g}",
-            where=f"step {spec.step}",
-            fix="please report this with the cluster's deepspeed settings",
-        )
     final = folder / MODEL
     remove_leftovers(final)
+    expected = _scores(model, pairs, chosen_only=spec.supervised)
     with folder_aside(final) as aside:
         save_model(model, Path(spec.model), aside, _card(spec, step), chat_template=spec.chat_template)
         with_both = expected if not spec.supervised else _scores(model, pairs)
         reload_check(aside, pairs, with_both, spec.dtype, trust_remote_code=spec.trust_remote_code)
     seen = {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
     # Without adapters the published weights are the trained ones to the bit: two ways to score them lose nothing.
+    trained = scored[0]
     effect = effect_of(spec, sample, trained, trained if spec.lora is None else expected, start)
     return {**seen, "effect": effect, **({"masters": masters} if masters else {})}
+
+
+def _check_gathered(
+    spec: TrainSpec, model: Any, pairs: Sequence[TokenisedPair], trained: SideScores, rounding: Noise
+) -> tuple[float, float]:
+    """Return how far off `model` scores, and what rounding explains, in nats. Raises ModelError beyond that."""
+    off, allowed = _difference(spec, rounding, trained, _scores(model, pairs, chosen_only=spec.supervised))
+    # Quantised weights are not those of the plain model; and rounding may turn a choice of experts.
+    exact = (spec.lora is None or spec.lora.quantise is None) and not noise.routes(model.config)
+    if not off <= (allowed if exact else math.inf):
+        raise ModelError(
+            f"gathered weights score {off:.3g} nats otherwise than in training; rounding explains {allowed:.2g}",
+            where=f"step {spec.step}",
+            fix="please report this with the cluster's deepspeed settings",
+        )
+    return off, allowed
 
 
 @torch.no_grad()
@@ -119,20 +146,37 @@ def _fill(model: Any, weights: dict[str, Tensor]) -> None:
     model.tie_weights()
 
 
-def _merged(spec: TrainSpec, plain: Any, weights: dict[str, Tensor], read: Read, kept: dict[str, Tensor] | None) -> Any:
-    """Return the plain model with the trained adapters merged into it; write the adapters alone beside.
-
-    Sums are made in float32, over the start model's masters where `read` has some; they go into `kept`, if given.
-    """
-    from ratchet.model.lora import merge_lora, save_adapter
-
+def _adapted(spec: TrainSpec, plain: Any, weights: dict[str, Tensor]) -> Any:
+    """Return the plain model with the trained adapters on it, in the precision in which they were trained."""
     assert spec.lora is not None  # noqa: S101  the caller looked
-    model, folder = add_adapters(plain, spec.lora, spec.seed), Path(spec.folder) / ADAPTER
+    model = add_adapters(plain, spec.lora, spec.seed)
+    _load_adapters(model, weights)
+    round_adapters(model, spec.dtype)
+    return model
+
+
+def _load_adapters(model: Any, weights: dict[str, Tensor]) -> None:
+    """Put gathered adapters into a model that has some; a name too many or too few is an error."""
     trained = {name.removeprefix(WRAPPED): tensor.cpu() for name, tensor in weights.items() if "lora_" in name}
     _, foreign = model.load_state_dict(trained, strict=False)
     wanted = {name for name, _ in model.named_parameters() if "lora_" in name}
     if foreign or wanted != set(trained):
         raise ModelError(f"gathered adapters do not fit: {len(wanted)} wanted, {len(trained)} found, {foreign[:3]}")
+
+
+def _merged(spec: TrainSpec, model: Any, exact: dict[str, Tensor], read: Read, kept: dict[str, Tensor] | None) -> Any:
+    """Return the plain model with its trained adapters merged into it; write the adapters alone beside.
+
+    Adapters are taken as `exact` has them, if it does. Sums are made in float32, over the start model's masters where
+    `read` has some; they go into `kept`, if given.
+    """
+    from ratchet.model.lora import merge_lora, save_adapter
+
+    if exact:
+        round_adapters(model, "float32")
+        _load_adapters(model, exact)
+    folder = Path(spec.folder) / ADAPTER
+
     remove_leftovers(folder)
     with folder_aside(folder) as aside:
         save_adapter(model, aside)
@@ -143,7 +187,7 @@ def _merged(spec: TrainSpec, plain: Any, weights: dict[str, Tensor], read: Read,
     return merged
 
 
-def _difference(spec: TrainSpec, trained: SideScores, expected: SideScores) -> tuple[float, float]:
+def _difference(spec: TrainSpec, rounding: Noise, trained: SideScores, expected: SideScores) -> tuple[float, float]:
     """The largest difference of a score, and what rounding may explain, in nats."""
     off, allowed = 0.0, 0.0
     sides = [(trained.chosen_B, expected.chosen_B, expected.chosen_tokens_B)]
@@ -151,7 +195,7 @@ def _difference(spec: TrainSpec, trained: SideScores, expected: SideScores) -> t
         sides.append((trained.rejected_B, expected.rejected_B, expected.rejected_tokens_B))
     for theirs_B, ours_B, tokens_B in sides:
         off = max(off, float((theirs_B.cpu().double() - ours_B.double()).abs().max()))
-        allowed = max(allowed, float(allowed_h(DTYPES[spec.dtype], tokens_B, ours_B).max()))
+        allowed = max(allowed, float(rounding.allowed(DTYPES[spec.dtype], tokens_B, ours_B).max()))
     return off, allowed
 
 

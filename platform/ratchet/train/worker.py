@@ -33,7 +33,7 @@ from ratchet.train.events import note, noted
 from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Table
-from ratchet.train.publish import add_adapters, publish, try_adapters
+from ratchet.train.publish import add_adapters, publish, round_adapters, try_adapters
 from ratchet.train.rehearsal import rehearse
 from ratchet.train.schedule import warn_of_warmup
 from ratchet.train.spec import TrainSpec
@@ -202,6 +202,7 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
         recompute_activations(model)
     if spec.lora is not None:
         model = add_adapters(model, spec.lora, spec.seed)
+        round_adapters(model, spec.dtype)
         if first and quantise is None:
             try_adapters(model)
     return PairScorer(model, sharing=spec.sharing, device=device)
