@@ -159,6 +159,18 @@ def test_rows_lost_at_tokenising_are_said_with_share_reason_length_and_remedy() 
     assert names(document({}, sources=[source({"too long": 11}, 189)])) == ["rows lost"]
 
 
+def test_an_effect_that_publishing_rounds_away_is_said_where_it_is_more_than_chance() -> None:
+    effect = {"of": "held-out pairs", "pairs": 12, "kept": 0.58, "lost": True}
+    data = document({})
+    data["steps"][0]["effect"] = effect
+    (one,) = diagnose(read(data))
+    assert (one.name, one.of) == ("effect lost in publishing", "align")
+    assert "keeps 58.0 % of what was trained, over 12 held-out pairs" in one.says and "float32" in one.do
+    for other in (effect | {"lost": False}, {"of": "held-out pairs", "pairs": 4, "kept": 0.58}, None):
+        data["steps"][0]["effect"] = other
+        assert names(data) == []
+
+
 @pytest.mark.parametrize(
     ("align", "more", "wanted"),
     [

@@ -118,6 +118,13 @@ def _none_held_out(report: Report) -> Iterator[Found]:
             yield model, {}
 
 
+def _effect_lost(report: Report) -> Iterator[Found]:
+    for step in report.steps:
+        if step.effect is not None and step.effect.get("lost"):
+            words = {"kept": fig.percent(step.effect["kept"]), "of": step.effect["of"]}
+            yield step.name, words | {"pairs": fig.count(step.effect["pairs"])}
+
+
 def _rows_lost(report: Report) -> Iterator[Found]:
     for source in report.sources:
         for one in source.tokens:
@@ -205,6 +212,13 @@ RULES = (
         "{wrong} of {of} of its answers are no answers ({kinds}), such as “{first}”",
         "lower learning_rate or epochs, and look at the answers below; if those of the start model are so too, begin "
         "with an sft stage",
+    ),
+    Rule(
+        "effect lost in publishing",
+        False,
+        _effect_lost,
+        "the published model keeps {kept} % of what was trained, over {pairs} {of}: rounding took the rest",
+        "set model.dtype: float32, or serve the step's adapter over the model that it starts from",
     ),
     Rule(
         "rows lost",

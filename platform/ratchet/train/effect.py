@@ -72,7 +72,7 @@ def effect_of(
 
     The margin is mean (log π/ref of chosen) − (log π/ref of rejected); without a reference against `start`, where that
     was scored. `kept` is the published margin's share of the trained one (sft: of the chosen answers' gain), None where
-    there is too little to tell. Warns where less than 95 % is kept, and where that is more than chance.
+    there is too little to tell. `lost`, and a warning, where less than 95 % is kept, and that is more than chance.
     """
     before = sample.reference_2B
     if before is None and start is not None:
@@ -83,6 +83,7 @@ def effect_of(
     margins = [None, None] if spec.supervised else [whole, rest]
     told = before is not None and abs(whole) >= _SEEN
     kept = rest / whole if told else 1.0 if torch.equal(*gains) else None
+    lost = kept is not None and kept < LEAST_KEPT and _beyond_chance(gains[0] - gains[1])
     found = {
         "of": sample.of,
         "pairs": len(sample.pairs),
@@ -91,8 +92,9 @@ def effect_of(
         "chosen_trained": float(trained.chosen_B.double().mean()),
         "chosen_published": float(published.chosen_B.double().mean()),
         "kept": kept,
+        "lost": lost,
     }
-    if kept is not None and kept < LEAST_KEPT and _beyond_chance(gains[0] - gains[1]):
+    if lost:
         _log.warning("%s", _warning(spec, whole, rest, found))
     return found
 
