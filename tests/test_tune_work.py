@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bits import flip
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Model, Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, all_steps, chunk_names
@@ -223,6 +224,10 @@ def test_sizes_come_from_the_store_where_it_has_them_and_the_rest_is_said_to_be_
     assert found.sources == {"s0": "counted", "s1": "before length", "s2": "estimated"}
     notes = describe(found).splitlines()[5:]
     assert [note.partition(":")[0] for note in notes] == ["s1", "s2"]
+    flip(Layout(tmp_path).tokens("f") / "record.json", 40)  # damaged records count for nothing, and end nothing
+    assert forecast([("t", plan)]).sources == {"s0": "before length", "s1": "before length", "s2": "estimated"}
+    flip(Layout(tmp_path).pairs(Sizes().identity(plan, "s0")) / "record.json", 40)
+    assert forecast([("t", plan)]).sources["s0"] == "estimated"
 
 
 def test_the_tables_say_what_is_saved() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from ratchet.model.check import check_model
 from ratchet.model.load import resolve
@@ -26,8 +27,9 @@ from ratchet.plan.stages import Merge, Training
 from ratchet.reference.partition import Difficulty
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
-from ratchet.store.record import read_record
+from ratchet.store.record import NAME
 from ratchet.store.sealed import read_sealed
+from ratchet.store.sound import legible_record
 from ratchet.track.progress import Console
 from ratchet.train.checkpoint import read
 
@@ -91,7 +93,7 @@ def _find_sources(run: Run) -> list[SourceState]:
         source = run.plan.data[name]
         unasked = source.hub is not None and not is_commit(source.hub.revision or "")  # no run has found its commit
         fp = "" if unasked else fingerprint(pairs_identity(source, run.plan.model.system))
-        record = None if unasked else read_record(run.layout.pairs(fp))
+        record = None if unasked else legible_record(run.layout.pairs(fp))
         if record is None:
             train = estimate_pairs(source) * (1 - source.held_out)
             found.append(SourceState(name, False, round(train), True))
@@ -120,7 +122,7 @@ def find_base(run: Run) -> None:
         if not all(name in run.pairs for name in spec.scratch.tokenizer_from):
             return
         folder = run.layout.model(fingerprint(scratch_identity(run, spec.scratch)))
-        if read_record(folder) is None:
+        if legible_record(folder) is None:
             return
     else:
         folder = resolve(spec)
@@ -140,7 +142,7 @@ def _find_tokens(run: Run) -> None:
             policy = Policy(stage.max_length, stage.overlong)
             identity = tokens_identity(run.pairs[name][0], run.models[BASE].folder, policy, run.chat_template)
             folder = run.layout.tokens(fingerprint(identity))
-            if read_record(folder) is not None:
+            if legible_record(folder) is not None:
                 key = (name, stage.max_length, stage.overlong)
                 run.tokens[key] = Tokens(name, fingerprint(identity), folder)
 
@@ -164,10 +166,17 @@ def _state(run: Run, step: Step, changed: list[str]) -> StepState:
         return StepState(step, "waiting", "; ".join(filter(None, [f"for {', '.join(models)}", order])), size)
     if not changed and (BASE not in run.models or undecided or _unread(run, step)):
         return StepState(step, "ready", order, size)
+    return _made(run, step, folder, changed, size)
+
+
+def _made(run: Run, step: Step, folder: Path, changed: list[str], size: Size | None) -> StepState:
+    """Return the state of a step that waits for nothing; `changed` is in what it differs from what it was made from."""
+    record = legible_record(folder)
+    if record is None and (folder / NAME).exists():
+        return StepState(step, "ready", "its record is damaged: the step is made again", size)
     changes = changed or changes_since(run, step, folder, step_identity(run, step))
     if changes and is_kept(folder):
         return StepState(step, "changed", "; ".join(changes), size)
-    record = read_record(folder)
     if record is not None:
         run.models[step.name] = known_model(run, step, record)
         return StepState(step, "done", f"on {record.started[:10]} in {record.seconds:.0f} s", size)

@@ -25,11 +25,19 @@ _FIX = "run again: what is damaged is put aside and made again (`ratchet fsck` t
 
 def sound_record(folder: Path) -> Record | None:
     """Return the record of a finished folder whose files are all as they were written, else None."""
+    record = legible_record(folder)
+    return None if record is None or faults(folder, record.files) else record
+
+
+def legible_record(folder: Path) -> Record | None:
+    """Return the folder's record, its files unseen, for who only shows what is there; None where it cannot be believed.
+
+    The next run makes such a folder again.
+    """
     try:
-        record = read_record(folder)
+        return read_record(folder)
     except CorruptError:
         return None
-    return None if record is None or faults(folder, record.files) else record
 
 
 def faults(folder: Path, files: Mapping[str, Entry]) -> list[str]:

@@ -15,7 +15,8 @@ from ratchet.report.sweep_diagnoses import diagnose
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.record import code_commit, now, read_record, versions
+from ratchet.store.record import code_commit, now, versions
+from ratchet.store.sound import legible_record
 from ratchet.tune.compare import compare, shares_of, tied
 from ratchet.tune.importance import importance
 from ratchet.tune.points import size_of, value_at
@@ -253,7 +254,7 @@ def _scored(layout: Layout, step: Mapping[str, Any]) -> dict[str, tuple[str, int
 
     Where the store does not have them any more, they are taken to be the stage's own.
     """
-    known = {name: read_record(layout.logps(name)) for name in step["references"]}
+    known = {name: legible_record(layout.logps(name)) for name in step["references"]}
     if None in known.values():
         return {step["id"]: (step["id"], int(step["reference_pairs"]))}
     return {name: (_pass_of(one.identity), int(one.counts["pairs"])) for name, one in known.items() if one is not None}

@@ -12,7 +12,7 @@ from ratchet.plan.stages import Merge, Sft, Steps
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks
 from ratchet.reference.store import read_all
 from ratchet.store.layout import Layout
-from ratchet.store.record import read_record
+from ratchet.store.sound import sound_record
 
 EASY, RANDOM = "easy to hard", "random"
 
@@ -58,7 +58,7 @@ def _accuracies(
             if step["name"] != first or step["chunk"] in found[step["start"]] or steps.base is not None:
                 continue
             for scored in step["references"]:
-                record = read_record(folder := layout.logps(scored))
+                record = sound_record(folder := layout.logps(scored))
                 if record is not None and (record.identity["split"], record.identity["rows"]) == ("train", "all"):
                     ratios = log_ratio(read_all(folder), length_normalised=steps.length_normalised)
                     found[step["start"]][step["chunk"]] = difficulty(step["chunk"], ratios).accuracy

@@ -16,7 +16,8 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Training
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout, layout_at
-from ratchet.store.record import Record, read_record
+from ratchet.store.record import Record
+from ratchet.store.sound import legible_record
 
 Known = Literal["counted", "before length", "estimated", "unknown"]
 """`counted`: as tokens in the store. `before length`: as pairs in the store, those that are too long for a stage not
@@ -77,7 +78,7 @@ class Sizes:
         }
         if len(tokenised) == 1:  # else tokenizers differ in what is too long, and nothing says which one it will be
             return tokenised.pop(), "counted"
-        record = read_record(layout.pairs(pairs))
+        record = legible_record(layout.pairs(pairs))
         if record is None:
             return None
         return Size(record.counts["train"], record.counts["heldout"]), "before length"
@@ -91,7 +92,7 @@ class Sizes:
 
 def _records(folder: Path) -> Iterator[Record]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (record := read_record(path)) is not None:
+        if (record := legible_record(path)) is not None:
             yield record
 
 
