@@ -31,6 +31,7 @@ from ratchet.plan.data import Hub, Source
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.suite import Files
+from ratchet.prove.plan import _open as open_proof
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
@@ -220,3 +221,12 @@ def test_what_nobody_has_asked_is_known_by_its_name(hub: Server, tmp_path: Path)
     assert Sizes().identity(plan, "rows") != Sizes().identity(plan, "more")
     assert commits(pinned_before(plan, Layout(tmp_path))) == [None, None, "v1", None, None]
     assert not hub.asked
+
+
+def test_a_proof_is_of_the_commits_that_the_run_reads(hub: Server, tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    pin(run)
+    hub.commits[ROWS] = B
+    plan = run_of(tmp_path).plan
+    plan = plan.model_copy(update={"cluster": plan.cluster.model_copy(update={"storage": str(tmp_path)})})
+    assert commits(open_proof(plan).plan) == [COMMIT, A, B, A, A]

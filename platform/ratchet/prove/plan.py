@@ -21,6 +21,7 @@ from ratchet.pipeline.context import Run
 from ratchet.pipeline.engines import foreign_engine
 from ratchet.pipeline.graph import BASE, Step, final_model, steps_of
 from ratchet.pipeline.order import decide_order
+from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources, reference_model
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import finished
@@ -128,7 +129,8 @@ def why_not(plan: Plan, stage: Training) -> str | None:
 
 def _open(plan: Plan) -> Run:
     console = Console()
-    layout = layout_at(plan.cluster.storage).proofs
+    layout = layout_at(plan.cluster.storage)
+    plan, layout = pinned_before(plan, layout), layout.proofs  # of the data and models that a run of it reads
     run = Run(plan, layout, console, False, chat_template_of(plan.model), None, Stop(console.say))
     run.foreign = foreign_engine(run)
     return run
