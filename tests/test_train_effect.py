@@ -102,12 +102,14 @@ def test_a_loss_is_warned_of_where_it_is_no_chance(caplog: pytest.LogCaptureFixt
     lost = scores((before[0] + torch.tensor([1.0, 1.2, 0.8, 1.0]) * 0.58).tolist(), (before[1] - 0.58).tolist())
     found = effect_of(spec, one, trained, lost, None)
     assert (found["margin_trained"], found["margin_published"]) == pytest.approx((2.0, 1.16), abs=1e-4)
+    assert found["lost"] is True
     said = caplog.text
     assert "keeps 58 % of what was trained: the margin over 4 held-out pairs is 2 nats as trained and 1.16" in said
     assert "set model.dtype: float32, or serve the adapter in align/adapter" in said
     caplog.clear()
     noisy = scores((before[0] + torch.tensor([3.0, -1.5, 3.0, -1.0])).tolist(), (before[1] - 0.7).tolist())
-    assert effect_of(spec, one, trained, noisy, None)["kept"] < 0.95
+    found = effect_of(spec, one, trained, noisy, None)
+    assert found["kept"] < 0.95 and found["lost"] is False
     assert not caplog.records  # four pairs that differ so much tell nothing
 
 
