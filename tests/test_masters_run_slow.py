@@ -47,7 +47,7 @@ def left(folder: Path, step: str) -> str:
 
 def test_masters_pass_from_step_to_step_and_go_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN)
-    found = ratchet(tmp_path, "run", "plan.yaml")
+    found = ratchet(tmp_path, "run", "plan.yaml", seconds=1500)
     assert found.returncode == 0, found.stderr
     for step, start in (("align.1", "warm"), ("align.2", "align.1")):
         made = record(tmp_path, step)
@@ -59,10 +59,10 @@ def test_masters_pass_from_step_to_step_and_go_at_the_end(tmp_path: Path) -> Non
     assert "rounded weights" not in found.stderr
     before = {path: path.read_text() for path in steps(tmp_path).glob("*/record.json")}
     (tmp_path / "plan.yaml").write_text(PLAN.replace("cluster:", f"{MORE}cluster:"))
-    again = ratchet(tmp_path, "run", "plan.yaml")
+    again = ratchet(tmp_path, "run", "plan.yaml", seconds=1500)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("is there already") == 3
     assert "more starts from the rounded weights of align.2" in again.stderr
     assert {path: path.read_text() for path in before} == before
     effect = json.loads((steps(tmp_path) / "more/record.json").read_text())["facts"]["training"]["published"]["effect"]
-    assert effect["of"] == "held-out pairs" and 0 < effect["pairs"] <= 10
+    assert effect["of"] == "held-out pairs" and effect["pairs"] >= 4
