@@ -185,6 +185,9 @@ def _find_made(run: Run, name: str) -> None:
 def _prove(run: Run, step: Step, stage: Training, updates: int) -> tuple[list[Number], bool]:
     """Return the numbers of a step, and whether its reference was moved."""
     clock = time.monotonic()
+    folder = run.layout.step(run.plan.name, step.name)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     carries = run.models[step.start].masters is not None and run.models[step.start].masters_file.exists()
     spec, _, _ = ready(run, step, stage, "prove", carries=carries)
     table = open_rows(spec)
