@@ -62,7 +62,7 @@ def tell_of_rounding(run: Run, step: Step, identity: Mapping[str, Any]) -> None:
     if KEY in identity or start == BASE or step.name not in heirs(run.plan).get(start, []):
         return
     _log.warning(
-        "%s starts from the rounded weights of %s: its float32 masters went when no step of the plan needed them. "
+        "%s starts from the rounded weights of %s: float32 masters are kept only while a step of the plan needs them. "
         "What %s gained below the precision of %s is lost; run with --fresh to carry it on",
         step.name,
         start,
