@@ -15,6 +15,7 @@ from ratchet.errors import ClusterError, RatchetError
 from ratchet.pipeline.ray_start import PATIENCE, connect
 from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
+from ratchet.train.wall import keep_text, memory_error
 
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -106,6 +107,9 @@ def plain_error(error: BaseException) -> RatchetError:
             return cause  # and not the mixture of it and its own that Ray raises first
         inner = getattr(cause, "cause", None)  # in some of Ray's errors a text
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
+    if (wall := memory_error(str(error), "", 1, None)) is not None:
+        keep_text(str(error))
+        return wall
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ClusterError(
         f"a worker process failed: {lines[-1]}",

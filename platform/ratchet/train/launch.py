@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shutil
 import time
 import uuid
@@ -12,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import errors
-from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError
+from ratchet.errors import ClusterError, CorruptError, RatchetError, StoppedError, TrainingError
 from ratchet.store import warned
 from ratchet.store.files import write_text
-from ratchet.train import faults, nodes, notice
+from ratchet.store.sealed import read_sealed
+from ratchet.train import budget, faults, nodes, notice
 from ratchet.train.communicate import out_of_memory
-from ratchet.train.events import note
+from ratchet.train.events import note, noted
 from ratchet.train.spec import TrainSpec
+from ratchet.train.wall import keep_text, memory_error
 from ratchet.train.watched import Told, watched
 from ratchet.train.worker import WORKERS, ray_worker
 
 _NEVER = 1e9
+_BEGAN = re.compile(r"^\d+ workers? \(.*\) (began|went on after step)")
+"""The event of a group of workers that starts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,14 +244,19 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
 
+    before = len(noted(Path(spec.folder)))
     try:
         yield
     except (TrainingFailedError, RayError) as error:
+        keep_text(said := str(_first(error)))
+        if (wall := memory_error(said, f"step {spec.step}", spec.workers, _budget(spec))) is not None:
+            raise wall from error
         why = _root(error)
         memory = out_of_memory(why)
-        # Memory that runs out is the plan's affair: another call would run out of it again.
+        times = sum(_BEGAN.search(event) is not None for event in noted(Path(spec.folder))[before:])
+        # Memory that one process asks for and does not get is the plan's affair: another call would ask for it again.
         raise (TrainingError if memory else ClusterError)(
-            f"the training workers failed, also after restarting: {why}",
+            f"the training workers failed{f', {times} times' if times > 1 else ''}: {why}",
             where=f"step {spec.step}",
             fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero"
             if memory
@@ -254,9 +264,23 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         ) from error
 
 
+def _budget(spec: TrainSpec) -> int | None:
+    """Return the tokens of a forward pass, where the plan names them or they were found by trying."""
+    if spec.token_budget is not None:
+        return spec.token_budget
+    with contextlib.suppress(CorruptError):  # it only makes the advice better
+        return (read_sealed(Path(spec.folder) / budget.NAME) or {}).get("token_budget")
+    return None
+
+
+def _first(error: Exception) -> Any:
+    """Return the first worker's failure, or what else there is."""
+    failures = getattr(error, "worker_failures", None) or {}
+    return next((failures[rank] for rank in sorted(failures)), getattr(error, "controller_failure", error))
+
+
 def _root(error: Exception) -> str:
     """The last line of the first worker's failure, which names the cause."""
-    failures = getattr(error, "worker_failures", None) or {}
-    first: Any = next((failures[rank] for rank in sorted(failures)), getattr(error, "controller_failure", error))
+    first = _first(error)
     lines = [line.strip() for line in str(first).splitlines() if line.strip()]
     return f"{type(first).__name__}: {lines[-1] if lines else 'no message'}"
