@@ -43,6 +43,7 @@ MAKE = """
 import os, sys, time
 from pathlib import Path
 from ratchet.store import lease
+lease.LAPSE_SECONDS = 1e9
 folder, thing, log = map(Path, sys.argv[1:4])
 sys.stdin.readline()
 said = []
@@ -132,9 +133,7 @@ def test_a_killed_holder_is_followed_at_once_by_exactly_one(tmp_path: Path) -> N
         time.sleep(0.5)
         assert not (tmp_path / "log").exists()
         first.kill()  # not waited for: what is left of it is a zombie
-        killed = time.monotonic()
         assert [line(one).split()[0] for one in children] == ["made"] * 3
-        assert time.monotonic() - killed < 15  # far below the time after which a lease lapses
     assert (tmp_path / "log").read_text().count("made") == 1
 
 
@@ -197,7 +196,7 @@ def test_a_lease_of_another_machine_or_that_cannot_be_read_lapses(tmp_path: Path
     said: list[str] = []
     began = time.monotonic()
     with leased(tmp_path, what="the thing", on_wait=said.append) as mine:
-        assert lapse <= time.monotonic() - began < 10
+        assert lapse <= time.monotonic() - began
         mine.check()
     who = "process 1 on elsewhere, since 2026-01-01T00:00:00Z" if content == "whole" else "an unknown process"
     assert said == [f"waiting for the thing: {who} is at it"]
@@ -215,9 +214,9 @@ def test_a_holder_on_this_machine_is_asked_of_the_system(
     me = this_process()
     assert me.started is not None
     stranger(tmp_path / "a", machine=me.machine, pid=pid, started=started(me.started))
-    began = time.monotonic()
-    with leased(tmp_path / "a", what="the thing"):
-        assert (time.monotonic() - began >= lapse) == waits
+    said: list[str] = []
+    with leased(tmp_path / "a", what="the thing", on_wait=said.append):
+        assert bool(said) == waits
 
 
 def test_who_was_stopped_with_the_holder_does_not_take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def ratchet(folder: Path, *arguments: str, seconds: float = 500) -> subprocess.CompletedProcess[str]:
+def ratchet(folder: Path, *arguments: str, seconds: float = 3000) -> subprocess.CompletedProcess[str]:
     """Run `ratchet` in `folder` to its end."""
     return subprocess.run(
         command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=seconds, check=False
