@@ -13,7 +13,8 @@ from ratchet.errors import TrainingError
 from ratchet.model.forward import PairScorer, score
 from ratchet.train.engine import TorchEngine
 from ratchet.train.loss_scale import LossScale
-from ratchet.train.optimiser import trained_by
+from ratchet.train.optimiser import coming_bytes, trained_by
+from ratchet.train.spec import DeepSpeedSettings
 from tiny_models import CONFIGS, tiny
 from train_bench import CPU, Pairs, spec_of, tiny_model
 
@@ -29,6 +30,25 @@ def test_the_weights_that_are_decayed_are_those_of_transformers(tmp_path: Path, 
     assert found.others
     every = trained_by(spec_of(tmp_path, decay_norms=True), model)
     assert not every.others and len(every.decayed) == len(found.all)
+
+
+@pytest.mark.parametrize(
+    ("zero", "offload", "device", "each"),
+    [
+        (1, False, "cuda", 8 / 4 + 4 + 4 / 4),  # whole gradients, a fourth of moments and of the update's copy
+        (2, False, "cuda", 16 / 4),
+        (3, False, "cuda", 16 / 4),
+        (1, True, "cuda", 4),
+        (2, True, "cuda", 0),
+        (3, True, "cuda", 0),
+        (3, True, "cpu", 16 / 4),  # where offload goes to the same memory
+    ],
+)
+def test_what_is_offloaded_takes_nothing_of_the_device(
+    tmp_path: Path, zero: int, offload: bool, device: str, each: float
+) -> None:
+    spec = spec_of(tmp_path, deepspeed=DeepSpeedSettings(zero=zero, offload_optimizer=offload))
+    assert coming_bytes(spec, 1000, 4, device) == 1000 * each
 
 
 @pytest.mark.parametrize("everywhere", [False, True])

@@ -32,7 +32,7 @@ from ratchet.store.files import storage_errors
 from ratchet.train.communicate import limit_waiting
 from ratchet.train.engine import Update, save_tensors
 from ratchet.train.loss_scale import no_smaller_scale
-from ratchet.train.optimiser import adamw, trained_by
+from ratchet.train.optimiser import adamw, coming_bytes, trained_by
 from ratchet.train.spec import TrainSpec
 
 _TAG = "engine"
@@ -231,19 +231,6 @@ def _state_of(engine: Any, *given: Any, exclude_frozen_parameters: bool = False,
         if exclude_frozen_parameters and not weight.requires_grad:
             found.pop(name, None)
     return found
-
-
-def coming_bytes(spec: TrainSpec, trained: int, world: int, device: str) -> int:
-    """Return the bytes on a worker's device that the first updates of `trained` elements will take.
-
-    A share of each of: AdamW's two moments, gradients (whole ones at ZeRO 1), and the update's float32 copy of these.
-    Under offload they are in the CPU's memory, but for the whole gradients of ZeRO 1.
-    """
-    share = -(-trained // world)
-    gradients = 4 * (trained if spec.deepspeed.zero == 1 else share)
-    if device == "cpu" or not spec.deepspeed.offload_optimizer:
-        return 8 * share + gradients + 4 * share
-    return gradients if spec.deepspeed.zero == 1 else 0
 
 
 def _to_universal(folder: Path, out: Path, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""AdamW as a stage asks for it, and which weights it decays."""
+"""AdamW as a stage asks for it, which weights it decays, and what memory it will take."""
 
 from __future__ import annotations
 
@@ -57,3 +57,16 @@ def adamw(spec: TrainSpec, decayed: Sequence[torch.Tensor], others: Sequence[tor
         eps=spec.epsilon,
         fused=True,
     )
+
+
+def coming_bytes(spec: TrainSpec, trained: int, world: int, device: str) -> int:
+    """Return the bytes on a worker's device that the first updates of `trained` elements will take at ZeRO 1 to 3.
+
+    A share of each of: AdamW's two moments, gradients (whole ones at ZeRO 1), and the update's float32 copy of these.
+    Under offload they are in the CPU's memory, but for the whole gradients of ZeRO 1.
+    """
+    share = -(-trained // world)
+    gradients = 4 * (trained if spec.deepspeed.zero == 1 else share)
+    if device == "cpu" or not spec.deepspeed.offload_optimizer:
+        return 8 * share + gradients + 4 * share
+    return gradients if spec.deepspeed.zero == 1 else 0
