@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -200,10 +199,3 @@ def test_the_journal_is_of_one_judge(server: Server, tmp_path: Path) -> None:
     judged(server, tmp_path)
     judged(server, tmp_path, model="gpt-5")
     assert len(server.said) == 8
-
-
-def test_waits_are_not_waited_in_these_tests(server: Server, tmp_path: Path) -> None:
-    began = time.monotonic()
-    server.always = only_for("case 2", says(500))
-    judged(server, tmp_path, max_attempts=9)
-    assert time.monotonic() - began < 20

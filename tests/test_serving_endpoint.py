@@ -122,16 +122,14 @@ def test_the_first_error_lets_the_others_finish_and_ends_every_wait(bench: Bench
 
         return behave
 
-    busy = says(503, Retry_After="500")
+    busy = says(503, Retry_After="5000")  # longer than any test may take
     replies = {"a": late(well), "b": busy, "c": refuses, "d": late(busy)}
     bench.server.always = lambda handler, body: replies[body["messages"][-1]["content"]](handler, body)
-    began = time.monotonic()
     with (
         bench.endpoint(real_pace=True, concurrency=4) as endpoint,
         pytest.raises(EndpointError, match=r"(?s)401.*1 of 5 requests are answered"),
     ):
         endpoint.answer([chat(text) for text in "abcde"])
-    assert time.monotonic() - began < 60
     assert sorted(bench.server.said) == ["a", "b", "c", "d"]
     assert [json.loads(line)["answer"]["text"] for line in bench.path.read_text().splitlines()] == ["re: a"]
 

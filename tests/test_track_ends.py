@@ -16,31 +16,28 @@ from trial_example import CHOSEN
 from wandb_service import Service, service
 
 _DRIVER = """
-import dataclasses, json, sys, time
+import dataclasses, json, sys
 from pathlib import Path
 from ratchet.plan.schema import Wandb
 from ratchet.track import trial
 folder, chosen, options = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 trial.ENDS_SECONDS = options["seconds"]
 ends = trial.Ends()
-before = time.monotonic()
 for number in range(options["count"]):
     mine = chosen | {"trial": f"t{number:08x}"}
     run = trial.trial_run(Wandb(project="p", mode=options["mode"]), "demo-beta", mine, {}, folder / str(number))
     ends.tell(dataclasses.replace(run, init_timeout=options["init_timeout"]), "stopped", f"worse, {number}")
-told = time.monotonic()
 ends.close()
-print(json.dumps({"tell": told - before, "close": time.monotonic() - told}))
 """
 
 
-def drive(folder: Path, wandb: Service, **options: Any) -> tuple[dict[str, float], list[str]]:
-    """Tell ends in a process of its own; return how long `tell` and `close` took, and the lines of its log."""
+def drive(folder: Path, wandb: Service, **options: Any) -> list[str]:
+    """Tell ends in a process of its own, and return the lines of its log."""
     chosen = {"mode": "online", "init_timeout": 60.0, "seconds": 60.0, "count": 10, **options}
     environment = {**os.environ, **wandb.environment(folder)}
     command = [sys.executable, "-c", _DRIVER, str(folder), json.dumps(CHOSEN), json.dumps(chosen)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=True)
-    return json.loads(done.stdout), done.stderr.splitlines()
+    return done.stderr.splitlines()
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +49,7 @@ def _no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_each_end_is_told_to_its_own_run(tmp_path: Path, mode: str) -> None:
     with service() as wandb:
-        _, said = drive(tmp_path, wandb, mode=mode, count=2)
+        said = drive(tmp_path, wandb, mode=mode, count=2)
         told = [wandb.summary[run] for run in sorted(wandb.summary)]
     if mode == "offline":
         assert wandb.asked == []
@@ -67,7 +64,7 @@ def test_each_end_is_told_to_its_own_run(tmp_path: Path, mode: str) -> None:
 def test_after_the_first_end_that_fails_no_other_is_tried(tmp_path: Path, fault: int | str) -> None:
     with service() as wandb:
         wandb.fault = fault
-        _, (first, second) = drive(tmp_path, wandb, init_timeout=1.0)
+        first, second = drive(tmp_path, wandb, init_timeout=1.0)
     assert first.startswith("wandb is off for the rest of this step")
     assert second == "wandb was not told how 10 of 10 trials ended; trial.json has it"
 
@@ -75,15 +72,14 @@ def test_after_the_first_end_that_fails_no_other_is_tried(tmp_path: Path, fault:
 def test_all_ends_have_one_deadline_while_the_service_hangs(tmp_path: Path) -> None:
     with service() as wandb:
         wandb.fault = "hang"
-        took, (word, *after) = drive(tmp_path, wandb, seconds=0.5)
+        word, *after = drive(tmp_path, wandb, seconds=0.5)
     assert word == "wandb was not told how 10 of 10 trials ended; trial.json has it"
     # The one that hung may still say that it was cut off, as its process ends; no other was tried.
     assert len(after) <= 1 and all(one.startswith("wandb is off for the rest of this step") for one in after)
-    assert took["tell"] < 10 and took["close"] < 10  # one end alone is waited for some 20 seconds
 
 
 def test_nothing_to_tell_is_no_wait_and_no_word(tmp_path: Path) -> None:
     with service() as wandb:
-        took, said = drive(tmp_path, wandb, count=0)
+        said = drive(tmp_path, wandb, count=0)
         assert wandb.asked == []
-    assert said == [] and took["close"] < 10
+    assert said == []

@@ -271,9 +271,9 @@ def test_a_service_that_fails_neither_stops_nor_slows_a_trial(tmp_path: Path, fa
         else:
             wandb.fault = fault
         run = drive(tmp_path, environment, init_timeout=1.0, pause=0.01)
-        out, err = run.communicate(timeout=90)
+        out, err = run.communicate(timeout=400)
     found = json.loads(out)
-    assert run.returncode == 0 and found["slowest"] < 0.2 and found["close"] < 30
+    assert run.returncode == 0 and found["touched"] == [], "training waits for wandb"
     assert err.count("\n") == 1, err
 
 
@@ -287,7 +287,7 @@ def test_a_service_that_fails_midway_neither_stops_nor_slows_a_trial(tmp_path: P
         until(lambda: bool(wandb.history), run, 60)
         wandb.fault = fault
         (tmp_path / "go").touch()
-        out, err = run.communicate(timeout=90)
+        out, err = run.communicate(timeout=400)
     found = json.loads(out)
-    assert run.returncode == 0 and found["slowest"] < 0.2 and found["close"] < 30
+    assert run.returncode == 0 and found["touched"] == [], "training waits for wandb"
     assert err.count("\n") == 1 and "metrics.jsonl" in err, err
