@@ -82,6 +82,7 @@ def test_a_suite_has_no_urls(tmp_path: Path, key: str, value: Any) -> None:
 @pytest.mark.parametrize("words", [["base=s3://b/m"], ["base=.", "--storage", URL], ["base=.", "--chat-template", URL]])
 def test_the_command_line_takes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     suite = tmp_path / "suite.yaml"
+    (tmp_path / "a.jsonl").write_text("{}\n")
     suite.write_text(yaml.safe_dump(SUITE))
     assert main(["evaluate", words[0], str(suite), *words[1:]]) == 2
     assert "object storage and URLs are not supported" in capsys.readouterr().err

@@ -290,7 +290,7 @@ def test_a_disk_without_room_or_links_or_leave_to_write_says_so(
     assert "no space left on the disk" in done.stdout
     assert files(tmp_path) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="Not a directory"), leased(tmp_path / "file" / "x", what="x"):
+    with pytest.raises(StorageError, match="Not a directory"), leased(tmp_path / "file" / "x", what="x"):
         pass
     with pytest.raises(StorageError, match="no hard links"), monkeypatch.context() as patched:
         patched.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(PermissionError(1, "not permitted")))

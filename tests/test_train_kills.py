@@ -91,7 +91,7 @@ def test_what_is_saved_can_be_read_without_running_code(tmp_path: Path, whole: A
     assert set(torch.load(newest_one.path / "state.pt", weights_only=True)) == {"masters", "optimizer"}
     manifest = json.loads((newest_one.path / MANIFEST).read_text())
     assert manifest["attempt"] == done.checkpoints.attempt and manifest["step"] == 4
-    assert manifest["facts"]["layout"] == {"engine": "torch"} and manifest["facts"]["workers"] == 1
+    assert manifest["facts"]["layout"] == {"engine": "torch", "zero": 0} and manifest["facts"]["workers"] == 1
     assert newest_step(tmp_path) == 4
 
 

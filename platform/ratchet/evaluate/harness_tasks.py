@@ -29,6 +29,7 @@ from ratchet.evaluate.harness_failures import failure_of
 from ratchet.evaluate.harness_limits import check_definitions
 from ratchet.evaluate.harness_profile import apply_openllm_v1, check_openllm_v1
 from ratchet.plan.suite import Harness
+from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file
 
 # The whole index of lm-eval, over ten thousand files, takes half a minute; these folders take a tenth of a second.
@@ -176,7 +177,7 @@ def content_of(task: Any) -> str:
 
 def _manager(asked: Harness) -> TaskManager:
     root = Path(lm_eval.tasks.__file__).parent
-    own = [Path(asked.include).expanduser()] if asked.include else []
+    own = [at_home(asked.include)] if asked.include else []
     if own and not own[0].is_dir():
         raise PlanError(f"no folder {asked.include}", fix="give the folder of your own task definitions as include")
     if own:

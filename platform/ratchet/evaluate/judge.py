@@ -21,6 +21,7 @@ from ratchet.serving.journal import Journal
 from ratchet.serving.replay import Replay
 from ratchet.serving.requests import Answer, ChatRequest, Engine, Request, Sampling
 from ratchet.serving.retry import REAL_PACE, Pace
+from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file
 
 FAILED = "judge failed"
@@ -64,7 +65,7 @@ def endpoint_judge(
 
 def replay_judge(said: ReplayJudge) -> Judge:
     """Return a recording as judge. Raises DataError where the file is none, or has nothing by that judge."""
-    path = Path(said.file).expanduser()
+    path = at_home(said.file)
     replay = Replay(path, said.judge)
     return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt, holds=replay.holds)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ratchet.errors import DataError
 from ratchet.pairs.hub import commit_of
 from ratchet.plan.suite import Files
+from ratchet.store.files import at_home
 
 
 def folder_of(files: Files, patterns: Sequence[str]) -> Path:
@@ -16,7 +17,7 @@ def folder_of(files: Files, patterns: Sequence[str]) -> Path:
     `patterns` say which files of a repository are wanted. Raises DataError where there is none, or no way to the hub.
     """
     if files.path is not None:
-        path = Path(files.path).expanduser()
+        path = at_home(files.path)
         if not path.exists():
             raise DataError(
                 "no such file or folder",

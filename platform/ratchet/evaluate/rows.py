@@ -16,6 +16,7 @@ from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.read_hub import hub_label
 from ratchet.plan.data import Source
 from ratchet.plan.suite import Rows
+from ratchet.store.files import at_home
 
 
 def read_rows(
@@ -41,7 +42,7 @@ def read_rows(
 def _located(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each row with its file:row."""
     if rows.path is not None and rows.path.lower().endswith(".txt"):
-        yield f"{rows.path}:1", {_only(columns, rows.path): _whole(Path(rows.path).expanduser())}
+        yield f"{rows.path}:1", {_only(columns, rows.path): _whole(at_home(rows.path))}
         return
     source = Source(path=rows.path, hub=rows.hub)
     for span in plan_spans(source):

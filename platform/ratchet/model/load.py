@@ -17,6 +17,7 @@ from ratchet.pairs.hub import commit_of
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import load_config
 from ratchet.plan.model import ModelSpec
+from ratchet.store.files import at_home
 
 __all__ = ["DTYPES", "keep_rotary_in_float32", "load_model", "load_tokenizer", "resolve"]
 
@@ -33,7 +34,7 @@ def resolve(spec: ModelSpec) -> Path:
     Raises ModelError where there is no such folder or model, or no way to the hub.
     """
     if spec.path is not None:
-        folder = Path(spec.path).expanduser().absolute()  # workers run in another folder
+        folder = at_home(spec.path).absolute()  # workers run in another folder
         if not folder.is_dir():
             raise ModelError("no such model folder", where=spec.path, fix="correct model.path")
         return folder

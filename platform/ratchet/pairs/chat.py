@@ -21,6 +21,7 @@ from jinja2 import nodes
 
 from ratchet.errors import ModelError
 from ratchet.plan.model import DAY, ModelSpec
+from ratchet.store.files import at_home
 
 TEMPLATES = Path(__file__).parent / "templates"
 CLOCK = "strftime_now"
@@ -37,7 +38,7 @@ def shipped_templates() -> list[str]:
 def template_text(name: str) -> str:
     """Return a chat template's text, by shipped name or file. Raises ModelError where there is none."""
     shipped = TEMPLATES / f"{name}.jinja"
-    path = shipped if name in shipped_templates() else Path(name).expanduser()
+    path = shipped if name in shipped_templates() else at_home(name)
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:

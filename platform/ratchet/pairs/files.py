@@ -11,6 +11,7 @@ from typing import Literal
 
 from ratchet.errors import DataError
 from ratchet.plan.data import Source
+from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_once
 
 _FORMS: dict[str, Literal["lines", "array", "parquet"]] = {
@@ -45,7 +46,7 @@ def digests(source: Source) -> list[list[str]]:
 
 
 def _expand(entry: str) -> list[Path]:
-    path = Path(entry).expanduser().absolute()
+    path = at_home(entry).absolute()
     if path.is_dir():
         return _saved(path)
     if path.is_file():

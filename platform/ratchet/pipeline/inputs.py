@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, assert_never
 
 from ratchet.evaluate.eq_bench_files import read_questions
@@ -26,6 +25,7 @@ from ratchet.pipeline.models import model_of
 from ratchet.plan.judge import EndpointJudge, Judge, ModelJudge, ReplayJudge
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.suite import EqBench, ExactMatch, Harness, MtBench, Perplexity, Preference, Task, TextOverlap
+from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file
 
 VERSION = 3
@@ -92,7 +92,7 @@ def _judge(judge: Judge | None, *, gpu: bool) -> Any:
             engine = engine_label(judge.engine, gpu=gpu)
             return {"engine": engine, "name": judge.model.name or judge.model.path, "model": _model(judge.model)}
         case ReplayJudge():
-            return {"judge": judge.judge, "recording": digest_file(Path(judge.file).expanduser())}
+            return {"judge": judge.judge, "recording": digest_file(at_home(judge.file))}
         case None:
             return None
     assert_never(judge)

@@ -37,7 +37,7 @@ from ratchet.plan.suite import (
 )
 from ratchet.reference.share import interval_of
 from ratchet.report.figures import measured
-from ratchet.store.files import folder_aside, remove_leftovers, write_text
+from ratchet.store.files import at_home, folder_aside, remove_leftovers, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
@@ -164,7 +164,7 @@ def _read(model: str, suite: str, task: str, folder: Path, seconds: float, *, re
 
 def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout: Heldout | None, *, gpu: bool) -> Read:
     """Return what the tasks of a suite read, and which of them lack something to be asked. Raises StorageError."""
-    data_root = Path(suite.data_root).expanduser() if suite.data_root else None
+    data_root = at_home(suite.data_root) if suite.data_root else None
     loaded: dict[str, Loaded] = {}
     identities: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, RatchetError] = {}

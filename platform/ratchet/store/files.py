@@ -197,6 +197,14 @@ def gone(path: Path) -> StorageError:
     )
 
 
+def at_home(text: str) -> Path:
+    """Return a path with its `~` written out; as it stands where nobody has that home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def free_bytes(folder: Path) -> int:
     """Return the bytes free on the disk that holds `folder` or its nearest existing parent."""
     while not folder.exists():

@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ratchet.errors import PlanError
+from ratchet.store.files import at_home
 
 _OF_JOBS = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The variable that Ray's job server sets for the driver of each job."""
@@ -46,7 +47,7 @@ def layout_at(
     Raises PlanError where this process is the driver of a Ray job and the folder would go with the job.
     """
     root = root_of(storage)
-    if (_OF_JOBS in environment and not Path(storage).expanduser().is_absolute()) or any(
+    if (_OF_JOBS in environment and not at_home(storage).is_absolute()) or any(
         part.startswith(_JOB_COPY) for part in root.parts
     ):
         raise lost_with_job(storage, option)
@@ -55,7 +56,7 @@ def layout_at(
 
 def root_of(storage: str) -> Path:
     """Return a storage folder as an absolute path, `~` and links followed. Links in a circle stay as they are."""
-    return Path(os.path.realpath(Path(storage).expanduser()))
+    return Path(os.path.realpath(at_home(storage)))
 
 
 def lost_with_job(storage: str, option: str = "--set cluster.storage=") -> PlanError:

@@ -24,7 +24,7 @@ from ratchet.report.diagnoses import lines
 from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store import warned
-from ratchet.store.files import open_storage, storage_errors, write_json, write_text
+from ratchet.store.files import at_home, open_storage, storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import layout_at, root_of
 from ratchet.store.lease import Lease, leased
@@ -292,7 +292,7 @@ def contents(plan: Plan) -> dict[str, Any]:
     """Return the content of the files that a plan reads: sources, a model folder. Raises DataError, ModelError."""
     used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
     sources = {name: fingerprint(pairs_identity(plan.data[name], plan.model.system)) for name in sorted(used)}
-    return {"sources": sources, "model": digest_model(Path(plan.model.path).expanduser()) if plan.model.path else None}
+    return {"sources": sources, "model": digest_model(at_home(plan.model.path)) if plan.model.path else None}
 
 
 def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
