@@ -43,6 +43,14 @@ RUINED = {
     **{"chosen_per_token": -7.1, "chosen_per_token_error": 0.3},
 }
 
+TEXTS = {  # of the Universal Declaration of Human Rights, articles 1 and 2
+    "Hindi": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है। उन्हें बुद्धि और अन्तरात्मा की देन "
+    "प्राप्त है और परस्पर उन्हें भाईचारे के भाव से बर्ताव करना चाहिये। सभी को इस घोषणा में सन्निहित सभी अधिकारों और आज़ादियों को "
+    "प्राप्त करने का हक़ है और इस मामले में जाति, वर्ण, लिंग, भाषा, धर्म, राजनीति या अन्य विचार-प्रणाली.",
+    "English": "All human beings are born free and equal in dignity and rights. They are endowed with reason and "
+    "conscience and should act towards one another in a spirit of brotherhood.",
+}
+
 
 def document(held: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """Return a report of one preference stage, sound unless `held` says otherwise."""
@@ -149,6 +157,23 @@ def test_the_last_step_of_a_stepwise_stage_is_what_is_diagnosed() -> None:
     assert {one.of for one in diagnose(read(data))} == {"align.2"}
 
 
+def test_a_merge_may_be_ruined_too() -> None:
+    data = document({})
+    merge = {"name": "mix", "stage": "mix", "kind": "merge", "start": "base", "record": "runs/mine/steps/mix"}
+    data["steps"].append(merge)
+    data["evaluation"].append({"model": "mix", "heldout": [HELD | RUINED]})
+    (one,) = diagnose(read(data))
+    assert (one.name, one.of, one.grave) == ("chosen collapsed", "mix", True) and "one of its parts" in one.do
+
+
+def test_rows_lost_when_read_are_said_but_those_that_a_plan_leaves_out_are_not() -> None:
+    one = source({}, 200) | {"read": 400, "skipped": {"bad answer": 22, "duplicate": 100, "where": 78}}
+    assert names(document({}, sources=[one])) == ["rows lost"]
+    (said,) = diagnose(read(document({}, sources=[one])))
+    assert "22 of 400 rows (5.5 %) were left out when read (22 bad answer)" in said.says
+    assert names(document({}, sources=[one | {"skipped": {"bad answer": 20, "tie": 180}}])) == []
+
+
 def test_rows_lost_at_tokenising_are_said_with_share_reason_length_and_remedy() -> None:
     (one,) = diagnose(read(document({}, sources=[source({"answer too long": 90, "template refuses": 10}, 100)])))
     assert (one.name, one.of) == ("rows lost", "prefs")
@@ -196,10 +221,47 @@ def test_two_bad_answers_of_five_are_no_diagnosis_and_the_start_model_has_none()
 
 
 def test_a_repetition_is_what_whisper_takes_for_one() -> None:
-    for text in ("a", "x = 3 + 4 = 7", " about" * 9, " about" * 3, "да" * 40, "The answer is 43. " * 2):
+    for text in ("a", "x = 3 + 4 = 7", " about" * 9, " about" * 3, "a" * 40, "The answer is 43. " * 2):
         size = len(text.encode())
         assert repeats(text) == (size / len(zlib.compress(text.encode(), 9)) > 2.4), text
     assert repeats(" about" * 128) and not repeats("3 * 12 = 36, and 36 + 7 = 43. The answer is 43.")
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_script_is_no_repetition(text: str) -> None:
+    assert not repeats(text) and repeats(text[:20] * 9)
+    if not text.isascii():
+        assert len(text.encode()) / len(zlib.compress(text.encode(), 9)) > 2.4, "as UTF-8 it would be one"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (" about about about about about", True),
+        ("Ha ha ha ha ha ha ha ha", True),
+        ("!" * 16, True),
+        ("是是是是是是是是是是是是是是是是", True),
+        ("no no no", False),
+        ("10000000", False),
+        ("A line\n----------------\nand all that is below the line.", False),
+    ],
+)
+def test_a_short_loop_is_a_repetition(text: str, wanted: bool) -> None:
+    assert repeats(text) == wanted
+
+
+def test_an_answer_that_repeats_itself_as_the_chosen_one_does_is_sound() -> None:
+    rows = ", ".join(f'{{"name": "{name}", "value": {n}}}' for n, name in enumerate("abcdefghij"))
+    assert repeats(rows)
+    told = sample("Sorry.", rows)
+    assert names(document({}, samples=[told] * 5)) == ["answers degenerate"]
+    assert names(document({}, samples=[told | {"chosen": rows}] * 5)) == []
+
+
+def test_a_model_without_room_to_end_is_not_one_that_never_ends() -> None:
+    short = sample("Sorry.", "Try it on the lowest.", tokens=13, ended=False)
+    assert names(document({}, samples=[short] * 5)) == []
+    assert names(document({}, samples=[short | {"chosen_tokens": 6}] * 5)) == ["answers degenerate"]
 
 
 def test_every_rule_can_be_found_and_has_a_next_step() -> None:

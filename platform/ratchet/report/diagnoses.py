@@ -6,13 +6,15 @@ Pure: the figures of a report in, diagnoses out. docs/guide.md lists the rows, a
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from ratchet.pairs.checks import POLICY
 from ratchet.reference.share import interval_of
 from ratchet.report import figures as fig
-from ratchet.report.data import Diagnosis, Report, Sample, Written
+from ratchet.report.data import Diagnosis, Report, Sample, Step, Written
 from ratchet.report.pooled import Pooled, pooled
 
 COLLAPSED = 1.0
@@ -22,10 +24,14 @@ FEW_PAIRS = 100
 """Held-out pairs below which the exact interval of an accuracy may reach 10 points to each side."""
 
 ROWS_LOST = 0.05
-"""Share of a source's pairs that may be left out before it is said: the default of `max_bad_share`."""
+"""Share of a source's rows or pairs that may be lost before it is said: the default of `max_bad_share`."""
 
 REPEATS = 2.4
 """How many times smaller zlib makes a text that repeats itself (Whisper's threshold: Radford et al. 2022, 4.5)."""
+
+_LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)
+_SHORTEST_LOOP = 16
+"""Signs of a text below which five times the same says nothing: zlib needs some to make a text smaller."""
 
 LONGER = 2.0
 """How many times longer than before, and than the chosen answers, answers are when their length is said."""
@@ -67,14 +73,18 @@ def preferring(report: Report, *, referring: bool = False) -> Iterator[tuple[str
 
     `referring` leaves out stages whose loss has no reference: their margin does not say how far a model moved.
     """
-    last = {step.stage: step for step in report.steps if step.prefers and (step.reference or not referring)}
-    for step in last.values():
+    yield from _ending(report, [step for step in report.steps if step.prefers and (step.reference or not referring)])
+
+
+def _ending(report: Report, steps: Iterable[Step]) -> Iterator[tuple[str, Pooled]]:
+    """Yield the last of each stage's `steps`, and its held-out figures where it has some."""
+    for step in {step.stage: step for step in steps}.values():
         if (held := pooled(report, step.name)) is not None and held.pairs:
             yield step.name, held
 
 
 def _collapsed(report: Report) -> Iterator[Found]:
-    for model, held in preferring(report):
+    for model, held in _ending(report, report.steps):  # a merge of sound models may be ruined too
         mean, error = held.chosen_per_token
         if mean is not None and mean + 2 * (error or 0.0) < -COLLAPSED:
             words = {"nats": fig.with_error(*held.chosen), "token": fig.number(-mean)}
@@ -127,33 +137,54 @@ def _effect_lost(report: Report) -> Iterator[Found]:
 
 def _rows_lost(report: Report) -> Iterator[Found]:
     for source in report.sources:
+        bad = {reason: n for reason, n in source.skipped.items() if reason not in POLICY}
+        if words := _lost(bad, source.read):
+            yield source.name, words | {"of": f"{source.read:,} rows", "when": "read", "longest": ""}
         for one in source.tokens:
-            lost, of = sum(one.skipped.values()), one.kept + sum(one.skipped.values())
-            if of and lost > ROWS_LOST * of:
-                reasons = ", ".join(
-                    f"{n:,} {reason}" for reason, n in sorted(one.skipped.items(), key=lambda it: -it[1])
-                )
+            of = one.kept + sum(one.skipped.values())
+            if words := _lost(one.skipped, of):
                 longest = f"; the longest has {one.longest_seen:,} tokens" if one.longest_seen else ""
-                words = {"lost": f"{lost:,}", "of": f"{of:,}", "share": fig.percent(lost / of), "reasons": reasons}
-                yield source.name, words | {"limit": f"{one.max_length:,}", "longest": longest}
+                when = f"tokenised to {one.max_length:,} tokens"
+                yield source.name, words | {"of": f"{of:,} pairs", "when": when, "longest": longest}
+
+
+def _lost(skipped: Mapping[str, int], of: int) -> dict[str, str]:
+    """Return the words about rows that are lost, the most frequent reason first; none where they are few."""
+    lost = sum(skipped.values())
+    if lost <= ROWS_LOST * of:
+        return {}
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(skipped.items(), key=lambda it: -it[1]))
+    return {"lost": f"{lost:,}", "share": fig.percent(lost / of), "reasons": reasons}
 
 
 def repeats(text: str) -> bool:
-    """Whether a text says the same again and again: whether zlib makes it more than `REPEATS` times smaller."""
-    data = text.encode("utf-8", "replace")
-    return len(data) > REPEATS * len(zlib.compress(data, 9))
+    """Whether a text says the same again and again.
+
+    It does where zlib makes it more than `REPEATS` times smaller, with a byte for each sign: in UTF-8 half of a text
+    in Hindi or Thai is which script it is. Where a text is too short for that, a part of it that stands five times in
+    a row is most of it.
+    """
+    places: dict[str, int] = {}
+    signs = [places.setdefault(sign, len(places)) for sign in text]
+    width = 1 if len(places) <= 256 else 3
+    data = b"".join(sign.to_bytes(width, "big") for sign in signs)
+    if len(data) > REPEATS * len(zlib.compress(data, 9)):
+        return True
+    line = f"{' '.join(text.split())} "  # a last word has no blank after it
+    longest = max((len(found.group()) for found in _LOOP.finditer(line)), default=0)
+    return len(line) > _SHORTEST_LOOP and 2 * longest > len(line)
 
 
 def unended(sample: Sample, one: Written) -> bool:
-    """Whether a model wrote to the limit where the chosen answer has at most half as many tokens."""
-    return not one.ended and 2 * sample.chosen_tokens <= sample.limit
+    """Whether a model wrote as far as it could, and more than twice as many tokens as the chosen answer has."""
+    return not one.ended and 2 * sample.chosen_tokens <= one.tokens
 
 
 def degenerate(sample: Sample, one: Written) -> str:
-    """Return what is wrong with an answer as such, nothing where nothing is."""
+    """Return what is wrong with an answer as such, nothing where nothing is; a chosen answer may repeat itself too."""
     if not one.text.strip():
         return "is empty"
-    if repeats(one.text):
+    if repeats(one.text) and not repeats(sample.chosen):
         return "repeats itself"
     return "never ends" if unended(sample, one) else ""
 
@@ -203,7 +234,8 @@ RULES = (
         _collapsed,
         "the chosen answers fell by {token} nats a token against {against} ({nats} nats an answer, {pairs} held-out "
         "pairs): the model no longer writes such answers, and is not to be used, whatever its reward accuracy is",
-        "lower learning_rate or epochs, raise beta, or use kind: dpop, which holds the chosen answer up",
+        "lower learning_rate or epochs, raise beta, or use kind: dpop, which holds the chosen answer up; give a merge "
+        "other weights, or use one of its parts alone",
     ),
     Rule(
         "answers degenerate",
@@ -224,9 +256,9 @@ RULES = (
         "rows lost",
         False,
         _rows_lost,
-        "{lost} of {of} pairs ({share} %) were left out when tokenised to {limit} tokens ({reasons}{longest})",
+        "{lost} of {of} ({share} %) were left out when {when} ({reasons}{longest})",
         "raise max_length or set overlong: trim_prompt where they are too long; give model.chat_template, or mend the "
-        "rows, where the template is the reason",
+        "rows, where the template is the reason; mend the rows where they cannot be read",
     ),
     Rule(
         "no held-out pairs",
