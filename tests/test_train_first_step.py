@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import train_bench
 from ratchet.errors import TrainingError
 from ratchet.model.forward import PairScorer, score
+from ratchet.model.load import keep_rotary_in_float32
 from ratchet.model.noise import Noise, combine, measure, routes
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train import first_step
@@ -187,3 +188,41 @@ def test_a_model_with_experts_is_known_as_one(tmp_path: Path) -> None:
     assert routes(config) and not routes(tiny_model().config)
     model = MixtralForCausalLM(config).to(BF16)
     assert TorchEngine(spec(tmp_path), PairScorer(model), CPU).routes
+
+
+def unshared(seed: int) -> Any:
+    """A model whose sequences are padded, so that each pass rounds a few answers otherwise, and most not."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=64, max_position_embeddings=256, initializer_range=0.2, **sizes)
+    model = LlamaForCausalLM(config).to(BF16)
+    keep_rotary_in_float32(model)
+    model._supports_attention_backend = False
+    return model
+
+
+@pytest.mark.parametrize("seed", [0, 8])
+def test_a_reference_that_was_scored_in_other_passes_is_not_called_stale(tmp_path: Path, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    table = Pairs(24, seed)
+    rows = [
+        TokenisedPair(pair.pair_id, *(draw.integers(3, 64, draw.integers(60, 100)).astype(np.int32) for _ in range(3)))
+        for pair in table.rows
+    ]
+    table.rows = rows
+    table.lengths_N3 = np.array([(len(p.prompt), len(p.chosen), len(p.rejected)) for p in rows], np.int32)
+    model = unshared(seed)
+    scorer = PairScorer(model).eval()
+    assert scorer.packing.why_padded
+    by_length = sorted(range(24), key=lambda row: len(rows[row].chosen))
+    columns = np.zeros((2, 24))
+    with torch.no_grad():
+        for some in (by_length[at : at + 5] for at in range(0, 24, 5)):
+            sides = score(scorer, [rows[row] for row in some], CPU)
+            columns[:, some] = np.stack([sides.chosen_B.numpy(), sides.rejected_B.numpy()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_bench, "tiny_model", lambda _: unshared(seed))
+        made = spec(tmp_path, kind="dpo", options={"beta": 0.1}, batch=24, token_budget=1400)
+        bench = train(made, Data(table, Reference(*columns)))
+    assert bench.result is not None and bench.result.first is not None
+    assert 0.0 < bench.result.first["largest_h"] < bench.result.first["h_tolerance"]

@@ -47,6 +47,10 @@ class SideScores:
     chosen_tokens_B: Tensor
     rejected_tokens_B: Tensor
 
+    def at(self, pair: int) -> SideScores:
+        """Return the scores of one pair."""
+        return SideScores(*(getattr(self, field.name)[pair : pair + 1] for field in dataclasses.fields(self)))
+
 
 class PairScorer(nn.Module):
     """A causal language model that gives the summed log-probability of each sequence's answer.
