@@ -16,11 +16,12 @@ from prove_bench import PRECISIONS, STAGES, outside, scores_of, small_model, tra
 from ratchet import cli
 from ratchet.commands.prove import refuse
 from ratchet.errors import ModelError, TrainingError
+from ratchet.pipeline.graph import steps_of
 from ratchet.plan.load import load_plan
 from ratchet.prove.case import Case, recipe_of
 from ratchet.prove.compare import Number
 from ratchet.prove.cost import bytes_needed, check_room
-from ratchet.prove.plan import Proof, move_reference, to_dict, why_not
+from ratchet.prove.plan import Proof, left_out, move_reference, to_dict, why_not
 from ratchet.prove.table import lines
 from ratchet.train.data import open_rows
 from train_bench import write_logps
@@ -54,6 +55,15 @@ def test_what_cannot_be_proved_is_named(
     assert stage.kind == "dpop"
     found = why_not(plan, stage)
     assert found is None if why is None else found is not None and found.startswith(why)
+
+
+def test_later_steps_of_a_stepwise_stage_are_named(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = load_plan(write(tmp_path, PLAN))
+    assert left_out(steps_of(plan, "align", ("helpful", "math"))[1:]) == [
+        ("align.2", "the first step of align is proved; this one begins with what it trains")
+    ]
+    assert left_out(steps_of(plan, "other", ())[1:]) == []
 
 
 def test_a_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:

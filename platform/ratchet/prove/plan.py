@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def prove_plan(plan: Plan, updates: int = UPDATES) -> Proof:
             if isinstance(stage, Merge):
                 unproved.append((name, "a merge trains nothing"))
                 continue
-            step, stands_in = _first_step(run, name)
+            step, later, stands_in = _first_step(run, name)
             if (why := why_not(plan, stage)) is not None:
                 unproved.append((step.name, why))
             else:
@@ -96,6 +96,7 @@ def prove_plan(plan: Plan, updates: int = UPDATES) -> Proof:
                 found, moved = _prove(run, step, stage, updates)
                 numbers += found
                 notes += [(step.name, _MOVED)] * moved
+            unproved += left_out(later)
             if not stands_in:
                 _find_made(run, name)
     proof = Proof(tuple(numbers), tuple(unproved), tuple(notes), run.folder / NAME)
@@ -111,6 +112,13 @@ def to_dict(proof: Proof) -> dict[str, Any]:
         "unproved": [{"step": step, "why": why} for step, why in proof.unproved],
         "notes": [{"step": step, "note": note} for step, note in proof.notes],
     }
+
+
+def left_out(later: Sequence[Step]) -> list[tuple[str, str]]:
+    """Return the steps of a stepwise stage after its first, each with the reason why it is not proved."""
+    return [
+        (one.name, f"the first step of {one.stage} is proved; this one begins with what it trains") for one in later
+    ]
 
 
 def why_not(plan: Plan, stage: Training) -> str | None:
@@ -156,8 +164,10 @@ def _scratch(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _first_step(run: Run, name: str) -> tuple[Step, list[str]]:
-    """Return the first step of a stage, and the models that are not made yet, for which the base stands in."""
+def _first_step(run: Run, name: str) -> tuple[Step, list[Step], list[str]]:
+    """Return the first step of a stage, its later ones, and the models that are not made yet, for which the base
+    stands in.
+    """
     stands_in = []
 
     def found(model: str) -> None:
@@ -167,10 +177,10 @@ def _first_step(run: Run, name: str) -> tuple[Step, list[str]]:
 
     found(final_model(run.plan, start_of(run.plan, name)))
     run.orders[name] = decide_order(run, name)
-    step = steps_of(run.plan, name, run.orders[name].chunks)[0]
+    step, *later = steps_of(run.plan, name, run.orders[name].chunks)
     if isinstance(step.reference, str):
         found(step.reference)
-    return step, stands_in
+    return step, later, stands_in
 
 
 def _find_made(run: Run, name: str) -> None:
