@@ -61,7 +61,7 @@ def test_an_average_of_tasks_without_a_score_is_none() -> None:
     assert (unsure.value, unsure.standard_error) == (pytest.approx(0.6), None)
     assert unsure.note == "no error of gsm8k"
     sure = average_of({"arc": score(0.5, 0.0), "gsm8k": score(0.7, 0.2)}, "H4")
-    assert (sure.standard_error, sure.note) == (pytest.approx(0.1), ""), "0 is an error"
+    assert (sure.standard_error, sure.note) == (pytest.approx(0.1), "no error of arc")
     mixed = average_of({"arc": score(0.5, 0.1), "mt": score(7.0, 0.3, unit="points")}, "H4")
     assert (mixed.value, mixed.note) == (None, "these cannot be averaged: arc in share, mt in points")
     with pytest.raises(DataError, match="average H4 is of no task"):

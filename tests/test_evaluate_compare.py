@@ -277,6 +277,26 @@ def test_a_handful_of_items_that_all_agree_show_no_average() -> None:
     assert (same.difference, same.p, same.verdict, same.note) == (0.0, 1.0, "not shown", "")
 
 
+def test_tasks_whose_items_all_agree_leave_their_average_open() -> None:
+    zeros, ones = ({f"a:{n}": result(items_of([value] * 60), value=value) for n in range(2)} for value in (0.0, 1.0))
+    averages = {"a:H2": ["a:0", "a:1"]}
+    same = compare([ModelResults("base", None, zeros), ModelResults("dpo", "base", zeros)], averages)
+    assert same[0].high == pytest.approx(0.0602, abs=1e-4), "0 of 60 against 0 of 60"
+    assert (same[2].low, same[2].high) == pytest.approx((-0.0602 / 2**0.5, 0.0602 / 2**0.5), abs=1e-4)
+    apart = compare([ModelResults("base", None, zeros), ModelResults("dpo", "base", ones)], averages)
+    assert (apart[2].difference, apart[2].high) == pytest.approx((1.0, 1.0))
+    assert 1 - apart[2].low == pytest.approx((1 - apart[0].low) / 2**0.5) and apart[0].low < 0.95
+    mixed = compare(
+        [ModelResults("base", None, zeros), ModelResults("dpo", "base", {**zeros, "a:1": half()})], averages
+    )
+    upper = [row.high - row.difference for row in mixed]
+    assert upper[2] == pytest.approx(np.hypot(upper[0], upper[1]) / 2)
+
+
+def half() -> TaskResult:
+    return result(items_of([0.0, 1.0] * 30), value=0.5)
+
+
 def test_a_note_of_a_task_is_a_note_of_its_average() -> None:
     whole, part = result(items_of(answers(0.5, 1, 80))), result(items_of(answers(0.5, 2, 79)))
     models = [ModelResults("base", None, {"a:x": whole, "a:y": whole}),

@@ -276,6 +276,30 @@ def test_none_of_60_against_none_of_60_may_still_differ_by_6_points() -> None:
     assert paired(np.zeros(60), np.zeros(60), turns, 0).high == pytest.approx(score_interval(30, 0, 0)[1])
 
 
+@pytest.mark.parametrize("count", [3, 7, 11, 60, 79])
+def test_values_that_are_all_the_same_leave_no_rounding_behind(count: int) -> None:
+    """In sums of 1/60 an error of 0 is 1e-16, and ±1 is not 1."""
+    own, turns = names(count), [str(n // 2) for n in range(count)]
+    for clusters in (own, turns):
+        assert clustered(np.full(count, 7.1), clusters) == Estimate(7.1, 0.0, count)
+        for weights in (None, np.ones(count), np.full(count, 3.0)):
+            found = paired(np.ones(count), np.zeros(count), clusters, 0, weights=weights)
+            low, high = score_interval(len(set(clusters)), len(set(clusters)), 0)
+            assert (found.difference, found.standard_error, found.high) == (1.0, 0.0, 1.0) and high == 1.0
+            assert found.low == pytest.approx(low) and low < 0.96
+
+
+def test_equal_weights_change_no_interval_of_shares() -> None:
+    random = np.random.default_rng(8)
+    a, b = (random.random((2, 40)) < [[0.8], [0.5]]).astype(float)
+    ends = score_interval(40, int(np.sum(a > b)), int(np.sum(a < b)))
+    for weights in (None, np.ones(40)):
+        found = paired(a, b, names(40), 0, weights=weights)
+        assert (found.low, found.high) == pytest.approx(ends)
+    other = paired(a, b, names(40), 0, weights=np.linspace(1, 2, 40))
+    assert other.low != pytest.approx(ends[0], abs=1e-3)
+
+
 def test_the_score_interval_holds_the_truth_as_often_as_it_says() -> None:
     random = np.random.default_rng(3)
     held = 0

@@ -254,7 +254,9 @@ def _averaged(
 ) -> Comparison:
     """Return `row` with the mean of the tasks' differences; its interval and p-value are those of the normal law.
 
-    Tasks ask different questions, so their errors add up as those of independent numbers do.
+    Tasks ask different questions, so their errors add up as those of independent numbers do. Where the items of a task
+    all agree its error is 0 and its interval is not: then the ends of the tasks' intervals add up in the same way
+    (Zou and Donner 2008).
     """
     rows = [tasks[task] for task in of if task in tasks]
     differences = [part.difference for part in rows if part.difference is not None]
@@ -267,12 +269,17 @@ def _averaged(
     mean, error = float(np.mean(differences)), error_of_mean(errors)
     # An error of 0 with a difference comes from a handful of items that all agree: no z can be had from it.
     certain = error <= 1e-12 * abs(mean)
+    reach = [_NORMAL_95 * error] * 2
+    if any(not part.standard_error and part.low != part.high for part in rows):
+        apart = [[(part.difference or 0.0) - (part.low or 0.0), (part.high or 0.0) - (part.difference or 0.0)]
+                 for part in rows]  # fmt: skip
+        reach = [error_of_mean(side) for side in zip(*apart, strict=True)]
     return dataclasses.replace(
         row,
         difference=mean,
         standard_error=error,
-        low=mean - _NORMAL_95 * error,
-        high=mean + _NORMAL_95 * error,
+        low=mean - reach[0],
+        high=mean + reach[1],
         p=(None if mean else 1.0) if certain else normal_p(mean / error),
         items=sum(part.items for part in rows),
         clusters=sum(part.clusters for part in rows),

@@ -100,8 +100,8 @@ def mean_of_groups(values: Floats, groups: Sequence[str]) -> Estimate:
 def average_of(scores: Mapping[str, Score], name: str) -> Score:
     """Return the mean of tasks' scores, such as H6, as the score `name`; the tasks ask different questions.
 
-    Its error is √(Σ se²)/k, and None where a task has none, which the note names. Where a task has no value there
-    is no average.
+    Its error is √(Σ se²)/k, and None where a task has none, which the note names; it also names shares whose items all
+    agree, and whose error of 0 is none. Where a task has no value there is no average.
     Nor is there one of different units. Raises DataError where there are no tasks.
     """
     if not scores:
@@ -114,7 +114,8 @@ def average_of(scores: Mapping[str, Score], name: str) -> Score:
     errors = [score.standard_error for score in scores.values() if score.standard_error is not None]
     none = [task for task, score in scores.items() if score.value is None]
     unsure = [task for task, score in scores.items() if score.standard_error is None]
-    note = f"no error of {', '.join(unsure)}" if unsure else ""
+    alike = [task for task, score in scores.items() if score.unit == "share" and score.standard_error == 0]
+    note = f"no error of {', '.join([*unsure, *alike])}" if unsure or alike else ""
     return Score(
         name=name,
         metric="average",
@@ -173,10 +174,10 @@ def paired(
     reach = None if error is None else error * t_reach(freedom)
     ends = None if reach is None else (difference - reach, difference + reach)
     if error is not None and set(np.unique([values_a, values_b])) <= {0.0, 1.0}:
-        alone = design.count == len(differences) and weights is None and groups is None
-        if alone:
+        same_weights = weights is None or bool(np.all(np.asarray(weights) == weights[0]))
+        if design.count == len(differences) and same_weights and groups is None:
             ends = score_interval(len(differences), int(np.sum(differences > 0)), int(np.sum(differences < 0)))
-        elif error == 0 and difference in {-1.0, 0.0, 1.0}:
+        elif _alike(differences):
             ends = score_interval(design.count, design.count * (difference > 0), design.count * (difference < 0))
     return PairedDifference(
         difference=difference,
@@ -253,7 +254,7 @@ class _Design:
     clusters_of_group: _Index
 
     def mean(self, values: Floats) -> float:
-        return float(self.share @ values)
+        return float(values[0]) if _alike(values) else float(self.share @ values)
 
     def by_cluster(self, parts: Floats) -> Floats:
         return np.bincount(self.cluster, parts, self.count).astype(np.float64)
@@ -262,10 +263,16 @@ class _Design:
         counts = self.clusters_of_group
         if counts.min() < 2:
             return None
+        if _alike(values):
+            return 0.0  # and not what rounding leaves of it
         # A share within its group is share · H, so this is each group's own mean.
         means = np.bincount(self.group, self.share * values) * len(counts)
         factor = np.sqrt(counts / (counts - 1))[self.group]
         return float(np.linalg.norm(self.by_cluster(self.share * factor * (values - means[self.group]))))
+
+
+def _alike(values: Floats) -> bool:
+    return bool(np.all(values == values[0]))
 
 
 def _design(values: Floats, clusters: Sequence[str], weights: Floats | None, groups: Sequence[str] | None) -> _Design:
