@@ -19,6 +19,7 @@ from conftest import ROOT
 from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.text_overlap import corpus_bleu, jackknife, measure, run, scores_of
+from ratchet.evaluate.thoughts import UNCLOSED
 from ratchet.plan.suite import Rows, TextOverlap
 from ratchet.serving.requests import Answer, ChatRequest, Request
 
@@ -165,6 +166,16 @@ def test_an_empty_answer_scores_nothing_and_is_counted(tmp_path: Path) -> None:
     assert result.items[1].values == pytest.approx({"bleu": 100.0, "rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0})
     assert [score.value for score in result.scores[1:]] == [0.5] * 3
     assert result.headline.value == pytest.approx(100 * np.exp(1 - 12 / 6))  # every n-gram is right, half is missing
+
+
+def test_thoughts_are_no_part_of_an_answer(tmp_path: Path) -> None:
+    answers, references = sentences(6, 3)
+    _, plain = ask(tmp_path, answers, references)
+    _, thinks = ask(tmp_path, [f"<think>the cat, over and over</think>\n\n{one}" for one in answers], references)
+    assert thinks.scores == plain.scores and thinks.problems == plain.problems
+    assert thinks.items[2].answer.startswith("<think>") and "6 answers held thoughts" in thinks.warnings[0]
+    _, never = ask(tmp_path, [f"<think>{one}" for one in references], references)
+    assert (never.headline.value, never.problems) == (0, {UNCLOSED: 6})
 
 
 def test_answers_that_are_all_empty_are_worth_nothing_without_a_warning(tmp_path: Path) -> None:

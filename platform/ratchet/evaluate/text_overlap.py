@@ -15,6 +15,7 @@ from ratchet.evaluate.notes import without_error
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
 from ratchet.evaluate.rows import read_rows
 from ratchet.evaluate.statistics import estimate
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.pairs.pair import Turn
 from ratchet.plan.suite import TextOverlap
 from ratchet.reference.store import Floats
@@ -46,14 +47,14 @@ class Overlap:
 def run(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
     """Ask each question as the only turn of a chat, and hold the greedy answers against the references.
 
-    An empty answer is an answer: it scores 0, and is counted among the problems. Raises DataError where the rows
-    cannot be used, and what the engine raises.
+    What an answer thinks is no part of it. An empty answer is an answer: it scores 0, and is counted among the
+    problems. Raises DataError where the rows cannot be used, and what the engine raises.
     """
     rows, digest = read_rows(task.rows, (task.question, task.answer), task.max_rows)
     sampling = Sampling(max_tokens=task.max_new_tokens, temperature=0.0)
     requests = [ChatRequest((Turn("user", row[task.question]),), sampling) for row in rows]
     answers = candidate.engine.answer(requests)
-    overlap = measure([answer.text for answer in answers], [row[task.answer] for row in rows])
+    overlap = measure([spoken(answer.text) or "" for answer in answers], [row[task.answer] for row in rows])
     items = tuple(
         _item(number, row[task.question], row[task.answer], answer, overlap)
         for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
@@ -150,13 +151,18 @@ def _item(at: int, question: str, gold: str, answer: Answer, overlap: Overlap) -
     content = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:8]
     item = f"{at + 1} {content}"
     values = {"bleu": float(overlap.sentence_bleu[at])} | {key: float(overlap.rouge[key][at]) for key in ROUGES}
-    empty = TOO_LONG if answer.finish_reason == TOO_LONG else "empty answer"
-    problem = "" if answer.text.strip() else empty
+    said = spoken(answer.text)
+    problem = ""
+    if said is None:
+        problem = UNCLOSED
+    elif not said.strip():
+        problem = TOO_LONG if answer.finish_reason == TOO_LONG else "empty answer"
     return Item(item, item, values, question=question, answer=answer.text, reference=gold, problem=problem)
 
 
 def _warnings(answers: Sequence[Answer], task: TextOverlap) -> tuple[str, ...]:
+    found = told(answer.text for answer in answers)
     cut = sum(answer.finish_reason == "length" for answer in answers)
     if not cut:
-        return ()
-    return (f"{cut} of {len(answers)} answers were cut off at max_new_tokens = {task.max_new_tokens}",)
+        return found
+    return (*found, f"{cut} of {len(answers)} answers were cut off at max_new_tokens = {task.max_new_tokens}")

@@ -28,7 +28,7 @@ from ratchet.plan.suite import EqBench, ExactMatch, Harness, MtBench, Perplexity
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file
 
-VERSION = 3
+VERSION = 4
 """Rises when a task's numbers change for the same questions and answers."""
 _LIBRARIES = {"harness": ("lm_eval",), "text_overlap": ("sacrebleu", "rouge_score")}
 _WHERE_ONLY = {"concurrency", "timeout_seconds", "max_attempts", "budget", "key_variable", "allow_private"}
