@@ -17,11 +17,11 @@ from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, heirs
 from ratchet.pipeline.intact import IDENTITY
 from ratchet.pipeline.steps import input_weights, step_identity
-from ratchet.pipeline.training import _masters
+from ratchet.pipeline.training import _masters, train_spec
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
 from ratchet.store.layout import Layout
-from ratchet.store.record import NAME, Record
+from ratchet.store.record import NAME, Record, write_record
 from ratchet.store.sealed import write_sealed
 from ratchet.track.progress import Console
 
@@ -181,3 +181,18 @@ def test_a_record_names_what_was_left() -> None:
     assert left_by(Record("step", "x", {}, {}, "", 0.0, facts=facts)) == "abc"
     assert left_by(Record("step", "x", {}, {}, "", 0.0, facts={"training": {"published": {}}})) is None
     assert left_by(Record("step", "x", {}, {}, "", 0.0)) is None  # a merge
+
+
+def test_a_stage_s_bound_of_its_first_loss_reaches_the_workers(base: Path, tmp_path: Path) -> None:
+    kinds = {"plain": {"kind": "dpo"}, "wide": {"kind": "dpop", "first_loss": 0.7}, "squared": {"kind": "ipo"}}
+    run = run_of(
+        base, tmp_path, stages={name: {**STAGES["other"], "after": None, **kind} for name, kind in kinds.items()}
+    )
+    write_record(tmp_path, Record("tokens", "tokens", {}, {"heldout": 0}, "", 0.0))
+    run.pairs["a"] = ("pairs", tmp_path)
+    found = {}
+    for name, stage in run.plan.stages.items():
+        assert stage.kind not in {"sft", "merge"}
+        tokens = list(run.tokens.values())
+        found[name] = train_spec(run, step(run, name), stage, tokens, [], 0.0, "run").first_loss  # type: ignore[arg-type]
+    assert found == {"plain": 0.1, "wide": 0.7, "squared": 0.1}

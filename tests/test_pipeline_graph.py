@@ -93,6 +93,7 @@ def test_only_an_order_by_difficulty_needs_scores(plan: Any, order: str, needs: 
         ("epochs", 2, True),
         ("lora", {"rank": 4}, True),
         ("checkpoint", {"every": 7, "keep": 3}, False),
+        ("first_loss", 0.4, False),
         ("checkpoint", {"publish": "best"}, True),
     ],
 )

@@ -151,7 +151,21 @@ def test_no_loss_far_from_ln2_is_accepted_whatever_rounding_explains(
             first_step.check(spec(tmp_path), seen, loss, 22)
     with pytest.raises(TrainingError) as raised:
         first_step.check(spec(tmp_path), seen, 0.9, 22)
-    assert "float32" in raised.value.fix
+    assert "float32" in raised.value.fix and "first_loss" in raised.value.fix
+
+
+def test_a_stage_may_allow_what_rounding_alone_does_to_its_loss(tmp_path: Path) -> None:
+    """No further than rounding explains, and answers are held to their own rounding as before."""
+    made = spec(tmp_path, first_loss=0.5)
+    passed = first_step.check(made, figures(0.0, 0, routes=False, noise=0.01), math.log(2) + 0.4, 22)
+    assert passed.loss_tolerance == 0.5
+    for seen, loss in (
+        (figures(0.0, 0, routes=False, noise=0.01), math.log(2) + 0.51),
+        (figures(0.0, 0, routes=False, noise=1e-5), math.log(2) + 0.4),
+        (figures(0.5, 1, routes=False, noise=0.01), math.log(2) + 0.4),
+    ):
+        with pytest.raises(TrainingError, match="says otherwise"):
+            first_step.check(made, seen, loss, 22)
 
 
 def test_turned_choices_are_told_with_their_count(tmp_path: Path, caplog: Any) -> None:

@@ -28,6 +28,7 @@ NOT_IDENTITY = {
     "overlong",
     "of",
     "skip_nonfinite",
+    "first_loss",
 }
 """Fields of a stage that enter an identity in another form (models and tokens by content), or not at all."""
 

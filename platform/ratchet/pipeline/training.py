@@ -21,7 +21,7 @@ from ratchet.pipeline.intact import REFERENCE, ROWS
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
-from ratchet.plan.stages import Merge, Training
+from ratchet.plan.stages import Dpo, Dpop, Merge, Training
 from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import digest_file
@@ -152,6 +152,7 @@ def train_spec(
         heldout_references=references if heldout else (),
         starts_at_reference=step.reference == step.start,
         reference_noise=noise,
+        first_loss=stage.first_loss if isinstance(stage, Dpo | Dpop) else TrainSpec.first_loss,
         epochs=stage.epochs,
         max_steps=stage.max_steps,
         batch=stage.batch,

@@ -12,6 +12,7 @@ from ratchet.plan.model import ModelSpec
 
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+FirstLoss = Annotated[float, Field(gt=0)]
 
 
 Overlong = Literal["drop", "trim_prompt"]
@@ -156,6 +157,9 @@ class Dpo(ReferringStage):
     """What the stage does."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of labels taken to be flipped (conservative DPO)."""
+    first_loss: FirstLoss = 0.1
+    """The most that the first loss may be off ln 2 where the stage starts as its reference. Raise it where rounding
+    alone moves a loss further that magnifies log-ratios; each answer is held to its own rounding in any case."""
 
 
 class Dpop(ReferringStage):
@@ -169,6 +173,9 @@ class Dpop(ReferringStage):
     """λ, the weight of a chosen answer's fall below the reference."""
     penalty_position: Literal["inside", "outside"] = "inside"
     """Inside the sigmoid (the paper's July 2024 text), or added to the loss (its Eq. 3 as first printed)."""
+    first_loss: FirstLoss = 0.1
+    """The most that the first loss may be off ln 2 where the stage starts as its reference. Raise it where rounding
+    alone moves a loss further that magnifies log-ratios; each answer is held to its own rounding in any case."""
 
 
 class Ipo(ReferringStage):

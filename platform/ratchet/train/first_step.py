@@ -31,8 +31,6 @@ _LOG = logging.getLogger(__name__)
 _PASSES, _PAIRS = 4, 4
 """Forward passes of the first batch, on each worker, and the pairs of each that are scored in two layouts: enough to
 meet the few answers that rounding moves most, where it leaves most of them as they are."""
-MOST = 0.1
-"""The most that a first loss may be off ln 2, whatever rounding explains."""
 _MIDDLE = 2.0
 """How many times the measured rounding the middle one of many answers may be off: rounding alone keeps it below 1."""
 _FEW = 4.0
@@ -211,18 +209,19 @@ def _middle(spec: TrainSpec, seen: Figures) -> float:
 
 
 def _loss_tolerance(spec: TrainSpec, seen: Figures, allowed: Tensor, pairs: int) -> float:
-    """How far the loss may be off: as far as each answer may, and never more than `MOST` from ln 2."""
+    """How far the loss may be off: as far as each answer may, and from ln 2 never more than the stage says."""
     bound = float(loss_bound(spec, allowed).sum()) / max(1, pairs)
     if loss_of(spec.kind).start != math.log(2):
         return bound
-    return MOST if seen.routes else min(MOST, bound)
+    return spec.first_loss if seen.routes else min(spec.first_loss, bound)
 
 
 def _causes(seen: Figures, off: int, *, many: bool) -> str:
     if not (off or many):
         return (
             "rounding alone moves this loss so far, and training would begin with that: "
-            "use float32, or a loss that magnifies log-ratios less (penalty, beta)"
+            "use float32, or a loss that magnifies log-ratios less (penalty, beta), "
+            "or allow it by the stage's first_loss"
         )
     if seen.routes and not many:
         return (

@@ -59,12 +59,12 @@ class TrainSpec:
     step 1, so that every log-ratio must be 0 there. `chat_template` is the text of the template
     that the plan gave in place of the tokenizer's own, to go along with the model.
     `masters` is the file of the start model's float32 masters and `masters_digest` its SHA-256; with `keep_masters`
-    the step leaves its own behind, for those that start from it. `skip_nonfinite`
-    steps of a hundred may be skipped where a number is not finite. `workers` are the most that
-    there may be, `fewest_workers` (None: as many) those without which training waits.
-    `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU. `recipe` are
-    further rows of the model card. `lease` is the folder of the driver's lease on the run and
-    `generation` what it took: workers of a driver that another one has displaced do not begin.
+    the step leaves its own behind, for those that start from it. `first_loss` is how far the first loss may be off
+    ln 2, where that is what it should be. `skip_nonfinite` steps of a hundred may be skipped where a number is not
+    finite. `workers` are the most that there may be, `fewest_workers` (None: as many) those without which training
+    waits. `collective_timeout` is in seconds. `gpus_per_worker` of 0 trains on the CPU. `recipe` are further rows of
+    the model card. `lease` is the folder of the driver's lease on the run and `generation` what it took: workers of
+    a driver that another one has displaced do not begin.
     """
 
     step: str
@@ -89,6 +89,7 @@ class TrainSpec:
     heldout_rows: int = 256
     starts_at_reference: bool = False
     reference_noise: float = 0.0
+    first_loss: float = 0.1
     epochs: int = 1
     max_steps: int | None = None
     batch: int = 32
