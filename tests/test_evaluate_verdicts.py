@@ -51,6 +51,12 @@ def test_thoughts_of_every_kind_count_for_nothing(opens: str, closes: str) -> No
     assert read_verdict(f"{opens}{musing}\n{closes}\nIt is fine.").problem == NO_RATING
 
 
+def test_thoughts_in_square_brackets_have_an_end() -> None:
+    assert read_verdict("[thinking]First [[3]]?\n[/thinking]\nRating: [[8]]").rating == 8.0
+    assert read_verdict("First [[3]]?\n[/REASONING]\nRating: [[8]]").rating == 8.0
+    assert read_verdict("[Reasoning]\nIt is fine.\n[Rating]\n[[8]]").rating == 8.0, "a heading"
+
+
 def test_bare_channels_of_a_decoder_that_drops_marks_are_thoughts() -> None:
     assert read_verdict("analysisWe look. Maybe [[3]].assistantfinalRating: [[8]]").rating == 8.0
     assert read_verdict("analysisWe look. Maybe [[3]].").problem == f"{NO_RATING} ({UNCLOSED})"
@@ -97,6 +103,14 @@ def test_marks_that_are_spoken_of_open_nothing() -> None:
         ("[[85]]", None, OUT_OF_RANGE),
         ("Rating: [[0]]", None, OUT_OF_RANGE),
         ("Rating: 7", None, NO_RATING),
+        (r"Such as [[5]]. Rating: \[\[8\]\]", None, DISPUTED),
+        ("Such as [[5]]. Rating: [[ 8 ]]", None, DISPUTED),
+        ("Such as [[5]]. Rating: [[**8**]]", None, DISPUTED),
+        ("Such as [[5]]. Rating: [[8/10]]", None, DISPUTED),
+        ("Such as [[5]]. Rating: [[8,5]]", None, DISPUTED),
+        ("Such as [[5]]. **Rating:** 8", None, DISPUTED),
+        ("Rating: 8/10, so [[8]]", 8.0, ""),
+        (r"Rating: \[\[8\]\], that is [[8]]", 8.0, ""),
         ("[[rating]] [[ 7 ]] [[-1]] [[7/10]] [[１０]]", None, NO_RATING),
         ("", None, NO_RATING),
     ],

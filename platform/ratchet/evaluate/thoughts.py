@@ -27,6 +27,7 @@ _MARKS = (
     (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
     (r"<\|channel>", rf"<channel\|>|<\|{_WORD}_end\|>"),
     (r"\[THINK\]", r"\[/THINK\]"),
+    (rf"\[{_NAME}\](?=(?s:.*)\[/{_NAME}\])", rf"\[/{_NAME}\]"),  # without an end it may be a heading
     (r"◁think▷", r"◁/think▷"),
     (r"<unused94>", r"<unused95>"),
 )

@@ -24,6 +24,13 @@ _WEAK = re.compile(rf"\[{_NUMBER}\]", re.ASCII)
 _LOOSE = r"[^\w\[\]\n]{0,8}"
 _CALLED = rf"\b(?:rating|score|grade|verdict)\b{_LOOSE}"
 _FLAGS = re.ASCII | re.IGNORECASE | re.MULTILINE
+# What is no rating as it was asked for, but shows that another `[[number]]` may be an example: an escaped or bold one,
+# `[[7/10]]`, a plain `Rating: 7`.
+_OTHER = re.compile(
+    r"\\?\[\s?\\?\[[^\w\[\]\n]{0,4}(\d+(?:[.,]\d+)?)[^\[\]\n]{0,12}\]\s?\\?\]"
+    r"|\brating\b[^\w\[\n]{0,8}[:=][^\w\[\n]{0,8}(\d+(?:\.\d+)?)(?!\w)",
+    _FLAGS,
+)
 # A bare `[number]` is a citation or a place in a list, unless it is called a rating or is the last line.
 _STATED = re.compile(
     rf"\b(?:rating|score|grade|verdict)\b[^\w\[\n:=]{{0,8}}(?:[:=]|\b(?:is|of)\b){_LOOSE}\[{_NUMBER}\](?!\])"
@@ -62,11 +69,12 @@ def read_verdict(text: str, finish_reason: str = "stop", quotable: Iterable[floa
         return Reading(None, f"{NO_RATING} ({finish_reason or 'unfinished'})")
     if said is None:
         return Reading(None, f"{NO_RATING} ({UNCLOSED})")
-    strong = _values(_STRONG, _of_the_whole(said))
+    whole = _of_the_whole(said)
+    strong = _values(_STRONG, whole)
     found = strong | _values(_STATED, said)
     if not found:
         return Reading(None, NO_RATING)
-    if len(found) > 1 or (not strong and found & set(quotable)):
+    if len(found) > 1 or not _values(_OTHER, whole) <= found or (not strong and found & set(quotable)):
         return Reading(None, DISPUTED)
     (rating,) = found
     return Reading(rating) if LOWEST <= rating <= HIGHEST else Reading(None, OUT_OF_RANGE)
@@ -85,4 +93,4 @@ def _of_the_whole(said: str) -> str:
 
 
 def _values(pattern: re.Pattern[str], text: str) -> set[float]:
-    return {float(next(filter(None, found.groups()))) for found in pattern.finditer(text)}
+    return {float(next(filter(None, found.groups())).replace(",", ".")) for found in pattern.finditer(text)}
