@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ratchet.pipeline.intact import write_step_record
 from ratchet.reference.store import Logps, finished_files, write_block
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import Answer, CompletionRequest
+from ratchet.store.fingerprint import digest_file
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
 from ratchet.store.sealed import write_sealed
@@ -65,7 +67,11 @@ def write_step(folder: Path) -> None:
     (folder / "model").mkdir()
     (folder / "model/model.safetensors").write_bytes(bytes(range(256)) * 4)
     (folder / "metrics.jsonl").write_text("".join(line_of(step, {"loss": 1 / step}) for step in range(1, 9)))
-    write_step_record(folder, record("step", "align"))
+    masters = folder / "masters/masters.safetensors"
+    masters.parent.mkdir()
+    masters.write_bytes(bytes(range(256)) * 4)
+    left = {"masters": {"sha256": digest_file(masters), "bytes": 1024}}
+    write_step_record(folder, dataclasses.replace(record("step", "align"), facts={"training": {"published": left}}))
 
 
 def tokenised(rows: int) -> pa.Table:

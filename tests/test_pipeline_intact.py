@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,26 @@ def test_a_linked_step_stays_where_it_is_and_an_unfinished_one_too(tmp_path: Pat
     (home / "record.json").unlink()
     clear_step(home, tmp_path / "damaged")
     assert home.exists() and not step_faults(home) and not (tmp_path / "damaged").exists()
+
+
+def test_changed_masters_put_their_step_aside_and_absent_ones_do_not(tmp_path: Path, caplog: Any) -> None:
+    """They are no files of the record: they go once no step needs them any more."""
+    folder = finished_step(tmp_path / "steps" / "align.1")
+    file = folder / "masters/masters.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"m" * 300)
+    left = {"training": {"published": {"masters": {"sha256": digest_file(file), "bytes": 300}}}}
+    write_step_record(folder, Record("step", "f" * 20, {"kind": "dpo"}, {}, "2026-01-01T00:00:00Z", 1.5, facts=left))
+    assert not step_faults(folder)
+    flip(file, 100)
+    assert step_faults(folder) == ["masters/masters.safetensors does not have the bytes that were written"]
+    file.write_bytes(b"m" * 299)
+    assert step_faults(folder) == ["masters/masters.safetensors has 299 bytes of 300"]
+    file.unlink()
+    assert not step_faults(folder)
+    file.write_bytes(b"n" * 300)
+    clear_step(folder, tmp_path / "damaged")
+    assert not folder.exists() and "the step is made again" in caplog.text
 
 
 def test_changed_metrics_cost_no_training_and_are_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -35,6 +35,7 @@ from ratchet.tune.trial import read_end
 from store_example import DOCS, IDS, requests, write_store
 
 MADE_AGAIN = "made again"
+MASTERS = "masters/masters.safetensors"
 
 
 def pairs(layout: Layout) -> Any:
@@ -98,7 +99,7 @@ def step(layout: Layout) -> Any:
     folder = layout.step("plan", "align")
     if step_faults(folder):
         return MADE_AGAIN
-    files = [(folder / name).read_bytes() for name in ("model/model.safetensors", "identity.json")]
+    files = [(folder / name).read_bytes() for name in ("model/model.safetensors", "identity.json", MASTERS)]
     return files, read_record(folder)
 
 
@@ -131,6 +132,7 @@ KINDS: dict[str, tuple[str, Callable[[Layout], Any]]] = {
     "judgments": ("store/judgments/*", judgments),
     "requests": ("store/requests/*", built),
     "step": ("runs/plan/steps/align/**/*", step),
+    "masters": (f"runs/plan/steps/align/{MASTERS}", step),
     "metrics": ("runs/plan/steps/align/metrics.jsonl", metrics),
     "copies of data": ("store/datasets/d/*", data),
     "order": ("runs/plan/orders/*", order),

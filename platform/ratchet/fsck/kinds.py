@@ -12,7 +12,7 @@ from ratchet.evaluate import copies
 from ratchet.evaluate.harness_requests import digest_fault
 from ratchet.evaluate.unit_journal import key_of as unit_key
 from ratchet.fsck.part import Part
-from ratchet.pipeline.intact import SHOWN
+from ratchet.pipeline.intact import SHOWN, masters_files
 from ratchet.reference.store import block_fault, block_paths, remove_block
 from ratchet.serving.journal import parse_line
 from ratchet.store.append import damaged_lines, rewrite
@@ -87,7 +87,10 @@ def _step(folder: Path, layout: Layout) -> Iterator[Part]:
     yield from _checkpoints(folder, lease)
     found = look(folder) if (folder / NAME).exists() else []
     if isinstance(found, Record):
-        yield Part(folder, "ok")
+        wrong = faults(folder, masters_files(folder, found))
+        yield (
+            Part(folder, "damaged", some(wrong), lease, lambda: _aside(folder, layout)) if wrong else Part(folder, "ok")
+        )
     elif not found:
         yield from _documents(folder, lease)
         yield Part(folder, "unfinished")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, Step, heirs
-from ratchet.pipeline.intact import IDENTITY
+from ratchet.pipeline.intact import IDENTITY, masters_of
 from ratchet.plan.stages import Merge
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import fingerprint
@@ -23,8 +23,7 @@ _log = logging.getLogger(__name__)
 
 def left_by(record: Record) -> str | None:
     """Return the digest of the masters that a finished step left, or None where no step needed any."""
-    training: Mapping[str, Any] = record.facts.get("training") or {}
-    masters = (training.get("published") or {}).get("masters")
+    masters = masters_of(record)
     return None if masters is None else str(masters["sha256"])
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ratchet.errors import CorruptError
-from ratchet.store.record import Record, read_record, write_record
+from ratchet.store.record import Entry, Record, read_record, write_record
 from ratchet.store.sound import faults, look, put_aside
+from ratchet.train.masters import FILE, MASTERS
 
 IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
 SHOWN = {"ledger.jsonl", "metrics.jsonl"}
@@ -29,7 +32,22 @@ def step_faults(folder: Path) -> list[str]:
         return [f"record.json: {error.what}"]
     if record is None:
         return []
-    return faults(folder, {name: entry for name, entry in record.files.items() if name not in SHOWN})
+    files = {name: entry for name, entry in record.files.items() if name not in SHOWN}
+    return faults(folder, {**files, **masters_files(folder, record)})
+
+
+def masters_files(folder: Path, record: Record) -> dict[str, Entry]:
+    """Return the float32 masters that a finished step left, as long as they are there: none is missed once it went."""
+    masters, name = masters_of(record), f"{MASTERS}/{FILE}"
+    there = masters is not None and (folder / name).exists()
+    return {name: (masters["bytes"], masters["sha256"])} if masters is not None and there else {}
+
+
+def masters_of(record: Record) -> Mapping[str, Any] | None:
+    """Return the size and digest of the masters that a finished step left, or None where no step needed any."""
+    training: Mapping[str, Any] = record.facts.get("training") or {}
+    found: Mapping[str, Any] | None = (training.get("published") or {}).get("masters")
+    return found
 
 
 def clear_step(folder: Path, damaged: Path) -> None:
