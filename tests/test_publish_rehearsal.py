@@ -166,7 +166,9 @@ def test_what_cannot_be_saved_is_told_before(tmp_path: Path) -> None:
 def test_a_skeleton_can_be_tried_too(tmp_path: Path) -> None:
     """Weights that bitsandbytes holds are not those that are published."""
     tiny("qwen2", torch.float32).save_pretrained(tmp_path)
-    try_saving(skeleton(tmp_path, "bfloat16"), tmp_path)
+    hollow = skeleton(tmp_path, "bfloat16")
+    try_saving(hollow, tmp_path)
+    assert all(weight.is_meta for weight in hollow.parameters()), "trying made no weights"
 
 
 def test_a_damaged_tokenizer_stops_before_the_first_step(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def paired(
 
     The p-value, two-sided, is that of flipping the sign of each cluster's part at random (Fisher 1935): which of the
     two models gave which answers is a toss-up if they do not differ. All ways are gone through up to
-    12 clusters whose parts are not 0, else `flips` seeded ones, as (k + 1) / (flips + 1). It does not hang on
+    12 clusters whose parts are not 0, else `flips` seeded ones, as (k + 1) / (flips + 1). It does not depend on
     the order of items, nor on which model is a.
 
     With groups, differences between the groups' means make p a little large, never small. Near its 5 % the

@@ -57,7 +57,7 @@ def _parse(raw: bytes) -> tuple[str, list[Answer]]:
 
 
 def _fields(answer: Answer) -> dict[str, Any]:
-    """Return an answer as JSON, which has no NaN: a model may give one, and who asked is told of it."""
+    """Return an answer as JSON, which has no NaN: a model may give one, and who asked must see it."""
     fields = dataclasses.asdict(answer)
     if answer.logprobs is not None:
         known = [one is None or math.isfinite(one) for one in answer.logprobs]

@@ -144,7 +144,7 @@ def _checkpoints(step: Path, lease: Path) -> Iterator[Part]:
 
 def _bad(folder: Path) -> str:
     set_aside(folder)
-    return "renamed to bad-…; training goes on from the one before it"
+    return "renamed to bad-…; training goes on from the previous one"
 
 
 def _journal(lease: str, parse: Callable[[bytes], object]) -> Callable[[Path, Layout], Iterator[Part]]:

@@ -55,7 +55,7 @@ def _try_weights(model: Any, source: Path) -> None:
     written = written_tensors(model)
     logging.disable_progress_bar()
     said = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is wrong is told below
+    logging.set_verbosity_error()  # what is wrong is raised below
     try:
         _, info = type(model).from_pretrained(
             None,

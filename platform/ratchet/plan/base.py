@@ -46,7 +46,7 @@ def one_of(part: Strict, *keys: str) -> None:
 def local(part: Strict, *keys: str) -> None:
     """Check that the files and folders of a part of a plan are no URLs. Raises the error of `wrong`.
 
-    `s3://bucket/x` is a relative folder named `s3:` to whoever opens it, and would be lost with this machine.
+    Opened as a file, `s3://bucket/x` is a relative folder named `s3:`, and would be lost with this machine.
     """
     for key in keys:
         value = getattr(part, key)

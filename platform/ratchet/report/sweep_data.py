@@ -153,7 +153,7 @@ class Importance:
 
 
 LEVEL = 0.05
-"""Two points are told apart where `p_all` is below this."""
+"""Two points count as different where `p_all` is below this."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ def compare(
 
     The first point is the first because of the same values, so its differences are the largest that chance gave. p is
     therefore adjusted for all pairs of points, not for those of the first alone (Bonferroni): where no point differs
-    from any other, one is told from the first in one sweep of 20 at most.
+    from any other, one is called worse than the first in one sweep of 20 at most.
     """
     ranked = best_of(points)
     if len(ranked) < 2:
