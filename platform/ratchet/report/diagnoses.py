@@ -287,7 +287,7 @@ RULES = (
         _rejected_alone,
         "its margin of {margin} nats comes from the rejected answers, which fell ({rejected} nats against {against}); "
         "the chosen answers did not rise ({chosen} nats)",
-        "use kind: dpop, or a higher beta, if the model is to write answers like the chosen ones more often",
+        "use kind: dpop (a higher penalty where it is dpop already), or a higher beta, to make chosen answers likelier",
     ),
     Rule(
         "answers grew longer",
