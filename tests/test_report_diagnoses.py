@@ -212,6 +212,17 @@ def test_answers_that_are_none_are_said(align: str, more: dict[str, Any], wanted
     assert names(document({}, samples=[sample("Sorry.", align, **more)] * 5)) == wanted
 
 
+def test_lengths_are_held_against_the_first_model_that_answers() -> None:
+    def three(tokens: int) -> dict[str, Any]:
+        one = sample("x" * 300, "A short answer.", tokens=14)
+        one["answers"][0] |= {"tokens": 128, "ended": False}
+        return one | {"answers": [*one["answers"], {"model": "dpo", "text": "So.", "tokens": tokens, "ended": True}]}
+
+    (one,) = diagnose(read(document({}, samples=[three(40)] * 5)))
+    assert (one.name, one.of) == ("answers grew longer", "dpo") and "those of align 14" in one.says
+    assert names(document({}, samples=[three(28)] * 5)) == []
+
+
 def test_two_bad_answers_of_five_are_no_diagnosis_and_the_start_model_has_none() -> None:
     bad, good = sample("Sorry.", " about" * 60), sample("Sorry.", "Try the lowest setting.")
     assert names(document({}, samples=[bad, bad, good, good, good])) == []

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,7 +15,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Model, Run, Tokens
-from ratchet.pipeline.samples import LIMIT, PROMPTS, choose, sampled_models
+from ratchet.pipeline.samples import LIMIT, PROMPTS, Prompt, choose, sampled_models
 from ratchet.plan.schema import Plan
 from ratchet.report.page import write_report
 from ratchet.report.read import read
@@ -84,7 +85,12 @@ def test_the_start_model_and_what_each_stage_ends_with_answer(tmp_path: Path, mo
         run.models[name] = Model(name, model, name, name, "float32")
     assert sampled_models(run) == ["base", "warm", "align.2"]
     scratch = run.plan.model_copy(update={"model": run.plan.model.model_copy(update={"scratch": SPEC})})
-    assert sampled_models(dataclasses.replace(run, plan=scratch)) == ["warm", "align.2"], "random weights say nothing"
+    assert sampled_models(dataclasses.replace(run, plan=scratch)) == ["base", "warm", "align.2"]
+
+
+@pytest.mark.parametrize(("chosen", "limit"), [(12, 128), (64, 128), (65, 130), (256, 512), (900, 512)])
+def test_an_answer_may_be_twice_as_long_as_the_chosen_one(chosen: int, limit: int) -> None:
+    assert Prompt("a", "heldout", np.arange(3, dtype=np.int32), "Hi.", "Yes.", chosen).limit == limit
 
 
 def test_answers_stand_at_the_head_of_the_page_and_whole_below(tmp_path: Path) -> None:
@@ -104,6 +110,12 @@ def test_answers_stand_at_the_head_of_the_page_and_whole_below(tmp_path: Path) -
     lines = list(sample_lines(report))
     assert [line.split()[0] for line in lines] == ["asked", "base", "align"] * 2
     assert all("\n" not in line and len(line) < 140 for line in lines)
+
+
+def test_what_a_model_writes_moves_no_cursor() -> None:
+    wild = sample("Be\x1b[2Jfore.", "A\x07f\x9bt\r\ner\u202e.")
+    said = [line.split(maxsplit=1)[1] for line in sample_lines(read(document({}, samples=[wild])))]
+    assert said[1:] == ["Be [2Jfore.", "A f t er ."]
 
 
 def test_a_bad_answer_is_marked_and_an_empty_one_is_said(tmp_path: Path) -> None:

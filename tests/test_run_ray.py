@@ -115,7 +115,8 @@ def test_what_each_stage_ends_with_answers_five_prompts_and_a_second_call_asks_n
     before = json.loads(report.read_text())["samples"]
     assert len(before) == 5
     assert all(
-        [one["model"] for one in sample["answers"]] == ["warm", "align.2", "control", "blend"] for sample in before
+        [one["model"] for one in sample["answers"]] == ["base", "warm", "align.2", "control", "blend"]
+        for sample in before
     )
     journals = {done / "out" / one["record"] for sample in before for one in sample["answers"]}
     sizes = {path: path.stat().st_size for path in journals}

@@ -27,8 +27,9 @@ _log = logging.getLogger(__name__)
 PROMPTS = 5
 """Prompts that every model answers."""
 
-LIMIT = 128
-"""The most tokens of an answer: enough to see a loop, and seconds even without a GPU."""
+LIMIT, MOST = 128, 512
+"""Tokens that an answer may have: enough to see a loop, and seconds even without a GPU; twice as many as the chosen
+answer has, to see that one never ends, up to the second number."""
 
 _LONGEST_PROMPT = 1024
 """Tokens of a prompt: a longer one takes more time than it tells."""
@@ -44,6 +45,11 @@ class Prompt:
     text: str
     chosen: str
     chosen_tokens: int
+
+    @property
+    def limit(self) -> int:
+        """The most tokens that a model may write."""
+        return min(MOST, max(LIMIT, 2 * self.chosen_tokens))
 
 
 def write_samples(run: Run) -> list[dict[str, Any]]:
@@ -66,9 +72,8 @@ def write_samples(run: Run) -> list[dict[str, Any]]:
 
 
 def sampled_models(run: Run) -> list[str]:
-    """Return the start model, unless it is random weights, and what each stage ends with, in the order made."""
-    names = {final_model(run.plan, stage) for stage in run.plan.stages}
-    names |= set() if run.plan.model.scratch else {BASE}
+    """Return the start model, also one of random weights, and what each stage ends with, in the order made."""
+    names = {BASE} | {final_model(run.plan, stage) for stage in run.plan.stages}
     return [name for name in run.models if name in names]
 
 
@@ -129,7 +134,7 @@ def _ask(run: Run, name: str, prompts: Sequence[Prompt]) -> tuple[str, Sequence[
     with Candidates(bench, run.models[name]) as candidates:
         candidates.alone([task], candidates.step_back)
         candidate = candidates.of(task)
-        requests = [CompletionRequest(tuple(one.ids.tolist()), Sampling(max_tokens=LIMIT)) for one in prompts]
+        requests = [CompletionRequest(tuple(one.ids.tolist()), Sampling(max_tokens=one.limit)) for one in prompts]
         kept = run.layout.answers(candidate.identity).relative_to(run.layout.root)
         return str(kept), candidate.engine.answer(requests)
 
@@ -145,5 +150,5 @@ def _sample(prompt: Prompt, at: int, written: Mapping[str, tuple[str, Sequence[A
         }
         for name, (kept, answers) in written.items()
     ]
-    keys = ("source", "split", "chosen", "chosen_tokens")
-    return {key: getattr(prompt, key) for key in keys} | {"prompt": prompt.text, "limit": LIMIT, "answers": answers}
+    keys = ("source", "split", "chosen", "chosen_tokens", "limit")
+    return {key: getattr(prompt, key) for key in keys} | {"prompt": prompt.text, "answers": answers}

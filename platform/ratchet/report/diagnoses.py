@@ -213,18 +213,20 @@ def _start(text: str, most: int = 80) -> str:
 
 
 def _longer(report: Report) -> Iterator[Found]:
-    found = written_by(report)
-    if not found:
-        return
-    first = next(iter(found))
-    before = statistics.fmean(one.tokens for _, one in found[first])
+    # Random weights, or a model that never ends, write to the limit: answers are held against the first that are some.
+    found = {model: mine for model, mine in written_by(report).items() if _sound(mine)}
+    first = next(iter(found), "")
     for model, mine in found.items():
+        before = statistics.fmean(one.tokens for _, one in found[first])
         after = statistics.fmean(one.tokens for _, one in mine)
         chosen = statistics.fmean(sample.chosen_tokens for sample, _ in mine)
-        sound = 2 * sum(bool(degenerate(sample, one)) for sample, one in mine) <= len(mine)
-        if model != first and sound and after > LONGER * max(before, chosen):
+        if after > LONGER * max(before, chosen):
             numbers = {"after": after, "before": before, "chosen": chosen}
             yield model, {key: fig.number(value, 0) for key, value in numbers.items()} | {"first": first}
+
+
+def _sound(mine: list[tuple[Sample, Written]]) -> bool:
+    return 2 * sum(bool(degenerate(sample, one)) for sample, one in mine) <= len(mine)
 
 
 RULES = (

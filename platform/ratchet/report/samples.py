@@ -23,7 +23,7 @@ def samples(report: Report) -> Table | None:
     """All prompts with what each model wrote, and the chosen answer."""
     if not report.samples:
         return None
-    limit = report.samples[0].limit
+    limit = max(one.limit for one in report.samples)
     known = {"heldout": "held-out prompts", "train": "prompts that were trained on, as nothing is held out"}
     note = f"Greedy answers of at most {limit} tokens to {known[report.samples[0].split]}, the same for all models."
     return _table(report, report.samples, _LONG, note, chosen=True)
@@ -59,4 +59,5 @@ def _cell(sample: Sample, one: Written | None, most: int) -> Cell:
 
 
 def _line(text: str) -> str:
-    return cut(" ".join(text.split()), _LINE)
+    """Return a text as one line that a terminal shows: what a model writes must not move its cursor."""
+    return cut(" ".join("".join(sign if sign.isprintable() else " " for sign in text).split()), _LINE)
