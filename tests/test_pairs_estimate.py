@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ratchet.errors import DataError
 from ratchet.pairs import estimate
 from ratchet.pairs.estimate import estimate_pairs, estimate_rows
 from ratchet.pipeline.state import survey
@@ -49,6 +50,14 @@ def test_of_a_long_file_the_first_bytes_tell(tmp_path: Path, name: str, monkeypa
     source = write(tmp_path / name, [{**row, "rejected": str(hash(n))} for n, row in enumerate(rows(60_000))])
     assert estimate_rows(source) == pytest.approx(60_000, rel=0.1)
     assert estimate_rows(source) != 60_000
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.json.gz", "x.parquet"])
+def test_a_file_that_was_cut_off_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+    source = write(tmp_path / name, rows(2000))
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-200])
+    with pytest.raises(DataError, match=rf"{name}: the file is damaged or cut off"):
+        estimate_pairs(source)
 
 
 def test_rows_that_give_no_pair_or_several_are_counted_so(tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ evaluate: [suites/quick.yaml]
 cluster: {storage: out}
 """
 SUITE = "tasks:\n  story: {kind: perplexity, rows: {path: sets/story.txt}}\n"
+SCRATCH = """\
+name: mine
+model: {scratch: {tokenizer_from: [prefs], vocab_size: 300, hidden_size: 16, layers: 1, heads: 2, key_value_heads: 1}}
+data: {prefs: {path: prefs.jsonl}}
+stages: {align: {kind: dpo, data: [prefs], max_length: 64}}
+cluster: {storage: out}
+"""
 SPACE = "name: beta\nkeys: {stages.align.beta: {grid: [0.1, 0.3]}}\nobjectives: {align/heldout/accuracy: max}\n"
 
 
@@ -215,3 +222,62 @@ def test_checking_paths_brings_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert done.stderr.strip() == "set()", done.stderr
+
+
+def test_what_is_no_plain_file_or_folder_is_told_as_such() -> None:
+    os.mkfifo("pipe.jsonl")
+    Path("empty.jsonl").touch()
+    Path("lost").symlink_to("nowhere")
+    Path("round").symlink_to("round")
+    for path, said in {
+        "pipe.jsonl": "is a device or a pipe, and must be a plain file, which can be read again",
+        "empty.jsonl": "empty.jsonl is empty: take it out, or fill it",
+        "lost": "is a link that leads nowhere: to nowhere",
+    }.items():
+        assert problems(PLAN.replace("prefs.jsonl", path)) == [f"plan.yaml:4: data.prefs.path: {said}"]
+    assert problems(PLAN.replace("tiny-sft", "lost"))[0] == (
+        "plan.yaml:2: model.path: is a link that leads nowhere: to nowhere"
+    )
+    for storage, said in {
+        "lost": "is a link that leads nowhere: to nowhere",
+        "round": "is a link that leads nowhere: to round",
+        "lost/x": f"{Path.cwd() / 'lost'} is a link that leads nowhere: to nowhere",
+    }.items():
+        assert problems(PLAN.replace("storage: out", f"storage: {storage}")) == [
+            f"plan.yaml:8: cluster.storage: {said}"
+        ]
+
+
+def test_a_url_with_one_slash_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "plan.yaml", "--set", "data.prefs.path=s3:/bucket/x"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("--set data.prefs.path: s3:/bucket/x: object storage and URLs are not supported")
+
+
+def test_evaluate_tells_all_wrong_paths_of_its_command_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "./tiny-stf", "prefs.jsonl", "x=tiny-sft", "suites/quick.yaml"]
+    wrong = ["--storage", "$HOME/out", "--chat-template", "mien.jinja"]
+    assert cli.main([*words, *wrong]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: --storage: no such file: variables are not filled in; write the path out",
+        "--chat-template: no such file; did you mean mine.jinja?; it is a Jinja file, or one of plain, scratch",
+        "./tiny-stf: no such folder; did you mean tiny-sft?",
+        "prefs.jsonl: must be a folder, and prefs.jsonl is a file",
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "score"])
+def test_what_the_first_rows_and_the_models_folder_tell_is_told_before_ray_starts(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # nobody answers there: to come so far is status 69
+    said = [command, "plan.yaml", "--set", "evaluate=[]", "--set", "model.chat_template=null"]
+    assert cli.main(said) == 4
+    assert "tiny-sft: it has no weights" in capsys.readouterr().err
+    Path("plan.yaml").write_text(SCRATCH)
+    Path("prefs.jsonl").write_text("prompt;chosen;rejected\n")
+    assert cli.main(said[:2]) == 3
+    assert "prefs.jsonl: none of the first 1 rows is a JSON object" in capsys.readouterr().err
+    Path("prefs.jsonl").write_text(json.dumps({"prompt": "a?", "chosen": "b", "rejected": "c"}))
+    assert cli.main(said[:2]) == 69

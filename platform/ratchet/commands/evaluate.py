@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ratchet.commands.arguments import begin
 from ratchet.errors import PlanError
-from ratchet.pipeline.paths import path_problems
+from ratchet.pipeline.paths import fault, path_problems
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite
 from ratchet.plan.model import DAY, ModelSpec, changed, is_commit
+from ratchet.plan.naming import Place
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Wandb
 
@@ -65,10 +66,8 @@ def main(arguments: argparse.Namespace) -> int:
     suite = load_suite(arguments.suite, arguments.overrides, path_problems)
     if arguments.actors < 1 or arguments.gpus < 0 or arguments.tensor_parallel < 1:
         raise PlanError("--actors and --tensor-parallel start at 1, --gpus at 0")
-    for option in ("storage", "chat_template"):
-        if what := url_fault(getattr(arguments, option) or ""):
-            raise PlanError(what, where=f"--{option.replace('_', '-')}")
     dtype = arguments.dtype or ("bfloat16" if arguments.gpus else "float32")
+    models = read_models(arguments, dtype)
     cluster = Cluster(
         score_actors=arguments.actors,
         gpus_per_worker=arguments.gpus,
@@ -79,13 +78,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     from ratchet.pipeline.evaluate import Asked, evaluate_models
 
-    asked: list[Asked] = []
-    for words in arguments.models:
-        name, spec = read_model(words, dtype, arguments.chat_template, trust=arguments.trust_remote_code)
-        spec = rendered(spec, arguments.template_arguments, arguments.date)
-        if name in [one.name for one in asked]:
-            raise PlanError(f"two models are named {name}", fix="name one: NAME=MODEL")
-        asked.append(Asked(name, spec))
+    asked = [Asked(name, rendered(spec, arguments.template_arguments, arguments.date)) for name, spec in models.items()]
     wandb = None
     if arguments.wandb:
         wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
@@ -94,6 +87,30 @@ def main(arguments: argparse.Namespace) -> int:
     if (error := evaluated.error()) is not None:
         raise error
     return 0
+
+
+def read_models(arguments: argparse.Namespace, dtype: str) -> dict[str, ModelSpec]:
+    """Return the models that are asked for, by name. Raises PlanError that tells all wrong paths at once."""
+    wrong, found = [], {}
+    for option, part in (("storage", Cluster), ("chat_template", ModelSpec)):
+        text = getattr(arguments, option) or ""
+        if text and (what := url_fault(text) or fault(Place(part, option, (), text))):
+            wrong.append(f"--{option.replace('_', '-')}: {what}")
+    template = None if wrong else arguments.chat_template
+    for words in arguments.models:
+        try:
+            name, spec = read_model(words, dtype, template, trust=arguments.trust_remote_code)
+        except PlanError as error:
+            wrong.append(str(error))
+            continue
+        if spec.path and (what := fault(Place(ModelSpec, "path", (), spec.path))):
+            wrong.append(f"{words}: {what}")
+        if name in found:
+            wrong.append(f"two models are named {name}: name one: NAME=MODEL")
+        found[name] = spec
+    if wrong:
+        raise PlanError("\n".join(wrong))
+    return found
 
 
 def read_model(words: str, dtype: str, chat_template: str | None, *, trust: bool) -> tuple[str, ModelSpec]:

@@ -20,7 +20,7 @@ from pyarrow import ipc
 
 from ratchet.pairs.assemble import PROMPT_TYPE
 from ratchet.pairs.pair import PreferencePair
-from ratchet.pairs.read import Span, plan_spans, read_span
+from ratchet.pairs.read import Span, damage, plan_spans, read_span
 from ratchet.pairs.render import Style
 from ratchet.pairs.source import make_reading, pairs_of
 from ratchet.pairs.tokens import Policy, tokenise
@@ -87,7 +87,7 @@ def estimate_pairs(source: Source) -> int:
 
 def estimate_rows(source: Source) -> int:
     """Return about how many rows a source has. Raises DataError."""
-    return sum(_rows(span) for span in plan_spans(source))
+    return sum(_counted(span) for span in plan_spans(source))
 
 
 def first_pairs(source: Source) -> First:
@@ -103,6 +103,11 @@ def first_pairs(source: Source) -> First:
 
 def _contents(pair: PreferencePair) -> Iterator[str]:
     yield from (turn.content for turn in pair.prompt)
+
+
+def _counted(span: Span) -> int:
+    with damage(span):
+        return _rows(span)
 
 
 def _rows(span: Span) -> int:

@@ -93,7 +93,7 @@ def read_span(span: Span, source: Source) -> Iterator[Row]:
     else:
         rows = _READERS[span.form](span, source)
     some = False
-    with _damage(span):
+    with damage(span):
         for row in rows:
             some = True
             yield row
@@ -105,7 +105,7 @@ def read_span(span: Span, source: Source) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _damage(span: Span) -> Iterator[None]:
+def damage(span: Span) -> Iterator[None]:
     """Turn what the libraries raise on a damaged file into a DataError that names it."""
     try:
         yield
@@ -130,7 +130,7 @@ def _file_spans(file: SourceFile, span_bytes: int) -> list[Span]:
     if file.form == "arrow":
         _check_ending(whole)
     if file.form == "array":
-        with _damage(whole), _opened(whole) as stream:
+        with damage(whole), _opened(whole) as stream:
             while not (head := (block := stream.read(_BLOCK)).lstrip(b"\xef\xbb\xbf \t\r\n")) and block:
                 pass
         if not head.startswith((b"[", b"{")):
@@ -146,7 +146,7 @@ def _file_spans(file: SourceFile, span_bytes: int) -> list[Span]:
 def _line_spans(whole: Span, size: int, span_bytes: int) -> list[Span]:
     """Cut after the first line break at or past each `span_bytes`, counting the lines before each cut."""
     cuts, lines, at, wanted = [(0, 0)], 0, 0, span_bytes
-    with _damage(whole), open(whole.path, "rb") as file:
+    with damage(whole), open(whole.path, "rb") as file:
         while size > span_bytes and (block := file.read(_BLOCK)):
             while wanted < at + len(block) and (end := block.find(b"\n", max(wanted - at - 1, 0))) >= 0:
                 cuts.append((at + end + 1, lines + block.count(b"\n", 0, end + 1)))
@@ -163,7 +163,7 @@ def _line_spans(whole: Span, size: int, span_bytes: int) -> list[Span]:
 
 def _parquet_spans(whole: Span, span_bytes: int) -> list[Span]:
     spans, first, size, rows, before = [], 0, 0, 0, 0
-    with _damage(whole), pq.ParquetFile(whole.path) as file:
+    with damage(whole), pq.ParquetFile(whole.path) as file:
         meta = file.metadata
         if meta.num_rows == 0:
             raise DataError("the file holds no rows", where=whole.path, fix="take it out of `path:`, or fill it")

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import DataError
+from ratchet.errors import DataError, some
 from ratchet.pairs.chat import shipped_templates
 from ratchet.pairs.files import source_files
+from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
 from ratchet.plan.document import Document, KeyPath, Problem
@@ -23,7 +24,6 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Dpo
 from ratchet.plan.suite import Files, Harness, Rows, Suite
 
-_ELSEWHERE = re.compile(r"\w+://")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
 _SYSTEM = ("/proc", "/sys")
 
@@ -44,7 +44,7 @@ def path_problems(document: Document, schema: type[Plan] | type[Suite], *, sent:
 
 def fault(place: Place) -> str | None:
     """Return what is wrong with a text that names a file or folder, or None. What has a scheme is not looked at."""
-    if _ELSEWHERE.match(place.text):
+    if url_fault(place.text) is not None:
         return None
     try:
         return _LOOKS[place.part, place.key](place.text)
@@ -55,13 +55,15 @@ def fault(place: Place) -> str | None:
 def _data(text: str) -> str | None:
     if (what := _written_wrongly(text)) is not None:
         return what
+    if (what := _no_plain_file(Path(text).expanduser())) is not None:
+        return what
     try:
-        source_files(Source(path=text))
+        empty = [file.path.name for file in source_files(Source(path=text)) if not file.path.stat().st_size]
     except DataError as error:
         if error.what in {"no such file or folder", "no file matches"}:
             return _missing(text, error.what)
         return f"{error.what}: {error.fix}"
-    return None
+    return f"{some(empty)} is empty: take it out, or fill it" if empty else None
 
 
 def _model(text: str) -> str | None:
@@ -98,6 +100,8 @@ def _there(text: str, kind: str, found: Callable[[Path], bool]) -> str | None:
     path = Path(text).expanduser()
     if found(path):
         return None
+    if (what := _leads_nowhere(path)) is not None:
+        return what
     if (what := _written_wrongly(text)) is not None:
         return what
     return (
@@ -111,6 +115,9 @@ def _storage(text: str) -> str | None:
     path = Path(text).expanduser().absolute()
     if not path.exists() and (what := _written_wrongly(text)) is not None:
         return what
+    for one in (path, *path.parents):
+        if (what := _leads_nowhere(one)) is not None:
+            return what if one == path else f"{one} {what}"
     there = next(one for one in (path, *path.parents) if one.exists())
     if not there.is_dir():
         return f"{'it' if there == path else there} is a file, and what is kept needs a folder: name another one"
@@ -133,6 +140,18 @@ _LOOKS: dict[tuple[type[Any], str], Callable[[str], str | None]] = {
     (Cluster, "storage"): _storage,
 }
 """What each key that names something must name; all keys of `NAMING` and `WRITTEN` are here."""
+
+
+def _leads_nowhere(path: Path) -> str | None:
+    """Return what is wrong with a link whose target is not there, or that leads back to itself; else None."""
+    return f"is a link that leads nowhere: to {path.readlink()}" if path.is_symlink() and not path.exists() else None
+
+
+def _no_plain_file(path: Path) -> str | None:
+    """Return what is wrong with a path that is there, and is neither a file nor a folder; else None."""
+    if path.exists() and not path.is_dir() and not path.is_file():
+        return "is a device or a pipe, and must be a plain file, which can be read again"
+    return _leads_nowhere(path)
 
 
 def _written_wrongly(text: str) -> str | None:
@@ -218,7 +237,7 @@ def _cached(name: str, revision: Any) -> Path:
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
     asked = revision if isinstance(revision, str) else "main"
     try:
-        commit = (hub / "refs" / asked).read_text().strip()
+        commit = (hub / "refs" / asked).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         commit = asked
     return hub / "snapshots" / commit

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ratchet.pairs.chat import chat_template_of
+from ratchet.pairs.estimate import first_pairs
 from ratchet.pipeline.beside import Evaluations, write_scores
 from ratchet.pipeline.changes import refuse_changed
 from ratchet.pipeline.context import Model, Run, Trial
@@ -25,6 +26,7 @@ from ratchet.pipeline.prepare import (
     prepare_sources,
     reference_model,
     stage_tokens,
+    used_sources,
 )
 from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, job_size, score_together, train_job
@@ -62,6 +64,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
         run.lease = lease
         if not (fresh or trial):
             refuse_changed(run)
+        _look(run)
         with (
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),
@@ -98,29 +101,29 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
     run, pairs, waiting = _open(plan), 0, []
     heard = Heard(run.folder, run.console.say)
     work: dict[tuple[EngineChoice, str | None], list[tuple[Model, ScoreJob]]] = {}
-    with (
-        hold(run.folder, run.console.say),
-        heard.all(),
-        native_noise_to(run.folder / "native.log"),
-        heard.meanwhile(),
-        ray_session(plan.cluster, say=run.console.say),
-        stoppable(run.stop),
-    ):
-        _prepare(run)
-        heard.say(run.warnings)
-        for step, stage in _known_steps(run):
-            if step.reference is None:
-                continue
-            if isinstance(step.reference, str) and step.reference not in run.models:
-                waiting.append(step.name)
-                continue
-            model, quantise = reference_model(run, step), quantised(step)
-            engine = gate_of(run, step.stage, model, quantise).engine
-            tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
-            some = work.setdefault((engine, quantise), [])
-            some += [(model, job) for job in step_jobs(run, step, stage, tokens) if job_size(job)]
-        for (engine, quantise), some in work.items():
-            pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))
+    with hold(run.folder, run.console.say), heard.all():
+        _look(run)
+        with (
+            native_noise_to(run.folder / "native.log"),
+            heard.meanwhile(),
+            ray_session(plan.cluster, say=run.console.say),
+            stoppable(run.stop),
+        ):
+            _prepare(run)
+            heard.say(run.warnings)
+            for step, stage in _known_steps(run):
+                if step.reference is None:
+                    continue
+                if isinstance(step.reference, str) and step.reference not in run.models:
+                    waiting.append(step.name)
+                    continue
+                model, quantise = reference_model(run, step), quantised(step)
+                engine = gate_of(run, step.stage, model, quantise).engine
+                tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
+                some = work.setdefault((engine, quantise), [])
+                some += [(model, job) for job in step_jobs(run, step, stage, tokens) if job_size(job)]
+            for (engine, quantise), some in work.items():
+                pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))
     return pairs, waiting
 
 
@@ -135,15 +138,20 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
     return run
 
 
+def _look(run: Run) -> None:
+    """Tell a model that cannot be used, and files whose first rows cannot, before Ray starts, which takes its time."""
+    pin(run)
+    if run.plan.model.scratch is None:
+        run.models[BASE] = base_model(run)
+    for name in used_sources(run):
+        first_pairs(run.plan.data[name])
+
+
 def _prepare(run: Run) -> None:
     """Read the sources and find the models that training begins with."""
     run.stop.check()
-    pin(run)
-    scratch = run.plan.model.scratch is not None
-    if not scratch:  # a model that cannot be used is told before any file is read
-        run.models[BASE] = base_model(run)
     prepare_sources(run)
-    if scratch:
+    if BASE not in run.models:
         run.models[BASE] = base_model(run)
     check_merges(run)
     check_suites(run)
