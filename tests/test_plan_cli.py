@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,29 @@ def test_the_command_is_installed_and_checks_the_repository() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == len(files)
+
+
+@pytest.mark.parametrize(("words", "status"), [(["check", "jobs/x.yaml"], 141), (["run", "absent.yaml"], 2)])
+def test_output_that_nobody_reads_is_no_traceback(words: list[str], status: int) -> None:
+    """As `| head` leaves it: of `check` standard output, of `run` with `2>&1` standard error too."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    told = writer if words[0] == "run" else subprocess.PIPE
+    ended = subprocess.run([sys.executable, "-m", "ratchet.cli", *words], stdout=writer, stderr=told, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr or b"") == (status, b"")
+
+
+def test_a_broken_connection_is_not_taken_for_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(arguments: argparse.Namespace) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(check, "main", main)
+    with (
+        open(os.devnull, "w") as out,
+        monkeypatch.context() as patched,
+        pytest.raises(BrokenPipeError),
+    ):
+        patched.setattr(sys, "stdout", out)
+        patched.setattr(sys, "stderr", out)
+        cli.main(["check", "x"])

@@ -162,6 +162,9 @@ def test_a_missing_or_broken_report_is_a_data_error(tmp_path: Path) -> None:
     arguments = argparse.Namespace(folder=tmp_path)
     with pytest.raises(DataError, match="no report here"):
         command.main(arguments)
+    (tmp_path / "page.html").touch()
+    with pytest.raises(DataError, match=r"page.html/report.json: there is no report here"):
+        command.main(argparse.Namespace(folder=tmp_path / "page.html"))
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(DataError, match="not JSON"):
         command.main(arguments)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ratchet import __version__, redact
-from ratchet.commands.terminal import take_every_sign
+from ratchet.commands.terminal import let_go, nobody_reads, take_every_sign
 from ratchet.errors import RatchetError
 from ratchet.store import warned
 
@@ -29,6 +29,8 @@ COMMANDS = {
 """Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""
 
 INTERRUPTED = 130
+UNREAD = 141
+"""Status of a command whose output nobody reads any more, as a shell gives it for SIGPIPE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,12 +42,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser(words).parse_args(words)
     try:
         status: int = arguments.main(arguments)
+        sys.stdout.flush()
     except RatchetError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        return _told(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        if not nobody_reads():  # a connection broke, not the pipe that `| head` makes
+            raise
+        let_go()
+        return UNREAD
     return status
+
+
+def _told(error: RatchetError) -> int:
+    try:
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        let_go()
+    return error.exit_code
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

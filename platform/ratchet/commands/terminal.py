@@ -1,9 +1,11 @@
-"""Output that every terminal takes: a sign that it does not know becomes the nearest one that it does."""
+"""Output that every terminal takes: signs that it lacks become the nearest ones, and a reader that left is no fault."""
 
 from __future__ import annotations
 
 import codecs
 import io
+import os
+import select
 import sys
 
 LOOKALIKES = "lookalikes"
@@ -47,3 +49,19 @@ def take_every_sign() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=LOOKALIKES)
+
+
+def nobody_reads() -> bool:
+    """Whether standard output or standard error is a pipe whose reader has gone, as that of `| head` does."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream.fileno(), 0)
+    return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
+
+
+def let_go() -> None:
+    """Send what is still to be written to nowhere: Python would fail for it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -35,8 +35,8 @@ def load(path: Path) -> Report:
 def read_document(path: Path, fix: str) -> Any:
     """Return the values of a JSON document. Raises DataError where it is absent, or not JSON: then `fix` helps."""
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
         where = "<storage>/runs/<plan> or <storage>/sweeps/<sweep>"
         raise DataError("there is no report here", where=str(path), fix=f"give such a folder: {where}") from error
     except ValueError as error:
