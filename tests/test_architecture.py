@@ -217,7 +217,21 @@ def warning_faults(root: Path) -> Iterator[str]:
             yield f"{path.relative_to(root.parent)}:{sends[0].lineno}: hands nobody `warned.destination()`"
 
 
-RULES = [layer_faults, door_faults, reach_faults, print_faults, warning_faults]
+def encoding_faults(root: Path) -> Iterator[str]:
+    """Texts that are read or written as the machine's locale has it, which is UTF-8 on most machines and not on all."""
+    for path in sorted((root / "ratchet").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            texts = {"read_text": 0, "write_text": 1}
+            named = len(node.args) > texts.get(node.func.attr, -1) or any(
+                key.arg == "encoding" for key in node.keywords
+            )
+            if node.func.attr in texts and not named:
+                yield f"{path.relative_to(root.parent)}:{node.lineno}: names no encoding"
+
+
+RULES = [layer_faults, door_faults, reach_faults, print_faults, warning_faults, encoding_faults]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -249,6 +263,8 @@ def test_the_library_keeps_the_rule(rule) -> None:
         (reach_faults, "train/loop.py", "from ratchet.train import worker", "train.loop reaches ray.train by way of"),
         (reach_faults, "train/loop.py", "from ratchet.train.worker import f", "train.loop → train.worker"),
         (print_faults, "cli.py", "def main():\n    print('hello')", "cli.py:2: calls print"),
+        (encoding_faults, "pairs/chat.py", "path.read_text()", "chat.py:1: names no encoding"),
+        (encoding_faults, "pairs/chat.py", "path.write_text('x')", "chat.py:1: names no encoding"),
         (warning_faults, "pairs/flow.py", "rows.map_batches(work)", "flow.py:1: hands nobody `warned.destination()`"),
     ],
 )

@@ -23,6 +23,6 @@ def main(arguments: argparse.Namespace) -> int:
 
     from ratchet.pipeline.runner import run_plan
 
-    report = run_plan(plan, arguments.plan.read_text(), fresh=arguments.fresh)
+    report = run_plan(plan, arguments.plan.read_text(encoding="utf-8"), fresh=arguments.fresh)
     sys.stdout.write(f"report: {report}\n")
     return 0

@@ -119,7 +119,7 @@ def _meet(ids: Sequence[str], storage: Path) -> dict[str, Storage]:
     token, made = uuid.uuid4().hex, _missing(storage)
     try:
         storage.mkdir(parents=True, exist_ok=True)
-        probe.mark(storage, token, "driver").write_text(token)
+        probe.mark(storage, token, "driver").write_text(token, encoding="utf-8")
         return {one: _meets(one, storage, token) for one in ids}
     except OSError as error:
         return {one: Storage(False, False, f"the driver cannot write there: {error.strerror}") for one in ids}
@@ -136,7 +136,7 @@ def _meets(one: str, storage: Path, token: str) -> Storage:
     said = _everywhere([one], probe.meet, storage, token, one)[one]
     there = probe.mark(storage, token, one)
     said = said if isinstance(said, Storage) else Storage(False, False, str(said))
-    return dataclasses.replace(said, ours_sees_it=there.exists() and there.read_text() == token)
+    return dataclasses.replace(said, ours_sees_it=there.exists() and there.read_text(encoding="utf-8") == token)
 
 
 def _missing(folder: Path) -> list[Path]:

@@ -85,7 +85,7 @@ def own_token(environment: Mapping[str, str]) -> str | None:
     if token := environment.get("RAY_AUTH_TOKEN", "").strip():
         return token
     path = token_file(environment)
-    return path.read_text().strip() or None if path.is_file() and os.access(path, os.R_OK) else None
+    return path.read_text(encoding="utf-8").strip() or None if path.is_file() and os.access(path, os.R_OK) else None
 
 
 def token_file(environment: Mapping[str, str]) -> Path:

@@ -47,13 +47,13 @@ def clock() -> float:
 def meet(storage: Path, token: str, name: str) -> Storage:
     """Look for the driver's marker in the storage folder, and leave one of this node's."""
     try:
-        seen = mark(storage, token, "driver").read_text() == token
+        seen = mark(storage, token, "driver").read_text(encoding="utf-8") == token
     except FileNotFoundError:
         seen = False
     except OSError as error:
         return Storage(False, False, f"{type(error).__name__}: {error.strerror}")
     try:
-        mark(storage, token, name).write_text(token)
+        mark(storage, token, name).write_text(token, encoding="utf-8")
     except OSError as error:
         return Storage(seen, False, f"{type(error).__name__}: {error.strerror}")
     return Storage(seen, False)

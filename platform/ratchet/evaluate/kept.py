@@ -32,7 +32,7 @@ def write_result(folder: Path, result: TaskResult) -> None:
 def read_result(folder: Path) -> TaskResult:
     """Return the result that `write_result` wrote. Raises CorruptError."""
     try:
-        fields = json.loads(checked(folder / RESULT).read_text())
+        fields = json.loads(checked(folder / RESULT).read_text(encoding="utf-8"))
         rows = pq.read_table(checked(folder / ITEMS)).to_pylist()
         return TaskResult(
             **{

@@ -75,11 +75,11 @@ def save_model(
     finally:
         model.generation_config = settings
     settings_file = json.dumps(published_settings(model, tokenizer_folder), indent=2, ensure_ascii=False)
-    (out / "config.json").write_text(settings_file + "\n")
+    (out / "config.json").write_text(settings_file + "\n", encoding="utf-8")
     copy_companions(tokenizer_folder, out, with_config=False)
     if chat_template is not None:
-        (out / "chat_template.jinja").write_text(chat_template)
-    (out / "README.md").write_text(card)
+        (out / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    (out / "README.md").write_text(card, encoding="utf-8")
     for file in out.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes files that only their owner may read
 

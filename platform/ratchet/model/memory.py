@@ -33,7 +33,7 @@ def reset_peak(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     _trim()
     with contextlib.suppress(OSError):  # some containers forbid it: the peak is then that of the whole process
-        _RESET.write_text("5")
+        _RESET.write_text("5", encoding="utf-8")
     return _status("VmRSS")
 
 
@@ -88,5 +88,5 @@ def _trim() -> None:
 
 
 def _status(key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+)", _STATUS.read_text(), re.M)
+    found = re.search(rf"^{key}:\s+(\d+)", _STATUS.read_text(encoding="utf-8"), re.M)
     return int(found.group(1)) * _KB if found else 0

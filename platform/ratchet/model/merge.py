@@ -41,7 +41,9 @@ def merge_models(folders: Sequence[Path], weights: Sequence[float], out: Path, l
         _merge_file(file, here, stored, shares, out / file.name)
     copy_companions(folders[like], out)
     shown = ", ".join(f"{share:.4g}" for share in shares)
-    (out / "README.md").write_text(f"# Merged model\n\nThe weighted average of {len(folders)} models ({shown}).\n")
+    (out / "README.md").write_text(
+        f"# Merged model\n\nThe weighted average of {len(folders)} models ({shown}).\n", encoding="utf-8"
+    )
 
 
 def check_start(folder: Path, dtype: str, where: str, *, trust_remote_code: bool = False) -> None:

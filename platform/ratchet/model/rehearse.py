@@ -78,9 +78,9 @@ def _try_weights(model: Any, source: Path) -> None:
 
 def _try_folder(model: Any, source: Path, folder: Path, chat_template: str | None, *, trust_remote_code: bool) -> None:
     copy_companions(source, folder, with_config=False)
-    (folder / "config.json").write_text(json.dumps(published_settings(model, source)))
+    (folder / "config.json").write_text(json.dumps(published_settings(model, source)), encoding="utf-8")
     if chat_template is not None:
-        (folder / "chat_template.jinja").write_text(chat_template)
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     if (folder / "tokenizer_config.json").exists():  # weights alone have none to lose; a plan's models all have one
         load_tokenizer(folder, None)
     found = load_config(folder, trust_remote_code=trust_remote_code)

@@ -40,7 +40,7 @@ def template_text(name: str) -> str:
     shipped = TEMPLATES / f"{name}.jinja"
     path = shipped if name in shipped_templates() else at_home(name)
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
             f"no chat template {name!r}: {error}",
@@ -77,7 +77,7 @@ class ChatTemplate:
         return {**{name: json.loads(value) for name, value in self.arguments}, CLOCK: Clock(self.day)}
 
 
-PLAIN = ChatTemplate((TEMPLATES / "plain.jinja").read_text())
+PLAIN = ChatTemplate((TEMPLATES / "plain.jinja").read_text(encoding="utf-8"))
 """The template that comes with Ratchet, for models whose own does not matter."""
 
 

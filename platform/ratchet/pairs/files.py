@@ -81,7 +81,7 @@ def _saved(folder: Path) -> list[Path]:
             fix=f"give the files themselves, for example path: {folder / '*.jsonl'}",
         )
     try:
-        files = [folder / item["filename"] for item in json.loads(state.read_text())["_data_files"]]
+        files = [folder / item["filename"] for item in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"cannot read the list of data files: {error!r}", where=str(state), fix="save it again"

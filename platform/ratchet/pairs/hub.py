@@ -44,7 +44,7 @@ def _in_cache(kind: Kind, name: str, revision: str | None) -> str | None:
 
     home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
     try:
-        commit = (home / "refs" / (revision or "main")).read_text().strip()
+        commit = (home / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return commit if is_commit(commit) else None

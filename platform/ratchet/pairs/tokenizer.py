@@ -68,7 +68,7 @@ def digest_vocabulary(folder: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object. Raises ModelError where the file is missing or is none."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path.name} is missing", where=str(path.parent), fix="give a Hugging Face folder") from None
     except ValueError as error:

@@ -53,7 +53,7 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
             _refuse_code_elsewhere(folder, fields)
             return AutoConfig.from_pretrained(str(folder), trust_remote_code=True, local_files_only=True)
         with tempfile.TemporaryDirectory(prefix="ratchet-") as alone:
-            (Path(alone) / "config.json").write_text(json.dumps(without_code(fields)))
+            (Path(alone) / "config.json").write_text(json.dumps(without_code(fields)), encoding="utf-8")
             config = AutoConfig.from_pretrained(alone, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = f", and its code ({', '.join(code_keys(fields))}) is not run" if code_keys(fields) else ""

@@ -147,7 +147,7 @@ def _report(
         "commit": code_commit(),
         "versions": versions(),
         "resolved": suite.model_dump(mode="json"),
-        "plan_text": suite_file.read_text(),
+        "plan_text": suite_file.read_text(encoding="utf-8"),
         "hardware": hardware(),
         "warnings": [str(model.code) for model in models if model.code],
         "seconds": round(seconds, 1),

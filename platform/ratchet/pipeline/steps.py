@@ -279,7 +279,9 @@ def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:
         ]
         rows = "\n".join(["| model | weight |", "|---|---|", *shares])
         usage = card_usage(trust_remote_code=run.models[BASE].trust_remote_code)
-        (aside / "README.md").write_text(f"# Merge\n\nMade by Ratchet: a weighted average.\n\n{rows}\n{usage}")
+        (aside / "README.md").write_text(
+            f"# Merge\n\nMade by Ratchet: a weighted average.\n\n{rows}\n{usage}", encoding="utf-8"
+        )
     return {"models": len(folders)}
 
 

@@ -141,7 +141,7 @@ def page() -> str:
 def main(arguments: Sequence[str]) -> None:
     """Write the page to the path given, or to stdout."""
     if arguments:
-        Path(arguments[0]).write_text(page())
+        Path(arguments[0]).write_text(page(), encoding="utf-8")
     else:
         sys.stdout.write(page())
 

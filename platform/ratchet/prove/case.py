@@ -92,14 +92,14 @@ def read_trace(folder: Path, updates: int) -> Trace:
     lines = {name: list(_lines(folder / f"{name}.jsonl"))[:updates] for name in ("metrics", "ledger")}
     if {len(found) for found in lines.values()} != {updates}:
         raise CorruptError(f"fewer than {updates} updates were written down", where=str(folder), fix="prove again")
-    kept = json.loads((folder / ADDITIONS).read_text())
+    kept = json.loads((folder / ADDITIONS).read_text(encoding="utf-8"))
     rows = tuple(tuple(line["rows"]) for line in lines["ledger"])
     return Trace(folder, tuple(lines["metrics"]), rows, (float(kept["found"]), float(kept["right"])))
 
 
 def _lines(path: Path) -> Iterator[Any]:
     with storage_errors(path):
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             yield json.loads(line)
 
 

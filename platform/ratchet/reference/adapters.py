@@ -16,7 +16,7 @@ def read_adapter(folder: Path, base: Path) -> Adapter:
     """Return the adapter in `folder`, in peft's layout, trained on the model in `base`. Raises CorruptError."""
     path = folder / "adapter_config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         return Adapter(folder, base, int(config["r"]), tuple(sorted(config["target_modules"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptError(

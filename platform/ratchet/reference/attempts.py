@@ -34,7 +34,7 @@ def attempt(work: Path, run: str) -> Iterator[int]:
 
 def _count(path: Path, run: str) -> int:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return 0
     return int(found["count"]) if found["run"] == run else 0

@@ -31,7 +31,7 @@ def bytes_of_a_token(folder: Path, dtype: str) -> int:
 
 def shape_of(folder: Path) -> dict[str, Any]:
     """Return what of a model's configuration decides which weights fit it."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {key: value for key, value in config.items() if key not in {"_name_or_path", "transformers_version"}}
 
 

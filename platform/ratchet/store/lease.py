@@ -229,7 +229,7 @@ def _take(folder: Path, generation: int, mine: Holder) -> Lease | None:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            aside.write_text(json.dumps(dataclasses.asdict(mine)))
+            aside.write_text(json.dumps(dataclasses.asdict(mine)), encoding="utf-8")
             handle = os.open(aside, os.O_RDWR | os.O_CLOEXEC)
             try:
                 os.fsync(handle)  # on a network disk others must find what it holds

@@ -28,12 +28,12 @@ class Memory:
 
 def memory() -> Memory:
     """Return this machine's memory, or its container's where that has less."""
-    found = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(), re.M))
+    found = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"), re.M))
     whole = Memory(int(found.get("MemTotal", 0)) * _KB, int(found.get("MemAvailable", 0)) * _KB)
     limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
-    if not (limit.exists() and used.exists()) or (most := limit.read_text().strip()) == "max":
+    if not (limit.exists() and used.exists()) or (most := limit.read_text(encoding="utf-8").strip()) == "max":
         return whole
-    left = int(most) - int(used.read_text())
+    left = int(most) - int(used.read_text(encoding="utf-8"))
     return Memory(min(whole.total, int(most)), min(whole.available, left))
 
 
@@ -42,7 +42,7 @@ def held(pids: Iterable[int]) -> int:
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
-            found = re.search(r"^VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+            found = re.search(r"^VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.M)
             total += int(found[1]) * _KB if found else 0  # a kernel's thread or a zombie has no such line
     return total
 

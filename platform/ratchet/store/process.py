@@ -55,13 +55,13 @@ def this_process() -> Process:
 
 def stat(pid: int) -> list[str]:
     """Return a process's state, parent and so on: what follows its name, which may hold anything. Raises OSError."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 @functools.cache
 def _machine() -> str | None:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return None

@@ -129,7 +129,7 @@ def now() -> str:
 def read_json_or_none(path: Path) -> Any:
     """Return the JSON in `path`, or None where there is no such file. Raises CorruptError."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -229,9 +229,9 @@ class Checkpoints:
 def read(folder: Path) -> Saved | None:
     """Return a committed checkpoint as its manifest tells it; None where the two do not agree."""
     try:
-        if digest_file(folder / MANIFEST) + "\n" != (folder / COMMITTED).read_text():
+        if digest_file(folder / MANIFEST) + "\n" != (folder / COMMITTED).read_text(encoding="utf-8"):
             return None
-        fields = json.loads((folder / MANIFEST).read_text())
+        fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return Saved(**{**fields, "path": folder})
     except (OSError, ValueError, TypeError):
         return None
@@ -247,7 +247,7 @@ def check_claim(step_folder: Path, attempt: str) -> None:
     """Raise RunError where a newer worker group has claimed the step folder, StorageError where the claim is gone."""
     path = step_folder / ATTEMPT
     try:
-        current = path.read_text().strip()
+        current = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise gone(step_folder) from None
     if current != attempt:

@@ -29,7 +29,7 @@ def note(step_folder: Path, what: str) -> None:
 def noted(step_folder: Path) -> list[str]:
     """Return what was noted, oldest first; a line that a kill cut short is left out."""
     try:
-        lines = (step_folder / NAME).read_text().split("\n")[:-1]
+        lines = (step_folder / NAME).read_text(encoding="utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return []
     return [found["what"] for line in lines if (found := _parsed(line)) is not None]

@@ -222,7 +222,7 @@ def free_slots(path: Path) -> None:
     Its workers, if any are left, end with it.
     """
     try:
-        name = path.read_text().strip()
+        name = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return
     from ray import PlacementGroupID

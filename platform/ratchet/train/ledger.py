@@ -36,7 +36,7 @@ class Ledger:
             )
         write_text(path, "".join(_text(line) for line in kept))
         with storage_errors(path):
-            self._file = path.open("a")
+            self._file = path.open("a", encoding="utf-8")
 
     def append(self, batch: GlobalBatch) -> None:
         """Add one step's line. Raises StorageError."""
@@ -89,7 +89,7 @@ def _text(line: dict[str, Any]) -> str:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    texts = path.read_text().split("\n")
+    texts = path.read_text(encoding="utf-8").split("\n")
     for number, text in enumerate(texts[:-1], 1):  # what follows the last newline was cut short
         try:
             yield json.loads(text)

@@ -102,7 +102,14 @@ def read_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ())
     with contextlib.suppress(PlanError):  # by itself it may lack what every trial has
         plan = plan_of(base_document(document, space, written))
     head = "".join(f"# --set {one}\n" for one in overrides)
-    return Sweep(plan, document, head + plan_path.read_text(), space, written, space_path.read_text())
+    return Sweep(
+        plan,
+        document,
+        head + plan_path.read_text(encoding="utf-8"),
+        space,
+        written,
+        space_path.read_text(encoding="utf-8"),
+    )
 
 
 def _path_problems(document: Document, written: Document, space: Space) -> Iterator[Problem]:
