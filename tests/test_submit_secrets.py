@@ -232,3 +232,11 @@ def test_what_is_sent_holds_no_variable_of_this_process(folder: Path, server: Jo
     assert "is there already: attached to it" in told.err
     assert job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
     assert not any(value in str(job) for value in (CANARY, "but-not-asked-for"))
+
+
+@pytest.mark.parametrize("text", ['pass\\"word/1234', "pass%22word%2F1234", "YXBpOnBhc3Mid29yZC8xMjM0"])
+def test_a_known_secret_is_found_however_it_is_spelled(text: str) -> None:
+    """As JSON, a URL and HTTP's basic authentication (of `api:`) write `pass"word/1234`."""
+    files = [StagedFile("rows.jsonl", f'{{"prompt": "{text}"}}'.encode())]
+    with pytest.raises(PlanError, match=r"rows\.jsonl: holds the value of KEY"):
+        refuse({}, files, {"KEY": 'pass"word/1234'})

@@ -83,7 +83,7 @@ def looks_secret(variable: str) -> bool:
 
 def values(text: str) -> str:
     """Return `text` without the values of secrets. Nothing else changes, so records and journals may pass."""
-    for spelling in _spellings(_secrets()):
+    for spelling in spellings(_secrets()):
         if spelling in text:
             text = text.replace(spelling, MASK)
     return text
@@ -175,7 +175,7 @@ def _content(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _spellings(secrets: frozenset[str]) -> tuple[str, ...]:
+def spellings(secrets: frozenset[str]) -> tuple[str, ...]:
     """Return each secret as texts may spell it, the longest first: one may be a part of another."""
     found = set(secrets)
     for secret in secrets:

@@ -54,8 +54,8 @@ def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> d
 def refuse(texts: Mapping[str, str], files: Sequence[StagedFile], secrets: Mapping[str, str]) -> None:
     """Raise PlanError where a text or file that would be sent holds a secret; `texts` are by where they stand.
 
-    Known secrets are looked for in everything, shapes of secrets in the texts and in YAML files: rows of data may
-    speak of them.
+    Known secrets are looked for in everything, also as a URL, JSON or basic authentication spells them. Shapes of
+    secrets are looked for in the texts and in YAML files: rows of data may speak of them.
     """
     problems = [f"{where}: holds the value of {name}" for where, name in _known(texts, files, secrets)]
     shaped = dict(texts) | {
@@ -72,6 +72,7 @@ def _known(
 ) -> Iterator[tuple[str, str]]:
     parts = [(where, text.encode()) for where, text in texts.items()] + [(file.name, file.content) for file in files]
     for name, value in secrets.items():
+        spelled = [one.encode() for one in redact.spellings(frozenset({value}))]
         for where, content in parts:
-            if value.encode() in content:
+            if any(one in content for one in spelled):
                 yield where, name
