@@ -69,7 +69,7 @@ def test_answers_that_all_agree_say_what_their_error_of_0_leaves_open() -> None:
 
 @pytest.mark.parametrize(
     ("value", "error", "said"),
-    [(0.24, 0.012, "acc 0.240 ± 0.012, of 1,319"), (0.0, 0.0, "acc 0.00 ± 0.00, of 1,319"),
+    [(0.24, 0.012, "acc 0.240 ± 0.012, of 1,319"), (0.0, 0.0, "acc 0.0000 (0.0000 to 0.0028), of 1,319"),
      (0.24, None, "acc 0.24 (no error), of 1,319"), (None, None, "acc no score, of 1,319")],
 )  # fmt: skip
 def test_the_console_shows_a_score_with_its_error(value: float | None, error: float | None, said: str) -> None:

@@ -65,5 +65,6 @@ def test_an_item_that_only_one_model_could_be_judged_on_comes_first(tmp_path: Pa
 def test_the_line_of_a_task_that_all_items_agree_in_has_its_interval() -> None:
     none = Score("exact match", "exact_match", 0.0, 0.0, 60)
     assert facts_of(none) == {"exact match": "0.000 (0.000 to 0.060)", "of": 60}
+    assert facts_of(Score("average", "rating", 1.0, 0.0, 32, "points"))["average"] == "1.00 (no error)"
     some = Score("exact match", "exact_match", 0.5, 0.05, 60)
     assert facts_of(some)["exact match"] == "0.500 ± 0.050"

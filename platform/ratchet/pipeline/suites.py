@@ -150,9 +150,9 @@ def _kept(layout: Layout, model: Model, name: str, identities: Mapping[str, Mapp
 
 def facts_of(score: Score) -> dict[str, str | int]:
     """Return a score with its error as the console shows it, and of how many items it is."""
-    unanimous = score.unit == "share" and score.standard_error == 0
-    ends = (interval_of(score.value, score.count) if unanimous else None) or (None, None)
-    value = "no score" if score.value is None else measured(score.value, score.standard_error, ends, 2)
+    alike = score.standard_error == 0
+    ends = (interval_of(score.value, score.count) if alike and score.unit == "share" else None) or (None, None)
+    value = "no score" if score.value is None else measured(score.value, score.standard_error or None, ends, 2)
     return {score.name: value, "of": score.count}
 
 

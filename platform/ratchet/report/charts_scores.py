@@ -109,6 +109,8 @@ def _reach(one: Score | Average, factor: float) -> tuple[float, float] | None:
     if one.unit == "share" and one.standard_error == 0 and isinstance(one, Score):
         low, high = interval_of(one.value, one.count) or (one.value, one.value)
         return factor * (one.value - low), factor * (high - one.value)
+    if not one.standard_error:
+        return None
     return (1.96 * factor * one.standard_error,) * 2
 
 

@@ -208,7 +208,7 @@ def _degenerate(report: Report) -> Iterator[Found]:
 
 
 def _start(text: str, most: int = 80) -> str:
-    line = " ".join(text.split())
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -13,7 +13,8 @@ Plain = tuple[list[str], list[list[Any]]]
 def wandb_summary(scores: Scores, model: str) -> dict[str, float]:
     """Return a model's headline scores and averages, with their standard errors, in the unit of scores.json.
 
-    `eval/<suite>/<task>` and `eval/<suite>/<task>_error`; what has no value is not there.
+    `eval/<suite>/<task>` and `eval/<suite>/<task>_error`; what has no value is not there, nor is an error of 0, which
+    is that of items that all agree.
     """
     found: dict[str, float] = {}
     heads = [(one.suite, one.task, one.headline) for one in scores.results if one.model == model]
@@ -22,7 +23,7 @@ def wandb_summary(scores: Scores, model: str) -> dict[str, float]:
         if one is not None and one.value is not None:
             key = f"eval/{scores.suite_name(suite)}/{name}"
             found[key] = one.value
-            if one.standard_error is not None:
+            if one.standard_error:
                 found[f"{key}_error"] = one.standard_error
     return found
 

@@ -105,10 +105,10 @@ def _average_cell(average: Average | None, note: str) -> Cell:
 def figure(unit: str, value: float | None, error: float | None) -> str:
     """Return a score with its error: shares in per cent, all else as it is.
 
-    A share of items that all agree has none: the score's note says what that leaves open.
+    A score of items that all agree has none; of a share its note says what that leaves open.
     """
-    if unit == "share" and error == 0:
-        return fig.percent(value)
+    if error == 0:
+        return fig.percent(value) if unit == "share" else fig.with_error(value, None)
     return fig.percent_with_error(value, error) if unit == "share" else fig.with_error(value, error)
 
 
