@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bits import flip
 from ratchet.errors import RunError
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
-from ratchet.pipeline.carried import KEY, drop_masters, left_by, tell_of_rounding
+from ratchet.pipeline.carried import KEY, drop_masters, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.context import Model, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, heirs
-from ratchet.pipeline.intact import IDENTITY
+from ratchet.pipeline.intact import IDENTITY, clear_step, write_step_record
 from ratchet.pipeline.steps import input_weights, step_identity
 from ratchet.pipeline.training import _masters, train_spec
 from ratchet.plan.model import Scratch
@@ -145,6 +148,48 @@ def test_a_step_that_was_begun_with_masters_does_not_go_on_without(base: Path, t
     assert KEY in step_identity(run, other)
     with pytest.raises(RunError, match="was begun with the float32 masters of warm, and they are gone"):
         _masters(run, other, carries=True)
+
+
+@pytest.fixture
+def done(base: Path, tmp_path: Path) -> Run:
+    """A run that came to its end: all steps have a record, and no masters are left."""
+    run = run_of(base, tmp_path)
+    for name in ("warm", "align.1", "align.2", "align.3", "other"):
+        folder = make(run, name).folder.parent
+        shutil.rmtree(folder / KEY)
+        identity = {"kind": "dpo"} if name == "warm" else {"kind": "dpo", KEY: "digest"}
+        write_sealed(folder / IDENTITY, identity)
+        left = {"sha256": hashlib.sha256(b"masters").hexdigest(), "bytes": 7}
+        facts = {"training": {"published": {"masters": left}}}
+        write_step_record(folder, Record("step", name, identity, {}, "", 0.0, facts=facts))
+    return run
+
+
+def wanted(run: Run) -> list[str]:
+    return [name for name in ("warm", "align.1", "align.2", "align.3", "other") if wanted_again(run, name)]
+
+
+def test_a_damaged_step_has_those_made_again_whose_masters_it_needs(done: Run, caplog: Any) -> None:
+    """All back to the last whose start has masters, or needs none."""
+    assert wanted(done) == []
+    folder = done.layout.step("p", "align.3")
+    flip(folder / IDENTITY, 20)
+    assert wanted(done) == ["warm", "align.1", "align.2"]
+    assert step_identity(done, step(done, "align.3"))[KEY] == "digest", "the record says it too"
+    kept = done.models["align.1"].masters_file
+    kept.parent.mkdir()
+    kept.write_bytes(b"masters")
+    assert wanted(done) == ["align.2"]
+    clear_step(done.layout.step("p", "align.2"), done.layout.damaged, wanted=True)
+    assert not done.layout.step("p", "align.2").exists()
+    assert "is needed again" in caplog.text and "masters, which are gone" in caplog.text
+
+
+def test_a_step_that_was_cut_short_wants_its_masters_and_one_without_any_does_not(done: Run) -> None:
+    (done.layout.step("p", "other") / NAME).unlink()
+    assert wanted(done) == ["warm"]
+    write_sealed(done.layout.step("p", "other") / IDENTITY, {"kind": "dpo"})
+    assert wanted(done) == []
 
 
 def test_a_step_that_a_sweep_made_with_masters_is_found_after_they_went(base: Path, tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ratchet.errors import CorruptError
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, Step, heirs
-from ratchet.pipeline.intact import IDENTITY, masters_of
+from ratchet.pipeline.intact import IDENTITY, masters_of, step_faults
 from ratchet.plan.stages import Merge
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import NAME, Record
 from ratchet.store.sealed import read_sealed
+from ratchet.store.sound import legible_record
 
 KEY = "masters"
 """The key of a step's identity and inputs that says from which masters it starts."""
@@ -42,11 +45,39 @@ def carried(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[s
     if digest is None:
         return {}
     found = {KEY: digest}
-    begun = None if run.fresh else read_sealed(run.layout.step(run.plan.name, step.name) / IDENTITY, "run with --fresh")
+    begun = None if run.fresh else _begun(run.layout.step(run.plan.name, step.name))
     if begun is not None:
         return found if begun.get(KEY) else {}
     made = run.layout.made_step(home_key(run, step, {**identity, **found}, {**inputs, **found}))
     return found if run.models[step.start].masters_file.exists() or (made / NAME).exists() else {}
+
+
+def _begun(folder: Path) -> Mapping[str, Any] | None:
+    """Return the identity with which a step was begun, by its record where its own file is damaged; else None."""
+    try:
+        return read_sealed(folder / IDENTITY, "run with --fresh")
+    except CorruptError:
+        record = legible_record(folder)
+        return None if record is None else record.identity
+
+
+def wanted_again(run: Run, name: str) -> bool:
+    """Whether a finished step must be made again for its masters: they went, and a step that began with them has to be
+    made again itself, being damaged or cut short.
+    """
+    folder = run.layout.step(run.plan.name, name)
+    record = legible_record(folder)
+    if record is None or left_by(record) is None or (folder / KEY).exists():
+        return False
+    return any(_lacks(run, heir) for heir in heirs(run.plan).get(name, []))
+
+
+def _lacks(run: Run, name: str) -> bool:
+    folder = run.layout.step(run.plan.name, name)
+    begun = _begun(folder)
+    if begun is None or KEY not in begun:
+        return False
+    return not (folder / NAME).exists() or bool(step_faults(folder)) or wanted_again(run, name)
 
 
 def home_key(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from ratchet.train.masters import FILE, MASTERS
 IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
 SHOWN = {"ledger.jsonl", "metrics.jsonl"}
 """Files that only pages read: they are held against the record when they are read, and cost no training."""
+_GONE = "a damaged step began with its float32 masters, which are gone"
 _FILES = (IDENTITY, REFERENCE, ROWS, *SHOWN, "model", "adapter")
 _log = logging.getLogger(__name__)
 
@@ -50,21 +51,22 @@ def masters_of(record: Record) -> Mapping[str, Any] | None:
     return found
 
 
-def clear_step(folder: Path, damaged: Path) -> None:
+def clear_step(folder: Path, damaged: Path, *, wanted: bool = False) -> None:
     """Put a finished step aside, into the folder `damaged`, where it is not as it was written; a warning names it.
 
+    So too one that is `wanted` again for its masters, which are gone.
     Of a link only the link goes: what it leads to is the store's, whose maker holds a lease. Raises StorageError.
     """
     wrong = step_faults(folder)
-    if not wrong:
+    if not (wrong or wanted):
         return
-    told = "; ".join(wrong)
+    what = f"is damaged ({'; '.join(wrong)})" if wrong else f"is needed again ({_GONE})"
     if folder.is_symlink():
-        _log.warning("%s is damaged (%s): the step is made again beside it", folder.resolve(), told)
+        _log.warning("%s %s: the step is made again beside it", folder.resolve(), what)
         folder.unlink()
     else:
         aside = put_aside(folder, damaged)
-        _log.warning("%s is damaged (%s): it was put aside as %s, and the step is made again", folder, told, aside)
+        _log.warning("%s %s: it was put aside as %s, and the step is made again", folder, what, aside)
 
 
 def unchanged(path: Path) -> bool:

@@ -13,7 +13,7 @@ from ratchet.errors import CorruptError
 from ratchet.model.digest import digest_model
 from ratchet.model.merge import merge_models
 from ratchet.model.usage import card_usage
-from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding
+from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.graph import BASE, Step, final_model, options
@@ -47,7 +47,7 @@ def ensure_step(run: Run, step: Step) -> Model:
             model = known_model(run, step, _shared(run, run.trial, step, folder, home, identity))
         run.stop.check()
         return model
-    clear_step(folder, run.layout.damaged)
+    clear_step(folder, run.layout.damaged, wanted=not run.fresh and wanted_again(run, step.name))
     _claim(run, step, folder, identity)
     if not folder.exists() and not run.fresh and (home / NAME).exists() and not step_faults(home):
         link(folder, home)  # a sweep's trial made it
