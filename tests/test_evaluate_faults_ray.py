@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from evaluation_run import (
-    SETS,
-    TEXT,
-    asked,
-    scores_files,
-    suite_in,
-)
+from evaluation_run import SETS, TEXT, asked, by_task, scores_of, suite_in
 from whole_run import ratchet
 
 pytestmark = pytest.mark.ray
@@ -29,43 +22,58 @@ NO_TEMPLATE = TEXT + f"  faulty: {{kind: eq_bench, questions: {{path: {SETS}/sho
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     (folder / "bare").mkdir()
+    (folder / "questions").mkdir()
     return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(MISSING_QUESTIONS, ["small.yaml:3: tasks.faulty.questions.path", "no such"], id="no questions"),
+        pytest.param(NO_JUDGE, ["small.yaml: tasks.faulty", "has no judge", "--set"], id="no judge"),
+        pytest.param(NO_PLAN, ["small.yaml: tasks.faulty", "there is no plan", "evaluate"], id="no plan"),
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_is_asked(
+    text: str, says: list[str], stories: Path, faults: Path
+) -> None:
+    storage = suite_in(faults, text) / "out"
+    found = ratchet(faults, *asked(stories))
+    assert found.returncode == 2, found.stderr
+    assert all(part in found.stderr[found.stderr.index("error: ") :] for part in says), found.stderr
+    assert "Traceback" not in found.stderr
+    assert not storage.exists()
 
 
 @pytest.mark.parametrize(
     ("text", "status", "says"),
     [
-        pytest.param(MISSING_QUESTIONS, 3, ["none.json", "give the file itself"], id="no questions"),
-        pytest.param(NO_TEMPLATE, 4, ["tasks.faulty", "asks through a chat template", "plain"], id="no chat template"),
-        pytest.param(NO_JUDGE, 2, ["small.yaml: tasks.faulty", "has no judge", "--set"], id="no judge"),
-        pytest.param(NO_PLAN, 2, ["small.yaml: tasks.faulty", "there is no plan", "evaluate"], id="no plan"),
-        pytest.param(NO_TASK, 2, ["tasks.faulty", "arc_chalenge", "arc_challenge"], id="no such task"),
+        pytest.param(NO_TEMPLATE, 4, ["asks through a chat template", "plain"], id="no chat template"),
+        pytest.param(NO_TASK, 2, ["arc_chalenge", "arc_challenge"], id="no such task"),
         pytest.param(NO_DATA, 3, ["bare", "allenai/ai2_arc"], id="no data"),
     ],
 )
-def test_what_is_not_there_is_named_before_anything_is_asked(
-    text: str, status: int, says: list[str], stories: Path, faults: Path
+def test_what_a_task_lacks_ends_that_task_alone(
+    text: str, status: int, says: list[str], stories: Path, tmp_path: Path
 ) -> None:
-    storage = suite_in(faults, text) / "out"
-    shutil.rmtree(storage, ignore_errors=True)
+    (tmp_path / "bare").mkdir()
+    storage = suite_in(tmp_path, text) / "out"
     arguments = asked(stories)
     if text == NO_TEMPLATE:
         arguments = [one for one in arguments if one not in {"--chat-template", "plain"}]
-    found = ratchet(faults, *arguments)
+    found = ratchet(tmp_path, *arguments)
     assert found.returncode == status, found.stderr
     error = found.stderr[found.stderr.index("error: ") :]
-    for part in says:
-        assert part in error
+    assert "tasks.faulty of tales was not asked" in error and all(part in error for part in says), error
     assert "Traceback" not in found.stderr
-    assert not list((storage / "store").glob("scores/*/result.json")) and not list(
-        (storage / "store").glob("answers/*")
-    )
-    assert not scores_files(storage)
+    results = by_task(scores_of(storage), "tales")
+    assert results["text"]["scores"][0]["value"] > 1
+    assert results["faulty"]["scores"][0]["value"] is None
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     suite_in(tmp_path, TEXT)
     found = ratchet(tmp_path, *asked(tmp_path / "gone"))
-    assert found.returncode == 4, found.stderr
+    assert found.returncode == 2, found.stderr
     assert f"{tmp_path}/gone" in found.stderr
     assert "Traceback" not in found.stderr
