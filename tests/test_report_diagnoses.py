@@ -19,6 +19,7 @@ from ratchet.report.data import Diagnosis
 from ratchet.report.diagnoses import FEW_PAIRS, RULES, diagnose, lines, repeats
 from ratchet.report.page import rewrite_report, write_report
 from ratchet.report.read import read
+from ratchet.report.tables import headline
 from report_example import bare
 from report_page import Page
 
@@ -164,6 +165,17 @@ def test_a_merge_may_be_ruined_too() -> None:
     data["evaluation"].append({"model": "mix", "heldout": [HELD | RUINED]})
     (one,) = diagnose(read(data))
     assert (one.name, one.of, one.grave) == ("chosen collapsed", "mix", True) and "one of its parts" in one.do
+
+
+def test_a_model_that_is_held_against_another_one_says_so() -> None:
+    data = document({})
+    data["steps"].append({"name": "mix", "stage": "mix", "kind": "merge", "start": "align", "record": "runs/mine"})
+    data["evaluation"].append({"model": "mix", "heldout": [HELD | {"against": "align"}]})
+    made = headline(read(data))
+    assert made is not None
+    assert [row.cells[2].aside for row in made.rows] == ["against base", "against align"]
+    alone = headline(read(document({})))
+    assert alone is not None and [row.cells[2].aside for row in alone.rows] == [""]
 
 
 def test_rows_lost_when_read_are_said_but_those_that_a_plan_leaves_out_are_not() -> None:

@@ -106,7 +106,8 @@ def headline(report: Report) -> Table | None:
         found, answers = pooled(report, one.model), {answer.task: answer for answer in one.exact_match}
         cells: list[Cell | str] = [model_cell(report, one.model), kinds.get(one.model, "start")]
         if found:
-            cells += [fig.share(found.accuracy[0], found.pairs), fig.with_error(*found.chosen)]
+            aside = f"against {found.against}" if len(against) > 1 else ""
+            cells += [Cell(fig.share(found.accuracy[0], found.pairs), aside=aside), fig.with_error(*found.chosen)]
             cells += [fig.with_error(*found.rejected), fig.count(found.pairs)]
         else:
             cells += [fig.NONE] * 4
