@@ -13,12 +13,14 @@ from bits import flip
 from ratchet.cli import main
 from ratchet.errors import DataError
 from ratchet.fsck.examine import FINE, MENDED, WRONG, Outcome, fsck
+from ratchet.pipeline.intact import write_step_record
 from ratchet.store.append import line_of
 from ratchet.store.layout import Layout
 from ratchet.store.lease import leased
+from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
-from store_example import write_store
+from store_example import record, write_store
 
 DAMAGE = {
     "store/pairs/p/train.parquet": "store/pairs/p",
@@ -115,6 +117,16 @@ def test_the_lease_of_a_run_guards_its_steps_and_that_of_a_split_its_sample(layo
     with leased(layout.lease("logps-whole"), what="a run"):
         assert look(layout)[0] == WRONG
     assert look(layout)[0] == MENDED
+
+
+def test_a_damaged_step_that_began_with_masters_stays_known_as_that(layout: Layout) -> None:
+    folder, begun = layout.step("plan", "align"), {"kind": "dpo", "masters": "digest"}
+    write_sealed(folder / "identity.json", begun)
+    write_step_record(folder, record("step", "align"))
+    flip(folder / "model/model.safetensors", 9)
+    assert look(layout)[0] == MENDED
+    assert [path.name for path in folder.iterdir()] == ["identity.json"]
+    assert read_sealed(folder / "identity.json") == begun and look(layout)[0] == FINE
 
 
 def test_metrics_that_were_changed_are_told_and_stay(layout: Layout) -> None:

@@ -12,7 +12,8 @@ from ratchet.evaluate import copies
 from ratchet.evaluate.harness_requests import digest_fault
 from ratchet.evaluate.unit_journal import key_of as unit_key
 from ratchet.fsck.part import Part
-from ratchet.pipeline.intact import SHOWN, masters_files
+from ratchet.pipeline.carried import KEY, begun_as
+from ratchet.pipeline.intact import IDENTITY, SHOWN, masters_files
 from ratchet.reference.store import block_fault, block_paths, remove_block
 from ratchet.serving.journal import parse_line
 from ratchet.store.append import damaged_lines, rewrite
@@ -20,7 +21,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import holder_of
 from ratchet.store.record import NAME, Record, read_record
-from ratchet.store.sealed import read_sealed
+from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.store.sound import faults, look, put_aside
 from ratchet.train.checkpoint import read, set_aside
 
@@ -85,19 +86,21 @@ def _step(folder: Path, layout: Layout) -> Iterator[Part]:
     shared = folder.parent == layout.made_step("x").parent
     lease = layout.lease(f"step-{folder.name}") if shared else folder.parent.parent / "lease"
     yield from _checkpoints(folder, lease)
+
+    def aside() -> str:
+        return _aside_step(folder, layout, shared=shared)
+
     found = look(folder) if (folder / NAME).exists() else []
     if isinstance(found, Record):
         wrong = faults(folder, masters_files(folder, found))
-        yield (
-            Part(folder, "damaged", some(wrong), lease, lambda: _aside(folder, layout)) if wrong else Part(folder, "ok")
-        )
+        yield (Part(folder, "damaged", some(wrong), lease, aside) if wrong else Part(folder, "ok"))
     elif not found:
         yield from _documents(folder, lease)
         yield Part(folder, "unfinished")
     elif all(fault.partition(" ")[0] in SHOWN for fault in found):
         yield Part(folder, "damaged", f"{some(found)}: pages leave it out; only `--fresh` makes it again", lease)
     else:
-        yield Part(folder, "damaged", some(found), lease, lambda: _aside(folder, layout))
+        yield Part(folder, "damaged", some(found), lease, aside)
 
 
 def _documents(folder: Path, lease: Path) -> Iterator[Part]:
@@ -181,6 +184,15 @@ def _was_aside(path: Path, layout: Layout) -> Iterator[Part]:
 
 def _aside(folder: Path, layout: Layout) -> str:
     return f"put aside as {put_aside(folder, layout.damaged)}; the next run makes it again"
+
+
+def _aside_step(folder: Path, layout: Layout, *, shared: bool) -> str:
+    """Put a step aside; one that began with float32 masters stays known as that, so that it begins with them again."""
+    begun, told = begun_as(folder), _aside(folder, layout)
+    if begun is not None and KEY in begun and not shared:
+        folder.mkdir()
+        write_sealed(folder / IDENTITY, begun)
+    return told
 
 
 def _removed(path: Path) -> str:

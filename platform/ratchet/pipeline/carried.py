@@ -45,14 +45,14 @@ def carried(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[s
     if digest is None:
         return {}
     found = {KEY: digest}
-    begun = None if run.fresh else _begun(run.layout.step(run.plan.name, step.name))
+    begun = None if run.fresh else begun_as(run.layout.step(run.plan.name, step.name))
     if begun is not None:
         return found if begun.get(KEY) else {}
     made = run.layout.made_step(home_key(run, step, {**identity, **found}, {**inputs, **found}))
     return found if run.models[step.start].masters_file.exists() or (made / NAME).exists() else {}
 
 
-def _begun(folder: Path) -> Mapping[str, Any] | None:
+def begun_as(folder: Path) -> Mapping[str, Any] | None:
     """Return the identity with which a step was begun, by its record where its own file is damaged; else None."""
     try:
         return read_sealed(folder / IDENTITY, "run with --fresh")
@@ -74,7 +74,7 @@ def wanted_again(run: Run, name: str) -> bool:
 
 def _lacks(run: Run, name: str) -> bool:
     folder = run.layout.step(run.plan.name, name)
-    begun = _begun(folder)
+    begun = begun_as(folder)
     if begun is None or KEY not in begun:
         return False
     return not (folder / NAME).exists() or bool(step_faults(folder)) or wanted_again(run, name)
