@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 from ratchet.errors import StoppedError
+from ratchet.pairs.flow import pairs_identity
+from ratchet.pipeline.context import Run
+from ratchet.pipeline.prepare import prepare_sources
 from ratchet.pipeline.stop import SIGNALS, Interruption, Stop, stoppable
+from ratchet.plan.load import plan_of
+from ratchet.plan.reading import parse
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.lease import leased
+from ratchet.track import pace
+from ratchet.track.progress import Console
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -110,3 +122,40 @@ def test_a_thread_that_is_not_the_main_one_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == before
+
+
+def test_while_pairs_are_read_or_waited_for_a_log_gets_lines_and_the_run_can_be_stopped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread holds the lease of these pairs, so that reading them takes until the run is stopped."""
+    monkeypatch.setattr(pace, "LINE_SECONDS", 0.02)
+    said: list[str] = []
+
+    def why() -> str | None:
+        said.extend(capfd.readouterr().err.splitlines())
+        return "enough was said" if sum("so far" in line for line in said) > 1 else None
+
+    (tmp_path / "a.jsonl").write_text("{}")
+    text = "name: x\nmodel: {path: m}\ndata: {a: {path: a.jsonl}}\nstages: {warm: {kind: sft, data: [a]}}\n"
+    run = Run(
+        plan_of(parse(text.replace("a.jsonl", f"{tmp_path}/a.jsonl"), "x")), Layout(tmp_path), Console(), False, None
+    )
+    run.stop = Stop(elsewhere=why)
+    lease = run.layout.lease(f"pairs-{fingerprint(pairs_identity(run.plan.data['a'], None))}")
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with leased(lease, what="pairs a"):
+            held.set()
+            over.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    try:
+        with pytest.raises(StoppedError, match="enough was said"):
+            prepare_sources(run)
+    finally:
+        over.set()
+        other.join()
+    assert any(re.fullmatch(r"pairs a {14}reading, [\d.]+ s so far", line) for line in said)

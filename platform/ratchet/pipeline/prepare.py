@@ -31,6 +31,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import Lease, leased
 from ratchet.store.record import Record, now, read_record, write_record
 from ratchet.store.sound import checked, clear, sound_record
+from ratchet.track.bar import under_way
 
 
 def used_sources(run: Run) -> list[str]:
@@ -49,7 +50,8 @@ def prepare_sources(run: Run) -> None:
     for name in used_sources(run):
         started = time.monotonic()
         source, system = run.plan.data[name], run.plan.model.system
-        run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.console.say, run.stop.check)
+        with under_way(f"pairs {name}", "reading", run.console):
+            run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.console.say, run.stop.check)
         counts = facts_of(run.pairs[name][1]).counts
         facts = {
             "to train on": counts["train"],
@@ -201,17 +203,18 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
     key = (source, max_length, overlong)
     if key not in run.tokens:
         started = time.monotonic()
-        fp, folder = prepare_tokens(
-            run.pairs[source][1],
-            run.pairs[source][0],
-            run.models[BASE].folder,
-            run.layout,
-            max_length=max_length,
-            overlong=overlong,
-            chat_template=run.chat_template,
-            on_wait=run.console.say,
-            look=run.stop.check,
-        )
+        with under_way(f"tokens {source}", "making tokens", run.console):
+            fp, folder = prepare_tokens(
+                run.pairs[source][1],
+                run.pairs[source][0],
+                run.models[BASE].folder,
+                run.layout,
+                max_length=max_length,
+                overlong=overlong,
+                chat_template=run.chat_template,
+                on_wait=run.console.say,
+                look=run.stop.check,
+            )
         record = facts_of(folder)
         counts = record.counts
         facts = {

@@ -21,6 +21,7 @@ from typing import Any
 from ratchet.errors import ClusterError
 from ratchet.reference.gone import family, still_there
 from ratchet.store.machine import busy
+from ratchet.track.pace import line_by_line
 
 LOCAL = "local"
 ATTEMPTS = 4
@@ -46,7 +47,8 @@ def connect(
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         say("starting Ray on this machine")
-        _start({"address": LOCAL, "include_dashboard": False, **quiet, **options, **local}, say)
+        with line_by_line(say, lambda: f"Ray is still starting; {busy()}"):
+            _start({"address": LOCAL, "include_dashboard": False, **quiet, **options, **local}, say)
         return
     check_port(address, key)
     say(f"connecting to the Ray at {address}")

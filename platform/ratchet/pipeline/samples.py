@@ -21,6 +21,7 @@ from ratchet.plan.stages import Merge
 from ratchet.plan.suite import Answering
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
 from ratchet.store.sound import checked
+from ratchet.track.bar import under_way
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ def write_samples(run: Run) -> list[dict[str, Any]]:
     written: dict[str, tuple[str, Sequence[Answer]]] = {}
     for name in sampled_models(run) if prompts else []:
         try:
-            written[name] = _ask(run, name, prompts)
+            with under_way(f"asked {name}", f"answers {len(prompts)} prompts", run.console):
+                written[name] = _ask(run, name, prompts)
         except (StoppedError, StorageError):
             raise
         except RatchetError as error:
