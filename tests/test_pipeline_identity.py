@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import ratchet
 from harness_example import SPEC
 from hub_cache import COMMIT, cached, use_cache
+from ratchet.errors import RunError
 from ratchet.model.digest import digest_code, digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline import state
@@ -18,9 +20,10 @@ from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.engines import Gate
 from ratchet.pipeline.graph import BASE, all_steps
 from ratchet.pipeline.inputs import identity_of
+from ratchet.pipeline.intact import IDENTITY
 from ratchet.pipeline.models import model_of
 from ratchet.pipeline.prepare import base_model, check_external_models
-from ratchet.pipeline.steps import step_identity
+from ratchet.pipeline.steps import refuse_other_start, step_identity
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.suite import Preference
@@ -28,6 +31,8 @@ from ratchet.reference.jobs import TRAINER, ScoreJob
 from ratchet.reference.score import _identity
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import Layout
+from ratchet.store.record import Record, write_record
+from ratchet.store.sealed import write_sealed
 from ratchet.track.progress import Console
 from token_pairs import TEXTS
 
@@ -76,6 +81,19 @@ def test_the_precision_of_an_external_reference_is_in_a_step_s_identity(made: Pa
     assert changed_keys(whole, half) == ["reference.dtype: 'float32' → 'bfloat16'"]
     own = identity(model, {"kind": "dpo"}, tmp_path)
     assert own == whole, "the same weights in the same precision are the same reference, wherever they are named"
+
+
+def test_a_changed_start_model_is_refused_before_anything_is_scored(made: Path, tmp_path: Path) -> None:
+    run = run_of({"path": str(made)}, {"align": {"kind": "dpo", "data": ["a"], "max_length": 64}}, tmp_path)
+    run.models[BASE] = base_model(run)
+    refuse_other_start(run)  # nothing is there
+    identity, folder = step_identity(run, all_steps(run.plan, {})[0]), run.layout.step("p", "align")
+    write_sealed(folder / IDENTITY, identity)
+    run.models[BASE] = dataclasses.replace(run.models[BASE], identity="another", weights="another")
+    refuse_other_start(run)  # of a step that was begun and saved nothing
+    write_record(folder, Record("step", fingerprint(identity), identity, {}, "2026-01-01T00:00:00Z", 1.0))
+    with pytest.raises(RunError, match="its start model base is another one"):
+        refuse_other_start(run)
 
 
 def test_show_and_run_know_a_model_with_code_of_its_own_alike(trusted: Path, tmp_path: Path) -> None:

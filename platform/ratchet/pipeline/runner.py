@@ -31,7 +31,7 @@ from ratchet.pipeline.prepare import (
 from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, job_size, score_together, train_job
 from ratchet.pipeline.session import native_noise_to, ray_session
-from ratchet.pipeline.steps import ensure_step, finished
+from ratchet.pipeline.steps import ensure_step, finished, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.track_scores import track_scores
@@ -72,6 +72,8 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
             stoppable(run.stop),
         ):
             _prepare(run)
+            if not (fresh or trial):
+                refuse_other_start(run)
             heard.say(run.warnings)
             with Evaluations(run) as evaluations:
                 steps = list(_make_models(run, evaluations))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -16,7 +17,7 @@ from ratchet.model.usage import card_usage
 from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Model, Run, Trial
-from ratchet.pipeline.graph import BASE, Step, final_model, options
+from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, needs_difficulty, options
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.shared import drop_checkpoints, link
@@ -195,6 +196,21 @@ def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any
     if not changes and record is not None:  # the same recipe may have come out with other weights
         changes = weights_in_words(step, record.inputs, input_weights(run, step, identity))
     return changes
+
+
+def refuse_other_start(run: Run) -> None:
+    """Raise RunError where a kept step that needs the start model alone was made from another one.
+
+    `ensure_step` would say the same, once all is scored.
+    """
+    for step in all_steps(run.plan, {}):
+        alone = step.start == BASE and (step.reference is None or step.reference == BASE)
+        if isinstance(step.settings, Merge) or not alone or step.chunk.parts > 1 or needs_difficulty(step.settings):
+            continue
+        folder = run.layout.step(run.plan.name, step.name)
+        with contextlib.suppress(CorruptError):  # what is damaged is made again
+            if is_kept(folder) and (changes := changes_since(run, step, folder, step_identity(run, step))):
+                raise refusal(step, folder, changes)
 
 
 def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> None:
