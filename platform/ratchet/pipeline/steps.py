@@ -17,7 +17,7 @@ from ratchet.model.usage import card_usage
 from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Model, Run, Trial
-from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, needs_difficulty, options
+from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, options, stepwise
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.shared import drop_checkpoints, link
@@ -205,7 +205,8 @@ def refuse_other_start(run: Run) -> None:
     """
     for step in all_steps(run.plan, {}):
         alone = step.start == BASE and (step.reference is None or step.reference == BASE)
-        if isinstance(step.settings, Merge) or not alone or step.chunk.parts > 1 or needs_difficulty(step.settings):
+        ordered = (steps := stepwise(step.settings)) is not None and steps.order != "listed"  # it is not decided yet
+        if isinstance(step.settings, Merge) or not alone or step.chunk.parts > 1 or ordered:
             continue
         folder = run.layout.step(run.plan.name, step.name)
         with contextlib.suppress(CorruptError):  # what is damaged is made again
