@@ -37,7 +37,7 @@ def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_t
     suite = "evaluate: [{suite: suite.yaml, models: final}]\n"
     sweep_run.write_files(tmp_path, RATES, sweep_run.SMALL + suite)
     (tmp_path / "suite.yaml").write_text(whole_run.SUITE)
-    done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml", "--promote")
+    done = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml")
     assert done.returncode == 0, done.stderr
     trials = sweep_run.trials(tmp_path, "small-rates")
     assert sorted(one["status"] for one in trials.values()) == ["failed", "finished", "finished"]
@@ -62,23 +62,25 @@ def test_trials_share_what_they_have_in_common_and_one_that_fails_does_not_end_t
 
     document = json.loads((tmp_path / "out/sweeps/small-rates/sweep.json").read_text())
     finished = {name: one for name, one in trials.items() if one["status"] == "finished"}
-    best = max(finished.values(), key=lambda one: one["metrics"]["align/heldout/accuracy"]["value"])
-    best_values = [one["metrics"]["align/heldout/accuracy"]["value"] for one in finished.values()]
-    if len(set(best_values)) == 2:
-        assert document["best"] == best["point_id"]
+    values = {one["point_id"]: one["metrics"]["align/heldout/accuracy"]["value"] for one in finished.values()}
+    if len(set(values.values())) == 2:
+        assert (document["best"], document["tied"]) == (max(values, key=values.__getitem__), [])
+    else:
+        assert document["best"] is None and sorted(document["tied"]) == sorted(values)
+        assert "tie: 2 points came to the same" in done.stderr
     assert document["work"]["stages"] == 3
     assert (tmp_path / "out/sweeps/small-rates/sweep.html").exists()
-    monkeypatch.chdir(tmp_path)
-    promoted = load_plan(Path("jobs/small-rates.yaml"))
-    point = next(one for one in document["points"] if one["id"] == document["best"])
-    assert promoted.stages["align"].learning_rate == point["values"]["stages.align.learning_rate"]
-
     stamps = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out/sweeps/small-rates/trials").glob("*/trial.json")
     }
-    again = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml")
+    chosen = document["best"] or document["tied"][0]
+    again = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml", "--promote", chosen)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    monkeypatch.chdir(tmp_path)
+    promoted = load_plan(Path("jobs/small-rates.yaml"))
+    point = next(one for one in document["points"] if one["id"] == chosen)
+    assert promoted.stages["align"].learning_rate == point["values"]["stages.align.learning_rate"]
 
     run = whole_run.ratchet(tmp_path, "run", "jobs/small-rates.yaml")  # the winner's models are in the store
     assert run.returncode == 0, run.stderr
