@@ -96,7 +96,7 @@ main(sys.argv[1:])
         ["run", "jobs/quickstart.yaml"],
         ["score", "jobs/quickstart.yaml"],
         ["sweep", "jobs/quickstart.yaml", "tune_spaces/beta.yaml"],
-        ["evaluate", "tests", "eval/quick.yaml"],
+        ["evaluate", "owner/none", "eval/quick.yaml"],
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -122,7 +122,7 @@ def test_the_first_error_lets_the_others_finish_and_ends_every_wait(bench: Bench
 
         return behave
 
-    busy = says(503, Retry_After="5000")  # longer than any test may take
+    busy = says(503, Retry_After="500")
     replies = {"a": late(well), "b": busy, "c": refuses, "d": late(busy)}
     bench.server.always = lambda handler, body: replies[body["messages"][-1]["content"]](handler, body)
     with (

@@ -64,8 +64,8 @@ def test_every_command_touches_the_storage_before_it_loads_a_model(
     Path("model").mkdir()
     Path("story.txt").write_text("Once.")
     Path("suite.yaml").write_text("tasks: {story: {kind: perplexity, rows: {path: story.txt}}}\n")
-    assert cli.main(["evaluate", "model", "suite.yaml", "--storage", "out"]) == 74
-    assert "out: is a file, not a folder" in capsys.readouterr().err
+    assert cli.main(["evaluate", "model", "suite.yaml", "--storage", "out"]) == 2
+    assert "--storage: it is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])

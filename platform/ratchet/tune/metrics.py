@@ -16,7 +16,6 @@ from typing import Any
 
 from ratchet.errors import CorruptError
 from ratchet.pipeline.graph import final_model, preference_sources, steps_of
-from ratchet.pipeline.intact import unchanged
 from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
@@ -244,6 +243,8 @@ class RunFiles:
 
     def train(self, stage: str, rest: str) -> Found:
         """Return the last value of a key of the stage's last step."""
+        from ratchet.pipeline.intact import unchanged  # which loads torch
+
         path = self._layout.step(self.folder.name, final_model(self.plan, stage)) / "metrics.jsonl"
         if path not in self._read:
             self._read[path] = read_metrics(path) if unchanged(path) else []
