@@ -134,7 +134,7 @@ def test_a_run_that_would_lie_in_the_job_s_own_files_ends_with_status_2(jobs: Ra
     plan = b"""name: lost
 model: {scratch: {tokenizer_from: [sums]}}
 data: {sums: {generate: {kind: arithmetic}}}
-stages: {warm: {kind: sft, data: [sums]}}
+stages: {warm: {kind: sft, data: [sums], max_length: 512}}
 """
     code = "import os, sys; sys.argv[0] = 'ratchet'; from ratchet.cli import main; sys.argv += ['run', 'mine.yaml']; "
     code += "status = main(); print('MADE', sorted(os.listdir())); sys.exit(status)"
@@ -177,7 +177,7 @@ def test_a_stop_gives_the_time_that_was_asked_for(jobs: RayJobs, tmp_path: Path,
 def test_no_token_and_a_wrong_one_are_refused(head: Head, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(
         "name: x\nmodel: {scratch: {tokenizer_from: [a]}}\ndata: {a: {generate: {kind: arithmetic}}}\n"
-        "stages: {s: {kind: sft, data: [a]}}\ncluster: {storage: /mnt/store}\n"
+        "stages: {s: {kind: sft, data: [a], max_length: 512}}\ncluster: {storage: /mnt/store}\n"
     )
     found = []
     for token in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 32}):
