@@ -223,4 +223,4 @@ KINDS: Mapping[str, Kind] = {
         Kind("put aside", "store/damaged/*", _was_aside),
     )
 }
-"""Every kind of part, in the order in which they are told."""
+"""Every kind of part, in the order in which they are listed."""

@@ -19,7 +19,7 @@ _LONG_AGO = 3600.0
 
 
 def leftovers(layout: Layout) -> Iterator[Part]:
-    """Yield what was being written, with the lease of whoever may still be writing it."""
+    """Yield what was being written, with the lease of the process that may still write it."""
     for top in (layout.store, layout.run("x").parent, layout.root / "sweeps", layout.root / "evaluations"):
         for path in _hidden(top):
             lease = _lease(path, layout)
@@ -38,7 +38,7 @@ def _hidden(top: Path) -> Iterator[Path]:
 
 
 def _lease(path: Path, layout: Layout) -> Path | None:
-    """Return the lease of whoever writes `path`; None where nobody's is known."""
+    """Return the lease of the process that writes `path`; None where none is known."""
     parts = path.relative_to(layout.root).parts
     match = _ASIDE.fullmatch(path.name)
     aside = match["name"] if match else None

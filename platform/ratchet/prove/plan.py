@@ -145,7 +145,7 @@ def _open(plan: Plan) -> Run:
 
 
 def _prepare(run: Run) -> None:
-    """Read the sources and find the plan's models; one that cannot be used is told before any file is read."""
+    """Read the sources and find the plan's models; one that cannot be used is an error before any file is read."""
     if run.plan.model.scratch is None:
         run.models[BASE] = base_model(run)
     prepare_sources(run)

@@ -181,7 +181,7 @@ def _against(sweep: Sweep, best: Point, other: Point, who: str) -> str:
 
 
 def compared(found: Comparison, digits: int) -> str:
-    """Return a difference of two points with its interval, whether it is told from 0, and over what it is."""
+    """Return a difference of two points with its interval, whether it differs from 0, and over what it is."""
     basis = {
         "pairs": f"over {found.count:,} pairs of both",
         "seeds": f"over {found.count} seeds of both",
