@@ -147,7 +147,7 @@ def test_a_killed_pass_goes_on_with_the_blocks_that_are_missing(model: Path, tmp
     assert found.stdout.splitlines()[-1].startswith("scored: ") and "align.2" in found.stdout
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     folder = next(iter(before)).parent
-    ids = [row for path in sorted(folder.glob("block-*")) for row in pq.read_table(path)["pair_id"].to_pylist()]
+    ids = [row for path in sorted(folder.glob("block-*.parquet")) for row in pq.read_table(path)["pair_id"].to_pylist()]
     assert len(ids) == len(set(ids)) == read_record(folder).counts["pairs"]  # type: ignore[union-attr]
 
 
@@ -164,7 +164,7 @@ def test_a_scoring_process_that_is_killed_is_replaced(model: Path, tmp_path: Pat
     _, errors = process.communicate(timeout=300)
     assert victims and process.returncode == 0, errors[-3000:]
     for folder in (path.parent for path in (tmp_path / "out/store/logps").glob("*/record.json")):
-        ids = [row for path in sorted(folder.glob("block-*")) for row in pq.read_table(path)["pair_id"].to_pylist()]
+        ids = [row for path in sorted(folder.glob("block-*.parquet")) for row in pq.read_table(path)["pair_id"].to_pylist()]
         assert len(ids) == len(set(ids)) == read_record(folder).counts["pairs"]  # type: ignore[union-attr]
 
 
