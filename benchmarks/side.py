@@ -7,7 +7,7 @@ same global batches. `rows` are indexes into the pairs; a global batch is one ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -90,39 +90,3 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes that tensors hold; one that stands twice counts once."""
     distinct = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}
     return sum(distinct.values())
-
-
-def _trl(setting: str) -> Callable[[Task], Side]:
-    def make(task: Task) -> Side:
-        from benchmarks.trl_side import SETTINGS, TrlSide
-
-        return TrlSide(task, SETTINGS[setting])
-
-    return make
-
-
-def _ratchet(**settings: Any) -> Callable[[Task], Side]:
-    def make(task: Task) -> Side:
-        from benchmarks.ratchet_side import RatchetSide
-
-        return RatchetSide(task, **settings)
-
-    return make
-
-
-COMPARED: Mapping[str, Callable[[Task], Side]] = {
-    "TRL default": _trl("default"),
-    "TRL best": _trl("best"),
-    "Ratchet": _ratchet(),
-}
-ABLATION: Mapping[str, Callable[[Task], Side]] = {
-    "padded rows": _ratchet(padded=True),
-    "no sharing": _ratchet(sharing="none"),
-    "prompts alone": _ratchet(sharing="prompt"),
-    "whole head": _ratchet(head_rows=1 << 30),
-    "512 tokens a pass": _ratchet(budget=512),
-    "recomputed activations": _ratchet(recompute=True),
-    "Ratchet": _ratchet(),
-}
-"""One technique off at a time, against all of them."""
-SIDES = {**COMPARED, **ABLATION}

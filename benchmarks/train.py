@@ -26,9 +26,9 @@ from benchmarks import machine
 from benchmarks.flops import Flops, Work, scoring_flops, training_flops
 from benchmarks.models import PRECISIONS, names
 from benchmarks.shapes import SHAPES
-from benchmarks.side import ABLATION, COMPARED, SIDES, Task
+from benchmarks.side import Task
 from benchmarks.tables import brief, markdown
-from benchmarks.worker import Worker
+from benchmarks.worker import ABLATION, COMPARED, SIDES, Worker
 
 VOCABULARIES = {"2k": 2_000, "32k": 32_000, "128k": 128_000}
 

@@ -13,12 +13,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
 from benchmarks.models import Device
-from benchmarks.side import SIDES, Task
+from benchmarks.side import Side, Task
 
 ROOT = Path(__file__).resolve().parent.parent
 _QUIET = {
@@ -34,6 +34,42 @@ _KEEP = {
 }
 """Let glibc keep freed memory. By default it hands large blocks back, and every new one is cleared by the
 kernel, page by page: up to half of a step's CPU seconds, most of all where large tensors come and go."""
+
+
+def _trl(setting: str) -> Callable[[Task], Side]:
+    def make(task: Task) -> Side:
+        from benchmarks.trl_side import SETTINGS, TrlSide
+
+        return TrlSide(task, SETTINGS[setting])
+
+    return make
+
+
+def _ratchet(**settings: Any) -> Callable[[Task], Side]:
+    def make(task: Task) -> Side:
+        from benchmarks.ratchet_side import RatchetSide
+
+        return RatchetSide(task, **settings)
+
+    return make
+
+
+COMPARED: Mapping[str, Callable[[Task], Side]] = {
+    "TRL default": _trl("default"),
+    "TRL best": _trl("best"),
+    "Ratchet": _ratchet(),
+}
+ABLATION: Mapping[str, Callable[[Task], Side]] = {
+    "padded rows": _ratchet(padded=True),
+    "no sharing": _ratchet(sharing="none"),
+    "prompts alone": _ratchet(sharing="prompt"),
+    "whole head": _ratchet(head_rows=1 << 30),
+    "512 tokens a pass": _ratchet(budget=512),
+    "recomputed activations": _ratchet(recompute=True),
+    "Ratchet": _ratchet(),
+}
+"""One technique off at a time, against all of them."""
+SIDES = {**COMPARED, **ABLATION}
 
 
 class Worker:

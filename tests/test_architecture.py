@@ -107,9 +107,9 @@ class Import:
     where: str
 
 
-def imports_of(root: Path) -> Iterator[Import]:
-    """Yield every import below `root/ratchet`, those inside functions and relative ones too."""
-    for path in sorted((root / "ratchet").rglob("*.py")):
+def imports_of(root: Path, library: str = "ratchet") -> Iterator[Import]:
+    """Yield every import below `root/library`, those inside functions and relative ones too."""
+    for path in sorted((root / library).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         package = parts[:-1]
         module = ".".join(parts[1:]).removesuffix("__init__").rstrip(".")
@@ -190,6 +190,33 @@ def _way(came_from: dict[str, str], module: str) -> str:
     return " → ".join(way)
 
 
+def circle_faults(root: Path, library: str = "ratchet") -> Iterator[str]:
+    """Modules that import one another in a circle, in one room too, at the top or inside functions.
+
+    A reader of one of them must read all of them, and none can be taken out or tested alone.
+    """
+    found = list(imports_of(root, library))
+    modules = {item.module for item in found}
+    imports: dict[str, dict[str, str]] = {module: {} for module in modules}
+    for item in found:
+        name = item.name.removeprefix(f"{library}.")
+        for target in {name, name.rpartition(".")[0]} & modules - {item.module}:
+            imports[item.module].setdefault(target, item.where)
+    told: set[str] = set()
+    for start in sorted(modules):
+        came_from, waiting = {start: ""}, [] if start in told else [start]
+        while waiting:
+            module = waiting.pop(0)
+            if start in imports[module]:
+                way = _way(came_from, module)
+                told |= set(way.split(" → "))
+                yield f"{imports[module][start]}: imports in a circle: {way} → {start}"
+                break
+            for target in sorted(imports[module].keys() - came_from.keys()):
+                came_from[target] = module
+                waiting.append(target)
+
+
 def print_faults(root: Path) -> Iterator[str]:
     """Calls of `print`: the library returns, raises or tracks."""
     for path in sorted((root / "ratchet").rglob("*.py")):
@@ -231,13 +258,17 @@ def encoding_faults(root: Path) -> Iterator[str]:
                 yield f"{path.relative_to(root.parent)}:{node.lineno}: names no encoding"
 
 
-RULES = [layer_faults, door_faults, reach_faults, print_faults, warning_faults, encoding_faults]
+RULES = [layer_faults, door_faults, reach_faults, circle_faults, print_faults, warning_faults, encoding_faults]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_library_keeps_the_rule(rule) -> None:
     faults = list(rule(PLATFORM))
     assert not faults, "\n".join(faults)
+
+
+def test_the_benchmarks_import_in_no_circle() -> None:
+    assert not list(circle_faults(ROOT, "benchmarks"))
 
 
 @pytest.mark.parametrize(
@@ -262,6 +293,13 @@ def test_the_library_keeps_the_rule(rule) -> None:
         (door_faults, "cli.py", "def run():\n    from torch import nn", "cli imports torch.nn"),
         (reach_faults, "train/loop.py", "from ratchet.train import worker", "train.loop reaches ray.train by way of"),
         (reach_faults, "train/loop.py", "from ratchet.train.worker import f", "train.loop → train.worker"),
+        (
+            circle_faults,
+            "plan/schema.py",
+            "def f():\n    from ratchet.plan import three",
+            "two.py:1: imports in a circle: plan.schema → plan.three → plan.two → plan.schema",
+        ),
+        (circle_faults, "plan/schema.py", "import ratchet.plan.two", "circle: plan.schema → plan.two → plan.schema"),
         (print_faults, "cli.py", "def main():\n    print('hello')", "cli.py:2: calls print"),
         (encoding_faults, "pairs/chat.py", "path.read_text()", "chat.py:1: names no encoding"),
         (encoding_faults, "pairs/chat.py", "path.write_text('x')", "chat.py:1: names no encoding"),
@@ -269,7 +307,13 @@ def test_the_library_keeps_the_rule(rule) -> None:
     ],
 )
 def test_the_rule_goes_red(tmp_path: Path, rule, module: str, source: str, says: str) -> None:
-    for name, text in {"train/worker.py": "import ray.train", "plan/schema.py": "", module: source}.items():
+    sound = {
+        "train/worker.py": "import ray.train",
+        "plan/schema.py": "",
+        "plan/two.py": "from ratchet.plan import schema",
+        "plan/three.py": "from ratchet.plan.two import f",
+    }
+    for name, text in (sound | {module: source}).items():
         path = tmp_path / "platform" / "ratchet" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -16,9 +16,10 @@ from benchmarks.models import Device, Sizes, build, sizes
 from benchmarks.plot import draw
 from benchmarks.ratchet_side import _work as attention_work
 from benchmarks.shapes import END, FIRST_ID, MAX_LENGTH, SHAPES, long_answers, near_twins, one_right_three_wrong
-from benchmarks.side import SIDES, Task, tensor_bytes
+from benchmarks.side import Task, tensor_bytes
 from benchmarks.tables import HEADERS, brief, markdown, median_ratio, share_of_peak
 from benchmarks.train import gradient_differences, parse, tasks
+from benchmarks.worker import SIDES
 from ratchet.model.batch import Packing, collate
 from ratchet.pairs.pair import TokenisedPair
 

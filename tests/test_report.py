@@ -17,9 +17,10 @@ from ratchet.report import charts_data, figures, tables
 from ratchet.report.charts import chosen_overlay
 from ratchet.report.graph import graph
 from ratchet.report.markdown import escape, markdown
-from ratchet.report.page import page, sections
+from ratchet.report.page import page
 from ratchet.report.plots import smooth, thin
 from ratchet.report.read import read
+from ratchet.report.sections import sections
 from report_example import example, short
 from report_page import Page, well_formed_tables
 

@@ -17,8 +17,9 @@ from ratchet.errors import DataError
 from ratchet.pairs.overlap import Overlap
 from ratchet.report import tables_data
 from ratchet.report.markdown import markdown
-from ratchet.report.page import drawings, page, sections, write_report
+from ratchet.report.page import page, write_report
 from ratchet.report.read import read
+from ratchet.report.sections import drawings, sections
 from report_example import bare, example, short
 from report_page import Page, well_formed_tables
 

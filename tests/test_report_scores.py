@@ -11,8 +11,9 @@ import pytest
 from ratchet.report import charts_scores, tables_scores, tables_settings
 from ratchet.report.answers import side_by_side
 from ratchet.report.markdown import markdown
-from ratchet.report.page import page, sections, sentence
+from ratchet.report.page import page
 from ratchet.report.read import read
+from ratchet.report.sections import sections, sentence
 from ratchet.report.tables import Table
 from report_example import example
 from report_page import Page, well_formed_tables

@@ -27,6 +27,7 @@ from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.track.progress import follow
+from ratchet.train.data import count_steps
 from ratchet.train.launch import train
 from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
 
@@ -43,7 +44,7 @@ def train_step(
     """
     spec, gate, scored = ready(run, step, stage, run_id, carries=carries)
     cluster = run.plan.cluster
-    with follow(folder / "metrics.jsonl", step.name, spec.total_steps, run.console), run.stop.patiently():
+    with follow(folder / "metrics.jsonl", step.name, count_steps(spec), run.console), run.stop.patiently():
         result = train(
             spec,
             cpus_per_worker=cluster.cpus_per_worker,

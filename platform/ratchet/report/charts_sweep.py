@@ -9,7 +9,6 @@ from typing import Any
 
 from ratchet.report.answers import cut
 from ratchet.report.charts import Chart
-from ratchet.report.page import many
 from ratchet.report.plots import (
     INK,
     LEVELS,
@@ -23,6 +22,7 @@ from ratchet.report.plots import (
     short,
     stage_colour,
 )
+from ratchet.report.sections import many
 from ratchet.report.sweep_data import Point, Sweep
 from ratchet.report.sweep_values import (
     Axis,

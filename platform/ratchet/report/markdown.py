@@ -6,7 +6,7 @@ import json
 import re
 
 from ratchet.report.data import Report
-from ratchet.report.page import facts, sections, sentence
+from ratchet.report.sections import facts, sections, sentence
 from ratchet.report.tables import Cell, Table, headline
 from ratchet.report.templates import Records
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ratchet.report import figures as fig
-from ratchet.report.page import many
 from ratchet.report.plots import short
+from ratchet.report.sections import many
 from ratchet.report.sweep_data import Point, Stage, Sweep, Trial
 from ratchet.report.sweep_values import decimals, ordered, result_of
 from ratchet.report.sweep_words import told

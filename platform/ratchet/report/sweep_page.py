@@ -16,9 +16,10 @@ from ratchet.report.answers import cut
 from ratchet.report.charts import Chart
 from ratchet.report.charts_sweep_keys import against_keys, how_to_read
 from ratchet.report.markdown import escape, fenced, render
-from ratchet.report.page import many, plain
+from ratchet.report.page import plain
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.read import read_document, read_sweep
+from ratchet.report.sections import many
 from ratchet.report.stage_tree import Tree, stage_tree
 from ratchet.report.sweep_data import NAME, Sweep
 from ratchet.report.sweep_values import measured

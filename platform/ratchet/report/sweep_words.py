@@ -13,7 +13,7 @@ from ratchet.plan.override import apply
 from ratchet.plan.reading import parse
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
-from ratchet.report.page import many
+from ratchet.report.sections import many
 from ratchet.report.sweep_data import Comparison, Objective, Point, Result, Sweep, Value
 from ratchet.report.sweep_values import (
     decimals,

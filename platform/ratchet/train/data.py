@@ -54,6 +54,11 @@ def course_of(spec: TrainSpec, rows: int) -> Course:
     return Course(rows, spec.batch, spec.epochs, spec.seed, spec.max_steps)
 
 
+def count_steps(spec: TrainSpec) -> int:
+    """Return the optimiser steps of a step's training; opens its token files. Raises DataError, CorruptError."""
+    return course_of(spec, len(open_rows(spec))).total_steps
+
+
 def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
     if spec.supervised or not loss_of(spec.kind).reads_reference:
         return Data(table, None)

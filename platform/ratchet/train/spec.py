@@ -127,13 +127,6 @@ class TrainSpec:
         return float(self.options.get("beta", 0.0))
 
     @property
-    def total_steps(self) -> int:
-        """Optimiser steps in all. Opens the token files to count their pairs. Raises DataError."""
-        from ratchet.train.data import course_of, open_rows
-
-        return course_of(self, len(open_rows(self))).total_steps
-
-    @property
     def supervised(self) -> bool:
         """Whether the loss is over answer tokens rather than over pairs."""
         return self.kind == "sft"
