@@ -164,7 +164,8 @@ def test_a_scoring_process_that_is_killed_is_replaced(model: Path, tmp_path: Pat
     _, errors = process.communicate(timeout=300)
     assert victims and process.returncode == 0, errors[-3000:]
     for folder in (path.parent for path in (tmp_path / "out/store/logps").glob("*/record.json")):
-        ids = [row for path in sorted(folder.glob("block-*.parquet")) for row in pq.read_table(path)["pair_id"].to_pylist()]
+        blocks = sorted(folder.glob("block-*.parquet"))
+        ids = [row for path in blocks for row in pq.read_table(path)["pair_id"].to_pylist()]
         assert len(ids) == len(set(ids)) == read_record(folder).counts["pairs"]  # type: ignore[union-attr]
 
 
