@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-import torch
-
-from ratchet.evaluate.candidate import Candidate
 
 if TYPE_CHECKING:
     from nodes import Nodes
+    from ratchet.evaluate.candidate import Candidate
 
 # A busy machine is no fault of the code; continuous integration judges a change by the same examples each time.
 hypothesis.settings.register_profile("ratchet", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("ratchet")
-
-torch.set_num_threads(1)  # two threads that wait for each other are slower than one
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,12 +71,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield nodes
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_asked_of_the_hub_yet() -> None:
-    """Each test is a process of its own to the hub, which is asked once in a process what a name means."""
-    from ratchet.pairs.hub import commit_of
+def pytest_runtest_setup() -> None:
+    """Give torch one thread, and forget what the hub said: a process asks it once what a name means.
 
-    commit_of.cache_clear()
+    Neither is imported here. Tests of plans, manifests and submitting run without torch.
+    """
+    torch, hub = sys.modules.get("torch"), sys.modules.get("ratchet.pairs.hub")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)  # two threads that wait for each other are slower than one
+    if hub is not None:
+        hub.commit_of.cache_clear()
 
 
 @pytest.fixture

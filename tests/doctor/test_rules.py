@@ -1,0 +1,261 @@
+"""From facts to findings: each rule of the doctor on facts that ask for each of its answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from ratchet.doctor import advisories, probe, rules_access, rules_nodes, rules_plan
+from ratchet.doctor.facts import Dashboard, Gpu, Machine, Node, Skew, Storage
+from ratchet.doctor.findings import Finding, in_words, ok, problem, warning, worst
+from ratchet.plan.cluster import Cluster
+
+GIB = 1 << 30
+H100 = Gpu("NVIDIA H100 80GB HBM3", 81559 << 20, "570.86.15")
+A100 = Gpu("NVIDIA A100-SXM4-80GB", 81920 << 20, "535.183.01")
+VERSIONS = {"python": "3.11.9", "ray": "2.60.0", "ratchet": "0.1.0", "torch": "2.13.0", "transformers": "5.19.0"}
+MACHINE = Machine("m", VERSIONS, (), None, 0, 8 * GIB, 65_536, 100 * GIB, 100 * GIB)
+RESOURCES = {"CPU": 4.0, "object_store_memory": float(GIB)}
+NODE = Node("n1", "10.77.0.1", RESOURCES, 8080, MACHINE, Skew(-0.01, 0.02), Storage(True, True))
+
+
+def node(name: str = "n2", resources: dict[str, float] | None = None, **machine: Any) -> Node:
+    changed = dataclasses.replace(MACHINE, **machine)
+    return dataclasses.replace(NODE, name=name, machine=changed, resources={**RESOURCES, **(resources or {})})
+
+
+def gpus(*found: Gpu, cuda: str | None = "12.8", usable: int | None = None) -> dict[str, Any]:
+    return {"gpus": found, "cuda": cuda, "cuda_devices": len(found) if usable is None else usable}
+
+
+OPEN = Dashboard("http://10.0.0.1:8265", True, "disabled", 200, True, "2.60.0")
+CLOSED = Dashboard("http://127.0.0.1:8265", True, "token", 401, False, "2.60.0", loopback=True)
+SILENT = Dashboard("http://10.0.0.1:8265", False)
+
+
+def at(seconds: float, width: float = 0.1) -> Node:
+    return dataclasses.replace(NODE, name="n2", skew=Skew(seconds - width, seconds + width))
+
+
+def shares(storage: Storage) -> Node:
+    return dataclasses.replace(NODE, name="n2", storage=storage)
+
+
+FINDINGS: dict[str, tuple[Finding, str, str]] = {
+    "auth off": (rules_access.authentication(OPEN, {}), "problem", "runs code on it, without a token"),
+    "jobs answer although it says token": (
+        rules_access.authentication(dataclasses.replace(CLOSED, status=200, jobs_open=True), {}),
+        "problem",
+        "without a token",
+    ),
+    "auth on": (rules_access.authentication(CLOSED, {}), "ok", "jobs answer 401"),
+    "no dashboard of Ray": (
+        rules_access.authentication(dataclasses.replace(CLOSED, status=404, mode=None), {}),
+        "warning",
+        "jobs answer 404 without a token; mode unknown",
+    ),
+    "a page to log in before it": (
+        rules_access.authentication(dataclasses.replace(CLOSED, status=200, mode=None), {}),
+        "warning",
+        "jobs answer 200",
+    ),
+    "cannot be asked": (rules_access.authentication(SILENT, {}), "warning", "RAY_AUTH_MODE is not set here"),
+    "a local Ray": (rules_access.authentication(None, {}), "ok", "a token of its own"),
+    "a local Ray without": (rules_access.authentication(None, {"RAY_AUTH_MODE": "disabled"}), "warning", "is disabled"),
+    "open to the world": (rules_access.openness(OPEN), "problem", "open without a token to the whole network"),
+    "open to the machine": (
+        rules_access.openness(dataclasses.replace(OPEN, loopback=True)),
+        "problem",
+        "to every user, and to pages in browsers, of this machine",
+    ),
+    "closed": (rules_access.openness(CLOSED), "ok", "wants a token"),
+    "in clear text": (rules_access.openness(dataclasses.replace(CLOSED, loopback=False)), "warning", "in clear text"),
+    "silent": (rules_access.openness(SILENT), "warning", "does not answer"),
+    "metrics": (rules_access.metrics(["10.77.0.1:8080"]), "warning", "metrics of 10.77.0.1:8080"),
+    "no metrics": (rules_access.metrics([]), "ok", "no node's metrics port answers"),
+    "job secrets": (
+        rules_access.job_secrets(dataclasses.replace(CLOSED, secrets=(("job-1", "HF_TOKEN"),))),
+        "problem",
+        "HF_TOKEN of job job-1",
+    ),
+    "no job secrets": (rules_access.job_secrets(CLOSED), "ok", "no runtime_env"),
+    "token file open": (rules_access.token_file(0o100644, "t"), "warning", "(644)"),
+    "token file of a group": (rules_access.token_file(0o100640, "t"), "warning", "(640)"),
+    "token file closed": (rules_access.token_file(0o100600, "t"), "ok", "yours alone"),
+    "no token file": (rules_access.token_file(None, "t"), "ok", "none"),
+    "all answer": (rules_nodes.answers([NODE, node()]), "ok", "2 of 2 answer"),
+    "one is silent": (
+        rules_nodes.answers([NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module 'ratchet'")]),
+        "problem",
+        "n2 (No module 'ratchet')",
+    ),
+    "same versions": (rules_nodes.same_versions(VERSIONS, [NODE, node()]), "ok", "ray 2.60.0"),
+    "another Ray": (
+        rules_nodes.same_versions(VERSIONS, [NODE, node(versions={**VERSIONS, "ray": "2.55.1"})]),
+        "problem",
+        "ray 2.55.1 (n2), 2.60.0 (the driver, n1)",
+    ),
+    "no torch": (
+        rules_nodes.same_versions(VERSIONS, [node(versions={k: v for k, v in VERSIONS.items() if k != "torch"})]),
+        "problem",
+        "torch 2.13.0 (the driver), none (n2)",
+    ),
+    "another transformers": (
+        rules_nodes.same_versions(VERSIONS, [node(versions={**VERSIONS, "transformers": "5.4.0"})]),
+        "warning",
+        "transformers 5.19.0",
+    ),
+    "no holes": (rules_nodes.known_holes([("n1", VERSIONS)]), "ok", "none"),
+    "a hole": (
+        rules_nodes.known_holes([("n1", {"ray": "2.53.0"}), ("n2", VERSIONS)]),
+        "problem",
+        "ray 2.53.0 at n1: CVE-2026-27482",
+    ),
+    "one storage": (rules_nodes.storage("/s", [NODE, shares(Storage(True, True))]), "ok", "the same folder"),
+    "no node to ask": (
+        rules_nodes.storage("/s", [dataclasses.replace(NODE, storage=None)]),
+        "warning",
+        "could not be looked at",
+    ),
+    "another disk": (
+        rules_nodes.storage("/s", [NODE, shares(Storage(False, False))]),
+        "problem",
+        "n2 does not see the driver's files",
+    ),
+    "one way": (rules_nodes.storage("/s", [shares(Storage(True, False, "read-only"))]), "problem", "(read-only)"),
+    "clocks agree": (rules_nodes.clocks([NODE, at(0.5, 2.0)]), "ok", "2 nodes"),
+    "a slow answer hides a small skew": (rules_nodes.clocks([at(3.0, 3.0)]), "ok", "1 node"),
+    "ahead": (rules_nodes.clocks([at(5.0)]), "warning", "n2 by at least 4.9 s"),
+    "behind": (rules_nodes.clocks([at(-5.0)]), "warning", "n2 by at least 4.9 s"),
+    "an hour": (rules_nodes.clocks([NODE, at(3600.0)]), "problem", "n2 by at least 3599.9 s"),
+    "no GPUs": (rules_nodes.gpus([NODE], wanted=False), "ok", "none is asked for"),
+    "GPUs wanted": (rules_nodes.gpus([NODE], wanted=True), "problem", "no node has one"),
+    "GPUs": (rules_nodes.gpus([node(**gpus(H100, H100)), NODE], wanted=True), "ok", "2 on 1 node"),
+    "CPU build of torch": (
+        rules_nodes.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=True),
+        "problem",
+        "torch uses none of the GPUs of n2 (NVIDIA H100 80GB HBM3)",
+    ),
+    "CPU build, not wanted": (
+        rules_nodes.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=False),
+        "warning",
+        "n2",
+    ),
+    "other GPUs and drivers": (
+        rules_nodes.gpus([node("a", **gpus(H100)), node("b", **gpus(A100, cuda="12.4"))], wanted=True),
+        "warning",
+        "driver 535.183.01 (b), 570.86.15 (a); GPU NVIDIA A100-SXM4-80GB (b), NVIDIA H100 80GB HBM3 (a); "
+        "CUDA of torch 12.4 (b), 12.8 (a)",
+    ),
+    "shm": (rules_nodes.shared_memory([NODE], gpus_wanted=True), "ok", "object store"),
+    "docker's shm": (rules_nodes.shared_memory([node(shared_memory=64 << 20)], False), "warning", "64 MiB of 1.0 GiB"),
+    "docker's shm with GPUs": (
+        rules_nodes.shared_memory([node(shared_memory=64 << 20)], True),
+        "problem",
+        "n2 has 64 MiB",
+    ),
+    "handles": (rules_nodes.open_files([NODE, node(open_files=sys.maxsize)]), "ok", "65,536"),
+    "few handles": (rules_nodes.open_files([node(open_files=20_000)]), "warning", "n2 allows 20,000"),
+    "too few handles": (rules_nodes.open_files([node(open_files=1_024)]), "problem", "1,024"),
+    "room on disks": (rules_nodes.disks([NODE], None), "ok", "room"),
+    "little disk": (rules_nodes.disks([node(free_temporary=5 * GIB)], None), "warning", "5.0 GiB free of 10.0 GiB"),
+    "full disk": (rules_nodes.disks([node(free_storage=1 << 20)], None), "problem", "storage of n2: 1 MiB free"),
+    "less than the plan": (
+        rules_nodes.disks([node(free_storage=50 * GIB)], 80 * GIB),
+        "problem",
+        "50.0 GiB free of 80.0",
+    ),
+    "not writable": (rules_nodes.disks([node(free_storage=None)], None), "problem", "n2 cannot write"),
+    "it fits": (rules_plan.room(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
+    "it does not fit": (rules_plan.room(Cluster(workers=9), [NODE, node()]), "problem", "9 CPUs, and there are 8"),
+    "the fewest fit": (rules_plan.room(Cluster(workers=(2, 9)), [NODE]), "warning", "not for all 9 workers: 9 CPUs"),
+    "in no one node": (rules_plan.room(Cluster(cpus_per_worker=6), [NODE, node()]), "problem", "no node has as many"),
+    "no GPU in Ray": (rules_plan.room(Cluster(gpus_per_worker=1), [NODE]), "problem", "1 GPUs, and there are 0"),
+    "object store": (rules_plan.object_store(Cluster(), [NODE]), "ok", "200 MiB or more"),
+    "small object store": (
+        rules_plan.object_store(Cluster(), [node(resources={"object_store_memory": 1e8})]),
+        "warning",
+        "200 MiB on n2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_what_a_rule_says_of_facts(name: str) -> None:
+    finding, level, says = FINDINGS[name]
+    assert (finding.level, says in finding.found) == (level, True), finding
+    assert bool(finding.do) == (level != "ok"), "what is not well has a remedy"
+
+
+def test_the_worst_decides_and_problems_come_last() -> None:
+    found = [problem("c", "bad", "mend it"), ok("a", "fine"), warning("b", "hm", "look")]
+    assert worst(found) == "problem" and worst(found[1:]) == "warning" and worst([]) == "ok"
+    assert in_words(found).splitlines() == [
+        "ok       a: fine",
+        "warning  b: hm",
+        "         → look",
+        "problem  c: bad",
+        "         → mend it",
+    ]
+
+
+@pytest.mark.parametrize(
+    "version", ["2.9.1", "2.10.0", "2.10.0rc1", "2.10", "2.13.0+cpu", "2.6.0.dev20250101", "1.13", "3"]
+)
+@pytest.mark.parametrize("row", advisories.ADVISORIES, ids=lambda row: row.id)
+def test_versions_are_compared_as_packaging_does(version: str, row: advisories.Advisory) -> None:
+    told = row in advisories.holes(row.package, version)
+    assert told == (Version(version) < Version(row.fixed_in))
+
+
+def test_the_page_lists_the_holes_that_are_looked_for() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    rows = [f"| {row.id} | {row.package} | {row.fixed_in} | {row.what} |" for row in advisories.ADVISORIES]
+    assert [line for line in page.splitlines() if line.startswith(("| CVE-", "| GHSA-"))] == rows
+
+
+def test_what_nvidia_smi_says_is_read() -> None:
+    text = "NVIDIA H100 80GB HBM3, 81559, 570.86.15\nNVIDIA A100-SXM4-80GB, 81920, 535.183.01\n"
+    assert probe.parse_smi(text) == (H100, A100)
+
+
+NO_GPU = ["", "No devices were found\n", "NVIDIA-SMI has failed: no driver\n", "NVIDIA H100, [N/A], 570\n", "a, b\n"]
+
+
+@pytest.mark.parametrize("text", NO_GPU)
+def test_what_nvidia_smi_says_without_a_gpu_is_no_gpu(text: str) -> None:
+    assert probe.parse_smi(text) == ()
+
+
+def test_this_machine_is_seen_as_the_system_tells_it(tmp_path: Path) -> None:
+    found = probe.machine(tmp_path / "not" / "there")
+    assert found.free_storage is not None
+    assert abs(found.free_storage - shutil.disk_usage(tmp_path).free) < GIB
+    assert found.open_files >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert found.name == os.uname().nodename
+    assert not (tmp_path / "not").exists()
+    assert probe.machine(Path("/proc/nowhere")).free_storage is None or os.access("/proc", os.W_OK)
+    (tmp_path / "file").touch()
+    assert probe.machine(tmp_path / "file").free_storage is None
+
+
+def test_two_that_share_a_folder_meet_in_it_and_others_do_not(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    probe.mark(here, "t", "driver").write_text("t")
+    assert probe.meet(here, "t", "n1") == Storage(sees_ours=True, ours_sees_it=False)
+    assert probe.mark(here, "t", "n1").read_text() == "t"
+    assert probe.meet(there, "t", "n2") == Storage(False, False)
+    assert probe.meet(tmp_path / "nowhere", "t", "n3").error.startswith("FileNotFoundError")
+    for folder in (here, there):
+        probe.clear(folder, "t")
+        assert list(folder.iterdir()) == []

@@ -1,0 +1,181 @@
+"""EQ-Bench's questions: whose they are, where they come from, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import constants
+
+from eq_bench_example import NAMES, Scripted, both, record, references, written
+from ratchet.errors import DataError
+from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.eq_bench import run
+from ratchet.evaluate.eq_bench_files import read_questions
+from ratchet.evaluate.eq_bench_rules import (
+    cut_revision,
+)
+from ratchet.evaluate.results import TaskResult
+from ratchet.plan.suite import EqBench, Files
+from tests.conftest import ROOT
+
+OWN = ROOT / "eval/sets/short-feelings.json"
+
+
+def test_the_published_sets_are_known_by_their_content(shared: Path, tmp_path: Path) -> None:
+    for version, count in (("v1", 60), ("v2", 171)):
+        path = shared / f"eq_bench/eq_bench_{version}_questions_{count}.json"
+        found = read_questions(Files(path=str(path)), version, revision=True)
+        assert (found.official, found.label) == (version, f"EQ-Bench {version}, {count} questions")
+        content = json.loads(path.read_text())
+        again = read_questions(Files(path=str(written(tmp_path / "copy.json", content))), version, revision=False)
+        assert again.digest == found.digest
+        rows = [{**each, "prompt": cut_revision(each["prompt"]), "reference_answer": repr(each["reference_answer"])}
+                for each in content.values()]  # fmt: skip
+        cut = read_questions(Files(path=str(written(tmp_path / "rows.json", rows))), version, revision=False)
+        assert cut.official == version
+        content["7"]["reference_answer_fullscale"]["emotion1_score"] = 10
+        changed = read_questions(Files(path=str(written(tmp_path / "x.json", content))), version, revision=False)
+        assert (changed.official, changed.label) == (None, f"x.json, {count} questions")
+
+
+def test_only_the_published_questions_by_their_own_rule_give_an_eq_bench_score(shared: Path) -> None:
+    def score(path: Path, version: str) -> TaskResult:
+        task = EqBench(kind="eq_bench", questions=Files(path=str(path)), version=version, attempts=1)
+        return run("x", task, Candidate(Scripted(lambda prompt, seed: "?"), None, 4096, "scripted"))
+
+    published = shared / "eq_bench/eq_bench_v2_questions_171.json"
+    right, other = score(published, "v2"), score(published, "v1")
+    first = score(shared / "eq_bench/eq_bench_v1_questions_60.json", "v1")
+    assert (first.headline.name, len(first.warnings)) == ("EQ-Bench v1", 1)
+    assert "version 1 as published always asks for revision" in first.warnings[0]
+    assert (right.headline.name, right.warnings) == ("EQ-Bench v2", ())
+    assert other.headline.name == "EQ-Bench v2, 171 questions, by EQ-Bench v1's rule"
+    assert "no published figure is made so" in other.warnings[0]
+
+
+def test_the_questions_that_are_shipped_run_in_every_mode_and_are_not_passed_off_as_eq_bench() -> None:
+    content = json.loads(OWN.read_text(encoding="utf-8"))
+    for version in ("v1", "v2"):
+        for revision in (False, True):
+
+            def say(prompt: str, seed: int, version: str = version, revision: bool = revision) -> str:
+                (right,) = (references(each)[version] for each in content.values()
+                            if each["prompt"].partition("[End dialogue]")[0] in prompt)  # fmt: skip
+                text = "\n".join(f"{name}: {score:.0f}" for name, score in right.items())
+                return both(text, text) if revision else text
+
+            task = EqBench(kind="eq_bench", questions=Files(path=str(OWN)), version=version, revision=revision)
+            result = run("feelings", task, Candidate(Scripted(say), None, 4096, "scripted"))
+            assert result.headline.value == pytest.approx(100)
+            assert result.headline.count == len(content) == 10
+            assert result.headline.name == f"short-feelings.json, 10 questions, by EQ-Bench {version}'s rule"
+            assert "these are not EQ-Bench's" in result.warnings[0]
+
+
+def test_the_questions_that_are_shipped_share_no_line_with_the_published_ones(shared: Path) -> None:
+    lines: list[set[str]] = []
+    for path in (
+        OWN,
+        shared / "eq_bench/eq_bench_v2_questions_171.json",
+        shared / "eq_bench/eq_bench_v1_questions_60.json",
+    ):
+        prompts = (each["prompt"] for each in json.loads(path.read_text(encoding="utf-8")).values())
+        lines.append({line for prompt in prompts for line in prompt.splitlines() if len(line.split()) > 3})
+    assert lines[0].isdisjoint(lines[1] | lines[2])
+
+
+def test_rows_of_a_data_set_are_the_same_questions(tmp_path: Path) -> None:
+    odd = record(2)["prompt"].replace("Dialogue 2.", "Dialogue\u2028 2.")
+    records = [record(1), record(2, prompt=odd)]
+    rows = [{key: value if key == "prompt" else repr(value) for key, value in each.items()} for each in records]
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8"
+    )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "nested.parquet")
+    written(tmp_path / "rows.json", records)
+    written(tmp_path / "byid.json", dict(zip("12", records, strict=True)))
+    found = {
+        path.name: read_questions(Files(path=str(path)), "v2", revision=True) for path in sorted(tmp_path.iterdir())
+    }
+    assert len(found) == 5
+    assert len({each.digest for each in found.values()}) == 1
+    assert found["rows.jsonl"].questions == found["byid.json"].questions
+    with pytest.raises(DataError, match=r"holds byid\.json, nested\.parquet, rows\.json, .*: one .* file is wanted"):
+        read_questions(Files(path=str(tmp_path)), "v2", revision=False)
+
+
+REFERENCE = record(1)["reference_answer"]
+NO_SCORE = {key: value for key, value in REFERENCE.items() if key != "emotion4_score"}
+FULL = "reference_answer_fullscale"
+
+
+@pytest.mark.parametrize(
+    ("records", "says"),
+    [
+        ({}, "own.json: the file holds no question"),
+        ("text", "own.json: holds neither questions by id nor rows"),
+        ({"a": 3}, "question a: has no prompt"),
+        ({"a": record(1, prompt=" ")}, "question a: has no prompt"),
+        ([record(1), {**record(2), FULL: None}], f"question 2: has no {FULL}, which v2 compares"),
+        ({"a": record(1, (*NAMES[:3], "Sad"))}, f"question a: {FULL}|reference_answer: emotion4 is 'Sad'"),
+        ({"a": record(1, (*NAMES[:3], "Ill at ease"))}, "emotion4 is 'Ill at ease'"),
+        ({"a": record(1, **{FULL: {**REFERENCE, "emotion2": None}})}, "emotion2 is None"),
+        ({"a": record(1, **{FULL: "four"})}, f"{FULL}: is no dictionary"),
+        ({"a": record(1, **{FULL: NO_SCORE})}, "emotion4_score: is None, which is no number"),
+        ({"a": record(1, **{FULL: {**REFERENCE, "emotion4_score": "nan"}})}, "is 'nan', which is no number"),
+        ({"a": record(1, **{FULL: {**REFERENCE, "emotion4": "Glad"}})}, "name different emotions"),
+        ({"a": record(1, prompt="Feel.\n\nFirst pass scores:\nSad: <score>")}, "in a form that cannot be cut out"),
+    ],
+)
+def test_broken_questions_are_named(tmp_path: Path, records: Any, says: str) -> None:
+    path = written(tmp_path / "own.json", records)
+    with pytest.raises(DataError, match=says):
+        read_questions(Files(path=str(path)), "v2", revision=False)
+
+
+def test_what_a_mode_lacks_is_named(tmp_path: Path) -> None:
+    short = {key: value for key, value in record(1, prompt="How do they feel?").items() if key != FULL}
+    path = str(written(tmp_path / "own.json", {"a": short}))
+    found = read_questions(Files(path=path), "v1", revision=False)
+    assert cut_revision(found.questions[0].prompt) == "How do they feel?"  # asked as it stands
+    with pytest.raises(DataError, match=r"question a: does not ask for a critique"):
+        read_questions(Files(path=path), "v1", revision=True)
+    with pytest.raises(DataError, match=r"question a: has no reference_answer_fullscale(.|\n)*set version: v1"):
+        read_questions(Files(path=path), "v2", revision=False)
+
+
+def test_files_that_are_absent_damaged_or_of_another_kind_are_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_text('{"1": {"pro')
+    (tmp_path / "cut.parquet").write_text("PAR1")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for name, says in {
+        "cut.json": "cannot be read",
+        "cut.parquet": "cannot be read",
+        "notes.txt": "is no file or folder with questions",
+        "empty": "is no file or folder with questions",
+        "absent.json": "no such file or folder",
+    }.items():
+        with pytest.raises(DataError, match=rf"{name}: {says}"):
+            read_questions(Files(path=str(tmp_path / name)), "v2", revision=False)
+
+
+def test_a_repository_of_the_hub_is_read_from_the_local_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "c" * 40
+    folder = tmp_path / "datasets--them--feelings/snapshots" / commit
+    folder.mkdir(parents=True)
+    written(folder / "dataset_infos.json", {})
+    (folder / "data").mkdir()
+    written(folder / "data/test.json", [record(1)])
+    found = read_questions(Files(hub="them/feelings", revision=commit), "v2", revision=True)
+    assert found.label == f"hub:them/feelings@{commit}/data/test.json, 1 question"
+    with pytest.raises(DataError, match=r"hub:them/others: is not in the local cache and cannot be fetched"):
+        read_questions(Files(hub="them/others"), "v2", revision=False)

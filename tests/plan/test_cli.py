@@ -1,0 +1,142 @@
+"""`ratchet check`: what it writes, where, and with which exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plan_example import PLAN, write
+from ratchet import __version__, cli
+from ratchet.commands import check
+from ratchet.errors import ClusterError, PlanError, RatchetError
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    Path("data").mkdir()
+    for name in ("helpful", "a", "b"):
+        Path(f"data/{name}.jsonl").write_text("{}\n")
+
+
+def test_good_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "jobs/x.yaml", "eval/quick.yaml"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "jobs/x.yaml: a plan of 4 stages\neval/quick.yaml: a suite of 1 task\n"
+    assert told.err == ""
+
+
+def test_goes_on_after_a_bad_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_text(PLAN.replace("name: careful", "nam: careful").replace("beta: 0.3", "beta: x"))
+    assert cli.main(["check", "bad.yaml", "absent.yaml", "jobs/x.yaml"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "jobs/x.yaml: a plan of 4 stages\n"
+    assert told.err.splitlines() == [
+        "bad.yaml:2: nam: no such key; did you mean name?",
+        'bad.yaml:19: stages.align.beta: must be a number above 0, not "x"',
+        "absent.yaml: no such file; did you mean bad.yaml?",
+    ]
+
+
+def test_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "jobs/x.yaml", "--set", "stages.align.beta=0.1", "--set", "cluster.workers=4"]) == 0
+    assert cli.main(["check", "--set", "stages.align.beta=0", "jobs/x.yaml"]) == 2
+    assert capsys.readouterr().err == "--set stages.align.beta: must be a number above 0, not 0\n"
+
+
+def test_version_help_and_wrong_words(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, status, said in (
+        (["--version"], 0, f"ratchet {__version__}"),
+        (["--help"], 0, "check"),
+        (["check", "--help"], 0, "--set KEY=VALUE"),
+        ([], 2, "COMMAND"),
+        (["chekc", "x"], 2, "invalid choice: 'chekc'"),
+        (["check"], 2, "FILE"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        told = capsys.readouterr()
+        assert caught.value.code == status
+        assert said in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ClusterError("no Ray", where="auto", fix="start one"), 69, "error: auto: no Ray\n  start one\n"),
+        (PlanError("a\nb"), 2, "error: a\nb\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_become_an_exit_status(
+    error: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(check, "main", stopped)
+    assert cli.main(["check", "jobs/x.yaml"]) == status
+    assert capsys.readouterr().err == said
+
+
+def test_a_fault_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: argparse.Namespace) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(check, "main", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check", "jobs/x.yaml"])
+    assert not issubclass(ZeroDivisionError, RatchetError)
+
+
+def test_checking_needs_neither_torch_nor_ray() -> None:
+    script = (
+        "import sys; from ratchet import cli; status = cli.main(['check', 'jobs/x.yaml', 'eval/quick.yaml']);"
+        "heavy = {'torch', 'ray', 'transformers', 'numpy', 'pyarrow', 'datasets', 'deepspeed', 'peft', 'wandb'};"
+        "sys.exit(f'status {status}, brought {heavy & set(sys.modules)}' if status or heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 2
+
+
+def test_the_command_is_installed_and_checks_the_repository() -> None:
+    paths = [path for folder in ("jobs", "eval") for path in sorted((ROOT / folder).glob("*.yaml"))]
+    files = [str(path.relative_to(ROOT)) for path in paths if path.stem != "stories"]  # whose data are not here
+    command = [sys.executable, "-c", "import sys; from ratchet.cli import main; sys.exit(main())", "check", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == len(files)
+
+
+@pytest.mark.parametrize(("words", "status"), [(["check", "jobs/x.yaml"], 141), (["run", "absent.yaml"], 2)])
+def test_output_that_nobody_reads_is_no_traceback(words: list[str], status: int) -> None:
+    """As `| head` leaves it: of `check` standard output, of `run` with `2>&1` standard error too."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    told = writer if words[0] == "run" else subprocess.PIPE
+    ended = subprocess.run([sys.executable, "-m", "ratchet.cli", *words], stdout=writer, stderr=told, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr or b"") == (status, b"")
+
+
+def test_a_broken_connection_is_not_taken_for_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(arguments: argparse.Namespace) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(check, "main", main)
+    with (
+        open(os.devnull, "w") as out,
+        monkeypatch.context() as patched,
+        pytest.raises(BrokenPipeError),
+    ):
+        patched.setattr(sys, "stdout", out)
+        patched.setattr(sys, "stderr", out)
+        cli.main(["check", "x"])

@@ -1,0 +1,73 @@
+"""Our own manifests as test subjects, and ways to change them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ratchet.kubernetes.kustomize import FILE, build
+from ratchet.kubernetes.manifests import kind_of
+from ratchet.kubernetes.ray_parts import CLUSTERS
+from ratchet.plan.document import Document
+from tests.conftest import ROOT
+
+K8S = ROOT / "k8s"
+FOLDERS = sorted(path.parent.relative_to(K8S).as_posix() for path in K8S.rglob(FILE))
+APPLIED = [name for name in FOLDERS if name == "cluster" or (name.startswith("overlays/") and name.count("/") == 1)]
+"""The folders that people apply; the others are parts of them."""
+GATES = {"overlays/cron": ("RayCronJob",), "RayCronJob": ("RayCronJob",)}
+"""Feature gates that are off by default, by the folder or kind that needs them."""
+
+
+@functools.cache
+def _built(folder: str) -> list[Document]:
+    return build(K8S / folder)
+
+
+def objects(folder: str) -> list[Document]:
+    return [dataclasses.replace(one, data=copy.deepcopy(one.data)) for one in _built(folder)]
+
+
+def of_kind(kind: str) -> list[Document]:
+    """Return objects that are applied together, the first of which has that kind."""
+    folder = {"RayJob": "overlays/gpu", "RayCronJob": "overlays/cron"}.get(kind, "cluster")
+    found = objects(folder)
+    found.sort(key=lambda one: kind_of(one) not in CLUSTERS)
+    if kind == "RayService":
+        data = {**found[0].data, "kind": kind, "spec": {"rayClusterConfig": found[0].data["spec"]}}
+        found[0] = dataclasses.replace(found[0], data=data)
+    assert kind_of(found[0]) == kind
+    return found
+
+
+def changed(kind: str, change: Callable[[Any, dict[str, Any]], None]) -> list[Document]:
+    """Return `of_kind` after `change(object, cluster spec)`."""
+    found = of_kind(kind)
+    data = copy.deepcopy(found[0].data)
+    spec = data
+    for key in CLUSTERS[kind]:
+        spec = spec[key]
+    change(data, spec)
+    return [dataclasses.replace(found[0], data=data), *found[1:]]
+
+
+def head_of(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec["headGroupSpec"]["template"]["spec"]
+
+
+def worker_of(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec["workerGroupSpecs"][0]["template"]["spec"]
+
+
+def texts_of(problems: list[Any]) -> str:
+    return "\n".join(map(str, problems))
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
