@@ -187,6 +187,14 @@ def test_shares_count_pairs() -> None:
     assert "dpop/active" not in pair_metrics("dpo", logps, dpo(logps, beta=0.3), 0.3)
 
 
+@pytest.mark.parametrize("kind", LOSSES)
+def test_answers_of_equal_reward_are_not_in_the_right_order(kind: str) -> None:
+    """At a first step every reward is 0, and an accuracy of 100 % would be a fable."""
+    even = PairLogps(*(torch.full((3,), -2.0) for _ in range(4)), *(torch.full((3,), 4) for _ in range(2)))
+    accuracies_B = pair_metrics(kind, even, torch.zeros(3), 0.3)["rewards/accuracies"]
+    assert accuracies_B.tolist() == [False, False, False]
+
+
 def test_every_kind_takes_the_options_of_its_stage() -> None:
     for kind, stage in (("dpo", Dpo), ("dpop", Dpop), ("ipo", Ipo), ("cpo", Cpo)):
         spec = stage.model_validate({"kind": kind, "data": ["a"]})

@@ -203,6 +203,32 @@ def test_a_lease_of_another_machine_or_that_cannot_be_read_lapses(tmp_path: Path
     assert files(tmp_path) == ["2.json"]
 
 
+@dataclasses.dataclass
+class Clock:
+    """A clock of its own, which only sleeping moves."""
+
+    now: float = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_holder_that_is_not_heard_of_is_waited_for_as_long_as_told_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger(tmp_path)
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", clock)
+    with leased(tmp_path, what="the thing") as mine:
+        mine.check()
+    longest_look = lease._PAUSES[1]
+    assert lease.LAPSE_SECONDS <= clock.now - 100.0 <= lease.LAPSE_SECONDS + 2 * longest_look
+    assert lease.LAPSE_SECONDS == 60.0  # as docs/sweeps.md says
+
+
 @pytest.mark.parametrize(
     ("pid", "started", "waits"),
     [(os.getpid(), lambda ticks: ticks, True), (os.getpid(), lambda ticks: ticks + 1, False), (2**22 + 1, int, False)],

@@ -64,6 +64,15 @@ def test_digest_files_reads_content_and_not_place(tmp_path: Path) -> None:
     assert digest_files([tmp_path / "a/w"]) != digest_files([tmp_path / "b/w"])
 
 
+def test_files_that_swap_their_names_are_other_files(tmp_path: Path) -> None:
+    """What `import helper` runs depends on which file is called helper."""
+    for folder, contents in (("a", ("one", "two")), ("b", ("two", "one"))):
+        (tmp_path / folder).mkdir()
+        for name, content in zip(("model.py", "helper.py"), contents, strict=True):
+            (tmp_path / folder / name).write_text(content)
+    assert digest_files([*(tmp_path / "a").iterdir()]) != digest_files([*(tmp_path / "b").iterdir()])
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     write_bytes(tmp_path / "f", b"old")
     script = (

@@ -44,6 +44,14 @@ def test_each_pair_stands_once_in_an_epoch(n: int, batch: int, epochs: int, cap:
             assert batches[epoch * course.steps_per_epoch - 1].progress == epoch
 
 
+@given(n=counts, batch=st.integers(1, 20), epochs=st.integers(1, 4))
+def test_progress_is_the_epochs_behind_and_the_share_of_this_one(n: int, batch: int, epochs: int) -> None:
+    pairs = 0
+    for one in global_batches(Course(n, batch, epochs, seed=3)):
+        pairs += len(one.rows)
+        assert one.progress == pytest.approx(pairs / n, rel=1e-12)
+
+
 @given(n=counts, batch=st.integers(1, 20), after=st.integers(0, 40))
 def test_going_on_gives_the_same_batches(n: int, batch: int, after: int) -> None:
     course = Course(n, batch, epochs=3, seed=7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import threading
@@ -235,6 +236,25 @@ def test_a_group_that_goes_stale_while_it_writes_commits_nothing(tmp_path: Path)
     with pytest.raises(RunError, match="stale"):
         old.save(4, write, {})
     assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_a_group_that_goes_stale_while_the_disk_takes_its_time_commits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marker is written, and then the sync of a busy disk takes as long as Ray needs to start other workers."""
+    old, sync = Checkpoints(tmp_path, Alone(), 2), os.fsync
+
+    def slow(handle: int) -> None:
+        sync(handle)
+        if list(tmp_path.glob(f"checkpoints/.step-*.{old.attempt}/{COMMITTED}")):
+            monkeypatch.setattr(os, "fsync", sync)
+            Checkpoints(tmp_path, Alone(), 2)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with pytest.raises(RunError, match="stale"):
+        old.save(4, shards(0, 4), {})
+    assert os.fsync is sync
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_workers_that_see_different_folders_are_told(tmp_path: Path) -> None:

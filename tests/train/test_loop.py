@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from ratchet.train.data import course_of
 from ratchet.train.engine import TorchEngine
-from ratchet.train.loop import Parts, accumulate, works_of
+from ratchet.train.loop import Parts, accumulate, run, seed_step, works_of
 from ratchet.train.objective import Data
 from ratchet.train.spec import TrainSpec
 from train_bench import (
@@ -162,6 +163,41 @@ def test_every_loss_trains_and_the_first_step_is_checked(tmp_path: Path, data: D
         assert bench.result is not None and bench.result.first is not None
         assert abs(lines[0]["loss"] - math.log(2)) <= bench.result.first["loss_tolerance"]
         assert lines[0]["first/largest_h"] <= lines[0]["first/h_tolerance"]
+
+
+def test_every_seed_step_and_worker_draws_its_own_numbers(tmp_path: Path) -> None:
+    drawn: dict[tuple[int, int, int], float] = {}
+    for key in itertools.product((0, 1), (1, 2, 3), (0, 1, 63)):
+        seed, step, rank = key
+        seed_step(spec_of(tmp_path, seed=seed), step, rank)
+        drawn[key] = float(torch.rand((), dtype=torch.float64))
+        seed_step(spec_of(tmp_path, seed=seed), step, rank)
+        assert float(torch.rand((), dtype=torch.float64)) == drawn[key]
+    assert len(set(drawn.values())) == len(drawn)
+
+
+class EndedError(Exception):
+    """Ends a run at its first backward pass."""
+
+
+class Drawing(TorchEngine):
+    """Tells the seed that the first pass draws from, and ends there."""
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        raise EndedError(torch.initial_seed())
+
+
+def test_the_loop_seeds_each_worker_by_its_rank(tmp_path: Path, data: Data) -> None:
+    """With one seed for all, the workers would drop the same elements of an adapter."""
+    seeds = []
+    for rank in (0, 1):
+        spec = spec_of(tmp_path, workers=2)
+        engine, worker = Drawing(spec, PairScorer(tiny_model()), CPU), Worker(rank, 2)
+        checkpoints = Checkpoints(tmp_path, Alone(), 2)
+        with pytest.raises(EndedError) as ended:
+            run(spec, Parts(engine, data, None, 96, worker, checkpoints, None, None))
+        seeds += ended.value.args
+    assert len(set(seeds)) == 2
 
 
 def test_bfloat16_keeps_float32_masters(tmp_path: Path, data: Data) -> None:

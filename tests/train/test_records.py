@@ -76,6 +76,18 @@ def test_a_capped_course_is_proved_too(tmp_path: Path) -> None:
     assert prove(tmp_path / "l", course)["pairs_seen"] == 38
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_last_epoch_is_proved_whole_like_every_other(tmp_path: Path, epochs: int) -> None:
+    """Also where it is the only one, and where the steps end with it."""
+    course = Course(22, 8, epochs, 0)
+    write_ledger(tmp_path / "l", course)
+    *lines, last = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
+    lines.append({**last, "rows": last["rows"][:-1]})
+    (tmp_path / "l").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(TrainingError, match=f"epoch {epochs} missed 1 rows"):
+        prove(tmp_path / "l", course)
+
+
 def _double(lines: list[dict]) -> list[dict]:
     return [*lines[:1], {**lines[1], "rows": [*lines[1]["rows"][:-1], lines[0]["rows"][0]]}, *lines[2:]]
 
