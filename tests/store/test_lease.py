@@ -19,7 +19,7 @@ import pytest
 
 from ratchet.errors import RunError, StorageError
 from ratchet.store import lease
-from ratchet.store.lease import Holder, leased
+from ratchet.store.lease import Holder, Wait, leased
 from ratchet.store.process import Process, this_process
 
 # A child that holds the lease until its standard input ends, then checks it: what it says is what it saw.
@@ -47,7 +47,7 @@ lease.LAPSE_SECONDS = 1e9
 folder, thing, log = map(Path, sys.argv[1:4])
 sys.stdin.readline()
 said = []
-with lease.leased(folder, what="the thing", on_wait=said.append) as held:
+with lease.leased(folder, what="the thing", wait=lease.Wait(said.append)) as held:
     with log.open("a") as file:
         file.write(f"in {os.getpid()}\\n")
     if not thing.exists():
@@ -182,7 +182,7 @@ def test_a_holder_that_renews_is_waited_for_and_named_once(tmp_path: Path, lapse
         assert line(first) == "held"
         threading.Timer(3 * lapse, go, [first]).start()
         began = time.monotonic()
-        with leased(tmp_path, what="the thing", on_wait=said.append):
+        with leased(tmp_path, what="the thing", wait=Wait(said.append)):
             assert time.monotonic() - began >= 2.5 * lapse
         assert line(first) == "checked"
     assert len(said) == 1 and said[0].startswith(f"waiting for the thing: process {first.pid} on ")
@@ -195,7 +195,7 @@ def test_a_lease_of_another_machine_or_that_cannot_be_read_lapses(tmp_path: Path
         path.write_bytes(content.encode("latin-1"))
     said: list[str] = []
     began = time.monotonic()
-    with leased(tmp_path, what="the thing", on_wait=said.append) as mine:
+    with leased(tmp_path, what="the thing", wait=Wait(said.append)) as mine:
         assert lapse <= time.monotonic() - began
         mine.check()
     who = "process 1 on elsewhere, since 2026-01-01T00:00:00Z" if content == "whole" else "an unknown process"
@@ -241,7 +241,7 @@ def test_a_holder_on_this_machine_is_asked_of_the_system(
     assert me.started is not None
     stranger(tmp_path / "a", machine=me.machine, pid=pid, started=started(me.started))
     said: list[str] = []
-    with leased(tmp_path / "a", what="the thing", on_wait=said.append):
+    with leased(tmp_path / "a", what="the thing", wait=Wait(said.append)):
         assert bool(said) == waits
 
 
@@ -299,7 +299,7 @@ def test_what_is_called_while_waiting_can_end_the_wait(tmp_path: Path) -> None:
         raise RunError("stopped")
 
     stranger(tmp_path)
-    with pytest.raises(RunError, match="stopped"), leased(tmp_path, what="x", while_waiting=stop):
+    with pytest.raises(RunError, match="stopped"), leased(tmp_path, what="x", wait=Wait(look=stop)):
         pass
     assert files(tmp_path) == ["1.json"]
 

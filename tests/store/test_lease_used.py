@@ -39,7 +39,7 @@ from ratchet.reference.store import Logps, write_block
 from ratchet.serving.requests import Answer
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.lease import leased
+from ratchet.store.lease import Wait, leased
 from ratchet.track.progress import Console
 from token_pairs import PAIRS, SPEC, TEXTS, pair, row
 
@@ -86,7 +86,7 @@ def test_tokens_that_many_want_are_made_once(made: tuple[Layout, Path, Path], mo
     def work() -> tuple[tuple[str, Path], list[str]]:
         said: list[str] = []
         start.wait()
-        return prepare_tokens(pairs, "abc", model, layout, **LENGTHS, on_wait=said.append), said
+        return prepare_tokens(pairs, "abc", model, layout, **LENGTHS, wait=Wait(said.append)), said
 
     answers = [future.result(60) for future in [beside(work) for _ in range(4)]]
     assert len(begun) == 1
@@ -124,7 +124,7 @@ def test_scores_that_another_process_makes_are_waited_for_and_not_computed(
     work = [(model, sample), (model, ScoreJob(fp, tokens, "heldout"))]
     (_, other) = score._plans(work, TRAINER, layout)
     with leased(layout.lease(other.lease), what="x"), leased(layout.lease(plan.lease), what="x"):
-        waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), on_wait=said.append))
+        waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), wait=Wait(said.append)))
         time.sleep(0.3)
         assert not waiting.done()
         for one in (plan, other):
@@ -146,7 +146,7 @@ def test_who_waits_for_others_or_would_begin_can_be_stopped(made: tuple[Layout, 
 
     key = f"tokens-{fingerprint(token_flow.tokens_identity('abc', folder, Policy(128, 'drop'), None))}"
     with leased(layout.lease(key), what="x") if held else contextlib.nullcontext():
-        waiting = beside(lambda: prepare_tokens(pairs, "abc", folder, layout, look=stop, **LENGTHS))
+        waiting = beside(lambda: prepare_tokens(pairs, "abc", folder, layout, wait=Wait(look=stop), **LENGTHS))
         with pytest.raises(StoppedError):
             waiting.result(20)
     assert not list(layout.tokens("x").parent.glob("*"))
@@ -154,7 +154,7 @@ def test_who_waits_for_others_or_would_begin_can_be_stopped(made: tuple[Layout, 
     work = [(ScoringModel(folder, "weights", "float32"), ScoreJob(fp, tokens, "train"))]
     (plan,) = score._plans(work, TRAINER, layout)
     with leased(layout.lease(plan.lease), what="x") if held else contextlib.nullcontext():
-        waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), look=stop))
+        waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), wait=Wait(look=stop)))
         with pytest.raises(StoppedError):
             waiting.result(20)
 

@@ -7,8 +7,7 @@ the result is the same whatever the number of CPUs or spans.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,10 @@ from ratchet.pairs.read_hub import at_commit
 from ratchet.pairs.source import Item, Reading, make_reading, span_pairs
 from ratchet.plan.data import Source
 from ratchet.store import warned
-from ratchet.store.files import folder_aside, remove_leftovers
-from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.lease import Lease, leased
-from ratchet.store.record import Record, now, write_record
-from ratchet.store.sound import clear, sound_record
+from ratchet.store.lease import SILENTLY, Wait
+from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.record import Record
 
 _BLOCK_ITEMS = 512
 _BLOCK_CHARACTERS = 2 << 20
@@ -81,63 +78,32 @@ def prepare_pairs(
     source: Source,
     layout: Layout,
     default_system: str | None,
-    on_wait: Callable[[str], None] = lambda line: None,
-    look: Callable[[], None] = lambda: None,
+    wait: Wait = SILENTLY,
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's pairs, making them where the store has none. Ray must be up.
 
-    Where another process is making them it waits, and `on_wait` gets one line about that. `look` is called again and
-    again while it waits or works, and what it raises ends that. Raises DataError where files are absent or damaged, too
-    many rows are bad, or no pair is left; PlanError where the source asks for what its rows cannot give; StorageError.
+    `wait.look` is called while it works, too. Raises DataError where files are absent or damaged, too many rows are
+    bad, or no pair is left; PlanError where the source asks for what its rows cannot give; StorageError.
     """
     if source.hub is not None:  # one commit is named, hashed and read, here and in every task
         source = source.model_copy(update={"hub": at_commit(source.hub)})
-    identity = pairs_identity(source, default_system)
-    digest = fingerprint(identity)
-    folder = layout.pairs(digest)
-    if not _is_there(name, source, folder, sound_record(folder)):
-        with leased(
-            layout.lease(f"pairs-{digest}"), what=f"pairs {name}", on_wait=on_wait, while_waiting=look
-        ) as lease:
-            if not _is_there(name, source, folder, clear(folder, layout.damaged)):
-                spans = plan_spans(source, SPAN_BYTES, SPAN_ROWS)
-                _make(name, source, spans, default_system, identity, folder, lease, look)
-    return digest, folder
+    entry = Entry("pairs", pairs_identity(source, default_system), f"pairs {name}")
+    skipped = layout.pairs(entry.fingerprint) / "skipped.parquet"
 
-
-def _is_there(name: str, source: Source, folder: Path, record: Record | None) -> bool:
-    """Whether the pairs are made. Raises DataError where more rows were bad than this source allows."""
-    if record is None:
-        return False
-    counts = record.counts
-    check_share(name, counts["read"], counts["skipped"], source.max_bad_share, folder / "skipped.parquet")
-    return True
-
-
-def _make(
-    name: str,
-    source: Source,
-    spans: list[Span],
-    default_system: str | None,
-    identity: Mapping[str, Any],
-    folder: Path,
-    lease: Lease,
-    look: Callable[[], None],
-) -> None:
-    started, clock = now(), time.monotonic()
-    reading = make_reading(source, spans, default_system)
-    remove_leftovers(folder)
-    with folder_aside(folder) as aside:
-        counted = assemble(_stream(spans, reading, look), aside, source)
-        _check(name, source, counted, aside)
-        if pairs_identity(source, default_system) != identity:
+    def make(folder: Path) -> Product:
+        spans = plan_spans(source, SPAN_BYTES, SPAN_ROWS)
+        reading = make_reading(source, spans, default_system)
+        counted = assemble(_stream(spans, reading, wait.look), folder, source)
+        _check(name, source, counted, folder)
+        if pairs_identity(source, default_system) != entry.identity:
             raise DataError("files changed while they were read", where=f"data.{name}", fix="run again")
         facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
-        record = Record(
-            "pairs", folder.name, identity, dataclasses.asdict(counted), started, time.monotonic() - clock, facts=facts
-        )
-        write_record(aside, record)
-        lease.check()
+        return Product(dataclasses.asdict(counted), facts=facts)
+
+    def accept(record: Record) -> None:  # who made it may have allowed more bad rows than this source does
+        check_share(name, record.counts["read"], record.counts["skipped"], source.max_bad_share, skipped)
+
+    return entry.fingerprint, ensure(layout, entry, make, wait, accept)
 
 
 def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:

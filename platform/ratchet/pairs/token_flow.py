@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +21,10 @@ from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
 from ratchet.store import warned
-from ratchet.store.files import folder_aside, remove_leftovers
-from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.lease import Lease, leased
-from ratchet.store.record import Record, now, write_record
-from ratchet.store.sound import checked, clear, sound_record
+from ratchet.store.lease import SILENTLY, Wait
+from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.sound import checked
 
 SMALL_ROWS = 5000
 """Up to this many pairs are tokenised in the calling process: starting a Ray Data job takes as long."""
@@ -62,62 +59,33 @@ def prepare_tokens(
     overlong: Literal["drop", "trim_prompt"],
     chat_template: ChatTemplate | None,
     small_rows: int = SMALL_ROWS,
-    on_wait: Callable[[str], None] = lambda line: None,
-    look: Callable[[], None] = lambda: None,
+    wait: Wait = SILENTLY,
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's tokens, making them where the store has none.
 
-    With more than `small_rows` pairs on a side Ray must be up. Where another process is making them it waits, and
-    `on_wait` gets one line about that. `look` is called again and again while it waits or works, and what it raises
-    ends that. Raises ModelError where the tokenizer or its template cannot be used, DataError where no pair is left to
-    train on, StorageError.
+    With more than `small_rows` pairs on a side Ray must be up. `wait.look` is called while it works, too. Raises
+    ModelError where the tokenizer or its template cannot be used, DataError where no pair is left to train on,
+    StorageError.
     """
     policy = Policy(max_length, overlong)
     identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
-    digest = fingerprint(identity)
-    folder = layout.tokens(digest)
-    if sound_record(folder) is None:
-        find_style(load_tokenizer(model_folder, chat_template))  # its errors are told from here, not from a worker
-        work, what = _Work(model_folder, chat_template, policy, warned.destination()), f"tokens of the pairs {pairs_fp}"
-        with leased(layout.lease(f"tokens-{digest}"), what=what, on_wait=on_wait, while_waiting=look) as lease:
-            if clear(folder, layout.damaged) is None:
-                _make(pairs_folder, identity, work, folder, small_rows, lease, look)
-    return digest, folder
+    entry = Entry("tokens", identity, f"tokens of the pairs {pairs_fp}")
 
-
-def _make(
-    pairs_folder: Path,
-    identity: dict[str, Any],
-    work: _Work,
-    folder: Path,
-    small_rows: int,
-    lease: Lease,
-    look: Callable[[], None],
-) -> None:
-    started, clock = now(), time.monotonic()
-    files = [checked(pairs_folder / f"{side}.parquet") for side in SIDES]
-    rows = [pq.read_metadata(file).num_rows for file in files]
-    remove_leftovers(folder)
-    with folder_aside(folder) as aside:
-        with TokenWriter(aside) as writer:
+    def make(folder: Path) -> Product:
+        find_style(load_tokenizer(model_folder, chat_template))  # its errors are raised here, not in a worker
+        work = _Work(model_folder, chat_template, policy, warned.destination())
+        files = [checked(pairs_folder / f"{side}.parquet") for side in SIDES]
+        rows = [pq.read_metadata(file).num_rows for file in files]
+        with TokenWriter(folder) as writer:
             for side, file, count in zip(SIDES, files, rows, strict=True):
                 for table in _here(file, work) if count <= small_rows else _on_ray(file, work):
-                    look()
+                    wait.look()
                     writer.write(side, table)
         counts = writer.counts()
         _prove(counts, sum(rows), pairs_folder)
-        record = Record(
-            "tokens",
-            folder.name,
-            identity,
-            counts,
-            started,
-            round(time.monotonic() - clock, 3),
-            inputs={"pairs": identity["pairs"]},
-            facts=writer.facts(),
-        )
-        write_record(aside, record)
-        lease.check()
+        return Product(counts, {"pairs": pairs_fp}, writer.facts())
+
+    return entry.fingerprint, ensure(layout, entry, make, wait)
 
 
 def _prove(counts: dict[str, Any], rows: int, pairs_folder: Path) -> None:

@@ -30,7 +30,7 @@ from ratchet.serving.requests import Answer, Engine, Request
 from ratchet.serving.vllm import Served
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.lease import Lease, leased
+from ratchet.store.lease import Lease, Wait, leased
 from ratchet.track.bar import counted
 from ratchet.track.progress import Console
 
@@ -53,6 +53,11 @@ class Bench:
     chat_template: ChatTemplate | None
     actors: int
     stopped: Callable[[], bool] = lambda: False
+
+    @property
+    def wait(self) -> Wait:
+        """How it waits for other processes."""
+        return Wait(self.console.say, self.end_if_stopped)
 
     def end_if_stopped(self) -> None:
         """Raise StoppedError where the evaluation is to end."""
@@ -106,8 +111,7 @@ class Candidates:
             leased(
                 self.bench.layout.lease(f"answers-{self.role}{name}"),
                 what=f"answers of {self.model.name}",
-                on_wait=on_wait,
-                while_waiting=self.bench.end_if_stopped,
+                wait=Wait(on_wait, self.bench.end_if_stopped),
             )
             for name in sorted({fingerprint(self.identity_for(task)) for task in tasks})
         ]

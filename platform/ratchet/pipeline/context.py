@@ -16,7 +16,7 @@ from ratchet.reference.calibrate import Calibration
 from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
 from ratchet.reference.partition import Difficulty
 from ratchet.store.layout import Layout
-from ratchet.store.lease import Lease
+from ratchet.store.lease import Lease, Wait
 from ratchet.track.progress import Console
 from ratchet.train.masters import FILE as MASTERS_FILE
 from ratchet.train.masters import MASTERS
@@ -139,6 +139,11 @@ class Run:
         """Raise RunError where another process has taken the run folder over."""
         if self.lease is not None:
             self.lease.check()
+
+    @property
+    def wait(self) -> Wait:
+        """How the run waits for other processes."""
+        return Wait(self.console.say, self.stop.check)
 
     @property
     def folder(self) -> Path:

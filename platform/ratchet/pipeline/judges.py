@@ -16,7 +16,7 @@ from ratchet.plan.judge import EndpointJudge, ModelJudge, ReplayJudge
 from ratchet.plan.suite import Answering, MtBench
 from ratchet.serving.requests import Answer, Engine, Request
 from ratchet.store.fingerprint import fingerprint
-from ratchet.store.lease import leased
+from ratchet.store.lease import Wait, leased
 
 
 @contextlib.contextmanager
@@ -32,8 +32,7 @@ def judge_of(candidates: Candidates, task: MtBench, where: str) -> Iterator[Judg
             lease = leased(
                 bench.layout.lease(f"judgments-{name}"),
                 what=f"judgments of {said.model}",
-                on_wait=candidates.step_back,
-                while_waiting=bench.end_if_stopped,
+                wait=Wait(candidates.step_back, bench.end_if_stopped),
             )
             with lease, endpoint_judge(said, bench.layout.judgments(name), look=bench.end_if_stopped) as judge:
                 yield judge

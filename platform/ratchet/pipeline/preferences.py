@@ -32,7 +32,7 @@ from ratchet.track.bar import counted
 
 def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -> TaskResult:
     """Return how a model sees a suite's pairs. Raises DataError, ModelError; StoppedError where it was stopped."""
-    pairs_fp, pairs = prepare_pairs(name, task.data, bench.layout, None, bench.console.say, bench.end_if_stopped)
+    pairs_fp, pairs = prepare_pairs(name, task.data, bench.layout, None, bench.wait)
     tokens_fp, tokens = prepare_tokens(
         pairs,
         pairs_fp,
@@ -41,8 +41,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
         max_length=task.max_length,
         overlong="drop",
         chat_template=bench.chat_template,
-        on_wait=bench.console.say,
-        look=bench.end_if_stopped,
+        wait=bench.wait,
     )
     tell_lost(name, task.data, facts_of(tokens), tokens)
     split = "heldout" if task.data.held_out else "train"
@@ -56,9 +55,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
     pool = Pool(bench.actors, bench.cluster.gpus_per_worker, Passes(budget, bench.cluster.sharing))
     with counted(f"score {model.name}", "pairs", bench.console) as show:
         work = [(one.scoring(), job) for one in models]
-        scored = score_jobs(
-            work, bench.layout, pool, on_pairs=show, on_wait=bench.console.say, look=bench.end_if_stopped
-        )
+        scored = score_jobs(work, bench.layout, pool, on_pairs=show, wait=bench.wait)
     logps = [read_job(job, one) for one in scored]
     table = open_table([job.file], [1.0], 0).subset(job.rows or ())
     texts = {pair.pair_id: pair for pair in _read(pairs / f"{split}.parquet")}

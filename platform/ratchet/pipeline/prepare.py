@@ -26,11 +26,9 @@ from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.stages import Merge, Overlong, PreferenceStage, ReferringStage, Training
 from ratchet.plan.suite import ExactMatch
-from ratchet.store.files import folder_aside, remove_leftovers
-from ratchet.store.fingerprint import fingerprint
-from ratchet.store.lease import Lease, leased
-from ratchet.store.record import Record, now, read_record, write_record
-from ratchet.store.sound import checked, clear, sound_record
+from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.record import Record, read_record
+from ratchet.store.sound import checked
 from ratchet.track.bar import under_way
 
 
@@ -51,7 +49,7 @@ def prepare_sources(run: Run) -> None:
         started = time.monotonic()
         source, system = run.plan.data[name], run.plan.model.system
         with under_way(f"pairs {name}", "reading", run.console):
-            run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.console.say, run.stop.check)
+            run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.wait)
         counts = facts_of(run.pairs[name][1]).counts
         facts = {
             "to train on": counts["train"],
@@ -167,26 +165,13 @@ def scratch_identity(run: Run, spec: Scratch) -> dict[str, Any]:
 
 
 def _scratch_model(run: Run, spec: Scratch) -> Path:
-    identity = scratch_identity(run, spec)
-    fp = fingerprint(identity)
-    folder = run.layout.model(fp)
-    if sound_record(folder) is None:
-        with leased(
-            run.layout.lease(f"models-{fp}"), what="model base", on_wait=run.console.say, while_waiting=run.stop.check
-        ) as lease:
-            if clear(folder, run.layout.damaged) is None:
-                _make_scratch(run, spec, identity, folder, lease)
-    return folder
+    def make(folder: Path) -> Product:
+        clock = time.monotonic()
+        make_scratch(spec, _texts([run.pairs[name][1] for name in spec.tokenizer_from]), folder)
+        run.console.done("model base", {"made from": "scratch"}, time.monotonic() - clock)
+        return Product()
 
-
-def _make_scratch(run: Run, spec: Scratch, identity: dict[str, Any], folder: Path, lease: Lease) -> None:
-    started, clock = now(), time.monotonic()
-    remove_leftovers(folder)
-    with folder_aside(folder) as aside:
-        make_scratch(spec, _texts([run.pairs[name][1] for name in spec.tokenizer_from]), aside)
-        write_record(aside, Record("model", folder.name, identity, {}, started, round(time.monotonic() - clock, 3)))
-        lease.check()
-    run.console.done("model base", {"made from": "scratch"}, time.monotonic() - clock)
+    return ensure(run.layout, Entry("models", scratch_identity(run, spec), "model base"), make, run.wait)
 
 
 def _texts(folders: list[Path]) -> Iterator[str]:
@@ -212,8 +197,7 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
                 max_length=max_length,
                 overlong=overlong,
                 chat_template=run.chat_template,
-                on_wait=run.console.say,
-                look=run.stop.check,
+                wait=run.wait,
             )
         record = facts_of(folder)
         counts = record.counts

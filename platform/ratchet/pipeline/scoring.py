@@ -81,8 +81,7 @@ def score_together(
             Pool(cluster.score_actors, cluster.gpus_per_worker, Passes(budget, cluster.sharing)),
             engine,
             on_pairs=show,
-            on_wait=run.console.say,
-            look=run.stop.check,
+            wait=run.wait,
         )
     fresh = sum(one.pairs for one in scored if not one.reused)
     run.scored_now.update(one.fingerprint for one in scored if not one.reused)

@@ -27,7 +27,8 @@ from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors
 from ratchet.store.fingerprint import fingerprint
-from ratchet.store.lease import leased
+from ratchet.store.lease import Wait
+from ratchet.store.made import turn
 from ratchet.store.record import NAME, Record, now, read_record
 from ratchet.store.sealed import write_sealed
 from ratchet.train.masters import MASTERS
@@ -70,26 +71,28 @@ def ensure_step(run: Run, step: Step) -> Model:
 def _shared(run: Run, trial: Trial, step: Step, folder: Path, home: Path, identity: Mapping[str, Any]) -> Record:
     """Make a step in the store, unless it is there or another trial makes it: then that one is awaited."""
     link(folder, home)
-    if step_faults(home) or (record := read_record(home)) is None:
-        what = f"step {step.name} of {run.plan.name}"
 
-        def waiting() -> None:
-            trial.check()
-            run.stop.check()
-
-        with leased(
-            run.layout.lease(f"step-{home.name}"), what=what, on_wait=run.console.say, while_waiting=waiting
-        ) as lease:
+    def look(mine: bool) -> Record | None:
+        if mine:
             clear_step(home, run.layout.damaged)
-            if (record := read_record(home)) is None:
-                record = _make(run, step, home, identity)
-                lease.check()
-                write_step_record(home, record)
-                drop_checkpoints(home)
-                run.console.done(step.name, _outcome(record), record.seconds)
-                return record
-    run.console.say(f"{step.name:<20} is there already")
-    drop_checkpoints(home)  # its maker may have been killed before it could
+        return None if step_faults(home) else read_record(home)
+
+    def missing(record: Record | None) -> dict[str, str]:
+        return {} if record else {f"step-{home.name}": f"step {step.name} of {run.plan.name}"}
+
+    def stopped() -> None:
+        trial.check()
+        run.stop.check()
+
+    with turn(run.layout, look, missing, Wait(run.console.say, stopped)) as mine:
+        if (record := mine.found) is None:
+            record = _make(run, step, home, identity)
+            mine.check()
+            write_step_record(home, record)
+            run.console.done(step.name, _outcome(record), record.seconds)
+        else:
+            run.console.say(f"{step.name:<20} is there already")
+        drop_checkpoints(home)  # also of one that is there: its maker may have been killed before it could
     return record
 
 

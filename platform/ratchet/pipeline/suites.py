@@ -37,11 +37,11 @@ from ratchet.plan.suite import (
 )
 from ratchet.reference.share import interval_of
 from ratchet.report.figures import measured
-from ratchet.store.files import at_home, folder_aside, remove_leftovers, write_text
+from ratchet.store.files import at_home, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
-from ratchet.store.record import Record, now, write_record
+from ratchet.store.made import Entry, Product, publish
 from ratchet.store.sound import clear, sound_record
 
 _log = logging.getLogger(__name__)
@@ -273,16 +273,13 @@ def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: 
     """
     result, fp = answered.result, fingerprint(identity)
     folder = bench.layout.result(fp if _is_whole(result) else f"{fp}-{uuid.uuid4().hex[:8]}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    clear(folder, bench.layout.damaged)
-    started = now()
-    remove_leftovers(folder)
-    with folder_aside(folder) as aside:
+
+    def make(aside: Path) -> Product:
         write_result(aside, result)
         for name, lines in answered.lines.items():
             write_text(aside / name, "".join(f"{line}\n" for line in lines))
-        counts = {"items": len(result.items), "problems": sum(result.problems.values())}
-        write_record(aside, Record("scores", fp, identity, counts, started, round(seconds, 3)))
-        for lease in leases:
-            lease.check()
+        return Product({"items": len(result.items), "problems": sum(result.problems.values())}, seconds=seconds)
+
+    clear(folder, bench.layout.damaged)
+    publish(folder, Entry("scores", identity, result.task), make, leases)
     return folder

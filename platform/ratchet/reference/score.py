@@ -6,7 +6,6 @@ with the blocks that are missing.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import time
@@ -28,7 +27,8 @@ from ratchet.reference.store import block_path, finished_files, logps_identity, 
 from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.lease import Lease, leased
+from ratchet.store.lease import SILENTLY, Wait
+from ratchet.store.made import Turn, turn
 from ratchet.store.record import Record, now, write_record
 from ratchet.store.sound import sound_record
 
@@ -87,38 +87,27 @@ def score_jobs(
     pool: Pool,
     engine: EngineChoice = TRAINER,
     on_pairs: Callable[[int, int], None] = lambda done, total: None,
-    on_wait: Callable[[str], None] = lambda line: None,
-    look: Callable[[], None] = lambda: None,
+    wait: Wait = SILENTLY,
 ) -> list[Scores]:
     """Score every job under its model in one pass, and return where each one's scores lie.
 
-    What the store already holds is not computed again, and what another process is computing is waited for, with
-    nothing of the cluster in hand; `on_wait` gets one line about each wait. `on_pairs(done, total)` follows the work.
-    `look` is called while it waits, before a pass begins and after each block, and what it raises ends that. Raises
-    the error of the process that failed, too; finished blocks stay.
+    What the store already holds is not computed again. It waits for other processes without holding cluster resources.
+    `on_pairs(done, total)` follows the work. `wait.look` is called before a pass begins and after each block, too.
+    Raises the error of the process that failed, too; finished blocks stay.
     """
-    plans = _plans(work, engine, layout)
-    with contextlib.ExitStack() as stack:
-        if wanted := {plan.lease: plan for plan in plans if plan.missing}:
-            # In one order, whatever is wanted: no two processes wait for each other.
-            leases = {
-                key: stack.enter_context(
-                    leased(layout.lease(key), what=wanted[key].what, on_wait=on_wait, while_waiting=look)
-                )
-                for key in sorted(wanted)
-            }
-            look()  # a lease that was free was not waited for
-            plans = _plans(work, engine, layout)  # others may have scored meanwhile
-            for key in leases.keys() - {plan.lease for plan in plans if plan.missing}:
-                leases.pop(key).let_go()  # nobody else is to wait for a pass that does not make it
-            return _score(work, plans, list(leases.values()), engine, pool, on_pairs, look)
-    return [_found(plan) for plan in plans]
+    with turn(layout, lambda mine: _plans(work, engine, layout), _missing, wait) as mine:
+        if mine.leases:
+            return _score(work, mine, engine, pool, on_pairs, wait.look)
+        return [_found(plan) for plan in mine.found]
+
+
+def _missing(plans: Sequence[_JobPlan]) -> dict[str, str]:
+    return {plan.lease: plan.what for plan in plans if plan.missing}
 
 
 def _score(
     work: Sequence[tuple[ScoringModel, ScoreJob]],
-    plans: Sequence[_JobPlan],
-    leases: Sequence[Lease],
+    mine: Turn[list[_JobPlan]],
     engine: EngineChoice,
     pool: Pool,
     on_pairs: Callable[[int, int], None],
@@ -128,16 +117,15 @@ def _score(
     models = list(dict.fromkeys(model for model, _ in work))
     items = [
         {**item, "model": models.index(model)}
-        for (model, _), plan in sorted(zip(work, plans, strict=True), key=lambda pair: models.index(pair[0][0]))
+        for (model, _), plan in sorted(zip(work, mine.found, strict=True), key=lambda pair: models.index(pair[0][0]))
         if plan.missing
         for item in _items(plan)
     ]
     seconds = _run(models, items, engine, pool, on_pairs, look) if items else {}
-    for lease in leases:
-        lease.check()
+    mine.check()
     return [
         _finish(plan, started, clock, seconds.get(str(plan.folder), 0.0)) if plan.missing else _found(plan)
-        for plan in plans
+        for plan in mine.found
     ]
 
 

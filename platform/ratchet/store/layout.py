@@ -75,6 +75,10 @@ class Layout:
     root: Path
     runs: str = "runs"
 
+    def made(self, kind: str, fp: str) -> Path:
+        """Where something of a kind lies that is made once: pairs, tokens, models, …"""
+        return self.store / kind / fp
+
     def pairs(self, fp: str) -> Path:
         return self.root / "store" / "pairs" / fp
 

@@ -63,6 +63,20 @@ class Holder:
         return f"process {self.process.pid} on {self.process.host}, since {self.since}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """What a process does while it waits for another one.
+
+    `say` gets one line when a wait begins. `look` is called again and again, and what it raises ends the wait.
+    """
+
+    say: Callable[[str], None] = lambda line: None
+    look: Callable[[], None] = lambda: None
+
+
+SILENTLY = Wait()
+
+
 class Lease:
     """A lease that this thread took. Made by `leased` alone."""
 
@@ -97,8 +111,8 @@ class Lease:
             with contextlib.suppress(OSError):
                 os.utime(self._handle)
 
-    def let_go(self) -> None:
-        """Let the next one have it, before the end of the `with` too. The process's death would do it as well."""
+    def release(self) -> None:
+        """Release the lease, also before the end of the `with`. A process that dies releases it too."""
         if self._over.is_set():
             return
         self._over.set()
@@ -114,33 +128,25 @@ def leased(
     folder: Path,
     *,
     what: str,
-    on_wait: Callable[[str], None] = lambda line: None,
-    while_waiting: Callable[[], None] = lambda: None,
+    wait: Wait = SILENTLY,
     refuse: str | None = None,
 ) -> Iterator[Lease]:
-    """Hold the lease in `folder`, once whoever holds it has let go, ended, or not been heard of for `LAPSE_SECONDS`.
+    """Hold the lease in `folder`, once its holder has released it, ended, or not been heard of for `LAPSE_SECONDS`.
 
-    What is to be made may be there when the wait is over: look again. `what` says in a few words what is made;
-    `on_wait` gets one line, if there is a wait; `while_waiting` is called again and again, and what it raises ends
-    the wait. With `refuse`, the advice of an error, whoever is seen to be alive is not waited for: one on this machine
-    that runs, or one elsewhere that renews the lease while it is watched. Raises RunError then; StorageError;
-    RuntimeError where the thread holds the lease already.
+    After a wait, look again for what is to be made: it may be there. `what` says in a few words what is made.
+    With `refuse`, the advice of an error, a living holder is not waited for: a process that runs on this machine, or
+    one elsewhere that renews the lease while it is watched. Raises RunError then; StorageError; RuntimeError where
+    the thread holds the lease already.
     """
     mine = Holder(uuid.uuid4().hex, what, this_process(), threading.get_native_id(), now())
-    lease = _wait(folder, mine, on_wait, while_waiting, refuse)
+    lease = _wait(folder, mine, wait, refuse)
     try:
         yield lease
     finally:
-        lease.let_go()
+        lease.release()
 
 
-def _wait(
-    folder: Path,
-    mine: Holder,
-    on_wait: Callable[[str], None],
-    while_waiting: Callable[[], None],
-    refuse: str | None,
-) -> Lease:
+def _wait(folder: Path, mine: Holder, wait: Wait, refuse: str | None) -> Lease:
     watch, told, pause = _Watch(), False, _PAUSES[0]
     while True:
         changed = watch.look(folder)
@@ -154,9 +160,9 @@ def _wait(
             if refuse is not None and (watch.renewed or (seen.holder is not None and seen.holder.process.is_here)):
                 raise RunError(f"another process is using {mine.what}: {seen.holder}", where=str(folder), fix=refuse)
             if not told:
-                on_wait(f"waiting for {mine.what}: {seen.holder or 'an unknown process'} is at it")
+                wait.say(f"waiting for {mine.what}: {seen.holder or 'an unknown process'} is at it")
                 told = True
-            while_waiting()
+            wait.look()
         pause = _PAUSES[0] if changed else min(1.5 * pause, _PAUSES[1])
         time.sleep(pause)
 

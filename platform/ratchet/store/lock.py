@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ratchet.store.lease import Lease, leased
+from ratchet.store.lease import Lease, Wait, leased
 
 NAME = "lease"
 
@@ -19,5 +19,5 @@ def hold(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterat
     to lapse, which `say` tells of. Raises RunError naming the holder where that one is alive.
     """
     fix = "wait for it, stop it, or give this plan another name"
-    with leased(folder / NAME, what=f"{folder.name} in {folder.parent}", on_wait=say, refuse=fix) as lease:
+    with leased(folder / NAME, what=f"{folder.name} in {folder.parent}", wait=Wait(say), refuse=fix) as lease:
         yield lease

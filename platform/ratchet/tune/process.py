@@ -19,7 +19,7 @@ from ratchet.pipeline.stop import Stop
 from ratchet.pipeline.training import SLOTS
 from ratchet.store import warned
 from ratchet.store.files import storage_errors, write_json
-from ratchet.store.lease import leased
+from ratchet.store.lease import Wait, leased
 from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console
@@ -56,7 +56,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
             log = stack.enter_context((task.folder / LOG).open("a", encoding="utf-8"))
         what = f"trial {task.name} of {task.sweep}"
         stop = Stop(elsewhere=asked)
-        stack.enter_context(leased(task.lease, what=what, on_wait=Console(log).say, while_waiting=stop.check))
+        stack.enter_context(leased(task.lease, what=what, wait=Wait(Console(log).say, stop.check)))
         stop.check()
         before = read_end(task.folder)
         if before is not None and not passing(before):  # it ended while this process waited, or before
