@@ -1,19 +1,22 @@
-"""From a plan to the steps that make its models. Pure: no file is read, no clock, no Ray.
+"""From a plan to the steps that make its models, and what decides each one. Pure: no file, no clock, no Ray.
 
 A stage is one step, or T of them where it is stepwise: `align.1`, `align.2`, … Each step makes
 one model under its own name; `base` is the plan's start model.
+
+Every command walks the same steps and composes their identities by the same function. What differs is how much is
+known: a run knows its inputs by their content, a forecast by what decides that content (`Names`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.references import reference_of, stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, ReferringStage, Sft, Stage, Steps
+from ratchet.plan.stages import Merge, ReferringStage, Sft, Stage, Steps, Training
 
 BASE = "base"
 NOT_IDENTITY = {
@@ -122,13 +125,67 @@ def _chunk(steps: Steps, shares: Mapping[str, float], name: str, number: int) ->
     return Chunk(shares, number, steps.count or 1)
 
 
+def walk(plan: Plan, order_of: Callable[[str], Sequence[str]]) -> Iterator[Step]:
+    """Yield every step in the order they run. `order_of` is asked for the chunks of a stage once that is reached."""
+    for name in stage_order(plan):
+        yield from steps_of(plan, name, order_of(name))
+
+
 def all_steps(plan: Plan, orders: Mapping[str, Sequence[str]]) -> list[Step]:
     """Return every step in the order they run; a stage absent from `orders` is taken as listed."""
-    return [
-        step
-        for name in stage_order(plan)
-        for step in steps_of(plan, name, orders.get(name, chunk_names(plan.stages[name])))
-    ]
+    return list(walk(plan, lambda name: orders.get(name, chunk_names(plan.stages[name]))))
+
+
+def built_on(plan: Plan, step: Step) -> list[str]:
+    """Return the plan's models that a step is made from: those that it averages, or its start and its reference."""
+    if isinstance(step.settings, Merge):
+        return [final_model(plan, name) for name in step.settings.of]
+    return list(dict.fromkeys([step.start, *([step.reference] if isinstance(step.reference, str) else [])]))
+
+
+class Names(Protocol):
+    """What the inputs of a plan's steps are known by."""
+
+    def model(self, which: str | ModelSpec) -> str:
+        """Return what a model of the plan, or one that it names elsewhere, is known by."""
+
+    def tokens(self, source: str, stage: Training) -> str:
+        """Return what the tokens of a source are known by, as a stage reads them."""
+
+    def rows(self, step: Step) -> str | None:
+        """Return what the rows of a step's chunk are known by, or None where it takes its sources' shares whole."""
+
+
+def recipe(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
+    """Return what decides a step's weights, apart from the float32 masters that it may start from."""
+    stage = step.settings
+    identity = {"kind": step.kind, "version": 2, "options": options(stage), "dtype": plan.model.dtype}
+    if isinstance(stage, Merge):
+        return identity | {"of": [names.model(one) for one in built_on(plan, step)]}
+    return identity | {
+        "data": {
+            source: {"tokens": names.tokens(source, stage), "share": share}
+            for source, share in step.chunk.shares.items()
+        },
+        "rows": names.rows(step),
+        "start": names.model(step.start),
+        "reference": None
+        if step.reference is None
+        else {"model": names.model(step.reference), "dtype": reference_dtype(plan, step)},
+        **scored_by(plan, step),
+    }
+
+
+def reference_dtype(plan: Plan, step: Step) -> str:
+    """Return the precision in which a step's reference is computed."""
+    return step.reference.dtype if isinstance(step.reference, ModelSpec) else plan.model.dtype
+
+
+def scored_by(plan: Plan, step: Step) -> dict[str, Any]:
+    """Say which engine the plan asks for, where it may be another than the trainer's."""
+    if step.reference is None or plan.reference.engine == "trainer":
+        return {}
+    return {"reference_engine": plan.reference.model_dump(mode="json", include={"engine", "quantisation"})}
 
 
 def heirs(plan: Plan) -> dict[str, list[str]]:

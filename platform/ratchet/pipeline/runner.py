@@ -6,7 +6,7 @@ Read this first: it is the order of play, and the parts are one call each.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ratchet.pairs.chat import chat_template_of
@@ -16,7 +16,16 @@ from ratchet.pipeline.changes import refuse_changed
 from ratchet.pipeline.context import Model, Run, Trial
 from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
-from ratchet.pipeline.graph import BASE, Step, chunk_names, final_model, needs_difficulty, steps_of
+from ratchet.pipeline.graph import (
+    BASE,
+    Step,
+    built_on,
+    chunk_names,
+    final_model,
+    needs_difficulty,
+    steps_of,
+    walk,
+)
 from ratchet.pipeline.order import decide_order
 from ratchet.pipeline.pins import pin
 from ratchet.pipeline.prepare import (
@@ -36,9 +45,9 @@ from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.track_scores import track_scores
 from ratchet.pipeline.training import quantised, step_jobs
-from ratchet.plan.references import stage_order, start_of
+from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Sft, Training
+from ratchet.plan.stages import Merge, Sft
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.report.diagnoses import lines
 from ratchet.report.models import model_lines
@@ -113,17 +122,17 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
         ):
             _prepare(run)
             heard.say(run.warnings)
-            for step, stage in _known_steps(run):
-                if step.reference is None:
-                    continue
+            for step in _steps(run):
                 if isinstance(step.reference, str) and step.reference not in run.models:
                     waiting.append(step.name)
-                    continue
-                model, quantise = reference_model(run, step), quantised(step)
-                engine = gate_of(run, step.stage, model, quantise).engine
-                tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
-                some = work.setdefault((engine, quantise), [])
-                some += [(model, job) for job in step_jobs(run, step, stage, tokens) if job_size(job)]
+                elif step.reference is not None and not isinstance(step.settings, Merge):
+                    model, quantise = reference_model(run, step), quantised(step)
+                    engine = gate_of(run, step.stage, model, quantise).engine
+                    tokens = [stage_tokens(run, step.settings)[name] for name in step.chunk.shares]
+                    some = work.setdefault((engine, quantise), [])
+                    some += [(model, job) for job in step_jobs(run, step, step.settings, tokens) if job_size(job)]
+                if run.models.keys() >= set(built_on(run.plan, step)) and (model := finished(run, step)) is not None:
+                    run.models[step.name] = model
             for (engine, quantise), some in work.items():
                 pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))
     return pairs, waiting
@@ -160,34 +169,28 @@ def _prepare(run: Run) -> None:
     check_external_models(run)
 
 
-def _known_steps(run: Run) -> Iterator[tuple[Step, Training]]:
-    """Yield the steps of training stages as far as their order is known; the models of finished ones are found."""
-    for name in stage_order(run.plan):
-        stage = run.plan.stages[name]
-        starts = stage.of if isinstance(stage, Merge) else (start_of(run.plan, name),)
-        if any(final_model(run.plan, start) not in run.models for start in starts):
-            if not isinstance(stage, Merge):
-                yield from ((step, stage) for step in steps_of(run.plan, name, chunk_names(stage)))
-            continue
+def _steps(run: Run) -> Iterator[Step]:
+    """Yield the steps of a plan; the order of a stage is decided once it is reached, if its start model is there."""
+
+    def order_of(name: str) -> Sequence[str]:
+        (first, *_) = steps_of(run.plan, name, chunks := chunk_names(run.plan.stages[name]))
+        if first.start not in run.models:
+            return chunks
         run.orders[name] = decide_order(run, name)
-        for step in steps_of(run.plan, name, run.orders[name].chunks):
-            if not isinstance(stage, Merge):
-                yield step, stage
-            if (model := finished(run, step)) is not None:
-                run.models[step.name] = model
+        return run.orders[name].chunks
+
+    return walk(run.plan, order_of)
 
 
 def _make_models(run: Run, evaluations: Evaluations) -> Iterator[Step]:
     _score(run, BASE)
     if run.plan.model.scratch is None:
         evaluations.made(BASE)
-    for name in stage_order(run.plan):
-        run.orders[name] = decide_order(run, name)
-        for step in steps_of(run.plan, name, run.orders[name].chunks):
-            run.models[step.name] = ensure_step(run, step)
-            _score(run, step.name)
-            evaluations.made(step.name)
-            yield step
+    for step in _steps(run):
+        run.models[step.name] = ensure_step(run, step)
+        _score(run, step.name)
+        evaluations.made(step.name)
+        yield step
 
 
 def _score(run: Run, name: str) -> None:

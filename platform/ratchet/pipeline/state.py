@@ -16,7 +16,7 @@ from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.changes import changed_in_plan, is_kept
 from ratchet.pipeline.context import Order, Run, Tokens
-from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, final_model, needs_difficulty
+from ratchet.pipeline.graph import BASE, Step, all_steps, built_on, chunk_names, needs_difficulty
 from ratchet.pipeline.models import model_of
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
@@ -161,7 +161,8 @@ def _state(run: Run, step: Step, changed: list[str]) -> StepState:
     folder = run.layout.step(run.plan.name, step.name)
     undecided = needs_difficulty(step.settings) and step.stage not in run.orders
     order = "the order of its chunks follows from its start model" if undecided else ""
-    models = _missing_models(run, step)
+    # The base is not among them: it is there, or made first.
+    models = [name for name in built_on(run.plan, step) if name not in run.models and name != BASE]
     if models:
         return StepState(step, "waiting", "; ".join(filter(None, [f"for {', '.join(models)}", order])), size)
     if not changed and (BASE not in run.models or undecided or _unread(run, step)):
@@ -184,15 +185,6 @@ def _made(run: Run, step: Step, folder: Path, changed: list[str], size: Size | N
     if saved:
         return StepState(step, "begun", f"goes on after step {saved}", size)
     return StepState(step, "ready", "", size)
-
-
-def _missing_models(run: Run, step: Step) -> list[str]:
-    """The models that a step waits for. The base is not among them: it is there, or made first."""
-    if isinstance(step.settings, Merge):
-        needed = [final_model(run.plan, name) for name in step.settings.of]
-    else:
-        needed = [step.start, *([step.reference] if isinstance(step.reference, str) else [])]
-    return [name for name in dict.fromkeys(needed) if name not in run.models and name != BASE]
 
 
 def _unread(run: Run, step: Step) -> list[str]:

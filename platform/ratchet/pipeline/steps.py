@@ -17,12 +17,13 @@ from ratchet.model.usage import card_usage
 from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Model, Run, Trial
-from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, options, stepwise
+from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, recipe, stepwise
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
-from ratchet.pipeline.prepare import reference_model, stage_tokens
+from ratchet.pipeline.prepare import external_model, reference_model, tokens_of
 from ratchet.pipeline.shared import drop_checkpoints, link
 from ratchet.pipeline.training import train_step
-from ratchet.plan.stages import Merge
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.stages import Merge, Training
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors
@@ -140,43 +141,26 @@ def _adapter(run: Run, step: Step) -> Adapter | None:
 
 def step_identity(run: Run, step: Step) -> dict[str, Any]:
     """Return what decides a step's weights. The models that it builds on must be there. Raises CorruptError."""
-    recipe = _recipe(run, step)
-    return recipe | carried(run, step, recipe, input_weights(run, step, recipe))
+    identity = recipe(run.plan, step, _Contents(run))
+    return identity | carried(run, step, identity, input_weights(run, step, identity))
 
 
-def _recipe(run: Run, step: Step) -> dict[str, Any]:
-    identity: dict[str, Any] = {
-        "kind": step.kind,
-        "version": 2,
-        "options": options(step.settings),
-        "dtype": run.models[BASE].dtype,
-    }
-    if isinstance(step.settings, Merge):
-        return identity | {"of": [run.models[final_model(run.plan, name)].identity for name in step.settings.of]}
-    tokens, rows = stage_tokens(run, step.settings), run.rows_of(step)
-    return identity | {
-        "data": {
-            name: {"tokens": tokens[name].fingerprint, "share": share} for name, share in step.chunk.shares.items()
-        },
-        "rows": None if rows is None else fingerprint({"rows": list(rows)}),
-        "start": run.models[step.start].identity,
-        "reference": None if step.reference is None else _reference(run, step),
-        **_scored_by(run, step),
-    }
+@dataclasses.dataclass(frozen=True)
+class _Contents:
+    """What the inputs of a run's steps are known by: their content, which must be there."""
 
+    run: Run
 
-def _reference(run: Run, step: Step) -> dict[str, str]:
-    """Say which model a step refers to, and in what precision its log-probabilities are computed."""
-    model = reference_model(run, step)
-    return {"model": model.identity, "dtype": model.dtype}
+    def model(self, which: str | ModelSpec) -> str:
+        found = external_model(self.run, which) if isinstance(which, ModelSpec) else self.run.models[which]
+        return found.identity
 
+    def tokens(self, source: str, stage: Training) -> str:
+        return tokens_of(self.run, source, stage.max_length, stage.overlong).fingerprint
 
-def _scored_by(run: Run, step: Step) -> dict[str, Any]:
-    """Say which engine the plan asks for, where it may be another than the trainer's."""
-    asked = run.plan.reference
-    if step.reference is None or asked.engine == "trainer":
-        return {}
-    return {"reference_engine": asked.model_dump(mode="json", include={"engine", "quantisation"})}
+    def rows(self, step: Step) -> str | None:
+        rows = self.run.rows_of(step)
+        return None if rows is None else fingerprint({"rows": list(rows)})
 
 
 def input_weights(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str, str]:
