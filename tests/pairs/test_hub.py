@@ -27,6 +27,7 @@ from ratchet.pairs.read_hub import hub_rows
 from ratchet.pairs.source import read_source
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.pins import pin, pinned_before, pins_of
+from ratchet.pipeline.sizes import Sizes
 from ratchet.plan.data import Hub, Source
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
@@ -35,7 +36,6 @@ from ratchet.prove.plan import _open as open_proof
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
-from ratchet.tune.source_sizes import Sizes
 from token_pairs import TEXTS
 
 A, B = "a" * 40, "b" * 40

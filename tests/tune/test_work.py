@@ -15,6 +15,7 @@ from bits import flip
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Model, Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, all_steps, chunk_names
+from ratchet.pipeline.sizes import Sizes, pairs_seen
 from ratchet.pipeline.steps import step_identity
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
@@ -24,9 +25,8 @@ from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
 from ratchet.track.progress import Console
 from ratchet.train.batches import Course, global_batches
-from ratchet.tune.source_sizes import Sizes
-from ratchet.tune.work import Count, Forecast, forecast, planned_steps, seen
-from ratchet.tune.work_text import describe, describe_open
+from ratchet.tune.dry_run import describe, describe_open
+from ratchet.tune.forecast import Count, Forecast, forecast, planned_steps
 
 ROWS = 100
 
@@ -182,7 +182,7 @@ def real_identities(plan: Plan) -> list[str]:
 @settings(max_examples=40)
 @given(plans_alike())
 def test_steps_are_equal_where_the_pipeline_s_identities_are(plans: list[Plan]) -> None:
-    mine = [step.id for plan in plans for step in planned_steps(plan)]
+    mine = [step.id for plan in plans for step in planned_steps(plan, Sizes())]
     theirs = [identity for plan in plans for identity in real_identities(plan)]
     assert [mine.index(one) for one in mine] == [theirs.index(one) for one in theirs]
 
@@ -195,13 +195,13 @@ def test_the_pairs_of_a_step_are_those_that_its_batches_hold(rows: int, batch: i
         {"s": {"kind": "dpo", "data": ["s0"], "batch": batch, "epochs": epochs, "max_steps": limit}}
     ).stages["s"]
     course = Course(rows, batch, epochs, 0, limit)
-    assert seen(rows, stage) == sum(len(one.rows) for one in global_batches(course))
+    assert pairs_seen(rows, stage) == sum(len(one.rows) for one in global_batches(course))
 
 
 def test_cut_chunks_part_the_shares_of_the_union() -> None:
     steps = {"by": "count", "count": 3}
     plan = plan_of({"align": {"kind": "dpo", "data": {"s0": 1.0, "s1": 0.5}, "steps": steps, "epochs": 2}})
-    assert [step.pairs for step in planned_steps(plan)] == [96, 96, 94], "143 pairs in three parts, twice"
+    assert [step.pairs for step in planned_steps(plan, Sizes())] == [96, 96, 94], "143 pairs in three parts, twice"
 
 
 def store(root: Path, plan: Plan, name: str, tokenised: bool, train: int, heldout: int) -> None:
@@ -252,7 +252,7 @@ def test_a_grid_of_thousands_looks_at_each_source_once(monkeypatch: pytest.Monke
         digested.append(spec)
         return pairs_identity(spec, system)
 
-    monkeypatch.setattr("ratchet.tune.source_sizes.pairs_identity", counted)
+    monkeypatch.setattr("ratchet.pipeline.sizes.pairs_identity", counted)
     plans = [("t", plan_of({"align": stepwise(["s0", "s1", "s2"], beta=0.1 + n / 9000)})) for n in range(3000)]
     assert forecast(plans).passes == Count(9000, 6001)
     assert len(digested) == 3

@@ -188,6 +188,12 @@ def scored_by(plan: Plan, step: Step) -> dict[str, Any]:
     return {"reference_engine": plan.reference.model_dump(mode="json", include={"engine", "quantisation"})}
 
 
+def quantised(step: Step) -> str | None:
+    """Return how a step's reference is held where it is the frozen weights of its own training (QLoRA)."""
+    lora = None if isinstance(step.settings, Merge) else step.settings.lora
+    return lora.quantise if lora and step.reference == step.start else None
+
+
 def heirs(plan: Plan) -> dict[str, list[str]]:
     """Return the training steps that start from each training step, which carry its float32 masters on.
 

@@ -23,6 +23,7 @@ from ratchet.pipeline.graph import (
     chunk_names,
     final_model,
     needs_difficulty,
+    quantised,
     steps_of,
     walk,
 )
@@ -44,7 +45,7 @@ from ratchet.pipeline.steps import ensure_step, finished, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.track_scores import track_scores
-from ratchet.pipeline.training import quantised, step_jobs
+from ratchet.pipeline.training import step_jobs
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft
@@ -131,8 +132,8 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
                     tokens = [stage_tokens(run, step.settings)[name] for name in step.chunk.shares]
                     some = work.setdefault((engine, quantise), [])
                     some += [(model, job) for job in step_jobs(run, step, step.settings, tokens) if job_size(job)]
-                if run.models.keys() >= set(built_on(run.plan, step)) and (model := finished(run, step)) is not None:
-                    run.models[step.name] = model
+                if run.models.keys() >= set(built_on(run.plan, step)) and (made := finished(run, step)) is not None:
+                    run.models[step.name] = made
             for (engine, quantise), some in work.items():
                 pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))
     return pairs, waiting

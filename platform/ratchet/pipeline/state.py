@@ -9,7 +9,6 @@ from ratchet.model.check import check_model
 from ratchet.model.load import resolve
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import estimate_pairs, first_pairs
-from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.render import find_style
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -20,8 +19,9 @@ from ratchet.pipeline.graph import BASE, Step, all_steps, built_on, chunk_names,
 from ratchet.pipeline.models import model_of
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
+from ratchet.pipeline.sizes import Sizes, counted, optimiser_steps, step_rows
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
-from ratchet.plan.model import Scratch, is_commit
+from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Training
 from ratchet.reference.partition import Difficulty
@@ -76,24 +76,24 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
     layout = layout_at(plan.cluster.storage)
     plan = pinned_before(plan, layout)
     run = Run(plan, layout, Console(), False, chat_template_of(plan.model))
-    sources = _find_sources(run)
+    sizes = Sizes()
+    sources = _find_sources(run, sizes)
     find_base(run)
     _find_tokens(run)
     _find_orders(run)
     changed = changed_in_plan(run)
     return sources, [
-        _state(run, step, changed.get(step.name, []))
+        _state(run, step, sizes, changed.get(step.name, []))
         for step in all_steps(plan, {name: one.chunks for name, one in run.orders.items()})
     ]
 
 
-def _find_sources(run: Run) -> list[SourceState]:
+def _find_sources(run: Run, sizes: Sizes) -> list[SourceState]:
     found = []
     for name in used_sources(run):
         source = run.plan.data[name]
-        unasked = source.hub is not None and not is_commit(source.hub.revision or "")  # no run has found its commit
-        fp = "" if unasked else fingerprint(pairs_identity(source, run.plan.model.system))
-        record = None if unasked else legible_record(run.layout.pairs(fp))
+        fp = sizes.identity(run.plan, name)
+        record = legible_record(run.layout.pairs(fp))
         if record is None:
             train = estimate_pairs(source) * (1 - source.held_out)
             found.append(SourceState(name, False, round(train), True))
@@ -156,8 +156,8 @@ def _find_orders(run: Run) -> None:
             run.orders[name] = Order(tuple(kept["chunks"]), difficulties, rows)
 
 
-def _state(run: Run, step: Step, changed: list[str]) -> StepState:
-    size = _size(run, step)
+def _state(run: Run, step: Step, sizes: Sizes, changed: list[str]) -> StepState:
+    size = _size(run, step, sizes)
     folder = run.layout.step(run.plan.name, step.name)
     undecided = needs_difficulty(step.settings) and step.stage not in run.orders
     order = "the order of its chunks follows from its start model" if undecided else ""
@@ -197,23 +197,24 @@ def _tokens(run: Run, step: Step, source: str) -> Tokens | None:
     return run.tokens.get((source, step.settings.max_length, step.settings.overlong))
 
 
-def _size(run: Run, step: Step) -> Size | None:
+def _size(run: Run, step: Step, sizes: Sizes) -> Size:
     weights = _weight_bytes(run)
     if isinstance(step.settings, Merge):
         return Size(0, 0, 0, weights, False)
     stage = step.settings
-    pairs, tokens, estimated = 0.0, 0.0, False
+    train: dict[str, float] = {}
+    tokens, estimated = 0.0, False
     for name, share in step.chunk.shares.items():
         known = _tokens(run, step, name)
-        if known is not None:
-            counts = facts_of(known.folder).counts
-            pairs, tokens = pairs + share * counts["train"], tokens + share * counts["tokens_train"]
+        one = sizes.of(run.plan, name, stage) if known is None else counted(facts_of(known.folder))
+        if known is not None and one.tokens is not None:
+            train[name], tokens = one.train, tokens + share * one.tokens
         else:
-            some, each = _estimated(run, name, stage)
-            pairs, tokens, estimated = pairs + share * some, tokens + share * some * each, True
-    rows = int(pairs) // step.chunk.parts
-    steps = stage.epochs * -(-rows // stage.batch)
-    steps = min(steps, stage.max_steps or steps)
+            kept, each = _lengths(run, name, stage)
+            train[name] = one.train * (1.0 if one.known == "counted" else kept)
+            tokens, estimated = tokens + share * train[name] * each, True
+    rows = step_rows(step, train)
+    steps = optimiser_steps(rows, stage)
     # A checkpoint holds weights and Adam's two moments in float32, and a float32 master copy of narrower weights.
     state = 3 if run.plan.model.dtype == "float32" else 7
     kept = min(stage.checkpoint.keep + 1, -(-steps // stage.checkpoint.every))
@@ -221,15 +222,13 @@ def _size(run: Run, step: Step) -> Size | None:
     return Size(rows, int(tokens) * stage.epochs // step.chunk.parts, steps, written, estimated)
 
 
-def _estimated(run: Run, name: str, stage: Training) -> tuple[float, float]:
-    """Return about how many pairs of a source a stage trains on, and the tokens of each."""
-    source = run.plan.data[name]
-    pairs, first = estimate_pairs(source) * (1 - source.held_out), first_pairs(source)
+def _lengths(run: Run, name: str, stage: Training) -> tuple[float, float]:
+    """Return about which share of a source's pairs is short enough for a stage, and the tokens of each."""
+    first = first_pairs(run.plan.data[name])
     if BASE not in run.models:
-        return pairs, first.tokens
+        return 1.0, first.tokens
     tokenizer = load_tokenizer(run.models[BASE].folder, run.chat_template)
-    kept, tokens = first.tokenised(tokenizer, find_style(tokenizer), Policy(stage.max_length, stage.overlong))
-    return pairs * kept, tokens
+    return first.tokenised(tokenizer, find_style(tokenizer), Policy(stage.max_length, stage.overlong))
 
 
 def _weight_bytes(run: Run) -> int:

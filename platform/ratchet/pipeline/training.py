@@ -16,12 +16,12 @@ from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.carried import leaves
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.engines import confirm, gate_of
-from ratchet.pipeline.graph import BASE, Step, options
+from ratchet.pipeline.graph import BASE, Step, options, quantised
 from ratchet.pipeline.intact import REFERENCE, ROWS
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
 from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
-from ratchet.plan.stages import Dpo, Dpop, Merge, Training
+from ratchet.plan.stages import Dpo, Dpop, Training
 from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import digest_file
@@ -104,12 +104,6 @@ def _hold_to(run: Run, step: Step, gate: Gate) -> None:
             fix=f"go on with {before['engine']} (reference.engine, the installed version), or run with --fresh",
         )
     write_sealed(path, {"engine": gate.engine.label})
-
-
-def quantised(step: Step) -> str | None:
-    """Return how a step's reference is held where it is the frozen weights of its own training (QLoRA)."""
-    lora = None if isinstance(step.settings, Merge) else step.settings.lora
-    return lora.quantise if lora and step.reference == step.start else None
 
 
 def step_jobs(run: Run, step: Step, stage: Training, tokens: Sequence[Tokens]) -> list[ScoreJob]:

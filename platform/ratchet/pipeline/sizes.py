@@ -1,0 +1,122 @@
+"""How many pairs a source and a step have: counted by the store where it was read before, else guessed from files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from ratchet.pairs.estimate import estimate_pairs
+from ratchet.pairs.flow import pairs_identity
+from ratchet.pipeline.graph import Step
+from ratchet.plan.data import Source
+from ratchet.plan.model import is_commit
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Training
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout, layout_at
+from ratchet.store.record import Record
+from ratchet.store.sound import legible_record
+
+Known = Literal["counted", "before length", "estimated", "unknown"]
+"""`counted`: as tokens in the store. `before length`: as pairs in the store, with those that are too long for a stage.
+`estimated`: never read, guessed from the size of its files. `unknown`: on the hub and not read, counted as none."""
+_WORST: tuple[Known, ...] = ("counted", "before length", "estimated", "unknown")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSize:
+    """Pairs of a source to train on and held out, how well that is known, and the tokens to train on if counted."""
+
+    train: int
+    heldout: int
+    known: Known
+    tokens: int | None = None
+
+
+class Sizes:
+    """Sizes and identities of sources; each file is read once, however many plans name it."""
+
+    def __init__(self) -> None:
+        self._identities: dict[str, str] = {}
+        self._sizes: dict[tuple[str, str, int, str], SourceSize] = {}
+        self._records: dict[Path, list[Record]] = {}
+        self._known: dict[str, Known] = {}
+
+    @property
+    def known(self) -> Mapping[str, Known]:
+        """How well the size of each source is known that was asked for, by name: the worst, where stages differ."""
+        return dict(self._known)
+
+    def identity(self, plan: Plan, source: str) -> str:
+        """Return what a source's pairs are known by in the store. Raises DataError where a file is absent.
+
+        Of a source on the hub whose commit no run has found yet, it is a name that the store does not have.
+        """
+        spec = plan.data[source]
+        key = json.dumps([spec.model_dump_json(), plan.model.system])
+        if key not in self._identities:
+            unasked = spec.hub is not None and not is_commit(spec.hub.revision or "")
+            self._identities[key] = fingerprint(
+                {"unasked": key} if unasked else pairs_identity(spec, plan.model.system)
+            )
+        return self._identities[key]
+
+    def of(self, plan: Plan, source: str, stage: Training) -> SourceSize:
+        """Return the size of a source as a stage reads it."""
+        pairs = self.identity(plan, source)
+        key = (plan.cluster.storage, pairs, stage.max_length, stage.overlong)
+        if key not in self._sizes:
+            layout = layout_at(plan.cluster.storage)
+            self._sizes[key] = self._look(layout, pairs, stage) or _guess(plan.data[source])
+        size = self._sizes[key]
+        self._known[source] = max(size.known, self._known.get(source, size.known), key=_WORST.index)
+        return size
+
+    def _look(self, layout: Layout, pairs: str, stage: Training) -> SourceSize | None:
+        wanted = {"pairs": pairs, "max_length": stage.max_length, "overlong": stage.overlong}
+        tokenised = {counted(record) for record in self._tokens(layout) if wanted.items() <= record.identity.items()}
+        if len(tokenised) == 1:  # else tokenizers differ in what is too long, and nothing says which one it will be
+            return tokenised.pop()
+        record = legible_record(layout.pairs(pairs))
+        return record and SourceSize(record.counts["train"], record.counts["heldout"], "before length")
+
+    def _tokens(self, layout: Layout) -> list[Record]:
+        folder = layout.tokens("-").parent
+        if folder not in self._records:
+            found = map(legible_record, sorted(folder.iterdir()) if folder.is_dir() else ())
+            self._records[folder] = [record for record in found if record is not None]
+        return self._records[folder]
+
+
+def counted(tokens: Record) -> SourceSize:
+    """Return the size of a source from the record of its tokens."""
+    counts = tokens.counts
+    return SourceSize(counts["train"], counts["heldout"], "counted", counts.get("tokens_train"))
+
+
+def step_rows(step: Step, train: Mapping[str, float]) -> int:
+    """Return the pairs of a step's chunk, given the pairs of each of its sources to train on."""
+    chunk = step.chunk
+    rows = sum(int(share * train[source] + 0.5) for source, share in chunk.shares.items())
+    return rows // chunk.parts + (chunk.part <= rows % chunk.parts)
+
+
+def optimiser_steps(rows: int, stage: Training) -> int:
+    """Return the optimiser steps of a stage over `rows` pairs."""
+    steps = stage.epochs * -(-rows // stage.batch)
+    return min(steps, stage.max_steps or steps)
+
+
+def pairs_seen(rows: int, stage: Training) -> int:
+    """Return the pairs that a stage trains in all its epochs over `rows`, as far as `max_steps` lets it."""
+    each, steps = -(-rows // stage.batch), optimiser_steps(rows, stage)
+    return (steps // each) * rows + (steps % each) * stage.batch if rows else 0
+
+
+def _guess(source: Source) -> SourceSize:
+    rows = estimate_pairs(source)
+    held: int = round(rows * source.held_out)
+    return SourceSize(rows - held, held, "unknown" if source.hub is not None else "estimated")

@@ -1,0 +1,213 @@
+"""How much work a sweep is, without doing any of it: stages, pairs and reference passes, each once or for every trial.
+
+Every step of every trial gets the identity that a run composes (`pipeline.graph.recipe`), from what decides its inputs
+in place of their content. Steps of one identity are one stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ratchet.pipeline.graph import (
+    BASE,
+    Step,
+    chunk_names,
+    final_model,
+    heirs,
+    needs_difficulty,
+    quantised,
+    recipe,
+    reference_dtype,
+    scored_by,
+    stepwise,
+    walk,
+)
+from ratchet.pipeline.sizes import Known, Sizes, pairs_seen, step_rows
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.references import start_of
+from ratchet.plan.schema import Plan
+from ratchet.plan.stages import Merge, Stage, Training
+from ratchet.reference.partition import order_chunks
+from ratchet.store.fingerprint import fingerprint
+
+Trials = Sequence[tuple[str, Plan]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """A number of things to do: where no trial shares anything with another, and with each done once."""
+
+    unshared: int
+    shared: int
+
+    @property
+    def saved(self) -> float:
+        """The share that need not be done, from 0 to 1."""
+        return 1 - self.shared / self.unshared if self.unshared else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """The work of some trials.
+
+    `stages` are models trained or merged, `pairs` pairs trained over all epochs. A reference pass is one model
+    over one source (a chunk of it, where the union is cut), which `reference_pairs` counts, held-out ones too;
+    scoring that only orders chunks or evaluates is in none. `undecided` names stages whose order is decided by a
+    model: what they share is known when they run, so that shared counts are at most these. `sources` says how
+    each source's size is known.
+    """
+
+    trials: int
+    stages: Count
+    pairs: Count
+    passes: Count
+    reference_pairs: Count
+    undecided: tuple[str, ...]
+    sources: Mapping[str, Known]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One step of a trial: its identity, the pairs that it trains, and the pairs of each reference pass it needs.
+
+    Trials share what has the same `home`: one that leaves float32 masters for a later step is made for itself.
+    """
+
+    id: str
+    home: str
+    pairs: int
+    passes: Mapping[str, int]
+
+
+def forecast(trials: Trials, sizes: Sizes | None = None) -> Forecast:
+    """Return the work of `trials`, each a trial's id and its plan. Raises DataError where a file of a source is absent.
+
+    `sizes` may be given to share what is known of sources between calls.
+    """
+    known = sizes or Sizes()
+    stages: dict[str, int] = {}
+    passes: dict[str, int] = {}
+    asked, pairs, wanted, reference_pairs = 0, 0, 0, 0
+    undecided: dict[str, None] = {}
+    for _, plan in trials:
+        own: dict[str, int] = {}  # a run by itself makes no pass twice
+        for step in planned_steps(plan, known):
+            asked, pairs = asked + 1, pairs + step.pairs
+            stages[step.home] = step.pairs
+            own |= step.passes
+        wanted, reference_pairs = wanted + len(own), reference_pairs + sum(own.values())
+        passes |= own
+        undecided |= dict.fromkeys(name for name, stage in plan.stages.items() if _unknown_order(stage))
+    return Forecast(
+        trials=len(trials),
+        stages=Count(asked, len(stages)),
+        pairs=Count(pairs, sum(stages.values())),
+        passes=Count(wanted, len(passes)),
+        reference_pairs=Count(reference_pairs, sum(passes.values())),
+        undecided=tuple(undecided),
+        sources=known.known,
+    )
+
+
+def planned_steps(plan: Plan, sizes: Sizes) -> Iterator[Planned]:
+    """Yield the steps of one plan in the order they run."""
+    names, left = Foreseen(plan, sizes), heirs(plan)
+    for step in walk(plan, lambda name: _order(plan.stages[name])):
+        known = names.made[step.name] = fingerprint(recipe(plan, step, names))
+        home = f"{known} leaves" if step.name in left else known
+        if isinstance(step.settings, Merge):
+            yield Planned(known, home, 0, {})
+            continue
+        found = {source: sizes.of(plan, source, step.settings) for source in step.chunk.shares}
+        pairs = pairs_seen(step_rows(step, {source: one.train for source, one in found.items()}), step.settings)
+        passes = {}
+        for source, one in found.items() if step.reference else ():
+            # A pass reads a source whole, whatever share of it is trained; a cut chunk's reads its part of the share.
+            cut = step.chunk.parts > 1
+            part = int(step.chunk.shares[source] * one.train / step.chunk.parts) if cut else one.train
+            passes[_pass(plan, step, names, source)] = part + one.heldout
+        yield Planned(known, home, pairs, passes)
+
+
+class Foreseen:
+    """What the inputs of a plan's steps are known by before anything is made: by what decides their content.
+
+    `made` has the identities of the steps so far, by their names.
+    """
+
+    def __init__(self, plan: Plan, sizes: Sizes) -> None:
+        self.plan, self.sizes = plan, sizes
+        self.made: dict[str, str] = {}
+        self._tokens: dict[tuple[str, int, str], str] = {}
+        self.made[BASE] = self.model(plan.model)
+
+    def model(self, which: str | ModelSpec) -> str:
+        """Return a step's identity; of a model that no stage makes, what it is, wherever its weights come from."""
+        if isinstance(which, str):
+            return self.made[which]
+        spec = which.model_dump(
+            mode="json", include={"name", "revision", "path", "scratch", "trust_remote_code"}, exclude_none=True
+        )
+        read = which.scratch.tokenizer_from if which.scratch else ()
+        return fingerprint({"spec": spec, "read": [self.sizes.identity(self.plan, source) for source in read]})
+
+    def tokens(self, source: str, stage: Training) -> str:
+        """Return what decides a source's tokens; the tokenizer is that of the plan's model."""
+        key = (source, stage.max_length, stage.overlong)
+        if key not in self._tokens:
+            rendering = self.plan.model.model_dump(mode="json", include={"chat_template", "template_arguments", "date"})
+            pairs, policy = self.sizes.identity(self.plan, source), [stage.max_length, stage.overlong]
+            self._tokens[key] = fingerprint(
+                {"pairs": pairs, "tokenizer": self.made[BASE], "rendering": rendering, "policy": policy}
+            )
+        return self._tokens[key]
+
+    def rows(self, step: Step) -> str | None:
+        """Return what decides which pairs a chunk holds, beside its sources: nothing where it is its sources whole.
+
+        Where a model decides the order, chunks are named as they are listed.
+        """
+        stage, steps = step.settings, stepwise(step.settings)
+        if isinstance(stage, Merge) or steps is None or (steps.by == "source" and not needs_difficulty(stage)):
+            return None
+        union = [[self.tokens(source, stage), share] for source, share in stage.shares().items()]
+        found: dict[str, Any] = {"part": [step.chunk.part, step.chunk.parts], "order": steps.order, "union": union}
+        if needs_difficulty(stage):
+            found |= {
+                "start": self.made[final_model(self.plan, start_of(self.plan, step.stage))],
+                "length_normalised": steps.length_normalised,
+                "base": steps.base and [self.model(steps.base), steps.base.dtype],
+                "engine": self.plan.reference.model_dump(mode="json", include={"engine", "quantisation"}),
+            }
+        if steps.order == "random" or min(stage.shares().values()) < 1:
+            found |= {"seed": stage.seed}
+        return fingerprint(found)
+
+
+def _pass(plan: Plan, step: Step, names: Foreseen, source: str) -> str:
+    """Return what decides a step's reference pass over one of its sources."""
+    assert step.reference is not None and not isinstance(step.settings, Merge)  # noqa: S101  the caller looked
+    asked = {
+        "model": names.model(step.reference),
+        "dtype": reference_dtype(plan, step),
+        "quantise": quantised(step),
+        "tokens": names.tokens(source, step.settings),
+        "rows": names.rows(step),
+        **scored_by(plan, step),
+    }
+    return fingerprint(asked)
+
+
+def _unknown_order(stage: Stage) -> bool:
+    steps = stepwise(stage)
+    return steps is not None and steps.by == "source" and needs_difficulty(stage)
+
+
+def _order(stage: Stage) -> list[str]:
+    """The chunks in the order they are trained, as far as that is known: as listed, where a model decides."""
+    steps, chunks = stepwise(stage), chunk_names(stage)
+    if isinstance(stage, Merge) or steps is None or steps.by == "count" or needs_difficulty(stage):
+        return chunks
+    return order_chunks(steps.order, chunks, {}, stage.seed)
