@@ -81,7 +81,7 @@ class Sizes:
         if len(tokenised) == 1:  # else tokenizers differ in what is too long, and nothing says which one it will be
             return tokenised.pop()
         record = legible_record(layout.pairs(pairs))
-        return record and SourceSize(record.counts["train"], record.counts["heldout"], "before length")
+        return None if record is None else SourceSize(record.counts["train"], record.counts["heldout"], "before length")
 
     def _tokens(self, layout: Layout) -> list[Record]:
         folder = layout.tokens("-").parent
