@@ -23,6 +23,9 @@ FORBIDDEN = re.compile(r"(?<![\w.$}])/(?:wo" + r"rk|ro" + r"ot)/|\b(?:TO" + r"DO
 OUR_MARKS = {"ray", "slow", "gpu", "vllm", "nodes", "prove"}
 PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures"}  # no xfail: a test passes
 
+DECISION_SECTIONS = ("Context", "Choice", "Cost", "In the code")
+CODE_PATH = re.compile(r"`((?:benchmarks|docs|platform|tests)/[^`\s]*)`")
+
 
 def text_files() -> list[Path]:
     """Return the text files that are tracked, or would be."""
@@ -97,6 +100,35 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert not broken, "\n".join(broken)
+
+
+def decision_faults(page: Path, root: Path) -> Iterator[str]:
+    """What a page of docs/decisions lacks: a section with text, code that is named, a path that exists."""
+    text = page.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", text, re.MULTILINE))
+    missing = [name for name in DECISION_SECTIONS if not sections.get(name, "").strip()]
+    yield from (f"{page.name}: no section {name}" for name in missing)
+    if not (paths := CODE_PATH.findall(sections.get("In the code", ""))):
+        yield f"{page.name}: names no code"
+    yield from (f"{page.name}: no such path: {path}" for path in paths if not (root / path).exists())
+
+
+def test_each_decision_has_its_sections_and_names_code_that_exists() -> None:
+    folder = ROOT / "docs/decisions"
+    pages = [page for page in sorted(folder.glob("*.md")) if page.name != "index.md"]
+    faults = [fault for page in pages for fault in decision_faults(page, ROOT)]
+    assert pages
+    assert not faults, "\n".join(faults)
+    listed = re.findall(r"^\| \[.+\]\((.+)\) \|", (folder / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == [page.name for page in pages]
+
+
+def test_a_decision_without_costs_and_with_a_lost_path_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "x.md"
+    page.write_text(
+        "# X\n\n## Context\n\nA.\n\n## Choice\n\nB.\n\n## Cost\n\n## In the code\n\n- `tests/gone.py`: it\n"
+    )
+    assert list(decision_faults(page, tmp_path)) == ["x.md: no section Cost", "x.md: no such path: tests/gone.py"]
 
 
 def test_the_page_of_errors_lists_every_class_and_its_exit_status() -> None:
