@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks import machine
 from benchmarks.models import PRECISIONS, build, sizes
-from ratchet.evaluate.likelihood import likelihoods
-from ratchet.evaluate.units import units_of
+from ratchet.evaluate.engines.likelihood import likelihoods
+from ratchet.evaluate.engines.units import units_of
 from ratchet.serving.requests import ContinuationRequest
 
 SHAPES = {

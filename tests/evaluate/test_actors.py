@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import DataError, ModelError, StoppedError
-from ratchet.evaluate.actors import Actors
-from ratchet.evaluate.local_engine import LocalEngine
-from ratchet.evaluate.pool import Pool
-from ratchet.evaluate.unit_journal import UnitJournal
-from ratchet.evaluate.units import Unit
+from ratchet.evaluate.engines.actors import Actors
+from ratchet.evaluate.engines.local import LocalEngine
+from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.units import Unit, UnitJournal
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster

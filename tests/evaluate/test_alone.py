@@ -11,18 +11,18 @@ import pytest
 from harness_example import SUMS, asking, mine, own_task
 from plain_engine import PlainEngine, run_all
 from ratchet.errors import DataError, ModelError, PlanError, RatchetError
-from ratchet.evaluate import harness
+from ratchet.evaluate.bench import Bench
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness_model import Encoder
+from ratchet.evaluate.harness import run as harness
+from ratchet.evaluate.harness.asking import Encoder
 from ratchet.evaluate.results import NOT_ASKED, TaskResult, why_of
+from ratchet.evaluate.suites import check_suite, raise_failed, score_suite
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
-from ratchet.pipeline.candidates import Bench
-from ratchet.pipeline.context import Model
-from ratchet.pipeline.evaluate import Evaluated
-from ratchet.pipeline.suites import check_suite, raise_failed, score_suite
+from ratchet.pipeline.standalone_evaluation import Evaluated
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.suite import Harness, Suite
+from ratchet.reference.models import Model
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
 
@@ -146,7 +146,7 @@ def test_all_that_fails_is_told_by_name_kept_without_a_score_and_asked_again(
 ) -> None:
     bench, model = place
     suite = suite_of(tmp_path)
-    scored = score_suite(bench, model, "mine.yaml", suite)
+    scored = score_suite(bench, model, "mine.yaml", suite, print)
     assert [one.task for one in scored] == ["no-folder", "no-package", "no-rows"]
     for one in scored:
         assert one.failure is not None and one.result.headline.value is None
@@ -154,7 +154,7 @@ def test_all_that_fails_is_told_by_name_kept_without_a_score_and_asked_again(
         assert f"mine.yaml: tasks.{one.task} of m was not asked: {why_of(one.failure)}; " in caplog.text
         assert (one.folder / "record.json").is_file()
     assert "pip install 'lm-eval[ifeval]'" in scored[1].result.headline.note
-    again = score_suite(bench, model, "mine.yaml", suite)
+    again = score_suite(bench, model, "mine.yaml", suite, print)
     assert {one.folder for one in again}.isdisjoint(one.folder for one in scored)
     error = Evaluated(tmp_path, tuple(scored)).error()
     assert isinstance(error, PlanError) and error.what.count("was not asked") == 3

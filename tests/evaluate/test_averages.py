@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.errors import DataError
-from ratchet.evaluate.results import Score
-from ratchet.evaluate.statistics import (
-    average_of,
-    holm,
-)
+from ratchet.evaluate.results import Score, average_of
+from ratchet.evaluate.statistics import holm
 
 
 def test_holm_multiplies_by_the_tests_that_are_left() -> None:

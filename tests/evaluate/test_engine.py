@@ -12,9 +12,9 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from ratchet.errors import EngineDeathError, ModelError
-from ratchet.evaluate.likelihood import likelihoods, may_share
-from ratchet.evaluate.local_engine import LocalEngine, ends_of, prompt_ids
-from ratchet.evaluate.sampling import Draw, cut
+from ratchet.evaluate.engines.likelihood import likelihoods, may_share
+from ratchet.evaluate.engines.local import LocalEngine, ends_of, prompt_ids
+from ratchet.evaluate.engines.sampling import Draw, cut
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.pair import Turn
 from ratchet.plan.model import Scratch
@@ -76,7 +76,7 @@ def test_likelihoods_are_those_of_each_sequence_alone(name: str, share: bool) ->
 def test_many_continuations_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     whole = likelihoods(model, RAGGED, share=True)
-    monkeypatch.setattr("ratchet.evaluate.likelihood._LOGITS", 61 * 5)  # room for one row
+    monkeypatch.setattr("ratchet.evaluate.engines.likelihood._LOGITS", 61 * 5)  # room for one row
     for share in (True, False):
         for mine, other in zip(likelihoods(model, RAGGED, share=share), whole, strict=True):
             assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-5)
@@ -180,7 +180,7 @@ def test_memory_that_runs_out_says_what_to_lower(engine: LocalEngine, monkeypatc
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("ratchet.evaluate.local_engine.likelihoods", full)
+    monkeypatch.setattr("ratchet.evaluate.engines.local.likelihoods", full)
     with pytest.raises(EngineDeathError, match="no memory for a batch of 1 requests") as caught:
         engine.answer([RAGGED[0]])
     assert "batch_tokens" in caught.value.fix

@@ -14,11 +14,9 @@ from huggingface_hub import constants
 from eq_bench_example import NAMES, Scripted, both, record, references, written
 from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.eq_bench import run
-from ratchet.evaluate.eq_bench_files import read_questions
-from ratchet.evaluate.eq_bench_rules import (
-    cut_revision,
-)
+from ratchet.evaluate.eq_bench.files import read_questions
+from ratchet.evaluate.eq_bench.rules import cut_revision
+from ratchet.evaluate.eq_bench.run import run
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.suite import EqBench, Files
 from tests.conftest import ROOT

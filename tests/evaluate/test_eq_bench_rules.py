@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eq_bench_example import NAMES, RIGHT, references
-from ratchet.evaluate.eq_bench_rules import (
+from ratchet.evaluate.eq_bench.rules import (
     asks_revision,
     cut_revision,
     enough,

@@ -19,8 +19,8 @@ from harness_example import WORDS, asking, by_lm_eval, mine, own_task, recorded
 from plain_engine import run
 from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness_model import Encoder, sampling_of
-from ratchet.evaluate.harness_tasks import quiet
+from ratchet.evaluate.harness.asking import Encoder, sampling_of
+from ratchet.evaluate.harness.definitions import quiet
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.tokenizer import load_tokenizer
 from token_pairs import CHATML

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.api import metrics
 from scipy import stats
 
-from ratchet.evaluate.harness_figures import TOO_LARGE, bootstrap, figure_of, is_finite, total_of
+from ratchet.evaluate.harness.figures import TOO_LARGE, bootstrap, figure_of, is_finite, total_of
 
 RANDOM = np.random.default_rng(11)
 

@@ -11,9 +11,9 @@ import pytest
 from harness_example import mine, own_task
 from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness import run_all
-from ratchet.evaluate.harness_requests import build_rows
-from ratchet.evaluate.harness_tasks import Loaded, load, quiet
+from ratchet.evaluate.harness.definitions import Loaded, load, quiet
+from ratchet.evaluate.harness.requests import build_rows
+from ratchet.evaluate.harness.run import run_all
 
 BY_VALIDATION = {"test_split": None, "validation_split": "test", "fewshot_split": "test"}
 BY_RULE: dict[str, Any] = {}

@@ -18,10 +18,10 @@ from mirror import make_mirror
 from plain_engine import PlainEngine, run, run_all
 from ratchet.errors import PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness_model import Encoder, ask
-from ratchet.evaluate.harness_profile import OPENLLM_V1
-from ratchet.evaluate.harness_requests import build_rows
-from ratchet.evaluate.harness_tasks import load, quiet
+from ratchet.evaluate.harness.asking import Encoder, ask
+from ratchet.evaluate.harness.definitions import load, quiet
+from ratchet.evaluate.harness.leaderboard import OPENLLM_V1
+from ratchet.evaluate.harness.requests import build_rows
 from ratchet.plan.suite import Harness
 from ratchet.serving.requests import Answer, CompletionRequest
 from tests.conftest import ROOT

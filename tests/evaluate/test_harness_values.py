@@ -13,7 +13,7 @@ from lm_eval.tasks.tinyBenchmarks.utils_truthfulqa import process_results_mc2 as
 from lm_eval.tasks.truthfulqa.utils import process_results_mc2
 from scipy.special import logsumexp
 
-from ratchet.evaluate.harness_values import NO_LIKELIHOOD, NO_VALUE, values_of, why_lost
+from ratchet.evaluate.harness.figures import NO_LIKELIHOOD, NO_VALUE, values_of, why_lost
 
 LABELS = [1, 1, 0, 0, 0]
 DOC = {"mc2_targets": {"labels": LABELS}}

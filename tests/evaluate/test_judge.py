@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.evaluate.judge import Case, Judge, Verdict, judge_cases
-from ratchet.evaluate.judge_guard import REMOVED, Guard, in_square_brackets
-from ratchet.evaluate.mt_bench import Talk, judge_talks
-from ratchet.evaluate.mt_bench_files import Question, QuestionSet, read_set
-from ratchet.evaluate.verdicts import DISPUTED, NO_RATING, read_as_fastchat
+from ratchet.evaluate.judges.guard import REMOVED, Guard, in_square_brackets
+from ratchet.evaluate.judges.judge import Case, Judge, Verdict, judge_cases
+from ratchet.evaluate.judges.verdicts import DISPUTED, NO_RATING, read_as_fastchat
+from ratchet.evaluate.mt_bench.files import Question, QuestionSet, read_set
+from ratchet.evaluate.mt_bench.run import Talk, judge_talks
 from ratchet.plan.suite import Files
 from ratchet.serving.requests import Answer
 from tests.conftest import ROOT

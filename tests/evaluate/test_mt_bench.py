@@ -15,13 +15,13 @@ from scipy import stats
 from endpoint_server import chat
 from ratchet.errors import EndpointError, ModelError, RatchetError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.judge import Judge
-from ratchet.evaluate.mt_bench import GAVE_UP, TOO_LONG, MtBenchRun, prompt_for, run
-from ratchet.evaluate.mt_bench_files import read_set
-from ratchet.evaluate.mt_bench_scores import read_judgments, scores_from, scores_of
+from ratchet.evaluate.judges.judge import Judge
+from ratchet.evaluate.judges.verdicts import NO_RATING
+from ratchet.evaluate.mt_bench.files import read_set
+from ratchet.evaluate.mt_bench.run import GAVE_UP, TOO_LONG, MtBenchRun, prompt_for, run
+from ratchet.evaluate.mt_bench.scores import read_judgments, scores_from, scores_of
 from ratchet.evaluate.results import Item
 from ratchet.evaluate.statistics import clustered, estimate
-from ratchet.evaluate.verdicts import NO_RATING
 from ratchet.plan.suite import Files, MtBench
 from ratchet.serving.replay import Replay
 from ratchet.serving.requests import Answer, ChatRequest, Request

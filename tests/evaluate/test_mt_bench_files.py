@@ -14,8 +14,8 @@ import pytest
 
 from endpoint_server import chat
 from ratchet.errors import DataError
-from ratchet.evaluate.mt_bench_files import read_set
-from ratchet.evaluate.mt_bench_scores import read_judgments, scores_of
+from ratchet.evaluate.mt_bench.files import read_set
+from ratchet.evaluate.mt_bench.scores import read_judgments, scores_of
 from ratchet.plan.suite import Files
 from ratchet.serving.replay import Replay
 from ratchet.serving.requests import Answer

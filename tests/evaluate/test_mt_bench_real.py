@@ -10,12 +10,12 @@ import pytest
 
 from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.judge import replay_judge
-from ratchet.evaluate.judge_guard import Guard
-from ratchet.evaluate.mt_bench import prompt_for, run
-from ratchet.evaluate.mt_bench_files import QuestionSet, read_answers, read_set
-from ratchet.evaluate.mt_bench_scores import read_judgments, scores_of
-from ratchet.evaluate.verdicts import NO_RATING, read_as_fastchat, read_verdict
+from ratchet.evaluate.judges.guard import Guard
+from ratchet.evaluate.judges.judge import replay_judge
+from ratchet.evaluate.judges.verdicts import NO_RATING, read_as_fastchat, read_verdict
+from ratchet.evaluate.mt_bench.files import QuestionSet, read_answers, read_set
+from ratchet.evaluate.mt_bench.run import prompt_for, run
+from ratchet.evaluate.mt_bench.scores import read_judgments, scores_of
 from ratchet.plan.judge import ReplayJudge
 from ratchet.plan.suite import Files, MtBench
 from ratchet.serving.requests import Answer, Request

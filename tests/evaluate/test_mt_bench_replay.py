@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.judge import replay_judge
-from ratchet.evaluate.judge_guard import Guard
-from ratchet.evaluate.mt_bench import prompt_for, run
-from ratchet.evaluate.mt_bench_files import read_set
+from ratchet.evaluate.judges.guard import Guard
+from ratchet.evaluate.judges.judge import replay_judge
+from ratchet.evaluate.mt_bench.files import read_set
+from ratchet.evaluate.mt_bench.run import prompt_for, run
 from ratchet.plan.judge import ReplayJudge
 from ratchet.plan.suite import Files, MtBench
 from tests.evaluate.test_mt_bench import SHORT, Talker, Words, says

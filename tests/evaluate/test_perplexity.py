@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.perplexity import run, scores_of, windows
-from ratchet.evaluate.ratio import ratio
+from ratchet.evaluate.statistics import ratio
 from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.tokenizer import load_tokenizer

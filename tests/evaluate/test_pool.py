@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.errors import RunError, StorageError
-from ratchet.evaluate.pool import Pool
-from ratchet.evaluate.unit_journal import UnitJournal
-from ratchet.evaluate.units import Unit, units_of
+from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.units import Unit, UnitJournal, units_of
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ratchet.errors import DataError
-from ratchet.evaluate.rows import read_rows
+from ratchet.evaluate.task_files import read_rows
 from ratchet.plan.data import Hub
 from ratchet.plan.suite import Rows
 from tests.conftest import ROOT

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.errors import DataError
-from ratchet.evaluate.notes import unanimous
-from ratchet.evaluate.ratio import ratio
+from ratchet.evaluate.results import unanimous
 from ratchet.evaluate.statistics import (
     Estimate,
     clustered,
@@ -23,6 +22,7 @@ from ratchet.evaluate.statistics import (
     mean_of_groups,
     normal_p,
     paired,
+    ratio,
     score_interval,
 )
 

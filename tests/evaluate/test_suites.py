@@ -10,9 +10,9 @@ import pytest
 
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.exact import Question, compile_pattern, last_match, run, wanted_answers
+from ratchet.evaluate.exact_match import Question, compile_pattern, last_match, run, wanted_answers
 from ratchet.evaluate.results import Score
-from ratchet.pipeline.suites import facts_of
+from ratchet.pipeline.scores_document import score_facts
 from ratchet.plan.suite import ExactMatch
 from ratchet.serving.requests import Answer, Request
 from ratchet.track.progress import Console
@@ -74,7 +74,7 @@ def test_answers_that_all_agree_say_what_their_error_of_0_leaves_open() -> None:
 )  # fmt: skip
 def test_the_console_shows_a_score_with_its_error(value: float | None, error: float | None, said: str) -> None:
     out = io.StringIO()
-    Console(out).done("arc base", facts_of(Score("acc", "acc", value, error, 1319)), 3.0)
+    Console(out).done("arc base", score_facts(Score("acc", "acc", value, error, 1319)), 3.0)
     assert out.getvalue().strip().endswith(f": {said}")
 
 

@@ -12,9 +12,9 @@ import pytest
 from eq_bench_example import RIGHT, Scripted, asked
 from harness_example import WORDS
 from plain_engine import PlainEngine, run
-from ratchet.evaluate import exact
+from ratchet.evaluate import exact_match as exact
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.local_engine import text_of
+from ratchet.evaluate.engines.local import text_of
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.plan.suite import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.evaluate.judge import Case, Judge, judge_cases
-from ratchet.evaluate.judge_guard import Guard
+from ratchet.evaluate.judges.guard import Guard
+from ratchet.evaluate.judges.judge import Case, Judge, judge_cases
+from ratchet.evaluate.judges.verdicts import DISPUTED, NO_RATING, OUT_OF_RANGE, read_as_fastchat, read_verdict
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
-from ratchet.evaluate.verdicts import DISPUTED, NO_RATING, OUT_OF_RANGE, read_as_fastchat, read_verdict
 from ratchet.serving.requests import Answer
 
 MARKS = [

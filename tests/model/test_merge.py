@@ -17,10 +17,11 @@ from ratchet.model.export import save_model
 from ratchet.model.load import load_model
 from ratchet.model.merge import check_start, merge_models
 from ratchet.model.scratch import make_scratch
-from ratchet.pipeline.context import Model, Run
+from ratchet.pipeline.context import Run
 from ratchet.pipeline.prepare import check_merges
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
+from ratchet.reference.models import Model
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
 from tests.train.test_publish_rehearsal import edit, in_fp8

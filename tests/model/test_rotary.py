@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 
-from ratchet.evaluate.likelihood import likelihoods, may_share
-from ratchet.evaluate.local_engine import LocalEngine
+from ratchet.evaluate.engines.likelihood import likelihoods, may_share
+from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.model.batch import collate
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.rotary import original_length, put_back

@@ -14,8 +14,10 @@ from transformers.utils import chat_template_utils
 from harness_example import SPEC
 from ratchet.commands.evaluate import rendered
 from ratchet.errors import ModelError, PlanError
-from ratchet.evaluate.harness_model import Encoder
-from ratchet.evaluate.local_engine import LocalEngine, prompt_ids
+from ratchet.evaluate.bench import Bench, Candidates
+from ratchet.evaluate.engines.local import LocalEngine, prompt_ids
+from ratchet.evaluate.harness.asking import Encoder
+from ratchet.evaluate.task_identity import identity_of as read_by
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import ChatTemplate, Clock, chat_template_of, handed_of, identity_of, reads
 from ratchet.pairs.pair import Turn
@@ -23,13 +25,11 @@ from ratchet.pairs.render import Rendered, apply, find_style, render
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, tokenise
-from ratchet.pipeline.candidates import Bench, Candidates
-from ratchet.pipeline.inputs import identity_of as read_by
-from ratchet.pipeline.models import model_of
 from ratchet.pipeline.prepare import base_model
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import DAY, ModelSpec
 from ratchet.plan.suite import MtBench
+from ratchet.reference.models import model_of
 from ratchet.serving.requests import ChatRequest
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout

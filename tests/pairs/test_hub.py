@@ -18,7 +18,7 @@ from hub_cache import COMMIT, cached, use_cache
 from hub_server import Hub as Server
 from hub_server import serving
 from ratchet.errors import DataError, ModelError
-from ratchet.evaluate.question_files import folder_of
+from ratchet.evaluate.task_files import folder_of
 from ratchet.model.load import resolve
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import pairs_identity

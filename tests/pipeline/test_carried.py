@@ -16,13 +16,14 @@ from ratchet.errors import RunError
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline.carried import KEY, drop_masters, left_by, tell_of_rounding, wanted_again
-from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, heirs
 from ratchet.pipeline.intact import IDENTITY, clear_step, write_step_record
 from ratchet.pipeline.steps import input_weights, step_identity
 from ratchet.pipeline.training import _masters, train_spec
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
+from ratchet.reference.models import Model
 from ratchet.store.layout import Layout
 from ratchet.store.record import NAME, Record, write_record
 from ratchet.store.sealed import write_sealed

@@ -13,12 +13,12 @@ import pytest
 from ratchet.errors import CorruptError, PlanError, RunError
 from ratchet.pipeline import engines, session, training
 from ratchet.pipeline.context import Gate
-from ratchet.pipeline.scoring import holds
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.reference import ReferenceScores
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoreJob, ScoringModel
 from ratchet.reference.score import _identity, deadly
+from ratchet.reference.store import holds
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from vllm_bench import write_pairs

@@ -14,21 +14,21 @@ import ratchet
 from harness_example import SPEC
 from hub_cache import COMMIT, cached, use_cache
 from ratchet.errors import RunError
+from ratchet.evaluate.task_identity import identity_of
 from ratchet.model.digest import digest_code, digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline import state
 from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.engines import Gate
 from ratchet.pipeline.graph import BASE, all_steps
-from ratchet.pipeline.inputs import identity_of
 from ratchet.pipeline.intact import IDENTITY
-from ratchet.pipeline.models import model_of
 from ratchet.pipeline.prepare import base_model, check_external_models
 from ratchet.pipeline.steps import refuse_other_start, step_identity
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.suite import Preference
 from ratchet.reference.jobs import TRAINER, ScoreJob
+from ratchet.reference.models import model_of
 from ratchet.reference.score import _identity
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import Layout
@@ -141,7 +141,7 @@ def test_models_come_from_one_function() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Model"
     }
-    assert makers == {"pipeline/models.py", "pipeline/steps.py"}, "from a spec, and from a finished step's record"
+    assert makers == {"reference/models.py", "pipeline/steps.py"}, "from a spec, and from a finished step's record"
 
 
 def test_a_loss_without_a_reference_opens_no_gate(made: Path, tmp_path: Path) -> None:

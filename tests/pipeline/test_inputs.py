@@ -13,17 +13,17 @@ import pytest
 from pydantic import TypeAdapter
 
 from ratchet.errors import ModelError, PlanError
-from ratchet.evaluate import harness
+from ratchet.evaluate import task_identity as inputs
+from ratchet.evaluate.bench import Bench, Candidates
+from ratchet.evaluate.exact_match import Heldout
+from ratchet.evaluate.harness import run as harness
+from ratchet.evaluate.task_identity import identity_of
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
-from ratchet.pipeline import inputs
-from ratchet.pipeline.candidates import Bench, Candidates
-from ratchet.pipeline.context import Model
-from ratchet.pipeline.heldout import Heldout
-from ratchet.pipeline.inputs import identity_of
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import Scratch
 from ratchet.plan.suite import Answering, Harness, Rows, Task
+from ratchet.reference.models import Model
 from ratchet.serving.requests import CompletionRequest, Sampling
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ratchet.evaluate.kept import read_result, write_result
-from ratchet.evaluate.results import Item, Score, TaskResult
-from ratchet.pipeline.scores import Entry, document
-from ratchet.pipeline.suites import Scored, facts_of
+from ratchet.evaluate.results import Item, Score, TaskResult, read_result, write_result
+from ratchet.evaluate.suites import Scored
+from ratchet.pipeline.scores_document import Entry, document, score_facts
 from ratchet.plan.suite import Suite
 
 SUITE = Suite.model_validate({"tasks": {"pairs": {"kind": "perplexity", "rows": {"path": "x"}}}})
@@ -64,7 +63,7 @@ def test_an_item_that_only_one_model_could_be_judged_on_comes_first(tmp_path: Pa
 
 def test_the_line_of_a_task_that_all_items_agree_in_has_its_interval() -> None:
     none = Score("exact match", "exact_match", 0.0, 0.0, 60)
-    assert facts_of(none) == {"exact match": "0.000 (0.000 to 0.060)", "of": 60}
-    assert facts_of(Score("average", "rating", 1.0, 0.0, 32, "points"))["average"] == "1.00 (no error)"
+    assert score_facts(none) == {"exact match": "0.000 (0.000 to 0.060)", "of": 60}
+    assert score_facts(Score("average", "rating", 1.0, 0.0, 32, "points"))["average"] == "1.00 (no error)"
     some = Score("exact match", "exact_match", 0.5, 0.05, 60)
-    assert facts_of(some)["exact match"] == "0.500 ± 0.050"
+    assert score_facts(some)["exact match"] == "0.500 ± 0.050"

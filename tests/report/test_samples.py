@@ -14,9 +14,10 @@ import yaml
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.samples import LIMIT, PROMPTS, Prompt, choose, sampled_models
 from ratchet.plan.schema import Plan
+from ratchet.reference.models import Model
 from ratchet.report.page import write_report
 from ratchet.report.read import read
 from ratchet.report.samples import sample_lines

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import train
 from benchmarks.tables import markdown
-from ratchet.evaluate.local_engine import LocalEngine
+from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.model import memory
 from ratchet.model.attention import TreePlan, attend
 from ratchet.model.batch import branches_of, collate

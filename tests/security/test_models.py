@@ -24,8 +24,8 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import load_config, refuse_code
-from ratchet.pipeline.models import trusted_code
 from ratchet.plan.model import ModelSpec
+from ratchet.reference.models import trusted_code
 from ratchet.serving.model_config import context
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone

@@ -122,7 +122,7 @@ TASK = "task: mine\ndataset_path: json\noutput_type: multiple_choice\n"
 
 @pytest.mark.parametrize("name", ["aliases", "an alias of itself", "depth", "ten megabytes", "many values", "python"])
 def test_own_definitions_of_lm_eval_are_held_to_the_same_limits(name: str, tmp_path: Path) -> None:
-    from ratchet.evaluate.harness_limits import check_definitions
+    from ratchet.evaluate.harness.definitions import check_definitions
 
     (tmp_path / "good.yaml").write_text(TASK + "doc_to_text: !function utils.text\n")
     check_definitions(tmp_path)

@@ -16,10 +16,10 @@ import pytest
 
 from bits import flip
 from ratchet.errors import CorruptError, RatchetError
-from ratchet.evaluate.copies import look
-from ratchet.evaluate.harness_requests import kept_rows
-from ratchet.evaluate.kept import read_result
-from ratchet.evaluate.unit_journal import UnitJournal
+from ratchet.evaluate.engines.units import UnitJournal
+from ratchet.evaluate.harness.copies import look
+from ratchet.evaluate.harness.requests import kept_rows
+from ratchet.evaluate.results import read_result
 from ratchet.pairs.table import open_table
 from ratchet.pipeline.intact import step_faults, unchanged
 from ratchet.reference.store import block_fault, block_paths, read_block, read_logps

@@ -17,23 +17,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from ratchet.errors import RunError, StoppedError
+from ratchet.evaluate import suites
+from ratchet.evaluate.bench import Bench, Candidates
+from ratchet.evaluate.judges.kinds import judge_of
 from ratchet.evaluate.results import Item, Score, TaskResult
+from ratchet.evaluate.suites import score_suite
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs import token_flow
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import Policy, prepare_tokens
 from ratchet.pairs.tokens import TokenWriter
-from ratchet.pipeline import suites
-from ratchet.pipeline.candidates import Bench, Candidates
-from ratchet.pipeline.context import Model
-from ratchet.pipeline.judges import judge_of
-from ratchet.pipeline.suites import score_suite
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.judge import EndpointJudge
 from ratchet.plan.suite import MtBench, Perplexity, Suite
 from ratchet.reference import score
 from ratchet.reference.jobs import TRAINER, Passes, ScoreJob, ScoringModel
+from ratchet.reference.models import Model
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import Logps, write_block
 from ratchet.serving.requests import Answer
@@ -189,7 +189,7 @@ def test_a_model_that_is_evaluated_is_waited_for_and_its_result_read(
     with Candidates(place, model) as candidates:
         leases = candidates.alone([task], candidates.step_back)
         candidates.of(task)  # its journal is open: nobody else may open it
-        waiting = beside(lambda: score_suite(place, model, "suite", suite))
+        waiting = beside(lambda: score_suite(place, model, "suite", suite, print))
         time.sleep(0.5)
         assert not waiting.done()
         read = suites.check_suite("suite", suite, candidates.tokenizer, place.layout, None, gpu=False)
@@ -225,7 +225,7 @@ def test_a_wait_ends_where_the_evaluation_is_stopped(bench: tuple[Bench, Model, 
     stopped = Bench(place.layout, place.cluster, place.console, None, 1, lambda: True)
     with Candidates(place, model) as candidates:
         candidates.alone(suite.tasks.values(), candidates.step_back)
-        waiting = beside(lambda: score_suite(stopped, model, "suite", suite))
+        waiting = beside(lambda: score_suite(stopped, model, "suite", suite, print))
         with pytest.raises(StoppedError, match="was stopped"):
             waiting.result(20)
 

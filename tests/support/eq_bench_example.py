@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.eq_bench import run
+from ratchet.evaluate.eq_bench.run import run
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.suite import EqBench, Files
 from ratchet.serving.requests import Answer, ChatRequest, Request

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plain_engine import PlainEngine
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness_tasks import quiet
+from ratchet.evaluate.harness.definitions import quiet
 from ratchet.plan.model import Scratch
 from ratchet.plan.suite import Harness
 from tests.conftest import ROOT

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ratchet.errors import RatchetError
-from ratchet.evaluate import harness
 from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.harness import run as harness
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.suite import Harness
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ratchet.evaluate.copies import Copies
-from ratchet.evaluate.harness_requests import digest_doc, kept_rows
-from ratchet.evaluate.kept import write_result
-from ratchet.evaluate.results import Item, Score, TaskResult
-from ratchet.evaluate.unit_journal import UnitJournal
+from ratchet.evaluate.engines.units import UnitJournal
+from ratchet.evaluate.harness.copies import Copies
+from ratchet.evaluate.harness.requests import digest_doc, kept_rows
+from ratchet.evaluate.results import Item, Score, TaskResult, write_result
 from ratchet.pairs.tokens import TOKENISED, TokenWriter
 from ratchet.pipeline.intact import write_step_record
 from ratchet.reference.store import Logps, finished_files, write_block

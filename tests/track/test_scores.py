@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.pipeline.track_scores import track_scores
+from ratchet.pipeline.scores_document import track_scores
 from ratchet.plan.schema import Wandb
 from scores_example import scores
 from track_example import wandb_records, wandb_run

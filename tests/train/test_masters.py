@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from masters_run import by_engines
 from ratchet.errors import CorruptError
 from ratchet.model.load import load_model
+from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.fingerprint import digest_file
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from ratchet.train.masters import FILE, MASTERS
 from ratchet.train.spec import CheckpointSettings, LoraSettings, TrainSpec
 from ratchet.train.worker import work
 from train_bench import CPU, Pairs, flip, reference_of, spec_of, write_inputs, write_logps
@@ -39,7 +39,7 @@ def go(spec: TrainSpec) -> dict[str, Any]:
 
 
 def masters_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / MASTERS / FILE)
+    return load_file(folder / MASTERS / MASTERS_FILE)
 
 
 def model_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -54,7 +54,7 @@ def after(spec: TrainSpec, folder: Path, *, carry: bool, **changes: Any) -> Trai
     model = load_model(before / "model", "bfloat16")
     write_logps(folder / "logps", table, reference_of(model, table))
     write_logps(folder / "logps-heldout", held, reference_of(model, held))
-    file = before / MASTERS / FILE
+    file = before / MASTERS / MASTERS_FILE
     carried = {"masters": str(file), "masters_digest": digest_file(file)} if carry else {}
     references = {"references": (str(folder / "logps"),), "heldout_references": (str(folder / "logps-heldout"),)}
     fields = {"folder": str(folder), "model": str(before / "model"), "masters": None, "masters_digest": None}
@@ -76,7 +76,7 @@ def test_masters_lie_beside_the_model_and_round_to_it(tmp_path: Path, inputs: di
     assert all(master.dtype == torch.float32 for master in masters.values())
     assert all(torch.equal(master.bfloat16(), model[name]) for name, master in masters.items())
     assert distance(masters, model) > 0.01
-    file = tmp_path / MASTERS / FILE
+    file = tmp_path / MASTERS / MASTERS_FILE
     assert outcome["published"]["masters"] == {"sha256": digest_file(file), "bytes": file.stat().st_size}
     go(spec_of(tmp_path / "none", learning_rate=1e-4, **{**HALF, "keep_masters": False}, **inputs))
     assert not (tmp_path / "none" / MASTERS).exists()
@@ -133,7 +133,7 @@ def test_a_killed_step_comes_back_to_the_same_masters(tmp_path: Path, inputs: di
 def test_damaged_and_foreign_masters_are_refused(tmp_path: Path, inputs: dict[str, Any]) -> None:
     first = spec_of(tmp_path / "first", learning_rate=1e-4, **HALF, **inputs)
     go(first)
-    spec, file = after(first, tmp_path / "second", carry=True), tmp_path / "first" / MASTERS / FILE
+    spec, file = after(first, tmp_path / "second", carry=True), tmp_path / "first" / MASTERS / MASTERS_FILE
     flip(file)
     with pytest.raises(CorruptError, match="its bytes are not those that were written"):
         go(spec)

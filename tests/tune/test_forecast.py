@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from bits import flip
 from ratchet.pairs.flow import pairs_identity
-from ratchet.pipeline.context import Model, Order, Run, Tokens
+from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, all_steps, chunk_names
 from ratchet.pipeline.sizes import Sizes, pairs_seen
 from ratchet.pipeline.steps import step_identity
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
+from ratchet.reference.models import Model
 from ratchet.reference.partition import order_chunks, split_rows
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout

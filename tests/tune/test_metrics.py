@@ -16,7 +16,7 @@ import yaml
 import scores_example
 from ratchet.errors import CorruptError
 from ratchet.evaluate.preference import RewardScores, reward_scores
-from ratchet.pipeline.beside import final_models
+from ratchet.pipeline.background_evaluation import final_models
 from ratchet.pipeline.graph import final_model
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan

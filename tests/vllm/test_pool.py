@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ratchet.errors import ModelError
-from ratchet.evaluate.actors import Actors
-from ratchet.evaluate.local_engine import LocalEngine
-from ratchet.evaluate.pool import Pool
-from ratchet.evaluate.unit_journal import UnitJournal
-from ratchet.evaluate.vllm_engine import RevivingVllm
+from ratchet.evaluate.engines.actors import Actors
+from ratchet.evaluate.engines.kinds import RevivingVllm
+from ratchet.evaluate.engines.local import LocalEngine
+from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.tokenizer import load_tokenizer

@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> int:
     )
     begin(arguments.suite.stem, "evaluating models")
 
-    from ratchet.pipeline.evaluate import Asked, evaluate_models
+    from ratchet.pipeline.standalone_evaluation import Asked, evaluate_models
 
     asked = [Asked(name, rendered(spec, arguments.template_arguments, arguments.date)) for name, spec in models.items()]
     wandb = None

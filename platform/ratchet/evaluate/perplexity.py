@@ -11,10 +11,9 @@ import numpy as np
 
 from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.notes import joined, without_error
-from ratchet.evaluate.ratio import ratio
-from ratchet.evaluate.results import Item, Score, TaskResult
-from ratchet.evaluate.rows import read_rows
+from ratchet.evaluate.results import Item, Score, TaskResult, joined, without_error
+from ratchet.evaluate.statistics import ratio
+from ratchet.evaluate.task_files import read_rows
 from ratchet.plan.suite import Perplexity
 from ratchet.serving.requests import Answer, ContinuationRequest
 

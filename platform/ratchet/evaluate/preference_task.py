@@ -1,20 +1,35 @@
-"""A task of held-out preference pairs: from log-probabilities to scores and items."""
+"""A task of preference pairs: scored under a model and its reference in passes like those of a run, then counted."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from ratchet.errors import DataError
-from ratchet.evaluate.notes import joined, unanimous, without_error
-from ratchet.evaluate.ratio import ratio
-from ratchet.evaluate.results import Item, Score, TaskResult
-from ratchet.pairs.pair import PreferencePair
+from ratchet.errors import DataError, ModelError
+from ratchet.evaluate.bench import Bench
+from ratchet.evaluate.results import Item, Score, TaskResult, joined, unanimous, without_error
+from ratchet.evaluate.statistics import ratio
+from ratchet.model.digest import digest_vocabulary
+from ratchet.model.load import resolve
+from ratchet.pairs.flow import prepare_pairs
+from ratchet.pairs.lost import tell_lost
+from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.table import open_table
+from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.plan.model import ModelSpec
 from ratchet.plan.suite import Preference
-from ratchet.reference.store import Floats, Logps
+from ratchet.reference.jobs import Passes, ScoreJob
+from ratchet.reference.models import Model, model_of
+from ratchet.reference.score import Pool, score_jobs
+from ratchet.reference.store import Floats, Logps, read_job
+from ratchet.store.record import finished_record
+from ratchet.store.sound import checked
+from ratchet.track.bar import counted
 
 UNITS = {
     "reward_accuracy": "share",
@@ -122,3 +137,59 @@ def _question(pair: PreferencePair) -> str:
     if len(pair.prompt) == 1:
         return pair.prompt[0].content
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in pair.prompt)
+
+
+def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -> TaskResult:
+    """Return how a model sees a suite's pairs. Raises DataError, ModelError; StoppedError where it was stopped."""
+    pairs_fp, pairs = prepare_pairs(name, task.data, bench.layout, None, bench.wait)
+    tokens_fp, tokens = prepare_tokens(
+        pairs,
+        pairs_fp,
+        model.folder,
+        bench.layout,
+        max_length=task.max_length,
+        overlong="drop",
+        chat_template=bench.chat_template,
+        wait=bench.wait,
+    )
+    tell_lost(name, task.data, finished_record(tokens), tokens)
+    split = "heldout" if task.data.held_out else "train"
+    count = min(task.max_pairs, len(open_table([tokens / f"{split}.arrow"], [1.0], 0)))
+    if not count:
+        raise DataError("no pair is left to score", where=f"tasks.{name}", fix="look at its data and max_length")
+    job = ScoreJob(tokens_fp, tokens, split, tuple(range(count)))
+    reference = None if task.reference is None else _reference(model, task.reference)
+    models = [model] if reference is None else [model, reference]
+    budget = bench.cluster.token_budget if isinstance(bench.cluster.token_budget, int) else None
+    pool = Pool(bench.actors, bench.cluster.gpus_per_worker, Passes(budget, bench.cluster.sharing))
+    with counted(f"score {model.name}", "pairs", bench.console) as show:
+        work = [(one.scoring(), job) for one in models]
+        scored = score_jobs(work, bench.layout, pool, on_pairs=show, wait=bench.wait)
+    logps = [read_job(job, one) for one in scored]
+    table = open_table([job.file], [1.0], 0).subset(job.rows or ())
+    texts = {pair.pair_id: pair for pair in _read(pairs / f"{split}.parquet")}
+    return result(
+        name,
+        task,
+        logps[0],
+        logps[1] if reference is not None else None,
+        [texts[pair_id] for pair_id in table.pair_ids().to_pylist()],
+        {"tokens": tokens_fp, "reference": reference.weights if reference else None, "split": split},
+    )
+
+
+def _reference(model: Model, spec: ModelSpec) -> Model:
+    folder = resolve(spec)
+    if digest_vocabulary(folder) != digest_vocabulary(model.folder):
+        raise ModelError(
+            "its tokenizer gives other ids than that of the model it is the reference of",
+            where=str(folder),
+            fix="name a model of the same family",
+        )
+    return model_of("reference", spec, folder)
+
+
+def _read(path: Path) -> Iterator[PreferencePair]:
+    for row in pq.read_table(checked(path)).to_pylist():
+        prompt = tuple(Turn(turn["role"], turn["content"]) for turn in row["prompt"])
+        yield PreferencePair(prompt, row["chosen"], row["rejected"], row["file"], row["row"])

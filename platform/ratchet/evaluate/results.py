@@ -1,15 +1,27 @@
 """What a task says of a model: scores, and the items they are made of.
 
-Items carry ids that are the same for every model, so that two models are compared item by item.
+Items carry ids that are the same for every model, so that two models are compared item by item. On disk a result is a
+folder with `result.json` and `items.parquet`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ratchet.errors import RatchetError
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ratchet.errors import CorruptError, DataError, RatchetError
+from ratchet.evaluate.statistics import error_of_mean
+from ratchet.reference.store import Floats
+from ratchet.store.files import write_json
+from ratchet.store.sound import checked
 
 NOT_ASKED = "not asked"
 """The problem of a task that failed before it had an answer."""
@@ -97,3 +109,96 @@ def count_problems(items: tuple[Item, ...]) -> dict[str, int]:
         if item.problem:
             found[item.problem] = found.get(item.problem, 0) + 1
     return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+RESULT, ITEMS = "result.json", "items.parquet"
+_TEXTS = ("item", "cluster", "group", "question", "answer", "reference", "problem")
+_SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("values", pa.map_(pa.string(), pa.float64()))])
+
+
+def write_result(folder: Path, result: TaskResult) -> None:
+    """Write a result into `folder`. Raises StorageError."""
+    columns: dict[str, list[Any]] = {name: [getattr(item, name) for item in result.items] for name in _TEXTS}
+    columns["values"] = [sorted(item.values.items()) for item in result.items]
+    pq.write_table(pa.table(columns, _SCHEMA), folder / ITEMS, compression="zstd")
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "items"}
+    write_json(folder / RESULT, {**fields, "scores": [dataclasses.asdict(score) for score in result.scores]})
+
+
+def read_result(folder: Path) -> TaskResult:
+    """Return the result that `write_result` wrote. Raises CorruptError."""
+    try:
+        fields = json.loads(checked(folder / RESULT).read_text(encoding="utf-8"))
+        rows = pq.read_table(checked(folder / ITEMS)).to_pylist()
+        return TaskResult(
+            **{
+                **fields,
+                "scores": tuple(Score(**score) for score in fields["scores"]),
+                "items": tuple(Item(**{**row, "values": dict(row["values"])}) for row in rows),
+                "warnings": tuple(fields["warnings"]),
+            }
+        )
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        raise CorruptError(
+            f"not a result: {error}", where=str(folder), fix="delete the folder; it is made again"
+        ) from error
+
+
+_MISSED = 0.05
+
+
+def joined(*parts: str) -> str:
+    """Return the parts of a note that say something, in their order."""
+    return "; ".join(part for part in parts if part)
+
+
+def without_error(error: float | None, what: str) -> str:
+    """Return that one `what` tells no error, where there is no error."""
+    return f"one {what}: no error" if error is None else ""
+
+
+def unanimous(values: Floats, draws: int | None = None) -> str:
+    """Return what N items, (N,), that are all 0 or all 1 leave open of a share; nothing where they differ.
+
+    Such a share has a standard error of 0 by the formula, and still is no more sure than its items are many: the other
+    answer is rarer than 1 − 0.05^(1/n) with 95 % confidence (Clopper and Pearson 1934, one-sided), here in
+    per cent and rounded away from certainty. n is `draws` where that is given, else N.
+    """
+    if not len(values) or not (np.all(values == 0) or np.all(values == 1)):
+        return ""
+    rare = 100 * -math.expm1(math.log(_MISSED) / (draws or len(values)))
+    decimals = max(1, 1 - math.floor(math.log10(rare)))
+    rare = math.ceil(rare * 10**decimals - 1e-6) / 10**decimals
+    if values[0] == 0:
+        return f"0 of {len(values)}: below {rare:.{decimals}f} %"
+    return f"all of {len(values)}: above {100 - rare:.{decimals}f} %"
+
+
+def average_of(scores: Mapping[str, Score], name: str) -> Score:
+    """Return the mean of tasks' scores, such as H6, as the score `name`; the tasks ask different questions.
+
+    Its error is √(Σ se²)/k, and None where a task has none, which the note names; it also names shares whose items all
+    agree, and whose error of 0 is none. Where a task has no value there is no average.
+    Nor is there one of different units. Raises DataError where there are no tasks.
+    """
+    if not scores:
+        raise DataError(f"the average {name} is of no task")
+    units = {score.unit for score in scores.values()}
+    if len(units) != 1 or len({score.lower_is_better for score in scores.values()}) != 1:
+        said = ", ".join(f"{task} in {score.unit}" for task, score in scores.items())
+        return Score(name, "average", None, None, 0, note=f"these cannot be averaged: {said}")
+    values = [score.value for score in scores.values() if score.value is not None]
+    errors = [score.standard_error for score in scores.values() if score.standard_error is not None]
+    none = [task for task, score in scores.items() if score.value is None]
+    unsure = [task for task, score in scores.items() if score.standard_error is None]
+    alike = [task for task, score in scores.items() if score.unit == "share" and score.standard_error == 0]
+    note = f"no error of {', '.join([*unsure, *alike])}" if unsure or alike else ""
+    return Score(
+        name=name,
+        metric="average",
+        value=None if none else float(np.mean(values)),
+        standard_error=None if none or unsure else error_of_mean(errors),
+        count=sum(score.count for score in scores.values()),
+        unit=units.pop(),
+        note=f"no score of {', '.join(none)}" if none else note,
+    )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 from ratchet.errors import DataError
-from ratchet.evaluate.results import Score
 from ratchet.reference.share import error_of
 from ratchet.reference.store import Floats
 
@@ -95,36 +94,6 @@ def clustered(
 def mean_of_groups(values: Floats, groups: Sequence[str]) -> Estimate:
     """Return the plain mean of the groups' means of `values` (N,), each item its own cluster."""
     return clustered(values, [str(index) for index in range(len(values))], groups=groups)
-
-
-def average_of(scores: Mapping[str, Score], name: str) -> Score:
-    """Return the mean of tasks' scores, such as H6, as the score `name`; the tasks ask different questions.
-
-    Its error is √(Σ se²)/k, and None where a task has none, which the note names; it also names shares whose items all
-    agree, and whose error of 0 is none. Where a task has no value there is no average.
-    Nor is there one of different units. Raises DataError where there are no tasks.
-    """
-    if not scores:
-        raise DataError(f"the average {name} is of no task")
-    units = {score.unit for score in scores.values()}
-    if len(units) != 1 or len({score.lower_is_better for score in scores.values()}) != 1:
-        said = ", ".join(f"{task} in {score.unit}" for task, score in scores.items())
-        return Score(name, "average", None, None, 0, note=f"these cannot be averaged: {said}")
-    values = [score.value for score in scores.values() if score.value is not None]
-    errors = [score.standard_error for score in scores.values() if score.standard_error is not None]
-    none = [task for task, score in scores.items() if score.value is None]
-    unsure = [task for task, score in scores.items() if score.standard_error is None]
-    alike = [task for task, score in scores.items() if score.unit == "share" and score.standard_error == 0]
-    note = f"no error of {', '.join([*unsure, *alike])}" if unsure or alike else ""
-    return Score(
-        name=name,
-        metric="average",
-        value=None if none else float(np.mean(values)),
-        standard_error=None if none or unsure else error_of_mean(errors),
-        count=sum(score.count for score in scores.values()),
-        unit=units.pop(),
-        note=f"no score of {', '.join(none)}" if none else note,
-    )
 
 
 def error_of_mean(errors: Sequence[float]) -> float:
@@ -311,3 +280,18 @@ def _sign_flip(parts: Floats, seed: int, flips: int) -> float:
         heads = random.integers(0, 2, (min(rows, flips - first), len(parts)), dtype=np.int8)
         found += int(np.sum(np.abs(2 * (heads @ parts) - parts.sum()) >= least))
     return (found + 1) / (flips + 1)
+
+
+def ratio(totals: Floats, sizes: Floats) -> Estimate:
+    """Return Σ totals / Σ sizes over K groups, both (K,), with its standard error; `count` is K.
+
+    The error is the linearised one of a ratio estimator (Cochran, Sampling Techniques, 1977, section 6.4):
+    √(K / (K − 1) · Σ (totalₖ − mean · sizeₖ)²) / Σ sizes, and None where K is 1, which tells nothing. Where all
+    groups have one part, it is the sample standard deviation / √K.
+    """
+    count, size = len(totals), float(np.sum(sizes))
+    mean = float(np.sum(totals)) / size
+    if count < 2:
+        return Estimate(mean, None, count)
+    spread = float(np.sum((totals - mean * sizes) ** 2))
+    return Estimate(mean, float(np.sqrt(count / (count - 1) * spread)) / size, count)

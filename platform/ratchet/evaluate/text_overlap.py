@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet.evaluate.candidate import TOO_LONG, Candidate
-from ratchet.evaluate.notes import without_error
-from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
-from ratchet.evaluate.rows import read_rows
+from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, without_error
 from ratchet.evaluate.statistics import estimate
+from ratchet.evaluate.task_files import read_rows
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.pairs.pair import Turn
 from ratchet.plan.suite import TextOverlap

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ratchet.errors import CorruptError, some
-from ratchet.evaluate import copies
-from ratchet.evaluate.harness_requests import digest_fault
-from ratchet.evaluate.unit_journal import key_of as unit_key
+from ratchet.evaluate.engines.units import key_of_line as unit_key
+from ratchet.evaluate.harness import copies
+from ratchet.evaluate.harness.requests import digest_fault
 from ratchet.fsck.part import Part
 from ratchet.pipeline.carried import KEY, begun_as
 from ratchet.pipeline.intact import IDENTITY, SHOWN, masters_files

@@ -13,59 +13,12 @@ from ratchet.pipeline.stop import Stop
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Overlong
 from ratchet.reference.calibrate import Calibration
-from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
+from ratchet.reference.jobs import EngineChoice
+from ratchet.reference.models import Model
 from ratchet.reference.partition import Difficulty
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, Wait
 from ratchet.track.progress import Console
-from ratchet.train.masters import FILE as MASTERS_FILE
-from ratchet.train.masters import MASTERS
-
-
-@dataclasses.dataclass(frozen=True)
-class TrustedCode:
-    """Code of a hub model that a plan lets run: `revision` is a commit, `digest` is over the code's files."""
-
-    model: str
-    revision: str
-    digest: str
-
-    def __str__(self) -> str:
-        return f"code that comes with {self.model} was run: revision {self.revision}, digest {self.digest}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A model of the run. `identity` is the recipe it follows from; `weights` is what came out.
-
-    `masters` is the digest of the float32 masters that a step left beside it, whether they are still there or not.
-    """
-
-    name: str
-    folder: Path
-    identity: str
-    weights: str
-    dtype: str
-    trained_on: frozenset[str] = frozenset()
-    code: TrustedCode | None = None
-    adapter: Adapter | None = None
-    masters: str | None = None
-
-    @property
-    def masters_file(self) -> Path:
-        """Where the masters lie as long as a step needs them."""
-        return self.folder.parent / MASTERS / MASTERS_FILE
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Whether code that comes with the model may run."""
-        return self.code is not None
-
-    def scoring(self, engine: EngineChoice = TRAINER, quantise: str | None = None) -> ScoringModel:
-        """Return the model as `reference.score` takes it; the trainer's engine has no use for the adapter alone."""
-        adapter = self.adapter if engine.foreign else None
-        code = None if self.code is None else self.code.digest
-        return ScoringModel(self.folder, self.weights, self.dtype, quantise, code, adapter)
 
 
 @dataclasses.dataclass(frozen=True)

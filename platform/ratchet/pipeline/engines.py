@@ -8,14 +8,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from ratchet.errors import DataError, ModelError, PlanError, TrainingError
-from ratchet.pipeline.context import Gate, Model, Run
+from ratchet.pipeline.context import Gate, Run
 from ratchet.pipeline.graph import options
 from ratchet.pipeline.prepare import stage_tokens
-from ratchet.pipeline.scoring import ensure_scores, holds, ids_of, read_job, sample_job
+from ratchet.pipeline.reference_passes import ensure_scores, sample_job
 from ratchet.plan.stages import Merge, ReferringStage, Training
 from ratchet.reference.calibrate import calibrate
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob, Scores
-from ratchet.reference.store import Logps, joined, read_logps
+from ratchet.reference.models import Model
+from ratchet.reference.store import Logps, holds, ids_of, joined, read_job, read_logps
 from ratchet.serving import vllm
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import CorruptError
+from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.record import Entry, Record, read_record, write_record
 from ratchet.store.sound import faults, look, put_aside
-from ratchet.train.masters import FILE, MASTERS
 
 IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
 SHOWN = {"ledger.jsonl", "metrics.jsonl"}
@@ -39,7 +39,7 @@ def step_faults(folder: Path) -> list[str]:
 
 def masters_files(folder: Path, record: Record) -> dict[str, Entry]:
     """Return the float32 masters that a finished step left, as long as they are there: none is missed once it went."""
-    masters, name = masters_of(record), f"{MASTERS}/{FILE}"
+    masters, name = masters_of(record), f"{MASTERS}/{MASTERS_FILE}"
     there = masters is not None and (folder / name).exists()
     return {name: (masters["bytes"], masters["sha256"])} if masters is not None and there else {}
 

@@ -9,16 +9,17 @@ import numpy as np
 
 from ratchet.errors import DataError
 from ratchet.pairs.table import TokenTable, open_table
-from ratchet.pipeline.context import Model, Order, Run
+from ratchet.pipeline.context import Order, Run
 from ratchet.pipeline.engines import gate_of
 from ratchet.pipeline.graph import chunk_names, final_model, needs_difficulty, stepwise
 from ratchet.pipeline.prepare import external_model, stage_tokens
-from ratchet.pipeline.scoring import ensure_scores, gamma_job, read_job, train_job
+from ratchet.pipeline.reference_passes import ensure_scores, gamma_job, train_job
 from ratchet.plan.references import start_of
 from ratchet.plan.stages import Merge, Sft, Steps, Training
 from ratchet.reference.jobs import TRAINER, ScoreJob
+from ratchet.reference.models import Model
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
-from ratchet.reference.store import Floats
+from ratchet.reference.store import Floats, read_job
 from ratchet.store.sealed import write_sealed
 
 

@@ -19,15 +19,15 @@ from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.lost import tell_lost
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.context import Model, Run, Tokens
+from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, preference_sources
-from ratchet.pipeline.models import model_of
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.stages import Merge, Overlong, PreferenceStage, ReferringStage, Training
 from ratchet.plan.suite import ExactMatch
+from ratchet.reference.models import Model, model_of
 from ratchet.store.made import Entry, Product, ensure
-from ratchet.store.record import Record, read_record
+from ratchet.store.record import finished_record
 from ratchet.store.sound import checked
 from ratchet.track.bar import under_way
 
@@ -50,7 +50,7 @@ def prepare_sources(run: Run) -> None:
         source, system = run.plan.data[name], run.plan.model.system
         with under_way(f"pairs {name}", "reading", run.console):
             run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.wait)
-        counts = facts_of(run.pairs[name][1]).counts
+        counts = finished_record(run.pairs[name][1]).counts
         facts = {
             "to train on": counts["train"],
             "held out": counts["heldout"],
@@ -60,7 +60,7 @@ def prepare_sources(run: Run) -> None:
         if not counts["train"]:
             raise DataError("no pair is left to train on", where=f"data.{name}", fix="look at its skipped.parquet")
     for name in preference_sources(run.plan):
-        if facts_of(run.pairs[name][1]).facts["demonstrations"]:
+        if finished_record(run.pairs[name][1]).facts["demonstrations"]:
             raise DataError(
                 "these are demonstrations, which have no rejected answer, and a preference stage trains on them",
                 where=f"data.{name}",
@@ -199,7 +199,7 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
                 chat_template=run.chat_template,
                 wait=run.wait,
             )
-        record = facts_of(folder)
+        record = finished_record(folder)
         counts = record.counts
         facts = {
             "pairs": counts["train"],
@@ -215,11 +215,3 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
 def stage_tokens(run: Run, stage: Training) -> dict[str, Tokens]:
     """Return the tokens of each source of a stage, under the stage's length policy."""
     return {name: tokens_of(run, name, stage.max_length, stage.overlong) for name in stage.shares()}
-
-
-def facts_of(folder: Path) -> Record:
-    """Return the record of a finished folder. Raises DataError where there is none."""
-    record = read_record(folder)
-    if record is None:
-        raise DataError("unfinished", where=str(folder), fix="run again")
-    return record

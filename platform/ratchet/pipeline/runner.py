@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import first_pairs
-from ratchet.pipeline.beside import Evaluations, write_scores
+from ratchet.pipeline.background_evaluation import Evaluations, write_scores
 from ratchet.pipeline.changes import refuse_changed
-from ratchet.pipeline.context import Model, Run, Trial
+from ratchet.pipeline.context import Run, Trial
 from ratchet.pipeline.engines import foreign_engine, gate_of
-from ratchet.pipeline.evaluation import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.graph import (
     BASE,
     Step,
@@ -27,6 +26,7 @@ from ratchet.pipeline.graph import (
     steps_of,
     walk,
 )
+from ratchet.pipeline.heldout_scores import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.order import decide_order
 from ratchet.pipeline.pins import pin
 from ratchet.pipeline.prepare import (
@@ -38,18 +38,20 @@ from ratchet.pipeline.prepare import (
     stage_tokens,
     used_sources,
 )
+from ratchet.pipeline.reference_passes import ensure_scores, evaluation_jobs, heldout_job, score_together, train_job
 from ratchet.pipeline.samples import write_samples
-from ratchet.pipeline.scoring import ensure_scores, evaluation_jobs, heldout_job, job_size, score_together, train_job
+from ratchet.pipeline.scores_document import track_scores
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.steps import ensure_step, finished, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
-from ratchet.pipeline.track_scores import track_scores
 from ratchet.pipeline.training import step_jobs
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Sft
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
+from ratchet.reference.models import Model
+from ratchet.reference.store import job_size
 from ratchet.report.diagnoses import lines
 from ratchet.report.models import model_lines
 from ratchet.report.page import write_report

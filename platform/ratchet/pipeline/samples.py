@@ -11,15 +11,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ratchet.errors import RatchetError, StoppedError, StorageError
+from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.pairs.pair import Ids
 from ratchet.pairs.table import open_table
-from ratchet.pipeline.candidates import Bench, Candidates
 from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, final_model
-from ratchet.pipeline.prepare import facts_of, stage_tokens
+from ratchet.pipeline.prepare import stage_tokens
 from ratchet.plan.stages import Merge
 from ratchet.plan.suite import Answering
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
+from ratchet.store.record import finished_record
 from ratchet.store.sound import checked
 from ratchet.track.bar import under_way
 
@@ -89,7 +90,7 @@ def choose(run: Run) -> list[Prompt]:
         if not isinstance(stage, Merge):
             tokens = {**stage_tokens(run, stage), **tokens}
     for split in ("heldout", "train"):
-        streams = [_prompts(run, one, split) for one in tokens.values() if facts_of(one.folder).counts[split]]
+        streams = [_prompts(run, one, split) for one in tokens.values() if finished_record(one.folder).counts[split]]
         found = list(_in_turns(streams))
         if found:
             return found

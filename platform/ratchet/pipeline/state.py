@@ -16,18 +16,18 @@ from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.changes import changed_in_plan, is_kept
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, built_on, chunk_names, needs_difficulty
-from ratchet.pipeline.models import model_of
 from ratchet.pipeline.pins import pinned_before
-from ratchet.pipeline.prepare import facts_of, scratch_identity, used_sources
+from ratchet.pipeline.prepare import scratch_identity, used_sources
 from ratchet.pipeline.sizes import Sizes, counted, optimiser_steps, step_rows
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
 from ratchet.plan.stages import Merge, Training
+from ratchet.reference.models import model_of
 from ratchet.reference.partition import Difficulty
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
-from ratchet.store.record import NAME
+from ratchet.store.record import NAME, finished_record
 from ratchet.store.sealed import read_sealed
 from ratchet.store.sound import legible_record
 from ratchet.track.progress import Console
@@ -206,7 +206,7 @@ def _size(run: Run, step: Step, sizes: Sizes) -> Size:
     tokens, estimated = 0.0, False
     for name, share in step.chunk.shares.items():
         known = _tokens(run, step, name)
-        one = sizes.of(run.plan, name, stage) if known is None else counted(facts_of(known.folder))
+        one = sizes.of(run.plan, name, stage) if known is None else counted(finished_record(known.folder))
         if known is not None and one.tokens is not None:
             train[name], tokens = one.train, tokens + share * one.tokens
         else:

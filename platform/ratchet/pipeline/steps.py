@@ -16,7 +16,7 @@ from ratchet.model.merge import merge_models
 from ratchet.model.usage import card_usage
 from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
-from ratchet.pipeline.context import Model, Run, Trial
+from ratchet.pipeline.context import Run, Trial
 from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, recipe, stepwise
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
 from ratchet.pipeline.prepare import external_model, reference_model, tokens_of
@@ -26,13 +26,13 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.stages import Merge, Training
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
+from ratchet.reference.models import MASTERS, Model
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import Wait
 from ratchet.store.made import turn
 from ratchet.store.record import NAME, Record, now, read_record
 from ratchet.store.sealed import write_sealed
-from ratchet.train.masters import MASTERS
 from ratchet.train.publish import ADAPTER, MODEL
 
 

@@ -15,10 +15,9 @@ from ratchet.pairs.overlap import Overlap, overlap
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.intact import unchanged
-from ratchet.pipeline.prepare import facts_of
 from ratchet.plan.stages import Merge, PreferenceStage
 from ratchet.reference.share import interval_of
-from ratchet.store.record import Record, code_commit, now, versions
+from ratchet.store.record import Record, code_commit, finished_record, now, versions
 from ratchet.track.jsonl import read_metrics
 
 _TO_BE_KNOWN = re.compile(r"step \d+ was skipped: |step-\d+ failed its check")
@@ -57,8 +56,8 @@ def _where(run: Run, folder: Path | str) -> str:
 
 def _source(run: Run, name: str) -> dict[str, Any]:
     folder = run.pairs[name][1]
-    record = facts_of(folder)
-    tokens = [(one, facts_of(one.folder)) for one in run.tokens.values() if one.source == name]
+    record = finished_record(folder)
+    tokens = [(one, finished_record(one.folder)) for one in run.tokens.values() if one.source == name]
     longest = max(tokens, key=lambda pair: pair[1].identity["max_length"], default=None)
     return {
         "name": name,
@@ -97,7 +96,7 @@ def _difficulty(run: Run) -> list[dict[str, Any]]:
 
 def _step(run: Run, step: Step) -> dict[str, Any]:
     folder = run.layout.step(run.plan.name, step.name)
-    record: Record = facts_of(folder)
+    record: Record = finished_record(folder)
     facts = {
         "name": step.name,
         "stage": step.stage,
@@ -222,14 +221,16 @@ def _gpus() -> list[str]:
 
 def _unshared(run: Run, steps: Sequence[Step]) -> list[str]:
     """Say once why the tokens of common prefixes were computed again and again."""
-    training = [facts_of(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps]
+    training = [finished_record(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps]
     reasons = dict.fromkeys(facts["unshared"] for facts in training if facts and facts.get("unshared"))
     return [f"tokens that sequences share were computed for each of them: {reason}" for reason in reasons]
 
 
 def _befell(run: Run, steps: Sequence[Step]) -> list[str]:
     """Say what befell a step that a reader of its figures must know: updates left out, checkpoints that were broken."""
-    training = {step.name: facts_of(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps}
+    training = {
+        step.name: finished_record(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps
+    }
     told = [(name, event) for name, facts in training.items() if facts for event in facts["events"]]
     return [f"{name}: {event}" for name, event in told if _TO_BE_KNOWN.match(event)]
 

@@ -19,12 +19,13 @@ from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import BASE, Step, options, quantised
 from ratchet.pipeline.intact import REFERENCE, ROWS
 from ratchet.pipeline.order import stage_table
-from ratchet.pipeline.prepare import facts_of, reference_model, stage_tokens
-from ratchet.pipeline.scoring import ensure_scores, heldout_job, train_job
+from ratchet.pipeline.prepare import reference_model, stage_tokens
+from ratchet.pipeline.reference_passes import ensure_scores, heldout_job, train_job
 from ratchet.plan.stages import Dpo, Dpop, Training
 from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import digest_file
+from ratchet.store.record import finished_record
 from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.track.progress import follow
 from ratchet.train.data import count_steps
@@ -126,7 +127,7 @@ def train_spec(
     if rows is not None:
         with storage_errors(folder):
             np.save(folder / ROWS, np.asarray(rows, dtype=np.int64))
-    heldout = [one for one in tokens if facts_of(one.folder).counts["heldout"]]
+    heldout = [one for one in tokens if finished_record(one.folder).counts["heldout"]]
     references = tuple(str(one.folder) for one in scored)
     return TrainSpec(
         step=step.name,

@@ -29,9 +29,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptError, DataError, some
+from ratchet.pairs.table import TokenTable, open_table
+from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import write_bytes
 from ratchet.store.fingerprint import digest_once
-from ratchet.store.record import NAME, Record
+from ratchet.store.record import NAME, Record, finished_record
 from ratchet.store.sound import look
 
 _log = logging.getLogger(__name__)
@@ -267,3 +269,29 @@ def _column(pair_ids: PairIds) -> pa.ChunkedArray:
 def _read(folders: Sequence[Path]) -> pa.Table:
     tables = [read_block(path) for folder in folders for path in block_paths(folder)]
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def read_job(job: ScoreJob, scored: Scores) -> Logps:
+    """Return a job's scores in the order of its rows."""
+    return read_logps([scored.folder], _table(job).pair_ids())
+
+
+def ids_of(job: ScoreJob) -> list[str]:
+    """Return the ids of a job's pairs, in the order of its rows."""
+    return list(_table(job).pair_ids().to_pylist())
+
+
+def holds(job: ScoreJob, pair_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Mark the ids of pairs that a job scores; of the job's own ids nothing is kept."""
+    found = pc.is_in(pa.array(pair_ids, pa.string()), value_set=_table(job).pair_ids())
+    return found.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _table(job: ScoreJob) -> TokenTable:
+    table = open_table([job.file], [1.0], 0)
+    return table if job.rows is None else table.subset(job.rows)
+
+
+def job_size(job: ScoreJob) -> int:
+    """Return the pairs of a job."""
+    return len(job.rows) if job.rows is not None else int(finished_record(Path(job.tokens_folder)).counts[job.split])

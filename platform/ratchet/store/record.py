@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ratchet import __version__
-from ratchet.errors import CorruptError
+from ratchet.errors import CorruptError, DataError
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import digest_once
 from ratchet.store.sealed import read_sealed, write_sealed
@@ -140,3 +140,11 @@ def read_json_or_none(path: Path) -> Any:
         raise CorruptError(
             f"not JSON: {error}", where=str(path), fix="delete the file; it will be made again"
         ) from error
+
+
+def finished_record(folder: Path) -> Record:
+    """Return the record of a finished folder. Raises DataError where there is none."""
+    record = read_record(folder)
+    if record is None:
+        raise DataError("unfinished", where=str(folder), fix="run again")
+    return record

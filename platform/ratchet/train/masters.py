@@ -22,12 +22,12 @@ from torch import Tensor
 from ratchet.errors import CorruptError, ModelError
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import DTYPES
+from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.store.fingerprint import digest_file
 from ratchet.train.engine import Engine
 from ratchet.train.spec import TrainSpec
 
-MASTERS, FILE = "masters", "masters.safetensors"
 WRAPPED = "model."
 """PairScorer's name for the model inside it."""
 
@@ -91,9 +91,9 @@ def write_masters(folder: Path, masters: Mapping[str, Tensor], model: Any) -> di
     final = folder / MASTERS
     remove_leftovers(final)
     with folder_aside(final) as aside:
-        save_file({name: master.contiguous() for name, master in masters.items()}, aside / FILE)
-        (aside / FILE).chmod(0o644)
-    return {"sha256": digest_file(final / FILE), "bytes": (final / FILE).stat().st_size}
+        save_file({name: master.contiguous() for name, master in masters.items()}, aside / MASTERS_FILE)
+        (aside / MASTERS_FILE).chmod(0o644)
+    return {"sha256": digest_file(final / MASTERS_FILE), "bytes": (final / MASTERS_FILE).stat().st_size}
 
 
 def rounds(dtype: str) -> bool:

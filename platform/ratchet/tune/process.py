@@ -14,7 +14,7 @@ from ratchet.errors import StoppedError
 from ratchet.pipeline.context import Trial
 from ratchet.pipeline.graph import chunk_names
 from ratchet.pipeline.runner import run_plan
-from ratchet.pipeline.scores import NAME as SCORES
+from ratchet.pipeline.scores_document import NAME as SCORES
 from ratchet.pipeline.stop import Stop
 from ratchet.pipeline.training import SLOTS
 from ratchet.store import warned

@@ -1,0 +1,233 @@
+"""A model as tasks ask it: one pool of processes for each engine and precision that they want."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ratchet.errors import ModelError, StoppedError
+from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.actors import Actors
+from ratchet.evaluate.engines.kinds import RevivingVllm, engine_label
+from ratchet.evaluate.engines.local import LocalEngine, ends_of
+from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.units import UnitJournal
+from ratchet.model.check import check_model
+from ratchet.model.digest import digest_code, digest_model, file_marks
+from ratchet.pairs.chat import PLAIN, ChatTemplate, handed_of
+from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.suite import Answering, Perplexity, Task
+from ratchet.reference.models import Model
+from ratchet.serving.requests import Answer, Engine, Request
+from ratchet.serving.vllm import Served
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+from ratchet.store.lease import Lease, Wait, leased
+from ratchet.track.bar import counted
+from ratchet.track.progress import Console
+
+_LONGEST = 4096
+"""Positions of a model that names no limit."""
+_VLLM_LONGEST = 16_384
+"""Positions that vLLM keeps memory for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Where models are evaluated. `actors` is the number of processes; no result depends on it.
+
+    Where `stopped` turns true, the evaluation ends with its next batch; what was answered is kept.
+    """
+
+    layout: Layout
+    cluster: Cluster
+    console: Console
+    chat_template: ChatTemplate | None
+    actors: int
+    stopped: Callable[[], bool] = lambda: False
+
+    @property
+    def wait(self) -> Wait:
+        """How it waits for other processes."""
+        return Wait(self.console.say, self.end_if_stopped)
+
+    def end_if_stopped(self) -> None:
+        """Raise StoppedError where the evaluation is to end."""
+        if self.stopped():
+            raise StoppedError("the evaluation was stopped", fix="run again: it goes on where it was")
+
+
+class Candidates:
+    """The candidates of one model. Use it in a `with`: at its end the processes are gone.
+
+    `role` begins the names of journals: a judge has its own, as it may be the model that it judges.
+    Raises ModelError where the model cannot be used, RunError where another process evaluates it.
+    """
+
+    def __init__(self, bench: Bench, model: Model, role: str = "") -> None:
+        self.bench, self.model, self.role = bench, model, role
+        self.tokenizer = load_tokenizer(model.folder, bench.chat_template)
+        facts = check_model(model.folder, bench.chat_template if self.tokenizer.chat_template else PLAIN)
+        self.longest = facts.longest or _LONGEST
+        self._marks = file_marks(model.folder)
+        if digest_model(model.folder) != model.weights:
+            raise ModelError(
+                f"its weights are not those of {model.name} any more",
+                where=str(model.folder),
+                fix="run again; something writes to this folder",
+            )
+        self._actors: dict[tuple[str, str | None], Actors] = {}
+        self._journals: dict[str, UnitJournal] = {}
+        self._open = contextlib.ExitStack()
+
+    def identity(self, engine: str, quantise: str | None = None) -> dict[str, Any]:
+        """Return all that decides an answer of this model beside its unit's requests."""
+        return {
+            "weights": self.model.weights,
+            "tokenizer": digest_tokenizer(self.model.folder),
+            "chat_template": self.tokenizer.chat_template,
+            **handed_of(self.tokenizer),
+            "dtype": self.model.dtype,
+            "quantise": quantise,
+            "code": digest_code(self.model.folder) if self.model.trust_remote_code else None,
+            "engine": engine_label(engine, gpu=bool(self.bench.cluster.gpus_per_worker)),
+        }
+
+    def alone(self, tasks: Iterable[Task | Answering], on_wait: Callable[[str], None]) -> list[Lease]:
+        """Wait until no other process asks this model as some of `tasks` do; from then on others wait for this one.
+
+        One process writes a journal of answers, and what stands there is not asked for again. Raises StoppedError
+        where the evaluation was stopped while it waited, StorageError.
+        """
+        leases = [
+            leased(
+                self.bench.layout.lease(f"answers-{self.role}{name}"),
+                what=f"answers of {self.model.name}",
+                wait=Wait(on_wait, self.bench.end_if_stopped),
+            )
+            for name in sorted({fingerprint(self.identity_for(task)) for task in tasks})
+        ]
+        # Let go at the end of the `with`, after the journals, which are opened later, are closed.
+        return [self._open.enter_context(lease) for lease in leases]
+
+    def identity_for(self, task: Task | Answering) -> dict[str, Any]:
+        """Return all that decides what this model makes of a task, beside the task."""
+        engine = task.engine if isinstance(task, Answering) else "trainer"
+        return self.identity(engine, task.quantise if isinstance(task, Perplexity) else None)
+
+    def of(self, task: Answering) -> Candidate:
+        """Return the model as a task wants to ask it. Nothing is started before something is asked."""
+        quantise = task.quantise if isinstance(task, Perplexity) else None
+        name = fingerprint(self.identity_for(task))
+        # vLLM draws one token after a text that it scores, and counts the last of a text among its positions.
+        longest = self.longest if task.engine == "trainer" else min(self.longest, _VLLM_LONGEST) - 2
+        pool = Pool(
+            functools.partial(self._compute, task.engine, quantise),
+            name,
+            self.tokenizer,
+            self._journal(name),
+            task.batch_tokens,
+            longest,
+            self._on_units,
+        )
+        return Candidate(pool, self.tokenizer, longest, name)
+
+    def rest(self) -> None:
+        """End the processes, so that others can have what they held. They start again when something is asked."""
+        for actors in self._actors.values():
+            actors.close()
+
+    def step_back(self, line: str) -> None:
+        """Say that there is a wait, and keep no processes meanwhile: who is waited for may need their place."""
+        self.rest()
+        self.bench.console.say(line)
+
+    def _compute(self, engine: str, quantise: str | None, units: Any) -> Iterator[Any]:
+        for other, actors in self._actors.items():
+            if other != (engine, quantise):  # a GPU holds one engine at a time
+                actors.close()
+        with counted(f"evaluate {self.model.name}", "batches", self.bench.console) as self._show:
+            yield from self._pool(engine, quantise).compute(units)
+
+    def _on_units(self, done: int, total: int) -> None:
+        self._show(done, total)
+
+    def _pool(self, engine: str, quantise: str | None) -> Actors:
+        if (engine, quantise) not in self._actors:
+            cluster = self.bench.cluster
+            gpus = cluster.gpus_per_worker
+            if engine == "vllm" and gpus:
+                gpus = max(gpus, cluster.tensor_parallel)
+            self._actors[engine, quantise] = Actors(
+                self._maker(engine, quantise), count=self.bench.actors, gpus=gpus, look=self.bench.end_if_stopped
+            )
+        return self._actors[engine, quantise]
+
+    def _maker(self, engine: str, quantise: str | None) -> Callable[[], Engine]:
+        model, gpu = self.model, bool(self.bench.cluster.gpus_per_worker)
+        if engine == "vllm":
+            served = Served(
+                model.folder,
+                model.dtype,
+                min(self.longest, _VLLM_LONGEST),
+                gpu,
+                tensor_parallel=self.bench.cluster.tensor_parallel,
+                trust_remote_code=model.trust_remote_code,
+                tokenizer=True,
+                chat_template=self.bench.chat_template,
+                end_ids=ends_of(self.tokenizer),
+            )
+            return functools.partial(_Unchanged, functools.partial(RevivingVllm, served), model.folder, self._marks)
+        make = functools.partial(
+            LocalEngine,
+            model.folder,
+            model.dtype,
+            "cuda" if gpu else "cpu",
+            chat_template=self.bench.chat_template,
+            trust_remote_code=model.trust_remote_code,
+            quantise=quantise,
+        )
+        return functools.partial(_Unchanged, make, model.folder, self._marks)
+
+    def _journal(self, name: str) -> UnitJournal:
+        if name not in self._journals:
+            self._journals[name] = self._open.enter_context(UnitJournal(self.bench.layout.answers(self.role + name)))
+        return self._journals[name]
+
+    def __enter__(self) -> Candidates:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.rest()
+        finally:
+            self._open.close()
+
+
+class _Unchanged:
+    """An engine of the model that was digested, and of no other.
+
+    Its files are looked at after every batch: weights are read from them late, and again after a restart.
+    """
+
+    def __init__(self, make: Callable[[], Engine], folder: Path, marks: tuple[Any, ...]) -> None:
+        self.engine, self.folder, self.marks = make(), folder, marks
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer as the engine does. Raises ModelError where the files changed."""
+        answers = self.engine.answer(requests)
+        if file_marks(self.folder) != self.marks:
+            raise ModelError(
+                "its files changed while it was evaluated",
+                where=str(self.folder),
+                fix="run again once nothing writes to this folder; what was answered before is kept",
+            )
+        return answers

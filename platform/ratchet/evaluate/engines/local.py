@@ -1,0 +1,208 @@
+"""An engine in this process: a model as transformers loads it, for texts and for likelihoods.
+
+Axes: _S prompts, _T tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from ratchet.errors import EngineDeathError, ModelError
+from ratchet.evaluate.engines.likelihood import likelihoods, may_share
+from ratchet.evaluate.engines.sampling import Done, Draw, cut
+from ratchet.evaluate.thoughts import is_token_of_marks
+from ratchet.model.load import load_model
+from ratchet.model.rotary import original_length, put_back
+from ratchet.pairs.chat import ChatTemplate
+from ratchet.pairs.pair import Turn
+from ratchet.pairs.render import apply, find_style
+from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.serving.requests import (
+    Answer,
+    ChatRequest,
+    CompletionRequest,
+    ContinuationRequest,
+    Request,
+    Sampling,
+    describe,
+)
+
+
+class LocalEngine:
+    """Holds a model and answers requests; those of one call are one batch for each kind.
+
+    A text ends where the model has no positions left; a prompt must leave one. `chat_template` says how chats
+    become text.
+
+    Raises ModelError, CorruptError where the folder holds no model that can be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dtype: str,
+        device: str,
+        *,
+        chat_template: ChatTemplate | None = None,
+        trust_remote_code: bool = False,
+        quantise: str | None = None,
+    ) -> None:
+        self.folder = folder
+        self.tokenizer = load_tokenizer(folder, chat_template)
+        self.model = load_model(folder, dtype, trust_remote_code=trust_remote_code, quantise=quantise)
+        # Requests alone decide answers, as with vLLM: no penalties, beams or bans of the folder's own settings.
+        self.model.generation_config = GenerationConfig()
+        if quantise is None:  # bitsandbytes has put its weights where they belong
+            self.model.to(device)
+        self.ends = ends_of(self.tokenizer)
+        self.share = may_share(self.model)
+        config = self.model.config.get_text_config()
+        self.original = original_length(self.model.config)
+        self.longest = getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Return one answer for each request, in their order.
+
+        Raises ModelError for what no model is asked, EngineDeathError where memory runs out.
+        """
+        try:
+            return self._answer_all(requests)
+        except torch.OutOfMemoryError as error:
+            raise EngineDeathError(
+                f"no memory for a batch of {len(requests)} requests, the first {describe(requests[0])}",
+                where=str(self.folder),
+                fix="lower the task's batch_tokens; what was answered is kept, other batches give other last bits",
+            ) from error
+
+    def _answer_all(self, requests: Sequence[Request]) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+        texts = [place for place, one in enumerate(requests) if isinstance(one, ChatRequest | CompletionRequest)]
+        scores = [place for place, one in enumerate(requests) if isinstance(one, ContinuationRequest)]
+        if len(texts) + len(scores) < len(requests):
+            odd = next(
+                one for one in requests if not isinstance(one, ChatRequest | CompletionRequest | ContinuationRequest)
+            )
+            raise ModelError(f"this engine has no answer to {describe(odd)}", where=str(self.folder))
+        if texts:
+            for some in self._batches([requests[place] for place in texts]):
+                places = [texts[at] for at in some]
+                answers |= zip(places, self._write([requests[place] for place in places]), strict=True)
+        if scores:
+            asked = [one for one in requests if isinstance(one, ContinuationRequest)]
+            answers |= zip(scores, likelihoods(self.model, asked, share=self.share), strict=True)
+        return [answers[place] for place in range(len(requests))]
+
+    def _batches(self, requests: Sequence[Any]) -> list[list[int]]:
+        """Divide requests, by their places, so that no row of a batch is led beyond the model's positions.
+
+        All rows of a batch are as wide as its longest prompt and go on for as long as its longest answer. Nor is any
+        led beyond the length up to which its rotary frequencies do not depend on the others: such a one is alone.
+        """
+        batches: list[list[int]] = []
+        prompts = [len(prompt_ids(self.tokenizer, request)) for request in requests]
+        answers = [
+            min(request.sampling.max_tokens, self.longest - prompt)
+            for request, prompt in zip(requests, prompts, strict=True)
+        ]
+        most = min(self.longest, self.original or self.longest)
+        for at in range(len(requests)):
+            grown = [*batches[-1], at] if batches else [at]
+            if batches and max(prompts[n] for n in grown) + max(answers[n] for n in grown) <= most:
+                batches[-1] = grown
+            else:
+                batches.append([at])
+        return batches
+
+    def _write(self, requests: Sequence[Any]) -> list[Answer]:
+        prompts = [prompt_ids(self.tokenizer, request) for request in requests]
+        rooms = [self.longest - len(prompt) for prompt in prompts]
+        asked = [
+            dataclasses.replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
+            for request, room in zip(requests, rooms, strict=True)
+        ]
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        ids_ST = torch.full((len(prompts), width), pad, dtype=torch.long)
+        mask_ST = torch.zeros_like(ids_ST)
+        for row, prompt in enumerate(prompts):
+            ids_ST[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask_ST[row, width - len(prompt) :] = 1
+        device = self.model.device
+        if self.original is not None:
+            put_back(self.model)
+        with torch.inference_mode():
+            out_ST = self.model.generate(
+                input_ids=ids_ST.to(device),
+                attention_mask=mask_ST.to(device),
+                do_sample=False,  # `Draw` draws
+                max_new_tokens=max(sampling.max_tokens for sampling in asked),
+                eos_token_id=list(self.ends),
+                pad_token_id=pad,
+                use_cache=True,
+                logits_processor=LogitsProcessorList([Draw(asked)]),
+                stopping_criteria=StoppingCriteriaList([Done(asked, self.tokenizer, width)]),
+            )
+        return [
+            self._answer(len(prompt), row, sampling)
+            for prompt, row, sampling in zip(prompts, out_ST[:, width:].tolist(), asked, strict=True)
+        ]
+
+    def _answer(self, prompt_tokens: int, made: list[int], sampling: Sampling) -> Answer:
+        end = next((place for place, one in enumerate(made) if one in self.ends), None)
+        kept = made[: sampling.max_tokens] if end is None else made[:end]
+        whole = text_of(self.tokenizer, kept)
+        text = cut(whole, sampling.stop)
+        reason = "stop" if end is not None or text != whole else "length"
+        return Answer(text, reason, prompt_tokens, len(kept))
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of token ids without special tokens, but with those that mark thoughts.
+
+    Without them, what a model thought and what it said would be one text.
+    """
+    special = {at: str(one) for at, one in tokenizer.added_tokens_decoder.items() if one.special}
+    marks = {at for at, token in special.items() if is_token_of_marks(token)}
+    text, begin = "", 0
+    for place in [place for place, one in enumerate(ids) if one in marks] + [len(ids)]:
+        text += tokenizer.decode(ids[begin:place], skip_special_tokens=True)
+        text += special[ids[place]] if place < len(ids) else ""
+        begin = place + 1
+    return text
+
+
+def ends_of(tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end an answer: the tokenizer's EOS, and its chat template's end of turn."""
+    found = {tokenizer.eos_token_id} - {None}
+    if tokenizer.chat_template:
+        found.add(find_style(tokenizer).end_id)
+    if not found:
+        raise ModelError("no token ends an answer", where=str(tokenizer.name_or_path), fix="set eos_token")
+    return tuple(sorted(found))
+
+
+def prompt_ids(tokenizer: Any, request: ChatRequest | CompletionRequest) -> list[int]:
+    """Return the token ids of a request's prompt. Raises ModelError where it has none, or a chat has no template."""
+    match request:
+        case ChatRequest(turns=turns):
+            return _chat_ids(tokenizer, turns)
+        case CompletionRequest(prompt=str(text)):
+            ids = list(tokenizer(text)["input_ids"])
+        case CompletionRequest(prompt=tuple(given)):
+            ids = list(given)
+    if not ids:
+        raise ModelError("an empty prompt", where=str(tokenizer.name_or_path), fix="begin it with the BOS token")
+    return ids
+
+
+def _chat_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
+    style = find_style(tokenizer)  # says what to do where there is no template
+    ids = list(tokenizer(apply(tokenizer, turns, None), add_special_tokens=False)["input_ids"])
+    return ids if style.bos_id is None or ids[:1] == [style.bos_id] else [style.bos_id, *ids]

@@ -1,0 +1,1 @@
+"""EQ-Bench: how strongly a character feels, held against references."""

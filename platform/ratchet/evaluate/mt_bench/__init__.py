@@ -1,0 +1,1 @@
+"""MT-Bench: conversations in FastChat's format, rated by a judge."""

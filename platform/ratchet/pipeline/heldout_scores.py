@@ -1,0 +1,184 @@
+"""Put every model of a run through the same held-out data, and write its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ratchet.errors import DataError
+from ratchet.evaluate import exact_match as exact
+from ratchet.evaluate.exact_match import Heldout, wanted_answers
+from ratchet.evaluate.preference import gamma, reward_scores
+from ratchet.evaluate.suites import Scored, check_suite, raise_failed
+from ratchet.losses.preference import log_ratio, loss_of
+from ratchet.pairs.table import open_table
+from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pipeline.context import Run, Tokens
+from ratchet.pipeline.engines import need_vllm
+from ratchet.pipeline.graph import BASE, Step, final_model
+from ratchet.pipeline.prepare import reference_model, tokens_of
+from ratchet.pipeline.reference_passes import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job
+from ratchet.plan.load import planned_suites
+from ratchet.plan.references import start_of
+from ratchet.plan.stages import Merge, Sft
+from ratchet.plan.suite import ExactMatch
+from ratchet.reference.models import Model
+from ratchet.reference.store import read_job
+from ratchet.store.files import write_json
+from ratchet.store.record import now
+from ratchet.store.sound import checked
+
+
+def evaluate_model(run: Run, name: str, step: Step | None, scored: Sequence[Scored]) -> dict[str, Any]:
+    """Return (and keep in the run folder) a model's scores; what was scored before is read, not computed.
+
+    `scored` is what the model made of the plan's suites.
+    """
+    model = run.models[name]
+    scores = {
+        "model": name,
+        "weights": model.weights,
+        "heldout": _heldout(run, model, _opponents(run, step), _reward(step)),
+        "gamma": _gamma(run, model),
+        "exact_match": [_exact_match(one) for one in scored if one.result.kind == "exact_match"],
+    }
+    write_json(run.layout.scores(run.plan.name, name), scores | {"written": now()})
+    return scores
+
+
+def _exact_match(scored: Scored) -> dict[str, Any]:
+    result, headline = scored.result, scored.result.headline
+    return {
+        "suite": scored.suite,
+        "task": scored.task,
+        "mean": headline.value,
+        "standard_error": headline.standard_error,
+        "count": headline.count,
+        "source": result.settings["source"],
+        "examples": [{"answer": item.answer, "chosen": item.reference} for item in result.items[:5]],
+    }
+
+
+def _opponents(run: Run, step: Step | None) -> list[Model]:
+    """The models that a step's model is held against: its own reference if it has one, and the start of its stage."""
+    if step is None or isinstance(step.settings, Sft):
+        return []
+    if isinstance(step.settings, Merge):
+        return [run.models[step.start]]
+    start = run.models[final_model(run.plan, start_of(run.plan, step.stage))]
+    return [start] if step.reference is None else list(dict.fromkeys([reference_model(run, step), start]))
+
+
+def check_suites(run: Run) -> None:
+    """Check what can be checked of suites before anything is trained.
+
+    Every exact_match task has prompts to answer and finds the right answers, what other tasks read is there, and
+    no task asks for an engine that is not installed. Raises DataError, ModelError, PlanError.
+    """
+    tokenizer = load_tokenizer(run.models[BASE].folder, run.chat_template)
+    heldout = Heldout(lambda task: [], lambda task: "")
+    for planned in planned_suites(run.plan):
+        gpu = bool(run.plan.cluster.gpus_per_worker)
+        raise_failed(planned.name, check_suite(planned.name, planned.suite, tokenizer, run.layout, heldout, gpu=gpu))
+        for name, task in planned.suite.tasks.items():
+            where = f"{planned.name}: tasks.{name}"
+            if getattr(task, "engine", "trainer") == "vllm":
+                need_vllm(f"{where}.engine")
+            if not isinstance(task, ExactMatch):
+                continue
+            chosen = [pair["chosen"] for pair in _heldout_pairs(run, task.source).values()]
+            if not chosen:
+                raise DataError(
+                    f"source {task.source} holds no pair out",
+                    where=where,
+                    fix=f"raise data.{task.source}.held_out",
+                )
+            wanted_answers(chosen, task.pattern)
+
+
+def _reward(step: Step | None) -> Callable[[Any, Any], Any]:
+    """The reward that a step's model is judged by: that of its loss; a merge has none of its own."""
+    trained = step is not None and not isinstance(step.settings, Sft | Merge)
+    return loss_of(step.kind).reward if step is not None and trained else log_ratio
+
+
+def _heldout(run: Run, model: Model, opponents: list[Model], reward: Callable[[Any, Any], Any]) -> list[dict[str, Any]]:
+    rows = []
+    for tokens in evaluation_tokens(run):
+        job = heldout_job(tokens)
+        for other in opponents:
+            if job not in (mine := ensure_scores(run, model, [job])):
+                continue
+            theirs = ensure_scores(run, other, [job])
+            found = reward_scores(read_job(job, mine[job]), read_job(job, theirs[job]), reward)
+            rows.append(
+                {
+                    "source": tokens.source,
+                    "against": other.name,
+                    "record": str(mine[job].folder),
+                    "against_record": str(theirs[job].folder),
+                }
+                | dataclasses.asdict(found)
+            )
+    return rows
+
+
+def _gamma(run: Run, model: Model) -> list[dict[str, Any]]:
+    rows = []
+    scored = ensure_scores(run, model, evaluation_jobs(run))
+    for tokens in evaluation_tokens(run):
+        for split, job in (("heldout", heldout_job(tokens)), ("train", gamma_job(tokens))):
+            if job not in scored:
+                continue
+            rows.append(
+                {
+                    "model": model.name,
+                    "source": tokens.source,
+                    "split": split,
+                    "seen": split == "train" and tokens.source in model.trained_on,
+                    "record": str(scored[job].folder),
+                }
+                | dataclasses.asdict(gamma(read_job(job, scored[job])))
+            )
+    return rows
+
+
+def questions_of(run: Run, task: ExactMatch) -> list[exact.Question]:
+    """Return the prompts of a task: the first different ones that its source holds out."""
+    tokens = _task_tokens(run, task)
+    table = open_table([tokens.folder / "heldout.arrow"], [1.0], 0)
+    texts = _heldout_pairs(run, task.source)
+    seen: dict[bytes, int] = {}
+    for row in range(len(table)):
+        seen.setdefault(table[row].prompt.tobytes(), row)
+    found = []
+    for row in list(seen.values())[: task.rows]:
+        pair = texts[table.pair_id(row)]
+        text = "\n\n".join(turn["content"] for turn in pair["prompt"])
+        found.append(exact.Question(table.pair_id(row), table[row].prompt, text, pair["chosen"]))
+    return found
+
+
+def questions_identity(run: Run, task: ExactMatch) -> str:
+    """Return what the prompts of a task are known by."""
+    return _task_tokens(run, task).fingerprint
+
+
+def _task_tokens(run: Run, task: ExactMatch) -> Tokens:
+    longest = max(stage.max_length for stage in run.plan.stages.values() if not isinstance(stage, Merge))
+    return tokens_of(run, task.source, longest, "drop")
+
+
+def _heldout_pairs(run: Run, source: str) -> dict[str, dict[str, Any]]:
+    file = checked(run.pairs[source][1] / "heldout.parquet")
+    table = pq.read_table(file, columns=["pair_id", "prompt", "chosen"])
+    return {row["pair_id"]: row for row in table.to_pylist()}
+
+
+def evaluated_models(run: Run, steps: Sequence[Step]) -> list[tuple[str, Step | None]]:
+    """Return the models to evaluate: all that steps make, and the base unless it is random weights."""
+    base: list[tuple[str, Step | None]] = [] if run.plan.model.scratch else [(BASE, None)]
+    return [*base, *((step.name, step) for step in steps)]
