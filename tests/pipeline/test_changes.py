@@ -45,7 +45,7 @@ def a_run(text: str = PLAN) -> Run:
 
 
 def made(kind: str, identity: dict[str, Any]) -> Record:
-    return Record(kind, fingerprint(identity), identity, {"train": 1}, "2026-01-01T00:00:00Z", 1.0)
+    return Record(kind, fingerprint(identity), identity, {"train": 1, "heldout": 0}, "2026-01-01T00:00:00Z", 1.0)
 
 
 @pytest.fixture(autouse=True)
