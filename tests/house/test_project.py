@@ -102,6 +102,31 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert not broken, "\n".join(broken)
 
 
+def lost_names(block: str, library: Path) -> Iterator[str]:
+    """Names that a page's Python imports from the library, which are not there. Nothing is imported."""
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ratchet":
+            path = library.joinpath(*node.module.split("."))
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            tree = ast.parse(file.read_text(encoding="utf-8") if file.exists() else "")
+            # `x: int`, `x = 1`, `def x` and `from y import x` all bind x
+            bound = {getattr(one, "name", getattr(one, "id", None)) for one in ast.walk(tree)}
+            yield from (f"{node.module}: {alias.name}" for alias in node.names if alias.name not in bound)
+
+
+def test_python_in_pages_names_what_the_library_has() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    blocks = [
+        block
+        for page in pages
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    ]
+    assert blocks
+    lost = [name for block in blocks for name in lost_names(block, ROOT / "platform")]
+    assert not lost, "\n".join(lost)
+    assert list(lost_names("from ratchet.errors import Gone, DataError", ROOT / "platform")) == ["ratchet.errors: Gone"]
+
+
 def decision_faults(page: Path, root: Path) -> Iterator[str]:
     """What a page of docs/decisions lacks: a section with text, code that is named, a path that exists."""
     text = page.read_text(encoding="utf-8")
