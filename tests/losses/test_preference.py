@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.errors import TrainingError
+from ratchet.errors import PlanError
 from ratchet.losses.diagnostics import metric_sums, pair_metrics
 from ratchet.losses.preference import LOSSES, PairLogps, dpo, dpop, preference_loss
 from ratchet.losses.sft import sft
@@ -207,5 +207,5 @@ def test_every_kind_takes_the_options_of_its_stage() -> None:
 
 def test_sft_is_the_negative_log_likelihood_and_an_unknown_kind_is_refused() -> None:
     assert sft(torch.tensor([-1.5, -2.0])).tolist() == [1.5, 2.0]
-    with pytest.raises(TrainingError, match="no loss is called 'simpo'"):
-        preference_loss("simpo", golden_logps(torch.float32), {"beta": 0.1})
+    with pytest.raises(PlanError, match="no stage is of kind 'sppo'"):
+        preference_loss("sppo", golden_logps(torch.float32), {"beta": 0.1})

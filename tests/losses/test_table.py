@@ -11,20 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from ratchet.errors import TrainingError
+from ratchet.errors import PlanError
 from ratchet.evaluate.preference import reward_scores
 from ratchet.losses.diagnostics import pair_metrics
 from ratchet.losses.preference import LOSSES, Loss, PairLogps, cpo, log_probability, preference_loss
-from ratchet.plan.stages import KINDS, ReferringStage
+from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.reference.store import Logps
 from ratchet.train import first_step
 from ratchet.train.data import open_data
-from ratchet.tune.metrics import OF_KIND
 from train_bench import Pairs, spec_of, write_tokens
 
 
 def options_of(kind: str, **more: Any) -> dict[str, Any]:
-    return KINDS[kind].model_validate({"kind": kind, "data": ["a"], **more}).model_dump()
+    return STAGE_KINDS[kind].settings.model_validate({"kind": kind, "data": ["a"], **more}).model_dump()
 
 
 def logps_of(policy: tuple[float, float], reference: tuple[float, float], tokens: int = 7) -> PairLogps:
@@ -114,12 +113,11 @@ def test_a_row_that_lacks_a_column_or_contradicts_itself_does_not_load() -> None
 
 
 def test_plans_and_metrics_know_the_kinds_of_the_table() -> None:
-    assert set(KINDS) - {"sft", "merge"} == set(LOSSES)
+    assert {name for name, row in STAGE_KINDS.items() if row.reads_pairs} == set(LOSSES)
     for kind, row in LOSSES.items():
-        assert issubclass(KINDS[kind], ReferringStage) is row.reads_reference
-        assert set(row.options) <= set(KINDS[kind].model_fields)
-        assert set(OF_KIND.get(kind, ())) == set(row.metrics)
-    assert set(OF_KIND) <= set(LOSSES)
+        assert STAGE_KINDS[kind].reads_reference is row.reads_reference
+        assert set(row.options) <= set(STAGE_KINDS[kind].settings.model_fields)
+        assert set(STAGE_KINDS[kind].metrics) == set(row.metrics)
     assert LOSSES["cpo"].reward is log_probability
 
 
@@ -149,5 +147,5 @@ def test_an_unknown_kind_is_an_error_wherever_it_is_asked_about(tmp_path: Path) 
         lambda: open_data(dataclasses.replace(spec, tokens=(str(tmp_path / "t.arrow"),), shares=(1.0,))),
     ]
     for ask in asked:
-        with pytest.raises(TrainingError, match="no loss is called 'sppo'"):
+        with pytest.raises(PlanError, match="no stage is of kind 'sppo'"):
             ask()

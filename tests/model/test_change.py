@@ -23,7 +23,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import template_text
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.model import Scratch
-from ratchet.plan.stages import Lora
+from ratchet.plan.training import Lora
 
 SPEC = Scratch(
     tokenizer_from=("a",), vocab_size=300, hidden_size=16, layers=2, heads=4, key_value_heads=2, intermediate_size=24

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from prove_bench import PAIRS, STAGES, Inputs, outside, scores_of, small_model, train_alone, write_inputs
-from ratchet.plan.stages import KINDS
+from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.prove import oracle
-from ratchet.prove.oracle import Recipe, pair_loss, rate_at
+from ratchet.prove.oracle import PLAIN_LOSSES, Recipe, rate_at
 from ratchet.store.fingerprint import digest_file
 from ratchet.train import loop
 from ratchet.train.engine import TorchEngine
@@ -162,7 +162,8 @@ def test_a_stale_reference_row_is_shown(inputs: Inputs, tmp_path: Path, dtype: s
 
 
 def test_every_kind_of_stage_has_a_case() -> None:
-    assert {stage.kind for stage in STAGES.values()} == KINDS.keys() - {"merge"}
+    assert {stage.kind for stage in STAGES.values()} == {name for name, row in STAGE_KINDS.items() if row.trains}
+    assert oracle.PLAIN_LOSSES.keys() == {name for name, row in STAGE_KINDS.items() if row.reads_pairs}
 
 
 def test_the_plain_trainer_shares_no_code() -> None:
@@ -180,7 +181,7 @@ def test_the_plain_losses_are_the_papers(case: dict[str, Any]) -> None:
     sides = [GOLDEN[key] for key in ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")]
     counts = zip(GOLDEN["chosen_tokens"], GOLDEN["rejected_tokens"], strict=True)
     found = [
-        float(pair_loss(case["kind"], given, [torch.tensor(w).double(), torch.tensor(l).double()], (rw, rl), n))
+        float(PLAIN_LOSSES[case["kind"]](given, [torch.tensor(w).double(), torch.tensor(l).double()], (rw, rl), n))
         for w, l, rw, rl, n in zip(*sides, counts, strict=True)  # noqa: E741  the papers' letters
     ]
     assert found == pytest.approx(case["loss"], abs=1e-9)

@@ -296,7 +296,7 @@ def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:
         "warm",
     ]
     assert len({(node.row, node.column) for node in drawn.nodes}) == len(drawn.nodes)
-    assert sum(edge.kind == "merge" for edge in drawn.edges) == 2
+    assert sum(edge.kind == "average" for edge in drawn.edges) == 2
     data = example()
     data["steps"][1]["reference"] = "base"
     assert "reference" in graph(read(data)).kinds  # type: ignore[union-attr]

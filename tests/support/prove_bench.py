@@ -20,7 +20,8 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ratchet.model.forward import PairScorer, score
-from ratchet.plan.stages import Cpo, Dpo, Dpop, Ipo, Sft, Training
+from ratchet.plan.stages import Cpo, Dpo, Dpop, Ipo, Sft
+from ratchet.plan.training import TrainingStage
 from ratchet.prove.case import Case, read_pairs, read_trace, recipe_of
 from ratchet.prove.compare import Number, compare
 from ratchet.prove.recording import recording
@@ -41,7 +42,7 @@ KEYS: dict[str, Any] = {
     "weight_decay": 0.1,
     "clip": 1.0,
 }
-STAGES: dict[str, Training] = {
+STAGES: dict[str, TrainingStage] = {
     "sft": Sft(kind="sft", **KEYS),
     "dpo": Dpo(kind="dpo", beta=0.3, label_smoothing=0.1, **KEYS),
     "dpop inside": Dpop(kind="dpop", beta=0.3, penalty=5.0, **KEYS),

@@ -26,7 +26,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import chat_template_of, template_text
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.plan.model import ModelSpec, Scratch
-from ratchet.plan.stages import Lora
+from ratchet.plan.training import Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.rehearsal import check_room

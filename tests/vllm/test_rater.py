@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from ratchet.errors import DataError, ModelError
 from ratchet.model.lora import add_lora, merge_lora, save_adapter
 from ratchet.pairs.table import TokenTable
-from ratchet.plan.stages import Lora
+from ratchet.plan.training import Lora
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import EngineChoice, Passes, ScoringModel
 from ratchet.reference.rate import TrainerRater

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ratchet.commands.arguments import add_plan
 from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import load_plan
-from ratchet.plan.stages import Merge
+from ratchet.plan.stage_kinds import trains
 
 if TYPE_CHECKING:
     from ratchet.pipeline.state import Size, SourceState, StepState
@@ -60,7 +60,7 @@ def _branch(steps: list[StepState], start: str, indent: str) -> list[str]:
 def _line(state: StepState) -> str:
     step = state.step
     what = f"{_MARKS[state.status]} {step.name}  {step.kind}"
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         what += f" of {', '.join(step.settings.of)}"
     if step.chunk.shares:
         what += f" on {step.chunk.label}"

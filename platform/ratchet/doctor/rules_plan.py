@@ -10,7 +10,7 @@ from ratchet.doctor.findings import Finding, ok, problem, warning
 from ratchet.pipeline.session import needs
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge
+from ratchet.plan.stage_kinds import trains
 
 _STATE = 8
 """Bytes of a checkpoint for each byte of a bfloat16 model, at most: weights, and a float32 copy with two moments
@@ -53,7 +53,7 @@ def checkpoint_bytes(plan: Plan) -> int | None:
     if plan.model.path is None:
         return None
     weights = sum(file.stat().st_size for file in Path(plan.model.path).glob("*.safetensors"))
-    kept = [stage.checkpoint.keep for stage in plan.stages.values() if not isinstance(stage, Merge)]
+    kept = [stage.checkpoint.keep for stage in plan.stages.values() if trains(stage)]
     return weights * _STATE * (max(kept, default=_MOST_KEPT_WITHOUT_A_STAGE) + 1) or None
 
 

@@ -17,8 +17,8 @@ def pair_metrics(kind: str, logps: PairLogps, loss_B: Tensor, beta: float) -> di
     """Return each metric of each pair, by its name in metrics.jsonl; every tensor is (B,).
 
     Rewards are β times those of the kind's row (h, or logπ for CPO), in nats; `accuracies` is 1 where that of the
-    chosen answer is the greater. The deltas are h_w and h_l, where there is a reference. Raises TrainingError on an
-    unknown kind.
+    chosen answer is the greater. The deltas are h_w and h_l, where there is a reference. Raises as
+    `loss_of` does.
     """
     kind_of, (chosen_B, rejected_B) = loss_of(kind), rewards_of(kind, logps)
     metrics = {

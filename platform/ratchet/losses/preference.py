@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ratchet.errors import TrainingError
 from ratchet.losses.sensitivity import Gain, dpo_gain, dpop_gain, ipo_gain
+from ratchet.plan.stage_kinds import stage_kind
+from ratchet.plan.stages import BUILT_IN, StageKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Loss:
     equals its reference, whatever the options and answers, or None where there is no such value. `gain` says how much
     an error of the reference matters; None for a kind that reads none. `reward` gives an answer's reward over β from
     the policy's and the reference's log-probability. `metrics` are those that no other kind has, one value a pair.
+    `kink` says that the loss has one where the policy equals its reference, so that rounding decides its first slope.
     Raises ValueError where columns contradict each other.
     """
 
@@ -129,6 +132,7 @@ class Loss:
     gain: Callable[[Mapping[str, Any]], Gain] | None
     reward: Callable[[Any, Any], Any]
     metrics: Mapping[str, Callable[[PairLogps], Tensor]]
+    kink: bool
 
     def __post_init__(self) -> None:
         if self.reads_reference != (self.gain is not None):
@@ -146,6 +150,7 @@ LOSSES: Mapping[str, Loss] = {
         gain=dpo_gain,
         reward=log_ratio,
         metrics={},
+        kink=False,
     ),
     "dpop": Loss(
         function=dpop,
@@ -155,6 +160,7 @@ LOSSES: Mapping[str, Loss] = {
         gain=dpop_gain,
         reward=log_ratio,
         metrics={"dpop/active": lambda logps: logps.fall_B > 0},
+        kink=True,
     ),
     "ipo": Loss(
         function=ipo,
@@ -164,6 +170,7 @@ LOSSES: Mapping[str, Loss] = {
         gain=ipo_gain,
         reward=log_ratio,
         metrics={},
+        kink=False,
     ),
     "cpo": Loss(
         function=cpo,
@@ -173,14 +180,36 @@ LOSSES: Mapping[str, Loss] = {
         gain=None,
         reward=log_probability,
         metrics={},
+        kink=False,
     ),
 }
 
 
+def disagreement(row: StageKind, loss: Loss) -> str | None:
+    """Return in what the row of a stage's kind and that of its loss contradict each other, or None."""
+    keys = row.settings.model_fields.keys()
+    if row.reads_reference != loss.reads_reference:
+        return "one reads a reference, and the other none"
+    if set(row.metrics) != set(loss.metrics):
+        return f"metrics {sorted(row.metrics)} and {sorted(loss.metrics)}"
+    if missing := set(loss.options) - keys:
+        return f"the stage has no key {', '.join(sorted(missing))}"
+    if ("first_loss" in keys) != (loss.start is not None):
+        return "a stage has the key first_loss where its loss has a start, and only there"
+    return None
+
+
+if LOSSES.keys() != {name for name, row in BUILT_IN.items() if row.reads_pairs}:
+    raise TypeError("plan.stages and losses.preference do not have the same kinds")
+for _kind, _loss in LOSSES.items():
+    if _wrong := disagreement(BUILT_IN[_kind], _loss):
+        raise TypeError(f"plan.stages and losses.preference say different things of {_kind}: {_wrong}")
+
+
 def loss_of(kind: str) -> Loss:
-    """Return the row of a kind. Raises TrainingError on an unknown one."""
-    if kind not in LOSSES:
-        raise TrainingError(f"no loss is called {kind!r}", fix=f"use one of {', '.join(LOSSES)}")
+    """Return the row of a kind. Raises PlanError on an unknown one, TrainingError on one that has no such loss."""
+    if not stage_kind(kind).reads_pairs:
+        raise TrainingError(f"a stage of kind {kind} has no preference loss")
     return LOSSES[kind]
 
 
@@ -188,14 +217,14 @@ def preference_loss(kind: str, logps: PairLogps, options: Mapping[str, Any]) -> 
     """Return the loss of each pair, shape (B,).
 
     `options` may hold more keys than the loss takes (a whole stage, say): the table says which it
-    reads. Raises TrainingError on an unknown kind.
+    reads. Raises as `loss_of` does.
     """
     loss = loss_of(kind)
     return loss.function(logps, **{key: options[key] for key in loss.options if key in options})
 
 
 def rewards_of(kind: str, logps: PairLogps) -> tuple[Tensor, Tensor]:
-    """Return the rewards of chosen and rejected answers over β, each (B,), in nats. Raises TrainingError."""
+    """Return the rewards of chosen and rejected answers over β, each (B,), in nats. Raises as `loss_of` does."""
     reward = loss_of(kind).reward
     return (
         reward(logps.policy_chosen_B, logps.reference_chosen_B),

@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from ratchet.errors import ModelError
-from ratchet.plan.stages import Lora
+from ratchet.plan.training import Lora
 
 
 def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:

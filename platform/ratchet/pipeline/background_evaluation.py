@@ -22,7 +22,7 @@ from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge
+from ratchet.plan.stage_kinds import trains
 from ratchet.reference.models import Model
 from ratchet.store.files import write_json
 
@@ -160,7 +160,5 @@ def spare_actors(cluster: Cluster) -> int:
 
 def final_models(plan: Plan) -> set[str]:
     """Return the start model and what each stage ends with, without those that other stages start from."""
-    starts = {
-        final_model(plan, start_of(plan, name)) for name, stage in plan.stages.items() if not isinstance(stage, Merge)
-    }
+    starts = {final_model(plan, start_of(plan, name)) for name, stage in plan.stages.items() if trains(stage)}
     return {BASE} | {final_model(plan, name) for name in plan.stages} - starts

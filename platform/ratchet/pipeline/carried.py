@@ -12,7 +12,7 @@ from ratchet.errors import CorruptError
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, Step, heirs
 from ratchet.pipeline.intact import IDENTITY, masters_of, step_faults
-from ratchet.plan.stages import Merge
+from ratchet.plan.stage_kinds import trains
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import NAME, Record
@@ -41,7 +41,7 @@ def carried(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[s
     A step that is begun goes on as it began. Another has them where they are there, or where it was made with them for
     another run: masters go once no step of the plan needs them, and a stage that is added later starts without.
     """
-    digest = None if isinstance(step.settings, Merge) else run.models[step.start].masters
+    digest = run.models[step.start].masters if trains(step.settings) else None
     if digest is None:
         return {}
     found = {KEY: digest}

@@ -17,7 +17,9 @@ from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step, options, stepwise
 from ratchet.pipeline.intact import IDENTITY
-from ratchet.plan.stages import Merge, Stage, Training
+from ratchet.plan.stage_kinds import trains
+from ratchet.plan.stages import Stage
+from ratchet.plan.training import TrainingStage
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.record import read_record
 from ratchet.store.sealed import read_sealed
@@ -106,11 +108,11 @@ def _since(run: Run, name: str, stage: Stage, folder: Path) -> Iterator[str]:
     yield from changed_keys(before["options"], options(stage), f"stages.{name}.")
     if run.plan.model.dtype != before["dtype"]:
         yield f"model.dtype: {before['dtype']} → {run.plan.model.dtype}"
-    if not isinstance(stage, Merge):
+    if trains(stage):
         yield from _data_since(run, name, stage, before["data"])
 
 
-def _data_since(run: Run, name: str, stage: Training, before: Mapping[str, Any]) -> Iterator[str]:
+def _data_since(run: Run, name: str, stage: TrainingStage, before: Mapping[str, Any]) -> Iterator[str]:
     shares = stage.shares()
     if stepwise(stage) is None:
         yield from (f"stages.{name}.data: {source} is new" for source in shares if source not in before)

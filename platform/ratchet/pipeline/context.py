@@ -11,7 +11,7 @@ from ratchet.pairs.chat import ChatTemplate
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.stop import Stop
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Overlong
+from ratchet.plan.training import Overlong
 from ratchet.reference.calibrate import Calibration
 from ratchet.reference.jobs import EngineChoice
 from ratchet.reference.models import Model

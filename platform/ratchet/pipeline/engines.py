@@ -12,7 +12,8 @@ from ratchet.pipeline.context import Gate, Run
 from ratchet.pipeline.graph import options
 from ratchet.pipeline.prepare import stage_tokens
 from ratchet.pipeline.reference_passes import ensure_scores, sample_job
-from ratchet.plan.stages import Merge, ReferringStage, Training
+from ratchet.plan.stage_kinds import reads_reference, trains
+from ratchet.plan.training import TrainingStage
 from ratchet.reference.calibrate import calibrate
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob, Scores
 from ratchet.reference.models import Model
@@ -49,7 +50,7 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
     decides. Raises TrainingError with the figures where that is too much and the plan does not say
     otherwise; what scoring raises.
     """
-    if run.foreign is None or not isinstance(run.plan.stages[stage_name], ReferringStage):
+    if run.foreign is None or not reads_reference(run.plan.stages[stage_name]):
         return Gate(TRAINER, None)  # a loss without a reference says of no engine how far it may be off
     if quantise is not None:
         said = f"the reference of {stage_name} is held in {quantise} as its training holds it: the trainer scores it"
@@ -58,12 +59,12 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
     key = (stage_name, model.identity, model.dtype)
     if key not in run.gates:
         stage = run.plan.stages[stage_name]
-        assert not isinstance(stage, Merge)  # noqa: S101  a merge has no reference
+        assert trains(stage)  # noqa: S101  a merge has no reference
         run.gates[key] = _compare(run, stage_name, stage, model, run.foreign)
     return run.gates[key]
 
 
-def confirm(run: Run, name: str, stage: Training, model: Model, scored: Mapping[ScoreJob, Scores]) -> None:
+def confirm(run: Run, name: str, stage: TrainingStage, model: Model, scored: Mapping[ScoreJob, Scores]) -> None:
     """Compare what a pass of another engine really wrote with the trainer's scores of the sample, as `gate_of` does.
 
     Nothing is computed: an engine that went wrong after the gate (weights changed in place, another
@@ -87,7 +88,7 @@ def confirm(run: Run, name: str, stage: Training, model: Model, scored: Mapping[
         )
 
 
-def _compare(run: Run, name: str, stage: Training, model: Model, foreign: EngineChoice) -> Gate:
+def _compare(run: Run, name: str, stage: TrainingStage, model: Model, foreign: EngineChoice) -> Gate:
     asked, started = run.plan.reference, time.monotonic()
     jobs = [sample_job(tokens, asked.sample) for tokens in stage_tokens(run, stage).values()]
     try:

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.references import reference_of, stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, ReferringStage, Sft, Stage, Steps, Training
+from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
+from ratchet.plan.stages import Stage
+from ratchet.plan.training import Steps, TrainingStage
 
 BASE = "base"
 NOT_IDENTITY = {
@@ -66,13 +68,13 @@ class Step:
 
 def stepwise(stage: Stage) -> Steps | None:
     """Return the stage's stepwise settings, where it has some."""
-    return None if isinstance(stage, Sft | Merge) else stage.steps
+    return stage.steps if reads_pairs(stage) else None
 
 
 def chunk_names(stage: Stage) -> list[str]:
     """Return the names of a stepwise stage's chunks as the plan lists them."""
     steps = stepwise(stage)
-    if steps is None or isinstance(stage, Merge):
+    if steps is None or not trains(stage):
         return []
     return list(stage.shares()) if steps.by == "source" else [f"part {n}" for n in range(1, (steps.count or 1) + 1)]
 
@@ -94,10 +96,10 @@ def final_model(plan: Plan, stage: str) -> str:
 def steps_of(plan: Plan, name: str, order: Sequence[str]) -> list[Step]:
     """Return the steps of one stage; `order` names its chunks as they will be trained."""
     stage = plan.stages[name]
-    if isinstance(stage, Merge):
+    if not trains(stage):
         return [Step(name, name, stage.kind, Chunk({}), final_model(plan, stage.of[0]), None, stage)]
     start = final_model(plan, start_of(plan, name))
-    named = reference_of(plan, name) if isinstance(stage, ReferringStage) else None
+    named = reference_of(plan, name) if reads_reference(stage) else None
     first = named if named is None or isinstance(named, ModelSpec) else final_model(plan, named)
     steps = stepwise(stage)
     if steps is None:
@@ -138,7 +140,7 @@ def all_steps(plan: Plan, orders: Mapping[str, Sequence[str]]) -> list[Step]:
 
 def built_on(plan: Plan, step: Step) -> list[str]:
     """Return the plan's models that a step is made from: those that it averages, or its start and its reference."""
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         return [final_model(plan, name) for name in step.settings.of]
     return list(dict.fromkeys([step.start, *([step.reference] if isinstance(step.reference, str) else [])]))
 
@@ -149,7 +151,7 @@ class Names(Protocol):
     def model(self, which: str | ModelSpec) -> str:
         """Return what a model of the plan, or one that it names elsewhere, is known by."""
 
-    def tokens(self, source: str, stage: Training) -> str:
+    def tokens(self, source: str, stage: TrainingStage) -> str:
         """Return what the tokens of a source are known by, as a stage reads them."""
 
     def rows(self, step: Step) -> str | None:
@@ -160,7 +162,7 @@ def recipe(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
     """Return what decides a step's weights, apart from the float32 masters that it may start from."""
     stage = step.settings
     identity = {"kind": step.kind, "version": 2, "options": options(stage), "dtype": plan.model.dtype}
-    if isinstance(stage, Merge):
+    if not trains(stage):
         return identity | {"of": [names.model(one) for one in built_on(plan, step)]}
     return identity | {
         "data": {
@@ -190,7 +192,7 @@ def scored_by(plan: Plan, step: Step) -> dict[str, Any]:
 
 def quantised(step: Step) -> str | None:
     """Return how a step's reference is held where it is the frozen weights of its own training (QLoRA)."""
-    lora = None if isinstance(step.settings, Merge) else step.settings.lora
+    lora = step.settings.lora if trains(step.settings) else None
     return lora.quantise if lora and step.reference == step.start else None
 
 
@@ -199,7 +201,7 @@ def heirs(plan: Plan) -> dict[str, list[str]]:
 
     None where weights are trained in float32, which is published whole.
     """
-    steps = {step.name: step for step in all_steps(plan, {}) if not isinstance(step.settings, Merge)}
+    steps = {step.name: step for step in all_steps(plan, {}) if trains(step.settings)}
     found: dict[str, list[str]] = {}
     for step in steps.values():
         if step.start in steps and plan.model.dtype != "float32":
@@ -210,14 +212,14 @@ def heirs(plan: Plan) -> dict[str, list[str]]:
 def options(stage: Stage) -> dict[str, Any]:
     """Return the settings of a stage that decide its numbers, apart from its data and models."""
     found = stage.model_dump(mode="json", exclude=NOT_IDENTITY)
-    if not isinstance(stage, Merge) and stage.checkpoint.publish == "best":
+    if trains(stage) and stage.checkpoint.publish == "best":
         found |= {"publish": "best", "checkpoint_every": stage.checkpoint.every}
-    if not isinstance(stage, Merge) and stage.skip_nonfinite:
+    if trains(stage) and stage.skip_nonfinite:
         found |= {"skip_nonfinite": stage.skip_nonfinite}
     return found
 
 
 def preference_sources(plan: Plan) -> list[str]:
     """Return the sources that preference stages train on, in the order of the plan."""
-    used = {name for stage in plan.stages.values() if not isinstance(stage, Sft | Merge) for name in stage.shares()}
+    used = {name for stage in plan.stages.values() if reads_pairs(stage) for name in stage.shares()}
     return [name for name in plan.data if name in used]

@@ -23,7 +23,7 @@ from ratchet.pipeline.prepare import reference_model, tokens_of
 from ratchet.pipeline.reference_passes import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job
 from ratchet.plan.load import planned_suites
 from ratchet.plan.references import start_of
-from ratchet.plan.stages import Merge, Sft
+from ratchet.plan.stage_kinds import reads_pairs, supervised, trains
 from ratchet.plan.suite import ExactMatch
 from ratchet.reference.models import Model
 from ratchet.reference.store import read_job
@@ -64,9 +64,9 @@ def _exact_match(scored: Scored) -> dict[str, Any]:
 
 def _opponents(run: Run, step: Step | None) -> list[Model]:
     """The models that a step's model is held against: its own reference if it has one, and the start of its stage."""
-    if step is None or isinstance(step.settings, Sft):
+    if step is None or supervised(step.settings):
         return []
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         return [run.models[step.start]]
     start = run.models[final_model(run.plan, start_of(run.plan, step.stage))]
     return [start] if step.reference is None else list(dict.fromkeys([reference_model(run, step), start]))
@@ -101,7 +101,7 @@ def check_suites(run: Run) -> None:
 
 def _reward(step: Step | None) -> Callable[[Any, Any], Any]:
     """The reward that a step's model is judged by: that of its loss; a merge has none of its own."""
-    trained = step is not None and not isinstance(step.settings, Sft | Merge)
+    trained = step is not None and reads_pairs(step.settings)
     return loss_of(step.kind).reward if step is not None and trained else log_ratio
 
 
@@ -168,7 +168,7 @@ def questions_identity(run: Run, task: ExactMatch) -> str:
 
 
 def _task_tokens(run: Run, task: ExactMatch) -> Tokens:
-    longest = max(stage.max_length for stage in run.plan.stages.values() if not isinstance(stage, Merge))
+    longest = max(stage.max_length for stage in run.plan.stages.values() if trains(stage))
     return tokens_of(run, task.source, longest, "drop")
 
 

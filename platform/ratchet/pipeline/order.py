@@ -15,7 +15,8 @@ from ratchet.pipeline.graph import chunk_names, final_model, needs_difficulty, s
 from ratchet.pipeline.prepare import external_model, stage_tokens
 from ratchet.pipeline.reference_passes import ensure_scores, gamma_job, train_job
 from ratchet.plan.references import start_of
-from ratchet.plan.stages import Merge, Sft, Steps, Training
+from ratchet.plan.stage_kinds import reads_pairs, trains
+from ratchet.plan.training import Steps, TrainingStage
 from ratchet.reference.jobs import TRAINER, ScoreJob
 from ratchet.reference.models import Model
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
@@ -23,7 +24,7 @@ from ratchet.reference.store import Floats, read_job
 from ratchet.store.sealed import write_sealed
 
 
-def stage_table(run: Run, stage: Training) -> TokenTable:
+def stage_table(run: Run, stage: TrainingStage) -> TokenTable:
     """Return the table of all pairs of a stage: its sources' shares, each pair once."""
     tokens = stage_tokens(run, stage)
     return open_table(
@@ -38,7 +39,7 @@ def decide_order(run: Run, name: str) -> Order:
     the fixed sample. The result is kept in the run folder. Raises DataError, ModelError.
     """
     stage = run.plan.stages[name]
-    if isinstance(stage, Sft | Merge):
+    if not reads_pairs(stage):
         return Order((), ())
     start = run.models[final_model(run.plan, start_of(run.plan, name))]
     steps = stepwise(stage)
@@ -57,7 +58,7 @@ def decide_order(run: Run, name: str) -> Order:
 
 def _source_ratios(run: Run, name: str, start: Model, *, whole: bool) -> dict[str, Floats]:
     stage = run.plan.stages[name]
-    assert not isinstance(stage, Merge)  # noqa: S101  the caller looked
+    assert trains(stage)  # noqa: S101  the caller looked
     jobs = {source: train_job(one) if whole else gamma_job(one) for source, one in stage_tokens(run, stage).items()}
     return dict(zip(jobs, _ratios(run, name, start, list(jobs.values()), whole=whole), strict=True))
 
@@ -85,7 +86,7 @@ def _ratios(run: Run, name: str, start: Model, jobs: Sequence[ScoreJob], *, whol
 def _cut(run: Run, name: str, steps: Steps, start: Model, chunks: Sequence[str]) -> Order:
     """Cut the union of the sources into chunks, by difficulty where the order asks for it."""
     stage = run.plan.stages[name]
-    assert not isinstance(stage, Merge)  # noqa: S101  the caller looked
+    assert trains(stage)  # noqa: S101  the caller looked
     table, ratios, found = stage_table(run, stage), None, []
     if needs_difficulty(stage):
         jobs = [train_job(one) for one in stage_tokens(run, stage).values()]

@@ -21,8 +21,9 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.naming import TEMPLATE, Place, places
 from ratchet.plan.outline import close, hint
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Dpo
+from ratchet.plan.stage_kinds import may_train
 from ratchet.plan.suite import Files, Harness, Rows, Suite
+from ratchet.plan.training import TrainingStage
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
 _SYSTEM = ("/proc", "/sys")
@@ -201,9 +202,9 @@ def _too_long(document: Document) -> Iterator[Problem]:
     if longest is None or not isinstance(stages, dict):
         return
     for name, stage in stages.items():
-        if not isinstance(stage, dict) or stage.get("kind") == "merge":
+        if not isinstance(stage, dict) or not may_train(stage):
             continue
-        asked = stage.get("max_length", Dpo.model_fields["max_length"].default)
+        asked = stage.get("max_length", TrainingStage.model_fields["max_length"].default)
         if isinstance(asked, int) and asked > longest:
             said = "" if "max_length" in stage else ", the default,"
             path: KeyPath = ("stages", name, "max_length")

@@ -18,7 +18,7 @@ from ratchet.pipeline.context import Run
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec, is_commit
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import PreferenceStage, ReferringStage
+from ratchet.plan.stage_kinds import reads_pairs, reads_reference
 from ratchet.store.files import write_json, write_json_once
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -79,9 +79,9 @@ def unpinned(plan: Plan) -> Iterator[tuple[tuple[str, ...], Source | ModelSpec]]
 def _models(plan: Plan) -> Iterator[tuple[tuple[str, ...], ModelSpec]]:
     yield ("model",), plan.model
     for name, stage in plan.stages.items():
-        if isinstance(stage, ReferringStage) and isinstance(stage.reference, ModelSpec):
+        if reads_reference(stage) and isinstance(stage.reference, ModelSpec):
             yield ("stages", name, "reference"), stage.reference
-        if isinstance(stage, PreferenceStage) and stage.steps is not None and stage.steps.base is not None:
+        if reads_pairs(stage) and stage.steps is not None and stage.steps.base is not None:
             yield ("stages", name, "steps", "base"), stage.steps.base
 
 

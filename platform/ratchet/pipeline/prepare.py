@@ -23,8 +23,9 @@ from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, preference_sources
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
-from ratchet.plan.stages import Merge, Overlong, PreferenceStage, ReferringStage, Training
+from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
 from ratchet.plan.suite import ExactMatch
+from ratchet.plan.training import Overlong, TrainingStage
 from ratchet.reference.models import Model, model_of
 from ratchet.store.made import Entry, Product, ensure
 from ratchet.store.record import finished_record
@@ -35,7 +36,7 @@ from ratchet.track.bar import under_way
 def used_sources(run: Run) -> list[str]:
     """Return the sources that some stage, or the scratch model's tokenizer, reads; in plan order."""
     plan = run.plan
-    used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
+    used = {name for stage in plan.stages.values() for name in stage.shares()}
     if plan.model.scratch is not None:
         used.update(plan.model.scratch.tokenizer_from)
     tasks = [task for planned in planned_suites(plan) for task in planned.suite.tasks.values()]
@@ -112,15 +113,15 @@ def check_merges(run: Run) -> None:
     """Look whether the plan's start model can be averaged with what is made from it. Raises ModelError."""
     base = run.models[BASE]
     for name, stage in run.plan.stages.items():
-        if isinstance(stage, Merge) and BASE in stage.of:
+        if not trains(stage) and BASE in stage.of:
             check_start(base.folder, base.dtype, f"stages.{name}.of", trust_remote_code=base.trust_remote_code)
 
 
 def check_external_models(run: Run) -> None:
     """Find every external model that the plan names, before anything is trained. Raises ModelError."""
     for stage in run.plan.stages.values():
-        if isinstance(stage, PreferenceStage):
-            reference = stage.reference if isinstance(stage, ReferringStage) else None
+        if reads_pairs(stage):
+            reference = stage.reference if reads_reference(stage) else None
             for spec in (reference, stage.steps.base if stage.steps else None):
                 if isinstance(spec, ModelSpec):
                     external_model(run, spec)
@@ -146,7 +147,7 @@ def _model(run: Run, name: str, spec: ModelSpec, folder: Path) -> Model:
 
 def _check_lengths(run: Run, longest: int | None) -> None:
     for name, stage in run.plan.stages.items():
-        if longest is not None and not isinstance(stage, Merge) and stage.max_length > longest:
+        if longest is not None and trains(stage) and stage.max_length > longest:
             raise ModelError(
                 f"max_length {stage.max_length} is more than the {longest} positions of the model",
                 where=f"stages.{name}.max_length",
@@ -212,6 +213,6 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
     return run.tokens[key]
 
 
-def stage_tokens(run: Run, stage: Training) -> dict[str, Tokens]:
+def stage_tokens(run: Run, stage: TrainingStage) -> dict[str, Tokens]:
     """Return the tokens of each source of a stage, under the stage's length policy."""
     return {name: tokens_of(run, name, stage.max_length, stage.overlong) for name in stage.shares()}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import preference_sources
 from ratchet.pipeline.prepare import tokens_of
-from ratchet.plan.stages import Merge, Sft
+from ratchet.plan.stage_kinds import reads_pairs
 from ratchet.reference.jobs import TRAINER, EngineChoice, Passes, ScoreJob, Scores
 from ratchet.reference.models import Model
 from ratchet.reference.score import Pool, score_jobs
@@ -26,7 +26,7 @@ GAMMA_SAMPLE = 256
 
 def evaluation_tokens(run: Run) -> list[Tokens]:
     """Return the tokens on which all models are compared: each source under the longest length policy."""
-    stages = [stage for stage in run.plan.stages.values() if not isinstance(stage, Sft | Merge)]
+    stages = [stage for stage in run.plan.stages.values() if reads_pairs(stage)]
     if not stages:
         return []
     widest = max(stages, key=lambda stage: stage.max_length)

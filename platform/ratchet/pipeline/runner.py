@@ -48,7 +48,7 @@ from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.training import step_jobs
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Sft
+from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.reference.models import Model
 from ratchet.reference.store import job_size
@@ -128,7 +128,7 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
             for step in _steps(run):
                 if isinstance(step.reference, str) and step.reference not in run.models:
                     waiting.append(step.name)
-                elif step.reference is not None and not isinstance(step.settings, Merge):
+                elif step.reference is not None and trains(step.settings):
                     model, quantise = reference_model(run, step), quantised(step)
                     engine = gate_of(run, step.stage, model, quantise).engine
                     tokens = [stage_tokens(run, step.settings)[name] for name in step.chunk.shares]
@@ -213,7 +213,7 @@ def _score(run: Run, name: str) -> None:
 def reference_jobs(run: Run, name: str) -> Iterator[tuple[str, ScoreJob]]:
     """Yield the stages and jobs for which `name` is the reference, as far as the order of chunks is known."""
     for stage_name, stage in run.plan.stages.items():
-        if isinstance(stage, Sft | Merge):
+        if not reads_pairs(stage):
             continue
         tokens = stage_tokens(run, stage)
         order = run.orders.get(stage_name)

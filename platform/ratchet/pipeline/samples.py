@@ -17,7 +17,7 @@ from ratchet.pairs.table import open_table
 from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, final_model
 from ratchet.pipeline.prepare import stage_tokens
-from ratchet.plan.stages import Merge
+from ratchet.plan.stage_kinds import trains
 from ratchet.plan.suite import Answering
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
 from ratchet.store.record import finished_record
@@ -87,7 +87,7 @@ def choose(run: Run) -> list[Prompt]:
     """
     tokens: dict[str, Tokens] = {}
     for stage in run.plan.stages.values():
-        if not isinstance(stage, Merge):
+        if trains(stage):
             tokens = {**stage_tokens(run, stage), **tokens}
     for split in ("heldout", "train"):
         streams = [_prompts(run, one, split) for one in tokens.values() if finished_record(one.folder).counts[split]]

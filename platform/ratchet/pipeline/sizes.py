@@ -14,7 +14,7 @@ from ratchet.pipeline.graph import Step
 from ratchet.plan.data import Source
 from ratchet.plan.model import is_commit
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Training
+from ratchet.plan.training import TrainingStage
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout, layout_at
 from ratchet.store.record import Record
@@ -64,7 +64,7 @@ class Sizes:
             )
         return self._identities[key]
 
-    def of(self, plan: Plan, source: str, stage: Training) -> SourceSize:
+    def of(self, plan: Plan, source: str, stage: TrainingStage) -> SourceSize:
         """Return the size of a source as a stage reads it."""
         pairs = self.identity(plan, source)
         key = (plan.cluster.storage, pairs, stage.max_length, stage.overlong)
@@ -75,7 +75,7 @@ class Sizes:
         self._known[source] = max(size.known, self._known.get(source, size.known), key=_WORST.index)
         return size
 
-    def _look(self, layout: Layout, pairs: str, stage: Training) -> SourceSize | None:
+    def _look(self, layout: Layout, pairs: str, stage: TrainingStage) -> SourceSize | None:
         wanted = {"pairs": pairs, "max_length": stage.max_length, "overlong": stage.overlong}
         tokenised = {counted(record) for record in self._tokens(layout) if wanted.items() <= record.identity.items()}
         if len(tokenised) == 1:  # else tokenizers differ in what is too long, and nothing says which one it will be
@@ -104,13 +104,13 @@ def step_rows(step: Step, train: Mapping[str, float]) -> int:
     return rows // chunk.parts + (chunk.part <= rows % chunk.parts)
 
 
-def optimiser_steps(rows: int, stage: Training) -> int:
+def optimiser_steps(rows: int, stage: TrainingStage) -> int:
     """Return the optimiser steps of a stage over `rows` pairs."""
     steps = stage.epochs * -(-rows // stage.batch)
     return min(steps, stage.max_steps or steps)
 
 
-def pairs_seen(rows: int, stage: Training) -> int:
+def pairs_seen(rows: int, stage: TrainingStage) -> int:
     """Return the pairs that a stage trains in all its epochs over `rows`, as far as `max_steps` lets it."""
     each, steps = -(-rows // stage.batch), optimiser_steps(rows, stage)
     return (steps // each) * rows + (steps % each) * stage.batch if rows else 0

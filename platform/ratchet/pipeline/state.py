@@ -22,7 +22,8 @@ from ratchet.pipeline.sizes import Sizes, counted, optimiser_steps, step_rows
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Training
+from ratchet.plan.stage_kinds import trains
+from ratchet.plan.training import TrainingStage
 from ratchet.reference.models import model_of
 from ratchet.reference.partition import Difficulty
 from ratchet.store.fingerprint import fingerprint
@@ -134,7 +135,7 @@ def _find_tokens(run: Run) -> None:
     if BASE not in run.models:
         return
     for stage in run.plan.stages.values():
-        if isinstance(stage, Merge):
+        if not trains(stage):
             continue
         for name in stage.shares():
             if name not in run.pairs:
@@ -192,14 +193,14 @@ def _unread(run: Run, step: Step) -> list[str]:
 
 
 def _tokens(run: Run, step: Step, source: str) -> Tokens | None:
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         return None
     return run.tokens.get((source, step.settings.max_length, step.settings.overlong))
 
 
 def _size(run: Run, step: Step, sizes: Sizes) -> Size:
     weights = _weight_bytes(run)
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         return Size(0, 0, 0, weights, False)
     stage = step.settings
     train: dict[str, float] = {}
@@ -222,7 +223,7 @@ def _size(run: Run, step: Step, sizes: Sizes) -> Size:
     return Size(rows, int(tokens) * stage.epochs // step.chunk.parts, steps, written, estimated)
 
 
-def _lengths(run: Run, name: str, stage: Training) -> tuple[float, float]:
+def _lengths(run: Run, name: str, stage: TrainingStage) -> tuple[float, float]:
     """Return about which share of a source's pairs is short enough for a stage, and the tokens of each."""
     first = first_pairs(run.plan.data[name])
     if BASE not in run.models:

@@ -23,7 +23,9 @@ from ratchet.pipeline.prepare import external_model, reference_model, tokens_of
 from ratchet.pipeline.shared import drop_checkpoints, link
 from ratchet.pipeline.training import train_step
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.stages import Merge, Training
+from ratchet.plan.stage_kinds import trains
+from ratchet.plan.stages import Merge
+from ratchet.plan.training import TrainingStage
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
 from ratchet.reference.models import MASTERS, Model
@@ -133,7 +135,7 @@ def known_model(run: Run, step: Step, record: Record) -> Model:
 
 def _adapter(run: Run, step: Step) -> Adapter | None:
     """Return the adapter that a step trained, where an engine could serve its model as that."""
-    if isinstance(step.settings, Merge) or step.settings.lora is None:
+    if not trains(step.settings) or step.settings.lora is None:
         return None
     found = read_adapter(run.layout.step(run.plan.name, step.name) / "adapter", run.models[step.start].folder)
     return found if servable(found) else None
@@ -155,7 +157,7 @@ class _Contents:
         found = external_model(self.run, which) if isinstance(which, ModelSpec) else self.run.models[which]
         return found.identity
 
-    def tokens(self, source: str, stage: Training) -> str:
+    def tokens(self, source: str, stage: TrainingStage) -> str:
         return tokens_of(self.run, source, stage.max_length, stage.overlong).fingerprint
 
     def rows(self, step: Step) -> str | None:
@@ -165,7 +167,7 @@ class _Contents:
 
 def input_weights(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str, str]:
     """Return the content digests of the models that a step builds on, by role, and of the masters that it carries."""
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         return {name: run.models[final_model(run.plan, name)].weights for name in step.settings.of}
     found = {"start": run.models[step.start].weights}
     if step.reference is not None:
@@ -193,7 +195,7 @@ def refuse_other_start(run: Run) -> None:
     for step in all_steps(run.plan, {}):
         alone = step.start == BASE and (step.reference is None or step.reference == BASE)
         ordered = (steps := stepwise(step.settings)) is not None and steps.order != "listed"  # it is not decided yet
-        if isinstance(step.settings, Merge) or not alone or step.chunk.parts > 1 or ordered:
+        if not trains(step.settings) or not alone or step.chunk.parts > 1 or ordered:
             continue
         folder = run.layout.step(run.plan.name, step.name)
         with contextlib.suppress(CorruptError):  # what is damaged is made again
@@ -235,7 +237,7 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
     started, clock = now(), time.monotonic()
     counts: Mapping[str, Any]
     facts: Mapping[str, Any]
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         counts, facts = _merge(run, step.settings, folder / "model"), {}
     else:
         # The same id after a kill, another one after --fresh.
@@ -290,7 +292,7 @@ def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:
 
 
 def _trained_on(run: Run, step: Step) -> frozenset[str]:
-    if isinstance(step.settings, Merge):
+    if not trains(step.settings):
         return frozenset().union(*(run.models[final_model(run.plan, name)].trained_on for name in step.settings.of))
     return run.models[step.start].trained_on | frozenset(step.chunk.shares)
 

@@ -15,7 +15,7 @@ from ratchet.pairs.overlap import Overlap, overlap
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.intact import unchanged
-from ratchet.plan.stages import Merge, PreferenceStage
+from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.reference.share import interval_of
 from ratchet.store.record import Record, code_commit, finished_record, now, versions
 from ratchet.track.jsonl import read_metrics
@@ -101,11 +101,10 @@ def _step(run: Run, step: Step) -> dict[str, Any]:
         "name": step.name,
         "stage": step.stage,
         "kind": step.kind,
-        "chunk": list(step.settings.of) if isinstance(step.settings, Merge) else list(step.chunk.shares),
+        "chunk": list(step.chunk.shares if trains(step.settings) else step.settings.of),
         "start": step.start,
         "reference": record.facts["reference_model"],
-        "options": record.identity["options"]
-        | ({"of": list(step.settings.of)} if isinstance(step.settings, Merge) else {}),
+        "options": record.identity["options"] | ({} if trains(step.settings) else {"of": list(step.settings.of)}),
         "seconds": record.seconds,
         "record": _where(run, folder),
         "folder": str(folder / "model"),
@@ -237,7 +236,7 @@ def _befell(run: Run, steps: Sequence[Step]) -> list[str]:
 
 def _overlap_warnings(run: Run, overlaps: list[Overlap]) -> list[str]:
     """Warn where a stage's chunks share pairs or prompts, or one source trains on what another holds out."""
-    stages = [set(stage.shares()) for stage in run.plan.stages.values() if isinstance(stage, PreferenceStage)]
+    stages = [set(stage.shares()) for stage in run.plan.stages.values() if reads_pairs(stage)]
     found = []
     for one in overlaps:
         shared = f"{one.pairs} pairs and {one.prompts} prompts"

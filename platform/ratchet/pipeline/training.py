@@ -21,7 +21,7 @@ from ratchet.pipeline.intact import REFERENCE, ROWS
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.reference_passes import ensure_scores, heldout_job, train_job
-from ratchet.plan.stages import Dpo, Dpop, Training
+from ratchet.plan.training import TrainingStage
 from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import digest_file
@@ -37,7 +37,7 @@ SLOTS = "slots"
 
 
 def train_step(
-    run: Run, step: Step, stage: Training, folder: Path, run_id: str, *, carries: bool
+    run: Run, step: Step, stage: TrainingStage, folder: Path, run_id: str, *, carries: bool
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Train a step into `folder` and return its counts and facts; it `carries` the start model's masters, or not.
 
@@ -73,7 +73,7 @@ def train_step(
 
 
 def ready(
-    run: Run, step: Step, stage: Training, run_id: str, *, carries: bool
+    run: Run, step: Step, stage: TrainingStage, run_id: str, *, carries: bool
 ) -> tuple[TrainSpec, Gate | None, list[Scores]]:
     """Return what the workers of a step need, its reference scored, and by whom. Raises what scoring raises."""
     tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
@@ -83,7 +83,7 @@ def ready(
     return dataclasses.replace(spec, **_masters(run, step, carries=carries)), gate, scored
 
 
-def _score_reference(run: Run, step: Step, stage: Training, tokens: list[Tokens]) -> tuple[Gate, list[Scores]]:
+def _score_reference(run: Run, step: Step, stage: TrainingStage, tokens: list[Tokens]) -> tuple[Gate, list[Scores]]:
     """Score the pairs of a chunk, and the held-out ones, under the step's reference, by the engine it may trust."""
     model, quantise = reference_model(run, step), quantised(step)
     gate = gate_of(run, step.stage, model, quantise)
@@ -107,7 +107,7 @@ def _hold_to(run: Run, step: Step, gate: Gate) -> None:
     write_sealed(path, {"engine": gate.engine.label})
 
 
-def step_jobs(run: Run, step: Step, stage: Training, tokens: Sequence[Tokens]) -> list[ScoreJob]:
+def step_jobs(run: Run, step: Step, stage: TrainingStage, tokens: Sequence[Tokens]) -> list[ScoreJob]:
     """Return what a step's reference is asked for: the pairs of its chunk, and the held-out ones."""
     jobs = [train_job(one) for one in tokens]
     if (rows := run.rows_of(step)) is not None:
@@ -118,7 +118,7 @@ def step_jobs(run: Run, step: Step, stage: Training, tokens: Sequence[Tokens]) -
 
 
 def train_spec(
-    run: Run, step: Step, stage: Training, tokens: list[Tokens], scored: list[Scores], noise: float, run_id: str
+    run: Run, step: Step, stage: TrainingStage, tokens: list[Tokens], scored: list[Scores], noise: float, run_id: str
 ) -> TrainSpec:
     """Return what the training workers need to know, and write the rows of a cut chunk beside it."""
     cluster, start = run.plan.cluster, run.models[step.start]
@@ -148,7 +148,7 @@ def train_spec(
         heldout_references=references if heldout else (),
         starts_at_reference=step.reference == step.start,
         reference_noise=noise,
-        first_loss=stage.first_loss if isinstance(stage, Dpo | Dpop) else TrainSpec.first_loss,
+        first_loss=getattr(stage, "first_loss", TrainSpec.first_loss),
         epochs=stage.epochs,
         max_steps=stage.max_steps,
         batch=stage.batch,
@@ -197,7 +197,7 @@ def _masters(run: Run, step: Step, *, carries: bool) -> dict[str, Any]:
     return {**found, "keep_masters": leaves(run, step)}
 
 
-def _recipe(run: Run, step: Step, stage: Training) -> dict[str, str]:
+def _recipe(run: Run, step: Step, stage: TrainingStage) -> dict[str, str]:
     """What the model card says beside the loss and the optimiser: from what, against what, on what."""
     rows = {
         "plan": run.plan.name,

@@ -10,9 +10,10 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, judge, model, reference, schema, space, stages, suite
+from ratchet.plan import cluster, data, judge, model, reference, schema, space, suite, training
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
+from ratchet.plan.stages import BUILT_IN
 
 EXAMPLE = """\
 name: helpful-then-careful
@@ -91,18 +92,15 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A source", data.Source),
     ("A hub data set", data.Hub),
     ("Generated rows", data.Generated),
-    ("Every training stage", stages.TrainingStage),
-    ("An sft stage", stages.Sft),
-    ("Every preference stage", stages.PreferenceStage),
-    ("Every stage with a reference", stages.ReferringStage),
-    ("A dpo stage", stages.Dpo),
-    ("A dpop stage", stages.Dpop),
-    ("An ipo stage", stages.Ipo),
-    ("A cpo stage", stages.Cpo),
-    ("A merge stage", stages.Merge),
-    ("Stepwise training", stages.Steps),
-    ("Adapters", stages.Lora),
-    ("Checkpoints", stages.Checkpoint),
+    ("Every training stage", training.TrainingStage),
+    *((row.section, row.settings) for row in BUILT_IN.values() if row.supervised),
+    ("Every preference stage", training.PreferenceStage),
+    ("Every stage with a reference", training.ReferringStage),
+    *((row.section, row.settings) for row in BUILT_IN.values() if row.reads_pairs),
+    *((row.section, row.settings) for row in BUILT_IN.values() if not row.trains),
+    ("Stepwise training", training.Steps),
+    ("Adapters", training.Lora),
+    ("Checkpoints", training.Checkpoint),
     ("Reference scores", reference.ReferenceScores),
     ("The cluster", cluster.Cluster),
     ("DeepSpeed", cluster.DeepSpeed),

@@ -18,7 +18,8 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import KINDS, Merge, ReferringStage, Stage
+from ratchet.plan.stage_kinds import STAGE_KINDS, may_train, reads_reference, trains
+from ratchet.plan.stages import Stage
 
 BASE = "base"
 _NAMING = ("after", "start", "reference")
@@ -47,7 +48,7 @@ def stage_order(plan: Plan) -> list[str]:
 def start_of(plan: Plan, stage: str) -> str:
     """Return where a training stage's weights begin: a stage, or `base`. Raises ValueError for a merge."""
     spec = plan.stages[stage]
-    if isinstance(spec, Merge):
+    if not trains(spec):
         raise ValueError(f"{stage} is a merge: it starts from several models")
     return spec.start or spec.after or BASE
 
@@ -55,7 +56,7 @@ def start_of(plan: Plan, stage: str) -> str:
 def reference_of(plan: Plan, stage: str) -> str | ModelSpec:
     """Return what a stage refers to: a stage, `base`, or another model. Raises ValueError for kinds that do not."""
     spec = plan.stages[stage]
-    if not isinstance(spec, ReferringStage):
+    if not reads_reference(spec):
         raise ValueError(f"{stage} is of kind {spec.kind}: it has no reference")
     return spec.reference or start_of(plan, stage)
 
@@ -72,7 +73,7 @@ def check(document: Document) -> list[Problem]:
         what = "training in float16 needs a GPU, and cluster.gpus_per_worker is 0: use bfloat16 or float32"
         problems.append(document.problem(("model", "dtype"), what))
     for name, stage in stages.items():
-        if stage.get("kind") != "merge":
+        if may_train(stage):
             path = ("stages", name)
             problems += [*_stepwise(document, path, stage)]
             problems += [*_quantised(document, path, stage, cluster), *_other_models(document, path, stage)]
@@ -225,9 +226,9 @@ def _no_gpu(cluster: Mapping[str, Any]) -> bool:
 
 def _other_models(document: Document, path: KeyPath, stage: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what models other than the plan's cannot say."""
-    kind = KINDS.get(str(stage.get("kind")))
+    row = STAGE_KINDS.get(str(stage.get("kind")))
     for keys in (("reference",), ("steps", "base")):
-        if kind is not None and keys[0] not in kind.model_fields:
+        if row is not None and keys[0] not in row.settings.model_fields:
             continue  # `explain` has said that it has no such key
         spec = _mapping(stage, *keys)
         for key, what in _ONLY_THE_PLANS.items():

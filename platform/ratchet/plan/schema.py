@@ -15,7 +15,7 @@ from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.reference import ReferenceScores
-from ratchet.plan.stages import Stage
+from ratchet.plan.stage_kinds import PlannedStage
 
 
 class Wandb(Strict):
@@ -66,7 +66,7 @@ class Plan(Strict):
     """The start model, which other keys call `base`."""
     data: Annotated[dict[Name, Source], Field(min_length=1)]
     """Sources, by name."""
-    stages: Annotated[dict[Name, Stage], Field(min_length=1)]
+    stages: Annotated[dict[Name, PlannedStage], Field(min_length=1)]
     """Stages, by name; they run in the order that `after`, `start`, `reference` and `of` ask for."""
     reference: ReferenceScores = ReferenceScores()
     """How reference models are scored."""

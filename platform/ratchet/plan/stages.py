@@ -1,127 +1,20 @@
-"""The stages of a plan."""
+"""The kinds of stages: their keys, and one row for each. To add a kind: a class, and a row in `BUILT_IN`.
+
+A preference kind also has a row in `losses.preference`, which holds what needs torch.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Name, Seed, Share, Strict, wrong
-from ratchet.plan.model import ModelSpec
+from ratchet.plan.base import Name, Strict, wrong
+from ratchet.plan.training import PreferenceStage, ReferringStage, TrainingStage
 
-Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
 FirstLoss = Annotated[float, Field(gt=0)]
-
-
-Overlong = Literal["drop", "trim_prompt"]
-
-
-class Steps(Strict):
-    """Stepwise training (sDPO): the model of step t−1 is the reference of step t, and its start."""
-
-    by: Literal["source", "count"] = "source"
-    """One chunk for each source, or `count` chunks of the union."""
-    count: Annotated[int, Field(ge=2)] | None = None
-    """Chunks of equal size, for `by: count`."""
-    order: Literal["easy_to_hard", "hard_to_easy", "random", "listed"] = "listed"
-    """Order of the chunks. Easy is what the start model already prefers the right way round."""
-    target: Literal["previous", "start"] = "previous"
-    """Where step t's weights begin: at M_{t−1}, or at the stage's start (sDPO, section 4.5)."""
-    length_normalised: bool = False
-    """Judge difficulty by mean instead of summed token log-probability."""
-    base: ModelSpec | None = None
-    """Judge difficulty by the implicit reward against this model instead of by γ."""
-
-    @model_validator(mode="after")
-    def _count_fits(self) -> Steps:
-        if (self.by == "count") != (self.count is not None):
-            raise wrong("count", "goes with `by: count`, and only with it", "by")
-        return self
-
-
-class Lora(Strict):
-    """Low-rank adapters (peft) in place of full training."""
-
-    rank: Annotated[int, Field(ge=1)] = 16
-    """Rank of the two factors."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
-    """Scale: the adapter's output is multiplied by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input while training."""
-    targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | Literal["all-linear"] = "all-linear"
-    """Names of the modules that get an adapter."""
-    quantise: Literal["4bit", "8bit"] | None = None
-    """QLoRA: hold the frozen weights in 4 or 8 bits (bitsandbytes; needs a GPU)."""
-
-
-class Checkpoint(Strict):
-    """When training is saved, and what is kept."""
-
-    every: Annotated[int, Field(ge=1)] = 100
-    """Optimiser steps between checkpoints; there is always one at the end."""
-    keep: Annotated[int, Field(ge=1)] = 2
-    """Newest checkpoints kept while the step is trained, beside the best one; all go once its model is published."""
-    publish: Literal["last", "best"] = "last"
-    """Which becomes the stage's model; best is by held-out loss."""
-
-
-class TrainingStage(Strict):
-    """Keys of sft and of the preference kinds."""
-
-    data: Names | Annotated[dict[Name, Share], Field(min_length=1)]
-    """Sources by name, or a mapping from name to the share of its pairs."""
-    after: Name | None = None
-    """Start from that stage's model, and refer to it."""
-    start: Name | None = None
-    """Start from that stage's model (or the plan's `base`), whatever `after` says."""
-    epochs: Annotated[int, Field(ge=1)] = 1
-    """Passes over the pairs."""
-    max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many optimiser steps, even within an epoch."""
-    batch: Annotated[int, Field(ge=1)] = 32
-    """Pairs in one optimiser step, over all workers."""
-    shuffle: Literal["pairs", "prompts"] = "pairs"
-    """What is shuffled in each epoch: pairs, or prompts, so that a prompt's pairs come in one batch and share their
-    tokens. That is quicker, and batches are less varied; the same where no prompt has two pairs."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
-    """Highest learning rate (AdamW)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps, rounded up, in which the learning rate rises in equal parts to its highest. The first
-    step has one part, and not 0 as with transformers."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's decoupled weight decay, on all weights but norms and biases."""
-    decay_norms: bool = False
-    """Let weight decay fall on norms and biases too. Transformers and TRL leave them out."""
-    gradients: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which gradients are added up over passes and workers. `bfloat16` takes 2 bytes a weight less and
-    halves what workers exchange, but rounds each addition. It needs `model.dtype: bfloat16`."""
-    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
-    """AdamW's decay rates of the first and second moment."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """AdamW's epsilon."""
-    clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest gradient norm; `null` does not clip."""
-    skip_nonfinite: Annotated[int, Field(ge=0, lt=100)] = 0
-    """Steps of any hundred that may be skipped because their loss or gradient is not finite; the next such step
-    stops training. A skipped step updates nothing, and is told with its pairs."""
-    max_length: Annotated[int, Field(ge=8)] = 1024
-    """Tokens of prompt and answer together."""
-    overlong: Overlong = "drop"
-    """A longer pair is dropped, or its prompt is trimmed from the left; answers are never cut."""
-    lora: Lora | None = None
-    """Train low-rank adapters in place of all weights."""
-    checkpoint: Checkpoint = Checkpoint()
-    """When training is saved, and what is kept."""
-    seed: Seed = 0
-    """Seed of the order of the pairs."""
-
-    def shares(self) -> dict[str, float]:
-        """Return each source's share, whichever way `data` was written."""
-        return dict(self.data) if isinstance(self.data, dict) else dict.fromkeys(self.data, 1.0)
 
 
 class Sft(TrainingStage):
@@ -131,23 +24,6 @@ class Sft(TrainingStage):
     """What the stage does."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Highest learning rate (AdamW)."""
-
-
-class PreferenceStage(TrainingStage):
-    """Keys of dpo, dpop, ipo and cpo, which train on pairs."""
-
-    steps: Steps | None = None
-    """Make the stage stepwise (sDPO)."""
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    """Scale of the rewards: with a reference, the strength of the pull towards it."""
-
-
-class ReferringStage(PreferenceStage):
-    """Keys of dpo, dpop and ipo, which train against a reference model."""
-
-    reference: Name | ModelSpec | None = None
-    """The reference model: a stage, `base`, or another model; left out: where the stage starts.
-    On a stepwise stage it is the first step's. Another model must have the same tokenizer."""
 
 
 class Dpo(ReferringStage):
@@ -206,6 +82,10 @@ class Merge(Strict):
     weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] | None = None
     """One for each model, normalised to 1; left out: equal."""
 
+    def shares(self) -> dict[str, float]:
+        """Return no source: a merge reads no data."""
+        return {}
+
     @model_validator(mode="after")
     def _one_weight_each(self) -> Merge:
         if self.weights is not None and len(self.weights) != len(self.of):
@@ -213,10 +93,105 @@ class Merge(Strict):
         return self
 
 
-Preference = Dpo | Dpop | Ipo | Cpo
-Training = Sft | Preference
-KINDS: Mapping[str, type[TrainingStage] | type[Merge]] = {
-    get_args(one.model_fields["kind"].annotation)[0]: one for one in (Sft, Dpo, Dpop, Ipo, Cpo, Merge)
+Stage = TrainingStage | Merge
+"""A stage of any kind; `plan.stage_kinds` says which kinds there are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageKind:
+    """A row of the table of kinds: what any part may ask about a stage without torch. No column has a default.
+
+    `settings` are its keys in a plan; what these extend says whether it trains, on what, and against what. `section`
+    is their heading in the reference page. `loss_axis` names the axis of its loss in charts, and is empty where it
+    has no loss. `metrics` are the keys of metrics.jsonl that only this kind has. `warns_of_near_twins` says that the
+    loss may fall while both of two nearly equal answers become less likely. Raises TypeError where columns contradict
+    each other.
+    """
+
+    settings: type[TrainingStage] | type[Merge]
+    section: str
+    loss_axis: str
+    metrics: tuple[str, ...]
+    warns_of_near_twins: bool
+
+    def __post_init__(self) -> None:
+        kinds: tuple[Any, ...] = get_args(getattr(self.settings.model_fields.get("kind"), "annotation", None))
+        if len(kinds) != 1 or not isinstance(kinds[0], str):
+            raise TypeError(f"{self.settings.__name__} needs a key `kind` that is a Literal of one text")
+        if self.trains != bool(self.loss_axis):
+            raise TypeError(f"{self.settings.__name__} needs a loss_axis where it trains, and only there")
+
+    @property
+    def name(self) -> str:
+        """The kind, as a plan writes it."""
+        return str(get_args(self.settings.model_fields["kind"].annotation)[0])
+
+    @property
+    def trains(self) -> bool:
+        """Whether it makes its model by training; a merge averages models that are there."""
+        return issubclass(self.settings, TrainingStage)
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether it trains on preference pairs."""
+        return issubclass(self.settings, PreferenceStage)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it trains on chosen answers alone."""
+        return self.trains and not self.reads_pairs
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether it trains against a reference model."""
+        return issubclass(self.settings, ReferringStage)
+
+
+BUILT_IN: Mapping[str, StageKind] = {
+    row.name: row
+    for row in (
+        StageKind(
+            settings=Sft,
+            section="An sft stage",
+            loss_axis="nats a token",
+            metrics=("perplexity",),
+            warns_of_near_twins=False,
+        ),
+        StageKind(
+            settings=Dpo,
+            section="A dpo stage",
+            loss_axis="loss",
+            metrics=(),
+            warns_of_near_twins=True,
+        ),
+        StageKind(
+            settings=Dpop,
+            section="A dpop stage",
+            loss_axis="loss",
+            metrics=("dpop/active",),
+            warns_of_near_twins=False,
+        ),
+        StageKind(
+            settings=Ipo,
+            section="An ipo stage",
+            loss_axis="loss",
+            metrics=(),
+            warns_of_near_twins=False,
+        ),
+        StageKind(
+            settings=Cpo,
+            section="A cpo stage",
+            loss_axis="loss",
+            metrics=(),
+            warns_of_near_twins=False,
+        ),
+        StageKind(
+            settings=Merge,
+            section="A merge stage",
+            loss_axis="",
+            metrics=(),
+            warns_of_near_twins=False,
+        ),
+    )
 }
-"""The stages by their kind."""
-Stage = Annotated[Sft | Dpo | Dpop | Ipo | Cpo | Merge, Field(discriminator="kind")]
+"""The kinds that come with Ratchet, in the order in which messages list them."""

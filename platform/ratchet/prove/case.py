@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ratchet.errors import CorruptError
-from ratchet.plan.stages import Training
+from ratchet.plan.stage_kinds import stage_kind
+from ratchet.plan.training import TrainingStage
 from ratchet.prove.oracle import Adapters, Pair, Recipe
 from ratchet.store.files import storage_errors
 
@@ -103,11 +104,11 @@ def _lines(path: Path) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def recipe_of(kind: str, stage: Training, steps: int) -> Recipe:
+def recipe_of(kind: str, stage: TrainingStage, steps: int) -> Recipe:
     """Return what a stage of the plan asks for; `steps` are its updates in all."""
     lora = stage.lora
     return Recipe(
-        kind=kind,
+        loss=kind if stage_kind(kind).reads_pairs else None,
         options=stage.model_dump(mode="json"),
         learning_rate=stage.learning_rate,
         schedule=stage.schedule,
@@ -123,7 +124,7 @@ def recipe_of(kind: str, stage: Training, steps: int) -> Recipe:
 
 
 def shift_of(pair_id: str) -> tuple[float, float]:
-    """Return by how many nats the reference of a pair's chosen and rejected answer is moved off the kink of dpop."""
+    """Return by how many nats the reference of a pair's chosen and rejected answer is moved off the loss's kink."""
     return _CYCLES[sum(pair_id.encode()) % len(_CYCLES)]
 
 

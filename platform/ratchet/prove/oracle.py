@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ from torch.nn import functional as F
 Weights = dict[str, Tensor]
 Scores = dict[str, tuple[float, float]]
 """Log-probabilities of chosen and rejected answer under a reference, by pair id, nats."""
+Options = Mapping[str, Any]
+Sides = Sequence[Tensor]
+Floats = Sequence[float]
+Counts = Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +52,12 @@ class Adapters:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a stage asks for. `steps` are those of the whole stage, which the schedule needs; `options` the loss's."""
+    """What a stage asks for. `steps` are those of the whole stage, which the schedule needs; `options` the loss's.
 
-    kind: str
+    `loss` is the kind of preference loss, one of `PLAIN_LOSSES`; None asks for the supervised loss.
+    """
+
+    loss: str | None
     options: Mapping[str, Any]
     learning_rate: float
     schedule: str
@@ -115,24 +122,41 @@ def answer_logp(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> Ten
     return logps_TV.gather(1, ids_1T[0, len(prompt) :, None]).double().sum()
 
 
-def pair_loss(kind: str, options: Mapping[str, Any], policy: Sequence[Tensor], ref: Sequence[float], n: Any) -> Any:
-    """Return the loss of one pair: `policy` and `ref` score its chosen and rejected answer, of `n` tokens each."""
-    beta, log_sigmoid = float(options.get("beta", 0.0)), F.logsigmoid
+def dpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+    """Rafailov et al. 2023, Eq. 7; label smoothing: Mitchell 2023, Eq. 3."""
+    smooth, z = options["label_smoothing"], options["beta"] * ((policy[0] - ref[0]) - (policy[1] - ref[1]))
+    return -(1 - smooth) * F.logsigmoid(z) - smooth * F.logsigmoid(-z)
+
+
+def dpop(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+    """Pal et al. 2024: section 3, and Eq. 3 as first printed."""
     h_w, h_l = policy[0] - ref[0], policy[1] - ref[1]
-    if kind == "dpo":  # Rafailov et al. 2023, Eq. 7; label smoothing: Mitchell 2023, Eq. 3
-        smooth, z = float(options["label_smoothing"]), beta * (h_w - h_l)
-        return -(1 - smooth) * log_sigmoid(z) - smooth * log_sigmoid(-z)
-    if kind == "dpop":  # Pal et al. 2024: section 3, and Eq. 3 as first printed
-        fall = torch.relu(-h_w)
-        if options["penalty_position"] == "inside":
-            return -log_sigmoid(beta * (h_w - h_l - options["penalty"] * fall))
-        return -log_sigmoid(beta * (h_w - h_l)) + options["penalty"] * fall
-    if kind == "ipo":  # Azar et al. 2023, Eq. 17
-        w, l = (h_w / n[0], h_l / n[1]) if options["length_normalised"] else (h_w, h_l)  # noqa: E741  the paper's
-        return (w - l - 1 / (2 * beta)) ** 2
-    if kind == "cpo":  # Xu et al. 2024, Eq. 5 and 6
-        return -log_sigmoid(beta * (policy[0] - policy[1])) - options["nll_weight"] * policy[0] / n[0]
-    raise ValueError(f"no loss is called {kind!r}")
+    beta, fall = options["beta"], torch.relu(-h_w)
+    if options["penalty_position"] == "inside":
+        return -F.logsigmoid(beta * (h_w - h_l - options["penalty"] * fall))
+    return -F.logsigmoid(beta * (h_w - h_l)) + options["penalty"] * fall
+
+
+def ipo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+    """Azar et al. 2023, Eq. 17."""
+    h_w, h_l = policy[0] - ref[0], policy[1] - ref[1]
+    w, l = (h_w / n[0], h_l / n[1]) if options["length_normalised"] else (h_w, h_l)  # noqa: E741  the paper's
+    return (w - l - 1 / (2 * options["beta"])) ** 2
+
+
+def cpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+    """Xu et al. 2024, Eq. 5 and 6."""
+    return -F.logsigmoid(options["beta"] * (policy[0] - policy[1])) - options["nll_weight"] * policy[0] / n[0]
+
+
+PLAIN_LOSSES: Mapping[str, Callable[[Options, Sides, Floats, Counts], Any]] = {
+    "dpo": dpo,
+    "dpop": dpop,
+    "ipo": ipo,
+    "cpo": cpo,
+}
+"""The loss of one pair, by its kind: from the log-probabilities of its chosen and rejected answer under the policy and
+under the reference, and their counts of tokens."""
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
@@ -180,17 +204,17 @@ class PlainTrainer:
         """Make one update from a global batch; a loss without a reference has no scores."""
         self.step += 1
         gradient = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
-        sft = self.recipe.kind == "sft"
-        per = sum(len(pair.chosen) for pair in pairs) if sft else len(pairs)
+        supervised = self.recipe.loss is None
+        per = sum(len(pair.chosen) for pair in pairs) if supervised else len(pairs)
         total, scored = 0.0, []
         for pair in pairs:
-            sides = self.scores(pair.prompt, (pair.chosen,) if sft else (pair.chosen, pair.rejected))
-            if sft:
+            sides = self.scores(pair.prompt, (pair.chosen,) if supervised else (pair.chosen, pair.rejected))
+            if self.recipe.loss is None:
                 loss = -sides[0] / per
             else:
                 counts = (len(pair.chosen), len(pair.rejected))
                 ref = reference.get(pair.pair_id, (0.0, 0.0))
-                loss = pair_loss(self.recipe.kind, self.recipe.options, sides, ref, counts) / per
+                loss = PLAIN_LOSSES[self.recipe.loss](self.recipe.options, sides, ref, counts) / per
             loss.backward()  # type: ignore[no-untyped-call]
             for name, parameter in self.parameters.items():
                 if parameter.grad is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ratchet.losses.preference import loss_of
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.engines import foreign_engine
@@ -29,7 +30,8 @@ from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.training import ready
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Training
+from ratchet.plan.stage_kinds import stage_kind, trains
+from ratchet.plan.training import TrainingStage
 from ratchet.prove.case import Case, read_pairs, read_trace, recipe_of, shift_of
 from ratchet.prove.compare import Number, compare
 from ratchet.prove.cost import check_room
@@ -47,7 +49,7 @@ from ratchet.train.worker import ray_worker
 NAME = "prove.json"
 UPDATES = 3
 _NEVER = 10**9
-_MOVED = "dpop starts on its kink, where rounding decides: here the reference of each answer is moved by one nat"
+_MOVED = "{} starts on its kink, where rounding decides: here the reference of each answer is moved by one nat"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,7 @@ def prove_plan(plan: Plan, updates: int = UPDATES) -> Proof:
         _prepare(run)
         for name in stage_order(plan):
             stage = plan.stages[name]
-            if isinstance(stage, Merge):
+            if not trains(stage):
                 unproved.append((name, "a merge trains nothing"))
                 continue
             step, later, stands_in = _first_step(run, name)
@@ -95,7 +97,7 @@ def prove_plan(plan: Plan, updates: int = UPDATES) -> Proof:
                 notes += [(step.name, f"the plan's base stands in for {other}") for other in stands_in]
                 found, moved = _prove(run, step, stage, updates)
                 numbers += found
-                notes += [(step.name, _MOVED)] * moved
+                notes += [(step.name, _MOVED.format(step.kind))] * moved
             unproved += left_out(later)
             if not stands_in:
                 _find_made(run, name)
@@ -121,7 +123,7 @@ def left_out(later: Sequence[Step]) -> list[tuple[str, str]]:
     ]
 
 
-def why_not(plan: Plan, stage: Training) -> str | None:
+def why_not(plan: Plan, stage: TrainingStage) -> str | None:
     """Return what in a stage cannot be proved, by its key, or None."""
     lora = stage.lora
     if plan.model.dtype == "float16":
@@ -192,7 +194,7 @@ def _find_made(run: Run, name: str) -> None:
         run.models[step.name] = model
 
 
-def _prove(run: Run, step: Step, stage: Training, updates: int) -> tuple[list[Number], bool]:
+def _prove(run: Run, step: Step, stage: TrainingStage, updates: int) -> tuple[list[Number], bool]:
     """Return the numbers of a step, and whether its reference was moved."""
     clock = time.monotonic()
     folder = run.layout.step(run.plan.name, step.name)
@@ -218,7 +220,7 @@ def _prove(run: Run, step: Step, stage: Training, updates: int) -> tuple[list[Nu
         masters=start.masters_file if carries else None,
     )
     run.console.step(step.name, f"plain float64 for {count} updates of {stage.batch} pairs: {check_room(case)}")
-    moved = step.kind == "dpop" and spec.starts_at_reference
+    moved = stage_kind(step.kind).reads_pairs and loss_of(step.kind).kink and spec.starts_at_reference
     spec = _alone(spec, move_reference(spec, table) if moved else None)
     first_updates(
         spec,
@@ -244,7 +246,7 @@ def _alone(spec: TrainSpec, references: str | None) -> TrainSpec:
 
 
 def move_reference(spec: TrainSpec, table: Any) -> str:
-    """Write a step's reference, each number moved off the kink of dpop, into its folder; return where it lies."""
+    """Write a step's reference, each number moved off the kink of its loss, into its folder; return where it lies."""
     ids = table.pair_ids()
     found = read_logps([Path(folder) for folder in spec.references], ids)
     names = [str(one) for one in ids.to_pylist()]

@@ -69,7 +69,9 @@ def parts_of(report: Report, stage: str) -> list[Part]:
 
 def preference_stages(report: Report) -> list[str]:
     """Stages that train on preferences and have history."""
-    return [name for name in report.stages if any(step.prefers and step.history for step in report.steps_of(name))]
+    return [
+        name for name in report.stages if any(step.does.reads_pairs and step.history for step in report.steps_of(name))
+    ]
 
 
 def referring_stages(report: Report) -> list[str]:
@@ -217,7 +219,7 @@ def losses(report: Report) -> list[Chart]:
             if held := parts[-1].series("heldout/loss"):
                 ends.append((held[-1][1], "held out", INK))
             labels_at_end(axes, ends)
-            unit = "nats a token" if steps[0].kind == "sft" else "loss"
+            unit = steps[0].does.loss_axis
             axis_names(axes, "optimiser steps", unit, up=20 if len(parts) > 1 else 9)
 
         svg = draw(f"loss-{report.stages.index(stage)}", f"Loss of stage {stage}", paint, margins=(42, 62, 40, 38))

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ratchet.pairs.overlap import Overlap
+from ratchet.plan.stage_kinds import stage_kind
+from ratchet.plan.stages import StageKind
 from ratchet.report.scores_data import Scores
 
 LOW_EDIT_DISTANCE = 0.15
@@ -134,9 +136,9 @@ class Step:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def prefers(self) -> bool:
-        """Whether the step trains on preferences: neither sft nor merge."""
-        return self.kind not in {"sft", "merge"}
+    def does(self) -> StageKind:
+        """What a stage of its kind does."""
+        return stage_kind(self.kind)
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """Return (step, value) of one metric, without the lines that lack it."""
@@ -302,7 +304,7 @@ class Report:
     @property
     def final_models(self) -> list[str]:
         """What each stage ended with, without the models that other steps start from."""
-        starts = {step.start for step in self.steps if step.kind != "merge"}
+        starts = {step.start for step in self.steps if step.does.trains}
         return [name for stage in self.stages if (name := self.last_step(stage)) not in starts]
 
     @property
@@ -311,7 +313,7 @@ class Report:
         sources = {source.name: source for source in self.sources}
         found = []
         for step in self.steps:
-            for name in step.chunk if step.kind == "dpo" else ():
+            for name in step.chunk if step.does.warns_of_near_twins else ():
                 distance = sources[name].edit_distance if name in sources else None
                 if distance and distance.median is not None and distance.median < LOW_EDIT_DISTANCE:
                     found.append((step, sources[name]))

@@ -73,7 +73,9 @@ def preferring(report: Report, *, referring: bool = False) -> Iterator[tuple[str
 
     `referring` leaves out stages whose loss has no reference: their margin does not say how far a model moved.
     """
-    yield from _ending(report, [step for step in report.steps if step.prefers and (step.reference or not referring)])
+    yield from _ending(
+        report, [step for step in report.steps if step.does.reads_pairs and (step.reference or not referring)]
+    )
 
 
 def _ending(report: Report, steps: Iterable[Step]) -> Iterator[tuple[str, Pooled]]:
@@ -123,7 +125,7 @@ def _few_pairs(report: Report) -> Iterator[Found]:
 
 def _none_held_out(report: Report) -> Iterator[Found]:
     known = {model for model, _ in preferring(report)}
-    for stage in dict.fromkeys(step.stage for step in report.steps if step.prefers):
+    for stage in dict.fromkeys(step.stage for step in report.steps if step.does.reads_pairs):
         if (model := report.last_step(stage)) not in known:
             yield model, {}
 

@@ -96,7 +96,7 @@ def graph(report: Report) -> Graph | None:
     edges = []
     for step in report.steps:
         parents = _parents(report, step)
-        kind = "merge" if step.kind == "merge" else "start"
+        kind = "start" if step.does.trains else "average"
         edges += [Edge(kind, _path(nodes[name], nodes[step.name])) for name in parents]
         if step.reference and step.reference not in parents:
             edges.append(Edge("reference", _path(nodes[step.reference], nodes[step.name])))
@@ -106,14 +106,14 @@ def graph(report: Report) -> Graph | None:
 
 
 def _parents(report: Report, step: Step) -> list[str]:
-    if step.kind == "merge":
+    if not step.does.trains:
         return [report.last_step(name) for name in step.options.get("of", ())]
     return [step.start] if step.start else []
 
 
 def _detail(step: Step) -> str:
     data = ", ".join(step.chunk)
-    return step.kind if step.kind == "merge" or not data else f"{step.kind} · {data}"
+    return step.kind if not (step.does.trains and data) else f"{step.kind} · {data}"
 
 
 def _path(left: Node, right: Node) -> str:

@@ -136,9 +136,9 @@ def headline(report: Report) -> Table | None:
 def chosen(report: Report) -> Table | None:
     """Whether each preference step raised or lowered the chosen answers' log-probability."""
     rows = []
-    told = sum(step.prefers for step in report.steps)
+    told = sum(step.does.reads_pairs for step in report.steps)
     for step in report.steps:
-        if not step.prefers:
+        if not step.does.reads_pairs:
             continue
         end, low = end_of(step, "logps/chosen_delta"), end_of(step, "logps/rejected_delta")
         held = pooled(report, step.name)
@@ -156,7 +156,7 @@ def chosen(report: Report) -> Table | None:
             Cell(verdict, mark="fell" if verdict == "fell" else ""),
         ]
         rows.append(row(cells, step.record, *(held.records if held else ())))
-    against = {found.against for step in report.steps if step.prefers and (found := pooled(report, step.name))}
+    against = {found.against for step in report.steps if step.does.reads_pairs and (found := pooled(report, step.name))}
     columns = [
         Column("step", text=True),
         Column("kind", text=True),

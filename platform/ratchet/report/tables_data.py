@@ -210,7 +210,7 @@ def merges(report: Report) -> Table | None:
     """Merged models: whose weights, in which shares."""
     rows = []
     for step in report.steps:
-        if step.kind != "merge":
+        if step.does.trains:
             continue
         names = [report.last_step(name) for name in step.options.get("of", ())]
         weights = step.options.get("weights") or [1.0] * len(names)

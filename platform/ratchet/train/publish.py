@@ -21,7 +21,7 @@ from ratchet.model.load import DTYPES, load_model
 from ratchet.model.noise import Noise
 from ratchet.model.usage import card_usage
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.plan.stages import Lora
+from ratchet.plan.training import Lora
 from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.model.tree import Sharing
+from ratchet.plan.stage_kinds import stage_kind
 
 _PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references", "pair_files")
 _PATHS = ("folder", "model", "masters", "rows", "stop_file", "lease")
@@ -129,7 +130,7 @@ class TrainSpec:
     @property
     def supervised(self) -> bool:
         """Whether the loss is over answer tokens rather than over pairs."""
-        return self.kind == "sft"
+        return stage_kind(self.kind).supervised
 
     def absolute(self) -> TrainSpec:
         """Return the spec with absolute paths: workers do not run in the driver's folder."""

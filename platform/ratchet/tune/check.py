@@ -13,7 +13,7 @@ from ratchet.plan.outline import close, describe, either, hint, members
 from ratchet.plan.references import reference_of, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Distribution, Space
-from ratchet.plan.stages import Merge, ReferringStage
+from ratchet.plan.stage_kinds import reads_reference, trains
 from ratchet.tune.trial_plan import base_document
 from ratchet.tune.tried import try_points
 
@@ -167,10 +167,10 @@ def _made_of(plan: Plan, name: str) -> set[str]:
         if stage in plan.stages and stage not in found:
             found.add(stage)
             spec = plan.stages[stage]
-            if isinstance(spec, Merge):
+            if not trains(spec):
                 left += spec.of
                 continue
-            named = reference_of(plan, stage) if isinstance(spec, ReferringStage) else None
+            named = reference_of(plan, stage) if reads_reference(spec) else None
             left += [start_of(plan, stage), *([named] if isinstance(named, str) else [])]
     return found
 

@@ -28,7 +28,9 @@ from ratchet.pipeline.sizes import Known, Sizes, pairs_seen, step_rows
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, Stage, Training
+from ratchet.plan.stage_kinds import trains
+from ratchet.plan.stages import Stage
+from ratchet.plan.training import TrainingStage
 from ratchet.reference.partition import order_chunks
 from ratchet.store.fingerprint import fingerprint
 
@@ -117,7 +119,7 @@ def planned_steps(plan: Plan, sizes: Sizes) -> Iterator[Planned]:
     for step in walk(plan, lambda name: _order(plan.stages[name])):
         known = names.made[step.name] = fingerprint(recipe(plan, step, names))
         home = f"{known} leaves" if step.name in left else known
-        if isinstance(step.settings, Merge):
+        if not trains(step.settings):
             yield Planned(known, home, 0, {})
             continue
         found = {source: sizes.of(plan, source, step.settings) for source in step.chunk.shares}
@@ -153,7 +155,7 @@ class Foreseen:
         read = which.scratch.tokenizer_from if which.scratch else ()
         return fingerprint({"spec": spec, "read": [self.sizes.identity(self.plan, source) for source in read]})
 
-    def tokens(self, source: str, stage: Training) -> str:
+    def tokens(self, source: str, stage: TrainingStage) -> str:
         """Return what decides a source's tokens; the tokenizer is that of the plan's model."""
         key = (source, stage.max_length, stage.overlong)
         if key not in self._tokens:
@@ -170,7 +172,7 @@ class Foreseen:
         Where a model decides the order, chunks are named as they are listed.
         """
         stage, steps = step.settings, stepwise(step.settings)
-        if isinstance(stage, Merge) or steps is None or (steps.by == "source" and not needs_difficulty(stage)):
+        if not trains(stage) or steps is None or (steps.by == "source" and not needs_difficulty(stage)):
             return None
         union = [[self.tokens(source, stage), share] for source, share in stage.shares().items()]
         found: dict[str, Any] = {"part": [step.chunk.part, step.chunk.parts], "order": steps.order, "union": union}
@@ -188,7 +190,7 @@ class Foreseen:
 
 def _pass(plan: Plan, step: Step, names: Foreseen, source: str) -> str:
     """Return what decides a step's reference pass over one of its sources."""
-    assert step.reference is not None and not isinstance(step.settings, Merge)  # noqa: S101  the caller looked
+    assert step.reference is not None and trains(step.settings)  # noqa: S101  the caller looked
     asked = {
         "model": names.model(step.reference),
         "dtype": reference_dtype(plan, step),
@@ -208,6 +210,6 @@ def _unknown_order(stage: Stage) -> bool:
 def _order(stage: Stage) -> list[str]:
     """The chunks in the order they are trained, as far as that is known: as listed, where a model decides."""
     steps, chunks = stepwise(stage), chunk_names(stage)
-    if isinstance(stage, Merge) or steps is None or steps.by == "count" or needs_difficulty(stage):
+    if not trains(stage) or steps is None or steps.by == "count" or needs_difficulty(stage):
         return chunks
     return order_chunks(steps.order, chunks, {}, stage.seed)

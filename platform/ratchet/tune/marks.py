@@ -8,7 +8,8 @@ from typing import Any
 
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.plan.stages import Merge, Sft, Steps
+from ratchet.plan.stage_kinds import reads_pairs
+from ratchet.plan.training import Steps
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks
 from ratchet.reference.store import read_all
 from ratchet.store.layout import Layout
@@ -29,7 +30,7 @@ def order_marks(
     found: dict[str, list[str]] = defaultdict(list)
     for key, one in space.keys.items():
         stage = plan.stages.get(key.split(".")[1]) if one.permutation else None
-        if stage is None or isinstance(stage, Sft | Merge) or stage.steps is None:
+        if stage is None or not reads_pairs(stage) or stage.steps is None:
             continue
         listed = list(stage.shares())
         accuracies = _accuracies(trials, f"{key.split('.')[1]}.1", stage.steps, layout)

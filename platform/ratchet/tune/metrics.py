@@ -19,7 +19,8 @@ from ratchet.pipeline.graph import final_model, preference_sources, steps_of
 from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge, PreferenceStage, ReferringStage, Sft, Training
+from ratchet.plan.stage_kinds import reads_pairs, reads_reference, stage_kind, supervised, trains
+from ratchet.plan.training import TrainingStage
 from ratchet.reference.share import error_of, exact_interval
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_json_or_none
@@ -32,13 +33,11 @@ NOTHING: Found = (None, None)
 HELD_OUT = ("accuracy", "margin", "chosen_delta", "rejected_delta", "chosen_per_token")
 """What held-out pairs say of a model against another one."""
 EVERY_STEP = ("epoch", "loss", "tokens_computed", "grad_norm", "learning_rate", "pairs_per_second", "tokens_per_second")
-SUPERVISED = ("perplexity",)
 PREFERENCE = (
     *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
     *("logps/chosen", "logps/rejected"),
 )
 REFERRING = ("logps/chosen_delta", "logps/rejected_delta")
-OF_KIND = {"dpop": ("dpop/active",)}
 """Keys of metrics.jsonl. The check of the first step (`first/…`) is none: it says nothing of where a stage ends."""
 
 
@@ -53,18 +52,19 @@ def metric_names(plan: Plan) -> list[str]:
         stage = plan.stages[name]
         found += [f"{name}/heldout/{rest}" for rest in _heldout_names(plan, name)]
         found += [f"{name}/score/{rest}" for rest, one in scores.items() if _goes_through(plan, name, one.suite)]
-        if not isinstance(stage, Merge):
+        if trains(stage):
             found += [f"{name}/train/{key}" for key in training_keys(plan, stage)]
     return found
 
 
-def training_keys(plan: Plan, stage: Training) -> list[str]:
+def training_keys(plan: Plan, stage: TrainingStage) -> list[str]:
     """Return the keys that the last line of a stage's metrics.jsonl has."""
     keys = [*EVERY_STEP]
-    keys += SUPERVISED if isinstance(stage, Sft) else (*PREFERENCE, *OF_KIND.get(stage.kind, ()))
-    keys += REFERRING if isinstance(stage, ReferringStage) else ()
+    keys += PREFERENCE if reads_pairs(stage) else ()
+    keys += stage_kind(stage.kind).metrics
+    keys += REFERRING if reads_reference(stage) else ()
     if any(plan.data[source].held_out for source in stage.shares()):
-        keys += ["heldout/loss"] if isinstance(stage, Sft) else ["heldout/loss", "heldout/accuracy"]
+        keys += ["heldout/loss", "heldout/accuracy"] if reads_pairs(stage) else ["heldout/loss"]
     return keys
 
 
@@ -126,7 +126,7 @@ class _Score:
 
 
 def _heldout_names(plan: Plan, name: str) -> list[str]:
-    if isinstance(plan.stages[name], Sft):
+    if supervised(plan.stages[name]):
         return []
     sources = [source for source in preference_sources(plan) if plan.data[source].held_out]
     wholes = list(HELD_OUT) if sources else []
@@ -156,16 +156,16 @@ def _scores(suites: Sequence[PlannedSuite]) -> dict[str, _Score]:
 
 def _goes_through(plan: Plan, name: str, suite: PlannedSuite) -> bool:
     """Whether a stage's last model is put through a suite: one for final models leaves out what others start from."""
-    trained = [other for other, stage in plan.stages.items() if not isinstance(stage, Merge)]
+    trained = [other for other, stage in plan.stages.items() if trains(stage)]
     return not suite.final or all(start_of(plan, other) != name for other in trained)
 
 
 def _opponent(plan: Plan, name: str) -> str | None:
     """The model that a stage's last model is held against: where the stage starts."""
     stage = plan.stages[name]
-    if isinstance(stage, Merge):
+    if not trains(stage):
         return steps_of(plan, name, ())[0].start
-    return final_model(plan, start_of(plan, name)) if isinstance(stage, PreferenceStage) else None
+    return final_model(plan, start_of(plan, name)) if reads_pairs(stage) else None
 
 
 class RunFiles:

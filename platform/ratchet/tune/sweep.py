@@ -19,7 +19,6 @@ from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
-from ratchet.plan.stages import Merge
 from ratchet.report.diagnoses import lines
 from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
@@ -290,7 +289,7 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
 
 def contents(plan: Plan) -> dict[str, Any]:
     """Return the content of the files that a plan reads: sources, a model folder. Raises DataError, ModelError."""
-    used = {name for stage in plan.stages.values() if not isinstance(stage, Merge) for name in stage.shares()}
+    used = {name for stage in plan.stages.values() for name in stage.shares()}
     sources = {name: fingerprint(pairs_identity(plan.data[name], plan.model.system)) for name in sorted(used)}
     return {"sources": sources, "model": digest_model(at_home(plan.model.path)) if plan.model.path else None}
 

@@ -11,6 +11,7 @@ from ratchet.plan.document import SET, Document, KeyPath, Place, Problem
 from ratchet.plan.outline import close, either, hint
 from ratchet.plan.space import Space
 from ratchet.plan.space_rules import varied_stages
+from ratchet.plan.stage_kinds import may_train
 
 
 def trial_document(
@@ -92,7 +93,7 @@ def _seeded(document: Document, space: Space) -> list[str]:
     training = [
         name
         for name, stage in (stages.items() if isinstance(stages, dict) else ())
-        if isinstance(stage, dict) and stage.get("kind") != "merge"
+        if isinstance(stage, dict) and may_train(stage)
     ]
     varied = varied_stages(space)
     return [name for name in training if name in varied] or training
