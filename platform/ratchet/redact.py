@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -83,7 +83,11 @@ def looks_secret(variable: str) -> bool:
 
 def values(text: str) -> str:
     """Return `text` without the values of secrets. Nothing else changes, so records and journals may pass."""
-    for spelling in spellings(_secrets()):
+    return _masked(text, spellings(_secrets()))
+
+
+def _masked(text: str, known: Iterable[str]) -> str:
+    for spelling in known:
         if spelling in text:
             text = text.replace(spelling, MASK)
     return text
@@ -104,12 +108,16 @@ def shapes_in(text: str) -> list[str]:
 
 def tree(value: Any) -> Any:
     """Return what is to become JSON without the values of secrets: in all texts, and in the keys of mappings."""
+    return _masked_tree(value, spellings(_secrets()))
+
+
+def _masked_tree(value: Any, known: Iterable[str]) -> Any:
     if isinstance(value, str):
-        return values(value)
+        return _masked(value, known)
     if isinstance(value, Mapping):
-        return {tree(key): tree(item) for key, item in value.items()}
+        return {_masked_tree(key, known): _masked_tree(item, known) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [tree(item) for item in value]
+        return [_masked_tree(item, known) for item in value]
     return value
 
 

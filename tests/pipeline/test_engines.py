@@ -24,9 +24,9 @@ from ratchet.store.layout import Layout
 from vllm_bench import write_pairs
 
 
-def run_that_asks(engine: Any, tensor_parallel: int = 1) -> Any:
+def run_that_asks(engine: Any, tensor_parallel: int = 1, *, here: bool = False) -> Any:
     cluster = Cluster(gpus_per_worker=1.0, tensor_parallel=tensor_parallel)
-    return SimpleNamespace(plan=SimpleNamespace(reference=ReferenceScores(engine=engine), cluster=cluster))
+    return SimpleNamespace(plan=SimpleNamespace(reference=ReferenceScores(engine=engine), cluster=cluster), here=here)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,7 @@ def test_the_engine_is_what_is_asked_for_and_there(
     monkeypatch.setattr(engines.vllm, "version", lambda: installed)
     choice = engines.foreign_engine(run_that_asks(asked))
     assert (choice.label if choice else None) == found
+    assert engines.foreign_engine(run_that_asks(asked, here=True)) is None
 
 
 def test_vllm_that_is_not_installed_is_an_error_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.ledger import Ledger
 from ratchet.train.loop import Parts, Result, run
+from ratchet.train.notice import look
 from ratchet.train.objective import Data, Reference
 from ratchet.train.spec import CheckpointSettings, TrainSpec
 
@@ -141,6 +143,7 @@ def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_see
         checkpoints=checkpoints,
         tracker=open_tracker(folder, None, after),
         ledger=Ledger(folder / "ledger.jsonl", after),
+        told=functools.partial(look, folder, spec.stop_file),
     )
     try:
         return Bench(engine, checkpoints, run(spec, parts, found), after)

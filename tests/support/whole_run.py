@@ -55,6 +55,34 @@ tasks:
   sums: {kind: exact_match, source: sums, pattern: 'answer is (-?\\d+)', rows: 16, max_new_tokens: 32}
 """
 
+SMALLEST = """\
+name: tiny
+model:
+  scratch: {tokenizer_from: [slips], vocab_size: 300, hidden_size: 16, layers: 1, heads: 2, key_value_heads: 1,
+            intermediate_size: 32, max_positions: 96}
+data:
+  slips:
+    generate: {kind: arithmetic, rows: 20, steps: 2, largest: 9, seed: 1}
+    build: arithmetic_corruption
+    held_out: 0.2
+stages:
+  warm: {kind: sft, data: [slips], max_length: 96}
+  align: {kind: dpo, after: warm, data: [slips], batch: 4, learning_rate: 1e-3, max_length: 96}
+  blend: {kind: merge, of: [warm, align]}
+evaluate: [suite.yaml]
+cluster: {token_budget: 512, storage: out}
+"""
+SMALLEST_SUITE = """\
+tasks:
+  sums: {kind: exact_match, source: slips, pattern: 'answer is (-?\\d+)', rows: 2, max_new_tokens: 2}
+"""
+
+
+def write_smallest(folder: Path) -> None:
+    """Write a plan that trains in seconds and its suite into `folder`: each kind of work once."""
+    (folder / "plan.yaml").write_text(SMALLEST)
+    (folder / "suite.yaml").write_text(SMALLEST_SUITE)
+
 
 def write_plan(folder: Path) -> None:
     """Write the plan and its suite into `folder`, which then is the current directory of a run."""

@@ -71,7 +71,7 @@ def test_a_log_gets_lines_with_step_loss_and_estimate(
     with follow(path, "align-1", 40, Console()):
         while capfd_lines(capfd, said) < 3:
             time.sleep(0.01)
-        assert set(said) == {"starting workers"}
+        assert set(said) == {"training begins"}
         tracker = JsonLines(path, 0)
         for step in range(1, 41):
             tracker.log(step, METRICS)
@@ -168,7 +168,7 @@ def test_on_a_terminal_a_bar_goes_forth_and_back(tmp_path: Path, monkeypatch: py
     reader = threading.Thread(target=read)
     reader.start()
     with os.fdopen(slave, "w") as terminal, follow(path, "align-1", 40, Console(terminal)):
-        while b"starting workers" not in b"".join(shown):
+        while b"training begins" not in b"".join(shown):
             time.sleep(0.01)
         _grow(path, 30)
         time.sleep(0.4)

@@ -36,7 +36,7 @@ def told_at(monkeypatch: pytest.MonkeyPatch, step: int, kind: Kind) -> None:
             put(folder, Notice(kind, "for a reason"))
         return look(folder, stop_file)
 
-    monkeypatch.setattr("ratchet.train.loop.look", seen)
+    monkeypatch.setattr("train_bench.look", seen)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,13 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_here(parser: argparse.ArgumentParser) -> None:
+    """Add the choice to do without a Ray."""
+    parser.add_argument(
+        "--here", action="store_true", help="do all of it in this process, without a Ray: to try, to debug"
+    )
+
+
 def begin(name: str, what: str) -> None:
     """Say that a command begins, before the libraries that it needs are loaded, which takes seconds."""
     Console().step(name, f"{what}: loading libraries")

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.commands.arguments import begin
+from ratchet.commands.arguments import add_here, begin
 from ratchet.errors import PlanError
 from ratchet.pipeline.paths import fault, path_problems
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
+from ratchet.plan.here import refuse_suite_here
 from ratchet.plan.load import load_suite
 from ratchet.plan.model import DAY, ModelSpec, changed, is_commit
 from ratchet.plan.naming import Place
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="set a dotted key of the suite",
     )
+    add_here(parser)
     parser.add_argument("--actors", type=int, default=1, metavar="N", help="processes; no score depends on it")
     parser.add_argument("--gpus", type=float, default=0.0, metavar="G", help="GPUs of each process")
     parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs that hold one vLLM engine")
@@ -74,6 +76,8 @@ def main(arguments: argparse.Namespace) -> int:
         tensor_parallel=arguments.tensor_parallel if arguments.gpus else 1,
         storage=arguments.storage,
     )
+    if arguments.here:
+        refuse_suite_here(str(arguments.suite), suite)
     begin(arguments.suite.stem, "evaluating models")
 
     from ratchet.pipeline.standalone_evaluation import Asked, evaluate_models
@@ -82,7 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
     wandb = None
     if arguments.wandb:
         wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
-    evaluated = evaluate_models(asked, arguments.suite, suite, cluster, wandb)
+    evaluated = evaluate_models(asked, arguments.suite, suite, cluster, wandb, here=arguments.here)
     sys.stdout.write(f"report: {evaluated.report}\n")
     if (error := evaluated.error()) is not None:
         raise error

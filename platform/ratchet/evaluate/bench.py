@@ -15,7 +15,7 @@ from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.kinds import RevivingVllm, engine_label
 from ratchet.evaluate.engines.local import LocalEngine, ends_of
-from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.pool import OneEngine, Pool
 from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.model.check import check_model
 from ratchet.model.digest import digest_code, digest_model, file_marks
@@ -29,6 +29,7 @@ from ratchet.serving.vllm import Served
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, Wait, leased
+from ratchet.store.process import on_ray
 from ratchet.track.bar import counted
 from ratchet.track.progress import Console
 
@@ -40,7 +41,7 @@ _VLLM_LONGEST = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Where models are evaluated. `actors` is the number of processes; no result depends on it.
+    """Where models are evaluated. `actors` is the number of processes on a Ray; no result depends on it.
 
     Where `stopped` turns true, the evaluation ends with its next batch; what was answered is kept.
     """
@@ -82,7 +83,7 @@ class Candidates:
                 where=str(model.folder),
                 fix="run again; something writes to this folder",
             )
-        self._actors: dict[tuple[str, str | None], Actors] = {}
+        self._actors: dict[tuple[str, str | None], Actors | OneEngine] = {}
         self._journals: dict[str, UnitJournal] = {}
         self._open = contextlib.ExitStack()
 
@@ -158,14 +159,16 @@ class Candidates:
     def _on_units(self, done: int, total: int) -> None:
         self._show(done, total)
 
-    def _pool(self, engine: str, quantise: str | None) -> Actors:
+    def _pool(self, engine: str, quantise: str | None) -> Actors | OneEngine:
         if (engine, quantise) not in self._actors:
-            cluster = self.bench.cluster
-            gpus = cluster.gpus_per_worker
+            make, bench = self._maker(engine, quantise), self.bench
+            gpus = bench.cluster.gpus_per_worker
             if engine == "vllm" and gpus:
-                gpus = max(gpus, cluster.tensor_parallel)
-            self._actors[engine, quantise] = Actors(
-                self._maker(engine, quantise), count=self.bench.actors, gpus=gpus, look=self.bench.end_if_stopped
+                gpus = max(gpus, bench.cluster.tensor_parallel)
+            self._actors[engine, quantise] = (
+                Actors(make, count=bench.actors, gpus=gpus, look=bench.end_if_stopped)
+                if on_ray()
+                else OneEngine(make, bench.end_if_stopped)
             )
         return self._actors[engine, quantise]
 

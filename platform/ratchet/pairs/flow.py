@@ -27,6 +27,7 @@ from ratchet.store import warned
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.process import on_ray
 from ratchet.store.record import Record
 
 _BLOCK_ITEMS = 512
@@ -80,7 +81,9 @@ def prepare_pairs(
     default_system: str | None,
     wait: Wait = SILENTLY,
 ) -> tuple[str, Path]:
-    """Return fingerprint and folder of a source's pairs, making them where the store has none. Ray must be up.
+    """Return fingerprint and folder of a source's pairs, making them where the store has none.
+
+    Ray tasks read the spans where this process has a Ray; else they are read here, one after the other.
 
     `wait.look` is called while it works, too. Raises DataError where files are absent or damaged, too many rows are
     bad, or no pair is left; PlanError where the source asks for what its rows cannot give; StorageError.
@@ -113,7 +116,17 @@ def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:
 
 
 def _stream(spans: list[Span], reading: Reading, look: Callable[[], None]) -> Iterator[Item]:
-    """Yield the items of all spans in order, from Ray Data tasks. Raises the DataError that a task met."""
+    """Yield the items of all spans in order. Raises the DataError that reading one met."""
+    if on_ray():
+        yield from _on_ray(spans, reading, look)
+        return
+    for span in spans:
+        for item in span_pairs(span, reading):
+            look()
+            yield item
+
+
+def _on_ray(spans: list[Span], reading: Reading, look: Callable[[], None]) -> Iterator[Item]:
     import ray.data
 
     numbers = ray.data.from_items([{"span": number} for number in range(len(spans))], override_num_blocks=len(spans))

@@ -1,7 +1,8 @@
 """A source's tokens: pairs stream through the tokenizer, in order, into memory-mapped files.
 
-Ray Data spreads the work and one batch at a time reaches the driver, so memory stays flat; a source
-too small to be worth a Ray job is tokenised here. What is computed lies in `tokens`.
+Ray Data spreads the work and one batch at a time reaches the driver, so memory stays flat. A source
+too small to be worth a Ray job is tokenised in the calling process, and so is every source without a
+Ray. What is computed lies in `tokens`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ratchet.store import warned
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.process import on_ray
 from ratchet.store.sound import checked
 
 SMALL_ROWS = 5000
@@ -63,9 +65,9 @@ def prepare_tokens(
 ) -> tuple[str, Path]:
     """Return fingerprint and folder of a source's tokens, making them where the store has none.
 
-    With more than `small_rows` pairs on a side Ray must be up. `wait.look` is called while it works, too. Raises
-    ModelError where the tokenizer or its template cannot be used, DataError where no pair is left to train on,
-    StorageError.
+    Where this process has a Ray, it takes a side of more than `small_rows` pairs. `wait.look` is called while it works,
+    too. Raises ModelError where the tokenizer or its template cannot be used, DataError where no pair is left to train
+    on, StorageError.
     """
     policy = Policy(max_length, overlong)
     identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
@@ -78,7 +80,7 @@ def prepare_tokens(
         rows = [pq.read_metadata(file).num_rows for file in files]
         with TokenWriter(folder) as writer:
             for side, file, count in zip(SIDES, files, rows, strict=True):
-                for table in _here(file, work) if count <= small_rows else _on_ray(file, work):
+                for table in _here(file, work) if count <= small_rows or not on_ray() else _on_ray(file, work):
                     wait.look()
                     writer.write(side, table)
         counts = writer.counts()

@@ -25,6 +25,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 from ratchet.reference.models import Model
 from ratchet.store.files import write_json
+from ratchet.store.process import on_ray
 
 
 class Evaluations:
@@ -149,7 +150,9 @@ def write_scores(
 
 
 def spare_actors(cluster: Cluster) -> int:
-    """Return how many evaluation processes fit beside training, at most `score_actors`."""
+    """Return how many evaluation processes fit beside training, at most `score_actors`; none without a Ray."""
+    if not on_ray():
+        return 0
     have = resources()
     gpus = cluster.gpus_per_worker and max(cluster.gpus_per_worker, cluster.tensor_parallel)
     rooms = [have.get("CPU", 0.0) - cluster.most_workers * cluster.cpus_per_worker - 1]  # one is Ray Train's own

@@ -87,6 +87,8 @@ class Run:
     foreign: EngineChoice | None = None
     gates: dict[tuple[str, str, str], Gate] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    here: bool = False
+    """Whether all of it happens in this process, without a Ray."""
 
     def still_ours(self) -> None:
         """Raise RunError where another process has taken the run folder over."""

@@ -24,10 +24,10 @@ from ratchet.serving import vllm
 def foreign_engine(run: Run) -> EngineChoice | None:
     """Return the engine beside the trainer's that the plan asks for, if there is one.
 
-    Raises PlanError where it asks for vLLM and none is installed.
+    In one process `auto` is the trainer's. Raises PlanError where it asks for vLLM and none is installed.
     """
     asked = run.plan.reference
-    if asked.engine == "trainer":
+    if asked.engine == "trainer" or run.here:
         return None
     version = vllm.version() if asked.engine == "auto" else need_vllm("reference.engine")
     return EngineChoice("vllm", version, asked.quantisation, run.plan.cluster.tensor_parallel) if version else None

@@ -41,11 +41,12 @@ from ratchet.pipeline.prepare import (
 from ratchet.pipeline.reference_passes import ensure_scores, evaluation_jobs, heldout_job, score_together, train_job
 from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scores_document import track_scores
-from ratchet.pipeline.session import native_noise_to, ray_session
+from ratchet.pipeline.session import native_noise_to, session
 from ratchet.pipeline.steps import ensure_step, finished, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.training import step_jobs
+from ratchet.plan.here import refuse_plan_here
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, trains
@@ -63,14 +64,15 @@ from ratchet.track.heard import Heard
 from ratchet.track.progress import Console
 
 
-def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None = None) -> Path:
+def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None = None, here: bool = False) -> Path:
     """Run a plan to its end and return the report that it wrote. `text` is the plan as written.
 
-    A run that was cut short goes on where it was; a sweep's `trial` has its folder among the sweep's.
+    A run that was cut short goes on where it was; a sweep's `trial` has its folder among the sweep's. With `here` all
+    of it happens in this process, without a Ray; what it makes and finds is the same.
     Raises RunError where another process holds the run folder, or a step there was made from
     something else and `fresh` is not given; else what its parts raise.
     """
-    run, clock = _open(plan, fresh, trial), time.monotonic()
+    run, clock = _open(plan, fresh, trial, here=here), time.monotonic()
     heard = Heard(run.folder, run.console.say)
     with hold(run.folder, run.console.say) as lease, heard.all():
         run.lease = lease
@@ -80,7 +82,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
         with (
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),
-            ray_session(plan.cluster, say=run.console.say),
+            session(plan.cluster, run.console.say, here=here),
             stoppable(run.stop),
         ):
             _prepare(run)
@@ -106,13 +108,13 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     return html
 
 
-def score_plan(plan: Plan) -> tuple[int, list[str]]:
+def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
     """Score the reference of every step whose reference model is there, in one pass of each engine.
 
-    Trains nothing. Returns how many pairs have scores now, and the steps whose reference is not
-    there yet. Raises what `run_plan` may.
+    Trains nothing; with `here` it is done in this process, without a Ray. Returns how many pairs have scores now, and
+    the steps whose reference is not there yet. Raises what `run_plan` may.
     """
-    run, pairs, waiting = _open(plan), 0, []
+    run, pairs, waiting = _open(plan, here=here), 0, []
     heard = Heard(run.folder, run.console.say)
     work: dict[tuple[EngineChoice, str | None], list[tuple[Model, ScoreJob]]] = {}
     with hold(run.folder, run.console.say), heard.all():
@@ -120,7 +122,7 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
         with (
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),
-            ray_session(plan.cluster, say=run.console.say),
+            session(plan.cluster, run.console.say, here=here),
             stoppable(run.stop),
         ):
             _prepare(run)
@@ -141,13 +143,15 @@ def score_plan(plan: Plan) -> tuple[int, list[str]]:
     return pairs, waiting
 
 
-def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None) -> Run:
+def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None, *, here: bool = False) -> Run:
+    if here:
+        refuse_plan_here(plan)
     layout, console = layout_at(plan.cluster.storage), Console()
     if trial is not None:
         layout, console = layout.trials(trial.sweep), trial.console
     stop = Stop(console.say, trial.asked) if trial else Stop(console.say)
     open_storage(layout.root)
-    run = Run(plan, layout, console, fresh, chat_template_of(plan.model), trial, stop)
+    run = Run(plan, layout, console, fresh, chat_template_of(plan.model), trial, stop, here=here)
     run.foreign = foreign_engine(run)
     return run
 

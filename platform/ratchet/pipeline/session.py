@@ -1,4 +1,4 @@
-"""The Ray that a run uses: a running cluster, or a local one that lives as long as the run."""
+"""The Ray that a run uses: a running cluster, or a local one that lives as long as the run; or none of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ratchet.errors import ClusterError, RatchetError
 from ratchet.pipeline.ray_start import PATIENCE, connect
 from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
+from ratchet.store.process import on_ray
 from ratchet.train.wall import keep_text, memory_error
 
 _WORKER_ENV = {
@@ -84,6 +85,26 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
             yield
     finally:
         ray.shutdown()
+
+
+def session(cluster: Cluster, say: Callable[[str], None], *, here: bool) -> contextlib.AbstractContextManager[None]:
+    """Return what a command's work goes on in: a Ray, or this process alone."""
+    return _this_process(cluster) if here else ray_session(cluster, say=say)
+
+
+@contextlib.contextmanager
+def _this_process(cluster: Cluster) -> Iterator[None]:
+    """Compute here with as many threads as a worker has, so that numbers are the same. Raises ClusterError."""
+    import torch
+
+    if on_ray():
+        raise ClusterError("this process is connected to a Ray", where="--here", fix="call ray.shutdown() before")
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from ratchet.pairs.chat import chat_template_of, identity_of
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.scores_document import NAME, Entry, document, say_score, track_scores
-from ratchet.pipeline.session import native_noise_to, ray_session
+from ratchet.pipeline.session import native_noise_to, session
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.cluster import Cluster
@@ -62,13 +62,20 @@ class Evaluated:
 
 
 def evaluate_models(
-    asked: Sequence[Asked], suite_file: Path, suite: Suite, cluster: Cluster, wandb: Wandb | None = None
+    asked: Sequence[Asked],
+    suite_file: Path,
+    suite: Suite,
+    cluster: Cluster,
+    wandb: Wandb | None = None,
+    *,
+    here: bool = False,
 ) -> Evaluated:
     """Put models through a suite, write the report, and return where it is and what could not be asked.
 
     The first is the one that the others are compared with, beside the one before each. What a model was
-    asked before is not asked again. Raises PlanError, ModelError, DataError where nothing can be asked,
-    EndpointError, ClusterError, StorageError, RunError; StoppedError where a signal asked for the end.
+    asked before is not asked again. With `here` this process asks them, without a Ray. Raises PlanError, ModelError,
+    DataError where nothing can be asked, EndpointError, ClusterError, StorageError, RunError; StoppedError where a
+    signal asked for the end.
     """
     _check(suite_file, suite)
     clock, console = time.monotonic(), Console()
@@ -82,7 +89,7 @@ def evaluate_models(
         with (
             native_noise_to(folder / "native.log"),
             heard.meanwhile(),
-            ray_session(cluster, say=console.say),
+            session(cluster, console.say, here=here),
             stoppable(stop),
         ):
             for one, model in zip(asked, models, strict=True):

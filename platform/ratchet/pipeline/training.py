@@ -29,6 +29,7 @@ from ratchet.store.record import finished_record
 from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.track.progress import follow
 from ratchet.train.data import count_steps
+from ratchet.train.here import train_here
 from ratchet.train.launch import train
 from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
 
@@ -46,15 +47,18 @@ def train_step(
     spec, gate, scored = ready(run, step, stage, run_id, carries=carries)
     cluster = run.plan.cluster
     with follow(folder / "metrics.jsonl", step.name, count_steps(spec), run.console), run.stop.patiently():
-        result = train(
-            spec,
-            cpus_per_worker=cluster.cpus_per_worker,
-            gpus_per_worker=cluster.gpus_per_worker,
-            max_restarts=cluster.max_restarts,
-            slots=run.folder / SLOTS if run.trial else None,
-            stop=run.stop.why,
-            say=run.console.say,
-        )
+        if run.here:
+            result = train_here(spec, stop=run.stop.why, say=run.console.say)
+        else:
+            result = train(
+                spec,
+                cpus_per_worker=cluster.cpus_per_worker,
+                gpus_per_worker=cluster.gpus_per_worker,
+                max_restarts=cluster.max_restarts,
+                slots=run.folder / SLOTS if run.trial else None,
+                stop=run.stop.why,
+                say=run.console.say,
+            )
     fresh = {one.fingerprint for one in scored} & run.scored_now  # the first step that needs a pass bears its cost
     run.scored_now -= fresh
     reference = {

@@ -1,4 +1,4 @@
-"""Score pairs under models: Ray Data over a pool of processes that each hold one engine.
+"""Score pairs under models: Ray Data over a pool of processes that each hold one engine, or without a Ray here.
 
 The unit of work is a block of pairs, written by the process that scored it; a killed run goes on
 with the blocks that are missing.
@@ -6,6 +6,7 @@ with the blocks that are missing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -29,13 +30,17 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.made import Turn, turn
+from ratchet.store.process import on_ray
 from ratchet.store.record import Record, now, write_record
 from ratchet.store.sound import sound_record
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """The processes that score: how many, what each of them takes, and how it lays out pairs."""
+    """The processes that score: how many, what each of them takes, and how it lays out pairs.
+
+    Without a Ray the calling process is the only one.
+    """
 
     actors: int
     gpus: float
@@ -43,18 +48,18 @@ class Pool:
 
 
 class BlockScorer:
-    """Scores one block at a time; Ray Data keeps it alive in its own process."""
+    """Scores one block at a time. Ray Data keeps it alive in its own process, which `sign_in` makes known."""
 
     def __init__(
         self,
         make_rater: Callable[[], Rater],
         models: Sequence[ScoringModel],
         run: str,
-        register: Any,
+        sign_in: Callable[[], None],
         warnings: str | None,
     ) -> None:
         warned.send(warnings)
-        self.make_rater, self.models, self.run, self.register = make_rater, models, run, register
+        self.make_rater, self.models, self.run, self.sign_in = make_rater, models, run, sign_in
         self.tables: dict[str, TokenTable] = {}
 
     @functools.cached_property
@@ -69,7 +74,7 @@ class BlockScorer:
         rows, folder = np.asarray(item["rows"]), Path(item["folder"])
         ids = [table.pair_id(int(row)) for row in rows]
         started = time.monotonic()
-        sign(self.register)
+        self.sign_in()
         with attempt(block_path(folder, item["block"]), self.run) as deaths:
             if deaths >= MOST:
                 raise deadly(ids, folder, deaths)
@@ -77,7 +82,7 @@ class BlockScorer:
                 self.rater.halve()
             logps = self.rater.rate(self.models[item["model"]], table, rows)
             write_block(folder, item["block"], ids, logps)
-        sign(self.register)  # again: an engine may have started processes of its own
+        self.sign_in()  # again: an engine may have started processes of its own
         return {"pairs": len(rows), "seconds": time.monotonic() - started, "folder": item["folder"]}
 
 
@@ -247,31 +252,40 @@ def _run(
     look: Callable[[], None],
 ) -> dict[str, float]:
     """Send the items through the pool; return the seconds spent on each score folder."""
-    import ray
-
     total, done = sum(len(item["rows"]) for item in items), 0
     seconds: dict[str, float] = {}
-    gpus = max(pool.gpus, engine.tensor_parallel) if pool.gpus and engine.foreign else pool.gpus
-    with gone_afterwards() as register:
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            BlockScorer,
-            fn_constructor_args=(
-                _maker(models, items, engine, pool),
-                models,
-                uuid.uuid4().hex,
-                register,
-                warned.destination(),
-            ),
-            compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items))),
-            num_cpus=1,
-            num_gpus=gpus or None,
-        )
-        for row in dataset.iter_rows():
+    with contextlib.ExitStack() as stack:
+        if on_ray():
+            scored = _on_ray(models, items, engine, pool, stack.enter_context(gone_afterwards()))
+        else:
+            make = _maker(models, items, engine, dataclasses.replace(pool, actors=1))
+            scorer = BlockScorer(make, models, uuid.uuid4().hex, lambda: None, warned.destination())
+            scored = map(scorer, items)
+        for row in scored:
             done += row["pairs"]
             seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
             on_pairs(done, total)
             look()
     return seconds
+
+
+def _on_ray(
+    models: list[ScoringModel], items: list[dict[str, Any]], engine: EngineChoice, pool: Pool, register: Any
+) -> Iterator[dict[str, Any]]:
+    """Return what the pool's processes say of each item as it is done; they sign the register."""
+    import ray
+
+    make, sign_in = _maker(models, items, engine, pool), functools.partial(sign, register)
+    gpus = max(pool.gpus, engine.tensor_parallel) if pool.gpus and engine.foreign else pool.gpus
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        BlockScorer,
+        fn_constructor_args=(make, models, uuid.uuid4().hex, sign_in, warned.destination()),
+        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items))),
+        num_cpus=1,
+        num_gpus=gpus or None,
+    )
+    rows: Iterator[dict[str, Any]] = dataset.iter_rows()
+    return rows
 
 
 def _maker(

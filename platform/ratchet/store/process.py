@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import socket
+import sys
 from pathlib import Path
 
 
@@ -51,6 +52,12 @@ def this_process() -> Process:
     except OSError:
         started = None
     return Process(socket.gethostname(), _machine(), os.getpid(), started)
+
+
+def on_ray() -> bool:
+    """Whether this process is connected to a Ray, over which work can be spread. Loads no Ray to find out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def stat(pid: int) -> list[str]:

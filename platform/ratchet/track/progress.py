@@ -20,7 +20,7 @@ from ratchet.track.jsonl import parse_line
 from ratchet.track.pace import Pace, has_bar, line_by_line
 
 _POLL_SECONDS = 0.25
-_STARTING = "starting workers"
+_STARTING = "training begins"
 
 
 def duration(seconds: float) -> str:

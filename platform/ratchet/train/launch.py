@@ -94,7 +94,7 @@ def train(
             outcome = watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, tell)
         if "ended" not in outcome:
             break
-        _go_on_or_stop(spec, outcome["ended"])
+        go_on_or_stop(spec, outcome["ended"])
         tell.news()
         watch.regrouped(outcome["ended"]["kind"], outcome["ended"]["workers"], nodes.seen())
     if "error" in outcome:
@@ -128,13 +128,13 @@ def first_updates(
         raise _error(outcome["error"])
     ended = outcome.get("ended")
     if ended and ended["kind"] != "known":
-        _go_on_or_stop(spec, ended)
+        go_on_or_stop(spec, ended)
         raise TrainingError(
             f"the workers ended before that: {ended['why']}", where=f"step {spec.step}", fix="try again"
         )
 
 
-def _go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
+def go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
     """Return where other workers go on; raise where the step was dropped or stopped."""
     what = f"ended after step {ended['step']}, as it was told to"
     if ended["kind"] == "drop":

@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -31,7 +30,7 @@ from ratchet.train.data import course_of
 from ratchet.train.engine import Engine
 from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
-from ratchet.train.notice import CODES, Ended, Notice, look
+from ratchet.train.notice import CODES, Ended, Notice
 from ratchet.train.objective import Data, Work, normaliser, objective, own_tokens, prepare
 from ratchet.train.schedule import learning_rate
 from ratchet.train.skips import Skips
@@ -41,7 +40,7 @@ from ratchet.train.spec import TrainSpec
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """What the loop works with; `token_budget` is what one forward pass of one worker computes, `tracker` and
-    `ledger` are worker 0's, None on the others.
+    `ledger` are worker 0's, None on the others. Worker 0 calls `told` in each step for the word of the driver.
     """
 
     engine: Engine
@@ -52,6 +51,7 @@ class Parts:
     checkpoints: Checkpoints
     tracker: Tracker | None
     ledger: Ledger | None
+    told: Callable[[], Notice | None] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,7 @@ def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, er
     communicator = parts.communicator
     norm = parts.engine.finish_gradient()
     nonfinite = sum((~torch.isfinite(loss_B)).sum() for _, loss_B in tally.losses)
-    notice = look(Path(spec.folder), spec.stop_file) if communicator.rank == 0 else None
+    notice = parts.told() if communicator.rank == 0 else None
     length = 0.0 if norm is None else norm / communicator.world
     counts = [nonfinite, error is not None, CODES[notice.kind] if notice else 0, tally.computed, length]
     mine = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=tally.sums.device) for value in counts])

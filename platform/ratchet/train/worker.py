@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -31,7 +32,7 @@ from ratchet.train.effect import sample_of
 from ratchet.train.engine import Engine, TorchEngine
 from ratchet.train.events import note, noted
 from ratchet.train.masters import carry, check_masters
-from ratchet.train.notice import Ended
+from ratchet.train.notice import Ended, Notice, look
 from ratchet.train.objective import Table
 from ratchet.train.publish import add_adapters, publish, round_adapters, try_adapters
 from ratchet.train.rehearsal import rehearse
@@ -70,13 +71,18 @@ def ray_worker(
     group = Group(device)
     limit_waiting(spec.collective_timeout)
     try:
-        with _noted(spec, group), group.naming_the_missing():
+        with noting_failures(spec, group), group.naming_the_missing():
             _tell_nodes(spec, group)
             return {"result": work(spec, group, device, around(make_engine))}
     except Ended as end:
-        return {"ended": {"kind": end.notice.kind, "why": end.notice.why, "step": end.step, "workers": group.world}}
+        return {"ended": ended_of(end, group.world)}
     except RatchetError as error:
         return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+
+
+def ended_of(end: Ended, workers: int) -> dict[str, Any]:
+    """Return as JSON types on which notice, after which step and with how many workers training ended."""
+    return {"kind": end.notice.kind, "why": end.notice.why, "step": end.step, "workers": workers}
 
 
 def engine_for(spec: TrainSpec) -> MakeEngine:
@@ -99,7 +105,7 @@ def _tell_nodes(spec: TrainSpec, group: Group) -> None:
 
 
 @contextlib.contextmanager
-def _noted(spec: TrainSpec, group: Group) -> Iterator[None]:
+def noting_failures(spec: TrainSpec, group: Communicator) -> Iterator[None]:
     """Note what ends this worker, unless it is the step's end or an error of Ratchet's own."""
     try:
         yield
@@ -112,10 +118,17 @@ def _noted(spec: TrainSpec, group: Group) -> Iterator[None]:
         raise
 
 
-def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make_engine: MakeEngine) -> dict[str, Any]:
+def work(
+    spec: TrainSpec,
+    communicator: Communicator,
+    device: torch.device,
+    make_engine: MakeEngine,
+    told: Callable[[], Notice | None] | None = None,
+) -> dict[str, Any]:
     """Train one step with whatever engine and workers there are; return its outcome as JSON types.
 
-    Goes on from the newest good checkpoint. Raises RatchetError, alike on all workers.
+    Goes on from the newest good checkpoint. `told` gives the word of the driver; left out, it is read from the
+    step's folder. Raises RatchetError, alike on all workers.
     """
     clock = time.monotonic()
     data, heldout = agree(communicator, lambda: open_data(spec))
@@ -137,7 +150,8 @@ def work(spec: TrainSpec, communicator: Communicator, device: torch.device, make
     ready = time.monotonic() - clock
     with contextlib.ExitStack() as stack:
         tracker, book = agree(communicator, lambda: _open_books(spec, communicator, after, stack))
-        parts = loop.Parts(engine, data, heldout, token_budget, communicator, checkpoints, tracker, book)
+        told = told or functools.partial(look, Path(spec.folder), spec.stop_file)
+        parts = loop.Parts(engine, data, heldout, token_budget, communicator, checkpoints, tracker, book, told)
         result = loop.run(spec, parts, resumed)
         if tracker is not None:
             tracker.summary(result.last)

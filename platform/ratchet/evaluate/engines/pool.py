@@ -8,10 +8,33 @@ from typing import Any
 from ratchet.evaluate.candidate import TOO_LONG
 from ratchet.evaluate.engines.local import prompt_ids
 from ratchet.evaluate.engines.units import Unit, UnitJournal, request_key, unit_key, units_of, weight
-from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, Request
+from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, ContinuationRequest, Engine, Request
 
 Compute = Callable[[Sequence[Unit]], Iterator[tuple[int, list[Answer]]]]
 """Takes units, and yields (place, answers) of each as it is done, in any order."""
+
+
+class OneEngine:
+    """One engine in the calling process: what `actors.Actors` is on a Ray. It is made with the first unit.
+
+    `look` is called before each unit; what it raises ends the work.
+    """
+
+    def __init__(self, make: Callable[[], Engine], look: Callable[[], None] = lambda: None) -> None:
+        self.make, self.look = make, look
+        self.engine: Engine | None = None
+
+    def compute(self, units: Sequence[Unit]) -> Iterator[tuple[int, list[Answer]]]:
+        """Yield (place, answers) of each unit in their order. Raises what the engine raises."""
+        for place, unit in enumerate(units):
+            self.look()
+            if self.engine is None:
+                self.engine = self.make()
+            yield place, self.engine.answer(unit)
+
+    def close(self) -> None:
+        """Let go of the engine and of the memory that it holds; the next unit makes another one."""
+        self.engine = None
 
 
 class Pool:

@@ -1,0 +1,59 @@
+"""Train one step in this process: one worker, without Ray and DeepSpeed. For a debugger, and a first run in seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from ratchet.errors import TrainingError
+from ratchet.train.communicate import Alone, out_of_memory
+from ratchet.train.engine import TorchEngine
+from ratchet.train.launch import TrainResult, go_on_or_stop
+from ratchet.train.notice import Ended, Notice
+from ratchet.train.spec import TrainSpec
+from ratchet.train.watched import Told
+from ratchet.train.worker import ended_of, noting_failures, work
+
+
+def train_here(
+    spec: TrainSpec,
+    *,
+    stop: Callable[[], str | None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainResult:
+    """Train one step and return its result; the model lies in its folder, the same that one worker on a Ray makes.
+
+    It goes on from the newest good checkpoint, which may be a Ray worker's. `stop` says after each update why training
+    should stop, if it should; `say` gets a line for people when something happened to the step. Raises RatchetError,
+    StoppedError among them. A fault of another kind is raised as it is, for the debugger, but for a lack of memory.
+    """
+    clock, spec = time.monotonic(), spec.absolute()
+    news = Told(spec, say)
+
+    def told() -> Notice | None:
+        news.news()
+        why = stop()
+        return Notice("stop", why) if why is not None else None
+
+    device = torch.device("cuda" if spec.gpus_per_worker else "cpu")
+    try:
+        with noting_failures(spec, Alone()):
+            found = work(spec, Alone(), device, TorchEngine, told)
+    except Ended as end:
+        go_on_or_stop(spec, ended_of(end, 1))
+        raise  # `told` gives no notice on which others go on
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(f"{type(error).__name__}: {error}"):
+            raise
+        raise TrainingError(
+            f"out of memory: {error}",
+            where=f"step {spec.step}",
+            fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or divide the model among workers "
+            "(cluster.deepspeed.zero, without --here)",
+        ) from error
+    finally:
+        news.news()
+    seconds = {**found["seconds"], "all": time.monotonic() - clock}
+    return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})

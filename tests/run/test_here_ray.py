@@ -1,0 +1,62 @@
+"""A plan on a Ray and in one process: the same bits, and each finds what the other made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whole_run import metrics, ratchet, record, steps, weights, write_smallest
+
+pytestmark = pytest.mark.ray
+STEPS = ("warm", "align", "blend")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders in which the plan has run to its end: on a Ray, and in one process."""
+    folders = tmp_path_factory.mktemp("on-ray"), tmp_path_factory.mktemp("here")
+    for folder, words in zip(folders, ([], ["--here"]), strict=True):
+        write_smallest(folder)
+        found = ratchet(folder, "run", "plan.yaml", *words)
+        assert found.returncode == 0, found.stderr
+    return folders
+
+
+def test_the_same_bits_come_out(both: tuple[Path, Path]) -> None:
+    there, here = both
+    for step in STEPS:
+        assert weights(here, step) == weights(there, step)
+        assert record(here, step)["fingerprint"] == record(there, step)["fingerprint"]
+    for step in ("warm", "align"):
+        assert _timeless(here, step) == _timeless(there, step)
+        ledgers = [(steps(folder) / step / "ledger.jsonl").read_bytes() for folder in both]
+        assert ledgers[0] == ledgers[1]
+    files = [_files(folder / "out/store") for folder in both]
+    assert files[0] == files[1] and any(name.startswith("logps/") for name in files[0])
+
+
+def test_each_finds_what_the_other_made(both: tuple[Path, Path]) -> None:
+    for folder, words in zip(both, (["--here"], []), strict=True):
+        before = {step: (steps(folder) / step / "record.json").stat().st_mtime_ns for step in STEPS}
+        found = ratchet(folder, "run", "plan.yaml", *words)
+        assert found.returncode == 0, found.stderr
+        assert found.stderr.count("is there already") == len(STEPS) and "pairs scored" not in found.stderr
+        assert before == {step: (steps(folder) / step / "record.json").stat().st_mtime_ns for step in STEPS}
+
+
+def _timeless(folder: Path, step: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if "per_second" not in key} for line in metrics(folder, step)]
+
+
+def _files(store: Path) -> dict[str, bytes]:
+    """What lies in a store, by its place; records say when it was made, so their identities stand for them."""
+    found = {}
+    for path in sorted(path for path in store.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.name == "record.json":
+            content = json.dumps(json.loads(content)["identity"]).encode()
+        found[str(path.relative_to(store))] = content
+    return found

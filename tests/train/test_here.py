@@ -1,0 +1,72 @@
+"""One step in this process: the same bits as one uninterrupted worker, whatever stops it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ratchet.errors import StoppedError, TrainingError
+from ratchet.model.digest import digest_model
+from ratchet.train import here, worker
+from ratchet.train.communicate import Alone
+from ratchet.train.engine import TorchEngine
+from ratchet.train.here import train_here
+from ratchet.train.spec import CheckpointSettings
+from train_bench import CPU, spec_of, timeless
+
+
+def _ended(folder: Path, inputs: dict[str, Any], **changes: Any) -> str:
+    """Train to the end and return the digest of the published model."""
+    (folder / "step").mkdir(exist_ok=True)
+    train_here(spec_of(folder / "step", **inputs, **changes))
+    return digest_model(folder / "step/model")
+
+
+def test_it_makes_what_a_worker_makes(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    (tmp_path / "worker").mkdir()
+    spec = spec_of(tmp_path / "worker", **inputs)
+    made = worker.work(spec, Alone(), CPU, TorchEngine)
+    assert _ended(tmp_path, inputs) == digest_model(tmp_path / "worker/model")
+    assert timeless(tmp_path / "step") == timeless(tmp_path / "worker")
+    assert made["steps"] == 12
+
+
+def test_a_stop_is_heeded_after_the_update_and_the_next_call_goes_on(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = _ended(tmp_path / "whole", inputs)
+    (tmp_path / "step").mkdir()
+    spec, said = spec_of(tmp_path / "step", **inputs), list[str]()
+    asked = iter([None, None, None, "asked to stop by SIGTERM"])
+    with pytest.raises(StoppedError, match="stopped after step 4"):
+        train_here(spec, stop=lambda: next(asked), say=said.append)
+    assert [path.name for path in (tmp_path / "step/checkpoints").glob("step-*")] == ["step-000004"]
+    result = train_here(spec, say=said.append)
+    assert result.resumed_from == 4
+    assert digest_model(tmp_path / "step/model") == whole
+    assert timeless(tmp_path / "step") == timeless(tmp_path / "whole/step")
+    assert any("went on after step 4" in line for line in said) and all(line.startswith("align") for line in said)
+
+
+def test_want_of_memory_is_the_plans_affair_and_other_faults_are_the_debuggers(
+    tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tmp_path, **inputs, checkpoint=CheckpointSettings(every=1))
+    faults = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes do not match")]
+
+    class Broken(TorchEngine):
+        def finish_gradient(self) -> Any:
+            raise faults[0]
+
+    monkeypatch.setattr(here, "TorchEngine", Broken)
+    with pytest.raises(TrainingError, match="out of memory") as found:
+        train_here(spec)
+    assert found.value.__cause__ is faults[0] and "token_budget" in found.value.fix
+    del faults[0]
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train_here(spec)
+    notes = [json.loads(line)["what"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert any("shapes do not match" in note for note in notes)
