@@ -360,3 +360,35 @@ def test_checking_a_plan_brings_no_heavy_library(code: str) -> None:
         f"import sys\n{code}\nsys.exit(str(sorted({HEAVY} & sys.modules.keys())))", "check", "jobs/quickstart.yaml"
     )
     assert answer.stderr.strip().splitlines()[-1:] == ["[]"], answer.stdout + answer.stderr
+
+
+KNOWS_KINDS = {"plan/stages.py", "losses/preference.py", "prove/oracle.py"}
+"""The tables of kinds of stages. All other modules ask a row, so that a new kind is right everywhere."""
+
+
+def kinds_by_name(platform: Path) -> list[str]:
+    """Return where a module compares a stage's class, or writes the name of a kind."""
+    from ratchet.plan.stages import BUILT_IN
+
+    classes = {row.settings.__name__ for row in BUILT_IN.values()} | {"PreferenceStage", "ReferringStage"}
+    found = []
+    for path in sorted((platform / "ratchet").rglob("*.py")):
+        if str(path.relative_to(platform / "ratchet")) in KNOWS_KINDS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = (
+                {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} if isinstance(node, ast.Call) else set()
+            )
+            asks = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+            says = isinstance(node, ast.Constant) and node.value in BUILT_IN
+            if says or (asks and named & classes):
+                found.append(f"{path.relative_to(platform)}:{node.lineno}")
+    return found
+
+
+def test_a_kind_of_stage_is_known_by_its_row_alone(tmp_path: Path) -> None:
+    assert not kinds_by_name(PLATFORM)
+    bad = tmp_path / "ratchet" / "bad.py"
+    bad.parent.mkdir()
+    bad.write_text('def f(stage):\n    if isinstance(stage, Sft | Merge):\n        return stage.kind == "dpo"\n')
+    assert kinds_by_name(tmp_path) == ["ratchet/bad.py:2", "ratchet/bad.py:3"]

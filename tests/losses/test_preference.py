@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden_losses import CASES, FIELDS, FORMULAS, GOLDEN, numpy_loss
 from ratchet.errors import PlanError
 from ratchet.losses.diagnostics import metric_sums, pair_metrics
 from ratchet.losses.preference import LOSSES, PairLogps, dpo, dpop, preference_loss
 from ratchet.losses.sft import sft
-from ratchet.plan.stages import Cpo, Dpo, Dpop, Ipo
-
-GOLDEN = json.loads((Path(__file__).parents[1] / "support" / "golden_losses.json").read_text())
-CASES = GOLDEN["cases"]
-FIELDS = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
-Array = npt.NDArray[np.float64]
+from ratchet.plan.stage_kinds import STAGE_KINDS
 
 
 def name(case: dict[str, Any]) -> str:
@@ -37,28 +30,6 @@ def golden_logps(dtype: torch.dtype) -> PairLogps:
 
 def options(case: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in case.items() if key not in {"kind", "loss", "mean"}}
-
-
-def numpy_loss(case: dict[str, Any], sides: list[Array], tokens: list[Array]) -> Array:
-    """The table of formulas.md, in numpy, with none of our code."""
-    pc, pr, rc, rr = sides
-    beta, hw, hl = case["beta"], pc - rc, pr - rr
-    nls = lambda x: np.logaddexp(0, -x)  # noqa: E731  −logσ(x)
-    match case["kind"]:
-        case "dpo":
-            eps = case.get("label_smoothing", 0.0)
-            return np.asarray((1 - eps) * nls(beta * (hw - hl)) + eps * nls(-beta * (hw - hl)))
-        case "dpop":
-            p = np.where(hw < 0, -hw, 0.0)
-            if case.get("penalty_position", "inside") == "inside":
-                return np.asarray(nls(beta * (hw - hl - case["penalty"] * p)))
-            return np.asarray(nls(beta * (hw - hl)) + case["penalty"] * p)
-        case "ipo":
-            if case["length_normalised"]:
-                hw, hl = hw / tokens[0], hl / tokens[1]
-            return np.asarray((hw - hl - 0.5 / beta) ** 2)
-        case _:
-            return np.asarray(nls(beta * (pc - pr)) - case["nll_weight"] * pc / tokens[0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=name)
@@ -196,9 +167,9 @@ def test_answers_of_equal_reward_are_not_in_the_right_order(kind: str) -> None:
 
 
 def test_every_kind_takes_the_options_of_its_stage() -> None:
-    for kind, stage in (("dpo", Dpo), ("dpop", Dpop), ("ipo", Ipo), ("cpo", Cpo)):
-        spec = stage.model_validate({"kind": kind, "data": ["a"]})
-        assert set(LOSSES[kind].options) <= set(stage.model_fields)
+    assert {case["kind"] for case in CASES} == FORMULAS.keys() == LOSSES.keys()
+    for kind in LOSSES:
+        spec = STAGE_KINDS[kind].settings.model_validate({"kind": kind, "data": ["a"]})
         ours = preference_loss(kind, golden_logps(torch.float64), spec.model_dump())
         sides = [np.array(GOLDEN[field]) for field in FIELDS]
         tokens = [np.array(GOLDEN[f"{side}_tokens"], float) for side in ("chosen", "rejected")]

@@ -14,7 +14,7 @@ import torch
 from ratchet.errors import PlanError
 from ratchet.evaluate.preference import reward_scores
 from ratchet.losses.diagnostics import pair_metrics
-from ratchet.losses.preference import LOSSES, Loss, PairLogps, cpo, log_probability, preference_loss
+from ratchet.losses.preference import LOSSES, Loss, PairLogps, cpo, likelihood_reward, preference_loss
 from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.reference.store import Logps
 from ratchet.train import first_step
@@ -77,7 +77,8 @@ def test_rewards_are_those_of_the_row_in_training_and_in_evaluation(kind: str) -
     policy, reference = (-10.0, -12.0), (-5.0, -12.5)  # the chosen answer is likelier, and fell the more
     row = LOSSES[kind]
     metrics = pair_metrics(kind, logps_of(policy, reference), torch.zeros(1), 0.5)
-    own = policy if not row.reads_reference else tuple(p - r for p, r in zip(policy, reference, strict=True))
+    own = tuple(row.reward(p, r, 7) for p, r in zip(policy, reference, strict=True))
+    assert (own[0] == row.reward(policy[0], 0.0, 7)) is not row.reads_reference
     assert float(metrics["rewards/chosen"]) == pytest.approx(0.5 * own[0])
     assert float(metrics["rewards/rejected"]) == pytest.approx(0.5 * own[1])
     assert float(metrics["rewards/margins"]) == pytest.approx(0.5 * (own[0] - own[1]))
@@ -118,7 +119,7 @@ def test_plans_and_metrics_know_the_kinds_of_the_table() -> None:
         assert STAGE_KINDS[kind].reads_reference is row.reads_reference
         assert set(row.options) <= set(STAGE_KINDS[kind].settings.model_fields)
         assert set(STAGE_KINDS[kind].metrics) == set(row.metrics)
-    assert LOSSES["cpo"].reward is log_probability
+    assert LOSSES["cpo"].reward is likelihood_reward
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -12,6 +12,8 @@ import pytest
 from plan_example import PLAN, SUITE, write
 from ratchet.errors import PlanError
 from ratchet.plan.load import check_file, load_plan, load_suite
+from ratchet.plan.outline import either
+from ratchet.plan.stage_kinds import STAGE_KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,9 @@ def said(plan: str, overrides: Sequence[str] = (), suite: str = SUITE) -> list[s
     return caught.value.what.splitlines()
 
 
-KINDS = "sft, dpo, dpop, ipo, cpo or merge"
+KINDS = either(list(STAGE_KINDS))
+TRAINING = either([name for name, row in STAGE_KINDS.items() if row.trains])
+REFERRING = either([name for name, row in STAGE_KINDS.items() if row.reads_reference])
 BAD: list[tuple[str, str, str]] = [
     # text of the good plan, what it becomes, the first line told
     ("name: careful", "name: Very Careful", '2: name: "Very Careful" is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean very-careful?'),
@@ -104,8 +108,8 @@ BAD: list[tuple[str, str, str]] = [
     ("[warm, align]", "[warm, alin]", "26: stages.blend.of[1]: no stage is named alin; did you mean align?"),
     ("[warm, align]", "[warm, warm]", "26: stages.blend.of[1]: warm is listed twice"),
     ("weights: [0.5, 0.5]", "weights: [0.5]", "26: stages.blend.weights: 1 weights for 2 models"),
-    ("weights: [0.5, 0.5]", "batch: 8", "26: stages.blend.batch: no such key for kind merge; it belongs to kind sft, dpo, dpop, ipo or cpo"),
-    ("kind: dpo\n", "kind: cpo\n", "25: stages.other.reference: no such key for kind cpo; it belongs to kind dpo, dpop or ipo"),
+    ("weights: [0.5, 0.5]", "batch: 8", f"26: stages.blend.batch: no such key for kind merge; it belongs to kind {TRAINING}"),
+    ("kind: dpo\n", "kind: cpo\n", f"25: stages.other.reference: no such key for kind cpo; it belongs to kind {REFERRING}"),
     ("[eval/quick.yaml]", "[eval/quik.yaml]", "27: evaluate[0]: eval/quik.yaml: no such file; did you mean eval/quick.yaml?"),
     ("[eval/quick.yaml]", "eval/quick.yaml", '27: evaluate: must be a list of texts or a mapping with keys such as suite, models, when, not "eval/quick.yaml"; did you mean [eval/quick.yaml]?'),
     ("[eval/quick.yaml]", "[eval/quick.yaml, eval/quick.yaml]", "27: evaluate[1]: eval/quick.yaml is listed twice"),

@@ -12,8 +12,10 @@ from plan_example import write
 from ratchet.errors import PlanError
 from ratchet.plan.document import Place
 from ratchet.plan.load import check_file, load_plan, load_space, plan_of, read_space, space_of
+from ratchet.plan.outline import either
 from ratchet.plan.override import leave_out, put
 from ratchet.plan.reading import read
+from ratchet.plan.stage_kinds import STAGE_KINDS
 
 SPACE = """\
 name: sweep
@@ -163,5 +165,5 @@ def test_a_key_that_is_missed_is_told_where_it_was_left_out(tmp_path: Path) -> N
     with pytest.raises(PlanError) as caught:
         plan_of(changed)
     lines = caught.value.what.splitlines()
-    assert "s.yaml:4: unset.stages.align.kind: is missing; it must be sft, dpo, dpop, ipo, cpo or merge" in lines
+    assert f"s.yaml:4: unset.stages.align.kind: is missing; it must be {either(list(STAGE_KINDS))}" in lines
     assert any(line.endswith("stages.other.data[0]: no source is named math; there are helpful") for line in lines)

@@ -144,7 +144,7 @@ def test_plain_dpo_on_near_twins_is_warned_of() -> None:
     data = example() | {"warnings": []}
     said = [section.cautions for section in sections(read(data)) if section.key == "distance"]
     assert len(said[0]) == 1
-    assert "control trains plain dpo on slips" in said[0][0]
+    assert "control trains dpo on slips" in said[0][0]
     data["steps"][1]["kind"] = "dpop"
     assert not [section.cautions for section in sections(read(data)) if section.cautions]
 

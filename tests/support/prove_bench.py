@@ -20,6 +20,7 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ratchet.model.forward import PairScorer, score
+from ratchet.plan.stage_kinds import STAGE_KINDS, reads_reference
 from ratchet.plan.stages import Cpo, Dpo, Dpop, Ipo, Sft
 from ratchet.plan.training import TrainingStage
 from ratchet.prove.case import Case, read_pairs, read_trace, recipe_of
@@ -50,6 +51,11 @@ STAGES: dict[str, TrainingStage] = {
     "ipo": Ipo(kind="ipo", beta=0.3, **{**KEYS, "warmup": 0.0}),
     "ipo of sums": Ipo(kind="ipo", beta=0.3, length_normalised=False, **KEYS),
     "cpo": Cpo(kind="cpo", beta=0.3, nll_weight=0.5, **{**KEYS, "warmup": 0.1, "schedule": "linear"}),
+    **{
+        f"{kind} of defaults": row.settings.model_validate({"kind": kind, **KEYS})
+        for kind, row in STAGE_KINDS.items()
+        if row.trains and kind not in {"sft", "dpo", "dpop", "ipo", "cpo"}
+    },
     "dpo of adapters": Dpo(kind="dpo", beta=0.3, lora={"rank": 2, "alpha": 8.0}, **KEYS),
 }
 PRECISIONS = ("float32", "bfloat16")
@@ -93,7 +99,7 @@ class Inputs:
         lora = LoraSettings(**stage.lora.model_dump()) if stage.lora else None
         shared = ("learning_rate", "schedule", "warmup", "weight_decay", "decay_norms", "gradients", "betas", "epsilon")
         fields: dict[str, Any] = {key: getattr(stage, key) for key in (*shared, "clip", "epochs", "batch", "seed")}
-        scored = stage.kind not in {"sft", "cpo"}
+        scored = reads_reference(stage)
         fields |= {"references": (str(self.root / f"logps-{dtype}"),) if scored else ()}
         return dataclasses.replace(
             TrainSpec("align", stage.kind, str(folder), str(self.root / "start"), (self.tokens,), (1.0,)),
@@ -118,7 +124,7 @@ class Inputs:
         traces = [read_trace(folder, UPDATES) for folder in folders]
         ids = [[self.table.pair_ids[row] for row in rows] for rows in traces[0].rows]
         pairs = read_pairs([Path(self.tokens)], [one for update in ids for one in update], moved=moved)
-        reference = None if stage.kind in {"sft", "cpo"} else self.root / "reference"
+        reference = self.root / "reference" if reads_reference(stage) else None
         recipe = recipe_of(stage.kind, stage, steps=stage.epochs * -(-PAIRS // BATCH))
         case = Case(name, recipe, self.root / "start", dtype, reference, dtype, PAIRS, BATCH)
         return compare(dataclasses.replace(case, **changes), pairs, ids, traces)

@@ -19,8 +19,10 @@ from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.graph import options
 from ratchet.plan.data import Source
 from ratchet.plan.load import load_space, plan_of, read_space, space_of
+from ratchet.plan.outline import either
 from ratchet.plan.reading import parse, read
 from ratchet.plan.space import Space
+from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.plan.stages import Dpop
 from ratchet.tune import tried
 from ratchet.tune.check import check_space
@@ -114,7 +116,7 @@ BAD: list[tuple[str, list[str]]] = [
     ]),
     ("keys: {model.scratch.heads: {randint: [2, 6]}}", ["3: keys.model.scratch.heads: 3 does not divide by key_value_heads = 2", "3: keys.model.scratch.heads: at 5: model.scratch.hidden_size: 96 does not divide by heads = 5"]),
     ("keys: {stages.align.beta: {grid: [1, 2]}}\nset: {stages.align.kind: dpo}", ["4: set.stages.align.kind: stages.align.penalty: no such key for kind dpo; it belongs to kind dpop; put stages.align.penalty under `unset` where no trial needs it"]),
-    ("keys: {stages.align.beta: {grid: [1, 2]}}\nunset: [stages.align.kind]", ["4: unset.stages.align.kind: is missing; it must be sft, dpo, dpop, ipo, cpo or merge"]),
+    ("keys: {stages.align.beta: {grid: [1, 2]}}\nunset: [stages.align.kind]", [f"4: unset.stages.align.kind: is missing; it must be {either(list(STAGE_KINDS))}"]),
     ("keys: {data.sums.held_out: {grid: [0.1, 0.0]}}", ["3: keys.data.sums.held_out: at 0.0: evaluate[0]: task sums of eval/sums.yaml has nothing to answer: data.sums.held_out is 0; set it above 0"]),
     ("keys: {stages.align.data: {permutation: [slips, quiz]}}", ["3: keys.stages.align.data: has no say, as stages.align.steps.order is easy_to_hard: put stages.align.steps.order: listed under `set`"]),
     ("keys: {stages.align.data: {permutation: [quiz, slops]}}\nset: {stages.align.steps.order: listed}", ["3: keys.stages.align.data: names slops, which stages.align.data has not; did you mean slips?", "3: keys.stages.align.data: leaves out slips, which stages.align.data has"]),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ratchet.evaluate.statistics import Estimate, estimate, share
-from ratchet.losses.preference import log_ratio
+from ratchet.losses.preference import Reward, log_ratio_reward
 from ratchet.reference.store import Floats, Logps
 
 
@@ -27,7 +25,7 @@ class RewardScores:
     chosen_per_token: Estimate
 
 
-def reward_scores(policy: Logps, reference: Logps, reward: Callable[[Any, Any], Any] = log_ratio) -> RewardScores:
+def reward_scores(policy: Logps, reference: Logps, reward: Reward = log_ratio_reward) -> RewardScores:
     """Return reward accuracy (share of pairs with margin > 0), mean margin, and mean log-ratios h_w, h_l.
 
     The margin is that of `reward`, the column of the loss's row (`losses.preference`): d = h_w − h_l for a log-ratio.
@@ -38,11 +36,13 @@ def reward_scores(policy: Logps, reference: Logps, reward: Callable[[Any, Any], 
     return RewardScores(accuracy=accuracy, **{name: estimate(values) for name, values in found.items()})
 
 
-def by_pair(policy: Logps, reference: Logps, reward: Callable[[Any, Any], Any] = log_ratio) -> dict[str, Floats]:
+def by_pair(policy: Logps, reference: Logps, reward: Reward = log_ratio_reward) -> dict[str, Floats]:
     """Return each of `RewardScores` of every pair, each (N,); an accuracy is 1 or 0."""
     chosen = policy.chosen - reference.chosen
     rejected = policy.rejected - reference.rejected
-    margin = reward(policy.chosen, reference.chosen) - reward(policy.rejected, reference.rejected)
+    margin = reward(policy.chosen, reference.chosen, policy.chosen_tokens) - reward(
+        policy.rejected, reference.rejected, policy.rejected_tokens
+    )
     return {
         "accuracy": (margin > 0).astype(np.float64),
         "margin": margin,

@@ -16,7 +16,7 @@ from ratchet.losses.preference import PairLogps, loss_of, rewards_of
 def pair_metrics(kind: str, logps: PairLogps, loss_B: Tensor, beta: float) -> dict[str, Tensor]:
     """Return each metric of each pair, by its name in metrics.jsonl; every tensor is (B,).
 
-    Rewards are β times those of the kind's row (h, or logπ for CPO), in nats; `accuracies` is 1 where that of the
+    Rewards are β times those of the kind's row, in nats; `accuracies` is 1 where that of the
     chosen answer is the greater. The deltas are h_w and h_l, where there is a reference. Raises as
     `loss_of` does.
     """

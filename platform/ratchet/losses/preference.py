@@ -102,27 +102,30 @@ def cpo(logps: PairLogps, *, beta: float, nll_weight: float = 1.0) -> Tensor:
     return preference_B - nll_weight * logps.policy_chosen_B / logps.chosen_tokens_B
 
 
-def log_ratio(policy: Any, reference: Any) -> Any:
+def log_ratio_reward(policy: Any, reference: Any, tokens: Any) -> Any:
     """Return logπ_θ(y|x) − logπ_ref(y|x): DPO's implicit reward of an answer over β, in nats, of arrays of any kind."""
     return policy - reference
 
 
-def log_probability(policy: Any, reference: Any) -> Any:
+def likelihood_reward(policy: Any, reference: Any, tokens: Any) -> Any:
     """Return logπ_θ(y|x), whatever the reference says: CPO's reward of an answer over β (Xu et al. 2024, Eq. 5)."""
     return policy
 
 
+Reward = Callable[[Any, Any, Any], Any]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A row of the table of losses: all that any other part may ask about a kind. No column has a default.
+    """A row of the table of losses: what any part may ask about one where torch is loaded. No column has a default.
 
     `options` are the plan keys that the function takes. `reads_reference` says whether the reference's
     log-probabilities change it; nothing is scored for a kind that reads none. `start` is its value where the policy
     equals its reference, whatever the options and answers, or None where there is no such value. `gain` says how much
     an error of the reference matters; None for a kind that reads none. `reward` gives an answer's reward over β from
-    the policy's and the reference's log-probability. `metrics` are those that no other kind has, one value a pair.
-    `kink` says that the loss has one where the policy equals its reference, so that rounding decides its first slope.
-    Raises ValueError where columns contradict each other.
+    the policy's and the reference's log-probability and the answer's tokens. `metrics` are those that no other kind
+    has, one value a pair. `kink` says that the loss has one where the policy equals its reference, so that rounding
+    decides its first slope. Raises ValueError where columns contradict each other.
     """
 
     function: Callable[..., Tensor]
@@ -130,7 +133,7 @@ class Loss:
     reads_reference: bool
     start: float | None
     gain: Callable[[Mapping[str, Any]], Gain] | None
-    reward: Callable[[Any, Any], Any]
+    reward: Reward
     metrics: Mapping[str, Callable[[PairLogps], Tensor]]
     kink: bool
 
@@ -148,7 +151,7 @@ LOSSES: Mapping[str, Loss] = {
         reads_reference=True,
         start=math.log(2),
         gain=dpo_gain,
-        reward=log_ratio,
+        reward=log_ratio_reward,
         metrics={},
         kink=False,
     ),
@@ -158,7 +161,7 @@ LOSSES: Mapping[str, Loss] = {
         reads_reference=True,
         start=math.log(2),
         gain=dpop_gain,
-        reward=log_ratio,
+        reward=log_ratio_reward,
         metrics={"dpop/active": lambda logps: logps.fall_B > 0},
         kink=True,
     ),
@@ -168,7 +171,7 @@ LOSSES: Mapping[str, Loss] = {
         reads_reference=True,
         start=None,
         gain=ipo_gain,
-        reward=log_ratio,
+        reward=log_ratio_reward,
         metrics={},
         kink=False,
     ),
@@ -178,7 +181,7 @@ LOSSES: Mapping[str, Loss] = {
         reads_reference=False,
         start=None,
         gain=None,
-        reward=log_probability,
+        reward=likelihood_reward,
         metrics={},
         kink=False,
     ),
@@ -227,6 +230,6 @@ def rewards_of(kind: str, logps: PairLogps) -> tuple[Tensor, Tensor]:
     """Return the rewards of chosen and rejected answers over β, each (B,), in nats. Raises as `loss_of` does."""
     reward = loss_of(kind).reward
     return (
-        reward(logps.policy_chosen_B, logps.reference_chosen_B),
-        reward(logps.policy_rejected_B, logps.reference_rejected_B),
+        reward(logps.policy_chosen_B, logps.reference_chosen_B, logps.chosen_tokens_B),
+        reward(logps.policy_rejected_B, logps.reference_rejected_B, logps.rejected_tokens_B),
     )

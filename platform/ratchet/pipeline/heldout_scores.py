@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,7 +13,7 @@ from ratchet.evaluate import exact_match as exact
 from ratchet.evaluate.exact_match import Heldout, wanted_answers
 from ratchet.evaluate.preference import gamma, reward_scores
 from ratchet.evaluate.suites import Scored, check_suite, raise_failed
-from ratchet.losses.preference import log_ratio, loss_of
+from ratchet.losses.preference import Reward, log_ratio_reward, loss_of
 from ratchet.pairs.table import open_table
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Run, Tokens
@@ -99,13 +99,13 @@ def check_suites(run: Run) -> None:
             wanted_answers(chosen, task.pattern)
 
 
-def _reward(step: Step | None) -> Callable[[Any, Any], Any]:
+def _reward(step: Step | None) -> Reward:
     """The reward that a step's model is judged by: that of its loss; a merge has none of its own."""
     trained = step is not None and reads_pairs(step.settings)
-    return loss_of(step.kind).reward if step is not None and trained else log_ratio
+    return loss_of(step.kind).reward if step is not None and trained else log_ratio_reward
 
 
-def _heldout(run: Run, model: Model, opponents: list[Model], reward: Callable[[Any, Any], Any]) -> list[dict[str, Any]]:
+def _heldout(run: Run, model: Model, opponents: list[Model], reward: Reward) -> list[dict[str, Any]]:
     rows = []
     for tokens in evaluation_tokens(run):
         job = heldout_job(tokens)

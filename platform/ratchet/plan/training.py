@@ -65,7 +65,7 @@ class Checkpoint(Strict):
 
 
 class TrainingStage(Strict):
-    """Keys of sft and of the preference kinds."""
+    """Keys of every kind that trains."""
 
     if TYPE_CHECKING:  # every kind declares its own, so that the page names it once
         kind: str
@@ -124,7 +124,7 @@ class TrainingStage(Strict):
 
 
 class PreferenceStage(TrainingStage):
-    """Keys of dpo, dpop, ipo and cpo, which train on pairs."""
+    """Keys of the kinds that train on preference pairs."""
 
     steps: Steps | None = None
     """Make the stage stepwise (sDPO)."""
@@ -133,7 +133,7 @@ class PreferenceStage(TrainingStage):
 
 
 class ReferringStage(PreferenceStage):
-    """Keys of dpo, dpop and ipo, which train against a reference model."""
+    """Keys of the kinds that train against a reference model."""
 
     reference: Name | ModelSpec | None = None
     """The reference model: a stage, `base`, or another model; left out: where the stage starts.

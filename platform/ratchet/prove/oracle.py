@@ -122,13 +122,13 @@ def answer_logp(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> Ten
     return logps_TV.gather(1, ids_1T[0, len(prompt) :, None]).double().sum()
 
 
-def dpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+def plain_dpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
     """Rafailov et al. 2023, Eq. 7; label smoothing: Mitchell 2023, Eq. 3."""
     smooth, z = options["label_smoothing"], options["beta"] * ((policy[0] - ref[0]) - (policy[1] - ref[1]))
     return -(1 - smooth) * F.logsigmoid(z) - smooth * F.logsigmoid(-z)
 
 
-def dpop(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+def plain_dpop(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
     """Pal et al. 2024: section 3, and Eq. 3 as first printed."""
     h_w, h_l = policy[0] - ref[0], policy[1] - ref[1]
     beta, fall = options["beta"], torch.relu(-h_w)
@@ -137,23 +137,23 @@ def dpop(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
     return -F.logsigmoid(beta * (h_w - h_l)) + options["penalty"] * fall
 
 
-def ipo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+def plain_ipo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
     """Azar et al. 2023, Eq. 17."""
     h_w, h_l = policy[0] - ref[0], policy[1] - ref[1]
     w, l = (h_w / n[0], h_l / n[1]) if options["length_normalised"] else (h_w, h_l)  # noqa: E741  the paper's
     return (w - l - 1 / (2 * options["beta"])) ** 2
 
 
-def cpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+def plain_cpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
     """Xu et al. 2024, Eq. 5 and 6."""
     return -F.logsigmoid(options["beta"] * (policy[0] - policy[1])) - options["nll_weight"] * policy[0] / n[0]
 
 
 PLAIN_LOSSES: Mapping[str, Callable[[Options, Sides, Floats, Counts], Any]] = {
-    "dpo": dpo,
-    "dpop": dpop,
-    "ipo": ipo,
-    "cpo": cpo,
+    "dpo": plain_dpo,
+    "dpop": plain_dpop,
+    "ipo": plain_ipo,
+    "cpo": plain_cpo,
 }
 """The loss of one pair, by its kind: from the log-probabilities of its chosen and rejected answer under the policy and
 under the reference, and their counts of tokens."""

@@ -161,8 +161,8 @@ def heldout(report: Report) -> Table | None:
     return table(
         columns,
         rows,
-        "Log-probability of the answer minus that under the model that it is held against. A cpo model's reward has no "
-        f"reference: its accuracy and margin are of its own log-probabilities. {fig.SHARE_NOTE}",
+        "Log-probability of the answer minus that under the model that it is held against. Where a model's "
+        f"loss reads no reference, its accuracy and margin are of its own log-probabilities. {fig.SHARE_NOTE}",
     )
 
 
@@ -221,14 +221,14 @@ def merges(report: Report) -> Table | None:
 
 
 def low_distance_warnings(report: Report) -> list[str]:
-    """Say where plain dpo trains on near twins."""
+    """Say where a loss that near twins can mislead trains on them."""
     said = []
     for step, source in report.low_distance:
         median = fig.percent(source.edit_distance.median) if source.edit_distance else fig.NONE
         said.append(
-            f"{step.name} trains plain dpo on {source.name}, whose chosen and rejected answers differ in {median} % of "
-            f"their tokens (median; low is below {100 * LOW_EDIT_DISTANCE:g} %). On such pairs dpo can win its margin "
-            "by lowering the chosen answer too, only less than the rejected one (Smaug, section 3). "
+            f"{step.name} trains {step.kind} on {source.name}, whose chosen and rejected answers differ in {median} % "
+            f"of their tokens (median; low is below {100 * LOW_EDIT_DISTANCE:g} %). On such pairs {step.kind} can win "
+            "its margin by lowering the chosen answer too, only less than the rejected one (Smaug, section 3). "
             "kind: dpop holds it up."
         )
     return said

@@ -209,9 +209,9 @@ def _middle(spec: TrainSpec, seen: Figures) -> float:
 
 
 def _loss_tolerance(spec: TrainSpec, seen: Figures, allowed: Tensor, pairs: int) -> float:
-    """How far the loss may be off: as far as each answer may, and from ln 2 never more than the stage says."""
+    """How far the loss may be off: as far as each answer may, and off a known start never more than the stage says."""
     bound = float(loss_bound(spec, allowed).sum()) / max(1, pairs)
-    if loss_of(spec.kind).start != math.log(2):
+    if loss_of(spec.kind).start is None:
         return bound
     return spec.first_loss if seen.routes else min(spec.first_loss, bound)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ratchet.evaluate.preference import by_pair
-from ratchet.losses.preference import log_ratio, loss_of
+from ratchet.losses.preference import log_ratio_reward, loss_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs
 from ratchet.reference.store import ids_in, read_logps
@@ -24,7 +24,7 @@ def heldout_values(folder: Path, plan: Plan, name: str) -> dict[str, float] | No
     if group != "heldout" or stage not in plan.stages or key not in HELD_OUT:
         return None
     settings = plan.stages[stage]
-    reward = loss_of(settings.kind).reward if reads_pairs(settings) else log_ratio
+    reward = loss_of(settings.kind).reward if reads_pairs(settings) else log_ratio_reward
     found: dict[str, float] = {}
     for of, row in RunFiles(folder, plan).opposed(stage).items():
         if source and of != source:
