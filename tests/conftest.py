@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import runpy
 import sys
@@ -69,6 +70,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
     with Nodes(tmp_path_factory.mktemp("nodes")) as nodes:
         yield nodes
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", help="run one part of the tests that are chosen, such as 2/6; files stay whole")
+
+
+@pytest.hookimpl(trylast=True)  # after `-m`, so that the parts are those of a tier
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("part"):
+        return
+    from parts import lengths, parts_of, read_part
+
+    try:
+        part, parts = read_part(config.getoption("part"))
+    except ValueError as error:
+        raise pytest.UsageError(f"--part: {error}") from error
+    file_of = {item: item.nodeid.partition("::")[0] for item in items}
+    part_of = parts_of(lengths(collections.Counter(file_of.values())), parts)
+    config.hook.pytest_deselected(items=[item for item in items if part_of[file_of[item]] != part])
+    items[:] = [item for item in items if part_of[file_of[item]] == part]
 
 
 def pytest_runtest_setup() -> None:

@@ -1,0 +1,42 @@
+"""Divides a long tier into parts of about equal length: which part each file of tests is in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+SECONDS = Path(__file__).with_name("seconds.json")
+"""Seconds that a file's long tests took when they were last timed, on 2 cores; any other file counts by its tests."""
+A_TEST = 60.0
+"""What a long test counts that was not timed: seconds."""
+
+
+def lengths(tests: Mapping[str, int]) -> dict[str, float]:
+    """Return how long each file takes, in seconds, from the number of its tests and what was timed."""
+    timed: dict[str, float] = json.loads(SECONDS.read_text(encoding="utf-8"))
+    return {file: timed.get(file, A_TEST * count) for file, count in tests.items()}
+
+
+def parts_of(seconds: Mapping[str, float], parts: int) -> dict[str, int]:
+    """Return the part of each file, from 1: the longest first, each into the part that is shortest so far.
+
+    Two calls with the same files give the same parts, whatever their order.
+    """
+    ends = [0.0] * parts
+    found = {}
+    for file in sorted(seconds, key=lambda file: (-seconds[file], file)):
+        part = ends.index(min(ends))
+        ends[part] += seconds[file]
+        found[file] = part + 1
+    return found
+
+
+def read_part(text: str) -> tuple[int, int]:
+    """Return (part, parts) of a text such as `2/6`. Raises ValueError for another."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise ValueError(f"{text!r} is no part: write 1/6 to 6/6")
+    return part, parts
