@@ -21,7 +21,8 @@ from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline.standalone_evaluation import Evaluated
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.suite import Harness, Suite
+from ratchet.plan.suite import Suite
+from ratchet.plan.tasks import Harness
 from ratchet.reference.models import Model
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console

@@ -11,7 +11,7 @@ from harness_example import own_task
 from mirror import write_hub_folder
 from ratchet.evaluate.harness.copies import NAME, Copies, look
 from ratchet.evaluate.harness.definitions import content_of, load, quiet
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 
 ROWS = [{"text": f"question {n}", "choices": ["a", "bb", "ccc"], "answer": n % 3} for n in range(40)]
 

@@ -18,7 +18,8 @@ from ratchet.evaluate.eq_bench.files import read_questions
 from ratchet.evaluate.eq_bench.rules import cut_revision
 from ratchet.evaluate.eq_bench.run import run
 from ratchet.evaluate.results import TaskResult
-from ratchet.plan.suite import EqBench, Files
+from ratchet.plan.task_parts import Files
+from ratchet.plan.tasks import EqBench
 from tests.conftest import ROOT
 
 OWN = ROOT / "eval/sets/short-feelings.json"

@@ -22,7 +22,7 @@ from ratchet.evaluate.harness.asking import Encoder, ask
 from ratchet.evaluate.harness.definitions import load, quiet
 from ratchet.evaluate.harness.leaderboard import OPENLLM_V1
 from ratchet.evaluate.harness.requests import build_rows
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 from ratchet.serving.requests import Answer, CompletionRequest
 from tests.conftest import ROOT
 

@@ -16,7 +16,7 @@ from ratchet.evaluate.judges.judge import Case, Judge, Verdict, judge_cases
 from ratchet.evaluate.judges.verdicts import DISPUTED, NO_RATING, read_as_fastchat
 from ratchet.evaluate.mt_bench.files import Question, QuestionSet, read_set
 from ratchet.evaluate.mt_bench.run import Talk, judge_talks
-from ratchet.plan.suite import Files
+from ratchet.plan.task_parts import Files
 from ratchet.serving.requests import Answer
 from tests.conftest import ROOT
 

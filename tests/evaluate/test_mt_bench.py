@@ -22,7 +22,8 @@ from ratchet.evaluate.mt_bench.run import GAVE_UP, TOO_LONG, MtBenchRun, prompt_
 from ratchet.evaluate.mt_bench.scores import read_judgments, scores_from, scores_of
 from ratchet.evaluate.results import Item
 from ratchet.evaluate.statistics import clustered, estimate
-from ratchet.plan.suite import Files, MtBench
+from ratchet.plan.task_parts import Files
+from ratchet.plan.tasks import MtBench
 from ratchet.serving.replay import Replay
 from ratchet.serving.requests import Answer, ChatRequest, Request
 from tests.conftest import ROOT

@@ -16,7 +16,7 @@ from endpoint_server import chat
 from ratchet.errors import DataError
 from ratchet.evaluate.mt_bench.files import read_set
 from ratchet.evaluate.mt_bench.scores import read_judgments, scores_of
-from ratchet.plan.suite import Files
+from ratchet.plan.task_parts import Files
 from ratchet.serving.replay import Replay
 from ratchet.serving.requests import Answer
 from tests.conftest import ROOT

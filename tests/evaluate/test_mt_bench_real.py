@@ -17,7 +17,8 @@ from ratchet.evaluate.mt_bench.files import QuestionSet, read_answers, read_set
 from ratchet.evaluate.mt_bench.run import prompt_for, run
 from ratchet.evaluate.mt_bench.scores import read_judgments, scores_of
 from ratchet.plan.judge import ReplayJudge
-from ratchet.plan.suite import Files, MtBench
+from ratchet.plan.task_parts import Files
+from ratchet.plan.tasks import MtBench
 from ratchet.serving.requests import Answer, Request
 from tests.evaluate.test_mt_bench import Words
 

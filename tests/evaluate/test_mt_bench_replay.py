@@ -14,7 +14,8 @@ from ratchet.evaluate.judges.judge import replay_judge
 from ratchet.evaluate.mt_bench.files import read_set
 from ratchet.evaluate.mt_bench.run import prompt_for, run
 from ratchet.plan.judge import ReplayJudge
-from ratchet.plan.suite import Files, MtBench
+from ratchet.plan.task_parts import Files
+from ratchet.plan.tasks import MtBench
 from tests.evaluate.test_mt_bench import SHORT, Talker, Words, says
 
 QUESTIONS = Files(path=str(SHORT))

@@ -22,7 +22,8 @@ from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.plan.model import Scratch
-from ratchet.plan.suite import Perplexity, Rows
+from ratchet.plan.task_parts import Rows
+from ratchet.plan.tasks import Perplexity
 from ratchet.serving.requests import Answer, ContinuationRequest, Request
 from tests.conftest import ROOT
 

@@ -12,7 +12,7 @@ from ratchet.evaluate.preference import gamma, reward_scores
 from ratchet.evaluate.preference_task import result
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.plan.data import Source
-from ratchet.plan.suite import Preference
+from ratchet.plan.tasks import Preference
 from ratchet.reference.store import Logps
 
 TASK = Preference(kind="preference", data=Source(path="pairs.jsonl", held_out=0.0))

@@ -14,7 +14,7 @@ import pytest
 from ratchet.errors import DataError
 from ratchet.evaluate.task_files import read_rows
 from ratchet.plan.data import Hub
-from ratchet.plan.suite import Rows
+from ratchet.plan.task_parts import Rows
 from tests.conftest import ROOT
 
 TEXTS = [{"question": f"What is {n} + 1?", "answer": f"naïve: {n + 1}", "id": n} for n in range(3)]

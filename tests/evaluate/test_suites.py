@@ -10,10 +10,11 @@ import pytest
 
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.exact_match import Question, compile_pattern, last_match, run, wanted_answers
+from ratchet.evaluate.exact_match import compile_pattern, last_match, run, wanted_answers
 from ratchet.evaluate.results import Score
+from ratchet.evaluate.task_run import Question
 from ratchet.pipeline.scores_document import score_facts
-from ratchet.plan.suite import ExactMatch
+from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, Request
 from ratchet.track.progress import Console
 

@@ -19,7 +19,8 @@ from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.text_overlap import corpus_bleu, jackknife, measure, run, scores_of
 from ratchet.evaluate.thoughts import UNCLOSED
-from ratchet.plan.suite import Rows, TextOverlap
+from ratchet.plan.task_parts import Rows
+from ratchet.plan.tasks import TextOverlap
 from ratchet.serving.requests import Answer, ChatRequest, Request
 from tests.conftest import ROOT
 

@@ -16,7 +16,7 @@ from ratchet.evaluate import exact_match as exact
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.engines.local import text_of
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
-from ratchet.plan.suite import ExactMatch
+from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest
 from tests.evaluate.test_suites import PATTERN, questions
 from tests.evaluate.test_suites import Scripted as Says

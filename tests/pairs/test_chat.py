@@ -17,7 +17,7 @@ from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.engines.local import LocalEngine, prompt_ids
 from ratchet.evaluate.harness.asking import Encoder
-from ratchet.evaluate.task_identity import identity_of as read_by
+from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import ChatTemplate, Clock, chat_template_of, handed_of, identity_of, reads
 from ratchet.pairs.pair import Turn
@@ -28,7 +28,7 @@ from ratchet.pairs.tokens import Policy, tokenise
 from ratchet.pipeline.prepare import base_model
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import DAY, ModelSpec
-from ratchet.plan.suite import MtBench
+from ratchet.plan.tasks import MtBench
 from ratchet.reference.models import model_of
 from ratchet.serving.requests import ChatRequest
 from ratchet.store.fingerprint import fingerprint
@@ -203,7 +203,7 @@ def test_journals_judges_and_results_know_what_a_template_was_handed(
         )
         for one in (plain, other)
     ]  # fmt: skip
-    first, second = (read_by(task, None, None, gpu=False)["judge"]["model"] for task in judged)
+    first, second = (judge_identity(task.judge, gpu=False)["model"] for task in judged)
     assert first != second and first["date"] == DAY
 
 

@@ -31,7 +31,7 @@ from ratchet.pipeline.sizes import Sizes
 from ratchet.plan.data import Hub, Source
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
-from ratchet.plan.suite import Files
+from ratchet.plan.task_parts import Files
 from ratchet.prove.plan import _open as open_proof
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout

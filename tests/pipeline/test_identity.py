@@ -14,7 +14,8 @@ import ratchet
 from harness_example import SPEC
 from hub_cache import COMMIT, cached, use_cache
 from ratchet.errors import RunError
-from ratchet.evaluate.task_identity import identity_of
+from ratchet.evaluate.suites import identity_of
+from ratchet.evaluate.task_run import Inputs, task_run
 from ratchet.model.digest import digest_code, digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline import state
@@ -26,7 +27,7 @@ from ratchet.pipeline.prepare import base_model, check_external_models
 from ratchet.pipeline.steps import refuse_other_start, step_identity
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
-from ratchet.plan.suite import Preference
+from ratchet.plan.tasks import Preference
 from ratchet.reference.jobs import TRAINER, ScoreJob
 from ratchet.reference.models import model_of
 from ratchet.reference.score import _identity
@@ -123,7 +124,7 @@ def test_other_code_is_another_model_for_steps_scores_judges_and_references(trus
 
     def known() -> list[str]:
         model = model_of("m", spec, trusted)
-        read = identity_of(task, None, None, gpu=False)
+        read = identity_of(task, task_run(task.kind).reads("t", task, Inputs(None, made, None)), gpu=False)
         return [model.identity, fingerprint(_identity(model.scoring(), job, TRAINER)), fingerprint(read)]
 
     before = known()

@@ -22,6 +22,7 @@ from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import judge_of
 from ratchet.evaluate.results import Item, Score, TaskResult
 from ratchet.evaluate.suites import score_suite
+from ratchet.evaluate.task_run import Answered
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs import token_flow
@@ -30,7 +31,8 @@ from ratchet.pairs.token_flow import Policy, prepare_tokens
 from ratchet.pairs.tokens import TokenWriter
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.judge import EndpointJudge
-from ratchet.plan.suite import MtBench, Perplexity, Suite
+from ratchet.plan.suite import Suite
+from ratchet.plan.tasks import Perplexity
 from ratchet.reference import score
 from ratchet.reference.jobs import TRAINER, Passes, ScoreJob, ScoringModel
 from ratchet.reference.models import Model
@@ -182,7 +184,8 @@ def bench(made: tuple[Layout, Path, Path]) -> tuple[Bench, Model, Suite]:
 def test_a_model_that_is_evaluated_is_waited_for_and_its_result_read(
     bench: tuple[Bench, Model, Suite], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suites, "_one", nothing_to_do)
+    keep = suites._keep
+    monkeypatch.setattr(suites, "_keep", nothing_to_do)
     place, model, suite = bench
     task = suite.tasks["text"]
     assert isinstance(task, Perplexity)
@@ -194,7 +197,7 @@ def test_a_model_that_is_evaluated_is_waited_for_and_its_result_read(
         assert not waiting.done()
         read = suites.check_suite("suite", suite, candidates.tokenizer, place.layout, None, gpu=False)
         identity = suites._identity(candidates, task, read.identities["text"])
-        folder = suites._keep(place, identity, suites._Answered(result_of("text")), 1.0, leases)
+        folder = keep(place, identity, Answered(result_of("text"), {}), 1.0, leases)
     (scored,) = waiting.result(20)
     assert (scored.folder, scored.reused, scored.result.headline.value) == (folder, True, 3.0)
 
@@ -233,11 +236,10 @@ def test_a_wait_ends_where_the_evaluation_is_stopped(bench: tuple[Bench, Model, 
 def test_one_process_at_a_time_asks_a_judge_behind_a_url(bench: tuple[Bench, Model, Suite]) -> None:
     place, model, _ = bench
     judge = EndpointJudge(kind="endpoint", base_url="http://127.0.0.1:9/v1", model="j", allow_private=True)
-    task = MtBench.model_validate({"kind": "mt_bench", "questions": {"path": "."}, "judge": judge.model_dump()})
     inside: list[str] = []
 
     def work() -> None:
-        with Candidates(place, model) as candidates, judge_of(candidates, task, "here"):
+        with Candidates(place, model) as candidates, judge_of(candidates, judge, "here"):
             inside.append("in")
             time.sleep(0.1)
             inside.append("out")

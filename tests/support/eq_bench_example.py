@@ -10,7 +10,8 @@ from typing import Any
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.eq_bench.run import run
 from ratchet.evaluate.results import TaskResult
-from ratchet.plan.suite import EqBench, Files
+from ratchet.plan.task_parts import Files
+from ratchet.plan.tasks import EqBench
 from ratchet.serving.requests import Answer, ChatRequest, Request
 
 NAMES = ("Calm", "Sad", "Proud", "Angry")

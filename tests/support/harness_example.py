@@ -18,7 +18,7 @@ from plain_engine import PlainEngine
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness.definitions import quiet
 from ratchet.plan.model import Scratch
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 from tests.conftest import ROOT
 
 OWN = ROOT / "eval" / "harness"

@@ -12,7 +12,7 @@ from ratchet.errors import RatchetError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness import run as harness
 from ratchet.evaluate.results import TaskResult
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request
 
 

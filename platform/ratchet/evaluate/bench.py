@@ -13,8 +13,7 @@ from typing import Any
 from ratchet.errors import ModelError, StoppedError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.engines.actors import Actors
-from ratchet.evaluate.engines.kinds import RevivingVllm, engine_label
-from ratchet.evaluate.engines.local import LocalEngine, ends_of
+from ratchet.evaluate.engines.kinds import Subject, engine_kind, engine_label
 from ratchet.evaluate.engines.pool import OneEngine, Pool
 from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.model.check import check_model
@@ -22,10 +21,10 @@ from ratchet.model.digest import digest_code, digest_model, file_marks
 from ratchet.pairs.chat import PLAIN, ChatTemplate, handed_of
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.suite import Answering, Perplexity, Task
+from ratchet.plan.suite import Task, quantise_of
+from ratchet.plan.task_parts import Answering
 from ratchet.reference.models import Model
 from ratchet.serving.requests import Answer, Engine, Request
-from ratchet.serving.vllm import Served
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, Wait, leased
@@ -35,8 +34,6 @@ from ratchet.track.progress import Console
 
 _LONGEST = 4096
 """Positions of a model that names no limit."""
-_VLLM_LONGEST = 16_384
-"""Positions that vLLM keeps memory for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +117,13 @@ class Candidates:
     def identity_for(self, task: Task | Answering) -> dict[str, Any]:
         """Return all that decides what this model makes of a task, beside the task."""
         engine = task.engine if isinstance(task, Answering) else "trainer"
-        return self.identity(engine, task.quantise if isinstance(task, Perplexity) else None)
+        return self.identity(engine, quantise_of(task))
 
     def of(self, task: Answering) -> Candidate:
         """Return the model as a task wants to ask it. Nothing is started before something is asked."""
-        quantise = task.quantise if isinstance(task, Perplexity) else None
+        quantise = quantise_of(task)
         name = fingerprint(self.identity_for(task))
-        # vLLM draws one token after a text that it scores, and counts the last of a text among its positions.
-        longest = self.longest if task.engine == "trainer" else min(self.longest, _VLLM_LONGEST) - 2
+        longest = engine_kind(task.engine).positions(self.longest)
         pool = Pool(
             functools.partial(self._compute, task.engine, quantise),
             name,
@@ -162,9 +158,7 @@ class Candidates:
     def _pool(self, engine: str, quantise: str | None) -> Actors | OneEngine:
         if (engine, quantise) not in self._actors:
             make, bench = self._maker(engine, quantise), self.bench
-            gpus = bench.cluster.gpus_per_worker
-            if engine == "vllm" and gpus:
-                gpus = max(gpus, bench.cluster.tensor_parallel)
+            gpus = engine_kind(engine).gpus(bench.cluster)
             self._actors[engine, quantise] = (
                 Actors(make, count=bench.actors, gpus=gpus, look=bench.end_if_stopped)
                 if on_ray()
@@ -173,30 +167,9 @@ class Candidates:
         return self._actors[engine, quantise]
 
     def _maker(self, engine: str, quantise: str | None) -> Callable[[], Engine]:
-        model, gpu = self.model, bool(self.bench.cluster.gpus_per_worker)
-        if engine == "vllm":
-            served = Served(
-                model.folder,
-                model.dtype,
-                min(self.longest, _VLLM_LONGEST),
-                gpu,
-                tensor_parallel=self.bench.cluster.tensor_parallel,
-                trust_remote_code=model.trust_remote_code,
-                tokenizer=True,
-                chat_template=self.bench.chat_template,
-                end_ids=ends_of(self.tokenizer),
-            )
-            return functools.partial(_Unchanged, functools.partial(RevivingVllm, served), model.folder, self._marks)
-        make = functools.partial(
-            LocalEngine,
-            model.folder,
-            model.dtype,
-            "cuda" if gpu else "cpu",
-            chat_template=self.bench.chat_template,
-            trust_remote_code=model.trust_remote_code,
-            quantise=quantise,
-        )
-        return functools.partial(_Unchanged, make, model.folder, self._marks)
+        bench = self.bench
+        subject = Subject(self.model, bench.chat_template, self.tokenizer, self.longest, bench.cluster, quantise)
+        return functools.partial(_Unchanged, engine_kind(engine).make(subject), self.model.folder, self._marks)
 
     def _journal(self, name: str) -> UnitJournal:
         if name not in self._journals:

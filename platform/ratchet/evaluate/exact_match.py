@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ratchet.errors import DataError, PlanError
+from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, joined, unanimous, without_error
 from ratchet.evaluate.statistics import estimate
+from ratchet.evaluate.task_run import NEXT, Answered, Content, Inputs, Question, Ready, TaskRun, each_alone
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
-from ratchet.pairs.pair import Ids
-from ratchet.plan.suite import ExactMatch
+from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
 
 NOTHING_FOUND = "no answer found"
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A held-out prompt as token ids and as text, and the chosen answer to it."""
-
-    pair_id: str
-    prompt: Ids
-    text: str
-    chosen: str
 
 
 def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Question]) -> TaskResult:
@@ -109,20 +100,26 @@ def last_match(pattern: re.Pattern[str], text: str) -> str | None:
     return found[-1].strip() if found else None
 
 
-def of_a_plan(heldout: Heldout | None) -> Heldout:
-    """Return the held-out prompts that a task asks for. Raises PlanError where there is no plan that has them."""
+def _read(name: str, task: ExactMatch, inputs: Inputs) -> Content:
+    heldout = inputs.heldout
     if heldout is None:
         raise PlanError(
             "asks for a plan's held-out prompts, and there is no plan",
             where="a task of kind exact_match",
             fix="name the suite under `evaluate` of a plan",
         )
-    return heldout
+    known_by = {"source": task.source, "prompts": heldout.identity(task.source)}
+    return Content(known_by, functools.partial(heldout.questions, task.source, task.rows))
 
 
-@dataclasses.dataclass(frozen=True)
-class Heldout:
-    """A plan's held-out prompts: those of a task, and what they are known by."""
+def _ask(candidates: Candidates, name: str, ready: Ready) -> Answered:
+    return Answered(run(name, ready.settings, candidates.of(ready.settings), ready.content.loaded()), {})
 
-    questions: Callable[[ExactMatch], Sequence[Question]]
-    identity: Callable[[ExactMatch], str]
+
+TASK = TaskRun(
+    reads=_read,
+    check_chosen=lambda task, chosen: wanted_answers(chosen, task.pattern),
+    turn=NEXT,
+    together=None,
+    run=each_alone(_ask),
+)

@@ -14,7 +14,8 @@ from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.results import Item, Score, TaskResult, joined, without_error
 from ratchet.evaluate.statistics import ratio
 from ratchet.evaluate.task_files import read_rows
-from ratchet.plan.suite import Perplexity
+from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
+from ratchet.plan.tasks import Perplexity
 from ratchet.serving.requests import Answer, ContinuationRequest
 
 LONGEST_WINDOW = 4096
@@ -151,3 +152,10 @@ def _item(at: int, window: Window, ids: tuple[int, ...], nats: float) -> Item:
     tokens = np.asarray(ids[window.start : window.end], dtype="<i8").tobytes()
     item = f"window {at} {hashlib.sha256(tokens).hexdigest()[:8]}"
     return Item(item, item, {"nll": nats, "tokens": float(window.predicted)})
+
+
+def _read(name: str, task: Perplexity, inputs: Inputs) -> Content:
+    return Content(read_rows(task.rows, (task.column,), task.max_rows, blank=True)[1], None)
+
+
+TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run))

@@ -11,20 +11,21 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError, ModelError
-from ratchet.evaluate.bench import Bench
+from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.results import Item, Score, TaskResult, joined, unanimous, without_error
 from ratchet.evaluate.statistics import ratio
+from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.model.digest import digest_vocabulary
 from ratchet.model.load import resolve
-from ratchet.pairs.flow import prepare_pairs
+from ratchet.pairs.flow import pairs_identity, prepare_pairs
 from ratchet.pairs.lost import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.suite import Preference
+from ratchet.plan.tasks import Preference
 from ratchet.reference.jobs import Passes, ScoreJob
-from ratchet.reference.models import Model, model_of
+from ratchet.reference.models import Model, model_content, model_of
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import Floats, Logps, read_job
 from ratchet.store.record import finished_record
@@ -193,3 +194,15 @@ def _read(path: Path) -> Iterator[PreferencePair]:
     for row in pq.read_table(checked(path)).to_pylist():
         prompt = tuple(Turn(turn["role"], turn["content"]) for turn in row["prompt"])
         yield PreferencePair(prompt, row["chosen"], row["rejected"], row["file"], row["row"])
+
+
+def _read_content(name: str, task: Preference, inputs: Inputs) -> Content:
+    return Content({"pairs": pairs_identity(task.data, None), "reference": model_content(task.reference)}, None)
+
+
+def _ask(candidates: Candidates, name: str, ready: Ready) -> Answered:
+    candidates.rest()
+    return Answered(score_preferences(candidates.bench, candidates.model, name, ready.settings), {})
+
+
+TASK = TaskRun(reads=_read_content, check_chosen=nothing_to_check, turn=LAST, together=None, run=each_alone(_ask))

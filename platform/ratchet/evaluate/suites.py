@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-from ratchet.errors import ModelError, RatchetError
-from ratchet.evaluate import exact_match as exact
-from ratchet.evaluate import perplexity, text_overlap
+from ratchet.errors import ModelError, PlanError, RatchetError
 from ratchet.evaluate.bench import Bench, Candidates
-from ratchet.evaluate.eq_bench import run as eq_bench
-from ratchet.evaluate.exact_match import Heldout, of_a_plan
-from ratchet.evaluate.harness import run as harness
-from ratchet.evaluate.harness.definitions import Loaded
-from ratchet.evaluate.harness.failures import FAILS_ALONE
 from ratchet.evaluate.judges.judge import FAILED
-from ratchet.evaluate.judges.kinds import judge_of
-from ratchet.evaluate.mt_bench import run as mt_bench
-from ratchet.evaluate.preference_task import score_preferences
+from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.evaluate.results import NOT_ASKED, TaskResult, not_asked, read_result, why_of, write_result
-from ratchet.evaluate.task_identity import identity_of
+from ratchet.evaluate.task_run import FAILS_ALONE, Answered, Content, Heldout, Inputs, Ready, task_run
 from ratchet.model.quantise import check_quantisation
-from ratchet.plan.suite import (
-    EqBench,
-    ExactMatch,
-    Harness,
-    MtBench,
-    Perplexity,
-    Preference,
-    Suite,
-    Task,
-    TextOverlap,
-)
+from ratchet.plan.suite import Suite, Task, judge_of, quantise_of, task_kind
 from ratchet.reference.models import Model
 from ratchet.store.files import at_home, write_text
 from ratchet.store.fingerprint import fingerprint
@@ -46,6 +28,8 @@ from ratchet.store.made import Entry, Product, publish
 from ratchet.store.sound import clear, sound_record
 
 _log = logging.getLogger(__name__)
+VERSION = 4
+"""Rises when a task's numbers change for the same questions and answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +50,13 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Answered:
-    """A result, and lines of files that are to lie beside it."""
-
-    result: TaskResult
-    lines: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
 class Read:
-    """What the tasks of a suite read: lm-eval's with their data, and what decides each one's numbers but the model.
+    """What the tasks of a suite read, and what decides each one's numbers but the model.
 
     `failed` has the tasks that cannot be asked at all, with the reason.
     """
 
-    loaded: Mapping[str, Loaded]
+    ready: Mapping[str, Ready]
     identities: Mapping[str, Mapping[str, Any]]
     failed: Mapping[str, RatchetError]
 
@@ -112,10 +88,11 @@ def score_suite(
             leases = candidates.alone(wanted, candidates.step_back)
             found = failed | _kept(bench.layout, model, name, identities)  # another process may have asked meanwhile
             keys = {fingerprint(identities[task]): task for task in reversed(suite.tasks) if task not in found}
-            left = {task: suite.tasks[task] for task in suite.tasks if task in keys.values()}
-            for task, answered, seconds in _ask(candidates, read.loaded, left, heldout):
+            left = {task: read.ready[task] for task in suite.tasks if task in keys.values()}
+            for task, outcome, seconds in _ask(candidates, left):
                 # A task may stand in a suite under several names.
                 alike = [same for same in identities if identities[same] == identities[task]]
+                answered = _of_known_unit(suite.tasks[task].kind, outcome)
                 if isinstance(answered, RatchetError):
                     found |= {one: _fail(bench, model, name, one, suite.tasks[one], answered) for one in alike}
                     continue
@@ -143,7 +120,7 @@ def _fail(bench: Bench, model: Model, suite: str, task: str, settings: Task, err
         "task": settings.model_dump(mode="json"),
         "not asked": error.what,
     }
-    folder = _keep(bench, identity, _Answered(result), 0.0, ())
+    folder = _keep(bench, identity, Answered(result, {}), 0.0, ())
     return Scored(model.name, suite, task, result, folder, 0.0, reused=False, failure=error)
 
 
@@ -165,25 +142,40 @@ def _read(model: str, suite: str, task: str, folder: Path, seconds: float, *, re
 
 def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout: Heldout | None, *, gpu: bool) -> Read:
     """Return what the tasks of a suite read, and which of them lack something to be asked. Raises StorageError."""
-    data_root = at_home(suite.data_root) if suite.data_root else None
-    loaded: dict[str, Loaded] = {}
+    inputs = Inputs(at_home(suite.data_root) if suite.data_root else None, layout.store, heldout)
+    ready: dict[str, Ready] = {}
     identities: dict[str, Mapping[str, Any]] = {}
     failed: dict[str, RatchetError] = {}
     for task, settings in suite.tasks.items():
         try:
             _check_task(f"{name}: tasks.{task}", settings, tokenizer)
-            if isinstance(settings, Harness):
-                loaded[task] = harness.load_task(task, settings, data_root, layout.store)
-            identities[task] = identity_of(settings, loaded.get(task), heldout, gpu=gpu)
+            content = task_run(settings.kind).reads(task, settings, inputs)
+            identities[task] = identity_of(settings, content, gpu=gpu)
+            ready[task] = Ready(settings, content)
         except FAILS_ALONE as error:
             failed[task] = error
-    return Read(loaded, identities, failed)
+    return Read(ready, identities, failed)
+
+
+def identity_of(task: Task, content: Content, *, gpu: bool) -> dict[str, Any]:
+    """Return what decides a task's numbers beside the model: its settings, what it reads, and the code.
+
+    `gpu` says whether a judge of one's own runs on one. Raises DataError, ModelError where a judge cannot be read.
+    """
+    kind = task_kind(task.kind)
+    return {
+        "version": VERSION,
+        "task": task.model_dump(mode="json", exclude=set(kind.by_content)),
+        "libraries": {name: importlib.metadata.version(name) for name in kind.libraries},
+        "read": content.known_by,
+        "judge": judge_identity(judge_of(task), gpu=gpu),
+    }
 
 
 def _check_task(where: str, settings: Task, tokenizer: Any) -> None:
-    if isinstance(settings, Perplexity) and settings.quantise:
-        check_quantisation(settings.quantise, f"{where}.quantise")
-    if isinstance(settings, MtBench | EqBench | TextOverlap | Preference) and not tokenizer.chat_template:
+    if quantise := quantise_of(settings):
+        check_quantisation(quantise, f"{where}.quantise")
+    if task_kind(settings.kind).needs_chat_template and not tokenizer.chat_template:
         raise ModelError(
             "asks through a chat template, and the model's tokenizer has none",
             where=where,
@@ -191,70 +183,30 @@ def _check_task(where: str, settings: Task, tokenizer: Any) -> None:
         )
 
 
-def _ask(
-    candidates: Candidates,
-    loaded: Mapping[str, Loaded],
-    tasks: Mapping[str, Task],
-    heldout: Heldout | None,
-) -> Iterator[tuple[str, _Answered | RatchetError, float]]:
-    """Yield (task, result or why it has none, seconds): lm-eval's tasks together, those with a judge last."""
-    for some in _alike(tasks):
+def _ask(candidates: Candidates, tasks: Mapping[str, Ready]) -> Iterator[tuple[str, Answered | RatchetError, float]]:
+    """Yield (task, result or why it has none, seconds), in the turn of each kind, those together that may be."""
+    groups: dict[tuple[str, Hashable], dict[str, Ready]] = {}
+    for name, ready in tasks.items():
+        together = task_run(ready.settings.kind).together
+        key = (ready.settings.kind, name if together is None else together(ready.settings))
+        groups.setdefault(key, {})[name] = ready
+    for (kind, _), some in sorted(groups.items(), key=lambda group: task_run(group[0][0]).turn):
         clock = time.monotonic()
-        first = next(iter(some.values()))
-        results = harness.run_all(
-            {task: loaded[task] for task in some}, candidates.of(first), candidates.bench.layout.store
-        )
+        outcomes = task_run(kind).run(candidates, some)
         seconds = time.monotonic() - clock
-        for task, (result, share) in results.items():
-            yield task, result if isinstance(result, RatchetError) else _Answered(result), seconds * share
-    for task, settings in sorted(tasks.items(), key=lambda pair: isinstance(pair[1], MtBench | Preference)):
-        if isinstance(settings, Harness):
-            continue
-        clock = time.monotonic()
-        answered: _Answered | RatchetError
-        try:
-            answered = _one(candidates, task, settings, heldout)
-        except FAILS_ALONE as error:
-            answered = error
-        yield task, answered, time.monotonic() - clock
+        for name, (answered, share) in outcomes.items():
+            yield name, answered, seconds * share
 
 
-def _alike(tasks: Mapping[str, Task]) -> list[dict[str, Harness]]:
-    """Return lm-eval's tasks, those together that the same engine answers in batches of the same size."""
-    groups: dict[tuple[str, int], dict[str, Harness]] = {}
-    for name, task in tasks.items():
-        if isinstance(task, Harness):
-            groups.setdefault((task.engine, task.batch_tokens), {})[name] = task
-    return list(groups.values())
-
-
-def _one(candidates: Candidates, name: str, task: Task, heldout: Heldout | None) -> _Answered:
-    match task:
-        case EqBench():
-            return _Answered(eq_bench.run(name, task, candidates.of(task)))
-        case TextOverlap():
-            return _Answered(text_overlap.run(name, task, candidates.of(task)))
-        case Perplexity():
-            return _Answered(perplexity.run(name, task, candidates.of(task)))
-        case MtBench():
-            return _conversations(candidates, name, task)
-        case Preference():
-            candidates.rest()
-            return _Answered(score_preferences(candidates.bench, candidates.model, name, task))
-        case ExactMatch():
-            return _Answered(exact.run(name, task, candidates.of(task), of_a_plan(heldout).questions(task)))
-        case Harness():
-            raise ValueError("tasks of lm-eval are asked together, by `run_all`")
-    assert_never(task)
-
-
-def _conversations(candidates: Candidates, name: str, task: MtBench) -> _Answered:
-    """Ask, and have it judged; answers and judgments come in FastChat's format too, for other tools."""
-    with judge_of(candidates, task, f"tasks.{name}.judge") as judge:
-        done = mt_bench.run(name, task, candidates.of(task), judge)
-    model, when = candidates.model.name, time.time()
-    lines = {"answers.jsonl": done.answer_lines(model, when), "judgments.jsonl": done.judgment_lines(model, when)}
-    return _Answered(done.result, lines)
+def _of_known_unit(kind: str, answered: Answered | RatchetError) -> Answered | RatchetError:
+    """Return an outcome, or an error where its headline counts what its kind does not name: averages would mix it."""
+    units = task_kind(kind).units
+    if isinstance(answered, RatchetError) or (unit := answered.result.headline.unit) in units:
+        return answered
+    return PlanError(
+        f"the kind of task {kind} counts {', '.join(units)}, and its headline is in {unit}",
+        fix="correct `units` of its TaskKind",
+    )
 
 
 def _identity(candidates: Candidates, task: Task, read: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +219,7 @@ def _is_whole(result: TaskResult) -> bool:
     return not any(problem.startswith((FAILED, NOT_ASKED)) for problem in result.problems)
 
 
-def _keep(bench: Bench, identity: dict[str, Any], answered: _Answered, seconds: float, leases: Sequence[Lease]) -> Path:
+def _keep(bench: Bench, identity: dict[str, Any], answered: Answered, seconds: float, leases: Sequence[Lease]) -> Path:
     """Write a result, and return its folder. Raises RunError where another process took over.
 
     One that is not whole stands under a name of its own, where the next run does not look for it.

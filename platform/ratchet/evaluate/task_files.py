@@ -19,7 +19,7 @@ from ratchet.pairs.messages import kind_of
 from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.read_hub import hub_label
 from ratchet.plan.data import Source
-from ratchet.plan.suite import Files, Rows
+from ratchet.plan.task_parts import Files, Rows
 from ratchet.store.files import at_home
 
 

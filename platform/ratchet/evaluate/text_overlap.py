@@ -14,9 +14,10 @@ from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, without_error
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_files import read_rows
+from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.pairs.pair import Turn
-from ratchet.plan.suite import TextOverlap
+from ratchet.plan.tasks import TextOverlap
 from ratchet.reference.store import Floats
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
 
@@ -165,3 +166,10 @@ def _warnings(answers: Sequence[Answer], task: TextOverlap) -> tuple[str, ...]:
     if not cut:
         return found
     return (*found, f"{cut} of {len(answers)} answers were cut off at max_new_tokens = {task.max_new_tokens}")
+
+
+def _read(name: str, task: TextOverlap, inputs: Inputs) -> Content:
+    return Content(read_rows(task.rows, (task.question, task.answer), task.max_rows)[1], None)
+
+
+TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run))

@@ -11,8 +11,8 @@ from typing import Any
 
 from ratchet.errors import StoppedError
 from ratchet.evaluate.bench import Bench
-from ratchet.evaluate.exact_match import Heldout
 from ratchet.evaluate.suites import Scored, score_suite
+from ratchet.evaluate.task_run import Heldout
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.heldout_scores import questions_identity, questions_of
@@ -23,6 +23,7 @@ from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
+from ratchet.plan.suite import source_of
 from ratchet.reference.models import Model
 from ratchet.store.files import write_json
 from ratchet.store.process import on_ray
@@ -39,7 +40,7 @@ class Evaluations:
         self.suites = planned_suites(run.plan)
         self.finals = final_models(run.plan)
         self.found: dict[str, list[Scored]] = {}
-        self.heldout = Heldout(lambda task: questions_of(run, task), lambda task: questions_identity(run, task))
+        self.heldout = Heldout(functools.partial(questions_of, run), functools.partial(questions_identity, run))
         self.actors = run.plan.cluster.score_actors
         # Room beside one trial's training is another trial's.
         self.beside = spare_actors(run.plan.cluster) if self.suites and run.trial is None else 0
@@ -94,8 +95,8 @@ class Evaluations:
     def _prepare(self, planned: PlannedSuite) -> None:
         """Make the tokens that the suite's prompts are read from, here: the background only reads them."""
         for task in planned.suite.tasks.values():
-            if task.kind == "exact_match":
-                self.heldout.identity(task)
+            if (source := source_of(task)) is not None:
+                self.heldout.identity(source)
 
     def _work(self) -> None:
         while (model := self._waiting.get()) is not None:

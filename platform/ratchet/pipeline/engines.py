@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ratchet.errors import DataError, ModelError, PlanError, TrainingError
+from ratchet.errors import DataError, ModelError, TrainingError
+from ratchet.evaluate.engines.kinds import need_vllm
 from ratchet.pipeline.context import Gate, Run
 from ratchet.pipeline.graph import options
 from ratchet.pipeline.prepare import stage_tokens
@@ -31,16 +32,6 @@ def foreign_engine(run: Run) -> EngineChoice | None:
         return None
     version = vllm.version() if asked.engine == "auto" else need_vllm("reference.engine")
     return EngineChoice("vllm", version, asked.quantisation, run.plan.cluster.tensor_parallel) if version else None
-
-
-def need_vllm(where: str) -> str:
-    """Return the version of vLLM, for which the plan asks at `where`. Raises PlanError where none is installed."""
-    version = vllm.version()
-    if version is None:
-        raise PlanError(
-            "vLLM is not installed", where=where, fix="install it (docs/install.md), or set the engine to trainer"
-        )
-    return version
 
 
 def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None) -> Gate:

@@ -9,22 +9,22 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
-from ratchet.evaluate import exact_match as exact
-from ratchet.evaluate.exact_match import Heldout, wanted_answers
+from ratchet.evaluate.engines.kinds import engine_kind
 from ratchet.evaluate.preference import gamma, reward_scores
 from ratchet.evaluate.suites import Scored, check_suite, raise_failed
+from ratchet.evaluate.task_run import Heldout, Question, task_run
 from ratchet.losses.preference import Reward, log_ratio_reward, loss_of
 from ratchet.pairs.table import open_table
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Run, Tokens
-from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.prepare import reference_model, tokens_of
 from ratchet.pipeline.reference_passes import ensure_scores, evaluation_jobs, evaluation_tokens, gamma_job, heldout_job
 from ratchet.plan.load import planned_suites
 from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, supervised, trains
-from ratchet.plan.suite import ExactMatch
+from ratchet.plan.suite import source_of
+from ratchet.plan.task_parts import Answering
 from ratchet.reference.models import Model
 from ratchet.reference.store import read_job
 from ratchet.store.files import write_json
@@ -79,24 +79,25 @@ def check_suites(run: Run) -> None:
     no task asks for an engine that is not installed. Raises DataError, ModelError, PlanError.
     """
     tokenizer = load_tokenizer(run.models[BASE].folder, run.chat_template)
-    heldout = Heldout(lambda task: [], lambda task: "")
+    heldout = Heldout(lambda source, rows: [], lambda source: "")
     for planned in planned_suites(run.plan):
         gpu = bool(run.plan.cluster.gpus_per_worker)
         raise_failed(planned.name, check_suite(planned.name, planned.suite, tokenizer, run.layout, heldout, gpu=gpu))
         for name, task in planned.suite.tasks.items():
             where = f"{planned.name}: tasks.{name}"
-            if getattr(task, "engine", "trainer") == "vllm":
-                need_vllm(f"{where}.engine")
-            if not isinstance(task, ExactMatch):
+            if isinstance(task, Answering):
+                engine_kind(task.engine).check(f"{where}.engine")
+            source = source_of(task)
+            if source is None:
                 continue
-            chosen = [pair["chosen"] for pair in _heldout_pairs(run, task.source).values()]
+            chosen = [pair["chosen"] for pair in _heldout_pairs(run, source).values()]
             if not chosen:
                 raise DataError(
-                    f"source {task.source} holds no pair out",
+                    f"source {source} holds no pair out",
                     where=where,
-                    fix=f"raise data.{task.source}.held_out",
+                    fix=f"raise data.{source}.held_out",
                 )
-            wanted_answers(chosen, task.pattern)
+            task_run(task.kind).check_chosen(task, chosen)
 
 
 def _reward(step: Step | None) -> Reward:
@@ -146,30 +147,30 @@ def _gamma(run: Run, model: Model) -> list[dict[str, Any]]:
     return rows
 
 
-def questions_of(run: Run, task: ExactMatch) -> list[exact.Question]:
-    """Return the prompts of a task: the first different ones that its source holds out."""
-    tokens = _task_tokens(run, task)
+def questions_of(run: Run, source: str, rows: int) -> list[Question]:
+    """Return the first `rows` different prompts that a source holds out."""
+    tokens = _widest_tokens(run, source)
     table = open_table([tokens.folder / "heldout.arrow"], [1.0], 0)
-    texts = _heldout_pairs(run, task.source)
+    texts = _heldout_pairs(run, source)
     seen: dict[bytes, int] = {}
     for row in range(len(table)):
         seen.setdefault(table[row].prompt.tobytes(), row)
     found = []
-    for row in list(seen.values())[: task.rows]:
+    for row in list(seen.values())[:rows]:
         pair = texts[table.pair_id(row)]
         text = "\n\n".join(turn["content"] for turn in pair["prompt"])
-        found.append(exact.Question(table.pair_id(row), table[row].prompt, text, pair["chosen"]))
+        found.append(Question(table.pair_id(row), table[row].prompt, text, pair["chosen"]))
     return found
 
 
-def questions_identity(run: Run, task: ExactMatch) -> str:
-    """Return what the prompts of a task are known by."""
-    return _task_tokens(run, task).fingerprint
+def questions_identity(run: Run, source: str) -> str:
+    """Return what the prompts of a source are known by."""
+    return _widest_tokens(run, source).fingerprint
 
 
-def _task_tokens(run: Run, task: ExactMatch) -> Tokens:
+def _widest_tokens(run: Run, source: str) -> Tokens:
     longest = max(stage.max_length for stage in run.plan.stages.values() if trains(stage))
-    return tokens_of(run, task.source, longest, "drop")
+    return tokens_of(run, source, longest, "drop")
 
 
 def _heldout_pairs(run: Run, source: str) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from ratchet.pairs.chat import shipped_templates
 from ratchet.plan.base import Strict
 from ratchet.plan.document import KeyPath
-from ratchet.plan.judge import EndpointJudge
+from ratchet.plan.judge import JUDGE_KINDS
 from ratchet.plan.load import PlannedSuite, planned_suites
 from ratchet.plan.naming import NAMING, TEMPLATE
 from ratchet.plan.schema import Plan
@@ -36,9 +36,11 @@ def named_files(plan: Plan) -> Iterator[Named]:
 
 def key_variables(plan: Plan) -> Iterator[Named]:
     """Yield the variables that hold the keys of the judges of a plan's suites."""
+    keys = {row.settings: (row.key_variable,) for row in JUDGE_KINDS.values() if row.key_variable}
     for suite, path, part in _parts_of(plan):
-        if isinstance(part, EndpointJudge) and part.key_variable:
-            yield Named(part.key_variable, (*path, "key_variable"), suite)
+        for key in keys.get(type(part), ()):
+            if name := getattr(part, key):
+                yield Named(name, (*path, key), suite)
 
 
 def _parts_of(plan: Plan) -> Iterator[tuple[PlannedSuite | None, KeyPath, Strict]]:

@@ -16,13 +16,14 @@ from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
 from ratchet.plan.document import Document, KeyPath, Problem
-from ratchet.plan.judge import ReplayJudge
+from ratchet.plan.judge import JUDGE_KINDS
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.naming import TEMPLATE, Place, places
 from ratchet.plan.outline import close, hint
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import may_train
-from ratchet.plan.suite import Files, Harness, Rows, Suite
+from ratchet.plan.suite import TASK_KINDS, Suite
+from ratchet.plan.task_parts import Files, PathKind, Rows
 from ratchet.plan.training import TrainingStage
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
@@ -129,15 +130,16 @@ def _storage(text: str) -> str | None:
     return None
 
 
+_OF_KIND: dict[PathKind, Callable[[str], str | None]] = {"file": _file, "folder": _folder, "file or folder": _either}
 _LOOKS: dict[tuple[type[Any], str], Callable[[str], str | None]] = {
     (ModelSpec, "path"): _model,
     (ModelSpec, TEMPLATE): _template,
     (Source, "path"): _data,
     (Suite, "data_root"): _folder,
-    (Harness, "include"): _folder,
     (Files, "path"): _either,
     (Rows, "path"): _file,
-    (ReplayJudge, "file"): _file,
+    **{(row.settings, key): _OF_KIND[kind] for row in TASK_KINDS.values() for key, kind in row.paths.items()},
+    **{(row.settings, row.path): _file for row in JUDGE_KINDS.values() if row.path},
     (Cluster, "storage"): _storage,
 }
 """What each key that names something must name; all keys of `NAMING` and `WRITTEN` are here."""

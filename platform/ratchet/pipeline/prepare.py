@@ -24,7 +24,7 @@ from ratchet.pipeline.graph import BASE, Step, preference_sources
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
-from ratchet.plan.suite import ExactMatch
+from ratchet.plan.suite import source_of
 from ratchet.plan.training import Overlong, TrainingStage
 from ratchet.reference.models import Model, model_of
 from ratchet.store.made import Entry, Product, ensure
@@ -40,7 +40,7 @@ def used_sources(run: Run) -> list[str]:
     if plan.model.scratch is not None:
         used.update(plan.model.scratch.tokenizer_from)
     tasks = [task for planned in planned_suites(plan) for task in planned.suite.tasks.values()]
-    used.update(task.source for task in tasks if isinstance(task, ExactMatch))
+    used.update(source for task in tasks if (source := source_of(task)) is not None)
     return [name for name in plan.data if name in used]
 
 

@@ -18,7 +18,7 @@ from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, final_model
 from ratchet.pipeline.prepare import stage_tokens
 from ratchet.plan.stage_kinds import trains
-from ratchet.plan.suite import Answering
+from ratchet.plan.task_parts import Answering
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
 from ratchet.store.record import finished_record
 from ratchet.store.sound import checked

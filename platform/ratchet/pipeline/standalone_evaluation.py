@@ -11,13 +11,13 @@ from typing import Any
 
 from ratchet.errors import PlanError, RatchetError
 from ratchet.evaluate.bench import Bench
+from ratchet.evaluate.engines.kinds import engine_kind
 from ratchet.evaluate.results import why_of
 from ratchet.evaluate.suites import Scored, score_suite
 from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pairs.chat import chat_template_of, identity_of
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.engines import need_vllm
 from ratchet.pipeline.scores_document import NAME, Entry, document, say_score, track_scores
 from ratchet.pipeline.session import native_noise_to, session
 from ratchet.pipeline.stop import Stop, stoppable
@@ -25,7 +25,8 @@ from ratchet.pipeline.summary import hardware
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Wandb
-from ratchet.plan.suite import ExactMatch, MtBench, Suite
+from ratchet.plan.suite import Suite, judge_of, task_kind
+from ratchet.plan.task_parts import Answering
 from ratchet.reference.models import Model, model_of
 from ratchet.report.page import write_report
 from ratchet.store.files import open_storage, write_json
@@ -126,20 +127,21 @@ def _check(suite_file: Path, suite: Suite) -> None:
     """Tell what cannot be asked before anything is loaded. Raises PlanError."""
     for name, task in suite.tasks.items():
         where = f"{suite_file}: tasks.{name}"
-        if isinstance(task, ExactMatch):
+        kind = task_kind(task.kind)
+        if kind.needs_plan:
             raise PlanError(
                 "asks for prompts that a plan holds out, and there is no plan here",
                 where=where,
                 fix="name the suite under `evaluate` of the plan, and run that",
             )
-        if isinstance(task, MtBench) and task.judge is None:
+        if kind.judged and judge_of(task) is None:
             raise PlanError(
                 "has no judge",
                 where=where,
                 fix=f"give one: --set 'tasks.{name}.judge={{kind: …}}' (docs/evaluation.md)",
             )
-        if getattr(task, "engine", "trainer") == "vllm":
-            need_vllm(f"{where}.engine")
+        if isinstance(task, Answering):
+            engine_kind(task.engine).check(f"{where}.engine")
 
 
 def _report(

@@ -15,7 +15,7 @@ from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import in_yaml, read
 from ratchet.plan.schema import Evaluation, Plan
 from ratchet.plan.space import Space
-from ratchet.plan.suite import ExactMatch, MtBench, Suite
+from ratchet.plan.suite import Suite, judge_of, source_of, task_kind
 
 Schema = TypeVar("Schema", Plan, Suite, Space)
 Also = Callable[[Document, type[Plan] | type[Suite]], Iterable[Problem]]
@@ -197,17 +197,18 @@ def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any],
     if suite is None or not isinstance(sources, dict):
         return
     for task, settings in suite.tasks.items():
-        if isinstance(settings, MtBench) and settings.judge is None:
+        if task_kind(settings.kind).judged and judge_of(settings) is None:
             what = f"task {task} of {name} has no judge: set tasks.{task}.judge here under `set`, or in the suite"
             yield document.problem(here, what)
-        if not isinstance(settings, ExactMatch):
+        source = source_of(settings)
+        if source is None:
             continue
-        if settings.source not in sources:
-            said = hint(close(settings.source, sources)) or f"; there are {either(list(sources))}"
-            what = f"task {task} of {name} asks for the source {settings.source}, which `data` has not{said}"
+        if source not in sources:
+            said = hint(close(source, sources)) or f"; there are {either(list(sources))}"
+            what = f"task {task} of {name} asks for the source {source}, which `data` has not{said}"
             yield document.problem(here, what)
-        elif _holds_out_nothing(sources[settings.source]):
-            key = dotted(("data", settings.source, "held_out"))
+        elif _holds_out_nothing(sources[source]):
+            key = dotted(("data", source, "held_out"))
             what = f"task {task} of {name} has nothing to answer: {key} is 0; set it above 0"
             yield document.problem(here, what)
 

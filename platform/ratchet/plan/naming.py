@@ -17,20 +17,21 @@ from pydantic import BaseModel
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
 from ratchet.plan.document import Document, KeyPath
-from ratchet.plan.judge import ReplayJudge
+from ratchet.plan.judge import JUDGE_KINDS
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.outline import below, models
-from ratchet.plan.suite import Files, Harness, Rows, Suite
+from ratchet.plan.suite import TASK_KINDS, Suite
+from ratchet.plan.task_parts import Files, Rows
 
 TEMPLATE = "chat_template"
 NAMING: Mapping[type[BaseModel], tuple[str, ...]] = {
     ModelSpec: ("path", TEMPLATE),
     Source: ("path",),
     Suite: ("data_root",),
-    Harness: ("include",),
     Files: ("path",),
     Rows: ("path",),
-    ReplayJudge: ("file",),
+    **{row.settings: tuple(row.paths) for row in TASK_KINDS.values() if row.paths},
+    **{row.settings: (row.path,) for row in JUDGE_KINDS.values() if row.path},
 }
 """Keys of plans and suites that name a file or folder to be read."""
 WRITTEN: Mapping[type[BaseModel], tuple[str, ...]] = {Cluster: ("storage",)}

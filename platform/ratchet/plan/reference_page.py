@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, judge, model, reference, schema, space, suite, training
+from ratchet.plan import cluster, data, judge, model, reference, schema, space, suite, task_parts, training
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.stages import BUILT_IN
@@ -109,19 +109,11 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Weights & Biases", schema.Wandb),
     ("An evaluation", schema.Evaluation),
     ("A suite", suite.Suite),
-    ("Every task that asks a model", suite.Answering),
-    ("An exact_match task", suite.ExactMatch),
-    ("A harness task", suite.Harness),
-    ("An mt_bench task", suite.MtBench),
-    ("An eq_bench task", suite.EqBench),
-    ("A text_overlap task", suite.TextOverlap),
-    ("A perplexity task", suite.Perplexity),
-    ("A preference task", suite.Preference),
-    ("Files of a task", suite.Files),
-    ("Rows of texts", suite.Rows),
-    ("A judge behind a URL", judge.EndpointJudge),
-    ("A judge of one's own", judge.ModelJudge),
-    ("A recorded judge", judge.ReplayJudge),
+    ("Every task that asks a model", task_parts.Answering),
+    *((row.title, row.settings) for row in suite.TASK_KINDS.values()),
+    ("Files of a task", task_parts.Files),
+    ("Rows of texts", task_parts.Rows),
+    *((row.title, row.settings) for row in judge.JUDGE_KINDS.values()),
     ("A sweep space", space.Space),
     ("A distribution", space.Distribution),
     ("A search", space.Search),

@@ -1,223 +1,99 @@
-"""What an evaluation suite may say (`eval/*.yaml`)."""
+"""What an evaluation suite may say (`eval/*.yaml`), and the kinds of tasks that are known.
+
+Another package adds a kind by an entry point of the group `ratchet.tasks`, whose name is the kind and whose object is
+its TaskKind. The package's version is then in the identity of every result of that kind.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+import dataclasses
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ratchet.plan.base import Name, Strict, hub_name, local, one_of, wrong
-from ratchet.plan.data import Hub, Source
-from ratchet.plan.judge import Engine, Judge
-from ratchet.plan.model import ModelSpec
+from ratchet.errors import PlanError
+from ratchet.plan.base import Name, Strict, local, wrong
+from ratchet.plan.judge import Judge
+from ratchet.plan.outline import kind_of
+from ratchet.plan.task_parts import Answering, TaskKind
+from ratchet.plan.tasks import BUILT_IN, EqBench, ExactMatch, Harness, MtBench, Perplexity, Preference, TextOverlap
 
+GROUP = "ratchet.tasks"
 AverageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,46}$")]
-_NOT_HERE = ("scratch", "system")
 
 
-class Files(Strict):
-    """Exactly one of `path` and `hub`: files that a task reads."""
-
-    path: str | None = None
-    """File or folder."""
-    hub: str | None = None
-    """Repository on the Hugging Face hub."""
-    revision: str | None = None
-    """Commit, tag or branch of the repository. Pin a commit: names move."""
-    repository: Literal["dataset", "space"] = "dataset"
-    """What kind of repository it is."""
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Files:
-        one_of(self, "path", "hub")
-        hub_name(self, "hub", "give it as `path:`")
-        local(self, "path")
-        if self.hub is None and self.revision is not None:
-            raise wrong("revision", "belongs to a hub repository: give it with hub", "hub")
-        return self
+def added_kinds() -> dict[str, TaskKind]:
+    """Return the kinds that installed packages add, by name. Raises PlanError where one of them cannot be used."""
+    found: dict[str, TaskKind] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
+        if entry.name in BUILT_IN or entry.name in found:
+            raise _unusable(entry, f"there is another kind {entry.name}", "give it another name")
+        found[entry.name] = _added(entry)
+    return found
 
 
-class Rows(Strict):
-    """Exactly one of `path` and `hub`: rows of texts."""
-
-    path: str | None = None
-    """File: .jsonl, .json (also .gz), .parquet, or .txt, which is one row."""
-    hub: Hub | None = None
-    """A data set on the Hugging Face hub."""
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Rows:
-        one_of(self, "path", "hub")
-        local(self, "path")
-        return self
-
-
-class Answering(Strict):
-    """A task that asks a model for text, or for the likelihood of text."""
-
-    engine: Engine = "trainer"
-    """Who runs the model: transformers, as the trainer loads it, or vLLM."""
-    batch_tokens: Annotated[int, Field(ge=1)] = 16_384
-    """Tokens of one batch, padding and new ones included. Part of the result: batches decide the last bits."""
+def _added(entry: EntryPoint) -> TaskKind:
+    package = entry.dist.name if entry.dist is not None else entry.module
+    try:
+        row = entry.load()
+    except Exception as error:
+        what = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
+        raise _unusable(entry, what, f"mend {package}, or uninstall it") from error
+    if not isinstance(row, TaskKind):
+        raise _unusable(entry, f"{entry.value} is {type(row).__name__}, not a TaskKind", f"mend {package}")
+    if (named := kind_of(row.settings)) != entry.name:
+        raise _unusable(entry, f"the `kind` of its settings is {named}", f"name both alike in {package}")
+    asked = {"source": row.needs_plan, "judge": row.judged, "quantise": row.quantises}
+    keys = {*row.by_content, *row.paths, *(key for key, needed in asked.items() if needed)}
+    if unknown := keys - set(row.settings.model_fields):
+        raise _unusable(entry, f"its settings have no {', '.join(sorted(unknown))}", f"mend {package}")
+    return dataclasses.replace(row, libraries=(*row.libraries, package))
 
 
-class ExactMatch(Answering):
-    """Greedy answers to held-out prompts, right where the pattern's group equals the chosen answer's."""
-
-    kind: Literal["exact_match"]
-    """How answers are judged."""
-    source: Name
-    """Source of the plan whose held-out prompts are answered."""
-    pattern: str
-    """Regular expression with one group; its last match in a text is the text's answer."""
-    rows: Annotated[int, Field(ge=1)] = 200
-    """Prompts to answer, at most."""
-    max_new_tokens: Annotated[int, Field(ge=1)] = 128
-    """Longest answer, in tokens."""
-
-    @model_validator(mode="after")
-    def _one_group(self) -> ExactMatch:
-        try:
-            groups = re.compile(self.pattern).groups
-        except (re.error, RecursionError, OverflowError) as error:
-            raise wrong("pattern", f"is no regular expression: {error}") from None
-        if groups != 1:
-            raise wrong("pattern", f"must have one group, not {groups}: (?:…) groups without counting")
-        return self
+def _unusable(entry: EntryPoint, what: str, fix: str) -> PlanError:
+    return PlanError(f"the kind of task {entry.name!r} cannot be used: {what}", where=f"entry point {GROUP}", fix=fix)
 
 
-class Harness(Answering):
-    """A task or group of lm-eval, by its own definition."""
-
-    kind: Literal["harness"]
-    """lm-eval scores it."""
-    task: str
-    """Name in lm-eval, such as `arc_challenge` or `mmlu`."""
-    metric: str
-    """The metric that stands for the task, such as `acc_norm`; all others are kept too."""
-    shots: Annotated[int, Field(ge=0)] | None = None
-    """Examples before each question; left out: what the task says."""
-    profile: Literal["openllm-v1", "harness"] = "harness"
-    """`openllm-v1`: prompts and settings of the 2023 leaderboard, exactly. `harness`: those of this lm-eval."""
-    include: str | None = None
-    """Folder of task definitions of one's own, in lm-eval's format."""
-    limit: Annotated[int, Field(ge=1)] | None = None
-    """Questions of each task, at most, from the first on: for a try, and said beside the score."""
-    chat_template: bool = False
-    """Ask through the model's chat template, examples as earlier turns. Not for `openllm-v1`."""
-
-    @model_validator(mode="after")
-    def _as_in_2023(self) -> Harness:
-        local(self, "include")
-        if self.profile == "openllm-v1" and self.chat_template:
-            raise wrong("chat_template", "does not go with openllm-v1: the leaderboard used none", "profile")
-        return self
+TASK_KINDS: Mapping[str, TaskKind] = {**BUILT_IN, **added_kinds()}
+"""Every kind of task: those of Ratchet, and those of other packages."""
 
 
-class MtBench(Answering):
-    """Two-turn conversations rated by a judge, in FastChat's format and by its protocol."""
-
-    kind: Literal["mt_bench"]
-    """A judge rates every turn from 1 to 10."""
-    questions: Files
-    """Folder with `question.jsonl`, `judge_prompts.jsonl` and `reference_answer/`."""
-    references: str = "gpt-4"
-    """Whose reference answers: a file of `reference_answer/`, without its ending."""
-    judge: Judge | None = None
-    """Who judges. A suite without one is given its judge by the plan or the command."""
-    judge_retries: Annotated[int, Field(ge=0)] = 2
-    """Times that a judgment without a rating, or with one that may be a quotation, is asked for again."""
-    max_new_tokens: Annotated[int, Field(ge=1)] = 1024
-    """Longest answer, in tokens."""
+def task_kind(kind: str) -> TaskKind:
+    """Return the row of a kind. Raises PlanError on an unknown one."""
+    if kind not in TASK_KINDS:
+        raise PlanError(f"no task is of kind {kind!r}", fix=f"use one of {', '.join(TASK_KINDS)}")
+    return TASK_KINDS[kind]
 
 
-class EqBench(Answering):
-    """Emotional intelligence: how strongly a character feels four emotions, held against references."""
-
-    kind: Literal["eq_bench"]
-    """EQ-Bench's questions, parsing and formula."""
-    questions: Files
-    """A file of EQ-Bench's format."""
-    version: Literal["v1", "v2"] = "v2"
-    """Formula: of the first 60 questions, or of the 171 of version 2."""
-    revision: bool = False
-    """Ask the model to criticise and revise its answer, and take the better of the two passes."""
-    attempts: Annotated[int, Field(ge=1)] = 3
-    """Times that a question is asked until its answer can be parsed; each a little warmer."""
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Longest answer, in tokens; left out: 60, and 1000 with revision."""
+def quantise_of(task: Task | Answering) -> Literal["4bit", "8bit"] | None:
+    """Return in how many bits a task wants the weights held, or None for as they are."""
+    kind: str | None = getattr(task, "kind", None)  # one of `Answering` alone has none
+    return _column(task, "quantise") if kind is not None and task_kind(kind).quantises else None
 
 
-class TextOverlap(Answering):
-    """BLEU-4 and ROUGE-1, 2 and L of greedy answers against reference texts."""
-
-    kind: Literal["text_overlap"]
-    """sacrebleu and rouge-score compare the texts."""
-    rows: Rows
-    """Questions and reference answers."""
-    question: str = "question"
-    """Column of the questions."""
-    answer: str = "answer"
-    """Column of the reference answers."""
-    max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Rows to answer, at most, from the first on."""
-    max_new_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest answer, in tokens."""
+def source_of(task: Task) -> str | None:
+    """Return the source of a plan whose held-out prompts a task asks for; None where it needs no plan."""
+    return _column(task, "source") if task_kind(task.kind).needs_plan else None
 
 
-class Perplexity(Answering):
-    """Perplexity of running text in sliding windows."""
-
-    kind: Literal["perplexity"]
-    """Every token is predicted once, from at least `window` − `stride` tokens before it."""
-    rows: Rows
-    """The text, whose rows are joined by blank lines."""
-    column: str = "text"
-    """Column of the text."""
-    window: Annotated[int, Field(ge=2)] | None = None
-    """Longest window, in tokens; left out: all positions of the model, 4096 at most."""
-    stride: Annotated[int, Field(ge=1)] | None = None
-    """Tokens from one window to the next; left out: half a window."""
-    max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Rows to read, at most, from the first on."""
-    quantise: Literal["4bit", "8bit"] | None = None
-    """Hold the weights in 4 or 8 bits (bitsandbytes; needs a GPU), to see what that costs."""
-
-    @model_validator(mode="after")
-    def _windows_overlap(self) -> Perplexity:
-        if self.window is not None and self.stride is not None and self.stride >= self.window:
-            raise wrong("stride", f"must be below the window of {self.window}: a token needs some before it", "window")
-        if self.quantise and self.engine != "trainer":
-            raise wrong("quantise", "is not done by vLLM here: leave engine out", "engine")
-        return self
+def judge_of(task: Task) -> Judge | None:
+    """Return who judges a task's answers; None where nobody was named, or its kind has no judge."""
+    return _column(task, "judge") if task_kind(task.kind).judged else None
 
 
-class Preference(Strict):
-    """Held-out preference pairs: reward accuracy and margin against a reference model, and γ."""
-
-    kind: Literal["preference"]
-    """Whether the model puts the chosen answer before the rejected one."""
-    data: Source
-    """Pairs; what `held_out` sets aside is scored, and all of them where it is 0."""
-    reference: ModelSpec | None = None
-    """The model that rewards are measured against; left out: γ alone."""
-    max_length: Annotated[int, Field(ge=2)] = 1024
-    """Longest pair, in tokens; longer ones are skipped and counted."""
-    max_pairs: Annotated[int, Field(ge=1)] = 2000
-    """Pairs to score, at most."""
-
-    @model_validator(mode="after")
-    def _no_scratch(self) -> Preference:
-        for key in _NOT_HERE:
-            if self.reference is not None and getattr(self.reference, key) is not None:
-                raise wrong(f"reference.{key}", "has no effect here: leave it out", "reference")
-        return self
+def _column(task: Any, key: str) -> Any:
+    return getattr(task, key)
 
 
-Task = Annotated[
-    ExactMatch | Harness | MtBench | EqBench | TextOverlap | Perplexity | Preference, Field(discriminator="kind")
-]
+if TYPE_CHECKING:
+    Task: TypeAlias = ExactMatch | Harness | MtBench | EqBench | TextOverlap | Perplexity | Preference
+else:
+    Task = Annotated[
+        Union[tuple(row.settings for row in TASK_KINDS.values())],  # noqa: UP007  made at run time
+        Field(discriminator="kind"),
+    ]
 
 
 class Suite(Strict):
@@ -239,6 +115,6 @@ class Suite(Strict):
             for task in of:
                 if task not in self.tasks:
                     raise wrong(f"averages.{name}", f"names the task {task}, which the suite has not", "tasks")
-                if isinstance(self.tasks[task], Perplexity | Preference | MtBench | EqBench | TextOverlap):
+                if not task_kind(self.tasks[task].kind).averages:
                     raise wrong(f"averages.{name}", f"averages shares, and {task} is none", "tasks")
         return self

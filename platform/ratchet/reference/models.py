@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ratchet.model.digest import digest_code, digest_model
+from ratchet.model.digest import digest_code, digest_model, digest_tokenizer
+from ratchet.model.load import resolve
+from ratchet.pairs.chat import chat_template_of, handed_of
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.plan.model import ModelSpec
 from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
 from ratchet.store.fingerprint import fingerprint
@@ -74,3 +79,18 @@ def trusted_code(spec: ModelSpec, folder: Path) -> TrustedCode | None:
     if not spec.trust_remote_code:
         return None
     return TrustedCode(str(spec.name), str(spec.revision), digest_code(folder))
+
+
+def model_content(spec: ModelSpec | None) -> Mapping[str, Any] | None:
+    """Return what a model that a task reads is known by: weights, code, tokenizer, template and precision."""
+    if spec is None:
+        return None
+    folder = resolve(spec)
+    tokenizer = load_tokenizer(folder, chat_template_of(spec))
+    return {
+        "weights": model_of("read", spec, folder).identity,
+        "tokenizer": digest_tokenizer(folder),
+        "chat_template": tokenizer.chat_template,
+        **handed_of(tokenizer),
+        "dtype": spec.dtype,
+    }

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from ratchet.errors import DataError, EngineDeathError, some
+from ratchet.errors import DataError, EngineDeathError, PlanError, some
+from ratchet.evaluate.engines.local import LocalEngine, ends_of
+from ratchet.pairs.chat import ChatTemplate
+from ratchet.plan.cluster import Cluster
+from ratchet.reference.models import Model
 from ratchet.serving import vllm
-from ratchet.serving.requests import Answer, Request, describe
+from ratchet.serving.requests import Answer, Engine, Request, describe
 from ratchet.serving.restart import with_one_restart
 from ratchet.serving.vllm import Served, VllmEngine
+
+_VLLM_LONGEST = 16_384
+"""Positions that vLLM keeps memory for."""
 
 
 class RevivingVllm:
@@ -45,10 +54,111 @@ class RevivingVllm:
         self.served = dataclasses.replace(self.served, batched_tokens=max(1, self.served.batched_tokens // 2))
 
 
-def engine_label(engine: str, *, gpu: bool) -> str:
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model that an engine is to hold, on what: `longest` is in positions, `quantise` in how many bits."""
+
+    model: Model
+    chat_template: ChatTemplate | None
+    tokenizer: Any
+    longest: int
+    cluster: Cluster
+    quantise: str | None
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return bool(self.cluster.gpus_per_worker)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineKind:
+    """A kind of engine. No column has a default.
+
+    libraries      names and versions of those that give the last bits
+    positions      the model's positions in, those that a prompt and its answer may have out
+    gpus           how many GPUs one process holds
+    make           returns what makes the engine, in another process
+    check          raises PlanError, at the key where it is asked for, where it is not installed
+    """
+
+    libraries: Callable[[], str]
+    positions: Callable[[int], int]
+    gpus: Callable[[Cluster], float]
+    make: Callable[[Subject], Callable[[], Engine]]
+    check: Callable[[str], object]
+
+
+def need_vllm(where: str) -> str:
+    """Return the version of vLLM, which is asked for at `where`. Raises PlanError where none is installed."""
+    version = vllm.version()
+    if version is None:
+        raise PlanError(
+            "vLLM is not installed", where=where, fix="install it (docs/install.md), or set the engine to trainer"
+        )
+    return version
+
+
+def _trainer_libraries() -> str:
+    return ", ".join(
+        f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in ("transformers", "torch")
+    )
+
+
+def _trainer(subject: Subject) -> Callable[[], Engine]:
+    return functools.partial(
+        LocalEngine,
+        subject.model.folder,
+        subject.model.dtype,
+        "cuda" if subject.gpu else "cpu",
+        chat_template=subject.chat_template,
+        trust_remote_code=subject.model.trust_remote_code,
+        quantise=subject.quantise,
+    )
+
+
+def _vllm(subject: Subject) -> Callable[[], Engine]:
+    served = Served(
+        subject.model.folder,
+        subject.model.dtype,
+        min(subject.longest, _VLLM_LONGEST),
+        subject.gpu,
+        tensor_parallel=subject.cluster.tensor_parallel,
+        trust_remote_code=subject.model.trust_remote_code,
+        tokenizer=True,
+        chat_template=subject.chat_template,
+        end_ids=ends_of(subject.tokenizer),
+    )
+    return functools.partial(RevivingVllm, served)
+
+
+ENGINES: Mapping[str, EngineKind] = {
+    "trainer": EngineKind(
+        libraries=_trainer_libraries,
+        positions=lambda longest: longest,
+        gpus=lambda cluster: cluster.gpus_per_worker,
+        make=_trainer,
+        check=lambda where: None,
+    ),
+    "vllm": EngineKind(
+        libraries=lambda: f"vllm {vllm.version()}",
+        # It draws one token after a text that it scores, and counts the last of a text among its positions.
+        positions=lambda longest: min(longest, _VLLM_LONGEST) - 2,
+        gpus=lambda cluster: cluster.gpus_per_worker and max(cluster.gpus_per_worker, cluster.tensor_parallel),
+        make=_vllm,
+        check=need_vllm,
+    ),
+}
+"""The rows by the name that a suite's `engine` gives."""
+
+
+def engine_kind(name: str) -> EngineKind:
+    """Return the row of an engine. Raises PlanError on an unknown one."""
+    if name not in ENGINES:
+        raise PlanError(f"no engine is called {name!r}", fix=f"use one of {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def engine_label(name: str, *, gpu: bool) -> str:
     """Return who runs a model: engine, version, and on what; other ones give other last bits."""
-    where = "cuda" if gpu else "cpu"
-    if engine == "vllm":
-        return f"vllm {vllm.version()}, {where}"
-    libraries = (f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in ("transformers", "torch"))
-    return ", ".join([*libraries, where])
+    return f"{engine_kind(name).libraries()}, {'cuda' if gpu else 'cpu'}"

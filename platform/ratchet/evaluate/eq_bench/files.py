@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ratchet.errors import DataError, some
 from ratchet.evaluate.eq_bench.rules import FIRST, REVISED, Scores, Version, asks_revision, cut_revision
 from ratchet.evaluate.task_files import folder_of
-from ratchet.plan.suite import Files
+from ratchet.plan.task_parts import Files
 from ratchet.store.fingerprint import fingerprint
 
 KEYS: Mapping[Version, str] = {"v1": "reference_answer", "v2": "reference_answer_fullscale"}

@@ -13,9 +13,10 @@ from ratchet.evaluate.eq_bench import rules
 from ratchet.evaluate.eq_bench.files import Question, QuestionSet, read_questions
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, joined, unanimous, without_error
 from ratchet.evaluate.statistics import estimate
+from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.pairs.pair import Turn
-from ratchet.plan.suite import EqBench
+from ratchet.plan.tasks import EqBench
 from ratchet.serving.requests import Answer, ChatRequest, Engine, Sampling
 
 _SHORT, _LONG = 60, 1000
@@ -191,3 +192,11 @@ def _warnings(task: EqBench, asked: QuestionSet, items: Sequence[Item], replies:
     if short:
         found.append(f"{short} of the answers without scores ended at max_new_tokens ({_longest(task)})")
     return found
+
+
+def _read(name: str, task: EqBench, inputs: Inputs) -> Content:
+    asked = read_questions(task.questions, task.version, revision=task.revision)
+    return Content({"label": asked.label, "questions": [dataclasses.asdict(one) for one in asked.questions]}, None)
+
+
+TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run))

@@ -29,7 +29,7 @@ from ratchet.evaluate.harness.failures import failure_of
 from ratchet.evaluate.harness.leaderboard import apply_openllm_v1, check_openllm_v1
 from ratchet.plan.document import Problem
 from ratchet.plan.reading import read
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file
 

@@ -6,11 +6,9 @@ import importlib.metadata
 import logging
 import re
 
-from ratchet.errors import DataError, ModelError, PlanError, RatchetError
+from ratchet.errors import DataError, PlanError, RatchetError
 
 _log = logging.getLogger(__name__)
-FAILS_ALONE = (PlanError, DataError, ModelError)
-"""Errors of a task, after which the others are asked all the same; any other one ends an evaluation."""
 _LONGEST = 300
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 
 # Examples before each question, as the leaderboard said them.
 OPENLLM_V1 = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "winogrande": 5, "gsm8k": 5}

@@ -20,6 +20,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 
 from ratchet.errors import ModelError, PlanError, RatchetError, StorageError
+from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.harness.asking import Asked, Encoder, Replay, ask
 from ratchet.evaluate.harness.definitions import Loaded, load, quiet
@@ -28,8 +29,9 @@ from ratchet.evaluate.harness.figures import total_of, values_of
 from ratchet.evaluate.harness.requests import build_rows, kept_rows, requests_key
 from ratchet.evaluate.harness.scores import Scored, result_of
 from ratchet.evaluate.results import TaskResult
+from ratchet.evaluate.task_run import FIRST, Answered, Content, Inputs, Outcomes, Ready, TaskRun, nothing_to_check
 from ratchet.pairs.chat import handed_of
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 from ratchet.serving.requests import Answer
 from ratchet.store.fingerprint import fingerprint
 
@@ -205,3 +207,27 @@ def _same(of_leaves: Mapping[str, Any]) -> Any:
     """Return what all leaves have, or what each has."""
     values = set(of_leaves.values())
     return values.pop() if len(values) == 1 else dict(of_leaves)
+
+
+def _read(name: str, task: Harness, inputs: Inputs) -> Content:
+    loaded = load_task(name, task, inputs.data_root, inputs.store)
+    return Content({"contents": dict(loaded.contents), "include": loaded.include}, loaded)
+
+
+def _ask_together(candidates: Candidates, tasks: Mapping[str, Ready]) -> Outcomes:
+    first = next(iter(tasks.values())).settings
+    loaded = {name: ready.content.loaded for name, ready in tasks.items()}
+    results = run_all(loaded, candidates.of(first), candidates.bench.layout.store)
+    return {
+        name: (result if isinstance(result, RatchetError) else Answered(result, {}), share)
+        for name, (result, share) in results.items()
+    }
+
+
+TASK = TaskRun(
+    reads=_read,
+    check_chosen=nothing_to_check,
+    turn=FIRST,
+    together=lambda task: (task.engine, task.batch_tokens),
+    run=_ask_together,
+)

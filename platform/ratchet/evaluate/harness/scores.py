@@ -20,7 +20,7 @@ from ratchet.evaluate.harness.figures import error_of_leaves, figure_of, is_fini
 from ratchet.evaluate.harness.requests import draws_from_questions
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, joined, unanimous
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
-from ratchet.plan.suite import Harness
+from ratchet.plan.tasks import Harness
 
 _OF_SUBJECTS = " (mean of subjects)"
 _NOTHING = "[invalid]"  # what lm-eval's filters say where they find nothing

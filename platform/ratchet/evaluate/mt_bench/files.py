@@ -10,7 +10,7 @@ from typing import Any
 
 from ratchet.errors import DataError
 from ratchet.evaluate.task_files import folder_of
-from ratchet.plan.suite import Files
+from ratchet.plan.task_parts import Files
 from ratchet.store.fingerprint import digest_file, fingerprint
 from ratchet.store.lines import json_rows
 

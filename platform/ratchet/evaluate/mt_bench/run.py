@@ -7,21 +7,25 @@ The protocol is FastChat's llm_judge in its single-answer mode: temperatures by 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from ratchet.errors import ModelError, some
+from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import TOO_LONG as NOT_ASKED
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.judges.guard import Guard
 from ratchet.evaluate.judges.judge import MAX_TOKENS, WARMER, Case, Judge, Verdict, judge_cases
+from ratchet.evaluate.judges.kinds import judge_of
 from ratchet.evaluate.judges.verdicts import HIGHEST, LOWEST
 from ratchet.evaluate.mt_bench.files import WITH_REFERENCE, Question, QuestionSet, read_set
 from ratchet.evaluate.mt_bench.scores import METRIC, answer_line, item_id, judgment_line, scores_from
 from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
+from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply
-from ratchet.plan.suite import MtBench
+from ratchet.plan.tasks import MtBench
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
 from ratchet.track.bar import under_way
 from ratchet.track.progress import Console
@@ -262,3 +266,20 @@ def _warnings(asked: QuestionSet, talks: Sequence[Talk], judged: Sequence[Judged
             f"taken out or apart before the judge read it: {some(marked)}."
         )
     return found
+
+
+def _read(name: str, task: MtBench, inputs: Inputs) -> Content:
+    return Content(dict(read_set(task.questions, task.references).settings), None)
+
+
+def _ask(candidates: Candidates, name: str, ready: Ready) -> Answered:
+    """Ask, and have it judged; answers and judgments come in FastChat's format too, for other tools."""
+    task = ready.settings
+    with judge_of(candidates, task.judge, f"tasks.{name}.judge") as judge:
+        done = run(name, task, candidates.of(task), judge)
+    model, when = candidates.model.name, time.time()
+    lines = {"answers.jsonl": done.answer_lines(model, when), "judgments.jsonl": done.judgment_lines(model, when)}
+    return Answered(done.result, lines)
+
+
+TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=LAST, together=None, run=each_alone(_ask))
