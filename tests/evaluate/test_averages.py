@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratchet.documents.scores import Score
 from ratchet.errors import DataError
-from ratchet.evaluate.results import Score, average_of
+from ratchet.evaluate.results import average_of
 from ratchet.evaluate.statistics import holm
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ratchet.documents.heldout import Estimate
+from ratchet.documents.scores import Comparison, Score
 from ratchet.errors import DataError
-from ratchet.evaluate.compare import Comparison, ModelResults, compare
-from ratchet.evaluate.results import Item, Score, TaskResult
-from ratchet.evaluate.statistics import Estimate, clustered, estimate, holm, paired
+from ratchet.evaluate.compare import ModelResults, compare
+from ratchet.evaluate.results import Item, TaskResult
+from ratchet.evaluate.statistics import clustered, estimate, holm, paired
 from ratchet.reference.store import Floats
 
 TASK = "h6:arc"

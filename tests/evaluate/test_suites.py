@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from ratchet.documents.scores import Score
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.exact_match import compile_pattern, last_match, run, wanted_answers
-from ratchet.evaluate.results import Score
 from ratchet.evaluate.task_run import Question
 from ratchet.pipeline.scores_document import score_facts
 from ratchet.plan.tasks import ExactMatch

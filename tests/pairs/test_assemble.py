@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
 from ratchet.pairs.assemble import Counts, assemble, read_pairs
 from ratchet.pairs.checks import POLICY, Reason, check_kept, check_share
-from ratchet.pairs.overlap import Overlap, overlap
+from ratchet.pairs.overlap import overlap
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
@@ -231,6 +232,6 @@ def test_overlap_agrees_with_sets(rows: list[tuple[int, bool, int, int]]) -> Non
                 pairs = {item.pair_id for item in one} & {item.pair_id for item in two}
                 prompts = {item.prompt_id for item in one} & {item.prompt_id for item in two}
                 if prompts:
-                    expected.add(Overlap(left, right, len(pairs), len(prompts), part == "heldout"))
+                    expected.add(SourceOverlap(left, right, len(pairs), len(prompts), part == "heldout"))
     assert len(result) == len(expected)
     assert {*result} == expected

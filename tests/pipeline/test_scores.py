@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from ratchet.evaluate.results import Item, Score, TaskResult, read_result, write_result
+from ratchet.documents.scores import Score, SuiteScores
+from ratchet.evaluate.results import Item, TaskResult, read_result, write_result
 from ratchet.evaluate.suites import Scored
 from ratchet.pipeline.scores_document import Entry, document, score_facts
 from ratchet.plan.suite import Suite
@@ -27,7 +29,7 @@ def result(seed: int) -> TaskResult:
     return TaskResult("pairs", "preference", (Score("reward", "reward", mean, 0.08, 40),), items, {"a": 1})
 
 
-def told(folder: Path, kept: tuple[bool, bool]) -> dict:
+def told(folder: Path, kept: tuple[bool, bool]) -> SuiteScores:
     entries = []
     for n, (name, again) in enumerate(zip(("base", "mine"), kept, strict=True)):
         home = folder / "store" / name
@@ -36,16 +38,14 @@ def told(folder: Path, kept: tuple[bool, bool]) -> dict:
         scored = Scored(name, "s.yaml", "pairs", read_result(home) if again else made, home, 1.0, reused=False)
         entries.append(Entry(name, str(n), "float32", "base" if n else None, (scored,)))
     found = document(entries, {"s.yaml": SUITE}, folder, folder)
-    return {key: value for key, value in found.items() if key != "created"}
+    return dataclasses.replace(found, created="")
 
 
 def test_fresh_and_kept_results_give_one_document(tmp_path: Path) -> None:
     fresh = told(tmp_path, (False, False))
     assert told(tmp_path, (True, True)) == told(tmp_path, (True, False)) == fresh
-    assert len(fresh["answers"]) == 20
-    spread = [
-        abs(row["by"]["base"]["values"]["reward"] - row["by"]["mine"]["values"]["reward"]) for row in fresh["answers"]
-    ]
+    assert len(fresh.answers) == 20
+    spread = [abs(row.by["base"].values["reward"] - row.by["mine"].values["reward"]) for row in fresh.answers]
     assert spread == sorted(spread, reverse=True) and spread[0] == 1.0
 
 
@@ -58,7 +58,7 @@ def test_an_item_that_only_one_model_could_be_judged_on_comes_first(tmp_path: Pa
         Entry(name, "w", "float32", None, (Scored(name, "s.yaml", "pairs", one, home, 1.0, reused=False),))
         for name, one in (("a", whole), ("b", TaskResult("pairs", "preference", whole.scores, items, {"a": 1})))
     ]
-    assert document(entries, {"s.yaml": SUITE}, tmp_path, tmp_path)["answers"][0]["item"] == "i30"
+    assert document(entries, {"s.yaml": SUITE}, tmp_path, tmp_path).answers[0].item == "i30"
 
 
 def test_the_line_of_a_task_that_all_items_agree_in_has_its_interval() -> None:

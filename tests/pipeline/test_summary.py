@@ -8,6 +8,7 @@ import pytest
 import yaml
 from scipy.stats import binomtest
 
+from ratchet.documents.heldout import Estimate, ExactMatchRow, HeldOutRow, ModelScores
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import all_steps
 from ratchet.pipeline.summary import _befell, _evaluation
@@ -46,14 +47,14 @@ def test_steps_without_an_update_and_broken_checkpoints_stand_on_the_page(tmp_pa
 
 def test_shares_stand_in_the_document_with_their_exact_interval_and_no_error_of_0(tmp_path: Path) -> None:
     run = Run(Plan.model_validate(yaml.safe_load(PLAN)), Layout(tmp_path), Console(), False, None)
-    of = {"mean": 1.0, "standard_error": None, "count": 8}
-    mean = {"mean": 0.5, "standard_error": 0.1, "count": 8}
+    mean = Estimate(0.5, 0.1, 8)
     logs = dict.fromkeys(("margin", "chosen_delta", "rejected_delta", "chosen_per_token"), mean)
-    held = {"source": "rows", "against": "base", "accuracy": of, **logs}
-    answers = {"task": "sums", "mean": 0.0, "standard_error": 0.0, "count": 60, "examples": []}
-    found = _evaluation(run, {"model": "align", "heldout": [held], "exact_match": [answers]})
+    held = HeldOutRow(source="rows", against="base", accuracy=Estimate(1.0, None, 8), **logs)
+    answers = ExactMatchRow(suite="s", task="sums", mean=0.0, standard_error=0.0, count=60, source="rows", examples=())
+    scores = ModelScores(model="align", weights="w", heldout=(held,), gamma=(), exact_match=(answers,), written="")
+    found = _evaluation(run, scores)
     exact = binomtest(8, 8).proportion_ci(method="exact")
-    (row,), (task,) = found["heldout"], found["exact_match"]
-    assert (row["standard_error"], row["accuracy_low"], row["accuracy_high"]) == (None, pytest.approx(exact.low), 1.0)
+    (row,), (task,) = found.heldout, found.exact_match
+    assert (row.standard_error, row.accuracy_low, row.accuracy_high) == (None, pytest.approx(exact.low), 1.0)
     exact = binomtest(0, 60).proportion_ci(method="exact")
-    assert (task["standard_error"], task["score_low"], task["score_high"]) == (None, 0.0, pytest.approx(exact.high))
+    assert (task.standard_error, task.score_low, task.score_high) == (None, 0.0, pytest.approx(exact.high))

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from ratchet.documents.read import read_report
+from ratchet.documents.report import Diagnosis
 from ratchet.reference.share import error_of, exact_interval, interval_of
 from ratchet.report import figures
-from ratchet.report.data import Diagnosis
 from ratchet.report.diagnoses import FEW_PAIRS, RULES, diagnose, lines, repeats
 from ratchet.report.page import rewrite_report, write_report
-from ratchet.report.read import read
 from ratchet.report.tables import headline
 from report_example import bare
 from report_page import Page
@@ -85,7 +85,7 @@ def source(skipped: dict[str, int], kept: int) -> dict[str, Any]:
 
 
 def names(data: dict[str, Any]) -> list[str]:
-    return [one.name for one in diagnose(read(data))]
+    return [one.name for one in diagnose(read_report(data))]
 
 
 def test_a_sound_run_has_no_diagnosis() -> None:
@@ -95,7 +95,7 @@ def test_a_sound_run_has_no_diagnosis() -> None:
 
 def test_a_ruined_model_is_called_so_everywhere(tmp_path: Path) -> None:
     gibberish = [sample("Sorry. Try the lowest setting.", " about" * 128, tokens=128, ended=False) for _ in range(5)]
-    html, report = write_report(tmp_path, document(RUINED, samples=gibberish))
+    html, report = write_report(tmp_path, read_report(document(RUINED, samples=gibberish)))
     wanted = ["chosen collapsed", "answers degenerate", "too few pairs to tell", "margin from the rejected side alone"]
     assert [one.name for one in report.diagnoses] == wanted
     assert [one.grave for one in report.diagnoses] == [True, True, False, False]
@@ -112,7 +112,7 @@ def test_a_ruined_model_is_called_so_everywhere(tmp_path: Path) -> None:
 
 
 def test_a_page_written_again_finds_its_diagnoses_again(tmp_path: Path) -> None:
-    write_report(tmp_path, document(RUINED))
+    write_report(tmp_path, read_report(document(RUINED)))
     stored = json.loads((tmp_path / "report.json").read_text())
     del stored["diagnoses"]  # as a report of before has none
     (tmp_path / "report.json").write_text(json.dumps(stored))
@@ -155,7 +155,7 @@ def test_the_last_step_of_a_stepwise_stage_is_what_is_diagnosed() -> None:
     assert names(data) == []
     data["evaluation"].reverse()
     data["evaluation"][0]["model"], data["evaluation"][1]["model"] = "align.1", "align.2"
-    assert {one.of for one in diagnose(read(data))} == {"align.2"}
+    assert {one.of for one in diagnose(read_report(data))} == {"align.2"}
 
 
 def test_a_merge_may_be_ruined_too() -> None:
@@ -163,7 +163,7 @@ def test_a_merge_may_be_ruined_too() -> None:
     merge = {"name": "mix", "stage": "mix", "kind": "merge", "start": "base", "record": "runs/mine/steps/mix"}
     data["steps"].append(merge)
     data["evaluation"].append({"model": "mix", "heldout": [HELD | RUINED]})
-    (one,) = diagnose(read(data))
+    (one,) = diagnose(read_report(data))
     assert (one.name, one.of, one.grave) == ("chosen collapsed", "mix", True) and "one of its parts" in one.do
 
 
@@ -171,23 +171,23 @@ def test_a_model_that_is_held_against_another_one_says_so() -> None:
     data = document({})
     data["steps"].append({"name": "mix", "stage": "mix", "kind": "merge", "start": "align", "record": "runs/mine"})
     data["evaluation"].append({"model": "mix", "heldout": [HELD | {"against": "align"}]})
-    made = headline(read(data))
+    made = headline(read_report(data))
     assert made is not None
     assert [row.cells[2].aside for row in made.rows] == ["against base", "against align"]
-    alone = headline(read(document({})))
+    alone = headline(read_report(document({})))
     assert alone is not None and [row.cells[2].aside for row in alone.rows] == [""]
 
 
 def test_rows_lost_when_read_are_said_but_those_that_a_plan_leaves_out_are_not() -> None:
     one = source({}, 200) | {"read": 400, "skipped": {"bad answer": 22, "duplicate": 100, "where": 78}}
     assert names(document({}, sources=[one])) == ["rows lost"]
-    (said,) = diagnose(read(document({}, sources=[one])))
+    (said,) = diagnose(read_report(document({}, sources=[one])))
     assert "22 of 400 rows (5.5 %) were left out when read (22 bad answer)" in said.says
     assert names(document({}, sources=[one | {"skipped": {"bad answer": 20, "tie": 180}}])) == []
 
 
 def test_rows_lost_at_tokenising_are_said_with_share_reason_length_and_remedy() -> None:
-    (one,) = diagnose(read(document({}, sources=[source({"answer too long": 90, "template refuses": 10}, 100)])))
+    (one,) = diagnose(read_report(document({}, sources=[source({"answer too long": 90, "template refuses": 10}, 100)])))
     assert (one.name, one.of) == ("rows lost", "prefs")
     assert "100 of 200 pairs (50.0 %)" in one.says
     assert "90 answer too long, 10 template refuses; the longest has 463 tokens" in one.says
@@ -200,7 +200,7 @@ def test_an_effect_that_publishing_rounds_away_is_said_where_it_is_more_than_cha
     effect = {"of": "held-out pairs", "pairs": 12, "kept": 0.58, "lost": True}
     data = document({})
     data["steps"][0]["effect"] = effect
-    (one,) = diagnose(read(data))
+    (one,) = diagnose(read_report(data))
     assert (one.name, one.of) == ("effect lost in publishing", "align")
     assert "keeps 58.0 % of what was trained, over 12 held-out pairs" in one.says and "float32" in one.do
     for other in (effect | {"lost": False}, {"of": "held-out pairs", "pairs": 4, "kept": 0.58}, None):
@@ -230,7 +230,7 @@ def test_lengths_are_held_against_the_first_model_that_answers() -> None:
         one["answers"][0] |= {"tokens": 128, "ended": False}
         return one | {"answers": [*one["answers"], {"model": "dpo", "text": "So.", "tokens": tokens, "ended": True}]}
 
-    (one,) = diagnose(read(document({}, samples=[three(40)] * 5)))
+    (one,) = diagnose(read_report(document({}, samples=[three(40)] * 5)))
     assert (one.name, one.of) == ("answers grew longer", "dpo") and "those of align 14" in one.says
     assert names(document({}, samples=[three(28)] * 5)) == []
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 import transformers
 
+from ratchet.documents.read import read_report
 from ratchet.model.scratch import make_scratch
 from ratchet.model.usage import card_usage, load_line
 from ratchet.report.markdown import markdown
 from ratchet.report.models import model_lines
 from ratchet.report.page import page
-from ratchet.report.read import read
 from report_example import short
 from report_page import Page
 from token_pairs import SPEC, TEXTS
@@ -23,7 +23,7 @@ def test_the_final_models_are_named_with_their_folder_and_the_line_that_loads_th
     data = short()
     for step in data["steps"]:
         step["folder"] = f"/runs/a plan/steps/{step['name']}/model"
-    report = read(data)
+    report = read_report(data)
     names = report.final_models
     assert names and len(names) < len(report.steps)
     told = list(model_lines(report))
@@ -37,8 +37,8 @@ def test_the_final_models_are_named_with_their_folder_and_the_line_that_loads_th
 
 
 def test_a_run_without_folders_has_no_such_section() -> None:
-    assert list(model_lines(read(short()))) == []
-    assert "how to load them" not in page(read(short()))
+    assert list(model_lines(read_report(short()))) == []
+    assert "how to load them" not in page(read_report(short()))
 
 
 def test_the_line_of_a_card_loads_a_model_that_answers(tmp_path: Path) -> None:

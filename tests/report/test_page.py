@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from ratchet.documents.read import read_report
 from ratchet.report import charts_data, figures, tables
 from ratchet.report.charts import chosen_overlay
 from ratchet.report.graph import graph
 from ratchet.report.markdown import escape, markdown
 from ratchet.report.page import page
 from ratchet.report.plots import smooth, thin
-from ratchet.report.read import read
 from ratchet.report.sections import sections
 from report_example import example, short
 from report_page import Page, well_formed_tables
@@ -27,7 +27,7 @@ from report_page import Page, well_formed_tables
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return page(read(example()))
+    return page(read_report(example()))
 
 
 def test_the_page_is_whole_and_needs_nothing_else(html: str) -> None:
@@ -52,7 +52,7 @@ def said(share: float, count: int) -> str:
 
 def test_every_number_is_on_the_page_and_in_the_markdown(html: str) -> None:
     data = example()
-    shown, text = Page(html).text, markdown(read(data)).replace("\\", "")
+    shown, text = Page(html).text, markdown(read_report(data)).replace("\\", "")
     wanted = {f"{data['steps'][1]['pairs']:,}", "0.693147", "1 h 26 min", "dcdfbfe0a1b2", "2026-11-21T09:14:05Z"}
     for source in data["sources"]:
         wanted |= {f"{source[key]:,}" for key in ("read", "kept", "train", "heldout")}
@@ -82,18 +82,18 @@ def test_every_row_and_chart_names_its_record(html: str) -> None:
     listed = set(re.findall(r'<li id="r\d+">([^<]+)</li>', html))
     assert {path for title in seen.titles for path in title.split("\n")} <= listed | {
         f"{node.name}: {node.detail}"
-        for node in graph(read(example())).nodes  # type: ignore[union-attr]
+        for node in graph(read_report(example())).nodes  # type: ignore[union-attr]
     }
     assert {one["record"] for one in example()["gamma"]} <= listed
     assert "runs/sums-then-care/steps/control/metrics.jsonl" in listed
-    for section in sections(read(example())):
+    for section in sections(read_report(example())):
         for table in section.tables:
             assert all(row.records for row in table.rows), section.key
 
 
 def test_pooling_and_ends_agree_with_numpy() -> None:
     data = example()
-    report = read(data)
+    report = read_report(data)
     rows = next(one for one in data["evaluation"] if one["model"] == "control")["heldout"]
     pairs = np.array([row["pairs"] for row in rows], dtype=np.float64)
     for key, error, found in (
@@ -109,7 +109,7 @@ def test_pooling_and_ends_agree_with_numpy() -> None:
 
 
 def test_the_headline_shows_finals_and_what_they_start_from() -> None:
-    report = read(example())
+    report = read_report(example())
     assert report.final_models == ["control", "align.3", "blend"]
     head = tables.headline(report)
     assert head is not None
@@ -126,7 +126,7 @@ def test_a_verdict_is_of_two_standard_errors() -> None:
     data = example()
     for row in data["evaluation"][2]["heldout"]:
         row |= {"chosen_delta": -0.1, "chosen_delta_error": 0.2}
-    table = tables.chosen(read(data))
+    table = tables.chosen(read_report(data))
     assert table is not None
     assert [row.cells[-1].text for row in table.rows] == ["level", "rose", "rose", "rose"]
 
@@ -137,16 +137,16 @@ def test_a_memorised_cell_is_marked_and_explained(html: str) -> None:
     assert "so a high γ there shows memory" in html
     for one in data["gamma"]:
         one["seen"] = False
-    assert "emorised" not in markdown(read(data))
+    assert "emorised" not in markdown(read_report(data))
 
 
 def test_plain_dpo_on_near_twins_is_warned_of() -> None:
     data = example() | {"warnings": []}
-    said = [section.cautions for section in sections(read(data)) if section.key == "distance"]
+    said = [section.cautions for section in sections(read_report(data)) if section.key == "distance"]
     assert len(said[0]) == 1
     assert "control trains dpo on slips" in said[0][0]
     data["steps"][1]["kind"] = "dpop"
-    assert not [section.cautions for section in sections(read(data)) if section.cautions]
+    assert not [section.cautions for section in sections(read_report(data)) if section.cautions]
 
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}{0}$ | `a` ](javascript:x) --> <!-- #010101 \u8bcd'
@@ -163,7 +163,7 @@ def test_hostile_names_and_plans_stay_text() -> None:
         "title": HOSTILE,
         "warnings": [HOSTILE],
     }
-    report = read(data)
+    report = read_report(data)
     seen = Page(page(report))
     assert "script" not in seen.tags
     assert seen.text.count(HOSTILE) > 5
@@ -176,7 +176,7 @@ def test_hostile_names_and_plans_stay_text() -> None:
 
 
 def test_markdown_tables_are_well_formed() -> None:
-    report = read(example())
+    report = read_report(example())
     made = markdown(report)
     expected = 1 + sum(len(section.tables) for section in sections(report))
     assert well_formed_tables(made) == expected
@@ -222,10 +222,10 @@ def test_thinning_keeps_the_mean_and_the_limit(values: list[float], most: int) -
 
 def test_a_long_history_is_thinned_and_said_so() -> None:
     data = example()
-    before = chosen_overlay(read(data))
+    before = chosen_overlay(read_report(data))
     line = data["steps"][1]["history"][-1]
     data["steps"][1]["history"] = [{**line, "step": step} for step in range(1, 20_001)]
-    after = chosen_overlay(read(data))
+    after = chosen_overlay(read_report(data))
     assert before is not None
     assert after is not None
     assert "means of up to 50 steps" in after.caption
@@ -273,18 +273,18 @@ def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
     data["evaluation"][2]["heldout"][0]["reward_accuracy"] = 1.0
     data["difficulty"][0] |= {"accuracy": 1.0, "standard_error": None}
     data["gamma"][0] |= {"mean": 1.25, "standard_error": None}
-    table = tables.chosen(read(data))
+    table = tables.chosen(read_report(data))
     assert table is not None
     assert [row.cells[-1].text for row in table.rows] == ["–", "rose", "rose", "rose"]
-    for text in (Page(page(read(data))).text, markdown(read(data)).replace("\\", "")):
+    for text in (Page(page(read_report(data))).text, markdown(read_report(data)).replace("\\", "")):
         pairs = data["difficulty"][0]["pairs"]
         assert said(1.0, pairs) in text and "1.25 (no error)" in text
-    assert "100.0 %" in "".join(chart.svg for chart in charts_data.difficulty(read(data)))
-    assert "no error" in "".join(chart.svg for chart in charts_data.gamma(read(data)))
+    assert "100.0 %" in "".join(chart.svg for chart in charts_data.difficulty(read_report(data)))
+    assert "no error" in "".join(chart.svg for chart in charts_data.gamma(read_report(data)))
 
 
 def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:
-    drawn = graph(read(example()))
+    drawn = graph(read_report(example()))
     assert drawn is not None
     assert sorted(node.name for node in drawn.nodes) == [
         "align.1",
@@ -299,4 +299,4 @@ def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:
     assert sum(edge.kind == "average" for edge in drawn.edges) == 2
     data = example()
     data["steps"][1]["reference"] = "base"
-    assert "reference" in graph(read(data)).kinds  # type: ignore[union-attr]
+    assert "reference" in graph(read_report(data)).kinds  # type: ignore[union-attr]

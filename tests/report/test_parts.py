@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from ratchet.commands import report as command
+from ratchet.documents.read import read_report
+from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
-from ratchet.pairs.overlap import Overlap
 from ratchet.report import tables_data
 from ratchet.report.markdown import markdown
 from ratchet.report.page import page, write_report
-from ratchet.report.read import read
 from ratchet.report.sections import drawings, sections
 from report_example import bare, example, short
 from report_page import Page, well_formed_tables
 
 
 def test_a_report_of_nothing_is_a_page() -> None:
-    report = read(bare())
+    report = read_report(bare())
     assert not any(section.tables for section in sections(report))
     Page(page(report))
     assert markdown(report).startswith("# sums-then-care\n")
@@ -33,18 +33,18 @@ def test_a_report_of_nothing_is_a_page() -> None:
 
 def test_what_publishing_kept_stands_in_a_table_of_its_own() -> None:
     data = example()
-    seen = Page(page(read(data)))
+    seen = Page(page(read_report(data)))
     assert "What publishing kept" in seen.text
     for said in ("held-out pairs", "41", "0.2931", "0.1717", "−101.25", "−101.50", "58.6"):
         assert said in seen.text, said
     for step in data["steps"]:
         step["effect"] = None
-    assert "What publishing kept" not in Page(page(read(data))).text
+    assert "What publishing kept" not in Page(page(read_report(data))).text
 
 
 def test_a_run_with_sft_alone_leaves_preferences_out() -> None:
     steps = example()["steps"][:1]
-    report = read(bare(steps=steps, sources=example()["sources"][:1]))
+    report = read_report(bare(steps=steps, sources=example()["sources"][:1]))
     assert [section.key for section in sections(report) if section.tables] == ["sources", "steps", "throughput"]
     seen = Page(page(report))
     assert "ln 2" not in seen.text
@@ -78,7 +78,7 @@ def test_any_part_may_be_missing(gone: str) -> None:
     for step in data["steps"]:
         step["history"] = []  # what is drawn without one is drawn above
     unsaid = records_in(data.pop(gone))
-    report = read(data)
+    report = read_report(data)
     html, text = page(report), markdown(report)
     seen = Page(html)
     assert well_formed_tables(text) == sum(len(section.tables) for section in sections(report)) + (gone != "evaluation")
@@ -93,8 +93,8 @@ def test_any_part_may_be_missing(gone: str) -> None:
 
 @pytest.mark.parametrize(("held_out", "shown"), [(False, "helpful"), (True, "helpful (held out)")])
 def test_an_overlap_names_the_records_of_both_sources(held_out: bool, shown: str) -> None:
-    found = Overlap("quiz", "helpful", 3, 41, held_out)
-    made = tables_data.overlap(read(bare(sources=example()["sources"], overlap=[dataclasses.asdict(found)])))
+    found = SourceOverlap("quiz", "helpful", 3, 41, held_out)
+    made = tables_data.overlap(read_report(bare(sources=example()["sources"], overlap=[dataclasses.asdict(found)])))
     assert made is not None
     (row,) = made.rows
     assert [cell.text for cell in row.cells] == ["quiz", shown, "3", "41"]
@@ -106,17 +106,18 @@ def test_a_short_history_is_drawn(lines: int) -> None:
     data = bare(steps=copy.deepcopy(example()["steps"][1:3]))
     for step in data["steps"]:
         step["history"] = step["history"][:lines]
-    report = read(data)
+    report = read_report(data)
     assert ("chosen" in drawings(report)) is (lines > 0)
 
 
 def test_numbers_that_do_not_exist_are_dashes(tmp_path: Path) -> None:
     data = short()
     data["steps"][1]["history"][5] |= {"loss": math.nan, "logps/chosen_delta": math.inf}
-    data["steps"][1]["first_loss"] = math.nan
-    data["gamma"][0]["mean"] = math.nan
-    data["evaluation"][2]["heldout"][0]["chosen_delta"] = math.nan
-    html, text = write_report(tmp_path, data)[0], tmp_path / "report.md"
+    report = read_report(data)
+    steps = [dataclasses.replace(step, first_loss=math.nan) for step in report.steps]
+    gamma = [dataclasses.replace(one, mean=math.nan) for one in report.gamma]
+    report = dataclasses.replace(report, steps=tuple(steps), gamma=tuple(gamma))
+    html, text = write_report(tmp_path, report)[0], tmp_path / "report.md"
     assert "NaN" not in (tmp_path / "report.json").read_text()
     for shown in (Page(html.read_text()).text, text.read_text()):
         assert not re.search(r"\b(nan|inf|None)\b", shown)
@@ -126,7 +127,7 @@ def test_numbers_that_do_not_exist_are_dashes(tmp_path: Path) -> None:
 
 
 def test_the_command_makes_the_same_page_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    html, text = write_report(tmp_path, bare(steps=example()["steps"][:1]))[0], tmp_path / "report.md"
+    html, text = write_report(tmp_path, read_report(bare(steps=example()["steps"][:1])))[0], tmp_path / "report.md"
     before = html.read_bytes(), text.read_bytes()
     html.unlink()
     text.write_text("old")
@@ -141,7 +142,7 @@ def test_the_command_makes_the_same_page_again(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("plan", None, "plan: expected str"),
+        ("plan", None, "plan: expected text"),
         ("steps.0.pairs", "many", "steps[0].pairs: expected a whole number"),
         ("gamma.3.split", "test", "gamma[3].split: expected heldout or train"),
         ("evaluation.1.exact_match.0.items", True, "evaluation[1].exact_match[0].items: expected a whole number"),
@@ -156,7 +157,7 @@ def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, says: str) 
         at = at[int(key) if key.isdigit() else key]
     at[last] = value
     with pytest.raises(DataError, match=re.escape(says)):
-        write_report(tmp_path, data)
+        write_report(tmp_path, read_report(data))
 
 
 def test_a_missing_or_broken_report_is_a_data_error(tmp_path: Path) -> None:

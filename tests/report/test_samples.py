@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from ratchet.documents.read import read_report
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -19,7 +20,6 @@ from ratchet.pipeline.samples import LIMIT, PROMPTS, Prompt, choose, sampled_mod
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import Model
 from ratchet.report.page import write_report
-from ratchet.report.read import read
 from ratchet.report.samples import sample_lines
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
@@ -97,7 +97,7 @@ def test_an_answer_may_be_twice_as_long_as_the_chosen_one(chosen: int, limit: in
 def test_answers_stand_at_the_head_of_the_page_and_whole_below(tmp_path: Path) -> None:
     long = "It is a long story, told in full. " + "x" * 300
     some = [sample(f"Before, {n}.", long if n == 4 else f"After <b>{n}</b>.") for n in range(5)]
-    html, report = write_report(tmp_path, document({}, samples=some))
+    html, report = write_report(tmp_path, read_report(document({}, samples=some)))
     text = Page(html.read_text()).text
     head, _, rest = text.partition("Answers, before and after")
     assert "Before, 2." in head and "Before, 3." not in head, "three at the head"
@@ -115,13 +115,13 @@ def test_answers_stand_at_the_head_of_the_page_and_whole_below(tmp_path: Path) -
 
 def test_what_a_model_writes_moves_no_cursor() -> None:
     wild = sample("Be\x1b[2Jfore.", "A\x07f\x9bt\r\ner\u202e.")
-    said = [line.split(maxsplit=1)[1] for line in sample_lines(read(document({}, samples=[wild])))]
+    said = [line.split(maxsplit=1)[1] for line in sample_lines(read_report(document({}, samples=[wild])))]
     assert said[1:] == ["Be [2Jfore.", "A f t er ."]
 
 
 def test_a_bad_answer_is_marked_and_an_empty_one_is_said(tmp_path: Path) -> None:
     some = [sample("Before.", " about" * 90), sample("Before.", " ")]
-    html, _ = write_report(tmp_path, document({}, samples=some))
+    html, _ = write_report(tmp_path, read_report(document({}, samples=some)))
     text = Page(html.read_text()).text
     assert "repeats itself" in text and "is empty" in text
-    assert any("(nothing)" in line for line in sample_lines(read(document({}, samples=some))))
+    assert any("(nothing)" in line for line in sample_lines(read_report(document({}, samples=some))))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ratchet.documents.read import read_report
 from ratchet.report import charts_scores, tables_scores, tables_settings
 from ratchet.report.answers import side_by_side
 from ratchet.report.markdown import markdown
 from ratchet.report.page import page
-from ratchet.report.read import read
 from ratchet.report.sections import sections, sentence
 from ratchet.report.tables import Table
 from report_example import example
@@ -30,7 +30,7 @@ def heads(table: Table) -> list[str]:
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return page(read(standalone()))
+    return page(read_report(standalone()))
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -48,15 +48,18 @@ def test_every_score_stands_on_the_page_and_in_the_markdown(html: str) -> None:
     data = scores()
     known = [one for found in data["results"] for one in found["scores"]] + data["averages"]
     wanted = {shown(one) for one in known if one["value"] is not None}
-    wanted |= {one["weights"] for one in data["models"]} | {"no score", "only 139 of 171 questions could be read"}
+    wanted |= {one["weights"] for one in data["models"]} | {
+        "no score",
+        "only 139 of 171 questions could be read",
+    }
     assert len(wanted) > 200
-    said, text = Page(html).text, markdown(read(standalone())).replace("\\", "")
+    said, text = Page(html).text, markdown(read_report(standalone())).replace("\\", "")
     assert {item for item in wanted if item not in said} == set()
     assert {item for item in wanted if item not in text} == set()
 
 
 def test_the_headline_has_a_column_for_each_task_and_average_with_its_metric_and_profile() -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     board, talk = tables_scores.headlines(report, report.scores)
     assert board.title == "open_llm_leaderboard"
     assert heads(board)[:2] == ["model", "arc (acc_norm, %, openllm-v1)"]
@@ -72,7 +75,7 @@ def test_the_headline_has_a_column_for_each_task_and_average_with_its_metric_and
 
 
 def test_a_score_that_does_not_exist_says_why() -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     talk = tables_scores.headlines(report, report.scores)[1]
     cell = talk.rows[1].cells[heads(talk).index("eq_bench (EQ-Bench v2, points)")]
     assert (cell.text, cell.aside) == ("no score", "only 139 of 171 questions could be read")
@@ -82,7 +85,7 @@ def test_a_score_that_does_not_exist_says_why() -> None:
 def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> None:
     data = scores()
     of(data, "warm", "mt_bench")["settings"] = {"judge": {"name": "own/judge"}, "references": {"rows": 30, "by": "us"}}
-    report = read(standalone(scores=data))
+    report = read_report(standalone(scores=data))
     for table in (
         tables_scores.headlines(report, report.scores)[1],
         *tables_scores.details(report, report.scores)[2:4],
@@ -95,7 +98,7 @@ def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> Non
 
 
 def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     made = {table.title: table for table in tables_scores.details(report, report.scores)}
     assert {title: (len(table.rows), table.folded) for title, table in made.items()} == {
         "open_llm_leaderboard, every score of whole tasks": (7, False),
@@ -112,7 +115,7 @@ def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> N
 
 
 def test_every_model_stands_against_the_base_and_the_one_before_in_one_table() -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     table = tables_scores.differences(report, report.scores)
     assert table is not None
     pairs = [(row[0], row[1]) for row in texts(table)]
@@ -143,7 +146,7 @@ def test_a_difference_has_an_interval_a_p_and_a_verdict(unit: str, sides: Any, c
     head = score("m", 0.5, 0.02, 100, unit=unit)
     data["results"] = [result(name, BOARD, "quiz", "harness", [head]) for name in ("base", "warm")]
     data["comparisons"] = [comparison("warm", "base", "base", BOARD, "quiz", "m", sides)]
-    report = read(standalone(scores=data))
+    report = read_report(standalone(scores=data))
     table = tables_scores.differences(report, report.scores)
     assert table is not None
     assert tuple(texts(table)[0][2:5]) == cells
@@ -160,7 +163,7 @@ def test_a_comparison_that_could_not_be_made_says_so() -> None:
     data["comparisons"] = [
         {**data["comparisons"][0], **nothing, "verdict": "not shown", "items": 0, "clusters": 0, "note": "no items"}
     ]
-    report = read(standalone(scores=data))
+    report = read_report(standalone(scores=data))
     table = tables_scores.differences(report, report.scores)
     assert table is not None
     assert [cell.aside for cell in table.rows[0].cells if cell.text == "· not shown"] == ["no items"] * 2
@@ -168,7 +171,7 @@ def test_a_comparison_that_could_not_be_made_says_so() -> None:
 
 def test_what_not_shown_means_stands_above_the_table(html: str) -> None:
     assert "it does not mean that they are equal" in Page(html).text
-    assert "it does not mean that they are equal" in markdown(read(standalone()))
+    assert "it does not mean that they are equal" in markdown(read_report(standalone()))
 
 
 def test_answers_are_said_to_be_no_sample(html: str) -> None:
@@ -179,7 +182,7 @@ def test_answers_are_said_to_be_no_sample(html: str) -> None:
 
 
 def test_an_evaluation_alone_is_a_sensible_page(html: str) -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     assert sentence(report) == "4 models on 2 suites: 9 tasks, 5 min 12 s."
     seen = Page(html)
     assert "0 step" not in seen.text
@@ -193,7 +196,7 @@ def test_an_evaluation_alone_is_a_sensible_page(html: str) -> None:
     assert "http" not in html
     for section in sections(report):
         assert all(row.records for table in section.tables for row in table.rows), section.key
-    one = read(standalone(scores=scores(("base",))))
+    one = read_report(standalone(scores=scores(("base",))))
     assert sentence(one) == "1 model on 2 suites: 9 tasks, 5 min 12 s."
     assert "Which differences are shown" not in page(one)
 
@@ -202,7 +205,7 @@ def test_a_run_with_scores_keeps_its_sentence_and_its_colours() -> None:
     data = example()
     for step in data["steps"]:
         step["history"] = []
-    report = read(data | {"scores": scores()})
+    report = read_report(data | {"scores": scores()})
     assert sentence(report).startswith("6 steps in 4 stages")
     board = tables_scores.headlines(report, report.scores)[0]
     assert [row.cells[0].stage for row in board.rows] == ["", "warm", "align", "align"]
@@ -216,7 +219,7 @@ def test_a_run_with_scores_keeps_its_sentence_and_its_colours() -> None:
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> None:
     names = ("base", *(f"stage-{n}-with-a-name-that-goes-on-for-quite-a-while-longer" for n in range(1, count)))
-    report = read(standalone(scores=scores(names)))
+    report = read_report(standalone(scores=scores(names)))
     looks = charts_scores.look(report, names)
     assert len(set(looks.values())) == count
     chart = charts_scores.tasks(report, report.scores)
@@ -232,7 +235,7 @@ def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> Non
 
 
 def test_markdown_tables_are_well_formed() -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     made = markdown(report)
     assert well_formed_tables(made) == sum(len(section.tables) for section in sections(report))
     assert "### open\\_llm\\_leaderboard\n" in made
@@ -244,7 +247,7 @@ def test_any_part_may_be_missing(gone: str) -> None:
     data = scores() | {gone: []}
     if gone == "results":
         data |= {"averages": [], "comparisons": [], "answers": []}
-    report = read(standalone(scores=data))
+    report = read_report(standalone(scores=data))
     seen = Page(page(report))
     titles = {"comparisons": "Which differences are shown", "answers": "Answers, side by side"}
     if gone in titles:
@@ -255,7 +258,7 @@ def test_any_part_may_be_missing(gone: str) -> None:
 
 
 def test_problems_warnings_and_settings_are_told() -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     table = tables_settings.problems(report, report.scores)
     assert table is not None
     assert ["warm", "eq_bench", "names do not match", "32"] in texts(table)
@@ -271,7 +274,7 @@ def test_problems_warnings_and_settings_are_told() -> None:
 
 
 def test_a_long_answer_is_cut_and_can_be_opened(html: str) -> None:
-    report = read(standalone())
+    report = read_report(standalone())
     found = side_by_side(report)
     assert found is not None
     (title, (asked,)) = found.tasks[1]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ratchet.report import charts_scores, scores_data, tables_scores
+from ratchet.documents import scores as scores_document
+from ratchet.documents.read import read_report, read_scores
+from ratchet.report import charts_scores, tables_scores
 from ratchet.report.markdown import markdown
-from ratchet.report.read import read, read_scores
 from ratchet.report.scores_tables import wandb_summary, wandb_tables
 from scores_example import BOARD, TALK, of, result, score, scores, standalone
 
@@ -24,7 +25,7 @@ def test_dots_are_where_the_scores_are() -> None:
         result(name, BOARD, "quiz", "harness", [score("m", value, 0.01, 100)]) for name, value in values.items()
     ]
     data |= {"averages": [], "comparisons": [], "answers": []}
-    report = read(standalone(scores=data))
+    report = read_report(standalone(scores=data))
     chart = charts_scores.tasks(report, report.scores)
     assert chart is not None
     places = re.findall(r'<use xlink:href="#[^"]+" x="([\d.]+)" y="[\d.]+" style="fill: var\(--stage', chart.svg)
@@ -39,7 +40,7 @@ def test_a_score_without_an_error_is_shown_as_such_in_tables_and_charts_and_for_
     talk |= {"value": 6.25, "standard_error": 0.0}
     average = next(one for one in data["averages"] if (one["model"], one["name"]) == ("warm", "H6"))
     average |= {"value": 0.625, "standard_error": None, "note": "no error of arc"}
-    report = read(standalone(scores=data))
+    report = read_report(standalone(scores=data))
     assert report.scores is not None
     for made in (tables_scores.headlines(report, report.scores), tables_scores.details(report, report.scores)):
         cells = [cell for table in made for row in table.rows for cell in row.cells]
@@ -63,9 +64,9 @@ def test_a_score_without_an_error_is_shown_as_such_in_tables_and_charts_and_for_
 
 def test_a_dot_without_an_error_is_hollow_and_has_no_bar() -> None:
     data = scores()
-    sure = read(standalone(scores=copy.deepcopy(data)))
+    sure = read_report(standalone(scores=copy.deepcopy(data)))
     of(data, "warm", "arc")["scores"][0]["standard_error"] = None
-    unsure = read(standalone(scores=data))
+    unsure = read_report(standalone(scores=data))
     assert sure.scores and unsure.scores
     before, after = (charts_scores.tasks(report, report.scores) for report in (sure, unsure))
     assert before and after
@@ -79,7 +80,9 @@ def test_a_dot_without_an_error_is_hollow_and_has_no_bar() -> None:
 
 def test_the_documents_page_names_every_key() -> None:
     text = (Path(__file__).parents[2] / "docs" / "scores.md").read_text()
-    kinds = [kind for kind in vars(scores_data).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    kinds = [
+        kind for kind in vars(scores_document).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    ]
     assert len(kinds) == 8
     keys = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert {key for key in keys if f"`{key}`" not in text} == set()

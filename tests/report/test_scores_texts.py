@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from ratchet.documents.read import read_report, read_scores
 from ratchet.errors import DataError
 from ratchet.report.markdown import markdown
 from ratchet.report.page import page, write_report
-from ratchet.report.read import read, read_scores
 from report_page import Page, well_formed_tables
 from scores_example import RIGHT_TO_LEFT, scores, standalone
 
@@ -37,7 +37,7 @@ def hostile() -> dict[str, Any]:
 
 
 def test_no_answer_becomes_part_of_the_page() -> None:
-    html = page(read(standalone(scores=hostile())))
+    html = page(read_report(standalone(scores=hostile())))
     seen = Page(html)  # which fails on a handler such as onerror
     assert "img" not in seen.tags
     assert html.count("<script") == html.count("</script>") == 2
@@ -48,7 +48,7 @@ def test_no_answer_becomes_part_of_the_page() -> None:
     data = json.loads(block[1])
     assert data["said"][0][0][0] == HOSTILE
     assert "innerHTML" not in html
-    made = markdown(read(standalone(scores=hostile())))
+    made = markdown(read_report(standalone(scores=hostile())))
     assert "<script>" not in made
     assert well_formed_tables(made) > 5
 
@@ -56,7 +56,7 @@ def test_no_answer_becomes_part_of_the_page() -> None:
 def test_half_a_character_in_an_answer_breaks_no_file(tmp_path: Path) -> None:
     data = scores()
     data["answers"][0]["by"]["base"]["answer"] = "cut \ud83d off"
-    html, text = write_report(tmp_path, standalone(scores=data))[0], tmp_path / "report.md"
+    html, text = write_report(tmp_path, read_report(standalone(scores=data)))[0], tmp_path / "report.md"
     assert "cut ? off" in html.read_text()
     assert "cut ? off" in text.read_text()
 
@@ -70,7 +70,7 @@ def test_a_browser_shows_the_two_models_that_are_chosen(tmp_path: Path) -> None:
     data = hostile()
     data["answers"].append(copy.deepcopy(data["answers"][-1]))
     data["answers"][0]["by"]["base"]["answer"] = RIGHT_TO_LEFT
-    html = page(read(standalone(scores=data)))
+    html = page(read_report(standalone(scores=data)))
     choose = """<script>
     var one = document.querySelectorAll("#pick select");
     one[1].value = "0"; one[1].dispatchEvent(new Event("change"));
@@ -109,7 +109,7 @@ def test_a_browser_shows_the_two_models_that_are_chosen(tmp_path: Path) -> None:
         ),
         (
             lambda data: data["comparisons"][1].update(verdict="equal"),
-            "comparisons[1].verdict: expected better or worse",
+            "comparisons[1].verdict: expected better",
         ),
         (lambda data: data["answers"][0]["by"].update(base="yes"), "answers[0].by.base: expected a mapping, got str"),
         (
@@ -124,4 +124,4 @@ def test_a_document_that_is_none_is_refused_by_its_key(change: Any, says: str) -
     with pytest.raises(DataError, match=re.escape(says)):
         read_scores(data)
     with pytest.raises(DataError, match=re.escape(f"scores.{says}")):
-        read(standalone(scores=data))
+        read_report(standalone(scores=data))

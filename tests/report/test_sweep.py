@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from ratchet.documents.read import read_sweep
+from ratchet.documents.sweep import ObjectiveResult
 from ratchet.errors import DataError
 from ratchet.report import figures
-from ratchet.report.read import read_sweep
-from ratchet.report.sweep_data import Result
 from ratchet.report.sweep_page import sections, sweep_markdown, sweep_page, write_sweep_page
 from ratchet.report.sweep_words import difference, lead, plan_point, saved, winner
 from ratchet.report.tables_sweep import ended, ranked, work
@@ -139,7 +139,9 @@ def test_the_head_counts_trials_by_status() -> None:
     ],
 )
 def test_a_difference_is_held_against_its_own_error(apart: float, errors: Any, verdict: str) -> None:
-    one, other = (Result("m", value, error, 2, True) for value, error in zip((apart, 0.0), errors, strict=True))
+    one, other = (
+        ObjectiveResult("m", value, error, 2, True) for value, error in zip((apart, 0.0), errors, strict=True)
+    )
     found = difference(one, other)
     assert found is not None
     assert found.error == (None if None in errors else pytest.approx(0.05))  # √(3² + 4²) = 5
@@ -217,7 +219,11 @@ def hostile() -> dict[str, Any]:
     found["objectives"][0]["metric"] = long
     found["importance"] = [{"metric": long, "key": key, "share": 1.0}]
     found |= {"name": HOSTILE, "plan": long, "warnings": [long], "plan_text": f"{long}\n```\n# heading"}
-    return found | {"hardware": {long: long}, "versions": {long: long}, "space_text": f"```\n{long}"}
+    return found | {
+        "hardware": {"cpu": long, "cores": 1, "memory_gb": 1.0, "gpus": [long]},
+        "versions": {long: long},
+        "space_text": f"```\n{long}",
+    }
 
 
 def test_hostile_texts_stay_text_and_are_cut() -> None:
@@ -242,7 +248,7 @@ def test_hostile_texts_stay_text_and_are_cut() -> None:
 def test_both_files_are_written_and_numbers_that_are_not_finite_are_none(tmp_path: Path) -> None:
     document = beta_lambda()
     document["points"][3]["results"][0]["standard_error"] = math.nan
-    html, text = write_sweep_page(tmp_path, document)
+    html, text = write_sweep_page(tmp_path, read_sweep(document))
     assert (html.name, text.name) == ("sweep.html", "sweep.md")
     assert "(no error)" in html.read_text()
     assert "nan" not in text.read_text().partition("## Settings")[0]
@@ -254,7 +260,7 @@ def test_both_files_are_written_and_numbers_that_are_not_finite_are_none(tmp_pat
     [
         (lambda data: data.pop("work"), "work: missing"),
         (lambda data: data.update(format=2), "format: expected 1, got 2"),
-        (lambda data: data["trials"][3].update(status="lost"), r"trials\[3\].status: expected finished or stopped"),
+        (lambda data: data["trials"][3].update(status="lost"), r"trials\[3\].status: expected finished"),
         (lambda data: data["trials"][3].update(point="px"), "trials.point: 'px' is none of points"),
         (lambda data: data["trials"][0]["steps"].append("nowhere"), "trials.steps: 'nowhere' is none of stages"),
         (lambda data: data["stages"][0].update(start="a1"), "stages.start: 'a1' is none of stages"),
@@ -267,7 +273,7 @@ def test_a_document_that_does_not_hold_together_is_refused(tmp_path: Path, chang
     document = beta_lambda(3)
     change(document)
     with pytest.raises(DataError, match=says):
-        write_sweep_page(tmp_path, document)
+        write_sweep_page(tmp_path, read_sweep(document))
     assert not list(tmp_path.iterdir())
 
 

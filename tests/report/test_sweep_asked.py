@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from ratchet.report.read import read_sweep
+from ratchet.documents.read import read_sweep
 from ratchet.report.stage_tree import stage_tree
 from ratchet.report.sweep_page import facts
 from ratchet.report.sweep_words import measure, plan_point, saved, winner

@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ratchet.documents.read import read_sweep
+from ratchet.documents.sweep import Key
 from ratchet.report import charts_sweep as charts
 from ratchet.report.charts import Chart
-from ratchet.report.read import read_sweep
 from ratchet.report.stage_tree import MOST_NODES, Tree, stage_tree
-from ratchet.report.sweep_data import Key
 from ratchet.report.sweep_page import drawings, sections, sweep_markdown, sweep_page
 from ratchet.report.sweep_values import Axis, axis_of, short_names, shown
 from ratchet.report.tables_sweep import MOST, ranked

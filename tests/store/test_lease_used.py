@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ratchet.documents.scores import Score
 from ratchet.errors import RunError, StoppedError
 from ratchet.evaluate import suites
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import judge_of
-from ratchet.evaluate.results import Item, Score, TaskResult
+from ratchet.evaluate.results import Item, TaskResult
 from ratchet.evaluate.suites import score_suite
 from ratchet.evaluate.task_run import Answered
 from ratchet.model.digest import digest_model

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ratchet.documents.scores import Score
 from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.evaluate.harness.copies import Copies
 from ratchet.evaluate.harness.requests import digest_doc, kept_rows
-from ratchet.evaluate.results import Item, Score, TaskResult, write_result
+from ratchet.evaluate.results import Item, TaskResult, write_result
 from ratchet.pairs.tokens import TOKENISED, TokenWriter
 from ratchet.pipeline.intact import write_step_record
 from ratchet.reference.store import Logps, finished_files, write_block

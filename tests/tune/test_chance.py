@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ratchet.documents.sweep import Objective, ObjectiveResult, Point, PointComparison
 from ratchet.evaluate.statistics import t_p
-from ratchet.report.sweep_data import Comparison, Objective, Point, Result
 from ratchet.store.layout import Layout
 from ratchet.tune.compare import compare
 from tests.tune.test_conclusions import ACCURACY, PLAN
@@ -22,12 +22,12 @@ def ranked(values: np.ndarray, error: float) -> tuple[Point, ...]:
     """Points with these values, each with one error of its items, the largest first."""
     order = {int(place): rank for rank, place in enumerate(np.argsort(-values), 1)}
     return tuple(
-        Point(f"p{n}", {}, (Result(ACCURACY, float(value), error, 1, False),), order[n], False)
+        Point(f"p{n}", {}, (ObjectiveResult(ACCURACY, float(value), error, 1, False),), order[n], False)
         for n, value in enumerate(values)
     )
 
 
-def compared(values: np.ndarray, tmp_path: Path) -> tuple[Comparison, ...]:
+def compared(values: np.ndarray, tmp_path: Path) -> tuple[PointComparison, ...]:
     return compare(Layout(tmp_path), PLAN, ranked(values, 0.02), (), Objective(ACCURACY, "max"))
 
 

@@ -13,14 +13,17 @@ import pytest
 import scipy.stats
 
 from ratchet.commands import sweep as command
+from ratchet.documents.heldout import HeldOutRow, ModelScores
+from ratchet.documents.read import read_sweep
+from ratchet.documents.sweep import Objective, SweepOutcome, Value
 from ratchet.errors import PlanError, TrainingError
 from ratchet.evaluate.preference import by_pair, reward_scores
 from ratchet.reference.store import Logps, finished_files, write_block
-from ratchet.report.read import read_sweep
-from ratchet.report.sweep_data import Objective, Sweep, Value
 from ratchet.report.sweep_diagnoses import common_reason, failed
 from ratchet.report.sweep_page import sweep_markdown, sweep_page, write_sweep_page
 from ratchet.report.sweep_values import objective_axis
+from ratchet.store.codec import to_values
+from ratchet.store.files import write_json
 from ratchet.store.record import Record, write_record
 from ratchet.store.sealed import write_sealed
 from ratchet.tune.compare import compare, newcombe
@@ -61,12 +64,13 @@ def scored(trials: Trials, name: str, model: Logps, base: Logps, ids: list[str])
     mine, theirs = (
         stored(root / "store/logps" / f"{name}-{who}", ids, one) for who, one in (("m", model), ("b", base))
     )
-    found = dataclasses.asdict(reward_scores(model, base))
-    row = {"source": "a", "against": "base", "record": str(mine), "against_record": str(theirs)} | found
+    found = vars(reward_scores(model, base))
+    row = HeldOutRow(source="a", against="base", record=str(mine), against_record=str(theirs), **found)
     trials.add(name)
     folder = trials.layout.trials("plan-beta").run(f"t{name}")
     (folder / "scores").mkdir()
-    (folder / "scores/align.json").write_text(json.dumps({"model": "align", "heldout": [row]}))
+    kept = ModelScores(model="align", weights="w", heldout=(row,), gamma=(), exact_match=(), written="")
+    write_json(folder / "scores/align.json", to_values(kept))
     read = read_metrics_of(folder, PLAN, [ACCURACY, MARGIN])
     ends = ends_of(folder, PLAN, [ACCURACY, MARGIN])
     metrics = {
@@ -133,7 +137,7 @@ def test_independent_shares_have_newcombes_interval() -> None:
     assert newcombe(one, two) == pytest.approx((0.0524, 0.3339), abs=1e-4)
 
 
-def three_equal(trials: Trials) -> Sweep:
+def three_equal(trials: Trials) -> SweepOutcome:
     """Three points of 11 right of 11."""
     random = np.random.default_rng(6)
     base, ids = logps(random), [f"{n:032x}" for n in range(COUNT)]
@@ -162,7 +166,7 @@ def test_a_tie_is_no_best_on_the_page_on_the_terminal_or_in_a_promotion(trials: 
     document = {"status": "finished", "seconds": 1.0, "metrics": {ACCURACY: vars(found.trials[0].metrics[ACCURACY])}}
     assert said(task, document) == f"{'ta':<20} finished in 1.0 s: {ACCURACY} 1 (0.72 to 1)"  # type: ignore[arg-type]
     write_sweep(trials.layout.sweep("plan-beta"), found)
-    page, _ = write_sweep_page(trials.layout.sweep("plan-beta"), dataclasses.asdict(found))
+    page, _ = write_sweep_page(trials.layout.sweep("plan-beta"), found)
     text = Page(page.read_text()).text
     for shown in (text, sweep_markdown(read_sweep(dataclasses.asdict(found))).replace("\\", "")):
         assert "A tie: 3 points came to the same" in shown and "None of them is best" in shown
@@ -205,7 +209,7 @@ REASON = (
 )
 
 
-def broken(trials: Trials, count: int, **more: Any) -> Sweep:
+def broken(trials: Trials, count: int, **more: Any) -> SweepOutcome:
     for number in range(count):
         what, _, fix = REASON.format(number + 2, 10 + number, 17 * number).partition("\n")
         reason = {"kind": "TrainingError", "where": "step align", "what": what.split(": ", 2)[2], "fix": fix}

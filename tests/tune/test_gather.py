@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from ratchet.documents.sweep import Objective, ObjectiveResult, SweepOutcome
 from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.report.sweep_data import Objective, Result, Sweep
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
 from ratchet.store.sealed import write_sealed
@@ -87,7 +87,7 @@ def test_the_document_has_the_shape_that_the_page_reads(trials: Trials) -> None:
     found = gather(trials.layout, asked(), seconds=12.34, marks={"pa": ["easy to hard"]}, warnings=["careful"])
     path = write_sweep(trials.layout.sweep("plan-beta"), found)
     assert path.name == "sweep.json"
-    assert TypeAdapter(Sweep).validate_json(path.read_text()) == TypeAdapter(Sweep).validate_python(found)
+    assert TypeAdapter(SweepOutcome).validate_json(path.read_text()) == TypeAdapter(SweepOutcome).validate_python(found)
     assert (found.name, found.plan, found.planned, found.seconds) == ("plan-beta", "plan", 9, 12.3)
     assert [(key.key, key.kind, key.values) for key in found.keys] == [
         ("stages.align.beta", "grid", (0.1, 0.3)),
@@ -111,8 +111,8 @@ def test_means_are_over_the_seeds_that_finished_and_errors_over_seeds_or_items(t
     assert results["pa"].value == pytest.approx(values.mean())
     assert results["pa"].standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(3))
     assert (results["pa"].seeds, results["pa"].of_seeds) == (3, True)
-    assert results["pb"] == Result(ACCURACY, 0.8, 0.04, 1, of_seeds=False)
-    assert results["pc"] == Result(ACCURACY, None, None, 0, of_seeds=False)
+    assert results["pb"] == ObjectiveResult(ACCURACY, 0.8, 0.04, 1, of_seeds=False)
+    assert results["pc"] == ObjectiveResult(ACCURACY, None, None, 0, of_seeds=False)
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
@@ -195,7 +195,7 @@ def test_two_objectives_have_a_front_and_no_best(trials: Trials) -> None:
 def test_the_front_is_what_comparing_all_with_all_leaves(points: list[tuple[int, ...]], modes: tuple[str, ...]) -> None:
     objectives = [Objective(str(n), mode) for n, mode in enumerate(modes)]  # type: ignore[arg-type]
     results = {
-        str(n): [Result(str(k), float(value), None, 1, of_seeds=False) for k, value in enumerate(point)]
+        str(n): [ObjectiveResult(str(k), float(value), None, 1, of_seeds=False) for k, value in enumerate(point)]
         for n, point in enumerate(points)
     }
     table = np.array(points).reshape(-1, 3) * np.array([1 if mode == "max" else -1 for mode in modes])

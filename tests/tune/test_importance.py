@@ -9,13 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ratchet.report.sweep_data import Key, Point, Result
+from ratchet.documents.sweep import Key, ObjectiveResult, Point
 from ratchet.tune.importance import importance
 
 
 def points_of(values: list[dict[str, Any]], f: Callable[[Mapping[str, Any]], float | None]) -> list[Point]:
     return [
-        Point(f"p{n}", one, (Result("other", 7.0, None, 1, False), Result("m", f(one), None, 1, False)), None, False)
+        Point(
+            f"p{n}",
+            one,
+            (ObjectiveResult("other", 7.0, None, 1, False), ObjectiveResult("m", f(one), None, 1, False)),
+            None,
+            False,
+        )
         for n, one in enumerate(values)
     ]
 

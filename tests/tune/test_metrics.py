@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import scores_example
+from ratchet.documents.heldout import HeldOutRow, ModelScores
 from ratchet.errors import CorruptError
 from ratchet.evaluate.preference import RewardScores, reward_scores
 from ratchet.pipeline.background_evaluation import final_models
@@ -21,6 +22,8 @@ from ratchet.pipeline.graph import final_model
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
 from ratchet.reference.store import Logps
+from ratchet.store.codec import to_values
+from ratchet.store.files import write_json
 from ratchet.tune import metrics
 from ratchet.tune.metrics import NOTHING, metric_names, pooled, read_metrics_of, training_keys
 from train_bench import Data, Pairs, lines_of, reference_of, spec_of, tiny_model, train
@@ -130,11 +133,12 @@ def scored(folder: Path, model: str, against: list[str], sizes: dict[str, int], 
         mine, theirs = (Logps(*-random.gamma(2.0, 10.0, (2, count)), *lengths) for _ in range(2))
         for other in against:
             theirs = dataclasses.replace(theirs, chosen=theirs.chosen + 1.0)
-            found = dataclasses.asdict(reward_scores(mine, theirs))
-            rows.append({"source": source, "against": other, "record": "x"} | found)
+            found = reward_scores(mine, theirs)
+            rows.append(HeldOutRow(source=source, against=other, record="x", **vars(found)))
         margins[source] = mine.chosen - theirs.chosen - mine.rejected + theirs.rejected
     (folder / "scores").mkdir(parents=True, exist_ok=True)
-    (folder / f"scores/{model}.json").write_text(json.dumps({"model": model, "heldout": rows}))
+    found = ModelScores(model=model, weights="w", heldout=tuple(rows), gamma=(), exact_match=(), written="")
+    write_json(folder / f"scores/{model}.json", to_values(found))
     return margins
 
 
@@ -202,7 +206,7 @@ def test_a_file_that_is_not_scores_is_named(plan_of: Any, tmp_path: Path) -> Non
     folder = tmp_path / "runs/p"
     (folder / "scores").mkdir(parents=True)
     (folder / "scores/align.2.json").write_text('{"heldout": [{"source": "a"}]}')
-    with pytest.raises(CorruptError, match=r"align.2.json: not as it was written"):
+    with pytest.raises(CorruptError, match=r"align.2.json: model: missing"):
         read_metrics_of(folder, plan_of(), ["align/heldout/margin"])
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import plan_example
+from ratchet.documents.sweep import Objective, ObjectiveResult, Point, SweepOutcome
 from ratchet.errors import PlanError, RunError
 from ratchet.plan import override
 from ratchet.plan.base import NAME_PATTERN
@@ -20,7 +21,6 @@ from ratchet.plan.load import load_plan, plan_of
 from ratchet.plan.reading import parse, read
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.report.sweep_data import Objective, Point, Result, Sweep
 from ratchet.store.layout import Layout
 from ratchet.tune.gather import Asked, gather
 from ratchet.tune.promote import Origin, promote, promoted_name, winner
@@ -39,11 +39,11 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Document:
     return override.apply(read(path), [f"{key}={value}" for key, value in VALUES.items()])
 
 
-def result(value: float | None, metric: str = ACCURACY, **more: Any) -> Result:
-    return Result(metric, value, None if value is None else 0.0123, 3, of_seeds=True, **more)
+def result(value: float | None, metric: str = ACCURACY, **more: Any) -> ObjectiveResult:
+    return ObjectiveResult(metric, value, None if value is None else 0.0123, 3, of_seeds=True, **more)
 
 
-def sweep_of(*points: Point, objectives: tuple[str, ...] = (ACCURACY,), name: str = "beta") -> Sweep:
+def sweep_of(*points: Point, objectives: tuple[str, ...] = (ACCURACY,), name: str = "beta") -> SweepOutcome:
     plan = load_plan(Path("jobs/x.yaml"))
     space = Space.model_validate({"name": name, "keys": KEYS, "objectives": dict.fromkeys(objectives, "max")})
     made = gather(Layout(Path.cwd()), Asked(plan, space))

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the page and its Markdown; name both on standard output. Raises DataError, StorageError."""
+    from ratchet.documents.sweep import NAME
     from ratchet.report.page import rewrite_report
-    from ratchet.report.sweep_data import NAME
     from ratchet.report.sweep_page import rewrite_sweep_page
 
     folder: Path = arguments.folder

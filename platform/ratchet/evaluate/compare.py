@@ -6,17 +6,15 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from ratchet.documents.scores import Comparison, Relation, Verdict
 from ratchet.errors import DataError, some
 from ratchet.evaluate.results import Item, TaskResult
 from ratchet.evaluate.statistics import FLIPS, clustered, error_of_mean, holm, normal_p, paired
 from ratchet.reference.store import Floats
-
-Relation = Literal["base", "before"]
-Verdict = Literal["better", "worse", "not shown"]
 
 LEVEL = 0.05
 """A difference is shown where its adjusted p-value is below this."""
@@ -35,40 +33,14 @@ class ModelResults:
     results: Mapping[str, TaskResult]
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A model's score minus another's, of one task or of an average of tasks (`metric` is then `average`).
-
-    The difference is that of the items' `metric`, in its unit; `low` and `high` bound its 95 % interval. `p_holm`
-    is `p` adjusted for all comparisons of the table: of all models, tasks and averages. Numbers are None where
-    there is no comparison, and `note` says why; it also says what the difference leaves out. `items` and `clusters`
-    count what is in it.
-    """
-
-    model: str
-    against: str
-    relation: Relation
-    task: str
-    metric: str
-    difference: float | None
-    standard_error: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None
-    verdict: Verdict
-    items: int
-    clusters: int
-    note: str
-
-
 def compare(
     models: Sequence[ModelResults], averages: Mapping[str, Sequence[str]] | None = None, *, seed: int = 0
 ) -> list[Comparison]:
     """Return each model against the base, which is the first, and against its `before` if that is another.
 
     In the order of `models`; for each of the two, its tasks and then its `averages`, whose values name
-    tasks as `results` does. Items are joined by their id. All p-values of the table are adjusted together (Holm):
+    tasks as `results` does. The `task` of a row is what `results` or `averages` calls it, and its `suite` is empty.
+    Items are joined by their id. All p-values of the table are adjusted together (Holm):
     where no model differs from any other, a table in which anything is called better or worse comes up one time in
     20 at most, however many models and tasks it has.
 
@@ -108,9 +80,7 @@ def _against(
     flips: int,
 ) -> list[tuple[Comparison, bool]]:
     """Return all comparisons of one model against another, tasks and then averages, and whether less is better."""
-    blank = Comparison(
-        mine.model, theirs.model, relation, "", "", None, None, None, None, None, None, "not shown", 0, 0, ""
-    )
+    blank = Comparison(model=mine.model, against=theirs.model, relation=relation, suite="", task="", metric="")
     lower: dict[str, bool] = {}
     tasks: dict[str, Comparison] = {}
     for task in dict.fromkeys([*mine.results, *theirs.results]):
@@ -122,7 +92,7 @@ def _against(
             lower[task] = a.headline.lower_is_better
             tasks[task] = _compared(row, a, b, seed, flips)
     wholes = {
-        name: _averaged(dataclasses.replace(blank, task=name, metric="average"), of, tasks, lower)
+        name: _averaged(dataclasses.replace(blank, task=name, metric="average", average=True), of, tasks, lower)
         for name, of in averages.items()
     }
     of_tasks = [(row, lower.get(task, False)) for task, row in tasks.items()]

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ratchet.documents.scores import Score
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import TOO_LONG, Candidate
-from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, joined, unanimous, without_error
+from ratchet.evaluate.results import Item, TaskResult, count_problems, joined, unanimous, without_error
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_run import NEXT, Answered, Content, Inputs, Question, Ready, TaskRun, each_alone
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told

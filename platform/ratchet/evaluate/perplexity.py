@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ratchet.documents.scores import Score
 from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.results import Item, Score, TaskResult, joined, without_error
+from ratchet.evaluate.results import Item, TaskResult, joined, without_error
 from ratchet.evaluate.statistics import ratio
 from ratchet.evaluate.task_files import read_rows
 from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check

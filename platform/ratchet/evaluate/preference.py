@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from ratchet.evaluate.statistics import Estimate, estimate, share
+from ratchet.documents.heldout import Estimate
+from ratchet.evaluate.statistics import estimate, share
 from ratchet.losses.preference import Reward, log_ratio_reward
 from ratchet.reference.store import Floats, Logps
 

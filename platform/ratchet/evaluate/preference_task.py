@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ratchet.documents.scores import Score
 from ratchet.errors import DataError, ModelError
 from ratchet.evaluate.bench import Bench, Candidates
-from ratchet.evaluate.results import Item, Score, TaskResult, joined, unanimous, without_error
+from ratchet.evaluate.results import Item, TaskResult, joined, unanimous, without_error
 from ratchet.evaluate.statistics import ratio
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.model.digest import digest_vocabulary

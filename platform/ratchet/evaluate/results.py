@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ratchet.documents.scores import Score
 from ratchet.errors import CorruptError, DataError, RatchetError
 from ratchet.evaluate.statistics import error_of_mean
 from ratchet.reference.store import Floats
@@ -25,27 +26,6 @@ from ratchet.store.sound import checked
 
 NOT_ASKED = "not asked"
 """The problem of a task that failed before it had an answer."""
-Unit = str
-"""What a score counts: `share` (0 to 1), `points` (of 10 or 100), `nats`, `perplexity`, `percent`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """One number. `value` is None where too much is missing for a number; `note` says why.
-
-    `metric` names the entry of the items' `values` that it is made of. `group` is the part of the task
-    that it is of (a category, a subject), empty for the whole. `lower_is_better` is for comparisons.
-    """
-
-    name: str
-    metric: str
-    value: float | None
-    standard_error: float | None
-    count: int
-    unit: Unit = "share"
-    group: str = ""
-    note: str = ""
-    lower_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from ratchet.documents.heldout import Estimate
 from ratchet.errors import DataError
 from ratchet.reference.share import error_of
 from ratchet.reference.store import Floats
@@ -26,18 +27,6 @@ _AT_ONCE = 1 << 22
 _TIE = 1e-9
 NORMAL_95 = float(special.ndtri(0.975))
 """How many standard errors a 95 % interval of the normal distribution reaches to each side."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean over `count` items with its standard error (sample standard deviation / √count).
-
-    The error is None where there is too little to tell one; 0 is the error of values that do not differ.
-    """
-
-    mean: float
-    standard_error: float | None
-    count: int
 
 
 @dataclasses.dataclass(frozen=True)

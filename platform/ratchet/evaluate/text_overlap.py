@@ -10,8 +10,9 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
+from ratchet.documents.scores import Score
 from ratchet.evaluate.candidate import TOO_LONG, Candidate
-from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, without_error
+from ratchet.evaluate.results import Item, TaskResult, count_problems, without_error
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_files import read_rows
 from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import sqlite3
 import tempfile
@@ -11,21 +10,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from ratchet.documents.report import SourceOverlap
+
 _PARTS = ("train", "heldout")
 
 
-@dataclasses.dataclass(frozen=True)
-class Overlap:
-    """Distinct pairs and prompts of `left`'s train part that stand in `right`'s train part (or held-out part) too."""
-
-    left: str
-    right: str
-    pairs: int
-    prompts: int
-    held_out: bool = False
-
-
-def overlap(folders: dict[str, Path]) -> list[Overlap]:
+def overlap(folders: dict[str, Path]) -> list[SourceOverlap]:
     """Compare the pairs folders of sources, given by name; what does not overlap is left out.
 
     Train parts are compared with each other (each two once) and with the held-out parts of the
@@ -40,7 +30,7 @@ def overlap(folders: dict[str, Path]) -> list[Overlap]:
         if left == right or part == other == "heldout" or not any(counts):
             continue
         names = (left, right) if part == "train" else (right, left)
-        found.append(Overlap(*names, *counts, held_out="heldout" in {part, other}))
+        found.append(SourceOverlap(*names, *counts, held_out="heldout" in {part, other}))
     return found
 
 

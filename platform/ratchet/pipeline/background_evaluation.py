@@ -7,8 +7,8 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
+from ratchet.documents.scores import NAME, SuiteScores
 from ratchet.errors import StoppedError
 from ratchet.evaluate.bench import Bench
 from ratchet.evaluate.suites import Scored, score_suite
@@ -16,7 +16,7 @@ from ratchet.evaluate.task_run import Heldout
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.heldout_scores import questions_identity, questions_of
-from ratchet.pipeline.scores_document import NAME, Entry, document, say_score
+from ratchet.pipeline.scores_document import Entry, document, say_score
 from ratchet.pipeline.session import resources
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import PlannedSuite, planned_suites
@@ -25,6 +25,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.suite import source_of
 from ratchet.reference.models import Model
+from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.process import on_ray
 
@@ -127,7 +128,7 @@ def write_scores(
     models: Sequence[tuple[str, Step | None]],
     scored: Mapping[str, Sequence[Scored]],
     suites: Sequence[PlannedSuite],
-) -> dict[str, Any] | None:
+) -> SuiteScores | None:
     """Write `scores.json` into the run folder and return it; None for a plan without suites.
 
     A model is compared with the plan's first, and with the one that it was made from.
@@ -146,7 +147,7 @@ def write_scores(
         for name, step in models
     ]
     made = document(entries, {one.name: one.suite for one in suites}, run.folder, run.layout.root)
-    write_json(run.folder / NAME, made)
+    write_json(run.folder / NAME, to_values(made))
     return made
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from ratchet.documents.heldout import ExactAnswer, ExactMatchRow, GammaRow, HeldOutRow, ModelScores, Split
 from ratchet.errors import DataError
 from ratchet.evaluate.engines.kinds import engine_kind
 from ratchet.evaluate.preference import gamma, reward_scores
@@ -25,41 +25,44 @@ from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, supervised, trains
 from ratchet.plan.suite import source_of
 from ratchet.plan.task_parts import Answering
+from ratchet.reference.jobs import ScoreJob
 from ratchet.reference.models import Model
 from ratchet.reference.store import read_job
+from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.record import now
 from ratchet.store.sound import checked
 
 
-def evaluate_model(run: Run, name: str, step: Step | None, scored: Sequence[Scored]) -> dict[str, Any]:
+def evaluate_model(run: Run, name: str, step: Step | None, scored: Sequence[Scored]) -> ModelScores:
     """Return (and keep in the run folder) a model's scores; what was scored before is read, not computed.
 
     `scored` is what the model made of the plan's suites.
     """
     model = run.models[name]
-    scores = {
-        "model": name,
-        "weights": model.weights,
-        "heldout": _heldout(run, model, _opponents(run, step), _reward(step)),
-        "gamma": _gamma(run, model),
-        "exact_match": [_exact_match(one) for one in scored if one.result.kind == "exact_match"],
-    }
-    write_json(run.layout.scores(run.plan.name, name), scores | {"written": now()})
+    scores = ModelScores(
+        model=name,
+        weights=model.weights,
+        heldout=tuple(_heldout(run, model, _opponents(run, step), _reward(step))),
+        gamma=tuple(_gamma(run, model)),
+        exact_match=tuple(_exact_match(one) for one in scored if one.result.kind == "exact_match"),
+        written=now(),
+    )
+    write_json(run.layout.scores(run.plan.name, name), to_values(scores))
     return scores
 
 
-def _exact_match(scored: Scored) -> dict[str, Any]:
+def _exact_match(scored: Scored) -> ExactMatchRow:
     result, headline = scored.result, scored.result.headline
-    return {
-        "suite": scored.suite,
-        "task": scored.task,
-        "mean": headline.value,
-        "standard_error": headline.standard_error,
-        "count": headline.count,
-        "source": result.settings["source"],
-        "examples": [{"answer": item.answer, "chosen": item.reference} for item in result.items[:5]],
-    }
+    return ExactMatchRow(
+        suite=scored.suite,
+        task=scored.task,
+        mean=headline.value,
+        standard_error=headline.standard_error,
+        count=headline.count,
+        source=result.settings["source"],
+        examples=tuple(ExactAnswer(item.answer, item.reference) for item in result.items[:5]),
+    )
 
 
 def _opponents(run: Run, step: Step | None) -> list[Model]:
@@ -106,8 +109,7 @@ def _reward(step: Step | None) -> Reward:
     return loss_of(step.kind).reward if step is not None and trained else log_ratio_reward
 
 
-def _heldout(run: Run, model: Model, opponents: list[Model], reward: Reward) -> list[dict[str, Any]]:
-    rows = []
+def _heldout(run: Run, model: Model, opponents: list[Model], reward: Reward) -> Iterator[HeldOutRow]:
     for tokens in evaluation_tokens(run):
         job = heldout_job(tokens)
         for other in opponents:
@@ -115,36 +117,37 @@ def _heldout(run: Run, model: Model, opponents: list[Model], reward: Reward) -> 
                 continue
             theirs = ensure_scores(run, other, [job])
             found = reward_scores(read_job(job, mine[job]), read_job(job, theirs[job]), reward)
-            rows.append(
-                {
-                    "source": tokens.source,
-                    "against": other.name,
-                    "record": str(mine[job].folder),
-                    "against_record": str(theirs[job].folder),
-                }
-                | dataclasses.asdict(found)
+            yield HeldOutRow(
+                source=tokens.source,
+                against=other.name,
+                record=str(mine[job].folder),
+                against_record=str(theirs[job].folder),
+                accuracy=found.accuracy,
+                margin=found.margin,
+                chosen_delta=found.chosen_delta,
+                rejected_delta=found.rejected_delta,
+                chosen_per_token=found.chosen_per_token,
             )
-    return rows
 
 
-def _gamma(run: Run, model: Model) -> list[dict[str, Any]]:
-    rows = []
+def _gamma(run: Run, model: Model) -> Iterator[GammaRow]:
     scored = ensure_scores(run, model, evaluation_jobs(run))
     for tokens in evaluation_tokens(run):
-        for split, job in (("heldout", heldout_job(tokens)), ("train", gamma_job(tokens))):
+        jobs: dict[Split, ScoreJob] = {"heldout": heldout_job(tokens), "train": gamma_job(tokens)}
+        for split, job in jobs.items():
             if job not in scored:
                 continue
-            rows.append(
-                {
-                    "model": model.name,
-                    "source": tokens.source,
-                    "split": split,
-                    "seen": split == "train" and tokens.source in model.trained_on,
-                    "record": str(scored[job].folder),
-                }
-                | dataclasses.asdict(gamma(read_job(job, scored[job])))
+            found = gamma(read_job(job, scored[job]))
+            yield GammaRow(
+                model=model.name,
+                source=tokens.source,
+                split=split,
+                seen=split == "train" and tokens.source in model.trained_on,
+                record=str(scored[job].folder),
+                mean=found.mean,
+                standard_error=found.standard_error,
+                count=found.count,
             )
-    return rows
 
 
 def questions_of(run: Run, source: str, rows: int) -> list[Question]:

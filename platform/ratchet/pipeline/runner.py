@@ -5,6 +5,7 @@ Read this first: it is the order of play, and the parts are one call each.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,9 +101,11 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
         document = write_scores(run, models, scored, evaluations.suites)
         if document is not None and trial is None:
             track_scores(plan.track.wandb, plan.name, document, run.folder)
-        data = summarise(run, steps, scores, text, time.monotonic() - clock) | {"scores": document, "samples": samples}
-        data["warnings"] = heard.on_page(data["warnings"])
-        html, report = write_report(run.folder, data)
+        summary = summarise(run, steps, scores, text, time.monotonic() - clock)
+        told = tuple(heard.on_page(summary.warnings))
+        html, report = write_report(
+            run.folder, dataclasses.replace(summary, warnings=told, scores=document, samples=samples)
+        )
         for line in (*lines(report.diagnoses), *sample_lines(report), *model_lines(report)):
             run.console.say(line)
     return html

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ratchet.documents.heldout import Split
+from ratchet.documents.report import SampledPrompt, WrittenAnswer
 from ratchet.errors import RatchetError, StoppedError, StorageError
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.pairs.pair import Ids
@@ -26,6 +28,7 @@ from ratchet.track.bar import under_way
 
 _log = logging.getLogger(__name__)
 
+SPLITS: tuple[Split, ...] = ("heldout", "train")
 PROMPTS = 5
 """Prompts that every model answers."""
 
@@ -42,7 +45,7 @@ class Prompt:
     """A pair of a source: its prompt as token ids and as text, and its chosen answer."""
 
     source: str
-    split: str
+    split: Split
     ids: Ids
     text: str
     chosen: str
@@ -54,7 +57,7 @@ class Prompt:
         return min(MOST, max(LIMIT, 2 * self.chosen_tokens))
 
 
-def write_samples(run: Run) -> list[dict[str, Any]]:
+def write_samples(run: Run) -> tuple[SampledPrompt, ...]:
     """Return the prompts with what the start model and each stage's final model wrote to them, greedily.
 
     What was written before is found in the journals of answers, so a run that was killed does not ask again. A model
@@ -71,7 +74,7 @@ def write_samples(run: Run) -> list[dict[str, Any]]:
             raise
         except RatchetError as error:
             _log.warning("no answers of %s are shown: %s", name, error)
-    return [_sample(prompt, at, written) for at, prompt in enumerate(prompts)] if written else []
+    return tuple(_sample(prompt, at, written) for at, prompt in enumerate(prompts)) if written else ()
 
 
 def sampled_models(run: Run) -> list[str]:
@@ -89,7 +92,7 @@ def choose(run: Run) -> list[Prompt]:
     for stage in run.plan.stages.values():
         if trains(stage):
             tokens = {**stage_tokens(run, stage), **tokens}
-    for split in ("heldout", "train"):
+    for split in SPLITS:
         streams = [_prompts(run, one, split) for one in tokens.values() if finished_record(one.folder).counts[split]]
         found = list(_in_turns(streams))
         if found:
@@ -97,7 +100,7 @@ def choose(run: Run) -> list[Prompt]:
     return []
 
 
-def _prompts(run: Run, tokens: Tokens, split: str) -> Iterator[Prompt]:
+def _prompts(run: Run, tokens: Tokens, split: Split) -> Iterator[Prompt]:
     """Yield different prompts of a source in the order of their pairs' ids, which are digests."""
     table = open_table([tokens.folder / f"{split}.arrow"], [1.0], 0)
     ids = table.pair_ids().to_pylist()
@@ -142,16 +145,22 @@ def _ask(run: Run, name: str, prompts: Sequence[Prompt]) -> tuple[str, Sequence[
         return str(kept), candidate.engine.answer(requests)
 
 
-def _sample(prompt: Prompt, at: int, written: Mapping[str, tuple[str, Sequence[Answer]]]) -> dict[str, Any]:
-    answers = [
-        {
-            "model": name,
-            "text": answers[at].text,
-            "tokens": answers[at].completion_tokens or 0,
-            "ended": answers[at].finish_reason == "stop",
-            "record": kept,
-        }
-        for name, (kept, answers) in written.items()
-    ]
-    keys = ("source", "split", "chosen", "chosen_tokens", "limit")
-    return {key: getattr(prompt, key) for key in keys} | {"prompt": prompt.text, "answers": answers}
+def _sample(prompt: Prompt, at: int, written: Mapping[str, tuple[str, Sequence[Answer]]]) -> SampledPrompt:
+    return SampledPrompt(
+        source=prompt.source,
+        split=prompt.split,
+        chosen=prompt.chosen,
+        chosen_tokens=prompt.chosen_tokens,
+        limit=prompt.limit,
+        prompt=prompt.text,
+        answers=tuple(
+            WrittenAnswer(
+                model=name,
+                text=answers[at].text,
+                tokens=answers[at].completion_tokens or 0,
+                ended=answers[at].finish_reason == "stop",
+                record=kept,
+            )
+            for name, (kept, answers) in written.items()
+        ),
+    )

@@ -5,29 +5,36 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ratchet.documents.scores import (
+    FORMAT,
+    Average,
+    Comparison,
+    Score,
+    ScoredModel,
+    ShownAnswer,
+    ShownQuestion,
+    SuiteScores,
+    TaskScores,
+)
 from ratchet.evaluate.compare import ModelResults, compare
-from ratchet.evaluate.results import ITEMS, Item, Score, TaskResult, average_of, joined, without_error
+from ratchet.evaluate.results import ITEMS, Item, TaskResult, average_of, joined, without_error
 from ratchet.evaluate.statistics import paired
 from ratchet.evaluate.suites import Scored
 from ratchet.plan.schema import Wandb
 from ratchet.plan.suite import Suite
 from ratchet.reference.share import interval_of
 from ratchet.report.figures import measured
-from ratchet.report.read import read_scores
 from ratchet.report.scores_tables import wandb_summary, wandb_tables
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import now, versions
 from ratchet.track.progress import Console
 from ratchet.track.wandb import WandbRun, WandbTracker
 
-NAME = "scores.json"
-FORMAT = 1
 SHOWN_ANSWERS = 20
 """Items of a task whose answers stand in the document."""
 _SHOWN_TEXT = 20_000
@@ -44,43 +51,43 @@ class Entry:
     scored: tuple[Scored, ...]
 
 
-def document(entries: Sequence[Entry], suites: Mapping[str, Suite], folder: Path, root: Path) -> dict[str, Any]:
-    """Return the scores of models, the base first, as plain values.
+def document(entries: Sequence[Entry], suites: Mapping[str, Suite], folder: Path, root: Path) -> SuiteScores:
+    """Return the scores of models, the base first.
 
     Paths of items are relative to `folder`, where the document will lie; those of records to `root`.
     """
     averages = {
         f"{name}:{key}": (name, key, suite.averages[key]) for name, suite in suites.items() for key in suite.averages
     }
-    return {
-        "format": FORMAT,
-        "created": now(),
-        "ratchet": versions()["ratchet"],
-        "suites": list(suites),
-        "models": [{key: getattr(one, key) for key in ("name", "weights", "dtype", "before")} for one in entries],
-        "results": [_result(scored, one, folder, root) for one in entries for scored in one.scored],
-        "averages": [row for one in entries for row in _averages(one, suites)],
-        "comparisons": _comparisons(entries, averages),
-        "answers": _answers(entries),
-    }
+    return SuiteScores(
+        format=FORMAT,
+        created=now(),
+        ratchet=versions()["ratchet"],
+        suites=tuple(suites),
+        models=tuple(ScoredModel(one.name, one.weights, one.dtype, one.before) for one in entries),
+        results=tuple(_task_scores(scored, one, folder, root) for one in entries for scored in one.scored),
+        averages=tuple(row for one in entries for row in _averages(one, suites)),
+        comparisons=tuple(_comparisons(entries, averages)),
+        answers=tuple(_answers(entries)),
+    )
 
 
-def _result(scored: Scored, entry: Entry, folder: Path, root: Path) -> dict[str, Any]:
+def _task_scores(scored: Scored, entry: Entry, folder: Path, root: Path) -> TaskScores:
     result = scored.result
-    return {
-        "model": scored.model,
-        "suite": scored.suite,
-        "task": scored.task,
-        "kind": result.kind,
-        "seconds": round(scored.seconds, 3),
-        "reused": scored.reused,
-        "scores": [dataclasses.asdict(score) for score in (*result.scores, *_over_full(scored, entry))],
-        "problems": dict(result.problems),
-        "warnings": list(result.warnings),
-        "settings": dict(result.settings),
-        "items": os.path.relpath(scored.folder / ITEMS, folder),
-        "record": str(scored.folder.relative_to(root)),
-    }
+    return TaskScores(
+        model=scored.model,
+        suite=scored.suite,
+        task=scored.task,
+        kind=result.kind,
+        seconds=round(scored.seconds, 3),
+        reused=scored.reused,
+        scores=(*result.scores, *_over_full(scored, entry)),
+        problems=result.problems,
+        warnings=result.warnings,
+        settings=result.settings,
+        items=os.path.relpath(scored.folder / ITEMS, folder),
+        record=str(scored.folder.relative_to(root)),
+    )
 
 
 def _over_full(scored: Scored, entry: Entry) -> list[Score]:
@@ -103,40 +110,40 @@ def _over_full(scored: Scored, entry: Entry) -> list[Score]:
     return [Score("nll over full precision", "nll", found.difference, error, found.items, "nats", "", note, True)]
 
 
-def _averages(entry: Entry, suites: Mapping[str, Suite]) -> list[dict[str, Any]]:
-    rows = []
+def _averages(entry: Entry, suites: Mapping[str, Suite]) -> Iterator[Average]:
     for name, suite in suites.items():
         headlines = {one.task: one.result.headline for one in entry.scored if one.suite == name}
         for key, of in suite.averages.items():
             if not set(of) <= headlines.keys():
                 continue
             found = average_of({task: headlines[task] for task in of}, key)
-            rows.append(
-                {"model": entry.name, "suite": name, "name": key, "of": list(of)}
-                | {field: getattr(found, field) for field in ("value", "standard_error", "unit", "note")}
+            yield Average(
+                model=entry.name,
+                suite=name,
+                name=key,
+                of=tuple(of),
+                value=found.value,
+                standard_error=found.standard_error,
+                unit=found.unit,
+                note=found.note,
             )
-    return rows
 
 
 def _comparisons(
     entries: Sequence[Entry], averages: Mapping[str, tuple[str, str, Sequence[str]]]
-) -> list[dict[str, Any]]:
+) -> Iterator[Comparison]:
     models = [
         ModelResults(one.name, one.before, {f"{scored.suite}:{scored.task}": scored.result for scored in one.scored})
         for one in entries
     ]
     of = {key: [f"{suite}:{task}" for task in tasks] for key, (suite, _, tasks) in averages.items()}
-    rows = []
     for row in compare(models, of):
-        average = row.metric == "average"
-        suite, task = averages[row.task][:2] if average else tuple(row.task.rsplit(":", 1))
-        rows.append(dataclasses.asdict(row) | {"suite": suite, "task": task, "average": average})
-    return rows
+        suite, task = averages[row.task][:2] if row.average else tuple(row.task.rsplit(":", 1))
+        yield dataclasses.replace(row, suite=suite, task=task)
 
 
-def _answers(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _answers(entries: Sequence[Entry]) -> Iterator[ShownQuestion]:
     tasks = dict.fromkeys((scored.suite, scored.task) for one in entries for scored in one.scored)
-    rows = []
     for suite, task in tasks:
         results = {
             one.name: scored.result
@@ -144,11 +151,10 @@ def _answers(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             for scored in one.scored
             if (scored.suite, scored.task) == (suite, task)
         }
-        rows += [{"suite": suite, "task": task, **row} for row in _side_by_side(results)]
-    return rows
+        yield from (_question(suite, task, by) for by in _side_by_side(results))
 
 
-def _side_by_side(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
+def _side_by_side(results: Mapping[str, TaskResult]) -> list[dict[str, Item]]:
     """Return the answers of all models to some items: those where models differ most, then any."""
     by_model = {name: {item.item: item for item in result.items} for name, result in results.items()}
     everywhere = [item for item in next(iter(by_model.values())) if all(item in mine for mine in by_model.values())]
@@ -157,7 +163,7 @@ def _side_by_side(results: Mapping[str, TaskResult]) -> list[dict[str, Any]]:
     metric = next(iter(results.values())).headline.metric
     spread = {item: _spread([mine[item] for mine in by_model.values()], metric) for item in told}
     told.sort(key=lambda item: (-spread[item], fingerprint({"item": item})))
-    return [_row({name: mine[item] for name, mine in by_model.items()}) for item in told[:SHOWN_ANSWERS]]
+    return [{name: mine[item] for name, mine in by_model.items()} for item in told[:SHOWN_ANSWERS]]
 
 
 def _spread(items: Sequence[Item], metric: str) -> float:
@@ -168,24 +174,26 @@ def _spread(items: Sequence[Item], metric: str) -> float:
     return max(values) - min(values) if values else 0.0
 
 
-def _row(items: Mapping[str, Item]) -> dict[str, Any]:
+def _question(suite: str, task: str, items: Mapping[str, Item]) -> ShownQuestion:
     first = next(iter(items.values()))
-    texts = {key: getattr(first, key)[:_SHOWN_TEXT] for key in ("item", "group", "question", "reference")}
-    by = {
-        name: {"answer": item.answer[:_SHOWN_TEXT], "values": dict(item.values), "problem": item.problem}
-        for name, item in items.items()
-    }
-    return {**texts, "by": by}
+    return ShownQuestion(
+        suite=suite,
+        task=task,
+        item=first.item[:_SHOWN_TEXT],
+        group=first.group[:_SHOWN_TEXT],
+        question=first.question[:_SHOWN_TEXT],
+        reference=first.reference[:_SHOWN_TEXT],
+        by={name: ShownAnswer(one.answer[:_SHOWN_TEXT], one.values, one.problem) for name, one in items.items()},
+    )
 
 
-def track_scores(wandb: Wandb | None, group: str, document: Mapping[str, Any], folder: Path) -> None:
+def track_scores(wandb: Wandb | None, group: str, scores: SuiteScores, folder: Path) -> None:
     """Send each model that was asked something now. wandb's troubles end nothing.
 
     Its run is known by its weights and results: run again without anything new, nothing is sent.
     """
     if wandb is None:
         return
-    scores = read_scores(document)
     asked = {one.model for one in scores.results if not one.reused}
     for model in scores.models:
         if model.name not in asked:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.report import Report
+from ratchet.documents.scores import NAME, SuiteScores
 from ratchet.errors import PlanError, RatchetError
 from ratchet.evaluate.bench import Bench
 from ratchet.evaluate.engines.kinds import engine_kind
@@ -18,7 +20,7 @@ from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import resolve
 from ratchet.pairs.chat import chat_template_of, identity_of
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.scores_document import NAME, Entry, document, say_score, track_scores
+from ratchet.pipeline.scores_document import Entry, document, say_score, track_scores
 from ratchet.pipeline.session import native_noise_to, session
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
@@ -29,6 +31,7 @@ from ratchet.plan.suite import Suite, judge_of, task_kind
 from ratchet.plan.task_parts import Answering
 from ratchet.reference.models import Model, model_of
 from ratchet.report.page import write_report
+from ratchet.store.codec import to_values
 from ratchet.store.files import open_storage, write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
@@ -101,10 +104,10 @@ def evaluate_models(
                 before = entries[-1].name if entries else None
                 entries.append(Entry(one.name, model.weights, model.dtype, before, tuple(scored)))
         scores = document(entries, {str(suite_file): suite}, folder, layout.root)
-        write_json(folder / NAME, scores)
+        write_json(folder / NAME, to_values(scores))
         track_scores(wandb, suite_file.stem, scores, folder)
         data = _report(suite_file, scores, suite, models, time.monotonic() - clock)
-        data["warnings"] = heard.on_page(data["warnings"])
+        data = dataclasses.replace(data, warnings=tuple(heard.on_page(data.warnings)))
         html, _ = write_report(folder, data)
     return Evaluated(html, tuple(one for entry in entries for one in entry.scored if one.failure is not None))
 
@@ -144,20 +147,18 @@ def _check(suite_file: Path, suite: Suite) -> None:
             engine_kind(task.engine).check(f"{where}.engine")
 
 
-def _report(
-    suite_file: Path, scores: dict[str, Any], suite: Suite, models: Sequence[Model], seconds: float
-) -> dict[str, Any]:
-    return {
-        "plan": suite_file.stem,
-        "title": suite_file.stem,
-        "created": now(),
-        "ratchet": versions()["ratchet"],
-        "commit": code_commit(),
-        "versions": versions(),
-        "resolved": suite.model_dump(mode="json"),
-        "plan_text": suite_file.read_text(encoding="utf-8"),
-        "hardware": hardware(),
-        "warnings": [str(model.code) for model in models if model.code],
-        "seconds": round(seconds, 1),
-        "scores": scores,
-    }
+def _report(suite_file: Path, scores: SuiteScores, suite: Suite, models: Sequence[Model], seconds: float) -> Report:
+    return Report(
+        plan=suite_file.stem,
+        title=suite_file.stem,
+        created=now(),
+        ratchet=versions()["ratchet"],
+        commit=code_commit(),
+        versions=versions(),
+        resolved=suite.model_dump(mode="json"),
+        plan_text=suite_file.read_text(encoding="utf-8"),
+        hardware=hardware(),
+        seconds=round(seconds, 1),
+        warnings=tuple(str(model.code) for model in models if model.code),
+        scores=scores,
+    )

@@ -1,4 +1,4 @@
-"""Gather a run's records into the one document that the report shows (`report/data.py` describes it)."""
+"""Gather a run's records into the one document that the report shows (`documents/report.py` describes it)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,31 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.pairs.overlap import Overlap, overlap
+from ratchet.documents.heldout import (
+    ExactMatchRow,
+    ExactMatchScore,
+    Gamma,
+    GammaRow,
+    HeldOutRow,
+    HeldOutScores,
+    ModelEvaluation,
+    ModelScores,
+)
+from ratchet.documents.report import (
+    ChunkDifficulty,
+    EditDistance,
+    Hardware,
+    Report,
+    SourceOverlap,
+    SourceSummary,
+    SourceTokens,
+    StepSummary,
+)
+from ratchet.pairs.overlap import overlap
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.intact import unchanged
@@ -23,121 +43,127 @@ from ratchet.track.jsonl import read_metrics
 _TO_BE_KNOWN = re.compile(r"step \d+ was skipped: |step-\d+ failed its check")
 
 
-def summarise(
-    run: Run, steps: list[Step], scores: Sequence[Mapping[str, Any]], text: str, seconds: float
-) -> dict[str, Any]:
-    """Return the report's document; every number in it names the record that it came from."""
-    sources = [_source(run, name) for name in run.pairs]
+def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: str, seconds: float) -> Report:
+    """Return the run's report, without suites and samples; every number in it names the record that it came from."""
     overlaps = overlap({name: folder for name, (_, folder) in run.pairs.items()})
-    return {
-        "plan": run.plan.name,
-        "title": run.plan.name,
-        "created": now(),
-        "ratchet": versions()["ratchet"],
-        "commit": code_commit(),
-        "versions": versions(),
-        "resolved": run.plan.model_dump(mode="json"),
-        "plan_text": text,
-        "hardware": hardware(),
-        "seconds": round(seconds, 1),
-        "sources": sources,
-        "overlap": [dataclasses.asdict(one) for one in overlaps],
-        "difficulty": _difficulty(run),
-        "steps": [_step(run, step) for step in steps],
-        "evaluation": [_evaluation(run, one) for one in scores],
-        "gamma": [_gamma(run, row) for one in scores for row in one["gamma"]],
-        "warnings": [*run.warnings, *_unshared(run, steps), *_befell(run, steps), *_overlap_warnings(run, overlaps)],
-    }
+    return Report(
+        plan=run.plan.name,
+        title=run.plan.name,
+        created=now(),
+        ratchet=versions()["ratchet"],
+        commit=code_commit(),
+        versions=versions(),
+        resolved=run.plan.model_dump(mode="json"),
+        plan_text=text,
+        hardware=hardware(),
+        seconds=round(seconds, 1),
+        sources=tuple(_source(run, name) for name in run.pairs),
+        overlap=tuple(overlaps),
+        difficulty=tuple(_difficulty(run)),
+        steps=tuple(_step(run, step) for step in steps),
+        evaluation=tuple(_evaluation(run, one) for one in scores),
+        gamma=tuple(_gamma(run, row) for one in scores for row in one.gamma),
+        warnings=(*run.warnings, *_unshared(run, steps), *_befell(run, steps), *_overlap_warnings(run, overlaps)),
+    )
 
 
 def _where(run: Run, folder: Path | str) -> str:
     return str(Path(folder).relative_to(run.layout.root))
 
 
-def _source(run: Run, name: str) -> dict[str, Any]:
+def _source(run: Run, name: str) -> SourceSummary:
     folder = run.pairs[name][1]
     record = finished_record(folder)
     tokens = [(one, finished_record(one.folder)) for one in run.tokens.values() if one.source == name]
     longest = max(tokens, key=lambda pair: pair[1].identity["max_length"], default=None)
-    return {
-        "name": name,
-        "layout": record.facts["layout"],
+    return SourceSummary(
+        name=name,
+        layout=record.facts["layout"],
         **record.counts,
-        "record": _where(run, folder),
-        "tokens": [
-            {
-                "max_length": found.identity["max_length"],
-                "longest_seen": found.facts.get("longest_seen"),
-                "record": _where(run, one.folder),
+        record=_where(run, folder),
+        tokens=tuple(
+            SourceTokens(
+                max_length=found.identity["max_length"],
+                longest_seen=found.facts.get("longest_seen"),
+                record=_where(run, one.folder),
                 **found.counts,
-            }
+            )
             for one, found in tokens
-        ],
-        "edit_distance": longest[1].facts["edit_distance"] if longest else None,
-    }
+        ),
+        edit_distance=EditDistance(**longest[1].facts["edit_distance"]) if longest else None,
+    )
 
 
-def _difficulty(run: Run) -> list[dict[str, Any]]:
-    return [
-        {
-            "stage": stage,
-            "source": one.chunk,
-            "accuracy": one.accuracy,
-            "standard_error": one.standard_error,
-            "pairs": one.pairs,
-            **_ends("accuracy", one.accuracy, one.pairs),
-            "position": order.chunks.index(one.chunk) + 1 if one.chunk in order.chunks else None,
-            "record": _where(run, run.layout.order(run.plan.name, stage)),
-        }
-        for stage, order in run.orders.items()
-        for one in order.difficulties
-    ]
+def _difficulty(run: Run) -> Iterator[ChunkDifficulty]:
+    for stage, order in run.orders.items():
+        for one in order.difficulties:
+            low, high = _ends(one.accuracy, one.pairs)
+            yield ChunkDifficulty(
+                stage=stage,
+                source=one.chunk,
+                accuracy=one.accuracy,
+                standard_error=one.standard_error,
+                pairs=one.pairs,
+                accuracy_low=low,
+                accuracy_high=high,
+                position=order.chunks.index(one.chunk) + 1 if one.chunk in order.chunks else None,
+                record=_where(run, run.layout.order(run.plan.name, stage)),
+            )
 
 
-def _step(run: Run, step: Step) -> dict[str, Any]:
+def _step(run: Run, step: Step) -> StepSummary:
     folder = run.layout.step(run.plan.name, step.name)
     record: Record = finished_record(folder)
-    facts = {
-        "name": step.name,
-        "stage": step.stage,
-        "kind": step.kind,
-        "chunk": list(step.chunk.shares if trains(step.settings) else step.settings.of),
-        "start": step.start,
-        "reference": record.facts["reference_model"],
-        "options": record.identity["options"] | ({} if trains(step.settings) else {"of": list(step.settings.of)}),
-        "seconds": record.seconds,
-        "record": _where(run, folder),
-        "folder": str(folder / "model"),
-        "trust_remote_code": run.models[step.name].trust_remote_code,
-        "history": [],
-    }
-    training, reference = record.facts.get("training"), record.facts.get("reference")
-    if training is None:
-        return facts
-    seconds, first = training["seconds"], training["first"] or {}
-    metrics = folder / "metrics.jsonl"
+    summary = StepSummary(
+        name=step.name,
+        stage=step.stage,
+        kind=step.kind,
+        chunk=tuple(step.chunk.shares if trains(step.settings) else step.settings.of),
+        start=step.start,
+        reference=record.facts["reference_model"],
+        options=record.identity["options"] | ({} if trains(step.settings) else {"of": list(step.settings.of)}),
+        seconds=record.seconds,
+        record=_where(run, folder),
+        folder=str(folder / "model"),
+        trust_remote_code=run.models[step.name].trust_remote_code,
+    )
+    if not trains(step.settings):
+        return summary
+    return _trained(summary, record, folder / "metrics.jsonl")
+
+
+def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary:
+    """Return the summary of a step with what its training said."""
+    training, reference = record.facts["training"], record.facts.get("reference")
+    first = training["first"] or {}
     history = read_metrics(metrics) if unchanged(metrics) else []
-    return facts | {
-        "pairs": record.counts["pairs"],
-        "epochs": record.counts["epochs"],
-        "steps": record.counts["steps"],
-        "workers": training["workers"],
-        "train_seconds": seconds["training"],
-        "pairs_per_second": _median(history, "pairs_per_second"),
-        "tokens_per_second": _median(history, "tokens_per_second"),
-        "peak_memory_mb": training["peak_memory_mb"],
-        "first_loss": first.get("loss"),
-        "first_loss_expected": first.get("expected"),
-        "first_loss_tolerance": first.get("loss_tolerance"),
-        "effect": training["published"].get("effect"),
-        "resumed_from": training["resumed_from"] or None,
-        "reference_seconds": reference["seconds"] if reference else None,
-        "reference_pairs": reference["pairs"] if reference else None,
-        "reference_reused": reference["reused"] if reference else None,
-        "reference_engine": reference["engine"] if reference else None,
-        "reference_agreement": reference["calibration"] if reference else None,
-        "history": history,
-    }
+    trained = dataclasses.replace(
+        summary,
+        history=tuple(history),
+        pairs=record.counts["pairs"],
+        epochs=record.counts["epochs"],
+        steps=record.counts["steps"],
+        workers=training["workers"],
+        train_seconds=training["seconds"]["training"],
+        pairs_per_second=_median(history, "pairs_per_second"),
+        tokens_per_second=_median(history, "tokens_per_second"),
+        peak_memory_mb=training["peak_memory_mb"],
+        first_loss=first.get("loss"),
+        first_loss_expected=first.get("expected"),
+        first_loss_tolerance=first.get("loss_tolerance"),
+        effect=training["published"].get("effect"),
+        resumed_from=training["resumed_from"] or None,
+    )
+    if reference is None:
+        return trained
+    return dataclasses.replace(
+        trained,
+        reference_seconds=reference["seconds"],
+        reference_pairs=reference["pairs"],
+        reference_reused=reference["reused"],
+        reference_engine=reference["engine"],
+        reference_agreement=reference["calibration"],
+    )
 
 
 def _median(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
@@ -145,63 +171,71 @@ def _median(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _evaluation(run: Run, scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "model": scores["model"],
-        "record": _where(run, run.layout.scores(run.plan.name, scores["model"])),
-        "heldout": [
-            {
-                "source": row["source"],
-                "against": row["against"],
-                "reward_accuracy": row["accuracy"]["mean"],
-                "standard_error": row["accuracy"]["standard_error"],
-                "margin": row["margin"]["mean"],
-                "margin_error": row["margin"]["standard_error"],
-                "chosen_delta": row["chosen_delta"]["mean"],
-                "chosen_delta_error": row["chosen_delta"]["standard_error"],
-                "rejected_delta": row["rejected_delta"]["mean"],
-                "rejected_delta_error": row["rejected_delta"]["standard_error"],
-                "chosen_per_token": row["chosen_per_token"]["mean"],
-                "chosen_per_token_error": row["chosen_per_token"]["standard_error"],
-                **_ends("accuracy", row["accuracy"]["mean"], row["accuracy"]["count"]),
-                "pairs": row["accuracy"]["count"],
-            }
-            for row in scores["heldout"]
-        ],
-        "exact_match": [
-            {
-                "task": row["task"],
-                "score": row["mean"],
-                "standard_error": row["standard_error"]
-                or None,  # 0 where all items agree, which is not known that well
-                "items": row["count"],
-                **_ends("score", row["mean"], row["count"]),
-                "examples": row["examples"],
-            }
-            for row in scores["exact_match"]
-        ],
-    }
+def _evaluation(run: Run, scores: ModelScores) -> ModelEvaluation:
+    return ModelEvaluation(
+        model=scores.model,
+        record=_where(run, run.layout.scores(run.plan.name, scores.model)),
+        heldout=tuple(_held_out(row) for row in scores.heldout),
+        exact_match=tuple(_exact_match(row) for row in scores.exact_match),
+    )
 
 
-def _ends(name: str, share: float | None, count: int) -> dict[str, float]:
-    """Return the ends of a share's exact interval under its name."""
-    low, high = interval_of(share, count) or (0.0, 1.0)
-    return {f"{name}_low": low, f"{name}_high": high}
+def _held_out(row: HeldOutRow) -> HeldOutScores:
+    low, high = _ends(row.accuracy.mean, row.accuracy.count)
+    return HeldOutScores(
+        source=row.source,
+        against=row.against,
+        reward_accuracy=row.accuracy.mean,
+        standard_error=row.accuracy.standard_error,
+        margin=row.margin.mean,
+        margin_error=row.margin.standard_error,
+        chosen_delta=row.chosen_delta.mean,
+        chosen_delta_error=row.chosen_delta.standard_error,
+        rejected_delta=row.rejected_delta.mean,
+        rejected_delta_error=row.rejected_delta.standard_error,
+        chosen_per_token=row.chosen_per_token.mean,
+        chosen_per_token_error=row.chosen_per_token.standard_error,
+        accuracy_low=low,
+        accuracy_high=high,
+        pairs=row.accuracy.count,
+    )
 
 
-def _gamma(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "pairs": row["count"], "record": _where(run, row["record"])}
+def _exact_match(row: ExactMatchRow) -> ExactMatchScore:
+    low, high = _ends(row.mean, row.count)
+    return ExactMatchScore(
+        task=row.task,
+        score=row.mean,
+        standard_error=row.standard_error or None,  # 0 where all items agree, which is not known that well
+        items=row.count,
+        score_low=low,
+        score_high=high,
+        examples=row.examples,
+    )
 
 
-def hardware() -> dict[str, Any]:
+def _ends(share: float | None, count: int) -> tuple[float, float]:
+    """Return the ends of a share's exact interval."""
+    return interval_of(share, count) or (0.0, 1.0)
+
+
+def _gamma(run: Run, row: GammaRow) -> Gamma:
+    return Gamma(
+        model=row.model,
+        source=row.source,
+        split=row.split,
+        seen=row.seen,
+        record=_where(run, row.record),
+        mean=row.mean,
+        standard_error=row.standard_error,
+        pairs=row.count,
+    )
+
+
+def hardware() -> Hardware:
     """Return the driver's machine: processor, cores, memory in GiB."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(pages / 2**30, 1),
-        "gpus": _gpus(),
-    }
+    return Hardware(cpu=_processor(), cores=os.cpu_count() or 1, memory_gb=round(pages / 2**30, 1), gpus=tuple(_gpus()))
 
 
 def _processor() -> str:
@@ -234,7 +268,7 @@ def _befell(run: Run, steps: Sequence[Step]) -> list[str]:
     return [f"{name}: {event}" for name, event in told if _TO_BE_KNOWN.match(event)]
 
 
-def _overlap_warnings(run: Run, overlaps: list[Overlap]) -> list[str]:
+def _overlap_warnings(run: Run, overlaps: list[SourceOverlap]) -> list[str]:
     """Warn where a stage's chunks share pairs or prompts, or one source trains on what another holds out."""
     stages = [set(stage.shares()) for stage in run.plan.stages.values() if reads_pairs(stage)]
     found = []

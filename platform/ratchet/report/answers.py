@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from ratchet.documents.report import Report
+from ratchet.documents.scores import ShownAnswer, ShownQuestion, SuiteScores
 from ratchet.report import figures as fig
-from ratchet.report.data import Report
-from ratchet.report.scores_data import Answer, Question, Scores
 from ratchet.report.tables_scores import identity, told
 
 CUT, START = 160, 600
@@ -68,30 +68,30 @@ def side_by_side(report: Report) -> SideBySide | None:
     return SideBySide(tuple(models), left, right, tuple((name, tuple(of)) for name, of in tasks.items()), data)
 
 
-def _title(scores: Scores, one: Question) -> str:
+def _title(scores: SuiteScores, one: ShownQuestion) -> str:
     says = dict.fromkeys(identity(found.settings) for found in scores.of(one.suite, one.task).values())
     return told(scores.label(one.suite, one.task), *says)
 
 
-def _asked(number: int, one: Question, *models: str) -> Asked:
+def _asked(number: int, one: ShownQuestion, *models: str) -> Asked:
     sides = tuple(_said(name, one.by.get(name)) for name in models)
     return Asked(number, one.item, one.group, one.question, one.reference, sides)
 
 
-def _said(model: str, answer: Answer | None) -> Said:
+def _said(model: str, answer: ShownAnswer | None) -> Said:
     if answer is None:
         return Said(model, "", "", NOT_ASKED)
     text = answer.answer
     return Said(model, cut(text, START), text if len(text) > START else "", values_text(answer))
 
 
-def _all_said(one: Question, models: list[str]) -> list[list[str]]:
+def _all_said(one: ShownQuestion, models: list[str]) -> list[list[str]]:
     """Return (answer, scores) of each model, in order."""
     found = (one.by.get(name) for name in models)
     return [[it.answer, values_text(it)] if it else ["", NOT_ASKED] for it in found]
 
 
-def values_text(answer: Answer) -> str:
+def values_text(answer: ShownAnswer) -> str:
     """Return an answer's values and its trouble in one line."""
     known = {name: value for name, value in answer.values.items() if value is not None}
     values = [f"{name} {fig.number(value, 0 if value == round(value) else 2)}" for name, value in known.items()]

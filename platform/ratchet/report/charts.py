@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-from ratchet.report.data import Report, Step
+from ratchet.documents.report import Report, StepSummary
 from ratchet.report.plots import (
     FALL,
     INK,
@@ -45,7 +45,7 @@ class Chart:
 class Part:
     """One step's stretch of a stage's x axis, which starts after `offset` optimiser steps."""
 
-    step: Step
+    step: StepSummary
     offset: int
 
     def series(self, key: str, factor: float = 1.0) -> Series:

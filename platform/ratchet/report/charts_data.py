@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet.documents.heldout import Gamma
+from ratchet.documents.report import LOW_EDIT_DISTANCE, EditDistance, Report, SourceSummary
 from ratchet.reference.share import interval_of
 from ratchet.report.charts import Chart, colour_of
-from ratchet.report.data import LOW_EDIT_DISTANCE, EditDistance, Gamma, Report, Source
 from ratchet.report.figures import NO_ERROR
 from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw, short
 
@@ -100,7 +101,7 @@ def edit_distances(report: Report) -> list[Chart]:
     """Histogram of normalised edit distance between chosen and rejected, one chart a source."""
     flagged = {source.name for _, source in report.low_distance}
 
-    def chart(number: int, source: Source, found: EditDistance) -> Chart:
+    def chart(number: int, source: SourceSummary, found: EditDistance) -> Chart:
         def paint(axes: Any) -> None:
             widths = [right - left for left, right in zip(found.edges[:-1], found.edges[1:], strict=True)]
             colour = WARN if source.name in flagged else MUTED

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ratchet.documents.report import Report
+from ratchet.documents.scores import Average, Score, SuiteScores, TaskScores
 from ratchet.reference.share import interval_of
 from ratchet.report.charts import Chart
-from ratchet.report.data import Report
 from ratchet.report.plots import MUTED, PAGE, RULE, axis_names, draw, legend, short, stage_colour
-from ratchet.report.scores_data import Average, Result, Score, Scores
 from ratchet.report.tables import colour_key, coloured
 from ratchet.report.tables_scores import direction, identity, unit_name
 
@@ -42,7 +42,7 @@ class Picture:
     records: tuple[str, ...]
 
 
-def tasks(report: Report, scores: Scores) -> Chart | None:
+def tasks(report: Report, scores: SuiteScores) -> Chart | None:
     """All tasks and averages that are shares, on one axis in per cent."""
     lines = []
     for suite in scores.suites:
@@ -60,7 +60,7 @@ def tasks(report: Report, scores: Scores) -> Chart | None:
     return _grouped(report, Picture("scores", caption, "%", lines, records))
 
 
-def others(report: Report, scores: Scores) -> list[Chart]:
+def others(report: Report, scores: SuiteScores) -> list[Chart]:
     """Each task that is no share, on an axis of its own: points, nats, perplexity."""
     made = []
     for number, (suite, task) in enumerate(scores.tasks):
@@ -74,7 +74,7 @@ def others(report: Report, scores: Scores) -> list[Chart]:
     return [one for one in made if one is not None]
 
 
-def mt_bench(report: Report, scores: Scores) -> list[Chart]:
+def mt_bench(report: Report, scores: SuiteScores) -> list[Chart]:
     """MT-Bench by category, one chart a task; also of other questions in its format (`mt_bench_format`)."""
     made = []
     for number, (suite, task) in enumerate(scores.tasks):
@@ -114,12 +114,12 @@ def _reach(one: Score | Average, factor: float) -> tuple[float, float] | None:
     return (1.96 * factor * one.standard_error,) * 2
 
 
-def _caption(label: str, results: Mapping[str, Result], *more: str) -> str:
+def _caption(label: str, results: Mapping[str, TaskScores], *more: str) -> str:
     says = [identity(one.settings) for one in results.values()]
     return ", ".join(dict.fromkeys(filter(None, (label, *says, *more))))
 
 
-def _records(results: Mapping[str, Result]) -> tuple[str, ...]:
+def _records(results: Mapping[str, TaskScores]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.record for one in results.values() if one.record))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet.documents.sweep import Point, SweepOutcome
 from ratchet.report.answers import cut
 from ratchet.report.charts import Chart
 from ratchet.report.plots import (
@@ -23,7 +24,6 @@ from ratchet.report.plots import (
     stage_colour,
 )
 from ratchet.report.sections import many
-from ratchet.report.sweep_data import Point, Sweep
 from ratchet.report.sweep_values import (
     Axis,
     axis_of,
@@ -46,12 +46,12 @@ MOST_NAMES = 40
 """Categories that a chart has lines for."""
 
 
-def leaders(sweep: Sweep) -> frozenset[str]:
+def leaders(sweep: SweepOutcome) -> frozenset[str]:
     """Return the ids of the best point, or of those of the front."""
     return frozenset([sweep.best] if sweep.best else [*sweep.tied, *(one.id for one in sweep.points if one.front)])
 
 
-def leading(sweep: Sweep) -> str:
+def leading(sweep: SweepOutcome) -> str:
     """Say what the leaders are."""
     return "the best point" if sweep.best else "the points of the tie" if sweep.tied else "the Pareto front"
 
@@ -68,7 +68,7 @@ def bars(point: Point, place: int) -> tuple[float, float]:
     return (0.0, 0.0) if found is None else reach(found)
 
 
-def parallel(sweep: Sweep) -> Chart | None:
+def parallel(sweep: SweepOutcome) -> Chart | None:
     """One axis a key and one an objective, one line a point, coloured by the first objective."""
     places = range(len(sweep.objectives))
     points = measured(sweep, *places)
@@ -123,7 +123,7 @@ def _height(axis: Axis, found: Any) -> float | None:
     return 1 - place if place is not None and axis.scale == "names" else place
 
 
-def _colours(sweep: Sweep) -> str:
+def _colours(sweep: SweepOutcome) -> str:
     by = f" in {cut(sweep.objectives[0].metric, 60)}" if len(sweep.objectives) > 1 else ""
     return f"The better{by}, the stronger the blue; orange with diamonds: {leading(sweep)}."
 
@@ -154,7 +154,7 @@ def _scale(axes: Any, x: int, rises: bool) -> None:
         axes.plot([x, x], [level / LEVELS, (level + 1) / LEVELS], color=colour, linewidth=5, solid_capstyle="butt")
 
 
-def pareto(sweep: Sweep) -> Chart | None:
+def pareto(sweep: SweepOutcome) -> Chart | None:
     """The first two objectives against each other, the third as colour; points of the front named."""
     places = range(len(sweep.objectives))
     points = measured(sweep, *places)
@@ -204,17 +204,17 @@ def pareto(sweep: Sweep) -> Chart | None:
     return Chart(svg, says, records(sweep, points))
 
 
-def _better(sweep: Sweep, place: int) -> str:
+def _better(sweep: SweepOutcome, place: int) -> str:
     one = sweep.objectives[place]
     return f"{one.metric} ({'higher' if one.mode == 'max' else 'lower'} is better)"
 
 
-def _name(sweep: Sweep, point: Point) -> str:
+def _name(sweep: SweepOutcome, point: Point) -> str:
     said = ", ".join(shown(point.values.get(key.key), key.kind, 20) for key in sweep.keys)
     return short(f"{point.id}: {said}", 34)
 
 
-def importance(sweep: Sweep) -> list[Chart]:
+def importance(sweep: SweepOutcome) -> list[Chart]:
     """The share of each objective's variation that each key explains, one chart an objective."""
     made, known = [], short_names([key.key for key in sweep.keys])
     for place, objective in enumerate(sweep.objectives):

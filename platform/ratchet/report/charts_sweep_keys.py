@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ratchet.documents.sweep import Key, Point, SweepOutcome
 from ratchet.report.answers import cut
 from ratchet.report.charts import Chart
 from ratchet.report.charts_sweep import BEST, DOT, MOST_NAMES, bars, leaders, leading, value
 from ratchet.report.plots import INK, RULE, axis_names, draw, short
-from ratchet.report.sweep_data import Key, Point, Sweep
 from ratchet.report.sweep_values import Axis, axis_of, measured, objective_axis, records
 from ratchet.report.sweep_words import plan_point
 
@@ -20,7 +20,7 @@ Dot = tuple[Point, float, float, tuple[float, float]]
 """A point, its place along and up, and how far its bar goes to each side."""
 
 
-def against_keys(sweep: Sweep, place: int) -> tuple[list[Chart], list[Chart]]:
+def against_keys(sweep: SweepOutcome, place: int) -> tuple[list[Chart], list[Chart]]:
     """Return an objective against each key, as (wide, small) charts; the wide ones have a line a category."""
     points = measured(sweep, place)
     wide: list[Chart] = []
@@ -33,11 +33,11 @@ def against_keys(sweep: Sweep, place: int) -> tuple[list[Chart], list[Chart]]:
     return wide, small
 
 
-def _caption(sweep: Sweep, place: int, axis: Axis) -> str:
+def _caption(sweep: SweepOutcome, place: int, axis: Axis) -> str:
     return f"{cut(sweep.objectives[place].metric, 60)} against {cut(axis.name, 60)}"
 
 
-def _upright_dots(sweep: Sweep, place: int, number: int, key: Key, axis: Axis) -> Chart:
+def _upright_dots(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -> Chart:
     points, goal = measured(sweep, place), objective_axis(sweep, place, errors=True)
     found = _spread(points, key, axis)
 
@@ -54,7 +54,7 @@ def _upright_dots(sweep: Sweep, place: int, number: int, key: Key, axis: Axis) -
     return Chart(svg, says, records(sweep, points))
 
 
-def _lines(sweep: Sweep, place: int, number: int, key: Key, axis: Axis) -> Chart:
+def _lines(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -> Chart:
     """Draw a line a category, those of the best points where they are many."""
     points, goal = measured(sweep, place), objective_axis(sweep, place, errors=True)
     where = {one.id: axis.place(one.values.get(key.key)) for one in points}
@@ -104,7 +104,7 @@ def _spread(points: Sequence[Point], key: Key, axis: Axis) -> list[tuple[Point, 
     return found
 
 
-def _draw_dots(axes: Any, sweep: Sweep, placed: Sequence[Dot], *, across: bool = False) -> None:
+def _draw_dots(axes: Any, sweep: SweepOutcome, placed: Sequence[Dot], *, across: bool = False) -> None:
     """Draw dots with their bars: the ordinary ones, then the best or the front over them, then the plan's own."""
     first, own = leaders(sweep), plan_point(sweep)
     for top in (False, True):
@@ -127,7 +127,7 @@ def _draw_dots(axes: Any, sweep: Sweep, placed: Sequence[Dot], *, across: bool =
             axes.plot(x, y, linestyle="", zorder=5, **around)
 
 
-def how_to_read(sweep: Sweep) -> str:
+def how_to_read(sweep: SweepOutcome) -> str:
     """Say what marks and bars of the scatter charts are."""
     own = " Square around: the plan's own values." if plan_point(sweep) else ""
     bar = "Bars: one standard error to each side, where there is one; of a share its exact 95 % interval."

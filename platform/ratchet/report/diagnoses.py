@@ -11,10 +11,10 @@ import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from ratchet.documents.report import Diagnosis, Report, SampledPrompt, StepSummary, WrittenAnswer
 from ratchet.pairs.checks import POLICY
 from ratchet.reference.share import interval_of
 from ratchet.report import figures as fig
-from ratchet.report.data import Diagnosis, Report, Sample, Step, Written
 from ratchet.report.pooled import Pooled, pooled
 
 COLLAPSED = 1.0
@@ -78,7 +78,7 @@ def preferring(report: Report, *, referring: bool = False) -> Iterator[tuple[str
     )
 
 
-def _ending(report: Report, steps: Iterable[Step]) -> Iterator[tuple[str, Pooled]]:
+def _ending(report: Report, steps: Iterable[StepSummary]) -> Iterator[tuple[str, Pooled]]:
     """Yield the last of each stage's `steps`, and its held-out figures where it has some."""
     for step in {step.stage: step for step in steps}.values():
         if (held := pooled(report, step.name)) is not None and held.pairs:
@@ -177,12 +177,12 @@ def repeats(text: str) -> bool:
     return len(line) > _SHORTEST_LOOP and 2 * longest > len(line)
 
 
-def unended(sample: Sample, one: Written) -> bool:
+def unended(sample: SampledPrompt, one: WrittenAnswer) -> bool:
     """Whether a model wrote as far as it could, and more than twice as many tokens as the chosen answer has."""
     return not one.ended and 2 * sample.chosen_tokens <= one.tokens
 
 
-def degenerate(sample: Sample, one: Written) -> str:
+def degenerate(sample: SampledPrompt, one: WrittenAnswer) -> str:
     """Return what is wrong with an answer as such, nothing where nothing is; a chosen answer may repeat itself too."""
     if not one.text.strip():
         return "is empty"
@@ -191,9 +191,9 @@ def degenerate(sample: Sample, one: Written) -> str:
     return "never ends" if unended(sample, one) else ""
 
 
-def written_by(report: Report) -> dict[str, list[tuple[Sample, Written]]]:
+def written_by(report: Report) -> dict[str, list[tuple[SampledPrompt, WrittenAnswer]]]:
     """Return what each model wrote, in the order of the samples."""
-    found: dict[str, list[tuple[Sample, Written]]] = {}
+    found: dict[str, list[tuple[SampledPrompt, WrittenAnswer]]] = {}
     for sample in report.samples:
         for one in sample.answers:
             found.setdefault(one.model, []).append((sample, one))
@@ -227,7 +227,7 @@ def _longer(report: Report) -> Iterator[Found]:
             yield model, {key: fig.number(value, 0) for key, value in numbers.items()} | {"first": first}
 
 
-def _sound(mine: list[tuple[Sample, Written]]) -> bool:
+def _sound(mine: list[tuple[SampledPrompt, WrittenAnswer]]) -> bool:
     return 2 * sum(bool(degenerate(sample, one)) for sample, one in mine) <= len(mine)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ratchet.report.data import Report, Step
+from ratchet.documents.report import Report, StepSummary
 from ratchet.report.plots import short
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 140, 46, 46, 30
@@ -105,13 +105,13 @@ def graph(report: Report) -> Graph | None:
     return Graph(tuple(nodes.values()), tuple(edges), width, height)
 
 
-def _parents(report: Report, step: Step) -> list[str]:
+def _parents(report: Report, step: StepSummary) -> list[str]:
     if not step.does.trains:
         return [report.last_step(name) for name in step.options.get("of", ())]
     return [step.start] if step.start else []
 
 
-def _detail(step: Step) -> str:
+def _detail(step: StepSummary) -> str:
     data = ", ".join(step.chunk)
     return step.kind if not (step.does.trains and data) else f"{step.kind} · {data}"
 

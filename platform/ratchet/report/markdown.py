@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from ratchet.report.data import Report
+from ratchet.documents.report import Report
 from ratchet.report.sections import facts, sections, sentence
 from ratchet.report.tables import Cell, Table, headline
 from ratchet.report.templates import Records

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratchet.documents.report import Report, StepSummary
 from ratchet.model.usage import load_line
-from ratchet.report.data import Report, Step
 from ratchet.report.tables import Column, Table, model_cell, row, table
 
 
@@ -25,9 +25,9 @@ def model_lines(report: Report) -> Iterator[str]:
         yield f"{'':<20} {_line(step)}"
 
 
-def _last(report: Report) -> list[Step]:
+def _last(report: Report) -> list[StepSummary]:
     return [step for step in report.steps if step.folder and step.name in report.final_models]
 
 
-def _line(step: Step) -> str:
+def _line(step: StepSummary) -> str:
     return load_line(step.folder, trust_remote_code=step.trust_remote_code)

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ratchet.documents.read import load_report, read_report
+from ratchet.documents.report import NAME, Report
 from ratchet.report import answers, tables
-from ratchet.report.data import Report
 from ratchet.report.diagnoses import diagnose
 from ratchet.report.graph import graph
 from ratchet.report.markdown import markdown
-from ratchet.report.read import NAME, load, read
 from ratchet.report.samples import first_samples
 from ratchet.report.sections import drawings, facts, sections, sentence
 from ratchet.report.templates import fill
+from ratchet.store.codec import to_values
 from ratchet.store.files import write_json, write_text
 
 
-def write_report(run_folder: Path, data: Mapping[str, Any]) -> tuple[Path, Report]:
+def write_report(run_folder: Path, report: Report) -> tuple[Path, Report]:
     """Write report.json, report.html and report.md into a run folder; return the page's path, and the report.
 
     Numbers that are not finite become null. Each file appears whole or not at all, the JSON first,
     so that `ratchet report` can make the others again. What the figures say (`report.diagnoses`) is found here.
-    Raises DataError where `data` is not what `report.data` describes, and StorageError.
+    Raises DataError where a value is not of its field's type, and StorageError.
     """
-    report = diagnosed(read(plain(data)))
-    write_json(run_folder / NAME, plain(data) | {"diagnoses": [dataclasses.asdict(one) for one in report.diagnoses]})
-    return _write(run_folder, report)[0], report
+    # The page is made of what the file will hold, so that it is the same when it is made again from the file.
+    made = diagnosed(read_report(to_values(report)))
+    write_json(run_folder / NAME, to_values(made))
+    return _write(run_folder, made)[0], made
 
 
 def rewrite_report(run_folder: Path) -> tuple[Path, Path]:
     """Write report.html and report.md again from report.json. Raises DataError, StorageError."""
-    return _write(run_folder, diagnosed(load(run_folder / NAME)))
+    return _write(run_folder, diagnosed(load_report(run_folder / NAME)))
 
 
 def diagnosed(report: Report) -> Report:
@@ -48,17 +47,6 @@ def _write(run_folder: Path, report: Report) -> tuple[Path, Path]:
     write_text(html, page(report))
     write_text(text, markdown(report))
     return html, text
-
-
-def plain(value: Any) -> Any:
-    """Return a document as JSON types, with null for numbers that are not finite, and no half characters."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, str):  # a model's answer may hold half a surrogate pair, which no file can
-        return value.encode("utf-8", "replace").decode("utf-8")
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def page(report: Report) -> str:

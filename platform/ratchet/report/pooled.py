@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from ratchet.report.data import HeldOut, Report
+from ratchet.documents.heldout import HeldOutScores
+from ratchet.documents.report import Report
 
 Mean = tuple[float | None, float | None]
 """A mean and its standard error, each None where there is none."""
@@ -45,7 +46,7 @@ def pooled(report: Report, model: str) -> Pooled | None:
     )
 
 
-def _pool(rows: list[HeldOut], key: str, error: str) -> Mean:
+def _pool(rows: list[HeldOutScores], key: str, error: str) -> Mean:
     known = [one for one in rows if getattr(one, key) is not None and one.pairs]
     if not known:
         return None, None

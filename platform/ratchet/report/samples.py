@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratchet.documents.report import Report, SampledPrompt, WrittenAnswer
 from ratchet.report.answers import cut
-from ratchet.report.data import Report, Sample, Written
 from ratchet.report.diagnoses import degenerate
 from ratchet.report.tables import Cell, Column, Table, model_cell, row, table
 
@@ -38,7 +38,9 @@ def sample_lines(report: Report) -> Iterator[str]:
             yield f"  {one.model:<18} {_line(one.text) or '(nothing)'}"
 
 
-def _table(report: Report, some: tuple[Sample, ...], most: int, note: str, *, chosen: bool = False) -> Table | None:
+def _table(
+    report: Report, some: tuple[SampledPrompt, ...], most: int, note: str, *, chosen: bool = False
+) -> Table | None:
     names = list(dict.fromkeys(one.model for sample in some for one in sample.answers))
     rows = []
     for sample in some:
@@ -52,7 +54,7 @@ def _table(report: Report, some: tuple[Sample, ...], most: int, note: str, *, ch
     return table([*columns, *([Column("chosen answer", text=True)] if chosen else [])], rows, note)
 
 
-def _cell(sample: Sample, one: Written | None, most: int) -> Cell:
+def _cell(sample: SampledPrompt, one: WrittenAnswer | None, most: int) -> Cell:
     if one is None:
         return Cell("")
     return Cell(cut(one.text, most) or "(nothing)", mark=degenerate(sample, one))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratchet.report.scores_data import Scores
+from ratchet.documents.scores import SuiteScores
 
 Plain = tuple[list[str], list[list[Any]]]
 """Column names, and rows of plain values."""
 
 
-def wandb_summary(scores: Scores, model: str) -> dict[str, float]:
+def wandb_summary(scores: SuiteScores, model: str) -> dict[str, float]:
     """Return a model's headline scores and averages, with their standard errors, in the unit of scores.json.
 
     `eval/<suite>/<task>` and `eval/<suite>/<task>_error`; what has no value is not there, nor is an error of 0, which
@@ -28,7 +28,7 @@ def wandb_summary(scores: Scores, model: str) -> dict[str, float]:
     return found
 
 
-def wandb_tables(scores: Scores, model: str) -> dict[str, Plain]:
+def wandb_tables(scores: SuiteScores, model: str) -> dict[str, Plain]:
     """Return a model's scores, differences, items without a verdict and answers: (columns, rows) by table name.
 
     A table without rows is not there.
@@ -42,7 +42,7 @@ def wandb_tables(scores: Scores, model: str) -> dict[str, Plain]:
     return {name: table for name, table in made.items() if table[1]}
 
 
-def _scores(scores: Scores, model: str) -> Plain:
+def _scores(scores: SuiteScores, model: str) -> Plain:
     columns = ["suite", "task", "score", "part", "value", "standard_error", "items", "unit", "note"]
     rows = [
         [one.suite, one.task, it.name, it.group, it.value, it.standard_error, it.count, it.unit, it.note]
@@ -58,7 +58,7 @@ def _scores(scores: Scores, model: str) -> Plain:
     return columns, rows
 
 
-def _differences(scores: Scores, model: str) -> Plain:
+def _differences(scores: SuiteScores, model: str) -> Plain:
     numbers = ["difference", "standard_error", "low", "high", "p", "p_holm"]
     rows = [
         [
@@ -73,7 +73,7 @@ def _differences(scores: Scores, model: str) -> Plain:
     return [*texts, *numbers, "verdict", "items", "clusters", "note"], rows
 
 
-def _problems(scores: Scores, model: str) -> Plain:
+def _problems(scores: SuiteScores, model: str) -> Plain:
     rows = [
         [one.suite, one.task, reason, count]
         for one in scores.results
@@ -83,7 +83,7 @@ def _problems(scores: Scores, model: str) -> Plain:
     return ["suite", "task", "reason", "items"], rows
 
 
-def _answers(scores: Scores, model: str) -> Plain:
+def _answers(scores: SuiteScores, model: str) -> Plain:
     metrics = list(dict.fromkeys(name for one in scores.answers if model in one.by for name in one.by[model].values))
     rows = [
         [

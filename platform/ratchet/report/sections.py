@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ratchet.documents.report import Report
 from ratchet.report import charts, charts_data, tables, tables_data, tables_effect, tables_engine
-from ratchet.report.data import Report
 from ratchet.report.models import models
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.samples import samples

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ratchet.documents.report import Report
 from ratchet.report import charts_scores, tables_scores, tables_settings
-from ratchet.report.data import Report
 from ratchet.report.parts import Drawings, Section, section
 
 HOW_TO_READ = (

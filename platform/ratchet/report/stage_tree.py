@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from ratchet.documents.sweep import Point, SweepOutcome, SweepStage, TrialOutcome
 from ratchet.report import figures as fig
 from ratchet.report.plots import short
 from ratchet.report.sections import many
-from ratchet.report.sweep_data import Point, Stage, Sweep, Trial
 from ratchet.report.sweep_values import decimals, ordered, result_of
 from ratchet.report.sweep_words import told
 from ratchet.track.progress import duration
@@ -72,7 +72,7 @@ class Tree:
     levels: int
 
 
-def stage_tree(sweep: Sweep) -> Tree | None:
+def stage_tree(sweep: SweepOutcome) -> Tree | None:
     """Lay out a sweep's stages, or return None where none was trained.
 
     A stage stands one column to the right of what it starts from. The first of several keeps its row, the others
@@ -82,14 +82,14 @@ def stage_tree(sweep: Sweep) -> Tree | None:
         return None
     rank = {point.id: index for index, point in enumerate(ordered(sweep))}
     goodness = {trial.id: rank[trial.point] for trial in sweep.trials}
-    below: dict[str | None, list[Stage]] = {}
+    below: dict[str | None, list[SweepStage]] = {}
     for one in sorted(sweep.stages, key=lambda it: min((goodness[name] for name in it.trials), default=len(rank))):
         below.setdefault(one.start, []).append(one)
     kept, levels = _kept(below)
     return _Layout(sweep, below, kept).tree(len(sweep.stages) - len(kept), levels)
 
 
-def _kept(below: Mapping[str | None, Sequence[Stage]]) -> tuple[set[str], int]:
+def _kept(below: Mapping[str | None, Sequence[SweepStage]]) -> tuple[set[str], int]:
     """Return the stages to draw, level by level until MOST_NODES, and how many levels are whole."""
     kept: set[str] = set()
     levels, level = 0, list(below.get(None, ()))
@@ -103,7 +103,7 @@ def _kept(below: Mapping[str | None, Sequence[Stage]]) -> tuple[set[str], int]:
     return kept, levels
 
 
-def _end(sweep: Sweep, trial: Trial) -> str:
+def _end(sweep: SweepOutcome, trial: TrialOutcome) -> str:
     """Return the stage that a trial's first objective is of, as far as it came: its last step, else its last of all."""
     names = {stage.id: stage.name for stage in sweep.stages}
     wanted = sweep.objectives[0].metric.split("/")[0]
@@ -114,13 +114,13 @@ def _end(sweep: Sweep, trial: Trial) -> str:
 class _Layout:
     """Places boxes from the top down; `y` is where the next row begins."""
 
-    def __init__(self, sweep: Sweep, below: Mapping[str | None, Sequence[Stage]], kept: set[str]) -> None:
+    def __init__(self, sweep: SweepOutcome, below: Mapping[str | None, Sequence[SweepStage]], kept: set[str]) -> None:
         self.sweep, self.below, self.kept = sweep, below, kept
         self.points = {point.id: point for point in sweep.points}
         self.numbers = {trial.id: trial.number for trial in sweep.trials}
         winners = {sweep.best} if sweep.best else {point.id for point in sweep.points if point.front} | {*sweep.tied}
         self.winning = {trial.id for trial in sweep.trials if trial.point in winners}
-        self.ending: dict[str, list[Trial]] = {}
+        self.ending: dict[str, list[TrialOutcome]] = {}
         for trial in sweep.trials:
             if trial.steps:
                 self.ending.setdefault(_end(sweep, trial), []).append(trial)
@@ -147,7 +147,7 @@ class _Layout:
             y += _LINE + _GAP_Y
         return y
 
-    def _place(self, stage: Stage, parent: Node, y: int) -> int:
+    def _place(self, stage: SweepStage, parent: Node, y: int) -> int:
         best = bool(self.winning & set(stage.trials))
         maker = self.numbers.get(stage.made_by)
         by = f"by trial {maker}" if maker is not None else "made before"
@@ -163,7 +163,7 @@ class _Layout:
         below = self._children(stage.id, node, below if self.ending.get(stage.id) else y)
         return max(below, y + _HEIGHT + _GAP_Y)
 
-    def _leaf(self, stage: Stage, node: Node, y: int) -> int:
+    def _leaf(self, stage: SweepStage, node: Node, y: int) -> int:
         """Name the trials that end with a stage, a line a point; return where the next row begins."""
         ending = self.ending.get(stage.id, [])
         if not ending:
@@ -179,7 +179,7 @@ class _Layout:
         self.leaves.append(Leaf(node.x + _WIDTH + 12, y, tuple(lines), detail, best))
         return y + max(_HEIGHT, _LINE * len(lines) + 4) + _GAP_Y
 
-    def _said(self, point: Point, trials: Sequence[Trial]) -> list[str]:
+    def _said(self, point: Point, trials: Sequence[TrialOutcome]) -> list[str]:
         """Return a point's result here (of its one trial where only one of several ends here), and its name."""
         whole = len(trials) == sum(trial.point == point.id for trial in self.sweep.trials)
         results = []
@@ -204,7 +204,7 @@ class _Layout:
         return [short(f"{star}{', '.join(results) or status}", 32), short(name, 38)]
 
 
-def _names(stage: Stage) -> str:
+def _names(stage: SweepStage) -> str:
     return ", ".join(stage.trials[:8]) + (f" and {len(stage.trials) - 8} more" if len(stage.trials) > 8 else "")
 
 

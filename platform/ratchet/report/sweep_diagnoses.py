@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
+from ratchet.documents.report import Diagnosis
+from ratchet.documents.sweep import SweepOutcome, TrialOutcome
 from ratchet.report import figures as fig
-from ratchet.report.data import Diagnosis
-from ratchet.report.sweep_data import Sweep, Trial
 
 NAMED = 8
 """Points of a tie that are named."""
@@ -21,12 +21,12 @@ class Rule:
 
     name: str
     grave: bool
-    test: Callable[[Sweep], Iterator[Mapping[str, str]]]
+    test: Callable[[SweepOutcome], Iterator[Mapping[str, str]]]
     says: str
     do: str
 
 
-def diagnose(sweep: Sweep) -> tuple[Diagnosis, ...]:
+def diagnose(sweep: SweepOutcome) -> tuple[Diagnosis, ...]:
     """Return what the figures of a sweep say, in the order of `RULES`."""
     return tuple(
         Diagnosis(rule.name, sweep.name, rule.grave, rule.says.format(**words), rule.do.format(**words))
@@ -35,7 +35,7 @@ def diagnose(sweep: Sweep) -> tuple[Diagnosis, ...]:
     )
 
 
-def common_reason(trials: list[Trial]) -> tuple[str, int]:
+def common_reason(trials: list[TrialOutcome]) -> tuple[str, int]:
     """Return the reason that most of these failed trials share, as the first of them has it, and how many do.
 
     Reasons are alike where they differ in numbers, pairs and places alone.
@@ -50,31 +50,31 @@ def _kind(reason: str) -> str:
     return re.sub(r"[\d.,+-]+(e[+-]?\d+)?", "0", what)
 
 
-def failed(sweep: Sweep) -> list[Trial]:
+def failed(sweep: SweepOutcome) -> list[TrialOutcome]:
     """Return the trials that failed, in the order in which they were chosen."""
     return [trial for trial in sweep.trials if trial.status == "failed"]
 
 
-def _words(trials: list[Trial], of: int) -> dict[str, str]:
+def _words(trials: list[TrialOutcome], of: int) -> dict[str, str]:
     reason, count = common_reason(trials)
     what, _, fix = reason.partition("\n")
     told = f"{count} of them of this: " if count > 1 else "the first of this: "
     return {"failed": str(len(trials)), "of": str(of), "reason": told + what, "fix": " ".join(fix.split()) or "see it"}
 
 
-def _nothing(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+def _nothing(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
     bad, ended = failed(sweep), [trial for trial in sweep.trials if trial.status != "unfinished"]
     if bad and not any(trial.status == "finished" for trial in sweep.trials) and len(ended) == len(sweep.trials):
         yield _words(bad, len(sweep.trials))
 
 
-def _some_failed(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+def _some_failed(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
     bad = failed(sweep)
     if bad and any(trial.status == "finished" for trial in sweep.trials):
         yield _words(bad, len(sweep.trials))
 
 
-def _tie(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+def _tie(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
     if sweep.tied:
         names = ", ".join(sweep.tied[:NAMED]) + (" and more" if len(sweep.tied) > NAMED else "")
         value = next(point.results[0].value for point in sweep.points if point.id == sweep.tied[0])
@@ -87,7 +87,7 @@ def _tie(sweep: Sweep) -> Iterator[Mapping[str, str]]:
         }
 
 
-def _close(sweep: Sweep) -> Iterator[Mapping[str, str]]:
+def _close(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
     same = [one for one in sweep.comparisons if not one.shown]
     if sweep.best is not None and same:
         others = len(sweep.comparisons)

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import posixpath
 import shlex
 import urllib.parse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.read import load_sweep, read_sweep
+from ratchet.documents.sweep import NAME, SweepOutcome
 from ratchet.report import charts_sweep as charts
 from ratchet.report import tables_sweep as tables
 from ratchet.report.answers import cut
 from ratchet.report.charts import Chart
 from ratchet.report.charts_sweep_keys import against_keys, how_to_read
 from ratchet.report.markdown import escape, fenced, render
-from ratchet.report.page import plain
 from ratchet.report.parts import Drawings, Section, section
-from ratchet.report.read import read_document, read_sweep
 from ratchet.report.sections import many
 from ratchet.report.stage_tree import Tree, stage_tree
-from ratchet.report.sweep_data import NAME, Sweep
 from ratchet.report.sweep_values import measured
 from ratchet.report.sweep_words import lead, overrides, saved, wanted, winner
 from ratchet.report.templates import Records, fill
+from ratchet.store.codec import to_values
 from ratchet.store.files import write_text
 from ratchet.track.wandb import flatten
 
@@ -32,13 +32,13 @@ LONGEST_TEXT = 20_000
 """Characters of a plan or a space on the page; the files themselves lie beside it."""
 
 
-def write_sweep_page(folder: Path, document: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write sweep.html and sweep.md into a sweep's folder from the values of its sweep.json; return both.
+def write_sweep_page(folder: Path, outcome: SweepOutcome) -> tuple[Path, Path]:
+    """Write sweep.html and sweep.md into a sweep's folder; return both.
 
     Numbers that are not finite count as none. Each file appears whole or not at all. Raises DataError where
-    `document` is not what `report.sweep_data` describes, and StorageError.
+    parts of the sweep name what is not there, and StorageError.
     """
-    sweep = read_sweep(plain(document))
+    sweep = read_sweep(to_values(outcome))
     html, text = folder / "sweep.html", folder / "sweep.md"
     write_text(html, sweep_page(sweep))
     write_text(text, sweep_markdown(sweep))
@@ -47,10 +47,10 @@ def write_sweep_page(folder: Path, document: Mapping[str, Any]) -> tuple[Path, P
 
 def rewrite_sweep_page(folder: Path) -> tuple[Path, Path]:
     """Write sweep.html and sweep.md again from sweep.json. Raises DataError, StorageError."""
-    return write_sweep_page(folder, read_document(folder / NAME, "run the sweep again: it writes it anew"))
+    return write_sweep_page(folder, load_sweep(folder / NAME))
 
 
-def sweep_page(sweep: Sweep) -> str:
+def sweep_page(sweep: SweepOutcome) -> str:
     """Return a sweep as one self-contained HTML page."""
     drawn = drawings(sweep)
     tree = stage_tree(sweep)
@@ -75,7 +75,7 @@ def sweep_page(sweep: Sweep) -> str:
     )
 
 
-def sweep_markdown(sweep: Sweep) -> str:
+def sweep_markdown(sweep: SweepOutcome) -> str:
     """Return a sweep as GitHub-flavoured Markdown; the last column of a table numbers its records."""
     records = Records()
     wishes = "; ".join(map(wanted, sweep.objectives))
@@ -97,7 +97,7 @@ def sweep_markdown(sweep: Sweep) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def link(sweep: Sweep, path: str) -> str:
+def link(sweep: SweepOutcome, path: str) -> str:
     """Return a path below the storage root as a link from the sweep's folder, which lies in `sweeps` there."""
     home = f"sweeps/{sweep.name}"
     there = posixpath.relpath(f"/{path}", f"/{home}")
@@ -111,7 +111,7 @@ def left_out(tree: Tree | None) -> str:
     return f"{many(tree.left_out, 'stage')} are left out: {len(tree.nodes) - 1} stages of the first levels are shown."
 
 
-def facts(sweep: Sweep) -> list[tuple[str, str]]:
+def facts(sweep: SweepOutcome) -> list[tuple[str, str]]:
     """What the sweep was made with, and the command that makes it again."""
     words = [f"sweeps/{sweep.name}/{name}" for name in ("plan.yaml", "space.yaml")]
     words += [word for one in overrides(sweep) for word in ("--set", one)]
@@ -121,7 +121,8 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("to repeat", f"ratchet sweep {shlex.join(words)}"),
         ("files", "both lie beside this page; the paths are below the storage root"),
     ]
-    for name, values in (("machine", sweep.hardware), ("versions", sweep.versions)):
+    machine = dataclasses.asdict(sweep.hardware) if sweep.hardware else {}
+    for name, values in (("machine", machine), ("versions", sweep.versions)):
         said = ", ".join(f"{key} {_plainly(value)}" for key, value in flatten(dict(values)).items())
         found += [(name, cut(said, 2000))] if said else []
     return found
@@ -131,7 +132,7 @@ def _plainly(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def sections(sweep: Sweep) -> list[Section]:
+def sections(sweep: SweepOutcome) -> list[Section]:
     """Return the page's sections in order, with their tables; some have only drawings, or nothing."""
     return [
         section("points", "Points, best first", "", tables.ranked(sweep), tables.ended(sweep), tables.trials(sweep)),
@@ -143,7 +144,7 @@ def sections(sweep: Sweep) -> list[Section]:
     ]
 
 
-def _importance(sweep: Sweep) -> str:
+def _importance(sweep: SweepOutcome) -> str:
     if not sweep.importance:
         return ""
     found = [len(measured(sweep, place)) for place in range(len(sweep.objectives))]
@@ -156,7 +157,7 @@ def _importance(sweep: Sweep) -> str:
     )
 
 
-def drawings(sweep: Sweep) -> dict[str, Drawings]:
+def drawings(sweep: SweepOutcome) -> dict[str, Drawings]:
     """Return each section's charts, by its key; a section without any is not there."""
     wide: list[Chart] = []
     small: list[Chart] = []

@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from ratchet.documents.sweep import Key, Objective, ObjectiveResult, Point, SweepOutcome, TrialOutcome
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
-from ratchet.report.sweep_data import Key, Objective, Point, Result, Sweep, Trial
 
 LONGEST = 60
 """Characters of a value or a name in a table."""
@@ -106,7 +106,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def axis_of(sweep: Sweep, key: Key, values: Iterable[Any], most: int = 24) -> Axis:
+def axis_of(sweep: SweepOutcome, key: Key, values: Iterable[Any], most: int = 24) -> Axis:
     """Return the axis of a key that `values` lie on: its own scale, wide enough for all of them."""
     name, values = short_names([one.key for one in sweep.keys])[key.key], list(values)
     numbers = [value for value in [*key.values, *values] if _is_number(value)]
@@ -124,7 +124,7 @@ def _apart(low: float, high: float, by: float) -> tuple[float, float]:
     return (low, high) if high > low else (low - by, high + by)
 
 
-def objective_axis(sweep: Sweep, place: int, *, errors: bool = False) -> Axis:
+def objective_axis(sweep: SweepOutcome, place: int, *, errors: bool = False) -> Axis:
     """Return the axis of an objective, with room around its values (and their errors)."""
     found = [one.results[place] for one in measured(sweep, place)]
     ends = [(one.value or 0.0, *(reach(one) if errors else (0.0, 0.0))) for one in found] or [(0.0, 0.0, 0.0)]
@@ -136,25 +136,25 @@ def objective_axis(sweep: Sweep, place: int, *, errors: bool = False) -> Axis:
     return Axis(sweep.objectives[place].metric, "line", low, high)
 
 
-def reach(found: Result) -> tuple[float, float]:
+def reach(found: ObjectiveResult) -> tuple[float, float]:
     """Return how far a result's bar goes below and above it: a share's interval, else its error, else nothing."""
     if found.value is not None and found.low is not None and found.high is not None:
         return found.value - found.low, found.high - found.value
     return (found.standard_error or 0.0,) * 2
 
 
-def result_of(point: Point, place: int) -> Result | None:
+def result_of(point: Point, place: int) -> ObjectiveResult | None:
     """Return a point's result for the objective of that place, where it has a value."""
     found = point.results[place] if place < len(point.results) else None
     return found if found is not None and found.value is not None else None
 
 
-def measured(sweep: Sweep, *places: int) -> list[Point]:
+def measured(sweep: SweepOutcome, *places: int) -> list[Point]:
     """Return the points with a value of each of these objectives, best first."""
     return [point for point in ordered(sweep) if all(result_of(point, place) for place in places)]
 
 
-def ordered(sweep: Sweep) -> list[Point]:
+def ordered(sweep: SweepOutcome) -> list[Point]:
     """Return all points: by rank; with several objectives the front first, each part by the first objective."""
 
     def key(point: Point) -> tuple[float, bool, bool, float]:
@@ -172,28 +172,28 @@ def goodness(axis: Axis, objective: Objective, value: float) -> float:
     return place if objective.mode == "max" else 1 - place
 
 
-def decimals(sweep: Sweep, place: int) -> int:
+def decimals(sweep: SweepOutcome, place: int) -> int:
     """Return how many decimals tell an objective's values apart."""
     values = [found.value for one in sweep.points if (found := result_of(one, place)) and found.value is not None]
     spread = (max(values) - min(values) if values else 0.0) or max(map(abs, values), default=0.0) or 1.0
     return min(6, max(2, fig.decimals_of(spread) + 1))
 
 
-def trials_of(sweep: Sweep) -> dict[str, list[Trial]]:
+def trials_of(sweep: SweepOutcome) -> dict[str, list[TrialOutcome]]:
     """Return each point's trials, in the order in which they were chosen."""
-    found: dict[str, list[Trial]] = {point.id: [] for point in sweep.points}
+    found: dict[str, list[TrialOutcome]] = {point.id: [] for point in sweep.points}
     for trial in sorted(sweep.trials, key=lambda one: one.number):
         found.setdefault(trial.point, []).append(trial)
     return found
 
 
-def records(sweep: Sweep, points: Sequence[Point], most: int = 12) -> tuple[str, ...]:
+def records(sweep: SweepOutcome, points: Sequence[Point], most: int = 12) -> tuple[str, ...]:
     """Return the trial folders that points' numbers come from; the sweep's document where they are many."""
     mine = trials_of(sweep)
     found = [trial.run for point in points for trial in mine[point.id] if trial.status in {"finished", "stopped"}]
     return tuple(dict.fromkeys(found)) if 0 < len(found) <= most else (document(sweep),)
 
 
-def document(sweep: Sweep) -> str:
+def document(sweep: SweepOutcome) -> str:
     """Return the path of the sweep's own document, which all numbers stand in."""
     return f"sweeps/{sweep.name}/sweep.json"

@@ -8,13 +8,13 @@ import math
 from collections import Counter
 from typing import Any
 
+from ratchet.documents.sweep import Objective, ObjectiveResult, Point, PointComparison, SweepOutcome, Value
 from ratchet.errors import PlanError
 from ratchet.plan.override import apply
 from ratchet.plan.reading import parse
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
 from ratchet.report.sections import many
-from ratchet.report.sweep_data import Comparison, Objective, Point, Result, Sweep, Value
 from ratchet.report.sweep_values import (
     decimals,
     measured,
@@ -51,7 +51,7 @@ class Difference:
         return "distinguishable at two standard errors"
 
 
-def difference(one: Result, other: Result) -> Difference | None:
+def difference(one: ObjectiveResult, other: ObjectiveResult) -> Difference | None:
     """Return `one` minus `other`, both errors taken as independent: √(a² + b²)."""
     if one.value is None or other.value is None:
         return None
@@ -62,17 +62,17 @@ def difference(one: Result, other: Result) -> Difference | None:
     return Difference(one.value - other.value, error, basis)
 
 
-def over(result: Result) -> str:
+def over(result: ObjectiveResult) -> str:
     """Say what a result's standard error is over."""
     return "over seeds" if result.of_seeds else "over items, not over seeds"
 
 
-def lead(sweep: Sweep) -> str:
+def lead(sweep: SweepOutcome) -> str:
     """Say in one sentence what ran."""
     return f"{many(len(sweep.points), 'point')}, {statuses(sweep)}: {duration(sweep.seconds)}."
 
 
-def statuses(sweep: Sweep) -> str:
+def statuses(sweep: SweepOutcome) -> str:
     """Count the trials by status."""
     counts = Counter(trial.status for trial in sweep.trials)
     parts = [f"{counts[one]:,} {one}" for one in ("finished", "stopped", "failed", "unfinished") if counts[one]]
@@ -85,7 +85,7 @@ def wanted(objective: Objective) -> str:
     return f"{cut(objective.metric, 80)} ({'higher' if objective.mode == 'max' else 'lower'} is better)"
 
 
-def saved(sweep: Sweep) -> str:
+def saved(sweep: SweepOutcome) -> str:
     """Say in one line what was not computed twice."""
     work = sweep.work
     found = f", {work.stages_found:,} found from before," if work.stages_found else ""
@@ -101,7 +101,7 @@ def saved(sweep: Sweep) -> str:
     return ", ".join(parts) + "."
 
 
-def where(sweep: Sweep, point: Point) -> str:
+def where(sweep: SweepOutcome, point: Point) -> str:
     """Name a point by its values, and its marks."""
     names = short_names([key.key for key in sweep.keys])
     said = [f"{names[key.key]} = {shown(point.values.get(key.key), key.kind)}" for key in sweep.keys]
@@ -109,7 +109,7 @@ def where(sweep: Sweep, point: Point) -> str:
     return f"{point.id} with {', '.join(said)}{marks}"
 
 
-def measure(sweep: Sweep, point: Point, place: int) -> str:
+def measure(sweep: SweepOutcome, point: Point, place: int) -> str:
     """Say a point's result with its error, and what that is over."""
     found = result_of(point, place)
     if found is None:
@@ -123,24 +123,24 @@ def measure(sweep: Sweep, point: Point, place: int) -> str:
     return f"{text} (standard error over {count})"
 
 
-def told(found: Result | Value, digits: int) -> str:
+def told(found: ObjectiveResult | Value, digits: int) -> str:
     """Return a result as a figure with its error, or with its interval where it is a share."""
     return fig.measured(found.value, found.standard_error, (found.low, found.high), digits)
 
 
-def finished(sweep: Sweep, seeds: int) -> str:
+def finished(sweep: SweepOutcome, seeds: int) -> str:
     """Return how many seeds of a point finished, and of how many where some planned ones did not."""
     seeds_planned = sweep.space.get("seeds")
     planned = len(seeds_planned) if isinstance(seeds_planned, list | tuple) else 0
     return f"{seeds} of {planned}" if seeds < planned else fig.count(seeds)
 
 
-def _seeds(sweep: Sweep, count: int) -> str:
+def _seeds(sweep: SweepOutcome, count: int) -> str:
     said = finished(sweep, count)
     return f"{said} seed{'' if said == '1' else 's'}"
 
 
-def winner(sweep: Sweep) -> list[str]:
+def winner(sweep: SweepOutcome) -> list[str]:
     """Say what is best and how sure that is: sentences, each a paragraph."""
     if len(sweep.objectives) > 1:
         return _front(sweep)
@@ -167,7 +167,7 @@ def winner(sweep: Sweep) -> list[str]:
     return [*said, _caution(sweep, best, others)]
 
 
-def _against(sweep: Sweep, best: Point, other: Point, who: str) -> str:
+def _against(sweep: SweepOutcome, best: Point, other: Point, who: str) -> str:
     said = f"{who} is {where(sweep, other)}: {measure(sweep, other, 0)}"
     found = next((one for one in sweep.comparisons if (one.point, one.other) == (best.id, other.id)), None)
     if found is not None:
@@ -180,7 +180,7 @@ def _against(sweep: Sweep, best: Point, other: Point, who: str) -> str:
     return f"{said}. Best minus this: {off}; {alone.verdict} ({alone.basis}, taken as independent)."
 
 
-def compared(found: Comparison, digits: int) -> str:
+def compared(found: PointComparison, digits: int) -> str:
     """Return a difference of two points with its interval, whether it differs from 0, and over what it is."""
     basis = {
         "pairs": f"over {found.count:,} pairs of both",
@@ -198,7 +198,7 @@ def compared(found: Comparison, digits: int) -> str:
     return f"{fig.signed(found.difference, digits)} ({ends}, 95 %); {verdict} ({basis}{p})"
 
 
-def _tie(sweep: Sweep, found: list[Point]) -> list[str]:
+def _tie(sweep: SweepOutcome, found: list[Point]) -> list[str]:
     same = [point for point in found if point.id in sweep.tied]
     said = [f"A tie: {len(same)} points came to the same, so that none is best."]
     said += [f"{where(sweep, point)}: {measure(sweep, point, 0)}." for point in same[:NAMED]]
@@ -208,7 +208,7 @@ def _tie(sweep: Sweep, found: list[Point]) -> list[str]:
     return [*said, "Name the one to promote, or aim at a metric that tells them apart, such as a margin."]
 
 
-def _caution(sweep: Sweep, best: Point, others: list[Point]) -> str:
+def _caution(sweep: SweepOutcome, best: Point, others: list[Point]) -> str:
     """Say how many points are as good as the best, and why its value flatters it."""
     first = best.results[0]
     if sweep.comparisons:
@@ -224,7 +224,7 @@ def _caution(sweep: Sweep, best: Point, others: list[Point]) -> str:
     return f"{said} An error from {first.seeds} seeds is itself rough." if first.seeds < 5 else said
 
 
-def _front(sweep: Sweep) -> list[str]:
+def _front(sweep: SweepOutcome) -> list[str]:
     places = range(len(sweep.objectives))
     found = [point for point in ordered(sweep) if any(result_of(point, place) for place in places)]
     front = [point for point in found if point.front]
@@ -257,7 +257,7 @@ def _alike(one: Point, other: Point) -> bool:
     return all(found and found.error is not None and abs(found.value) <= 2 * found.error for found in pairs)
 
 
-def overrides(sweep: Sweep) -> list[str]:
+def overrides(sweep: SweepOutcome) -> list[str]:
     """Return what the plan was changed by when the sweep was asked for: the `--set` lines at its head, each once.
 
     A plan that was a sweep's own copy has them twice when it was set again; of equal ones the last counts.
@@ -267,7 +267,7 @@ def overrides(sweep: Sweep) -> list[str]:
     return [one for n, one in enumerate(found, 1) if one not in found[n:]]
 
 
-def plan_point(sweep: Sweep) -> Point | None:
+def plan_point(sweep: SweepOutcome) -> Point | None:
     """Return the point that has the values that the plan itself has; None where none has, or the plan does not say.
 
     Its values are those with what was set when the sweep was asked for. A value that it leaves to its default is not

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ratchet.documents.report import Report, StepSummary
 from ratchet.report import figures as fig
-from ratchet.report.data import Report, Step
 from ratchet.report.pooled import pooled
 from ratchet.track.progress import duration
 
@@ -177,7 +177,7 @@ def chosen(report: Report) -> Table | None:
     return table(columns, rows, note)
 
 
-def end_of(step: Step, key: str) -> tuple[float | None, float | None]:
+def end_of(step: StepSummary, key: str) -> tuple[float | None, float | None]:
     """Return mean and standard error of a metric over the last tenth of a step's lines."""
     values = [value for _, value in step.series(key)]
     last = values[-max(1, len(values) // 10) :]
@@ -200,7 +200,7 @@ def _reach(steps: int) -> float:
     return statistics.NormalDist().inv_cdf(1 - 0.05 / (2 * max(1, steps)))
 
 
-def _option(step: Step, key: str) -> str:
+def _option(step: StepSummary, key: str) -> str:
     value: Any = step.options.get(key)
     return f"{value:g}" if isinstance(value, int | float) else fig.NONE
 

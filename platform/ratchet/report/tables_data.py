@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from ratchet.documents.report import LOW_EDIT_DISTANCE, Report
 from ratchet.report import figures as fig
-from ratchet.report.data import LOW_EDIT_DISTANCE, Report
 from ratchet.report.tables import Cell, Column, Row, Table, model_cell, row, table
 
 
@@ -189,7 +187,7 @@ def examples(report: Report) -> Table | None:
     """A few answers of the final models beside the source's own, cut to one line."""
     rows = [
         row(
-            [model_cell(report, model.model), one.task, _line(pair, "answer"), _line(pair, "chosen")],
+            [model_cell(report, model.model), one.task, _line(pair.answer), _line(pair.chosen)],
             one.record or model.record,
         )
         for model in report.evaluation
@@ -201,8 +199,8 @@ def examples(report: Report) -> Table | None:
     return table(columns, rows)
 
 
-def _line(pair: Mapping[str, str], key: str, most: int = 200) -> str:
-    text = " ".join(str(pair.get(key, "")).split())
+def _line(said: str, most: int = 200) -> str:
+    text = " ".join(said.split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ratchet.documents.report import Report
 from ratchet.report import figures as fig
-from ratchet.report.data import Report
 from ratchet.report.tables import Cell, Column, Table, model_cell, row, table
 
 

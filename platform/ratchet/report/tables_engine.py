@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ratchet.documents.report import Report
 from ratchet.report import figures as fig
-from ratchet.report.data import Report
 from ratchet.report.tables import Cell, Column, Table, model_cell, row, table
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ratchet.documents.report import Report
+from ratchet.documents.scores import Average, Comparison, Score, SuiteScores, TaskScores
 from ratchet.report import figures as fig
-from ratchet.report.data import Report
-from ratchet.report.scores_data import Average, Comparison, Result, Score, Scores
 from ratchet.report.tables import Cell, Column, Row, Table, colour_key, model_cell, row, table
 
 GROUPS_IN_SIGHT = 12
@@ -25,13 +25,13 @@ _IDENTITY = {
 VERDICTS = {"better": "▲ better", "worse": "▼ worse", "not shown": "· not shown"}
 
 
-def headlines(report: Report, scores: Scores) -> list[Table]:
+def headlines(report: Report, scores: SuiteScores) -> list[Table]:
     """Every model on every task and average, one table a suite."""
     made = (_headline(report, scores, suite) for suite in scores.suites)
     return [one for one in made if one is not None]
 
 
-def _headline(report: Report, scores: Scores, suite: str) -> Table | None:
+def _headline(report: Report, scores: SuiteScores, suite: str) -> Table | None:
     tasks = [task for of, task in scores.tasks if of == suite]
     averages = list(dict.fromkeys(one.name for one in scores.averages if one.suite == suite))
     columns, cells = [Column("model", text=True)], {name: [model_cell(report, name)] for name in scores.names}
@@ -60,7 +60,7 @@ def _headline(report: Report, scores: Scores, suite: str) -> Table | None:
     return table(columns, rows, note, scores.suite_name(suite))
 
 
-def _whole(results: Iterable[Result]) -> list[Score]:
+def _whole(results: Iterable[TaskScores]) -> list[Score]:
     """Return a task's headline, and what else is of the whole task by the same metric: MMLU has two means."""
     found: dict[str, Score] = {}
     for result in results:
@@ -82,7 +82,7 @@ def told(*parts: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _score_cell(result: Result | None, like: Score, measured_by: str, note: str = "") -> Cell:
+def _score_cell(result: TaskScores | None, like: Score, measured_by: str, note: str = "") -> Cell:
     """Show a model's score of the name and part that `like` has, and what the head does not say of it."""
     score = result.score(like.name, like.group) if result else None
     if result is None or score is None:
@@ -139,7 +139,7 @@ def _named(value: Any) -> str:
     return _named(named) if named else ", ".join(f"{key} {_named(one)}" for key, one in value.items())
 
 
-def _identities(scores: Scores, average: Average) -> str:
+def _identities(scores: SuiteScores, average: Average) -> str:
     results = (scores.of(average.suite, task).get(average.model) for task in average.of)
     return "; ".join(dict.fromkeys(identity(one.settings) for one in results if one and identity(one.settings)))
 
@@ -147,7 +147,7 @@ def _identities(scores: Scores, average: Average) -> str:
 # --- differences ---------------------------------------------------------------------------------
 
 
-def differences(report: Report, scores: Scores) -> Table | None:
+def differences(report: Report, scores: SuiteScores) -> Table | None:
     """Each model on each task against the base, and against the model before it."""
     found: dict[tuple[str, str, str, str], dict[str, Comparison]] = {}
     for one in scores.comparisons:
@@ -173,7 +173,7 @@ def differences(report: Report, scores: Scores) -> Table | None:
     return table([*columns, *then, Column("items")], rows, note)
 
 
-def _difference(report: Report, scores: Scores, sides: Mapping[str, Comparison]) -> Row:
+def _difference(report: Report, scores: SuiteScores, sides: Mapping[str, Comparison]) -> Row:
     one = next(iter(sides.values()))
     base = sides.get("base")
     made_from = next((model.before for model in scores.models if model.name == one.model), None)
@@ -212,7 +212,7 @@ def _change(change: float | None, error: float | None, low: float | None, high: 
     return fig.number(change) if error == 0 and low != high else fig.difference(change, error)
 
 
-def _about(scores: Scores, one: Comparison) -> tuple[str, str, list[str]]:
+def _about(scores: SuiteScores, one: Comparison) -> tuple[str, str, list[str]]:
     """Return a comparison's unit, what its numbers were measured by, and their records."""
     average = scores.average(one.model, one.suite, one.task) if one.average else None
     tasks = average.of if average else (one.task,)
@@ -229,7 +229,7 @@ def _about(scores: Scores, one: Comparison) -> tuple[str, str, list[str]]:
 # --- all scores ----------------------------------------------------------------------------------
 
 
-def details(report: Report, scores: Scores) -> list[Table]:
+def details(report: Report, scores: SuiteScores) -> list[Table]:
     """All scores of all models: a table of whole tasks for each suite, and one for each task that has parts."""
     made: list[Table | None] = []
     for suite in scores.suites:
@@ -239,7 +239,7 @@ def details(report: Report, scores: Scores) -> list[Table]:
     return [one for one in made if one is not None]
 
 
-def _whole_tasks(report: Report, scores: Scores, tasks: list[tuple[str, str]], title: str) -> Table | None:
+def _whole_tasks(report: Report, scores: SuiteScores, tasks: list[tuple[str, str]], title: str) -> Table | None:
     rows = []
     for task in tasks:
         results = scores.of(*task)
@@ -252,7 +252,7 @@ def _whole_tasks(report: Report, scores: Scores, tasks: list[tuple[str, str]], t
     return table(columns, rows, title=f"{title}, every score of whole tasks")
 
 
-def _parts(report: Report, results: Mapping[str, Result], label: str) -> Table | None:
+def _parts(report: Report, results: Mapping[str, TaskScores], label: str) -> Table | None:
     places = [place for place in _places(results) if place[1]]
     names = {name if name != part else "" for name, part in places}
     several = len(names) > 1
@@ -264,7 +264,7 @@ def _parts(report: Report, results: Mapping[str, Result], label: str) -> Table |
     return table(columns, rows, title=title, folded=len(places) > GROUPS_IN_SIGHT)
 
 
-def _places(results: Mapping[str, Result]) -> list[tuple[str, str]]:
+def _places(results: Mapping[str, TaskScores]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((one.name, one.group) for result in results.values() for one in result.scores))
 
 
@@ -273,7 +273,9 @@ def _models(report: Report, names: list[str]) -> list[Column]:
     return [Column("unit", text=True), *models, Column("items")]
 
 
-def _score_row(names: list[str], results: Mapping[str, Result], place: tuple[str, str], head: list[Cell | str]) -> Row:
+def _score_row(
+    names: list[str], results: Mapping[str, TaskScores], place: tuple[str, str], head: list[Cell | str]
+) -> Row:
     """Show one score of every model; items are a range where models differ in them."""
     known = [found for one in results.values() if (found := one.score(*place))]
     counts = sorted({one.count for one in known})

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from ratchet.documents.report import Report
+from ratchet.documents.scores import SuiteScores
 from ratchet.report import figures as fig
 from ratchet.report.answers import CUT, cut, values_text
-from ratchet.report.data import Report
-from ratchet.report.scores_data import Scores
 from ratchet.report.tables import Cell, Column, Table, colour_key, model_cell, row, table
 from ratchet.track.progress import duration
 from ratchet.track.wandb import flatten
@@ -18,7 +18,7 @@ ANSWERS_IN_MARKDOWN = 3
 """Answers of each task that the Markdown shows; the page has all."""
 
 
-def models(report: Report, scores: Scores) -> Table | None:
+def models(report: Report, scores: SuiteScores) -> Table | None:
     """What was evaluated, by its weights."""
     rows = [
         row(
@@ -31,7 +31,7 @@ def models(report: Report, scores: Scores) -> Table | None:
     return table([Column(name, text=True) for name in names], rows, "Weights: digest of the weights themselves.")
 
 
-def times(report: Report, scores: Scores) -> Table | None:
+def times(report: Report, scores: SuiteScores) -> Table | None:
     """How long each model took on each task."""
     rows = []
     for suite, task in scores.tasks:
@@ -47,7 +47,7 @@ def times(report: Report, scores: Scores) -> Table | None:
     return table(columns, rows, said, "Time of each task", folded=True)
 
 
-def settings(scores: Scores) -> list[Table]:
+def settings(scores: SuiteScores) -> list[Table]:
     """What decided the numbers of each task; a column for each model where they were not the same for all."""
     made = []
     for suite, task in scores.tasks:
@@ -74,7 +74,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in flatten(merged).items()}
 
 
-def problems(report: Report, scores: Scores) -> Table | None:
+def problems(report: Report, scores: SuiteScores) -> Table | None:
     """Items without a verdict: model, task, reason, how many."""
     rows = [
         row([model_cell(report, name), scores.label(suite, task), reason, fig.count(count)], result.record)
@@ -87,7 +87,7 @@ def problems(report: Report, scores: Scores) -> Table | None:
     return table([*texts, Column("items")], rows)
 
 
-def warnings(scores: Scores) -> list[str]:
+def warnings(scores: SuiteScores) -> list[str]:
     """What the tasks warn of, each once, with the models that it is said of where that is not all."""
     said: dict[tuple[str, str, str], list[str]] = {}
     for one in scores.results:
@@ -100,7 +100,7 @@ def warnings(scores: Scores) -> list[str]:
     return lines
 
 
-def answers(scores: Scores) -> Table | None:
+def answers(scores: SuiteScores) -> Table | None:
     """The first few answers of the first and the last model, cut short."""
     if not scores.answers or not scores.names:
         return None

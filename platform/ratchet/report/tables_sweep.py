@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ratchet.documents.sweep import Objective, Point, SweepOutcome, TrialOutcome
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
-from ratchet.report.sweep_data import Objective, Point, Sweep, Trial
 from ratchet.report.sweep_values import (
     LONGEST,
     decimals,
@@ -28,7 +28,7 @@ REASON = 300
 """Characters of a reason."""
 
 
-def ranked(sweep: Sweep) -> Table | None:
+def ranked(sweep: SweepOutcome) -> Table | None:
     """All points, best first; of many the best, the last and the marked ones."""
     own, mine, all_points = plan_point(sweep), trials_of(sweep), ordered(sweep)
     points = thinned(all_points, [one for one in all_points if one.marks or one is own or one.id == sweep.best])
@@ -72,7 +72,7 @@ def ranked(sweep: Sweep) -> Table | None:
     return table(columns, rows, _left_out(len(rows), len(all_points), "points", "the best, the last and the marked"))
 
 
-def _rank(sweep: Sweep, point: Point) -> str:
+def _rank(sweep: SweepOutcome, point: Point) -> str:
     return f"1 of {len(sweep.tied)} equal" if point.id in sweep.tied else fig.count(point.rank)
 
 
@@ -97,12 +97,12 @@ def _left_out(shown_rows: int, there: int, what: str, which: str) -> str:
     return f"{there - shown_rows:,} of {there:,} {what} are left out here ({which} are shown); sweep.json has all."
 
 
-def _numeric(sweep: Sweep, key: str) -> bool:
+def _numeric(sweep: SweepOutcome, key: str) -> bool:
     found = [point.values.get(key) for point in sweep.points]
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in found if one is not None)
 
 
-def _over(sweep: Sweep, place: int) -> str:
+def _over(sweep: SweepOutcome, place: int) -> str:
     """Say what most errors of an objective are over; those that differ say so in their cells."""
     found = [one for point in sweep.points if (one := result_of(point, place)) and one.standard_error is not None]
     if not found:
@@ -110,7 +110,7 @@ def _over(sweep: Sweep, place: int) -> str:
     return "over seeds" if 2 * sum(one.of_seeds for one in found) >= len(found) else "over items"
 
 
-def _result(sweep: Sweep, point: Point, place: int, usual: str) -> Cell | str:
+def _result(sweep: SweepOutcome, point: Point, place: int, usual: str) -> Cell | str:
     found = result_of(point, place)
     if found is None:
         return fig.NONE
@@ -119,14 +119,14 @@ def _result(sweep: Sweep, point: Point, place: int, usual: str) -> Cell | str:
     return Cell(told(found, decimals(sweep, place)), aside=aside)
 
 
-def _statuses(trials: Sequence[Trial]) -> str:
+def _statuses(trials: Sequence[TrialOutcome]) -> str:
     counts = {status: sum(one.status == status for one in trials) for status in dict.fromkeys(t.status for t in trials)}
     if list(counts.values()) == [len(trials)]:
         return next(iter(counts))
     return ", ".join(f"{count} {status}" for status, count in counts.items()) or fig.NONE
 
 
-def ended(sweep: Sweep) -> Table | None:
+def ended(sweep: SweepOutcome) -> Table | None:
     """Trials that failed, were stopped or are not finished, each with its reason."""
     bad = [one for status in ("failed", "stopped", "unfinished") for one in sweep.trials if one.status == status]
     points = {point.id: point for point in sweep.points}
@@ -150,7 +150,7 @@ def ended(sweep: Sweep) -> Table | None:
     return table(columns, rows, note, "Trials that did not finish")
 
 
-def trials(sweep: Sweep) -> Table | None:
+def trials(sweep: SweepOutcome) -> Table | None:
     """Every trial, in the order in which they were chosen."""
     rows = []
     for trial in sorted(sweep.trials, key=lambda one: one.number)[: 5 * MOST]:
@@ -177,7 +177,7 @@ def trials(sweep: Sweep) -> Table | None:
     return table(columns, rows, note.strip(), "Every trial", folded=True)
 
 
-def work(sweep: Sweep) -> Table | None:
+def work(sweep: SweepOutcome) -> Table | None:
     """What was computed, what would have been without sharing, and the share saved."""
     done = sweep.work
 
@@ -203,7 +203,7 @@ def work(sweep: Sweep) -> Table | None:
     return table(columns, rows, note)
 
 
-def importance(sweep: Sweep) -> Table | None:
+def importance(sweep: SweepOutcome) -> Table | None:
     """The share of each objective's variation that each key explains."""
     names = short_names([key.key for key in sweep.keys])
     rows = []
@@ -216,7 +216,7 @@ def importance(sweep: Sweep) -> Table | None:
     return table(columns, rows)
 
 
-def stages(sweep: Sweep) -> Table | None:
+def stages(sweep: SweepOutcome) -> Table | None:
     """Every trained stage, the most shared first."""
     runs = {trial.id: trial for trial in sweep.trials}
     found = sorted(sweep.stages, key=lambda one: -len(one.trials))

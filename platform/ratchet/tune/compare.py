@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ratchet.documents.sweep import Objective, ObjectiveResult, Point, PointComparison, TrialOutcome
 from ratchet.evaluate.statistics import FLIPS, NORMAL_95, normal_p, paired, t_p, t_reach
 from ratchet.plan.schema import Plan
 from ratchet.reference.store import Floats
-from ratchet.report.sweep_data import Comparison, Objective, Point, Result, Trial
 from ratchet.store.layout import Layout
 from ratchet.tune.pair_values import heldout_values
 from ratchet.tune.rank import best_of
@@ -21,8 +21,8 @@ _FLIPS_FOR_EACH, _MOST_FLIPS = 100, 100_000
 
 
 def compare(
-    layout: Layout, plan: Plan, points: Sequence[Point], trials: Sequence[Trial], objective: Objective
-) -> tuple[Comparison, ...]:
+    layout: Layout, plan: Plan, points: Sequence[Point], trials: Sequence[TrialOutcome], objective: Objective
+) -> tuple[PointComparison, ...]:
     """Return the first of the ranked points minus each other one. `layout` is of the storage root.
 
     Points with two or more seeds in common are set side by side seed by seed; points of one trial each, whose objective
@@ -54,11 +54,11 @@ def compare(
 def _compared(
     first: Point,
     other: Point,
-    own: Mapping[str, Sequence[Trial]],
+    own: Mapping[str, Sequence[TrialOutcome]],
     values: Mapping[str, Mapping[str, float] | None],
     metric: str,
     flips: int,
-) -> Comparison:
+) -> PointComparison:
     mine, theirs = own[first.id], own[other.id]
     seeds = [_by_seed(some, metric) for some in (mine, theirs)]
     shared = [seed for seed in seeds[0] if seed in seeds[1]]
@@ -71,33 +71,35 @@ def _compared(
     return _independent(first, other, first.results[0], other.results[0])
 
 
-def _by_seed(trials: Sequence[Trial], metric: str) -> dict[int | None, float]:
+def _by_seed(trials: Sequence[TrialOutcome], metric: str) -> dict[int | None, float]:
     found = {trial.seed: trial.metrics[metric].value for trial in trials if metric in trial.metrics}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def _over_seeds(first: Point, other: Point, differences: Floats) -> Comparison:
+def _over_seeds(first: Point, other: Point, differences: Floats) -> PointComparison:
     """Student's t over seeds; seeds that all differ by the same tell no error."""
     count, mean = len(differences), float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(count)
     reach = error * t_reach(count - 1)
     if not error:
-        return Comparison(first.id, other.id, mean, None, None, None, None, "seeds", count)
+        return PointComparison(first.id, other.id, mean, None, None, None, None, "seeds", count)
     p = t_p(mean / error, count - 1)
-    return Comparison(first.id, other.id, mean, error, mean - reach, mean + reach, p, "seeds", count)
+    return PointComparison(first.id, other.id, mean, error, mean - reach, mean + reach, p, "seeds", count)
 
 
 def _over_pairs(
     first: Point, other: Point, left: Mapping[str, float], right: Mapping[str, float], flips: int
-) -> Comparison:
+) -> PointComparison:
     ids = sorted(left)
     a, b = (np.array([side[one] for one in ids]) for side in (left, right))
     found = paired(a, b, ids, 0, flips=flips)
     error = found.standard_error or None
-    return Comparison(first.id, other.id, found.difference, error, found.low, found.high, found.p, "pairs", found.items)
+    return PointComparison(
+        first.id, other.id, found.difference, error, found.low, found.high, found.p, "pairs", found.items
+    )
 
 
-def _independent(first: Point, other: Point, one: Result, two: Result) -> Comparison:
+def _independent(first: Point, other: Point, one: ObjectiveResult, two: ObjectiveResult) -> PointComparison:
     difference = (one.value or 0.0) - (two.value or 0.0)
     errors = [error for error in (one.standard_error, two.standard_error) if error is not None]
     ends: tuple[float | None, float | None] = (None, None)
@@ -106,7 +108,7 @@ def _independent(first: Point, other: Point, one: Result, two: Result) -> Compar
         ends = (difference - NORMAL_95 * error, difference + NORMAL_95 * error)
     elif None not in {one.low, one.high, two.low, two.high}:
         ends = newcombe(_ends(one), _ends(two))
-    return Comparison(first.id, other.id, difference, error, *ends, _p_of(difference, ends), "independent", 0)
+    return PointComparison(first.id, other.id, difference, error, *ends, _p_of(difference, ends), "independent", 0)
 
 
 def _p_of(difference: float, ends: tuple[float | None, float | None]) -> float | None:
@@ -118,7 +120,7 @@ def _p_of(difference: float, ends: tuple[float | None, float | None]) -> float |
     return normal_p(NORMAL_95 * difference / reach) if reach else float(not difference)
 
 
-def _ends(one: Result) -> tuple[float, float, float]:
+def _ends(one: ObjectiveResult) -> tuple[float, float, float]:
     return one.value or 0.0, one.low or 0.0, one.high or 0.0
 
 
@@ -146,7 +148,7 @@ def _equal(value: float | None, best: float) -> bool:
     return value is not None and math.isclose(value, best, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def shares_of(trials: Sequence[Trial], metric: str) -> Iterator[bool]:
+def shares_of(trials: Sequence[TrialOutcome], metric: str) -> Iterator[bool]:
     """Yield of each trial with a value of a metric whether it is a share, which has the ends of an interval."""
     for trial in trials:
         if metric in trial.metrics and trial.metrics[metric].value is not None:

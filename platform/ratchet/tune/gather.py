@@ -1,4 +1,4 @@
-"""What came out of a sweep, from the files of its trials: `sweep.json` (report/sweep_data.py says what it holds)."""
+"""What came out of a sweep, from the files of its trials: `sweep.json` (documents/sweep.py says what it holds)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.report import Hardware
+from ratchet.documents.sweep import (
+    FORMAT,
+    NAME,
+    Importance,
+    Key,
+    Objective,
+    SweepOutcome,
+    SweepStage,
+    SweepWork,
+    TrialOutcome,
+    Value,
+)
 from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Distribution, Space
-from ratchet.report.sweep_data import NAME, Importance, Key, Objective, Stage, Sweep, Trial, Value, Work
 from ratchet.report.sweep_diagnoses import diagnose
+from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -23,7 +36,6 @@ from ratchet.tune.points import size_of, value_at
 from ratchet.tune.rank import points_of
 from ratchet.tune.trial import read_end, read_point
 
-FORMAT = 1
 _MOST_ORDERS = 24
 _END = "the trial's folder can be deleted: the trial is run again"
 
@@ -50,9 +62,9 @@ def gather(
     *,
     seconds: float = 0.0,
     marks: Mapping[str, Sequence[str]] | None = None,
-    hardware: Mapping[str, Any] | None = None,
+    hardware: Hardware | None = None,
     warnings: Sequence[str] = (),
-) -> Sweep:
+) -> SweepOutcome:
     """Return what the trials of a sweep have come to so far. `layout` is of the storage root.
 
     `marks` gives words to points by their id. A folder without point.json is no trial; one without trial.json is
@@ -70,7 +82,7 @@ def gather(
         for key, one in asked.space.keys.items()
     )
     same = tied(points)
-    made = Sweep(
+    made = SweepOutcome(
         format=FORMAT,
         name=asked.name,
         plan=asked.plan.name,
@@ -93,7 +105,7 @@ def gather(
         planned=asked.planned,
         seconds=round(seconds, 1),
         versions=versions(),
-        hardware=hardware or {},
+        hardware=hardware,
         plan_text=asked.plan_text,
         space_text=asked.space_text,
         warnings=tuple(warnings),
@@ -111,13 +123,13 @@ def _values(one: Distribution) -> tuple[Any, ...]:
     return tuple(value_at(one, index) for index in range(count)) if count <= _MOST_ORDERS else ()
 
 
-def write_sweep(folder: Path, document: Sweep) -> Path:
+def write_sweep(folder: Path, document: SweepOutcome) -> Path:
     """Write `sweep.json` into a sweep's folder, whole or not at all, and return its path. Raises StorageError."""
-    write_json(folder / NAME, dataclasses.asdict(document))
+    write_json(folder / NAME, to_values(document))
     return folder / NAME
 
 
-Found = tuple[Trial, Mapping[str, Any], Sequence[Mapping[str, Any]]]
+Found = tuple[TrialOutcome, Mapping[str, Any], Sequence[Mapping[str, Any]]]
 """A trial, its point's values, and its steps as its trial.json has them."""
 
 
@@ -139,7 +151,7 @@ def read_trials(layout: Layout, sweep: str) -> Iterator[Found]:
 
 def _trial(facts: Mapping[str, Any], folder: str) -> Found:
     steps = facts.get("steps", [])
-    trial = Trial(
+    trial = TrialOutcome(
         id=facts["trial"],
         number=facts["number"],
         point=facts["point_id"],
@@ -165,7 +177,7 @@ def _reason(reason: Mapping[str, Any] | None) -> str:
     return f"{said}\n{reason['fix']}" if reason.get("fix") else said
 
 
-def _stages(layout: Layout, sweep: str, found: Sequence[Found]) -> tuple[Stage, ...]:
+def _stages(layout: Layout, sweep: str, found: Sequence[Found]) -> tuple[SweepStage, ...]:
     """Return each distinct stage with the trials that have it, in the order in which trials first came to it."""
     here = _makers(layout, sweep, found)
     steps: dict[str, Mapping[str, Any]] = {}
@@ -177,7 +189,7 @@ def _stages(layout: Layout, sweep: str, found: Sequence[Found]) -> tuple[Stage, 
                 having.append(trial.id)
     told = ("name", "kind", "chunk", "start")
     return tuple(
-        Stage(
+        SweepStage(
             id=fp,
             trials=tuple(trials[fp]),
             made_by=here.get(fp, step["made_by"]),
@@ -209,7 +221,7 @@ def _cost(step: Mapping[str, Any]) -> dict[str, Any]:
     return counts | {key: float(step[key] or 0.0) for key in ("seconds", "reference_seconds")}
 
 
-def _work(layout: Layout, sweep: str, found: Sequence[Found]) -> Work:
+def _work(layout: Layout, sweep: str, found: Sequence[Found]) -> SweepWork:
     """Add up what this sweep made, once each, and what every trial would have made by itself.
 
     What was in the store before, of other runs and sweeps, is no work of this one. A reference pass counts as this
@@ -225,7 +237,7 @@ def _work(layout: Layout, sweep: str, found: Sequence[Found]) -> Work:
     own = [{name: one for step in mine for name, one in scored[step["id"]].items()} for _, _, mine in found]
     once = {name: one for fp in here for name, one in scored[fp].items()}
     costs, asked_costs = [_cost(distinct[fp]) for fp in here], [_cost(distinct[step["id"]]) for step in asked]
-    return Work(
+    return SweepWork(
         stages=len(here),
         stages_found=len(distinct) - len(here),
         stages_unshared=len(asked),

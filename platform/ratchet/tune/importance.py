@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.distributions import FloatDistribution
 
-from ratchet.report.sweep_data import Key, Point
+from ratchet.documents.sweep import Key, Point
 
 FEWEST = 4
 """Points below which nothing is said."""

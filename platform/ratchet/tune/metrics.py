@@ -6,14 +6,15 @@ A metric's name is `<stage>/<group>/<rest>`: `align/heldout/accuracy/slips`, `al
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
+from ratchet.documents.heldout import Estimate, HeldOutRow, ModelScores
+from ratchet.documents.scores import NAME, Average, Score, SuiteScores
 from ratchet.errors import CorruptError
 from ratchet.pipeline.graph import final_model, preference_sources, steps_of
 from ratchet.plan.load import PlannedSuite, planned_suites
@@ -22,10 +23,12 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, reads_reference, stage_kind, supervised, trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.share import error_of, exact_interval
+from ratchet.store.codec import from_values
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import read_metrics
 
+T = TypeVar("T")
 Found = tuple[float | None, float | None]
 """A value and its standard error, each None where there is none."""
 
@@ -182,24 +185,24 @@ class RunFiles:
         self._read: dict[Path, Any] = {}
         self._scores: dict[str, _Score] | None = None
 
-    def opposed(self, stage: str) -> dict[str, Any]:
+    def opposed(self, stage: str) -> dict[str, HeldOutRow]:
         """Return the held-out rows of a stage's last model against where the stage starts, by source."""
         path = self._layout.scores(self.folder.name, final_model(self.plan, stage))
-        document, opponent = self._json(path), _opponent(self.plan, stage)
+        document, opponent = self._document(ModelScores, path), _opponent(self.plan, stage)
         if document is None or opponent is None:
             return {}
-        with _shape_of(path):
-            # An outside reference may bear a stage's name; the stage's start comes after it.
-            return {row["source"]: row for row in document["heldout"] if row["against"] == opponent}
+        # An outside reference may have a stage's name; the stage's start comes after it.
+        return {row.source: row for row in document.heldout if row.against == opponent}
 
     def heldout(self, stage: str, rest: str) -> Found:
         """Return a held-out figure of one source, or of all of them together."""
         key, _, source = rest.partition("/")
         if key not in HELD_OUT:
             return NOTHING
-        with _shape_of(self._layout.scores(self.folder.name, final_model(self.plan, stage))):
-            rows = {of: row[key] for of, row in self.opposed(stage).items() if not source or of == source}
-            parts = [(one["mean"], one["standard_error"], one["count"]) for one in rows.values()]
+        rows: list[Estimate] = [
+            getattr(row, key) for of, row in self.opposed(stage).items() if not source or of == source
+        ]
+        parts = [(one.mean, one.standard_error, one.count) for one in rows]
         mean, error = pooled(parts)
         if error is None and key == "accuracy" and mean is not None:  # one source's pairs may all agree
             error = error_of(mean, sum(count for _, _, count in parts))
@@ -209,12 +212,12 @@ class RunFiles:
         """Return a share as how many of how many; None for a metric that is none."""
         key, _, source = rest.partition("/")
         if group == "heldout" and key == "accuracy":
-            rows = [row[key] for of, row in self.opposed(stage).items() if not source or of == source]
-            return sum(round(one["mean"] * one["count"]) for one in rows), sum(one["count"] for one in rows)
+            rows = [row.accuracy for of, row in self.opposed(stage).items() if not source or of == source]
+            return sum(round(one.mean * one.count) for one in rows), sum(one.count for one in rows)
         score = self._score(stage, rest) if group == "score" else None
-        if score is None or score.get("unit") != "share" or score["standard_error"] != 0:
+        if not isinstance(score, Score) or score.unit != "share" or score.standard_error != 0:
             return None
-        return (round(score["value"] * score["count"]), score["count"]) if score.get("count") else None
+        return (round(score.value * score.count), score.count) if score.value is not None and score.count else None
 
     def score(self, stage: str, rest: str) -> Found:
         """Return what stands for a task, or an average; items of a share that all agree tell no error."""
@@ -222,24 +225,21 @@ class RunFiles:
         if score is None:
             return NOTHING
         unanimous = self.counted(stage, "score", rest) is not None
-        return _finite(score["value"], None if unanimous else score["standard_error"])
+        return _finite(score.value, None if unanimous else score.standard_error)
 
-    def _score(self, stage: str, rest: str) -> Mapping[str, Any] | None:
+    def _score(self, stage: str, rest: str) -> Score | Average | None:
         """Return a task's headline score, or an average, as scores.json has it."""
         if self._scores is None:
             self._scores = _scores(planned_suites(self.plan))
-        path, asked = self.folder / "scores.json", self._scores.get(rest)
-        document = self._json(path)
+        path, asked = self.folder / NAME, self._scores.get(rest)
+        document = self._document(SuiteScores, path)
         if document is None or asked is None:
             return None
-        wanted = (final_model(self.plan, stage), asked.suite.name, asked.name)
-        with _shape_of(path):
-            if asked.average:
-                rows = [one for one in document["averages"] if (one["model"], one["suite"], one["name"]) == wanted]
-            else:
-                results = [one for one in document["results"] if (one["model"], one["suite"], one["task"]) == wanted]
-                rows = [one["scores"][0] for one in results]
-        return rows[0] if rows else None
+        model = final_model(self.plan, stage)
+        if asked.average:
+            return document.average(model, asked.suite.name, asked.name)
+        result = document.of(asked.suite.name, asked.name).get(model)
+        return result.headline if result else None
 
     def train(self, stage: str, rest: str) -> Found:
         """Return the last value of a key of the stage's last step."""
@@ -251,24 +251,16 @@ class RunFiles:
         lines = self._read[path]
         return _finite(lines[-1].get(rest), None) if lines else NOTHING
 
-    def _json(self, path: Path) -> Any:
+    def _document(self, kind: type[T], path: Path) -> T | None:
         if path not in self._read:
-            self._read[path] = read_json_or_none(path)
-        return self._read[path]
+            values = read_json_or_none(path)
+            fix = "delete the file; it will be made again"
+            self._read[path] = values and from_values(kind, values, where=str(path), fix=fix, error=CorruptError)
+        found: T | None = self._read[path]
+        return found
 
 
 def _finite(value: float | None, error: float | None) -> Found:
     if value is None or not math.isfinite(value):
         return NOTHING
     return float(value), float(error) if error is not None and math.isfinite(error) else None
-
-
-@contextlib.contextmanager
-def _shape_of(path: Path) -> Iterator[None]:
-    """Name the file whose keys are not those that are written there."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError) as error:
-        raise CorruptError(
-            f"not as it was written: {error!r}", where=str(path), fix="delete the file; it will be made again"
-        ) from error

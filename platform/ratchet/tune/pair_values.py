@@ -29,7 +29,7 @@ def heldout_values(folder: Path, plan: Plan, name: str) -> dict[str, float] | No
     for of, row in RunFiles(folder, plan).opposed(stage).items():
         if source and of != source:
             continue
-        folders = [Path(row[name]) for name in ("record", "against_record") if row.get(name)]
+        folders = [Path(record) for record in (row.record, row.against_record) if record]
         if len(folders) < 2 or any(sound_record(one) is None for one in folders):
             return None
         ids = ids_in(folders[0])

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import redact
+from ratchet.documents.read import read_scores
+from ratchet.documents.scores import NAME as SCORES
 from ratchet.errors import StoppedError
 from ratchet.pipeline.context import Trial
 from ratchet.pipeline.graph import chunk_names
 from ratchet.pipeline.runner import run_plan
-from ratchet.pipeline.scores_document import NAME as SCORES
 from ratchet.pipeline.stop import Stop
 from ratchet.pipeline.training import SLOTS
 from ratchet.store import warned
@@ -111,7 +112,7 @@ def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console, asked
     run_plan(task.plan, task.text, trial=Trial(task.sweep, follow, console, task.folder / STOP, check, asked))
     scores = read_json_or_none(task.folder / SCORES)
     if scores is not None:
-        send_scores(wandb, scores)
+        send_scores(wandb, read_scores(scores, where=str(task.folder / SCORES)))
     found = read_metrics_of(task.folder, task.plan, metric_names(task.plan))
     ends = ends_of(task.folder, task.plan, found)
     return {

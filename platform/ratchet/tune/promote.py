@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.sweep import ObjectiveResult, Point, SweepOutcome
 from ratchet.errors import PlanError, RunError
 from ratchet.plan.document import Document
 from ratchet.plan.load import plan_of
 from ratchet.plan.reading import read
 from ratchet.plan.schema import Plan
-from ratchet.report.sweep_data import Point, Result, Sweep
 from ratchet.store.files import write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.tune.rank import best_of
@@ -32,7 +32,7 @@ class Origin:
     command: str
 
 
-def winner(sweep: Sweep, point: str | None = None) -> Point:
+def winner(sweep: SweepOutcome, point: str | None = None) -> Point:
     """Return the point to promote: the best one, or the one whose id is `point`.
 
     Raises PlanError where the sweep has no such point, where with several objectives or in a tie none is named, and
@@ -61,7 +61,7 @@ def winner(sweep: Sweep, point: str | None = None) -> Point:
     return ranked[0]
 
 
-def _why_none(sweep: Sweep) -> str:
+def _why_none(sweep: SweepOutcome) -> str:
     if any(trial.status == "unfinished" for trial in sweep.trials) or not sweep.trials:
         return "run the sweep to its end first"
     return "all have ended, and running it again changes nothing: its page says why; --fresh tries the points again"
@@ -72,7 +72,7 @@ def promoted_name(plan: str, space: str) -> str:
     return f"{plan}-{space}"[:LONGEST_NAME].rstrip("-")
 
 
-def promote(document: Document, sweep: Sweep, point: Point, origin: Origin, jobs: Path) -> Path:
+def promote(document: Document, sweep: SweepOutcome, point: Point, origin: Origin, jobs: Path) -> Path:
     """Write a point of a sweep as a plan into `jobs`, and return its path.
 
     `document` is the sweep's plan with the point's values and the plan's own seeds. What the sweep promoted before
@@ -90,7 +90,7 @@ def promote(document: Document, sweep: Sweep, point: Point, origin: Origin, jobs
     return path
 
 
-def _refuse_other(path: Path, sweep: Sweep) -> None:
+def _refuse_other(path: Path, sweep: SweepOutcome) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -116,7 +116,7 @@ def _ordered(data: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _record(sweep: Sweep, point: Point, origin: Origin, path: Path) -> Iterator[str]:
+def _record(sweep: SweepOutcome, point: Point, origin: Origin, path: Path) -> Iterator[str]:
     """Yield the lines of the head comment that say how the plan was found."""
     yield f"of the plan {sweep.plan} over {', '.join(key.key for key in sweep.keys)}."
     yield ""
@@ -145,7 +145,7 @@ def _flow(value: Any) -> str:
     return in_yaml_block(value, width=10**6).strip()
 
 
-def _place(sweep: Sweep, point: Point) -> str:
+def _place(sweep: SweepOutcome, point: Point) -> str:
     known = sum(any(one.value is not None for one in other.results) for other in sweep.points)
     if len(sweep.objectives) > 1:
         front = sum(other.front for other in sweep.points)
@@ -155,7 +155,7 @@ def _place(sweep: Sweep, point: Point) -> str:
     return f"rank {point.rank} of {known} points with a result"
 
 
-def _told(result: Result, sweep: Sweep) -> str:
+def _told(result: ObjectiveResult, sweep: SweepOutcome) -> str:
     mode = next(one.mode for one in sweep.objectives if one.metric == result.metric)
     if result.value is None:
         return f"{result.metric} ({mode}): none"
@@ -173,7 +173,7 @@ def _runs(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
-def _seeds(sweep: Sweep, point: Point) -> str:
+def _seeds(sweep: SweepOutcome, point: Point) -> str:
     used = [trial.seed for trial in sweep.trials if trial.point == point.id and trial.status == "finished"]
     if None in used or not used:
         return "the plan's own"
@@ -181,7 +181,7 @@ def _seeds(sweep: Sweep, point: Point) -> str:
     return f"the plan's own here; the sweep ran the point with {listed}, so that this plan's run will differ a little"
 
 
-def _known(sweep: Sweep) -> str:
+def _known(sweep: SweepOutcome) -> str:
     shown = [one for one in sweep.points if one.front or one.id in sweep.tied] or best_of(sweep.points)[:10]
     lines = [f"  {one.id}  {'; '.join(_told(result, sweep) for result in one.results)}" for one in shown]
     title = "name one of the front" if any(one.front for one in shown) else "name one of these, best first"

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from ratchet.report.sweep_data import Objective, Point, Result, Trial, Value
+from ratchet.documents.sweep import Objective, ObjectiveResult, Point, TrialOutcome, Value
 
 
 def points_of(
-    trials: Sequence[Trial],
+    trials: Sequence[TrialOutcome],
     values: Mapping[str, Mapping[str, Any]],
     objectives: Sequence[Objective],
     marks: Mapping[str, Sequence[str]],
@@ -38,7 +38,7 @@ def points_of(
     )
 
 
-def _own(trials: Sequence[Trial], point: str) -> list[Trial]:
+def _own(trials: Sequence[TrialOutcome], point: str) -> list[TrialOutcome]:
     """Return the trials that stand for a point: those with a seed, where there are some, as the plan's own seed may be
     one of theirs.
     """
@@ -46,7 +46,7 @@ def _own(trials: Sequence[Trial], point: str) -> list[Trial]:
     return [trial for trial in mine if trial.seed is not None] or mine
 
 
-def _whole(trials: Sequence[Trial], objectives: Sequence[Objective], seeds: Sequence[int]) -> bool:
+def _whole(trials: Sequence[TrialOutcome], objectives: Sequence[Objective], seeds: Sequence[int]) -> bool:
     ended = all(
         trial.status == "finished" and trial.metrics.get(wanted.metric, Value(None)).value is not None
         for trial in trials
@@ -55,7 +55,7 @@ def _whole(trials: Sequence[Trial], objectives: Sequence[Objective], seeds: Sequ
     return ended and {*seeds} <= {trial.seed for trial in trials}
 
 
-def _result(trials: Sequence[Trial], metric: str) -> Result:
+def _result(trials: Sequence[TrialOutcome], metric: str) -> ObjectiveResult:
     """Return an objective at a point, over the seeds that finished and have a value.
 
     The error is the sample standard deviation of two or more seeds over √n; of a single one it is its own. Seeds of a
@@ -64,14 +64,14 @@ def _result(trials: Sequence[Trial], metric: str) -> Result:
     found = [trial.metrics.get(metric, Value(None)) for trial in trials if trial.status == "finished"]
     known = [(one.value, one.standard_error) for one in found if one.value is not None]
     if not known:
-        return Result(metric, None, None, 0, of_seeds=False)
+        return ObjectiveResult(metric, None, None, 0, of_seeds=False)
     if len(known) == 1:
-        return Result(metric, *known[0], 1, of_seeds=False, **_widest(found))
+        return ObjectiveResult(metric, *known[0], 1, of_seeds=False, **_widest(found))
     numbers = [value for value, _ in known]
     error = statistics.stdev(numbers) / math.sqrt(len(numbers))
     if not error and (ends := _widest(found)):
-        return Result(metric, numbers[0], None, len(numbers), of_seeds=True, **ends)
-    return Result(metric, statistics.fmean(numbers), error, len(numbers), of_seeds=True)
+        return ObjectiveResult(metric, numbers[0], None, len(numbers), of_seeds=True, **ends)
+    return ObjectiveResult(metric, statistics.fmean(numbers), error, len(numbers), of_seeds=True)
 
 
 def _widest(found: Sequence[Value]) -> dict[str, float]:
@@ -82,7 +82,7 @@ def _widest(found: Sequence[Value]) -> dict[str, float]:
 
 
 def _ranks(
-    results: Mapping[str, Sequence[Result]], numbers: Mapping[str, int], whole: Container[str], mode: str
+    results: Mapping[str, Sequence[ObjectiveResult]], numbers: Mapping[str, int], whole: Container[str], mode: str
 ) -> dict[str, int]:
     """Return ranks from 1, whole points first; of equal values the surer one comes first, then the one chosen first."""
 
@@ -97,7 +97,7 @@ def _ranks(
     return {point: rank for rank, point in enumerate(sorted(known, key=place), 1)}
 
 
-def pareto(results: Mapping[str, Sequence[Result]], objectives: Sequence[Objective]) -> set[str]:
+def pareto(results: Mapping[str, Sequence[ObjectiveResult]], objectives: Sequence[Objective]) -> set[str]:
     """Return the points that no other is as good as in all objectives and better than in one.
 
     Points without a value in some objective are neither on the front nor beat another.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import uuid
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.sweep import SweepOutcome
 from ratchet.errors import PlanError, RatchetError, RunError, StoppedError, StorageError, TrainingError
 from ratchet.model.digest import digest_model
 from ratchet.pairs.flow import pairs_identity
@@ -20,7 +20,6 @@ from ratchet.pipeline.summary import hardware
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.report.diagnoses import lines
-from ratchet.report.sweep_data import Sweep as Outcome
 from ratchet.report.sweep_page import write_sweep_page
 from ratchet.store import warned
 from ratchet.store.files import at_home, open_storage, storage_errors, write_json, write_text
@@ -51,7 +50,7 @@ _MOST_REFUSED = 100
 """Points in a row that the plan does not allow, after which a sweep gives up."""
 
 
-def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
+def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, SweepOutcome]:
     """Run a sweep to the end of its budget; return its page, and what came of it. One that was cut short goes on.
 
     Raises RunError where another process is at it, or its folder holds trials of another plan or
@@ -79,7 +78,7 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, Outcome]:
         return page, outcome
 
 
-def refuse_nothing(outcome: Outcome) -> None:
+def refuse_nothing(outcome: SweepOutcome) -> None:
     """Raise TrainingError where no trial of a sweep that is at its end has finished, with the reason of most."""
     for one in outcome.diagnoses:
         if one.grave:
@@ -294,7 +293,7 @@ def contents(plan: Plan) -> dict[str, Any]:
     return {"sources": sources, "model": digest_model(at_home(plan.model.path)) if plan.model.path else None}
 
 
-def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
+def write_page(sweep: Sweep, seconds: float) -> tuple[Path, SweepOutcome]:
     """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
     layout = layout_at(sweep.plan.cluster.storage)
     asked = Asked(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
@@ -304,11 +303,11 @@ def write_page(sweep: Sweep, seconds: float) -> tuple[Path, Outcome]:
         told = warned.on_page([], sweep.folder, runs=RUNS)
         document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware(), warnings=told)
         write_sweep(sweep.folder, document)
-        page, _ = write_sweep_page(sweep.folder, dataclasses.asdict(document))
+        page, _ = write_sweep_page(sweep.folder, document)
     return page, document
 
 
-def promote_point(sweep: Sweep, outcome: Outcome, point: str | None, jobs: Path, command: str) -> Path:
+def promote_point(sweep: Sweep, outcome: SweepOutcome, point: str | None, jobs: Path, command: str) -> Path:
     """Write the best point of a sweep, or the one whose id is `point`, as a plan into `jobs`, and return its path.
 
     Raises PlanError where there is no such point, RunError where another file has the name, StorageError.

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ratchet.documents.scores import Score
 from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.eq_bench import rules
 from ratchet.evaluate.eq_bench.files import Question, QuestionSet, read_questions
-from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, joined, unanimous, without_error
+from ratchet.evaluate.results import Item, TaskResult, count_problems, joined, unanimous, without_error
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ratchet.documents.scores import Score
 from ratchet.errors import PlanError, some
 from ratchet.evaluate.harness.figures import error_of_leaves, figure_of, is_finite, may_lack, value_of, why_lost
 from ratchet.evaluate.harness.requests import draws_from_questions
-from ratchet.evaluate.results import Item, Score, TaskResult, count_problems, joined, unanimous
+from ratchet.evaluate.results import Item, TaskResult, count_problems, joined, unanimous
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.plan.tasks import Harness
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ratchet.documents.scores import Score
 from ratchet.errors import ModelError, some
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import TOO_LONG as NOT_ASKED
@@ -21,7 +22,7 @@ from ratchet.evaluate.judges.kinds import judge_of
 from ratchet.evaluate.judges.verdicts import HIGHEST, LOWEST
 from ratchet.evaluate.mt_bench.files import WITH_REFERENCE, Question, QuestionSet, read_set
 from ratchet.evaluate.mt_bench.scores import METRIC, answer_line, item_id, judgment_line, scores_from
-from ratchet.evaluate.results import Item, Score, TaskResult, count_problems
+from ratchet.evaluate.results import Item, TaskResult, count_problems
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply

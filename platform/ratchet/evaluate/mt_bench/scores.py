@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ratchet.documents.scores import Score
 from ratchet.errors import DataError
 from ratchet.evaluate import statistics
 from ratchet.evaluate.judges.verdicts import read_as_fastchat, read_verdict
-from ratchet.evaluate.results import Item, Score, joined, without_error
+from ratchet.evaluate.results import Item, joined, without_error
 from ratchet.store.lines import json_rows
 
 MOST_MISSING = 0.05

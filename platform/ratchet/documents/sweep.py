@@ -11,9 +11,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ratchet.report.data import Diagnosis
+from ratchet.documents.report import Diagnosis, Hardware
 
 NAME = "sweep.json"
+FORMAT = 1
 Status = typing.Literal["finished", "stopped", "failed", "unfinished"]
 
 
@@ -51,7 +52,7 @@ class Value:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class TrialOutcome:
     """One run of the plan. `reason` says why it was stopped or failed; `steps` are the `stages` ids that it is made of,
     in order; `run` is its folder; `wandb` its run there, `<project>/<run id>`.
     """
@@ -70,7 +71,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class ObjectiveResult:
     """An objective at a point: the mean over the seeds that finished.
 
     `standard_error` is over seeds where two or more finished, else the trial's own over items; `of_seeds` tells. `low`
@@ -94,14 +95,14 @@ class Point:
 
     id: str
     values: Mapping[str, Any]
-    results: tuple[Result, ...]
+    results: tuple[ObjectiveResult, ...]
     rank: int | None
     front: bool
     marks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class SweepStage:
     """One trained (or merged) model of the sweep, which every trial with the same beginnings has.
 
     `id` is its fingerprint, `start` the id of the stage that it starts from (None: the plan's start model), `trials`
@@ -123,7 +124,7 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class SweepWork:
     """What this sweep computed, and what it would have if no trial had shared anything with another or an earlier run.
 
     `stages_found` were in the store before it and are no part of `stages`. A reference pass is one model over one
@@ -157,7 +158,7 @@ LEVEL = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class PointComparison:
     """The first point of the ranks minus another one, with the ends of the 95 % interval.
 
     `basis` says what is set against what: the same held-out `pairs`, the same `seeds`, or two results that are taken
@@ -184,7 +185,7 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
+class SweepOutcome:
     """A sweep and what came of it. `best` is a point's id, None with several objectives, none finished, or a tie.
 
     `tied` are the points that share the best value, where two or more do.
@@ -199,19 +200,19 @@ class Sweep:
     space: Mapping[str, Any]
     objectives: tuple[Objective, ...]
     keys: tuple[Key, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialOutcome, ...]
     points: tuple[Point, ...]
     best: str | None
-    stages: tuple[Stage, ...]
-    work: Work
+    stages: tuple[SweepStage, ...]
+    work: SweepWork
     importance: tuple[Importance, ...]
     planned: int | None = None
     seconds: float = 0.0
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    hardware: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    hardware: Hardware | None = None
     plan_text: str = ""
     space_text: str = ""
     warnings: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[PointComparison, ...] = ()
     diagnoses: tuple[Diagnosis, ...] = ()

@@ -1,23 +1,23 @@
 """What a report is made of: `report.json`, as frozen dataclasses.
 
 Log-probabilities are in nats, times in seconds, accuracies from 0 to 1; a number that does not
-exist is None. `record` is the path, relative to the storage root, of the file or folder that a
-row's numbers stand in.
+exist is None. `record` is the path, relative to the storage root, of the file or folder that holds a
+row's numbers. Fields stand in the order of the keys in the file; a field with a default may be absent there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ratchet.pairs.overlap import Overlap
+from ratchet.documents.heldout import Gamma, ModelEvaluation, Split
+from ratchet.documents.scores import SuiteScores
 from ratchet.plan.stage_kinds import stage_kind
 from ratchet.plan.stages import StageKind
-from ratchet.report.scores_data import Scores
 
+NAME = "report.json"
 LOW_EDIT_DISTANCE = 0.15
 """Median normalised edit distance below which plain DPO is known to lower the chosen answer too
 (Smaug, section 3: about 0.065 on MetaMath pairs, where DPO fails)."""
@@ -33,21 +33,25 @@ class Hardware:
     gpus: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokens:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceTokens:
     """A source as token ids under one length limit: rows kept and skipped by reason.
 
-    `longest_seen` is the most tokens of any of its pairs, those that were left out for it too.
+    `longest_seen` is the most tokens of any of its pairs, also of those that were left out because of it.
     """
 
     max_length: int
-    kept: int
     longest_seen: int | None = None
-    tokens_train: int | None = None
+    record: str = ""
+    read: int | None = None
+    train: int | None = None
+    heldout: int | None = None
+    kept: int
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    tokens_train: int | None = None
+    tokens_heldout: int | None = None
     trimmed: int = 0
     boundary_moved: int = 0
-    record: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +63,8 @@ class EditDistance:
     median: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceSummary:
     """One source: read = kept + skipped, kept = train + heldout."""
 
     name: str
@@ -71,37 +75,53 @@ class Source:
     heldout: int
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     record: str = ""
-    tokens: tuple[Tokens, ...] = ()
+    tokens: tuple[SourceTokens, ...] = ()
     edit_distance: EditDistance | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Difficulty:
-    """Reward accuracy of a chunk under the stage's start model; `position` is its turn, from 1."""
+class SourceOverlap:
+    """Distinct pairs and prompts of `left`'s train part that stand in `right`'s train part (or held-out part) too."""
+
+    left: str
+    right: str
+    pairs: int
+    prompts: int
+    held_out: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChunkDifficulty:
+    """Reward accuracy of a chunk under the stage's start model; `position` is its turn, from 1.
+
+    `accuracy_low` and `accuracy_high` are the ends of its exact 95 % interval.
+    """
 
     stage: str
     source: str
     accuracy: float | None
     standard_error: float | None
     pairs: int
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
     position: int | None = None
     record: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSummary:
     """One training or merging step. `stage` is the plan's stage that it belongs to.
 
     `folder` is where its model lies.
 
-    `history` are the lines of its metrics.jsonl. `options` are the settings that its numbers hang
-    on (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
+    `history` are the lines of its metrics.jsonl. `options` are the settings that decide its numbers
+    (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
     sources of its pairs, `start` and `reference` names of models (`base` or a step). `seconds` is the
     whole step, with the reference pass where the step made it itself (`reference_reused` is false);
     `train_seconds` its optimiser steps, `reference_seconds` what scoring the reference took when it
     was done, None where none was needed; `reference_agreement` is what a comparison of another engine
     with the trainer's showed (`reference.calibrate`), where there was one; `effect` what publishing kept.
-    Rates are of training.
+    Rates are of training. What only training has is None for a merge.
     """
 
     name: str
@@ -110,30 +130,30 @@ class Step:
     chunk: tuple[str, ...] = ()
     start: str | None = None
     reference: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    seconds: float | None = None
+    record: str = ""
+    folder: str = ""
+    trust_remote_code: bool = False
+    history: tuple[Mapping[str, Any], ...] = ()
     pairs: int | None = None
     epochs: float | None = None
     steps: int | None = None
-    seconds: float | None = None
+    workers: int | None = None
     train_seconds: float | None = None
-    reference_seconds: float | None = None
-    reference_pairs: int | None = None
-    reference_reused: bool | None = None
-    reference_engine: str | None = None
-    reference_agreement: Mapping[str, Any] | None = None
     pairs_per_second: float | None = None
     tokens_per_second: float | None = None
     peak_memory_mb: float | None = None
-    workers: int | None = None
     first_loss: float | None = None
     first_loss_expected: float | None = None
     first_loss_tolerance: float | None = None
     effect: Mapping[str, Any] | None = None
     resumed_from: int | None = None
-    record: str = ""
-    folder: str = ""
-    trust_remote_code: bool = False
-    history: tuple[Mapping[str, Any], ...] = ()
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reference_seconds: float | None = None
+    reference_pairs: int | None = None
+    reference_reused: bool | None = None
+    reference_engine: str | None = None
+    reference_agreement: Mapping[str, Any] | None = None
 
     @property
     def does(self) -> StageKind:
@@ -150,76 +170,7 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """A model on a source's held-out pairs, measured against the model named by `against`.
-
-    `margin` is h_w − h_l; the deltas are h_w and h_l, the mean log-ratios to `against`, in nats.
-    Each `…_error` is the standard error of the mean; `accuracy_low` and `accuracy_high` are the ends of the accuracy's
-    exact 95 % interval, whose error is None where all pairs agree. `chosen_per_token` is the mean of h_w a token.
-    """
-
-    source: str
-    reward_accuracy: float | None
-    standard_error: float | None
-    pairs: int
-    against: str | None = None
-    margin: float | None = None
-    margin_error: float | None = None
-    chosen_delta: float | None = None
-    chosen_delta_error: float | None = None
-    rejected_delta: float | None = None
-    rejected_delta_error: float | None = None
-    chosen_per_token: float | None = None
-    chosen_per_token_error: float | None = None
-    accuracy_low: float | None = None
-    accuracy_high: float | None = None
-    record: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ExactMatch:
-    """Share of `items` answered exactly as the chosen answer is.
-
-    `examples` are a few of them, each with `answer` (the model's) and `chosen` (the source's).
-    """
-
-    task: str
-    score: float | None
-    standard_error: float | None
-    items: int
-    record: str = ""
-    examples: tuple[Mapping[str, str], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Scores of one model: `base` or a step."""
-
-    model: str
-    heldout: tuple[HeldOut, ...] = ()
-    exact_match: tuple[ExactMatch, ...] = ()
-    record: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Gamma:
-    """Mean γ = logπ(w|x) − logπ(l|x) of a model (sDPO, Eq. 1).
-
-    `seen` marks memorisation: the model has trained on just these pairs.
-    """
-
-    model: str
-    source: str
-    mean: float | None
-    standard_error: float | None
-    pairs: int
-    split: typing.Literal["heldout", "train"] = "heldout"
-    seen: bool = False
-    record: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
+class WrittenAnswer:
     """What a model wrote to a prompt: `tokens` of it; `ended` where the model ended it before the limit."""
 
     model: str
@@ -229,20 +180,20 @@ class Written:
     record: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledPrompt:
     """A prompt of a source with its chosen answer, and what models wrote to it, the earliest model first.
 
     `limit` is the most tokens that a model might write. The pair was held out, or (`train`) nothing was.
     """
 
     source: str
-    split: typing.Literal["heldout", "train"]
-    prompt: str
+    split: Split
     chosen: str
     chosen_tokens: int
     limit: int
-    answers: tuple[Written, ...]
+    prompt: str
+    answers: tuple[WrittenAnswer, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +210,7 @@ class Diagnosis:
     do: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """All of report.json. `seconds` is the whole run; `resolved` and `plan_text` are the plan.
 
@@ -268,24 +219,24 @@ class Report:
     """
 
     plan: str
+    title: str = ""
     created: str
     ratchet: str
     commit: str
-    seconds: float
-    title: str = ""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     plan_text: str = ""
     hardware: Hardware | None = None
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    sources: tuple[Source, ...] = ()
-    overlap: tuple[Overlap, ...] = ()
-    difficulty: tuple[Difficulty, ...] = ()
-    steps: tuple[Step, ...] = ()
-    evaluation: tuple[Evaluation, ...] = ()
+    seconds: float
+    sources: tuple[SourceSummary, ...] = ()
+    overlap: tuple[SourceOverlap, ...] = ()
+    difficulty: tuple[ChunkDifficulty, ...] = ()
+    steps: tuple[StepSummary, ...] = ()
+    evaluation: tuple[ModelEvaluation, ...] = ()
     gamma: tuple[Gamma, ...] = ()
-    scores: Scores | None = None
     warnings: tuple[str, ...] = ()
-    samples: tuple[Sample, ...] = ()
+    scores: SuiteScores | None = None
+    samples: tuple[SampledPrompt, ...] = ()
     diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
@@ -293,7 +244,7 @@ class Report:
         """Stage names in the order of their first step."""
         return list(dict.fromkeys(step.stage for step in self.steps))
 
-    def steps_of(self, stage: str) -> list[Step]:
+    def steps_of(self, stage: str) -> list[StepSummary]:
         return [step for step in self.steps if step.stage == stage]
 
     def last_step(self, name: str) -> str:
@@ -308,7 +259,7 @@ class Report:
         return [name for stage in self.stages if (name := self.last_step(stage)) not in starts]
 
     @property
-    def low_distance(self) -> list[tuple[Step, Source]]:
+    def low_distance(self) -> list[tuple[StepSummary, SourceSummary]]:
         """Plain dpo steps and the low-distance sources that they train on."""
         sources = {source.name: source for source in self.sources}
         found = []

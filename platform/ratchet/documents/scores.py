@@ -1,8 +1,8 @@
 """What models scored on suites: `scores.json`, which also stands in report.json under `scores`.
 
-docs/scores.md says what every key means. Shares go from 0 to 1, log-probabilities are in nats, times
-in seconds; a number that does not exist is None. `record` and `items` are paths relative to the
-storage root and to the document.
+Fields stand in the order of the keys in the file; docs/scores.md says what every key means.
+Shares go from 0 to 1, log-probabilities are in nats, times in seconds; a number that does not exist is
+None. `record` and `items` are paths relative to the storage root and to the document.
 """
 
 from __future__ import annotations
@@ -13,9 +13,16 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+NAME = "scores.json"
+FORMAT: typing.Literal[1] = 1
+Relation = typing.Literal["base", "before"]
+Verdict = typing.Literal["better", "worse", "not shown"]
+Unit = str
+"""What a score counts: `share` (0 to 1), `points` (of 10 or 100), `nats`, `perplexity`, `percent`."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ScoredModel:
     """A model by its weights: `weights` is a digest of them, `before` the model that it was made from."""
 
     name: str
@@ -26,9 +33,10 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One number of a task. `value` is None where there is none, and `note` says why.
+    """One number of a task. `value` is None where too much is missing for a number; `note` says why.
 
-    `group` is the part of the task that it is of (a category, a subject), empty for the whole.
+    `metric` names the entry of the items' `values` that it is made of. `group` is the part of the task
+    that it is of (a category, a subject), empty for the whole. `lower_is_better` is for comparisons.
     """
 
     name: str
@@ -36,14 +44,14 @@ class Score:
     value: float | None
     standard_error: float | None
     count: int
-    unit: str = "share"
+    unit: Unit = "share"
     group: str = ""
     note: str = ""
     lower_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class TaskScores:
     """A task's scores for one model; `scores[0]` stands for the task.
 
     `settings` is all that decides the numbers beside the model, `problems` counts items without a
@@ -87,35 +95,37 @@ class Average:
     note: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models on the same items: `difference` is `model` minus `against`, in the score's unit.
+    """A model's score minus another's on the same items, of one task or of an average of tasks.
 
-    `task` is a task's name, or an average's where `average` is true. `low` and `high` bound the
-    difference with 95 % confidence, `p_holm` is `p` after Holm's correction over all.
+    The difference is that of the items' `metric`, in its unit; `low` and `high` bound its 95 % interval. `p_holm`
+    is `p` adjusted for all comparisons of the table: of all models, tasks and averages. Numbers are None where
+    there is no comparison, and `note` says why; it also says what the difference leaves out. `items` and `clusters`
+    count what is in it. `task` is an average's name where `average` is true, and `metric` is then `average`.
     """
 
     model: str
     against: str
-    relation: typing.Literal["base", "before"]
-    suite: str
+    relation: Relation
     task: str
     metric: str
-    difference: float | None
-    standard_error: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None
-    verdict: typing.Literal["better", "worse", "not shown"]
-    items: int
-    clusters: int
+    difference: float | None = None
+    standard_error: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    verdict: Verdict = "not shown"
+    items: int = 0
+    clusters: int = 0
     note: str = ""
+    suite: str
     average: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class ShownAnswer:
     """What one model answered; `problem` says why there is no verdict."""
 
     answer: str
@@ -123,32 +133,32 @@ class Answer:
     problem: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShownQuestion:
     """An item of a task with the answers `by` each model."""
 
     suite: str
     task: str
     item: str
-    question: str
-    by: Mapping[str, Answer]
     group: str = ""
+    question: str
     reference: str = ""
+    by: Mapping[str, ShownAnswer]
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class SuiteScores:
     """All of scores.json. The first of `models` is the base; what follows is in the order made."""
 
     format: typing.Literal[1]
     created: str
     ratchet: str
     suites: tuple[str, ...]
-    models: tuple[Model, ...]
-    results: tuple[Result, ...] = ()
+    models: tuple[ScoredModel, ...]
+    results: tuple[TaskScores, ...] = ()
     averages: tuple[Average, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
-    answers: tuple[Question, ...] = ()
+    answers: tuple[ShownQuestion, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -162,7 +172,7 @@ class Scores:
         found = dict.fromkeys((one.suite, one.task) for one in self.results)
         return sorted(found, key=lambda pair: suites.index(pair[0]))
 
-    def of(self, suite: str, task: str) -> dict[str, Result]:
+    def of(self, suite: str, task: str) -> dict[str, TaskScores]:
         """Return a task's results by model, in the models' order."""
         found = {one.model: one for one in self.results if (one.suite, one.task) == (suite, task)}
         return {name: found[name] for name in self.names if name in found}

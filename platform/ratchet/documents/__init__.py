@@ -1,0 +1,1 @@
+"""The documents that Ratchet writes and reads: one frozen dataclass each, and the one codec of all."""
