@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ratchet.model.divide import Micro
 from ratchet.model.forward import PairScorer
-from ratchet.train.objective import Data, objective, prepare
+from ratchet.train.objective import Data, answer_logps, loss_function, prepare
 from ratchet.train.schedule import learning_rate
 from ratchet.train.spec import DeepSpeedSettings, TrainSpec
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model
@@ -54,7 +54,7 @@ def rate(spec: TrainSpec, step: int) -> float:
 def loss_of(spec: TrainSpec, scorer: Any, rows: np.ndarray, held: Data) -> torch.Tensor:
     """A pass's share of the mean over the batch."""
     work = prepare(spec, held, Micro(rows, 1.0), scorer.packing).to(CPU)
-    return objective(spec, scorer, work).loss_B.sum() / BATCH
+    return loss_function(spec)(answer_logps(scorer, work)).sum() / BATCH
 
 
 def by_hand(spec: TrainSpec, count: int, steps: int = STEPS) -> list[dict[str, torch.Tensor]]:

@@ -8,6 +8,7 @@ Legend: _B pairs. π(y|x) is the SUM of the log-probabilities of an answer's tok
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -216,14 +217,19 @@ def loss_of(kind: str) -> Loss:
     return LOSSES[kind]
 
 
-def preference_loss(kind: str, logps: PairLogps, options: Mapping[str, Any]) -> Tensor:
-    """Return the loss of each pair, shape (B,).
+def bound_loss(kind: str, options: Mapping[str, Any]) -> Callable[[PairLogps], Tensor]:
+    """Return a kind's function with its options: it takes log-probabilities, and returns each pair's loss, (B,).
 
     `options` may hold more keys than the loss takes (a whole stage, say): the table says which it
     reads. Raises as `loss_of` does.
     """
     loss = loss_of(kind)
-    return loss.function(logps, **{key: options[key] for key in loss.options if key in options})
+    return functools.partial(loss.function, **{key: options[key] for key in loss.options if key in options})
+
+
+def preference_loss(kind: str, logps: PairLogps, options: Mapping[str, Any]) -> Tensor:
+    """Return the loss of each pair, shape (B,), as `bound_loss` gives it."""
+    return bound_loss(kind, options)(logps)
 
 
 def rewards_of(kind: str, logps: PairLogps) -> tuple[Tensor, Tensor]:

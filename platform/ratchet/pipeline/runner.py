@@ -74,7 +74,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     something else and `fresh` is not given; else what its parts raise.
     """
     run, clock = _open(plan, fresh, trial, here=here), time.monotonic()
-    heard = Heard(run.folder, run.console.say)
+    heard, steps = Heard(run.folder, run.console.say), list[Step]()
     with hold(run.folder, run.console.say) as lease, heard.all():
         run.lease = lease
         if not (fresh or trial):
@@ -91,7 +91,14 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
                 refuse_other_start(run)
             heard.say(run.warnings)
             with Evaluations(run) as evaluations:
-                steps = list(_make_models(run, evaluations))
+                _score(run, BASE)
+                if plan.model.scratch is None:
+                    evaluations.made(BASE)
+                for step in _steps(run):
+                    run.models[step.name] = ensure_step(run, step)
+                    _score(run, step.name)
+                    evaluations.made(step.name)
+                    steps.append(step)
                 write_text(run.folder / "plan.yaml", text)
                 write_json(run.folder / "resolved.json", run.plan.model_dump(mode="json"))
                 models = evaluated_models(run, steps)
@@ -190,17 +197,6 @@ def _steps(run: Run) -> Iterator[Step]:
         return run.orders[name].chunks
 
     return walk(run.plan, order_of)
-
-
-def _make_models(run: Run, evaluations: Evaluations) -> Iterator[Step]:
-    _score(run, BASE)
-    if run.plan.model.scratch is None:
-        evaluations.made(BASE)
-    for step in _steps(run):
-        run.models[step.name] = ensure_step(run, step)
-        _score(run, step.name)
-        evaluations.made(step.name)
-        yield step
 
 
 def _score(run: Run, name: str) -> None:

@@ -21,7 +21,7 @@ from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, recipe, s
 from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
 from ratchet.pipeline.prepare import external_model, reference_model, tokens_of
 from ratchet.pipeline.shared import drop_checkpoints, link
-from ratchet.pipeline.training import train_step
+from ratchet.pipeline.training import followed, ready, training_facts, training_of
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.stages import Merge
@@ -244,7 +244,11 @@ def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Re
         aside = len(list(run.layout.set_aside(run.plan.name, step.name, "").parent.glob(f"{step.name}-*")))
         run_id = fingerprint({**identity, "set_aside": aside})
         tell_of_rounding(run, step, identity)
-        counts, facts = train_step(run, step, step.settings, folder, run_id, carries=KEY in identity)
+        spec, gate, scored = ready(run, step, step.settings, run_id, carries=KEY in identity)
+        train = training_of(run)
+        with followed(run, spec):
+            result = train(spec)
+        counts, facts = result.counts, training_facts(run, result, gate, scored)
     return Record(
         kind="step",
         fingerprint=fingerprint(identity),

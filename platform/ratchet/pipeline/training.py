@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +32,39 @@ from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.track.progress import follow
 from ratchet.train.data import count_steps
 from ratchet.train.here import train_here
-from ratchet.train.launch import train
+from ratchet.train.launch import TrainResult, train
 from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
 
 SLOTS = "slots"
 """The file of a trial that names its training workers' placement group."""
 
 
-def train_step(
-    run: Run, step: Step, stage: TrainingStage, folder: Path, run_id: str, *, carries: bool
-) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """Train a step into `folder` and return its counts and facts; it `carries` the start model's masters, or not.
-
-    Raises what scoring and training raise.
-    """
-    spec, gate, scored = ready(run, step, stage, run_id, carries=carries)
+def training_of(run: Run) -> Callable[[TrainSpec], TrainResult]:
+    """Return what trains a step: workers on the Ray, or this process."""
+    if run.here:
+        return functools.partial(train_here, stop=run.stop.why, say=run.console.say)
     cluster = run.plan.cluster
-    with follow(folder / "metrics.jsonl", step.name, count_steps(spec), run.console), run.stop.patiently():
-        if run.here:
-            result = train_here(spec, stop=run.stop.why, say=run.console.say)
-        else:
-            result = train(
-                spec,
-                cpus_per_worker=cluster.cpus_per_worker,
-                gpus_per_worker=cluster.gpus_per_worker,
-                max_restarts=cluster.max_restarts,
-                slots=run.folder / SLOTS if run.trial else None,
-                stop=run.stop.why,
-                say=run.console.say,
-            )
+    return functools.partial(
+        train,
+        cpus_per_worker=cluster.cpus_per_worker,
+        gpus_per_worker=cluster.gpus_per_worker,
+        max_restarts=cluster.max_restarts,
+        slots=run.folder / SLOTS if run.trial else None,
+        stop=run.stop.why,
+        say=run.console.say,
+    )
+
+
+@contextlib.contextmanager
+def followed(run: Run, spec: TrainSpec) -> Iterator[None]:
+    """Show how training goes on meanwhile, and let it come to a checkpoint where the run is asked to stop."""
+    metrics = Path(spec.folder) / "metrics.jsonl"
+    with follow(metrics, spec.step, count_steps(spec), run.console), run.stop.patiently():
+        yield
+
+
+def training_facts(run: Run, result: TrainResult, gate: Gate | None, scored: Sequence[Scores]) -> dict[str, Any]:
+    """Return what the record of a trained step says of its training and its reference."""
     fresh = {one.fingerprint for one in scored} & run.scored_now  # the first step that needs a pass bears its cost
     run.scored_now -= fresh
     reference = {
@@ -69,7 +75,7 @@ def train_step(
         "engine": gate.engine.label if gate else None,
         "calibration": gate.calibration.to_dict() if gate and gate.calibration else None,
     }
-    return result.counts, {
+    return {
         "training": result.to_dict(),
         "reference": reference if scored else None,
         "workers": result.workers,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import TrainingError
-from ratchet.losses.preference import PairLogps, loss_of, preference_loss
+from ratchet.losses.preference import PairLogps, bound_loss, loss_of
 from ratchet.model import noise
 from ratchet.model.forward import by_side
 from ratchet.model.load import DTYPES
@@ -88,12 +88,12 @@ def loss_bound(spec: TrainSpec, allowed_B: Tensor) -> Tensor:
     is convex in them: between two such corners it is no further off than at the worse one.
     """
     zero_B, one_B = torch.zeros_like(allowed_B), torch.ones_like(allowed_B)
+    loss = bound_loss(spec.kind, spec.options)
 
-    def loss(w: int, r: int) -> Tensor:
-        logps = PairLogps(w * allowed_B, r * allowed_B, zero_B, zero_B, one_B, one_B)
-        return preference_loss(spec.kind, logps, spec.options)
+    def loss_at(w: int, r: int) -> Tensor:
+        return loss(PairLogps(w * allowed_B, r * allowed_B, zero_B, zero_B, one_B, one_B))
 
-    return (torch.stack([loss(w, r) for w in (-1, 1) for r in (-1, 1)]) - loss(0, 0)).abs().amax(0)
+    return (torch.stack([loss_at(w, r) for w in (-1, 1) for r in (-1, 1)]) - loss_at(0, 0)).abs().amax(0)
 
 
 @torch.no_grad()

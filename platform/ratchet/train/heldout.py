@@ -10,7 +10,7 @@ from ratchet.model.divide import divide, units
 from ratchet.train.batches import Rows, epoch_order
 from ratchet.train.communicate import Communicator
 from ratchet.train.engine import Engine
-from ratchet.train.objective import Data, normaliser, objective, prepare
+from ratchet.train.objective import Data, answer_logps, loss_function, normaliser, prepare
 from ratchet.train.spec import TrainSpec
 
 
@@ -33,13 +33,14 @@ def heldout_metrics(
         return {}
     held = units(data.table.__getitem__, rows, engine.packing, token_budget, chosen_only=spec.supervised)
     sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
+    loss = loss_function(spec)
     engine.train(False)
     for micro in divide(held, communicator.world, token_budget)[communicator.rank]:
         work = prepare(spec, data, micro, engine.packing).to(engine.device)
-        scored = objective(spec, engine, work)
-        sums[0] += scored.loss_B.double().sum() * micro.weight
-        if scored.logps is not None:
-            chosen_B, rejected_B = rewards_of(spec.kind, scored.logps)
+        logps = answer_logps(engine, work)
+        sums[0] += loss(logps).double().sum() * micro.weight
+        if not spec.supervised:
+            chosen_B, rejected_B = rewards_of(spec.kind, logps)
             sums[1] += (chosen_B > rejected_B).sum() * micro.weight
     engine.train(True)
     total = communicator.sum(sums)

@@ -31,7 +31,7 @@ from ratchet.train.engine import Engine
 from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
 from ratchet.train.notice import CODES, Ended, Notice
-from ratchet.train.objective import Data, Work, normaliser, objective, own_tokens, prepare
+from ratchet.train.objective import Data, Work, answer_logps, loss_function, metrics_of, normaliser, own_tokens, prepare
 from ratchet.train.schedule import learning_rate
 from ratchet.train.skips import Skips
 from ratchet.train.spec import TrainSpec
@@ -160,7 +160,7 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
     """Run this worker's forward and backward passes of one step, and return its sums."""
     engine, rank = parts.engine, parts.communicator.rank
     faults.hang_if_due(batch.step, rank)
-    share = 1.0 / normaliser(spec, parts.data.table, batch.rows)
+    share, loss = 1.0 / normaliser(spec, parts.data.table, batch.rows), loss_function(spec)
     sums: list[Tensor] = []
     losses: list[tuple[tuple[str, ...], Tensor]] = []
     figures: list[first_step.Figures] = []
@@ -169,14 +169,17 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
         figures.append(first_step.measured(engine, works))
     for k, prepared in enumerate(works, 1):
         work = prepared.to(engine.device)
-        scored = objective(spec, engine, work)
-        loss_B = scored.loss_B * math.nan if faults.due("step:nan", batch.step, rank) else scored.loss_B
+        logps = answer_logps(engine, work)
+        loss_B = loss(logps)
+        metrics = metrics_of(spec, logps, loss_B)
+        if faults.due("step:nan", batch.step, rank):
+            loss_B = loss_B * math.nan
         engine.backward(loss_B.sum() * (work.weight * share), last=k == len(works))
-        names = tuple(scored.metrics)
-        sums.append(metric_sums(scored.metrics) * work.weight)
+        names = tuple(metrics)
+        sums.append(metric_sums(metrics) * work.weight)
         losses.append((work.ids, loss_B.detach()))
-        if batch.step == 1 and spec.starts_at_reference and scored.logps is not None and work.weight:
-            figures.append(first_step.figures(work.ids, scored.logps))
+        if batch.step == 1 and spec.starts_at_reference and not spec.supervised and work.weight:
+            figures.append(first_step.figures(work.ids, logps))
     computed = sum(work.batch.computed for work in works)
     return Tally(names, torch.stack(sums).sum(0), losses, computed, first_step.combine(figures))
 

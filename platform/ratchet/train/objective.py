@@ -6,7 +6,7 @@ Legend: _N rows of the table, _B pairs of one micro-batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ratchet.losses.diagnostics import pair_metrics
-from ratchet.losses.preference import PairLogps, preference_loss
+from ratchet.losses.preference import PairLogps, bound_loss
 from ratchet.losses.sft import sft
 from ratchet.model.batch import Packing, SequenceBatch, collate
 from ratchet.model.divide import Micro
@@ -56,18 +56,6 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
-    """`loss_B` with its gradient, each metric of each pair, and what they were computed from.
-
-    `logps` is None for `sft`, whose `loss_B` is the summed negative log-likelihood of each answer.
-    """
-
-    loss_B: Tensor
-    metrics: Mapping[str, Tensor]
-    logps: PairLogps | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Work:
     """One forward pass, prepared: its pairs and their ids, their weight in the loss (1, or 0 for a stand-in), the
     model's input, and the reference's log-probabilities, (2, B) float64 chosen then rejected, 0 without one.
@@ -101,14 +89,13 @@ def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin:
     )
 
 
-def objective(spec: TrainSpec, scorer: Scorer, work: Work) -> Scored:
-    """Return the losses of the pairs of `work`, not yet averaged over anything."""
+def answer_logps(scorer: Scorer, work: Work) -> PairLogps:
+    """Run one forward pass and return the log-probabilities of its pairs; those of a rejected answer that is not
+    there are NaN, and the reference's are 0 where the loss reads none.
+    """
     sides = by_side(work.batch, scorer(work.batch))
-    if spec.supervised:
-        loss_B = sft(sides.chosen_B)
-        return Scored(loss_B, {"loss": loss_B}, None)
     chosen_B, rejected_B = work.reference_2B.to(sides.chosen_B.dtype)
-    logps = PairLogps(
+    return PairLogps(
         policy_chosen_B=sides.chosen_B,
         policy_rejected_B=sides.rejected_B,
         reference_chosen_B=chosen_B,
@@ -116,8 +103,18 @@ def objective(spec: TrainSpec, scorer: Scorer, work: Work) -> Scored:
         chosen_tokens_B=sides.chosen_tokens_B,
         rejected_tokens_B=sides.rejected_tokens_B,
     )
-    loss_B = preference_loss(spec.kind, logps, spec.options)
-    return Scored(loss_B, pair_metrics(spec.kind, logps, loss_B, spec.beta), logps)
+
+
+def loss_function(spec: TrainSpec) -> Callable[[PairLogps], Tensor]:
+    """Return the loss of each pair, (B,), as a function of its log-probabilities, not yet averaged over anything."""
+    if spec.supervised:
+        return lambda logps: sft(logps.policy_chosen_B)
+    return bound_loss(spec.kind, spec.options)
+
+
+def metrics_of(spec: TrainSpec, logps: PairLogps, loss_B: Tensor) -> Mapping[str, Tensor]:
+    """Return each metric of each pair, by its name."""
+    return {"loss": loss_B} if spec.supervised else pair_metrics(spec.kind, logps, loss_B, spec.beta)
 
 
 def normaliser(spec: TrainSpec, table: Table, rows: Rows) -> int:
