@@ -2,68 +2,99 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from bits import flip
 from ratchet.errors import DataError, RunError
+from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait, leased
-from ratchet.store.made import Entry, Product, ensure, turn
-from ratchet.store.record import Record, read_record
-
-ENTRY = Entry("things", {"kind": "things", "of": 1}, "the thing")
+from ratchet.store.made import Product, ensure, find, turn
+from ratchet.store.record import read_record
 
 
-def make(folder: Path) -> Product:
+def content(folder: Path) -> Product:
     (folder / "content").write_text("made")
     return Product({"rows": 3}, {"pairs": "p"}, {"why": "a test"})
 
 
-def fail(folder: Path) -> Product:
+def there(folder: Path) -> Product:
     raise AssertionError("it is there already")
 
 
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    work: Callable[[Path], Product] = content
+    kind: ClassVar[str] = "things"
+    what: ClassVar[str] = "the thing"
+    identity: ClassVar[Mapping[str, Any]] = {"kind": "things", "of": 1}
+
+    def make(self, folder: Path, look: Callable[[], None]) -> Product:
+        look()
+        return self.work(folder)
+
+
+DIGEST = fingerprint(Thing.identity)
+LEASE = f"things-{DIGEST}"
+
+
 def test_a_thing_is_made_once_and_its_record_says_what_its_maker_said(tmp_path: Path) -> None:
-    folder = ensure(Layout(tmp_path), ENTRY, make, SILENTLY)
-    assert folder == tmp_path / "store" / "things" / ENTRY.fingerprint
+    folder = ensure(Layout(tmp_path), Thing()).folder
+    assert folder == tmp_path / "store" / "things" / DIGEST
     record = read_record(folder)
-    assert record is not None and record.identity == ENTRY.identity and record.fingerprint == ENTRY.fingerprint
+    assert record is not None and record.identity == Thing.identity and record.fingerprint == DIGEST
     assert (record.counts, record.inputs, record.facts) == ({"rows": 3}, {"pairs": "p"}, {"why": "a test"})
     assert record.files.keys() == {"content"}
-    assert ensure(Layout(tmp_path), ENTRY, fail, SILENTLY) == folder
+    assert ensure(Layout(tmp_path), Thing(there)).folder == folder
 
 
 def test_what_is_damaged_is_put_aside_and_made_again(tmp_path: Path) -> None:
-    folder = ensure(Layout(tmp_path), ENTRY, make, SILENTLY)
+    folder = ensure(Layout(tmp_path), Thing()).folder
     flip(folder / "content", 3)
-    assert ensure(Layout(tmp_path), ENTRY, make, SILENTLY) == folder
+    assert ensure(Layout(tmp_path), Thing()).folder == folder
     assert (folder / "content").read_text() == "made" and len(list((tmp_path / "store" / "damaged").iterdir())) == 1
 
 
-def test_a_record_that_is_not_accepted_ends_the_search(tmp_path: Path) -> None:
-    ensure(Layout(tmp_path), ENTRY, make, SILENTLY)
+def test_what_is_there_is_found_and_says_whether_it_was_made_just_now(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    assert find(layout, Thing()) is None
+    made = ensure(layout, Thing())
+    assert made.fresh and not ensure(layout, Thing()).fresh
+    found = find(layout, Thing(there))
+    assert found is not None and (found.fingerprint, found.folder) == (DIGEST, made.folder)
+    flip(made.folder / "record.json", 40)
+    assert find(layout, Thing()) is None, "a record that cannot be believed counts for nothing, and ends nothing"
 
-    def accept(record: Record) -> None:
-        raise DataError(f"{record.counts['rows']} rows")
 
-    with pytest.raises(DataError, match="3 rows"):
-        ensure(Layout(tmp_path), ENTRY, fail, SILENTLY, accept)
+def test_the_work_ends_where_the_one_who_waits_is_stopped(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def look() -> None:
+        calls.append(1)
+        if len(calls) == 2:  # the first is before the work begins
+            raise DataError("stopped")
+
+    with pytest.raises(DataError, match="stopped"):
+        ensure(Layout(tmp_path), Thing(there), Wait(look=look))
 
 
 def test_what_another_process_made_meanwhile_is_taken_and_its_lease_released(tmp_path: Path) -> None:
     layout, said, waits = Layout(tmp_path), list[str](), threading.Event()
     found: list[Path] = []
     wait = Wait(said.append, waits.set)
-    with leased(layout.lease(ENTRY.key), what="x"):
-        other = threading.Thread(target=lambda: found.append(ensure(layout, ENTRY, fail, wait)))
+    with leased(layout.lease(LEASE), what="x"):
+        other = threading.Thread(target=lambda: found.append(ensure(layout, Thing(there), wait).folder))
         other.start()
         assert waits.wait(60)
-        elsewhere = ensure(Layout(tmp_path / "elsewhere"), ENTRY, make, SILENTLY)
-        folder = layout.made(ENTRY.kind, ENTRY.fingerprint)
+        elsewhere = ensure(Layout(tmp_path / "elsewhere"), Thing()).folder
+        folder = layout.made("things", DIGEST)
         shutil.copytree(elsewhere, folder)
     other.join(60)
     assert found == [folder] and said[0].startswith("waiting for the thing: ")
@@ -73,23 +104,23 @@ def test_nothing_is_published_once_another_process_took_over(tmp_path: Path) -> 
     layout = Layout(tmp_path)
 
     def slow(folder: Path) -> Product:
-        (layout.lease(ENTRY.key) / "7.json").write_text("{}")  # as one does that has seen this lease lapse
-        return make(folder)
+        (layout.lease(LEASE) / "7.json").write_text("{}")  # as one does that has seen this lease lapse
+        return content(folder)
 
     with pytest.raises(RunError, match="another process took over"):
-        ensure(layout, ENTRY, slow, SILENTLY)
+        ensure(layout, Thing(slow))
     assert not list((tmp_path / "store" / "things").iterdir()), "neither the folder nor what was begun aside"
 
 
 def test_an_error_leaves_nothing_behind_and_the_next_one_begins_again(tmp_path: Path) -> None:
     def broken(folder: Path) -> Product:
-        make(folder)
+        content(folder)
         raise DataError("a bad row")
 
     with pytest.raises(DataError, match="a bad row"):
-        ensure(Layout(tmp_path), ENTRY, broken, SILENTLY)
+        ensure(Layout(tmp_path), Thing(broken))
     assert not list((tmp_path / "store" / "things").iterdir())
-    ensure(Layout(tmp_path), ENTRY, make, SILENTLY)
+    ensure(Layout(tmp_path), Thing())
 
 
 def test_a_turn_keeps_the_leases_of_what_is_missing_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ratchet.errors import ModelError, PlanError, RatchetError
 from ratchet.evaluate.bench import Bench, Candidates
@@ -24,7 +24,7 @@ from ratchet.store.files import at_home, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
-from ratchet.store.made import Entry, Product, publish
+from ratchet.store.made import Product, publish
 from ratchet.store.sound import clear, sound_record
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,29 @@ class Scored:
     seconds: float
     reused: bool
     failure: RatchetError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeptResult:
+    """A task's result as the store keeps it; it was computed in `seconds`."""
+
+    identity: Mapping[str, Any]
+    answered: Answered
+    seconds: float
+    kind: ClassVar[str] = "scores"
+
+    @property
+    def what(self) -> str:
+        return f"scores of {self.answered.result.task}"
+
+    def make(self, folder: Path, look: Callable[[], None]) -> Product:
+        """Write the result, and the lines beside it."""
+        result = self.answered.result
+        write_result(folder, result)
+        for name, lines in self.answered.lines.items():
+            write_text(folder / name, "".join(f"{line}\n" for line in lines))
+        counts = {"items": len(result.items), "problems": sum(result.problems.values())}
+        return Product(counts, seconds=self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,13 +249,6 @@ def _keep(bench: Bench, identity: dict[str, Any], answered: Answered, seconds: f
     """
     result, fp = answered.result, fingerprint(identity)
     folder = bench.layout.result(fp if _is_whole(result) else f"{fp}-{uuid.uuid4().hex[:8]}")
-
-    def make(aside: Path) -> Product:
-        write_result(aside, result)
-        for name, lines in answered.lines.items():
-            write_text(aside / name, "".join(f"{line}\n" for line in lines))
-        return Product({"items": len(result.items), "problems": sum(result.problems.values())}, seconds=seconds)
-
     clear(folder, bench.layout.damaged)
-    publish(folder, Entry("scores", identity, result.task), make, leases)
+    publish(folder, _KeptResult(identity, answered, seconds), leases)
     return folder

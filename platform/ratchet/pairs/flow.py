@@ -7,9 +7,10 @@ the result is the same whatever the number of CPUs or spans.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -26,9 +27,8 @@ from ratchet.plan.data import Source
 from ratchet.store import warned
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
-from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.made import Product, ensure
 from ratchet.store.process import on_ray
-from ratchet.store.record import Record
 
 _BLOCK_ITEMS = 512
 _BLOCK_CHARACTERS = 2 << 20
@@ -74,6 +74,35 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class SourcePairs:
+    """The pairs of a source; one on the hub names its commit."""
+
+    name: str
+    source: Source
+    default_system: str | None
+    kind: ClassVar[str] = "pairs"
+
+    @property
+    def what(self) -> str:
+        return f"pairs {self.name}"
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, Any]:
+        return pairs_identity(self.source, self.default_system)
+
+    def make(self, folder: Path, look: Callable[[], None]) -> Product:
+        """Read, check and divide the rows. Raises DataError, PlanError."""
+        spans = plan_spans(self.source, SPAN_BYTES, SPAN_ROWS)
+        reading = make_reading(self.source, spans, self.default_system)
+        counted = assemble(_stream(spans, reading, look), folder, self.source)
+        _check(self.name, self.source, counted, folder)
+        if pairs_identity(self.source, self.default_system) != self.identity:
+            raise DataError("files changed while they were read", where=f"data.{self.name}", fix="run again")
+        facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
+        return Product(dataclasses.asdict(counted), facts=facts)
+
+
 def prepare_pairs(
     name: str,
     source: Source,
@@ -90,23 +119,10 @@ def prepare_pairs(
     """
     if source.hub is not None:  # one commit is named, hashed and read, here and in every task
         source = source.model_copy(update={"hub": at_commit(source.hub)})
-    entry = Entry("pairs", pairs_identity(source, default_system), f"pairs {name}")
-    skipped = layout.pairs(entry.fingerprint) / "skipped.parquet"
-
-    def make(folder: Path) -> Product:
-        spans = plan_spans(source, SPAN_BYTES, SPAN_ROWS)
-        reading = make_reading(source, spans, default_system)
-        counted = assemble(_stream(spans, reading, wait.look), folder, source)
-        _check(name, source, counted, folder)
-        if pairs_identity(source, default_system) != entry.identity:
-            raise DataError("files changed while they were read", where=f"data.{name}", fix="run again")
-        facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
-        return Product(dataclasses.asdict(counted), facts=facts)
-
-    def accept(record: Record) -> None:  # who made it may have allowed more bad rows than this source does
-        check_share(name, record.counts["read"], record.counts["skipped"], source.max_bad_share, skipped)
-
-    return entry.fingerprint, ensure(layout, entry, make, wait, accept)
+    made = ensure(layout, SourcePairs(name, source, default_system), wait)
+    counts = made.record.counts  # another source with the same pairs may have allowed more bad rows
+    check_share(name, counts["read"], counts["skipped"], source.max_bad_share, made.folder / "skipped.parquet")
+    return made.fingerprint, made.folder
 
 
 def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:

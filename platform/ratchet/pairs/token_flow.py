@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +24,7 @@ from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
 from ratchet.store import warned
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
-from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.made import Product, ensure
 from ratchet.store.process import on_ray
 from ratchet.store.sound import checked
 
@@ -51,6 +51,43 @@ def tokens_identity(
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceTokens:
+    """The tokens of a source's pairs, under a tokenizer, a template and a length policy."""
+
+    pairs_folder: Path
+    pairs_fp: str
+    model_folder: Path
+    policy: Policy
+    chat_template: ChatTemplate | None
+    small_rows: int = SMALL_ROWS
+    kind: ClassVar[str] = "tokens"
+
+    @property
+    def what(self) -> str:
+        return f"tokens of the pairs {self.pairs_fp}"
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, Any]:
+        return tokens_identity(self.pairs_fp, self.model_folder, self.policy, self.chat_template)
+
+    def make(self, folder: Path, look: Callable[[], None]) -> Product:
+        """Tokenise both sides in order. Raises ModelError, DataError."""
+        find_style(load_tokenizer(self.model_folder, self.chat_template))  # its errors are raised here, not in a worker
+        work = _Work(self.model_folder, self.chat_template, self.policy, warned.destination())
+        files = [checked(self.pairs_folder / f"{side}.parquet") for side in SIDES]
+        rows = [pq.read_metadata(file).num_rows for file in files]
+        with TokenWriter(folder) as writer:
+            for side, file, count in zip(SIDES, files, rows, strict=True):
+                here = count <= self.small_rows or not on_ray()
+                for table in _here(file, work) if here else _on_ray(file, work):
+                    look()
+                    writer.write(side, table)
+        counts = writer.counts()
+        _prove(counts, sum(rows), self.pairs_folder)
+        return Product(counts, {"pairs": self.pairs_fp}, writer.facts())
+
+
 def prepare_tokens(
     pairs_folder: Path,
     pairs_fp: str,
@@ -69,25 +106,9 @@ def prepare_tokens(
     too. Raises ModelError where the tokenizer or its template cannot be used, DataError where no pair is left to train
     on, StorageError.
     """
-    policy = Policy(max_length, overlong)
-    identity = tokens_identity(pairs_fp, model_folder, policy, chat_template)
-    entry = Entry("tokens", identity, f"tokens of the pairs {pairs_fp}")
-
-    def make(folder: Path) -> Product:
-        find_style(load_tokenizer(model_folder, chat_template))  # its errors are raised here, not in a worker
-        work = _Work(model_folder, chat_template, policy, warned.destination())
-        files = [checked(pairs_folder / f"{side}.parquet") for side in SIDES]
-        rows = [pq.read_metadata(file).num_rows for file in files]
-        with TokenWriter(folder) as writer:
-            for side, file, count in zip(SIDES, files, rows, strict=True):
-                for table in _here(file, work) if count <= small_rows or not on_ray() else _on_ray(file, work):
-                    wait.look()
-                    writer.write(side, table)
-        counts = writer.counts()
-        _prove(counts, sum(rows), pairs_folder)
-        return Product(counts, {"pairs": pairs_fp}, writer.facts())
-
-    return entry.fingerprint, ensure(layout, entry, make, wait)
+    tokens = SourceTokens(pairs_folder, pairs_fp, model_folder, Policy(max_length, overlong), chat_template, small_rows)
+    made = ensure(layout, tokens, wait)
+    return made.fingerprint, made.folder
 
 
 def _prove(counts: dict[str, Any], rows: int, pairs_folder: Path) -> None:

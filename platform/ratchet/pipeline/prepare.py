@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
@@ -27,7 +28,7 @@ from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
 from ratchet.plan.suite import source_of
 from ratchet.plan.training import Overlong, TrainingStage
 from ratchet.reference.models import Model, model_of
-from ratchet.store.made import Entry, Product, ensure
+from ratchet.store.made import Product, ensure
 from ratchet.store.record import finished_record
 from ratchet.store.sound import checked
 from ratchet.track.bar import under_way
@@ -75,7 +76,7 @@ def prepare_sources(run: Run) -> None:
 def base_model(run: Run) -> Model:
     """Make, fetch or find the plan's start model, and check that it can be used. Raises ModelError."""
     spec = run.plan.model
-    folder = resolve(spec) if spec.scratch is None else _scratch_model(run, spec.scratch)
+    folder = resolve(spec) if spec.scratch is None else _scratch_folder(run, spec.scratch)
     _check_lengths(run, check_model(folder, run.chat_template).longest)
     _say_which_day(run, folder)
     return _model(run, BASE, spec, folder)
@@ -155,24 +156,40 @@ def _check_lengths(run: Run, longest: int | None) -> None:
             )
 
 
-def scratch_identity(run: Run, spec: Scratch) -> dict[str, Any]:
-    """Return what decides a model made from scratch. The pairs that it reads must be there."""
-    return {
-        "kind": "scratch",
-        "version": 1,
-        "spec": spec.model_dump(mode="json"),
-        "pairs": {name: run.pairs[name][0] for name in spec.tokenizer_from},
-    }
+@dataclasses.dataclass(frozen=True)
+class ScratchModel:
+    """A model made from scratch, whose tokenizer is trained on pairs: fingerprint and folder of each, by source."""
 
+    spec: Scratch
+    pairs: Mapping[str, tuple[str, Path]]
+    kind: ClassVar[str] = "models"
+    what: ClassVar[str] = "model base"
 
-def _scratch_model(run: Run, spec: Scratch) -> Path:
-    def make(folder: Path) -> Product:
-        clock = time.monotonic()
-        make_scratch(spec, _texts([run.pairs[name][1] for name in spec.tokenizer_from]), folder)
-        run.console.done("model base", {"made from": "scratch"}, time.monotonic() - clock)
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        read = {name: fp for name, (fp, _) in self.pairs.items()}
+        return {"kind": "scratch", "version": 1, "spec": self.spec.model_dump(mode="json"), "pairs": read}
+
+    def make(self, folder: Path, look: Callable[[], None]) -> Product:
+        """Train the tokenizer and draw the weights. Raises ModelError."""
+        make_scratch(self.spec, _texts([pairs for _, pairs in self.pairs.values()]), folder)
         return Product()
 
-    return ensure(run.layout, Entry("models", scratch_identity(run, spec), "model base"), make, run.wait)
+
+def scratch_model(run: Run, spec: Scratch) -> ScratchModel | None:
+    """Return the plan's model as it would be made from scratch; None where a source that it reads is not there."""
+    if not run.pairs.keys() >= {*spec.tokenizer_from}:
+        return None
+    return ScratchModel(spec, {name: run.pairs[name] for name in spec.tokenizer_from})
+
+
+def _scratch_folder(run: Run, spec: Scratch) -> Path:
+    model = scratch_model(run, spec)
+    assert model is not None  # noqa: S101  sources are read first
+    made = ensure(run.layout, model, run.wait)
+    if made.fresh:
+        run.console.done(model.what, {"made from": "scratch"}, made.record.seconds)
+    return made.folder
 
 
 def _texts(folders: list[Path]) -> Iterator[str]:

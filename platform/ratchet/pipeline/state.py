@@ -10,14 +10,14 @@ from ratchet.model.load import resolve
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import estimate_pairs, first_pairs
 from ratchet.pairs.render import find_style
-from ratchet.pairs.token_flow import tokens_identity
+from ratchet.pairs.token_flow import SourceTokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.changes import changed_in_plan, is_kept
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, built_on, chunk_names, needs_difficulty
 from ratchet.pipeline.pins import pinned_before
-from ratchet.pipeline.prepare import scratch_identity, used_sources
+from ratchet.pipeline.prepare import scratch_model, used_sources
 from ratchet.pipeline.sizes import Sizes, counted, optimiser_steps, step_rows
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
 from ratchet.plan.model import Scratch
@@ -26,8 +26,8 @@ from ratchet.plan.stage_kinds import trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.models import model_of
 from ratchet.reference.partition import Difficulty
-from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
+from ratchet.store.made import find
 from ratchet.store.record import NAME, finished_record
 from ratchet.store.sealed import read_sealed
 from ratchet.store.sound import legible_record
@@ -119,12 +119,12 @@ def find_base(run: Run) -> None:
     Raises ModelError where it cannot be used.
     """
     spec = run.plan.model
-    if isinstance(spec.scratch, Scratch):
-        if not all(name in run.pairs for name in spec.scratch.tokenizer_from):
+    if spec.scratch is not None:
+        model = scratch_model(run, spec.scratch)
+        made = None if model is None else find(run.layout, model)
+        if made is None:
             return
-        folder = run.layout.model(fingerprint(scratch_identity(run, spec.scratch)))
-        if legible_record(folder) is None:
-            return
+        folder = made.folder
     else:
         folder = resolve(spec)
         check_model(folder, run.chat_template)
@@ -141,11 +141,11 @@ def _find_tokens(run: Run) -> None:
             if name not in run.pairs:
                 continue
             policy = Policy(stage.max_length, stage.overlong)
-            identity = tokens_identity(run.pairs[name][0], run.models[BASE].folder, policy, run.chat_template)
-            folder = run.layout.tokens(fingerprint(identity))
-            if legible_record(folder) is not None:
+            fp, folder = run.pairs[name]
+            tokens = SourceTokens(folder, fp, run.models[BASE].folder, policy, run.chat_template)
+            if (made := find(run.layout, tokens)) is not None:
                 key = (name, stage.max_length, stage.overlong)
-                run.tokens[key] = Tokens(name, fingerprint(identity), folder)
+                run.tokens[key] = Tokens(name, made.fingerprint, made.folder)
 
 
 def _find_orders(run: Run) -> None:

@@ -12,35 +12,16 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.lease import Lease, Wait, leased
+from ratchet.store.lease import SILENTLY, Lease, Wait, leased
 from ratchet.store.record import Record, now, write_record
-from ratchet.store.sound import clear, sound_record
+from ratchet.store.sound import clear, legible_record, sound_record
 
 Found = TypeVar("Found")
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A place of the store: its kind, what decides its content, and in a few words what it is."""
-
-    kind: str
-    identity: Mapping[str, Any]
-    what: str
-
-    @property
-    def fingerprint(self) -> str:
-        """What it is known by."""
-        return fingerprint(self.identity)
-
-    @property
-    def key(self) -> str:
-        """The name of its lease."""
-        return f"{self.kind}-{self.fingerprint}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +32,39 @@ class Product:
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
+
+
+class Artefact(Protocol):
+    """Something that the store holds once: what it is, what decides its content, and how it is made.
+
+    `kind` names its folder in the store and its lease. What it is made from enters its identity by the fingerprint of
+    that, or by a digest of its content; so identities are composed, and a part has its whole identity or none.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Which kind of thing it is, such as `pairs`."""
+
+    @property
+    def what(self) -> str:
+        """What it is, in a few words for people who wait for it."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides its content. Raises DataError, ModelError where that is not there."""
+
+    def make(self, folder: Path, look: Callable[[], None]) -> Product:
+        """Fill an empty folder and prove its content; what `look` raises ends the work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Where an artefact lies, with its record; `fresh` where it was made just now."""
+
+    fingerprint: str
+    folder: Path
+    record: Record
+    fresh: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,33 +107,36 @@ def turn(
         yield Turn(found, leases)
 
 
-def ensure(
-    layout: Layout,
-    entry: Entry,
-    make: Callable[[Path], Product],
-    wait: Wait,
-    accept: Callable[[Record], None] = lambda record: None,
-) -> Path:
-    """Return the folder of an entry, filled by `make` where the store has none. Damaged ones are made again.
+def find(layout: Layout, artefact: Artefact) -> Made | None:
+    """Return where an artefact lies, its files unseen, for those who only show what is there; None where it is not."""
+    digest = fingerprint(artefact.identity)
+    record = legible_record(folder := layout.made(artefact.kind, digest))
+    return None if record is None else Made(digest, folder, record)
 
-    What `accept` raises of a record that is found ends the search. Raises what `make` raises; RunError where another
-    process took over; StorageError.
+
+def ensure(layout: Layout, artefact: Artefact, wait: Wait = SILENTLY) -> Made:
+    """Return an artefact, made where the store has none. A damaged one is put aside and made again.
+
+    Raises what `make` raises; RunError where another process took over; StorageError.
     """
-    folder = layout.made(entry.kind, entry.fingerprint)
+    digest = fingerprint(artefact.identity)
+    folder = layout.made(artefact.kind, digest)
 
     def look(mine: bool) -> Record | None:
-        record = clear(folder, layout.damaged) if mine else sound_record(folder)
-        if record is not None:
-            accept(record)
-        return record
+        return clear(folder, layout.damaged) if mine else sound_record(folder)
 
-    with turn(layout, look, lambda record: {} if record else {entry.key: entry.what}, wait) as mine:
-        if mine.leases:
-            publish(folder, entry, make, list(mine.leases.values()))
-    return folder
+    def missing(record: Record | None) -> dict[str, str]:
+        return {} if record else {f"{artefact.kind}-{digest}": artefact.what}
+
+    with turn(layout, look, missing, wait) as mine:
+        if mine.found is not None:
+            return Made(digest, folder, mine.found)
+        return Made(digest, folder, publish(folder, artefact, list(mine.leases.values()), wait.look), fresh=True)
 
 
-def publish(folder: Path, entry: Entry, make: Callable[[Path], Product], leases: Sequence[Lease]) -> None:
+def publish(
+    folder: Path, artefact: Artefact, leases: Sequence[Lease], look: Callable[[], None] = lambda: None
+) -> Record:
     """Fill a folder aside, write its record, and give it its name while the leases are still held.
 
     Raises what `make` raises; RunError where another process took over; StorageError.
@@ -127,9 +144,13 @@ def publish(folder: Path, entry: Entry, make: Callable[[Path], Product], leases:
     started, clock = now(), time.monotonic()
     remove_leftovers(folder)
     with folder_aside(folder) as aside:
-        made = make(aside)
+        made = artefact.make(aside, look)
         seconds = round(time.monotonic() - clock if made.seconds is None else made.seconds, 3)
-        record = Record(entry.kind, entry.fingerprint, entry.identity, made.counts, started, seconds)
-        write_record(aside, dataclasses.replace(record, inputs=made.inputs, facts=made.facts))
+        digest = fingerprint(artefact.identity)
+        record = Record(
+            artefact.kind, digest, artefact.identity, made.counts, started, seconds, made.inputs, made.facts
+        )
+        write_record(aside, record)
         for lease in leases:
             lease.check()
+    return record
