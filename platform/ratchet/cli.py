@@ -30,7 +30,7 @@ COMMANDS = {
 
 INTERRUPTED = 130
 UNREAD = 141
-"""Status of a command whose output nobody reads any more, as a shell gives it for SIGPIPE."""
+"""Status of a command whose output is closed by its reader, as a shell gives it for SIGPIPE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

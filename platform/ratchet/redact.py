@@ -128,7 +128,7 @@ def guard_process() -> None:
 
 
 class _LogRecord(logging.LogRecord):
-    """A record whose message and traceback have no secrets, whoever writes it where."""
+    """A record whose message and traceback have no secrets, whichever handler writes it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -174,7 +174,7 @@ def _secrets() -> frozenset[str]:
 
 
 def _content(path: Path) -> str:
-    """Return what a file of secrets holds; empty where there is none that can be read, which may come later."""
+    """Return what a file of secrets holds; empty where it cannot be read yet."""
     if path not in _contents:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if path.stat().st_size <= _LARGEST_FILE:

@@ -188,8 +188,8 @@ def test_a_number_that_rounding_put_outside_its_range_lies_at_its_end() -> None:
     ("words", "says"),
     [
         (["stages.align.bta=0.1"], "stages.align.bta: the space has no such key; did you mean stages.align.beta?"),
-        (["stages.align.beta=0.2"], "stages.align.beta: 0.2 is none of its values 0.1, 0.3 or 1.0"),
-        (["stages.align.beta=true"], "stages.align.beta: true is none of its values"),
+        (["stages.align.beta=0.2"], "stages.align.beta: 0.2 is not one of its values 0.1, 0.3 or 1.0"),
+        (["stages.align.beta=true"], "stages.align.beta: true is not one of its values"),
         (["stages.align.beta=0.1", "stages.align.beta=0.3"], "stages.align.beta: given twice"),
         (["stages.align.beta"], "stages.align.beta: write it as key=value"),
         (["stages.align.beta="], "stages.align.beta: "),
@@ -199,7 +199,7 @@ def test_a_number_that_rounding_put_outside_its_range_lies_at_its_end() -> None:
         (["stages.align.penalty=many"], "stages.align.penalty: many is no number"),
         (["stages.align.penalty=501"], "stages.align.penalty: 501 does not lie from 5 to 500"),
         (["stages.align.penalty=.nan"], "stages.align.penalty: nan does not lie"),
-        (["seed=4"], "seed: 4 is none of its values 3 or 5"),
+        (["seed=4"], "seed: 4 is not one of its values 3 or 5"),
         ([], "seed: not given"),
     ],
 )

@@ -94,7 +94,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def read_models(arguments: argparse.Namespace, dtype: str) -> dict[str, ModelSpec]:
-    """Return the models that are asked for, by name. Raises PlanError that tells all wrong paths at once."""
+    """Return the models that are asked for, by name. Raises a PlanError that lists all wrong paths at once."""
     wrong, found = [], {}
     for option, part in (("storage", Cluster), ("chat_template", ModelSpec)):
         text = getattr(arguments, option) or ""

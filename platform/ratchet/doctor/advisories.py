@@ -2,7 +2,7 @@
 
 Sources are the advisories themselves: `https://www.cve.org/CVERecord?id=<CVE>`, `https://github.com/advisories/<GHSA>`.
 The table is no full list and is as of November 2026: it holds what a run of Ratchet comes to meet. CVE-2023-48022
-(whoever reaches a Ray without authentication runs code on it) has no version that mends it, and is what the checks
+(anyone who reaches a Ray without authentication runs code on it) has no version that mends it, and is what the checks
 `authentication` and `dashboard` are about.
 """
 

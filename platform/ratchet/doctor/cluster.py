@@ -128,7 +128,7 @@ def _meet(ids: Sequence[str], storage: Path) -> dict[str, Storage]:
             probe.clear(storage, token)
         _everywhere(ids, probe.clear, storage, token)
         for folder in made:
-            with contextlib.suppress(OSError):  # it was never made, or somebody has put something there meanwhile
+            with contextlib.suppress(OSError):  # it was never made, or another process has put something there
                 folder.rmdir()
 
 

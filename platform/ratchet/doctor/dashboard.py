@@ -1,4 +1,4 @@
-"""What a Ray dashboard tells somebody without a token, asked over HTTP. Follows no redirect, and uses no proxy."""
+"""What a Ray dashboard shows without a token, over HTTP. Follows no redirect, and uses no proxy."""
 
 from __future__ import annotations
 

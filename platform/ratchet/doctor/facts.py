@@ -11,7 +11,7 @@ Versions = Mapping[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """A GPU as `nvidia-smi` tells it."""
+    """A GPU as `nvidia-smi` reports it."""
 
     model: str
     memory: int
@@ -76,7 +76,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Dashboard:
-    """What a dashboard gives away to somebody without a token.
+    """What a dashboard shows without a token.
 
     `mode` is its answer to /api/authentication_mode (None: none). `status` is that of /api/jobs/, and `jobs_open` says
     that it listed the jobs: who reads them can send some. `secrets` are (job, variable) of secret-looking variables in

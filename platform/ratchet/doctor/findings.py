@@ -36,7 +36,7 @@ def problem(check: str, found: str, do: str) -> Finding:
 
 
 def worst(findings: Iterable[Finding]) -> Level:
-    """Return the worst level among findings; `ok` where there is none."""
+    """Return the worst level among findings; `ok` for no findings."""
     levels = {one.level for one in findings}
     return next((level for level in _ORDER if level in levels), "ok")
 

@@ -17,7 +17,7 @@ from ratchet.errors import some
 _MUST_AGREE = ("python", "ray", "ratchet", "torch")
 _SHOULD_AGREE = ("transformers", "tokenizers", "deepspeed", "peft", "numpy", "pyarrow", "vllm")
 _SKEW_WARNING, _SKEW_PROBLEM = 1.0, 60.0
-"""Seconds. Times of records are told apart by the second; TLS and tokens of clouds fail at minutes."""
+"""Seconds. Records are ordered by the second; TLS and tokens of clouds fail at minutes."""
 _FEW_FILES = 65_536
 """Ray's own advice: each worker process and each connection takes handles."""
 _TOO_FEW_FILES = 4_096

@@ -183,7 +183,7 @@ def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout
 def identity_of(task: Task, content: Content, *, gpu: bool) -> dict[str, Any]:
     """Return what decides a task's numbers beside the model: its settings, what it reads, and the code.
 
-    `gpu` says whether a judge of one's own runs on one. Raises DataError, ModelError where a judge cannot be read.
+    `gpu` says whether your own judge model runs on one. Raises DataError, ModelError where a judge cannot be read.
     """
     kind = task_kind(task.kind)
     return {

@@ -30,7 +30,7 @@ class Outcome:
 def fsck(root: Path, *, dry_run: bool, say: Callable[[Outcome], None]) -> int:
     """Look at every part of the store below `root`; return the exit status. `say` gets each part, as it is known.
 
-    With `dry_run` nothing is changed. What a living process holds the lease of is left alone, and told. Raises
+    With `dry_run` nothing is changed. What a living process holds the lease of is left alone, and reported. Raises
     DataError where there is no store.
     """
     layout = Layout(root)

@@ -72,7 +72,7 @@ def _logps(folder: Path, layout: Layout) -> Iterator[Part]:
 
 
 def _logps_lease(folder: Path, record: Record | None, layout: Layout) -> Path:
-    """A sample of a split has the lease of the whole split. Where it cannot be told which, any that is held guards."""
+    """A sample of a split has the lease of the whole split. Where it is unknown which, any that is held guards."""
     if record is not None:
         return layout.lease(f"logps-{fingerprint({**record.identity, 'rows': 'all'})}")
     held = (lease for lease in layout.lease("x").parent.glob("logps-*") if holder_of(lease) is not None)

@@ -55,7 +55,7 @@ def read_objects(paths: Iterable[Path]) -> list[Document]:
 
 
 def holding(objects: list[Document], where: str) -> list[Document]:
-    """Return objects as they are. Raises PlanError where there is none: nothing would be checked, and nothing wrong."""
+    """Return objects as they are. Raises PlanError for an empty list: a check of nothing would always pass."""
     if not objects:
         raise PlanError("holds no object: there is nothing to check", where=where)
     return objects

@@ -23,9 +23,9 @@ DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 GPU = "nvidia.com/gpu"
 _RAY_DRAIN, _KUBERNETES_GRACE, _SHORTEST_STOP = 30.0, 30.0, 30.0
-"""Seconds: what Ray and Kubernetes take where nothing is said, and what a checkpoint may take at the least."""
+"""Seconds: the defaults of Ray and Kubernetes, and the least that a checkpoint may take."""
 _LONGEST_IDLE = 600
-"""Seconds that an ended job may hold its GPUs, for somebody to look into its pods."""
+"""Seconds that an ended job may hold its GPUs, so that its pods can be looked into."""
 _FREEING = {"DeleteWorkers", "DeleteCluster", "DeleteSelf"}
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
@@ -75,7 +75,7 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
         yield from _ending_faults(job)
     found, fault = runtime_env(job)
     if fault:
-        return  # told by the operator's rules
+        return  # the operator's rules report it
     wait = quantity(mapping(found, "env_vars").get(STOP_WAIT))
     if wait is None or wait < _SHORTEST_STOP:
         what = f'env_vars: {{{STOP_WAIT}: "120"}}: `ray job stop` kills after 3 s otherwise, without a checkpoint'

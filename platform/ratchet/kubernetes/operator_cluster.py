@@ -1,4 +1,4 @@
-"""What KubeRay v1.7.0 refuses in the spec of a cluster (`utils/validation.go`), told before it is asked.
+"""What KubeRay v1.7.0 refuses in the spec of a cluster (`utils/validation.go`), reported before the operator sees it.
 
 The schema of the CRDs lets these through; the operator finds them after the object was created, and
 says so in an event. Rules of tokens, Redis, networks and TLS are here; those of jobs in `operator_job`.

@@ -1,4 +1,4 @@
-"""Whether a model folder can be used, told before anything is trained. Loads no weights."""
+"""Whether a model folder can be used, found out before anything is trained. Loads no weights."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Stored:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the folder's safetensors files, by name. Raises ModelError where there is none."""
+    """Return the folder's safetensors files, by name. Raises ModelError where it has none."""
     files = sorted(folder.glob("*.safetensors"))
     if not folder.is_dir():
         raise ModelError("no such model folder", where=str(folder), fix="correct model.path")

@@ -166,7 +166,7 @@ def _check_weights(info: dict[str, Any], folder: Path) -> None:
 
 
 def keep_rotary_in_float32(model: nn.Module) -> None:
-    """Make rotary frequencies anew where a way of loading rounded them (ZeRO-3 with bfloat16 does)."""
+    """Compute rotary frequencies again where loading rounded them (ZeRO-3 with bfloat16 does)."""
     for module in model.modules():
         frequencies = getattr(module, "inv_freq", None)
         if isinstance(frequencies, torch.Tensor) and frequencies.dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""How much memory this process holds and may hold: a GPU's allocator, or on a CPU what Linux tells."""
+"""How much memory this process holds and may hold: a GPU's allocator, or on a CPU what Linux reports."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.devic
 
 
 def _trim() -> None:
-    """Hand freed memory back, which glibc may have been told to keep: it would hide what the next pass takes."""
+    """Hand freed memory back, which glibc may be set to keep: it would hide what the next pass takes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -67,7 +67,7 @@ def read_worked(text: str) -> Worked:
 
 
 def _unmarked(text: str) -> tuple[str, list[Calculation | None]]:
-    """Return the text without calculator marks, and the calculations that they told of."""
+    """Return the text without calculator marks, and the calculations that they held."""
     pieces, found, at, length = [], [], 0, 0
     for match in _MARK.finditer(text):
         pieces.append(text[at : match.start()])

@@ -1,7 +1,7 @@
 """What a chat template is handed, and what it reads: all that decides a conversation's text beside its messages.
 
 Some templates write today's date (Llama 3.1 and later, Mistral Small 3, Granite, gpt-oss). Here the clock that they
-read stands still, so that a plan's tokens and requests are the same on every day.
+read is fixed, so that a plan's tokens and requests are the same on every day.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def shipped_templates() -> list[str]:
 
 
 def template_text(name: str) -> str:
-    """Return a chat template's text, by shipped name or file. Raises ModelError where there is none."""
+    """Return a chat template's text, by shipped name or file. Raises ModelError where neither exists."""
     shipped = TEMPLATES / f"{name}.jinja"
     path = shipped if name in shipped_templates() else at_home(name)
     try:
@@ -51,7 +51,7 @@ def template_text(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """A clock that stands still at the beginning of a day, such as 2024-07-26."""
+    """A clock fixed at the beginning of a day, such as 2024-07-26."""
 
     day: str
 
@@ -89,7 +89,7 @@ def chat_template_of(spec: ModelSpec) -> ChatTemplate:
 
 
 def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
-    """Let a tokenizer render conversations in this way alone, whoever asks it.
+    """Let a tokenizer render conversations in this way alone, for every caller.
 
     Raises ModelError for an argument that its template never reads.
     """
@@ -115,14 +115,14 @@ def identity_of(tokenizer: Any) -> dict[str, Any]:
 def handed_of(tokenizer: Any) -> dict[str, Any]:
     """Return what decides the text of a conversation beside its template: arguments, and the day where it reads one.
 
-    Raises ModelError where the clock that it reads is not one that stands still.
+    Raises ModelError where it reads a clock that is not fixed.
     """
     bound, clock = tokenizer.apply_chat_template, reads(text_of(tokenizer)).clock
     arguments = dict(bound.keywords) if isinstance(bound, functools.partial) else {}
     stands: Clock | None = arguments.pop(CLOCK, None)
     if clock and stands is None:
         raise ModelError(
-            "its chat template writes today's date, which nobody fixed",
+            "its chat template writes today's date, which is not fixed",
             where=str(tokenizer.name_or_path),
             fix="load the tokenizer with `load_tokenizer`",
         )

@@ -19,7 +19,7 @@ def commit_of(kind: Kind, name: str, revision: str | None) -> str:
     """Return the commit that a name with its revision (None: the default branch) means, the same all through a process.
 
     Where the hub cannot be asked, it is the one that this machine's cache has under that name. Raises what the hub's
-    library raises where there is none either.
+    library raises where that is missing too.
     """
     if revision is not None and is_commit(revision):
         return revision

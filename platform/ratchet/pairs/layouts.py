@@ -281,7 +281,7 @@ LAYOUTS: dict[str, RowLayout] = {
 def detect(rows: Sequence[Fields], where: str) -> str:
     """Return the one layout that more than half of `rows` look like.
 
-    Raises DataError with the fields seen where there is none, or more than one.
+    Raises DataError with the fields seen where none fits, or more than one.
     """
     votes = collections.Counter(name for row in rows for name, layout in LAYOUTS.items() if layout.detect(row))
     winners = [name for name in LAYOUTS if votes[name] * 2 > len(rows)]

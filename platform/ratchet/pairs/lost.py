@@ -1,4 +1,4 @@
-"""Pairs that a source loses when it is tokenised: told with reason, share, longest length and remedy, or an error."""
+"""Pairs that a source loses when it is tokenised: a warning with reason, share and remedy, or an error."""
 
 from __future__ import annotations
 

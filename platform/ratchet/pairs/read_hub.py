@@ -31,7 +31,7 @@ def at_commit(hub: Hub) -> Hub:
     """
     if Path(hub.name).exists():
         raise DataError(
-            f"{hub.name} is a file or folder here, which nobody would notice to change",
+            f"{hub.name} is a file or folder here, whose changes would go unnoticed",
             where=hub_label(hub),
             fix="give it as `path:`, where its content is looked at; or call the folder otherwise",
         )

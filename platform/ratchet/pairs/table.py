@@ -39,7 +39,7 @@ class _File:
             with pa.memory_map(str(checked(path))) as source:  # a changed bit may end the process that reads it
                 self.batches = _batches(pa.ipc.open_file(source))
         except FileNotFoundError:
-            raise DataError("no such token file", where=str(path), fix="run the plan again: it is made anew") from None
+            raise DataError("no such token file", where=str(path), fix="run the plan again: it is made again") from None
         except pa.ArrowInvalid as error:
             raise CorruptError(
                 f"not an Arrow file: {error}", where=str(path), fix="delete its folder; it will be made again"

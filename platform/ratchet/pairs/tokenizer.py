@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates: loaded from a model folder, and told apart by what they do."""
+"""Tokenizers and chat templates: loaded from a model folder, and distinguished by what they do."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def refuse_adapter(folder: Path) -> None:
 
 
 def _refuse_code_elsewhere(folder: Path, fields: dict[str, Any]) -> None:
-    """A revision pins the code of its own repository alone: `owner/name--module.Class` is somebody else's, of today."""
+    """A revision pins the code of its own repository alone: `owner/name--module.Class` is of another repository."""
     for said in (fields.get("auto_map") or {}).values():
         named = said if isinstance(said, list) else [said]
         if any("--" in str(one) for one in named):

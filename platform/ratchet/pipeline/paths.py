@@ -1,4 +1,4 @@
-"""Whether what a plan or suite names is on this machine: told with its line, all at once, before anything starts."""
+"""Whether what a plan or suite names is on this machine: all faults at once, before anything starts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fault(place: Place) -> str | None:
         return None
     try:
         return _LOOKS[place.part, place.key](place.text)
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL in it, a home of nobody
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL in it, an unknown user's home
         return f"cannot be looked for: {getattr(error, 'strerror', None) or error}"
 
 

@@ -28,7 +28,7 @@ from ratchet.store.record import now, read_json_or_none
 def pin(run: Run) -> None:
     """Put commits for the names in the run's plan, those that it found before or what the hub says now.
 
-    Raises DataError, ModelError where a name means nothing, or nobody can be asked.
+    Raises DataError, ModelError where a name means nothing, or the hub cannot be reached.
     """
     folder = run.layout.sweep(run.trial.sweep) / "hub" if run.trial else pins_of(run.layout, run.plan.name)
 
@@ -52,7 +52,7 @@ def pin(run: Run) -> None:
 
 
 def pinned_before(plan: Plan, layout: Layout) -> Plan:
-    """Return a plan with the commits that a run of it has found, if any; nobody is asked."""
+    """Return a plan with the commits that a run of it has found, if any; no request is sent."""
     known = {}
     for key, part in unpinned(plan):
         if (kept := read_json_or_none(_place(pins_of(layout, plan.name), part)[0])) is not None:

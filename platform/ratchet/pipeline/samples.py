@@ -37,7 +37,7 @@ LIMIT, MOST = 128, 512
 answer has, to see that one never ends, up to the second number."""
 
 _LONGEST_PROMPT = 1024
-"""Tokens of a prompt: a longer one takes more time than it tells."""
+"""Tokens of a prompt: a longer one costs more time than it is worth."""
 
 
 @dataclasses.dataclass(frozen=True)

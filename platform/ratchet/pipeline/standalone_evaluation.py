@@ -113,7 +113,7 @@ def evaluate_models(
 
 
 def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:
-    """Return what tells one evaluation's folder from another's: models, templates, and the suite with its values."""
+    """Return the key of an evaluation's folder: models, templates, and the suite with its values."""
     named = [
         [model.name, model.identity, digest_tokenizer(model.folder), _rendering(one.spec, model), model.dtype]
         for one, model in zip(asked, models, strict=True)

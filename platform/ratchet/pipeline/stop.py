@@ -3,7 +3,7 @@
 While a model is trained the run goes on to the end of the optimiser step and saves it; all else is kept block by
 block, and ends at once. Either way a call of the same command goes on. Asked a second time it ends at once.
 
-A sweep takes the signals for its trials, which run in other processes and ask whether it was told.
+A sweep takes the signals for its trials, which run in other processes and ask whether it was asked to stop.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ def _unshared(run: Run, steps: Sequence[Step]) -> list[str]:
 
 
 def _befell(run: Run, steps: Sequence[Step]) -> list[str]:
-    """Say what befell a step that a reader of its figures must know: updates left out, checkpoints that were broken."""
+    """Return events of a step that its reader must know: updates left out, checkpoints that were broken."""
     training = {
         step.name: finished_record(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps
     }

@@ -1,4 +1,4 @@
-"""Train one step: score its reference, hand the workers what they need, gather what came out."""
+"""Train one step: score its reference, give the workers what they need, gather the results."""
 
 from __future__ import annotations
 

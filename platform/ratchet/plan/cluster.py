@@ -111,10 +111,10 @@ class Cluster(Strict):
     """GPUs that hold one vLLM engine together; more than 1 only where a model does not fit one GPU."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Times that training may restart from its last checkpoint after a lost worker. Nodes that are taken away with
-    notice do not count, and whenever workers regroup at a checkpoint the count begins anew."""
+    notice do not count, and whenever workers regroup at a checkpoint the count starts again."""
     collective_timeout: Annotated[int, Field(ge=5)] = 1800
     """Seconds that a worker waits for the others in one exchange before training restarts, naming who was missing.
-    One worker publishes models and divides checkpoints anew while the others wait: leave it the time for that."""
+    One worker publishes models and divides checkpoints again while the others wait: leave it time for that."""
     storage: str = "outputs"
     """Folder for the store and the runs; every node must see it under the same path."""
     ray: Ray = Ray()

@@ -83,7 +83,7 @@ def shorten(text: str, most: int = 60) -> str:
 
 
 def fail(problems: Iterable[Problem]) -> None:
-    """Raise a PlanError with one line for each problem; do nothing where there is none.
+    """Raise a PlanError with one line for each problem; do nothing where there are none.
 
     The lines of each file come in order; files in the order in which they first appear, and
     `--set` after them.

@@ -1,4 +1,4 @@
-"""Who judges answers: a server, a model of one's own, or a recording of earlier judgments."""
+"""Who judges answers: a server, your own model, or a recording of earlier judgments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EndpointJudge(Strict):
     budget: Annotated[int, Field(ge=1)] | None = None
     """Most requests that one run may send, attempts that failed included; kept judgments cost nothing."""
     allow_private: bool = False
-    """Let the URL lead to addresses that are not of the open internet, such as a server of one's own."""
+    """Let the URL lead to addresses that are not of the open internet, such as your own server."""
 
 
 class ModelJudge(Strict):
@@ -95,9 +95,7 @@ JUDGE_KINDS: Mapping[str, JudgeKind] = {
         path=None,
         key_variable="key_variable",
     ),
-    "model": JudgeKind(
-        settings=ModelJudge, title="A judge of one's own", how_only=frozenset(), path=None, key_variable=None
-    ),
+    "model": JudgeKind(settings=ModelJudge, title="Your own judge", how_only=frozenset(), path=None, key_variable=None),
     "replay": JudgeKind(
         settings=ReplayJudge, title="A recorded judge", how_only=frozenset(), path="file", key_variable=None
     ),

@@ -1,4 +1,4 @@
-"""Load plans, suites and sweep spaces. Everything that is wrong with a file is told at once, in one PlanError."""
+"""Load plans, suites and sweep spaces. Everything that is wrong with a file is listed at once, in one PlanError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ratchet.plan.suite import Suite, judge_of, source_of, task_kind
 
 Schema = TypeVar("Schema", Plan, Suite, Space)
 Also = Callable[[Document, type[Plan] | type[Suite]], Iterable[Problem]]
-"""Looks for more that is wrong with a plan or suite than its text tells: whether what it names is on this machine."""
+"""Looks for faults of a plan or suite that its text does not show: whether what it names is on this machine."""
 _SCHEMAS = {"stages": "a plan", "tasks": "an evaluation suite", "keys": "a sweep space"}
 """The top-level key that says what a file is."""
 

@@ -106,5 +106,5 @@ def changed(spec: ModelSpec, **keys: Any) -> ModelSpec:
 
 
 def is_commit(revision: str) -> bool:
-    """Tell whether a revision is a commit's whole digest, which nobody can move to other content."""
+    """Return whether a revision is a commit's whole digest, which cannot be moved to other content."""
     return re.fullmatch(r"[0-9a-f]{40}", revision) is not None

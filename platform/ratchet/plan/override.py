@@ -22,7 +22,7 @@ def apply(document: Document, assignments: Sequence[str], schema: type[BaseModel
     """Return the document with each `dotted.key=value` set, in turn; the value is read as YAML.
 
     A key must be one that the schema has, below names that the document has. What is wrong is
-    added to the document's problems, so that it is told with all else. `document` stays as it is.
+    added to the document's problems, so that it is reported with all others. `document` stays as it is.
     """
     changed = _copy(document)
     problems: list[Problem] = []
@@ -61,7 +61,7 @@ def put(document: Document, values: Mapping[str, tuple[Any, Place]], schema: typ
 def leave_out(document: Document, keys: Mapping[str, Place], schema: type[BaseModel] = Plan) -> Document:
     """Return the document without some dotted keys, so that their defaults hold; what it has not, it need not lose.
 
-    What is wrong with a key is added to the document's problems; a key that is missed is told at the place of
+    What is wrong with a key is added to the document's problems; a missing key is reported at the place of
     the wish to leave it out. `document` stays as it is.
     """
     changed, problems = _copy(document), []

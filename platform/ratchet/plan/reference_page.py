@@ -43,7 +43,7 @@ A plan says what is made, and where it runs:
 ```yaml
 {EXAMPLE}```
 
-`ratchet check jobs/*.yaml` tells everything that is wrong with a file at once, each as
+`ratchet check jobs/*.yaml` lists everything that is wrong with a file at once, each as
 `file:line: dotted.key: what is wrong; did you mean X?`, and exits with 2 where anything is.
 
 ## How a file is read
@@ -120,7 +120,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A scheduler", space.Scheduler),
     ("A budget", space.Budget),
 )
-"""Headings in the order of the page. A key is told where it is declared, and again where its default differs."""
+"""Headings in the order of the page. A key is described where it is declared, and again where its default differs."""
 
 
 def page() -> str:

@@ -87,7 +87,7 @@ def _needs(stage: Stage) -> set[str]:
 
 
 def _mapping(value: Any, *keys: str) -> dict[str, Any]:
-    """Return the mapping under `keys`, or an empty one where there is none."""
+    """Return the mapping under `keys`, or an empty one where it is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
@@ -199,7 +199,7 @@ def _quantised(
 def _divided_anew(
     document: Document, path: KeyPath, stage: Mapping[str, Any], cluster: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    """Yield what cannot go on with another number of workers: DeepSpeed divides no adapters' checkpoint anew."""
+    """Yield what cannot go on with another number of workers: DeepSpeed redivides no checkpoint of adapters."""
     workers, zero = cluster.get("workers"), _mapping(cluster, "deepspeed").get("zero", 0)
     if isinstance(stage.get("lora"), dict) and _is_range(workers) and zero != 0:
         what = f"adapters divided by ZeRO stay with one number of workers, and cluster.workers is {in_yaml(workers)}"

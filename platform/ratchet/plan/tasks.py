@@ -56,7 +56,7 @@ class Harness(Answering):
     profile: Literal["openllm-v1", "harness"] = "harness"
     """`openllm-v1`: prompts and settings of the 2023 leaderboard, exactly. `harness`: those of this lm-eval."""
     include: str | None = None
-    """Folder of task definitions of one's own, in lm-eval's format."""
+    """Folder of your own task definitions, in lm-eval's format."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Questions of each task, at most, from the first on: for a try, and said beside the score."""
     chat_template: bool = False

@@ -106,7 +106,7 @@ class TrainingStage(Strict):
     """Largest gradient norm; `null` does not clip."""
     skip_nonfinite: Annotated[int, Field(ge=0, lt=100)] = 0
     """Steps of any hundred that may be skipped because their loss or gradient is not finite; the next such step
-    stops training. A skipped step updates nothing, and is told with its pairs."""
+    stops training. A skipped step updates nothing, and is reported with its pairs."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Tokens of prompt and answer together."""
     overlong: Overlong = "drop"

@@ -30,7 +30,7 @@ class Case:
     """One training step to prove: `rows` pairs in all, `batch` of them in an update.
 
     `model` is the folder that it starts from, `masters` the file of the float32 weights that it carries on, and
-    `reference` the folder that its loss is held against, each None where there is none; `dtype` and `reference_dtype`
+    `reference` the folder that its loss is held against, each None where it has none; `dtype` and `reference_dtype`
     are the plan's precisions. `float32_sums` says that gradients are to be added up in float32.
     """
 

@@ -152,7 +152,7 @@ def _weights(
     start: Mapping[str, Tensor],
     telling: Mapping[str, Tensor],
 ) -> Iterator[Number]:
-    """Compare how far the weights have moved from the start, and where to, as far as each one tells."""
+    """Compare how far the weights have moved from the start, and in which direction, beyond rounding."""
     if held.names != start.keys():
         return
     for group, belongs in GROUPS.items():

@@ -1,4 +1,4 @@
-"""What the plain trainer takes of this machine's memory, told beforehand."""
+"""An estimate of the memory that the plain trainer takes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     <step folder>/masters-000001.safetensors   … and after each
     <step folder>/additions.json               how far a gradient grew that was added up over passes and workers
 
-When the updates that are to be proved are made it tells the loop to end, by the way that a driver has: a notice.
+When the updates that are to be proved are made it asks the loop to end as a driver does: by a notice.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a sample showed. `shift` is the root mean square of z that the differences cause, `bound` what is borne,
+    """What a sample showed. `shift` is the root mean square of z that the differences cause, `bound` its limit,
     `worst_shift` and `worst_bound` the same of the pair whose z moves most (`losses.sensitivity`);
     `first_loss` is the loss that the first step would have where it should be ln 2.
     """

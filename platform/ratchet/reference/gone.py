@@ -39,7 +39,7 @@ class Register:
 def gone_afterwards() -> Iterator[Any]:
     """Yield a register for the processes of a pass; at its end, whatever end, end them and wait until they are gone.
 
-    After an error Ray Data would keep them for as long as somebody holds the error. Raises
+    After an error Ray Data would keep them for as long as the error object lives. Raises
     ClusterError where they do not end.
     """
     import ray

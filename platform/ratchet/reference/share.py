@@ -23,7 +23,7 @@ def exact_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def interval_of(share: float | None, count: int) -> tuple[float, float] | None:
-    """Return the exact interval of a share that a whole number of `count` things gave; None where there is none."""
+    """Return the exact interval of a share of `count` things; None where it is not one."""
     return None if share is None or not count else exact_interval(round(share * count), count)
 
 

@@ -1,6 +1,6 @@
 """Where an endpoint's URL may lead: to public addresses, and elsewhere only by leave.
 
-A plan from somebody else must not make this machine talk to what only it can reach: services of
+Another person's plan must not make this machine talk to what only it can reach: services of
 its own, of its network, or the metadata server of its cloud.
 """
 

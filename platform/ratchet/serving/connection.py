@@ -1,7 +1,7 @@
 """The door to httpx: the only module that imports it. One POST, to a checked address.
 
 Redirects are not followed and proxies of the environment are not used: both would lead to an
-address that nobody checked.
+address that was not checked.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Connection:
 class _Checked(httpx.AsyncBaseTransport):
     """Resolves a host itself, and connects to an address that was checked.
 
-    Between a check and a connection that resolves anew, the name could change where it leads.
+    A connection that resolved the name again could be led to another address than the one checked.
     """
 
     def __init__(self, concurrency: int, *, allow_private: bool, tls: bool) -> None:

@@ -193,7 +193,7 @@ class Endpoint:
         self.sent += 1
 
     async def _rest(self, attempt: int, trouble: Trouble, path: str, this: _Round) -> None:
-        """Wait until the next attempt. Raises EndpointError where there is none."""
+        """Wait until the next attempt. Raises EndpointError after the last one."""
         what, fix = self._for_people(trouble.what), trouble.fix
         where = self.settings.base_url.rstrip("/") + path
         asked = asked_seconds(trouble.retry_after, self._pace.now())
@@ -219,7 +219,7 @@ class Endpoint:
             this.resting.discard(nap)
 
     def _for_people(self, text: str) -> str:
-        """Return the head of a foreign text as one line, without the key even where the server told it."""
+        """Return the head of a foreign text as one line, without the key even where the server sent it."""
         line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
         if self._key:
             line = line.replace(self._key, "***")

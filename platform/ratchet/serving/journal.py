@@ -80,7 +80,7 @@ class Journal:
         return key in self._log.places
 
     def find(self, key: str) -> Answer:
-        """Return the answer under `key`. Raises KeyError where there is none."""
+        """Return the answer under `key`. Raises KeyError where `key` is absent."""
         return parse_line(self._log.read(key))[1]
 
     def append(self, model: str, request: Request, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""An engine that answers from a recording, and asks nobody: a journal of an earlier run."""
+"""An engine that answers from a recording, the journal of an earlier run, and sends no request."""
 
 from __future__ import annotations
 

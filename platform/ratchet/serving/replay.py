@@ -1,4 +1,4 @@
-"""An engine that says again what a judge once said, from judgments in FastChat's format."""
+"""An engine that answers with a judge's recorded judgments, in FastChat's format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Replay:
 
     A line has `judge` (a list of the judge's name and the prompt's), `user_prompt` and `judgment`.
     Recordings were drawn at temperature 0: a request at another one is not in them.
-    Raises DataError where the file cannot be read, a line is none of these, or none is by `judge`.
+    Raises DataError where the file cannot be read, a line is not a judgment, or none is by `judge`.
     """
 
     def __init__(self, path: Path, judge: str) -> None:
@@ -42,11 +42,11 @@ class Replay:
             raise DataError(f"has no judgment by {judge!r}", where=str(path), fix=f"it has judgments by {there}")
 
     def holds(self, prompt: str) -> bool:
-        """Return whether something was said to this prompt."""
+        """Return whether this prompt has a recorded answer."""
         return prompt in self._said
 
     def attempt(self, requests: Sequence[Request]) -> list[Answer | RatchetError]:
-        """Return what was said to each request, or a DataError where that is not known, in their order."""
+        """Return the recorded answer to each request, or a DataError where there is none, in their order."""
         return [self._find(request) for request in requests]
 
     def _find(self, request: Request) -> Answer | RatchetError:

@@ -75,7 +75,7 @@ Request = ChatRequest | CompletionRequest | ScoreRequest | ContinuationRequest
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an engine said to one request.
+    """An engine's answer to one request.
 
     `finish_reason` is the engine's own word: `stop`, `length`, … The counts are None where a server
     does not tell them. A score has no text but `logprobs`: natural logarithms, one for each token

@@ -17,7 +17,7 @@ LONGEST_SECONDS = 600.0
 
 
 class Trouble(Exception):  # noqa: N818 - one attempt's; it becomes an error where no other attempt is made
-    """An attempt failed. `again` tells whether the next may do better.
+    """An attempt failed. `again` says whether the next may do better.
 
     `retry_after` is the server's header of that name, as it came. `shared` is trouble that every other
     request would meet as well: a refused key, a server that is not there.

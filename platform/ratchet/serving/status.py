@@ -41,7 +41,7 @@ def check_status(reply: Reply, request: Request, *, model: str, key_variable: st
 
 
 def said(body: bytes) -> str:
-    """Return what a server said of its error: the message in its JSON, or else the text as it is."""
+    """Return a server's error message: the one in its JSON, or else the text as it is."""
     try:
         fields: Any = json.loads(body)
     except (ValueError, RecursionError):

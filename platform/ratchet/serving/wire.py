@@ -58,7 +58,7 @@ def read_answer(request: Request, body: bytes) -> Answer:
     """Return the answer in the body of a reply of status 200.
 
     Raises Trouble where it is not JSON, lacks a field, has not one finite log-probability for each
-    token id, or is none of the allowed answers.
+    token id, or is not one of the allowed answers.
     """
     try:
         fields = json.loads(body)

@@ -1,6 +1,6 @@
 """A file of JSON lines that only grows: a line is on the disk before it counts, and one process writes.
 
-A line carries a check of its content. The last one may be torn, by a kill or a power cut; nobody counted on it, and it
+A line carries a check of its content. The last one may be torn, by a kill or a power cut; nothing depends on it, and it
 is cut off. One before it that was changed since is left out, with a warning: what it held is made again.
 """
 

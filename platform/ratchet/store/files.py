@@ -49,7 +49,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def open_storage(root: Path) -> None:
-    """Make the storage's folder where there is none, and prove that a file can be written there.
+    """Make the storage's folder where it is missing, and prove that a file can be written there.
 
     It is the first touch of the storage by a command. Raises StorageError, whatever the reason.
     """
@@ -198,7 +198,7 @@ def gone(path: Path) -> StorageError:
 
 
 def at_home(text: str) -> Path:
-    """Return a path with its `~` written out; as it stands where nobody has that home."""
+    """Return a path with its `~` written out; unchanged where there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -5,7 +5,7 @@
 <root>/store/logps/<fp>/    block-000000.parquet …                           record.json
 <root>/store/models/<fp>/   a Hugging Face folder made from a `scratch:` spec
 <root>/store/answers/<fp>.jsonl   what a model answered, unit by unit
-<root>/store/judgments/<fp>.jsonl   what a judge behind a URL said
+<root>/store/judgments/<fp>.jsonl   answers of a judge behind a URL
 <root>/store/requests/      requests of lm-eval's tasks, which all models share
 <root>/store/datasets/      `datasets`' copies of local data, by content
 <root>/store/scores/<fp>/   result.json  items.parquet                       record.json

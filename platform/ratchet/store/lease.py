@@ -5,7 +5,7 @@
 A lease is a file that appears whole, under a number that only one process can take: whoever sees that
 generation n was let go, or that its holder is dead, links generation n + 1, and of many only one succeeds. The
 highest file stays when it is let go (emptied, which needs no space on the disk), so no number ever
-comes back, and nobody who fell asleep over an old look can displace a holder that it has not seen.
+comes back, and a process suspended after reading a lease cannot evict a holder that it never saw.
 
 Who holds a lease renews it: a thread sets the file's time. No clocks of machines are compared: who waits takes
 the lease over when it has watched the time stand still for `LAPSE_SECONDS` of its own clock. A holder on the
@@ -13,7 +13,7 @@ same machine whose process has ended is found out at once.
 
 A holder that slept longer than that has lost its lease: `Lease.check` raises, and is called right before
 something is published. Between a check and what follows it lies a moment that no lease can close: what is published
-appears whole, by one rename, and the same whoever made it.
+appears whole, by one rename, and is the same whichever process made it.
 
 No two processes may wait for each other. So a lease is taken before those of what it is made from,
 and several of one kind in the order of their names: a sweep's trial, a step, then a model's answers, then
@@ -51,7 +51,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, and for what. `token` tells two threads of one process from each other."""
+    """Who holds a lease, and for what. `token` distinguishes two threads of one process."""
 
     token: str
     what: str
@@ -107,7 +107,7 @@ class Lease:
     def _renew(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             # By the open file and not by its name, which may be another's by now. A disk that is away for a
-            # moment is no reason to end: `check` tells whether the lease was lost.
+            # moment is no reason to end: `check` says whether the lease was lost.
             with contextlib.suppress(OSError):
                 os.utime(self._handle)
 
@@ -169,7 +169,7 @@ def _wait(folder: Path, mine: Holder, wait: Wait, refuse: str | None) -> Lease:
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """A lease's highest generation (0: there is none), when it was renewed, and what its file holds."""
+    """A lease's highest generation (0: it was never held), when it was renewed, and what its file holds."""
 
     generation: int = 0
     beat: int = 0
@@ -182,7 +182,7 @@ class _Seen:
 
     @property
     def holder(self) -> Holder | None:
-        """Who holds it; None where nobody does, or the file does not say."""
+        """Who holds it; None where it is free, or the file does not say."""
         try:
             found = json.loads(self.raw)
             return Holder(**{**found, "process": Process(**found["process"])})
@@ -268,7 +268,7 @@ def _link(aside: Path, path: Path) -> bool:
     try:
         os.link(aside, path)
     except FileExistsError:
-        # A network disk that lost its first answer asks twice, and is told that the name is there: its own.
+        # A network disk whose first answer was lost asks twice, and finds the name taken: by itself.
         return aside.stat().st_nlink == 2
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -282,7 +282,7 @@ def _link(aside: Path, path: Path) -> bool:
 
 
 def highest(folder: Path) -> int:
-    """Return the generation that holds a lease now, or held it last; 0 where nobody ever did. Raises StorageError."""
+    """Return the generation that holds a lease now, or held it last; 0 where it was never held. Raises StorageError."""
     with storage_errors(folder):
         return max(_generations(folder), default=0)
 

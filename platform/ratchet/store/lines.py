@@ -1,4 +1,4 @@
-"""JSON lines that somebody else wrote: every fault of a file is told with its line."""
+"""JSON lines of other programs: every fault of a file is reported with its line."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ NAME = "lease"
 
 @contextlib.contextmanager
 def hold(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[Lease]:
-    """Hold `folder` for this process. `Lease.check` tells, before something is recorded, whether it still does.
+    """Hold `folder` for this process. `Lease.check` says, before something is recorded, whether it still does.
 
     Whoever held it and is lost is displaced: on this machine at once, on another one when its lease was seen
-    to lapse, which `say` tells of. Raises RunError naming the holder where that one is alive.
+    to lapse, which `say` reports. Raises RunError naming the holder where that one is alive.
     """
     fix = "wait for it, stop it, or give this plan another name"
     with leased(folder / NAME, what=f"{folder.name} in {folder.parent}", wait=Wait(say), refuse=fix) as lease:

@@ -1,4 +1,4 @@
-"""The memory and the load of this machine, as Linux tells of them."""
+"""The memory and the load of this machine, as Linux reports them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of this machine, as /proc tells of them."""
+"""Processes of this machine, as /proc shows them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Process:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is, or was, a process of this machine; False where that cannot be told."""
+        """Whether it is, or was, a process of this machine; False where that is unknown."""
         return self.machine is not None and self.machine == _machine()
 
     def has_ended(self) -> bool:
-        """Whether it ran on this machine and does not run any more; False where that cannot be told."""
+        """Whether it ran on this machine and does not run any more; False where that is unknown."""
         if not self.is_here:
             return False
         try:

@@ -94,7 +94,7 @@ def write_record(folder: Path, record: Record, names: Iterable[str] | None = Non
 
 
 def _files(folder: Path, names: Iterable[str] | None) -> Iterator[Path]:
-    """Yield the files that a record names: none that is hidden, which nobody has finished, and no card."""
+    """Yield the files that a record names: no hidden ones, which are unfinished, and no card."""
     for top in folder.iterdir() if names is None else map(folder.joinpath, names):
         for path in [top] if top.is_file() else top.rglob("*"):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

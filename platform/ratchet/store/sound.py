@@ -4,7 +4,7 @@ A record names the size and the SHA-256 of every file of its folder. Who finds a
 a file asks `checked`, before any library sees a byte of it. A file is read for that once in a process, as long as
 neither its size nor its times change.
 
-What is damaged is made again: whoever holds the lease of a folder calls `clear`, which puts the damaged folder aside
+What is damaged is made again: the holder of a folder's lease calls `clear`, which puts the damaged folder aside
 and says so in one line.
 """
 
@@ -48,7 +48,7 @@ def faults(folder: Path, files: Mapping[str, Entry]) -> list[str]:
 def checked(path: Path) -> Path:
     """Return the path of a file in a finished folder, once its bytes are known to be those that its record names.
 
-    In a folder without a record nobody has finished anything yet: then nothing is known, and nothing checked. Raises
+    A folder without a record is unfinished: nothing is known of it, and nothing is checked. Raises
     CorruptError; FileNotFoundError where the file is absent.
     """
     record = read_record(path.parent)
@@ -64,7 +64,7 @@ def checked(path: Path) -> Path:
 
 
 def clear(folder: Path, damaged: Path) -> Record | None:
-    """Return the record of a sound folder; where there is none, make room for the folder to be made again.
+    """Return the record of a sound folder; otherwise make room for the folder to be made again.
 
     For folders that appear whole by one rename, so that one without a record has lost it. A damaged one is moved into
     the folder `damaged`, and a warning names it. The caller holds the folder's lease. Raises StorageError.

@@ -63,7 +63,7 @@ _handler = _Handler()
 def send(folder: str | None) -> None:
     """From now on this process's warnings go into a run's folder; None: to standard error.
 
-    A process that works for the driver calls it with what `destination` said there.
+    A process that works for the driver calls it with what `destination` returned in the driver.
     """
     logger = logging.getLogger("ratchet")
     if _handler not in logger.handlers:

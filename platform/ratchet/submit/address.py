@@ -15,7 +15,7 @@ _FIX = "give the dashboard's, such as --address http://127.0.0.1:8265, or set RA
 def find_address(given: str | None, environment: Mapping[str, str]) -> str:
     """Return the URL of a cluster's dashboard: as given, of RAY_API_SERVER_ADDRESS, or of RAY_ADDRESS if it is one.
 
-    Raises PlanError where there is none, or it is no such URL.
+    Raises PlanError where none is given, or it is not such a URL.
     """
     ray_address = environment.get("RAY_ADDRESS", "")
     address = given or environment.get("RAY_API_SERVER_ADDRESS")

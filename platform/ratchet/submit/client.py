@@ -25,7 +25,7 @@ from ratchet.submit.job import DIGEST, PLAN, Job, Submission, UnreachableError
 from ratchet.track.progress import Console
 
 OLDEST = (2, 60)
-"""The oldest Ray that a plan runs on, and whose job server tells a driver's exit status."""
+"""The oldest Ray that a plan runs on, and whose job server reports a driver's exit status."""
 TIMEOUTS = (10.0, 120.0)
 """Seconds to connect, and to wait for the next byte."""
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)

@@ -34,7 +34,7 @@ class _Log:
 
 
 class _Silence:
-    """How long there has been no answer, told once at its beginning and once at its end."""
+    """How long there has been no answer, reported once when that begins and once when it ends."""
 
     def __init__(self, console: Console, patience: float) -> None:
         self._console, self._patience = console, patience

@@ -40,7 +40,7 @@ def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: fl
 
 
 def find(jobs: Jobs, plan: str, job_id: str | None) -> Job:
-    """Return the job to stop. Raises RunError where there is none, or no one."""
+    """Return the job to stop. Raises RunError where none runs, or several do."""
     found = [job for job in jobs.running() if (job.id == job_id if job_id else job.plan == plan)]
     if len(found) == 1:
         return found[0]

@@ -27,7 +27,7 @@ class _Work:
 
 @contextlib.contextmanager
 def counted(label: str, unit: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Yield `show(done, total)`, which tells how far work has come.
+    """Yield `show(done, total)`, which shows how far work has come.
 
     On a terminal a bar moves; else there is a line every half minute, also while nothing is done yet.
     """
@@ -58,7 +58,7 @@ def counted(label: str, unit: str, console: Console) -> Iterator[Callable[[int, 
 
 @contextlib.contextmanager
 def under_way(label: str, what: str, console: Console) -> Iterator[None]:
-    """Say every half minute that work goes on whose parts nobody counts, and for how long it has."""
+    """Print every half minute that uncounted work goes on, and for how long it has."""
     began = time.monotonic()
     with line_by_line(console.say, lambda: f"{label:<20} {what}, {duration(time.monotonic() - began)} so far"):
         yield

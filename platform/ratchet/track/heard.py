@@ -17,7 +17,7 @@ class Heard:
     """Says each warning once, however many processes log it.
 
     `folders` are patterns below `folder` of the run folders to follow: `.` is itself, `trials/*` a sweep's trials.
-    Warnings of earlier calls, which the folders hold already, are not said again.
+    Warnings of earlier calls, which the folders hold already, are not printed again.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None], folders: Iterable[str] = (".",)) -> None:
@@ -29,7 +29,7 @@ class Heard:
         self._news()
 
     def say(self, texts: Iterable[str]) -> None:
-        """Say warnings that were not said yet."""
+        """Print warnings that were not printed yet."""
         with self._lock:
             for text in texts:
                 if text not in self._said:
@@ -41,14 +41,14 @@ class Heard:
         self.say(self._news())
 
     def on_page(self, texts: Iterable[str]) -> list[str]:
-        """Say warnings that were not said yet; return them for a page, with those that processes logged."""
+        """Print warnings that were not printed yet; return them for a page, with those that processes logged."""
         found = list(texts)
         self.say(found)
         return warned.on_page(found, self._folder, self._began, self._runs)
 
     @contextlib.contextmanager
     def all(self) -> Iterator[None]:
-        """Send this process's own warnings there too while the block runs; what is new at its end is said."""
+        """Send this process's own warnings there too while the block runs; what is new at its end is printed."""
         with warned.sent(self._folder):
             try:
                 yield

@@ -48,7 +48,7 @@ class Pace:
         return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
 
     def left(self, total: int) -> float | None:
-        """Return the seconds that the rest of `total` units takes, or None where that cannot be told."""
+        """Return the seconds that the rest of `total` units takes, or None where that is unknown."""
         rate = self.rate()
         return None if rate is None else max(0.0, (total - self._last[0]) / rate - (self._clock() - self._last[1]))
 

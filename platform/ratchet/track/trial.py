@@ -23,7 +23,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.track.wandb import WandbRun, WandbTracker
 
 ENDS_SECONDS = 30.0
-"""What wandb is given for all ends that are told from outside, once the last of them is known."""
+"""Seconds that wandb has for all ends that are reported from outside, once the last one is known."""
 
 _log = logging.getLogger(__name__)
 _COLUMNS = ("step", "kind", "fingerprint", "parent", "made_by", "run", "reused")
@@ -35,7 +35,7 @@ class StageLink:
 
     `fingerprint` is its identity in `store/steps`, `parent` that of the step it starts from (None:
     the plan's start model). `made_by` is the trial that trained it and `run` that trial's wandb run
-    (`<project>/<run id>`, None where unknown); `reused` tells that it was another trial or another time.
+    (`<project>/<run id>`, None where unknown); `reused` says that it was another trial or an earlier call.
     """
 
     step: str
@@ -56,7 +56,7 @@ def trial_run_id(sweep: str, chosen: Mapping[str, Any]) -> str:
     """Return the id of a trial's wandb run; `chosen` is its point.json.
 
     It stays the same when the trial goes on after an end, and is another one where the same sweep
-    was begun anew somewhere else: a run that is there would take no step twice.
+    started again elsewhere: an existing wandb run accepts no step twice.
     """
     return f"{chosen['trial']}-{fingerprint({'sweep': sweep, 'trial': chosen['trial'], 'at': chosen['at']})[:8]}"
 
@@ -64,7 +64,7 @@ def trial_run_id(sweep: str, chosen: Mapping[str, Any]) -> str:
 def trial_run(
     wandb: Wandb | None, sweep: str, chosen: Mapping[str, Any], plan: Mapping[str, Any], folder: Path
 ) -> WandbRun | None:
-    """Return the wandb run of a trial, or None where nobody asked for one.
+    """Return the wandb run of a trial, or None where none was asked for.
 
     `chosen` is the trial's point.json, `plan` its resolved plan and `folder` its run folder. Where a
     wandb agent started this process, the run is the agent's, whether the plan asks for wandb or
@@ -118,7 +118,7 @@ class _Tracker(WandbTracker):
 class TrialRun:
     """Sends one trial to wandb; None as `run` sends nothing. Raises nothing, and waits in `close` alone.
 
-    A trial that goes on after an end is told everything again, from its first line; at the service
+    A trial that goes on after an end is sent again from its first line; at the service
     nothing is there twice, and the newest offline file holds all. Methods may be called from several threads.
     """
 
@@ -206,7 +206,7 @@ class Ends:
     """Tells wandb of trials that were ended from outside: one after another, as it has one run at a time in a process.
 
     Raises nothing, and waits in `close` alone, there ENDS_SECONDS for all of them together. The first that hangs or
-    fails is the last that is tried: the service would fail the others too. What was not told is in trial.json.
+    fails is the last that is tried: the service would fail the others too. What was not sent is in trial.json.
     """
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class Ends:
         self._waiting.put((run, status, reason))
 
     def close(self) -> None:
-        """Wait until all is told, for no more than ENDS_SECONDS, and say how many trials' ends were not."""
+        """Wait until all is sent, for at most ENDS_SECONDS, and say how many trials' ends were not."""
         self._waiting.put(None)
         self._thread.join(ENDS_SECONDS)
         self._over.set()

@@ -2,7 +2,7 @@
 
 wandb may be down, slow, refusing or broken. Everything that touches it happens in one background
 thread behind a bounded queue: the training thread only puts, never waits, and drops what does not
-fit. The first failure is said once; from then on JSON lines go on alone.
+fit. The first failure is reported once; from then on only JSON lines are written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a sweep space is right for a plan: found out before the first trial begins, and all told at once."""
+"""Whether a sweep space is right for a plan: found out before the first trial begins, all at once."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Chooser:
         return [self._summary(trials, seeds) for trials in points.values()]
 
     def _summary(self, trials: list[Seen], seeds: int) -> Known:
-        """Return what is told of a point: a mean once all its seeds have finished; failed where one of them did not.
+        """Return what a searcher learns of a point: a mean once all seeds have finished; failed where one did not.
 
         A trial that is run again, or that lacks an objective that was not asked for then, is as good as under way.
         """

@@ -13,7 +13,7 @@ from ratchet.tune.forecast import Count, Forecast, forecast
 from ratchet.tune.points import Categorical, Trial, dimensions, trial_count, trials
 
 _MOST = 100_000
-"""Trials that are counted; a sweep that has more, or no end but hours, is told by one trial."""
+"""Trials that are counted; a sweep that has more, or ends only by hours, is described by one trial."""
 _MOST_DRAWN = 1_000
 """Trials that are drawn in place of those that tpe will choose."""
 

@@ -225,7 +225,7 @@ def _work(layout: Layout, sweep: str, found: Sequence[Found]) -> SweepWork:
     """Add up what this sweep made, once each, and what every trial would have made by itself.
 
     What was in the store before, of other runs and sweeps, is no work of this one. A reference pass counts as this
-    sweep's where a stage that it made used it, whoever scored it first.
+    sweep's where a stage that it made used it, whichever trial scored it first.
 
     Reference scores are added up by their own folders in the store: stages that differ in their loss alone share
     them, which no sum over stages shows. A run by itself makes none twice either.

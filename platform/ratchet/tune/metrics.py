@@ -30,7 +30,7 @@ from ratchet.track.jsonl import read_metrics
 
 T = TypeVar("T")
 Found = tuple[float | None, float | None]
-"""A value and its standard error, each None where there is none."""
+"""A value and its standard error, each None where it is unknown."""
 
 NOTHING: Found = (None, None)
 HELD_OUT = ("accuracy", "margin", "chosen_delta", "rejected_delta", "chosen_per_token")

@@ -96,7 +96,7 @@ def points(space: Space) -> Iterator[dict[str, Any]]:
 def unseen_of(space: Space, seen: int) -> Iterator[dict[str, Any]]:
     """Yield different points of a space, whatever its search, one more than `seen`, or all where there are fewer.
 
-    So one of them is new to whoever knows `seen` points, unless these are all. Where some key has no end of values
+    So one of them is not among `seen` points, unless these are all. Where some key has no end of values
     they are drawn, and else counted out.
     """
     found = _drawn(space) if _size(space) is None else _combinations(space.keys)

@@ -83,7 +83,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
 
 
 def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) -> tuple[dict[str, Any], WandbRun | None]:
-    """Write down the end of a trial whose process could not; return its trial.json and the wandb run to be told of it.
+    """Write down the end of a trial whose process could not; return its trial.json and the wandb run to send it to.
 
     A trial that wrote down its own end keeps that, and its run knows.
     """
@@ -144,7 +144,7 @@ def tell(task: TrialTask, what: str) -> None:
 
 
 def raise_if_told(task: TrialTask) -> None:
-    """Raise TrialStop where the scheduler has told the trial to end."""
+    """Raise TrialStop where the scheduler has ended the trial."""
     told = read_json_or_none(task.folder / STOP)
     if told is not None:
         raise TrialStop(told["what"])

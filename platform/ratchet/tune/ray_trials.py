@@ -35,7 +35,7 @@ Ended = Callable[[TrialTask, str, Mapping[str, str]], None]
 
 
 class NotInSnapshots:
-    """Leaves Ray Tune's snapshot of the experiment without what it holds: nothing is restored from that."""
+    """Keeps Ray Tune's snapshot of the experiment empty: nothing is restored from it."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -57,7 +57,7 @@ class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
         """Save nothing: what is known of trials stands in their folders."""
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Do nothing: `Endings` tells what became of a trial, before the next one is asked for."""
+        """Do nothing: `Endings` reports how a trial ended, before the next one is asked for."""
 
 
 class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
@@ -71,7 +71,7 @@ class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
         self.ended, self.look = ended, look
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look: trials may be told something while none of them says anything."""
+        """Look: a trial may have to be stopped while no trial reports anything."""
         self.look()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:

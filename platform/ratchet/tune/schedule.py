@@ -1,4 +1,4 @@
-"""Schedulers that end trials early: Ray Tune's own, told again what an earlier call had seen.
+"""Schedulers that end trials early: Ray Tune's own, given again what an earlier call had seen.
 
 ASHA: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning". Median rule: Golovin et
 al. 2017, "Google Vizier", section 3.2.1.
@@ -61,7 +61,7 @@ class MedianRule(Gently, MedianStoppingRule):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
-        """Add nothing: the last result of a trial was told as it came, and one that never came has no metric."""
+        """Add nothing: the last result of a trial was passed on as it came, and one that never came has no metric."""
 
 
 def scheduler_of(settings: Scheduler | None, earlier: Sequence[Path]) -> Any:

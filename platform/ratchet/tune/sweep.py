@@ -214,7 +214,7 @@ def newest(running: Sequence[TrialTask]) -> str:
 
 
 def last_line(path: Path) -> str:
-    """Return the last whole line of a file that grows; empty where there is none."""
+    """Return the last whole line of a file that grows; empty where no line is whole."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))

@@ -24,7 +24,7 @@ from ratchet.tune.watch import TrialStop
 POINT, TRIAL, STOP = "point.json", "trial.json", "stop.json"
 _log = logging.getLogger(__name__)
 PAUSE = "pause.json"
-"""The file of a sweep's folder that tells all its trials to save and to end, with the reason: they go on later.
+"""The file of a sweep's folder that asks all its trials to save and to end, with the reason: they go on later.
 
 Trials run on the driver's machine, so that no network disk keeps in mind that it was not there.
 """
@@ -72,7 +72,7 @@ class TrialTask:
 
     @property
     def lease(self) -> Path:
-        """The lease of whoever runs the trial."""
+        """The lease of the process that runs the trial."""
         return self._layout.lease(f"trial-{self.sweep}-{self.name}")
 
     @property
@@ -108,7 +108,7 @@ def read_end(folder: Path) -> dict[str, Any] | None:
 
 
 def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
-    """Write down what a trial came to, once: the first end that is told stands. Raises StorageError."""
+    """Write down how a trial ended, once: the first end that is written stands. Raises StorageError."""
     document = {
         "format": FORMAT,
         "trial": task.name,
@@ -168,7 +168,7 @@ def reason_of(error: RatchetError) -> dict[str, str]:
 
 
 def error_of(reason: Mapping[str, str]) -> RatchetError:
-    """Return the error that `trial.json` tells of."""
+    """Return the error that `trial.json` holds."""
     kind: type[RatchetError] = getattr(errors, reason["kind"], RatchetError)
     return kind(reason["what"], where=reason["where"], fix=reason["fix"])
 

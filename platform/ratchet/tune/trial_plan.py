@@ -73,7 +73,7 @@ def _at(written: Document | None, under: str, path: KeyPath) -> Place:
 
 
 def _order_faults(key: str, order: Any, there: Any) -> list[str]:
-    """Return in what an order is none of a stage's sources."""
+    """Return how an order differs from a stage's sources."""
     if not isinstance(order, list | tuple):
         return ["must be a list of names, in the order in which they are trained"]
     if not isinstance(there, list | dict):

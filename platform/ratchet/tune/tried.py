@@ -135,7 +135,7 @@ def values_to_try(one: Distribution) -> list[Any]:
 def try_points(plan: Document, written: Document, space: Space, keys: Sequence[str]) -> Tried:
     """Try the plan at the points of a space. `keys` are those that are right by themselves.
 
-    Where some key is not, no point can be right: only what the values of `keys` say of themselves is told.
+    Where some key is not, no point can be right: only faults of single values of `keys` are reported.
     """
     trier = _Trier(plan, written, space, keys)
     looks = [trier.look(point) for point in _points(trier)]

@@ -175,7 +175,7 @@ def _value(one: Distribution, text: str) -> Any:
             return value
     if one.permutation is not None:
         raise PlanError(f"{shorten(text)} is no order of {', '.join(one.permutation)}")
-    raise PlanError(f"{shorten(text)} is none of its values {either([in_yaml(_plain(value)) for value in options])}")
+    raise PlanError(f"{shorten(text)} is not one of its values {either([in_yaml(_plain(value)) for value in options])}")
 
 
 def _same(value: Any, read: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Follow what the steps of a trial write, whoever trains them, and hand each line on once.
+"""Follow what the steps of a trial write, whichever trial trains them, and hand each line on once.
 
 Training runs in other processes, and a step that trials share may be trained by another trial's
 workers: what all of them have is the step's metrics.jsonl. A thread reads it as it grows.

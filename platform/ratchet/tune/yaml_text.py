@@ -72,7 +72,7 @@ def _flow(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """A number as people write it: `50`, `0.3`, `2e-5`; every digit that tells it from its neighbours."""
+    """A number as people write it: `50`, `0.3`, `2e-5`; every digit that distinguishes it from its neighbours."""
     if value.is_integer() and abs(value) < _LARGEST_WHOLE:
         return str(int(value))
     if _SMALL <= abs(value) < _LARGEST_WHOLE:

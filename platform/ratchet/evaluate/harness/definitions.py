@@ -45,7 +45,7 @@ class Loaded:
 
     `data` has, for each data set, a digest of its files, or `hub` where lm-eval fetches it. `contents` has, for
     each leaf, a digest of the rows themselves. `metric` is the label of the one that stands for the task.
-    `include` is a digest of the folder of one's own definitions.
+    `include` is a digest of the folder of your own definitions.
     """
 
     asked: Harness

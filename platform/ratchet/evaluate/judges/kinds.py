@@ -1,4 +1,4 @@
-"""The kinds of judges that suites name: a server, a model of one's own, a recording."""
+"""The kinds of judges that suites name: a server, your own model, a recording."""
 
 from __future__ import annotations
 
