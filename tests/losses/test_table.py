@@ -15,10 +15,13 @@ from ratchet.errors import PlanError
 from ratchet.evaluate.preference import reward_scores
 from ratchet.losses.diagnostics import pair_metrics
 from ratchet.losses.preference import LOSSES, Loss, PairLogps, cpo, likelihood_reward, preference_loss
-from ratchet.plan.stage_kinds import STAGE_KINDS
+from ratchet.pipeline.graph import steps_of
+from ratchet.plan.schema import Plan
+from ratchet.plan.stage_kinds import STAGE_KINDS, trains
 from ratchet.reference.store import Logps
 from ratchet.train import first_step
 from ratchet.train.data import open_data
+from ratchet.tune.metrics import training_keys
 from train_bench import Pairs, spec_of, write_tokens
 
 
@@ -97,6 +100,38 @@ def test_cpo_s_reward_is_its_paper_s() -> None:
     metrics = pair_metrics("cpo", logps, torch.zeros(1), 0.3)
     term = math.log1p(math.exp(-float(metrics["rewards/margins"])))
     assert float(cpo(logps, beta=0.3, nll_weight=0.0)) == pytest.approx(term, rel=1e-12)
+
+
+def test_simpo_s_reward_is_its_paper_s() -> None:
+    """−logσ of the difference of rewards less γ is Eq. 6, in training and on held-out pairs of unequal length."""
+    sides = [torch.tensor([value], dtype=torch.float64) for value in (-10.0, -12.0, -5.0, -12.5)]
+    logps = PairLogps(*sides, torch.tensor([4]), torch.tensor([8]))
+    metrics = pair_metrics("simpo", logps, torch.zeros(1), 2.0)
+    assert float(metrics["rewards/margins"]) == pytest.approx(2.0 * (-10 / 4 + 12 / 8))
+    assert not bool(metrics["rewards/accuracies"]), "its sum is the greater, and its mean is not"
+    term = math.log1p(math.exp(-float(metrics["rewards/margins"]) + 0.5))
+    assert float(preference_loss("simpo", logps, options_of("simpo"))) == pytest.approx(term, rel=1e-12)
+    mine, theirs = (
+        Logps(*(np.array([value]) for value in pair), np.array([4], np.int32), np.array([8], np.int32))
+        for pair in ((-10.0, -12.0), (-5.0, -12.5))
+    )
+    found = reward_scores(mine, theirs, LOSSES["simpo"].reward)
+    assert (found.accuracy.mean, found.margin.mean) == (0.0, pytest.approx(-1.0))
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_plan_scores_a_reference_where_the_row_says_so(kind: str) -> None:
+    stage = {"kind": kind, "data": ["a"]}
+    plan = Plan.model_validate(
+        {"name": "p", "model": {"path": "m"}, "data": {"a": {"path": "a"}}, "stages": {"s": stage}}
+    )
+    (step,) = steps_of(plan, "s", ())
+    assert (step.reference is not None) is STAGE_KINDS[kind].reads_reference is (LOSSES[kind].gain is not None)
+    settings = plan.stages["s"]
+    assert trains(settings)
+    keys = set(training_keys(plan, settings))
+    assert keys >= {"rewards/accuracies", "heldout/accuracy", *STAGE_KINDS[kind].metrics}
+    assert ("logps/chosen_delta" in keys) is STAGE_KINDS[kind].reads_reference
 
 
 def test_a_row_that_lacks_a_column_or_contradicts_itself_does_not_load() -> None:

@@ -52,11 +52,16 @@ def cpo_formula(case: Mapping[str, Any], pc: Array, pr: Array, rc: Array, rr: Ar
     return nls(case["beta"] * (pc - pr)) - case["nll_weight"] * pc / nc
 
 
+def simpo_formula(case: Mapping[str, Any], pc: Array, pr: Array, rc: Array, rr: Array, nc: Array, nr: Array) -> Any:
+    return nls(case["beta"] * pc / nc - case["beta"] * pr / nr - case["gamma"])
+
+
 FORMULAS: Mapping[str, Callable[..., Any]] = {
     "dpo": dpo_formula,
     "dpop": dpop_formula,
     "ipo": ipo_formula,
     "cpo": cpo_formula,
+    "simpo": simpo_formula,
 }
 CASES: list[dict[str, Any]] = [
     {
@@ -169,6 +174,27 @@ CASES: list[dict[str, Any]] = [
         "nll_weight": 1.0,
         "loss": [1.803537672782, 1.968459648013, 2.688370189373, 2.218459648013, 2.06814718056],
         "mean": 2.149394867748177,
+    },
+    {
+        "kind": "simpo",
+        "beta": 2.0,
+        "gamma": 0.5,
+        "loss": [0.856097101597, 1.053700678277, 1.003511940907, 1.205865068442, 0.886472974026],
+        "mean": 1.0011295526497777,
+    },
+    {
+        "kind": "simpo",
+        "beta": 2.5,
+        "gamma": 1.375,
+        "loss": [1.409010989183, 1.727034824599, 1.647454710505, 1.963713953969, 1.458735113340],
+        "mean": 1.641189918319112,
+    },
+    {
+        "kind": "simpo",
+        "beta": 10.0,
+        "gamma": 0.0,
+        "loss": [0.317359178077, 1.053700678277, 0.817185476885, 1.910224150438, 0.395389356151],
+        "mean": 0.8987717679653849,
     },
 ]
 """Options of a loss, and its values on `GOLDEN`."""

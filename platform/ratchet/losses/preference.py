@@ -103,6 +103,16 @@ def cpo(logps: PairLogps, *, beta: float, nll_weight: float = 1.0) -> Tensor:
     return preference_B - nll_weight * logps.policy_chosen_B / logps.chosen_tokens_B
 
 
+def simpo(logps: PairLogps, *, beta: float, gamma: float) -> Tensor:
+    """Return −logσ(β logπ_θ(w)/|w| − β logπ_θ(l)/|l| − γ), shape (B,).
+
+    Meng et al. 2024, Eq. 6; reads no reference.
+    """
+    chosen_B = logps.policy_chosen_B / logps.chosen_tokens_B
+    rejected_B = logps.policy_rejected_B / logps.rejected_tokens_B
+    return -F.logsigmoid(beta * (chosen_B - rejected_B) - gamma)
+
+
 def log_ratio_reward(policy: Any, reference: Any, tokens: Any) -> Any:
     """Return logπ_θ(y|x) − logπ_ref(y|x): DPO's implicit reward of an answer over β, in nats, of arrays of any kind."""
     return policy - reference
@@ -111,6 +121,11 @@ def log_ratio_reward(policy: Any, reference: Any, tokens: Any) -> Any:
 def likelihood_reward(policy: Any, reference: Any, tokens: Any) -> Any:
     """Return logπ_θ(y|x), whatever the reference says: CPO's reward of an answer over β (Xu et al. 2024, Eq. 5)."""
     return policy
+
+
+def mean_likelihood_reward(policy: Any, reference: Any, tokens: Any) -> Any:
+    """Return logπ_θ(y|x)/|y|: SimPO's reward of an answer over β, in nats a token (Meng et al. 2024, Eq. 4)."""
+    return policy / tokens
 
 
 Reward = Callable[[Any, Any, Any], Any]
@@ -183,6 +198,16 @@ LOSSES: Mapping[str, Loss] = {
         start=None,
         gain=None,
         reward=likelihood_reward,
+        metrics={},
+        kink=False,
+    ),
+    "simpo": Loss(
+        function=simpo,
+        options=("beta", "gamma"),
+        reads_reference=False,
+        start=None,
+        gain=None,
+        reward=mean_likelihood_reward,
         metrics={},
         kink=False,
     ),

@@ -72,6 +72,17 @@ class Cpo(PreferenceStage):
     """Weight of the chosen answer's negative log-likelihood."""
 
 
+class Simpo(PreferenceStage):
+    """Simple preference optimisation (Meng et al. 2024); it has no reference, and none is scored for it."""
+
+    kind: Literal["simpo"]
+    """What the stage does."""
+    beta: Annotated[float, Field(gt=0)] = 2.0
+    """Scale of the rewards, which are means over an answer's tokens: the paper takes 2 to 10."""
+    gamma: Annotated[float, Field(ge=0)] = 0.5
+    """γ, the margin that the chosen answer's reward should have over the rejected one's."""
+
+
 class Merge(Strict):
     """Weighted average of the weights of models of one architecture."""
 
@@ -184,6 +195,13 @@ BUILT_IN: Mapping[str, StageKind] = {
             loss_axis="loss",
             metrics=(),
             warns_of_near_twins=False,
+        ),
+        StageKind(
+            settings=Simpo,
+            section="A simpo stage",
+            loss_axis="loss",
+            metrics=(),
+            warns_of_near_twins=True,
         ),
         StageKind(
             settings=Merge,

@@ -149,11 +149,18 @@ def plain_cpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
     return -F.logsigmoid(options["beta"] * (policy[0] - policy[1])) - options["nll_weight"] * policy[0] / n[0]
 
 
+def plain_simpo(options: Options, policy: Sides, ref: Floats, n: Counts) -> Any:
+    """Meng et al. 2024, Eq. 6."""
+    w, l = options["beta"] / n[0] * policy[0], options["beta"] / n[1] * policy[1]  # noqa: E741  the paper's
+    return -F.logsigmoid(w - l - options["gamma"])
+
+
 PLAIN_LOSSES: Mapping[str, Callable[[Options, Sides, Floats, Counts], Any]] = {
     "dpo": plain_dpo,
     "dpop": plain_dpop,
     "ipo": plain_ipo,
     "cpo": plain_cpo,
+    "simpo": plain_simpo,
 }
 """The loss of one pair, by its kind: from the log-probabilities of its chosen and rejected answer under the policy and
 under the reference, and their counts of tokens."""
