@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     redact.guard_process()
     warned.send(None)
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words).parse_args(words)
     try:
+        arguments = _parser(words).parse_args(words)  # loads the command, and with it the kinds that packages add
         status: int = arguments.main(arguments)
         sys.stdout.flush()
     except RatchetError as error:

@@ -17,10 +17,20 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.text_overlap import corpus_bleu, jackknife, measure, run, scores_of
+from ratchet.evaluate.results import TaskResult
+from ratchet.evaluate.text_overlap import (
+    chrf_counts,
+    corpus_bleu,
+    corpus_chrf,
+    jackknife,
+    measure,
+    run,
+    run_chrf,
+    scores_of,
+)
 from ratchet.evaluate.thoughts import UNCLOSED
 from ratchet.plan.task_parts import Rows
-from ratchet.plan.tasks import TextOverlap
+from ratchet.plan.tasks import Chrf, TextOverlap
 from ratchet.serving.requests import Answer, ChatRequest, Request
 from tests.conftest import ROOT
 
@@ -220,3 +230,32 @@ def test_the_order_of_answers_changes_no_score() -> None:
     turned = measure(answers[::-1], references[::-1])
     for one, two in zip(scores_of(measure(answers, references)), scores_of(turned), strict=True):
         assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(two))
+
+
+def chrf_of(folder: Path, answers: Sequence[str], references: Sequence[str]) -> TaskResult:
+    questions = [f"question {n}" for n in range(len(answers))]
+    rows = task_of(folder, questions, references).rows
+    said = {q: Answer(text, "stop", 3, 4) for q, text in zip(questions, answers, strict=True)}
+    return run_chrf("letters", Chrf(kind="chrf", rows=rows), Candidate(Parrot(said), None, 64, "w"))
+
+
+def test_chrf_is_that_of_sacrebleu_called_directly(tmp_path: Path) -> None:
+    answers, references = sentences(40, seed=3)
+    found, metric = chrf_of(tmp_path, answers, references), sacrebleu.CHRF()
+    assert found.headline.value == metric.corpus_score(answers, [references]).score
+    alone = [metric.sentence_score(a, [r]).score for a, r in zip(answers, references, strict=True)]
+    assert [item.values["chrf"] for item in found.items] == pytest.approx(alone)
+    left = [
+        metric.corpus_score(answers[:n] + answers[n + 1 :], [references[:n] + references[n + 1 :]]).score
+        for n in range(len(answers))
+    ]
+    assert found.headline.standard_error == pytest.approx(np.sqrt((len(left) - 1) * np.var(left)), rel=1e-9)
+    assert found.headline.unit == "percent" and found.settings["chrf"] == str(metric.get_signature())
+
+
+@given(st.lists(st.tuples(st.text("ab \n.é", max_size=9), st.text("ab \n.é", max_size=9)), min_size=1, max_size=5))
+def test_chrf_from_counts_is_sacrebleu_s_for_any_corpus(pairs: list[tuple[str, str]]) -> None:
+    answers, references = [answer for answer, _ in pairs], [reference for _, reference in pairs]
+    counts = np.array([chrf_counts(*pair) for pair in pairs])
+    expected = sacrebleu.CHRF().corpus_score(answers, [references]).score
+    assert float(corpus_chrf(counts.sum(axis=0))) == pytest.approx(expected, abs=1e-9)

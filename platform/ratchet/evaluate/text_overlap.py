@@ -1,10 +1,11 @@
-"""BLEU and ROUGE of greedy answers. The only module that imports sacrebleu and rouge_score."""
+"""BLEU, ROUGE and chrF of greedy answers. The only module that imports sacrebleu and rouge_score."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -18,13 +19,16 @@ from ratchet.evaluate.task_files import read_rows
 from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
 from ratchet.pairs.pair import Turn
-from ratchet.plan.tasks import TextOverlap
+from ratchet.plan.task_parts import Comparing
+from ratchet.plan.tasks import Chrf, TextOverlap
 from ratchet.reference.store import Floats
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 ORDERS = 4
 """Longest n-gram of BLEU-4."""
+CHARACTERS = 6
+"""Longest n-gram of characters of chrF."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,36 +55,85 @@ def run(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
     What an answer thinks is no part of it. An empty answer is an answer: it scores 0, and is counted among the
     problems. Raises DataError where the rows cannot be used, and what the engine raises.
     """
+    asked = _ask_rows(task, candidate)
+    overlap = measure(asked.texts, asked.references)
+    values = [
+        {"bleu": float(overlap.sentence_bleu[at])} | {key: float(overlap.rouge[key][at]) for key in ROUGES}
+        for at in range(len(asked.answers))
+    ]
+    settings = {
+        "bleu": overlap.corpus_signature,
+        "sentence_bleu": overlap.sentence_signature,
+        "rouge": f"rouge-score {version('rouge-score')}, F-measure, no stemmer, words of a-z and 0-9",
+        "bleu_error": "jackknife over answers",
+    }
+    return _result(name, task, asked, scores_of(overlap), values, settings)
+
+
+def run_chrf(name: str, task: Chrf, candidate: Candidate) -> TaskResult:
+    """Ask as `run` does, and score the answers by chrF2. Raises what `run` raises."""
+    import sacrebleu
+
+    asked, metric = _ask_rows(task, candidate), sacrebleu.CHRF()
+    value = metric.corpus_score(asked.texts, [asked.references]).score
+    counts = np.array([chrf_counts(*pair) for pair in zip(asked.texts, asked.references, strict=True)])
+    error = jackknife(counts, corpus_chrf) if len(counts) > 1 else None
+    score = Score("chrF2", "chrf", value, error, len(counts), unit="percent", note=without_error(error, "answer"))
+    values = [{"chrf": float(one)} for one in corpus_chrf(counts)]
+    settings = {"chrf": str(metric.get_signature()), "chrf_error": "jackknife over answers"}
+    return _result(name, task, asked, (score,), values, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _AskedRows:
+    """Rows, a digest over them, and the answers to their questions; `texts` is what the answers say."""
+
+    questions: list[str]
+    references: list[str]
+    digest: str
+    answers: list[Answer]
+
+    @property
+    def texts(self) -> list[str]:
+        return [spoken(answer.text) or "" for answer in self.answers]
+
+
+def _ask_rows(task: Comparing, candidate: Candidate) -> _AskedRows:
     rows, digest = read_rows(task.rows, (task.question, task.answer), task.max_rows)
     sampling = Sampling(max_tokens=task.max_new_tokens, temperature=0.0)
     requests = [ChatRequest((Turn("user", row[task.question]),), sampling) for row in rows]
     answers = candidate.engine.answer(requests)
-    overlap = measure([spoken(answer.text) or "" for answer in answers], [row[task.answer] for row in rows])
-    items = tuple(
-        _item(number, row[task.question], row[task.answer], answer, overlap)
-        for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
-    )
+    return _AskedRows([row[task.question] for row in rows], [row[task.answer] for row in rows], digest, answers)
+
+
+def _result(
+    name: str,
+    task: TextOverlap | Chrf,
+    asked: _AskedRows,
+    scores: tuple[Score, ...],
+    values: Sequence[Mapping[str, float]],
+    settings: Mapping[str, str],
+) -> TaskResult:
+    rows = zip(asked.questions, asked.references, asked.answers, values, strict=True)
+    items = tuple(_item(number, *row) for number, row in enumerate(rows))
     return TaskResult(
         task=name,
         kind=task.kind,
-        scores=scores_of(overlap),
+        scores=scores,
         items=items,
         settings={
-            "rows": digest,
-            "count": len(rows),
+            "rows": asked.digest,
+            "count": len(items),
             "columns": [task.question, task.answer],
             "prompt": "the question as the only user turn, greedy",
             "max_new_tokens": task.max_new_tokens,
             "engine": task.engine,
             "batch_tokens": task.batch_tokens,
-            "bleu": overlap.corpus_signature,
-            "sentence_bleu": overlap.sentence_signature,
-            "rouge": f"rouge-score {version('rouge-score')}, F-measure, no stemmer, words of a-z and 0-9",
-            "bleu_error": "jackknife over answers",
+            **settings,
             "headline_mean": "corpus",
         },
         problems=count_problems(items),
-        warnings=_warnings(answers, task),
+        warnings=_warnings(asked.answers, task),
     )
 
 
@@ -138,20 +191,50 @@ def corpus_bleu(counts: npt.NDArray[np.int64]) -> Floats:
     return np.where((totals > 0).all(axis=-1) & ~none.all(axis=-1), score, 0.0)
 
 
-def jackknife(counts: npt.NDArray[np.int64]) -> float:
-    """Return the standard error of a corpus's BLEU-4, in percent, from its sentences' counts (N, 10), N > 1.
+def chrf_counts(answer: str, reference: str) -> list[int]:
+    """Return what a corpus's chrF is made of, summed over its sentences, for each order from 1 to 6.
+
+    N-grams of characters, blanks left out, of the answer, of the reference, and those that both have. Those of an
+    answer do not count where the reference has none of that order, as in sacrebleu.
+    """
+    counts = []
+    for order in range(1, CHARACTERS + 1):
+        mine, gold = (
+            Counter(text[at : at + order] for at in range(len(text) - order + 1))
+            for text in ("".join(answer.split()), "".join(reference.split()))
+        )
+        counts += [mine.total() if gold else 0, gold.total(), (mine & gold).total()]
+    return counts
+
+
+def corpus_chrf(counts: npt.NDArray[np.int64]) -> Floats:
+    """Return the chrF2 of corpora in percent, shape (…), from their summed counts (…, 18).
+
+    F with β = 2, which weighs recall twice as much, of the means of precision and recall over the orders that both
+    sides have (Popović 2015, equation 1).
+    """
+    mine, gold, both = (counts[..., at::3].astype(np.float64) for at in range(3))
+    had = (mine > 0) & (gold > 0)
+    orders = np.maximum(had.sum(axis=-1), 1)
+    precision = np.where(had, both / np.maximum(mine, 1), 0.0).sum(axis=-1) / orders
+    recall = np.where(had, both / np.maximum(gold, 1), 0.0).sum(axis=-1) / orders
+    below = 4 * precision + recall
+    return 100.0 * np.where(below > 0, 5 * precision * recall / np.where(below > 0, below, 1.0), 0.0)
+
+
+def jackknife(counts: npt.NDArray[np.int64], score: Callable[[npt.NDArray[np.int64]], Floats] = corpus_bleu) -> float:
+    """Return the standard error of a corpus's `score`, in percent, from its sentences' counts (N, …), N > 1.
 
     A corpus's score is no mean over sentences, but it is a smooth function of means: the scores of the N corpora
     that lack one sentence each spread √(N − 1) times less than those of new corpora would (Efron and Stein 1981).
     """
-    left = corpus_bleu(counts.sum(axis=0) - counts)
+    left = score(counts.sum(axis=0) - counts)
     return float(np.sqrt((len(counts) - 1) * np.var(left)))
 
 
-def _item(at: int, question: str, gold: str, answer: Answer, overlap: Overlap) -> Item:
+def _item(at: int, question: str, gold: str, answer: Answer, values: Mapping[str, float]) -> Item:
     content = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:8]
     item = f"{at + 1} {content}"
-    values = {"bleu": float(overlap.sentence_bleu[at])} | {key: float(overlap.rouge[key][at]) for key in ROUGES}
     said = spoken(answer.text)
     problem = ""
     if said is None:
@@ -161,7 +244,7 @@ def _item(at: int, question: str, gold: str, answer: Answer, overlap: Overlap) -
     return Item(item, item, values, question=question, answer=answer.text, reference=gold, problem=problem)
 
 
-def _warnings(answers: Sequence[Answer], task: TextOverlap) -> tuple[str, ...]:
+def _warnings(answers: Sequence[Answer], task: Comparing) -> tuple[str, ...]:
     found = told(answer.text for answer in answers)
     cut = sum(answer.finish_reason == "length" for answer in answers)
     if not cut:
@@ -169,8 +252,9 @@ def _warnings(answers: Sequence[Answer], task: TextOverlap) -> tuple[str, ...]:
     return (*found, f"{cut} of {len(answers)} answers were cut off at max_new_tokens = {task.max_new_tokens}")
 
 
-def _read(name: str, task: TextOverlap, inputs: Inputs) -> Content:
+def _read(name: str, task: Comparing, inputs: Inputs) -> Content:
     return Content(read_rows(task.rows, (task.question, task.answer), task.max_rows)[1], None)
 
 
 TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run))
+CHRF = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run_chrf))

@@ -110,6 +110,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("An evaluation", schema.Evaluation),
     ("A suite", suite.Suite),
     ("Every task that asks a model", task_parts.Answering),
+    ("Every task that compares texts", task_parts.Comparing),
     *((row.title, row.settings) for row in suite.TASK_KINDS.values()),
     ("Files of a task", task_parts.Files),
     ("Rows of texts", task_parts.Rows),

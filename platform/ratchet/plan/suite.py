@@ -18,7 +18,17 @@ from ratchet.plan.base import Name, Strict, local, wrong
 from ratchet.plan.judge import Judge
 from ratchet.plan.outline import kind_of
 from ratchet.plan.task_parts import Answering, TaskKind
-from ratchet.plan.tasks import BUILT_IN, EqBench, ExactMatch, Harness, MtBench, Perplexity, Preference, TextOverlap
+from ratchet.plan.tasks import (
+    BUILT_IN,
+    Chrf,
+    EqBench,
+    ExactMatch,
+    Harness,
+    MtBench,
+    Perplexity,
+    Preference,
+    TextOverlap,
+)
 
 GROUP = "ratchet.tasks"
 AverageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,46}$")]
@@ -88,7 +98,7 @@ def _column(task: Any, key: str) -> Any:
 
 
 if TYPE_CHECKING:
-    Task: TypeAlias = ExactMatch | Harness | MtBench | EqBench | TextOverlap | Perplexity | Preference
+    Task: TypeAlias = Chrf | ExactMatch | Harness | MtBench | EqBench | TextOverlap | Perplexity | Preference
 else:
     Task = Annotated[
         Union[tuple(row.settings for row in TASK_KINDS.values())],  # noqa: UP007  made at run time

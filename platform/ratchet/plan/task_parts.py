@@ -92,3 +92,18 @@ class Answering(Strict):
     """Who runs the model: transformers, as the trainer loads it, or vLLM."""
     batch_tokens: Annotated[int, Field(ge=1)] = 16_384
     """Tokens of one batch, padding and new ones included. Part of the result: batches decide the last bits."""
+
+
+class Comparing(Answering):
+    """A task that holds greedy answers to questions against reference texts."""
+
+    rows: Rows
+    """Questions and reference answers."""
+    question: str = "question"
+    """Column of the questions."""
+    answer: str = "answer"
+    """Column of the reference answers."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Rows to answer, at most, from the first on."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest answer, in tokens."""

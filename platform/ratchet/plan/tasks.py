@@ -12,7 +12,7 @@ from ratchet.plan.base import Name, Strict, local, wrong
 from ratchet.plan.data import Source
 from ratchet.plan.judge import Judge
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.task_parts import Answering, Files, Rows, TaskKind
+from ratchet.plan.task_parts import Answering, Comparing, Files, Rows, TaskKind
 
 _NOT_HERE = ("scratch", "system")
 
@@ -104,21 +104,18 @@ class EqBench(Answering):
     """Longest answer, in tokens; left out: 60, and 1000 with revision."""
 
 
-class TextOverlap(Answering):
+class TextOverlap(Comparing):
     """BLEU-4 and ROUGE-1, 2 and L of greedy answers against reference texts."""
 
     kind: Literal["text_overlap"]
     """sacrebleu and rouge-score compare the texts."""
-    rows: Rows
-    """Questions and reference answers."""
-    question: str = "question"
-    """Column of the questions."""
-    answer: str = "answer"
-    """Column of the reference answers."""
-    max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Rows to answer, at most, from the first on."""
-    max_new_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest answer, in tokens."""
+
+
+class Chrf(Comparing):
+    """chrF of greedy answers against reference texts: overlap of characters, for languages that words part badly."""
+
+    kind: Literal["chrf"]
+    """sacrebleu compares the texts."""
 
 
 class Perplexity(Answering):
@@ -234,6 +231,20 @@ BUILT_IN: Mapping[str, TaskKind] = {
         by_content=("rows",),
         paths={},
         libraries=("sacrebleu", "rouge_score"),
+        needs_chat_template=True,
+        needs_plan=False,
+        judged=False,
+        quantises=False,
+        units=("percent",),
+        averages=False,
+    ),
+    "chrf": TaskKind(
+        settings=Chrf,
+        title="A chrf task",
+        run="ratchet.evaluate.text_overlap:CHRF",
+        by_content=("rows",),
+        paths={},
+        libraries=("sacrebleu",),
         needs_chat_template=True,
         needs_plan=False,
         judged=False,

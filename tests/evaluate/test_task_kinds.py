@@ -1,0 +1,206 @@
+"""Kinds of tasks: every row answers what is asked of it, also one that another package adds."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ratchet.errors import ModelError, PlanError
+from ratchet.evaluate import suites
+from ratchet.evaluate.engines.kinds import ENGINES, engine_kind
+from ratchet.evaluate.suites import check_suite, identity_of, raise_failed
+from ratchet.evaluate.task_run import Inputs, task_run
+from ratchet.plan import suite
+from ratchet.plan.judge import Engine
+from ratchet.plan.suite import BUILT_IN, Suite, added_kinds, task_kind
+from ratchet.store.fingerprint import fingerprint
+from ratchet.store.layout import Layout
+
+INPUTS = Inputs(None, Path("store"), None)
+SETTINGS = """
+from typing import Literal
+from ratchet.plan.task_parts import Answering, Rows, TaskKind
+
+class Lengths(Answering):
+    kind: Literal["lengths"]
+    rows: Rows
+    guide: str | None = None
+
+ROW = TaskKind(
+    settings=Lengths, title="A lengths task", run="tiny_run:TASK", by_content=("rows", "guide"),
+    paths={"guide": "file"}, libraries=(), needs_chat_template=True, needs_plan=False, judged=False,
+    quantises=False, units=("share",), averages=True,
+)
+"""
+RUN = """
+from ratchet.evaluate.results import Item, Score, TaskResult
+from ratchet.evaluate.task_files import read_rows
+from ratchet.evaluate.task_run import NEXT, Content, TaskRun, by_candidate, nothing_to_check
+
+def ask(name, task, candidate):
+    return TaskResult(name, task.kind, (Score("length", "length", 0.5, None, 1),), (), {})
+
+TASK = TaskRun(
+    reads=lambda name, task, inputs: Content(read_rows(task.rows, ("q",), None)[1], None),
+    check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(ask),
+)
+"""
+
+
+def install(folder: Path, version: str = "1.2", entry: str = "lengths = tiny_tasks:ROW") -> None:
+    """Put a package beside others, as pip would, with an entry point of the group `ratchet.tasks`."""
+    (folder / "tiny_tasks.py").write_text(SETTINGS)
+    (folder / "tiny_run.py").write_text(RUN)
+    about = folder / "tiny_tasks-1.dist-info"
+    about.mkdir(exist_ok=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tiny-tasks\nVersion: {version}\n")
+    (about / "entry_points.txt").write_text(f"[ratchet.tasks]\n{entry}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of packages that can be imported; what is imported from it is forgotten."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    for name in ("tiny_tasks", "tiny_run"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"q": "one?", "question": "one?", "answer": "1"}\n')
+    (tmp_path / "more.jsonl").write_text('{"q": "two?", "question": "two?", "answer": "2"}\n')
+    return folder
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_a_row_and_its_settings_and_what_asks_it_are_of_one_kind(kind: str) -> None:
+    row = task_kind(kind)
+    assert row.settings.model_fields["kind"].annotation.__args__ == (kind,)  # type: ignore[union-attr]
+    keys = set(row.settings.model_fields)
+    assert {*row.by_content, *row.paths} <= keys
+    assert {"source": row.needs_plan, "judge": row.judged, "quantise": row.quantises} == {
+        "source": "source" in keys, "judge": "judge" in keys, "quantise": "quantise" in keys
+    }  # fmt: skip
+    assert task_run(kind).run is not None
+    assert row.title in Path(__file__).parents[2].joinpath("docs/plan.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_kind_is_an_error_and_no_default() -> None:
+    with pytest.raises(PlanError, match="no task is of kind 'limerick'"):
+        task_kind("limerick")
+    with pytest.raises(PlanError, match="no engine is called 'abacus'"):
+        engine_kind("abacus")
+    assert set(ENGINES) == set(Engine.__args__)
+
+
+class Bare:
+    """A tokenizer without a chat template."""
+
+    chat_template = None
+
+
+@pytest.mark.usefixtures("site")
+def test_a_chrf_task_is_right_everywhere(tmp_path: Path) -> None:
+    task = {"kind": "chrf", "rows": {"path": "rows.jsonl"}}
+    one = Suite.model_validate({"tasks": {"letters": task}})
+    other = Suite.model_validate({"tasks": {"letters": {**task, "rows": {"path": "more.jsonl"}}}})
+    known = [
+        fingerprint(identity_of(s.tasks["letters"], task_run("chrf").reads("t", s.tasks["letters"], INPUTS), gpu=False))
+        for s in (one, other)
+    ]
+    assert known[0] != known[1]
+    with pytest.raises(ValidationError, match="averages shares, and letters is none"):
+        Suite.model_validate({"tasks": {"letters": task, "b": task}, "averages": {"A": ["letters", "b"]}})
+    with pytest.raises(ModelError, match="asks through a chat template"):
+        raise_failed("s", check_suite("s", one, Bare(), Layout(tmp_path), None, gpu=False))
+
+
+def added(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The row of the kind that is installed, known as it is after a start."""
+    row = added_kinds()["lengths"]
+    monkeypatch.setattr(suite, "TASK_KINDS", {**BUILT_IN, "lengths": row})
+    return row
+
+
+def test_another_package_adds_a_kind_whose_results_know_its_version(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site)
+    row = added(monkeypatch)
+    task = row.settings.model_validate({"kind": "lengths", "rows": {"path": "rows.jsonl"}})
+    content = task_run("lengths").reads("t", task, INPUTS)
+    identity = identity_of(task, content, gpu=False)
+    assert identity["libraries"] == {"tiny-tasks": "1.2"} and "rows" not in identity["task"]
+    other = row.settings.model_validate({"kind": "lengths", "rows": {"path": "more.jsonl"}})
+    assert task_run("lengths").reads("t", other, INPUTS).known_by != content.known_by
+    install(site, version="1.3")
+    importlib.invalidate_caches()
+    assert identity_of(task, content, gpu=False)["libraries"] == {"tiny-tasks": "1.3"}
+
+
+def test_a_headline_that_counts_something_else_is_an_error(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site)
+    row = added(monkeypatch)
+    task = row.settings.model_validate({"kind": "lengths", "rows": {"path": "rows.jsonl"}})
+
+    class Asked:
+        def of(self, task: Any) -> None:
+            return None
+
+    ready = suites.Ready(task, task_run("lengths").reads("t", task, INPUTS))
+    ((_, answered, _),) = suites._ask(Asked(), {"t": ready})  # type: ignore[arg-type]
+    assert suites._of_known_unit("lengths", answered) is answered
+    monkeypatch.setitem(suite.TASK_KINDS, "lengths", suite.dataclasses.replace(row, units=("nats",)))  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="counts nats, and its headline is in share"):
+        raise suites._of_known_unit("lengths", answered)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("perplexity = tiny_tasks:ROW", "there is another kind perplexity"),
+        ("other = tiny_tasks:ROW", "the `kind` of its settings is lengths"),
+        ("lengths = tiny_tasks:Lengths", "is ModelMetaclass, not a TaskKind"),
+        ("lengths = tiny_tasks:NONE", "cannot be loaded: AttributeError"),
+        ("lengths = not_there:ROW", "cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_a_kind_that_cannot_be_used_says_why(site: Path, entry: str, said: str) -> None:
+    install(site, entry=entry)
+    with pytest.raises(PlanError, match=said) as error:
+        added_kinds()
+    assert error.value.where == "entry point ratchet.tasks" and error.value.fix
+
+
+@pytest.mark.usefixtures("site")
+def test_what_asks_a_kind_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(tmp_path / "site")
+    added(monkeypatch)
+    (tmp_path / "site" / "tiny_run.py").write_text("TASK = None\n")
+    with pytest.raises(PlanError, match="tiny_run:TASK is NoneType, not a TaskRun"):
+        task_run("lengths")
+
+
+def check(site: Path) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from ratchet.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "check", "suite.yaml"]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_check_reads_a_suite_of_a_kind_that_was_added(site: Path, tmp_path: Path) -> None:
+    install(site)
+    (tmp_path / "suite.yaml").write_text(
+        "tasks:\n  a: {kind: lengths, rows: {path: rows.jsonl}, guide: nowhere.txt, colour: red}\n"
+        "  b: {kind: length, rows: {path: rows.jsonl}}\n"
+    )
+    done = check(site)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2 and "tasks.a.colour" in said and "lengths" in said and "no such file" in said, said
+    install(site, entry="lengths = not_there:ROW")
+    done = check(site)
+    assert done.returncode == 2 and "error: entry point ratchet.tasks: the kind of task 'lengths'" in done.stderr
