@@ -161,6 +161,7 @@ def test_failed_judgments_are_told_by_reason() -> None:
 
     result = played(says("x"), rate)[0].result
     assert result.problems == {"judge failed: 400 Bad Request": 2}
+    assert not result.whole, "asked again, the judge may answer"
     assert result.headline.value is None
 
 

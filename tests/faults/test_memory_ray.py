@@ -17,7 +17,7 @@ from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster, Ray
 from ratchet.plan.data import Source
 from ratchet.store.layout import Layout
-from ratchet.train.events import noted
+from ratchet.train.events import events_of
 from ratchet.train.spec import DeepSpeedSettings
 from train_bench import write_inputs
 from train_ray_bench import go, spec_at
@@ -41,7 +41,7 @@ def test_workers_out_of_memory_are_restarted_as_often_as_asked_and_then_told_wha
     spec = spec_at(tmp_path / "run", write_inputs(tmp_path), workers=2, deepspeed=greedy)
     with pytest.raises(TrainingError, match=r"the training workers failed(, 3 times)?: ") as raised:
         go(spec, max_restarts=restarts)
-    assert len([event for event in noted(tmp_path / "run") if event.endswith(" began")]) == restarts + 1
+    assert len([event for event in events_of(tmp_path / "run") if event.code == "group-began"]) == restarts + 1
     assert "allocate memory" in raised.value.what and "waited in vain" not in raised.value.what
     assert "cluster.token_budget" in raised.value.fix
     assert not list((tmp_path / "run/checkpoints").glob("step-*"))

@@ -14,7 +14,6 @@ from nodes_run import (
     COURSE,
     EVERY,
     done,
-    events,
     lines,
     losses,
     saved,
@@ -25,6 +24,8 @@ from nodes_run import (
     weights,
     write_plan,
 )
+from ratchet.documents.events import Event
+from ratchet.train.events import events_of
 from ratchet.train.nodes import on_nodes
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow, pytest.mark.timeout(1800), needs_nodes]
@@ -74,15 +75,15 @@ class Runs:
     def until_step(self, step: int, job: Job) -> None:
         until(self.nodes, lambda: len(lines(self.folder)) >= step, f"step {step}", job)
 
-    def until_event(self, pattern: str, job: Job, seconds: float = 400) -> re.Match[str]:
-        """Wait until something like this befell the step, and return what was found."""
-        until(self.nodes, lambda: self._found(pattern) is not None, f"event {pattern!r}", job, seconds)
-        found = self._found(pattern)
+    def until_event(self, job: Job, code: str, fits: Callable[[Event], bool], seconds: float = 400) -> Event:
+        """Wait until the step has an event of this code that fits, and return it."""
+        until(self.nodes, lambda: self._found(code, fits) is not None, f"event {code}", job, seconds)
+        found = self._found(code, fits)
         assert found is not None
         return found
 
-    def _found(self, pattern: str) -> re.Match[str] | None:
-        return next((match for event in events(self.folder) if (match := re.search(pattern, event))), None)
+    def _found(self, code: str, fits: Callable[[Event], bool]) -> Event | None:
+        return next((event for event in events_of(self.folder) if event.code == code and fits(event)), None)
 
     def host_of(self, rank: int) -> str:
         """The host that a rank is on."""
@@ -119,7 +120,7 @@ def test_a_job_that_is_stopped_loses_no_step(
     assert step >= BEGUN and step % EVERY and max(saved(runs.folder)) == step == len(lines(runs.folder)), told
     job = runs.submit()
     done(nodes, job)
-    assert any(re.fullmatch(rf"2 workers \(\w+\) went on after step {step}", event) for event in events(runs.folder))
+    assert ("group-went-on", 2, step) in [(event.code, event.workers, event.step) for event in events_of(runs.folder)]
     same(runs.folder, calm)
 
 
@@ -134,7 +135,7 @@ def test_a_job_that_is_stopped_with_rays_three_seconds_replays_less_than_an_inte
     trained = len(lines(runs.folder))
     job = runs.submit()
     done(nodes, job)
-    resumed = [int(step) for event in events(runs.folder) for step in re.findall(r"went on after step (\d+)", event)]
+    resumed = [event.step or 0 for event in events_of(runs.folder) if event.code == "group-went-on"]
     record_property("steps replayed", trained - resumed[-1])
     assert len(resumed) == 1 and trained - resumed[0] <= EVERY
     same(runs.folder, calm)
@@ -154,24 +155,19 @@ def test_a_host_that_is_taken_away_with_notice_costs_no_step_and_its_place_is_ta
     runs.until_step(BEGUN, job)
     noticed = time.time()
     nodes.terminate(WORKERS[0])
-    ended = runs.until_event(r"training ended after step (\d+): node \w+ is being taken away", job)
+    ended = runs.until_event(job, "group-ended", lambda event: True)
     record_property("seconds from notice to commit", round(time.time() - noticed, 1))
-    step = int(ended[1])
-    runs.until_event(rf"^1 worker \(\w+\) went on after step {step}$", job)
+    step = ended.step or 0
+    runs.until_event(job, "group-went-on", lambda event: (event.workers, event.step) == (1, step))
     record_property("seconds from notice to training again", round(time.time() - noticed, 1))
     assert step >= BEGUN
     nodes.rays[WORKERS[0]].wait(120)
     nodes.begin(WORKERS[0])
-    grown = runs.until_event(r"training ended after step (\d+): there is room for 2 workers in place of 1", job)
+    grown = runs.until_event(job, "group-ended", lambda event: event.step != step)
     done(nodes, job)
-    told = events(runs.folder)
-    groups = [re.sub(r" \(\w+\)", "", event) for event in told if re.match(r"\d workers? \(", event)]
-    assert groups == [
-        "2 workers began",
-        f"1 worker went on after step {step}",
-        f"2 workers went on after step {grown[1]}",
-    ]
-    assert int(grown[1]) % EVERY == 0
+    groups = [(event.code, event.workers, event.step) for event in events_of(runs.folder) if event.attempt]
+    assert groups == [("group-began", 2, None), ("group-went-on", 1, step), ("group-went-on", 2, grown.step)]
+    assert (grown.step or 1) % EVERY == 0
     alike(runs.folder, step_folder(storage, "long"))
 
 
@@ -187,10 +183,10 @@ def test_a_host_that_is_cut_off_writes_nothing_when_it_is_back(
     host = runs.host_of(rank)
     cut, trained = time.time(), len(lines(runs.folder))
     nodes.cut(host)
-    resumed = runs.until_event(r"^1 worker \((\w+)\) went on after step (\d+)$", job, 600)
+    resumed = runs.until_event(job, "group-went-on", lambda event: event.workers == 1, 600)
     record_property("seconds from the cut to training again", round(time.time() - cut, 1))
-    record_property("steps replayed", trained - int(resumed[2]))
-    assert 0 <= trained - int(resumed[2]) <= EVERY
+    record_property("steps replayed", trained - (resumed.step or 0))
+    assert 0 <= trained - (resumed.step or 0) <= EVERY
     nodes.heal(host)
     seen: dict[int, str] = {}
 
@@ -201,7 +197,7 @@ def test_a_host_that_is_cut_off_writes_nothing_when_it_is_back(
 
     until(nodes, over, "the end of the run", None)
     done(nodes, job)
-    late = {step: attempt for step, attempt in seen.items() if step > int(resumed[2])}
+    late = {step: attempt for step, attempt in seen.items() if step > (resumed.step or 0)}
     assert late and stale not in late.values()
     alike(runs.folder, calm)
 
@@ -219,9 +215,9 @@ def test_a_head_that_is_lost_costs_less_than_an_interval(
     nodes.ready()
     job = runs.submit()
     trained = len(lines(runs.folder))
-    resumed = runs.until_event(r"^2 workers \(\w+\) went on after step (\d+)$", job)
+    resumed = runs.until_event(job, "group-went-on", lambda event: event.workers == 2)
     record_property("seconds from the loss to training again", round(time.time() - lost, 1))
-    record_property("steps replayed", trained - int(resumed[1]))
-    assert 0 <= trained - int(resumed[1]) <= EVERY
+    record_property("steps replayed", trained - (resumed.step or 0))
+    assert 0 <= trained - (resumed.step or 0) <= EVERY
     done(nodes, job)
     same(runs.folder, calm)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from nodes import ADDRESSES, WORKERS, Job, Nodes, needs_nodes
 from nodes_run import (
     COURSE,
     done,
-    events,
     lines,
     record,
     settings,
@@ -26,6 +24,7 @@ from nodes_run import (
     weights,
     write_plan,
 )
+from ratchet.train.events import events_of
 
 MINUTES = float(os.environ.get("RATCHET_SOAK_MINUTES", "20"))
 SEED = int(os.environ.get("RATCHET_SOAK_SEED", "0"))
@@ -78,7 +77,7 @@ def rate(folder: Path) -> float:
 
 def groups(folder: Path) -> int:
     """Worker groups that have trained so far."""
-    return sum(bool(re.match(r"\d workers? \(\w+\) (began|went on)", event)) for event in events(folder))
+    return sum(event.code in {"group-began", "group-went-on"} for event in events_of(folder))
 
 
 def trouble(nodes: Nodes, job: Job, folder: Path, draw: random.Random) -> list[str]:
@@ -120,7 +119,7 @@ def test_trouble_changes_no_bit(cluster: Nodes, tmp_path: Path, record_property:
         until(cluster, lambda folder=soaked: groups(folder) > 0, "the first group", job)
         faults = trouble(cluster, job, soaked, draw)
         done(cluster, job)
-        assert groups(soaked) == 1 + len(faults), (faults, events(soaked))
+        assert groups(soaked) == 1 + len(faults), (faults, events_of(soaked))
         assert weights(soaked) == weights(calm)
         assert lines(soaked, "ledger.jsonl") == lines(calm, "ledger.jsonl")
         assert timeless(soaked) == timeless(calm)

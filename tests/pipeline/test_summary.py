@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from scipy.stats import binomtest
 
+from ratchet.documents.events import EVENTS, Event
 from ratchet.documents.heldout import Estimate, ExactMatchRow, HeldOutRow, ModelScores
 from ratchet.pipeline.context import Run
-from ratchet.pipeline.graph import all_steps
-from ratchet.pipeline.summary import _befell, _evaluation
+from ratchet.pipeline.graph import Step, all_steps
+from ratchet.pipeline.summary import _evaluation, notable_events
 from ratchet.plan.schema import Plan
+from ratchet.store.codec import to_values
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
 from ratchet.track.progress import Console
@@ -25,24 +28,34 @@ stages: {warm: {kind: sft, data: [rows]}, align: {kind: dpo, after: warm, data: 
 """
 
 
-def test_steps_without_an_update_and_broken_checkpoints_stand_on_the_page(tmp_path: Path) -> None:
-    run = Run(Plan.model_validate(yaml.safe_load(PLAN)), Layout(tmp_path), Console(), False, None)
+def run_with(folder: Path, events: dict[str, list[Any]]) -> tuple[Run, list[Step]]:
+    """Return a run of two finished steps whose records have these events."""
+    run = Run(Plan.model_validate(yaml.safe_load(PLAN)), Layout(folder), Console(), False, None)
     steps = all_steps(run.plan, {})
-    events = {
-        "warm": ["2 workers (abc) began"],
-        "align": [
-            "2 workers (abc) began",
-            "step 8 was skipped: the loss of 1 pairs is not finite; pairs 4f1c",
-            "step-000004 failed its check and was set aside: state.pt has 3 bytes of 9",
-            "1 worker (def) went on after step 2",
-        ],
-    }
     for step in steps:
-        folder = run.layout.step("tiny", step.name)
-        folder.mkdir(parents=True)
+        home = run.layout.step("tiny", step.name)
+        home.mkdir(parents=True)
         facts = {"training": {"events": events[step.name]}}
-        write_record(folder, Record("step", "f", {}, {}, "2026-11-21T10:00:00Z", 1.0, facts=facts))
-    assert _befell(run, steps) == [f"align: {event}" for event in events["align"][1:3]]
+        write_record(home, Record("step", "f", {}, {}, "2026-11-21T10:00:00Z", 1.0, facts=facts))
+    return run, steps
+
+
+def test_an_event_that_a_reader_must_know_stands_on_the_page_whatever_its_words_are(tmp_path: Path) -> None:
+    events = [to_values(Event(code=code, what=f"in other words {n}")) for n, code in enumerate(EVENTS)]
+    run, steps = run_with(tmp_path, {"warm": [], "align": events})
+    known = [f"align: {event['what']}" for event in events if event["code"] in {"step-skipped", "checkpoint-damaged"}]
+    assert notable_events(run, steps) == known and len(known) == 2
+
+
+def test_records_without_codes_still_warn_of_skipped_steps_and_broken_checkpoints(tmp_path: Path) -> None:
+    old = [
+        "2 workers (abc) began",
+        "step 8 was skipped: the loss of 1 pairs is not finite; pairs 4f1c",
+        "step-000004 failed its check and was set aside: state.pt has 3 bytes of 9",
+        "1 worker (def) went on after step 2",
+    ]
+    run, steps = run_with(tmp_path, {"warm": ["2 workers (abc) began"], "align": old})
+    assert notable_events(run, steps) == [f"align: {event}" for event in old[1:3]]
 
 
 def test_shares_stand_in_the_document_with_their_exact_interval_and_no_error_of_0(tmp_path: Path) -> None:

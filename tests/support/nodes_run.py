@@ -110,11 +110,6 @@ def scores(storage: Path, name: str) -> list[list[dict[str, Any]]]:
     return [one["scores"] for one in document["results"]]
 
 
-def events(folder: Path) -> list[str]:
-    """What befell a step."""
-    return [line["what"] for line in lines(folder, "events.jsonl")]
-
-
 def saved(folder: Path) -> dict[int, str]:
     """The attempt that committed each checkpoint which is there, by step."""
     found = {}

@@ -125,7 +125,7 @@ def test_every_harm_to_every_file_is_found(tmp_path: Path, name: str, harm: Call
     harm(tmp_path / "checkpoints/step-000008" / name)
     found, events = newest(tmp_path)
     assert found is not None and found.step == 4
-    assert len(events) == 1 and "step-000008 failed its check" in events[0]
+    assert len(events) == 1 and (events[0].code, events[0].checkpoint) == ("checkpoint-damaged", "step-000008")
     assert (tmp_path / "checkpoints/bad-step-000008").is_dir()
     # Once set aside it is out of the way: step 8 can be saved again, and counts.
     save_steps(tmp_path, 2, [8])
@@ -137,14 +137,14 @@ def test_a_foreign_file_makes_a_checkpoint_suspect(tmp_path: Path) -> None:
     save_steps(tmp_path, 1, [4, 8])
     (tmp_path / "checkpoints/step-000008/rank-7.bin").write_text("left over")
     found, events = newest(tmp_path, 1)
-    assert found is not None and found.step == 4 and "rank-7.bin does not belong" in events[0]
+    assert found is not None and found.step == 4 and "rank-7.bin does not belong" in events[0].what
 
 
 def test_a_renamed_checkpoint_is_not_another_step(tmp_path: Path) -> None:
     save_steps(tmp_path, 1, [4])
     (tmp_path / "checkpoints/step-000004").rename(tmp_path / "checkpoints/step-000012")
     found, events = newest(tmp_path, 1)
-    assert found is None and "of step 4" in events[0]
+    assert found is None and "of step 4" in events[0].what
 
 
 def test_all_bad_means_none(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ratchet.errors import ClusterError, StoppedError, TrainingError
-from ratchet.train.events import noted
+from ratchet.train.events import events_of
 from ratchet.train.launch import TrainResult
 from ratchet.train.launch import train as launch
 from ratchet.train.spec import CheckpointSettings
@@ -40,7 +40,7 @@ def test_a_hung_worker_is_named_with_its_step_and_training_goes_on(
     fault(monkeypatch, tmp_path, "step:hang@7#1")
     result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2, collective_timeout=10, **CALM), max_restarts=1)
     assert (tmp_path / "acted").exists() and result.resumed_from == 4
-    told = [event for event in result.events if "waited in vain" in event]
+    told = [event.what for event in result.events if event.code == "worker-failed"]
     assert any("in step 7 worker 0 waited in vain for worker 1 (last heard of in step 7)" in event for event in told), (
         result.events
     )
@@ -54,7 +54,7 @@ def test_a_worker_that_always_hangs_ends_the_run_with_its_name(
     monkeypatch.setenv("RATCHET_FAULT", "step:hang@2#0")
     with pytest.raises(ClusterError, match=r"in step 2 worker 1 waited in vain for worker 0"):
         go(spec_at(tmp_path / "run", inputs, zero=0, workers=2, collective_timeout=10), max_restarts=1)
-    began = [event for event in noted(tmp_path / "run") if event.endswith(" began")]
+    began = [event for event in events_of(tmp_path / "run") if event.code == "group-began"]
     assert len(began) == 2  # once more, and not for ever
 
 
@@ -70,7 +70,8 @@ def test_a_number_that_is_not_finite_on_one_worker_is_skipped_on_all(
     lines = lines_of(tmp_path / "run")
     assert [line["step"] for line in lines if line.get("update_skipped")] == [8]
     assert all(line["grad_norm"] > 0 for line in lines if not line.get("update_skipped"))
-    assert [event for event in result.events if re.search(r"step 8 was skipped: .*pairs pair-0-", event)]
+    [skipped] = [event for event in result.events if event.code == "step-skipped"]
+    assert skipped.step == 8 and "pair-0-" in skipped.what
     assert result.counts["pairs_seen"] == 88
     weights = load_file(tmp_path / "run/model/model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
@@ -107,8 +108,8 @@ def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
     monkeypatch.delenv("RATCHET_FAULT")
     result = go(spec_at(tmp_path / "run", inputs, zero=2, workers=2, **CALM))
     assert result.resumed_from == 8
-    groups = [re.sub(r" \(\w+\)", "", event) for event in result.events if "worker" in event]
-    assert groups == ["2 workers began", "1 worker went on after step 4", "2 workers went on after step 8"]
+    groups = [(event.code, event.workers, event.step) for event in result.events if event.attempt]
+    assert groups == [("group-began", 2, None), ("group-went-on", 1, 4), ("group-went-on", 2, 8)]
     assert (tmp_path / "run/ledger.jsonl").read_bytes() == (base[0] / "ledger.jsonl").read_bytes()
     losses = [[line["loss"] for line in lines_of(folder)] for folder in (tmp_path / "run", base[0])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ratchet.model.digest import digest_model
 from ratchet.train import here, worker
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
+from ratchet.train.events import events_of
 from ratchet.train.here import train_here
 from ratchet.train.spec import CheckpointSettings
 from train_bench import CPU, spec_of, timeless
@@ -68,5 +68,5 @@ def test_want_of_memory_is_the_plans_affair_and_other_faults_are_the_debuggers(
     del faults[0]
     with pytest.raises(RuntimeError, match="shapes do not match"):
         train_here(spec)
-    notes = [json.loads(line)["what"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert any("shapes do not match" in note for note in notes)
+    failed = [event.what for event in events_of(tmp_path) if event.code == "worker-failed"]
+    assert any("shapes do not match" in what for what in failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -79,10 +78,11 @@ def test_rays_own_text_goes_to_the_native_log(tmp_path: Path, capfd: pytest.Capt
 def test_how_often_workers_were_started_is_counted_and_not_supposed(tmp_path: Path) -> None:
     from ray.exceptions import RayActorError
 
-    from ratchet.train.events import note
+    from ratchet.documents.events import Event
+    from ratchet.train.events import write_event
 
     spec = spec_at(tmp_path / "run", write_inputs(tmp_path), workers=1)
-    note(tmp_path / "run", "1 worker (abc) began")
+    write_event(tmp_path / "run", Event(code="group-began", what="one"))
     for times, words in ((1, "failed: "), (2, "failed, 2 times: ")):
         with (
             native_noise_to(tmp_path / "native.log"),
@@ -90,5 +90,5 @@ def test_how_often_workers_were_started_is_counted_and_not_supposed(tmp_path: Pa
             _plain_errors(spec),
         ):
             for _ in range(times):
-                note(tmp_path / "run", f"1 worker ({os.getpid()}) went on after step 3")
+                write_event(tmp_path / "run", Event(code="group-went-on", what="more", step=3))
             raise RayActorError

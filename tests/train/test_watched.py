@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from ratchet.documents.events import Event
 from ratchet.errors import RunError, StoppedError, StorageError, TrainingError
 from ratchet.store.files import write_json
 from ratchet.store.lock import hold
 from ratchet.train import watched as module
-from ratchet.train.events import note
+from ratchet.train.events import write_event
 from ratchet.train.nodes import Nodes, Watch
 from ratchet.train.notice import Notice, look
 from ratchet.train.watched import Told, watched
@@ -98,14 +99,14 @@ def test_a_trial_that_was_dropped_before_begins_no_workers(tmp_path: Path) -> No
     assert training.calls == 0
 
 
-def test_waiting_for_room_is_said_once_and_so_is_what_befalls_the_step(tmp_path: Path) -> None:
-    note(tmp_path, "of an earlier call")
+def test_waiting_for_room_is_said_once_and_so_is_what_happens_to_the_step(tmp_path: Path) -> None:
+    write_event(tmp_path, Event(code="group-began", what="of an earlier call"))
     training = Training(tmp_path, begun=False)
     looks = iter(range(1000))
 
     def stop() -> None:
         if next(looks) == 100:
-            note(tmp_path, "1 worker (abc) began")
+            write_event(tmp_path, Event(code="group-began", what="1 worker (abc) began"))
             training.over.set()
 
     _, said = beside(tmp_path, training, stop, workers=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import whole_run
 from evaluation_run import begun
 from ratchet.reference.gone import still_there
 from ratchet.track.jsonl import read_metrics
-from ratchet.train.events import noted
+from ratchet.train.events import events_of
 from whole_run import processes_below, until
 
 pytestmark = pytest.mark.slow
@@ -86,5 +85,5 @@ def test_a_sweep_that_is_asked_to_stop_loses_no_step(
     again = whole_run.ratchet(tmp_path, "sweep", "plan.yaml", "space.yaml")
     assert again.returncode == 0, again.stderr
     for path, steps in made.items():
-        assert [int(n) for event in noted(path) for n in re.findall(r"went on after step (\d+)", event)] == [steps]
+        assert [event.step for event in events_of(path) if event.code == "group-went-on"] == [steps]
     assert metrics(tmp_path) == whole

@@ -54,6 +54,7 @@ class TaskResult:
 
     `settings` is all that decides the numbers beside the model: versions, profile, digests of data,
     judge, reference set. `problems` counts items by `problem`; `warnings` are sentences for people.
+    `whole` says that asking again could not give more: it was asked, and no request to a judge failed.
     """
 
     task: str
@@ -63,6 +64,7 @@ class TaskResult:
     settings: Mapping[str, Any]
     problems: Mapping[str, int] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    whole: bool = True
 
     @property
     def headline(self) -> Score:
@@ -74,7 +76,8 @@ def not_asked(task: str, kind: str, metric: str, error: RatchetError) -> TaskRes
     """Return the result of a task that could not be asked: no score, with the reason and the remedy."""
     why = f"{NOT_ASKED}: {why_of(error)}" + (f"; {error.fix}" if error.fix else "")
     score = Score(metric, metric, None, None, 0, note=why)
-    return TaskResult(task, kind, (score,), (), {"not_asked": error.what}, {NOT_ASKED: 1}, (f"{task}: {why}.",))
+    said, warning = {"not_asked": error.what}, f"{task}: {why}."
+    return TaskResult(task, kind, (score,), (), said, {NOT_ASKED: 1}, (warning,), whole=False)
 
 
 def why_of(error: RatchetError) -> str:
@@ -92,6 +95,8 @@ def count_problems(items: tuple[Item, ...]) -> dict[str, int]:
 
 
 RESULT, ITEMS = "result.json", "items.parquet"
+_APART = {"items", "whole"}
+"""What result.json does not have: items are a file of their own, and only a whole result is found again."""
 _TEXTS = ("item", "cluster", "group", "question", "answer", "reference", "problem")
 _SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("values", pa.map_(pa.string(), pa.float64()))])
 
@@ -101,7 +106,9 @@ def write_result(folder: Path, result: TaskResult) -> None:
     columns: dict[str, list[Any]] = {name: [getattr(item, name) for item in result.items] for name in _TEXTS}
     columns["values"] = [sorted(item.values.items()) for item in result.items]
     pq.write_table(pa.table(columns, _SCHEMA), folder / ITEMS, compression="zstd")
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "items"}
+    fields = {
+        field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name not in _APART
+    }
     write_json(folder / RESULT, {**fields, "scores": [dataclasses.asdict(score) for score in result.scores]})
 
 

@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 
 from ratchet.errors import ModelError, PlanError, RatchetError
 from ratchet.evaluate.bench import Bench, Candidates
-from ratchet.evaluate.judges.judge import FAILED
 from ratchet.evaluate.judges.kinds import judge_identity
-from ratchet.evaluate.results import NOT_ASKED, TaskResult, not_asked, read_result, why_of, write_result
+from ratchet.evaluate.results import TaskResult, not_asked, read_result, why_of, write_result
 from ratchet.evaluate.task_run import FAILS_ALONE, Answered, Content, Heldout, Inputs, Ready, task_run
 from ratchet.model.quantise import check_quantisation
 from ratchet.plan.suite import Suite, Task, judge_of, quantise_of, task_kind
@@ -237,18 +236,13 @@ def _identity(candidates: Candidates, task: Task, read: Mapping[str, Any]) -> di
     return {"kind": "scores", "model": candidates.identity_for(task), **read}
 
 
-def _is_whole(result: TaskResult) -> bool:
-    """Whether asking again could not give more: it was asked, and no request to a judge failed."""
-    return not any(problem.startswith((FAILED, NOT_ASKED)) for problem in result.problems)
-
-
 def _keep(bench: Bench, identity: dict[str, Any], answered: Answered, seconds: float, leases: Sequence[Lease]) -> Path:
     """Write a result, and return its folder. Raises RunError where another process took over.
 
     One that is not whole stands under a name of its own, where the next run does not look for it.
     """
     result, fp = answered.result, fingerprint(identity)
-    folder = bench.layout.result(fp if _is_whole(result) else f"{fp}-{uuid.uuid4().hex[:8]}")
+    folder = bench.layout.result(fp if result.whole else f"{fp}-{uuid.uuid4().hex[:8]}")
     clear(folder, bench.layout.damaged)
     publish(folder, _KeptResult(identity, answered, seconds), leases)
     return folder

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.events import EVENTS, read_events
 from ratchet.documents.heldout import (
     ExactMatchRow,
     ExactMatchScore,
@@ -40,8 +40,6 @@ from ratchet.reference.share import interval_of
 from ratchet.store.record import Record, code_commit, finished_record, now, versions
 from ratchet.track.jsonl import read_metrics
 
-_TO_BE_KNOWN = re.compile(r"step \d+ was skipped: |step-\d+ failed its check")
-
 
 def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: str, seconds: float) -> Report:
     """Return the run's report, without suites and samples; every number in it names the record that it came from."""
@@ -63,7 +61,12 @@ def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: 
         steps=tuple(_step(run, step) for step in steps),
         evaluation=tuple(_evaluation(run, one) for one in scores),
         gamma=tuple(_gamma(run, row) for one in scores for row in one.gamma),
-        warnings=(*run.warnings, *_unshared(run, steps), *_befell(run, steps), *_overlap_warnings(run, overlaps)),
+        warnings=(
+            *run.warnings,
+            *_unshared(run, steps),
+            *notable_events(run, steps),
+            *_overlap_warnings(run, overlaps),
+        ),
     )
 
 
@@ -259,13 +262,13 @@ def _unshared(run: Run, steps: Sequence[Step]) -> list[str]:
     return [f"tokens that sequences share were computed for each of them: {reason}" for reason in reasons]
 
 
-def _befell(run: Run, steps: Sequence[Step]) -> list[str]:
+def notable_events(run: Run, steps: Sequence[Step]) -> list[str]:
     """Return events of a step that its reader must know: updates left out, checkpoints that were broken."""
     training = {
         step.name: finished_record(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps
     }
-    told = [(name, event) for name, facts in training.items() if facts for event in facts["events"]]
-    return [f"{name}: {event}" for name, event in told if _TO_BE_KNOWN.match(event)]
+    known = [(name, event) for name, facts in training.items() if facts for event in read_events(facts["events"])]
+    return [f"{name}: {event.what}" for name, event in known if EVENTS[event.code].must_know]
 
 
 def _overlap_warnings(run: Run, overlaps: list[SourceOverlap]) -> list[str]:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.events import Event
 from ratchet.errors import RatchetError, RunError, StorageError
 from ratchet.store.files import (
     free_bytes,
@@ -72,13 +73,13 @@ class Checkpoints:
     """The checkpoints of one training step. Every method but the constructor is for all workers together.
 
     Making one claims the folder for this worker group: an older group can no longer commit.
-    `events` are lines about checkpoints that were found broken or unfinished.
+    `events` are those of checkpoints that were found broken or unfinished.
     """
 
     def __init__(self, step_folder: Path, communicator: Communicator, keep: int) -> None:
         self.step_folder, self.communicator, self.keep = step_folder, communicator, keep
         self.folder = step_folder / "checkpoints"
-        self.events: list[str] = []
+        self.events: list[Event] = []
         claimed = agree(communicator, lambda: _claim(step_folder) if communicator.rank == 0 else "")
         self.attempt = communicator.gather(claimed)[0]
         self.last: Saved | None = None
@@ -109,7 +110,7 @@ class Checkpoints:
     def newest(self) -> Saved | None:
         """Return the newest checkpoint that passes its check, or None.
 
-        Unfinished ones are removed, broken ones renamed to `bad-…`; both are told in `events`.
+        Unfinished ones are removed, broken ones renamed to `bad-…`; `events` has both.
         The files are hashed by all workers, a share each.
         """
         self._lead(self._sweep)
@@ -123,7 +124,8 @@ class Checkpoints:
                 self.last = read(self.folder / candidate)
                 return self.last
             self._lead(functools.partial(set_aside, self.folder / candidate))
-            self.events.append(f"{candidate} failed its check and was set aside: {'; '.join(faulty[:3])}")
+            said = f"{candidate} failed its check and was set aside: {'; '.join(faulty[:3])}"
+            self.events.append(Event(code="checkpoint-damaged", what=said, checkpoint=candidate))
 
     def best(self) -> Saved | None:
         """Return the committed checkpoint of the lowest held-out loss, the newest of equals."""
@@ -209,7 +211,8 @@ class Checkpoints:
         """Remove what was never committed: no worker group but this one may be writing."""
         for path in sorted(self.folder.glob(".step-*")):
             shutil.rmtree(path)
-            self.events.append(f"{path.name} was never finished and was removed")
+            said = f"{path.name} was never finished and was removed"
+            self.events.append(Event(code="checkpoint-unfinished", what=said, checkpoint=path.name))
 
     def _faults(self, name: str) -> list[str]:
         """What is wrong with this worker's share of a checkpoint's files, in words."""

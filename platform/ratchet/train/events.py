@@ -1,42 +1,50 @@
-"""What befell a training step, in the order it happened: `events.jsonl` in its folder.
+"""The events of a training step, in the order in which they happened: `events.jsonl` in its folder.
 
-Worker groups that began and ended, checkpoints that were set aside, steps that were skipped, nodes that went.
+`documents.events` says which there are, what they mean, and how older lines are read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from ratchet.documents.events import Event, read_event
+from ratchet.errors import DataError
+from ratchet.store.codec import to_values
 from ratchet.store.files import storage_errors
 from ratchet.store.record import now
 
 NAME = "events.jsonl"
 
 
-def note(step_folder: Path, what: str) -> None:
+def write_event(step_folder: Path, event: Event) -> None:
     """Add a line. Several processes may: a line is one write at the end of the file. Raises StorageError."""
     path = step_folder / NAME
+    values = to_values(dataclasses.replace(event, at=now()))
+    line = json.dumps({key: value for key, value in values.items() if value is not None})
     with storage_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, (json.dumps({"at": now(), "what": what}) + "\n").encode())
+            os.write(handle, f"{line}\n".encode())
         finally:
             os.close(handle)
 
 
-def noted(step_folder: Path) -> list[str]:
-    """Return what was noted, oldest first; a line that a kill cut short is left out."""
+def events_of(step_folder: Path) -> list[Event]:
+    """Return the events of a step, oldest first; a line that a kill cut short is left out."""
     try:
         lines = (step_folder / NAME).read_text(encoding="utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return []
-    return [found["what"] for line in lines if (found := _parsed(line)) is not None]
+    return list(_parsed(lines))
 
 
-def _parsed(line: str) -> dict[str, str] | None:
-    try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError):
-        return None
+def _parsed(lines: list[str]) -> Iterator[Event]:
+    for line in lines:
+        try:
+            yield read_event(json.loads(line))
+        except (ValueError, DataError):
+            continue

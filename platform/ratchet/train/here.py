@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from ratchet.documents.events import read_events
 from ratchet.errors import TrainingError
 from ratchet.train.communicate import Alone, out_of_memory
 from ratchet.train.engine import TorchEngine
@@ -56,4 +57,4 @@ def train_here(
     finally:
         news.news()
     seconds = {**found["seconds"], "all": time.monotonic() - clock}
-    return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})
+    return TrainResult(**{**found, "events": read_events(found["events"]), "seconds": seconds})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import shutil
 import time
 import uuid
@@ -13,21 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import errors
+from ratchet.documents.events import Event, read_events
 from ratchet.errors import ClusterError, CorruptError, RatchetError, StoppedError, TrainingError
 from ratchet.store import warned
 from ratchet.store.files import write_text
 from ratchet.store.sealed import read_sealed
 from ratchet.train import budget, faults, nodes, notice
 from ratchet.train.communicate import out_of_memory
-from ratchet.train.events import note, noted
+from ratchet.train.events import events_of, write_event
 from ratchet.train.spec import TrainSpec
 from ratchet.train.wall import keep_text, memory_error
 from ratchet.train.watched import Told, watched
 from ratchet.train.worker import WORKERS, ray_worker
 
 _NEVER = 1e9
-_BEGAN = re.compile(r"^\d+ workers? \(.*\) (began|went on after step)")
-"""The event of a group of workers that starts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +34,7 @@ class TrainResult:
 
     `counts` are what the ledger proved; `metrics` the last step's; `first` what the check of step 1
     saw, or None; `published` the step whose weights became the model, and how far they were from the
-    engine's in nats; `events` lines about what befell the step: worker groups, checkpoints that were found broken
-    or unfinished, steps that were skipped, nodes that went;
+    engine's in nats; `events` what happened to the step (`documents.events`);
     `token_budget` what a forward pass computed at most, `unshared` why tokens were not shared, of all pairs or of
     some (None: they could be); `peak_memory_mb` the largest worker's peak; `seconds` of set-up,
     training and publishing on the workers, and in all.
@@ -50,7 +47,7 @@ class TrainResult:
     published: Mapping[str, Any]
     resumed_from: int
     attempt: str
-    events: tuple[str, ...]
+    events: tuple[Event, ...]
     workers: int
     token_budget: int
     unshared: str | None
@@ -101,7 +98,7 @@ def train(
         raise _error(outcome["error"])
     found = outcome["result"]
     seconds = {**found["seconds"], "all": time.monotonic() - clock}
-    return TrainResult(**{**found, "events": tuple(found["events"]), "seconds": seconds})
+    return TrainResult(**{**found, "events": read_events(found["events"]), "seconds": seconds})
 
 
 def first_updates(
@@ -139,7 +136,8 @@ def go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
     what = f"ended after step {ended['step']}, as it was told to"
     if ended["kind"] == "drop":
         raise TrainingError(what, where=f"step {spec.step}", fix=ended["why"])
-    note(Path(spec.folder), f"training ended after step {ended['step']}: {ended['why']}")
+    said = f"training ended after step {ended['step']}: {ended['why']}"
+    write_event(Path(spec.folder), Event(code="group-ended", what=said, step=ended["step"]))
     if ended["kind"] == "stop":
         raise StoppedError(
             f"{ended['why']}: stopped after step {ended['step']}, which is saved",
@@ -244,7 +242,7 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
 
-    before = len(noted(Path(spec.folder)))
+    before = len(events_of(Path(spec.folder)))
     try:
         yield
     except (TrainingFailedError, RayError) as error:
@@ -253,7 +251,8 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
             raise wall from error
         why = _root(error)
         memory = out_of_memory(why)
-        times = sum(_BEGAN.search(event) is not None for event in noted(Path(spec.folder))[before:])
+        new = events_of(Path(spec.folder))[before:]
+        times = sum(event.code in {"group-began", "group-went-on"} for event in new)
         # Memory that one process asks for and does not get is the plan's affair: another call would ask for it again.
         raise (TrainingError if memory else ClusterError)(
             f"the training workers failed{f', {times} times' if times > 1 else ''}: {why}",

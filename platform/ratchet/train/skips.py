@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ratchet.documents.events import Event
 from ratchet.errors import SHOWN, TrainingError, some
 from ratchet.pairs.places import places
 from ratchet.train.checkpoint import Checkpoints
-from ratchet.train.events import note
+from ratchet.train.events import write_event
 from ratchet.train.spec import TrainSpec
 
 WINDOW = 100
@@ -32,7 +33,8 @@ class Skips:
             raise self.stopped(step, f"{what}{before}", ids)
         self.steps.append(step)
         if self.checkpoints.communicator.rank == 0:
-            note(Path(self.spec.folder), f"step {step} was skipped: {what}; pairs {self.named(ids)}")
+            said = f"step {step} was skipped: {what}; pairs {self.named(ids)}"
+            write_event(Path(self.spec.folder), Event(code="step-skipped", what=said, step=step))
 
     def named(self, ids: Sequence[str]) -> str:
         """Return the first pairs by `file:row`, and how many more there are."""

@@ -1,4 +1,4 @@
-"""The driver's side of training: while Ray Train runs, workers are told what they must know, and people what befell."""
+"""The driver's side of training: while Ray Train runs, it tells workers what they must know, and people the news."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ratchet.errors import RatchetError, StoppedError, StorageError, TrainingError
 from ratchet.train import nodes, notice
-from ratchet.train.events import noted
+from ratchet.train.events import events_of
 from ratchet.train.notice import Notice
 from ratchet.train.spec import TrainSpec
 
@@ -21,11 +21,11 @@ _WAITS, _GONE = 60, 30
 
 
 class Told:
-    """Says what befell a step as it happens, and nothing of what befell it in an earlier call."""
+    """Says what happens to a step as it happens, and nothing of an earlier call."""
 
     def __init__(self, spec: TrainSpec, say: Callable[[str], None]) -> None:
         self.spec, self._say = spec, say
-        self._heard = len(noted(Path(spec.folder)))
+        self._heard = len(events_of(Path(spec.folder)))
 
     def say(self, text: str) -> None:
         """Say a line about the step."""
@@ -33,9 +33,9 @@ class Told:
 
     def news(self) -> None:
         """Say what is new."""
-        events = noted(Path(self.spec.folder))
+        events = events_of(Path(self.spec.folder))
         for event in events[self._heard :]:
-            self.say(event)
+            self.say(event.what)
         self._heard = len(events)
 
 

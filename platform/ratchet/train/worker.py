@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -16,11 +17,13 @@ from typing import Any
 import torch
 
 from ratchet import redact
+from ratchet.documents.events import Event
 from ratchet.errors import RatchetError, RunError, StorageError
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model, skeleton
 from ratchet.store import warned
+from ratchet.store.codec import to_values
 from ratchet.store.files import gone, write_json
 from ratchet.store.lease import highest
 from ratchet.track.tracker import Tracker, open_tracker
@@ -30,7 +33,7 @@ from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
 from ratchet.train.effect import sample_of
 from ratchet.train.engine import Engine, TorchEngine
-from ratchet.train.events import note, noted
+from ratchet.train.events import events_of, write_event
 from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import Ended, Notice, look
 from ratchet.train.objective import Table
@@ -114,7 +117,9 @@ def noting_failures(spec: TrainSpec, group: Communicator) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         with contextlib.suppress(StorageError):  # what is told is the failure, and not that its note found no room
-            note(Path(spec.folder), f"worker {group.rank} of {group.world} failed: {lines[0]}")
+            said = f"worker {group.rank} of {group.world} failed: {lines[0]}"
+            event = Event(code="worker-failed", what=said, worker=group.rank, workers=group.world)
+            write_event(Path(spec.folder), event)
         raise
 
 
@@ -169,7 +174,7 @@ def work(
         "published": published,
         "resumed_from": after,
         "attempt": checkpoints.attempt,
-        "events": noted(Path(spec.folder)),
+        "events": [to_values(event) for event in events_of(Path(spec.folder))],
         "workers": communicator.world,
         "token_budget": token_budget,
         "unshared": why_unshared(scorer.packing, data.table),
@@ -239,9 +244,12 @@ def recompute_activations(model: Any) -> None:
 
 def _note_start(folder: Path, checkpoints: Checkpoints, workers: int, after: int) -> None:
     for event in checkpoints.events:
-        note(folder, event)
-    many = f"{workers} worker{'s' * (workers > 1)}"
-    note(folder, f"{many} ({checkpoints.attempt}) {f'went on after step {after}' if after else 'began'}")
+        write_event(folder, event)
+    many = f"{workers} worker{'s' * (workers > 1)} ({checkpoints.attempt})"
+    start = Event(code="group-began", what=f"{many} began", attempt=checkpoints.attempt, workers=workers)
+    if after:
+        start = dataclasses.replace(start, code="group-went-on", what=f"{many} went on after step {after}", step=after)
+    write_event(folder, start)
 
 
 def _go_on(engine: Engine, checkpoints: Checkpoints) -> Saved | None:

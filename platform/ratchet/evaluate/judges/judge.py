@@ -111,11 +111,15 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What came of a case: a rating, or the problem. `texts` is what the judge said at each attempt."""
+    """What came of a case: a rating, or the problem. `texts` is what the judge said at each attempt.
+
+    `unanswered` says that the judge never answered: asked again, it may.
+    """
 
     rating: float | None
     problem: str
     texts: tuple[str, ...]
+    unanswered: bool = False
 
 
 def request_of(case: Case, attempt: int) -> ChatRequest:
@@ -153,7 +157,7 @@ def _verdict(answer: Answer | RatchetError, case: Case, before: Verdict) -> tupl
     if isinstance(answer, RatchetError):
         # What the judge said before tells more than that it fell silent.
         problem = before.problem if before.texts else f"{FAILED}: {_HEAD.split(answer.what, maxsplit=1)[0].strip()}"
-        return Verdict(None, problem, (*before.texts, f"$ERROR$ {answer.what}")), False
+        return Verdict(None, problem, (*before.texts, f"$ERROR$ {answer.what}"), unanswered=not before.texts), False
     texts = (*before.texts, answer.text)
     # The judge sees no `[[number]]` in an answer, so a judgment's only one is its own, whatever the answer holds:
     # else an answer could list the ratings that it would be spared.

@@ -229,7 +229,8 @@ def _result(
     }
     kind = "mt_bench" if asked.is_mt_bench else "mt_bench_format"
     warnings = tuple(_warnings(asked, talks, judged, scores[0]))
-    return TaskResult(name, kind, scores, items, settings, count_problems(items), warnings)
+    whole = not any(one.verdict.unanswered for one in judged)
+    return TaskResult(name, kind, scores, items, settings, count_problems(items), warnings, whole)
 
 
 def _item(talk: Talk, turn: int, verdict: Verdict | None) -> Item:
