@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ratchet.cli import main
-from ratchet.doctor.dashboard import answers, get, is_loopback, look, own_token
+from ratchet.doctor.dashboard import answers_unasked, get, inspect_dashboard, is_loopback, own_token
 from ratchet.doctor.facts import Dashboard
 
 TOKEN = "a-token-of-a-test"  # noqa: S105
@@ -65,16 +65,18 @@ LEAKS = (("one", "WANDB_API_KEY"), ("02", "HF_TOKEN"))
 
 
 def test_an_open_one_gives_all_away(server: Any) -> None:
-    found = look(url(server) + "/", TOKEN)
+    found = inspect_dashboard(url(server) + "/", TOKEN)
     assert found == Dashboard(url(server), True, "disabled", 200, True, "2.60.0", loopback=True, secrets=LEAKS)
     assert found.jobs_open
 
 
 def test_a_closed_one_is_asked_without_a_token_first(server: Any) -> None:
     server.token = TOKEN
-    assert look(url(server), TOKEN) == Dashboard(url(server), True, "token", 401, False, "2.60.0", True, LEAKS)
+    assert inspect_dashboard(url(server), TOKEN) == Dashboard(
+        url(server), True, "token", 401, False, "2.60.0", True, LEAKS
+    )
     assert server.seen[:2] == [("/api/jobs/", None), ("/api/jobs/", f"Bearer {TOKEN}")]
-    assert look(url(server), None) == Dashboard(url(server), True, "token", 401, False, None, True, ())
+    assert inspect_dashboard(url(server), None) == Dashboard(url(server), True, "token", 401, False, None, True, ())
 
 
 @pytest.mark.parametrize(
@@ -82,16 +84,16 @@ def test_a_closed_one_is_asked_without_a_token_first(server: Any) -> None:
 )
 def test_what_is_no_list_of_jobs_has_no_secrets(jobs: Any, server: Any) -> None:
     server.jobs = jobs
-    found = look(url(server), None)
+    found = inspect_dashboard(url(server), None)
     assert found.secrets == ()
     assert found.jobs_open is (isinstance(jobs, list) or jobs == b"[1]")
 
 
 def test_one_that_is_not_there(server: Any) -> None:
-    assert look("http://127.0.0.1:1", TOKEN) == Dashboard("http://127.0.0.1:1", reachable=False)
-    assert not answers("http://127.0.0.1:1/metrics")
-    assert not answers("file:///etc/passwd")
-    assert not look("file:///etc", None).reachable
+    assert inspect_dashboard("http://127.0.0.1:1", TOKEN) == Dashboard("http://127.0.0.1:1", reachable=False)
+    assert not answers_unasked("http://127.0.0.1:1/metrics")
+    assert not answers_unasked("file:///etc/passwd")
+    assert not inspect_dashboard("file:///etc", None).reachable
 
 
 def test_the_doctor_calls_one_that_is_not_there_a_problem(

@@ -14,8 +14,8 @@ import pytest
 from packaging.version import Version
 
 from ratchet.doctor import advisories, probe, rules_access, rules_nodes, rules_plan
-from ratchet.doctor.facts import Dashboard, Gpu, Machine, Node, Skew, Storage
-from ratchet.doctor.findings import Finding, in_words, ok, problem, warning, worst
+from ratchet.doctor.facts import Dashboard, Gpu, Machine, NodeFacts, Skew, Storage
+from ratchet.doctor.findings import Finding, findings_text, ok, problem, warning, worst
 from ratchet.plan.cluster import Cluster
 
 GIB = 1 << 30
@@ -24,10 +24,10 @@ A100 = Gpu("NVIDIA A100-SXM4-80GB", 81920 << 20, "535.183.01")
 VERSIONS = {"python": "3.11.9", "ray": "2.60.0", "ratchet": "0.1.0", "torch": "2.13.0", "transformers": "5.19.0"}
 MACHINE = Machine("m", VERSIONS, (), None, 0, 8 * GIB, 65_536, 100 * GIB, 100 * GIB)
 RESOURCES = {"CPU": 4.0, "object_store_memory": float(GIB)}
-NODE = Node("n1", "10.77.0.1", RESOURCES, 8080, MACHINE, Skew(-0.01, 0.02), Storage(True, True))
+NODE = NodeFacts("n1", "10.77.0.1", RESOURCES, 8080, MACHINE, Skew(-0.01, 0.02), Storage(True, True))
 
 
-def node(name: str = "n2", resources: dict[str, float] | None = None, **machine: Any) -> Node:
+def node(name: str = "n2", resources: dict[str, float] | None = None, **machine: Any) -> NodeFacts:
     changed = dataclasses.replace(MACHINE, **machine)
     return dataclasses.replace(NODE, name=name, machine=changed, resources={**RESOURCES, **(resources or {})})
 
@@ -41,11 +41,11 @@ CLOSED = Dashboard("http://127.0.0.1:8265", True, "token", 401, False, "2.60.0",
 SILENT = Dashboard("http://10.0.0.1:8265", False)
 
 
-def at(seconds: float, width: float = 0.1) -> Node:
+def at(seconds: float, width: float = 0.1) -> NodeFacts:
     return dataclasses.replace(NODE, name="n2", skew=Skew(seconds - width, seconds + width))
 
 
-def shares(storage: Storage) -> Node:
+def shares(storage: Storage) -> NodeFacts:
     return dataclasses.replace(NODE, name="n2", storage=storage)
 
 
@@ -79,21 +79,23 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
     "closed": (rules_access.openness(CLOSED), "ok", "wants a token"),
     "in clear text": (rules_access.openness(dataclasses.replace(CLOSED, loopback=False)), "warning", "in clear text"),
     "silent": (rules_access.openness(SILENT), "warning", "does not answer"),
-    "metrics": (rules_access.metrics(["10.77.0.1:8080"]), "warning", "metrics of 10.77.0.1:8080"),
-    "no metrics": (rules_access.metrics([]), "ok", "no node's metrics port answers"),
+    "metrics": (rules_access.metrics_open(["10.77.0.1:8080"]), "warning", "metrics of 10.77.0.1:8080"),
+    "no metrics": (rules_access.metrics_open([]), "ok", "no node's metrics port answers"),
     "job secrets": (
         rules_access.job_secrets(dataclasses.replace(CLOSED, secrets=(("job-1", "HF_TOKEN"),))),
         "problem",
         "HF_TOKEN of job job-1",
     ),
     "no job secrets": (rules_access.job_secrets(CLOSED), "ok", "no runtime_env"),
-    "token file open": (rules_access.token_file(0o100644, "t"), "warning", "(644)"),
-    "token file of a group": (rules_access.token_file(0o100640, "t"), "warning", "(640)"),
-    "token file closed": (rules_access.token_file(0o100600, "t"), "ok", "yours alone"),
-    "no token file": (rules_access.token_file(None, "t"), "ok", "none"),
-    "all answer": (rules_nodes.answers([NODE, node()]), "ok", "2 of 2 answer"),
+    "token file open": (rules_access.token_readable(0o100644, "t"), "warning", "(644)"),
+    "token file of a group": (rules_access.token_readable(0o100640, "t"), "warning", "(640)"),
+    "token file closed": (rules_access.token_readable(0o100600, "t"), "ok", "yours alone"),
+    "no token file": (rules_access.token_readable(None, "t"), "ok", "none"),
+    "all answer": (rules_nodes.nodes_answer([NODE, node()]), "ok", "2 of 2 answer"),
     "one is silent": (
-        rules_nodes.answers([NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module 'ratchet'")]),
+        rules_nodes.nodes_answer(
+            [NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module 'ratchet'")]
+        ),
         "problem",
         "n2 (No module 'ratchet')",
     ),
@@ -174,11 +176,27 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
         "50.0 GiB free of 80.0",
     ),
     "not writable": (rules_nodes.disks([node(free_storage=None)], None), "problem", "n2 cannot write"),
-    "it fits": (rules_plan.room(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
-    "it does not fit": (rules_plan.room(Cluster(workers=9), [NODE, node()]), "problem", "9 CPUs, and there are 8"),
-    "the fewest fit": (rules_plan.room(Cluster(workers=(2, 9)), [NODE]), "warning", "not for all 9 workers: 9 CPUs"),
-    "in no one node": (rules_plan.room(Cluster(cpus_per_worker=6), [NODE, node()]), "problem", "no node has as many"),
-    "no GPU in Ray": (rules_plan.room(Cluster(gpus_per_worker=1), [NODE]), "problem", "1 GPUs, and there are 0"),
+    "it fits": (rules_plan.enough_nodes(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
+    "it does not fit": (
+        rules_plan.enough_nodes(Cluster(workers=9), [NODE, node()]),
+        "problem",
+        "9 CPUs, and there are 8",
+    ),
+    "the fewest fit": (
+        rules_plan.enough_nodes(Cluster(workers=(2, 9)), [NODE]),
+        "warning",
+        "not for all 9 workers: 9 CPUs",
+    ),
+    "in no one node": (
+        rules_plan.enough_nodes(Cluster(cpus_per_worker=6), [NODE, node()]),
+        "problem",
+        "no node has as many",
+    ),
+    "no GPU in Ray": (
+        rules_plan.enough_nodes(Cluster(gpus_per_worker=1), [NODE]),
+        "problem",
+        "1 GPUs, and there are 0",
+    ),
     "object store": (rules_plan.object_store(Cluster(), [NODE]), "ok", "200 MiB or more"),
     "small object store": (
         rules_plan.object_store(Cluster(), [node(resources={"object_store_memory": 1e8})]),
@@ -198,7 +216,7 @@ def test_what_a_rule_says_of_facts(name: str) -> None:
 def test_the_worst_decides_and_problems_come_last() -> None:
     found = [problem("c", "bad", "mend it"), ok("a", "fine"), warning("b", "hm", "look")]
     assert worst(found) == "problem" and worst(found[1:]) == "warning" and worst([]) == "ok"
-    assert in_words(found).splitlines() == [
+    assert findings_text(found).splitlines() == [
         "ok       a: fine",
         "warning  b: hm",
         "         → look",
@@ -257,5 +275,5 @@ def test_two_that_share_a_folder_meet_in_it_and_others_do_not(tmp_path: Path) ->
     assert probe.meet(there, "t", "n2") == Storage(False, False)
     assert probe.meet(tmp_path / "nowhere", "t", "n3").error.startswith("FileNotFoundError")
     for folder in (here, there):
-        probe.clear(folder, "t")
+        probe.remove_markers(folder, "t")
         assert list(folder.iterdir()) == []

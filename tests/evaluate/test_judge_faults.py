@@ -17,7 +17,7 @@ from ratchet.evaluate.judges.verdicts import NO_RATING, OUT_OF_RANGE
 from ratchet.evaluate.thoughts import UNCLOSED
 from ratchet.plan.judge import EndpointJudge
 from ratchet.serving.requests import Answer, Request
-from ratchet.serving.retry import Pace
+from ratchet.serving.retry import RequestPace
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def judged(server: Server, path: Path, count: int = 4, retries: int = 2, **chang
     async def sleep(_: float) -> None:
         return
 
-    pace = Pace(sleep, lambda: NOW, lambda low, high: high)
+    pace = RequestPace(sleep, lambda: NOW, lambda low, high: high)
     fields = {"base_url": server.url, "model": "gpt-4", "allow_private": True, "max_attempts": 2, **changes}
     cases = [Case("Be fair.", f"case {n}", ("answer",)) for n in range(count)]
     with endpoint_judge(EndpointJudge(kind="endpoint", **fields), path / "judge.jsonl", pace) as judge:

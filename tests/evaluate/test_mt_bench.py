@@ -24,7 +24,7 @@ from ratchet.evaluate.results import Item
 from ratchet.evaluate.statistics import clustered, estimate
 from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import MtBench
-from ratchet.serving.replay import Replay
+from ratchet.serving.replay import ReplayEngine
 from ratchet.serving.requests import Answer, ChatRequest, Request
 from tests.conftest import ROOT
 
@@ -226,7 +226,7 @@ def test_what_is_written_for_other_tools_is_read_again(tmp_path: Path) -> None:
     assert [(s.name, s.value, s.standard_error, s.count) for s in again] == [
         (s.name, s.value, s.standard_error, s.count) for s in done.result.scores
     ]
-    replay = Replay(path, "strict")
+    replay = ReplayEngine(path, "strict")
     assert [one.text for one in replay.attempt([chat(done.judged[5].prompt)])] == ["[[6]]"]
     lines = [json.loads(line) for line in done.answer_lines("m", 1.0)]
     assert [row["question_id"] for row in lines] == list(range(1, 17))

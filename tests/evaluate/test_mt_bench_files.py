@@ -17,7 +17,7 @@ from ratchet.errors import DataError
 from ratchet.evaluate.mt_bench.files import read_set
 from ratchet.evaluate.mt_bench.scores import read_judgments, scores_of
 from ratchet.plan.task_parts import Files
-from ratchet.serving.replay import Replay
+from ratchet.serving.replay import ReplayEngine
 from ratchet.serving.requests import Answer
 from tests.conftest import ROOT
 
@@ -183,13 +183,13 @@ def test_a_replay_says_what_was_said_and_makes_nothing_up(tmp_path: Path) -> Non
         judgment(user_prompt="q", judgment="[[2]]"),
         judgment(user_prompt="r", judge=["claude", "single-v1"]),
     )
-    replay = Replay(path, "gpt-4")
+    replay = ReplayEngine(path, "gpt-4")
     found = replay.attempt([chat("p"), chat("q"), chat("r"), chat("p", temperature=0.1, seed=1)])
     assert found[0] == Answer("[[7]]", "stop")
     says_ = [f"{type(one).__name__}: {one.what}" for one in found[1:]]
     assert says_[0].startswith("DataError: several judgments in the recording for")
     assert all(one.startswith("DataError: not in the recording for") for one in says_[1:])
     with pytest.raises(DataError, match=r"(?s)no judgment by 'gpt'.*by claude, gpt-4"):
-        Replay(path, "gpt")
+        ReplayEngine(path, "gpt")
     with pytest.raises(DataError, match=r"b.jsonl:1: no judgment"):
-        Replay(write(tmp_path / "b.jsonl", {"judge": [], "user_prompt": "p", "judgment": "x"}), "gpt-4")
+        ReplayEngine(write(tmp_path / "b.jsonl", {"judge": [], "user_prompt": "p", "judgment": "x"}), "gpt-4")

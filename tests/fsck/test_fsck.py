@@ -14,7 +14,7 @@ from ratchet.cli import main
 from ratchet.errors import DataError
 from ratchet.fsck.examine import FINE, MENDED, WRONG, Outcome, fsck
 from ratchet.pipeline.intact import write_step_record
-from ratchet.store.append import line_of
+from ratchet.store.append import checked_line
 from ratchet.store.layout import Layout
 from ratchet.store.lease import leased
 from ratchet.store.sealed import read_sealed, write_sealed
@@ -183,7 +183,7 @@ def test_an_unfinished_step_is_no_fault_and_its_damaged_checkpoint_is_set_aside(
 
 def test_a_line_of_a_journal_that_another_program_wrote_is_damage(layout: Layout) -> None:
     path = layout.judgments("j")
-    path.write_bytes(path.read_bytes() + line_of({"key": "of nothing"}))
+    path.write_bytes(path.read_bytes() + checked_line({"key": "of nothing"}))
     assert look(layout, dry_run=True)[0] == WRONG
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from k8s_example import GATES, changed, head_of, of_kind, texts_of
-from ratchet.kubernetes.check import Against, check
+from ratchet.kubernetes.check import Against, check_objects
 from ratchet.kubernetes.operator_job import operator_faults
 from ratchet.kubernetes.ray_parts import CLUSTERS
 from tests.conftest import ROOT
@@ -82,7 +82,7 @@ def test_what_the_operator_takes_is_no_fault(kind: str, change: Any) -> None:
 
 
 def test_annotations_of_a_cron_job_do_not_reach_its_cluster() -> None:
-    assert "RAY_REDIS_ADDRESS without gcs" in texts_of(check(changed("RayCronJob", annotate_redis), HERE))
+    assert "RAY_REDIS_ADDRESS without gcs" in texts_of(check_objects(changed("RayCronJob", annotate_redis), HERE))
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
@@ -90,26 +90,26 @@ def test_a_name_may_be_left_to_the_server(kind: str) -> None:
     against = Against(root=ROOT, gates=GATES.get(kind, ()))
     first, *others = of_kind(kind)
     first.data["metadata"] = {"generateName": "mine-"}
-    assert "name" not in texts_of(check([first, first, *others], against))
+    assert "name" not in texts_of(check_objects([first, first, *others], against))
     longest = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}[kind]
     first.data["metadata"] = {"generateName": "r" * (longest - 5)}
-    assert "characters" not in texts_of(check([first, *others], against))
+    assert "characters" not in texts_of(check_objects([first, *others], against))
     first.data["metadata"] = {"generateName": "r" * (longest - 4)}
     says = f"metadata.generateName: '{'r' * (longest - 4)}xxxxx' has {longest + 1} characters"
-    assert says in texts_of(check([first, *others], against))
+    assert says in texts_of(check_objects([first, *others], against))
 
 
 def test_neither_name_nor_prefix_is_told() -> None:
-    assert "has no name" in texts_of(check(changed("RayJob", lambda data, _: data["metadata"].clear()), HERE))
+    assert "has no name" in texts_of(check_objects(changed("RayJob", lambda data, _: data["metadata"].clear()), HERE))
 
 
 @pytest.mark.parametrize("key", ["deletionStrategy", "submitterConfig", "clusterSelector", "backoffLimit"])
 def test_a_key_that_holds_null_is_left_out(key: str) -> None:
     found = changed("RayJob", lambda data, _: data["spec"].update({key: None}))
-    assert texts_of(check(found, HERE)) == ""
+    assert texts_of(check_objects(found, HERE)) == ""
 
 
 def test_a_null_does_not_silence_a_rule() -> None:
     found = changed("RayCluster", lambda _, spec: spec.update(networkPolicy=None))
     alone = [one for one in found if one.data["kind"] == "RayCluster"]
-    assert "no NetworkPolicy here" in texts_of(check(alone, HERE))
+    assert "no NetworkPolicy here" in texts_of(check_objects(alone, HERE))

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ratchet.errors import PlanError
-from ratchet.kubernetes.fit import Room, lacks, place
+from ratchet.kubernetes.fit import Room, lacks, place_workers
 from ratchet.plan.cluster import Cluster
 
 
@@ -44,7 +44,7 @@ clusters = st.builds(
 @given(cluster=clusters, gpus=st.sampled_from([1, 2, 4, 8]), per_node=st.none() | st.integers(1, 16))
 def test_the_pods_that_are_asked_for_hold_the_workers(cluster: Cluster, gpus: int, per_node: int | None) -> None:
     try:
-        pods = place(cluster, gpus_per_node=gpus, workers_per_node=per_node)
+        pods = place_workers(cluster, gpus_per_node=gpus, workers_per_node=per_node)
     except PlanError:
         assume(False)
     each = (cluster.cpus_per_worker, cluster.gpus_per_worker)
@@ -60,7 +60,7 @@ def test_the_pods_that_are_asked_for_hold_the_workers(cluster: Cluster, gpus: in
 @given(cluster=clusters, gpus=st.sampled_from([1, 2, 4, 8]), fewer=st.sampled_from(["fewest", "most"]))
 def test_one_pod_less_is_told_where_the_last_was_needed(cluster: Cluster, gpus: int, fewer: str) -> None:
     try:
-        pods = place(cluster, gpus_per_node=gpus, workers_per_node=None)
+        pods = place_workers(cluster, gpus_per_node=gpus, workers_per_node=None)
     except PlanError:
         assume(False)
     counts = {"fewest": pods.fewest, "most": pods.most}
@@ -87,7 +87,7 @@ def test_one_pod_less_is_told_where_the_last_was_needed(cluster: Cluster, gpus: 
     ],
 )  # fmt: skip
 def test_sizes_worked_out_by_hand(cluster: dict, gpus: int, expected: tuple[int, ...]) -> None:
-    pods = place(Cluster(**cluster), gpus_per_node=gpus, workers_per_node=None)
+    pods = place_workers(Cluster(**cluster), gpus_per_node=gpus, workers_per_node=None)
     assert (pods.fewest, pods.most, pods.workers, pods.cpus, pods.gpus) == expected
 
 
@@ -100,7 +100,7 @@ def test_sizes_worked_out_by_hand(cluster: dict, gpus: int, expected: tuple[int,
 )
 def test_what_fits_into_no_node_is_refused(cluster: dict, says: str) -> None:
     with pytest.raises(PlanError, match=says):
-        place(Cluster(**cluster), gpus_per_node=1, workers_per_node=None)
+        place_workers(Cluster(**cluster), gpus_per_node=1, workers_per_node=None)
 
 
 def test_a_pod_with_a_part_of_a_cpu_counts_as_ray_counts_it() -> None:

@@ -13,7 +13,7 @@ import yaml
 from k8s_example import K8S, changed, head_of, texts_of, worker_of
 from ratchet.cli import main
 from ratchet.errors import PlanError
-from ratchet.kubernetes.check import Against, check
+from ratchet.kubernetes.check import Against, check_objects
 from ratchet.kubernetes.manifests import parse_manifests
 from ratchet.kubernetes.names import folder_fault, image_form_fault, label_fault, volume_fault
 from tests.conftest import ROOT
@@ -176,7 +176,7 @@ MANIFESTS = {
 
 @pytest.mark.parametrize("says", MANIFESTS)
 def test_hostile_values_in_manifests_are_told(says: str) -> None:
-    assert says in texts_of(check(changed("RayJob", MANIFESTS[says]), Against(root=ROOT)))
+    assert says in texts_of(check_objects(changed("RayJob", MANIFESTS[says]), Against(root=ROOT)))
 
 
 @pytest.mark.parametrize("text", ["", "---\n# nothing\n---\n"])

@@ -11,9 +11,9 @@ import yaml
 
 from k8s_example import APPLIED, K8S, objects, write
 from ratchet.errors import PlanError
-from ratchet.kubernetes.check import Against, check, read_objects
-from ratchet.kubernetes.kustomize import build
-from ratchet.kubernetes.manifests import kind_of, name_of, parse_manifests, quantity, to_yaml
+from ratchet.kubernetes.check import Against, check_objects, read_objects
+from ratchet.kubernetes.kustomize import build_kustomization
+from ratchet.kubernetes.manifests import name_of, object_kind, parse_manifests, quantity, to_yaml
 
 POD = """
 apiVersion: v1
@@ -46,7 +46,7 @@ def test_a_kustomization_is_built_as_kubectl_builds_it(folder: str) -> None:
     built = subprocess.run(["kubectl", "kustomize", K8S / folder], capture_output=True, text=True, check=True).stdout
     theirs = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(built)}
     ours = objects(folder)
-    assert {(kind_of(one), name_of(one)): one.data for one in ours} == theirs
+    assert {(object_kind(one), name_of(one)): one.data for one in ours} == theirs
     assert len(ours) == len(theirs)
 
 
@@ -69,7 +69,7 @@ def test_objects_keep_their_lines_and_kubernetes_scalars() -> None:
 
 def test_a_list_counts_as_its_items() -> None:
     text = "kind: List\nitems:\n- {kind: A, metadata: {name: a}}\n- kind: B\n  metadata: {name: b}\n"
-    assert [(kind_of(one), name_of(one)) for one in parse_manifests(text, "x")] == [("A", "a"), ("B", "b")]
+    assert [(object_kind(one), name_of(one)) for one in parse_manifests(text, "x")] == [("A", "a"), ("B", "b")]
     assert str(parse_manifests(text, "x")[1].place(("metadata", "name"))) == "x:5"
 
 
@@ -129,7 +129,7 @@ BASE = "resources: [one.yaml]\n"
 def test_what_kustomize_is_not_followed_in_is_refused(tmp_path: Path, text: str, says: str) -> None:
     write(tmp_path, kustomization=text, one="kind: A\nmetadata: {name: a}\nl: [1, 2]\n")
     with pytest.raises(PlanError, match=says):
-        build(tmp_path)
+        build_kustomization(tmp_path)
 
 
 def test_a_patched_key_is_told_at_the_patch(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_patched_key_is_told_at_the_patch(tmp_path: Path) -> None:
         "patches:\n- target: {kind: RayJob}\n  patch: |-\n    - {op: replace, path: /spec/backoffLimit, value: -1}\n"
     )
     write(tmp_path, kustomization=BASE + patch, one=job)
-    told = [str(one) for one in check(read_objects([tmp_path]), Against())]
+    told = [str(one) for one in check_objects(read_objects([tmp_path]), Against())]
     assert any("kustomization.yaml:4: spec.backoffLimit: -1 is below 0" in line for line in told), told
 
 

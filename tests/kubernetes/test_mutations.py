@@ -11,7 +11,7 @@ import pytest
 
 from k8s_example import APPLIED, GATES, changed, head_of, objects, of_kind, texts_of, worker_of
 from ratchet.errors import PlanError
-from ratchet.kubernetes.check import Against, check
+from ratchet.kubernetes.check import Against, check_objects
 from ratchet.kubernetes.manifests import to_yaml
 from ratchet.kubernetes.ray_parts import CLUSTERS
 from ratchet.kubernetes.schema import Crd, read_crds
@@ -102,7 +102,7 @@ def test_there_are_twelve() -> None:
 @pytest.mark.parametrize("kind", CLUSTERS)
 @pytest.mark.parametrize("change", BY_RULES, ids=lambda change: change.__name__)
 def test_a_mistake_is_found_by_rules_alone(kind: str, change: Any) -> None:
-    assert BY_RULES[change] in texts_of(check(changed(kind, change), HERE))
+    assert BY_RULES[change] in texts_of(check_objects(changed(kind, change), HERE))
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
@@ -110,28 +110,28 @@ def test_a_mistake_is_found_by_rules_alone(kind: str, change: Any) -> None:
 def test_a_mistake_is_found_by_the_schema(kind: str, change: Any, crds: dict[str, Crd]) -> None:
     if change is break_cel:
         pytest.importorskip("cel", reason="CEL rules need common-expression-language")
-    assert BY_SCHEMA[change] in texts_of(check(changed(kind, change), Against(crds, root=ROOT)))
+    assert BY_SCHEMA[change] in texts_of(check_objects(changed(kind, change), Against(crds, root=ROOT)))
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
 def test_without_a_mistake_nothing_is_found(kind: str, crds: dict[str, Crd]) -> None:
-    assert texts_of(check(of_kind(kind), Against(crds, root=ROOT, gates=GATES.get(kind, ())))) == ""
+    assert texts_of(check_objects(of_kind(kind), Against(crds, root=ROOT, gates=GATES.get(kind, ())))) == ""
 
 
 @pytest.mark.parametrize("folder", APPLIED)
 def test_our_own_manifests_keep_every_rule(folder: str) -> None:
-    assert texts_of(check(objects(folder), Against(root=ROOT, gates=GATES.get(folder, ())))) == ""
+    assert texts_of(check_objects(objects(folder), Against(root=ROOT, gates=GATES.get(folder, ())))) == ""
 
 
 def test_only_the_folder_that_needs_a_gate_is_told_so() -> None:
-    told = {folder for folder in APPLIED if "feature gate RayCronJob" in texts_of(check(objects(folder), HERE))}
+    told = {folder for folder in APPLIED if "feature gate RayCronJob" in texts_of(check_objects(objects(folder), HERE))}
     assert told == GATES.keys() & set(APPLIED) == {"overlays/cron"}
 
 
 @pytest.mark.parametrize("folder", APPLIED)
 def test_our_own_manifests_fit_the_schemas(folder: str, crds: dict[str, Crd]) -> None:
     pytest.importorskip("kubernetes_validate")
-    assert texts_of(check(objects(folder), Against(crds, "1.35", ROOT, GATES.get(folder, ())))) == ""
+    assert texts_of(check_objects(objects(folder), Against(crds, "1.35", ROOT, GATES.get(folder, ())))) == ""
 
 
 def test_mistakes_in_kubernetes_own_kinds_are_found() -> None:
@@ -139,7 +139,7 @@ def test_mistakes_in_kubernetes_own_kinds_are_found() -> None:
     found = objects("cluster")
     policy = next(one for one in found if one.data["kind"] == "NetworkPolicy")
     policy.data["spec"]["ingres"] = []
-    assert "ingres" in texts_of(check(found, Against(version="1.35", root=ROOT)))
+    assert "ingres" in texts_of(check_objects(found, Against(version="1.35", root=ROOT)))
 
 
 def test_another_validator_of_the_crds_accepts_our_manifests(shared: Path, tmp_path: Path) -> None:

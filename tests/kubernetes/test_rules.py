@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s_example import GATES, changed, head_of, of_kind, texts_of, worker_of
-from ratchet.kubernetes.check import Against, check
+from ratchet.kubernetes.check import Against, check_objects
 from ratchet.kubernetes.house import house_faults
 from ratchet.kubernetes.manifests import at
 from ratchet.kubernetes.operator_job import operator_faults
@@ -22,7 +22,7 @@ V2 = {"enableInTreeAutoscaling": True, "autoscalerOptions": {"version": "v2"}}
 
 
 def told(kind: str, change: Any) -> str:
-    return texts_of(check(changed(kind, change), HERE))
+    return texts_of(check_objects(changed(kind, change), HERE))
 
 
 def head_env(name: str, value: str = "1") -> Any:
@@ -181,7 +181,7 @@ def test_rules_of_jobs(says: str) -> None:
 )
 def test_rules_of_cron_jobs(spec: dict[str, str], says: str) -> None:
     objects = changed("RayCronJob", lambda data, _: data["spec"].update(spec))
-    found = texts_of(check(objects, Against(root=ROOT, gates=GATES["RayCronJob"])))
+    found = texts_of(check_objects(objects, Against(root=ROOT, gates=GATES["RayCronJob"])))
     assert (says in found) if says else not found
 
 
@@ -234,21 +234,21 @@ def test_our_own_rules_of_pods(says: str) -> None:
 
 def test_a_gate_that_is_on_is_no_fault() -> None:
     found = changed("RayCluster", lambda _, spec: spec.update(tlsOptions={"enabled": True}))
-    assert "RayClusterMTLS" in texts_of(check(found, HERE))
-    assert texts_of(check(found, Against(root=ROOT, gates=("RayClusterMTLS",)))) == ""
-    assert "kind: needs the operator's feature gate RayCronJob" in texts_of(check(of_kind("RayCronJob"), HERE))
-    assert texts_of(check(of_kind("RayCronJob"), Against(root=ROOT, gates=("RayCronJob",)))) == ""
+    assert "RayClusterMTLS" in texts_of(check_objects(found, HERE))
+    assert texts_of(check_objects(found, Against(root=ROOT, gates=("RayClusterMTLS",)))) == ""
+    assert "kind: needs the operator's feature gate RayCronJob" in texts_of(check_objects(of_kind("RayCronJob"), HERE))
+    assert texts_of(check_objects(of_kind("RayCronJob"), Against(root=ROOT, gates=("RayCronJob",)))) == ""
 
 
 def test_a_secret_in_a_file_is_told() -> None:
     found = of_kind("RayJob")
     found[1].data.update(kind="Secret", stringData={"auth_token": "x"})
-    assert "stringData: a secret in a file" in texts_of(check(found, HERE))
+    assert "stringData: a secret in a file" in texts_of(check_objects(found, HERE))
 
 
 def test_the_same_object_twice_is_told() -> None:
     found = of_kind("RayJob")
-    assert "RayJob ratchet is here twice" in texts_of(check([*found, found[0]], HERE))
+    assert "RayJob ratchet is here twice" in texts_of(check_objects([*found, found[0]], HERE))
 
 
 @pytest.mark.parametrize(
@@ -280,4 +280,4 @@ def test_rules_stand_whatever_a_manifest_holds(kind: str, junk: Any, data: st.Da
     holder[path[-1]] = junk
     for faults in (operator_faults, security_faults, house_faults):
         list(faults(document))
-    check([document], HERE)
+    check_objects([document], HERE)

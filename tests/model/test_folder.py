@@ -16,7 +16,7 @@ from ratchet.errors import CorruptError, ModelError
 from ratchet.model.check import ModelFacts, check_model
 from ratchet.model.digest import digest_model, digest_vocabulary
 from ratchet.model.forward import PairScorer, score
-from ratchet.model.load import keep_rotary_in_float32, load_model, load_tokenizer, resolve
+from ratchet.model.load import keep_rotary_in_float32, load_model, load_tokenizer, model_folder
 from ratchet.model.quantise import quantisation_config
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN
@@ -211,16 +211,16 @@ def test_dropout_in_attention_is_off_too(copy: Path) -> None:
 
 
 def test_resolve(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve(ModelSpec(path=str(made))) == made
+    assert model_folder(ModelSpec(path=str(made))) == made
     with pytest.raises(ModelError, match="no such model folder"):
-        resolve(ModelSpec(path=str(tmp_path / "none")))
+        model_folder(ModelSpec(path=str(tmp_path / "none")))
     snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / ("1" * 40)
     shutil.copytree(made, snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert resolve(ModelSpec(name="some/model", revision="1" * 40)) == snapshot
+    assert model_folder(ModelSpec(name="some/model", revision="1" * 40)) == snapshot
     with pytest.raises(ModelError, match="other/model is not in the local cache and cannot be fetched"):
-        resolve(ModelSpec(name="other/model"))
+        model_folder(ModelSpec(name="other/model"))
 
 
 def test_quantised_weights_need_a_gpu(made: Path) -> None:

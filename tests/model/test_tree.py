@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ratchet.model.attention import TreePlan
 from ratchet.model.batch import PADDED, Packing, collate, computed_tokens
-from ratchet.model.divide import Unit, divide, units
-from ratchet.model.tree import Branch, Forest, Sharing, lay_out, size
+from ratchet.model.divide import Unit, divide_units, units
+from ratchet.model.tree import Branch, Forest, Sharing, lay_out, rows_laid_out
 from ratchet.pairs.pair import TokenisedPair
 
 # Two token values and short sequences: prefixes, equal sequences and forks everywhere.
@@ -50,7 +50,7 @@ def test_each_answer_token_is_predicted_from_its_own_past(some: list[Branch], sh
 def test_depth_is_the_number_of_tokens_seen_before(some: list[Branch], sharing: Sharing, least: int) -> None:
     forest = lay_out(some, sharing, least)
     assert (sees(forest).sum(1) - 1 == forest.depth_T).all()
-    assert len(forest.ids_T) == size(some, sharing, least)
+    assert len(forest.ids_T) == rows_laid_out(some, sharing, least)
 
 
 @given(branches, sharings, st.integers(1, 4))
@@ -69,11 +69,11 @@ def test_chains_and_subtree_ends_say_the_same(some: list[Branch], sharing: Shari
 @given(branches)
 def test_auto_computes_each_distinct_prefix_once(some: list[Branch]) -> None:
     prefixes = {tuple(branch.ids[:t]) for branch in some for t in range(1, len(branch.ids) + 1)}
-    assert size(some, "auto", 1) == len(prefixes)
-    assert size(some, "none") == sum(len(branch.ids) for branch in some)
+    assert rows_laid_out(some, "auto", 1) == len(prefixes)
+    assert rows_laid_out(some, "none") == sum(len(branch.ids) for branch in some)
     distinct_prompts = {tuple(branch.ids[: branch.start]) for branch in some}
     answers = sum(len(branch.ids) - branch.start for branch in some)
-    assert size(some, "prompt", 1) == sum(map(len, distinct_prompts)) + answers
+    assert rows_laid_out(some, "prompt", 1) == sum(map(len, distinct_prompts)) + answers
 
 
 @given(branches, st.integers(1, 8))
@@ -129,7 +129,7 @@ def test_every_pair_stands_once_and_workers_keep_step(
     assert sorted(row for part in parts for row in part.rows) == list(range(count))
     assert all(part.cost <= budget or len(part.rows) == 1 for part in parts)
     assert all(part.cost == computed_tokens([pairs[row] for row in part.rows], packing) for part in parts)
-    workers = divide(parts, world, budget)
+    workers = divide_units(parts, world, budget)
     assert len({len(passes) for passes in workers}) == 1
     held = [micro for passes in workers for micro in passes]
     assert sorted(int(row) for micro in held if micro.weight == 1.0 for row in micro.rows) == list(range(count))
@@ -141,7 +141,7 @@ def test_every_pair_stands_once_and_workers_keep_step(
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 6), st.integers(1, 300))
 def test_passes_are_balanced(costs: list[int], world: int, budget: int) -> None:
     """No pass is longer than an equal share and one unit more (Graham 1969), and only a lone unit is over budget."""
-    workers = divide([Unit((k,), cost) for k, cost in enumerate(costs)], world, budget)
+    workers = divide_units([Unit((k,), cost) for k, cost in enumerate(costs)], world, budget)
     held = [[costs[int(row)] for row in micro.rows] for passes in workers for micro in passes if micro.weight]
     count = world * len(workers[0])
     assert max(map(sum, held)) <= sum(costs) / count + max(costs)
@@ -154,7 +154,7 @@ padded_units = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_si
 @given(padded_units, st.integers(1, 4), st.integers(1, 300))
 def test_padded_passes_are_divided_among_workers(shapes: list[tuple[int, int]], world: int, budget: int) -> None:
     """No cut of the rows by width, into as many passes, has a cheaper dearest one (tried by dynamic programming)."""
-    workers = divide([Unit((k,), n * width, width) for k, (n, width) in enumerate(shapes)], world, budget)
+    workers = divide_units([Unit((k,), n * width, width) for k, (n, width) in enumerate(shapes)], world, budget)
     assert len({len(passes) for passes in workers}) == 1
     held = [[int(row) for row in micro.rows] for passes in workers for micro in passes if micro.weight]
     assert sorted(row for some in held for row in some) == list(range(len(shapes)))
@@ -186,7 +186,7 @@ def test_long_sequences_do_not_send_short_ones_the_padded_way() -> None:
     packing = Packing(longest=500)
     parts = units(pairs.__getitem__, np.arange(21), packing, 4096)
     assert [part.width for part in parts] == [2050] + [0] * 20
-    passes = divide(parts, 1, 4096)[0]
+    passes = divide_units(parts, 1, 4096)[0]
     assert [0] in [micro.rows.tolist() for micro in passes]
     assert all(computed_tokens([pairs[int(r)] for r in micro.rows], packing) <= 4100 for micro in passes)
 
@@ -194,9 +194,9 @@ def test_long_sequences_do_not_send_short_ones_the_padded_way() -> None:
 def test_the_division_is_fixed() -> None:
     """Written down once: a change here would change what a resumed run computes together."""
     parts = [Unit((k,), cost) for k, cost in enumerate([50, 30, 20, 20, 10, 5])]
-    found = [[micro.rows.tolist() for micro in passes] for passes in divide(parts, 2, 60)]
+    found = [[micro.rows.tolist() for micro in passes] for passes in divide_units(parts, 2, 60)]
     assert found == [[[0], [3, 5]], [[1], [2, 4]]]
-    alone = divide(parts[:1], 3, 60)
+    alone = divide_units(parts[:1], 3, 60)
     assert [[(micro.rows.tolist(), micro.weight) for micro in passes] for passes in alone] == [
         [([0], 1.0)],
         [([0], 0.0)],

@@ -19,7 +19,7 @@ from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
 from ratchet.pairs.assemble import Counts, assemble, read_pairs
 from ratchet.pairs.checks import POLICY, Reason, check_kept, check_share
-from ratchet.pairs.overlap import overlap
+from ratchet.pairs.overlap import overlaps_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
@@ -221,7 +221,7 @@ def test_overlap_agrees_with_sets(rows: list[tuple[int, bool, int, int]]) -> Non
                     for key in ("pair_id", "prompt_id")
                 }
                 pq.write_table(pa.table(columns), folder / f"{part}.parquet")
-        result = overlap(folders)
+        result = overlaps_of(folders)
     expected = set()
     for left in names:
         for right in names:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from ratchet.pairs.arithmetic import Worked, evaluate, read_worked
-from ratchet.pairs.build import arithmetic_corruption, build, multiple_choice
+from ratchet.pairs.build import arithmetic_corruption, build_pairs, multiple_choice
 from ratchet.pairs.checks import Unfit
-from ratchet.pairs.layouts import Question, Sides
+from ratchet.pairs.layouts import ChoiceQuestion, Sides
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
@@ -192,6 +192,6 @@ def test_gsm8k(shared: Path) -> None:
 
 
 def test_multiple_choice_gives_one_pair_for_each_wrong_option() -> None:
-    question = Question(ASK, ("w", "a", "v", "u"), 1)
+    question = ChoiceQuestion(ASK, ("w", "a", "v", "u"), 1)
     assert multiple_choice(question, 0) == [(ASK, "a", "w"), (ASK, "a", "v"), (ASK, "a", "u")]
-    assert build(question, None, 0) == [(ASK, "a", None)]
+    assert build_pairs(question, None, 0) == [(ASK, "a", None)]

@@ -19,9 +19,9 @@ from ratchet.evaluate.engines.local import LocalEngine, prompt_ids
 from ratchet.evaluate.harness.asking import Encoder
 from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.model.scratch import make_scratch
-from ratchet.pairs.chat import ChatTemplate, Clock, chat_template_of, handed_of, identity_of, reads
+from ratchet.pairs.chat import ChatTemplate, StandingClock, chat_template_of, handed_of, reads, template_identity
 from ratchet.pairs.pair import Turn
-from ratchet.pairs.render import Rendered, apply, find_style, render
+from ratchet.pairs.render import Rendered, apply_template, find_style, render_pair
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, tokenise
@@ -94,7 +94,9 @@ def test_two_days_give_the_same_tokens_requests_and_fingerprints(family: str, fo
         harness = Encoder(tokenizer, 96, special=None).apply_chat_template([{"role": "user", "content": "Hi"}])
         engine = LocalEngine(folder, "float32", "cpu", chat_template=said)
         asked = prompt_ids(engine.tokenizer, ChatRequest(TURNS))
-        found.append((made["prompt"].to_pylist(), asked, harness, apply(tokenizer, TURNS, None), known(folder, said)))
+        found.append(
+            (made["prompt"].to_pylist(), asked, harness, apply_template(tokenizer, TURNS, None), known(folder, said))
+        )
     assert found[0] == found[1]
     assert any(form in found[0][3] for form in ("2024-07-26", "July 26, 2024", "26 Jul 2024"))
 
@@ -102,7 +104,7 @@ def test_two_days_give_the_same_tokens_requests_and_fingerprints(family: str, fo
 @pytest.mark.parametrize("family", DATED)
 def test_another_day_is_another_text_under_another_fingerprint(family: str, folder: Path) -> None:
     first, other = (ChatTemplate(DATED[family], day=day) for day in (DAY, "2026-11-30"))
-    texts = {apply(load_tokenizer(folder, one), TURNS, None) for one in (first, other)}
+    texts = {apply_template(load_tokenizer(folder, one), TURNS, None) for one in (first, other)}
     assert len(texts) == 2 and any("30" in text and "2026" in text for text in texts)
     assert known(folder, first) != known(folder, other)
 
@@ -117,11 +119,11 @@ def test_arguments_reach_the_template_and_the_fingerprint(folder: Path) -> None:
     specs = [{}, {"enable_thinking": False}, {"enable_thinking": True}]
     said = [chat_template_of(ModelSpec.model_validate({"path": "m", "template_arguments": one})) for one in specs]
     said = [ChatTemplate(THINKS, one.arguments, one.day) for one in said]
-    texts = [apply(load_tokenizer(folder, one), TURNS, None) for one in said]
+    texts = [apply_template(load_tokenizer(folder, one), TURNS, None) for one in said]
     assert texts[1].endswith("<think>\n\n</think>\n\n") and texts[0] == texts[2] != texts[1]
     assert len({known(folder, one) for one in said}) == 3
     dated = ChatTemplate(DATED["llama"], (("date_string", '"1 May 2025"'),))
-    assert "1 May 2025" in apply(load_tokenizer(folder, dated), TURNS, None)
+    assert "1 May 2025" in apply_template(load_tokenizer(folder, dated), TURNS, None)
 
 
 def test_with_thinking_off_the_empty_thought_is_the_prompt_s(folder: Path) -> None:
@@ -137,7 +139,7 @@ def test_with_thinking_off_the_empty_thought_is_the_prompt_s(folder: Path) -> No
     for arguments, in_prompt in (((), False), ((("enable_thinking", "false"),), True)):
         tokenizer = load_tokenizer(folder, ChatTemplate(template, arguments))
         style = find_style(tokenizer)
-        made = render(tokenizer, style, TURNS, "Fine, thank you.", "Go away.")
+        made = render_pair(tokenizer, style, TURNS, "Fine, thank you.", "Go away.")
         assert isinstance(made, Rendered)
         assert made.prompt.endswith(thought) is in_prompt
         assert made.chosen.removeprefix(made.prompt) == ("" if in_prompt else thought) + "Fine, thank you.<|end|>\n"
@@ -150,7 +152,7 @@ def test_true_and_one_are_two_arguments(folder: Path) -> None:
         for value in (True, 1, "1")
     ]
     assert len(set(said)) == 3 and len({known(folder, one) for one in said}) == 3
-    assert apply(load_tokenizer(folder, said[0]), TURNS, None).startswith("True")
+    assert apply_template(load_tokenizer(folder, said[0]), TURNS, None).startswith("True")
 
 
 @pytest.mark.parametrize("name", ["enable_thinkng", "messages", "add_generation_prompt", "tokenize", "strftime_now"])
@@ -177,7 +179,7 @@ def test_what_a_template_reads_is_found_in_every_part_of_it() -> None:
 
 
 def test_the_clock_is_the_same_in_every_process() -> None:
-    clock = pickle.loads(pickle.dumps(Clock("2026-11-30")))  # noqa: S301  made here
+    clock = pickle.loads(pickle.dumps(StandingClock("2026-11-30")))  # noqa: S301  made here
     assert clock("%d %b %Y %H:%M") == "30 Nov 2026 00:00"
 
 
@@ -236,4 +238,4 @@ def test_the_command_takes_arguments_and_a_day() -> None:
 
 def test_an_identity_is_of_what_is_rendered_and_of_nothing_else(folder: Path) -> None:
     tokenizer = load_tokenizer(folder, ChatTemplate(THINKS, (("enable_thinking", "false"),)))
-    assert identity_of(tokenizer) == {"template": THINKS, "arguments": {"enable_thinking": False}}
+    assert template_identity(tokenizer) == {"template": THINKS, "arguments": {"enable_thinking": False}}

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratchet.pairs.generate import generated_rows
-from ratchet.pairs.read import Row, plan_spans, read_span
+from ratchet.pairs.read import SourceRow, plan_spans, read_span
 from ratchet.plan.data import Generated, Source
 
 
-def rows_of(source: Source) -> list[Row]:
+def rows_of(source: Source) -> list[SourceRow]:
     """Read in spans of 100 rows, so that a test meets the seam between two."""
     return [row for span in plan_spans(source, 1 << 20, 100) for row in read_span(span, source)]
 

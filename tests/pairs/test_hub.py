@@ -19,7 +19,7 @@ from hub_server import Hub as Server
 from hub_server import serving
 from ratchet.errors import DataError, ModelError
 from ratchet.evaluate.task_files import folder_of
-from ratchet.model.load import resolve
+from ratchet.model.load import model_folder
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.hub import commit_of
@@ -124,12 +124,12 @@ def test_without_the_hub_the_cache_s_word_counts_and_is_said(
     use_cache(monkeypatch, tmp_path / "cache")
     folder = cached(tmp_path / "cache", "owner/model", tmp_path / "made", branch="main")
     with caplog.at_level(logging.WARNING):
-        assert resolve(ModelSpec(name="owner/model")) == folder
+        assert model_folder(ModelSpec(name="owner/model")) == folder
     assert COMMIT in caplog.text and "owner/model" in caplog.text
     for other in ("owner/none", "owner/model@v1"):
         name, _, revision = other.partition("@")
         with pytest.raises(ModelError, match="is not in the local cache and cannot be fetched"):
-            resolve(ModelSpec(name=name, revision=revision or None))
+            model_folder(ModelSpec(name=name, revision=revision or None))
     with pytest.raises(DataError, match="cannot read the data set"):
         known(Source(hub=Hub(name="owner/rows")))
 
@@ -139,11 +139,11 @@ def test_models_and_questions_are_fetched_by_commit(hub: Server, tmp_path: Path)
     make_scratch(SPEC, TEXTS, tmp_path / "made")
     folder = cached(tmp_path / "cache", "owner/model", tmp_path / "made", commit=COMMIT)
     hub.commits[f"models/owner/model@{COMMIT}"] = COMMIT
-    assert resolve(ModelSpec(name="owner/model")) == folder
+    assert model_folder(ModelSpec(name="owner/model")) == folder
     hub.commits |= {"models/owner/model": B, f"models/owner/model@{B}": B}
     another_process()
     with pytest.raises(ModelError, match=r"cannot be fetched|has no model"):
-        resolve(ModelSpec(name="owner/model"))
+        model_folder(ModelSpec(name="owner/model"))
     assert any(one.startswith(f"models/owner/model@{B}") or B in one for one in hub.asked)
     with pytest.raises(DataError, match="the hub has no dataset of this name"):
         folder_of(Files(hub="owner/questions"), ["*.json"])

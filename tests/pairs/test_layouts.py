@@ -10,8 +10,8 @@ import pytest
 from ratchet.errors import DataError, PlanError
 from ratchet.pairs.layouts import LAYOUTS, detect
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.pairs.read import Row, plan_spans
-from ratchet.pairs.source import Item, Reading, make_reading, pairs_of, read_source
+from ratchet.pairs.read import SourceRow, plan_spans
+from ratchet.pairs.source import Item, SourceReading, make_reading, pairs_of, read_source
 from ratchet.plan.data import Layout, Source
 
 USER, BOT, SYSTEM = "user", "assistant", "system"
@@ -139,7 +139,7 @@ MEANINGS: list[tuple[str, dict[str, Any], tuple[list[tuple[str, str]], str, str 
 
 
 def read(layout: str, row: dict[str, Any], **source: Any) -> list[Item]:
-    return pairs_of(Row("f", 7, row), Reading(Source(path="f", **source), layout, (), None))
+    return pairs_of(SourceRow("f", 7, row), SourceReading(Source(path="f", **source), layout, (), None))
 
 
 @pytest.mark.parametrize(("layout", "row", "meaning"), MEANINGS)
@@ -237,7 +237,7 @@ def test_the_rows_own_system_prompt_goes_before_the_sources_and_that_before_the_
     for row in (plain, own):
         for source in (None, "source"):
             reading = make_reading(Source(path="f", layout="instruction", system=source), plan_one(), "model")
-            (pair,) = pairs_of(Row("f", 1, row), reading)
+            (pair,) = pairs_of(SourceRow("f", 1, row), reading)
             assert isinstance(pair, PreferencePair)
             found.append(pair.prompt[0].content)
     assert found == ["model", "source", "row", "row"]

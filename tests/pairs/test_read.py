@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratchet.errors import DataError
-from ratchet.pairs.read import Row, plan_spans, read_span
+from ratchet.pairs.read import SourceRow, plan_spans, read_span
 from ratchet.plan.data import Hub, Source
 
 VALUES = [
@@ -26,7 +26,7 @@ VALUES = [
 ]
 
 
-def rows_of(source: Source, span_bytes: int = 1 << 20) -> list[Row]:
+def rows_of(source: Source, span_bytes: int = 1 << 20) -> list[SourceRow]:
     return [row for span in plan_spans(source, span_bytes, 100) for row in read_span(span, source)]
 
 

@@ -15,9 +15,9 @@ from ratchet.errors import ModelError
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import chat_template_of, template_text
 from ratchet.pairs.pair import PreferencePair, Turn
-from ratchet.pairs.render import Reason, Refusal, Rendered, find_style, render
+from ratchet.pairs.render import Refusal, RefusalReason, Rendered, find_style, render_pair
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pairs.tokens import Encoded, Policy, divide, fit, tokenise
+from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids, tokenise
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import write_text
 from token_pairs import CHATML, LARGE, OPEN, PAIRS, SPEC, SYSTEMLESS, TEXTS, THINKS, TRIMS, pair, row
@@ -103,10 +103,10 @@ def test_templates_that_change_texts_are_refused_with_a_reason(folder: Path) -> 
         thinks, pair(), pair(chosen="a plan /THINK 5"), pair("first /THINK then", "It is 5.", "It is 6.")
     )
     assert kept["reason"] is None and thinks.decode(kept["chosen"]) == "THINK\nIt is 5.<|end|>"
-    assert cut["reason"] == Reason.ANSWER_ALTERED and "a plan" in cut["detail"]
-    assert changed["reason"] == Reason.PROMPT_ALTERED
+    assert cut["reason"] == RefusalReason.ANSWER_ALTERED and "a plan" in cut["detail"]
+    assert changed["reason"] == RefusalReason.PROMPT_ALTERED
     system, plain = tokens(systemless, pair(system="Be brief."), pair())
-    assert system["reason"] == Reason.REFUSED and "System role not supported" in system["detail"]
+    assert system["reason"] == RefusalReason.REFUSED and "System role not supported" in system["detail"]
     assert system["file"] == "data.jsonl" and system["row"] == 7 and system["prompt"] == []
     assert plain["reason"] is None
     (trimmed,) = tokens(templated(folder, TRIMS), pair(chosen="  It is 5.\n"))
@@ -116,13 +116,13 @@ def test_templates_that_change_texts_are_refused_with_a_reason(folder: Path) -> 
 @pytest.mark.parametrize(
     ("one", "reason"),
     [
-        (pair(chosen="It is<|end|> 5."), Reason.SPECIAL),
-        (pair("What <|begin|>?"), Reason.SPECIAL),
-        (pair(chosen="5", rejected="5"), Reason.SAME),
-        (pair(chosen="  "), Reason.EMPTY_ANSWER),
+        (pair(chosen="It is<|end|> 5."), RefusalReason.SPECIAL),
+        (pair("What <|begin|>?"), RefusalReason.SPECIAL),
+        (pair(chosen="5", rejected="5"), RefusalReason.SAME),
+        (pair(chosen="  "), RefusalReason.EMPTY_ANSWER),
     ],
 )
-def test_pairs_that_cannot_be_used_are_refused(tokenizer: Any, one: PreferencePair, reason: Reason) -> None:
+def test_pairs_that_cannot_be_used_are_refused(tokenizer: Any, one: PreferencePair, reason: RefusalReason) -> None:
     kept, refused = tokens(tokenizer, pair(), one)
     assert kept["reason"] is None and refused["reason"] == reason
 
@@ -162,9 +162,9 @@ def test_length_policy_never_cuts_an_answer(
     if total <= longest:
         assert out == whole
     elif answer > longest - 2:
-        assert isinstance(out, Refusal) and out.reason == Reason.ANSWER_TOO_LONG
+        assert isinstance(out, Refusal) and out.reason == RefusalReason.ANSWER_TOO_LONG
     elif not trim:
-        assert isinstance(out, Refusal) and out.reason == Reason.TOO_LONG
+        assert isinstance(out, Refusal) and out.reason == RefusalReason.TOO_LONG
     else:
         assert isinstance(out, Encoded) and out.trimmed
         assert (out.chosen, out.rejected) == (whole.chosen, whole.rejected)
@@ -174,15 +174,15 @@ def test_length_policy_never_cuts_an_answer(
 
 def test_divide_refuses_what_is_not_one_whole(tokenizer: Any) -> None:
     style = find_style(tokenizer)
-    assert isinstance(divide(style, [1, 8], [1, 8, 9, 3], [1, 8, 9, 9, 3]), Encoded)
+    assert isinstance(split_ids(style, [1, 8], [1, 8, 9, 3], [1, 8, 9, 9, 3]), Encoded)
     for prompt, chosen, reason in (
-        ([1, 8], [1, 8, 3, 9, 3], Reason.END),
-        ([1, 8], [1, 8, 9], Reason.END),
-        ([1, 8], [1, 8, 3], Reason.EMPTY_ANSWER),
-        ([1, 8], [1, 9, 9, 3], Reason.EMPTY_PROMPT),
-        ([1, 1, 8], [1, 1, 8, 9, 3], Reason.BOS),
+        ([1, 8], [1, 8, 3, 9, 3], RefusalReason.END),
+        ([1, 8], [1, 8, 9], RefusalReason.END),
+        ([1, 8], [1, 8, 3], RefusalReason.EMPTY_ANSWER),
+        ([1, 8], [1, 9, 9, 3], RefusalReason.EMPTY_PROMPT),
+        ([1, 1, 8], [1, 1, 8, 9, 3], RefusalReason.BOS),
     ):
-        out = divide(style, prompt, chosen, None)
+        out = split_ids(style, prompt, chosen, None)
         assert isinstance(out, Refusal) and out.reason == reason
 
 
@@ -200,5 +200,5 @@ def test_edit_distance_is_that_of_the_tokens(tokenizer: Any) -> None:
 
 
 def test_render_gives_texts_without_a_token(tokenizer: Any) -> None:
-    out = render(tokenizer, find_style(tokenizer), [Turn("user", "Hi")], "Yes", None)
+    out = render_pair(tokenizer, find_style(tokenizer), [Turn("user", "Hi")], "Yes", None)
     assert out == Rendered("<|begin|><|turn|>u\nHi<|end|><|turn|>a\n", f"{out.prompt}Yes<|end|>", None)  # type: ignore[union-attr]

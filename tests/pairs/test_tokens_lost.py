@@ -12,7 +12,7 @@ import pytest
 
 from ratchet.errors import DataError
 from ratchet.pairs.lost import LENGTH, REMEDIES, lost_of, tell_lost
-from ratchet.pairs.render import Reason
+from ratchet.pairs.render import RefusalReason
 from ratchet.pairs.tokens import SKIPPED
 from ratchet.plan.data import Source
 from ratchet.store.record import Record
@@ -77,4 +77,4 @@ def test_tokens_that_were_made_before_lengths_were_kept_are_told_without(tmp_pat
 
 
 def test_every_reason_has_its_remedy() -> None:
-    assert REMEDIES.keys() == set(Reason) and set(Reason) >= LENGTH
+    assert REMEDIES.keys() == set(RefusalReason) and set(RefusalReason) >= LENGTH

@@ -14,7 +14,7 @@ from ratchet.pipeline.intact import clear_step, step_faults, unchanged, write_st
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.record import Record, read_record
 from ratchet.store.sealed import write_sealed
-from ratchet.track.jsonl import line_of
+from ratchet.track.jsonl import metrics_line
 from ratchet.train.data import open_rows
 from train_bench import spec_of, write_inputs
 
@@ -27,7 +27,7 @@ def finished_step(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     (folder / "model/README.md").write_text("a card")
-    (folder / "metrics.jsonl").write_text(line_of(1, {"loss": 0.5}))
+    (folder / "metrics.jsonl").write_text(metrics_line(1, {"loss": 0.5}))
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/large").write_bytes(b"x")
     write_step_record(folder, Record("step", "f" * 20, {"kind": "dpo"}, {}, "2026-01-01T00:00:00Z", 1.5))
@@ -82,7 +82,7 @@ def test_changed_masters_put_their_step_aside_and_absent_ones_do_not(tmp_path: P
 def test_changed_metrics_cost_no_training_and_are_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = finished_step(tmp_path / "align.1")
     assert unchanged(folder / "metrics.jsonl") and not caplog.records
-    (folder / "metrics.jsonl").write_text(line_of(1, {"loss": 0.4}))
+    (folder / "metrics.jsonl").write_text(metrics_line(1, {"loss": 0.4}))
     assert not step_faults(folder) and read_record(folder) is not None
     assert not unchanged(folder / "metrics.jsonl") and "what it holds is left out" in caplog.text
     (folder / "record.json").unlink()  # it is being trained

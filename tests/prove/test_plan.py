@@ -14,21 +14,21 @@ import torch
 from plan_example import PLAN, write
 from prove_bench import PRECISIONS, STAGES, outside, scores_of, small_model, train_alone, write_inputs
 from ratchet import cli
-from ratchet.commands.prove import refuse
+from ratchet.commands.prove import refuse_proof
 from ratchet.errors import ModelError, TrainingError
 from ratchet.pipeline.graph import steps_of
 from ratchet.plan.load import load_plan
-from ratchet.prove.case import Case, recipe_of
+from ratchet.prove.case import ProvedStep, recipe_of
 from ratchet.prove.compare import Number
-from ratchet.prove.cost import bytes_needed, check_room
-from ratchet.prove.plan import Proof, left_out, move_reference, to_dict, why_not
-from ratchet.prove.table import lines
+from ratchet.prove.cost import bytes_needed, check_memory
+from ratchet.prove.plan import Proof, move_reference, to_dict, unproved_steps, why_not
+from ratchet.prove.table import proof_lines
 from ratchet.train.data import open_rows
 from train_bench import write_logps
 
 
-def case_of(model: Path, reference: Path | None, dtype: str = "float32", name: str = "dpo") -> Case:
-    return Case("align", recipe_of("dpo", STAGES[name], 8), model, dtype, reference, dtype, 10, 5)
+def case_of(model: Path, reference: Path | None, dtype: str = "float32", name: str = "dpo") -> ProvedStep:
+    return ProvedStep("align", recipe_of("dpo", STAGES[name], 8), model, dtype, reference, dtype, 10, 5)
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_what_cannot_be_proved_is_named(
 def test_later_steps_of_a_stepwise_stage_are_named(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     plan = load_plan(write(tmp_path, PLAN))
-    assert left_out(steps_of(plan, "align", ("helpful", "math"))[1:]) == [
+    assert unproved_steps(steps_of(plan, "align", ("helpful", "math"))[1:]) == [
         ("align.2", "the first step of align is proved; this one begins with what it trains")
     ]
-    assert left_out(steps_of(plan, "other", ())[1:]) == []
+    assert unproved_steps(steps_of(plan, "other", ())[1:]) == []
 
 
 def test_a_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     header = json.dumps({"huge": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 0]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ModelError, match=r"takes about \d+\.\d GB of memory, and .* are free"):
-        check_room(case_of(tmp_path, tmp_path))
+        check_memory(case_of(tmp_path, tmp_path))
 
 
 def test_what_it_takes(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_it_takes(tmp_path: Path) -> None:
     whole = 8 + 4 + 5 * 8 + 4 * 4 + 4 + 13
     assert bytes_needed(case_of(tmp_path, tmp_path)) == int(1.2 * weights * whole)
     assert bytes_needed(case_of(tmp_path, tmp_path, name="dpo of adapters")) == int(1.2 * weights * (8 + 4))
-    assert "GB free" in check_room(case_of(tmp_path, None))
+    assert "GB free" in check_memory(case_of(tmp_path, None))
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -106,15 +106,15 @@ BAD = Number("align", 2, "gradient norm", 2.1, 1.9, 0.2, 0.02, "most off: head")
 
 def test_a_number_outside_is_named_and_ends_with_an_error(tmp_path: Path) -> None:
     proof = Proof((GOOD, BAD), (("blend", "a merge trains nothing"),), (("align", "a note"),), tmp_path / "prove.json")
-    said = "\n".join(lines(proof))
+    said = "\n".join(proof_lines(proof))
     assert "OUTSIDE  most off: head" in said and "1 outside" in said
     assert "not proved: blend: a merge trains nothing" in said and "align: a note" in said
     with pytest.raises(TrainingError, match=r"gradient norm of update 2 is 2\.1, .* gives 1\.9: .* 0\.2, where 0\.02"):
-        refuse(proof)
+        refuse_proof(proof)
     told = to_dict(proof)
     assert told["ok"] is False and [number["ok"] for number in told["numbers"]] == [True, False]
-    refuse(dataclasses.replace(proof, numbers=(GOOD,)))
-    assert "all within" in lines(dataclasses.replace(proof, numbers=(GOOD,)))[-1]
+    refuse_proof(dataclasses.replace(proof, numbers=(GOOD,)))
+    assert "all within" in proof_lines(dataclasses.replace(proof, numbers=(GOOD,)))[-1]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -14,7 +14,7 @@ import pytest
 
 from prove_bench import PRECISIONS, STAGES, Inputs, train_together, write_inputs, zero
 from ratchet.plan.cluster import DeepSpeed
-from ratchet.prove.table import table
+from ratchet.prove.table import numbers_table
 
 pytestmark = pytest.mark.prove
 
@@ -52,5 +52,5 @@ def test_every_way_to_train_makes_the_plain_updates(trained: Inputs, name: str, 
         WAYS, trained.prove(name, dtype, [folder(trained.root, name, dtype, *way) for way in WAYS]), strict=True
     ):
         if outside := [number for number in numbers if not number.ok]:
-            wrong += [f"ZeRO {way[0]} on {way[1]} workers", *table(outside)]
+            wrong += [f"ZeRO {way[0]} on {way[1]} workers", *numbers_table(outside)]
     assert not wrong, "\n".join(wrong)

@@ -24,8 +24,8 @@ from ratchet.report.page import write_report
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import ChatRequest
-from ratchet.serving.retry import Pace
-from ratchet.store.append import AppendLog, parse
+from ratchet.serving.retry import RequestPace
+from ratchet.store.append import AppendLog, parse_checked_line
 from ratchet.store.files import write_json, write_text
 from ratchet.store.record import Record, read_record, write_record
 from ratchet.track.progress import Console
@@ -67,7 +67,7 @@ def test_records_texts_logs_and_lines_hold_none(secret: str, tmp_path: Path, cap
     )
     log = AppendLog(tmp_path / "log.jsonl", lambda _: ({}, 0), PlanError("held"))
     log.append("k", {"said": secret})
-    assert parse(log.read("k")) == {"said": "***"}  # its check is of what stands there
+    assert parse_checked_line(log.read("k")) == {"said": "***"}  # its check is of what stands there
     log.close()
     Console().say(f"line {secret}")
     spelt = [secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()]
@@ -188,7 +188,7 @@ def test_a_server_that_says_the_key_back_in_an_error_does_not_spread_it(
         server.always = says(500, said)
         settings = EndpointSettings(server.url, "m", key_variable="JUDGE", max_attempts=2, allow_private=True)
         with pytest.raises(EndpointError) as caught:
-            Endpoint(settings, journal, Pace(sleep)).answer([ChatRequest((Turn("user", "hi"),))])
+            Endpoint(settings, journal, RequestPace(sleep)).answer([ChatRequest((Turn("user", "hi"),))])
     text = str(caught.value) + (tmp_path / "j.jsonl").read_text()
     assert "bad: ***, ***" in str(caught.value)
     assert "a-key-whose" not in text and SECRETS["HF_TOKEN"] not in text

@@ -15,7 +15,7 @@ from ratchet.pairs.pair import Turn
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import ChatRequest
-from ratchet.serving.retry import Pace
+from ratchet.serving.retry import RequestPace
 
 NO_URL = [
     "file:///etc/passwd",
@@ -86,7 +86,7 @@ def ask(url: str, folder: Path, **settings: object) -> None:
     async def sleep(_: float) -> None: ...
 
     with Journal(folder / "journal.jsonl") as journal:
-        endpoint = Endpoint(EndpointSettings(url, "m", max_attempts=2, **settings), journal, Pace(sleep))
+        endpoint = Endpoint(EndpointSettings(url, "m", max_attempts=2, **settings), journal, RequestPace(sleep))
         endpoint.answer([ChatRequest((Turn("user", "hi"),))])
 
 

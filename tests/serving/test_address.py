@@ -18,7 +18,7 @@ from ratchet.serving.address import is_public
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import ChatRequest
-from ratchet.serving.retry import Pace
+from ratchet.serving.retry import RequestPace
 
 HI = ChatRequest((Turn("user", "hi"),))
 
@@ -58,7 +58,7 @@ def ask(url: str, folder: Path, **settings: object) -> str:
         """Wait for nothing."""
 
     with Journal(folder / "journal.jsonl") as journal:
-        endpoint = Endpoint(EndpointSettings(url, "m", max_attempts=2, **settings), journal, Pace(sleep))
+        endpoint = Endpoint(EndpointSettings(url, "m", max_attempts=2, **settings), journal, RequestPace(sleep))
         return endpoint.answer([HI])[0].text
 
 

@@ -14,7 +14,7 @@ import pytest
 from endpoint_server import Behaviour, Bench, chat, says, serving, well
 from ratchet.errors import EndpointError, PlanError, RatchetError
 from ratchet.pairs.pair import Turn
-from ratchet.serving.requests import ChatRequest, CompletionRequest, Sampling, ScoreRequest, key_of
+from ratchet.serving.requests import ChatRequest, CompletionRequest, Sampling, ScoreRequest, answer_key
 
 SECRET = "sk-" + "a1B2/c3" * 6
 
@@ -71,9 +71,9 @@ def test_answers_keep_the_order_of_requests_and_equal_requests_are_asked_once(be
 def test_a_key_changes_with_all_that_changes_the_answer() -> None:
     base = chat("a")
     others = [chat("b"), chat("a", seed=1), chat("a", stop=("x",)), CompletionRequest("a"), CompletionRequest((1,))]
-    keys = [key_of("m", request) for request in [base, *others, ScoreRequest((1,))]]
-    assert len({*keys, key_of("n", base)}) == len(keys) + 1
-    assert key_of("m", chat("a", temperature=1)) == key_of("m", chat("a", temperature=1.0))
+    keys = [answer_key("m", request) for request in [base, *others, ScoreRequest((1,))]]
+    assert len({*keys, answer_key("n", base)}) == len(keys) + 1
+    assert answer_key("m", chat("a", temperature=1)) == answer_key("m", chat("a", temperature=1.0))
 
 
 @pytest.mark.parametrize("limit", [1, 3])

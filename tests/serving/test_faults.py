@@ -27,7 +27,7 @@ from endpoint_server import (
 )
 from ratchet.errors import EndpointError, StoppedError
 from ratchet.serving.requests import CompletionRequest, ScoreRequest
-from ratchet.serving.retry import Pace, asked_seconds, wait_seconds
+from ratchet.serving.retry import RequestPace, asked_seconds, wait_seconds
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_server_that_drips_does_not_get_more_time(bench: Bench) -> None:
 
 @given(st.integers(1, 2000), st.floats(0, 1), st.integers(0, 10_000))
 def test_a_wait_is_between_what_the_server_asks_and_a_minute_more(attempt: int, share: float, asked: int) -> None:
-    pace = Pace(now=lambda: NOW, draw=lambda low, high: low + share * (high - low))
+    pace = RequestPace(now=lambda: NOW, draw=lambda low, high: low + share * (high - low))
     longest = min(60.0, 2.0 ** min(attempt - 1, 10))
     assert wait_seconds(attempt, None, pace) == pytest.approx(share * longest)
     assert wait_seconds(attempt, str(asked), pace) == pytest.approx(asked + share * longest)

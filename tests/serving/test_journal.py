@@ -21,9 +21,9 @@ from ratchet.errors import CorruptError, DataError, RunError
 from ratchet.pairs.pair import Turn
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
-from ratchet.serving.recorded import Recorded
-from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, ScoreRequest, key_of
-from ratchet.store.append import line_of
+from ratchet.serving.recorded import RecordedEngine
+from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, ScoreRequest, answer_key
+from ratchet.store.append import checked_line
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUESTS: list[Request] = [ChatRequest((Turn("user", "é\n\ud800"),)), CompletionRequest((5, 6)), ScoreRequest((5, 6))]
@@ -58,11 +58,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_answers_come_back_as_they_were(written: Path) -> None:
     with Journal(written) as journal:
-        assert [journal.find(key_of("m", request)) for request in REQUESTS] == ANSWERS
-        assert key_of("other", REQUESTS[0]) not in journal
+        assert [journal.find(answer_key("m", request)) for request in REQUESTS] == ANSWERS
+        assert answer_key("other", REQUESTS[0]) not in journal
     lines = [json.loads(line) for line in written.read_text().splitlines()]
     assert lines[1]["request"]["prompt"] == [5, 6]
-    assert [line["key"] for line in lines] == [key_of("m", request) for request in REQUESTS]
+    assert [line["key"] for line in lines] == [answer_key("m", request) for request in REQUESTS]
 
 
 @settings(max_examples=30)
@@ -79,9 +79,9 @@ def test_wherever_the_last_line_is_cut_the_others_are_kept(written: Path, data: 
     with Journal(torn) as journal:
         assert torn.read_bytes() == raw[:end] == b"".join(lines[:kept])
         for request, answer in list(zip(REQUESTS, ANSWERS, strict=True))[kept:]:
-            assert key_of("m", request) not in journal
+            assert answer_key("m", request) not in journal
             journal.append("m", request, answer)
-        assert [journal.find(key_of("m", request)) for request in REQUESTS] == ANSWERS
+        assert [journal.find(answer_key("m", request)) for request in REQUESTS] == ANSWERS
     assert torn.read_bytes() == raw
 
 
@@ -102,7 +102,7 @@ def test_a_line_that_was_changed_is_asked_for_again_and_no_other(
     path.write_bytes(b"".join(change(written.read_bytes().splitlines(keepends=True))))
     for opening in range(2):
         with Journal(path) as journal:
-            keys = [key_of("m", request) for request in REQUESTS]
+            keys = [answer_key("m", request) for request in REQUESTS]
             assert [number for number, key in enumerate(keys) if key not in journal] == ([] if opening else lost)
             for number in [] if opening else lost:
                 journal.append("m", REQUESTS[number], ANSWERS[number])
@@ -114,14 +114,14 @@ def test_two_answers_to_a_request_are_refused(written: Path, tmp_path: Path) -> 
     path, line = tmp_path / "journal.jsonl", written.read_bytes().splitlines()[1]
     body = json.loads(line.replace(b'"text":""', b'"text":"x"'))
     body.pop("check")
-    path.write_bytes(written.read_bytes() + line_of(body))
+    path.write_bytes(written.read_bytes() + checked_line(body))
     with pytest.raises(CorruptError, match=r":4: another answer"):
         Journal(path)
 
 
 def test_the_same_answer_twice_is_one(written: Path, tmp_path: Path) -> None:
     (tmp_path / "both.jsonl").write_bytes(written.read_bytes() * 2)
-    with Recorded(tmp_path / "both.jsonl", "m") as recorded:
+    with RecordedEngine(tmp_path / "both.jsonl", "m") as recorded:
         assert recorded.answer(REQUESTS) == ANSWERS
 
 
@@ -133,7 +133,7 @@ def test_a_journal_is_written_by_one_process_alone(written: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code, str(written)], **quiet(), check=False)
         with pytest.raises(RunError, match="another process is writing this journal"):
             Journal(written)
-        with Recorded(written, "m") as recorded:  # reading is free
+        with RecordedEngine(written, "m") as recorded:  # reading is free
             assert recorded.answer(REQUESTS) == ANSWERS
     assert "RunError" in done.stderr
     Journal(written).close()
@@ -148,14 +148,14 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from ratchet.serving.journal import Journal\n"
-        "from ratchet.serving.requests import Answer, CompletionRequest, key_of\n"
+        "from ratchet.serving.requests import Answer, CompletionRequest, answer_key\n"
         "from ratchet.errors import StorageError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "with Journal(Path(sys.argv[1])) as journal:\n"
         "    journal.append('m', CompletionRequest('a'), Answer('x', 'stop'))\n"
         "    try: journal.append('m', CompletionRequest('b'), Answer('x' * 2000, 'stop'))\n"
         "    except StorageError as error: print(error)\n"
-        "    print(key_of('m', CompletionRequest('b')) in journal)\n"
+        "    print(answer_key('m', CompletionRequest('b')) in journal)\n"
         "    journal.append('m', CompletionRequest('c'), Answer('y', 'stop'))\n"
     )
     path = tmp_path / "journal.jsonl"
@@ -222,12 +222,14 @@ def test_a_journal_is_replayed_without_a_server(server: Server, tmp_path: Path) 
     texts = ask(server, path, chats(3))
     raw = path.read_bytes()
     path.write_bytes(raw + raw[:20])
-    with Recorded(path, "m") as recorded:
+    with RecordedEngine(path, "m") as recorded:
         assert [answer.text for answer in recorded.answer(chats(3)[::-1])] == texts[::-1]
-        with pytest.raises(DataError, match=rf"2 of 5 requests .* {key_of('m', chats(4)[3])}: the chat request '3'"):
+        with pytest.raises(
+            DataError, match=rf"2 of 5 requests .* {answer_key('m', chats(4)[3])}: the chat request '3'"
+        ):
             recorded.answer(chats(5))
-    with Recorded(path, "n") as recorded, pytest.raises(DataError, match="1 of 1 requests to 'n' are not in"):
+    with RecordedEngine(path, "n") as recorded, pytest.raises(DataError, match="1 of 1 requests to 'n' are not in"):
         recorded.answer(chats(1))
     assert path.read_bytes() == raw + raw[:20], "a recording is only read"
     with pytest.raises(DataError, match="no such recording"):
-        Recorded(tmp_path / "absent.jsonl", "m")
+        RecordedEngine(tmp_path / "absent.jsonl", "m")

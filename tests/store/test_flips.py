@@ -24,7 +24,7 @@ from ratchet.pairs.table import open_table
 from ratchet.pipeline.intact import step_faults, unchanged
 from ratchet.reference.store import block_fault, block_paths, read_block, read_logps
 from ratchet.serving.journal import Journal
-from ratchet.serving.requests import CompletionRequest, key_of
+from ratchet.serving.requests import CompletionRequest, answer_key
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_record
 from ratchet.store.sealed import read_sealed
@@ -80,7 +80,7 @@ def answers(layout: Layout) -> Any:
 
 def judgments(layout: Layout) -> Any:
     with Journal(layout.judgments("j")) as journal:
-        keys = [key_of("judge", CompletionRequest((number,))) for number in range(6)]
+        keys = [answer_key("judge", CompletionRequest((number,))) for number in range(6)]
         return {key: journal.find(key) for key in keys if key in journal}
 
 

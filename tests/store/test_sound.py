@@ -18,7 +18,7 @@ from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, read_record, write_record
 from ratchet.store.sealed import read_sealed, sealed, write_sealed
-from ratchet.store.sound import checked, clear, faults, sound_record
+from ratchet.store.sound import checked, faults, make_room, sound_record
 from tests.pairs.test_tokens_flow import SPEC, TEXTS, some_pairs, write_pairs
 
 
@@ -70,14 +70,14 @@ def test_what_is_damaged_is_put_aside_once_with_one_line(tmp_path: Path, caplog:
     layout = Layout(tmp_path)
     for number in (1, 2):
         folder = finished(layout.tokens("f"))
-        assert clear(folder, layout.damaged) == read_record(folder)
+        assert make_room(folder, layout.damaged) == read_record(folder)
         flip(folder / "a", 3)
-        assert clear(folder, layout.damaged) is None and not folder.exists()
+        assert make_room(folder, layout.damaged) is None and not folder.exists()
         assert (layout.damaged / f"tokens-f.{number}" / "record.json").exists()
-    assert clear(folder, layout.damaged) is None
+    assert make_room(folder, layout.damaged) is None
     finished(folder)
     (folder / "record.json").unlink()
-    assert clear(folder, layout.damaged) is None and not folder.exists()
+    assert make_room(folder, layout.damaged) is None and not folder.exists()
     lines = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
     assert len(lines) == 3 and "record.json is missing" in lines[2]
     assert f"{folder} is damaged (a does not have the bytes that were written): it was put aside as" in lines[0]

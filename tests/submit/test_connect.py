@@ -15,8 +15,8 @@ from job_server import JobServer, job_server, resets, says, stops_half_way
 from ratchet.errors import ClusterError, PlanError, RunError
 from ratchet.submit import client
 from ratchet.submit.address import find_address, is_in_the_open
-from ratchet.submit.client import connect
-from ratchet.submit.job import DIGEST, Submission, place
+from ratchet.submit.client import connect_jobs
+from ratchet.submit.job import DIGEST, Submission, submit_once
 from ratchet.submit.stop import stop
 
 MADE = Submission("tiny", "0123456789abcdef0123", "true", {})
@@ -48,7 +48,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobServer]:
 def test_what_is_not_a_cluster_of_ours_is_one_clear_error(server: JobServer, answer: object, words: str) -> None:
     server.always = answer
     with pytest.raises(ClusterError, match=words) as caught:
-        connect(server.address, None)
+        connect_jobs(server.address, None)
     assert caught.value.fix or "fails" in words
     assert server.address in str(caught.value)
 
@@ -56,14 +56,14 @@ def test_what_is_not_a_cluster_of_ours_is_one_clear_error(server: JobServer, ans
 def test_no_server_no_tls_and_old_ray_are_told(server: JobServer) -> None:
     server.version = "2.9.3"
     with pytest.raises(ClusterError, match=r"runs Ray 2\.9\.3, and Ratchet needs 2\.60 or newer"):
-        connect(server.address, None)
+        connect_jobs(server.address, None)
     with pytest.raises(ClusterError, match="no TLS with this server"):
-        connect(server.address.replace("http", "https"), None)
+        connect_jobs(server.address.replace("http", "https"), None)
     gone = server.address
     server.shutdown()
     server.server_close()
     with pytest.raises(ClusterError, match="no answer: Connection refused"):
-        connect(gone, None)
+        connect_jobs(gone, None)
 
 
 def self_signed(path: Path) -> Path:
@@ -98,14 +98,14 @@ def test_an_unknown_certificate_is_refused_and_ca_trusts_it(tmp_path: Path, serv
     server.socket = context.wrap_socket(server.socket, server_side=True)
     address = server.address.replace("http", "https")
     with pytest.raises(ClusterError, match="no TLS with this server"):
-        connect(address, None)
-    assert connect(address, str(tmp_path / "ca.pem")).running() == []
+        connect_jobs(address, None)
+    assert connect_jobs(address, str(tmp_path / "ca.pem")).running() == []
 
 
 def test_the_address_given_wins_over_ray_s_variables(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
-    connect(server.address, None)
+    connect_jobs(server.address, None)
     assert server.requests == ["GET /api/version"]
 
 
@@ -145,46 +145,46 @@ def test_plain_http_to_the_open_internet_is_known(address: str, open_: bool) -> 
 
 
 def test_the_same_thing_is_one_job_until_it_has_ended(server: JobServer) -> None:
-    jobs = connect(server.address, None)
-    assert place(jobs, MADE, None) == ("tiny-0123456789-1", True)
-    assert place(jobs, MADE, None) == ("tiny-0123456789-1", False)
+    jobs = connect_jobs(server.address, None)
+    assert submit_once(jobs, MADE, None) == ("tiny-0123456789-1", True)
+    assert submit_once(jobs, MADE, None) == ("tiny-0123456789-1", False)
     server.end("tiny-0123456789-1", "FAILED", 5)
-    assert place(jobs, MADE, None) == ("tiny-0123456789-2", True)
-    assert place(jobs, MADE, "mine") == ("mine", True)
+    assert submit_once(jobs, MADE, None) == ("tiny-0123456789-2", True)
+    assert submit_once(jobs, MADE, "mine") == ("mine", True)
     server.end("mine", "SUCCEEDED", 0)
-    assert place(jobs, MADE, "mine") == ("mine", False), "a name that was given is one attempt"
+    assert submit_once(jobs, MADE, "mine") == ("mine", False), "a name that was given is one attempt"
 
 
 def test_a_lost_answer_does_not_start_a_second_job(server: JobServer) -> None:
-    jobs = connect(server.address, None)
+    jobs = connect_jobs(server.address, None)
     server.faults.extend([None, resets])  # asked whether it is there; started, and the answer is lost
-    assert place(jobs, MADE, None) == ("tiny-0123456789-1", False)
+    assert submit_once(jobs, MADE, None) == ("tiny-0123456789-1", False)
     assert list(server.jobs) == ["tiny-0123456789-1"]
 
 
 def test_a_cluster_that_is_not_ready_is_asked_again(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RETRY_SECONDS", (0.01,))
     server.busy = 1
-    assert place(connect(server.address, None), MADE, None) == ("tiny-0123456789-1", True)
+    assert submit_once(connect_jobs(server.address, None), MADE, None) == ("tiny-0123456789-1", True)
     server.busy = 2
     with pytest.raises(ClusterError, match="No available agent"):
-        place(connect(server.address, None), MADE, "mine")
+        submit_once(connect_jobs(server.address, None), MADE, "mine")
 
 
 def test_another_job_s_name_is_refused(server: JobServer) -> None:
     server.add("mine", metadata={DIGEST: "another"})
     with pytest.raises(RunError, match="made from something else"):
-        place(connect(server.address, None), MADE, "mine")
+        submit_once(connect_jobs(server.address, None), MADE, "mine")
     with pytest.raises(PlanError, match="63 at most"):
-        place(connect(server.address, None), MADE, "../mine")
+        submit_once(connect_jobs(server.address, None), MADE, "../mine")
 
 
 def test_a_stop_takes_the_plan_s_one_job(server: JobServer) -> None:
-    jobs, out = connect(server.address, None), io.StringIO()
+    jobs, out = connect_jobs(server.address, None), io.StringIO()
     with pytest.raises(RunError, match="no such job runs"):
         stop(jobs, "tiny", None, out, patience=1)
-    place(jobs, MADE, None)
-    place(jobs, MADE, "mine")
+    submit_once(jobs, MADE, None)
+    submit_once(jobs, MADE, "mine")
     with pytest.raises(RunError, match="several jobs of this plan run: tiny-0123456789-1, mine"):
         stop(jobs, "tiny", None, out, patience=1)
     server.logs["mine"] = "before\n"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from job_server import JobServer, hangs, job_server, resets, says, stops_half_way
 from ratchet.errors import ClusterError, StoppedError
 from ratchet.submit import client
-from ratchet.submit.client import RayJobs, connect
-from ratchet.submit.follow import follow
+from ratchet.submit.client import RayJobs, connect_jobs
+from ratchet.submit.follow import follow_job
 from ratchet.submit.job import Job, exit_status
 from ratchet.track.progress import Console
 
@@ -39,7 +39,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobServer]:
 
 def followed(jobs: RayJobs, patience: float = 30.0) -> tuple[Job, str, str]:
     out, told = io.StringIO(), io.StringIO()
-    job = follow(jobs, "one", out, patience=patience, poll=0.001, console=Console(told))
+    job = follow_job(jobs, "one", out, patience=patience, poll=0.001, console=Console(told))
     return job, out.getvalue(), told.getvalue()
 
 
@@ -64,7 +64,7 @@ def grows(server: JobServer, parts: list[str]) -> None:
 )
 def test_a_log_is_written_once_and_whole_whatever_breaks_on_the_way(parts: list[str], faults: list[object]) -> None:
     with job_server() as server:
-        jobs = connect(server.address, None)
+        jobs = connect_jobs(server.address, None)
         grows(server, parts)
         server.faults.extend(faults)
         job, text, _ = followed(jobs)
@@ -73,7 +73,7 @@ def test_a_log_is_written_once_and_whole_whatever_breaks_on_the_way(parts: list[
 
 
 def test_silence_is_told_once_and_its_end_too(server: JobServer) -> None:
-    jobs = connect(server.address, None)
+    jobs = connect_jobs(server.address, None)
     grows(server, ["a\n"])
     server.faults.extend([resets, says(503), resets])
     _, text, told = followed(jobs)
@@ -86,7 +86,7 @@ def test_silence_is_told_once_and_its_end_too(server: JobServer) -> None:
 
 def test_a_server_that_hangs_is_no_answer(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TIMEOUTS", (5.0, 0.2))
-    jobs, over = connect(server.address, None), threading.Event()
+    jobs, over = connect_jobs(server.address, None), threading.Event()
     grows(server, ["a\n", "b\n"])
     server.faults.extend([None, None, hangs(over)])
     try:
@@ -98,7 +98,7 @@ def test_a_server_that_hangs_is_no_answer(server: JobServer, monkeypatch: pytest
 
 
 def test_patience_ends_with_what_to_do(server: JobServer) -> None:
-    jobs = connect(server.address, None)
+    jobs = connect_jobs(server.address, None)
     server.add("one")
     server.always = says(503, "starting")
     with pytest.raises(ClusterError, match=r"no answer for .*the server fails \(503\): starting") as caught:
@@ -109,12 +109,12 @@ def test_patience_ends_with_what_to_do(server: JobServer) -> None:
 
 def test_a_head_that_forgot_the_job_ends_the_following(server: JobServer) -> None:
     with pytest.raises(ClusterError, match="knows no such job") as caught:
-        followed(connect(server.address, None))
+        followed(connect_jobs(server.address, None))
     assert "submit again" in caught.value.fix
 
 
 def test_a_log_that_cannot_be_read_costs_no_exit_status(server: JobServer) -> None:
-    jobs = connect(server.address, None)
+    jobs = connect_jobs(server.address, None)
     server.add("one")
     server.end("one", "SUCCEEDED", 0)
     server.faults.extend([None, says(500)] * 20)  # the status is told, the log never

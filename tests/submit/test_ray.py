@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import ClusterError, StoppedError
-from ratchet.submit.client import RayJobs, connect
-from ratchet.submit.environment import runtime_env
+from ratchet.submit.client import RayJobs, connect_jobs
+from ratchet.submit.environment import job_runtime_env
 from ratchet.submit.files import StagedFile, library, pack, unpack
-from ratchet.submit.follow import follow
-from ratchet.submit.job import Job, Submission, exit_status, place
+from ratchet.submit.follow import follow_job
+from ratchet.submit.job import Job, Submission, exit_status, submit_once
 from ratchet.submit.stop import stop
 from ratchet.track.progress import Console
 from ray_head import Head, get, plain_environment, ray_head
@@ -43,24 +43,24 @@ def jobs(head: Head) -> Iterator[RayJobs]:
             patch.delenv(name)
         # Ray reads RAY_AUTH_MODE once in a process; commands of their own below get the token that way.
         patch.setenv("RAY_JOB_HEADERS", json.dumps({"Authorization": f"Bearer {head.token}"}))
-        yield connect(head.dashboard, None)
+        yield connect_jobs(head.dashboard, None)
 
 
 def made(name: str, code: str, folder: Path, files: tuple[StagedFile, ...] = (), **more: str) -> Submission:
     """Return a job of some Python code."""
     folder.mkdir(exist_ok=True)
     pack((*files, StagedFile("plan.yaml", b"name: x")), folder / "files.zip")
-    environment = runtime_env(str(folder / "files.zip"), more.pop("library", None), more)
+    environment = job_runtime_env(str(folder / "files.zip"), more.pop("library", None), more)
     return Submission(
         name, hashlib.sha256(code.encode()).hexdigest()[:20], f"python -c {shlex.quote(code)}", environment
     )
 
 
 def run(jobs: RayJobs, submission: Submission) -> tuple[Job, str]:
-    name, new = place(jobs, submission, None)
+    name, new = submit_once(jobs, submission, None)
     assert new
     out = io.StringIO()
-    return follow(jobs, name, out, patience=60, poll=0.2), out.getvalue()
+    return follow_job(jobs, name, out, patience=60, poll=0.2), out.getvalue()
 
 
 LIST = """
@@ -97,12 +97,12 @@ def test_exactly_the_staged_files_arrive_with_the_library_and_the_standard_libra
 
 def test_two_submissions_at_one_moment_are_one_job(head: Head, jobs: RayJobs, tmp_path: Path) -> None:
     submission = made("race", "print('once')", tmp_path)
-    others = [connect(head.dashboard, None) for _ in range(4)]
+    others = [connect_jobs(head.dashboard, None) for _ in range(4)]
     start, found = threading.Barrier(4), []
 
     def submit(mine: RayJobs) -> None:
         start.wait()
-        found.append(place(mine, submission, None))
+        found.append(submit_once(mine, submission, None))
 
     threads = [threading.Thread(target=submit, args=(mine,)) for mine in others]
     for thread in threads:
@@ -110,11 +110,13 @@ def test_two_submissions_at_one_moment_are_one_job(head: Head, jobs: RayJobs, tm
     for thread in threads:
         thread.join()
     assert sorted(found) == [(found[0][0], False)] * 3 + [(found[0][0], True)]
-    job = follow(jobs, found[0][0], io.StringIO(), patience=60, poll=0.2)
+    job = follow_job(jobs, found[0][0], io.StringIO(), patience=60, poll=0.2)
     assert exit_status(job) == 0
     listed = json.loads(get(head, "/api/jobs/"))
     assert [one["submission_id"] for one in listed if one["metadata"].get("ratchet_plan") == "race"] == [job.id]
-    assert place(jobs, submission, None) == (job.id.removesuffix("1") + "2", True), "one that has ended is tried again"
+    assert submit_once(jobs, submission, None) == (job.id.removesuffix("1") + "2", True), (
+        "one that has ended is tried again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,9 +149,9 @@ stages: {warm: {kind: sft, data: [sums], max_length: 512}}
 def test_a_job_whose_environment_fails_is_no_end_of_its_command(jobs: RayJobs, tmp_path: Path) -> None:
     submission = made("broken", "pass", tmp_path)
     (tmp_path / "files.zip").write_bytes(b"this is no archive")
-    name, _ = place(jobs, submission, None)
+    name, _ = submit_once(jobs, submission, None)
     with pytest.raises(ClusterError, match="and not by its command"):
-        exit_status(follow(jobs, name, io.StringIO(), patience=60, poll=0.2))
+        exit_status(follow_job(jobs, name, io.StringIO(), patience=60, poll=0.2))
 
 
 SLOW_END = """
@@ -167,7 +169,7 @@ time.sleep(300)
 @pytest.mark.parametrize(("wait", "committed"), [("60", True), ("1", False)])
 def test_a_stop_gives_the_time_that_was_asked_for(jobs: RayJobs, tmp_path: Path, wait: str, committed: bool) -> None:
     submission = made(f"stops-{wait}", SLOW_END, tmp_path, RAY_JOB_STOP_WAIT_TIME_S=wait)
-    name, _ = place(jobs, submission, None)
+    name, _ = submit_once(jobs, submission, None)
     until(lambda: "ready" in jobs.log(name).splitlines())
     out = io.StringIO()
     assert stop(jobs, submission.plan, None, out, patience=60) == (0 if committed else StoppedError.exit_code)
@@ -198,7 +200,7 @@ COUNTS = "import time\nfor n in range(100):\n    print(n, flush=True)\n    time.
 
 @pytest.mark.slow
 def test_a_dashboard_that_dies_and_comes_back_costs_no_line(head: Head, jobs: RayJobs, tmp_path: Path) -> None:
-    name, _ = place(jobs, made("counts", COUNTS, tmp_path), None)
+    name, _ = submit_once(jobs, made("counts", COUNTS, tmp_path), None)
     until(lambda: "3" in jobs.log(name).splitlines())
     [dashboard] = [pid for pid, title in processes_below(head.process.pid) if "dashboard/dashboard.py" in title]
     words = Path(f"/proc/{dashboard}/cmdline").read_bytes().decode().split("\0")[:-1]
@@ -207,7 +209,7 @@ def test_a_dashboard_that_dies_and_comes_back_costs_no_line(head: Head, jobs: Ra
     )
     out, told, ended = io.StringIO(), io.StringIO(), []
     thread = threading.Thread(
-        target=lambda: ended.append(follow(jobs, name, out, patience=400, poll=0.2, console=Console(told)))
+        target=lambda: ended.append(follow_job(jobs, name, out, patience=400, poll=0.2, console=Console(told)))
     )
     thread.start()
     until(lambda: "5\n" in out.getvalue())

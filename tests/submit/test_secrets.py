@@ -19,9 +19,9 @@ from ratchet.pipeline.session import worker_environment
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_plan
 from ratchet.redact import looks_secret, shapes_in
-from ratchet.submit.environment import runtime_env, variables
+from ratchet.submit.environment import job_runtime_env, variables
 from ratchet.submit.files import StagedFile
-from ratchet.submit.secrets import known_secrets, refuse
+from ratchet.submit.secrets import known_secrets, refuse_secrets
 
 CANARY = "canary-5f2c9b1e77"
 PLAN = """\
@@ -88,14 +88,14 @@ def test_other_names_are_not(name: str) -> None:
 def test_a_known_secret_is_found_wherever_it_stands(place: str, around: bytes) -> None:
     files = [StagedFile("plan.yaml", b"name: x"), StagedFile("rows.jsonl", b"\xff{}")]
     texts = {"the command": "run", "--env A": "b"}
-    refuse(texts, files, {"HF_TOKEN": CANARY})
+    refuse_secrets(texts, files, {"HF_TOKEN": CANARY})
     if place in texts:
         texts[place] += around.decode(errors="replace") + CANARY
     files = [
         StagedFile(file.name, file.content + around + CANARY.encode()) if file.name == place else file for file in files
     ]
     with pytest.raises(PlanError, match=f"{place}: holds the value of HF_TOKEN") as caught:
-        refuse(texts, files, {"HF_TOKEN": CANARY})
+        refuse_secrets(texts, files, {"HF_TOKEN": CANARY})
     assert CANARY not in str(caught.value)
 
 
@@ -112,19 +112,19 @@ def test_a_known_secret_is_found_wherever_it_stands(place: str, around: bytes) -
     ],
 )
 def test_what_looks_like_a_secret_is_refused_in_texts_and_yaml_and_not_in_rows(text: str, what: str) -> None:
-    refuse({}, [StagedFile("rows.jsonl", text.encode())], {})
+    refuse_secrets({}, [StagedFile("rows.jsonl", text.encode())], {})
     for texts, files in (({"--env A": text}, []), ({}, [StagedFile("plan.yaml", text.encode())])):
         with pytest.raises(PlanError, match=f"holds {what}") as caught:
-            refuse(texts, files, {})
+            refuse_secrets(texts, files, {})
         assert text not in str(caught.value)
 
 
 def test_plain_texts_pass() -> None:
     plain = "judge.base_url=https://host:8000/v1 s3://bucket/a@b task-sk-1 http://[::1]:80/"
     assert shapes_in(plain) == []
-    refuse({"--set": plain}, [StagedFile("plan.yaml", plain.encode())], {})  # raises nothing
+    refuse_secrets({"--set": plain}, [StagedFile("plan.yaml", plain.encode())], {})  # raises nothing
     with pytest.raises(PlanError, match="--set: holds the value of HF_TOKEN"):
-        refuse({"--set": plain}, [], {"HF_TOKEN": "bucket/a@b"})
+        refuse_secrets({"--set": plain}, [], {"HF_TOKEN": "bucket/a@b"})
 
 
 def test_secrets_are_known_from_variables_files_and_judges(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_secrets_are_known_from_the_files_of_other_tools(folder: Path, path: str
     assert set(known_secrets({}).values()) == secrets
     for secret in secrets:
         with pytest.raises(PlanError, match=re.escape(path)):
-            refuse({}, [StagedFile("rows.jsonl", f'{{"prompt": "{secret}"}}'.encode())], known_secrets({}))
+            refuse_secrets({}, [StagedFile("rows.jsonl", f'{{"prompt": "{secret}"}}'.encode())], known_secrets({}))
         assert secret not in redact.values(f"said {secret} twice"), "redaction knows it too"
 
 
@@ -179,7 +179,7 @@ def test_variables_of_a_job_are_few_and_never_collide_with_those_of_a_run() -> N
     for setting in ("A", "=b", "A B=c", "RAY_JOB_STOP_WAIT_TIME_S=3"):
         with pytest.raises(PlanError, match="--env"):
             variables([setting], Cluster(), 90)
-    assert set(runtime_env("a.zip", None, {})) == {"working_dir", "env_vars"}
+    assert set(job_runtime_env("a.zip", None, {})) == {"working_dir", "env_vars"}
 
 
 @pytest.mark.parametrize(
@@ -239,4 +239,4 @@ def test_a_known_secret_is_found_however_it_is_spelled(text: str) -> None:
     """As JSON, a URL and HTTP's basic authentication (of `api:`) write `pass"word/1234`."""
     files = [StagedFile("rows.jsonl", f'{{"prompt": "{text}"}}'.encode())]
     with pytest.raises(PlanError, match=r"rows\.jsonl: holds the value of KEY"):
-        refuse({}, files, {"KEY": 'pass"word/1234'})
+        refuse_secrets({}, files, {"KEY": 'pass"word/1234'})

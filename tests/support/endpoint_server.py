@@ -22,7 +22,7 @@ from ratchet.pairs.pair import Turn
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import ChatRequest, Sampling
-from ratchet.serving.retry import Pace
+from ratchet.serving.retry import RequestPace
 
 Behaviour = Callable[["_Handler", dict[str, Any]], None]
 
@@ -180,7 +180,7 @@ class Bench:
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)
 
-        pace = Pace() if real_pace else Pace(sleep, lambda: NOW, lambda low, high: high)
+        pace = RequestPace() if real_pace else RequestPace(sleep, lambda: NOW, lambda low, high: high)
         with Journal(self.path) as journal:
             fields = {"base_url": self.server.url, "model": "m", "allow_private": True, **settings}
             yield Endpoint(EndpointSettings(**fields), journal, pace, look)

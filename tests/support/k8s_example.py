@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ratchet.kubernetes.kustomize import FILE, build
-from ratchet.kubernetes.manifests import kind_of
+from ratchet.kubernetes.kustomize import FILE, build_kustomization
+from ratchet.kubernetes.manifests import object_kind
 from ratchet.kubernetes.ray_parts import CLUSTERS
 from ratchet.plan.document import Document
 from tests.conftest import ROOT
@@ -25,7 +25,7 @@ GATES = {"overlays/cron": ("RayCronJob",), "RayCronJob": ("RayCronJob",)}
 
 @functools.cache
 def _built(folder: str) -> list[Document]:
-    return build(K8S / folder)
+    return build_kustomization(K8S / folder)
 
 
 def objects(folder: str) -> list[Document]:
@@ -36,11 +36,11 @@ def of_kind(kind: str) -> list[Document]:
     """Return objects that are applied together, the first of which has that kind."""
     folder = {"RayJob": "overlays/gpu", "RayCronJob": "overlays/cron"}.get(kind, "cluster")
     found = objects(folder)
-    found.sort(key=lambda one: kind_of(one) not in CLUSTERS)
+    found.sort(key=lambda one: object_kind(one) not in CLUSTERS)
     if kind == "RayService":
         data = {**found[0].data, "kind": kind, "spec": {"rayClusterConfig": found[0].data["spec"]}}
         found[0] = dataclasses.replace(found[0], data=data)
-    assert kind_of(found[0]) == kind
+    assert object_kind(found[0]) == kind
     return found
 
 

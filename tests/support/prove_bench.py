@@ -23,8 +23,8 @@ from ratchet.model.forward import PairScorer, score
 from ratchet.plan.stage_kinds import STAGE_KINDS, reads_reference
 from ratchet.plan.stages import Cpo, Dpo, Dpop, Ipo, Sft
 from ratchet.plan.training import TrainingStage
-from ratchet.prove.case import Case, read_pairs, read_trace, recipe_of
-from ratchet.prove.compare import Number, compare
+from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of
+from ratchet.prove.compare import Number, compare_traces
 from ratchet.prove.recording import recording
 from ratchet.train.communicate import Alone, Communicator, Group
 from ratchet.train.notice import Ended
@@ -123,11 +123,11 @@ class Inputs:
         stage = STAGES[name]
         traces = [read_trace(folder, UPDATES) for folder in folders]
         ids = [[self.table.pair_ids[row] for row in rows] for rows in traces[0].rows]
-        pairs = read_pairs([Path(self.tokens)], [one for update in ids for one in update], moved=moved)
+        pairs = read_token_pairs([Path(self.tokens)], [one for update in ids for one in update], moved=moved)
         reference = self.root / "reference" if reads_reference(stage) else None
         recipe = recipe_of(stage.kind, stage, steps=stage.epochs * -(-PAIRS // BATCH))
-        case = Case(name, recipe, self.root / "start", dtype, reference, dtype, PAIRS, BATCH)
-        return compare(dataclasses.replace(case, **changes), pairs, ids, traces)
+        case = ProvedStep(name, recipe, self.root / "start", dtype, reference, dtype, PAIRS, BATCH)
+        return compare_traces(dataclasses.replace(case, **changes), pairs, ids, traces)
 
 
 def write_inputs(root: Path) -> Inputs:

@@ -23,7 +23,7 @@ from ratchet.store.fingerprint import digest_file
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
 from ratchet.store.sealed import write_sealed
-from ratchet.track.jsonl import line_of
+from ratchet.track.jsonl import metrics_line
 from tests.pairs.test_tokens_flow import some_pairs, write_pairs
 
 DOCS = [{"text": f"question {number}"} for number in range(5)]
@@ -66,7 +66,7 @@ def write_step(folder: Path) -> None:
     write_sealed(folder / "reference.json", {"engine": "trainer"})
     (folder / "model").mkdir()
     (folder / "model/model.safetensors").write_bytes(bytes(range(256)) * 4)
-    (folder / "metrics.jsonl").write_text("".join(line_of(step, {"loss": 1 / step}) for step in range(1, 9)))
+    (folder / "metrics.jsonl").write_text("".join(metrics_line(step, {"loss": 1 / step}) for step in range(1, 9)))
     masters = folder / "masters/masters.safetensors"
     masters.parent.mkdir()
     masters.write_bytes(bytes(range(256)) * 4)

@@ -18,7 +18,7 @@ import pytest
 from ratchet.track import pace
 from ratchet.track.bar import counted, under_way
 from ratchet.track.jsonl import JsonLines
-from ratchet.track.progress import Console, Tail, duration, follow
+from ratchet.track.progress import Console, Tail, duration, follow_training
 from track_example import METRICS
 
 
@@ -68,7 +68,7 @@ def test_a_log_gets_lines_with_step_loss_and_estimate(
 ) -> None:
     monkeypatch.setattr(pace, "LINE_SECONDS", 0.02)
     path, said = tmp_path / "metrics.jsonl", list[str]()
-    with follow(path, "align-1", 40, Console()):
+    with follow_training(path, "align-1", 40, Console()):
         while capfd_lines(capfd, said) < 3:
             time.sleep(0.01)
         assert set(said) == {"training begins"}
@@ -141,7 +141,7 @@ def test_a_sweep_tells_what_its_trials_said_last(tmp_path: Path) -> None:
 
 
 def test_a_failure_inside_is_told_and_passed_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="boom"), follow(tmp_path / "metrics.jsonl", "align-1", 40, Console()):
+    with pytest.raises(ValueError, match="boom"), follow_training(tmp_path / "metrics.jsonl", "align-1", 40, Console()):
         _grow(tmp_path / "metrics.jsonl", 7)
         raise ValueError("boom")
     assert "stopped at step 7 of 40" in capfd.readouterr().err
@@ -167,7 +167,7 @@ def test_on_a_terminal_a_bar_goes_forth_and_back(tmp_path: Path, monkeypatch: py
 
     reader = threading.Thread(target=read)
     reader.start()
-    with os.fdopen(slave, "w") as terminal, follow(path, "align-1", 40, Console(terminal)):
+    with os.fdopen(slave, "w") as terminal, follow_training(path, "align-1", 40, Console(terminal)):
         while b"training begins" not in b"".join(shown):
             time.sleep(0.01)
         _grow(path, 30)

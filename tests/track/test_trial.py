@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from ratchet.plan.schema import Wandb
-from ratchet.track.jsonl import line_of, read_metrics
+from ratchet.track.jsonl import metrics_line, read_metrics
 from ratchet.track.trial import StageLink, TrialRun, tell_end, trial_run, trial_run_id
 from ratchet.tune.send_scores import send_scores
 from ratchet.tune.watch import Watch
@@ -104,7 +104,7 @@ def test_offline_files_hold_every_line_of_two_steps_with_an_end_in_between(
 def test_a_long_step_that_was_there_already_arrives_whole(tmp_path: Path) -> None:
     trial = TrialRun(trial_run(WANDB, SWEEP, CHOSEN, PLAN, tmp_path))
     (tmp_path / "steps" / "align.1").mkdir(parents=True)
-    lines = "".join(line_of(step, {"loss": 1 / step}) for step in range(1, 12_001))
+    lines = "".join(metrics_line(step, {"loss": 1 / step}) for step in range(1, 12_001))
     (tmp_path / "steps" / "align.1" / "metrics.jsonl").write_text(lines)
     with Watch([trial.line])("align.1", tmp_path / "steps" / "align.1"):
         pass

@@ -16,7 +16,7 @@ import train_bench
 from ratchet.errors import TrainingError
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import keep_rotary_in_float32
-from ratchet.model.noise import Noise, combine, measure, routes
+from ratchet.model.noise import Noise, combine_noise, measure_noise, routes
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train import first_step
 from ratchet.train.engine import TorchEngine
@@ -183,16 +183,16 @@ def test_rounding_is_measured_on_the_model_itself() -> None:
     scorer = PairScorer(model)
     with torch.no_grad():
         sides = score(scorer, ENDED.rows, CPU)
-    found = measure(scorer, ENDED.rows, sides, CPU)
+    found = measure_noise(scorer, ENDED.rows, sides, CPU)
     assert found.tokens == ENDED.lengths_N3[:, 1:].sum()
     exact = scored(tiny_model(dtype=BF16).double(), ENDED.rows)
     off = np.concatenate([sides.chosen_B.numpy() - exact.chosen_N, sides.rejected_B.numpy() - exact.rejected_N])
     size = float(np.sqrt((off**2).sum() / found.tokens))
     assert size / 20 < found.a_token(BF16) < 2 * size
-    assert combine([found, Noise()]) == found and Noise().a_token(BF16) > 0
+    assert combine_noise([found, Noise()]) == found and Noise().a_token(BF16) > 0
     single = PairScorer(tiny_model())
     with torch.no_grad():
-        exactly = measure(single, ENDED.rows, score(single, ENDED.rows, CPU), CPU)
+        exactly = measure_noise(single, ENDED.rows, score(single, ENDED.rows, CPU), CPU)
     assert exactly.a_token(torch.float32) < 1e-5
 
 

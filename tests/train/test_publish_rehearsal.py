@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ratchet.errors import ModelError, StorageError
 from ratchet.model.export import save_model
-from ratchet.model.load import load_model, resolve, skeleton
+from ratchet.model.load import load_model, model_folder, skeleton
 from ratchet.model.lora import add_lora, merge_lora, try_merge
 from ratchet.model.rehearse import try_saving
 from ratchet.model.scratch import make_scratch
@@ -257,7 +257,7 @@ def test_no_path_that_a_worker_gets_is_relative(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "chat.jinja").write_text("x")
     assert chat_template_of(ModelSpec(path="model", chat_template="chat.jinja")).text == "x", "its text, and no path"
     (tmp_path / "model").mkdir()
-    assert resolve(ModelSpec(path="model")) == tmp_path / "model"
+    assert model_folder(ModelSpec(path="model")) == tmp_path / "model"
 
 
 def test_the_plans_template_goes_along(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ratchet.errors import TrainingError
-from ratchet.pairs.places import places
+from ratchet.pairs.places import places_of_pairs
 from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import newest_step
 from ratchet.train.data import course_of
@@ -75,7 +75,7 @@ def test_pairs_are_named_by_their_file_and_row(tmp_path: Path, data: Data) -> No
     absent = str(tmp_path / "gone.parquet")
     with pytest.raises(TrainingError, match=r"the loss of 1 pairs is not finite; pairs prefs\.jsonl:17;"):
         train(spec_of(tmp_path, pair_files=(absent, str(table))), bad)
-    assert places([table], ["another", "unknown"]) == ["prefs.jsonl:18", "unknown"]
+    assert places_of_pairs([table], ["another", "unknown"]) == ["prefs.jsonl:18", "unknown"]
 
 
 def test_a_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path: Path, data: Data) -> None:

@@ -20,7 +20,7 @@ from ratchet.reference.jobs import Passes, ScoringModel
 from ratchet.reference.rate import TrainerRater
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
-from ratchet.serving.recorded import Recorded
+from ratchet.serving.recorded import RecordedEngine
 from ratchet.serving.requests import ChatRequest, CompletionRequest, Sampling, ScoreRequest
 from vllm_bench import needs_vllm, write_pairs
 from wide_heads import widen_heads
@@ -101,7 +101,7 @@ def test_chat_and_verdicts_come_back_and_are_asked_once(settings: EndpointSettin
     assert answers[2].text in verdict.choice
     assert answers[0].text.strip() and answers[0].completion_tokens == 12 and answers[0].finish_reason == "length"
     assert "." not in answers[3].text and answers[3].finish_reason == "stop"
-    with Recorded(tmp_path / "journal.jsonl", "ref") as recorded:
+    with RecordedEngine(tmp_path / "journal.jsonl", "ref") as recorded:
         assert recorded.answer(requests) == answers
     with Journal(tmp_path / "other.jsonl") as journal:
         assert Endpoint(settings, journal).answer(requests)[:2] == answers[:2]  # greedy, and with a seed

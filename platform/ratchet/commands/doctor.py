@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     plan = load_plan(arguments.plan, arguments.overrides) if arguments.plan else None
 
     from ratchet.doctor.examine import examine
-    from ratchet.doctor.findings import in_words, worst
+    from ratchet.doctor.findings import findings_text, worst
 
     findings = examine(plan, arguments.address)
     level = worst(findings)
@@ -38,5 +38,5 @@ def main(arguments: argparse.Namespace) -> int:
         told = {"level": level, "findings": [dataclasses.asdict(one) for one in findings]}
         sys.stdout.write(json.dumps(redact.tree(told), indent=2) + "\n")
     else:
-        sys.stdout.write(redact.words(in_words(findings)))
+        sys.stdout.write(redact.words(findings_text(findings)))
     return ClusterError.exit_code if level == "problem" else 0

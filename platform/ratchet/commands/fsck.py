@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     def say(outcome: Outcome) -> None:
         counts[outcome.part.state] += 1
-        sys.stdout.write(line_of(outcome, root) + "\n")
+        sys.stdout.write(outcome_line(outcome, root) + "\n")
         sys.stdout.flush()
 
     status = fsck(root, dry_run=arguments.dry_run, say=say)
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
     return status
 
 
-def line_of(outcome: Outcome, root: Path) -> str:
+def outcome_line(outcome: Outcome, root: Path) -> str:
     """Return a part in words: its state, where it is, what is wrong, and what was done."""
     part = outcome.part
     said = [f"{part.state:<10} {part.path.relative_to(root)}", part.what, outcome.done]

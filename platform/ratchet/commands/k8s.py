@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ratchet.commands.arguments import add_plan
 from ratchet.errors import PlanError
-from ratchet.kubernetes.check import Against, check, holding, read_objects
+from ratchet.kubernetes.check import Against, check_objects, holding, read_objects
 from ratchet.kubernetes.manifests import parse_manifests, to_yaml
-from ratchet.kubernetes.render import Asked, overlays, render
+from ratchet.kubernetes.render import RenderOptions, overlays, render_overlay
 from ratchet.kubernetes.schema import BUILT_IN, CEL, read_crds
 from ratchet.plan.document import fail
 from ratchet.plan.outline import either
@@ -73,8 +73,8 @@ def _render(arguments: argparse.Namespace) -> int:
     if arguments.overlay not in known:
         raise PlanError(f"no overlay is named {arguments.overlay}; there are {either(list(known))}")
     text = to_yaml(
-        render(
-            Asked(
+        render_overlay(
+            RenderOptions(
                 folder=known[arguments.overlay],
                 plan=arguments.plan,
                 overrides=tuple(arguments.overrides),
@@ -88,7 +88,7 @@ def _render(arguments: argparse.Namespace) -> int:
             )
         )
     )
-    fail(check(parse_manifests(text, "the manifests"), Against(gates=tuple(arguments.gates))))
+    fail(check_objects(parse_manifests(text, "the manifests"), Against(gates=tuple(arguments.gates))))
     if arguments.out is None:
         sys.stdout.write(text)
     else:
@@ -107,7 +107,7 @@ def _check(arguments: argparse.Namespace) -> int:
     objects = read_objects(files)
     if len(files) < len(arguments.paths):
         objects += holding(parse_manifests(sys.stdin.read(LARGEST_FILE + 1), "<stdin>"), "<stdin>")
-    fail(check(objects, against))
+    fail(check_objects(objects, against))
     sys.stdout.write(f"{len(objects)} objects: rules of KubeRay v1.7.0 and of Ratchet kept\n")
     sys.stdout.write(f"schemas of KubeRay: {_schemas(bool(folder))}\n")
     sys.stdout.write(f"schemas of Kubernetes: {arguments.kubernetes or 'not checked (--kubernetes VERSION)'}\n")

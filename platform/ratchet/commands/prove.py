@@ -28,15 +28,15 @@ def main(arguments: argparse.Namespace) -> int:
     plan = load_plan(arguments.plan, arguments.overrides)
 
     from ratchet.prove.plan import prove_plan
-    from ratchet.prove.table import lines
+    from ratchet.prove.table import proof_lines
 
     proof = prove_plan(plan, arguments.updates)
-    sys.stdout.write(redact.words("\n".join(lines(proof))) + "\n")
-    refuse(proof)
+    sys.stdout.write(redact.words("\n".join(proof_lines(proof))) + "\n")
+    refuse_proof(proof)
     return 0
 
 
-def refuse(proof: Proof) -> None:
+def refuse_proof(proof: Proof) -> None:
     """Raise TrainingError that names the first number outside its tolerance, where there is one."""
     for first in proof.outside[:1]:
         raise TrainingError(

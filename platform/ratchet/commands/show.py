@@ -29,11 +29,11 @@ def main(arguments: argparse.Namespace) -> int:
     from ratchet.pipeline.state import survey
 
     sources, steps = survey(plan)
-    sys.stdout.write("\n".join(draw(plan.name, sources, steps)) + "\n")
+    sys.stdout.write("\n".join(draw_plan(plan.name, sources, steps)) + "\n")
     return 0
 
 
-def draw(name: str, sources: list[SourceState], steps: list[StepState]) -> list[str]:
+def draw_plan(name: str, sources: list[SourceState], steps: list[StepState]) -> list[str]:
     """Return the lines of the drawing: sources, then steps below the model that they start from."""
     lines = [f"plan {name}", "", "sources"]
     for source in sources:

@@ -18,9 +18,9 @@ from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
 from ratchet.submit import files, secrets
 from ratchet.submit.address import find_address
-from ratchet.submit.environment import runtime_env, variables
-from ratchet.submit.follow import follow
-from ratchet.submit.job import Submission, check_plan, digest_of, entrypoint, exit_status, place
+from ratchet.submit.environment import job_runtime_env, variables
+from ratchet.submit.follow import follow_job
+from ratchet.submit.job import Submission, check_plan, digest_of_job, entrypoint, exit_status, submit_once
 from ratchet.submit.stop import stop
 from ratchet.track.progress import Console
 
@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.no_wait:
         return 0
     try:
-        return exit_status(follow(jobs, job_id, sys.stdout, patience=arguments.patience))
+        return exit_status(follow_job(jobs, job_id, sys.stdout, patience=arguments.patience))
     except KeyboardInterrupt:
         again, to_stop = _commands(arguments, address, job_id)
         Console().say(f"\n{job_id} goes on.\nto follow it again: {again}\nto stop it: {to_stop}")
@@ -102,18 +102,18 @@ def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[st
     command = entrypoint(staged.plan, arguments.overrides, fresh=arguments.fresh)
     texts = {"the command": command, "--id": arguments.id or ""} | {f"--env {name}": values[name] for name in values}
     known = secrets.known_secrets(os.environ, [one.text for one in key_variables(plan)])
-    secrets.refuse(texts, [*staged.files, *library], known)
+    secrets.refuse_secrets(texts, [*staged.files, *library], known)
     if not arguments.ignored:
         files.refuse_ignored(staged.files)
     _say_what_goes(console, staged, library)
     jobs = _connect(address, arguments)
-    digest = digest_of(staged.digest, files.digest_of(library), command, values)
+    digest = digest_of_job(staged.digest, files.digest_of_files(library), command, values)
     with tempfile.TemporaryDirectory(prefix="ratchet-submit-") as folder:
         archive, shipped = Path(folder, "files.zip"), Path(folder, "ratchet")
         files.pack(staged.files, archive)
         files.unpack(library, Path(folder))
-        environment = runtime_env(str(archive), str(shipped) if library else None, values)
-        job_id, new = place(jobs, Submission(plan.name, digest, command, environment), arguments.id)
+        environment = job_runtime_env(str(archive), str(shipped) if library else None, values)
+        job_id, new = submit_once(jobs, Submission(plan.name, digest, command, environment), arguments.id)
     sys.stdout.write(f"job: {job_id}\n")
     sys.stdout.flush()
     console.say(f"{job_id}: {'submitted' if new else 'is there already: attached to it'}")
@@ -123,13 +123,13 @@ def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[st
 def _say_what_goes(console: Console, staged: files.Staged, library: tuple[files.StagedFile, ...]) -> None:
     console.say(files.listing(staged.files, "sent"))
     if library:
-        total = files.size(sum(len(file.content) for file in library))
-        console.say(f"{total:>10}  library: {len(library)} files, sha256 {files.digest_of(library)[:16]}")
+        total = files.bytes_text(sum(len(file.content) for file in library))
+        console.say(f"{total:>10}  library: {len(library)} files, sha256 {files.digest_of_files(library)[:16]}")
     for path in staged.elsewhere:
         console.say(f"{path} is not sent: every node of the cluster must see it")
 
 
 def _connect(address: str, arguments: argparse.Namespace) -> RayJobs:
-    from ratchet.submit.client import connect
+    from ratchet.submit.client import connect_jobs
 
-    return connect(address, arguments.ca)
+    return connect_jobs(address, arguments.ca)

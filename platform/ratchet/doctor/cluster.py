@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.doctor import probe
-from ratchet.doctor.facts import Machine, Node, Skew, Storage
+from ratchet.doctor.facts import Machine, NodeFacts, Skew, Storage
 from ratchet.errors import ClusterError
 from ratchet.pipeline.ray_start import check_port
 
@@ -45,7 +45,7 @@ def attached(address: str) -> Iterator[str | None]:
         ray.shutdown()
 
 
-def inspect(storage: Path | None) -> list[Node]:
+def inspect(storage: Path | None) -> list[NodeFacts]:
     """Return what every living node of the attached cluster is, and whether it sees `storage` as the driver does.
 
     What is written below `storage` for that goes again.
@@ -62,7 +62,7 @@ def inspect(storage: Path | None) -> list[Node]:
         node, machine = listed[one], machines[one]
         there = machine if isinstance(machine, Machine) else None
         found.append(
-            Node(
+            NodeFacts(
                 name=node.get("NodeName") or one[:8],
                 address=node["NodeManagerAddress"],
                 resources=dict(node["Resources"]),
@@ -125,8 +125,8 @@ def _meet(ids: Sequence[str], storage: Path) -> dict[str, Storage]:
         return {one: Storage(False, False, f"the driver cannot write there: {error.strerror}") for one in ids}
     finally:
         with contextlib.suppress(OSError):
-            probe.clear(storage, token)
-        _everywhere(ids, probe.clear, storage, token)
+            probe.remove_markers(storage, token)
+        _everywhere(ids, probe.remove_markers, storage, token)
         for folder in made:
             with contextlib.suppress(OSError):  # it was never made, or another process has put something there
                 folder.rmdir()

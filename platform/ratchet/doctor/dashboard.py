@@ -22,7 +22,7 @@ _SECONDS = 10.0
 _MOST_BYTES = 16 << 20
 
 
-def look(url: str, token: str | None) -> Dashboard:
+def inspect_dashboard(url: str, token: str | None) -> Dashboard:
     """Ask a dashboard at `url` without a token what it gives away, and with `token` which secrets its jobs show."""
     url = url.rstrip("/")
     try:
@@ -56,7 +56,7 @@ def secrets_of(jobs: Any) -> list[tuple[str, str]]:
     return found
 
 
-def answers(url: str) -> bool:
+def answers_unasked(url: str) -> bool:
     """Tell whether something answers at `url` without a token."""
     try:
         return get(url, None)[0] == 200
@@ -84,11 +84,11 @@ def own_token(environment: Mapping[str, str]) -> str | None:
     """Return the token that Ray itself would use, None where it finds none: RAY_AUTH_TOKEN counts before files."""
     if token := environment.get("RAY_AUTH_TOKEN", "").strip():
         return token
-    path = token_file(environment)
+    path = token_path(environment)
     return path.read_text(encoding="utf-8").strip() or None if path.is_file() and os.access(path, os.R_OK) else None
 
 
-def token_file(environment: Mapping[str, str]) -> Path:
+def token_path(environment: Mapping[str, str]) -> Path:
     """Return where Ray looks for a token."""
     return Path(environment.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from ratchet.doctor import dashboard as dashboards
 from ratchet.doctor import probe, rules_access, rules_nodes, rules_plan
-from ratchet.doctor.facts import Dashboard, Node
+from ratchet.doctor.facts import Dashboard, NodeFacts
 from ratchet.doctor.findings import Finding, ok, problem, warning
 from ratchet.errors import ClusterError
 from ratchet.pipeline.session import needs
@@ -38,7 +38,7 @@ def examine(plan: Plan | None, address: str | None) -> list[Finding]:
 
 
 def _dashboard_alone(url: str) -> list[Finding]:
-    seen = dashboards.look(url, dashboards.own_token(os.environ))
+    seen = dashboards.inspect_dashboard(url, dashboards.own_token(os.environ))
     if not seen.reachable:
         return [problem("cluster", f"no dashboard answers at {url}", "check the address, or forward its port")]
     return [*_of_dashboard(seen), warning("nodes", "not looked at: a dashboard shows none", _NODES)]
@@ -52,7 +52,7 @@ def _this_machine(plan: Plan | None, cluster: Cluster) -> list[Finding]:
     need = needs(cluster)
     resources = {"CPU": float(max(os.cpu_count() or 1, math.ceil(need["CPU"]) + 1)), "GPU": float(len(machine.gpus))}
     resources["object_store_memory"] = float(cluster.ray.object_store_mb << 20)
-    node = Node(machine.name, "127.0.0.1", resources, metrics_port=0, machine=machine)
+    node = NodeFacts(machine.name, "127.0.0.1", resources, metrics_port=0, machine=machine)
     where = ok("cluster", "none is named: `ratchet run` starts a Ray of this machine, without a dashboard")
     return [where, rules_access.authentication(None, os.environ), *_of_nodes(plan, cluster, [node])]
 
@@ -67,20 +67,25 @@ def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding
     except ClusterError as error:
         return [problem("cluster", f"{error.where}: {error.what}", error.fix)]
     findings = [ok("cluster", f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}")]
-    seen = dashboards.look(url, dashboards.own_token(os.environ)) if url else _no_dashboard()
+    seen = dashboards.inspect_dashboard(url, dashboards.own_token(os.environ)) if url else _no_dashboard()
     findings += _of_dashboard(seen) if url else [rules_access.authentication(seen, os.environ)]
     open_metrics = [
-        at for node in nodes if node.metrics_port and dashboards.answers(f"http://{(at := _metrics_at(node))}/metrics")
+        at
+        for node in nodes
+        if node.metrics_port and dashboards.answers_unasked(f"http://{(at := _metrics_at(node))}/metrics")
     ]
-    findings += [rules_access.metrics(open_metrics), rules_nodes.answers(nodes)]
+    findings += [rules_access.metrics_open(open_metrics), rules_nodes.nodes_answer(nodes)]
     findings += [rules_nodes.clocks(nodes), *_of_nodes(plan, cluster, nodes)]
     return findings + ([rules_nodes.storage(str(storage), nodes)] if storage else [])
 
 
-def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[Node]) -> list[Finding]:
+def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[NodeFacts]) -> list[Finding]:
     """Apply the rules that hold for the nodes of a cluster as for one machine."""
     ours, wanted = versions(), cluster.gpus_per_worker > 0
-    places = [("the driver", ours), *((name, machine.versions) for name, machine in rules_nodes.machines(nodes))]
+    places = [
+        ("the driver", ours),
+        *((name, machine.versions) for name, machine in rules_nodes.answering_machines(nodes)),
+    ]
     findings = [
         rules_nodes.same_versions(ours, nodes),
         rules_nodes.known_holes(places),
@@ -89,7 +94,9 @@ def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[Node]) -> lis
         rules_nodes.open_files(nodes),
         rules_nodes.disks(nodes, rules_plan.checkpoint_bytes(plan) if plan else None),
     ]
-    return findings + ([rules_plan.room(cluster, nodes), rules_plan.object_store(cluster, nodes)] if plan else [])
+    return findings + (
+        [rules_plan.enough_nodes(cluster, nodes), rules_plan.object_store(cluster, nodes)] if plan else []
+    )
 
 
 def _of_dashboard(seen: Dashboard) -> list[Finding]:
@@ -106,14 +113,14 @@ def _of_dashboard(seen: Dashboard) -> list[Finding]:
 
 
 def _token_file(environment: Mapping[str, str]) -> Finding:
-    path = dashboards.token_file(environment)
-    return rules_access.token_file(path.stat().st_mode if path.is_file() else None, str(path))
+    path = dashboards.token_path(environment)
+    return rules_access.token_readable(path.stat().st_mode if path.is_file() else None, str(path))
 
 
 def _no_dashboard() -> Dashboard:
     return Dashboard("", reachable=False)
 
 
-def _metrics_at(node: Node) -> str:
+def _metrics_at(node: NodeFacts) -> str:
     host = f"[{node.address}]" if ":" in node.address else node.address
     return f"{host}:{node.metrics_port}"

@@ -61,7 +61,7 @@ class Storage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Node:
+class NodeFacts:
     """A node of a Ray cluster. `machine` is None where nothing could run on it, for the reason in `error`."""
 
     name: str

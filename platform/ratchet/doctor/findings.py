@@ -41,7 +41,7 @@ def worst(findings: Iterable[Finding]) -> Level:
     return next((level for level in _ORDER if level in levels), "ok")
 
 
-def in_words(findings: Iterable[Finding]) -> str:
+def findings_text(findings: Iterable[Finding]) -> str:
     """Return findings as lines for people: those that ask for something to be done last, where they are seen."""
     lines = []
     for one in sorted(findings, key=lambda one: -_ORDER.index(one.level)):

@@ -59,7 +59,7 @@ def meet(storage: Path, token: str, name: str) -> Storage:
     return Storage(seen, False)
 
 
-def clear(storage: Path, token: str) -> None:
+def remove_markers(storage: Path, token: str) -> None:
     """Take away the markers of one look."""
     for path in storage.glob(f"{MARK}-{token}-*"):
         path.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def openness(dashboard: Dashboard) -> Finding:
     return ok(check, f"{dashboard.url} wants a token")
 
 
-def metrics(answering: Sequence[str]) -> Finding:
+def metrics_open(answering: Sequence[str]) -> Finding:
     """Whether metrics are open: they know no token. `answering` are the addresses that gave them."""
     if answering:
         return warning(
@@ -72,7 +72,7 @@ def job_secrets(dashboard: Dashboard) -> Finding:
     return ok("secrets of jobs", "no runtime_env has a variable that is named as secrets are")
 
 
-def token_file(mode: int | None, path: str) -> Finding:
+def token_readable(mode: int | None, path: str) -> Finding:
     """Whether others may read the token's file. `mode` is its permissions, None where there is no file."""
     if mode is not None and mode & 0o077:
         return warning("token file", f"{path} can be read by other users ({mode & 0o777:03o})", f"chmod 600 {path}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ratchet.doctor.advisories import holes
-from ratchet.doctor.facts import Machine, Node, Versions
+from ratchet.doctor.facts import Machine, NodeFacts, Versions
 from ratchet.doctor.findings import Finding, ok, problem, warning
 from ratchet.errors import some
 
@@ -28,12 +28,12 @@ _LITTLE_DISK, _TOO_LITTLE_DISK = 10 << 30, 1 << 30
 _GIB = 1 << 30
 
 
-def machines(nodes: Sequence[Node]) -> list[tuple[str, Machine]]:
+def answering_machines(nodes: Sequence[NodeFacts]) -> list[tuple[str, Machine]]:
     """Return the machines that answered, by their node's name."""
     return [(node.name, node.machine) for node in nodes if node.machine is not None]
 
 
-def answers(nodes: Sequence[Node]) -> Finding:
+def nodes_answer(nodes: Sequence[NodeFacts]) -> Finding:
     """Whether something of Ratchet runs on every node."""
     silent = [f"{node.name} ({node.error})" for node in nodes if node.machine is None]
     if silent:
@@ -43,9 +43,9 @@ def answers(nodes: Sequence[Node]) -> Finding:
     return ok("nodes", f"{len(nodes)} of {len(nodes)} answer: {some([node.name for node in nodes])}")
 
 
-def same_versions(client: Versions, nodes: Sequence[Node]) -> Finding:
+def same_versions(client: Versions, nodes: Sequence[NodeFacts]) -> Finding:
     """Whether client and nodes run the same Python, Ray, Ratchet and torch, and the other libraries."""
-    by_place = [("the driver", client), *((name, machine.versions) for name, machine in machines(nodes))]
+    by_place = [("the driver", client), *((name, machine.versions) for name, machine in answering_machines(nodes))]
     for level, libraries in ((problem, _MUST_AGREE), (warning, _SHOULD_AGREE)):
         differing = [told for one in libraries if (told := _differing(one, by_place))]
         if differing:
@@ -66,7 +66,7 @@ def known_holes(found: Sequence[tuple[str, Versions]]) -> Finding:
     return ok("known holes", "none of the table in docs/security.md")
 
 
-def storage(path: str, nodes: Sequence[Node]) -> Finding:
+def storage(path: str, nodes: Sequence[NodeFacts]) -> Finding:
     """Whether the nodes and the driver see one storage folder."""
     lost, asked = [], [node for node in nodes if node.storage is not None]
     if not asked:
@@ -84,7 +84,7 @@ def storage(path: str, nodes: Sequence[Node]) -> Finding:
     return ok("storage", f"{path} is the same folder for the driver and {_nodes(len(asked))}")
 
 
-def clocks(nodes: Sequence[Node]) -> Finding:
+def clocks(nodes: Sequence[NodeFacts]) -> Finding:
     """Whether the nodes' clocks agree with the driver's, as far as the round trip lets one say."""
     off = {node.name: node.skew.certain for node in nodes if node.skew is not None}
     far = [f"{name} by at least {seconds:.1f} s" for name, seconds in off.items() if seconds > _SKEW_WARNING]
@@ -94,9 +94,9 @@ def clocks(nodes: Sequence[Node]) -> Finding:
     return ok("clocks", f"{_nodes(len(off))} agree with the driver's within {_SKEW_WARNING:g} s")
 
 
-def gpus(nodes: Sequence[Node], wanted: bool) -> Finding:
+def gpus(nodes: Sequence[NodeFacts], wanted: bool) -> Finding:
     """Whether GPUs can be used, and are alike. `wanted` says that the plan asks for GPUs."""
-    found = machines(nodes)
+    found = answering_machines(nodes)
     having = [(name, machine) for name, machine in found if machine.gpus or machine.cuda_devices]
     if not having:
         if wanted:
@@ -124,7 +124,7 @@ def gpus(nodes: Sequence[Node], wanted: bool) -> Finding:
     return ok("GPUs", f"{count} on {_nodes(len(having))}, alike: {some(sorted(kinds['GPU']))}")
 
 
-def shared_memory(nodes: Sequence[Node], gpus_wanted: bool) -> Finding:
+def shared_memory(nodes: Sequence[NodeFacts], gpus_wanted: bool) -> Finding:
     """Whether /dev/shm holds the object store, and what NCCL exchanges."""
     small = []
     for node in nodes:
@@ -142,9 +142,9 @@ def shared_memory(nodes: Sequence[Node], gpus_wanted: bool) -> Finding:
     return ok("shared memory (/dev/shm)", "holds the object store of every node")
 
 
-def open_files(nodes: Sequence[Node]) -> Finding:
+def open_files(nodes: Sequence[NodeFacts]) -> Finding:
     """Whether processes may open enough files and connections."""
-    few = {name: machine.open_files for name, machine in machines(nodes) if machine.open_files < _FEW_FILES}
+    few = {name: machine.open_files for name, machine in answering_machines(nodes) if machine.open_files < _FEW_FILES}
     if few:
         level = problem if min(few.values()) < _TOO_FEW_FILES else warning
         told = some([f"{name} allows {count:,}" for name, count in few.items()])
@@ -152,10 +152,10 @@ def open_files(nodes: Sequence[Node]) -> Finding:
     return ok("file handles", f"every node allows {_FEW_FILES:,} or more")
 
 
-def disks(nodes: Sequence[Node], needed: int | None) -> Finding:
+def disks(nodes: Sequence[NodeFacts], needed: int | None) -> Finding:
     """Whether storage and temporary folders have room. `needed` is what the plan's checkpoints take, in bytes."""
     told, bad = [], False
-    for name, machine in machines(nodes):
+    for name, machine in answering_machines(nodes):
         if machine.free_storage is None:
             do = "set cluster.storage to a folder that you may write to"
             return problem("disk", f"{name} cannot write to the storage folder", do)

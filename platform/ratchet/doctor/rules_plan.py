@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.doctor.facts import Node
+from ratchet.doctor.facts import NodeFacts
 from ratchet.doctor.findings import Finding, ok, problem, warning
 from ratchet.pipeline.session import needs
 from ratchet.plan.cluster import Cluster
@@ -18,7 +18,7 @@ take 2 + 4 + 4 + 4 for each 2; for float32 weights it is 3."""
 _MOST_KEPT_WITHOUT_A_STAGE = 1
 
 
-def room(cluster: Cluster, nodes: Sequence[Node]) -> Finding:
+def enough_nodes(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
     """Whether CPUs and GPUs are there: for the fewest workers that the plan allows, and for the most."""
     have = {kind: sum(node.resources.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     fewest = needs(cluster.model_copy(update={"workers": cluster.fewest_workers}))
@@ -35,7 +35,7 @@ def room(cluster: Cluster, nodes: Sequence[Node]) -> Finding:
     return ok("room for the plan", f"it takes {told}")
 
 
-def object_store(cluster: Cluster, nodes: Sequence[Node]) -> Finding:
+def object_store(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
     """Whether each node's object store is as large as the plan would make that of a local Ray."""
     least = cluster.ray.object_store_mb << 20
     small = [node.name for node in nodes if 0 < node.resources.get("object_store_memory", 0.0) < least]

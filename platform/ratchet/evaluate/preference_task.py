@@ -17,7 +17,7 @@ from ratchet.evaluate.results import Item, TaskResult, joined, unanimous, withou
 from ratchet.evaluate.statistics import ratio
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.model.digest import digest_vocabulary
-from ratchet.model.load import resolve
+from ratchet.model.load import model_folder
 from ratchet.pairs.flow import pairs_identity, prepare_pairs
 from ratchet.pairs.lost import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn
@@ -181,7 +181,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
 
 
 def _reference(model: Model, spec: ModelSpec) -> Model:
-    folder = resolve(spec)
+    folder = model_folder(spec)
     if digest_vocabulary(folder) != digest_vocabulary(model.folder):
         raise ModelError(
             "its tokenizer gives other ids than that of the model it is the reference of",

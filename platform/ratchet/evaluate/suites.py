@@ -24,7 +24,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
 from ratchet.store.made import Product, publish
-from ratchet.store.sound import clear, sound_record
+from ratchet.store.sound import make_room, sound_record
 
 _log = logging.getLogger(__name__)
 VERSION = 4
@@ -243,6 +243,6 @@ def _keep(bench: Bench, identity: dict[str, Any], answered: Answered, seconds: f
     """
     result, fp = answered.result, fingerprint(identity)
     folder = bench.layout.result(fp if result.whole else f"{fp}-{uuid.uuid4().hex[:8]}")
-    clear(folder, bench.layout.damaged)
+    make_room(folder, bench.layout.damaged)
     publish(folder, _KeptResult(identity, answered, seconds), leases)
     return folder

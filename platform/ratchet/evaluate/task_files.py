@@ -15,7 +15,7 @@ from typing import Any
 from ratchet.errors import DataError
 from ratchet.pairs.checks import Unfit, check_text
 from ratchet.pairs.hub import commit_of
-from ratchet.pairs.messages import kind_of
+from ratchet.pairs.messages import json_type
 from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.read_hub import hub_label
 from ratchet.plan.data import Source
@@ -66,7 +66,7 @@ def _text(row: dict[str, Any], column: str, where: str, *, blank: bool) -> str:
         )
     value = row[column]
     if not isinstance(value, str):
-        raise DataError(f"{column!r} is {kind_of(value)}, not a text", where=where, fix="name a column of texts")
+        raise DataError(f"{column!r} is {json_type(value)}, not a text", where=where, fix="name a column of texts")
     if blank and not value.strip():
         return value
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ratchet.errors import DataError, RunError
 from ratchet.fsck.kinds import KINDS
 from ratchet.fsck.leftovers import leftovers
-from ratchet.fsck.part import Part
+from ratchet.fsck.part import StorePart
 from ratchet.store.layout import Layout
 from ratchet.store.lease import holder_of, leased
 
@@ -22,7 +22,7 @@ FINE, MENDED, WRONG = 0, 1, 74
 class Outcome:
     """A part, and what was done about it: `done` in words, `mended` whether nothing is wrong with it now."""
 
-    part: Part
+    part: StorePart
     done: str = ""
     mended: bool = True
 
@@ -45,7 +45,7 @@ def fsck(root: Path, *, dry_run: bool, say: Callable[[Outcome], None]) -> int:
     return status
 
 
-def _parts(layout: Layout) -> Iterator[Part]:
+def _parts(layout: Layout) -> Iterator[StorePart]:
     for kind in KINDS.values():
         for path in sorted(layout.root.glob(kind.pattern)):
             if not path.name.startswith("."):
@@ -53,7 +53,7 @@ def _parts(layout: Layout) -> Iterator[Part]:
     yield from leftovers(layout)
 
 
-def _mended(part: Part, *, dry_run: bool) -> Outcome:
+def _mended(part: StorePart, *, dry_run: bool) -> Outcome:
     holder = None if part.lease is None else holder_of(part.lease)
     if holder is not None:
         return Outcome(part, f"left alone: {holder} is at it", mended=False)

@@ -11,45 +11,45 @@ from ratchet.errors import CorruptError, some
 from ratchet.evaluate.engines.units import key_of_line as unit_key
 from ratchet.evaluate.harness import copies
 from ratchet.evaluate.harness.requests import digest_fault
-from ratchet.fsck.part import Part
+from ratchet.fsck.part import StorePart
 from ratchet.pipeline.carried import KEY, begun_as
 from ratchet.pipeline.intact import IDENTITY, SHOWN, masters_files
 from ratchet.reference.store import block_fault, block_paths, remove_block
-from ratchet.serving.journal import parse_line
+from ratchet.serving.journal import parse_answer
 from ratchet.store.append import damaged_lines, rewrite
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import holder_of
 from ratchet.store.record import NAME, Record, read_record
 from ratchet.store.sealed import read_sealed, write_sealed
-from ratchet.store.sound import faults, look, put_aside
+from ratchet.store.sound import examine_folder, faults, put_aside
 from ratchet.train.checkpoint import read, set_aside
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class PartKind:
     """A kind of part: the paths below the root that match `pattern`; `look` says what one of them is."""
 
     name: str
     pattern: str
-    look: Callable[[Path, Layout], Iterator[Part]]
+    look: Callable[[Path, Layout], Iterator[StorePart]]
 
 
-def _whole(lease: str | None) -> Callable[[Path, Layout], Iterator[Part]]:
+def _whole(lease: str | None) -> Callable[[Path, Layout], Iterator[StorePart]]:
     """Return how a folder is looked at that appears by one rename, under the lease `<lease>-<its name>`."""
 
-    def find(folder: Path, layout: Layout) -> Iterator[Part]:
+    def find(folder: Path, layout: Layout) -> Iterator[StorePart]:
         guard = None if lease is None else layout.lease(f"{lease}-{folder.name}")
-        found = look(folder)
+        found = examine_folder(folder)
         if isinstance(found, Record):
-            yield Part(folder, "ok")
+            yield StorePart(folder, "ok")
         else:
-            yield Part(folder, "damaged", some(found), guard, lambda: _aside(folder, layout))
+            yield StorePart(folder, "damaged", some(found), guard, lambda: _aside(folder, layout))
 
     return find
 
 
-def _logps(folder: Path, layout: Layout) -> Iterator[Part]:
+def _logps(folder: Path, layout: Layout) -> Iterator[StorePart]:
     """Scores of references: only what is damaged goes, a block or the record."""
     try:
         record = read_record(folder)
@@ -59,7 +59,7 @@ def _logps(folder: Path, layout: Layout) -> Iterator[Part]:
     bad = {path: fault for path in block_paths(folder) if (fault := block_fault(path))}
     told = told or [f"{path.name} {fault}" for path, fault in bad.items()]
     if not told:
-        yield Part(folder, "ok" if record else "unfinished")
+        yield StorePart(folder, "ok" if record else "unfinished")
         return
 
     def mend() -> str:
@@ -68,7 +68,7 @@ def _logps(folder: Path, layout: Layout) -> Iterator[Part]:
         (folder / NAME).unlink(missing_ok=True)
         return f"removed its record and {len(bad)} blocks; the other blocks stay"
 
-    yield Part(folder, "damaged", some(told), _logps_lease(folder, record, layout), mend)
+    yield StorePart(folder, "damaged", some(told), _logps_lease(folder, record, layout), mend)
 
 
 def _logps_lease(folder: Path, record: Record | None, layout: Layout) -> Path:
@@ -79,7 +79,7 @@ def _logps_lease(folder: Path, record: Record | None, layout: Layout) -> Path:
     return next(held, layout.lease(f"logps-{folder.name}"))
 
 
-def _step(folder: Path, layout: Layout) -> Iterator[Part]:
+def _step(folder: Path, layout: Layout) -> Iterator[StorePart]:
     """Steps: a damaged one goes aside as a whole, unless only pages read what is damaged."""
     if folder.is_symlink():  # into the store, where it is looked at
         return
@@ -90,41 +90,41 @@ def _step(folder: Path, layout: Layout) -> Iterator[Part]:
     def aside() -> str:
         return _aside_step(folder, layout, shared=shared)
 
-    found = look(folder) if (folder / NAME).exists() else []
+    found = examine_folder(folder) if (folder / NAME).exists() else []
     if isinstance(found, Record):
         wrong = faults(folder, masters_files(folder, found))
-        yield (Part(folder, "damaged", some(wrong), lease, aside) if wrong else Part(folder, "ok"))
+        yield (StorePart(folder, "damaged", some(wrong), lease, aside) if wrong else StorePart(folder, "ok"))
     elif not found:
         yield from _documents(folder, lease)
-        yield Part(folder, "unfinished")
+        yield StorePart(folder, "unfinished")
     elif all(fault.partition(" ")[0] in SHOWN for fault in found):
-        yield Part(folder, "damaged", f"{some(found)}: pages leave it out; only `--fresh` makes it again", lease)
+        yield StorePart(folder, "damaged", f"{some(found)}: pages leave it out; only `--fresh` makes it again", lease)
     else:
-        yield Part(folder, "damaged", some(found), lease, aside)
+        yield StorePart(folder, "damaged", some(found), lease, aside)
 
 
-def _documents(folder: Path, lease: Path) -> Iterator[Part]:
+def _documents(folder: Path, lease: Path) -> Iterator[StorePart]:
     """Documents of an unfinished step, which carry their own digests."""
     for path in (folder / name for name in ("identity.json", "reference.json", "budget.json")):
         yield from (part for part in _document(path, lease) if part.wrong)
 
 
-def _document(path: Path, lease: Path) -> Iterator[Part]:
+def _document(path: Path, lease: Path) -> Iterator[StorePart]:
     try:
         read_sealed(path)
     except CorruptError as error:
         mend = None if path.name in {"identity.json", "reference.json"} else lambda: _removed(path)
         more = "" if mend else ": run the plan with --fresh to make the step again"
-        yield Part(path, "damaged", f"{error.what}{more}", lease, mend)
+        yield StorePart(path, "damaged", f"{error.what}{more}", lease, mend)
     else:
-        yield Part(path, "ok")
+        yield StorePart(path, "ok")
 
 
-def _order(path: Path, layout: Layout) -> Iterator[Part]:
+def _order(path: Path, layout: Layout) -> Iterator[StorePart]:
     yield from _document(path, path.parent.parent / "lease")
 
 
-def _trial(path: Path, layout: Layout) -> Iterator[Part]:
+def _trial(path: Path, layout: Layout) -> Iterator[StorePart]:
     """A trial's point and its end: without its end it runs again with the sweep."""
     lease = layout.lease(f"trial-{path.parts[-4]}-{path.parts[-2]}")
     for part in _document(path, lease):
@@ -133,16 +133,16 @@ def _trial(path: Path, layout: Layout) -> Iterator[Part]:
         yield dataclasses.replace(part, what=f"{part.what}{more}", mend=None) if lost else part
 
 
-def _checkpoints(step: Path, lease: Path) -> Iterator[Part]:
+def _checkpoints(step: Path, lease: Path) -> Iterator[StorePart]:
     for folder in sorted((step / "checkpoints").glob("*")):
         if folder.name.startswith("bad-"):
-            yield Part(folder, "put aside")
+            yield StorePart(folder, "put aside")
         elif folder.name.startswith("step-"):
             saved = read(folder)
             named = {name: (entry["bytes"], entry["sha256"]) for name, entry in saved.files.items()} if saved else {}
             wrong = faults(folder, named) if saved else ["its manifest is not the one that was committed"]
             if wrong:
-                yield Part(folder, "damaged", some(wrong), lease, lambda path=folder: _bad(path))  # type: ignore[misc]
+                yield StorePart(folder, "damaged", some(wrong), lease, lambda path=folder: _bad(path))  # type: ignore[misc]
 
 
 def _bad(folder: Path) -> str:
@@ -150,11 +150,11 @@ def _bad(folder: Path) -> str:
     return "renamed to bad-…; training goes on from the previous one"
 
 
-def _journal(lease: str, parse: Callable[[bytes], object]) -> Callable[[Path, Layout], Iterator[Part]]:
-    def find(path: Path, layout: Layout) -> Iterator[Part]:
+def _journal(lease: str, parse: Callable[[bytes], object]) -> Callable[[Path, Layout], Iterator[StorePart]]:
+    def find(path: Path, layout: Layout) -> Iterator[StorePart]:
         bad = damaged_lines(path, parse)
         if not bad:
-            yield Part(path, "ok")
+            yield StorePart(path, "ok")
             return
 
         def mend() -> str:
@@ -162,24 +162,26 @@ def _journal(lease: str, parse: Callable[[bytes], object]) -> Callable[[Path, La
             return f"removed {len(bad)} lines; what they held is asked again"
 
         told = some([f"line {number}: {fault}" for number, fault in bad.items()])
-        yield Part(path, "damaged", told, layout.lease(f"{lease}-{path.stem}"), mend)
+        yield StorePart(path, "damaged", told, layout.lease(f"{lease}-{path.stem}"), mend)
 
     return find
 
 
-def _requests(path: Path, layout: Layout) -> Iterator[Part]:
+def _requests(path: Path, layout: Layout) -> Iterator[StorePart]:
     fault = digest_fault(path.read_bytes())
-    yield Part(path, "damaged", fault, None, lambda: _removed(path)) if fault else Part(path, "ok")
+    yield StorePart(path, "damaged", fault, None, lambda: _removed(path)) if fault else StorePart(path, "ok")
 
 
-def _copies(folder: Path, layout: Layout) -> Iterator[Part]:
+def _copies(folder: Path, layout: Layout) -> Iterator[StorePart]:
     wrong = copies.look(folder)
     lease = layout.lease("datasets")
-    yield Part(folder, "damaged", some(wrong), lease, lambda: _removed(folder)) if wrong else Part(folder, "ok")
+    yield (
+        StorePart(folder, "damaged", some(wrong), lease, lambda: _removed(folder)) if wrong else StorePart(folder, "ok")
+    )
 
 
-def _was_aside(path: Path, layout: Layout) -> Iterator[Part]:
-    yield Part(path, "put aside")
+def _was_aside(path: Path, layout: Layout) -> Iterator[StorePart]:
+    yield StorePart(path, "put aside")
 
 
 def _aside(folder: Path, layout: Layout) -> str:
@@ -203,24 +205,24 @@ def _removed(path: Path) -> str:
     return "removed"
 
 
-KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, PartKind] = {
     kind.name: kind
     for kind in (
-        Kind("pairs", "store/pairs/*", _whole("pairs")),
-        Kind("tokens", "store/tokens/*", _whole("tokens")),
-        Kind("models", "store/models/*", _whole("models")),
-        Kind("reference scores", "store/logps/*", _logps),
-        Kind("shared steps", "store/steps/*", _step),
-        Kind("answers", "store/answers/*.jsonl", _journal("answers", unit_key)),
-        Kind("judgments", "store/judgments/*.jsonl", _journal("judgments", parse_line)),
-        Kind("requests", "store/requests/*.requests", _requests),
-        Kind("copies of data sets", "store/datasets/*", _copies),
-        Kind("results", "store/scores/*", _whole(None)),
-        Kind("steps", "runs/*/steps/*", _step),
-        Kind("orders", "runs/*/orders/*.json", _order),
-        Kind("trials", "sweeps/*/trials/*/point.json", _trial),
-        Kind("ends of trials", "sweeps/*/trials/*/trial.json", _trial),
-        Kind("put aside", "store/damaged/*", _was_aside),
+        PartKind("pairs", "store/pairs/*", _whole("pairs")),
+        PartKind("tokens", "store/tokens/*", _whole("tokens")),
+        PartKind("models", "store/models/*", _whole("models")),
+        PartKind("reference scores", "store/logps/*", _logps),
+        PartKind("shared steps", "store/steps/*", _step),
+        PartKind("answers", "store/answers/*.jsonl", _journal("answers", unit_key)),
+        PartKind("judgments", "store/judgments/*.jsonl", _journal("judgments", parse_answer)),
+        PartKind("requests", "store/requests/*.requests", _requests),
+        PartKind("copies of data sets", "store/datasets/*", _copies),
+        PartKind("results", "store/scores/*", _whole(None)),
+        PartKind("steps", "runs/*/steps/*", _step),
+        PartKind("orders", "runs/*/orders/*.json", _order),
+        PartKind("trials", "sweeps/*/trials/*/point.json", _trial),
+        PartKind("ends of trials", "sweeps/*/trials/*/trial.json", _trial),
+        PartKind("put aside", "store/damaged/*", _was_aside),
     )
 }
 """Every kind of part, in the order in which they are listed."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratchet.fsck.part import Part
+from ratchet.fsck.part import StorePart
 from ratchet.store.layout import Layout
 
 _ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8,32}|\.(?P<ray>ray-.+)")
@@ -18,13 +18,13 @@ _JOURNALS = {"answers", "judgments"}
 _LONG_AGO = 3600.0
 
 
-def leftovers(layout: Layout) -> Iterator[Part]:
+def leftovers(layout: Layout) -> Iterator[StorePart]:
     """Yield what was being written, with the lease of the process that may still write it."""
     for top in (layout.store, layout.run("x").parent, layout.root / "sweeps", layout.root / "evaluations"):
         for path in _hidden(top):
             lease = _lease(path, layout)
             if lease is not None or time.time() - _newest(path) > _LONG_AGO:
-                yield Part(path, "leftover", "it was never finished", lease, lambda one=path: _remove(one))  # type: ignore[misc]
+                yield StorePart(path, "leftover", "it was never finished", lease, lambda one=path: _remove(one))  # type: ignore[misc]
 
 
 def _hidden(top: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ is never read. `put aside`: it was damaged and was made again since; delete it o
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class StorePart:
     """A folder or file of a store. `what` says what is wrong with it.
 
     `mend` removes it or puts it aside, and returns in words what it did. It is None where nothing is to be done, or

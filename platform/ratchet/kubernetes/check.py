@@ -10,11 +10,11 @@ from ratchet.errors import PlanError
 from ratchet.kubernetes.entrypoint import VERBS, planned, read_command
 from ratchet.kubernetes.fit import Room, lacks
 from ratchet.kubernetes.house import GPU, house_faults, network_faults, shared_mounts
-from ratchet.kubernetes.kustomize import FILE, build
-from ratchet.kubernetes.manifests import at, kind_of, name_of, quantity, read_manifests, without_nulls
+from ratchet.kubernetes.kustomize import FILE, build_kustomization
+from ratchet.kubernetes.manifests import at, name_of, object_kind, quantity, read_manifests, without_nulls
 from ratchet.kubernetes.names import label_fault, volume_fault
 from ratchet.kubernetes.operator_job import operator_faults
-from ratchet.kubernetes.ray_parts import CLUSTERS, Part, cluster_of, groups, job_of, ray_pods, replicas
+from ratchet.kubernetes.ray_parts import CLUSTERS, RayPart, cluster_of, groups, job_of, ray_pods, replicas
 from ratchet.kubernetes.schema import Crd, built_in_faults, crd_faults
 from ratchet.kubernetes.security import security_faults
 from ratchet.plan.document import Document, Problem
@@ -43,7 +43,7 @@ def read_objects(paths: Iterable[Path]) -> list[Document]:
     found: list[Document] = []
     for path in paths:
         if (path / FILE).is_file():
-            found += holding(build(path), str(path))
+            found += holding(build_kustomization(path), str(path))
         elif path.is_dir():
             files = sorted(one for ending in ("yaml", "yml") for one in path.glob(f"*.{ending}"))
             if not files:
@@ -61,7 +61,7 @@ def holding(objects: list[Document], where: str) -> list[Document]:
     return objects
 
 
-def check(objects: Sequence[Document], against: Against) -> list[Problem]:
+def check_objects(objects: Sequence[Document], against: Against) -> list[Problem]:
     """Return everything that is wrong with objects that are applied together."""
     objects = [dataclasses.replace(one, data=without_nulls(one.data)) for one in objects]
     found: list[Problem] = []
@@ -83,7 +83,7 @@ def _object_faults(document: Document) -> Iterator[Problem]:
         if not isinstance(at(document.data, key), str):
             yield document.problem((), f"has no {key}")
     version = at(document.data, "apiVersion")
-    if kind_of(document) in CLUSTERS and isinstance(version, str) and version != _VERSION:
+    if object_kind(document) in CLUSTERS and isinstance(version, str) and version != _VERSION:
         what = f"{version}: must be {_VERSION}, which rules and schemas here are of; KubeRay serves v1alpha1 too"
         yield document.problem(("apiVersion",), what)
     if not name_of(document) and not at(document.data, "metadata", "generateName"):
@@ -96,7 +96,7 @@ def _object_faults(document: Document) -> Iterator[Problem]:
 def _twice(objects: Sequence[Document]) -> Iterator[Problem]:
     seen: set[tuple[str, str, str]] = set()
     for document in objects:
-        one = (kind_of(document), name_of(document), str(at(document.data, "metadata", "namespace")))
+        one = (object_kind(document), name_of(document), str(at(document.data, "metadata", "namespace")))
         if name_of(document) and one in seen:
             yield document.problem(("metadata", "name"), f"{one[0]} {one[1]} is here twice")
         seen.add(one)
@@ -125,14 +125,14 @@ def _plan_faults(document: Document, objects: Sequence[Document], root: Path) ->
         yield cluster.problem(what, "workerGroupSpecs")
 
 
-def _room(cluster: Part, group: Part) -> Room:
+def _room(cluster: RayPart, group: RayPart) -> Room:
     fewest, most = replicas(group, cluster=cluster)
     limits = at(group.data, "template", "spec", "containers", 0, "resources", "limits")
     cpus, gpus = quantity(at(limits, "cpu")), quantity(at(limits, GPU))
     return Room(fewest, most, cpus or 0.0, gpus or 0.0)
 
 
-def _storage_faults(job: Part, cluster: Part, plan: Plan) -> Iterator[Problem]:
+def _storage_faults(job: RayPart, cluster: RayPart, plan: Plan) -> Iterator[Problem]:
     storage = PurePosixPath(plan.cluster.storage)
     if storage.is_absolute() and (what := volume_fault(plan.cluster.storage)):
         yield job.problem(f"cluster.storage: {what}", "entrypoint")

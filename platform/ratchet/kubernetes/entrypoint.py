@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ratchet.errors import PlanError
 from ratchet.kubernetes.house import mounts_of
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, name_of
+from ratchet.kubernetes.manifests import at, mapping, mappings, name_of, object_kind
 from ratchet.kubernetes.names import IMAGE_FOLDER
-from ratchet.kubernetes.ray_parts import Part
+from ratchet.kubernetes.ray_parts import RayPart
 from ratchet.plan import explain, override
 from ratchet.plan.document import Document, fail
 from ratchet.plan.load import own_problems, read_plan
@@ -56,7 +56,7 @@ def read_command(line: str) -> Command | None:
     return Command(words[1], tuple(files), tuple(overrides), tuple(flags))
 
 
-def planned(command: Command, head: Part, objects: Sequence[Document], root: Path) -> Plan:
+def planned(command: Command, head: RayPart, objects: Sequence[Document], root: Path) -> Plan:
     """Return the plan of a command: from a ConfigMap that the head mounts, else from the image's copy of `root`.
 
     Suites that it names are not read. Raises PlanError where the plan is in neither, or is wrong.
@@ -81,9 +81,9 @@ def planned(command: Command, head: Part, objects: Sequence[Document], root: Pat
     return plan
 
 
-def mounted_file(path: str, pod: Part, objects: Sequence[Document]) -> str | None:
+def mounted_file(path: str, pod: RayPart, objects: Sequence[Document]) -> str | None:
     """Return the text that a pod sees at `path`, where that is a file of a ConfigMap among the objects."""
-    maps = {name_of(one): mapping(one.data, "data") for one in objects if kind_of(one) == "ConfigMap"}
+    maps = {name_of(one): mapping(one.data, "data") for one in objects if object_kind(one) == "ConfigMap"}
     volumes = {str(volume.get("name")): volume for volume in mappings(pod.data, "volumes")}
     for mount in mounts_of(pod):
         files = maps.get(str(at(volumes.get(str(mount.get("name"))), "configMap", "name")))

@@ -34,7 +34,7 @@ class Room:
     gpus: float
 
 
-def place(cluster: Cluster, *, gpus_per_node: int, workers_per_node: int | None) -> Pods:
+def place_workers(cluster: Cluster, *, gpus_per_node: int, workers_per_node: int | None) -> Pods:
     """Divide the workers of a plan among pods, as evenly as they go.
 
     Where workers have GPUs, a pod holds as many as fit into `gpus_per_node`. `workers_per_node` lowers that;

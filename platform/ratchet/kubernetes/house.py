@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, quantity, texts_in
+from ratchet.kubernetes.manifests import at, mapping, mappings, object_kind, quantity, texts_in
 from ratchet.kubernetes.names import MOST, size_fault, volume_fault
 from ratchet.kubernetes.ray_parts import (
-    Part,
+    RayPart,
     cluster_of,
     environment,
     groups,
     job_of,
     ray_container,
     ray_pods,
-    runtime_env,
+    runtime_env_of,
 )
 from ratchet.plan.document import Document, Problem
 
@@ -46,7 +46,7 @@ def house_faults(document: Document) -> Iterator[Problem]:
 
 def network_faults(objects: Sequence[Document]) -> Iterator[Problem]:
     """Yield clusters whose pods no NetworkPolicy among the objects has to do with."""
-    policies = [mapping(one.data, "spec") for one in objects if kind_of(one) == "NetworkPolicy"]
+    policies = [mapping(one.data, "spec") for one in objects if object_kind(one) == "NetworkPolicy"]
     for document in objects:
         cluster = cluster_of(document)
         if cluster is None or "networkPolicy" in cluster.data:
@@ -64,7 +64,7 @@ def _selects(policy: object, labels: dict[str, object]) -> bool:
     return inward and all(labels.get(key) == value for key, value in wanted.items())
 
 
-def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
+def _job_faults(job: RayPart, cluster: RayPart | None) -> Iterator[Problem]:
     for key in ("entrypointNumCpus", "entrypointNumGpus", "entrypointResources"):
         if job.data.get(key):
             yield job.problem("would let the driver run on a worker, which may be taken away: leave it out", key)
@@ -73,7 +73,7 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
             yield job.problem("HTTPMode has no submitter: it would be passed over", key)
     if cluster is not None and any(_has_gpus(pod) for _, pod in ray_pods(cluster)):
         yield from _ending_faults(job)
-    found, fault = runtime_env(job)
+    found, fault = runtime_env_of(job)
     if fault:
         return  # the operator's rules report it
     wait = quantity(mapping(found, "env_vars").get(STOP_WAIT))
@@ -85,12 +85,12 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
         yield cluster.problem(what, "gcsFaultToleranceOptions")
 
 
-def _ending_faults(job: Part) -> Iterator[Problem]:
+def _ending_faults(job: RayPart) -> Iterator[Problem]:
     """KubeRay deletes the pods of an ended job only where it is asked to, and after the time that it is given.
 
     `rayjob_controller.go` of v1.7.0: `handleDeletionRules` (line 1411), `handleShutdownAfterJobFinishes` (line 1515).
     """
-    ttl, soonest = job.data.get("ttlSecondsAfterFinished") or 0, dict[str, tuple[int, Part]]()
+    ttl, soonest = job.data.get("ttlSecondsAfterFinished") or 0, dict[str, tuple[int, RayPart]]()
     for rule in job.part("deletionStrategy").parts("deletionRules"):
         condition = rule.part("condition").data
         after, ending = condition.get("ttlSeconds") or 0, str(condition.get("jobStatus"))
@@ -110,11 +110,11 @@ def _held(seconds: int) -> str:
     return f"holds the GPUs for {seconds} s after the job's end, when nothing runs on them: {_LONGEST_IDLE} s at most"
 
 
-def _has_gpus(pod: Part) -> bool:
+def _has_gpus(pod: RayPart) -> bool:
     return bool(quantity(at(ray_container(pod).data, "resources", "limits", GPU)))
 
 
-def _head_faults(cluster: Part) -> Iterator[Problem]:
+def _head_faults(cluster: RayPart) -> Iterator[Problem]:
     head = cluster.part("headGroupSpec")
     if str(at(head.data, "rayStartParams", "num-cpus")) != "0" and str(at(head.data, "resources", "CPU")) != "0":
         yield head.problem('must be "0": nothing runs on the head beside the driver', "rayStartParams", "num-cpus")
@@ -126,7 +126,7 @@ def _head_faults(cluster: Part) -> Iterator[Problem]:
             yield ray_container(head.part("template", "spec")).problem(what, "resources")
 
 
-def _pod_faults(name: str, pod: Part) -> Iterator[Problem]:
+def _pod_faults(name: str, pod: RayPart) -> Iterator[Problem]:
     container = ray_container(pod)
     entry = environment(container, DRAIN)
     drain = (quantity(entry.data.get("value")) if entry else None) or _RAY_DRAIN
@@ -152,7 +152,7 @@ def _pod_faults(name: str, pod: Part) -> Iterator[Problem]:
         yield container.problem(what, "volumeMounts")
 
 
-def _shared_memory(pod: Part) -> bool:
+def _shared_memory(pod: RayPart) -> bool:
     mounted = {str(one.get("name")) for one in mounts_of(pod) if one.get("mountPath") == SHARED_MEMORY}
     return any(
         str(volume.get("name")) in mounted and at(volume, "emptyDir", "medium") == "Memory"
@@ -160,12 +160,12 @@ def _shared_memory(pod: Part) -> bool:
     )
 
 
-def mounts_of(pod: Part) -> list[dict[str, object]]:
+def mounts_of(pod: RayPart) -> list[dict[str, object]]:
     """Return the volume mounts of the container that runs Ray."""
     return mappings(pod.data, "containers", 0, "volumeMounts")
 
 
-def shared_mounts(pod: Part) -> set[tuple[str, str]]:
+def shared_mounts(pod: RayPart) -> set[tuple[str, str]]:
     """Return (folder, claim) for each persistent volume that the container of Ray sees."""
     claims = {
         str(volume.get("name")): str(at(volume, "persistentVolumeClaim", "claimName"))
@@ -177,7 +177,7 @@ def shared_mounts(pod: Part) -> set[tuple[str, str]]:
     }
 
 
-def _store_faults(cluster: Part) -> Iterator[Problem]:
+def _store_faults(cluster: RayPart) -> Iterator[Problem]:
     pods = list(ray_pods(cluster))
     on_head = shared_mounts(pods[0][1])
     if not on_head:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from ratchet.errors import PlanError
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, name_of, one_document, read_manifests
+from ratchet.kubernetes.manifests import at, mapping, mappings, name_of, object_kind, one_document, read_manifests
 from ratchet.plan.document import Document, KeyPath, Place, dotted, fail
 
 FILE = "kustomization.yaml"
 _KEYS = {"apiVersion", "kind", "resources", "patches", "images", "replacements"}
 
 
-def build(folder: Path) -> list[Document]:
+def build_kustomization(folder: Path) -> list[Document]:
     """Return the objects that the kustomization in `folder` says, in the order in which it names them.
 
     Raises PlanError, with file and line, where it is wrong or asks for what is not followed here.
@@ -167,7 +167,7 @@ def _with_part(document: Document, path: KeyPath, source: Document, start: KeyPa
 
 
 def _selected(document: Document, target: dict[str, Any]) -> bool:
-    named = {"kind": kind_of(document), "name": name_of(document)}
+    named = {"kind": object_kind(document), "name": name_of(document)}
     return all(target.get(key) in {None, value} for key, value in named.items())
 
 

@@ -105,7 +105,7 @@ def texts_in(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def kind_of(document: Document) -> str:
+def object_kind(document: Document) -> str:
     """Return the kind of an object, or an empty text."""
     return str(at(document.data, "kind") or "")
 
@@ -156,7 +156,7 @@ def _items(document: Document) -> Iterator[Document]:
     listed = at(document.data, "items")
     if not isinstance(document.data, dict):
         fail([document.problem((), "must be an object, with apiVersion and kind")])
-    if not (kind_of(document).endswith("List") and isinstance(listed, list)):
+    if not (object_kind(document).endswith("List") and isinstance(listed, list)):
         yield document
         return
     for n, item in enumerate(listed):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from ratchet.kubernetes.house import shared_mounts
 from ratchet.kubernetes.names import IMAGE_PARTS
-from ratchet.kubernetes.ray_parts import Part, environment, ray_container
+from ratchet.kubernetes.ray_parts import RayPart, environment, ray_container
 from ratchet.pipeline.named import Named, key_variables, named_files
 from ratchet.plan.document import SET, Document, Problem, dotted
 from ratchet.plan.load import planned_suites
@@ -21,7 +21,7 @@ def templates(plan: Plan) -> list[str]:
     return list(dict.fromkeys(one.text for one in named_files(plan) if _is_carried(one)))
 
 
-def unmet(document: Document, plan: Plan, pods: Sequence[Part], checkout: Path) -> Iterator[Problem]:
+def unmet(document: Document, plan: Plan, pods: Sequence[RayPart], checkout: Path) -> Iterator[Problem]:
     """Yield what pods would not find of what a plan and its suites name, each with its line.
 
     `checkout` is the folder of which the image is made.
@@ -69,12 +69,12 @@ def _same(here: Path, of_image: Path) -> bool:
     return of_image.exists() and (not here.exists() or here.samefile(of_image))
 
 
-def _has(pod: Part, variable: str) -> bool:
+def _has(pod: RayPart, variable: str) -> bool:
     container = ray_container(pod)
     return environment(container, variable) is not None or bool(container.data.get("envFrom"))
 
 
-def _keys(pod: Part) -> str:
+def _keys(pod: RayPart) -> str:
     """Say which variables come from Secrets, and how another does."""
     there = [str(one.data["name"]) for one in ray_container(pod).parts("env") if "valueFrom" in one.data]
     return f"take one that is there ({', '.join(there) or 'none'}), or add it to the overlay's pods by secretKeyRef"

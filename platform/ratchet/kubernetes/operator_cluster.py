@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from ratchet.kubernetes.manifests import at, kind_of, mapping
-from ratchet.kubernetes.ray_parts import Part, autoscales, environment, groups, ray_container, ray_pods
+from ratchet.kubernetes.manifests import at, mapping, object_kind
+from ratchet.kubernetes.ray_parts import RayPart, autoscales, environment, groups, ray_container, ray_pods
 from ratchet.plan.document import Problem
 
 _V2 = "RAY_enable_autoscaler_v2"
@@ -29,7 +29,7 @@ _LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za
 _VALUE = re.compile(r"|[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
-def cluster_faults(cluster: Part, gates: Collection[str]) -> Iterator[Problem]:
+def cluster_faults(cluster: RayPart, gates: Collection[str]) -> Iterator[Problem]:
     """Yield what an operator with these feature gates on refuses in a cluster."""
     for part in (cluster.part("headGroupSpec"), *groups(cluster)):
         yield from _group_faults(part)
@@ -55,7 +55,7 @@ def gate_fault(gate: str, gates: Collection[str]) -> str:
     return f"needs the operator's feature gate {gate}, which is off by default: --gates {gate} if it is on"
 
 
-def _group_faults(group: Part) -> Iterator[Problem]:
+def _group_faults(group: RayPart) -> Iterator[Problem]:
     if not at(group.data, "template", "spec", "containers"):
         yield group.problem("has no container", "template", "spec")
     start, own = mapping(group.data, "rayStartParams"), mapping(group.data, "resources")
@@ -68,7 +68,7 @@ def _group_faults(group: Part) -> Iterator[Problem]:
             yield group.problem(f"{key}: {value} is no label of Kubernetes", "labels", key)
 
 
-def _size_faults(cluster: Part, group: Part) -> Iterator[Problem]:
+def _size_faults(cluster: RayPart, group: RayPart) -> Iterator[Problem]:
     fewest, most = group.data.get("minReplicas"), group.data.get("maxReplicas")
     for key in ("minReplicas", "maxReplicas"):
         value = group.data.get(key)
@@ -90,20 +90,20 @@ def _size_faults(cluster: Part, group: Part) -> Iterator[Problem]:
         yield group.problem("a group cannot be suspended where the autoscaler runs", "suspend")
 
 
-def _ray_version(cluster: Part) -> tuple[int, int] | None:
+def _ray_version(cluster: RayPart) -> tuple[int, int] | None:
     """Return the first two numbers of `rayVersion`; None where it has none."""
     match = re.match(r"v?(\d{1,9})\.(\d{1,9})", str(cluster.data.get("rayVersion")), re.ASCII)
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _autoscaler_v2(cluster: Part) -> bool:
+def _autoscaler_v2(cluster: RayPart) -> bool:
     """Tell whether groups may have what only autoscaler v2 knows; KubeRay does not ask whether it is on."""
     entry = environment(ray_container(cluster.part("headGroupSpec", "template", "spec")), _V2)
     by_variable = entry is not None and entry.data.get("value") in ("1", "true")
     return by_variable or at(cluster.data, "autoscalerOptions", "version") == "v2"
 
 
-def _autoscaler_faults(cluster: Part) -> Iterator[Problem]:
+def _autoscaler_faults(cluster: RayPart) -> Iterator[Problem]:
     entry = environment(ray_container(cluster.part("headGroupSpec", "template", "spec")), _V2)
     if entry is not None and autoscales(cluster) and at(cluster.data, "autoscalerOptions", "version"):
         yield entry.problem(f"{_V2} and autoscalerOptions.version say the same: keep the latter")
@@ -121,7 +121,7 @@ def _autoscaler_faults(cluster: Part) -> Iterator[Problem]:
             yield pod.problem(f"{name} must have restartPolicy Never, or none, beside autoscaler v2", "restartPolicy")
 
 
-def _auth_faults(cluster: Part) -> Iterator[Problem]:
+def _auth_faults(cluster: RayPart) -> Iterator[Problem]:
     auth, version = cluster.part("authOptions"), cluster.data.get("rayVersion")
     delegated = auth.data.get("enableK8sTokenAuth") is True
     if auth.data.get("mode") != "token":
@@ -140,11 +140,11 @@ def _auth_faults(cluster: Part) -> Iterator[Problem]:
         yield auth.problem("does not go with enableK8sTokenAuth", "secretName")
 
 
-def _redis_faults(cluster: Part) -> Iterator[Problem]:
+def _redis_faults(cluster: RayPart) -> Iterator[Problem]:
     head = cluster.part("headGroupSpec")
     container = ray_container(head.part("template", "spec"))
     options = cluster.part("gcsFaultToleranceOptions")
-    passed_on = kind_of(cluster.document) != "RayCronJob"  # KubeRay looks at its job without any
+    passed_on = object_kind(cluster.document) != "RayCronJob"  # KubeRay looks at its job without any
     annotations = mapping(cluster.document.data, "metadata", "annotations") if passed_on else {}
     if mapping(head.data, "rayStartParams").get("redis-username"):
         yield head.problem("use gcsFaultToleranceOptions.redisUsername", "rayStartParams", "redis-username")
@@ -168,7 +168,7 @@ def _redis_faults(cluster: Part) -> Iterator[Problem]:
     yield from _backend_faults(options, container)
 
 
-def _backend_faults(options: Part, container: Part) -> Iterator[Problem]:
+def _backend_faults(options: RayPart, container: RayPart) -> Iterator[Problem]:
     if options.data.get("backend", "redis") != "rocksdb":
         if "storage" in options.data:
             yield options.problem("is for backend: rocksdb", "storage")
@@ -188,7 +188,7 @@ def _backend_faults(options: Part, container: Part) -> Iterator[Problem]:
             yield mount.problem(f"KubeRay mounts its own volume at {_GCS_FOLDER} beside backend: rocksdb", "mountPath")
 
 
-def _network_faults(cluster: Part) -> Iterator[Problem]:
+def _network_faults(cluster: RayPart) -> Iterator[Problem]:
     policy = cluster.part("networkPolicy")
     if "networkPolicy" not in cluster.data:
         return
@@ -205,7 +205,7 @@ def _network_faults(cluster: Part) -> Iterator[Problem]:
             yield group.problem("must be a DNS label beside networkPolicy", "groupName")
 
 
-def _tls_faults(cluster: Part) -> Iterator[Problem]:
+def _tls_faults(cluster: RayPart) -> Iterator[Problem]:
     if at(cluster.data, "tlsOptions", "enabled") is not True:
         return
     owners = [ray_container(pod) for _, pod in ray_pods(cluster)] + [cluster.part("autoscalerOptions")]

@@ -7,9 +7,9 @@ import zoneinfo
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-from ratchet.kubernetes.manifests import at, kind_of, name_of
+from ratchet.kubernetes.manifests import at, name_of, object_kind
 from ratchet.kubernetes.operator_cluster import cluster_faults, gate_fault
-from ratchet.kubernetes.ray_parts import CLUSTERS, Part, autoscales, cluster_of, job_of, runtime_env
+from ratchet.kubernetes.ray_parts import CLUSTERS, RayPart, autoscales, cluster_of, job_of, runtime_env_of
 from ratchet.plan.document import Document, Problem
 
 LONGEST_NAMES = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
@@ -30,7 +30,7 @@ _DAILY = {"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", 
 
 def operator_faults(document: Document, gates: Collection[str] = ()) -> Iterator[Problem]:
     """Yield what an operator with these feature gates on refuses in an object of its kinds; nothing for others."""
-    kind = kind_of(document)
+    kind = object_kind(document)
     if kind not in CLUSTERS:
         return
     yield from _name_faults(document, kind)
@@ -46,9 +46,9 @@ def operator_faults(document: Document, gates: Collection[str] = ()) -> Iterator
     if kind == "RayCronJob":
         if what := gate_fault("RayCronJob", gates):
             yield document.problem(("kind",), what)
-        yield from _cron_faults(Part(document, (), document.data).part("spec"))
+        yield from _cron_faults(RayPart(document, (), document.data).part("spec"))
     if kind == "RayService":
-        yield from _service_faults(Part(document, (), document.data).part("spec"))
+        yield from _service_faults(RayPart(document, (), document.data).part("spec"))
 
 
 def name_fault(name: str, longest: int) -> str:
@@ -69,7 +69,7 @@ def _name_faults(document: Document, kind: str) -> Iterator[Problem]:
         yield document.problem(("metadata", "name"), what)
 
 
-def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
+def _job_faults(job: RayPart, cluster: RayPart | None) -> Iterator[Problem]:
     mode, data = job.data.get("submissionMode", "K8sJobMode"), job.data
     selected = bool(data.get("clusterSelector"))
     if data.get("suspend") is True and not data.get("shutdownAfterJobFinishes"):
@@ -93,11 +93,11 @@ def _job_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
         if isinstance(value, int) and value <= 0:
             yield job.problem(f"{value} is not above 0", key)
     yield from _mode_faults(job, cluster, mode)
-    if what := runtime_env(job)[1]:
+    if what := runtime_env_of(job)[1]:
         yield job.problem(what, "runtimeEnvYAML")
 
 
-def _mode_faults(job: Part, cluster: Part | None, mode: object) -> Iterator[Problem]:
+def _mode_faults(job: RayPart, cluster: RayPart | None, mode: object) -> Iterator[Problem]:
     for key in ("submitterPodTemplate", "submitterConfig"):
         if mode == "SidecarMode" and key in job.data:
             yield job.problem("does not go with SidecarMode", key)
@@ -106,7 +106,7 @@ def _mode_faults(job: Part, cluster: Part | None, mode: object) -> Iterator[Prob
         yield job.problem("SidecarMode needs restartPolicy Never, or none, on the head", "submissionMode")
 
 
-def _deletion_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
+def _deletion_faults(job: RayPart, cluster: RayPart | None) -> Iterator[Problem]:
     shutdown, ttl = bool(job.data.get("shutdownAfterJobFinishes")), job.data.get("ttlSecondsAfterFinished")
     if isinstance(ttl, int) and ttl < 0:
         yield job.problem(f"{ttl} is below 0", "ttlSecondsAfterFinished")
@@ -137,7 +137,7 @@ def _deletion_faults(job: Part, cluster: Part | None) -> Iterator[Problem]:
     yield from _rule_faults(rules)
 
 
-def _rule_faults(rules: list[Part]) -> Iterator[Problem]:
+def _rule_faults(rules: list[RayPart]) -> Iterator[Problem]:
     seen: dict[tuple[str, str], dict[str, int]] = {}
     for rule in rules:
         condition = rule.part("condition")
@@ -158,7 +158,7 @@ def _rule_faults(rules: list[Part]) -> Iterator[Problem]:
                 yield condition.problem(f"{then} would come before {first}", "ttlSeconds")
 
 
-def _cron_faults(spec: Part) -> Iterator[Problem]:
+def _cron_faults(spec: RayPart) -> Iterator[Problem]:
     schedule, zone = str(spec.data.get("schedule") or ""), spec.data.get("timeZone")
     if "TZ" in schedule:
         yield spec.problem("say the time zone in timeZone", "schedule")
@@ -191,7 +191,7 @@ def _field_fault(text: str, what: str, low: int, high: int, names: str) -> str:
     return ""
 
 
-def _service_faults(spec: Part) -> Iterator[Problem]:
+def _service_faults(spec: RayPart) -> Iterator[Problem]:
     if at(spec.data, "rayClusterConfig", "headGroupSpec", "headService", "metadata", "name"):
         yield spec.problem("must have no name", "rayClusterConfig", "headGroupSpec", "headService")
     kind = at(spec.data, "upgradeStrategy", "type")

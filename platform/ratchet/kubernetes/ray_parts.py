@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, parse_documents
+from ratchet.kubernetes.manifests import at, mapping, mappings, object_kind, parse_documents
 from ratchet.plan.document import Document, KeyPath, Problem
 
 CLUSTERS: dict[str, KeyPath] = {
@@ -21,7 +21,7 @@ JOBS: dict[str, KeyPath] = {"RayJob": ("spec",), "RayCronJob": ("spec", "jobTemp
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class RayPart:
     """A part of an object: the mapping at `path`, which is empty where there is none."""
 
     document: Document
@@ -32,57 +32,57 @@ class Part:
         """Return a problem of the key `below` this part."""
         return self.document.problem((*self.path, *below), what)
 
-    def part(self, *below: str | int) -> Part:
+    def part(self, *below: str | int) -> RayPart:
         """Return the part at `below`."""
-        return Part(self.document, (*self.path, *below), mapping(self.data, *below))
+        return RayPart(self.document, (*self.path, *below), mapping(self.data, *below))
 
-    def parts(self, *below: str | int) -> list[Part]:
+    def parts(self, *below: str | int) -> list[RayPart]:
         """Return the parts in the list at `below`."""
         items = mappings(self.data, *below)
-        return [Part(self.document, (*self.path, *below, n), item) for n, item in enumerate(items)]
+        return [RayPart(self.document, (*self.path, *below, n), item) for n, item in enumerate(items)]
 
 
-def cluster_of(document: Document) -> Part | None:
+def cluster_of(document: Document) -> RayPart | None:
     """Return the Ray cluster of an object; None where its kind has none, or it uses one that is there."""
-    path = CLUSTERS.get(kind_of(document))
-    whole = Part(document, (), document.data)
+    path = CLUSTERS.get(object_kind(document))
+    whole = RayPart(document, (), document.data)
     return whole.part(*path) if path and isinstance(at(document.data, *path), dict) else None
 
 
-def job_of(document: Document) -> Part | None:
+def job_of(document: Document) -> RayPart | None:
     """Return the job of an object; None where its kind has none."""
-    path = JOBS.get(kind_of(document))
-    return Part(document, (), document.data).part(*path) if path else None
+    path = JOBS.get(object_kind(document))
+    return RayPart(document, (), document.data).part(*path) if path else None
 
 
-def groups(cluster: Part) -> list[Part]:
+def groups(cluster: RayPart) -> list[RayPart]:
     """Return the groups of workers of a cluster."""
     return cluster.parts("workerGroupSpecs")
 
 
-def ray_pods(cluster: Part) -> Iterator[tuple[str, Part]]:
+def ray_pods(cluster: RayPart) -> Iterator[tuple[str, RayPart]]:
     """Yield the pod template's `spec` of the head and of each group, with what people call it."""
     yield "the head", cluster.part("headGroupSpec", "template", "spec")
     for group in groups(cluster):
         yield f"group {group.data.get('groupName')}", group.part("template", "spec")
 
 
-def containers(pod: Part) -> list[Part]:
+def containers(pod: RayPart) -> list[RayPart]:
     """Return all containers of a pod; the first of `containers` is Ray's."""
     return [*pod.parts("containers"), *pod.parts("initContainers")]
 
 
-def ray_container(pod: Part) -> Part:
+def ray_container(pod: RayPart) -> RayPart:
     """Return the container that runs Ray."""
     return pod.part("containers", 0)
 
 
-def environment(container: Part, name: str) -> Part | None:
+def environment(container: RayPart, name: str) -> RayPart | None:
     """Return the entry of an environment variable."""
     return next((one for one in container.parts("env") if one.data.get("name") == name), None)
 
 
-def runtime_env(job: Part) -> tuple[dict[str, Any], str]:
+def runtime_env_of(job: RayPart) -> tuple[dict[str, Any], str]:
     """Return what `runtimeEnvYAML` says, and what is wrong with it: nothing, or a sentence."""
     text = job.data.get("runtimeEnvYAML")
     try:
@@ -96,12 +96,12 @@ def runtime_env(job: Part) -> tuple[dict[str, Any], str]:
     return (found[0].data if found else {}), ""
 
 
-def autoscales(cluster: Part) -> bool:
+def autoscales(cluster: RayPart) -> bool:
     """Tell whether Ray's autoscaler runs on the head."""
     return cluster.data.get("enableInTreeAutoscaling") is True
 
 
-def replicas(group: Part, *, cluster: Part) -> tuple[int, int]:
+def replicas(group: RayPart, *, cluster: RayPart) -> tuple[int, int]:
     """Return how many pods a group has at least and at most."""
     wanted = group.data.get("replicas")
     fewest, most = group.data.get("minReplicas"), group.data.get("maxReplicas")

@@ -11,14 +11,14 @@ from typing import Any
 
 from ratchet.errors import PlanError
 from ratchet.kubernetes.entrypoint import VERBS, Command, read_command
-from ratchet.kubernetes.fit import place
+from ratchet.kubernetes.fit import place_workers
 from ratchet.kubernetes.house import GPU, SHARED_MEMORY, mounts_of, shared_mounts
-from ratchet.kubernetes.kustomize import FILE, build
-from ratchet.kubernetes.manifests import at, kind_of, quantity
+from ratchet.kubernetes.kustomize import FILE, build_kustomization
+from ratchet.kubernetes.manifests import at, object_kind, quantity
 from ratchet.kubernetes.names import IMAGE_FOLDER, label_fault, size_fault, volume_fault
 from ratchet.kubernetes.needs import templates, unmet
 from ratchet.kubernetes.operator_job import LONGEST_NAMES, name_fault
-from ratchet.kubernetes.ray_parts import Part, autoscales, cluster_of, containers, groups, job_of, ray_pods
+from ratchet.kubernetes.ray_parts import RayPart, autoscales, cluster_of, containers, groups, job_of, ray_pods
 from ratchet.kubernetes.security import image_fault
 from ratchet.plan.document import Document, fail
 from ratchet.plan.load import plan_of, planned_suites, read_plan
@@ -35,7 +35,7 @@ _MOST_CARRIED = 256 << 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class RenderOptions:
     """What manifests are wanted.
 
     `folder` is the overlay's, `space` a sweep's. None for `name` is the plan's, for `image` the overlay's, for
@@ -66,7 +66,7 @@ def overlays(k8s: Path) -> dict[str, Path]:
     return found
 
 
-def render(asked: Asked) -> list[dict[str, Any]]:
+def render_overlay(asked: RenderOptions) -> list[dict[str, Any]]:
     """Return the objects of an overlay as `asked`.
 
     Raises PlanError where the plan is wrong, needs files that no pod would have, or does not fit the overlay's nodes.
@@ -77,7 +77,7 @@ def render(asked: Asked) -> list[dict[str, Any]]:
         raise PlanError(what, where="--image")
     document = read_plan(asked.plan, asked.overrides)
     plan = plan_of(document)
-    objects = build(asked.folder)
+    objects = build_kustomization(asked.folder)
     at_job = next((n for n, one in enumerate(objects) if job_of(one) is not None), None)
     job_object = (
         dataclasses.replace(objects[at_job], data=copy.deepcopy(objects[at_job].data)) if at_job is not None else None
@@ -96,7 +96,7 @@ def render(asked: Asked) -> list[dict[str, Any]]:
     files = _files(asked, command, plan)
     if asked.image is not None:
         _set_image(job, cluster, asked.image)
-    name = _name(asked, plan, kind_of(job_object), fingerprint({"spec": job_object.data["spec"], "files": files}))
+    name = _name(asked, plan, object_kind(job_object), fingerprint({"spec": job_object.data["spec"], "files": files}))
     metadata = job.document.data["metadata"]
     metadata["name"] = name
     metadata["labels"] = {**metadata.get("labels", {}), _PLAN: plan.name}
@@ -107,7 +107,7 @@ def render(asked: Asked) -> list[dict[str, Any]]:
     return [_in_namespace(one, asked.namespace) for one in rendered]
 
 
-def _name(asked: Asked, plan: Plan, kind: str, digest: str) -> str:
+def _name(asked: RenderOptions, plan: Plan, kind: str, digest: str) -> str:
     """Return the object's name: as asked, or the plan's with a digest of all that makes the job.
 
     KubeRay runs a RayJob once, whatever is applied under its name later: another plan must have another name. A
@@ -121,7 +121,7 @@ def _name(asked: Asked, plan: Plan, kind: str, digest: str) -> str:
     return name
 
 
-def _command(asked: Asked, job: Part) -> Command:
+def _command(asked: RenderOptions, job: RayPart) -> Command:
     """Return the overlay's command, with the files and values that were asked for in place of its own."""
     own = read_command(str(job.data.get("entrypoint")))
     if own is None:
@@ -139,7 +139,7 @@ def _inside(path: Path) -> str:
     return f"jobs/{path.name}" if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
-def _files(asked: Asked, command: Command, plan: Plan) -> dict[str, str]:
+def _files(asked: RenderOptions, command: Command, plan: Plan) -> dict[str, str]:
     """Return the texts that the pods get, by name below the image's folder."""
     names = [suite.name for suite in planned_suites(plan)]
     outside = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
@@ -150,7 +150,7 @@ def _files(asked: Asked, command: Command, plan: Plan) -> dict[str, str]:
     return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
 
 
-def _mount_storage(document: Document, cluster: Part, plan: Plan) -> None:
+def _mount_storage(document: Document, cluster: RayPart, plan: Plan) -> None:
     """Mount the volume where the plan has its store, unless that lies on it already."""
     storage = PurePosixPath(plan.cluster.storage)
     if not storage.is_absolute():
@@ -166,7 +166,7 @@ def _mount_storage(document: Document, cluster: Part, plan: Plan) -> None:
                 _move(pod, folder, str(storage), claim)
 
 
-def _move(pod: Part, old: str, new: str, claim: str) -> None:
+def _move(pod: RayPart, old: str, new: str, claim: str) -> None:
     volumes = {
         str(volume.data.get("name"))
         for volume in pod.parts("volumes")
@@ -182,7 +182,7 @@ def _move(pod: Part, old: str, new: str, claim: str) -> None:
                 entry.data["value"] = new + value.removeprefix(old)
 
 
-def _size(cluster: Part, plan: Plan, asked: Asked, *, sweep: bool) -> None:
+def _size(cluster: RayPart, plan: Plan, asked: RenderOptions, *, sweep: bool) -> None:
     """Give the group of workers as many pods, and each as much, as the plan needs.
 
     A sweep's overlay has a pod for each trial that may run at a time: each becomes what one trial needs.
@@ -200,7 +200,9 @@ def _size(cluster: Part, plan: Plan, asked: Asked, *, sweep: bool) -> None:
         raise PlanError(
             f"overlay {asked.folder.name} {has}", where="cluster.gpus_per_worker", fix="take another overlay"
         )
-    pods = place(plan.cluster, gpus_per_node=asked.gpus_per_node or int(gpus), workers_per_node=asked.workers_per_node)
+    pods = place_workers(
+        plan.cluster, gpus_per_node=asked.gpus_per_node or int(gpus), workers_per_node=asked.workers_per_node
+    )
     one_node = group.data.get("maxReplicas") == 1
     if one_node and pods.most > 1:
         raise PlanError(
@@ -240,7 +242,7 @@ def _in_gi(size: float) -> str:
     return f"{max(1, int(size // _GI))}Gi"
 
 
-def _mount_files(pod: Part, config_map: str, files: dict[str, str]) -> None:
+def _mount_files(pod: RayPart, config_map: str, files: dict[str, str]) -> None:
     """Lay each file over the image's folder, so that it has the name there that it has here."""
     if strange := [name for name in files if not re.fullmatch(r"[\w./-]{1,253}", name, re.ASCII)]:
         raise PlanError(
@@ -271,7 +273,7 @@ def _config_map(name: str, plan: str, files: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-def _set_image(job: Part, cluster: Part, image: str) -> None:
+def _set_image(job: RayPart, cluster: RayPart, image: str) -> None:
     own = cluster.part("headGroupSpec", "template", "spec", "containers", 0).data.get("image")
     pods = [pod for _, pod in ray_pods(cluster)] + [job.part("submitterPodTemplate", "spec")]
     for container in (one for pod in pods for one in containers(pod)):

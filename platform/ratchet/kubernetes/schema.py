@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.kubernetes.manifests import at, kind_of, parse_documents
+from ratchet.kubernetes.manifests import at, object_kind, parse_documents
 from ratchet.kubernetes.ray_parts import CLUSTERS
 from ratchet.plan.document import Document, KeyPath, Problem, shorten
 from ratchet.plan.reading import read_text
@@ -56,7 +56,7 @@ def read_crds(folder: Path) -> dict[str, Crd]:
 
 def crd_faults(document: Document, crds: Mapping[str, Crd]) -> Iterator[Problem]:
     """Yield what the CRD of an object's kind does not allow; nothing for kinds without one."""
-    crd = crds.get(kind_of(document))
+    crd = crds.get(object_kind(document))
     if crd is None:
         return
     data = copy.deepcopy(document.data)

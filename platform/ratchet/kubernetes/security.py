@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator
 
 from ratchet import __version__
-from ratchet.kubernetes.manifests import at, kind_of, mapping, mappings, texts, texts_in
+from ratchet.kubernetes.manifests import at, mapping, mappings, object_kind, texts, texts_in
 from ratchet.kubernetes.names import folder_fault, image_form_fault
 from ratchet.kubernetes.ray_parts import (
-    Part,
+    RayPart,
     autoscales,
     cluster_of,
     containers,
     environment,
     job_of,
     ray_pods,
-    runtime_env,
+    runtime_env_of,
 )
 from ratchet.plan.document import Document, Problem
 from ratchet.redact import looks_secret, shapes_in
@@ -26,8 +26,8 @@ _WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "Job"}
 
 def security_faults(document: Document) -> Iterator[Problem]:
     """Yield pods that may do more than they need, secrets in the clear, and images that are not pinned."""
-    whole, cluster = Part(document, (), document.data), cluster_of(document)
-    pods = [whole.part("spec", "template", "spec")] if kind_of(document) in _WORKLOADS else []
+    whole, cluster = RayPart(document, (), document.data), cluster_of(document)
+    pods = [whole.part("spec", "template", "spec")] if object_kind(document) in _WORKLOADS else []
     if cluster is not None:
         yield from _auth_faults(cluster)
         for n, (_, pod) in enumerate(ray_pods(cluster)):
@@ -43,7 +43,7 @@ def security_faults(document: Document) -> Iterator[Problem]:
     yield from _secret_faults(whole)
 
 
-def _auth_faults(cluster: Part) -> Iterator[Problem]:
+def _auth_faults(cluster: RayPart) -> Iterator[Problem]:
     auth = cluster.part("authOptions")
     if auth.data.get("mode") != "token":
         yield cluster.problem(
@@ -57,7 +57,7 @@ def _auth_faults(cluster: Part) -> Iterator[Problem]:
             yield mode.problem("RAY_AUTH_MODE must be token")
 
 
-def _token_faults(pod: Part, *, needs_token: bool) -> Iterator[Problem]:
+def _token_faults(pod: RayPart, *, needs_token: bool) -> Iterator[Problem]:
     given = pod.data.get("automountServiceAccountToken")
     if needs_token and given is False:
         yield pod.problem("the autoscaler on the head needs the token", "automountServiceAccountToken")
@@ -66,7 +66,7 @@ def _token_faults(pod: Part, *, needs_token: bool) -> Iterator[Problem]:
         yield pod.problem(what, "automountServiceAccountToken")
 
 
-def _pod_faults(pod: Part) -> Iterator[Problem]:
+def _pod_faults(pod: RayPart) -> Iterator[Problem]:
     context = mapping(pod.data, "securityContext")
     if context.get("runAsNonRoot") is not True:
         yield pod.problem("must be true", "securityContext", "runAsNonRoot")
@@ -84,7 +84,7 @@ def _pod_faults(pod: Part) -> Iterator[Problem]:
         yield from _container_faults(container)
 
 
-def _container_faults(container: Part) -> Iterator[Problem]:
+def _container_faults(container: RayPart) -> Iterator[Problem]:
     context = mapping(container.data, "securityContext")
     if context.get("allowPrivilegeEscalation") is not False:
         yield container.problem("must be false", "securityContext", "allowPrivilegeEscalation")
@@ -119,19 +119,19 @@ def image_fault(image: str) -> str:
     return image_form_fault(image)
 
 
-def _job_faults(job: Part) -> Iterator[Problem]:
+def _job_faults(job: RayPart) -> Iterator[Problem]:
     if job.data.get("submissionMode", "K8sJobMode") == "K8sJobMode" and "submitterPodTemplate" not in job.data:
         yield job.problem(
             "is missing: KubeRay's own is not let in under Pod Security `restricted`", "submitterPodTemplate"
         )
-    for name in mapping(runtime_env(job)[0], "env_vars"):
+    for name in mapping(runtime_env_of(job)[0], "env_vars"):
         if looks_secret(str(name)):
             what = f"{name}: anybody who reaches the dashboard can read it: take it from a Secret, in the pods"
             yield job.problem(what, "runtimeEnvYAML")
 
 
-def _secret_faults(whole: Part) -> Iterator[Problem]:
-    if kind_of(whole.document) == "Secret":
+def _secret_faults(whole: RayPart) -> Iterator[Problem]:
+    if object_kind(whole.document) == "Secret":
         for key in ("data", "stringData"):
             if mapping(whole.data, key):
                 yield whole.problem("a secret in a file: make it with `kubectl create secret`", key)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ratchet.errors import DataError
 from ratchet.model.attention import TreePlan
-from ratchet.model.tree import Branch, Forest, Sharing, lay_out, size
+from ratchet.model.tree import Branch, Forest, Sharing, lay_out, rows_laid_out
 from ratchet.pairs.pair import TokenisedPair
 
 Device = torch.device | str
@@ -140,7 +140,7 @@ def footprint(pairs: Sequence[TokenisedPair], packing: Packing, *, chosen_only: 
     """Return the positions that a pass over `pairs` computes, and how wide its padded rows are (0: a forest)."""
     branches, _ = branches_of(pairs, chosen_only=chosen_only)
     if packing.as_forest(branches):
-        return size(branches, packing.sharing), 0
+        return rows_laid_out(branches, packing.sharing), 0
     width = max(len(branch.ids) for branch in branches)
     return len(branches) * width, width
 

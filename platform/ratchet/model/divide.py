@@ -66,7 +66,7 @@ def units(
     return found
 
 
-def divide(parts: Sequence[Unit], world: int, budget: int) -> list[list[Micro]]:
+def divide_units(parts: Sequence[Unit], world: int, budget: int) -> list[list[Micro]]:
     """Return each worker's forward passes: as many for each, about as long at the same time.
 
     Forests: longest processing time first (Graham 1969) into as few passes of at most `budget`

@@ -19,7 +19,7 @@ from ratchet.pairs.trust import load_config
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import at_home
 
-__all__ = ["DTYPES", "keep_rotary_in_float32", "load_model", "load_tokenizer", "resolve"]
+__all__ = ["DTYPES", "keep_rotary_in_float32", "load_model", "load_tokenizer", "model_folder"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
 
 
-def resolve(spec: ModelSpec) -> Path:
+def model_folder(spec: ModelSpec) -> Path:
     """Return the absolute folder of a `path` or `name` spec; a hub model is fetched, or found in the local cache.
 
     Raises ModelError where there is no such folder or model, or no way to the hub.

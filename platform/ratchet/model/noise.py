@@ -43,14 +43,14 @@ class Noise:
         return walk_B + 4 * _SINGLE * logps_B.detach().double().abs()
 
 
-def combine(parts: Iterable[Noise]) -> Noise:
+def combine_noise(parts: Iterable[Noise]) -> Noise:
     """Return several measurements as one."""
     found = list(parts)
     return Noise(sum(part.squares for part in found), sum(part.tokens for part in found))
 
 
 @torch.no_grad()
-def measure(
+def measure_noise(
     scorer: Scorer, pairs: Sequence[TokenisedPair], scores: SideScores, device: Device, *, chosen_only: bool = False
 ) -> Noise:
     """Score each answer of `pairs` alone and without sharing, and return how far it is from `scores`.

@@ -88,7 +88,7 @@ def lay_out(branches: Sequence[Branch], sharing: Sharing = "auto", least: int = 
     return _forest(branches, order, shared, rows_of, tuple(chains), end_T)
 
 
-def size(branches: Sequence[Branch], sharing: Sharing = "auto", least: int = LEAST_SHARED) -> int:
+def rows_laid_out(branches: Sequence[Branch], sharing: Sharing = "auto", least: int = LEAST_SHARED) -> int:
     """Return how many rows `lay_out` takes, without making them."""
     order, shared = _order(branches, sharing, least)
     return sum(len(branches[s].ids) - common for s, common in zip(order, shared, strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
-from ratchet.pairs.messages import first_text, has, kind_of
+from ratchet.pairs.messages import first_text, has, json_type
 
 
 def number_of(row: Mapping[str, Any], key: str) -> float:
@@ -16,7 +16,7 @@ def number_of(row: Mapping[str, Any], key: str) -> float:
     if value is None:
         raise Unfit(Reason.MISSING, key)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise Unfit(Reason.WRONG_TYPE, f"{key} is {kind_of(value)}, not a number")
+        raise Unfit(Reason.WRONG_TYPE, f"{key} is {json_type(value)}, not a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
@@ -33,7 +33,7 @@ def best_and_worst(row: Mapping[str, Any], name: str) -> tuple[str, str, float]:
     """
     answers = row[name]
     if not isinstance(answers, list | tuple):
-        raise Unfit(Reason.WRONG_TYPE, f"{name} is {kind_of(answers)}, not a list")
+        raise Unfit(Reason.WRONG_TYPE, f"{name} is {json_type(answers)}, not a list")
     beside = next((row[key] for key in ("scores", "ratings") if has(row, key)), None)
     if beside is not None and (not isinstance(beside, list | tuple) or len(beside) != len(answers)):
         raise Unfit(Reason.WRONG_TYPE, f"{name} and its scores do not have the same length")
@@ -48,7 +48,7 @@ def _scored_answer(item: Any, score: Any, name: str) -> tuple[float, str]:
     if isinstance(item, str):
         return number_of({f"score in {name}": score}, f"score in {name}"), item
     if not isinstance(item, Mapping):
-        raise Unfit(Reason.WRONG_TYPE, f"{name} holds {kind_of(item)}, not a text or an object")
+        raise Unfit(Reason.WRONG_TYPE, f"{name} holds {json_type(item)}, not a text or an object")
     key = next((key for key in ("overall_score", "score", "rating") if has(item, key)), "score")
     value = number_of({"score": score}, "score") if score is not None else number_of(item, key)
     return value, first_text(item, ("response", "content", "text", "completion"))
@@ -74,7 +74,7 @@ def options_of(value: Any, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]
 def right_option(answer: Any, texts: tuple[str, ...], labels: tuple[str, ...], key: str) -> int:
     """Return the index that `answer` means: a label, a text, an index from 0, or a letter. Raises Unfit."""
     if isinstance(answer, bool) or not isinstance(answer, int | str):
-        raise Unfit(Reason.WRONG_TYPE, f"{key} is {kind_of(answer)}, not an index, a letter or a text")
+        raise Unfit(Reason.WRONG_TYPE, f"{key} is {json_type(answer)}, not an index, a letter or a text")
     if labels.count(str(answer).strip()) == 1:
         return labels.index(str(answer).strip())
     if isinstance(answer, str) and texts.count(answer) == 1:

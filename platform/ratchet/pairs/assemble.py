@@ -84,13 +84,13 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
                 )
                 skipped[Reason.DUPLICATE.value] += 1
             else:
-                every.add(item, size_of(item))
+                every.add(item, characters_of(item))
         if isinstance(every, _Table):
             every.close()
             last = unique.sampled_up_to(source.max_rows or 0)
             for pair in read_pairs(aside):
                 if (sample_key(source.seed, pair.pair_id), bytes.fromhex(pair.pair_id)) <= last:
-                    sides.add(pair, size_of(pair))
+                    sides.add(pair, characters_of(pair))
                 else:
                     dropped.add(Skipped(pair.file, pair.row, Reason.SAMPLE.value, ""))
                     skipped[Reason.SAMPLE.value] += 1
@@ -123,7 +123,7 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
     }
 
 
-def size_of(pair: PreferencePair) -> int:
+def characters_of(pair: PreferencePair) -> int:
     """Return the characters of a pair's texts."""
     return len(pair.chosen) + len(pair.rejected or "") + sum(len(turn.content) for turn in pair.prompt)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ratchet.pairs.arithmetic import Calculation, last_place, parse_number, read_worked
 from ratchet.pairs.checks import Reason, Unfit
-from ratchet.pairs.layouts import Question, Sides
+from ratchet.pairs.layouts import ChoiceQuestion, Sides
 from ratchet.pairs.pair import Turn
 
 VERSION = 1
@@ -17,7 +17,7 @@ _SLIP = 9
 Built = tuple[tuple[Turn, ...], str, str | None]
 
 
-def arithmetic_corruption(row: Sides | Question, seed: int) -> list[Built]:
+def arithmetic_corruption(row: Sides | ChoiceQuestion, seed: int) -> list[Built]:
     """One pair: the worked answer, and the same text with the result of one intermediate calculation wrong.
 
     The final answer and later uses of the result stay as they are (Smaug, appendix D). Which
@@ -35,9 +35,9 @@ def arithmetic_corruption(row: Sides | Question, seed: int) -> list[Built]:
     return [(row.prompt, worked.text, worked.text[: spot.start] + wrong + worked.text[spot.stop :])]
 
 
-def multiple_choice(row: Sides | Question, seed: int) -> list[Built]:
+def multiple_choice(row: Sides | ChoiceQuestion, seed: int) -> list[Built]:
     """One pair for each wrong option, with the right one as chosen (Smaug, appendix D)."""
-    if not isinstance(row, Question):
+    if not isinstance(row, ChoiceQuestion):
         raise TypeError("multiple_choice takes questions")
     right = row.options[row.right]
     return [(row.prompt, right, option) for at, option in enumerate(row.options) if at != row.right]
@@ -62,7 +62,7 @@ def _wrong_number(written: str, spot: Calculation, draw: random.Random) -> str:
 class Builder:
     """A builder, and the one layout whose rows it takes."""
 
-    build: Callable[[Sides | Question, int], list[Built]]
+    build: Callable[[Sides | ChoiceQuestion, int], list[Built]]
     layout: str
 
 
@@ -72,10 +72,10 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
-def build(row: Sides | Question, builder: str | None, seed: int) -> list[Built]:
+def build_pairs(row: Sides | ChoiceQuestion, builder: str | None, seed: int) -> list[Built]:
     """Return the pairs of a row. Without a builder, a question becomes a demonstration of its right option."""
     if builder is not None:
         return BUILDERS[builder].build(row, seed)
-    if isinstance(row, Question):
+    if isinstance(row, ChoiceQuestion):
         return [(row.prompt, row.options[row.right], None)]
     return [(row.prompt, row.chosen, row.rejected)]

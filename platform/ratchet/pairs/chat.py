@@ -50,7 +50,7 @@ def template_text(name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
+class StandingClock:
     """A clock fixed at the beginning of a day, such as 2024-07-26."""
 
     day: str
@@ -74,7 +74,7 @@ class ChatTemplate:
     @property
     def handed(self) -> dict[str, Any]:
         """What the template is handed beside the messages."""
-        return {**{name: json.loads(value) for name, value in self.arguments}, CLOCK: Clock(self.day)}
+        return {**{name: json.loads(value) for name, value in self.arguments}, CLOCK: StandingClock(self.day)}
 
 
 PLAIN = ChatTemplate((TEMPLATES / "plain.jinja").read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
     if chat_template.text is not None:
         tokenizer.chat_template = chat_template.text
     own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
-    known = reads(text_of(tokenizer)).names - own
+    known = reads(own_template(tokenizer)).names - own
     for name, _ in chat_template.arguments:
         if name not in known:
             raise ModelError(
@@ -107,7 +107,7 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
     tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **chat_template.handed)
 
 
-def identity_of(tokenizer: Any) -> dict[str, Any]:
+def template_identity(tokenizer: Any) -> dict[str, Any]:
     """Return all that decides the text of a conversation. The tokenizer is one that `bind` has seen to."""
     return {"template": tokenizer.chat_template, **handed_of(tokenizer)}
 
@@ -117,9 +117,9 @@ def handed_of(tokenizer: Any) -> dict[str, Any]:
 
     Raises ModelError where it reads a clock that is not fixed.
     """
-    bound, clock = tokenizer.apply_chat_template, reads(text_of(tokenizer)).clock
+    bound, clock = tokenizer.apply_chat_template, reads(own_template(tokenizer)).clock
     arguments = dict(bound.keywords) if isinstance(bound, functools.partial) else {}
-    stands: Clock | None = arguments.pop(CLOCK, None)
+    stands: StandingClock | None = arguments.pop(CLOCK, None)
     if clock and stands is None:
         raise ModelError(
             "its chat template writes today's date, which is not fixed",
@@ -130,7 +130,7 @@ def handed_of(tokenizer: Any) -> dict[str, Any]:
     return {**({"arguments": arguments} if arguments else {}), **date}
 
 
-def text_of(tokenizer: Any) -> str:
+def own_template(tokenizer: Any) -> str:
     """Return the text of the template that plain conversations go through, empty where there is none."""
     template: Any = tokenizer.chat_template
     if isinstance(template, dict):

@@ -16,13 +16,13 @@ import pyarrow as pa
 
 from ratchet.errors import DataError
 from ratchet.pairs import build, conditions, generate, layouts, read, split
-from ratchet.pairs.assemble import PROMPT_TYPE, Counts, assemble, size_of
+from ratchet.pairs.assemble import PROMPT_TYPE, Counts, assemble, characters_of
 from ratchet.pairs.checks import check_kept, check_share
 from ratchet.pairs.files import digests
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
 from ratchet.pairs.read_hub import at_commit
-from ratchet.pairs.source import Item, Reading, make_reading, span_pairs
+from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
 from ratchet.plan.data import Source
 from ratchet.store import warned
 from ratchet.store.layout import Layout
@@ -131,7 +131,7 @@ def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:
     check_kept(name, {"read": counts.read, "kept": counts.kept, "train": counts.train}, counts.skipped, table)
 
 
-def _stream(spans: list[Span], reading: Reading, look: Callable[[], None]) -> Iterator[Item]:
+def _stream(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[Item]:
     """Yield the items of all spans in order. Raises the DataError that reading one met."""
     if on_ray():
         yield from _on_ray(spans, reading, look)
@@ -142,7 +142,7 @@ def _stream(spans: list[Span], reading: Reading, look: Callable[[], None]) -> It
             yield item
 
 
-def _on_ray(spans: list[Span], reading: Reading, look: Callable[[], None]) -> Iterator[Item]:
+def _on_ray(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[Item]:
     import ray.data
 
     numbers = ray.data.from_items([{"span": number} for number in range(len(spans))], override_num_blocks=len(spans))
@@ -159,7 +159,9 @@ def _on_ray(spans: list[Span], reading: Reading, look: Callable[[], None]) -> It
                 yield _item(row)
 
 
-def _span_tables(numbers: pa.Table, spans: list[Span], reading: Reading, warnings: str | None) -> Iterator[pa.Table]:
+def _span_tables(
+    numbers: pa.Table, spans: list[Span], reading: SourceReading, warnings: str | None
+) -> Iterator[pa.Table]:
     """Yield a span's items in tables of bounded size. What stops a span is its last row: Ray would wrap it."""
     warned.send(warnings)
     for number in numbers.column("span").to_pylist():
@@ -168,7 +170,7 @@ def _span_tables(numbers: pa.Table, spans: list[Span], reading: Reading, warning
         try:
             for item in span_pairs(spans[number], reading):
                 waiting.append(dataclasses.asdict(item))
-                characters += size_of(item) if isinstance(item, PreferencePair) else 0
+                characters += characters_of(item) if isinstance(item, PreferencePair) else 0
                 if len(waiting) >= _BLOCK_ITEMS or characters >= _BLOCK_CHARACTERS:
                     yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
                     waiting, characters = [], 0

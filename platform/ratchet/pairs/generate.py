@@ -56,14 +56,14 @@ def _sum(draw: random.Random, steps: int, largest: int) -> tuple[str, str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class GeneratedRows:
     """How rows of a kind are made, from draws, a number of steps and the largest operand, and the layout they have."""
 
     make: Callable[[random.Random, int, int], dict[str, Any]]
     layout: str
 
 
-GENERATED: Mapping[str, Kind] = {
-    "arithmetic": Kind(_sum_row, "instruction"),
-    "arithmetic_quiz": Kind(_quiz_row, "choices"),
+GENERATED: Mapping[str, GeneratedRows] = {
+    "arithmetic": GeneratedRows(_sum_row, "instruction"),
+    "arithmetic_quiz": GeneratedRows(_quiz_row, "choices"),
 }

@@ -1,6 +1,6 @@
 """How rows are laid out: one function for each layout, and one table from its name to it.
 
-Each function takes a row and returns its `Sides` (or, for `choices`, its `Question`), or raises
+Each function takes a row and returns its `Sides` (or, for `choices`, its `ChoiceQuestion`), or raises
 Unfit with the reason why it cannot. To add a layout: a function, a detector, a row in `LAYOUTS`,
 and its name in `plan.data.Layout`.
 """
@@ -20,7 +20,7 @@ from ratchet.pairs.messages import (
     first_text,
     has,
     is_transcript,
-    text_of,
+    text_field,
     transcript,
     turns_of,
     with_system,
@@ -51,7 +51,7 @@ class Sides:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class ChoiceQuestion:
     """A question with several answers, of which number `right` (from 0) is the right one."""
 
     prompt: tuple[Turn, ...]
@@ -65,7 +65,7 @@ def pair(row: Fields) -> Sides:
     value = row.get(key)
     if isinstance(value, list | tuple):
         prompt = turns_of(value, key)
-    elif is_transcript(text := text_of(row, key)):
+    elif is_transcript(text := text_field(row, key)):
         turns = transcript(text, key)
         prompt = turns[:-1] if turns[-1] == Turn("assistant", "") else turns
     else:
@@ -81,7 +81,7 @@ def implicit_prompt(row: Fields) -> Sides:
     sides = []
     for side in ("chosen", "rejected"):
         value = row.get(side)
-        turns = turns_of(value, side) if isinstance(value, list | tuple) else transcript(text_of(row, side), side)
+        turns = turns_of(value, side) if isinstance(value, list | tuple) else transcript(text_field(row, side), side)
         sides.append(answered(turns, side))
     (prompt, chosen), (other, rejected) = sides
     if prompt != other:
@@ -91,7 +91,7 @@ def implicit_prompt(row: Fields) -> Sides:
 
 def alpaca(row: Fields) -> Sides:
     """`instruction`, perhaps `input`, `history` and `system`, with `chosen` and `rejected`."""
-    return Sides(_instructed(row), text_of(row, "chosen"), text_of(row, "rejected"))
+    return Sides(_instructed(row), text_field(row, "chosen"), text_field(row, "rejected"))
 
 
 def sharegpt(row: Fields) -> Sides:
@@ -118,7 +118,7 @@ def scored(row: Fields) -> Sides:
 
 def annotated(row: Fields) -> Sides:
     """`instruction`, `output_1`, `output_2` and `preference`: 1, 2, or between them; 1.5, 0 and null are ties."""
-    sides = text_of(row, "output_1"), text_of(row, "output_2")
+    sides = text_field(row, "output_1"), text_field(row, "output_2")
     preference = row.get("preference")
     if preference is None:
         raise Unfit(Reason.TIE, "preference is null")
@@ -141,12 +141,12 @@ def instruction(row: Fields) -> Sides:
         return Sides(_instructed(row), first_text(row, ("output", "response")), None)
     for question, answer in _DEMONSTRATIONS:
         if has(row, question, answer):
-            prompt = (Turn("user", text_of(row, question)),)
-            return Sides(with_system(row, prompt), text_of(row, answer), None)
+            prompt = (Turn("user", text_field(row, question)),)
+            return Sides(with_system(row, prompt), text_field(row, answer), None)
     raise Unfit(Reason.MISSING, "no known pair of prompt and answer fields")
 
 
-def choices(row: Fields) -> Question:
+def choices(row: Fields) -> ChoiceQuestion:
     """A question, its options, and the right one by index (from 0), letter, label or text (ARC, HellaSwag)."""
     prompt = (Turn("user", first_text(row, _QUESTIONS)),)
     name = next((key for key in _OPTIONS if has(row, key)), None)
@@ -156,7 +156,7 @@ def choices(row: Fields) -> Question:
     key = next((key for key in _KEYS if row.get(key) not in (None, "")), None)
     if key is None:
         raise Unfit(Reason.MISSING, " or ".join(_KEYS))
-    return Question(with_system(row, prompt), texts, right_option(row[key], texts, labels, key))
+    return ChoiceQuestion(with_system(row, prompt), texts, right_option(row[key], texts, labels, key))
 
 
 def _asked(row: Fields) -> tuple[Turn, ...]:
@@ -173,7 +173,7 @@ def _answer(row: Fields, side: str) -> tuple[tuple[Turn, ...], str]:
         value = [value]
     if isinstance(value, list | tuple):
         return answered(turns_of(value, side), side)
-    return (), text_of(row, side)
+    return (), text_field(row, side)
 
 
 def _fuller(prompt: tuple[Turn, ...], head: tuple[Turn, ...]) -> tuple[Turn, ...]:
@@ -188,8 +188,8 @@ def _fuller(prompt: tuple[Turn, ...], head: tuple[Turn, ...]) -> tuple[Turn, ...
 
 def _instructed(row: Fields) -> tuple[Turn, ...]:
     """Return history, then the instruction with its input on a line of its own."""
-    text = text_of(row, "instruction")
-    if has(row, "input") and text_of(row, "input").strip():
+    text = text_field(row, "instruction")
+    if has(row, "input") and text_field(row, "input").strip():
         text = f"{text}\n{row['input']}"
     turns: list[Turn] = []
     for exchange in row.get("history") or ():
@@ -241,7 +241,7 @@ def _is_instruction(row: Fields) -> bool:
 class RowLayout:
     """A layout's reader, the test that a row looks like it, and its fields as a person would name them."""
 
-    read: Callable[[Fields], Sides | Question]
+    read: Callable[[Fields], Sides | ChoiceQuestion]
     detect: Callable[[Fields], bool]
     fields: str
 

@@ -10,30 +10,30 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
-from ratchet.pairs.render import Reason
+from ratchet.pairs.render import RefusalReason
 from ratchet.plan.data import Source
 from ratchet.store.record import Record
 
 _log = logging.getLogger(__name__)
 _EXAMPLES = 3
 
-LENGTH = frozenset({Reason.TOO_LONG, Reason.ANSWER_TOO_LONG})
+LENGTH = frozenset({RefusalReason.TOO_LONG, RefusalReason.ANSWER_TOO_LONG})
 """Reasons that the length limit decides; all others are the chat template's or the tokenizer's."""
 
-REMEDIES: Mapping[Reason, str] = {
-    Reason.TOO_LONG: "raise max_length, or set overlong: trim_prompt",
-    Reason.ANSWER_TOO_LONG: "raise max_length: answers are never cut",
-    Reason.REFUSED: "give a template that takes these turns (model.chat_template), or fold the system text into the "
-    "first user turn",
-    Reason.PROMPT_ALTERED: "give a template that writes prompts as they are (model.chat_template)",
-    Reason.ANSWER_ALTERED: "give a template that writes answers as they are (model.chat_template), or fold the system "
-    "text into the first user turn",
-    Reason.SPECIAL: "take the special tokens out of the texts",
-    Reason.END: "give a template that ends an answer with one end-of-turn token (model.chat_template)",
-    Reason.BOS: "give a template that begins a text with one beginning-of-sequence token (model.chat_template)",
-    Reason.EMPTY_ANSWER: "mend these rows",
-    Reason.EMPTY_PROMPT: "mend these rows",
-    Reason.SAME: "mend these rows: their answers differ by what the tokenizer does not tell apart",
+REMEDIES: Mapping[RefusalReason, str] = {
+    RefusalReason.TOO_LONG: "raise max_length, or set overlong: trim_prompt",
+    RefusalReason.ANSWER_TOO_LONG: "raise max_length: answers are never cut",
+    RefusalReason.REFUSED: "give a template that takes these turns (model.chat_template), or fold the system text "
+    "into the first user turn",
+    RefusalReason.PROMPT_ALTERED: "give a template that writes prompts as they are (model.chat_template)",
+    RefusalReason.ANSWER_ALTERED: "give a template that writes answers as they are (model.chat_template), or fold the "
+    "system text into the first user turn",
+    RefusalReason.SPECIAL: "take the special tokens out of the texts",
+    RefusalReason.END: "give a template that ends an answer with one end-of-turn token (model.chat_template)",
+    RefusalReason.BOS: "give a template that begins a text with one beginning-of-sequence token (model.chat_template)",
+    RefusalReason.EMPTY_ANSWER: "mend these rows",
+    RefusalReason.EMPTY_PROMPT: "mend these rows",
+    RefusalReason.SAME: "mend these rows: their answers differ by what the tokenizer does not tell apart",
 }
 
 
@@ -43,7 +43,7 @@ class Lost:
 
     name: str
     of: int
-    reasons: Mapping[Reason, int]
+    reasons: Mapping[RefusalReason, int]
     max_length: int
     longest: int | None
 
@@ -72,7 +72,7 @@ class Lost:
 
 def lost_of(name: str, record: Record) -> Lost:
     """Return what a source lost, by the record of its tokens."""
-    reasons = {Reason(reason): count for reason, count in record.counts["skipped"].items()}
+    reasons = {RefusalReason(reason): count for reason, count in record.counts["skipped"].items()}
     longest = record.facts.get("longest_seen")
     return Lost(name, record.counts["read"], reasons, record.identity["max_length"], longest)
 

@@ -28,13 +28,13 @@ def has(row: Mapping[str, Any], *keys: str) -> bool:
     return all(row.get(key) is not None for key in keys)
 
 
-def text_of(row: Mapping[str, Any], key: str) -> str:
+def text_field(row: Mapping[str, Any], key: str) -> str:
     """Return a text field. Raises Unfit where it is absent or of another type."""
     value = row.get(key)
     if value is None:
         raise Unfit(Reason.MISSING, key)
     if not isinstance(value, str):
-        raise Unfit(Reason.WRONG_TYPE, f"{key} is {kind_of(value)}, not a text")
+        raise Unfit(Reason.WRONG_TYPE, f"{key} is {json_type(value)}, not a text")
     return value
 
 
@@ -42,11 +42,11 @@ def first_text(row: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     """Return the text of the first of `keys` that the row has. Raises Unfit."""
     for key in keys:
         if row.get(key) is not None:
-            return text_of(row, key)
+            return text_field(row, key)
     raise Unfit(Reason.MISSING, " or ".join(keys))
 
 
-def kind_of(value: Any) -> str:
+def json_type(value: Any) -> str:
     """Return what a person calls the type of a JSON value."""
     if isinstance(value, bool):
         return "true or false"
@@ -62,7 +62,7 @@ def kind_of(value: Any) -> str:
 def turns_of(value: Any, name: str) -> tuple[Turn, ...]:
     """Read a list of messages, as role and content or as from and value. Raises Unfit."""
     if not isinstance(value, list | tuple):
-        raise Unfit(Reason.WRONG_TYPE, f"{name} is {kind_of(value)}, not a list of messages")
+        raise Unfit(Reason.WRONG_TYPE, f"{name} is {json_type(value)}, not a list of messages")
     if not value:
         raise Unfit(Reason.EMPTY, name)
     return tuple(turn_of(item, f"{name}, message {number}") for number, item in enumerate(value, 1))
@@ -71,12 +71,12 @@ def turns_of(value: Any, name: str) -> tuple[Turn, ...]:
 def turn_of(value: Any, name: str) -> Turn:
     """Read one message. Raises Unfit."""
     if not isinstance(value, Mapping):
-        raise Unfit(Reason.WRONG_TYPE, f"{name} is {kind_of(value)}, not an object")
+        raise Unfit(Reason.WRONG_TYPE, f"{name} is {json_type(value)}, not an object")
     keys = ("from", "value") if has(value, "from") else ("role", "content")
-    role = _ROLES.get(text_of(value, keys[0]).strip().lower())
+    role = _ROLES.get(text_field(value, keys[0]).strip().lower())
     if role is None:
         raise Unfit(Reason.MESSAGES, f"{name} is by {value[keys[0]]!r:.40}: not system, user or assistant")
-    return Turn(role, text_of(value, keys[1]))
+    return Turn(role, text_field(value, keys[1]))
 
 
 def is_transcript(text: Any) -> bool:
@@ -106,6 +106,6 @@ def answered(turns: tuple[Turn, ...], name: str) -> tuple[tuple[Turn, ...], str]
 def with_system(row: Mapping[str, Any], turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     """Put the row's own system prompt first, where it has one and the conversation does not."""
     for key in ("system", "system_prompt"):
-        if row.get(key) is not None and text_of(row, key).strip() and (not turns or turns[0].role != "system"):
-            return (Turn("system", text_of(row, key)), *turns)
+        if row.get(key) is not None and text_field(row, key).strip() and (not turns or turns[0].role != "system"):
+            return (Turn("system", text_field(row, key)), *turns)
     return turns

@@ -15,7 +15,7 @@ from ratchet.documents.report import SourceOverlap
 _PARTS = ("train", "heldout")
 
 
-def overlap(folders: dict[str, Path]) -> list[SourceOverlap]:
+def overlaps_of(folders: dict[str, Path]) -> list[SourceOverlap]:
     """Compare the pairs folders of sources, given by name; what does not overlap is left out.
 
     Train parts are compared with each other (each two once) and with the held-out parts of the

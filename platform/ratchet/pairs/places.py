@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ratchet.store.sound import checked
 
 
-def places(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]:
+def places_of_pairs(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]:
     """Return each pair's `file:row`, as the tables of pairs in `files` name them; its id where none of them has it.
 
     Reads the files row group by row group, and those columns alone. Raises CorruptError where one is damaged.

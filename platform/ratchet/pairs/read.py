@@ -2,7 +2,7 @@
 
 A source is planned as spans, each read on its own, so that many tasks can share a long file. Rows
 are numbered from 1 within their file, whatever the spans: by line in JSON lines, by item
-elsewhere. What cannot be read as an object becomes a `Row` with the reason; a file that ends
+elsewhere. What cannot be read as an object becomes a `SourceRow` with the reason; a file that ends
 before its time stops the run, because what it lost cannot be counted.
 """
 
@@ -27,7 +27,7 @@ from ratchet.errors import DataError
 from ratchet.pairs.checks import BROKEN, Reason
 from ratchet.pairs.files import SourceFile, source_files
 from ratchet.pairs.generate import generated_rows
-from ratchet.pairs.messages import kind_of
+from ratchet.pairs.messages import json_type
 from ratchet.pairs.read_hub import hub_label, hub_rows
 from ratchet.plan.data import Source
 
@@ -44,7 +44,7 @@ Form = Literal["lines", "array", "parquet", "arrow", "hub", "generate"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One row as read. `value` is None where it is no object; then `reason` and `detail` say why."""
 
     file: str
@@ -82,14 +82,16 @@ def plan_spans(source: Source, span_bytes: int = SPAN_BYTES, span_rows: int = SP
     return [span for file in source_files(source) for span in _file_spans(file, span_bytes)]
 
 
-def read_span(span: Span, source: Source) -> Iterator[Row]:
+def read_span(span: Span, source: Source) -> Iterator[SourceRow]:
     """Yield the rows of a span. Raises DataError where the file is damaged, or holds no row at all."""
     if span.form == "generate" and source.generate is not None:
         for at, value in enumerate(generated_rows(source.generate, span.start, span.stop), span.rows_before + 1):
-            yield Row(span.file, at, value)
+            yield SourceRow(span.file, at, value)
         return
     if span.form == "hub" and source.hub is not None:
-        rows: Iterator[Row] = (Row(span.file, at, value) for at, value in enumerate(hub_rows(source.hub), 1))
+        rows: Iterator[SourceRow] = (
+            SourceRow(span.file, at, value) for at, value in enumerate(hub_rows(source.hub), 1)
+        )
     else:
         rows = _READERS[span.form](span, source)
     some = False
@@ -190,7 +192,7 @@ def _opened(span: Span) -> BinaryIO:
     return open(span.path, "rb")
 
 
-def _read_lines(span: Span, source: Source) -> Iterator[Row]:
+def _read_lines(span: Span, source: Source) -> Iterator[SourceRow]:
     """Yield a row for each line that is not blank. A line far above `max_characters` is not held in memory."""
     limit = _SLACK + _ESCAPED * source.max_characters
     with _opened(span) as file:
@@ -203,27 +205,27 @@ def _read_lines(span: Span, source: Source) -> Iterator[Row]:
             while not line.endswith(b"\n") and size >= limit and (more := file.readline(limit)):
                 line, size, at = more, size + len(more), at + len(more)
             if size > limit:
-                yield Row(span.file, number, None, Reason.TOO_LONG, f"a line of {size} bytes")
+                yield SourceRow(span.file, number, None, Reason.TOO_LONG, f"a line of {size} bytes")
             elif line.strip():
                 yield _parsed(span.file, number, line)
 
 
-def _parsed(file: str, number: int, line: bytes) -> Row:
+def _parsed(file: str, number: int, line: bytes) -> SourceRow:
     if b"\0" in line:
-        return Row(file, number, None, Reason.NUL, f"byte {line.index(0) + 1}")
+        return SourceRow(file, number, None, Reason.NUL, f"byte {line.index(0) + 1}")
     try:
         value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        return Row(file, number, None, Reason.NOT_UTF8, f"byte {error.start + 1}")
+        return SourceRow(file, number, None, Reason.NOT_UTF8, f"byte {error.start + 1}")
     except (ValueError, RecursionError) as error:
-        return Row(file, number, None, Reason.NOT_JSON, str(error)[:200])
+        return SourceRow(file, number, None, Reason.NOT_JSON, str(error)[:200])
     return _object(file, number, value)
 
 
-def _object(file: str, number: int, value: Any) -> Row:
+def _object(file: str, number: int, value: Any) -> SourceRow:
     if isinstance(value, Mapping):
-        return Row(file, number, value)
-    return Row(file, number, None, Reason.WRONG_TYPE, f"{kind_of(value)}, not an object")
+        return SourceRow(file, number, value)
+    return SourceRow(file, number, None, Reason.WRONG_TYPE, f"{json_type(value)}, not an object")
 
 
 codecs.register_error("ratchet-broken", lambda error: (BROKEN, cast(UnicodeDecodeError, error).end))
@@ -244,7 +246,7 @@ class _Repaired:
         return self._decoder.decode(b"", final=True).encode()
 
 
-def _read_array(span: Span, source: Source) -> Iterator[Row]:
+def _read_array(span: Span, source: Source) -> Iterator[SourceRow]:
     """Yield the items of a JSON array; from a syntax error on, the rest is one bad row.
 
     Raises DataError where that rest is a larger share of the file than `max_bad_share`.
@@ -264,10 +266,10 @@ def _read_array(span: Span, source: Source) -> Iterator[Row]:
                     where=f"{span.path}:{number + 1}",
                     fix="mend the file, or write one object a line: there a broken row harms no other",
                 ) from error
-            yield Row(span.file, number + 1, None, Reason.NOT_JSON, f"the array breaks off: {what}")
+            yield SourceRow(span.file, number + 1, None, Reason.NOT_JSON, f"the array breaks off: {what}")
 
 
-def _read_parquet(span: Span, source: Source) -> Iterator[Row]:
+def _read_parquet(span: Span, source: Source) -> Iterator[SourceRow]:
     number = span.rows_before
     with pq.ParquetFile(span.path, pre_buffer=False) as file:
         for group in range(span.start, span.stop):  # one at a time: several at once are all held
@@ -276,7 +278,7 @@ def _read_parquet(span: Span, source: Source) -> Iterator[Row]:
                 number += batch.num_rows
 
 
-def _read_arrow(span: Span, source: Source) -> Iterator[Row]:
+def _read_arrow(span: Span, source: Source) -> Iterator[SourceRow]:
     number = 0
     with pa.OSFile(span.path) as file, ipc.open_stream(file) as reader:
         for batch in reader:
@@ -286,14 +288,14 @@ def _read_arrow(span: Span, source: Source) -> Iterator[Row]:
                 number += part.num_rows
 
 
-def _batch_rows(span: Span, batch: pa.RecordBatch, before: int) -> Iterator[Row]:
+def _batch_rows(span: Span, batch: pa.RecordBatch, before: int) -> Iterator[SourceRow]:
     """Yield a batch's rows; one with bytes that are not UTF-8 costs that row, not the batch."""
     try:
         values = batch.to_pylist()
     except UnicodeDecodeError:
         values = [_lone_row(batch.slice(at, 1)) for at in range(batch.num_rows)]
     for at, value in enumerate(values, before + 1):
-        yield Row(span.file, at, value, *(() if value is not None else (Reason.NOT_UTF8, "a text field")))
+        yield SourceRow(span.file, at, value, *(() if value is not None else (Reason.NOT_UTF8, "a text field")))
 
 
 def _lone_row(batch: pa.RecordBatch) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ratchet.errors import ModelError
-from ratchet.pairs.chat import reads, text_of
+from ratchet.pairs.chat import own_template, reads
 from ratchet.pairs.pair import Turn
 
 _KNOWN_QUESTION = "What is the colour of the sky?"
@@ -48,7 +48,7 @@ class Rendered:
     rejected: str | None
 
 
-class Reason(enum.StrEnum):
+class RefusalReason(enum.StrEnum):
     """The reasons in a tokens folder's `skipped.parquet` and in its record's counts."""
 
     SPECIAL = "special token in text"
@@ -68,7 +68,7 @@ class Reason(enum.StrEnum):
 class Refusal:
     """Why a pair cannot be rendered or encoded; `tokens` it has where it is too long."""
 
-    reason: Reason
+    reason: RefusalReason
     detail: str
     tokens: int = 0
 
@@ -86,7 +86,7 @@ def find_style(tokenizer: Any) -> Style:
             where=where,
             fix="set model.chat_template to a Jinja file, or to `plain`, which comes with Ratchet",
         )
-    if drawn := reads(text_of(tokenizer)).drawn:
+    if drawn := reads(own_template(tokenizer)).drawn:
         raise ModelError(
             f"its chat template draws at random ({', '.join(drawn)}), so that no text comes out twice the same",
             where=where,
@@ -94,7 +94,7 @@ def find_style(tokenizer: Any) -> Style:
         )
     turns = (Turn("user", _KNOWN_QUESTION),)
     try:
-        prompt, full = apply(tokenizer, turns, None), apply(tokenizer, turns, _KNOWN_ANSWER)
+        prompt, full = apply_template(tokenizer, turns, None), apply_template(tokenizer, turns, _KNOWN_ANSWER)
     except Exception as error:  # a template can raise whatever its expressions raise
         raise ModelError(
             f"its chat template fails on a question and an answer: {error}",
@@ -140,7 +140,7 @@ def _bos(tokenizer: Any, prompt: str) -> int | None:
     return bos if written or added else None
 
 
-def apply(tokenizer: Any, prompt: Sequence[Turn], answer: str | None) -> str:
+def apply_template(tokenizer: Any, prompt: Sequence[Turn], answer: str | None) -> str:
     """Return the template's text of a prompt (with the generation prompt), or of it with an answer."""
     messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
     if answer is not None:
@@ -150,21 +150,21 @@ def apply(tokenizer: Any, prompt: Sequence[Turn], answer: str | None) -> str:
 
 
 class _UnfitError(Exception):
-    """A pair that cannot be rendered; caught once for each pair, in `render`."""
+    """A pair that cannot be rendered; caught once for each pair, in `render_pair`."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: RefusalReason, detail: str) -> None:
         super().__init__(reason, detail)
         self.refusal = Refusal(reason, detail)
 
 
-def render(
+def render_pair(
     tokenizer: Any, style: Style, prompt: Sequence[Turn], chosen: str, rejected: str | None
 ) -> Rendered | Refusal:
     """Return the texts of a pair, or why there are none."""
     try:
         for text in (*(turn.content for turn in prompt), chosen, rejected or ""):
             if found := style.special.search(text):
-                raise _UnfitError(Reason.SPECIAL, f"the text holds {found.group()!r}")
+                raise _UnfitError(RefusalReason.SPECIAL, f"the text holds {found.group()!r}")
         start = _apply_or_refuse(tokenizer, prompt, None)
         _check_prompt(start, prompt)
         texts = [
@@ -178,9 +178,9 @@ def render(
 
 def _apply_or_refuse(tokenizer: Any, prompt: Sequence[Turn], answer: str | None) -> str:
     try:
-        return apply(tokenizer, prompt, answer)
+        return apply_template(tokenizer, prompt, answer)
     except Exception as error:  # a template can raise whatever its expressions raise
-        raise _UnfitError(Reason.REFUSED, str(error)) from error
+        raise _UnfitError(RefusalReason.REFUSED, str(error)) from error
 
 
 def _check_prompt(start: str, prompt: Sequence[Turn]) -> None:
@@ -190,15 +190,15 @@ def _check_prompt(start: str, prompt: Sequence[Turn]) -> None:
         content = turn.content.strip()
         at = start.find(content, place)
         if at < 0:
-            raise _UnfitError(Reason.PROMPT_ALTERED, f"the {turn.role} turn {content[:60]!r} is not as written")
+            raise _UnfitError(RefusalReason.PROMPT_ALTERED, f"the {turn.role} turn {content[:60]!r} is not as written")
         place = at + len(content)
 
 
 def _answer_text(style: Style, start: str, answer: str, full: str) -> str:
     """The text from the start to the end of the answer; a template may strip white space around it."""
     if not answer.strip():
-        raise _UnfitError(Reason.EMPTY_ANSWER, "an answer has no text")
+        raise _UnfitError(RefusalReason.EMPTY_ANSWER, "an answer has no text")
     for content in (answer, answer.strip()):
         if full == start + style.lead + content + style.tail:
             return full if style.tail_ends else full[: len(full) - len(style.tail)]
-    raise _UnfitError(Reason.ANSWER_ALTERED, f"the answer {answer[:60]!r} is not as written")
+    raise _UnfitError(RefusalReason.ANSWER_ALTERED, f"the answer {answer[:60]!r} is not as written")

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.errors import DataError, PlanError
-from ratchet.pairs.build import BUILDERS, build
+from ratchet.pairs.build import BUILDERS, build_pairs
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import Condition, check_conditions, parse_condition
 from ratchet.pairs.generate import GENERATED
-from ratchet.pairs.layouts import DETECT_ROWS, LAYOUTS, Question, Sides, detect
+from ratchet.pairs.layouts import DETECT_ROWS, LAYOUTS, ChoiceQuestion, Sides, detect
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.pairs.read import Row, Span, plan_spans, read_span
+from ratchet.pairs.read import SourceRow, Span, plan_spans, read_span
 from ratchet.plan.data import Source
 
 _DETAIL = 200
@@ -24,7 +24,7 @@ Item = PreferencePair | Skipped
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class SourceReading:
     """Everything that decides what a row becomes."""
 
     source: Source
@@ -38,7 +38,7 @@ class Reading:
         return self.source.build is None and self.layout in {"instruction", "choices"}
 
 
-def make_reading(source: Source, spans: list[Span], default_system: str | None) -> Reading:
+def make_reading(source: Source, spans: list[Span], default_system: str | None) -> SourceReading:
     """Decide how a source's rows are read; `auto` looks at the first readable rows.
 
     Raises PlanError for a condition, builder or margin that cannot be used, DataError where no
@@ -58,7 +58,7 @@ def make_reading(source: Source, spans: list[Span], default_system: str | None) 
             where=spans[0].file,
             fix="leave min_margin out",
         )
-    return Reading(source, layout, conditions, source.system if source.system is not None else default_system)
+    return SourceReading(source, layout, conditions, source.system if source.system is not None else default_system)
 
 
 def read_source(source: Source, default_system: str | None = None, *, span_bytes: int | None = None) -> Iterator[Item]:
@@ -69,13 +69,13 @@ def read_source(source: Source, default_system: str | None = None, *, span_bytes
         yield from span_pairs(span, reading)
 
 
-def span_pairs(span: Span, reading: Reading) -> Iterator[Item]:
+def span_pairs(span: Span, reading: SourceReading) -> Iterator[Item]:
     """Yield every pair and every skipped row of one span. Raises DataError where the file is damaged."""
     for row in read_span(span, reading.source):
         yield from pairs_of(row, reading)
 
 
-def pairs_of(row: Row, reading: Reading) -> list[Item]:
+def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
     """Return a row's pairs, those that fail a check as Skipped; one Skipped where the row gives none."""
     if row.value is None:
         return [_skipped(row, Unfit(Reason(row.reason), row.detail))]
@@ -83,7 +83,7 @@ def pairs_of(row: Row, reading: Reading) -> list[Item]:
         check_conditions(row.value, reading.conditions)
         sides = LAYOUTS[reading.layout].read(row.value)
         _check_margin(sides, reading.source.min_margin)
-        built = build(sides, reading.source.build, reading.source.seed)
+        built = build_pairs(sides, reading.source.build, reading.source.seed)
     except Unfit as unfit:
         return [_skipped(row, unfit)]
     return [
@@ -92,7 +92,7 @@ def pairs_of(row: Row, reading: Reading) -> list[Item]:
     ]
 
 
-def _checked(pair: PreferencePair, row: Row, reading: Reading) -> Item:
+def _checked(pair: PreferencePair, row: SourceRow, reading: SourceReading) -> Item:
     try:
         check_pair(pair, reading.source.max_characters)
     except Unfit as unfit:
@@ -100,12 +100,12 @@ def _checked(pair: PreferencePair, row: Row, reading: Reading) -> Item:
     return pair
 
 
-def _skipped(row: Row, unfit: Unfit) -> Skipped:
+def _skipped(row: SourceRow, unfit: Unfit) -> Skipped:
     detail = unfit.detail[:_DETAIL].encode(errors="backslashreplace").decode().replace("\0", "\\0")
     return Skipped(row.file, row.row, unfit.reason.value, detail)
 
 
-def _check_margin(sides: Sides | Question, least: float) -> None:
+def _check_margin(sides: Sides | ChoiceQuestion, least: float) -> None:
     if not isinstance(sides, Sides) or sides.margin is None:
         return
     if sides.margin == 0:
@@ -114,7 +114,7 @@ def _check_margin(sides: Sides | Question, least: float) -> None:
         raise Unfit(Reason.MARGIN, f"{sides.margin:g}")
 
 
-def _led(prompt: tuple[Turn, ...], reading: Reading) -> tuple[Turn, ...]:
+def _led(prompt: tuple[Turn, ...], reading: SourceReading) -> tuple[Turn, ...]:
     """Put the system prompt first, unless the row has its own; one that is blank counts as none."""
     if prompt and prompt[0].role == "system" and not prompt[0].content.strip():
         prompt = prompt[1:]
@@ -128,7 +128,7 @@ def _detected(source: Source, spans: list[Span]) -> str:
         return GENERATED[source.generate.kind].layout
     rows = itertools.islice((row for span in spans for row in read_span(span, source)), _LOOK)
     seen: list[Mapping[str, Any]] = []
-    bad: list[Row] = []
+    bad: list[SourceRow] = []
     for row in rows:
         if row.value is None:
             bad.append(row)

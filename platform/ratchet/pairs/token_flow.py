@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
-from ratchet.pairs.chat import ChatTemplate, identity_of
+from ratchet.pairs.chat import ChatTemplate, template_identity
 from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
@@ -45,7 +45,7 @@ def tokens_identity(
         "version": VERSION,
         "pairs": pairs_fp,
         "tokenizer": digest_tokenizer(model_folder),
-        **identity_of(load_tokenizer(model_folder, chat_template)),
+        **template_identity(load_tokenizer(model_folder, chat_template)),
         "max_length": policy.max_length,
         "overlong": policy.overlong,
     }

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
 from ratchet.pairs.pair import Turn
-from ratchet.pairs.render import Reason, Refusal, Rendered, Style, render
+from ratchet.pairs.render import Refusal, RefusalReason, Rendered, Style, render_pair
 from ratchet.pairs.table import SCHEMA
 
 VERSION = 1
@@ -65,7 +65,7 @@ def tokenise(table: pa.Table, tokenizer: Any, style: Style, policy: Policy) -> p
     """Return one row of TOKENISED for each pair of `table`, in order; `reason` is null where it is kept."""
     rows = table.to_pylist()
     rendered = [
-        render(tokenizer, style, [Turn(**turn) for turn in row["prompt"]], row["chosen"], row["rejected"])
+        render_pair(tokenizer, style, [Turn(**turn) for turn in row["prompt"]], row["chosen"], row["rejected"])
         for row in rows
     ]
     encoded = iter(_encode_all(tokenizer, style, [pair for pair in rendered if isinstance(pair, Rendered)]))
@@ -95,10 +95,10 @@ def _encode_all(tokenizer: Any, style: Style, pairs: Sequence[Rendered]) -> Iter
     ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     for pair in pairs:
         prompt, chosen = next(ids), next(ids)
-        yield divide(style, prompt, chosen, None if pair.rejected is None else next(ids))
+        yield split_ids(style, prompt, chosen, None if pair.rejected is None else next(ids))
 
 
-def divide(style: Style, prompt: list[int], chosen: list[int], rejected: list[int] | None) -> Encoded | Refusal:
+def split_ids(style: Style, prompt: list[int], chosen: list[int], rejected: list[int] | None) -> Encoded | Refusal:
     """Return prompt and answers from the ids of the prompt's text and of the whole texts.
 
     The prompt's ids must be a prefix of both whole texts' ids; where they are not, the longest common
@@ -110,15 +110,15 @@ def divide(style: Style, prompt: list[int], chosen: list[int], rejected: list[in
     answers = [whole[common:] for whole in wholes]
     for answer in answers:
         if answer[-1:] != [style.end_id] or style.end_id in answer[:-1]:
-            return Refusal(Reason.END, "an answer does not end with its only end-of-turn token")
+            return Refusal(RefusalReason.END, "an answer does not end with its only end-of-turn token")
         if len(answer) < 2:
-            return Refusal(Reason.EMPTY_ANSWER, "an answer has no tokens of its own")
+            return Refusal(RefusalReason.EMPTY_ANSWER, "an answer has no tokens of its own")
     if common <= (style.bos_id is not None):
-        return Refusal(Reason.EMPTY_PROMPT, "no prompt tokens are common to both answers")
+        return Refusal(RefusalReason.EMPTY_PROMPT, "no prompt tokens are common to both answers")
     if style.bos_id not in {None, style.end_id} and prompt.count(style.bos_id) != 1:
-        return Refusal(Reason.BOS, f"{prompt.count(style.bos_id)} beginning-of-sequence tokens instead of one")
+        return Refusal(RefusalReason.BOS, f"{prompt.count(style.bos_id)} beginning-of-sequence tokens instead of one")
     if len(answers) == 2 and answers[0] == answers[1]:
-        return Refusal(Reason.SAME, "both answers have the same tokens")
+        return Refusal(RefusalReason.SAME, "both answers have the same tokens")
     return Encoded(prompt[:common], answers[0], answers[1] if rejected else [], moved=common < len(prompt))
 
 
@@ -147,10 +147,12 @@ def fit(pair: Encoded, style: Style, policy: Policy) -> Encoded | Refusal:
     room = policy.max_length - answer - len(head)
     if room < 1:
         return Refusal(
-            Reason.ANSWER_TOO_LONG, f"an answer of {answer} tokens leaves no room within {policy.max_length}", total
+            RefusalReason.ANSWER_TOO_LONG,
+            f"an answer of {answer} tokens leaves no room within {policy.max_length}",
+            total,
         )
     if policy.overlong == "drop":
-        return Refusal(Reason.TOO_LONG, f"{total} tokens, more than {policy.max_length}", total)
+        return Refusal(RefusalReason.TOO_LONG, f"{total} tokens, more than {policy.max_length}", total)
     return dataclasses.replace(pair, prompt=[*head, *pair.prompt[len(pair.prompt) - room :]], trimmed=True)
 
 

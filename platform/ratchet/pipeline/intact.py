@@ -10,7 +10,7 @@ from typing import Any
 from ratchet.errors import CorruptError
 from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.record import Entry, Record, read_record, write_record
-from ratchet.store.sound import faults, look, put_aside
+from ratchet.store.sound import examine_folder, faults, put_aside
 
 IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
 SHOWN = {"ledger.jsonl", "metrics.jsonl"}
@@ -71,7 +71,7 @@ def clear_step(folder: Path, damaged: Path, *, wanted: bool = False) -> None:
 
 def unchanged(path: Path) -> bool:
     """Whether a file of a step may be shown: its step is not finished, or has it as it was written; else it warns."""
-    found = look(path.parent) if (path.parent / "record.json").exists() else []
+    found = examine_folder(path.parent) if (path.parent / "record.json").exists() else []
     wrong = [] if isinstance(found, Record) else [fault for fault in found if fault.startswith(f"{path.name} ")]
     if wrong:
         _log.warning("%s is damaged: what it holds is left out (%s)", path, wrong[0])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import DataError, ModelError
 from ratchet.model.check import check_model
-from ratchet.model.load import resolve
+from ratchet.model.load import model_folder
 from ratchet.model.merge import check_start
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN, handed_of
@@ -76,7 +76,7 @@ def prepare_sources(run: Run) -> None:
 def base_model(run: Run) -> Model:
     """Make, fetch or find the plan's start model, and check that it can be used. Raises ModelError."""
     spec = run.plan.model
-    folder = resolve(spec) if spec.scratch is None else _scratch_folder(run, spec.scratch)
+    folder = model_folder(spec) if spec.scratch is None else _scratch_folder(run, spec.scratch)
     _check_lengths(run, check_model(folder, run.chat_template).longest)
     _say_which_day(run, folder)
     return _model(run, BASE, spec, folder)
@@ -97,7 +97,7 @@ def external_model(run: Run, spec: ModelSpec) -> Model:
     key = spec.model_dump_json()
     if key not in run.external:
         name = spec.name or Path(spec.path or "model").name
-        folder = resolve(spec)
+        folder = model_folder(spec)
         check_model(folder, PLAIN)  # it never renders a text, so its own template does not matter
         model = _model(run, name, spec, folder)
         if _vocabulary(model) != _vocabulary(run.models[BASE]):

@@ -17,8 +17,8 @@ from ratchet.evaluate.engines.kinds import engine_kind
 from ratchet.evaluate.results import why_of
 from ratchet.evaluate.suites import Scored, score_suite
 from ratchet.model.digest import digest_tokenizer
-from ratchet.model.load import resolve
-from ratchet.pairs.chat import chat_template_of, identity_of
+from ratchet.model.load import model_folder
+from ratchet.pairs.chat import chat_template_of, template_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.scores_document import Entry, document, say_score, track_scores
 from ratchet.pipeline.session import native_noise_to, session
@@ -85,7 +85,7 @@ def evaluate_models(
     clock, console = time.monotonic(), Console()
     layout = layout_at(cluster.storage, "--storage ")
     open_storage(layout.root)
-    models = [model_of(one.name, one.spec, resolve(one.spec)) for one in asked]
+    models = [model_of(one.name, one.spec, model_folder(one.spec)) for one in asked]
     folder = layout.evaluation(f"{suite_file.stem}-{_digest(asked, models, suite_file, suite)}")
     entries: list[Entry] = []
     stop, heard = Stop(console.say), Heard(folder, console.say)
@@ -123,7 +123,7 @@ def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, s
 
 
 def _rendering(spec: ModelSpec, model: Model) -> dict[str, Any]:
-    return identity_of(load_tokenizer(model.folder, chat_template_of(spec)))
+    return template_identity(load_tokenizer(model.folder, chat_template_of(spec)))
 
 
 def _check(suite_file: Path, suite: Suite) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ratchet.model.check import check_model
-from ratchet.model.load import resolve
+from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import estimate_pairs, first_pairs
 from ratchet.pairs.render import find_style
@@ -126,7 +126,7 @@ def find_base(run: Run) -> None:
             return
         folder = made.folder
     else:
-        folder = resolve(spec)
+        folder = model_folder(spec)
         check_model(folder, run.chat_template)
     run.models[BASE] = model_of(BASE, spec, folder)
 

@@ -31,7 +31,7 @@ from ratchet.documents.report import (
     SourceTokens,
     StepSummary,
 )
-from ratchet.pairs.overlap import overlap
+from ratchet.pairs.overlap import overlaps_of
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.intact import unchanged
@@ -43,7 +43,7 @@ from ratchet.track.jsonl import read_metrics
 
 def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: str, seconds: float) -> Report:
     """Return the run's report, without suites and samples; every number in it names the record that it came from."""
-    overlaps = overlap({name: folder for name, (_, folder) in run.pairs.items()})
+    overlaps = overlaps_of({name: folder for name, (_, folder) in run.pairs.items()})
     return Report(
         plan=run.plan.name,
         title=run.plan.name,

@@ -29,7 +29,7 @@ from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.record import finished_record
 from ratchet.store.sealed import read_sealed, write_sealed
-from ratchet.track.progress import follow
+from ratchet.track.progress import follow_training
 from ratchet.train.data import count_steps
 from ratchet.train.here import train_here
 from ratchet.train.launch import TrainResult, train
@@ -59,7 +59,7 @@ def training_of(run: Run) -> Callable[[TrainSpec], TrainResult]:
 def followed(run: Run, spec: TrainSpec) -> Iterator[None]:
     """Show how training goes on meanwhile, and let it come to a checkpoint where the run is asked to stop."""
     metrics = Path(spec.folder) / "metrics.jsonl"
-    with follow(metrics, spec.step, count_steps(spec), run.console), run.stop.patiently():
+    with follow_training(metrics, spec.step, count_steps(spec), run.console), run.stop.patiently():
         yield
 
 

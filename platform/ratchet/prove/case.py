@@ -26,7 +26,7 @@ _CYCLES = ((1.0, -1.0), (-1.0, 1.0), (1.0, 1.0), (-1.0, -1.0))
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class ProvedStep:
     """One training step to prove: `rows` pairs in all, `batch` of them in an update.
 
     `model` is the folder that it starts from, `masters` the file of the float32 weights that it carries on, and
@@ -128,7 +128,7 @@ def shift_of(pair_id: str) -> tuple[float, float]:
     return _CYCLES[sum(pair_id.encode()) % len(_CYCLES)]
 
 
-def read_pairs(files: Sequence[Path], ids: Sequence[str], *, moved: bool) -> dict[str, Pair]:
+def read_token_pairs(files: Sequence[Path], ids: Sequence[str], *, moved: bool) -> dict[str, Pair]:
     """Return pairs by id, straight from the token files; of an id in two files, the first. Raises DataError."""
     found: dict[str, Pair] = {}
     wanted = pa.array(sorted(set(ids)), pa.string())

@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ratchet.prove.case import Case, Trace, Weights
+from ratchet.prove.case import ProvedStep, Trace, Weights
 from ratchet.prove.models import references, trainers
-from ratchet.prove.oracle import Pair, Update
+from ratchet.prove.oracle import Pair, PlainUpdate
 
 _ROOM = 2.0
 """The trainer adds up in another order than the plain run in its precision, and may err as much once more."""
@@ -67,8 +67,8 @@ class Number:
         return self.difference <= self.allowed  # false for what is not finite
 
 
-def compare(
-    case: Case, pairs: Mapping[str, Pair], ids: Sequence[Sequence[str]], traces: Sequence[Trace]
+def compare_traces(
+    case: ProvedStep, pairs: Mapping[str, Pair], ids: Sequence[Sequence[str]], traces: Sequence[Trace]
 ) -> list[list[Number]]:
     """Return the numbers of each trace of a case beside the plain ones, in the order in which they came about.
 
@@ -100,7 +100,7 @@ def compare(
     return found
 
 
-def _sums(case: Case, trace: Trace) -> Iterator[Number]:
+def _sums(case: ProvedStep, trace: Trace) -> Iterator[Number]:
     """Compare how far the probe of `recording` made a gradient grow, where it is to be added up in float32."""
     if case.float32_sums:
         made, right = trace.additions
@@ -108,7 +108,7 @@ def _sums(case: Case, trace: Trace) -> Iterator[Number]:
         yield Number(case.name, len(trace.rows), "sum of gradients", made, right, off, _ADDITIONS * right)
 
 
-def _begin(case: Case, trace: Trace, start: Mapping[str, Tensor]) -> Iterator[Number]:
+def _begin(case: ProvedStep, trace: Trace, start: Mapping[str, Tensor]) -> Iterator[Number]:
     """Compare what is trained, and with which weights it begins: to the bit."""
     held = trace.weights(0)
     differ = sorted(held.names ^ start.keys())
@@ -127,7 +127,9 @@ def _begin(case: Case, trace: Trace, start: Mapping[str, Tensor]) -> Iterator[Nu
             yield Number(case.name, 0, group, *sizes, _root(off.values()), 0.0, note=_worst(off))
 
 
-def _scalars(case: Case, k: int, trace: Trace, true: Update, rough: Update, spread: float) -> Iterator[Number]:
+def _scalars(
+    case: ProvedStep, k: int, trace: Trace, true: PlainUpdate, rough: PlainUpdate, spread: float
+) -> Iterator[Number]:
     said = trace.metrics[k - 1]
     place = (k - 1) % -(-case.rows // case.batch)
     due, rows = min(case.batch, case.rows - place * case.batch), len(set(trace.rows[k - 1]))
@@ -144,11 +146,11 @@ def _scalars(case: Case, k: int, trace: Trace, true: Update, rough: Update, spre
 
 
 def _weights(
-    case: Case,
+    case: ProvedStep,
     k: int,
     held: Weights,
-    true: Update,
-    rough: Update,
+    true: PlainUpdate,
+    rough: PlainUpdate,
     start: Mapping[str, Tensor],
     telling: Mapping[str, Tensor],
 ) -> Iterator[Number]:

@@ -9,7 +9,7 @@ import torch
 
 from ratchet.errors import ModelError
 from ratchet.model import memory
-from ratchet.prove.case import Case
+from ratchet.prove.case import ProvedStep
 
 _GB = 1e9
 _WIDTH = {"float32": 4, "bfloat16": 2}
@@ -22,7 +22,7 @@ _PASS = 1.2
 """Activations of one sequence, and what lies beside these."""
 
 
-def bytes_needed(case: Case) -> int:
+def bytes_needed(case: ProvedStep) -> int:
     """Return about how many bytes the plain runs of a case hold at their peak."""
     weights = _count(case.model)
     width = _WIDTH[case.dtype]
@@ -32,7 +32,7 @@ def bytes_needed(case: Case) -> int:
     return int(_PASS * max(training, scoring))
 
 
-def check_room(case: Case) -> str:
+def check_memory(case: ProvedStep) -> str:
     """Return in words what the plain runs hold. Raises ModelError where that does not fit into free memory."""
     need, free = bytes_needed(case), memory.available(torch.device("cpu"))
     if need > free:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ratchet.pairs.trust import load_config
-from ratchet.prove.case import Case, Weights
+from ratchet.prove.case import ProvedStep, Weights
 from ratchet.prove.oracle import Pair, PlainTrainer, Scores, adapt, answer_logp
 
 _OTHER_ATTENTION = "eager"
@@ -18,7 +18,7 @@ _OTHER_ATTENTION = "eager"
 cancel where one kernel computes both, while in the trainer's passes it is rounded in two ways."""
 
 
-def load(folder: Path, dtype: str, attention: str | None = None) -> Any:
+def load_plain_model(folder: Path, dtype: str, attention: str | None = None) -> Any:
     """Return a folder's causal language model in `dtype`, without dropout; no code of the folder runs."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -38,7 +38,7 @@ def load(folder: Path, dtype: str, attention: str | None = None) -> Any:
 
 def exactly(folder: Path, dtype: str) -> Any:
     """Return the model that computes in float64 with the weights that `dtype` leaves of a folder's."""
-    return load(folder, dtype).double()
+    return load_plain_model(folder, dtype).double()
 
 
 @torch.no_grad()
@@ -52,22 +52,22 @@ def scores(model: Any, pairs: Iterable[Pair]) -> Scores:
     return found
 
 
-def references(case: Case, pairs: Iterable[Pair]) -> tuple[Scores, Scores]:
+def references(case: ProvedStep, pairs: Iterable[Pair]) -> tuple[Scores, Scores]:
     """Return the reference's log-probabilities in float64 and in the plan's precision; none where the loss has none."""
     if case.reference is None:
         return {}, {}
     known = list(pairs)
     exact = scores(exactly(case.reference, case.reference_dtype), known)
-    return exact, scores(load(case.reference, case.reference_dtype, _OTHER_ATTENTION), known)
+    return exact, scores(load_plain_model(case.reference, case.reference_dtype, _OTHER_ATTENTION), known)
 
 
-def trainers(case: Case, begun: Weights) -> tuple[PlainTrainer, PlainTrainer]:
+def trainers(case: ProvedStep, begun: Weights) -> tuple[PlainTrainer, PlainTrainer]:
     """Return the plain trainer in float64 and the one in the plan's precision, neither of which has begun.
 
     Adapters start as the trainer drew them: `begun` are its first weights. All weights start as the folder has them,
     or as the step before left them in float32 beside it.
     """
-    exact, rounded = exactly(case.model, case.dtype), load(case.model, case.dtype)
+    exact, rounded = exactly(case.model, case.dtype), load_plain_model(case.model, case.dtype)
     if case.recipe.adapters is not None:
         for model in (exact, rounded):
             adapt(model, case.recipe.adapters)

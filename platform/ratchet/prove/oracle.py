@@ -72,7 +72,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Update:
+class PlainUpdate:
     """One update: learning rate, loss, the log-probabilities that it is made of and its slopes along these, the
     gradient before clipping, and the weights after the update, by name, which the next one changes in place.
     """
@@ -207,7 +207,7 @@ class PlainTrainer:
         for name, parameter in self.parameters.items():
             parameter.copy_(self.weights[name].to(self.seen[name]))
 
-    def update(self, pairs: Sequence[Pair], reference: Scores) -> Update:
+    def update(self, pairs: Sequence[Pair], reference: Scores) -> PlainUpdate:
         """Make one update from a global batch; a loss without a reference has no scores."""
         self.step += 1
         gradient = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
@@ -231,7 +231,7 @@ class PlainTrainer:
             scored += [(float(side.detach()), 0.0 if side.grad is None else float(side.grad)) for side in sides]
         rate = rate_at(self.recipe, self.step)
         logps_S, slopes_S = torch.tensor(scored, dtype=torch.float64).T
-        found = Update(rate, total, logps_S, slopes_S, gradient, self.weights)
+        found = PlainUpdate(rate, total, logps_S, slopes_S, gradient, self.weights)
         self.adamw(gradient, found.norm, rate)
         self.show()
         return found

@@ -32,9 +32,9 @@ from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import stage_kind, trains
 from ratchet.plan.training import TrainingStage
-from ratchet.prove.case import Case, read_pairs, read_trace, recipe_of, shift_of
-from ratchet.prove.compare import Number, compare
-from ratchet.prove.cost import check_room
+from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of, shift_of
+from ratchet.prove.compare import Number, compare_traces
+from ratchet.prove.cost import check_memory
 from ratchet.prove.recording import recording
 from ratchet.reference.store import read_logps, write_block
 from ratchet.store.files import storage_errors, write_json
@@ -98,7 +98,7 @@ def prove_plan(plan: Plan, updates: int = UPDATES) -> Proof:
                 found, moved = _prove(run, step, stage, updates)
                 numbers += found
                 notes += [(step.name, _MOVED.format(step.kind))] * moved
-            unproved += left_out(later)
+            unproved += unproved_steps(later)
             if not stands_in:
                 _find_made(run, name)
     proof = Proof(tuple(numbers), tuple(unproved), tuple(notes), run.folder / NAME)
@@ -116,7 +116,7 @@ def to_dict(proof: Proof) -> dict[str, Any]:
     }
 
 
-def left_out(later: Sequence[Step]) -> list[tuple[str, str]]:
+def unproved_steps(later: Sequence[Step]) -> list[tuple[str, str]]:
     """Return the steps of a stepwise stage after its first, each with the reason why it is not proved."""
     return [
         (one.name, f"the first step of {one.stage} is proved; this one begins with what it trains") for one in later
@@ -207,7 +207,7 @@ def _prove(run: Run, step: Step, stage: TrainingStage, updates: int) -> tuple[li
     steps = whole if stage.max_steps is None else min(whole, stage.max_steps)
     count = min(updates, steps)
     start, reference = run.models[step.start], None if step.reference is None else reference_model(run, step)
-    case = Case(
+    case = ProvedStep(
         name=step.name,
         recipe=recipe_of(step.kind, stage, steps),
         model=start.folder,
@@ -219,7 +219,7 @@ def _prove(run: Run, step: Step, stage: TrainingStage, updates: int) -> tuple[li
         float32_sums=stage.gradients == "float32",
         masters=start.masters_file if carries else None,
     )
-    run.console.step(step.name, f"plain float64 for {count} updates of {stage.batch} pairs: {check_room(case)}")
+    run.console.step(step.name, f"plain float64 for {count} updates of {stage.batch} pairs: {check_memory(case)}")
     moved = stage_kind(step.kind).reads_pairs and loss_of(step.kind).kink and spec.starts_at_reference
     spec = _alone(spec, move_reference(spec, table) if moved else None)
     first_updates(
@@ -232,8 +232,10 @@ def _prove(run: Run, step: Step, stage: TrainingStage, updates: int) -> tuple[li
     )
     trace = read_trace(Path(spec.folder), count)
     ids = [[table.pair_id(row) for row in rows] for rows in trace.rows]
-    pairs = read_pairs([Path(path) for path in spec.tokens], [one for update in ids for one in update], moved=moved)
-    (numbers,) = compare(case, pairs, ids, [trace])
+    pairs = read_token_pairs(
+        [Path(path) for path in spec.tokens], [one for update in ids for one in update], moved=moved
+    )
+    (numbers,) = compare_traces(case, pairs, ids, [trace])
     run.console.done(step.name, {"numbers": len(numbers)}, time.monotonic() - clock)
     return numbers, moved
 

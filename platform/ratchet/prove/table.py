@@ -10,9 +10,9 @@ from ratchet.prove.plan import Proof
 _HEAD = ("step", "update", "number", "trainer", "plain float64", "difference", "allowed", "")
 
 
-def lines(proof: Proof) -> list[str]:
+def proof_lines(proof: Proof) -> list[str]:
     """Return the table, and below it what was not proved, notes, and the verdict."""
-    said = table(proof.numbers)
+    said = numbers_table(proof.numbers)
     said += ["", *(f"not proved: {step}: {why}" for step, why in proof.unproved)] if proof.unproved else []
     said += ["", *(f"{step}: {note}" for step, note in proof.notes)] if proof.notes else []
     outside = len(proof.outside)
@@ -20,7 +20,7 @@ def lines(proof: Proof) -> list[str]:
     return [*said, "", f"{len(proof.numbers)} numbers, {verdict}: {proof.path}"]
 
 
-def table(numbers: Sequence[Number]) -> list[str]:
+def numbers_table(numbers: Sequence[Number]) -> list[str]:
     """Return aligned lines, one for each number, with what is odd about it at the end."""
     rows = [_HEAD, *(_row(number) for number in numbers)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]

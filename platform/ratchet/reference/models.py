@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.model.digest import digest_code, digest_model, digest_tokenizer
-from ratchet.model.load import resolve
+from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of, handed_of
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.plan.model import ModelSpec
@@ -85,7 +85,7 @@ def model_content(spec: ModelSpec | None) -> Mapping[str, Any] | None:
     """Return what a model that a task reads is known by: weights, code, tokenizer, template and precision."""
     if spec is None:
         return None
-    folder = resolve(spec)
+    folder = model_folder(spec)
     tokenizer = load_tokenizer(folder, chat_template_of(spec))
     return {
         "weights": model_of("read", spec, folder).identity,

@@ -62,14 +62,14 @@ def score_rows(scorer: Any, table: TokenTable, rows: Any, token_budget: int, dev
     """Return the scores of `rows` in their order; forward alone, at most `token_budget` tokens at a time."""
     import torch
 
-    from ratchet.model.divide import divide, units
+    from ratchet.model.divide import divide_units, units
     from ratchet.model.forward import score
 
     place = {int(row): at for at, row in enumerate(rows)}
     out = np.full((4, len(rows)), np.nan)
     parts = units(table.__getitem__, rows, scorer.packing, token_budget)
     with torch.inference_mode():
-        for micro in divide(parts, 1, token_budget)[0]:
+        for micro in divide_units(parts, 1, token_budget)[0]:
             sides = score(scorer, [table[int(row)] for row in micro.rows], device)
             columns = (sides.chosen_B, sides.rejected_B, sides.chosen_tokens_B, sides.rejected_tokens_B)
             for line, column in zip(out, columns, strict=True):

@@ -34,7 +34,7 @@ from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import write_bytes
 from ratchet.store.fingerprint import digest_once
 from ratchet.store.record import NAME, Record, finished_record
-from ratchet.store.sound import look
+from ratchet.store.sound import examine_folder
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +141,9 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
     wanted = {block_path(folder, number): (number, start, end) for number, start, end in blocks(rows)}
     damaged = {path.name: fault for path in wanted if path.exists() and (fault := block_fault(path))}
     damaged |= {path.name: "does not belong to it" for path in block_paths(folder) if path not in wanted}
-    told = look(folder) if (folder / NAME).exists() else [f"{name} {fault}" for name, fault in damaged.items()]
+    told = (
+        examine_folder(folder) if (folder / NAME).exists() else [f"{name} {fault}" for name, fault in damaged.items()]
+    )
     for name in damaged:
         remove_block(folder / name)
     missing = [block for path, block in wanted.items() if not path.exists()]

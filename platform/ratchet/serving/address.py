@@ -61,7 +61,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
+async def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
     """Return the addresses of `host`, each of them checked.
 
     Raises PlanError where one is not public and `allow_private` is not set, or where `host` is no

@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 
 from ratchet.errors import PlanError
-from ratchet.serving.address import resolve
+from ratchet.serving.address import checked_addresses
 from ratchet.serving.retry import Trouble
 
 
 @dataclasses.dataclass(frozen=True)
-class Reply:
+class HttpReply:
     """What a server sent back. The two headers are None where it sent none."""
 
     status: int
@@ -62,7 +62,7 @@ class Connection:
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
 
-    async def post(self, path: str, fields: Mapping[str, Any]) -> Reply:
+    async def post(self, path: str, fields: Mapping[str, Any]) -> HttpReply:
         """Send `fields` as JSON and return the reply, whatever its status.
 
         Raises Trouble where no whole reply came, and PlanError where the URL leads to an address
@@ -86,7 +86,7 @@ class Connection:
                 shared=isinstance(error, httpx.ConnectError | OSError),
             ) from error
         headers = response.headers
-        return Reply(response.status_code, response.content, headers.get("Retry-After"), headers.get("Location"))
+        return HttpReply(response.status_code, response.content, headers.get("Retry-After"), headers.get("Location"))
 
 
 class _Checked(httpx.AsyncBaseTransport):
@@ -104,7 +104,7 @@ class _Checked(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         port = url.port or {"http": 80, "https": 443}[url.scheme]
-        addresses = await resolve(url.host, port, allow_private=self._allow_private)
+        addresses = await checked_addresses(url.host, port, allow_private=self._allow_private)
         # The certificate is the name's, not the address's; the Host header was made from the name.
         request.extensions = {**request.extensions, "sni_hostname": url.host}
         for address in addresses[:-1]:

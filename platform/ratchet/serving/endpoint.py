@@ -15,8 +15,8 @@ from ratchet.errors import EndpointError, PlanError, RatchetError
 from ratchet.serving.address import check_url
 from ratchet.serving.connection import Connection
 from ratchet.serving.journal import Journal
-from ratchet.serving.requests import Answer, Request, key_of
-from ratchet.serving.retry import LONGEST_SECONDS, REAL_PACE, Pace, Trouble, asked_seconds, wait_seconds
+from ratchet.serving.requests import Answer, Request, answer_key
+from ratchet.serving.retry import LONGEST_SECONDS, REAL_PACE, RequestPace, Trouble, asked_seconds, wait_seconds
 from ratchet.serving.status import check_status
 from ratchet.serving.wire import compose, read_answer
 
@@ -89,7 +89,7 @@ class Endpoint:
         self,
         settings: EndpointSettings,
         journal: Journal,
-        pace: Pace = REAL_PACE,
+        pace: RequestPace = REAL_PACE,
         look: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
@@ -123,7 +123,7 @@ class Endpoint:
 
     def _fill(self, requests: Sequence[Request], failed: dict[str, RatchetError] | None) -> list[str]:
         """Ask for what the journal lacks, and return the keys of all requests."""
-        keys = [key_of(self.settings.model, request) for request in requests]
+        keys = [answer_key(self.settings.model, request) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._journal}
         if missing:
             asyncio.run(self._ask_all(_Round(frozenset(keys), collections.deque(missing.values()), failed)))
@@ -163,7 +163,7 @@ class Endpoint:
         """Note an error that concerns its request alone; False where the round ends with it."""
         if this.failed is None or not isinstance(error, _AloneError):
             return False
-        this.failed[key_of(self.settings.model, request)] = error
+        this.failed[answer_key(self.settings.model, request)] = error
         return len(this.failed) < _ALONE or any(key in self._journal for key in this.keys)
 
     async def _ask(self, connection: Connection, request: Request, this: _Round) -> Answer | None:

@@ -14,14 +14,14 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ratchet.errors import CorruptError, RunError
-from ratchet.serving.requests import Answer, Request, identity_of
-from ratchet.store.append import AppendLog, Place, parse, read_places
+from ratchet.serving.requests import Answer, Request, request_identity
+from ratchet.store.append import AppendLog, Place, parse_checked_line, read_places
 from ratchet.store.fingerprint import fingerprint
 
 
-def parse_line(raw: bytes) -> tuple[str, Answer]:
+def parse_answer(raw: bytes) -> tuple[str, Answer]:
     """Return the key and the answer of one line. Raises ValueError where it is none."""
-    line = parse(raw)
+    line = parse_checked_line(raw)
     try:
         key, fields = line["key"], line["answer"]
         if key != fingerprint(line["request"]):
@@ -42,7 +42,7 @@ def places_in(path: Path) -> tuple[dict[str, Place], int]:
     said: dict[str, int] = {}
 
     def key_of(raw: bytes, number: int) -> str:
-        key, answer = parse_line(raw)
+        key, answer = parse_answer(raw)
         if said.setdefault(key, hash(answer)) != hash(answer):
             raise CorruptError(
                 "another answer to a request that has one above",
@@ -57,7 +57,7 @@ def places_in(path: Path) -> tuple[dict[str, Place], int]:
 def answer_at(file: BinaryIO, place: Place) -> Answer:
     """Return the answer of one whole line. The file's own position stays where it is."""
     start, length = place
-    return parse_line(os.pread(file.fileno(), length, start))[1]
+    return parse_answer(os.pread(file.fileno(), length, start))[1]
 
 
 class Journal:
@@ -81,11 +81,11 @@ class Journal:
 
     def find(self, key: str) -> Answer:
         """Return the answer under `key`. Raises KeyError where `key` is absent."""
-        return parse_line(self._log.read(key))[1]
+        return parse_answer(self._log.read(key))[1]
 
     def append(self, model: str, request: Request, answer: Answer) -> None:
         """Add one answer; when this returns, no kill and no power cut can lose it. Raises StorageError."""
-        identity = identity_of(model, request)
+        identity = request_identity(model, request)
         key = fingerprint(identity)
         self._log.append(key, {"key": key, "request": identity, "answer": dataclasses.asdict(answer)})
 

@@ -8,10 +8,10 @@ from types import TracebackType
 
 from ratchet.errors import DataError
 from ratchet.serving.journal import answer_at, places_in
-from ratchet.serving.requests import Answer, Request, describe, key_of
+from ratchet.serving.requests import Answer, Request, answer_key, request_words
 
 
-class Recorded:
+class RecordedEngine:
     """Answers as `model` did when the recording was made. Use it in a `with`.
 
     Raises DataError where there is no such file, CorruptError where it is no journal.
@@ -27,13 +27,13 @@ class Recorded:
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the recorded answers. Raises DataError naming the first request that has none."""
-        keys = [key_of(self.model, request) for request in requests]
+        keys = [answer_key(self.model, request) for request in requests]
         absent = [(key, request) for key, request in zip(keys, requests, strict=True) if key not in self._places]
         if absent:
             key, request = absent[0]
             raise DataError(
                 f"{len(absent)} of {len(requests)} requests to {self.model!r} are not in this recording, first {key}: "
-                f"{describe(request)}",
+                f"{request_words(request)}",
                 where=str(self.path),
                 fix="record them with an endpoint; a request is found by its model, its text and its sampling together",
             )
@@ -43,7 +43,7 @@ class Recorded:
         """Let go of the file."""
         self._file.close()
 
-    def __enter__(self) -> Recorded:
+    def __enter__(self) -> RecordedEngine:
         return self
 
     def __exit__(

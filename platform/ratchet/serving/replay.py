@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ratchet.errors import DataError, RatchetError
-from ratchet.serving.requests import Answer, ChatRequest, Request, describe
+from ratchet.serving.requests import Answer, ChatRequest, Request, request_words
 from ratchet.store.lines import json_rows
 
 _SHOWN = 8
 
 
-class Replay:
+class ReplayEngine:
     """Judgments of one judge, found by the prompt that the judge was given.
 
     A line has `judge` (a list of the judge's name and the prompt's), `user_prompt` and `judgment`.
@@ -57,8 +57,8 @@ class Replay:
             return Answer(next(iter(said)), "stop")
         if said:
             return DataError(
-                f"several judgments in the recording for {describe(request)}",
+                f"several judgments in the recording for {request_words(request)}",
                 where=str(self.path),
                 fix="keep the lines of one model and one run",
             )
-        return DataError(f"not in the recording for {describe(request)}", where=str(self.path))
+        return DataError(f"not in the recording for {request_words(request)}", where=str(self.path))

@@ -98,17 +98,17 @@ class Engine(Protocol):
         """Return one answer for each request, in their order. Raises RatchetError where one has none."""
 
 
-def identity_of(model: str, request: Request) -> dict[str, Any]:
+def request_identity(model: str, request: Request) -> dict[str, Any]:
     """Return what the key of a request is the fingerprint of."""
     return {"version": 1, "model": model, "kind": request.kind, **dataclasses.asdict(request)}
 
 
-def key_of(model: str, request: Request) -> str:
+def answer_key(model: str, request: Request) -> str:
     """Return the key of a request. Raises TypeError where a number of it is not finite."""
-    return fingerprint(identity_of(model, request))
+    return fingerprint(request_identity(model, request))
 
 
-def describe(request: Request) -> str:
+def request_words(request: Request) -> str:
     """Return a few words by which people know a request again."""
     match request:
         case ChatRequest(turns=turns):

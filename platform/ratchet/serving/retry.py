@@ -32,7 +32,7 @@ class Trouble(Exception):  # noqa: N818 - one attempt's; it becomes an error whe
 
 
 @dataclasses.dataclass(frozen=True)
-class Pace:
+class RequestPace:
     """How time passes. Tests put in their own, and wait for nothing.
 
     `now` is in seconds since 1970; `draw` gives an even random number between its two arguments.
@@ -43,10 +43,10 @@ class Pace:
     draw: Callable[[float, float], float] = random.uniform
 
 
-REAL_PACE = Pace()
+REAL_PACE = RequestPace()
 
 
-def wait_seconds(attempt: int, retry_after: str | None, pace: Pace) -> float:
+def wait_seconds(attempt: int, retry_after: str | None, pace: RequestPace) -> float:
     """Return how long to wait after the failed attempt number `attempt`, from 1.
 
     A number between 0 and 1 s, 2 s, 4 s, … up to a minute, drawn so that clients that failed together

@@ -31,7 +31,7 @@ from ratchet.serving.requests import (
     ContinuationRequest,
     Request,
     Sampling,
-    describe,
+    request_words,
 )
 from ratchet.serving.vllm_outputs import answer_logps, answer_of, continuation_answers
 
@@ -200,7 +200,7 @@ class VllmEngine:
         from vllm.sampling_params import StructuredOutputsParams
 
         if not isinstance(request, ChatRequest | CompletionRequest):
-            raise ModelError(f"no text is drawn for {describe(request)}")
+            raise ModelError(f"no text is drawn for {request_words(request)}")
         asked: Sampling = request.sampling
         return SamplingParams(
             max_tokens=asked.max_tokens,
@@ -231,7 +231,7 @@ class VllmEngine:
                 return text
             case CompletionRequest(prompt=ids):
                 return {"prompt_token_ids": list(ids)}
-        raise ModelError(f"an engine in this process gives scores by `answer_logps`, not by {describe(request)}")
+        raise ModelError(f"an engine in this process gives scores by `answer_logps`, not by {request_words(request)}")
 
     def _lora(self, folder: Path) -> Any:
         from vllm.lora.request import LoRARequest

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet.errors import EngineDeathError, ModelError
-from ratchet.serving.requests import Answer, ContinuationRequest, Request, describe
+from ratchet.serving.requests import Answer, ContinuationRequest, Request, request_words
 
 
 def answer_of(output: Any, request: Request) -> Answer:
     """Return vLLM's answer. Raises EngineDeathError where it gave the request up."""
     (said,) = output.outputs
     if said.finish_reason == "error":
-        raise EngineDeathError(f"vLLM gave up {describe(request)}")
+        raise EngineDeathError(f"vLLM gave up {request_words(request)}")
     return Answer(said.text, str(said.finish_reason), len(output.prompt_token_ids), len(said.token_ids))
 
 

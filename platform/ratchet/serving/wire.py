@@ -15,7 +15,7 @@ from ratchet.serving.requests import (
     Request,
     Sampling,
     ScoreRequest,
-    describe,
+    request_words,
 )
 from ratchet.serving.retry import Trouble
 
@@ -83,7 +83,7 @@ def read_answer(request: Request, body: bytes) -> Answer:
         raise _malformed(request, f"{type(error).__name__}: {error}") from None
     if sampling.choice and text not in sampling.choice:
         raise Trouble(
-            f"none of the {len(sampling.choice)} allowed answers to {describe(request)}: {text!r}",
+            f"none of the {len(sampling.choice)} allowed answers to {request_words(request)}: {text!r}",
             fix="the server may not know structured_outputs (vLLM does); do without choice, or raise max_tokens",
         )
     return Answer(text, reason, *counts)
@@ -115,6 +115,6 @@ def _logprobs(values: Any, tokens: int) -> tuple[float | None, ...]:
 
 def _malformed(request: Request, why: str) -> Trouble:
     return Trouble(
-        f"an answer that is not as the protocol says to {describe(request)}: {why}",
+        f"an answer that is not as the protocol says to {request_words(request)}: {why}",
         fix="check that base_url leads to an OpenAI-compatible server that can do this",
     )

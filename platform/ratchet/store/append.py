@@ -63,7 +63,7 @@ class AppendLog:
 
         Raises StorageError.
         """
-        raw = line_of(body)
+        raw = checked_line(body)
         with storage_errors(self.path):
             try:
                 written = 0
@@ -86,14 +86,14 @@ class AppendLog:
         self.file.close()
 
 
-def line_of(body: Mapping[str, Any]) -> bytes:
+def checked_line(body: Mapping[str, Any]) -> bytes:
     """Return a line with its check, newline included, the values of secrets masked. Raises ValueError for a NaN."""
     plain: dict[str, Any] = json.loads(redact.values(_text(body)))
     return _text({**plain, _CHECK: _check(plain)}).encode() + b"\n"
 
 
-def parse(raw: bytes) -> dict[str, Any]:
-    """Return what `line_of` made a line of. Raises ValueError where it is none, or not as it was written."""
+def parse_checked_line(raw: bytes) -> dict[str, Any]:
+    """Return what `checked_line` made a line of. Raises ValueError where it is none, or not as it was written."""
     if not raw.endswith(b"\n"):
         raise ValueError("cut short")
     line = json.loads(raw)

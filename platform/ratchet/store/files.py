@@ -137,7 +137,7 @@ def folder_aside(final: Path) -> Iterator[Path]:
             yield aside
             sync_tree(aside)
             with contextlib.suppress(FileExistsError):
-                publish(aside, final)
+                publish_folder(aside, final)
             fsync_folder(final.parent)
         except FileNotFoundError as error:
             if aside.exists():
@@ -166,7 +166,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def publish(aside: Path, final: Path) -> None:
+def publish_folder(aside: Path, final: Path) -> None:
     """Rename a finished folder to its name. Raises FileExistsError where the name is taken."""
     try:
         aside.rename(final)

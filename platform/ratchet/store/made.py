@@ -19,7 +19,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Lease, Wait, leased
 from ratchet.store.record import Record, now, write_record
-from ratchet.store.sound import clear, legible_record, sound_record
+from ratchet.store.sound import legible_record, make_room, sound_record
 
 Found = TypeVar("Found")
 
@@ -123,7 +123,7 @@ def ensure(layout: Layout, artefact: Artefact, wait: Wait = SILENTLY) -> Made:
     folder = layout.made(artefact.kind, digest)
 
     def look(mine: bool) -> Record | None:
-        return clear(folder, layout.damaged) if mine else sound_record(folder)
+        return make_room(folder, layout.damaged) if mine else sound_record(folder)
 
     def missing(record: Record | None) -> dict[str, str]:
         return {} if record else {f"{artefact.kind}-{digest}": artefact.what}

@@ -4,7 +4,7 @@ A record names the size and the SHA-256 of every file of its folder. Who finds a
 a file asks `checked`, before any library sees a byte of it. A file is read for that once in a process, as long as
 neither its size nor its times change.
 
-What is damaged is made again: the holder of a folder's lease calls `clear`, which puts the damaged folder aside
+What is damaged is made again: the holder of a folder's lease calls `make_room`, which puts the damaged folder aside
 and says so in one line.
 """
 
@@ -63,7 +63,7 @@ def checked(path: Path) -> Path:
     return path
 
 
-def clear(folder: Path, damaged: Path) -> Record | None:
+def make_room(folder: Path, damaged: Path) -> Record | None:
     """Return the record of a sound folder; otherwise make room for the folder to be made again.
 
     For folders that appear whole by one rename, so that one without a record has lost it. A damaged one is moved into
@@ -71,7 +71,7 @@ def clear(folder: Path, damaged: Path) -> Record | None:
     """
     if not folder.exists():
         return None
-    found = look(folder)
+    found = examine_folder(folder)
     if isinstance(found, Record):
         return found
     aside = put_aside(folder, damaged)
@@ -79,7 +79,7 @@ def clear(folder: Path, damaged: Path) -> Record | None:
     return None
 
 
-def look(folder: Path) -> Record | list[str]:
+def examine_folder(folder: Path) -> Record | list[str]:
     """Return the record of a sound folder, or what is wrong with the folder, in words."""
     try:
         record = read_record(folder)

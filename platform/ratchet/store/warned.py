@@ -108,10 +108,10 @@ def on_page(texts: Iterable[str], folder: Path, since: str = "", runs: Iterable[
 def warnings_in(folder: Path, runs: Iterable[str] = (".",)) -> list[Warned]:
     """Return the warnings of all processes of a run, oldest first; a line that a kill cut short is left out."""
     lines = [raw for path in files(folder, runs) for raw in path.read_bytes().split(b"\n")[:-1]]
-    return sorted((one for raw in lines if (one := parse(raw)) is not None), key=lambda one: one.at)
+    return sorted((one for raw in lines if (one := parse_warning(raw)) is not None), key=lambda one: one.at)
 
 
-def parse(raw: bytes) -> Warned | None:
+def parse_warning(raw: bytes) -> Warned | None:
     """Return the warning of one line, or None where it is no whole one."""
     try:
         line = json.loads(raw)

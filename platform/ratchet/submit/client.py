@@ -153,7 +153,7 @@ class RayJobs:
             raise ClusterError("the cluster knows no such job", where=job_id) from None
 
 
-def connect(address: str, ca: str | None) -> RayJobs:
+def connect_jobs(address: str, ca: str | None) -> RayJobs:
     """Return the jobs of the cluster whose dashboard is at `address`; `ca` is a file of certificates to trust.
 
     The token is taken from Ray's own variables. Raises ClusterError where there is no such cluster, it refuses, or

@@ -55,6 +55,6 @@ def variables(settings: Sequence[str], cluster: Cluster, stop_wait: int) -> dict
     return found
 
 
-def runtime_env(archive: str, library: str | None, values: dict[str, str]) -> dict[str, Any]:
+def job_runtime_env(archive: str, library: str | None, values: dict[str, str]) -> dict[str, Any]:
     """Return a job's `runtime_env`: the archive of its files, the library's folder if it goes along, variables."""
     return {"working_dir": archive, **({"py_modules": [library]} if library else {}), "env_vars": values}

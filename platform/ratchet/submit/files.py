@@ -51,10 +51,10 @@ class Staged:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over names and contents, in hex."""
-        return digest_of(self.files)
+        return digest_of_files(self.files)
 
 
-def digest_of(files: tuple[StagedFile, ...]) -> str:
+def digest_of_files(files: tuple[StagedFile, ...]) -> str:
     """Return one SHA-256 over the names and contents of files, in hex."""
     lines = (f"{hashlib.sha256(file.content).hexdigest()} {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -150,12 +150,12 @@ def _refuse_links(found: list[Path], where: str) -> None:
 
 def listing(files: tuple[StagedFile, ...], what: str) -> str:
     """Return a line for each file with its size, and one with the sum and the digest of all."""
-    lines = [f"{size(len(file.content)):>10}  {file.name}" for file in files]
-    total = size(sum(len(file.content) for file in files))
-    return "\n".join([*lines, f"{total:>10}  {what}: {len(files)} files, sha256 {digest_of(files)[:16]}"])
+    lines = [f"{bytes_text(len(file.content)):>10}  {file.name}" for file in files]
+    total = bytes_text(sum(len(file.content) for file in files))
+    return "\n".join([*lines, f"{total:>10}  {what}: {len(files)} files, sha256 {digest_of_files(files)[:16]}"])
 
 
-def size(count: int) -> str:
+def bytes_text(count: int) -> str:
     """Return bytes as people say them: `312 B`, `4.1 KiB`, `7.0 MiB`."""
     if count < 1 << 10:
         return f"{count} B"

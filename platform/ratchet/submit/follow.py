@@ -60,7 +60,7 @@ class _Silence:
             self._since = None
 
 
-def follow(
+def follow_job(
     jobs: Jobs,
     job_id: str,
     out: TextIO,

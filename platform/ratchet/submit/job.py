@@ -88,12 +88,12 @@ def entrypoint(plan: str, overrides: Sequence[str], *, fresh: bool) -> str:
     return shlex.join(["python", "-m", "ratchet.cli", "run", plan, *sets, *(["--fresh"] if fresh else [])])
 
 
-def digest_of(files: str, library: str, command: str, values: Mapping[str, str]) -> str:
+def digest_of_job(files: str, library: str, command: str, values: Mapping[str, str]) -> str:
     """Return the digest of what makes a job: its files, the library sent along, its command and variables."""
     return fingerprint({"files": files, "library": library, "command": command, "variables": dict(values)})
 
 
-def place(jobs: Jobs, submission: Submission, job_id: str | None) -> tuple[str, bool]:
+def submit_once(jobs: Jobs, submission: Submission, job_id: str | None) -> tuple[str, bool]:
     """Submit a job once; return its name and whether this call started it.
 
     The name is the plan's, the digest's beginning and the number of the attempt. A job of the same digest that has

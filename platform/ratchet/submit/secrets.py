@@ -51,7 +51,7 @@ def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> d
     return {name: value.strip() for name, value in found.items() if len(value.strip()) >= SHORTEST}
 
 
-def refuse(texts: Mapping[str, str], files: Sequence[StagedFile], secrets: Mapping[str, str]) -> None:
+def refuse_secrets(texts: Mapping[str, str], files: Sequence[StagedFile], secrets: Mapping[str, str]) -> None:
     """Raise PlanError where a text or file that would be sent holds a secret; `texts` are by where they stand.
 
     Known secrets are looked for in everything, also as a URL, JSON or basic authentication spells them. Shapes of

@@ -6,7 +6,7 @@ import time
 from typing import TextIO
 
 from ratchet.errors import RunError, StoppedError, some
-from ratchet.submit.follow import follow
+from ratchet.submit.follow import follow_job
 from ratchet.submit.job import Job, Jobs, exit_status
 from ratchet.track.progress import Console, duration
 
@@ -19,12 +19,12 @@ def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: fl
     Return 0 where it stopped in its time, `StoppedError`'s status where it was killed then, and its own where it had
     ended by itself. Raises RunError where no such job runs, or several do and none is named; ClusterError.
     """
-    job, console = find(jobs, plan, job_id), Console()
+    job, console = find_job(jobs, plan, job_id), Console()
     seen = len(jobs.log(job.id))
     console.say(f"{job.id}: asked to stop; it has {job.stop_wait} s to commit a checkpoint")
     started = time.monotonic()
     jobs.stop(job.id)
-    ended = follow(jobs, job.id, out, patience=max(patience, job.stop_wait + _AFTER_KILL), seen=seen)
+    ended = follow_job(jobs, job.id, out, patience=max(patience, job.stop_wait + _AFTER_KILL), seen=seen)
     took = time.monotonic() - started
     if ended.status != "STOPPED":
         console.say(f"{job.id}: had ended by itself: {ended.status}")
@@ -39,7 +39,7 @@ def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: fl
     return StoppedError.exit_code
 
 
-def find(jobs: Jobs, plan: str, job_id: str | None) -> Job:
+def find_job(jobs: Jobs, plan: str, job_id: str | None) -> Job:
     """Return the job to stop. Raises RunError where none runs, or several do."""
     found = [job for job in jobs.running() if (job.id == job_id if job_id else job.plan == plan)]
     if len(found) == 1:

@@ -82,6 +82,6 @@ class Heard:
                     if not raw.endswith(b"\n"):
                         break
                     self._offsets[path] = self._offsets.get(path, 0) + len(raw)
-                    if (one := warned.parse(raw)) is not None:
+                    if (one := warned.parse_warning(raw)) is not None:
                         found.append(one.what)
         return found

@@ -27,13 +27,13 @@ def finite(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def line_of(step: int, metrics: Mapping[str, float]) -> str:
+def metrics_line(step: int, metrics: Mapping[str, float]) -> str:
     """Return one line of `metrics.jsonl`, newline included: `step` first, then the metrics."""
     line = {"step": step, **{key: finite(value) for key, value in metrics.items() if key != "step"}}
     return json.dumps(line, allow_nan=False) + "\n"
 
 
-def parse_line(raw: bytes) -> dict[str, Any] | None:
+def parse_metrics(raw: bytes) -> dict[str, Any] | None:
     """Return one line as a mapping, or None where it is torn: cut short, or never fully written."""
     if not raw.endswith(b"\n"):
         return None
@@ -57,7 +57,7 @@ def _whole_lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
         return found
     with file:
         for raw in file:
-            if (line := parse_line(raw)) is None:
+            if (line := parse_metrics(raw)) is None:
                 break
             found.append((line, raw))
     return found
@@ -85,7 +85,7 @@ class JsonLines:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line. Raises StorageError where the disk is full."""
         with storage_errors(self.path):
-            self._file.write(line_of(step, metrics))
+            self._file.write(metrics_line(step, metrics))
             self._file.flush()
 
     def summary(self, values: Mapping[str, Any]) -> None:

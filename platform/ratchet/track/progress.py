@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ratchet import redact
-from ratchet.track.jsonl import parse_line
+from ratchet.track.jsonl import parse_metrics
 from ratchet.track.pace import Pace, has_bar, line_by_line
 
 _POLL_SECONDS = 0.25
@@ -103,7 +103,7 @@ class Tail:
                     self._file_id, self._offset = file_id, 0
                 file.seek(self._offset)
                 for raw in file:
-                    if (line := parse_line(raw)) is None:
+                    if (line := parse_metrics(raw)) is None:
                         break
                     found.append(line)
                     self._offset += len(raw)
@@ -113,7 +113,7 @@ class Tail:
 
 
 @contextlib.contextmanager
-def follow(metrics_path: Path, label: str, total_steps: int, console: Console) -> Iterator[None]:
+def follow_training(metrics_path: Path, label: str, total_steps: int, console: Console) -> Iterator[None]:
     """Show the progress of a training step while the block runs; one line at its end.
 
     On a terminal: a bar with step of `total_steps`, loss, margin, pairs a second and time left; elsewhere a line with

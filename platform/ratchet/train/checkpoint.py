@@ -30,7 +30,7 @@ from ratchet.store.files import (
     free_bytes,
     fsync_folder,
     gone,
-    publish,
+    publish_folder,
     storage_errors,
     sync_tree,
     write_json,
@@ -180,7 +180,7 @@ class Checkpoints:
             sync_tree(staging)
             check_claim(self.step_folder, self.attempt)  # the disk may have taken its time
             try:
-                publish(staging, saved.path)
+                publish_folder(staging, saved.path)
             except FileExistsError:
                 raise RunError(
                     f"step {saved.step} was committed by another worker group",

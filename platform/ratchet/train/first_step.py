@@ -110,9 +110,9 @@ def measured(engine: Engine, works: Sequence[Work]) -> Figures:
         scores = by_side(here.batch, engine(here.batch))
         for k in range(_PASSES * _PAIRS // len(some)):
             one = k % len(work.pairs)
-            parts.append(noise.measure(engine, work.pairs[one : one + 1], scores.at(one), engine.device))
+            parts.append(noise.measure_noise(engine, work.pairs[one : one + 1], scores.at(one), engine.device))
     engine.train(True)
-    return Figures(noise=noise.combine(parts), routes=engine.routes)
+    return Figures(noise=noise.combine_noise(parts), routes=engine.routes)
 
 
 def figures(ids: Sequence[str], logps: PairLogps) -> Figures:
@@ -134,7 +134,7 @@ def combine(parts: Iterable[Figures]) -> Figures:
     """Return the figures of several parts together."""
     found = list(parts)
     sides = tuple(side for part in found for side in part.sides)
-    return Figures(sides, noise.combine(part.noise for part in found), any(part.routes for part in found))
+    return Figures(sides, noise.combine_noise(part.noise for part in found), any(part.routes for part in found))
 
 
 def check(spec: TrainSpec, seen: Figures, loss: float, pairs: int) -> FirstStep:

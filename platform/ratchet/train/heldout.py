@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ratchet.losses.preference import rewards_of
-from ratchet.model.divide import divide, units
+from ratchet.model.divide import divide_units, units
 from ratchet.train.batches import Rows, epoch_order
 from ratchet.train.communicate import Communicator
 from ratchet.train.engine import Engine
@@ -35,7 +35,7 @@ def heldout_metrics(
     sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
     loss = loss_function(spec)
     engine.train(False)
-    for micro in divide(held, communicator.world, token_budget)[communicator.rank]:
+    for micro in divide_units(held, communicator.world, token_budget)[communicator.rank]:
         work = prepare(spec, data, micro, engine.packing).to(engine.device)
         logps = answer_logps(engine, work)
         sums[0] += loss(logps).double().sum() * micro.weight

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ratchet.errors import RatchetError
 from ratchet.losses.diagnostics import metric_sums
-from ratchet.model.divide import divide, units
+from ratchet.model.divide import divide_units, units
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
 from ratchet.train.ahead import ahead
@@ -151,7 +151,7 @@ def works_of(spec: TrainSpec, parts: Parts, rows: Rows) -> list[Work]:
     """Return this worker's forward passes over a global batch, as many as every other worker has."""
     packing, budget = parts.engine.packing, parts.token_budget
     held = units(parts.data.table.__getitem__, rows, packing, budget, chosen_only=spec.supervised)
-    mine = divide(held, parts.communicator.world, budget)[parts.communicator.rank]
+    mine = divide_units(held, parts.communicator.world, budget)[parts.communicator.rank]
     pin = parts.engine.device.type == "cuda"
     return [prepare(spec, parts.data, micro, packing, pin=pin) for micro in mine]
 

@@ -46,7 +46,7 @@ def publish(spec: TrainSpec, engine: Engine, sample: Sample, communicator: Commu
     with torch.no_grad():
         trained = score(engine, sample.pairs, engine.device, chosen_only=spec.supervised)
     some = sample.pairs[:_MEASURED]
-    rounding = noise.measure(engine, some, trained, engine.device, chosen_only=spec.supervised)
+    rounding = noise.measure_noise(engine, some, trained, engine.device, chosen_only=spec.supervised)
     weights = engine.weights()
     asked = rounds(spec.dtype) and (spec.keep_masters or spec.lora is not None)
     exact = engine.float32_weights() if asked else None

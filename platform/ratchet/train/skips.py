@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ratchet.documents.events import Event
 from ratchet.errors import SHOWN, TrainingError, some
-from ratchet.pairs.places import places
+from ratchet.pairs.places import places_of_pairs
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.events import write_event
 from ratchet.train.spec import TrainSpec
@@ -38,7 +38,7 @@ class Skips:
 
     def named(self, ids: Sequence[str]) -> str:
         """Return the first pairs by `file:row`, and how many more there are."""
-        return some([*places([Path(file) for file in self.spec.pair_files], ids[:SHOWN]), *ids[SHOWN:]])
+        return some([*places_of_pairs([Path(file) for file in self.spec.pair_files], ids[:SHOWN]), *ids[SHOWN:]])
 
     def stopped(self, step: int, what: str, ids: Sequence[str]) -> TrainingError:
         """Return the error that ends training before anything that is not finite is saved."""

@@ -11,7 +11,7 @@ from typing import Any
 from ratchet.errors import ClusterError, DataError, RatchetError, some
 from ratchet.evaluate.engines.units import Unit
 from ratchet.reference.gone import family, wait_until_gone
-from ratchet.serving.requests import Answer, Engine, describe
+from ratchet.serving.requests import Answer, Engine, request_words
 from ratchet.store import warned
 
 _log = logging.getLogger(__name__)
@@ -152,8 +152,9 @@ class Actors:
         over = next(iter(lost.values()))
         deaths[over] += 1
         if deaths[over] >= _MOST_DEATHS:
+            requests = some([request_words(one) for one in units[over]])
             raise DataError(
-                f"{deaths[over]} processes died over the same requests: {some([describe(one) for one in units[over]])}",
+                f"{deaths[over]} processes died over the same requests: {requests}",
                 fix="if memory ran out (see the kernel's log), lower batch_tokens or the number of processes",
             )
         self._start()

@@ -14,7 +14,7 @@ from ratchet.pairs.chat import ChatTemplate
 from ratchet.plan.cluster import Cluster
 from ratchet.reference.models import Model
 from ratchet.serving import vllm
-from ratchet.serving.requests import Answer, Engine, Request, describe
+from ratchet.serving.requests import Answer, Engine, Request, request_words
 from ratchet.serving.restart import with_one_restart
 from ratchet.serving.vllm import Served, VllmEngine
 
@@ -33,7 +33,7 @@ class RevivingVllm:
         """Return one answer for each request, in their order."""
 
         def failed(error: EngineDeathError) -> DataError:
-            asked = some([describe(request) for request in requests])
+            asked = some([request_words(request) for request in requests])
             return DataError(
                 f"vLLM died twice over {len(requests)} requests ({error.what}): {asked}",
                 where=str(self.served.folder),

@@ -22,7 +22,7 @@ from ratchet.model.load import load_model
 from ratchet.model.rotary import original_length, put_back
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
-from ratchet.pairs.render import apply, find_style
+from ratchet.pairs.render import apply_template, find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.serving.requests import (
     Answer,
@@ -31,7 +31,7 @@ from ratchet.serving.requests import (
     ContinuationRequest,
     Request,
     Sampling,
-    describe,
+    request_words,
 )
 
 
@@ -76,7 +76,7 @@ class LocalEngine:
             return self._answer_all(requests)
         except torch.OutOfMemoryError as error:
             raise EngineDeathError(
-                f"no memory for a batch of {len(requests)} requests, the first {describe(requests[0])}",
+                f"no memory for a batch of {len(requests)} requests, the first {request_words(requests[0])}",
                 where=str(self.folder),
                 fix="lower the task's batch_tokens; what was answered is kept, other batches give other last bits",
             ) from error
@@ -89,7 +89,7 @@ class LocalEngine:
             odd = next(
                 one for one in requests if not isinstance(one, ChatRequest | CompletionRequest | ContinuationRequest)
             )
-            raise ModelError(f"this engine has no answer to {describe(odd)}", where=str(self.folder))
+            raise ModelError(f"this engine has no answer to {request_words(odd)}", where=str(self.folder))
         if texts:
             for some in self._batches([requests[place] for place in texts]):
                 places = [texts[at] for at in some]
@@ -204,5 +204,5 @@ def prompt_ids(tokenizer: Any, request: ChatRequest | CompletionRequest) -> list
 
 def _chat_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     style = find_style(tokenizer)  # says what to do where there is no template
-    ids = list(tokenizer(apply(tokenizer, turns, None), add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(apply_template(tokenizer, turns, None), add_special_tokens=False)["input_ids"])
     return ids if style.bos_id is None or ids[:1] == [style.bos_id] else [style.bos_id, *ids]

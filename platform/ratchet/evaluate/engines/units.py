@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ratchet.errors import RunError
-from ratchet.serving.requests import Answer, ContinuationRequest, Request, key_of
-from ratchet.store.append import AppendLog, Place, parse, read_places
+from ratchet.serving.requests import Answer, ContinuationRequest, Request, answer_key
+from ratchet.store.append import AppendLog, Place, parse_checked_line, read_places
 from ratchet.store.fingerprint import fingerprint
 
 Unit = tuple[Request, ...]
@@ -33,7 +33,7 @@ Key = Callable[[Request], str]
 def request_key(request: Request) -> str:
     """Return what a request is known by; long lists of token ids are digested as they are."""
     if not isinstance(request, ContinuationRequest):
-        return key_of("", request)
+        return answer_key("", request)
     text = json.dumps([request.kind, request.context, request.continuations], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -122,7 +122,7 @@ class UnitJournal:
 
 def _parse(raw: bytes) -> tuple[str, list[Answer]]:
     """Return the key and the answers of one line. Raises ValueError where it is none."""
-    line = parse(raw)
+    line = parse_checked_line(raw)
     try:
         return line["key"], [_answer(fields) for fields in line["answers"]]
     except (TypeError, KeyError) as error:

@@ -18,9 +18,9 @@ from ratchet.pairs.pair import Turn
 from ratchet.plan.judge import EndpointJudge, ReplayJudge
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
-from ratchet.serving.replay import Replay
+from ratchet.serving.replay import ReplayEngine
 from ratchet.serving.requests import Answer, ChatRequest, Engine, Request, Sampling
-from ratchet.serving.retry import REAL_PACE, Pace
+from ratchet.serving.retry import REAL_PACE, RequestPace
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file
 
@@ -51,7 +51,7 @@ class Judge:
 
 @contextlib.contextmanager
 def endpoint_judge(
-    said: EndpointJudge, journal: Path, pace: Pace = REAL_PACE, look: Callable[[], None] = lambda: None
+    said: EndpointJudge, journal: Path, pace: RequestPace = REAL_PACE, look: Callable[[], None] = lambda: None
 ) -> Iterator[Judge]:
     """Yield a server as judge; judgments are kept in `journal`, and none there is asked for twice.
 
@@ -66,7 +66,7 @@ def endpoint_judge(
 def replay_judge(said: ReplayJudge) -> Judge:
     """Return a recording as judge. Raises DataError where the file is none, or has nothing by that judge."""
     path = at_home(said.file)
-    replay = Replay(path, said.judge)
+    replay = ReplayEngine(path, said.judge)
     return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt, holds=replay.holds)
 
 

@@ -11,7 +11,7 @@ from ratchet.errors import PlanError
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.engines.kinds import engine_label
 from ratchet.evaluate.judges.judge import Judge, endpoint_judge, engine_judge, replay_judge
-from ratchet.model.load import resolve
+from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of
 from ratchet.plan.judge import JUDGE_KINDS, EndpointJudge, ModelJudge
 from ratchet.plan.judge import Judge as AnyJudge
@@ -26,7 +26,7 @@ from ratchet.store.lease import Wait, leased
 @contextlib.contextmanager
 def _own_judge(candidates: Candidates, said: ModelJudge) -> Iterator[Judge]:
     spec = said.model
-    model = model_of("judge", spec, resolve(spec))
+    model = model_of("judge", spec, model_folder(spec))
     bench = dataclasses.replace(candidates.bench, chat_template=chat_template_of(spec))
     with Candidates(bench, model, f"judge-of-{candidates.model.weights}-") as own:
         asked = Answering(engine=said.engine)

@@ -25,7 +25,7 @@ from ratchet.evaluate.mt_bench.scores import METRIC, answer_line, item_id, judgm
 from ratchet.evaluate.results import Item, TaskResult, count_problems
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.pairs.pair import Turn
-from ratchet.pairs.render import apply
+from ratchet.pairs.render import apply_template
 from ratchet.plan.tasks import MtBench
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
 from ratchet.track.bar import under_way
@@ -146,7 +146,7 @@ def _next_request(talk: Talk, candidate: Candidate, max_new_tokens: int) -> Chat
         turns.append(Turn("user", talk.question.turns[n]))
         turns += [Turn("assistant", text) for text in talk.answers[n : n + 1]]
     try:
-        text = apply(candidate.tokenizer, turns, None)
+        text = apply_template(candidate.tokenizer, turns, None)
     except Exception as error:  # a template can raise whatever its expressions raise
         raise ModelError(
             f"its chat template fails on a conversation: {error}",

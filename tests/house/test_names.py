@@ -1,0 +1,48 @@
+"""A public name of the library means one thing: whoever greps for it finds it, and not a crowd."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PLATFORM = Path(__file__).resolve().parents[2] / "platform" / "ratchet"
+
+SAME_THING = {
+    "main": "what a command runs; cli.py and plan/reference_page.py are commands too",
+    "add_arguments": "what a command takes",
+}
+"""Names that every module of a kind has, so that they are one thing."""
+
+STILL_SHARED = set(Path(__file__).with_name("shared_names.txt").read_text(encoding="utf-8").split())
+"""Names that two modules or more give to different things today. No name may come in, and one that is shared no
+more must be taken out."""
+
+
+def shared_names(root: Path) -> dict[str, list[str]]:
+    """Return the public functions and classes at the top of two modules or more, with their places."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
+                found.setdefault(node.name, []).append(f"{path.relative_to(root)}:{node.lineno}")
+    return {name: places for name, places in found.items() if len(places) > 1 and name not in SAME_THING}
+
+
+def test_no_name_means_two_things() -> None:
+    shared = shared_names(PLATFORM)
+    new = [
+        f"{name}: {', '.join(shared[name])}; name it after its object" for name in sorted(shared.keys() - STILL_SHARED)
+    ]
+    assert not new, "\n".join(new)
+
+
+def test_the_table_of_shared_names_only_shrinks() -> None:
+    mended = sorted(STILL_SHARED - shared_names(PLATFORM).keys())
+    assert not mended, f"take these out of STILL_SHARED: {' '.join(mended)}"
+
+
+def test_a_name_that_two_modules_share_is_found(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room/one.py").write_text("def place(): ...\ndef _own(): ...\ndef main(): ...\n")
+    (tmp_path / "two.py").write_text("\nclass place: ...\ndef _own(): ...\ndef main(): ...\n")
+    assert shared_names(tmp_path) == {"place": ["room/one.py:1", "two.py:2"]}
