@@ -15,7 +15,7 @@ import pytest
 from ratchet.errors import DataError, ModelError, StoppedError
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.local import LocalEngine
-from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.pool import AnswerPool
 from ratchet.evaluate.engines.units import Unit, UnitJournal
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.session import ray_session
@@ -62,7 +62,7 @@ def answers(
 
     try:
         with UnitJournal(journal) as kept:
-            return Pool(compute, "w", load_tokenizer(stories, None), kept, 90, 512).answer_groups(asked), done
+            return AnswerPool(compute, "w", load_tokenizer(stories, None), kept, 90, 512).answer_groups(asked), done
     finally:
         known = [pid for _, pid in actors._known]
         actors.close()

@@ -17,7 +17,7 @@ import scipy.stats
 from ratchet.documents.heldout import Estimate
 from ratchet.documents.scores import Comparison, Score
 from ratchet.errors import DataError
-from ratchet.evaluate.compare import ModelResults, compare
+from ratchet.evaluate.compare import ModelResults, compare_models
 from ratchet.evaluate.results import Item, TaskResult
 from ratchet.evaluate.statistics import clustered, estimate, holm, paired
 from ratchet.reference.store import Floats
@@ -42,7 +42,7 @@ def items_of(values: Sequence[float] | Floats, metric: str = "acc", **fields: An
 
 
 def two(mine: TaskResult, base: TaskResult) -> Comparison:
-    (row,) = compare([ModelResults("base", None, {TASK: base}), ModelResults("dpo", "base", {TASK: mine})])
+    (row,) = compare_models([ModelResults("base", None, {TASK: base}), ModelResults("dpo", "base", {TASK: mine})])
     return row
 
 
@@ -55,13 +55,13 @@ def test_each_model_stands_against_the_base_and_the_one_it_was_made_from() -> No
         ModelResults(name, before, {task: result(items_of(answers(0.5, seed))) for task in ("a:x", "a:y")})
         for seed, (name, before) in enumerate([("base", None), ("sft", "base"), ("dpo", "sft"), ("other", "sft")])
     ]
-    rows = compare(models, {"a:H2": ["a:x", "a:y"]})
+    rows = compare_models(models, {"a:H2": ["a:x", "a:y"]})
     families = [("sft", "base", "base"), ("dpo", "base", "base"), ("dpo", "sft", "before"),
                 ("other", "base", "base"), ("other", "sft", "before")]  # fmt: skip
     assert [(row.model, row.against, row.relation) for row in rows[::3]] == families
     assert [row.task for row in rows] == ["a:x", "a:y", "a:H2"] * 5
     assert [row.metric for row in rows[:3]] == ["acc", "acc", "average"]
-    assert compare(models[:1]) == compare([]) == []
+    assert compare_models(models[:1]) == compare_models([]) == []
 
 
 def test_items_are_joined_by_name_and_not_by_place() -> None:
@@ -190,7 +190,7 @@ def test_items_that_cannot_be_joined_are_refused() -> None:
 
 def test_a_task_that_one_model_was_not_asked_has_a_row() -> None:
     done = result(items_of(answers(0.5, 1)))
-    rows = compare([ModelResults("base", None, {"a:x": done}), ModelResults("dpo", "base", {"a:y": done})])
+    rows = compare_models([ModelResults("base", None, {"a:x": done}), ModelResults("dpo", "base", {"a:y": done})])
     assert [(row.task, row.note) for row in rows] == [("a:y", "base has no result"), ("a:x", "dpo has no result")]
 
 
@@ -203,7 +203,7 @@ def test_a_task_that_one_model_was_not_asked_has_a_row() -> None:
 )
 def test_models_that_are_not_there_are_errors(before: str, name: str, says: str) -> None:
     with pytest.raises(DataError, match=says):
-        compare([ModelResults("base", None, {}), ModelResults(name, before, {})])
+        compare_models([ModelResults("base", None, {}), ModelResults(name, before, {})])
 
 
 def test_holm_is_over_all_comparisons_of_a_table() -> None:
@@ -212,7 +212,7 @@ def test_holm_is_over_all_comparisons_of_a_table() -> None:
     gains = [np.repeat([1.0, -1.0, 0.0], [up, down, 40 - up - down]) for up, down in moved]
     mine = {f"a:{n}": result(items_of(gain), value=0.1) for n, gain in enumerate(gains)}
     none = {"a:4": result(items_of(np.ones(5)), value=None)}
-    rows = compare(
+    rows = compare_models(
         [ModelResults("base", None, {**base, **none}), ModelResults("sft", "base", {**mine, **none}),
          ModelResults("dpo", "sft", {"a:1": mine["a:1"]})]
     )  # fmt: skip
@@ -239,7 +239,7 @@ def test_an_average_is_compared_by_its_tasks_differences() -> None:
     sides = [{f"a:{n}": result(items_of(answers(share + n / 20, 10 * seed + n, 100 + 50 * n))) for n in range(4)}
              for seed, share in ((1, 0.35), (2, 0.5))]  # fmt: skip
     models = [ModelResults("base", None, sides[0]), ModelResults("dpo", "base", sides[1])]
-    rows = compare(models, {"a:H4": [*sides[0]], "a:H2": ["a:0", "a:1"]})
+    rows = compare_models(models, {"a:H4": [*sides[0]], "a:H2": ["a:0", "a:1"]})
     whole = rows[4]
     assert whole.difference == pytest.approx(
         np.mean([sides[1][task].headline.value - sides[0][task].headline.value for task in sides[0]])
@@ -262,7 +262,7 @@ def test_an_average_needs_all_of_its_tasks() -> None:
     of = {"a:x": done, "a:y": unscored, "a:one": result(items_of([1.0])), "a:less": up}
     models = [ModelResults("base", None, of), ModelResults("dpo", "base", of)]
     averages = {"a:A": ["a:x", "a:y"], "a:B": ["a:x", "a:one", "a:gone"], "a:C": ["a:x", "a:less"]}
-    rows = compare(models, averages)[-3:]
+    rows = compare_models(models, averages)[-3:]
     assert [row.note for row in rows] == [
         "no comparison, or none with an error, of a:y",
         "no comparison, or none with an error, of a:one, a:gone",
@@ -273,22 +273,26 @@ def test_an_average_needs_all_of_its_tasks() -> None:
 
 def test_a_handful_of_items_that_all_agree_show_no_average() -> None:
     zeros, ones = ({f"a:{n}": result(items_of([value] * 2), value=value) for n in range(2)} for value in (1e-9, 1.0))
-    row = compare([ModelResults("base", None, zeros), ModelResults("dpo", "base", ones)], {"a:H2": ["a:0", "a:1"]})[-1]
+    row = compare_models(
+        [ModelResults("base", None, zeros), ModelResults("dpo", "base", ones)], {"a:H2": ["a:0", "a:1"]}
+    )[-1]
     assert (row.p, row.verdict, row.note) == (None, "not shown", "too few items to tell")
-    same = compare([ModelResults("base", None, ones), ModelResults("dpo", "base", ones)], {"a:H2": ["a:0", "a:1"]})[-1]
+    same = compare_models(
+        [ModelResults("base", None, ones), ModelResults("dpo", "base", ones)], {"a:H2": ["a:0", "a:1"]}
+    )[-1]
     assert (same.difference, same.p, same.verdict, same.note) == (0.0, 1.0, "not shown", "")
 
 
 def test_tasks_whose_items_all_agree_leave_their_average_open() -> None:
     zeros, ones = ({f"a:{n}": result(items_of([value] * 60), value=value) for n in range(2)} for value in (0.0, 1.0))
     averages = {"a:H2": ["a:0", "a:1"]}
-    same = compare([ModelResults("base", None, zeros), ModelResults("dpo", "base", zeros)], averages)
+    same = compare_models([ModelResults("base", None, zeros), ModelResults("dpo", "base", zeros)], averages)
     assert same[0].high == pytest.approx(0.0602, abs=1e-4), "0 of 60 against 0 of 60"
     assert (same[2].low, same[2].high) == pytest.approx((-0.0602 / 2**0.5, 0.0602 / 2**0.5), abs=1e-4)
-    apart = compare([ModelResults("base", None, zeros), ModelResults("dpo", "base", ones)], averages)
+    apart = compare_models([ModelResults("base", None, zeros), ModelResults("dpo", "base", ones)], averages)
     assert (apart[2].difference, apart[2].high) == pytest.approx((1.0, 1.0))
     assert 1 - apart[2].low == pytest.approx((1 - apart[0].low) / 2**0.5) and apart[0].low < 0.95
-    mixed = compare(
+    mixed = compare_models(
         [ModelResults("base", None, zeros), ModelResults("dpo", "base", {**zeros, "a:1": half()})], averages
     )
     upper = [row.high - row.difference for row in mixed]
@@ -303,7 +307,7 @@ def test_a_note_of_a_task_is_a_note_of_its_average() -> None:
     whole, part = result(items_of(answers(0.5, 1, 80))), result(items_of(answers(0.5, 2, 79)))
     models = [ModelResults("base", None, {"a:x": whole, "a:y": whole}),
               ModelResults("dpo", "base", {"a:x": part, "a:y": whole})]  # fmt: skip
-    assert compare(models, {"a:H2": ["a:x", "a:y"]})[-1].note == "a:x: 79 of 80 items"
+    assert compare_models(models, {"a:H2": ["a:x", "a:y"]})[-1].note == "a:x: 79 of 80 items"
 
 
 def test_recorded_mt_bench_judgments_show_what_they_can(shared: Path) -> None:
@@ -318,7 +322,7 @@ def test_recorded_mt_bench_judgments_show_what_they_can(shared: Path) -> None:
         ModelResults(model, before, {"mt:mt": result(turns[model], "rating", kind="mt_bench")})
         for model, before in made
     ]
-    rows = compare(models)
+    rows = compare_models(models)
     assert [(row.relation, row.verdict, row.items, row.clusters, row.note) for row in rows] == [
         ("base", "worse", 160, 80, ""), ("base", "worse", 160, 80, ""), ("before", "not shown", 160, 80, "")
     ]  # fmt: skip

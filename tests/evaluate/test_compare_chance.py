@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ratchet.evaluate.compare import ModelResults, compare
+from ratchet.evaluate.compare import ModelResults, compare_models
 from tests.evaluate.test_compare import items_of, result
 
 
@@ -26,7 +26,8 @@ def shown_by_chance(experiments: int, count: int, items: int, tasks: int, before
     """How many tables of models that do not differ call one of them better or worse."""
     averages = {"a:all": [f"a:{n}" for n in range(tasks)]} if tasks > 1 else {}
     tables = (
-        compare(equal_models(count, seed, items, tasks, before), averages, seed=seed) for seed in range(experiments)
+        compare_models(equal_models(count, seed, items, tasks, before), averages, seed=seed)
+        for seed in range(experiments)
     )
     return sum(any(row.verdict != "not shown" for row in rows) for rows in tables)
 
@@ -50,5 +51,5 @@ def test_a_large_table_has_p_values_small_enough_for_it() -> None:
     up, same = result(items_of(np.ones(60))), result(items_of(np.zeros(60)))
     tasks = [f"a:{n}" for n in range(600)]
     sides = dict.fromkeys(tasks, same)
-    rows = compare([ModelResults("base", None, sides), ModelResults("dpo", "base", {**sides, "a:0": up})])
+    rows = compare_models([ModelResults("base", None, sides), ModelResults("dpo", "base", {**sides, "a:0": up})])
     assert (rows[0].verdict, rows[0].p_holm) == ("better", pytest.approx(600 * rows[0].p))

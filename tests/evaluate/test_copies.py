@@ -9,8 +9,8 @@ import pytest
 from bits import flip
 from harness_example import own_task
 from mirror import write_hub_folder
-from ratchet.evaluate.harness.copies import NAME, Copies, look
-from ratchet.evaluate.harness.definitions import content_of, load, quiet
+from ratchet.evaluate.harness.copies import NAME, Copies, copy_faults
+from ratchet.evaluate.harness.definitions import content_of, load_definitions, quiet
 from ratchet.plan.tasks import Harness
 
 ROWS = [{"text": f"question {n}", "choices": ["a", "bb", "ccc"], "answer": n % 3} for n in range(40)]
@@ -19,7 +19,7 @@ ROWS = [{"text": f"question {n}", "choices": ["a", "bb", "ccc"], "answer": n % 3
 def loaded(folder: Path, store: Path) -> str:
     with quiet():
         asked = Harness(kind="harness", task="mine", metric="acc", include=str(folder / "tasks"))
-        (task,) = load(asked, folder / "data", store / "datasets").leaves.values()
+        (task,) = load_definitions(asked, folder / "data", store / "datasets").leaves.values()
         return content_of(task)
 
 
@@ -41,7 +41,7 @@ def test_a_damaged_copy_is_made_again(folder: Path, damage: str, caplog: pytest.
     before = loaded(folder, store)
     (arrow,) = copies(store).rglob("*.arrow")
     made = arrow.stat().st_ino
-    assert look(copies(store)) == [] and loaded(folder, store) == before and arrow.stat().st_ino == made
+    assert copy_faults(copies(store)) == [] and loaded(folder, store) == before and arrow.stat().st_ino == made
     if damage == "bit":
         flip(arrow, arrow.read_bytes().index(b"question 7") + 3)
     elif damage == "gone":
@@ -52,7 +52,7 @@ def test_a_damaged_copy_is_made_again(folder: Path, damage: str, caplog: pytest.
         flip(copies(store) / NAME, 30)
     else:
         (copies(store) / NAME).unlink()
-    assert look(copies(store)) and loaded(folder, store) == before and look(copies(store)) == []
+    assert copy_faults(copies(store)) and loaded(folder, store) == before and copy_faults(copies(store)) == []
     assert len(caplog.records) == 1 and "they are made again" in caplog.text
 
 
@@ -60,4 +60,4 @@ def test_loading_that_fails_seals_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), Copies(tmp_path / "datasets") as made:
         made.of("d", "c").mkdir(parents=True)
         raise ZeroDivisionError
-    assert look(tmp_path / "datasets/d") == ["they were never finished"]
+    assert copy_faults(tmp_path / "datasets/d") == ["they were never finished"]

@@ -13,8 +13,8 @@ from transformers.cache_utils import DynamicLayer
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.engines.likelihood import likelihoods, may_share
-from ratchet.evaluate.engines.local import LocalEngine, ends_of, prompt_ids
-from ratchet.evaluate.engines.sampling import Draw, cut
+from ratchet.evaluate.engines.local import LocalEngine, end_ids_of, prompt_ids
+from ratchet.evaluate.engines.sampling import Draw, cut_answers
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.pair import Turn
 from ratchet.plan.model import Scratch
@@ -141,7 +141,7 @@ def test_an_answer_ends_before_its_stop_text(stories: Path) -> None:
     first = min(free.text.find(one) for one in (". ", "big ") if one in free.text)
     assert stopped.text == free.text[:first] and stopped.finish_reason == "stop"
     assert (stopped.completion_tokens or 99) < 60  # and it did not go on to the end
-    assert cut("a b c", ()) == "a b c" and cut("a. b", (".", "a")) == ""
+    assert cut_answers("a b c", ()) == "a b c" and cut_answers("a. b", (".", "a")) == ""
 
 
 def test_kinds_may_stand_in_one_call(engine: LocalEngine) -> None:
@@ -166,7 +166,7 @@ def test_a_conversation_begins_as_in_training(engine: LocalEngine) -> None:
     )
     text = engine.tokenizer.decode(ids)
     assert text.index("1 + 2?") < text.index("3.") < text.index("And?")
-    assert set(ends_of(engine.tokenizer)) >= {engine.tokenizer.eos_token_id}
+    assert set(end_ids_of(engine.tokenizer)) >= {engine.tokenizer.eos_token_id}
 
 
 def test_a_model_without_a_template_is_not_chatted_with(stories: Path) -> None:

@@ -16,7 +16,7 @@ from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.eq_bench.files import read_questions
 from ratchet.evaluate.eq_bench.rules import cut_revision
-from ratchet.evaluate.eq_bench.run import run
+from ratchet.evaluate.eq_bench.run import run_eq_bench
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import EqBench
@@ -45,7 +45,7 @@ def test_the_published_sets_are_known_by_their_content(shared: Path, tmp_path: P
 def test_only_the_published_questions_by_their_own_rule_give_an_eq_bench_score(shared: Path) -> None:
     def score(path: Path, version: str) -> TaskResult:
         task = EqBench(kind="eq_bench", questions=Files(path=str(path)), version=version, attempts=1)
-        return run("x", task, Candidate(Scripted(lambda prompt, seed: "?"), None, 4096, "scripted"))
+        return run_eq_bench("x", task, Candidate(Scripted(lambda prompt, seed: "?"), None, 4096, "scripted"))
 
     published = shared / "eq_bench/eq_bench_v2_questions_171.json"
     right, other = score(published, "v2"), score(published, "v1")
@@ -69,7 +69,7 @@ def test_the_questions_that_are_shipped_run_in_every_mode_and_are_not_passed_off
                 return both(text, text) if revision else text
 
             task = EqBench(kind="eq_bench", questions=Files(path=str(OWN)), version=version, revision=revision)
-            result = run("feelings", task, Candidate(Scripted(say), None, 4096, "scripted"))
+            result = run_eq_bench("feelings", task, Candidate(Scripted(say), None, 4096, "scripted"))
             assert result.headline.value == pytest.approx(100)
             assert result.headline.count == len(content) == 10
             assert result.headline.name == f"short-feelings.json, 10 questions, by EQ-Bench {version}'s rule"

@@ -11,7 +11,7 @@ import pytest
 from harness_example import mine, own_task
 from ratchet.errors import DataError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness.definitions import Loaded, load, quiet
+from ratchet.evaluate.harness.definitions import Loaded, load_definitions, quiet
 from ratchet.evaluate.harness.requests import build_rows
 from ratchet.evaluate.harness.run import run_all
 
@@ -23,7 +23,7 @@ FIRST = {"fewshot_config": {"sampler": "first_n"}}
 def loaded(folder: Path, rows: int = 5, shots: int = 2, **definition: Any) -> Loaded:
     own_task(folder, rows=rows, num_fewshot=shots, **definition)
     with quiet():
-        return load(mine(folder, shots=shots), None, folder / "cache")
+        return load_definitions(mine(folder, shots=shots), None, folder / "cache")
 
 
 def contexts(task: Any) -> list[tuple[str, str, bool]]:
@@ -62,7 +62,7 @@ def test_the_same_question_in_another_row_is_no_example_either(tmp_path: Path) -
     lines[3]["choices"], lines[3]["answer"] = lines[0]["choices"], 2
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with quiet():
-        [task] = load(mine(tmp_path, shots=2), None, tmp_path / "cache").leaves.values()
+        [task] = load_definitions(mine(tmp_path, shots=2), None, tmp_path / "cache").leaves.values()
     for question, context, _ in contexts(task):
         assert context.count(question) == 1
 
@@ -77,7 +77,7 @@ def test_how_many_were_drawn_again_is_said_with_the_score(tmp_path: Path, small:
     task = loaded(tmp_path / "task")
     again = sum(redrawn for *_, redrawn in contexts(next(iter(task.leaves.values()))))
     with quiet():
-        fresh = load(task.asked, None, tmp_path / "cache")
+        fresh = load_definitions(task.asked, None, tmp_path / "cache")
     for _ in range(2):  # built, and found again
         result, _ = run_all({"mine": fresh}, small, tmp_path / "store")["mine"]
         assert f"{again} items were among their own examples, which were drawn again." in result.warnings[-1]

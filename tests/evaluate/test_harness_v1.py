@@ -18,8 +18,8 @@ from mirror import make_mirror
 from plain_engine import PlainEngine, run, run_all
 from ratchet.errors import PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness.asking import Encoder, ask
-from ratchet.evaluate.harness.definitions import load, quiet
+from ratchet.evaluate.harness.asking import Encoder, encode_requests
+from ratchet.evaluate.harness.definitions import load_definitions, quiet
 from ratchet.evaluate.harness.leaderboard import OPENLLM_V1
 from ratchet.evaluate.harness.requests import build_rows
 from ratchet.plan.tasks import Harness
@@ -57,7 +57,7 @@ def hashes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def assert_asked_as_in_2023(task: str, mirror: Path, store: Path, questions: int) -> int:
     with quiet():
-        loaded = load(asking(task), mirror, store)
+        loaded = load_definitions(asking(task), mirror, store)
         count = 0
         for name, leaf in loaded.leaves.items():
             found = hashes(build_rows(leaf, list(leaf.eval_docs), "openllm-v1", questions, None))
@@ -81,7 +81,9 @@ def test_requests_of_all_subjects_are_those_of_2023(mirror: Path, tmp_path: Path
 
 def test_requests_of_today_are_others(mirror: Path, tmp_path: Path) -> None:
     with quiet():
-        leaf = load(asking("arc_challenge", profile="harness", shots=25), mirror, tmp_path).leaves["arc_challenge"]
+        leaf = load_definitions(asking("arc_challenge", profile="harness", shots=25), mirror, tmp_path).leaves[
+            "arc_challenge"
+        ]
         found = hashes(build_rows(leaf, list(leaf.eval_docs), "harness", 3, None))
     assert not set(found) & set(HASHES["requests"]["arc_challenge"])
 
@@ -134,7 +136,7 @@ def test_numbers_are_compared_as_in_2023(shared: Path, mirror: Path, reader: Can
 
 
 def _rows_of(task: str, mirror: Path, store: Path, limit: int) -> Any:
-    leaf = load(asking(task), mirror, store / "datasets").leaves[task]
+    leaf = load_definitions(asking(task), mirror, store / "datasets").leaves[task]
     return build_rows(leaf, list(leaf.eval_docs), "openllm-v1", limit, None)
 
 
@@ -159,14 +161,14 @@ def test_the_model_is_asked_what_lm_evals_own_class_asks_it(
     shots = None if profile == "openllm-v1" else OPENLLM_V1[task] or None
     never = False if profile == "openllm-v1" else None
     with quiet():
-        leaf = load(asking(task, profile=profile, shots=shots), mirror, tmp_path).leaves[task]
+        leaf = load_definitions(asking(task, profile=profile, shots=shots), mirror, tmp_path).leaves[task]
         docs = list(leaf.eval_docs)
         instances = [
             Instance(kind, docs[row["doc_id"]], tuple(arguments), index, (task, row["doc_id"], 1))
             for row in build_rows(leaf, docs, profile, 1 if task == "gsm8k" else 2, None)
             for index, (kind, arguments) in enumerate(row["requests"])
         ]
-        asked = ask(Encoder(reader.tokenizer, 512, special=never), instances)
+        asked = encode_requests(Encoder(reader.tokenizer, 512, special=never), instances)
         said = asked.said(reader.engine.answer(asked.requests))
         ours = [said[id(instance)][0] for instance in instances]
         engine: Any = reader.engine

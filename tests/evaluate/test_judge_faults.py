@@ -12,7 +12,7 @@ import pytest
 
 from endpoint_server import NOW, Behaviour, Server, hangs_up, says, serving, slow, stops_half_way, well
 from ratchet.errors import DataError, EndpointError, ModelError, PlanError, RatchetError
-from ratchet.evaluate.judges.judge import Case, Verdict, endpoint_judge, engine_judge, judge_cases
+from ratchet.evaluate.judges.judge import JudgeCase, Verdict, endpoint_judge, engine_judge, judge_cases
 from ratchet.evaluate.judges.verdicts import NO_RATING, OUT_OF_RANGE
 from ratchet.evaluate.thoughts import UNCLOSED
 from ratchet.plan.judge import EndpointJudge
@@ -46,7 +46,7 @@ def judged(server: Server, path: Path, count: int = 4, retries: int = 2, **chang
 
     pace = RequestPace(sleep, lambda: NOW, lambda low, high: high)
     fields = {"base_url": server.url, "model": "gpt-4", "allow_private": True, "max_attempts": 2, **changes}
-    cases = [Case("Be fair.", f"case {n}", ("answer",)) for n in range(count)]
+    cases = [JudgeCase("Be fair.", f"case {n}", ("answer",)) for n in range(count)]
     with endpoint_judge(EndpointJudge(kind="endpoint", **fields), path / "judge.jsonl", pace) as judge:
         return judge_cases(judge, cases, retries)
 
@@ -186,7 +186,7 @@ class Local:
 @pytest.mark.parametrize("error", [ModelError, DataError])
 def test_a_local_judge_that_refuses_one_prompt_judges_the_others(error: type[RatchetError]) -> None:
     judge = engine_judge("local", "model", Local(error))
-    cases = [Case("", text, ("x",)) for text in ("short", "long", "brief")]
+    cases = [JudgeCase("", text, ("x",)) for text in ("short", "long", "brief")]
     found = judge_cases(judge, cases, 2)
     assert [one.rating for one in found] == [4.0, None, 4.0]
     assert found[1].problem == "judge failed: vLLM refuses a request"

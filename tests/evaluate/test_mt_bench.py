@@ -18,8 +18,8 @@ from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.judges.judge import Judge
 from ratchet.evaluate.judges.verdicts import NO_RATING
 from ratchet.evaluate.mt_bench.files import read_set
-from ratchet.evaluate.mt_bench.run import GAVE_UP, TOO_LONG, MtBenchRun, prompt_for, run
-from ratchet.evaluate.mt_bench.scores import read_judgments, scores_from, scores_of
+from ratchet.evaluate.mt_bench.run import GAVE_UP, TOO_LONG, MtBenchRun, prompt_for, run_mt_bench
+from ratchet.evaluate.mt_bench.scores import read_judgments, scores_from, talk_scores
 from ratchet.evaluate.results import Item
 from ratchet.evaluate.statistics import clustered, estimate
 from ratchet.plan.task_parts import Files
@@ -70,7 +70,7 @@ def played(
         **{"kind": "mt_bench", "questions": Files(path=str(SHORT)), "references": "authors", "judge_retries": 1}
         | settings
     )
-    return run("chat", task, Candidate(talker, Words(), longest, "tiny"), judge), talker
+    return run_mt_bench("chat", task, Candidate(talker, Words(), longest, "tiny"), judge), talker
 
 
 def test_first_turns_are_asked_together_and_then_second_ones_with_the_answers() -> None:
@@ -214,7 +214,7 @@ def test_a_template_that_fails_on_a_conversation_is_told() -> None:
     task = MtBench(kind="mt_bench", questions=Files(path=str(SHORT)), references="authors")
     candidate = Candidate(Talker(says("x")), Refuses(), 99, "tiny")
     with pytest.raises(ModelError, match="chat template fails on a conversation: no system role"):
-        run("chat", task, candidate, Judge("j", "", lambda _: []))
+        run_mt_bench("chat", task, candidate, Judge("j", "", lambda _: []))
 
 
 def test_what_is_written_for_other_tools_is_read_again(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_what_is_written_for_other_tools_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "strict_single.jsonl"
     path.write_text("\n".join(done.judgment_lines("m", 1.0)))
     categories = {talk.question.question_id: talk.question.category for talk in done.talks}
-    again = scores_of(read_judgments([path]), categories)["m"]
+    again = talk_scores(read_judgments([path]), categories)["m"]
     assert [(s.name, s.value, s.standard_error, s.count) for s in again] == [
         (s.name, s.value, s.standard_error, s.count) for s in done.result.scores
     ]

@@ -15,7 +15,7 @@ import pytest
 from endpoint_server import chat
 from ratchet.errors import DataError
 from ratchet.evaluate.mt_bench.files import read_set
-from ratchet.evaluate.mt_bench.scores import read_judgments, scores_of
+from ratchet.evaluate.mt_bench.scores import read_judgments, talk_scores
 from ratchet.plan.task_parts import Files
 from ratchet.serving.replay import ReplayEngine
 from ratchet.serving.requests import Answer
@@ -143,7 +143,7 @@ def write(path: Path, *rows: dict[str, object]) -> Path:
 def test_equal_judgments_are_one_and_others_of_the_same_are_refused(tmp_path: Path) -> None:
     one, late, two = judgment(), judgment(tstamp=9.0), judgment(turn=2, judgment="eh", score=-1)
     path = write(tmp_path / "a.jsonl", one, two, late, judgment(model="n", judgment="[[1.5]]", score=1.5))
-    scores = scores_of(read_judgments([path, path]), {1: "math"})
+    scores = talk_scores(read_judgments([path, path]), {1: "math"})
     assert [(s.name, s.value, s.count) for s in scores["m"][1:3]] == [("turn 1", 7.0, 1), ("turn 2", None, 0)]
     assert scores["m"][0].value is None and scores["n"][0].value == 1.5
     other = write(tmp_path / "b.jsonl", two, judgment(judgment="[[8]]", score=8))
@@ -170,7 +170,7 @@ def test_a_line_that_is_no_judgment_is_told(tmp_path: Path, row: dict[str, objec
 
 def test_a_rating_out_of_range_in_a_recording_is_missing(tmp_path: Path) -> None:
     rows = [judgment(question_id=n, judgment="[[85]]" if not n else "[[8]]", score=8 if n else 85) for n in range(40)]
-    (scores,) = scores_of(read_judgments([write(tmp_path / "a.jsonl", *rows)]), {}).values()
+    (scores,) = talk_scores(read_judgments([write(tmp_path / "a.jsonl", *rows)]), {}).values()
     assert (scores[0].value, scores[0].count, scores[0].note) == (8.0, 39, "1 of 40 judgments are missing")
 
 

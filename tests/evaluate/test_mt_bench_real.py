@@ -13,9 +13,9 @@ from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.judges.guard import Guard
 from ratchet.evaluate.judges.judge import replay_judge
 from ratchet.evaluate.judges.verdicts import NO_RATING, read_as_fastchat, read_verdict
-from ratchet.evaluate.mt_bench.files import QuestionSet, read_answers, read_set
-from ratchet.evaluate.mt_bench.run import prompt_for, run
-from ratchet.evaluate.mt_bench.scores import read_judgments, scores_of
+from ratchet.evaluate.mt_bench.files import TalkQuestions, read_answers, read_set
+from ratchet.evaluate.mt_bench.run import prompt_for, run_mt_bench
+from ratchet.evaluate.mt_bench.scores import read_judgments, talk_scores
 from ratchet.plan.judge import ReplayJudge
 from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import MtBench
@@ -28,7 +28,7 @@ LLAMA3 = "mt_bench/recorded/dreaming-panda"
 
 
 @pytest.fixture(scope="module")
-def asked(shared: Path) -> QuestionSet:
+def asked(shared: Path) -> TalkQuestions:
     return read_set(Files(path=str(shared / "mt_bench")), "gpt-4")
 
 
@@ -36,7 +36,7 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_published_set_is_known_by_its_content(shared: Path, asked: QuestionSet, tmp_path: Path) -> None:
+def test_the_published_set_is_known_by_its_content(shared: Path, asked: TalkQuestions, tmp_path: Path) -> None:
     assert asked.name == "MT-Bench" and asked.is_mt_bench
     assert asked.settings["questions_sha256"].startswith("119565ad")
     assert asked.settings["reference_set"] == "gpt-4 (FastChat's)"
@@ -57,7 +57,7 @@ def test_the_published_set_is_known_by_its_content(shared: Path, asked: Question
     [(FIVE, "gpt-4_single", 800), (SOLAR, "gpt-4_single", 160), (LLAMA3, "gpt-4_single-origin", 330)],
 )
 def test_the_judges_prompts_are_rebuilt_byte_for_byte(
-    shared: Path, asked: QuestionSet, folder: str, name: str, count: int
+    shared: Path, asked: TalkQuestions, folder: str, name: str, count: int
 ) -> None:
     guard = Guard([prompt.template for prompt in asked.prompts.values()])
     questions = {question.question_id: question for question in asked.questions}
@@ -74,9 +74,9 @@ def test_the_judges_prompts_are_rebuilt_byte_for_byte(
         assert (read_as_fastchat(row["judgment"]) or -1) == (read_verdict(row["judgment"]).rating or -1) == row["score"]
 
 
-def test_averages_are_the_published_ones(shared: Path, asked: QuestionSet) -> None:
+def test_averages_are_the_published_ones(shared: Path, asked: TalkQuestions) -> None:
     categories = {question.question_id: question.category for question in asked.questions}
-    (solar,) = scores_of(read_judgments([shared / SOLAR / "model_judgment/gpt-4_single.jsonl"]), categories).values()
+    (solar,) = talk_scores(read_judgments([shared / SOLAR / "model_judgment/gpt-4_single.jsonl"]), categories).values()
     # Published: 7.66875, 7.21519 and 7.443396; the mean of the two turns' means would be 7.44197.
     assert [(round(score.value or 0, 6), score.count) for score in solar[:3]] == [
         (7.443396, 159),
@@ -84,7 +84,7 @@ def test_averages_are_the_published_ones(shared: Path, asked: QuestionSet) -> No
         (7.21519, 79),
     ]
     assert 0.31 <= solar[0].standard_error <= 0.36
-    five = scores_of(read_judgments([shared / FIVE / "model_judgment/gpt-4_single.jsonl"]), categories)
+    five = talk_scores(read_judgments([shared / FIVE / "model_judgment/gpt-4_single.jsonl"]), categories)
     assert five["llama2_chat_7b"][0].value == pytest.approx(6.190625)
     assert [score.group for score in five["llama2_chat_7b"][3:]] == sorted(set(categories.values()))
 
@@ -100,7 +100,7 @@ def test_files_that_blend_runs_are_refused_and_copies_count_once(shared: Path) -
 class Recalls:
     """Says what the recorded model said."""
 
-    def __init__(self, asked: QuestionSet, path: Path) -> None:
+    def __init__(self, asked: TalkQuestions, path: Path) -> None:
         answers = read_answers(path)
         self.by_talk = {
             (question.turns[0], n): answers[question.question_id][n] for question in asked.questions for n in (0, 1)
@@ -120,7 +120,7 @@ class Recalls:
     ],
 )
 def test_a_replayed_run_gives_the_published_average_or_says_what_is_missing(
-    shared: Path, asked: QuestionSet, folder: str, model: str, average: float | None, problems: dict[str, int] | None
+    shared: Path, asked: TalkQuestions, folder: str, model: str, average: float | None, problems: dict[str, int] | None
 ) -> None:
     name = "gpt-4_single-origin" if folder == LLAMA3 else "gpt-4_single"
     judge = replay_judge(
@@ -128,7 +128,7 @@ def test_a_replayed_run_gives_the_published_average_or_says_what_is_missing(
     )
     candidate = Candidate(Recalls(asked, shared / folder / f"model_answer/{model}.jsonl"), Words(), 10**6, model)
     task = MtBench(kind="mt_bench", questions=Files(path=str(shared / "mt_bench")))
-    result = run("mt-bench", task, candidate, judge).result
+    result = run_mt_bench("mt-bench", task, candidate, judge).result
     assert (round(result.headline.value, 6) if result.headline.value else None) == average
     assert result.kind == "mt_bench" and not any("not MT-Bench" in warning for warning in result.warnings)
     assert result.settings["judge"] == "gpt-4" and "sha256" in result.settings["judge_how"]

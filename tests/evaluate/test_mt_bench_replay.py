@@ -12,7 +12,7 @@ from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.judges.guard import Guard
 from ratchet.evaluate.judges.judge import replay_judge
 from ratchet.evaluate.mt_bench.files import read_set
-from ratchet.evaluate.mt_bench.run import prompt_for, run
+from ratchet.evaluate.mt_bench.run import prompt_for, run_mt_bench
 from ratchet.plan.judge import ReplayJudge
 from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import MtBench
@@ -39,7 +39,7 @@ def recording(path: Path, answer: str, shown: Callable[[str], str]) -> Path:
 @pytest.mark.parametrize("answer", MARKS)
 def test_a_recording_is_found_by_fastchats_own_prompt(answer: str, tmp_path: Path) -> None:
     judge = replay_judge(ReplayJudge(kind="replay", file=str(recording(tmp_path / "r", answer, str)), judge="gpt-4"))
-    done = run("chat", TASK, Candidate(Talker(says(answer)), Words(), 10_000, "m"), judge)
+    done = run_mt_bench("chat", TASK, Candidate(Talker(says(answer)), Words(), 10_000, "m"), judge)
     assert (done.result.headline.value, done.result.problems) == (6.0, {})
     assert answer in done.judged[0].prompt
     assert not any("taken out or apart" in warning for warning in done.result.warnings)
@@ -51,13 +51,13 @@ def test_a_recording_of_guarded_prompts_is_found_too(answer: str, tmp_path: Path
     assert guard.defuse(answer) != answer
     path = recording(tmp_path / "r", answer, guard.defuse)
     judge = replay_judge(ReplayJudge(kind="replay", file=str(path), judge="gpt-4"))
-    done = run("chat", TASK, Candidate(Talker(says(answer)), Words(), 10_000, "m"), judge)
+    done = run_mt_bench("chat", TASK, Candidate(Talker(says(answer)), Words(), 10_000, "m"), judge)
     assert (done.result.headline.value, done.result.problems) == (6.0, {})
     assert any("32 answers held a rating, a mark" in warning for warning in done.result.warnings)
 
 
 def test_a_judge_that_can_be_talked_to_never_sees_them(tmp_path: Path) -> None:
     judge = replay_judge(ReplayJudge(kind="replay", file=str(recording(tmp_path / "r", "x", str)), judge="gpt-4"))
-    other = run("chat", TASK, Candidate(Talker(says(MARKS[0])), Words(), 10_000, "m"), judge)
+    other = run_mt_bench("chat", TASK, Candidate(Talker(says(MARKS[0])), Words(), 10_000, "m"), judge)
     assert other.result.problems == {"judge failed: not in the recording": 32}
     assert MARKS[0] not in other.judged[0].prompt

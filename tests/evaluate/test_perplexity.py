@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.perplexity import run, scores_of, windows
+from ratchet.evaluate.perplexity import perplexity_scores, run_perplexity, windows
 from ratchet.evaluate.statistics import ratio
 from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
@@ -106,7 +106,7 @@ def guide(model: Any, ids: Sequence[int], window: int, stride: int) -> list[tupl
 def test_the_windows_and_sums_are_the_guide_s(
     candidate: Candidate, model: Any, window: int | None, stride: int | None
 ) -> None:
-    result = run("prose", task_of(PROSE, window=window, stride=stride), candidate)
+    result = run_perplexity("prose", task_of(PROSE, window=window, stride=stride), candidate)
     ids = candidate.tokenizer(PROSE.read_text())["input_ids"]
     theirs = guide(model, ids, window or 64, stride or 32)
     ours = [(item.values["nll"], item.values["tokens"]) for item in result.items]
@@ -128,7 +128,7 @@ def test_the_windows_and_sums_are_the_guide_s(
 
 def test_a_text_in_one_window_is_the_plain_mean_loss(candidate: Candidate, model: Any, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The lamp was lit again.")
-    result = run("short", task_of(tmp_path / "a.txt"), candidate)
+    result = run_perplexity("short", task_of(tmp_path / "a.txt"), candidate)
     ((loss, _),) = guide(model, candidate.tokenizer("The lamp was lit again.")["input_ids"], 64, 32)
     assert result.headline.value == pytest.approx(math.exp(loss), rel=1e-6)
     assert [score.standard_error for score in result.scores] == [None] * 3
@@ -140,7 +140,7 @@ def test_a_bos_that_the_tokenizer_adds_makes_the_first_token_predicted(folder: P
     begun.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|begin|> $A", special_tokens=[("<|begin|>", 1)]
     )
-    results = [run("p", task_of(PROSE), Candidate(Reader(model), one, 64, "tiny")) for one in (plain, begun)]
+    results = [run_perplexity("p", task_of(PROSE), Candidate(Reader(model), one, 64, "tiny")) for one in (plain, begun)]
     counts = [sum(item.values["tokens"] for item in result.items) for result in results]
     assert counts[1] == counts[0] + 1
     assert results[1].settings["tokens"] == results[0].settings["tokens"] + 1
@@ -160,7 +160,7 @@ def test_every_token_but_the_first_is_predicted_once_from_enough_before_it(
 
 
 def test_the_other_scores_are_the_same_in_other_units(candidate: Candidate) -> None:
-    result = run("prose", task_of(PROSE), candidate)
+    result = run_perplexity("prose", task_of(PROSE), candidate)
     perplexity, nll, bits = result.scores
     nats = sum(item.values["nll"] for item in result.items)
     assert nll.value == pytest.approx(math.log(perplexity.value))
@@ -180,7 +180,7 @@ def test_the_error_is_the_spread_of_perplexities_over_new_texts() -> None:
     for _ in range(2000):
         tokens = random.integers(20, 60, 80)
         nats = tokens * random.normal(3.0, 0.4, 80)
-        headline = scores_of(list(nats), list(tokens), 1000)[0]
+        headline = perplexity_scores(list(nats), list(tokens), 1000)[0]
         values.append(headline.value)
         errors.append(headline.standard_error)
     assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.05)
@@ -198,7 +198,7 @@ def test_rows_are_joined_by_blank_lines_empty_ones_too(candidate: Candidate, tmp
     lines = ["", " = Title = \n", "Some text .", ""]
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {line!r}}}\n'.replace("'", '"') for line in lines))
     (tmp_path / "a.txt").write_text("\n\n".join(lines))
-    apart, whole = (run("t", task_of(tmp_path / name), candidate) for name in ("a.jsonl", "a.txt"))
+    apart, whole = (run_perplexity("t", task_of(tmp_path / name), candidate) for name in ("a.jsonl", "a.txt"))
     assert apart.settings["text"] == whole.settings["text"]
     assert apart.scores == whole.scores
     assert [item.item for item in apart.items] == [item.item for item in whole.items]
@@ -206,14 +206,16 @@ def test_rows_are_joined_by_blank_lines_empty_ones_too(candidate: Candidate, tmp
 
 def test_a_window_of_another_text_has_another_id(candidate: Candidate, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(PROSE.read_text() + "\n\nThe end.")
-    one, two = ([item.item for item in run("t", task_of(p), candidate).items] for p in (PROSE, tmp_path / "a.txt"))
+    one, two = (
+        [item.item for item in run_perplexity("t", task_of(p), candidate).items] for p in (PROSE, tmp_path / "a.txt")
+    )
     assert one[:-1] == two[: len(one) - 1]
     assert one[-1] not in two
     assert len(set(one)) == len(one)
 
 
 def test_the_settings_say_what_decides_the_number(candidate: Candidate) -> None:
-    settings = run("t", task_of(PROSE, window=40, quantise="4bit"), candidate).settings
+    settings = run_perplexity("t", task_of(PROSE, window=40, quantise="4bit"), candidate).settings
     assert (settings["window"], settings["stride"], settings["quantise"]) == (40, 20, "4bit")
     assert settings["tokens"] == len(candidate.tokenizer(PROSE.read_text())["input_ids"])
 
@@ -224,7 +226,7 @@ def test_a_long_model_reads_4096_tokens_at_once(folder: Path) -> None:
             return Answer("", "stop", logprobs=(-1.0 * len(request.continuations[0]),), greedy=(False,))
 
     reader = Flat(None)
-    result = run("t", task_of(PROSE), Candidate(reader, load_tokenizer(folder, None), 8192, "flat"))
+    result = run_perplexity("t", task_of(PROSE), Candidate(reader, load_tokenizer(folder, None), 8192, "flat"))
     assert (result.settings["window"], result.settings["stride"]) == (4096, 2048)
     assert result.headline.value == pytest.approx(math.e)
 
@@ -237,17 +239,17 @@ def test_windows_that_do_not_fit_the_model_are_refused(
     candidate: Candidate, settings: dict[str, int], says: str
 ) -> None:
     with pytest.raises(PlanError, match=says):
-        run("t", task_of(PROSE, **settings), candidate)
+        run_perplexity("t", task_of(PROSE, **settings), candidate)
 
 
 def test_a_text_with_nothing_to_predict_is_refused(folder: Path, model: Any, tmp_path: Path) -> None:
     candidate = Candidate(Reader(model), load_tokenizer(folder, None), 64, "tiny")
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(DataError, match=r"tasks\.t\.rows: the text has 0 tokens"):
-        run("t", task_of(tmp_path / "a.jsonl"), candidate)
+        run_perplexity("t", task_of(tmp_path / "a.jsonl"), candidate)
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match="the text has 1 tokens"):
-        run("t", task_of(tmp_path / "a.txt"), candidate)
+        run_perplexity("t", task_of(tmp_path / "a.txt"), candidate)
 
 
 @pytest.mark.parametrize("logprobs", [(math.nan,), (-math.inf,), (None,), None])
@@ -258,11 +260,11 @@ def test_a_likelihood_that_is_no_number_is_the_model_s_fault(folder: Path, logpr
 
     candidate = Candidate(Broken(None), load_tokenizer(folder, None), 64, "broken")
     with pytest.raises(ModelError, match=r"tasks\.t: window 1: the likelihood of the text is"):
-        run("t", task_of(PROSE), candidate)
+        run_perplexity("t", task_of(PROSE), candidate)
 
 
 def test_a_perplexity_too_large_for_a_number_is_none() -> None:
-    perplexity, nll, _ = scores_of([8000.0, 9000.0], [10, 10], 100)
+    perplexity, nll, _ = perplexity_scores([8000.0, 9000.0], [10, 10], 100)
     assert (perplexity.value, perplexity.standard_error, nll.value) == (None, None, 850.0)
     assert "too large" in perplexity.note
 
@@ -270,7 +272,7 @@ def test_a_perplexity_too_large_for_a_number_is_none() -> None:
 def test_a_published_model_reads_prose_through_its_own_tokenizer(stories: Path) -> None:
     model = load_model(stories, "float32").eval()
     tokenizer = load_tokenizer(stories, None)
-    result = run("prose", task_of(PROSE, window=256), Candidate(Reader(model), tokenizer, 512, "stories"))
+    result = run_perplexity("prose", task_of(PROSE, window=256), Candidate(Reader(model), tokenizer, 512, "stories"))
     ids = tokenizer(PROSE.read_text())["input_ids"]
     theirs = guide(model, ids, 256, 128)
     predicted = [labels - (at == 0) for at, (_, labels) in enumerate(theirs)]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.errors import RunError, StorageError
-from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.pool import AnswerPool
 from ratchet.evaluate.engines.units import Unit, UnitJournal, units_of
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
 
@@ -80,9 +80,9 @@ OTHERS = [ContinuationRequest((n, 1), ((2, 3), (4,))) for n in range(9)]
 
 
 @contextlib.contextmanager
-def pool(path: Path, compute: Echo, identity: str = "w") -> Iterator[Pool]:
+def pool(path: Path, compute: Echo, identity: str = "w") -> Iterator[AnswerPool]:
     with UnitJournal(path) as journal:
-        made = Pool(compute, identity, None, journal, 30, 100)
+        made = AnswerPool(compute, identity, None, journal, 30, 100)
         made._length = length  # type: ignore[method-assign]
         yield made
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ratchet.errors import DataError
-from ratchet.evaluate.preference import gamma, reward_scores
-from ratchet.evaluate.preference_task import result
+from ratchet.evaluate.preference import mean_gamma, reward_scores
+from ratchet.evaluate.preference_task import preference_result
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.plan.data import Source
 from ratchet.plan.tasks import Preference
@@ -38,7 +38,7 @@ def scores() -> tuple[Logps, Logps]:
 
 def test_items_hold_each_pair_s_numbers(scores: tuple[Logps, Logps]) -> None:
     policy, reference = scores
-    found = result("p", TASK, policy, reference, pairs := pairs_of(60, 60), {"tokens": "abc"})
+    found = preference_result("p", TASK, policy, reference, pairs := pairs_of(60, 60), {"tokens": "abc"})
     assert [item.item for item in found.items] == [pair.pair_id for pair in pairs]
     for n, item in enumerate(found.items):
         chosen, rejected = policy.chosen[n] - reference.chosen[n], policy.rejected[n] - reference.rejected[n]
@@ -58,9 +58,9 @@ def test_items_hold_each_pair_s_numbers(scores: tuple[Logps, Logps]) -> None:
 def test_scores_are_those_of_the_held_out_pairs_of_a_plan_where_no_prompt_is_shared(
     scores: tuple[Logps, Logps],
 ) -> None:
-    found = {one.metric: one for one in result("p", TASK, *scores, pairs_of(60, 60), {}).scores}
+    found = {one.metric: one for one in preference_result("p", TASK, *scores, pairs_of(60, 60), {}).scores}
     known = reward_scores(*scores)
-    expected = dataclasses.asdict(known) | {"gamma": dataclasses.asdict(gamma(scores[0]))}
+    expected = dataclasses.asdict(known) | {"gamma": dataclasses.asdict(mean_gamma(scores[0]))}
     expected["reward_accuracy"] = expected.pop("accuracy")
     del expected["chosen_per_token"]  # it is for a plan's own diagnoses
     assert found.keys() == expected.keys()
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_held_out_pairs_of_a_plan_where_no_prompt_is_sha
         assert one.value == pytest.approx(expected[metric]["mean"], rel=1e-12)
         assert one.standard_error == pytest.approx(expected[metric]["standard_error"], rel=1e-12)
         assert one.count == 60
-    assert result("p", TASK, *scores, pairs_of(60, 60), {}).headline.metric == "reward_accuracy"
+    assert preference_result("p", TASK, *scores, pairs_of(60, 60), {}).headline.metric == "reward_accuracy"
 
 
 def test_the_error_takes_prompts_as_independent(scores: tuple[Logps, Logps]) -> None:
@@ -76,7 +76,9 @@ def test_the_error_takes_prompts_as_independent(scores: tuple[Logps, Logps]) -> 
     policy, reference = (
         dataclasses.replace(one, rejected=np.tile(one.rejected[:20], 3)) for one in (policy, reference)
     )
-    found = result("p", TASK, policy, reference, pairs_of(60, 20), {})  # each prompt's three pairs say the same
+    found = preference_result(
+        "p", TASK, policy, reference, pairs_of(60, 20), {}
+    )  # each prompt's three pairs say the same
     once = reward_scores(policy.at(np.arange(20)), reference.at(np.arange(20)))
     margin = found.scores[1]
     assert (margin.value, margin.count) == (pytest.approx(once.margin.mean), 60)
@@ -92,7 +94,7 @@ def test_the_clustered_error_is_the_spread_over_new_sets_of_prompts() -> None:
     zeros, ones = np.zeros(len(pairs)), np.ones(len(pairs), np.int32)
     for _ in range(400):
         drawn = random.normal(1.0, 2.0, 40)[of_prompt] + random.normal(0.0, 1.0, len(pairs))
-        (score,) = result("p", TASK, Logps(drawn, zeros, ones, ones), None, pairs, {}).scores
+        (score,) = preference_result("p", TASK, Logps(drawn, zeros, ones, ones), None, pairs, {}).scores
         values.append(score.value)
         errors.append(score.standard_error)
     assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.1)
@@ -100,9 +102,9 @@ def test_the_clustered_error_is_the_spread_over_new_sets_of_prompts() -> None:
 
 
 def test_without_a_reference_there_is_gamma_alone(scores: tuple[Logps, Logps]) -> None:
-    found = result("p", TASK, scores[0], None, pairs_of(60, 60), {})
+    found = preference_result("p", TASK, scores[0], None, pairs_of(60, 60), {})
     (score,) = found.scores
-    expected = gamma(scores[0])
+    expected = mean_gamma(scores[0])
     assert (score.name, score.unit) == ("γ", "nats")
     assert (score.value, score.standard_error) == pytest.approx((expected.mean, expected.standard_error))
     assert [item.answer.split()[0] == "good" for item in found.items] == list(scores[0].chosen > scores[0].rejected)
@@ -110,31 +112,31 @@ def test_without_a_reference_there_is_gamma_alone(scores: tuple[Logps, Logps]) -
 
 
 def test_a_model_that_is_its_reference_has_no_right_reward(scores: tuple[Logps, Logps]) -> None:
-    found = result("p", TASK, scores[0], scores[0], pairs_of(60, 60), {})
+    found = preference_result("p", TASK, scores[0], scores[0], pairs_of(60, 60), {})
     assert [(one.value, one.standard_error) for one in found.scores[:4]] == [(0.0, 0.0)] * 4
     assert [one.note for one in found.scores] == ["0 of 60: below 4.9 %", "", "", "", ""]
 
 
 def test_one_prompt_tells_no_error() -> None:
-    found = result("p", TASK, logps_of(3, 0), logps_of(3, 1), pairs_of(3, 1), {})
+    found = preference_result("p", TASK, logps_of(3, 0), logps_of(3, 1), pairs_of(3, 1), {})
     assert [one.standard_error for one in found.scores] == [None] * 5
     assert {one.note for one in found.scores} == {"one prompt: no error"}
 
 
 def test_a_conversation_is_shown_whole() -> None:
     turns = (Turn("system", "Be kind."), Turn("user", "Hi"))
-    found = result("p", TASK, logps_of(1, 0), None, [PreferencePair(turns, "Hello", "Go", "a", 1)], {})
+    found = preference_result("p", TASK, logps_of(1, 0), None, [PreferencePair(turns, "Hello", "Go", "a", 1)], {})
     assert found.items[0].question == "system: Be kind.\n\nuser: Hi"
 
 
 def test_demonstrations_and_no_pairs_are_refused() -> None:
     pair = dataclasses.replace(pairs_of(1, 1)[0], rejected=None)
     with pytest.raises(DataError, match=r"tasks\.p\.data: the pair of pairs\.jsonl:1 has no rejected answer"):
-        result("p", TASK, logps_of(1, 0), None, [pair], {})
+        preference_result("p", TASK, logps_of(1, 0), None, [pair], {})
     with pytest.raises(DataError, match=r"tasks\.p: no pair is left"):
-        result("p", TASK, logps_of(0, 0), None, [], {})
+        preference_result("p", TASK, logps_of(0, 0), None, [], {})
 
 
 def test_other_pairs_have_another_digest(scores: tuple[Logps, Logps]) -> None:
-    one, two = (result("p", TASK, *scores, pairs_of(60, n), {}).settings["pairs"] for n in (60, 20))
+    one, two = (preference_result("p", TASK, *scores, pairs_of(60, n), {}).settings["pairs"] for n in (60, 20))
     assert one != two

@@ -11,8 +11,8 @@ import pytest
 from ratchet.documents.scores import Score
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.exact_match import compile_pattern, last_match, run, wanted_answers
-from ratchet.evaluate.task_run import Question
+from ratchet.evaluate.exact_match import compile_pattern, last_match, run_exact_match, wanted_answers
+from ratchet.evaluate.task_run import HeldoutQuestion
 from ratchet.pipeline.scores_document import score_facts
 from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, Request
@@ -36,8 +36,10 @@ class Scripted:
         raise AssertionError("not asked for groups")
 
 
-def questions(chosen: Sequence[str]) -> list[Question]:
-    return [Question(f"p{n}", np.array([n, 7], np.int32), f"question {n}", text) for n, text in enumerate(chosen)]
+def questions(chosen: Sequence[str]) -> list[HeldoutQuestion]:
+    return [
+        HeldoutQuestion(f"p{n}", np.array([n, 7], np.int32), f"question {n}", text) for n, text in enumerate(chosen)
+    ]
 
 
 def test_the_last_match_is_the_answer() -> None:
@@ -48,7 +50,7 @@ def test_the_last_match_is_the_answer() -> None:
 
 def test_the_share_of_equal_groups_is_the_score() -> None:
     engine = Scripted(["answer is 3", "answer is 4", "", "answer is 1, no, the answer is 3"])
-    found = run("sums", TASK, Candidate(engine, None, 64, "w"), questions(["so the answer is 3"] * 4))
+    found = run_exact_match("sums", TASK, Candidate(engine, None, 64, "w"), questions(["so the answer is 3"] * 4))
     assert (found.headline.value, found.headline.count) == (0.5, 4)
     assert found.headline.standard_error == pytest.approx(np.std([1, 0, 0, 1], ddof=1) / 2)
     assert [item.values["exact_match"] for item in found.items] == [1.0, 0.0, 0.0, 1.0]
@@ -60,7 +62,7 @@ def test_the_share_of_equal_groups_is_the_score() -> None:
 def test_answers_that_all_agree_say_what_their_error_of_0_leaves_open() -> None:
     def noted(count: int, answer: str) -> tuple[float | None, float | None, str]:
         asked = questions(["so the answer is 3"] * count)
-        headline = run("sums", TASK, Candidate(Scripted([answer] * count), None, 64, "w"), asked).headline
+        headline = run_exact_match("sums", TASK, Candidate(Scripted([answer] * count), None, 64, "w"), asked).headline
         return headline.value, headline.standard_error, headline.note
 
     assert noted(12, "answer is 3") == (1.0, 0.0, "all of 12: above 77.9 %")
@@ -81,7 +83,7 @@ def test_the_console_shows_a_score_with_its_error(value: float | None, error: fl
 
 def test_no_question_is_an_error() -> None:
     with pytest.raises(DataError, match="no held-out pair of sums"):
-        run("sums", TASK, Candidate(Scripted([]), None, 64, "w"), [])
+        run_exact_match("sums", TASK, Candidate(Scripted([]), None, 64, "w"), [])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import JUDGES
-from ratchet.evaluate.suites import identity_of
+from ratchet.evaluate.suites import task_identity
 from ratchet.evaluate.task_run import Heldout, Inputs, task_run
 from ratchet.model.digest import digest_model
 from ratchet.model.scratch import make_scratch
@@ -84,7 +84,7 @@ INPUTS = Inputs(None, Path("store"), Heldout(lambda source, rows: [], lambda sou
 
 def key(name: str, **changed: Any) -> str:
     task = TypeAdapter(Task).validate_python(TASKS[name] | changed)
-    return fingerprint(identity_of(task, task_run(task.kind).reads("t", task, INPUTS), gpu=False))
+    return fingerprint(task_identity(task, task_run(task.kind).reads("t", task, INPUTS), gpu=False))
 
 
 def disturb() -> None:

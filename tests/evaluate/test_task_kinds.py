@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ratchet.errors import ModelError, PlanError
 from ratchet.evaluate import suites
 from ratchet.evaluate.engines.kinds import ENGINES, engine_kind
-from ratchet.evaluate.suites import check_suite, identity_of, raise_failed
+from ratchet.evaluate.suites import check_suite, raise_failed, task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
 from ratchet.plan import suite
 from ratchet.plan.judge import Engine
@@ -110,7 +110,9 @@ def test_a_chrf_task_is_right_everywhere(tmp_path: Path) -> None:
     one = Suite.model_validate({"tasks": {"letters": task}})
     other = Suite.model_validate({"tasks": {"letters": {**task, "rows": {"path": "more.jsonl"}}}})
     known = [
-        fingerprint(identity_of(s.tasks["letters"], task_run("chrf").reads("t", s.tasks["letters"], INPUTS), gpu=False))
+        fingerprint(
+            task_identity(s.tasks["letters"], task_run("chrf").reads("t", s.tasks["letters"], INPUTS), gpu=False)
+        )
         for s in (one, other)
     ]
     assert known[0] != known[1]
@@ -134,13 +136,13 @@ def test_another_package_adds_a_kind_whose_results_know_its_version(
     row = added(monkeypatch)
     task = row.settings.model_validate({"kind": "lengths", "rows": {"path": "rows.jsonl"}})
     content = task_run("lengths").reads("t", task, INPUTS)
-    identity = identity_of(task, content, gpu=False)
+    identity = task_identity(task, content, gpu=False)
     assert identity["libraries"] == {"tiny-tasks": "1.2"} and "rows" not in identity["task"]
     other = row.settings.model_validate({"kind": "lengths", "rows": {"path": "more.jsonl"}})
     assert task_run("lengths").reads("t", other, INPUTS).known_by != content.known_by
     install(site, version="1.3")
     importlib.invalidate_caches()
-    assert identity_of(task, content, gpu=False)["libraries"] == {"tiny-tasks": "1.3"}
+    assert task_identity(task, content, gpu=False)["libraries"] == {"tiny-tasks": "1.3"}
 
 
 def test_a_headline_that_counts_something_else_is_an_error(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

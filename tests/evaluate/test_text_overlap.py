@@ -23,10 +23,10 @@ from ratchet.evaluate.text_overlap import (
     corpus_bleu,
     corpus_chrf,
     jackknife,
-    measure,
-    run,
+    measure_overlap,
+    overlap_scores,
     run_chrf,
-    scores_of,
+    run_text_overlap,
 )
 from ratchet.evaluate.thoughts import UNCLOSED
 from ratchet.plan.task_parts import Rows
@@ -89,7 +89,9 @@ def task_of(folder: Path, questions: Sequence[str], references: Sequence[str], *
 def ask(folder: Path, answers: Sequence[str], references: Sequence[str], finish: str = "stop") -> tuple[Parrot, object]:
     questions = [f"question {n}" for n in range(len(answers))]
     parrot = Parrot({q: Answer(a, finish) for q, a in zip(questions, answers, strict=True)})
-    return parrot, run("overlap", task_of(folder, questions, references), Candidate(parrot, None, 64, "parrot"))
+    return parrot, run_text_overlap(
+        "overlap", task_of(folder, questions, references), Candidate(parrot, None, 64, "parrot")
+    )
 
 
 def test_the_scores_are_those_of_sacrebleu_and_rouge_score(tmp_path: Path) -> None:
@@ -114,11 +116,11 @@ def test_the_scores_are_those_of_sacrebleu_and_rouge_score(tmp_path: Path) -> No
 
 
 def test_rouge_of_a_pair_worked_out_by_hand() -> None:
-    overlap = measure(["the cat sat on the mat"], ["a cat sat on a mat today"])
+    overlap = measure_overlap(["the cat sat on the mat"], ["a cat sat on a mat today"])
     # 4 of 6 and 4 of 7 words; 2 of 5 and 2 of 6 word pairs; the longest common subsequence is cat sat on mat
     expected = {"rouge1": 2 * 4 / (6 + 7), "rouge2": 2 * 2 / (5 + 6), "rougeL": 2 * 4 / (6 + 7)}
     assert {key: values[0] for key, values in overlap.rouge.items()} == pytest.approx(expected)
-    assert measure(["jumping lions"], ["jumps lion"]).rouge["rouge1"][0] == 0  # words are not stemmed
+    assert measure_overlap(["jumping lions"], ["jumps lion"]).rouge["rouge1"][0] == 0  # words are not stemmed
 
 
 def test_bleu_of_a_corpus_worked_out_by_hand() -> None:
@@ -132,7 +134,7 @@ def test_bleu_of_a_corpus_worked_out_by_hand() -> None:
 def test_bleu_from_counts_is_sacrebleu_s_for_any_corpus(parts: list[tuple[str, int, int]]) -> None:
     answers = [" ".join([word] * n + WORDS[:m]) for word, n, m in parts]
     references = [" ".join([word] * m + WORDS[: n + 1]) for word, n, m in parts]
-    counts = measure(answers, references).counts
+    counts = measure_overlap(answers, references).counts
     assert corpus_bleu(counts.sum(axis=0)) == pytest.approx(sacrebleu.corpus_bleu(answers, [references]).score)
 
 
@@ -144,18 +146,18 @@ def test_the_error_of_bleu_is_the_jackknife_through_sacrebleu(count: int) -> Non
         for n in range(count)
     ]
     expected = np.sqrt((count - 1) / count * np.sum((np.array(left) - np.mean(left)) ** 2))
-    assert jackknife(measure(answers, references).counts) == pytest.approx(expected, rel=1e-9)
+    assert jackknife(measure_overlap(answers, references).counts) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_error_of_bleu_agrees_with_sacrebleu_s_bootstrap() -> None:
     answers, references = sentences(200, seed=7)
     found = sacrebleu.BLEU().corpus_score(answers, [references], n_bootstrap=1000)
-    half_width = 1.96 * jackknife(measure(answers, references).counts)
+    half_width = 1.96 * jackknife(measure_overlap(answers, references).counts)
     assert half_width == pytest.approx(found._ci, rel=0.15)
 
 
 def test_the_error_is_the_spread_over_new_corpora() -> None:
-    corpora = [measure(*sentences(60, seed=seed)).counts[2:] for seed in range(100, 250)]
+    corpora = [measure_overlap(*sentences(60, seed=seed)).counts[2:] for seed in range(100, 250)]
     spread = np.std([corpus_bleu(counts.sum(axis=0)) for counts in corpora], ddof=1)
     assert np.mean([jackknife(counts) for counts in corpora]) == pytest.approx(spread, rel=0.15)
 
@@ -218,17 +220,17 @@ def test_a_row_limit_and_columns_are_kept_to(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     parrot = Parrot({row["question"]: Answer(row["answer"], "stop") for row in rows})
     task = TextOverlap(kind="text_overlap", rows=Rows(path=str(path)), max_rows=5)
-    result = run("t", task, Candidate(parrot, None, 64, "parrot"))
+    result = run_text_overlap("t", task, Candidate(parrot, None, 64, "parrot"))
     assert [score.value for score in result.scores] == pytest.approx([100.0, 1.0, 1.0, 1.0])
     assert len(result.items) == 5
     with pytest.raises(DataError, match="no column 'gold'"):
-        run("t", task.model_copy(update={"answer": "gold"}), Candidate(parrot, None, 64, "parrot"))
+        run_text_overlap("t", task.model_copy(update={"answer": "gold"}), Candidate(parrot, None, 64, "parrot"))
 
 
 def test_the_order_of_answers_changes_no_score() -> None:
     answers, references = sentences(30)
-    turned = measure(answers[::-1], references[::-1])
-    for one, two in zip(scores_of(measure(answers, references)), scores_of(turned), strict=True):
+    turned = measure_overlap(answers[::-1], references[::-1])
+    for one, two in zip(overlap_scores(measure_overlap(answers, references)), overlap_scores(turned), strict=True):
         assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(two))
 
 

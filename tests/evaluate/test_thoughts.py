@@ -14,7 +14,7 @@ from harness_example import WORDS
 from plain_engine import PlainEngine, run
 from ratchet.evaluate import exact_match as exact
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.engines.local import text_of
+from ratchet.evaluate.engines.local import decoded_text
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest
@@ -43,7 +43,7 @@ def test_a_number_at_the_end_of_a_cut_answer_may_be_half_of_one(tmp_path: Path) 
 def test_an_exact_match_is_not_found_in_thoughts() -> None:
     task = ExactMatch(kind="exact_match", source="sums", pattern=PATTERN, max_new_tokens=9)
     texts = [THOUGHT + "answer is 3", THOUGHT + "Hm.", "answer is 3 <think>answer is 9", "answer is 3"]
-    found = exact.run("sums", task, Candidate(Says(texts), None, 64, "w"), questions(["answer is 3"] * 4))
+    found = exact.run_exact_match("sums", task, Candidate(Says(texts), None, 64, "w"), questions(["answer is 3"] * 4))
     assert [item.values["exact_match"] for item in found.items] == [1.0, 0.0, 0.0, 1.0]
     assert [item.problem for item in found.items] == ["", "no answer found", UNCLOSED, ""]
     assert found.items[0].answer == texts[0] and "3 answers held thoughts" in found.warnings[0]
@@ -63,12 +63,12 @@ def test_a_decoder_keeps_the_marks_of_thoughts_that_are_special_tokens(
     tokenizer = copy.deepcopy(small.tokenizer)
     plain = tokenizer("ab3", add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
-    assert text_of(tokenizer, [*plain, end]) == tokenizer.decode([*plain, end], skip_special_tokens=True) == "ab3"
+    assert decoded_text(tokenizer, [*plain, end]) == tokenizer.decode([*plain, end], skip_special_tokens=True) == "ab3"
     tokenizer.add_special_tokens({"additional_special_tokens": marks})
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert "]" not in tokenizer.decode(ids, skip_special_tokens=True)
-    assert text_of(tokenizer, [*ids, end]) == text
-    assert spoken(text_of(tokenizer, ids)) == "3"
+    assert decoded_text(tokenizer, [*ids, end]) == text
+    assert spoken(decoded_text(tokenizer, ids)) == "3"
 
 
 class Thinks(PlainEngine):

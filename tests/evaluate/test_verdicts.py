@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.evaluate.judges.guard import Guard
-from ratchet.evaluate.judges.judge import Case, Judge, judge_cases
+from ratchet.evaluate.judges.judge import Judge, JudgeCase, judge_cases
 from ratchet.evaluate.judges.verdicts import DISPUTED, NO_RATING, OUT_OF_RANGE, read_as_fastchat, read_verdict
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.serving.requests import Answer
@@ -134,7 +134,7 @@ def test_servers_have_several_words_for_an_end(reason: str) -> None:
 def test_a_judge_that_thinks_is_scored_by_what_it_says() -> None:
     says = [Answer(f"<think>[[1]] to [[10]], [[{n - 1}]]?</think>\nRating: [[{n}]]", "stop") for n in (2, 5, 9)]
     judge = Judge("j", "script", lambda requests: says[: len(requests)])
-    cases = [Case("s", f"p{n}", ("An answer.",)) for n in range(3)]
+    cases = [JudgeCase("s", f"p{n}", ("An answer.",)) for n in range(3)]
     assert [one.rating for one in judge_cases(judge, cases, 0)] == [2.0, 5.0, 9.0]
     assert [read_as_fastchat(one.text) for one in says] == [1.0, 1.0, 1.0]
 

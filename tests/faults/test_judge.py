@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from ratchet.evaluate.judges.verdicts import read_as_fastchat
-from ratchet.evaluate.mt_bench.files import Question
+from ratchet.evaluate.mt_bench.files import TalkQuestion
 from ratchet.evaluate.mt_bench.run import Talk, judge_talks
 from tests.evaluate.test_judge import ATTACKS, TEMPLATE, asked_set, mind_judge
 
@@ -15,7 +15,7 @@ def test_of_hundreds_of_canaries_none_writes_its_own_verdict() -> None:
     minds = list(dict.fromkeys(mind for mind, _ in ATTACKS))
     canaries = list(itertools.product(minds, [text for _, text in ATTACKS]))
     assert len(canaries) >= 200
-    question = Question(1, "writing", ("Write.", "Again."))
+    question = TalkQuestion(1, "writing", ("Write.", "Again."))
     written = unguarded = 0
     for mind, text in canaries:
         unguarded += read_as_fastchat(mind(TEMPLATE.format(question="Write.", answer=text))) == 10.0

@@ -14,7 +14,7 @@ import ratchet
 from harness_example import SPEC
 from hub_cache import COMMIT, cached, use_cache
 from ratchet.errors import RunError
-from ratchet.evaluate.suites import identity_of
+from ratchet.evaluate.suites import task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
 from ratchet.model.digest import digest_code, digest_model
 from ratchet.model.scratch import make_scratch
@@ -124,7 +124,7 @@ def test_other_code_is_another_model_for_steps_scores_judges_and_references(trus
 
     def known() -> list[str]:
         model = model_of("m", spec, trusted)
-        read = identity_of(task, task_run(task.kind).reads("t", task, Inputs(None, made, None)), gpu=False)
+        read = task_identity(task, task_run(task.kind).reads("t", task, Inputs(None, made, None)), gpu=False)
         return [model.identity, fingerprint(_identity(model.scoring(), job, TRAINER)), fingerprint(read)]
 
     before = known()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ratchet.errors import CorruptError, DataError
-from ratchet.evaluate.preference import gamma, reward_scores
+from ratchet.evaluate.preference import mean_gamma, reward_scores
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import (
     BLOCK,
@@ -181,7 +181,7 @@ def test_reward_scores_and_gamma_against_plain_arithmetic() -> None:
     assert found.margin.standard_error == pytest.approx((sum((m - mean) ** 2 for m in margin) / 49 / 50) ** 0.5)
     assert found.accuracy.mean == sum(m > 0 for m in margin) / 50
     assert found.margin.mean == pytest.approx(found.chosen_delta.mean - found.rejected_delta.mean)
-    assert gamma(policy).mean == pytest.approx(sum(policy.chosen - policy.rejected) / 50)
+    assert mean_gamma(policy).mean == pytest.approx(sum(policy.chosen - policy.rejected) / 50)
 
 
 def test_blocks_that_changed_or_went_are_scored_again_and_no_others(

@@ -16,7 +16,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Run, Tokens
-from ratchet.pipeline.samples import LIMIT, PROMPTS, Prompt, choose, sampled_models
+from ratchet.pipeline.samples import LIMIT, PROMPTS, ChosenPrompt, choose, sampled_models
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import Model
 from ratchet.report.page import write_report
@@ -91,7 +91,7 @@ def test_the_start_model_and_what_each_stage_ends_with_answer(tmp_path: Path, mo
 
 @pytest.mark.parametrize(("chosen", "limit"), [(12, 128), (64, 128), (65, 130), (256, 512), (900, 512)])
 def test_an_answer_may_be_twice_as_long_as_the_chosen_one(chosen: int, limit: int) -> None:
-    assert Prompt("a", "heldout", np.arange(3, dtype=np.int32), "Hi.", "Yes.", chosen).limit == limit
+    assert ChosenPrompt("a", "heldout", np.arange(3, dtype=np.int32), "Hi.", "Yes.", chosen).limit == limit
 
 
 def test_answers_stand_at_the_head_of_the_page_and_whole_below(tmp_path: Path) -> None:

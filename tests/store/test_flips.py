@@ -17,7 +17,7 @@ import pytest
 from bits import flip
 from ratchet.errors import CorruptError, RatchetError
 from ratchet.evaluate.engines.units import UnitJournal
-from ratchet.evaluate.harness.copies import look
+from ratchet.evaluate.harness.copies import copy_faults
 from ratchet.evaluate.harness.requests import kept_rows
 from ratchet.evaluate.results import read_result
 from ratchet.pairs.table import open_table
@@ -118,7 +118,7 @@ def trial(layout: Layout) -> Any:
 
 def data(layout: Layout) -> Any:
     folder = layout.store / "datasets/d"
-    return MADE_AGAIN if look(folder) else (folder / "test.arrow").read_bytes()
+    return MADE_AGAIN if copy_faults(folder) else (folder / "test.arrow").read_bytes()
 
 
 KINDS: dict[str, tuple[str, Callable[[Layout], Any]]] = {

@@ -20,7 +20,7 @@ from ratchet.documents.scores import Score
 from ratchet.errors import RunError, StoppedError
 from ratchet.evaluate import suites
 from ratchet.evaluate.bench import Bench, Candidates
-from ratchet.evaluate.judges.kinds import judge_of
+from ratchet.evaluate.judges.kinds import open_judge
 from ratchet.evaluate.results import Item, TaskResult
 from ratchet.evaluate.suites import score_suite
 from ratchet.evaluate.task_run import Answered
@@ -240,7 +240,7 @@ def test_one_process_at_a_time_asks_a_judge_behind_a_url(bench: tuple[Bench, Mod
     inside: list[str] = []
 
     def work() -> None:
-        with Candidates(place, model) as candidates, judge_of(candidates, judge, "here"):
+        with Candidates(place, model) as candidates, open_judge(candidates, judge, "here"):
             inside.append("in")
             time.sleep(0.1)
             inside.append("out")

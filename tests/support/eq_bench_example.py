@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.eq_bench.run import run
+from ratchet.evaluate.eq_bench.run import run_eq_bench
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import EqBench
@@ -55,7 +55,7 @@ def written(path: Path, records: Any) -> Path:
 def asked(tmp_path: Path, count: int, engine: Scripted, **settings: Any) -> TaskResult:
     path = written(tmp_path / "own.json", {str(number): record(number) for number in range(1, count + 1)})
     task = EqBench(kind="eq_bench", questions=Files(path=str(path)), **settings)
-    return run("feelings", task, Candidate(engine, None, 4096, "scripted"))
+    return run_eq_bench("feelings", task, Candidate(engine, None, 4096, "scripted"))
 
 
 def references(question: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ from ratchet.errors import ModelError
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.kinds import RevivingVllm
 from ratchet.evaluate.engines.local import LocalEngine
-from ratchet.evaluate.engines.pool import Pool
+from ratchet.evaluate.engines.pool import AnswerPool
 from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
@@ -40,9 +40,9 @@ def answers(served: Served, journal: Path, requests: list[Request], budget: int)
     actors = Actors(functools.partial(RevivingVllm, served), count=1)
     try:
         with UnitJournal(journal) as kept:
-            return Pool(actors.compute, "w", load_tokenizer(served.folder, None), kept, budget, served.longest).answer(
-                requests
-            )
+            return AnswerPool(
+                actors.compute, "w", load_tokenizer(served.folder, None), kept, budget, served.longest
+            ).answer(requests)
     finally:
         actors.close()
 

@@ -80,9 +80,12 @@ def main(arguments: argparse.Namespace) -> int:
         refuse_suite_here(str(arguments.suite), suite)
     begin(arguments.suite.stem, "evaluating models")
 
-    from ratchet.pipeline.standalone_evaluation import Asked, evaluate_models
+    from ratchet.pipeline.standalone_evaluation import EvaluationRequest, evaluate_models
 
-    asked = [Asked(name, rendered(spec, arguments.template_arguments, arguments.date)) for name, spec in models.items()]
+    asked = [
+        EvaluationRequest(name, rendered(spec, arguments.template_arguments, arguments.date))
+        for name, spec in models.items()
+    ]
     wandb = None
     if arguments.wandb:
         wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")

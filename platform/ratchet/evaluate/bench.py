@@ -14,7 +14,7 @@ from ratchet.errors import ModelError, StoppedError
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.kinds import Subject, engine_kind, engine_label
-from ratchet.evaluate.engines.pool import OneEngine, Pool
+from ratchet.evaluate.engines.pool import AnswerPool, OneEngine
 from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.model.check import check_model
 from ratchet.model.digest import digest_code, digest_model, file_marks
@@ -124,7 +124,7 @@ class Candidates:
         quantise = quantise_of(task)
         name = fingerprint(self.identity_for(task))
         longest = engine_kind(task.engine).positions(self.longest)
-        pool = Pool(
+        pool = AnswerPool(
             functools.partial(self._compute, task.engine, quantise),
             name,
             self.tokenizer,

@@ -33,7 +33,7 @@ class ModelResults:
     results: Mapping[str, TaskResult]
 
 
-def compare(
+def compare_models(
     models: Sequence[ModelResults], averages: Mapping[str, Sequence[str]] | None = None, *, seed: int = 0
 ) -> list[Comparison]:
     """Return each model against the base, which is the first, and against its `before` if that is another.

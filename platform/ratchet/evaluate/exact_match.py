@@ -12,17 +12,19 @@ from ratchet.documents.scores import Score
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import TOO_LONG, Candidate
-from ratchet.evaluate.results import Item, TaskResult, count_problems, joined, unanimous, without_error
+from ratchet.evaluate.results import Item, TaskResult, count_problems, join_notes, unanimous, without_error
 from ratchet.evaluate.statistics import estimate
-from ratchet.evaluate.task_run import NEXT, Answered, Content, Inputs, Question, Ready, TaskRun, each_alone
-from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
+from ratchet.evaluate.task_run import NEXT, Answered, Content, HeldoutQuestion, Inputs, Ready, TaskRun, each_alone
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, thought_warnings
 from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
 
 NOTHING_FOUND = "no answer found"
 
 
-def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Question]) -> TaskResult:
+def run_exact_match(
+    name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[HeldoutQuestion]
+) -> TaskResult:
     """Return the share of answers whose last match of the pattern, outside thoughts, equals the chosen answer's.
 
     An answer in which the pattern finds nothing is wrong, and counted beside. Raises DataError where
@@ -54,10 +56,10 @@ def run(name: str, task: ExactMatch, candidate: Candidate, questions: Sequence[Q
     )
     right = np.array([item.values["exact_match"] for item in items], np.float64)
     mean = estimate(right)
-    note = joined(unanimous(right), without_error(mean.standard_error, "item"))
+    note = join_notes(unanimous(right), without_error(mean.standard_error, "item"))
     score = Score("exact match", "exact_match", mean.mean, mean.standard_error, mean.count, note=note)
     settings = {key: getattr(task, key) for key in ("source", "pattern", "rows", "max_new_tokens")}
-    warnings = told(answer.text for answer in answers)
+    warnings = thought_warnings(answer.text for answer in answers)
     return TaskResult(name, task.kind, (score,), items, settings, count_problems(items), warnings)
 
 
@@ -114,7 +116,7 @@ def _read(name: str, task: ExactMatch, inputs: Inputs) -> Content:
 
 
 def _ask(candidates: Candidates, name: str, ready: Ready) -> Answered:
-    return Answered(run(name, ready.settings, candidates.of(ready.settings), ready.content.loaded()), {})
+    return Answered(run_exact_match(name, ready.settings, candidates.of(ready.settings), ready.content.loaded()), {})
 
 
 TASK = TaskRun(

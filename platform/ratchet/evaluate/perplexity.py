@@ -12,7 +12,7 @@ import numpy as np
 from ratchet.documents.scores import Score
 from ratchet.errors import DataError, ModelError, PlanError
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.results import Item, TaskResult, joined, without_error
+from ratchet.evaluate.results import Item, TaskResult, join_notes, without_error
 from ratchet.evaluate.statistics import ratio
 from ratchet.evaluate.task_files import read_rows
 from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
@@ -38,7 +38,7 @@ class Window:
         return self.end - self.first
 
 
-def run(name: str, task: Perplexity, candidate: Candidate) -> TaskResult:
+def run_perplexity(name: str, task: Perplexity, candidate: Candidate) -> TaskResult:
     """Score a text under a model: perplexity, nats for each token, bits for each byte.
 
     The text is the rows joined by blank lines, made into tokens at once, with what the tokenizer puts around a
@@ -62,7 +62,7 @@ def run(name: str, task: Perplexity, candidate: Candidate) -> TaskResult:
     return TaskResult(
         task=name,
         kind=task.kind,
-        scores=scores_of(nats, [one.predicted for one in cut], len(text.encode())),
+        scores=perplexity_scores(nats, [one.predicted for one in cut], len(text.encode())),
         items=items,
         settings={
             "rows": digest,
@@ -95,7 +95,7 @@ def windows(tokens: int, window: int, stride: int) -> list[Window]:
     return found
 
 
-def scores_of(nats: Sequence[float], tokens: Sequence[int], text_bytes: int) -> tuple[Score, ...]:
+def perplexity_scores(nats: Sequence[float], tokens: Sequence[int], text_bytes: int) -> tuple[Score, ...]:
     """Return perplexity, nats for each token and bits for each byte of K windows, from their summed nats.
 
     The errors take windows as independent of each other; perplexity's is its own value times that of the nats
@@ -120,7 +120,7 @@ def scores_of(nats: Sequence[float], tokens: Sequence[int], text_bytes: int) -> 
             None if error is None or slope is None else slope * error,
             found.count,
             unit=unit,
-            note=joined("too large for a number" if value is None else "", note),
+            note=join_notes("too large for a number" if value is None else "", note),
             lower_is_better=True,
         )
         for name, unit, value, slope in rows
@@ -159,4 +159,4 @@ def _read(name: str, task: Perplexity, inputs: Inputs) -> Content:
     return Content(read_rows(task.rows, (task.column,), task.max_rows, blank=True)[1], None)
 
 
-TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run))
+TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run_perplexity))

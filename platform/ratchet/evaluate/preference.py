@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from ratchet.documents.heldout import Estimate
-from ratchet.evaluate.statistics import estimate, share
+from ratchet.evaluate.statistics import estimate, estimate_share
 from ratchet.losses.preference import Reward, log_ratio_reward
 from ratchet.reference.store import Floats, Logps
 
@@ -33,7 +33,7 @@ def reward_scores(policy: Logps, reference: Logps, reward: Reward = log_ratio_re
     Both scores are of the same N pairs in the same order. Notation as in Rafailov et al. 2023.
     """
     found = by_pair(policy, reference, reward)
-    accuracy = share(found.pop("accuracy") > 0)
+    accuracy = estimate_share(found.pop("accuracy") > 0)
     return RewardScores(accuracy=accuracy, **{name: estimate(values) for name, values in found.items()})
 
 
@@ -53,6 +53,6 @@ def by_pair(policy: Logps, reference: Logps, reward: Reward = log_ratio_reward) 
     }
 
 
-def gamma(logps: Logps) -> Estimate:
+def mean_gamma(logps: Logps) -> Estimate:
     """Return the mean of γ = log π(w|x) − log π(l|x) over N pairs (sDPO, Eq. 1), in nats."""
     return estimate(logps.chosen - logps.rejected)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ratchet.documents.scores import Score
 from ratchet.errors import DataError, ModelError
 from ratchet.evaluate.bench import Bench, Candidates
-from ratchet.evaluate.results import Item, TaskResult, joined, unanimous, without_error
+from ratchet.evaluate.results import Item, TaskResult, join_notes, unanimous, without_error
 from ratchet.evaluate.statistics import ratio
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.model.digest import digest_vocabulary
@@ -43,7 +43,7 @@ UNITS = {
 """The metrics and what they count; without a reference there is γ alone."""
 
 
-def result(
+def preference_result(
     name: str,
     task: Preference,
     policy: Logps,
@@ -61,7 +61,7 @@ def result(
     """
     if not pairs:
         raise DataError("no pair is left to score", where=f"tasks.{name}", fix="look at its data and max_length")
-    values = metrics(policy, reference)
+    values = pair_metrics(policy, reference)
     rejected = [_rejected(pair, name) for pair in pairs]
     first = values["margin" if reference is not None else "gamma"] > 0
     items = tuple(
@@ -93,7 +93,7 @@ def result(
     )
 
 
-def metrics(policy: Logps, reference: Logps | None) -> dict[str, Floats]:
+def pair_metrics(policy: Logps, reference: Logps | None) -> dict[str, Floats]:
     """Return each metric of N pairs, (N,), the one that stands for the task first.
 
     With log-ratios h = log π(y|x) − log π_ref(y|x) of the chosen and the rejected answer, the margin is h_w − h_l,
@@ -121,7 +121,7 @@ def _score(metric: str, values: Floats, prompts: Sequence[str]) -> Score:
         standard_error=found.standard_error,
         count=len(values),
         unit=UNITS[metric],
-        note=joined(open_left, without_error(found.standard_error, "prompt")),
+        note=join_notes(open_left, without_error(found.standard_error, "prompt")),
     )
 
 
@@ -170,7 +170,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
     logps = [read_job(job, one) for one in scored]
     table = open_table([job.file], [1.0], 0).subset(job.rows or ())
     texts = {pair.pair_id: pair for pair in _read(pairs / f"{split}.parquet")}
-    return result(
+    return preference_result(
         name,
         task,
         logps[0],

@@ -134,7 +134,7 @@ def read_result(folder: Path) -> TaskResult:
 _MISSED = 0.05
 
 
-def joined(*parts: str) -> str:
+def join_notes(*parts: str) -> str:
     """Return the parts of a note that say something, in their order."""
     return "; ".join(part for part in parts if part)
 

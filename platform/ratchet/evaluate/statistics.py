@@ -54,7 +54,7 @@ def estimate(values: Floats) -> Estimate:
     return Estimate(mean, error, count)
 
 
-def share(hits: npt.NDArray[np.bool_]) -> Estimate:
+def estimate_share(hits: npt.NDArray[np.bool_]) -> Estimate:
     """Return the share of `hits` (N,) that are true; its error is None where all agree (`reference.share`)."""
     count = len(hits)
     mean = float(np.mean(hits)) if count else 0.0

@@ -17,7 +17,7 @@ from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.evaluate.results import TaskResult, not_asked, read_result, why_of, write_result
 from ratchet.evaluate.task_run import FAILS_ALONE, Answered, Content, Heldout, Inputs, Ready, task_run
 from ratchet.model.quantise import check_quantisation
-from ratchet.plan.suite import Suite, Task, judge_of, quantise_of, task_kind
+from ratchet.plan.suite import Suite, Task, named_judge, quantise_of, task_kind
 from ratchet.reference.models import Model
 from ratchet.store.files import at_home, write_text
 from ratchet.store.fingerprint import fingerprint
@@ -72,7 +72,7 @@ class _KeptResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Read:
+class SuiteContent:
     """What the tasks of a suite read, and what decides each one's numbers but the model.
 
     `failed` has the tasks that cannot be asked at all, with the reason.
@@ -124,7 +124,7 @@ def score_suite(
     return [found[task] for task in suite.tasks]
 
 
-def raise_failed(name: str, read: Read) -> None:
+def raise_failed(name: str, read: SuiteContent) -> None:
     """Raise one error for all tasks of a suite that cannot be asked, of the kind of the first."""
     if read.failed:
         first = next(iter(read.failed.values()))
@@ -162,7 +162,9 @@ def _read(model: str, suite: str, task: str, folder: Path, seconds: float, *, re
     return Scored(model, suite, task, result, folder, seconds, reused)
 
 
-def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout: Heldout | None, *, gpu: bool) -> Read:
+def check_suite(
+    name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout: Heldout | None, *, gpu: bool
+) -> SuiteContent:
     """Return what the tasks of a suite read, and which of them lack something to be asked. Raises StorageError."""
     inputs = Inputs(at_home(suite.data_root) if suite.data_root else None, layout.store, heldout)
     ready: dict[str, Ready] = {}
@@ -172,14 +174,14 @@ def check_suite(name: str, suite: Suite, tokenizer: Any, layout: Layout, heldout
         try:
             _check_task(f"{name}: tasks.{task}", settings, tokenizer)
             content = task_run(settings.kind).reads(task, settings, inputs)
-            identities[task] = identity_of(settings, content, gpu=gpu)
+            identities[task] = task_identity(settings, content, gpu=gpu)
             ready[task] = Ready(settings, content)
         except FAILS_ALONE as error:
             failed[task] = error
-    return Read(ready, identities, failed)
+    return SuiteContent(ready, identities, failed)
 
 
-def identity_of(task: Task, content: Content, *, gpu: bool) -> dict[str, Any]:
+def task_identity(task: Task, content: Content, *, gpu: bool) -> dict[str, Any]:
     """Return what decides a task's numbers beside the model: its settings, what it reads, and the code.
 
     `gpu` says whether your own judge model runs on one. Raises DataError, ModelError where a judge cannot be read.
@@ -190,7 +192,7 @@ def identity_of(task: Task, content: Content, *, gpu: bool) -> dict[str, Any]:
         "task": task.model_dump(mode="json", exclude=set(kind.by_content)),
         "libraries": {name: importlib.metadata.version(name) for name in kind.libraries},
         "read": content.known_by,
-        "judge": judge_identity(judge_of(task), gpu=gpu),
+        "judge": judge_identity(named_judge(task), gpu=gpu),
     }
 
 

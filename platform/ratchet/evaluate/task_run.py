@@ -24,7 +24,7 @@ FIRST, NEXT, LAST = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class HeldoutQuestion:
     """A held-out prompt as token ids and as text, and the chosen answer to it."""
 
     pair_id: str
@@ -37,7 +37,7 @@ class Question:
 class Heldout:
     """A plan's held-out prompts: at most so many of a source, and what those of a source are known by."""
 
-    questions: Callable[[str, int], Sequence[Question]]
+    questions: Callable[[str, int], Sequence[HeldoutQuestion]]
     identity: Callable[[str], str]
 
 

@@ -17,7 +17,7 @@ from ratchet.evaluate.results import Item, TaskResult, count_problems, without_e
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_files import read_rows
 from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
-from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, thought_warnings
 from ratchet.pairs.pair import Turn
 from ratchet.plan.task_parts import Comparing
 from ratchet.plan.tasks import Chrf, TextOverlap
@@ -49,14 +49,14 @@ class Overlap:
     sentence_signature: str
 
 
-def run(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
+def run_text_overlap(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
     """Ask each question as the only turn of a chat, and hold the greedy answers against the references.
 
     What an answer thinks is no part of it. An empty answer is an answer: it scores 0, and is counted among the
     problems. Raises DataError where the rows cannot be used, and what the engine raises.
     """
     asked = _ask_rows(task, candidate)
-    overlap = measure(asked.texts, asked.references)
+    overlap = measure_overlap(asked.texts, asked.references)
     values = [
         {"bleu": float(overlap.sentence_bleu[at])} | {key: float(overlap.rouge[key][at]) for key in ROUGES}
         for at in range(len(asked.answers))
@@ -67,7 +67,7 @@ def run(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
         "rouge": f"rouge-score {version('rouge-score')}, F-measure, no stemmer, words of a-z and 0-9",
         "bleu_error": "jackknife over answers",
     }
-    return _result(name, task, asked, scores_of(overlap), values, settings)
+    return _result(name, task, asked, overlap_scores(overlap), values, settings)
 
 
 def run_chrf(name: str, task: Chrf, candidate: Candidate) -> TaskResult:
@@ -137,7 +137,7 @@ def _result(
     )
 
 
-def measure(answers: Sequence[str], references: Sequence[str]) -> Overlap:
+def measure_overlap(answers: Sequence[str], references: Sequence[str]) -> Overlap:
     """Return how N answers overlap with N references, case and all, in words as mteval-v13a cuts them.
 
     Sentence scores use the orders that an answer is long enough for (`eff:yes`), the corpus all four; both smooth
@@ -161,7 +161,7 @@ def measure(answers: Sequence[str], references: Sequence[str]) -> Overlap:
     )
 
 
-def scores_of(overlap: Overlap) -> tuple[Score, ...]:
+def overlap_scores(overlap: Overlap) -> tuple[Score, ...]:
     """Return the corpus's BLEU-4 in percent, and the mean ROUGE-1, 2 and L, shares, each with its error."""
     count = len(overlap.counts)
     error = jackknife(overlap.counts) if count > 1 else None
@@ -245,7 +245,7 @@ def _item(at: int, question: str, gold: str, answer: Answer, values: Mapping[str
 
 
 def _warnings(answers: Sequence[Answer], task: Comparing) -> tuple[str, ...]:
-    found = told(answer.text for answer in answers)
+    found = thought_warnings(answer.text for answer in answers)
     cut = sum(answer.finish_reason == "length" for answer in answers)
     if not cut:
         return found
@@ -256,5 +256,5 @@ def _read(name: str, task: Comparing, inputs: Inputs) -> Content:
     return Content(read_rows(task.rows, (task.question, task.answer), task.max_rows)[1], None)
 
 
-TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run))
+TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run_text_overlap))
 CHRF = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run_chrf))

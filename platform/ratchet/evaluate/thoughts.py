@@ -70,7 +70,7 @@ def is_token_of_marks(token: str) -> bool:
     return token in _PARTS or re.fullmatch(MARKS, token, re.IGNORECASE) is not None
 
 
-def told(texts: Iterable[str]) -> tuple[str, ...]:
+def thought_warnings(texts: Iterable[str]) -> tuple[str, ...]:
     """Return a sentence about how many texts have thoughts in them; none where none has."""
     thought = sum(spoken(text) != text for text in texts)
     return (f"{thought} answers held thoughts, which count for nothing: only what was said is scored.",) * bool(thought)

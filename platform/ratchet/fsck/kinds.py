@@ -173,7 +173,7 @@ def _requests(path: Path, layout: Layout) -> Iterator[StorePart]:
 
 
 def _copies(folder: Path, layout: Layout) -> Iterator[StorePart]:
-    wrong = copies.look(folder)
+    wrong = copies.copy_faults(folder)
     lease = layout.lease("datasets")
     yield (
         StorePart(folder, "damaged", some(wrong), lease, lambda: _removed(folder)) if wrong else StorePart(folder, "ok")

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from ratchet.documents.heldout import ExactAnswer, ExactMatchRow, GammaRow, HeldOutRow, ModelScores, Split
 from ratchet.errors import DataError
 from ratchet.evaluate.engines.kinds import engine_kind
-from ratchet.evaluate.preference import gamma, reward_scores
+from ratchet.evaluate.preference import mean_gamma, reward_scores
 from ratchet.evaluate.suites import Scored, check_suite, raise_failed
-from ratchet.evaluate.task_run import Heldout, Question, task_run
+from ratchet.evaluate.task_run import Heldout, HeldoutQuestion, task_run
 from ratchet.losses.preference import Reward, log_ratio_reward, loss_of
 from ratchet.pairs.table import open_table
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -137,7 +137,7 @@ def _gamma(run: Run, model: Model) -> Iterator[GammaRow]:
         for split, job in jobs.items():
             if job not in scored:
                 continue
-            found = gamma(read_job(job, scored[job]))
+            found = mean_gamma(read_job(job, scored[job]))
             yield GammaRow(
                 model=model.name,
                 source=tokens.source,
@@ -150,7 +150,7 @@ def _gamma(run: Run, model: Model) -> Iterator[GammaRow]:
             )
 
 
-def questions_of(run: Run, source: str, rows: int) -> list[Question]:
+def questions_of(run: Run, source: str, rows: int) -> list[HeldoutQuestion]:
     """Return the first `rows` different prompts that a source holds out."""
     tokens = _widest_tokens(run, source)
     table = open_table([tokens.folder / "heldout.arrow"], [1.0], 0)
@@ -162,7 +162,7 @@ def questions_of(run: Run, source: str, rows: int) -> list[Question]:
     for row in list(seen.values())[:rows]:
         pair = texts[table.pair_id(row)]
         text = "\n\n".join(turn["content"] for turn in pair["prompt"])
-        found.append(Question(table.pair_id(row), table[row].prompt, text, pair["chosen"]))
+        found.append(HeldoutQuestion(table.pair_id(row), table[row].prompt, text, pair["chosen"]))
     return found
 
 

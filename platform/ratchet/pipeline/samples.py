@@ -41,7 +41,7 @@ _LONGEST_PROMPT = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class ChosenPrompt:
     """A pair of a source: its prompt as token ids and as text, and its chosen answer."""
 
     source: str
@@ -83,7 +83,7 @@ def sampled_models(run: Run) -> list[str]:
     return [name for name in run.models if name in names]
 
 
-def choose(run: Run) -> list[Prompt]:
+def choose(run: Run) -> list[ChosenPrompt]:
     """Return the prompts: the same for all models and runs of the same data, from every source that a stage reads.
 
     They are held-out ones, the sources taking turns; where nothing is held out, pairs that are trained on.
@@ -100,7 +100,7 @@ def choose(run: Run) -> list[Prompt]:
     return []
 
 
-def _prompts(run: Run, tokens: Tokens, split: Split) -> Iterator[Prompt]:
+def _prompts(run: Run, tokens: Tokens, split: Split) -> Iterator[ChosenPrompt]:
     """Yield different prompts of a source in the order of their pairs' ids, which are digests."""
     table = open_table([tokens.folder / f"{split}.arrow"], [1.0], 0)
     ids = table.pair_ids().to_pylist()
@@ -111,7 +111,7 @@ def _prompts(run: Run, tokens: Tokens, split: Split) -> Iterator[Prompt]:
         if len(pair.prompt) <= _LONGEST_PROMPT and pair.prompt.tobytes() not in seen:
             seen.add(pair.prompt.tobytes())
             text = "\n\n".join(turn["content"] for turn in texts[ids[row]]["prompt"])
-            yield Prompt(tokens.source, split, pair.prompt, text, texts[ids[row]]["chosen"], len(pair.chosen))
+            yield ChosenPrompt(tokens.source, split, pair.prompt, text, texts[ids[row]]["chosen"], len(pair.chosen))
 
 
 def _texts(path: Path, pair_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -120,7 +120,7 @@ def _texts(path: Path, pair_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any
     return {row["pair_id"]: row for row in table.to_pylist()}
 
 
-def _in_turns(streams: Sequence[Iterator[Prompt]]) -> Iterator[Prompt]:
+def _in_turns(streams: Sequence[Iterator[ChosenPrompt]]) -> Iterator[ChosenPrompt]:
     """Yield PROMPTS prompts, one of each stream at a time."""
     left, count = list(streams), 0
     while left and count < PROMPTS:
@@ -133,7 +133,7 @@ def _in_turns(streams: Sequence[Iterator[Prompt]]) -> Iterator[Prompt]:
                 yield prompt
 
 
-def _ask(run: Run, name: str, prompts: Sequence[Prompt]) -> tuple[str, Sequence[Answer]]:
+def _ask(run: Run, name: str, prompts: Sequence[ChosenPrompt]) -> tuple[str, Sequence[Answer]]:
     """Return where a model's answers are kept, and the answers."""
     bench = Bench(run.layout, run.plan.cluster, run.console, run.chat_template, 1, lambda: run.stop.why() is not None)
     task = Answering()
@@ -145,7 +145,7 @@ def _ask(run: Run, name: str, prompts: Sequence[Prompt]) -> tuple[str, Sequence[
         return str(kept), candidate.engine.answer(requests)
 
 
-def _sample(prompt: Prompt, at: int, written: Mapping[str, tuple[str, Sequence[Answer]]]) -> SampledPrompt:
+def _sample(prompt: ChosenPrompt, at: int, written: Mapping[str, tuple[str, Sequence[Answer]]]) -> SampledPrompt:
     return SampledPrompt(
         source=prompt.source,
         split=prompt.split,

@@ -21,8 +21,8 @@ from ratchet.documents.scores import (
     SuiteScores,
     TaskScores,
 )
-from ratchet.evaluate.compare import ModelResults, compare
-from ratchet.evaluate.results import ITEMS, Item, TaskResult, average_of, joined, without_error
+from ratchet.evaluate.compare import ModelResults, compare_models
+from ratchet.evaluate.results import ITEMS, Item, TaskResult, average_of, join_notes, without_error
 from ratchet.evaluate.statistics import paired
 from ratchet.evaluate.suites import Scored
 from ratchet.plan.schema import Wandb
@@ -105,7 +105,7 @@ def _over_full(scored: Scored, entry: Entry) -> list[Score]:
     held, whole = (np.array([one["nll"] for one in side]) / tokens for side in zip(*pairs, strict=True))
     found = paired(held, whole, [str(n) for n in range(len(pairs))], 0, weights=tokens)
     how = f"against {full.task}, window by window, p {found.p:.2g}"
-    note = joined(how, without_error(found.standard_error, "window"))
+    note = join_notes(how, without_error(found.standard_error, "window"))
     error = found.standard_error
     return [Score("nll over full precision", "nll", found.difference, error, found.items, "nats", "", note, True)]
 
@@ -137,7 +137,7 @@ def _comparisons(
         for one in entries
     ]
     of = {key: [f"{suite}:{task}" for task in tasks] for key, (suite, _, tasks) in averages.items()}
-    for row in compare(models, of):
+    for row in compare_models(models, of):
         suite, task = averages[row.task][:2] if row.average else tuple(row.task.rsplit(":", 1))
         yield dataclasses.replace(row, suite=suite, task=task)
 

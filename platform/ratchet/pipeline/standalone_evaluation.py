@@ -27,7 +27,7 @@ from ratchet.pipeline.summary import hardware
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Wandb
-from ratchet.plan.suite import Suite, judge_of, task_kind
+from ratchet.plan.suite import Suite, named_judge, task_kind
 from ratchet.plan.task_parts import Answering
 from ratchet.reference.models import Model, model_of
 from ratchet.report.page import write_report
@@ -42,7 +42,7 @@ from ratchet.track.progress import Console
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """A model to evaluate, by the name that it has in the report."""
 
     name: str
@@ -66,7 +66,7 @@ class Evaluated:
 
 
 def evaluate_models(
-    asked: Sequence[Asked],
+    asked: Sequence[EvaluationRequest],
     suite_file: Path,
     suite: Suite,
     cluster: Cluster,
@@ -112,7 +112,7 @@ def evaluate_models(
     return Evaluated(html, tuple(one for entry in entries for one in entry.scored if one.failure is not None))
 
 
-def _digest(asked: Sequence[Asked], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:
+def _digest(asked: Sequence[EvaluationRequest], models: Sequence[Model], suite_file: Path, suite: Suite) -> str:
     """Return the key of an evaluation's folder: models, templates, and the suite with its values."""
     named = [
         [model.name, model.identity, digest_tokenizer(model.folder), _rendering(one.spec, model), model.dtype]
@@ -137,7 +137,7 @@ def _check(suite_file: Path, suite: Suite) -> None:
                 where=where,
                 fix="name the suite under `evaluate` of the plan, and run that",
             )
-        if kind.judged and judge_of(task) is None:
+        if kind.judged and named_judge(task) is None:
             raise PlanError(
                 "has no judge",
                 where=where,

@@ -15,7 +15,7 @@ from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import in_yaml, read
 from ratchet.plan.schema import Evaluation, Plan
 from ratchet.plan.space import Space
-from ratchet.plan.suite import Suite, judge_of, source_of, task_kind
+from ratchet.plan.suite import Suite, named_judge, source_of, task_kind
 
 Schema = TypeVar("Schema", Plan, Suite, Space)
 Also = Callable[[Document, type[Plan] | type[Suite]], Iterable[Problem]]
@@ -197,7 +197,7 @@ def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any],
     if suite is None or not isinstance(sources, dict):
         return
     for task, settings in suite.tasks.items():
-        if task_kind(settings.kind).judged and judge_of(settings) is None:
+        if task_kind(settings.kind).judged and named_judge(settings) is None:
             what = f"task {task} of {name} has no judge: set tasks.{task}.judge here under `set`, or in the suite"
             yield document.problem(here, what)
         source = source_of(settings)

@@ -88,7 +88,7 @@ def source_of(task: Task) -> str | None:
     return _column(task, "source") if task_kind(task.kind).needs_plan else None
 
 
-def judge_of(task: Task) -> Judge | None:
+def named_judge(task: Task) -> Judge | None:
     """Return who judges a task's answers; None where nobody was named, or its kind has no judge."""
     return _column(task, "judge") if task_kind(task.kind).judged else None
 

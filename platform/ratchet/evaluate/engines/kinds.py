@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ratchet.errors import DataError, EngineDeathError, PlanError, some
-from ratchet.evaluate.engines.local import LocalEngine, ends_of
+from ratchet.evaluate.engines.local import LocalEngine, end_ids_of
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.plan.cluster import Cluster
 from ratchet.reference.models import Model
@@ -127,7 +127,7 @@ def _vllm(subject: Subject) -> Callable[[], Engine]:
         trust_remote_code=subject.model.trust_remote_code,
         tokenizer=True,
         chat_template=subject.chat_template,
-        end_ids=ends_of(subject.tokenizer),
+        end_ids=end_ids_of(subject.tokenizer),
     )
     return functools.partial(RevivingVllm, served)
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.engines.likelihood import likelihoods, may_share
-from ratchet.evaluate.engines.sampling import Done, Draw, cut
+from ratchet.evaluate.engines.sampling import Done, Draw, cut_answers
 from ratchet.evaluate.thoughts import is_token_of_marks
 from ratchet.model.load import load_model
 from ratchet.model.rotary import original_length, put_back
@@ -61,7 +61,7 @@ class LocalEngine:
         self.model.generation_config = GenerationConfig()
         if quantise is None:  # bitsandbytes has put its weights where they belong
             self.model.to(device)
-        self.ends = ends_of(self.tokenizer)
+        self.ends = end_ids_of(self.tokenizer)
         self.share = may_share(self.model)
         config = self.model.config.get_text_config()
         self.original = original_length(self.model.config)
@@ -157,13 +157,13 @@ class LocalEngine:
     def _answer(self, prompt_tokens: int, made: list[int], sampling: Sampling) -> Answer:
         end = next((place for place, one in enumerate(made) if one in self.ends), None)
         kept = made[: sampling.max_tokens] if end is None else made[:end]
-        whole = text_of(self.tokenizer, kept)
-        text = cut(whole, sampling.stop)
+        whole = decoded_text(self.tokenizer, kept)
+        text = cut_answers(whole, sampling.stop)
         reason = "stop" if end is not None or text != whole else "length"
         return Answer(text, reason, prompt_tokens, len(kept))
 
 
-def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+def decoded_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """Return the text of token ids without special tokens, but with those that mark thoughts.
 
     Without them, what a model thought and what it said would be one text.
@@ -178,7 +178,7 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
-def ends_of(tokenizer: Any) -> tuple[int, ...]:
+def end_ids_of(tokenizer: Any) -> tuple[int, ...]:
     """Return the tokens that end an answer: the tokenizer's EOS, and its chat template's end of turn."""
     found = {tokenizer.eos_token_id} - {None}
     if tokenizer.chat_template:

@@ -37,7 +37,7 @@ class OneEngine:
         self.engine = None
 
 
-class Pool:
+class AnswerPool:
     """Answers as a `GroupEngine`: what the journal holds is not computed again.
 
     `identity` is all that decides an answer beside the requests of its unit. `budget` is the tokens of

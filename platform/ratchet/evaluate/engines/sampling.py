@@ -76,7 +76,7 @@ class Done(StoppingCriteria):  # type: ignore[misc]
         return any(one in text for one in stop)
 
 
-def cut(text: str, stop: Sequence[str]) -> str:
+def cut_answers(text: str, stop: Sequence[str]) -> str:
     """Return the text before the first of the stop texts."""
     ends = [at for one in stop if (at := text.find(one)) >= 0]
     return text[: min(ends)] if ends else text

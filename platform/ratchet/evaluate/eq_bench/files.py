@@ -30,7 +30,7 @@ _FORMAT = "EQ-Bench's format is {id: {prompt, reference_answer, reference_answer
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class EmotionQuestion:
     """A dialogue with four emotions to score; `references` has those of each version that the file knows."""
 
     item: str
@@ -39,16 +39,16 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionSet:
+class EmotionQuestions:
     """Questions, where they came from, the digest of their content, and the version whose set they are, if any."""
 
     label: str
     digest: str
     official: Version | None
-    questions: tuple[Question, ...]
+    questions: tuple[EmotionQuestion, ...]
 
 
-def read_questions(files: Files, version: Version, *, revision: bool) -> QuestionSet:
+def read_questions(files: Files, version: Version, *, revision: bool) -> EmotionQuestions:
     """Return the questions that a task names, all of them fit for `version` and for `revision`.
 
     Raises DataError with file and question where there is none, where one is broken, lacks the
@@ -73,14 +73,14 @@ def read_questions(files: Files, version: Version, *, revision: bool) -> Questio
                 where=at,
                 fix="take the questions in EQ-Bench's own file, or leave revision out",
             )
-    digest = digest_of(questions)
+    digest = questions_digest(questions)
     official = OFFICIAL.get(digest)
     origin = f"EQ-Bench {official}" if official else source if files.hub else path.name
     count = f"{len(questions)} question{'s' if len(questions) > 1 else ''}"
-    return QuestionSet(f"{origin}, {count}", digest, official, questions)
+    return EmotionQuestions(f"{origin}, {count}", digest, official, questions)
 
 
-def digest_of(questions: tuple[Question, ...]) -> str:
+def questions_digest(questions: tuple[EmotionQuestion, ...]) -> str:
     """Return a digest of what is asked and compared, whatever file it was read from.
 
     Prompts count as they are without revision, so that the same questions already cut are the same set.
@@ -133,7 +133,7 @@ def _records(path: Path, source: str) -> list[tuple[str, Any]]:
     raise DataError("holds neither questions by id nor rows", where=source, fix=_FORMAT)
 
 
-def _question(source: str, item: str, record: Any) -> Question:
+def _question(source: str, item: str, record: Any) -> EmotionQuestion:
     at = f"{source}: question {item}"
     prompt = record.get("prompt") if isinstance(record, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
@@ -150,7 +150,7 @@ def _question(source: str, item: str, record: Any) -> Question:
     }
     if len({frozenset(reference) for reference in references.values()}) > 1:
         raise DataError("its two references name different emotions", where=at, fix="correct the question")
-    return Question(item, prompt, references)
+    return EmotionQuestion(item, prompt, references)
 
 
 def _reference(value: Any, at: str) -> Scores:

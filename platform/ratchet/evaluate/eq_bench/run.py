@@ -11,11 +11,11 @@ import numpy as np
 from ratchet.documents.scores import Score
 from ratchet.evaluate.candidate import TOO_LONG, Candidate
 from ratchet.evaluate.eq_bench import rules
-from ratchet.evaluate.eq_bench.files import Question, QuestionSet, read_questions
-from ratchet.evaluate.results import Item, TaskResult, count_problems, joined, unanimous, without_error
+from ratchet.evaluate.eq_bench.files import EmotionQuestion, EmotionQuestions, read_questions
+from ratchet.evaluate.results import Item, TaskResult, count_problems, join_notes, unanimous, without_error
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candidate, nothing_to_check
-from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, thought_warnings
 from ratchet.pairs.pair import Turn
 from ratchet.plan.tasks import EqBench
 from ratchet.serving.requests import Answer, ChatRequest, Engine, Sampling
@@ -27,7 +27,7 @@ _CUT_V1 = "revision part cut, version 1's rule on the one pass; version 1 as pub
 
 
 @dataclasses.dataclass(frozen=True)
-class Reply:
+class EmotionReply:
     """The answer to a question that is kept, its scores by pass, and why it ended.
 
     Without `counts` the scores are worth nothing.
@@ -39,22 +39,22 @@ class Reply:
     ended: str
 
 
-def run(name: str, task: EqBench, candidate: Candidate) -> TaskResult:
+def run_eq_bench(name: str, task: EqBench, candidate: Candidate) -> TaskResult:
     """Ask a model the questions of a task through its chat template, and score the answers as published.
 
     Raises DataError for questions that cannot be used, and what the engine raises.
     """
     asked = read_questions(task.questions, task.version, revision=task.revision)
-    return result(name, task, asked, ask(asked.questions, task, candidate.engine))
+    return eq_bench_result(name, task, asked, ask_questions(asked.questions, task, candidate.engine))
 
 
-def ask(questions: Sequence[Question], task: EqBench, engine: Engine) -> list[Reply]:
+def ask_questions(questions: Sequence[EmotionQuestion], task: EqBench, engine: Engine) -> list[EmotionReply]:
     """Return one reply to each question.
 
     A round asks, in one call, all questions without an answer that counts in every pass. What
     never gets one keeps its first answer that counts in one pass, and else its last.
     """
-    kept: dict[int, Reply] = {}
+    kept: dict[int, EmotionReply] = {}
     waiting = list(range(len(questions)))
     for attempt, temperature in enumerate(rules.temperatures(task.attempts), 1):
         sampling = Sampling(max_tokens=_longest(task), temperature=temperature, seed=attempt)
@@ -64,7 +64,7 @@ def ask(questions: Sequence[Question], task: EqBench, engine: Engine) -> list[Re
             passes = rules.read_passes(_said(answer), revision=task.revision)
             fine = [not rules.trouble(scores, _emotions(questions[at])) for scores in passes.values()]
             if all(fine) or at not in kept or not kept[at].counts:
-                kept[at] = Reply(answer.text, passes, any(fine), answer.finish_reason)
+                kept[at] = EmotionReply(answer.text, passes, any(fine), answer.finish_reason)
             if not all(fine):
                 still.append(at)
         waiting = still
@@ -79,12 +79,12 @@ def _said(answer: Answer) -> str:
     return _HALF.sub("", said) if answer.finish_reason == "length" else said
 
 
-def prompt_of(question: Question, task: EqBench) -> str:
+def prompt_of(question: EmotionQuestion, task: EqBench) -> str:
     """Return the message that asks a question, with or without its revision part."""
     return question.prompt if task.revision else rules.cut_revision(question.prompt)
 
 
-def result(name: str, task: EqBench, asked: QuestionSet, replies: Sequence[Reply]) -> TaskResult:
+def eq_bench_result(name: str, task: EqBench, asked: EmotionQuestions, replies: Sequence[EmotionReply]) -> TaskResult:
     """Return the scores of replies, one to each question of `asked`.
 
     With revision the pass that stands for the run is the item's `score`; `first` and `revised` have both.
@@ -100,7 +100,7 @@ def result(name: str, task: EqBench, asked: QuestionSet, replies: Sequence[Reply
     title = f"EQ-Bench {task.version}" if official else f"{asked.label}, by EQ-Bench {task.version}'s rule"
     parsed = np.array([item.values["parsed"] for item in items])
     share = estimate(parsed)
-    about = joined(unanimous(parsed), without_error(share.standard_error, "item"))
+    about = join_notes(unanimous(parsed), without_error(share.standard_error, "item"))
     scores = [
         _points(title, "score", by_pass[chosen], len(items), f"the {chosen} pass" if task.revision else ""),
         Score("parsed", "parsed", share.mean, share.standard_error, share.count, note=about),
@@ -112,13 +112,13 @@ def result(name: str, task: EqBench, asked: QuestionSet, replies: Sequence[Reply
         task.kind,
         tuple(scores),
         items,
-        settings(task, asked),
+        eq_bench_settings(task, asked),
         count_problems(items),
         tuple(_warnings(task, asked, items, replies)),
     )
 
 
-def settings(task: EqBench, asked: QuestionSet) -> dict[str, object]:
+def eq_bench_settings(task: EqBench, asked: EmotionQuestions) -> dict[str, object]:
     """Return what decides a score beside the model."""
     return {
         "questions": asked.label,
@@ -141,11 +141,11 @@ def _longest(task: EqBench) -> int:
     return task.max_new_tokens or (_LONG if task.revision else _SHORT)
 
 
-def _emotions(question: Question) -> tuple[str, ...]:
+def _emotions(question: EmotionQuestion) -> tuple[str, ...]:
     return tuple(next(iter(question.references.values())))
 
 
-def _question_scores(task: EqBench, question: Question, reply: Reply) -> dict[str, float]:
+def _question_scores(task: EqBench, question: EmotionQuestion, reply: EmotionReply) -> dict[str, float]:
     """Return the scores, 10 at most, of the passes that have one."""
     if not reply.counts:
         return {}
@@ -154,7 +154,7 @@ def _question_scores(task: EqBench, question: Question, reply: Reply) -> dict[st
     return {key: score for key, score in scored.items() if score is not None}
 
 
-def _item(task: EqBench, question: Question, reply: Reply, scores: dict[str, float], chosen: str) -> Item:
+def _item(task: EqBench, question: EmotionQuestion, reply: EmotionReply, scores: dict[str, float], chosen: str) -> Item:
     values = {"parsed": float(chosen in scores)}
     problem = ""
     if chosen in scores:
@@ -177,12 +177,14 @@ def _points(name: str, metric: str, scores: list[float], asked: int, note: str =
         return Score(name, metric, None, None, len(scores), "points", note=note)
     found = estimate(np.array(scores)).standard_error
     error = None if found is None else 10 * found
-    note = joined(note, without_error(error, "item"))
+    note = join_notes(note, without_error(error, "item"))
     return Score(name, metric, rules.total(scores), error, len(scores), "points", note=note)
 
 
-def _warnings(task: EqBench, asked: QuestionSet, items: Sequence[Item], replies: Sequence[Reply]) -> list[str]:
-    found = list(told(reply.text for reply in replies))
+def _warnings(
+    task: EqBench, asked: EmotionQuestions, items: Sequence[Item], replies: Sequence[EmotionReply]
+) -> list[str]:
+    found = list(thought_warnings(reply.text for reply in replies))
     if asked.official is None:
         found.append(f"{asked.label}: these are not EQ-Bench's, and the score compares with no published figure")
     elif asked.official != task.version:
@@ -200,4 +202,4 @@ def _read(name: str, task: EqBench, inputs: Inputs) -> Content:
     return Content({"label": asked.label, "questions": [dataclasses.asdict(one) for one in asked.questions]}, None)
 
 
-TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run))
+TASK = TaskRun(reads=_read, check_chosen=nothing_to_check, turn=NEXT, together=None, run=by_candidate(run_eq_bench))

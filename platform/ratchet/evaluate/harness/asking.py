@@ -125,7 +125,7 @@ class Encoder(TemplateLM):  # type: ignore[misc]
             ) from error
 
 
-class Replay(LM):  # type: ignore[misc]
+class ReplayModel(LM):  # type: ignore[misc]
     """A model for lm-eval that says what was answered before; `said` has answers by the identity of a request."""
 
     def __init__(self, said: Mapping[int, Sequence[Any]]) -> None:
@@ -139,7 +139,7 @@ class Replay(LM):  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class HarnessRequests:
     """What an engine is asked for one leaf. Each instance, `repeats` times over, has its parts: which request, and
     which of its continuations. `cut` counts those whose context was cut from the left, `joined` the continuations
     whose first token began in the context.
@@ -179,7 +179,7 @@ class Asked:
         return found
 
 
-def ask(encoder: Encoder, instances: Sequence[Any]) -> Asked:
+def encode_requests(encoder: Encoder, instances: Sequence[Any]) -> HarnessRequests:
     """Return what to ask an engine for a leaf's instances; the choices of one document go together.
 
     Raises DataError where a text to be scored is empty or longer than the model; PlanError and ModelError
@@ -197,7 +197,7 @@ def ask(encoder: Encoder, instances: Sequence[Any]) -> Asked:
                 case _:
                     prompt, sampling = tokens
                     parts.append((builder.completion(instance, prompt, sampling, repeat),))
-    return Asked(instances, builder.requests(), tuple(parts), len(builder.cut), encoder.joined)
+    return HarnessRequests(instances, builder.requests(), tuple(parts), len(builder.cut), encoder.joined)
 
 
 def _tokens_of(encoder: Encoder, instances: Sequence[Any]) -> list[Any]:

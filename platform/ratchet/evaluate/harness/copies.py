@@ -57,7 +57,7 @@ class Copies:
                     write_sealed(folder / NAME, {"configs": sorted(configs), "files": files})
 
 
-def look(folder: Path) -> list[str]:
+def copy_faults(folder: Path) -> list[str]:
     """Return what is wrong with a data set's copies, in words."""
     try:
         known = read_sealed(folder / NAME)
@@ -72,7 +72,7 @@ def look(folder: Path) -> list[str]:
 
 def _sound(folder: Path) -> set[str] | None:
     """Return the configs of which there are sound copies; None where they are damaged, or there are none."""
-    if not folder.is_dir() or look(folder):
+    if not folder.is_dir() or copy_faults(folder):
         return None
     return set((read_sealed(folder / NAME) or {})["configs"])
 
@@ -81,7 +81,7 @@ def _cleared(folder: Path) -> set[str]:
     """Return the configs of which there are sound copies; remove the folder, with a warning, where it is damaged."""
     found = _sound(folder)
     if found is None and folder.is_dir():
-        wrong = look(folder)
+        wrong = copy_faults(folder)
         _log.warning("%s: copies of data are damaged (%s); they are made again", folder, wrong[0])
         shutil.rmtree(folder)
     return found or set()

@@ -100,7 +100,7 @@ class _Factory(TaskFactory):  # type: ignore[misc]
         return folder
 
 
-def load(asked: Harness, data_root: Path | None, cache: Path) -> Loaded:
+def load_definitions(asked: Harness, data_root: Path | None, cache: Path) -> Loaded:
     """Return a task of a suite, with its data read and its shots set. `cache` is a folder for `datasets`' copies.
 
     Raises PlanError where lm-eval has no such task or the profile does not fit it; DataError where its data

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from lm_eval.api import metrics
 
-from ratchet.evaluate.results import joined, unanimous
+from ratchet.evaluate.results import join_notes, unanimous
 from ratchet.evaluate.statistics import estimate, ratio
 from ratchet.reference.store import Floats
 
@@ -109,7 +109,7 @@ def figure_of(value: float, how: How | None, values: Sequence[Any], names: Seque
     error, note = _error(value, how, kept)
     bound = "" if parts is None else unanimous(np.array([one for part in parts for one in part]), len(parts))
     left_out = f"{len(values) - len(kept)} of {len(values)} items have no value" if len(kept) < len(values) else ""
-    return Figure(value, error, count, joined(bound, left_out, note))
+    return Figure(value, error, count, join_notes(bound, left_out, note))
 
 
 def error_of_leaves(errors: Sequence[float], sizes: Sequence[int] | None) -> float:

@@ -22,12 +22,12 @@ from lm_eval.evaluator import evaluate
 from ratchet.errors import ModelError, PlanError, RatchetError, StorageError
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.harness.asking import Asked, Encoder, Replay, ask
-from ratchet.evaluate.harness.definitions import Loaded, load, quiet
+from ratchet.evaluate.harness.asking import Encoder, HarnessRequests, ReplayModel, encode_requests
+from ratchet.evaluate.harness.definitions import Loaded, load_definitions, quiet
 from ratchet.evaluate.harness.failures import failure_of
 from ratchet.evaluate.harness.figures import total_of, values_of
 from ratchet.evaluate.harness.requests import build_rows, kept_rows, requests_key
-from ratchet.evaluate.harness.scores import Scored, result_of
+from ratchet.evaluate.harness.scores import HarnessScored, harness_result
 from ratchet.evaluate.results import TaskResult
 from ratchet.evaluate.task_run import FIRST, Answered, Content, Inputs, Outcomes, Ready, TaskRun, nothing_to_check
 from ratchet.pairs.chat import handed_of
@@ -40,7 +40,7 @@ from ratchet.store.fingerprint import fingerprint
 class _Leaf:
     task: Any
     docs: Mapping[int, Any]
-    asked: Asked
+    asked: HarnessRequests
     redrawn: int
 
 
@@ -52,7 +52,7 @@ def load_task(name: str, task: Harness, data_root: Path | None, store: Path) -> 
     """
     try:
         with quiet():
-            return load(task, data_root, store / "datasets")
+            return load_definitions(task, data_root, store / "datasets")
     except PlanError as error:  # it knows the task by lm-eval's name alone
         raise PlanError(error.what, where=error.where or f"tasks.{name}", fix=error.fix) from error
 
@@ -107,7 +107,7 @@ def _result(
     said = {leaf: it.asked.said(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
     texts = {leaf: it.asked.texts(answers[f"{name}/{leaf}"]) for leaf, it in own.items()}
     scored = _score(loaded, own, said, texts)
-    return result_of(name, scored, _settings(loaded, candidate, scored.cut))
+    return harness_result(name, scored, _settings(loaded, candidate, scored.cut))
 
 
 def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf:
@@ -138,7 +138,9 @@ def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf
         for index, (kind, arguments) in enumerate(row["requests"])
     ]
     redrawn = sum(bool(row["redrawn"]) for row in rows)
-    return _Leaf(task, {row["doc_id"]: docs[row["doc_id"]] for row in rows}, ask(encoder, instances), redrawn)
+    return _Leaf(
+        task, {row["doc_id"]: docs[row["doc_id"]] for row in rows}, encode_requests(encoder, instances), redrawn
+    )
 
 
 def _template(tokenizer: Any) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def _score(
     leaves: Mapping[str, _Leaf],
     said: Mapping[str, Mapping[int, Any]],
     texts: Mapping[str, Mapping[int, str]],
-) -> Scored:
+) -> HarnessScored:
     """Let lm-eval score what was said: its task objects are given the requests that were asked.
 
     Its errors are left out: they are none as soon as one figure of a task has no formula.
@@ -166,7 +168,7 @@ def _score(
         hows = {metric: total_of(how) for metric, how in own.aggregation(task).items()}
         task.aggregation = lambda hows=hows: hows
     results = evaluate(
-        lm=Replay({key: answers for some in said.values() for key, answers in some.items()}),
+        lm=ReplayModel({key: answers for some in said.values() for key, answers in some.items()}),
         task_dict={"tasks": dict(loaded.leaves), "groups": dict(loaded.groups)},
         bootstrap_iters=0,
         log_samples=True,
@@ -176,7 +178,7 @@ def _score(
     total = {name: leaf.task for name, leaf in leaves.items()}
     redrawn = {name: leaf.redrawn for name, leaf in leaves.items()}
     joined = sum(leaf.asked.joined for leaf in leaves.values())
-    return Scored(loaded.asked, loaded.metric, total, loaded.groups, results, texts, cut, asked, redrawn, joined)
+    return HarnessScored(loaded.asked, loaded.metric, total, loaded.groups, results, texts, cut, asked, redrawn, joined)
 
 
 def _settings(loaded: Loaded, candidate: Candidate, cut: int) -> dict[str, Any]:

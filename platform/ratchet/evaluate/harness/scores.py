@@ -19,8 +19,8 @@ from ratchet.documents.scores import Score
 from ratchet.errors import PlanError, some
 from ratchet.evaluate.harness.figures import error_of_leaves, figure_of, is_finite, may_lack, value_of, why_lost
 from ratchet.evaluate.harness.requests import draws_from_questions
-from ratchet.evaluate.results import Item, TaskResult, count_problems, joined, unanimous
-from ratchet.evaluate.thoughts import UNCLOSED, spoken, told
+from ratchet.evaluate.results import Item, TaskResult, count_problems, join_notes, unanimous
+from ratchet.evaluate.thoughts import UNCLOSED, spoken, thought_warnings
 from ratchet.plan.tasks import Harness
 
 _OF_SUBJECTS = " (mean of subjects)"
@@ -38,7 +38,7 @@ _UNITS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
+class HarnessScored:
     """What lm-eval made of a task's answers: `results` as `evaluate` returns them.
 
     `metric` is the label of the one that stands for the task. `texts` has what was written about each leaf's
@@ -59,7 +59,7 @@ class Scored:
     joined: int
 
 
-def result_of(name: str, scored: Scored, settings: Mapping[str, Any]) -> TaskResult:
+def harness_result(name: str, scored: HarnessScored, settings: Mapping[str, Any]) -> TaskResult:
     """Return a task's scores, that of the suite's metric first, and its items. Raises PlanError."""
     asked, main = scored.asked, scored.metric
     items = tuple(item for leaf in scored.leaves for item in _items(leaf, scored))
@@ -83,7 +83,7 @@ def result_of(name: str, scored: Scored, settings: Mapping[str, Any]) -> TaskRes
     )
 
 
-def _leaf_scores(scored: Scored, leaf: str, group: str) -> list[Score]:
+def _leaf_scores(scored: HarnessScored, leaf: str, group: str) -> list[Score]:
     """Return the scores of one leaf, each with its error from the values of the leaf's documents."""
     task, figures = scored.leaves[leaf], scored.results["results"][leaf]
     hows = type(task).aggregation(task)
@@ -96,11 +96,11 @@ def _leaf_scores(scored: Scored, leaf: str, group: str) -> list[Score]:
         found = figure_of(figures[key], hows.get(metric), [sample[metric] for sample in given], names)
         some_of = f"{len(given)} of {len(asked)} items have it" if len(given) < len(asked) else ""
         score = dataclasses.replace(_blank(scored, leaf, key, group), **dataclasses.asdict(found))
-        scores.append(dataclasses.replace(score, note=joined(score.note, some_of)))
+        scores.append(dataclasses.replace(score, note=join_notes(score.note, some_of)))
     return scores
 
 
-def _totals(scored: Scored, parts: Mapping[str, Sequence[Score]], *, subjects_first: bool) -> list[Score]:
+def _totals(scored: HarnessScored, parts: Mapping[str, Sequence[Score]], *, subjects_first: bool) -> list[Score]:
     """Return the scores over all leaves: as lm-eval weighs them, and the plain mean of the leaves' scores."""
     name = scored.asked.task
     figures = scored.results["results"][name]
@@ -133,7 +133,7 @@ def _total(blank: Score, of: Mapping[str, Score], value: float, sizes: Sequence[
     return dataclasses.replace(blank, value=float(value), standard_error=error, note=note)
 
 
-def _blank(scored: Scored, name: str, key: str, group: str) -> Score:
+def _blank(scored: HarnessScored, name: str, key: str, group: str) -> Score:
     """Return a figure of a leaf or of a group of lm-eval, without its value."""
     metric, label = key.partition(",")[0], _label(key)
     better = scored.results["higher_is_better"].get(name, {})
@@ -153,10 +153,10 @@ def _bounded(score: Score, items: Sequence[Item]) -> Score:
     # Were all subjects as small as the smallest, their plain mean would be that of so many items.
     draws = len(subjects) * min(subjects.values()) if score.name.endswith(_OF_SUBJECTS) else len(own)
     bound = unanimous(values, draws)
-    return score if bound in score.note else dataclasses.replace(score, note=joined(bound, score.note))
+    return score if bound in score.note else dataclasses.replace(score, note=join_notes(bound, score.note))
 
 
-def _items(leaf: str, scored: Scored) -> list[Item]:
+def _items(leaf: str, scored: HarnessScored) -> list[Item]:
     task, main = scored.leaves[leaf], scored.metric
     group = _part(scored.asked, leaf) if len(scored.leaves) > 1 else ""
     by_document: dict[int, list[Mapping[str, Any]]] = {}
@@ -217,9 +217,9 @@ def _words(task: Any, sample: Mapping[str, Any], main: str) -> tuple[str, str, s
     return question, choices[int(np.argmax(scores))], reference
 
 
-def _warnings(scored: Scored, headline: Score) -> list[str]:
+def _warnings(scored: HarnessScored, headline: Score) -> list[str]:
     found = [f"There is {headline.note}."] if headline.value is None else []
-    found += list(told(text for texts in scored.texts.values() for text in texts.values()))
+    found += list(thought_warnings(text for texts in scored.texts.values() for text in texts.values()))
     if scored.asked.limit is not None:
         found.append(f"Only {scored.asked.limit} questions of each task were asked: this is a try, not a score.")
     if scored.cut:

@@ -97,7 +97,7 @@ def _alone(engine: Engine, request: Request) -> Answer | RatchetError:
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class JudgeCase:
     """One thing to judge: the judge's prompts, and the texts of others that were put into them.
 
     `answers` are the candidate's, as it wrote them; `given` are questions and references.
@@ -122,7 +122,7 @@ class Verdict:
     unanswered: bool = False
 
 
-def request_of(case: Case, attempt: int) -> ChatRequest:
+def request_of(case: JudgeCase, attempt: int) -> ChatRequest:
     """Return what is asked at an attempt, from 0.
 
     The first is FastChat's, at temperature 0. Each further one is a little warmer and has its own seed:
@@ -134,7 +134,7 @@ def request_of(case: Case, attempt: int) -> ChatRequest:
     return ChatRequest(turns, Sampling(max_tokens=MAX_TOKENS, temperature=WARMER * attempt, seed=attempt))
 
 
-def judge_cases(judge: Judge, cases: Sequence[Case], retries: int) -> list[Verdict]:
+def judge_cases(judge: Judge, cases: Sequence[JudgeCase], retries: int) -> list[Verdict]:
     """Return a verdict on each case, in their order.
 
     A judgment without one clear rating in range is asked for again, `retries` times. A failed request is
@@ -152,7 +152,7 @@ def judge_cases(judge: Judge, cases: Sequence[Case], retries: int) -> list[Verdi
     return found
 
 
-def _verdict(answer: Answer | RatchetError, case: Case, before: Verdict) -> tuple[Verdict, bool]:
+def _verdict(answer: Answer | RatchetError, case: JudgeCase, before: Verdict) -> tuple[Verdict, bool]:
     """Return the verdict after one more attempt, and whether another may do better."""
     if isinstance(answer, RatchetError):
         # What the judge said before tells more than that it fell silent.

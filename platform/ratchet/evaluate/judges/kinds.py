@@ -91,7 +91,7 @@ JUDGES: Mapping[str, JudgeRun] = {
 """The rows by kind: those of `plan.judge.JUDGE_KINDS`."""
 
 
-def judge_of(candidates: Candidates, judge: AnyJudge | None, where: str) -> contextlib.AbstractContextManager[Judge]:
+def open_judge(candidates: Candidates, judge: AnyJudge | None, where: str) -> contextlib.AbstractContextManager[Judge]:
     """Return the judge of a task as a context.
 
     Raises PlanError where there is none, and what opening one raises.

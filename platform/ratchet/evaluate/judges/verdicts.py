@@ -50,14 +50,14 @@ _ENDED = frozenset({"stop", "end_turn", "stop_sequence", "eos_token", "eos", "co
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class VerdictReading:
     """What a judgment says: a rating from 1 to 10, else the problem."""
 
     rating: float | None
     problem: str = ""
 
 
-def read_verdict(text: str, finish_reason: str = "stop", quotable: Iterable[float] = ()) -> Reading:
+def read_verdict(text: str, finish_reason: str = "stop", quotable: Iterable[float] = ()) -> VerdictReading:
     """Return the rating in a judgment, or why it has none.
 
     There is none in a judgment that did not come to its end, in thoughts, and where several ratings differ: nobody
@@ -66,18 +66,18 @@ def read_verdict(text: str, finish_reason: str = "stop", quotable: Iterable[floa
     """
     said = spoken(text)
     if finish_reason.lower() not in _ENDED:
-        return Reading(None, f"{NO_RATING} ({finish_reason or 'unfinished'})")
+        return VerdictReading(None, f"{NO_RATING} ({finish_reason or 'unfinished'})")
     if said is None:
-        return Reading(None, f"{NO_RATING} ({UNCLOSED})")
+        return VerdictReading(None, f"{NO_RATING} ({UNCLOSED})")
     whole = _of_the_whole(said)
     strong = _values(_STRONG, whole)
     found = strong | _values(_STATED, said)
     if not found:
-        return Reading(None, NO_RATING)
+        return VerdictReading(None, NO_RATING)
     if len(found) > 1 or not _values(_OTHER, whole) <= found or (not strong and found & set(quotable)):
-        return Reading(None, DISPUTED)
+        return VerdictReading(None, DISPUTED)
     (rating,) = found
-    return Reading(rating) if LOWEST <= rating <= HIGHEST else Reading(None, OUT_OF_RANGE)
+    return VerdictReading(rating) if LOWEST <= rating <= HIGHEST else VerdictReading(None, OUT_OF_RANGE)
 
 
 def read_as_fastchat(text: str) -> float | None:

@@ -35,7 +35,7 @@ MT_BENCH_REFERENCES = "435b9765a911bd2f7ab4"
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class TalkQuestion:
     """Two turns of one user. `reference` has an answer to each where its category is judged against one."""
 
     question_id: int | str
@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class JudgePrompt:
     """How a judge is asked: its system prompt, and the template that question and answer are put into."""
 
     system: str
@@ -53,7 +53,7 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionSet:
+class TalkQuestions:
     """All that is asked, and by what it is known.
 
     `name` is MT-Bench only for FastChat's 80 questions with FastChat's judge prompts. `settings` has names
@@ -62,12 +62,12 @@ class QuestionSet:
 
     name: str
     is_mt_bench: bool
-    questions: tuple[Question, ...]
-    prompts: Mapping[str, Prompt]
+    questions: tuple[TalkQuestion, ...]
+    prompts: Mapping[str, JudgePrompt]
     settings: Mapping[str, Any]
 
 
-def read_set(files: Files, references: str) -> QuestionSet:
+def read_set(files: Files, references: str) -> TalkQuestions:
     """Read a question set with the reference answers of `references`.
 
     The folder is one of FastChat's layouts: `question.jsonl` in it, or below it in `mt_bench` or
@@ -100,7 +100,7 @@ def read_set(files: Files, references: str) -> QuestionSet:
         "judge_prompts": "FastChat's" if prompts_digest == MT_BENCH_PROMPTS else "of this set",
         "judge_prompts_digest": prompts_digest,
     }
-    return QuestionSet(name, is_mt_bench, questions, prompts, settings)
+    return TalkQuestions(name, is_mt_bench, questions, prompts, settings)
 
 
 def _home(root: Path) -> Path:
@@ -123,8 +123,8 @@ def _reference_name(references: str, digest: str | None) -> str:
     return f"{references} (FastChat's)" if digest == MT_BENCH_REFERENCES else references
 
 
-def _read_questions(path: Path) -> dict[int | str, Question]:
-    found: dict[int | str, Question] = {}
+def _read_questions(path: Path) -> dict[int | str, TalkQuestion]:
+    found: dict[int | str, TalkQuestion] = {}
     for number, row in json_rows(path):
         where = f"{path}:{number}"
         question_id, category = _id(row, where), row.get("category")
@@ -133,13 +133,13 @@ def _read_questions(path: Path) -> dict[int | str, Question]:
         if question_id in found:
             raise DataError(f"question {question_id} is there twice", where=where, fix="give each its own question_id")
         turns = _two_texts(row.get("turns"), f"question {question_id}", where)
-        found[question_id] = Question(question_id, category, turns)
+        found[question_id] = TalkQuestion(question_id, category, turns)
     return found
 
 
 def _with_references(
-    home: Path, questions: Mapping[int | str, Question], name: str
-) -> tuple[tuple[Question, ...], str | None]:
+    home: Path, questions: Mapping[int | str, TalkQuestion], name: str
+) -> tuple[tuple[TalkQuestion, ...], str | None]:
     """Return the questions with their references, and the digest of these."""
     wanted = [q.question_id for q in questions.values() if q.category in WITH_REFERENCE]
     if not wanted:
@@ -185,8 +185,8 @@ def read_answers(path: Path) -> dict[int | str, tuple[str, str]]:
     return found
 
 
-def _read_prompts(path: Path) -> dict[str, Prompt]:
-    found: dict[str, Prompt] = {}
+def _read_prompts(path: Path) -> dict[str, JudgePrompt]:
+    found: dict[str, JudgePrompt] = {}
     for number, row in json_rows(path):
         name, where = row.get("name"), f"{path}:{number}"
         if name not in PROMPTS:
@@ -196,7 +196,7 @@ def _read_prompts(path: Path) -> dict[str, Prompt]:
         texts = row.get("system_prompt"), row.get("prompt_template")
         if not all(isinstance(text, str) for text in texts):
             raise DataError("system_prompt or prompt_template is missing", where=where, fix="give both, as texts")
-        found[name] = Prompt(*map(str, texts))
+        found[name] = JudgePrompt(*map(str, texts))
         _check_fields(name, found[name].template, where)
         if "[[rating]]" not in "".join(map(str, texts)):
             raise DataError(

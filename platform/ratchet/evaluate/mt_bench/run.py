@@ -17,10 +17,10 @@ from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.candidate import TOO_LONG as NOT_ASKED
 from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.judges.guard import Guard
-from ratchet.evaluate.judges.judge import MAX_TOKENS, WARMER, Case, Judge, Verdict, judge_cases
-from ratchet.evaluate.judges.kinds import judge_of
+from ratchet.evaluate.judges.judge import MAX_TOKENS, WARMER, Judge, JudgeCase, Verdict, judge_cases
+from ratchet.evaluate.judges.kinds import open_judge
 from ratchet.evaluate.judges.verdicts import HIGHEST, LOWEST
-from ratchet.evaluate.mt_bench.files import WITH_REFERENCE, Question, QuestionSet, read_set
+from ratchet.evaluate.mt_bench.files import WITH_REFERENCE, TalkQuestion, TalkQuestions, read_set
 from ratchet.evaluate.mt_bench.scores import METRIC, answer_line, item_id, judgment_line, scores_from
 from ratchet.evaluate.results import Item, TaskResult, count_problems
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
@@ -48,7 +48,7 @@ _GAVE_UP = {"abort", "error"}
 class Talk:
     """A conversation: the answers that were given, and why there are fewer than two. `cut` counts cut ones."""
 
-    question: Question
+    question: TalkQuestion
     answers: tuple[str, ...] = ()
     problem: str = ""
     cut: int = 0
@@ -99,7 +99,7 @@ class MtBenchRun:
         ]
 
 
-def run(name: str, task: MtBench, candidate: Candidate, judge: Judge) -> MtBenchRun:
+def run_mt_bench(name: str, task: MtBench, candidate: Candidate, judge: Judge) -> MtBenchRun:
     """Ask the candidate, then the judge. Raises DataError for files, and what candidate or judge raise for all."""
     asked = read_set(task.questions, task.references)
     talks = converse(asked.questions, candidate, task.max_new_tokens)
@@ -107,7 +107,7 @@ def run(name: str, task: MtBench, candidate: Candidate, judge: Judge) -> MtBench
     return MtBenchRun(_result(name, task, asked, talks, judged, judge), tuple(talks), tuple(judged), judge.name)
 
 
-def converse(questions: Sequence[Question], candidate: Candidate, max_new_tokens: int) -> list[Talk]:
+def converse(questions: Sequence[TalkQuestion], candidate: Candidate, max_new_tokens: int) -> list[Talk]:
     """Return the conversations: all first turns are asked together, then all second ones.
 
     An answer gets fewer tokens than `max_new_tokens` where the model has no room for more, and a
@@ -161,7 +161,7 @@ def _next_request(talk: Talk, candidate: Candidate, max_new_tokens: int) -> Chat
     return ChatRequest(tuple(turns), sampling) if room > 0 else None
 
 
-def prompt_for(asked: QuestionSet, question: Question, answers: Sequence[str]) -> tuple[str, str]:
+def prompt_for(asked: TalkQuestions, question: TalkQuestion, answers: Sequence[str]) -> tuple[str, str]:
     """Return the name and the text of the judge's prompt about the last of `answers`, one or two.
 
     Only the template is formatted: braces in a question or an answer are text.
@@ -178,7 +178,7 @@ def prompt_for(asked: QuestionSet, question: Question, answers: Sequence[str]) -
     return name, asked.prompts[name].template.format(**fields)
 
 
-def judge_talks(asked: QuestionSet, talks: Sequence[Talk], judge: Judge, retries: int) -> list[Judged]:
+def judge_talks(asked: TalkQuestions, talks: Sequence[Talk], judge: Judge, retries: int) -> list[Judged]:
     """Return every given answer with its verdict; all answers go to the judge together. Raises RatchetError.
 
     What a recording was asked, by FastChat's own prompt, it is asked again by that; else the guard reads first.
@@ -194,7 +194,7 @@ def judge_talks(asked: QuestionSet, talks: Sequence[Talk], judge: Judge, retries
                 shown = tuple(map(guard.defuse, answers))
                 name, prompt = prompt_for(asked, talk.question, shown)
             given = (*talk.question.turns[:turn], *(talk.question.reference or ())[:turn])
-            cases.append(Case(asked.prompts[name].system, prompt, answers, given))
+            cases.append(JudgeCase(asked.prompts[name].system, prompt, answers, given))
             told.append((talk, turn, name, shown != answers))
     with under_way("judge", f"{len(cases):,} answers are judged", Console()):
         verdicts = judge_cases(judge, cases, retries)
@@ -205,7 +205,7 @@ def judge_talks(asked: QuestionSet, talks: Sequence[Talk], judge: Judge, retries
 
 
 def _result(
-    name: str, task: MtBench, asked: QuestionSet, talks: Sequence[Talk], judged: Sequence[Judged], judge: Judge
+    name: str, task: MtBench, asked: TalkQuestions, talks: Sequence[Talk], judged: Sequence[Judged], judge: Judge
 ) -> TaskResult:
     verdicts = {(one.talk.question.question_id, one.turn): one.verdict for one in judged}
     items = tuple(
@@ -248,7 +248,7 @@ def _item(talk: Talk, turn: int, verdict: Verdict | None) -> Item:
     )
 
 
-def _warnings(asked: QuestionSet, talks: Sequence[Talk], judged: Sequence[Judged], average: Score) -> list[str]:
+def _warnings(asked: TalkQuestions, talks: Sequence[Talk], judged: Sequence[Judged], average: Score) -> list[str]:
     found = []
     if not asked.is_mt_bench:
         found.append(f"This is not MT-Bench but {asked.name}: its scores compare with those of the same set alone.")
@@ -277,8 +277,8 @@ def _read(name: str, task: MtBench, inputs: Inputs) -> Content:
 def _ask(candidates: Candidates, name: str, ready: Ready) -> Answered:
     """Ask, and have it judged; answers and judgments come in FastChat's format too, for other tools."""
     task = ready.settings
-    with judge_of(candidates, task.judge, f"tasks.{name}.judge") as judge:
-        done = run(name, task, candidates.of(task), judge)
+    with open_judge(candidates, task.judge, f"tasks.{name}.judge") as judge:
+        done = run_mt_bench(name, task, candidates.of(task), judge)
     model, when = candidates.model.name, time.time()
     lines = {"answers.jsonl": done.answer_lines(model, when), "judgments.jsonl": done.judgment_lines(model, when)}
     return Answered(done.result, lines)

@@ -14,7 +14,7 @@ from ratchet.documents.scores import Score
 from ratchet.errors import DataError
 from ratchet.evaluate import statistics
 from ratchet.evaluate.judges.verdicts import read_as_fastchat, read_verdict
-from ratchet.evaluate.results import Item, joined, without_error
+from ratchet.evaluate.results import Item, join_notes, without_error
 from ratchet.store.lines import json_rows
 
 MOST_MISSING = 0.05
@@ -54,13 +54,13 @@ def _score(name: str, items: Sequence[Item], about: str, *, group: str = "") -> 
     if not enough:
         lost = f"no score: {lost or 'there are no judgments'}, and {MOST_MISSING:.0%} may be"
     if not enough:
-        return Score(name, METRIC, None, None, len(rated), "points", group, joined(lost, about))
-    note = joined(lost, about, without_error(found.standard_error, "question"))
+        return Score(name, METRIC, None, None, len(rated), "points", group, join_notes(lost, about))
+    note = join_notes(lost, about, without_error(found.standard_error, "question"))
     return Score(name, METRIC, found.mean, found.standard_error, found.count, "points", group, note)
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded:
+class RecordedJudgment:
     """One judgment of a file of FastChat's `model_judgment`; `rating` is None where it has none, for `problem`."""
 
     model: str
@@ -72,13 +72,13 @@ class Recorded:
     judgment: str
 
 
-def read_judgments(paths: Iterable[Path]) -> list[Recorded]:
+def read_judgments(paths: Iterable[Path]) -> list[RecordedJudgment]:
     """Read recorded judgments, each of (model, question, turn, judge) once.
 
     Equal ones, as two copies of one run give, are one. Raises DataError where two differ (two runs blended
     into one file), where a line is none, and where its `score` is not the rating in its judgment.
     """
-    found: dict[tuple[Any, ...], tuple[Recorded, str]] = {}
+    found: dict[tuple[Any, ...], tuple[RecordedJudgment, str]] = {}
     for path in paths:
         for number, row in json_rows(path):
             where = f"{path}:{number}"
@@ -94,7 +94,7 @@ def read_judgments(paths: Iterable[Path]) -> list[Recorded]:
     return [one for one, _ in found.values()]
 
 
-def _recorded(row: Mapping[str, Any], where: str) -> Recorded:
+def _recorded(row: Mapping[str, Any], where: str) -> RecordedJudgment:
     try:
         by = row["judge"]
         judge = tuple(map(str, by)) if isinstance(by, list) else (str(by),)
@@ -114,14 +114,16 @@ def _recorded(row: Mapping[str, Any], where: str) -> Recorded:
             where=where,
             fix="find out which is right: the file was edited, or written by other rules",
         )
-    return Recorded(str(model), question_id, turn, judge, reading.rating, reading.problem, text)
+    return RecordedJudgment(str(model), question_id, turn, judge, reading.rating, reading.problem, text)
 
 
 def _score_of(rating: float | None) -> float:
     return _NO_SCORE if rating is None else rating
 
 
-def scores_of(judgments: Iterable[Recorded], categories: Mapping[int | str, str]) -> dict[str, tuple[Score, ...]]:
+def talk_scores(
+    judgments: Iterable[RecordedJudgment], categories: Mapping[int | str, str]
+) -> dict[str, tuple[Score, ...]]:
     """Return each model's scores from recorded judgments; `categories` are of the questions, where known."""
     items: dict[str, list[Item]] = {}
     for one in judgments:
