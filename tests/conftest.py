@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from ratchet.evaluate.candidate import Candidate
 
 # A busy machine is no fault of the code; continuous integration judges a change by the same examples each time.
-hypothesis.settings.register_profile("ratchet", deadline=None, derandomize=bool(os.environ.get("CI")))
+# RATCHET_EXAMPLES=1000 tries more of each property than the 30 that a change is judged by.
+hypothesis.settings.register_profile(
+    "ratchet",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    max_examples=int(os.environ.get("RATCHET_EXAMPLES", "30")),
+)
 hypothesis.settings.load_profile("ratchet")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -253,7 +253,16 @@ def test_what_nvidia_smi_says_without_a_gpu_is_no_gpu(text: str) -> None:
     assert probe.parse_smi(text) == ()
 
 
-def test_this_machine_is_seen_as_the_system_tells_it(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_gpu_is_there_where_torch_finds_one(tmp_path: Path) -> None:
+    import torch
+
+    found = probe.machine(tmp_path)
+    assert (found.cuda, found.cuda_devices) == (torch.version.cuda, torch.cuda.device_count())
+
+
+def test_this_machine_is_seen_as_the_system_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_ASK_TORCH", "print('', 0, sep=',')")  # loading it takes 2 s, three times
     found = probe.machine(tmp_path / "not" / "there")
     assert found.free_storage is not None
     assert abs(found.free_storage - shutil.disk_usage(tmp_path).free) < GIB

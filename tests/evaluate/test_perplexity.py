@@ -102,7 +102,10 @@ def guide(model: Any, ids: Sequence[int], window: int, stride: int) -> list[tupl
     return found
 
 
-@pytest.mark.parametrize(("window", "stride"), [(64, 32), (64, 48), (30, 7), (None, None)])
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [(64, 48), pytest.param(64, 32, marks=pytest.mark.slow), pytest.param(30, 7, marks=pytest.mark.slow), (None, None)],
+)
 def test_the_windows_and_sums_are_the_guide_s(
     candidate: Candidate, model: Any, window: int | None, stride: int | None
 ) -> None:
@@ -177,13 +180,13 @@ def test_the_other_scores_are_the_same_in_other_units(candidate: Candidate) -> N
 def test_the_error_is_the_spread_of_perplexities_over_new_texts() -> None:
     random = np.random.default_rng(0)
     values, errors = [], []
-    for _ in range(2000):
+    for _ in range(1000):
         tokens = random.integers(20, 60, 80)
         nats = tokens * random.normal(3.0, 0.4, 80)
         headline = perplexity_scores(list(nats), list(tokens), 1000)[0]
         values.append(headline.value)
         errors.append(headline.standard_error)
-    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.05)
+    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.08)
 
 
 def test_the_error_of_a_ratio_is_that_of_a_mean_where_groups_are_equal() -> None:

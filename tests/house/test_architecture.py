@@ -7,6 +7,7 @@ broke it. The tests ask for no such line in `platform/`, and for the right one i
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -120,13 +121,19 @@ class Import:
     where: str
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Return a file's tree: every rule reads all files, and parsing them takes a second each time."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(root: Path, library: str = "ratchet") -> Iterator[Import]:
     """Yield every import below `root/library`, those inside functions and relative ones too."""
     for path in sorted((root / library).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         package = parts[:-1]
         module = ".".join(parts[1:]).removesuffix("__init__").rstrip(".")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             for name in _names(node, package):
                 yield Import(module, name, f"{path.relative_to(root.parent)}:{node.lineno}")
 
@@ -233,7 +240,7 @@ def circle_faults(root: Path, library: str = "ratchet") -> Iterator[str]:
 def print_faults(root: Path) -> Iterator[str]:
     """Calls of `print`: the library returns, raises or tracks."""
     for path in sorted((root / "ratchet").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 yield f"{path.relative_to(root.parent)}:{node.lineno}: calls print"
 
@@ -260,7 +267,7 @@ def warning_faults(root: Path) -> Iterator[str]:
 def encoding_faults(root: Path) -> Iterator[str]:
     """Texts that are read or written as the machine's locale has it, which is UTF-8 on most machines and not on all."""
     for path in sorted((root / "ratchet").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             texts = {"read_text": 0, "write_text": 1}
@@ -388,7 +395,7 @@ def kinds_by_name(platform: Path) -> list[str]:
     for path in sorted((platform / "ratchet").rglob("*.py")):
         if str(path.relative_to(platform / "ratchet")) in KNOWS_KINDS:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             named = (
                 {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} if isinstance(node, ast.Call) else set()
             )

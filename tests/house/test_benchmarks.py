@@ -264,6 +264,7 @@ def test_scaling_prints_four_tables() -> None:
     assert "| 64 | 0.50 | 100 | 5.0 | 2.0 |" in text
 
 
+@pytest.mark.slow
 def test_scaling_runs_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scaling.main(["--quick", "--rows", "64", "--out", str(tmp_path / "figures.json")])
     found = json.loads((tmp_path / "figures.json").read_text())

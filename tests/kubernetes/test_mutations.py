@@ -142,6 +142,7 @@ def test_mistakes_in_kubernetes_own_kinds_are_found() -> None:
     assert "ingres" in texts_of(check_objects(found, Against(version="1.35", root=ROOT)))
 
 
+@pytest.mark.slow
 def test_another_validator_of_the_crds_accepts_our_manifests(shared: Path, tmp_path: Path) -> None:
     script = shared.parent / "tools" / "validate_kuberay.py"
     if not script.is_file():

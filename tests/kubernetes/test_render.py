@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s_example import APPLIED, GATES, K8S, objects
+from k8s_example import APPLIED, GATES, K8S, objects, write_crds
 from ratchet.cli import main
 from ratchet.kubernetes.entrypoint import read_command
 from ratchet.kubernetes.names import IMAGE_FOLDER
@@ -222,11 +222,10 @@ def test_check_takes_folders_and_files_and_says_what_it_did_not_check(capsys: py
 
 
 def test_check_takes_the_crds_from_the_environment(
-    shared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not (shared / "kuberay_v1.7.0").is_dir():
-        pytest.skip("no CRDs of KubeRay")
-    monkeypatch.setenv("RATCHET_CRDS", str(shared / "kuberay_v1.7.0"))
+    write_crds(tmp_path)
+    monkeypatch.setenv("RATCHET_CRDS", str(tmp_path))
     assert main(["k8s", "check", "k8s/overlays/redis", "--kubernetes", "1.35"]) == 0
     said = capsys.readouterr().out
     assert "schemas of KubeRay: checked" in said

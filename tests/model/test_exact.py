@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nightly import nightly
 from ratchet.losses.preference import LOSSES, PairLogps, preference_loss
 from ratchet.losses.sft import sft
 from ratchet.model.batch import PADDED, Packing, collate
@@ -45,8 +47,13 @@ def largest(ours: nn.Module, theirs: nn.Module) -> float:
     return max(float((a.grad - b.grad).abs().max()) for a, b in pairs if b.grad is not None) / scale
 
 
-@pytest.mark.parametrize("sharing", ["auto", "prompt", "none"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "sharing"),
+    nightly(
+        itertools.product(CONFIGS, ["auto", "prompt", "none"]),
+        lambda name, sharing: sharing == "auto" or name in {"llama-gqa-tied", "gpt-neox"},
+    ),
+)
 def test_scores_and_every_gradient_equal_a_plain_forward(name: str, sharing: Any) -> None:
     extra = {"experts_implementation": "eager"} if name == "mixtral" else {}
     ours, theirs = tiny(name, **extra), plain_model(name, **extra)
@@ -75,7 +82,7 @@ def models() -> tuple[PairScorer, Any]:
     return PairScorer(tiny("llama-gqa-tied"), head_rows=5), tiny("llama-gqa-tied")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(sides=random_pairs)
 def test_random_trees(models: tuple[PairScorer, Any], sides: list[tuple[int, list[int], list[int]]]) -> None:
     """Prompts that begin alike, answers over three tokens: prefixes, equal sides, forks at any depth."""
@@ -134,7 +141,7 @@ def test_bfloat16_autocast_and_weights_stay_within_what_was_measured() -> None:
     """Against float64 a score was at most 0.45 % off under autocast and 0.51 % with bfloat16 weights, over 15
     families and two seeds; one plain forward for each sequence, log-softmax in bfloat16, was up to 0.80 % off.
     """
-    for name in ("llama-gqa-tied", "qwen3", "gemma", "gpt-neox"):
+    for name in ("llama-gqa-tied", "gemma"):
         pairs, exact = [*make_pairs(12, seed=1), *family_of_pairs(1)], tiny(name)
         with torch.no_grad():
             chosen, _ = plain_scores(exact, pairs)

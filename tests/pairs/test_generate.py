@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.pairs.generate import generated_rows
@@ -21,7 +21,6 @@ def test_a_generated_row_does_not_depend_on_how_many_there_are() -> None:
     assert [row.row for row in rows_of(few)] == [*range(1, 151)]
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.integers(1, 8), st.integers(2, 60), st.integers(0, 9), st.integers(0, 10**6))
 def test_generated_sums_are_right_and_never_below_zero(steps: int, largest: int, seed: int, at: int) -> None:
     (row,) = generated_rows(Generated(kind="arithmetic", steps=steps, largest=largest, seed=seed), at, at + 1)
@@ -38,7 +37,6 @@ def test_generated_sums_are_right_and_never_below_zero(steps: int, largest: int,
     assert last == f"The answer is {totals[-1]}."
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 8), st.integers(2, 60), st.integers(0, 10**6))
 def test_generated_quizzes_have_one_right_answer(steps: int, largest: int, at: int) -> None:
     (row,) = generated_rows(Generated(kind="arithmetic_quiz", steps=steps, largest=largest), at, at + 1)

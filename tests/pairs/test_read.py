@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.errors import DataError
@@ -72,7 +72,6 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, form: str, span_bytes: i
     assert numbers == ([*range(1, 351)] * 2 if form == "saved" else [*range(1, 701)])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from([b"", b" ", b'{"a":1}', b'{"b":"' + b"x" * 90 + b'"}', b"nonsense", b"\xff"])),
     st.integers(1, 80),
@@ -280,9 +279,8 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
-@pytest.mark.parametrize(
-    "form", ["jsonl", *(pytest.param(form, marks=pytest.mark.slow) for form in ("json", "parquet"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, form: str) -> None:
     """Counted where it is allocated: what the system holds for a process depends on what else runs."""
     paths = [tmp_path / f"{rows}.{form}" for rows in (280, 1120)]

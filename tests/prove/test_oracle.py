@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from golden_losses import CASES, GOLDEN
+from nightly import nightly
 from prove_bench import PAIRS, STAGES, Inputs, outside, scores_of, small_model, train_alone, write_inputs
 from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.prove import oracle
@@ -112,7 +113,7 @@ def test_a_wrong_key_is_shown(inputs: Inputs, tmp_path: Path, fault: str, dtype:
     assert shown <= outside(inputs.prove(name, dtype, [folder])[0])
 
 
-@pytest.mark.parametrize("dtype", BOTH)
+@pytest.mark.parametrize("dtype", nightly(BOTH, lambda dtype: dtype == "float32"))
 def test_an_update_before_the_first_is_shown(inputs: Inputs, tmp_path: Path, dtype: str) -> None:
     numbers = inputs.prove("dpo", dtype, [train_alone(inputs.spec("dpo", dtype, tmp_path), PhantomStep)])[0]
     wrong = {(number.update, number.name) for number in numbers if not number.ok}
@@ -126,7 +127,7 @@ def test_half_a_gradient_is_shown(inputs: Inputs, tmp_path: Path) -> None:
     assert "gradient norm" in outside(inputs.prove("dpo", "float32", [folder])[0])
 
 
-@pytest.mark.parametrize("dtype", BOTH)
+@pytest.mark.parametrize("dtype", nightly(BOTH, lambda dtype: dtype == "float32"))
 def test_a_first_step_of_rate_0_is_shown(inputs: Inputs, tmp_path: Path, monkeypatch: Any, dtype: str) -> None:
     """The curve of transformers, in whose warm-up the first step trains nothing."""
     monkeypatch.setattr(loop, "learning_rate", lambda kind, peak, step, total, warmup: peak * (step - 1) / 2)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -185,7 +185,6 @@ def test_markdown_tables_are_well_formed() -> None:
         assert f"r{number} |" in made or f"r{number} " in made, path
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_escaped_text_is_what_a_markdown_reader_shows(text: str) -> None:
     markdown_it = pytest.importorskip("markdown_it")
@@ -204,7 +203,6 @@ def test_escaped_text_is_what_a_markdown_reader_shows(text: str) -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3000), st.integers(1, 400))
-@settings(max_examples=60, deadline=None)
 def test_thinning_keeps_the_mean_and_the_limit(values: list[float], most: int) -> None:
     series = [(float(step), value) for step, value in enumerate(values, 1)]
     points = thin(series, most)

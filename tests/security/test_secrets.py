@@ -81,10 +81,10 @@ def test_records_texts_logs_and_lines_hold_none(secret: str, tmp_path: Path, cap
 
 def test_a_page_and_its_numbers_hold_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ratchet.documents.read import read_report
-    from report_example import example
+    from report_example import short
 
     monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
-    values = example()
+    values = short()
     values["plan_text"] = f"name: x # {SECRETS['HF_TOKEN']}\n"
     write_report(tmp_path, read_report(values))
     assert {path.name: SECRETS["HF_TOKEN"] in path.read_text() for path in tmp_path.glob("report.*")} == {

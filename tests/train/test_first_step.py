@@ -215,7 +215,7 @@ def unshared(seed: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("seed", [0, 8])
+@pytest.mark.parametrize("seed", [0, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_reference_that_was_scored_in_other_passes_is_not_called_stale(tmp_path: Path, seed: int) -> None:
     draw = np.random.default_rng(seed)
     table = Pairs(24, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +124,7 @@ def _here() -> Iterator[None]:
 
 
 # RATCHET_EXAMPLES=2000 looks longer.
-@settings(max_examples=int(os.environ.get("RATCHET_EXAMPLES", "60")), suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(KEYS, DISTRIBUTIONS, min_size=1, max_size=3),
     st.dictionaries(KEYS, VALUES, max_size=2),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
@@ -150,7 +150,6 @@ def test_what_wandb_suggests_comes_back_as_values_of_the_space(by: str) -> None:
 BOTH = space_of({**DISCRETE, **CONTINUOUS}, "random", seeds=[3, 5])
 
 
-@settings(max_examples=60)
 @given(data=st.data())
 def test_any_point_survives_the_way_through_the_agents_command(data: st.DataObject) -> None:
     point: dict[str, Any] = {"seed": data.draw(st.sampled_from([3, 5]))}
