@@ -63,6 +63,7 @@ def test_a_cluster_without_a_token_is_a_problem(open_head: Head, tmp_path: Path)
     assert status == 69 and found["nodes"]["level"] == "warning"
 
 
+@pytest.mark.slow
 def test_a_storage_folder_that_cannot_be_is_told(open_head: Head, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     words = ("plan.yaml", "--set", "cluster.storage=taken/inside", "--address", open_head.address)
@@ -76,6 +77,7 @@ def test_a_storage_folder_that_cannot_be_is_told(open_head: Head, tmp_path: Path
     assert found["room for the plan"]["level"] == "problem" and "there are 2" in found["room for the plan"]["found"]
 
 
+@pytest.mark.slow
 def test_secrets_in_a_jobs_runtime_environment_are_told_by_name_alone(open_head: Head, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom ray.job_submission import JobSubmissionClient\n"

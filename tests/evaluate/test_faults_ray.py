@@ -45,6 +45,7 @@ def test_what_is_not_there_is_named_before_anything_is_asked(
     assert not storage.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "status", "says"),
     [

@@ -112,6 +112,7 @@ def test_tasks_that_cannot_be_asked_fail_alone(straight: Path, stories: Path, tm
     assert "was not asked" in document.with_name("report.html").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_results_of_one(straight: Path, stories: Path, tmp_path: Path) -> None:
     suite_in(tmp_path)
     most = 0
@@ -124,7 +125,8 @@ def test_two_processes_give_the_results_of_one(straight: Path, stories: Path, tm
     assert_same(tmp_path / "out", straight)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(
     straight: Path, stories: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -146,6 +148,7 @@ def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(
     assert_same(storage, straight)
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_an_evaluation_is_replaced(straight: Path, stories: Path, tmp_path: Path) -> None:
     storage = suite_in(tmp_path) / "out"
     with begun(tmp_path, *asked(stories, "--actors", "2")) as run:
@@ -172,6 +175,7 @@ def test_a_second_evaluation_reads_what_is_there(straight: Path, stories: Path, 
     assert all(one["reused"] for one in scores_of(storage)["results"])
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_same_path_are_another_model(stories: Path, tmp_path: Path) -> None:
     model, storage = tmp_path / "model", suite_in(tmp_path, TEXT) / "out"
     shutil.copytree(stories, model)

@@ -16,7 +16,7 @@ from tests.train.test_checkpoint import empty, newest, truncate
 from train_bench import flip
 from train_ray_bench import assert_same_end, go, spec_at
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 NEWEST, BEFORE = "step-000012", "step-000008"
 
 

@@ -34,11 +34,13 @@ def tree(file: str) -> ast.Module:
 
 def marks(node: ast.AST) -> set[str]:
     """Names of the marks of pytest that stand anywhere in some code."""
-    return {
+    found = {
         part.attr
         for part in ast.walk(node)
         if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "pytest.mark"
     }
+    called = {part.func.id for part in ast.walk(node) if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)}
+    return found | ({"slow"} if "nightly" in called else set())
 
 
 def tiers(file: str, name: str) -> set[str]:

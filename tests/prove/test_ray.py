@@ -9,7 +9,7 @@ import pytest
 
 from whole_run import ratchet
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.prove
 PLAN = """\
 name: tiny
 model:

@@ -10,7 +10,7 @@ import pytest
 
 from whole_run import MODEL, command, environment
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PLAN = f"""\
 name: keyless
 {MODEL}

@@ -16,7 +16,7 @@ from ratchet.pairs.table import open_table
 from ratchet.plan.model import Scratch
 from whole_run import metrics, ratchet, record, steps, weights
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PLAN = """\
 name: tiny
 model: {path: models/first, chat_template: chat.jinja}
@@ -140,7 +140,6 @@ def test_a_loss_without_a_reference_has_none_scored_and_is_judged_by_its_own_rew
     assert abs(row["margin"]["mean"] - moved) > 1e-3
 
 
-@pytest.mark.slow
 def test_fresh_puts_the_steps_aside_and_makes_the_same_again(done: Path) -> None:
     before = {step: weights(done, step) for step in STEPS}
     inodes = {step: (steps(done) / step).stat().st_ino for step in STEPS}

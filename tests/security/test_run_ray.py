@@ -29,8 +29,7 @@ name: tiny
   sums: {{generate: {{kind: arithmetic, rows: 120, steps: 2, largest: 20}}, held_out: 0.1}}
   slips: {{generate: {{kind: arithmetic, rows: 60, steps: 2, seed: 1}}, build: arithmetic_corruption, held_out: 0.2}}
 stages:
-  warm: {{kind: sft, data: [sums], batch: 32, max_length: 96}}
-  align: {{kind: dpo, after: warm, data: [slips], batch: 16, max_length: 96, checkpoint: {{every: 2, keep: 2}}}}
+  align: {{kind: dpo, data: [slips], batch: 16, max_length: 96, checkpoint: {{every: 2, keep: 2}}}}
 evaluate: [suite.yaml]
 cluster: {{token_budget: 512, storage: out}}
 track: {{wandb: {{project: canary, mode: offline}}}}

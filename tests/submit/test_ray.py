@@ -166,7 +166,7 @@ time.sleep(300)
 """
 
 
-@pytest.mark.parametrize(("wait", "committed"), [("60", True), ("1", False)])
+@pytest.mark.parametrize(("wait", "committed"), [("60", True), pytest.param("1", False, marks=pytest.mark.slow)])
 def test_a_stop_gives_the_time_that_was_asked_for(jobs: RayJobs, tmp_path: Path, wait: str, committed: bool) -> None:
     submission = made(f"stops-{wait}", SLOW_END, tmp_path, RAY_JOB_STOP_WAIT_TIME_S=wait)
     name, _ = submit_once(jobs, submission, None)

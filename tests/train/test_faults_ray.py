@@ -34,6 +34,7 @@ def fault(monkeypatch: pytest.MonkeyPatch, folder: Path, what: str) -> None:
     monkeypatch.setenv("RATCHET_FAULT_ONCE", str(folder / "acted"))
 
 
+@pytest.mark.slow
 def test_a_hung_worker_is_named_with_its_step_and_training_goes_on(
     base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,9 +59,7 @@ def test_a_worker_that_always_hangs_ends_the_run_with_its_name(
     assert len(began) == 2  # once more, and not for ever
 
 
-@pytest.mark.parametrize(
-    "zero", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow), 3]
-)
+@pytest.mark.parametrize("zero", [*(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 1, 2)), 3])
 def test_a_number_that_is_not_finite_on_one_worker_is_skipped_on_all(
     session: None, inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: int
 ) -> None:
@@ -81,6 +80,7 @@ def begun(folder: Path) -> bool:
     return (folder / WORKERS).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_loses_no_step(
     base: tuple[Path, TrainResult], inputs: dict[str, Any], tmp_path: Path
 ) -> None:
