@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ratchet
 from harness_example import SPEC
@@ -18,21 +22,26 @@ from ratchet.evaluate.suites import task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
 from ratchet.model.digest import digest_code, digest_model
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.flow import SourcePairs
+from ratchet.pairs.token_flow import SourceTokens
+from ratchet.pairs.tokens import Policy
 from ratchet.pipeline import state
-from ratchet.pipeline.context import Run, Tokens
+from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.engines import Gate
-from ratchet.pipeline.graph import BASE, all_steps
-from ratchet.pipeline.intact import IDENTITY
+from ratchet.pipeline.graph import BASE, all_steps, chunk_names
+from ratchet.pipeline.intact import IDENTITY, write_step_record
 from ratchet.pipeline.prepare import base_model, check_external_models
-from ratchet.pipeline.steps import refuse_other_start, step_identity
+from ratchet.pipeline.steps import input_weights, known_model, refuse_other_start, step_identity
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
+from ratchet.plan.stage_kinds import trains
 from ratchet.plan.tasks import Preference
 from ratchet.reference.jobs import TRAINER, ScoreJob
 from ratchet.reference.models import model_of
 from ratchet.reference.score import _identity
 from ratchet.store.fingerprint import changed_keys, fingerprint
-from ratchet.store.layout import Layout
+from ratchet.store.layout import Layout, layout_at
+from ratchet.store.made import Artefact
 from ratchet.store.record import Record, write_record
 from ratchet.store.sealed import write_sealed
 from ratchet.track.progress import Console
@@ -166,3 +175,87 @@ def test_one_model_in_two_precisions_goes_through_the_gate_twice(made: Path, tmp
     for model, gate in zip(models, gates, strict=True):
         run.gates["align", model.identity, model.dtype] = gate
     assert [engines.gate_of(run, "align", model) for model in models] == gates
+
+
+@st.composite
+def documents(draw: Any) -> dict[str, Any]:
+    """Draw a plan of four stages; OTHER stands for the folder of its models."""
+    align: dict[str, Any] = {
+        "kind": draw(st.sampled_from(["dpo", "dpop", "ipo", "cpo"])),
+        "data": draw(st.sampled_from([["a", "b"], {"b": 1.0, "a": 1.0}, {"a": 0.5, "b": 1.0}])),
+        "steps": draw(st.sampled_from([None, {"by": "source"}, {"by": "count", "count": 2}])),
+        "after": draw(st.sampled_from([None, "warm"])),
+        "seed": draw(st.sampled_from([0, 1])),
+        "max_length": draw(st.sampled_from([32, 64])),
+    }
+    if align["kind"] != "cpo":
+        other = {"path": "OTHER", "dtype": draw(st.sampled_from(["float32", "bfloat16"]))}
+        align["reference"] = draw(st.sampled_from([None, "base", "warm", other]))
+    stages = {
+        "warm": {"kind": "sft", "data": ["a"], "max_length": 64},
+        "align": {key: value for key, value in align.items() if value is not None},
+        "blend": {"kind": "merge", "of": draw(st.sampled_from([["align", "base"], ["warm", "align"]]))},
+        "last": {"kind": "dpo", "data": ["b"], "after": "blend", "max_length": 64},
+    }
+    dtype = draw(st.sampled_from(["float32", "bfloat16"]))
+    return {"name": "p", "model": {"path": "OTHER", "dtype": dtype}, "data": SOURCES, "stages": stages}
+
+
+SOURCES = {name: {**PAIRS["a"], "seed": seed} for seed, name in enumerate("ab")}
+
+
+def planned(document: dict[str, Any], made: Path, root: Path) -> Plan:
+    text = json.dumps({**document, "cluster": {"storage": str(root)}}).replace("OTHER", str(made))
+    return Plan.model_validate(json.loads(text))
+
+
+def put(layout: Layout, artefact: Artefact) -> str:
+    """Write the record of an artefact as one who made it leaves it."""
+    digest, counts = fingerprint(artefact.identity), {"train": 40, "heldout": 4, "tokens_train": 900}
+    write_record(layout.made(artefact.kind, digest), Record(artefact.kind, digest, artefact.identity, counts, "", 1.0))
+    return digest
+
+
+def as_a_run_leaves_it(plan: Plan) -> None:
+    """Write the records that a run of a plan writes, with the identities that it composes, and train nothing."""
+    run = Run(plan, layout_at(plan.cluster.storage), Console(), False, None)
+    run.models[BASE] = base_model(run)
+    check_external_models(run)
+    for name, source in plan.data.items():
+        pairs = put(run.layout, SourcePairs(name, source, None))
+        run.pairs[name] = (pairs, run.layout.pairs(pairs))
+    for stage in plan.stages.values():
+        for name in stage.shares() if trains(stage) else ():
+            policy = Policy(stage.max_length, stage.overlong)  # type: ignore[union-attr]
+            tokens = put(run.layout, SourceTokens(run.pairs[name][1], run.pairs[name][0], base(run), policy, None))
+            run.tokens[name, policy.max_length, policy.overlong] = Tokens(name, tokens, run.layout.tokens(tokens))
+    chunks = chunk_names(plan.stages["align"])
+    rows = ((0, 2, 4), (1, 3)) if chunks[:1] == ["part 1"] else None
+    run.orders["align"] = Order(tuple(chunks), (), rows)
+    write_sealed(run.layout.order("p", "align"), dataclasses.asdict(run.orders["align"]))
+    for step in all_steps(plan, {}):
+        identity, folder = step_identity(run, step), run.layout.step("p", step.name)
+        write_sealed(folder / IDENTITY, identity)
+        inputs, known = input_weights(run, step, identity), fingerprint(identity)
+        record = Record("step", known, identity, {}, "2026-01-01T00:00:00Z", 1.0, inputs, {"weights": known})
+        write_step_record(folder, record)
+        run.models[step.name] = known_model(run, step, record)
+
+
+def base(run: Run) -> Path:
+    return run.models[BASE].folder
+
+
+@settings(max_examples=8)
+@given(document=documents())
+def test_show_knows_every_step_that_a_run_has_made(made: Path, document: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        plan = planned(document, made, Path(root))
+        as_a_run_leaves_it(plan)
+        _, steps = state.survey(plan)
+        assert [(one.step.name, one.status, one.why[:3]) for one in steps] == [
+            (step.name, "done", "on ") for step in all_steps(plan, {})
+        ]
+        document["stages"]["warm"]["seed"] = 7
+        _, steps = state.survey(planned(document, made, Path(root)))
+        assert {one.step.name: one.status for one in steps}["warm"] == "changed"
