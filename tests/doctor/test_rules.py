@@ -17,6 +17,7 @@ from ratchet.doctor import advisories, probe, rules_access, rules_nodes, rules_p
 from ratchet.doctor.facts import Dashboard, Gpu, Machine, NodeFacts, Skew, Storage
 from ratchet.doctor.findings import Finding, findings_text, ok, problem, warning, worst
 from ratchet.plan.cluster import Cluster
+from ratchet.plan.schema import Plan
 
 GIB = 1 << 30
 H100 = Gpu("NVIDIA H100 80GB HBM3", 81559 << 20, "570.86.15")
@@ -211,6 +212,25 @@ def test_what_a_rule_says_of_facts(name: str) -> None:
     finding, level, says = FINDINGS[name]
     assert (finding.level, says in finding.found) == (level, True), finding
     assert bool(finding.do) == (level != "ok"), "what is not well has a remedy"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "times"),
+    [
+        ("float32", {}, 1 + 3 * 3),
+        ("bfloat16", {}, 1 + 7 * 3),
+        ("bfloat16", {"checkpoint": {"keep": 1}}, 1 + 7 * 2),
+        ("bfloat16", {"lora": {}}, 1),
+    ],
+)
+def test_a_disk_must_hold_the_model_and_the_checkpoints_of_the_largest_step(
+    dtype: str, stage: dict[str, Any], times: int, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    stages = {"align": {"kind": "dpo", "data": ["a"], **stage}, "blend": {"kind": "merge", "of": ["align", "base"]}}
+    data = {"a": {"generate": {"kind": "arithmetic"}}}
+    document = {"name": "p", "model": {"path": str(tmp_path), "dtype": dtype}, "data": data, "stages": stages}
+    assert rules_plan.largest_step(Plan.model_validate(document)) == 1000 * times
 
 
 def test_the_worst_decides_and_problems_come_last() -> None:

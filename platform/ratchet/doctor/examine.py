@@ -92,7 +92,7 @@ def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[NodeFacts]) -
         rules_nodes.gpus(nodes, wanted),
         rules_nodes.shared_memory(nodes, wanted),
         rules_nodes.open_files(nodes),
-        rules_nodes.disks(nodes, rules_plan.checkpoint_bytes(plan) if plan else None),
+        rules_nodes.disks(nodes, rules_plan.largest_step(plan) if plan else None),
     ]
     return findings + (
         [rules_plan.enough_nodes(cluster, nodes), rules_plan.object_store(cluster, nodes)] if plan else []

@@ -8,14 +8,9 @@ from pathlib import Path
 from ratchet.doctor.facts import NodeFacts
 from ratchet.doctor.findings import Finding, ok, problem, warning
 from ratchet.pipeline.session import needs
+from ratchet.pipeline.sizes import bytes_written
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
-from ratchet.plan.stage_kinds import trains
-
-_STATE = 8
-"""Bytes of a checkpoint for each byte of a bfloat16 model, at most: weights, and a float32 copy with two moments
-take 2 + 4 + 4 + 4 for each 2; for float32 weights it is 3."""
-_MOST_KEPT_WITHOUT_A_STAGE = 1
 
 
 def enough_nodes(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
@@ -48,13 +43,12 @@ def object_store(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
     return ok("object store", f"{cluster.ray.object_store_mb} MiB or more on every node")
 
 
-def checkpoint_bytes(plan: Plan) -> int | None:
-    """Return what the checkpoints of one step of a plan take at most, in bytes; None where the model is not at hand."""
+def largest_step(plan: Plan) -> int | None:
+    """Return what one step of a plan writes at most, in bytes; None where the model is not at hand."""
     if plan.model.path is None:
         return None
     weights = sum(file.stat().st_size for file in Path(plan.model.path).glob("*.safetensors"))
-    kept = [stage.checkpoint.keep for stage in plan.stages.values() if trains(stage)]
-    return weights * _STATE * (max(kept, default=_MOST_KEPT_WITHOUT_A_STAGE) + 1) or None
+    return max(bytes_written(stage, weights, plan.model.dtype) for stage in plan.stages.values()) or None
 
 
 def _short(need: dict[str, float], have: dict[str, float]) -> str:

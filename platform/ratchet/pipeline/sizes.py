@@ -14,6 +14,8 @@ from ratchet.pipeline.graph import Step
 from ratchet.plan.data import Source
 from ratchet.plan.model import is_commit
 from ratchet.plan.schema import Plan
+from ratchet.plan.stage_kinds import trains
+from ratchet.plan.stages import Stage
 from ratchet.plan.training import TrainingStage
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout, layout_at
@@ -114,6 +116,20 @@ def pairs_seen(rows: int, stage: TrainingStage) -> int:
     """Return the pairs that a stage trains in all its epochs over `rows`, as far as `max_steps` lets it."""
     each, steps = -(-rows // stage.batch), optimiser_steps(rows, stage)
     return (steps // each) * rows + (steps % each) * stage.batch if rows else 0
+
+
+def bytes_written(stage: Stage, weights: int, dtype: str, steps: int | None = None) -> int:
+    """Return what a step of a stage writes at most, for a model of `weights` bytes: its model, and its checkpoints.
+
+    With fewer `steps` there are fewer checkpoints than are kept. Those of adapters are small, and count as nothing.
+    """
+    if not trains(stage) or stage.lora:
+        return weights
+    kept = stage.checkpoint.keep + 1  # one more while it is written
+    if steps is not None:
+        kept = min(kept, -(-steps // stage.checkpoint.every))
+    # A checkpoint holds weights and Adam's two moments in float32, and a float32 master copy of narrower weights.
+    return weights * (1 + (3 if dtype == "float32" else 7) * kept)
 
 
 def _guess(source: Source) -> SourceSize:

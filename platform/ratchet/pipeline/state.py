@@ -18,7 +18,7 @@ from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, built_on, chunk_names, needs_difficulty
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import scratch_model, used_sources
-from ratchet.pipeline.sizes import Sizes, counted, optimiser_steps, step_rows
+from ratchet.pipeline.sizes import Sizes, bytes_written, counted, optimiser_steps, step_rows
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
@@ -216,10 +216,7 @@ def _size(run: Run, step: Step, sizes: Sizes) -> Size:
             tokens, estimated = tokens + share * train[name] * each, True
     rows = step_rows(step, train)
     steps = optimiser_steps(rows, stage)
-    # A checkpoint holds weights and Adam's two moments in float32, and a float32 master copy of narrower weights.
-    state = 3 if run.plan.model.dtype == "float32" else 7
-    kept = min(stage.checkpoint.keep + 1, -(-steps // stage.checkpoint.every))
-    written = weights * (1 + (0 if stage.lora else state * kept))
+    written = bytes_written(stage, weights, run.plan.model.dtype, steps)
     return Size(rows, int(tokens) * stage.epochs // step.chunk.parts, steps, written, estimated)
 
 
