@@ -13,7 +13,7 @@ from bits import flip
 from ratchet.cli import main
 from ratchet.errors import DataError
 from ratchet.fsck.examine import FINE, MENDED, WRONG, Outcome, fsck
-from ratchet.pipeline.intact import write_step_record
+from ratchet.pipeline.step_folder import write_step_record
 from ratchet.store.append import checked_line
 from ratchet.store.layout import Layout
 from ratchet.store.lease import leased

@@ -18,7 +18,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pipeline.carried import KEY, drop_masters, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, heirs
-from ratchet.pipeline.intact import IDENTITY, clear_step, write_step_record
+from ratchet.pipeline.step_folder import IDENTITY, clear_step, write_step_record
 from ratchet.pipeline.steps import input_weights, step_identity
 from ratchet.pipeline.training import _masters, train_spec
 from ratchet.plan.model import Scratch

@@ -13,9 +13,9 @@ from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.changes import changed_in_plan, in_words, is_kept, refuse_changed, weights_in_words
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import all_steps, options
-from ratchet.pipeline.intact import IDENTITY
 from ratchet.pipeline.runner import run_plan
 from ratchet.pipeline.state import survey
+from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.load import plan_of
 from ratchet.plan.reading import parse
 from ratchet.plan.stages import Merge

@@ -29,8 +29,8 @@ from ratchet.pipeline import state
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.engines import Gate
 from ratchet.pipeline.graph import BASE, all_steps, chunk_names
-from ratchet.pipeline.intact import IDENTITY, write_step_record
 from ratchet.pipeline.prepare import base_model, check_external_models
+from ratchet.pipeline.step_folder import IDENTITY, write_step_record
 from ratchet.pipeline.steps import input_weights, known_model, refuse_other_start, step_identity
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan

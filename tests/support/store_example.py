@@ -15,7 +15,7 @@ from ratchet.evaluate.harness.copies import Copies
 from ratchet.evaluate.harness.requests import digest_doc, kept_rows
 from ratchet.evaluate.results import Item, TaskResult, write_result
 from ratchet.pairs.tokens import TOKENISED, TokenWriter
-from ratchet.pipeline.intact import write_step_record
+from ratchet.pipeline.step_folder import write_step_record
 from ratchet.reference.store import Logps, finished_files, write_block
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import Answer, CompletionRequest

@@ -13,7 +13,7 @@ from ratchet.evaluate.harness import copies
 from ratchet.evaluate.harness.requests import digest_fault
 from ratchet.fsck.part import StorePart
 from ratchet.pipeline.carried import KEY, begun_as
-from ratchet.pipeline.intact import IDENTITY, SHOWN, masters_files
+from ratchet.pipeline.step_folder import IDENTITY, SHOWN, masters_files
 from ratchet.reference.store import block_fault, block_paths, remove_block
 from ratchet.serving.journal import parse_answer
 from ratchet.store.append import damaged_lines, rewrite

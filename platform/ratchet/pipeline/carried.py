@@ -11,7 +11,7 @@ from typing import Any
 from ratchet.errors import CorruptError
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, Step, heirs
-from ratchet.pipeline.intact import IDENTITY, masters_of, step_faults
+from ratchet.pipeline.step_folder import IDENTITY, masters_of, step_faults
 from ratchet.plan.stage_kinds import trains
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import fingerprint

@@ -16,7 +16,7 @@ from ratchet.errors import CorruptError, RunError
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step, options, stepwise
-from ratchet.pipeline.intact import IDENTITY
+from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.stages import Stage
 from ratchet.plan.training import TrainingStage

@@ -18,9 +18,8 @@ from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Run, Trial
 from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, recipe, stepwise
-from ratchet.pipeline.intact import IDENTITY, clear_step, step_faults, write_step_record
 from ratchet.pipeline.prepare import external_model, reference_model, tokens_of
-from ratchet.pipeline.shared import drop_checkpoints, link
+from ratchet.pipeline.step_folder import IDENTITY, clear_step, drop_checkpoints, link, step_faults, write_step_record
 from ratchet.pipeline.training import followed, ready, training_facts, training_of
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.stage_kinds import trains

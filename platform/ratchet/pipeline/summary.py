@@ -34,7 +34,7 @@ from ratchet.documents.report import (
 from ratchet.pairs.overlap import overlaps_of
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
-from ratchet.pipeline.intact import unchanged
+from ratchet.pipeline.step_folder import unchanged
 from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.reference.share import interval_of
 from ratchet.store.record import Record, code_commit, finished_record, now, versions

@@ -19,10 +19,10 @@ from ratchet.pipeline.carried import leaves
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import BASE, Step, options, quantised
-from ratchet.pipeline.intact import REFERENCE, ROWS
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.reference_passes import ensure_scores, heldout_job, train_job
+from ratchet.pipeline.step_folder import REFERENCE, ROWS
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors

@@ -243,7 +243,7 @@ class RunFiles:
 
     def train(self, stage: str, rest: str) -> Found:
         """Return the last value of a key of the stage's last step."""
-        from ratchet.pipeline.intact import unchanged  # which loads torch
+        from ratchet.pipeline.step_folder import unchanged  # which loads torch
 
         path = self._layout.step(self.folder.name, final_model(self.plan, stage)) / "metrics.jsonl"
         if path not in self._read:

@@ -10,7 +10,7 @@ import pytest
 
 from bits import flip
 from ratchet.errors import CorruptError
-from ratchet.pipeline.intact import clear_step, step_faults, unchanged, write_step_record
+from ratchet.pipeline.step_folder import clear_step, step_faults, unchanged, write_step_record
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.record import Record, read_record
 from ratchet.store.sealed import write_sealed

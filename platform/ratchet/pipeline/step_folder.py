@@ -1,14 +1,22 @@
-"""Whether a finished step is as it was written; one that is not is put aside, and made again."""
+"""The folder of a step: whether it is as it was written, and where it lies when trials share it.
+
+A finished step that is not as it was written is put aside and made again. Steps of a sweep's trials lie in the store,
+where every run that has them finds them.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ratchet.errors import CorruptError
 from ratchet.reference.models import MASTERS, MASTERS_FILE
+from ratchet.store.files import storage_errors
 from ratchet.store.record import Entry, Record, read_record, write_record
 from ratchet.store.sound import examine_folder, faults, put_aside
 
@@ -76,3 +84,24 @@ def unchanged(path: Path) -> bool:
     if wrong:
         _log.warning("%s is damaged: what it holds is left out (%s)", path, wrong[0])
     return not wrong
+
+
+def link(folder: Path, home: Path) -> None:
+    """Make `folder` a link to `home`, which is made if need be; a link that leads elsewhere is replaced.
+
+    The link is relative, so that the storage may move. Raises StorageError.
+    """
+    target = Path(os.path.relpath(home, folder.parent))
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    with storage_errors(folder):
+        home.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.is_symlink() or folder.readlink() != target:
+            aside.symlink_to(target)
+            aside.replace(folder)
+
+
+def drop_checkpoints(home: Path) -> None:
+    """Remove the checkpoints of a finished step, whose model is there: a checkpoint is several models large."""
+    with storage_errors(home):
+        shutil.rmtree(home / "checkpoints", ignore_errors=True)
