@@ -15,14 +15,59 @@
 
 The number is the exit status of the `ratchet` command. Errors cross Ray's process borders, so
 they are built from plain strings and can be pickled. No secret is in them: not in a log, not in a traceback.
+
+Each error has a `code`, which stays where its sentence is improved: that of its class (`plan`, `data`, …), or one of
+`CODES`, which begins with it, where somebody must tell two errors of one class apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 from ratchet import redact
+
+Code = Literal[
+    "plan.no-point",
+    "plan.nothing-finished",
+    "data.no-report",
+    "data.not-json",
+    "training.not-finite",
+    "training.dropped",
+    "training.out-of-memory",
+    "run.taken-over",
+    "run.held",
+    "run.other-plan",
+    "run.unowned",
+    "stopped.at-checkpoint",
+    "stopped.without-workers",
+    "storage.no-links",
+    "storage.full",
+    "storage.read-only",
+    "storage.unusable",
+    "corrupt.document",
+]
+CODES: Mapping[Code, str] = {
+    "plan.no-point": "the sweep has no point of this id",
+    "plan.nothing-finished": "no trial that could be promoted has finished",
+    "data.no-report": "the folder has no report.json or sweep.json",
+    "data.not-json": "a document is not JSON",
+    "training.not-finite": "a number of an update is not finite, and no more updates may be left out",
+    "training.dropped": "the scheduler of a sweep ended the trial",
+    "training.out-of-memory": "training ran out of memory",
+    "run.taken-over": "another process took over what this one was making",
+    "run.held": "another process has what this one asks for, and is alive",
+    "run.other-plan": "the folder was begun with another plan, space or content",
+    "run.unowned": "the folder holds files, and nothing says what they were made from",
+    "stopped.at-checkpoint": "the run was asked to stop, and saved a checkpoint first",
+    "stopped.without-workers": "the run was asked to stop while no workers trained",
+    "storage.no-links": "the storage's disk makes no hard links",
+    "storage.full": "no space is left on the disk",
+    "storage.read-only": "the storage may not be written to",
+    "storage.unusable": "something stands where the storage needs a file or a folder",
+    "corrupt.document": "a JSON document with a digest is not as it was written",
+}
+"""What each code means that is finer than its class."""
 
 SHOWN = 8
 """Names that `some` shows."""
@@ -35,85 +80,122 @@ def some(names: Sequence[str]) -> str:
 
 
 class RatchetError(Exception):
-    """What went wrong, where, and what to do about it."""
+    """What went wrong, where, and what to do about it; `code` is for programs and tests, and stays."""
 
     exit_code = 1
+    class_code: ClassVar[str] = "ratchet"
 
-    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", fix: str = "", code: Code | None = None) -> None:
         self.what, self.where, self.fix = redact.words(what), redact.words(where), redact.words(fix)
+        self._finer = code
         super().__init__(self.what, self.where, self.fix)
+
+    @property
+    def code(self) -> str:
+        """The finer code where it was given, else that of the class."""
+        return self._finer or self.class_code
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.fix}" if self.fix else head
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.fix)
+        return _rebuild, (type(self), self.what, self.where, self.fix, self._finer)
 
 
-def _rebuild(kind: type[RatchetError], what: str, where: str, fix: str) -> RatchetError:
-    return kind(what, where=where, fix=fix)
+def _rebuild(kind: type[RatchetError], what: str, where: str, fix: str, code: Code | None) -> RatchetError:
+    return kind(what, where=where, fix=fix, code=code)
+
+
+def error_values(error: RatchetError) -> dict[str, str]:
+    """Return an error as JSON values, which a worker hands to its driver and a trial keeps."""
+    fields = {"what": error.what, "where": error.where, "fix": error.fix}
+    return {"kind": type(error).__name__, **fields, "code": error.code}
+
+
+def error_from(values: Mapping[str, str]) -> RatchetError:
+    """Return the error that `error_values` wrote; those of earlier versions have no code, and get their class's."""
+    kinds = {kind.__name__: kind for kind in _classes(RatchetError)}
+    code = next((known for known in get_args(Code) if known == values.get("code")), None)
+    kind = kinds.get(values["kind"], RatchetError)
+    return kind(values["what"], where=values["where"], fix=values["fix"], code=code)
+
+
+def _classes(kind: type[RatchetError]) -> list[type[RatchetError]]:
+    return [kind, *(below for one in kind.__subclasses__() for below in _classes(one))]
 
 
 class PlanError(RatchetError):
     """A YAML file or the command line is wrong. `what` may hold one line for each problem."""
 
     exit_code = 2
+    class_code = "plan"
 
 
 class DataError(RatchetError):
     """A source, its rows, or what was made of them is wrong."""
 
     exit_code = 3
+    class_code = "data"
 
 
 class ModelError(RatchetError):
     """A model or its tokenizer cannot be used."""
 
     exit_code = 4
+    class_code = "model"
 
 
 class TrainingError(RatchetError):
     """Training stopped itself: a number that is not finite, or a first loss that is not ln 2."""
 
     exit_code = 5
+    class_code = "training"
 
 
 class RunError(RatchetError):
     """The run folder is held by another process, or belongs to another plan."""
 
     exit_code = 6
+    class_code = "run"
 
 
 class ClusterError(RatchetError):
     """Ray cannot be started or reached, or does not have what the plan asks for."""
 
     exit_code = 69
+    class_code = "cluster"
 
 
 class EndpointError(RatchetError):
     """An endpoint cannot be reached, refuses, answers what it must not, or its budget is used up."""
 
     exit_code = 69
+    class_code = "endpoint"
 
 
 class EngineDeathError(RatchetError):
     """An engine ran out of memory or stopped: another one may do it with less at a time."""
 
     exit_code = 69
+    class_code = "engine"
 
 
 class StoppedError(RatchetError):
     """The run was asked to stop (SIGTERM, Ctrl-C, `ray job stop`); called again it goes on where it stopped."""
 
     exit_code = 75
+    class_code = "stopped"
 
 
 class StorageError(RatchetError):
     """The disk is full, or a file cannot be written."""
 
     exit_code = 74
+    class_code = "storage"
 
 
 class CorruptError(StorageError):
     """Stored bytes are not what was written."""
+
+    class_code = "corrupt"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from raised import raises
 from ratchet.commands import report as command
 from ratchet.documents.read import read_report
 from ratchet.documents.report import SourceOverlap
@@ -162,13 +163,13 @@ def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, says: str) 
 
 def test_a_missing_or_broken_report_is_a_data_error(tmp_path: Path) -> None:
     arguments = argparse.Namespace(folder=tmp_path)
-    with pytest.raises(DataError, match="no report here"):
+    with raises("data.no-report"):
         command.main(arguments)
     (tmp_path / "page.html").touch()
     with pytest.raises(DataError, match=r"page.html/report.json: there is no report here"):
         command.main(argparse.Namespace(folder=tmp_path / "page.html"))
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"):
+    with raises("data.not-json"):
         command.main(arguments)
     (tmp_path / "report.json").write_text('{"plan": "x"}')
     with pytest.raises(DataError, match="created: missing"):

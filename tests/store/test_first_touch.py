@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raised import raises
 from ratchet import cli
 from ratchet.commands.show import _MARKS
 from ratchet.commands.terminal import LOOKALIKES
@@ -48,10 +49,10 @@ def test_a_storage_that_can_be_used_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_a_lease_below_a_file_and_a_report_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a-file").write_text("")
-    with pytest.raises(StorageError, match="cannot be used: Not a directory"), leased(tmp_path / "a-file/x", what="it"):
+    with raises("storage.unusable"), leased(tmp_path / "a-file/x", what="it"):
         pass
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(StorageError, match=r"(?s)report.html: cannot be used: Is a directory.*move away"):
+    with raises("storage.unusable"):
         write_text(tmp_path / "report.html", "x")
 
 

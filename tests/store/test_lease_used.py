@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raised import raises
 from ratchet.documents.scores import Score
-from ratchet.errors import RunError, StoppedError
+from ratchet.errors import StoppedError
 from ratchet.evaluate import suites
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import open_judge
@@ -109,7 +110,7 @@ def test_who_was_taken_over_publishes_nothing(made: tuple[Layout, Path, Path], m
             super().__init__(folder)
 
     monkeypatch.setattr(token_flow, "TokenWriter", Slept)
-    with pytest.raises(RunError, match="another process took over"):
+    with raises("run.taken-over"):
         prepare_tokens(pairs, "abc", model, layout, **LENGTHS)
     assert list((layout.store / "tokens").iterdir()) == []
 

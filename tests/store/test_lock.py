@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from raised import raises
 from ratchet.errors import RunError
 from ratchet.store import lease
 from ratchet.store.lease import Holder
@@ -69,5 +70,5 @@ def test_a_displaced_driver_may_record_nothing(tmp_path: Path) -> None:
     """It was cut off for longer than the lease lasts, and another one goes on with its run."""
     with hold(tmp_path) as old:
         (tmp_path / NAME / "2.json").write_text(json.dumps(dataclasses.asdict(old.holder) | {"token": "another"}))
-        with pytest.raises(RunError, match="took over"):
+        with raises("run.taken-over"):
             old.check()

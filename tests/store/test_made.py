@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import pytest
 
 from bits import flip
-from ratchet.errors import DataError, RunError
+from raised import raises
+from ratchet.errors import DataError
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait, leased
@@ -107,7 +108,7 @@ def test_nothing_is_published_once_another_process_took_over(tmp_path: Path) -> 
         (layout.lease(LEASE) / "7.json").write_text("{}")  # as one does that has seen this lease lapse
         return content(folder)
 
-    with pytest.raises(RunError, match="another process took over"):
+    with raises("run.taken-over"):
         ensure(layout, Thing(slow))
     assert not list((tmp_path / "store" / "things").iterdir()), "neither the folder nor what was begun aside"
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bits import flip
+from raised import raises
 from ratchet.errors import CorruptError
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.table import open_table
@@ -90,10 +91,10 @@ def test_a_sealed_document_tells_another_content(tmp_path: Path) -> None:
     assert read_sealed(path) == {"rows": [1, 2], "ä": 0.1, "none": None}
     assert sealed(sealed({"a": 1})) == sealed({"a": 1})
     path.write_text(path.read_text().replace("0.1", "0.2"))
-    with pytest.raises(CorruptError, match="its digest does not fit"):
+    with raises("corrupt.document"):
         read_sealed(path)
     path.write_text('["no object"]')
-    with pytest.raises(CorruptError, match="not a JSON object"):
+    with raises("corrupt.document"):
         read_sealed(path)
 
 

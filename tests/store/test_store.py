@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raised import raises
 from ratchet import errors
-from ratchet.errors import CorruptError, RatchetError, RunError, StorageError
+from ratchet.errors import CorruptError, RatchetError, RunError
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors, write_bytes, write_json
 from ratchet.store.fingerprint import canonical, changed_keys, digest_files, fingerprint
 from ratchet.store.lock import hold
@@ -109,7 +110,7 @@ def test_what_killed_processes_left_goes_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_who_wakes_up_after_another_took_over_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="another process makes this now"), folder_aside(tmp_path / "x") as aside:
+    with raises("run.taken-over"), folder_aside(tmp_path / "x") as aside:
         remove_leftovers(tmp_path / "x")
         (aside / "half").write_text("half")
     with pytest.raises(FileNotFoundError), folder_aside(tmp_path / "x"):
@@ -129,7 +130,7 @@ def test_the_first_of_two_equal_folders_is_kept(tmp_path: Path) -> None:
 def test_other_os_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError), storage_errors(tmp_path):
         raise OSError(errno.EPIPE, "nobody reads")
-    with pytest.raises(StorageError, match="cannot write"), storage_errors(tmp_path):
+    with raises("storage.read-only"), storage_errors(tmp_path):
         raise OSError(errno.EROFS, "read-only file system")
 
 
@@ -140,7 +141,7 @@ def test_a_record_comes_back_as_written_and_a_broken_one_says_so(tmp_path: Path)
     assert read_record(tmp_path) == record
     assert {"ratchet", "python", "torch", "ray"} <= set(record.versions)
     (tmp_path / "record.json").write_text('{"kind": 1')
-    with pytest.raises(CorruptError, match=r"record\.json: not what was written"):
+    with raises("corrupt.document"):
         read_record(tmp_path)
 
 

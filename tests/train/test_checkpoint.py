@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from raised import raises
 from ratchet.errors import RunError, StorageError
 from ratchet.train.checkpoint import COMMITTED, MANIFEST, Checkpoints, Saved
 from ratchet.train.communicate import Alone, agree
@@ -208,7 +209,7 @@ def test_a_stale_worker_group_commits_nothing(tmp_path: Path) -> None:
     old = Checkpoints(tmp_path, Alone(), 2)
     old.save(4, shards(0, 4), {})
     new = Checkpoints(tmp_path, Alone(), 2)
-    with pytest.raises(RunError, match="has taken over"):
+    with raises("run.taken-over"):
         old.save(8, shards(0, 8), {})
     found = new.newest()
     assert found is not None and found.step == 4
@@ -233,7 +234,7 @@ def test_a_group_that_goes_stale_while_it_writes_commits_nothing(tmp_path: Path)
         Checkpoints(tmp_path, Alone(), 2)  # the network is back, and Ray has started others meanwhile
         return shards(0, 4)(folder)
 
-    with pytest.raises(RunError, match="stale"):
+    with raises("run.taken-over"):
         old.save(4, write, {})
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
@@ -251,7 +252,7 @@ def test_a_group_that_goes_stale_while_the_disk_takes_its_time_commits_nothing(
             Checkpoints(tmp_path, Alone(), 2)
 
     monkeypatch.setattr(os, "fsync", slow)
-    with pytest.raises(RunError, match="stale"):
+    with raises("run.taken-over"):
         old.save(4, shards(0, 4), {})
     assert os.fsync is sync
     assert not list((tmp_path / "checkpoints").iterdir())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ratchet.errors import StoppedError, TrainingError
+from raised import raises
 from ratchet.model.digest import digest_model
 from ratchet.train import here, worker
 from ratchet.train.communicate import Alone
@@ -41,7 +41,7 @@ def test_a_stop_is_heeded_after_the_update_and_the_next_call_goes_on(tmp_path: P
     (tmp_path / "step").mkdir()
     spec, said = spec_of(tmp_path / "step", **inputs), list[str]()
     asked = iter([None, None, None, "asked to stop by SIGTERM"])
-    with pytest.raises(StoppedError, match="stopped after step 4"):
+    with raises("stopped.at-checkpoint"):
         train_here(spec, stop=lambda: next(asked), say=said.append)
     assert [path.name for path in (tmp_path / "step/checkpoints").glob("step-*")] == ["step-000004"]
     result = train_here(spec, say=said.append)
@@ -62,7 +62,7 @@ def test_want_of_memory_is_the_plans_affair_and_other_faults_are_the_debuggers(
             raise faults[0]
 
     monkeypatch.setattr(here, "TorchEngine", Broken)
-    with pytest.raises(TrainingError, match="out of memory") as found:
+    with raises("training.out-of-memory") as found:
         train_here(spec)
     assert found.value.__cause__ is faults[0] and "token_budget" in found.value.fix
     del faults[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raised import raises
 from ratchet.errors import StorageError, TrainingError
 from ratchet.model.forward import PairScorer
 from ratchet.train.batches import global_batches
@@ -112,10 +113,10 @@ def test_a_full_disk_under_the_metrics_stops_the_run(
 
     def full(self: JsonLines, step: int, metrics: dict) -> None:
         if step == 2:
-            raise StorageError("no space left on the disk", where=str(self.path))
+            raise StorageError("no space left on the disk", where=str(self.path), code="storage.full")
 
     monkeypatch.setattr(JsonLines, "log", full)
-    with pytest.raises(StorageError, match="no space"):
+    with raises("storage.full"):
         train(spec_of(tmp_path), data)
 
 

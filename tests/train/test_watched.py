@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from raised import raises
 from ratchet.documents.events import Event
-from ratchet.errors import RunError, StoppedError, StorageError, TrainingError
+from ratchet.errors import StoppedError, StorageError
 from ratchet.store.files import write_json
 from ratchet.store.lock import hold
 from ratchet.train import watched as module
@@ -65,7 +66,7 @@ def test_a_stop_that_was_obeyed_is_told_as_what_it_was(tmp_path: Path) -> None:
 
 def test_where_training_never_began_a_stop_is_not_waited_for(tmp_path: Path) -> None:
     training = Training(tmp_path, begun=False)
-    with pytest.raises(StoppedError, match="while there were no workers"):
+    with raises("stopped.without-workers"):
         beside(tmp_path, training, lambda: "asked" if training.calls else None)
     training.over.set()
 
@@ -94,7 +95,7 @@ def test_workers_that_do_not_come_back_are_not_waited_for_after_a_stop(tmp_path:
 def test_a_trial_that_was_dropped_before_begins_no_workers(tmp_path: Path) -> None:
     training = Training(tmp_path, begun=False)
     (tmp_path / "stop.json").touch()
-    with pytest.raises(TrainingError, match="as it was told to"):
+    with raises("training.dropped"):
         beside(tmp_path, training, lambda: None, stop_file=str(tmp_path / "stop.json"))
     assert training.calls == 0
 
@@ -137,7 +138,7 @@ def test_workers_of_a_driver_that_was_displaced_do_not_begin(tmp_path: Path) -> 
         spec = spec_of(tmp_path, lease=str(lease.folder), generation=lease.generation)
         check_driver(spec)
         (lease.folder / f"{lease.generation + 1}.json").write_text("{}")
-        with pytest.raises(RunError, match="another driver"):
+        with raises("run.taken-over"):
             check_driver(spec)
         for path in lease.folder.iterdir():
             path.unlink()

@@ -31,7 +31,8 @@ from ratchet.tune.gather import gather, write_sweep
 from ratchet.tune.metrics import ends_of, read_metrics_of
 from ratchet.tune.pair_values import heldout_values
 from ratchet.tune.promote import Origin, _record, winner
-from ratchet.tune.sweep import refuse_nothing, said
+from ratchet.tune.sweep import refuse_nothing
+from ratchet.tune.trial import describe_outcome
 from report_page import Page
 from tests.tune.test_gather import ACCURACY, MARGIN, PLAN, Trials, asked
 
@@ -164,7 +165,7 @@ def test_a_tie_is_no_best_on_the_page_on_the_terminal_or_in_a_promotion(trials: 
     assert f"{ACCURACY} (max): 1 (0.72 to 1, 95 %) (exact interval over items), 1 run" in head and "±" not in head
     task = SimpleNamespace(name="ta", objectives=(ACCURACY,))
     document = {"status": "finished", "seconds": 1.0, "metrics": {ACCURACY: vars(found.trials[0].metrics[ACCURACY])}}
-    assert said(task, document) == f"{'ta':<20} finished in 1.0 s: {ACCURACY} 1 (0.72 to 1)"  # type: ignore[arg-type]
+    assert describe_outcome(task, document) == f"{'ta':<20} finished in 1.0 s: {ACCURACY} 1 (0.72 to 1)"  # type: ignore[arg-type]
     write_sweep(trials.layout.sweep("plan-beta"), found)
     page, _ = write_sweep_page(trials.layout.sweep("plan-beta"), found)
     text = Page(page.read_text()).text

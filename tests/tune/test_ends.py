@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import sweep_run
-from ratchet.errors import ClusterError, CorruptError, RatchetError, StoppedError, TrainingError
+from raised import raises
+from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError, error_from
 from ratchet.plan.load import load_plan
 from ratchet.plan.space import Scheduler
 from ratchet.store.files import write_json, write_json_once
@@ -23,7 +24,7 @@ from ratchet.store.record import Record, write_record
 from ratchet.track.jsonl import JsonLines
 from ratchet.tune.process import Progress, end_from_outside, raise_if_told, tell, work
 from ratchet.tune.schedule import scheduler_of
-from ratchet.tune.trial import TASK, TrialTask, end_trial, error_of, made_steps, read_end, run_trial, write_point
+from ratchet.tune.trial import TASK, TrialTask, end_trial, made_steps, read_end, run_trial, write_point
 from ratchet.tune.watch import TrialStop
 
 METRIC = "align/heldout/accuracy"
@@ -73,7 +74,7 @@ def test_what_a_trial_failed_of_is_written_down_and_can_be_raised_again(task: Tr
     error = TrainingError("the loss is not finite", where="step align", fix="lower the rate")
     document = run_trial(task, raising(error))
     assert document["status"] == "failed"
-    again = error_of(document["reason"])
+    again = error_from(document["reason"])
     assert (type(again), again.args) == (TrainingError, error.args)
     assert run_trial(task, lambda: found(0.5)) == document  # the same point would fail again
 
@@ -225,7 +226,7 @@ def test_a_trial_that_was_told_to_end_has_stopped_whatever_its_training_says(tas
 
 
 def test_a_reason_of_an_unknown_kind_is_an_error_all_the_same() -> None:
-    assert type(error_of({"kind": "Stopped", "what": "x", "where": "", "fix": ""})) is RatchetError
+    assert type(error_from({"kind": "Stopped", "what": "x", "where": "", "fix": ""})) is RatchetError
 
 
 def test_a_damaged_end_is_no_end_and_the_trial_runs_again(task: TrialTask, caplog: pytest.LogCaptureFixture) -> None:
@@ -240,5 +241,5 @@ def test_a_damaged_end_is_no_end_and_the_trial_runs_again(task: TrialTask, caplo
     point = write_point(task)
     assert write_point(task) == point
     (task.folder / "point.json").write_text("{}")
-    with pytest.raises(CorruptError, match=r"point\.json: not what was written"):
+    with raises("corrupt.document"):
         write_point(task)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sweep_run
+from raised import raises
 from ratchet.errors import PlanError, RunError
 from ratchet.store.sealed import read_sealed
 from ratchet.track.progress import Console
@@ -90,7 +91,7 @@ def test_fresh_puts_all_aside_and_a_kill_in_the_middle_mixes_nothing(
         claim(other, fresh=True)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match="begun with something else"):
+    with raises("run.other-plan"):
         claim(other)
     claim(other, fresh=True)
     assert not list(other.folder.glob("trials/*"))
@@ -101,7 +102,7 @@ def test_trials_that_nothing_is_known_of_are_not_adopted(betas: Sweep) -> None:
     claim(betas)
     begin(betas)
     (betas.folder / "identity.json").unlink()
-    with pytest.raises(RunError, match="nothing says what they were made from"):
+    with raises("run.unowned"):
         claim(betas)
 
 

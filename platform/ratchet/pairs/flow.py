@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from ratchet.errors import DataError
+from ratchet.errors import DataError, error_from, error_values
 from ratchet.pairs import build, conditions, generate, layouts, read, split
 from ratchet.pairs.assemble import PROMPT_TYPE, Counts, assemble, characters_of
 from ratchet.pairs.checks import check_kept, check_share
@@ -39,10 +39,10 @@ _ITEM_SCHEMA = pa.schema(
         *((key, pa.string()) for key in ("chosen", "rejected", "file")),
         ("row", pa.int64()),
         *((key, pa.string()) for key in ("reason", "detail")),
-        ("error", pa.list_(pa.string())),
+        ("error", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""A pair, or a skipped row (with `reason`), or what stopped a span (`error`: what, where, fix)."""
+"""A pair, or a skipped row (with `reason`), or what stopped a span (`error`, as `errors.error_values` has it)."""
 
 
 def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]:
@@ -175,14 +175,13 @@ def _span_tables(
                     yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
                     waiting, characters = [], 0
         except DataError as error:
-            waiting.append({"error": [error.what, error.where, error.fix]})
+            waiting.append({"error": list(error_values(error).items())})
         yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
 
 
 def _item(row: dict[str, Any]) -> Item:
     if row["error"] is not None:
-        what, where, fix = row["error"]
-        raise DataError(what, where=where, fix=fix)
+        raise error_from(dict(row["error"]))
     if row["reason"] is not None:
         return Skipped(row["file"], row["row"], row["reason"], row["detail"])
     prompt = tuple(Turn(**turn) for turn in row["prompt"])

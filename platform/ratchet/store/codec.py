@@ -82,9 +82,9 @@ def read_document(kind: type[T], path: Path, *, absent: str, fix: str) -> T:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError("there is no report here", where=str(path), fix=absent) from error
+        raise DataError("there is no report here", where=str(path), fix=absent, code="data.no-report") from error
     except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=str(path), fix=fix) from error
+        raise DataError(f"not JSON: {error}", where=str(path), fix=fix, code="data.not-json") from error
     return from_values(kind, values, where=str(path), fix=fix)
 
 

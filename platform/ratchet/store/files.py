@@ -32,18 +32,21 @@ def storage_errors(path: Path) -> Iterator[None]:
                 "no space left on the disk",
                 where=str(path),
                 fix="free some space and run again; everything committed so far is kept",
+                code="storage.full",
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise StorageError(
                 f"cannot write: {error.strerror}",
                 where=str(path),
                 fix="set cluster.storage to a folder you may write to",
+                code="storage.read-only",
             ) from error
         if error.errno in _UNUSABLE:
             raise StorageError(
                 f"cannot be used: {error.strerror}",
                 where=str(path),
                 fix="move away what stands in its place, or set cluster.storage to another folder",
+                code="storage.unusable",
             ) from error
         raise
 
@@ -146,6 +149,7 @@ def folder_aside(final: Path) -> Iterator[Path]:
                 "another process makes this now, and has removed what was begun here",
                 where=str(final),
                 fix="nothing to do here: that one goes on with it",
+                code="run.taken-over",
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)

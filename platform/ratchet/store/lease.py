@@ -102,6 +102,7 @@ class Lease:
             f"not heard of for {LAPSE_SECONDS:g} s",
             where=str(self.folder),
             fix="run again: what the other one makes is found in the store",
+            code="run.taken-over",
         )
 
     def _renew(self) -> None:
@@ -158,7 +159,12 @@ def _wait(folder: Path, mine: Holder, wait: Wait, refuse: str | None) -> Lease:
             if seen.holder is not None and (seen.holder.process, seen.holder.thread) == (mine.process, mine.thread):
                 raise RuntimeError(f"{mine.what}: the thread waits for a lease that it holds: {folder}")
             if refuse is not None and (watch.renewed or (seen.holder is not None and seen.holder.process.is_here)):
-                raise RunError(f"another process is using {mine.what}: {seen.holder}", where=str(folder), fix=refuse)
+                raise RunError(
+                    f"another process is using {mine.what}: {seen.holder}",
+                    where=str(folder),
+                    fix=refuse,
+                    code="run.held",
+                )
             if not told:
                 wait.say(f"waiting for {mine.what}: {seen.holder or 'an unknown process'} is at it")
                 told = True
@@ -277,6 +283,7 @@ def _link(aside: Path, path: Path) -> bool:
             f"no hard links can be made here: {error.strerror}",
             where=str(path.parent),
             fix="set cluster.storage to a folder on a disk that has them",
+            code="storage.no-links",
         ) from error
     return True
 

@@ -52,7 +52,9 @@ def read_sealed(path: Path, fix: str = "delete the file; it will be made again")
             raise
         return read_sealed(path, fix)  # on a network disk: another file has taken the name meanwhile
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"not what was written: {error}", where=str(path), fix=fix) from error
+        raise CorruptError(
+            f"not what was written: {error}", where=str(path), fix=fix, code="corrupt.document"
+        ) from error
     return document
 
 

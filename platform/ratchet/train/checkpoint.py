@@ -258,6 +258,7 @@ def check_claim(step_folder: Path, attempt: str) -> None:
             f"worker group {attempt} is stale: {current} has taken over",
             where=str(path),
             fix="nothing to do here: the newer group goes on from the last checkpoint",
+            code="run.taken-over",
         )
 
 

@@ -53,6 +53,7 @@ def train_here(
             where=f"step {spec.step}",
             fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or divide the model among workers "
             "(cluster.deepspeed.zero, without --here)",
+            code="training.out-of-memory",
         ) from error
     finally:
         news.news()

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet import errors
 from ratchet.documents.events import Event, read_events
-from ratchet.errors import ClusterError, CorruptError, RatchetError, StoppedError, TrainingError
+from ratchet.errors import ClusterError, CorruptError, StoppedError, TrainingError, error_from
 from ratchet.store import warned
 from ratchet.store.files import write_text
 from ratchet.store.sealed import read_sealed
@@ -95,7 +94,7 @@ def train(
         tell.news()
         watch.regrouped(outcome["ended"]["kind"], outcome["ended"]["workers"], nodes.seen())
     if "error" in outcome:
-        raise _error(outcome["error"])
+        raise error_from(outcome["error"])
     found = outcome["result"]
     seconds = {**found["seconds"], "all": time.monotonic() - clock}
     return TrainResult(**{**found, "events": read_events(found["events"]), "seconds": seconds})
@@ -122,7 +121,7 @@ def first_updates(
             spec, lambda: _fit(spec, each, 0, None, worker), nodes.Watch(spec, each), stop, Told(spec, say)
         )
     if "error" in outcome:
-        raise _error(outcome["error"])
+        raise error_from(outcome["error"])
     ended = outcome.get("ended")
     if ended and ended["kind"] != "known":
         go_on_or_stop(spec, ended)
@@ -143,6 +142,7 @@ def go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
             f"{ended['why']}: stopped after step {ended['step']}, which is saved",
             where=f"step {spec.step}",
             fix="run again: it goes on from there",
+            code="stopped.at-checkpoint",
         )
 
 
@@ -228,12 +228,6 @@ def free_slots(path: Path) -> None:
 
     remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
     path.unlink(missing_ok=True)
-
-
-def _error(fields: Mapping[str, str]) -> RatchetError:
-    kind = getattr(errors, fields["kind"])
-    made: RatchetError = kind(fields["what"], where=fields["where"], fix=fields["fix"])
-    return made
 
 
 @contextlib.contextmanager

@@ -47,4 +47,5 @@ class Skips:
             f"at step {step} {what}; pairs {self.named(ids)}; last good checkpoint: {last.path if last else 'none'}",
             where=f"step {self.spec.step}",
             fix=_FIX,
+            code="training.not-finite",
         )

@@ -104,6 +104,14 @@ def _without_workers(spec: TrainSpec, why: str | None) -> RatchetError:
     where = f"step {spec.step}"
     if why is None:
         return TrainingError(
-            "ended while it had no workers, as it was told to", where=where, fix=f"see {spec.stop_file}"
+            "ended while it had no workers, as it was told to",
+            where=where,
+            fix=f"see {spec.stop_file}",
+            code="training.dropped",
         )
-    return StoppedError(f"{why}: stopped while there were no workers", where=where, fix="run again: it goes on")
+    return StoppedError(
+        f"{why}: stopped while there were no workers",
+        where=where,
+        fix="run again: it goes on",
+        code="stopped.without-workers",
+    )

@@ -18,7 +18,7 @@ import torch
 
 from ratchet import redact
 from ratchet.documents.events import Event
-from ratchet.errors import RatchetError, RunError, StorageError
+from ratchet.errors import RatchetError, RunError, StorageError, error_values
 from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model, skeleton
@@ -80,7 +80,7 @@ def ray_worker(
     except Ended as end:
         return {"ended": ended_of(end, group.world)}
     except RatchetError as error:
-        return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+        return {"error": error_values(error)}
 
 
 def ended_of(end: Ended, workers: int) -> dict[str, Any]:
@@ -198,6 +198,7 @@ def check_driver(spec: TrainSpec) -> None:
             "another driver has taken this run over",
             where=spec.lease,
             fix="nothing to do here: that one goes on with it",
+            code="run.taken-over",
         )
 
 

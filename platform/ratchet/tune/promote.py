@@ -41,9 +41,14 @@ def winner(sweep: SweepOutcome, point: str | None = None) -> Point:
     if point is not None:
         found = next((one for one in sweep.points if one.id == point), None)
         if found is None:
-            raise PlanError(f"the sweep {sweep.name} has no point {point}", fix=_known(sweep))
+            raise PlanError(f"the sweep {sweep.name} has no point {point}", fix=_known(sweep), code="plan.no-point")
         if all(result.value is None for result in found.results):
-            raise PlanError(f"no trial of the point {point} has finished", where=sweep.name, fix=_known(sweep))
+            raise PlanError(
+                f"no trial of the point {point} has finished",
+                where=sweep.name,
+                fix=_known(sweep),
+                code="plan.nothing-finished",
+            )
         return found
     if len(sweep.objectives) > 1:
         raise PlanError(
@@ -57,7 +62,9 @@ def winner(sweep: SweepOutcome, point: str | None = None) -> Point:
         )
     ranked = best_of(sweep.points)
     if not ranked:
-        raise PlanError(f"no trial of the sweep {sweep.name} has finished", fix=_why_none(sweep))
+        raise PlanError(
+            f"no trial of the sweep {sweep.name} has finished", fix=_why_none(sweep), code="plan.nothing-finished"
+        )
     return ranked[0]
 
 

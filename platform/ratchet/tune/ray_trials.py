@@ -20,12 +20,12 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from ratchet.errors import ClusterError, StoppedError
+from ratchet.errors import ClusterError, StoppedError, error_values
 from ratchet.pipeline.session import plain_error
 from ratchet.pipeline.training import SLOTS
 from ratchet.store.files import write_text
 from ratchet.train.launch import free_slots
-from ratchet.tune.trial import TASK, TrialTask, reason_of
+from ratchet.tune.trial import TASK, TrialTask
 
 ERROR = "error.txt"
 _RETRIES = 2
@@ -89,7 +89,7 @@ class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
         write_text(task.folder / ERROR, f"{text}\n")
         free_slots(task.folder / SLOTS)
         error = plain_error(cause) if isinstance(cause, BaseException) else ClusterError(text.splitlines()[-1])
-        self.ended(task, "failed", reason_of(error) | {"where": error.where or str(task.folder / ERROR)})
+        self.ended(task, "failed", error_values(error) | {"where": error.where or str(task.folder / ERROR)})
 
 
 def run_trials(

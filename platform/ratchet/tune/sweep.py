@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.documents.sweep import SweepOutcome
-from ratchet.errors import PlanError, RatchetError, RunError, StoppedError, StorageError, TrainingError
+from ratchet.errors import (
+    PlanError,
+    RatchetError,
+    RunError,
+    StoppedError,
+    StorageError,
+    TrainingError,
+    error_from,
+    error_values,
+)
 from ratchet.model.digest import digest_model
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
-from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.report.diagnoses import lines
 from ratchet.report.sweep_page import write_sweep_page
@@ -30,7 +38,7 @@ from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.heard import Heard
 from ratchet.track.pace import line_by_line
-from ratchet.track.progress import Console, duration
+from ratchet.track.progress import Console
 from ratchet.track.trial import Ends
 from ratchet.tune.aside import Clock, Pages
 from ratchet.tune.choose import Chooser, Chosen, known_trials
@@ -40,7 +48,7 @@ from ratchet.tune.marks import order_marks
 from ratchet.tune.points import Trial, trial_count
 from ratchet.tune.process import LOG, end_from_outside, work
 from ratchet.tune.promote import Origin, promote, winner
-from ratchet.tune.trial import PAUSE, POINT, TRIAL, TrialTask, end_trial, error_of, reason_of, write_point
+from ratchet.tune.trial import PAUSE, POINT, TRIAL, TrialTask, describe_outcome, describe_trial, end_trial, write_point
 from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS = "identity.json", "calls.json"
@@ -129,7 +137,7 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
         document = work(task, lambda line: None)
     write_page(sweep, sum(call["seconds"] for call in read_json_or_none(sweep.folder / CALLS) or []))
     if document["status"] != "finished":
-        raise error_of(document["reason"])
+        raise error_from(document["reason"])
     return task.folder / "report.html"
 
 
@@ -159,7 +167,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
                     raise
                 continue
             write_point(task)
-            console.step(f"{task.number}{f' of {of}' if of else ''}", words(task))
+            console.step(f"{task.number}{f' of {of}' if of else ''}", describe_trial(task))
             running[task.name] = task
             return task
         return None
@@ -182,7 +190,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
             return
         document, run = end_from_outside(task, status, reason)
         chooser.ended(task.name, document)
-        console.say(said(task, document))
+        console.say(describe_outcome(task, document))
         pages.ask()
         if run is not None:
             ends.tell(run, document["status"], document["reason"]["what"])
@@ -227,27 +235,7 @@ def last_line(path: Path) -> str:
 def reject(task: TrialTask, error: PlanError) -> dict[str, Any]:
     """Write down a trial whose values the plan does not allow, and return its trial.json. Raises StorageError."""
     write_point(task)
-    return end_trial(task, "failed", reason=reason_of(error))
-
-
-def words(task: TrialTask) -> str:
-    """Return what a trial is, for people."""
-    values = ", ".join(f"{key} {in_yaml(value)}" for key, value in task.point.items())
-    return f"{task.name}: {values}" + ("" if task.seed is None else f", seed {task.seed}")
-
-
-def said(task: TrialTask, document: Mapping[str, Any]) -> str:
-    """Return what a trial came to, for people."""
-    if document["status"] != "finished":
-        return f"{task.name:<20} {document['status']}: {document['reason']['what']}"
-    found = []
-    for name in task.objectives:
-        value, error, low, high = (
-            document["metrics"][name].get(key) for key in ("value", "standard_error", "low", "high")
-        )
-        sure = "" if error is None else f" ± {error:.2g}"
-        found.append(f"{name} {value:.4g}" + (sure if low is None else f" ({low:.2g} to {high:.2g})"))
-    return f"{task.name:<20} finished in {duration(document['seconds'])}: {', '.join(found)}"
+    return end_trial(task, "failed", reason=error_values(error))
 
 
 def _alone(sweep: Sweep) -> contextlib.AbstractContextManager[Lease]:
@@ -274,12 +262,14 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
             where=str(folder),
             fix="run with --fresh to put it aside and begin again (what its trials trained is found again), "
             "or give the space another name",
+            code="run.other-plan",
         )
     if before is None and not fresh and any(folder.glob(f"{TRIALS}/*/{POINT}")):
         raise RunError(
             f"there are trials of the sweep {sweep.name}, and nothing says what they were made from",
             where=str(folder),
             fix="run with --fresh to put them aside and begin again",
+            code="run.unowned",
         )
     write_json(folder / IDENTITY, identity)
     write_text(folder / "plan.yaml", sweep.plan_text)

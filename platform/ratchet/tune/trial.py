@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet import errors
-from ratchet.errors import CorruptError, RatchetError, RunError, StoppedError
+from ratchet.errors import CorruptError, RatchetError, RunError, StoppedError, error_values
+from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.store.layout import Layout, root_of
 from ratchet.store.record import now, read_json_or_none, read_record
 from ratchet.store.sealed import read_sealed, write_sealed, write_sealed_once
+from ratchet.track.progress import duration
 from ratchet.tune.watch import TrialStop
 
 POINT, TRIAL, STOP = "point.json", "trial.json", "stop.json"
@@ -157,20 +158,9 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
             status, reason = "stopped", {"kind": "Stopped", "what": told["what"], "where": "", "fix": ""}
         else:
             assert isinstance(error, RatchetError)  # noqa: S101  a TrialStop comes from that file
-            status, reason = "failed", reason_of(error)
+            status, reason = "failed", error_values(error)
     seconds = round(time.monotonic() - clock, 3)
     return end_trial(task, status, reason=reason, metrics=metrics, started=started, seconds=seconds, wandb=wandb)
-
-
-def reason_of(error: RatchetError) -> dict[str, str]:
-    """Return an error as `trial.json` has it."""
-    return {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
-
-
-def error_of(reason: Mapping[str, str]) -> RatchetError:
-    """Return the error that `trial.json` holds."""
-    kind: type[RatchetError] = getattr(errors, reason["kind"], RatchetError)
-    return kind(reason["what"], where=reason["where"], fix=reason["fix"])
 
 
 def passing(document: Mapping[str, Any]) -> bool:
@@ -210,3 +200,23 @@ def _references(facts: Mapping[str, Any] | None) -> dict[str, Any]:
         return {"references": [], "reference_pairs": 0, "reference_seconds": 0.0}
     names = [Path(folder).name for folder in facts["records"]]
     return {"references": names, "reference_pairs": facts["pairs"], "reference_seconds": facts["seconds"]}
+
+
+def describe_trial(task: TrialTask) -> str:
+    """Return what a trial is, for people."""
+    values = ", ".join(f"{key} {in_yaml(value)}" for key, value in task.point.items())
+    return f"{task.name}: {values}" + ("" if task.seed is None else f", seed {task.seed}")
+
+
+def describe_outcome(task: TrialTask, document: Mapping[str, Any]) -> str:
+    """Return what a trial came to, for people."""
+    if document["status"] != "finished":
+        return f"{task.name:<20} {document['status']}: {document['reason']['what']}"
+    found = []
+    for name in task.objectives:
+        value, error, low, high = (
+            document["metrics"][name].get(key) for key in ("value", "standard_error", "low", "high")
+        )
+        sure = "" if error is None else f" ± {error:.2g}"
+        found.append(f"{name} {value:.4g}" + (sure if low is None else f" ({low:.2g} to {high:.2g})"))
+    return f"{task.name:<20} finished in {duration(document['seconds'])}: {', '.join(found)}"
