@@ -1,99 +1,180 @@
-"""Greedy answers to held-out prompts: the last match counts, and what has none is counted."""
+"""A task that cannot be asked fails alone, by name, with its remedy; the others are asked and scored as ever."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from ratchet.documents.scores import Score
-from ratchet.errors import DataError, PlanError
+from harness_example import SUMS, asking, mine, own_task
+from plain_engine import PlainEngine, run_all
+from ratchet.errors import DataError, ModelError, PlanError, RatchetError
+from ratchet.evaluate.bench import Bench
 from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.exact_match import compile_pattern, last_match, run_exact_match, wanted_answers
-from ratchet.evaluate.task_run import HeldoutQuestion
-from ratchet.pipeline.scores_document import score_facts
-from ratchet.plan.tasks import ExactMatch
-from ratchet.serving.requests import Answer, Request
+from ratchet.evaluate.harness import run as harness
+from ratchet.evaluate.harness.asking import Encoder
+from ratchet.evaluate.results import NOT_ASKED, TaskResult, why_of
+from ratchet.evaluate.suites import check_suite, raise_failed, score_suite
+from ratchet.model.digest import digest_model
+from ratchet.model.scratch import make_scratch
+from ratchet.pipeline.standalone_evaluation import Evaluated
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.suite import Suite
+from ratchet.plan.tasks import Harness
+from ratchet.reference.models import Model
+from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
 
-PATTERN = r"answer is (-?\d+)"
-TASK = ExactMatch(kind="exact_match", source="sums", pattern=PATTERN, max_new_tokens=9)
+WRITES = {
+    "output_type": "generate_until",
+    "doc_to_choice": None,
+    "doc_to_target": "text",
+    "generation_kwargs": {"max_gen_toks": 96, "until": ["\n"]},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
 
 
-class Scripted:
-    """Says what it was told to say, in turn."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.texts, self.asked = texts, []
-
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        self.asked += requests
-        return [Answer(text, "stop") for text in self.texts]
-
-    def answer_groups(self, groups):
-        raise AssertionError("not asked for groups")
+def both(task: Harness, candidate: Candidate, store: Path) -> tuple[RatchetError, TaskResult]:
+    """Ask a task that fails, and one that does not, together."""
+    loaded = {"bad": harness.load_task("bad", task, None, store), "sums": harness.load_task("sums", SUMS, None, store)}
+    found = harness.run_all(loaded, candidate, store)
+    bad, good = found["bad"][0], found["sums"][0]
+    assert isinstance(bad, RatchetError) and isinstance(good, TaskResult)
+    return bad, good
 
 
-def questions(chosen: Sequence[str]) -> list[HeldoutQuestion]:
-    return [
-        HeldoutQuestion(f"p{n}", np.array([n, 7], np.int32), f"question {n}", text) for n, text in enumerate(chosen)
-    ]
+def program(folder: Path, code: str) -> Harness:
+    """Return a task whose items are scored by a program of its own."""
+    own_task(folder)
+    (folder / "own.py").write_text(code)
+    text = (folder / "mine.yaml").read_text()
+    (folder / "mine.yaml").write_text(f"{text}process_results: !function own.score\n")
+    return mine(folder)
 
 
-def test_the_last_match_is_the_answer() -> None:
-    compiled = compile_pattern(PATTERN)
-    assert last_match(compiled, "The answer is 3. No, the answer is -14.") == "-14"
-    assert last_match(compiled, "none") is None
-
-
-def test_the_share_of_equal_groups_is_the_score() -> None:
-    engine = Scripted(["answer is 3", "answer is 4", "", "answer is 1, no, the answer is 3"])
-    found = run_exact_match("sums", TASK, Candidate(engine, None, 64, "w"), questions(["so the answer is 3"] * 4))
-    assert (found.headline.value, found.headline.count) == (0.5, 4)
-    assert found.headline.standard_error == pytest.approx(np.std([1, 0, 0, 1], ddof=1) / 2)
-    assert [item.values["exact_match"] for item in found.items] == [1.0, 0.0, 0.0, 1.0]
-    assert found.problems == {"no answer found": 1} and found.items[2].problem == "no answer found"
-    assert [request.prompt for request in engine.asked] == [(n, 7) for n in range(4)]
-    assert all(request.sampling.max_tokens == 9 and request.sampling.temperature == 0 for request in engine.asked)
-
-
-def test_answers_that_all_agree_say_what_their_error_of_0_leaves_open() -> None:
-    def noted(count: int, answer: str) -> tuple[float | None, float | None, str]:
-        asked = questions(["so the answer is 3"] * count)
-        headline = run_exact_match("sums", TASK, Candidate(Scripted([answer] * count), None, 64, "w"), asked).headline
-        return headline.value, headline.standard_error, headline.note
-
-    assert noted(12, "answer is 3") == (1.0, 0.0, "all of 12: above 77.9 %")
-    assert noted(60, "answer is 4") == (0.0, 0.0, "0 of 60: below 4.9 %")
-    assert noted(1, "answer is 3") == (1.0, None, "all of 1: above 5.0 %; one item: no error")
+def test_a_task_for_which_the_model_is_too_small_fails_alone(small: Candidate, tmp_path: Path) -> None:
+    own_task(tmp_path / "task", **{key: value for key, value in WRITES.items() if value is not None})
+    bad, good = both(asking("mine", "exact_match", include=str(tmp_path / "task")), small, tmp_path / "store")
+    assert isinstance(bad, ModelError) and "asks for 96 new tokens" in bad.what and "leave the task out" in bad.fix
+    assert good == run_all({"sums": SUMS}, small, data_root=None, store=tmp_path / "other")["sums"]
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "said"),
-    [(0.24, 0.012, "acc 0.240 ± 0.012, of 1,319"), (0.0, 0.0, "acc 0.0000 (0.0000 to 0.0028), of 1,319"),
-     (0.24, None, "acc 0.24 (no error), of 1,319"), (None, None, "acc no score, of 1,319")],
+    ("raises", "kind", "what", "fix"),
+    [
+        ("1 / 0", DataError, "failed inside lm-eval: ZeroDivisionError: division by zero", "look at the task's"),
+        (
+            "raise LookupError('Resource punkt_tab not found. >>> nltk.download(\\'punkt_tab\\')')",
+            DataError, "needs data of NLTK that are not on this machine: punkt_tab", "-m nltk.downloader punkt_tab",
+        ),
+        ("import math_verify", PlanError, "needs the Python package math_verify", "pip install 'lm-eval[math]'"),
+        ("import no_such.thing", PlanError, "needs the Python package no_such", "pip install no-such"),
+    ],
 )  # fmt: skip
-def test_the_console_shows_a_score_with_its_error(value: float | None, error: float | None, said: str) -> None:
-    out = io.StringIO()
-    Console(out).done("arc base", score_facts(Score("acc", "acc", value, error, 1319)), 3.0)
-    assert out.getvalue().strip().endswith(f": {said}")
-
-
-def test_no_question_is_an_error() -> None:
-    with pytest.raises(DataError, match="no held-out pair of sums"):
-        run_exact_match("sums", TASK, Candidate(Scripted([]), None, 64, "w"), [])
+def test_a_task_whose_program_fails_while_it_scores_fails_alone(
+    small: Candidate, tmp_path: Path, raises: str, kind: type[RatchetError], what: str, fix: str
+) -> None:
+    task = program(tmp_path / "task", f"def score(doc, results):\n    {raises}\n")
+    bad, good = both(task, small, tmp_path / "store")
+    assert type(bad) is kind and what in bad.what and fix in bad.fix
+    assert good.headline.count == 8
 
 
 @pytest.mark.parametrize(
-    ("pattern", "says"), [("(", "not a regular expression"), ("x", "0 groups"), ("(a)(b)", "2 groups")]
+    ("code", "fix"),
+    [
+        ("import langdetect", "pip install 'lm-eval[ifeval]'"),
+        ("import antlr4_python3_runtime", "'lm-eval[math]'"),
+        ("raise RuntimeError('a program of its own')", "look at the task's definition"),
+    ],
 )
-def test_a_pattern_needs_exactly_one_group(pattern: str, says: str) -> None:
-    with pytest.raises(PlanError, match=says):
-        compile_pattern(pattern)
+def test_a_definition_that_does_not_load_is_an_error_in_words(tmp_path: Path, code: str, fix: str) -> None:
+    task = program(tmp_path / "task", f"{code}\ndef score(doc, results):\n    return {{}}\n")
+    with pytest.raises((PlanError, DataError)) as caught:
+        harness.load_task("bad", task, None, tmp_path / "store")
+    assert fix in caught.value.fix and "mine" in caught.value.what
 
 
-def test_a_pattern_that_finds_nothing_in_a_right_answer_is_the_suite_s_fault() -> None:
-    with pytest.raises(PlanError, match="finds nothing in a chosen answer"):
-        wanted_answers(["three"], PATTERN)
+def test_a_text_whose_first_token_began_in_the_context_is_scored_by_itself(small: Candidate, tmp_path: Path) -> None:
+    tokenizer = small.tokenizer
+
+    def count(text: str) -> int:
+        return len(tokenizer(text)["input_ids"])
+
+    words = [word.replace("Ġ", " ") for word in sorted(tokenizer.get_vocab()) if word.startswith("Ġ")]
+    word, cut = next(
+        (word, cut)
+        for word in words
+        for cut in range(2, len(word))
+        if word.isascii() and count("3" + word[:cut]) == count("3" + word)
+    )
+    folder = own_task(tmp_path / "task", target_delimiter="")
+    rows = [{"text": f"3{word[:cut]}", "choices": [word[cut:], "zz"], "answer": 0} for _ in range(2)]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run_all({"mine": mine(folder)}, small, data_root=None, store=tmp_path / "store")["mine"]
+    assert result.headline.count == 2 and result.headline.value is not None
+    assert any("2 of 4 requests have a token that reaches from the context" in line for line in result.warnings)
+    context, continuation = Encoder(tokenizer, 96, special=None)._encode_pair(f"3{word[:cut]}", word[cut:])
+    assert tokenizer.decode(context + continuation, skip_special_tokens=True) == f"3{word}"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Bench, Model]:
+    from harness_example import SPEC
+
+    texts = [f"what is {n} of {n + 1}?" for n in range(40)]
+    make_scratch(SPEC, texts, tmp_path / "model")
+    weights = digest_model(tmp_path / "model")
+    bench = Bench(Layout(tmp_path / "out"), Cluster(), Console(), None, 1)
+    return bench, Model("m", tmp_path / "model", weights, weights, "float32")
+
+
+def suite_of(folder: Path) -> Suite:
+    bad = {"kind": "harness", "task": "mine", "metric": "acc"}
+    task = program(folder / "task", "import langdetect\n")
+    tasks: dict[str, Any] = {
+        "no-folder": {**bad, "include": str(folder / "nowhere")},
+        "no-package": {**bad, "include": task.include},
+        "no-rows": {"kind": "perplexity", "rows": {"path": str(folder / "none.txt")}},
+    }
+    return Suite.model_validate({"tasks": tasks})
+
+
+def test_all_that_fails_is_told_by_name_kept_without_a_score_and_asked_again(
+    place: tuple[Bench, Model], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench, model = place
+    suite = suite_of(tmp_path)
+    scored = score_suite(bench, model, "mine.yaml", suite, print)
+    assert [one.task for one in scored] == ["no-folder", "no-package", "no-rows"]
+    for one in scored:
+        assert one.failure is not None and one.result.headline.value is None
+        assert one.result.headline.note.startswith(f"{NOT_ASKED}: ") and one.result.problems == {NOT_ASKED: 1}
+        assert f"mine.yaml: tasks.{one.task} of m was not asked: {why_of(one.failure)}; " in caplog.text
+        assert (one.folder / "record.json").is_file()
+    assert "pip install 'lm-eval[ifeval]'" in scored[1].result.headline.note
+    again = score_suite(bench, model, "mine.yaml", suite, print)
+    assert {one.folder for one in again}.isdisjoint(one.folder for one in scored)
+    error = Evaluated(tmp_path, tuple(scored)).error()
+    assert isinstance(error, PlanError) and error.what.count("was not asked") == 3
+    assert Evaluated(tmp_path).error() is None
+
+
+def test_a_plan_is_told_of_all_of_them_before_it_trains(place: tuple[Bench, Model], tmp_path: Path) -> None:
+    bench, _ = place
+    read = check_suite("mine.yaml", suite_of(tmp_path), None, bench.layout, None, gpu=False)
+    with pytest.raises(PlanError) as caught:
+        raise_failed("mine.yaml", read)
+    assert [line.split(":")[0] for line in caught.value.what.splitlines()[:1]] and caught.value.what.count("\n") == 2
+    assert "tasks.no-package: mine needs the Python package langdetect" in caught.value.what
+
+
+def test_the_engine_is_asked_for_the_tasks_that_are_left(small: Candidate, tmp_path: Path) -> None:
+    assert isinstance(small.engine, PlainEngine)
+    own_task(tmp_path / "task", **{key: value for key, value in WRITES.items() if value is not None})
+    before = len(small.engine.asked)
+    both(asking("mine", "exact_match", include=str(tmp_path / "task")), small, tmp_path / "store")
+    (groups,) = small.engine.asked[before:]
+    assert list(groups) == ["sums/small_sums"]

@@ -16,8 +16,10 @@ from ratchet.evaluate import suites
 from ratchet.evaluate.engines.kinds import ENGINES, engine_kind
 from ratchet.evaluate.suites import check_suite, raise_failed, task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
+from ratchet.pipeline.named import named_files
 from ratchet.plan import suite
 from ratchet.plan.judge import Engine
+from ratchet.plan.load import load_plan
 from ratchet.plan.suite import BUILT_IN, Suite, added_kinds, task_kind
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -120,6 +122,24 @@ def test_a_chrf_task_is_right_everywhere(tmp_path: Path) -> None:
         Suite.model_validate({"tasks": {"letters": task, "b": task}, "averages": {"A": ["letters", "b"]}})
     with pytest.raises(ModelError, match="asks through a chat template"):
         raise_failed("s", check_suite("s", one, Bare(), Layout(tmp_path), None, gpu=False))
+
+
+PLAN = """
+name: p
+model: {path: model}
+data: {a: {generate: {kind: arithmetic}, build: arithmetic_corruption}}
+stages: {align: {kind: dpo, data: [a]}}
+evaluate: [suites/words.yaml]
+"""
+
+
+@pytest.mark.usefixtures("site")
+def test_what_a_chrf_task_reads_goes_along_with_a_plan(tmp_path: Path) -> None:
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "words.yaml").write_text("tasks: {letters: {kind: chrf, rows: {path: ../rows.jsonl}}}\n")
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    found = [one for one in named_files(load_plan(Path("plan.yaml"))) if one.suite is not None]
+    assert [(one.text, one.path) for one in found] == [("rows.jsonl", ("tasks", "letters", "rows", "path"))]
 
 
 def added(monkeypatch: pytest.MonkeyPatch) -> Any:
