@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ratchet.errors import TrainingError
 from ratchet.losses.sensitivity import Gain, dpo_gain, dpop_gain, ipo_gain
-from ratchet.plan.stage_kinds import stage_kind
+from ratchet.plan.stage_kinds import ADDED_LOSSES, PLUGINS, stage_kind
 from ratchet.plan.stages import BUILT_IN, StageKind
 
 
@@ -239,7 +240,23 @@ def loss_of(kind: str) -> Loss:
     """Return the row of a kind. Raises PlanError on an unknown one, TrainingError on one that has no such loss."""
     if not stage_kind(kind).reads_pairs:
         raise TrainingError(f"a stage of kind {kind} has no preference loss")
-    return LOSSES[kind]
+    return _added_loss(kind) if kind in ADDED_LOSSES else LOSSES[kind]
+
+
+@functools.cache
+def _added_loss(kind: str) -> Loss:
+    """Load the row of a loss that another package adds. Raises PlanError where it cannot be used."""
+    plugin, added = PLUGINS[kind], ADDED_LOSSES[kind]
+    module, _, name = added.loss.partition(":")
+    try:
+        loss = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise plugin.unusable(f"{added.loss} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(loss, Loss):
+        raise plugin.unusable(f"{added.loss} is of type {type(loss).__name__}, not Loss")
+    if wrong := disagreement(added.stage, loss):
+        raise plugin.unusable(wrong)
+    return loss
 
 
 def bound_loss(kind: str, options: Mapping[str, Any]) -> Callable[[PairLogps], Tensor]:

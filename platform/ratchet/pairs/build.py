@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from ratchet.pairs.arithmetic import Calculation, last_place, parse_number, read
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.layouts import ChoiceQuestion, Sides
 from ratchet.pairs.pair import Turn
+from ratchet.plan import data as plan_data
 
 VERSION = 1
 _SLIP = 9
@@ -60,7 +62,7 @@ def _wrong_number(written: str, spot: Calculation, draw: random.Random) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """A builder, and the one layout whose rows it takes."""
+    """A builder, and the one layout whose rows it takes. An entry point of the group `ratchet.builders` names one."""
 
     build: Callable[[Sides | ChoiceQuestion, int], list[Built]]
     layout: str
@@ -72,10 +74,16 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
+@functools.cache
+def builder_of(name: str) -> Builder:
+    """Return a builder by its name. Raises PlanError where that of another package cannot be used."""
+    return BUILDERS[name] if name in BUILDERS else plan_data.ADDED_BUILDERS[name].load(Builder)
+
+
 def build_pairs(row: Sides | ChoiceQuestion, builder: str | None, seed: int) -> list[Built]:
     """Return the pairs of a row. Without a builder, a question becomes a demonstration of its right option."""
     if builder is not None:
-        return BUILDERS[builder].build(row, seed)
+        return builder_of(builder).build(row, seed)
     if isinstance(row, ChoiceQuestion):
         return [(row.prompt, row.options[row.right], None)]
     return [(row.prompt, row.chosen, row.rejected)]

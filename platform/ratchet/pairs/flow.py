@@ -23,7 +23,7 @@ from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
 from ratchet.pairs.read_hub import at_commit
 from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
-from ratchet.plan.data import Source
+from ratchet.plan.data import Source, packages_of
 from ratchet.store import warned
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
@@ -71,6 +71,7 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
         "where": list(source.where),
         "system": system,
         "versions": versions,
+        **({"packages": packages} if (packages := packages_of(source)) else {}),
     }
 
 

@@ -1,16 +1,15 @@
-"""How rows are laid out: one function for each layout, and one table from its name to it.
+"""How rows are laid out: a function, a detector and a row of `LAYOUTS` for each layout, named in `plan.data` too.
 
-Each function takes a row and returns its `Sides` (or, for `choices`, its `ChoiceQuestion`), or raises
-Unfit with the reason why it cannot. To add a layout: a function, a detector, a row in `LAYOUTS`,
-and its name in `plan.data.Layout`.
+Each function takes a row and returns its `Sides` (`choices`: its `ChoiceQuestion`), or raises Unfit with the reason.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ratchet.errors import DataError
 from ratchet.pairs.answers import best_and_worst, number_of, options_of, right_option
@@ -26,6 +25,7 @@ from ratchet.pairs.messages import (
     with_system,
 )
 from ratchet.pairs.pair import Turn
+from ratchet.plan import data as plan_data
 
 VERSION = 1
 DETECT_ROWS = 20
@@ -239,43 +239,57 @@ def _is_instruction(row: Fields) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RowLayout:
-    """A layout's reader, the test that a row looks like it, and its fields as a person would name them."""
+    """How a layout is read, whether a row looks like it, its fields as a person would name them, and what rows give."""
 
     read: Callable[[Fields], Sides | ChoiceQuestion]
     detect: Callable[[Fields], bool]
     fields: str
+    gives: Literal["pairs", "pairs with scores", "demonstrations"]
 
 
 LAYOUTS: dict[str, RowLayout] = {
-    "pair": RowLayout(pair, _is_pair, "prompt, chosen, rejected"),
-    "implicit_prompt": RowLayout(implicit_prompt, _is_implicit, "chosen, rejected (whole conversations)"),
+    "pair": RowLayout(pair, _is_pair, "prompt, chosen, rejected", "pairs"),
+    "implicit_prompt": RowLayout(implicit_prompt, _is_implicit, "chosen, rejected (whole conversations)", "pairs"),
     "alpaca": RowLayout(
         alpaca,
         lambda row: _both(row) and has(row, "instruction") and not _has_scores(row),
         "instruction, chosen, rejected",
+        "pairs",
     ),
     "sharegpt": RowLayout(
         sharegpt,
         lambda row: _both(row) and isinstance(row.get("conversations"), list | tuple),
         "conversations, chosen, rejected",
+        "pairs",
     ),
     "scored": RowLayout(
         scored,
         lambda row: (_both(row) and _has_scores(row)) or _has_scored_list(row),
         "chosen, rejected, score_chosen, score_rejected; or completions with scores",
+        "pairs with scores",
     ),
     "annotated": RowLayout(
         annotated,
         lambda row: has(row, "output_1", "output_2") and "preference" in row,
         "instruction, output_1, output_2, preference",
+        "pairs",
     ),
-    "instruction": RowLayout(instruction, _is_instruction, "instruction, output; question, answer; or messages"),
+    "instruction": RowLayout(
+        instruction, _is_instruction, "instruction, output; question, answer; or messages", "demonstrations"
+    ),
     "choices": RowLayout(
         choices,
         lambda row: any(has(row, key) for key in _OPTIONS) and any(has(row, key) for key in _QUESTIONS),
         "question, choices, answer",
+        "demonstrations",
     ),
 }
+
+
+@functools.cache
+def layout_of(name: str) -> RowLayout:
+    """Return a layout by its name. Raises PlanError where that of another package cannot be used."""
+    return LAYOUTS[name] if name in LAYOUTS else plan_data.ADDED_LAYOUTS[name].load(RowLayout)
 
 
 def detect(rows: Sequence[Fields], where: str) -> str:

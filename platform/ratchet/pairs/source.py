@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ratchet.errors import DataError, PlanError
-from ratchet.pairs.build import BUILDERS, build_pairs
+from ratchet.pairs.build import build_pairs, builder_of
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import Condition, check_conditions, parse_condition
 from ratchet.pairs.generate import GENERATED
-from ratchet.pairs.layouts import DETECT_ROWS, LAYOUTS, ChoiceQuestion, Sides, detect
+from ratchet.pairs.layouts import DETECT_ROWS, ChoiceQuestion, Sides, detect, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import SourceRow, Span, plan_spans, read_span
-from ratchet.plan.data import Source
+from ratchet.plan.data import Source, packages_of
 
 _DETAIL = 200
 _LOOK = 10_000
@@ -29,13 +30,14 @@ class SourceReading:
 
     source: Source
     layout: str
+    packages: Mapping[str, str]
     conditions: tuple[Condition, ...]
     system: str | None
 
     @property
     def demonstrations(self) -> bool:
         """Whether the pairs have no rejected side."""
-        return self.source.build is None and self.layout in {"instruction", "choices"}
+        return self.source.build is None and layout_of(self.layout).gives == "demonstrations"
 
 
 def make_reading(source: Source, spans: list[Span], default_system: str | None) -> SourceReading:
@@ -46,19 +48,20 @@ def make_reading(source: Source, spans: list[Span], default_system: str | None) 
     """
     conditions = tuple(parse_condition(text) for text in source.where)
     layout = source.layout if source.layout != "auto" else _detected(source, spans)
-    if source.build is not None and layout != BUILDERS[source.build].layout:
+    if source.build is not None and layout != (takes := builder_of(source.build).layout):
         raise PlanError(
-            f"build: {source.build} takes rows of the layout {BUILDERS[source.build].layout}, and these are {layout}",
+            f"build: {source.build} takes rows of the layout {takes}, and these are {layout}",
             where=spans[0].file,
             fix="leave build out, or give other rows",
         )
-    if source.min_margin and layout != "scored":
+    if source.min_margin and layout_of(layout).gives != "pairs with scores":
         raise PlanError(
             f"min_margin needs rows with scores, and these are {layout}",
             where=spans[0].file,
             fix="leave min_margin out",
         )
-    return SourceReading(source, layout, conditions, source.system if source.system is not None else default_system)
+    system = source.system if source.system is not None else default_system
+    return SourceReading(source, layout, packages_of(source), conditions, system)
 
 
 def read_source(source: Source, default_system: str | None = None, *, span_bytes: int | None = None) -> Iterator[Item]:
@@ -70,7 +73,16 @@ def read_source(source: Source, default_system: str | None = None, *, span_bytes
 
 
 def span_pairs(span: Span, reading: SourceReading) -> Iterator[Item]:
-    """Yield every pair and every skipped row of one span. Raises DataError where the file is damaged."""
+    """Yield every pair and every skipped row of one span.
+
+    Raises DataError where the file is damaged, or this host has other packages than the one that began to read.
+    """
+    if (here := packages_of(reading.source)) != reading.packages:
+        raise DataError(
+            f"read with {', '.join(reading.packages.values())}, and this host has {', '.join(here.values())}",
+            where=platform.node(),
+            fix="install the same packages on every host",
+        )
     for row in read_span(span, reading.source):
         yield from pairs_of(row, reading)
 
@@ -81,7 +93,7 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
         return [_skipped(row, Unfit(Reason(row.reason), row.detail))]
     try:
         check_conditions(row.value, reading.conditions)
-        sides = LAYOUTS[reading.layout].read(row.value)
+        sides = layout_of(reading.layout).read(row.value)
         _check_margin(sides, reading.source.min_margin)
         built = build_pairs(sides, reading.source.build, reading.source.seed)
     except Unfit as unfit:

@@ -17,7 +17,7 @@ from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step, options, stepwise
 from ratchet.pipeline.step_folder import IDENTITY
-from ratchet.plan.stage_kinds import trains
+from ratchet.plan.stage_kinds import release_of, trains
 from ratchet.plan.stages import Stage
 from ratchet.plan.training import TrainingStage
 from ratchet.store.fingerprint import changed_keys, fingerprint
@@ -105,6 +105,8 @@ def _since(run: Run, name: str, stage: Stage, folder: Path) -> Iterator[str]:
     if before["kind"] != stage.kind:
         yield f"stages.{name}.kind: {before['kind']} → {stage.kind}"
         return
+    if (was := before.get("package")) != (now := release_of(stage.kind)):
+        yield f"the package that adds {stage.kind}: {was or 'none'} → {now or 'none'}"
     yield from changed_keys(before["options"], options(stage), f"stages.{name}.")
     if run.plan.model.dtype != before["dtype"]:
         yield f"model.dtype: {before['dtype']} → {run.plan.model.dtype}"

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.references import reference_of, stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
+from ratchet.plan.stage_kinds import reads_pairs, reads_reference, release_of, trains
 from ratchet.plan.stages import Stage
 from ratchet.plan.training import Steps, TrainingStage
 
@@ -162,6 +162,7 @@ def recipe(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
     """Return what decides a step's weights, apart from the float32 masters that it may start from."""
     stage = step.settings
     identity = {"kind": step.kind, "version": 2, "options": options(stage), "dtype": plan.model.dtype}
+    identity |= {} if (release := release_of(step.kind)) is None else {"package": release}
     if not trains(stage):
         return identity | {"of": [names.model(one) for one in built_on(plan, step)]}
     return identity | {

@@ -23,6 +23,7 @@ from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.reference_passes import ensure_scores, heldout_job, train_job
 from ratchet.pipeline.step_folder import REFERENCE, ROWS
+from ratchet.plan.stage_kinds import release_of
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.jobs import ScoreJob, Scores
 from ratchet.store.files import storage_errors
@@ -147,6 +148,7 @@ def train_spec(
         tokens=tuple(str(one.folder / "train.arrow") for one in tokens),
         shares=tuple(step.chunk.shares.values()),
         options=options(stage),
+        package=release_of(step.kind),
         dtype=start.dtype,
         trust_remote_code=start.trust_remote_code,
         chat_template=run.chat_template.text if run.chat_template else None,

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import platform
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from ratchet.errors import PlanError
 from ratchet.plan.base import Seed, Strict, hub_name, local, one_of, wrong
+from ratchet.plan.plugins import Plugin, plugins
 
-Layout = Literal[
-    "auto",
-    "pair",
-    "implicit_prompt",
-    "alpaca",
-    "sharegpt",
-    "scored",
-    "instruction",
-    "choices",
-    "annotated",
-]
-"""How a row is read; `pairs.layouts` says which keys each looks for."""
+LAYOUTS = ("pair", "implicit_prompt", "alpaca", "sharegpt", "scored", "instruction", "choices", "annotated")
+"""The layouts of rows that come with Ratchet; `pairs.layouts` says which keys each looks for."""
+BUILDERS = ("arithmetic_corruption", "multiple_choice")
+"""The builders of pairs that come with Ratchet; `pairs.build` has them."""
+ADDED_LAYOUTS = plugins("ratchet.layouts", ("auto", *LAYOUTS))
+ADDED_BUILDERS = plugins("ratchet.builders", BUILDERS)
+
+if TYPE_CHECKING:
+    Layout: TypeAlias = str
+    Build: TypeAlias = str
+else:
+    Layout = Literal[("auto", *LAYOUTS, *ADDED_LAYOUTS)]
+    Build = Literal[(*BUILDERS, *ADDED_BUILDERS)]
 
 
 class Generated(Strict):
@@ -66,7 +71,7 @@ class Source(Strict):
     """Rows made here from a seed."""
     layout: Layout = "auto"
     """Layout of the rows; `auto` finds it from the first rows and says which it took."""
-    build: Literal["arithmetic_corruption", "multiple_choice"] | None = None
+    build: Build | None = None
     """Make pairs from rows that have none (Smaug, appendix D)."""
     where: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Conditions that a row must meet, such as `overall != AB` or `rating >= 4`."""
@@ -94,3 +99,25 @@ class Source(Strict):
         if self.generate is not None and self.layout != "auto":
             raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
         return self
+
+
+def packages_of(source: Source) -> dict[str, str]:
+    """Return the packages that add a source's layout and builder, with their versions; none for Ratchet's own.
+
+    `auto` looks for Ratchet's own layouts alone. Raises PlanError where this host lacks one of them.
+    """
+    named: list[tuple[str, str, Mapping[str, Plugin], tuple[str, ...]]]
+    named = [("layout", source.layout, ADDED_LAYOUTS, ("auto", *LAYOUTS))]
+    if source.build is not None:
+        named.append(("build", source.build, ADDED_BUILDERS, BUILDERS))
+    found = {}
+    for key, kind, added, built_in in named:
+        if kind in added:
+            found[key] = added[kind].release
+        elif kind not in built_in:
+            raise PlanError(
+                f"no {key} is called {kind!r}",
+                where=platform.node(),
+                fix="install the package that adds it, on every host",
+            )
+    return found

@@ -6,13 +6,16 @@ import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, judge, model, reference, schema, space, suite, task_parts, training
+from ratchet.plan import cluster, data, judge, model, reference, schema, space, suite, task_parts, tasks, training
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
+from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.plan.stages import BUILT_IN
 
 EXAMPLE = """\
@@ -153,9 +156,28 @@ def _section(title: str, part: Model) -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    holds = describe(annotation_of(field), _link)
+    holds = describe(_of_ratchet(annotation_of(field)), _link)
     meaning = " ".join((field.description or "").split())
     return f"| `{name}` | {holds} | {_default(field)} | {meaning} |\n"
+
+
+def _of_ratchet(annotation: Any) -> Any:
+    """Return an annotation without the kinds that other packages add."""
+    if annotation in _NAMES:
+        return _NAMES[annotation]
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(_of_ratchet(parts[0]), *parts[1:])]
+    if origin is dict:
+        return GenericAlias(dict, (parts[0], _of_ratchet(parts[1])))
+    if origin in {Union, UnionType}:
+        return Union[tuple(_of_ratchet(part) for part in parts if part not in _ADDED)]  # noqa: UP007  made at run time
+    return annotation
+
+
+_NAMES: dict[Any, Any] = {data.Layout: Literal[("auto", *data.LAYOUTS)], data.Build: Literal[data.BUILDERS]}
+_ADDED: set[Any] = {row.settings for kind, row in STAGE_KINDS.items() if kind not in BUILT_IN}
+_ADDED |= {row.settings for kind, row in suite.TASK_KINDS.items() if kind not in tasks.BUILT_IN}
 
 
 def _default(field: FieldInfo) -> str:

@@ -5,6 +5,7 @@ Nothing else looks at a stage's class or compares its kind with a name.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -12,10 +13,26 @@ from pydantic import Field
 from typing_extensions import TypeIs
 
 from ratchet.errors import PlanError
-from ratchet.plan.stages import BUILT_IN, Sft, Stage, StageKind
+from ratchet.plan.plugins import Plugin, plugins
+from ratchet.plan.stages import BUILT_IN, AddedLoss, Sft, Stage, StageKind
 from ratchet.plan.training import PreferenceStage, ReferringStage, TrainingStage
 
-STAGE_KINDS: Mapping[str, StageKind] = BUILT_IN
+PLUGINS = plugins("ratchet.losses", BUILT_IN)
+
+
+def _added(plugin: Plugin) -> AddedLoss:
+    added = plugin.load(AddedLoss)
+    if not added.stage.reads_pairs:
+        raise plugin.unusable(f"{added.stage.settings.__name__} extends neither PreferenceStage nor ReferringStage")
+    if added.stage.name != plugin.kind:
+        raise plugin.unusable(f"the `kind` of {added.stage.settings.__name__} is {added.stage.name!r}")
+    return added
+
+
+ADDED_LOSSES: Mapping[str, AddedLoss] = {kind: _added(plugin) for kind, plugin in PLUGINS.items()}
+"""What other packages add, by the name of its kind."""
+
+STAGE_KINDS: Mapping[str, StageKind] = {**BUILT_IN, **{kind: added.stage for kind, added in ADDED_LOSSES.items()}}
 """The rows by the name of their kind."""
 
 if TYPE_CHECKING:
@@ -31,8 +48,17 @@ else:
 def stage_kind(kind: str) -> StageKind:
     """Return the row of a kind. Raises PlanError on an unknown one."""
     if kind not in STAGE_KINDS:
-        raise PlanError(f"no stage is of kind {kind!r}", fix=f"use one of {', '.join(STAGE_KINDS)}")
+        raise PlanError(
+            f"no stage is of kind {kind!r}",
+            where=platform.node(),
+            fix=f"use one of {', '.join(STAGE_KINDS)}, or install the package that adds it, here and on every host",
+        )
     return STAGE_KINDS[kind]
+
+
+def release_of(kind: str) -> str | None:
+    """Return the package that adds a kind, with its version; None for a kind of Ratchet's own."""
+    return PLUGINS[kind].release if kind in PLUGINS else None
 
 
 def may_train(stage: Mapping[str, Any]) -> bool:

@@ -158,6 +158,18 @@ class StageKind:
         return issubclass(self.settings, ReferringStage)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AddedLoss:
+    """What an entry point of the group `ratchet.losses` names: a preference kind that another package adds.
+
+    `stage` is its row here. `loss` says where its row of `losses.preference` is, as `package.module:NAME`: that module
+    may load torch, and is loaded where something is trained.
+    """
+
+    stage: StageKind
+    loss: str
+
+
 BUILT_IN: Mapping[str, StageKind] = {
     row.name: row
     for row in (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from pydantic import Field, StringConstraints, model_validator
@@ -17,6 +16,7 @@ from ratchet.errors import PlanError
 from ratchet.plan.base import Name, Strict, local, wrong
 from ratchet.plan.judge import Judge
 from ratchet.plan.outline import kind_of
+from ratchet.plan.plugins import Plugin, plugins
 from ratchet.plan.task_parts import Answering, TaskKind
 from ratchet.plan.tasks import (
     BUILT_IN,
@@ -36,34 +36,18 @@ AverageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-
 
 def added_kinds() -> dict[str, TaskKind]:
     """Return the kinds that installed packages add, by name. Raises PlanError where one of them cannot be used."""
-    found: dict[str, TaskKind] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
-        if entry.name in BUILT_IN or entry.name in found:
-            raise _unusable(entry, f"there is another kind {entry.name}", "give it another name")
-        found[entry.name] = _added(entry)
-    return found
+    return {kind: _added(plugin) for kind, plugin in plugins(GROUP, BUILT_IN).items()}
 
 
-def _added(entry: EntryPoint) -> TaskKind:
-    package = entry.dist.name if entry.dist is not None else entry.module
-    try:
-        row = entry.load()
-    except Exception as error:
-        what = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
-        raise _unusable(entry, what, f"mend {package}, or uninstall it") from error
-    if not isinstance(row, TaskKind):
-        raise _unusable(entry, f"{entry.value} is {type(row).__name__}, not a TaskKind", f"mend {package}")
-    if (named := kind_of(row.settings)) != entry.name:
-        raise _unusable(entry, f"the `kind` of its settings is {named}", f"name both alike in {package}")
+def _added(plugin: Plugin) -> TaskKind:
+    row = plugin.load(TaskKind)
+    if (named := kind_of(row.settings)) != plugin.kind:
+        raise plugin.unusable(f"the `kind` of its settings is {named!r}")
     asked = {"source": row.needs_plan, "judge": row.judged, "quantise": row.quantises}
     keys = {*row.by_content, *row.paths, *(key for key, needed in asked.items() if needed)}
     if unknown := keys - set(row.settings.model_fields):
-        raise _unusable(entry, f"its settings have no {', '.join(sorted(unknown))}", f"mend {package}")
-    return dataclasses.replace(row, libraries=(*row.libraries, package))
-
-
-def _unusable(entry: EntryPoint, what: str, fix: str) -> PlanError:
-    return PlanError(f"the kind of task {entry.name!r} cannot be used: {what}", where=f"entry point {GROUP}", fix=fix)
+        raise plugin.unusable(f"its settings have no {', '.join(sorted(unknown))}")
+    return dataclasses.replace(row, libraries=(*row.libraries, plugin.package))
 
 
 TASK_KINDS: Mapping[str, TaskKind] = {**BUILT_IN, **added_kinds()}

@@ -30,11 +30,12 @@ from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.training import ready
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stage_kinds import stage_kind, trains
+from ratchet.plan.stage_kinds import reads_pairs, stage_kind, trains
 from ratchet.plan.training import TrainingStage
 from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of, shift_of
 from ratchet.prove.compare import Number, compare_traces
 from ratchet.prove.cost import check_memory
+from ratchet.prove.oracle import PLAIN_LOSSES
 from ratchet.prove.recording import recording
 from ratchet.reference.store import read_logps, write_block
 from ratchet.store.files import storage_errors, write_json
@@ -126,6 +127,8 @@ def unproved_steps(later: Sequence[Step]) -> list[tuple[str, str]]:
 def why_not(plan: Plan, stage: TrainingStage) -> str | None:
     """Return what in a stage cannot be proved, by its key, or None."""
     lora = stage.lora
+    if reads_pairs(stage) and stage.kind not in PLAIN_LOSSES:
+        return f"kind {stage.kind}: the plain trainer states no loss of another package"
     if plan.model.dtype == "float16":
         return "model.dtype float16: its loss scale is found by trying, and skips updates"
     if plan.model.trust_remote_code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from ratchet.errors import CorruptError, DataError, TrainingError
 from ratchet.losses.preference import loss_of
 from ratchet.pairs.table import TokenTable, open_table
+from ratchet.plan.stage_kinds import release_of
 from ratchet.store.fingerprint import digest_file
 from ratchet.train.batches import Course
 from ratchet.train.objective import Data, Reference
@@ -33,8 +35,14 @@ def open_rows(spec: TrainSpec) -> TokenTable:
 def open_data(spec: TrainSpec) -> tuple[Data, Data | None]:
     """Return what a step trains on and what it is checked with, each with its reference.
 
-    Raises DataError, CorruptError.
+    Raises DataError, CorruptError; TrainingError where this host has another version of the package that adds the loss.
     """
+    if (release := release_of(spec.kind)) != spec.package:
+        raise TrainingError(
+            f"kind {spec.kind} is of {spec.package or 'Ratchet itself'}, and here of {release or 'Ratchet itself'}",
+            where=f"step {spec.step} on {platform.node()}",
+            fix="install the same packages on every host",
+        )
     table = open_rows(spec)
     if table.demonstrations and not spec.supervised:
         raise DataError(

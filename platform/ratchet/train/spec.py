@@ -48,7 +48,8 @@ class CheckpointSettings:
 class TrainSpec:
     """One training step: data, model, loss, optimiser, where it runs and where it writes.
 
-    Every worker must see the paths alike. `rows` names a .npy file of int64 indexes into the table
+    Every worker must see the paths alike. `package` is what adds the kind of loss, with its version, where it is not
+    Ratchet itself. `rows` names a .npy file of int64 indexes into the table
     of `tokens` and `shares`, where a step trains on a part of it, and `rows_sha256` is its digest.
     `references` are the folders that hold the reference's log-probabilities, joined by pair id;
     `sft` and `cpo` may have none. `pair_files` are the tables of pairs, which name the rows that
@@ -75,6 +76,7 @@ class TrainSpec:
     tokens: tuple[str, ...]
     shares: tuple[float, ...]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    package: str | None = None
     dtype: str = "float32"
     trust_remote_code: bool = False
     chat_template: str | None = None
