@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12                another interpreter (3.11 or 3.12)
 #   EXTRAS=gpu,dev                   what else to install; gpu brings bitsandbytes, bench TRL
+#   MUTANTS='--most 100 --seed 1 train/ledger.py'   what `make mutants` tries: see tests/mutants/run.py
 #   BENCH=--quick                    what `make bench` measures: options of benchmarks/train.py
 #   TORCH_INDEX=…                    package index to take torch from (docs/install.md)
 #   VENV=.venv                       where the environment lies
@@ -11,6 +12,7 @@ PYTHON ?= python3
 EXTRAS ?= dev
 TORCH_INDEX ?=
 BENCH ?=
+MUTANTS ?=
 PART ?=
 OF := $(addprefix :,$(PART))
 VENV := .venv
@@ -31,7 +33,7 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow bench lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow mutants bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -43,6 +45,7 @@ help:
 	@echo 'make test-prove  tests: every loss, precision, ZeRO stage and number of workers against plain float64'
 	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-slow runs whole plans, also by PART'
 	@echo 'make test-nodes  tests: a Ray of three hosts in network namespaces (root, iproute2); test-nodes-slow takes hosts away'
+	@echo 'make mutants     small faults put into the code that may never be wrong: which do its tests miss? (hours)'
 	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
 	@echo 'make lint        ruff: rules and layout'
 	@echo 'make types       mypy, strict'
@@ -108,6 +111,9 @@ test-nodes: setup
 
 test-nodes-slow: setup
 	@$(BIN)/python -m tests.tiers nodes-slow$(OF)
+
+mutants: setup
+	$(BIN)/python -m tests.mutants.run $(MUTANTS)
 
 bench:
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench
