@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from ratchet.doctor import advisories, probe, rules_access, rules_nodes, rules_plan
+from ratchet.doctor import probe
 from ratchet.doctor.facts import Dashboard, Gpu, Machine, NodeFacts, Skew, Storage
 from ratchet.doctor.findings import Finding, findings_text, ok, problem, warning, worst
+from ratchet.doctor.rules import access as access_rules
+from ratchet.doctor.rules import nodes as node_rules
+from ratchet.doctor.rules import plan as plan_rules
+from ratchet.doctor.rules.nodes import ADVISORIES, Advisory, holes
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
 
@@ -51,156 +55,156 @@ def shares(storage: Storage) -> NodeFacts:
 
 
 FINDINGS: dict[str, tuple[Finding, str, str]] = {
-    "auth off": (rules_access.authentication(OPEN, {}), "problem", "runs code on it, without a token"),
+    "auth off": (access_rules.authentication(OPEN, {}), "problem", "runs code on it, without a token"),
     "jobs answer although it says token": (
-        rules_access.authentication(dataclasses.replace(CLOSED, status=200, jobs_open=True), {}),
+        access_rules.authentication(dataclasses.replace(CLOSED, status=200, jobs_open=True), {}),
         "problem",
         "without a token",
     ),
-    "auth on": (rules_access.authentication(CLOSED, {}), "ok", "jobs answer 401"),
+    "auth on": (access_rules.authentication(CLOSED, {}), "ok", "jobs answer 401"),
     "no dashboard of Ray": (
-        rules_access.authentication(dataclasses.replace(CLOSED, status=404, mode=None), {}),
+        access_rules.authentication(dataclasses.replace(CLOSED, status=404, mode=None), {}),
         "warning",
         "jobs answer 404 without a token; mode unknown",
     ),
     "a page to log in before it": (
-        rules_access.authentication(dataclasses.replace(CLOSED, status=200, mode=None), {}),
+        access_rules.authentication(dataclasses.replace(CLOSED, status=200, mode=None), {}),
         "warning",
         "jobs answer 200",
     ),
-    "cannot be asked": (rules_access.authentication(SILENT, {}), "warning", "RAY_AUTH_MODE is not set here"),
-    "a local Ray": (rules_access.authentication(None, {}), "ok", "a token of its own"),
-    "a local Ray without": (rules_access.authentication(None, {"RAY_AUTH_MODE": "disabled"}), "warning", "is disabled"),
-    "open to the world": (rules_access.openness(OPEN), "problem", "open without a token to the whole network"),
+    "cannot be asked": (access_rules.authentication(SILENT, {}), "warning", "RAY_AUTH_MODE is not set here"),
+    "a local Ray": (access_rules.authentication(None, {}), "ok", "a token of its own"),
+    "a local Ray without": (access_rules.authentication(None, {"RAY_AUTH_MODE": "disabled"}), "warning", "is disabled"),
+    "open to the world": (access_rules.openness(OPEN), "problem", "open without a token to the whole network"),
     "open to the machine": (
-        rules_access.openness(dataclasses.replace(OPEN, loopback=True)),
+        access_rules.openness(dataclasses.replace(OPEN, loopback=True)),
         "problem",
         "to every user, and to pages in browsers, of this machine",
     ),
-    "closed": (rules_access.openness(CLOSED), "ok", "wants a token"),
-    "in clear text": (rules_access.openness(dataclasses.replace(CLOSED, loopback=False)), "warning", "in clear text"),
-    "silent": (rules_access.openness(SILENT), "warning", "does not answer"),
-    "metrics": (rules_access.metrics_open(["10.77.0.1:8080"]), "warning", "metrics of 10.77.0.1:8080"),
-    "no metrics": (rules_access.metrics_open([]), "ok", "no node's metrics port answers"),
+    "closed": (access_rules.openness(CLOSED), "ok", "wants a token"),
+    "in clear text": (access_rules.openness(dataclasses.replace(CLOSED, loopback=False)), "warning", "in clear text"),
+    "silent": (access_rules.openness(SILENT), "warning", "does not answer"),
+    "metrics": (access_rules.metrics_open(["10.77.0.1:8080"]), "warning", "metrics of 10.77.0.1:8080"),
+    "no metrics": (access_rules.metrics_open([]), "ok", "no node's metrics port answers"),
     "job secrets": (
-        rules_access.job_secrets(dataclasses.replace(CLOSED, secrets=(("job-1", "HF_TOKEN"),))),
+        access_rules.job_secrets(dataclasses.replace(CLOSED, secrets=(("job-1", "HF_TOKEN"),))),
         "problem",
         "HF_TOKEN of job job-1",
     ),
-    "no job secrets": (rules_access.job_secrets(CLOSED), "ok", "no runtime_env"),
-    "token file open": (rules_access.token_readable(0o100644, "t"), "warning", "(644)"),
-    "token file of a group": (rules_access.token_readable(0o100640, "t"), "warning", "(640)"),
-    "token file closed": (rules_access.token_readable(0o100600, "t"), "ok", "yours alone"),
-    "no token file": (rules_access.token_readable(None, "t"), "ok", "none"),
-    "all answer": (rules_nodes.nodes_answer([NODE, node()]), "ok", "2 of 2 answer"),
+    "no job secrets": (access_rules.job_secrets(CLOSED), "ok", "no runtime_env"),
+    "token file open": (access_rules.token_readable(0o100644, "t"), "warning", "(644)"),
+    "token file of a group": (access_rules.token_readable(0o100640, "t"), "warning", "(640)"),
+    "token file closed": (access_rules.token_readable(0o100600, "t"), "ok", "yours alone"),
+    "no token file": (access_rules.token_readable(None, "t"), "ok", "none"),
+    "all answer": (node_rules.nodes_answer([NODE, node()]), "ok", "2 of 2 answer"),
     "one is silent": (
-        rules_nodes.nodes_answer(
+        node_rules.nodes_answer(
             [NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module 'ratchet'")]
         ),
         "problem",
         "n2 (No module 'ratchet')",
     ),
-    "same versions": (rules_nodes.same_versions(VERSIONS, [NODE, node()]), "ok", "ray 2.60.0"),
+    "same versions": (node_rules.same_versions(VERSIONS, [NODE, node()]), "ok", "ray 2.60.0"),
     "another Ray": (
-        rules_nodes.same_versions(VERSIONS, [NODE, node(versions={**VERSIONS, "ray": "2.55.1"})]),
+        node_rules.same_versions(VERSIONS, [NODE, node(versions={**VERSIONS, "ray": "2.55.1"})]),
         "problem",
         "ray 2.55.1 (n2), 2.60.0 (the driver, n1)",
     ),
     "no torch": (
-        rules_nodes.same_versions(VERSIONS, [node(versions={k: v for k, v in VERSIONS.items() if k != "torch"})]),
+        node_rules.same_versions(VERSIONS, [node(versions={k: v for k, v in VERSIONS.items() if k != "torch"})]),
         "problem",
         "torch 2.13.0 (the driver), none (n2)",
     ),
     "another transformers": (
-        rules_nodes.same_versions(VERSIONS, [node(versions={**VERSIONS, "transformers": "5.4.0"})]),
+        node_rules.same_versions(VERSIONS, [node(versions={**VERSIONS, "transformers": "5.4.0"})]),
         "warning",
         "transformers 5.19.0",
     ),
-    "no holes": (rules_nodes.known_holes([("n1", VERSIONS)]), "ok", "none"),
+    "no holes": (node_rules.known_holes([("n1", VERSIONS)]), "ok", "none"),
     "a hole": (
-        rules_nodes.known_holes([("n1", {"ray": "2.53.0"}), ("n2", VERSIONS)]),
+        node_rules.known_holes([("n1", {"ray": "2.53.0"}), ("n2", VERSIONS)]),
         "problem",
         "ray 2.53.0 at n1: CVE-2026-27482",
     ),
-    "one storage": (rules_nodes.storage("/s", [NODE, shares(Storage(True, True))]), "ok", "the same folder"),
+    "one storage": (node_rules.storage("/s", [NODE, shares(Storage(True, True))]), "ok", "the same folder"),
     "no node to ask": (
-        rules_nodes.storage("/s", [dataclasses.replace(NODE, storage=None)]),
+        node_rules.storage("/s", [dataclasses.replace(NODE, storage=None)]),
         "warning",
         "could not be looked at",
     ),
     "another disk": (
-        rules_nodes.storage("/s", [NODE, shares(Storage(False, False))]),
+        node_rules.storage("/s", [NODE, shares(Storage(False, False))]),
         "problem",
         "n2 does not see the driver's files",
     ),
-    "one way": (rules_nodes.storage("/s", [shares(Storage(True, False, "read-only"))]), "problem", "(read-only)"),
-    "clocks agree": (rules_nodes.clocks([NODE, at(0.5, 2.0)]), "ok", "2 nodes"),
-    "a slow answer hides a small skew": (rules_nodes.clocks([at(3.0, 3.0)]), "ok", "1 node"),
-    "ahead": (rules_nodes.clocks([at(5.0)]), "warning", "n2 by at least 4.9 s"),
-    "behind": (rules_nodes.clocks([at(-5.0)]), "warning", "n2 by at least 4.9 s"),
-    "an hour": (rules_nodes.clocks([NODE, at(3600.0)]), "problem", "n2 by at least 3599.9 s"),
-    "no GPUs": (rules_nodes.gpus([NODE], wanted=False), "ok", "none is asked for"),
-    "GPUs wanted": (rules_nodes.gpus([NODE], wanted=True), "problem", "no node has one"),
-    "GPUs": (rules_nodes.gpus([node(**gpus(H100, H100)), NODE], wanted=True), "ok", "2 on 1 node"),
+    "one way": (node_rules.storage("/s", [shares(Storage(True, False, "read-only"))]), "problem", "(read-only)"),
+    "clocks agree": (node_rules.clocks([NODE, at(0.5, 2.0)]), "ok", "2 nodes"),
+    "a slow answer hides a small skew": (node_rules.clocks([at(3.0, 3.0)]), "ok", "1 node"),
+    "ahead": (node_rules.clocks([at(5.0)]), "warning", "n2 by at least 4.9 s"),
+    "behind": (node_rules.clocks([at(-5.0)]), "warning", "n2 by at least 4.9 s"),
+    "an hour": (node_rules.clocks([NODE, at(3600.0)]), "problem", "n2 by at least 3599.9 s"),
+    "no GPUs": (node_rules.gpus([NODE], wanted=False), "ok", "none is asked for"),
+    "GPUs wanted": (node_rules.gpus([NODE], wanted=True), "problem", "no node has one"),
+    "GPUs": (node_rules.gpus([node(**gpus(H100, H100)), NODE], wanted=True), "ok", "2 on 1 node"),
     "CPU build of torch": (
-        rules_nodes.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=True),
+        node_rules.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=True),
         "problem",
         "torch uses none of the GPUs of n2 (NVIDIA H100 80GB HBM3)",
     ),
     "CPU build, not wanted": (
-        rules_nodes.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=False),
+        node_rules.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=False),
         "warning",
         "n2",
     ),
     "other GPUs and drivers": (
-        rules_nodes.gpus([node("a", **gpus(H100)), node("b", **gpus(A100, cuda="12.4"))], wanted=True),
+        node_rules.gpus([node("a", **gpus(H100)), node("b", **gpus(A100, cuda="12.4"))], wanted=True),
         "warning",
         "driver 535.183.01 (b), 570.86.15 (a); GPU NVIDIA A100-SXM4-80GB (b), NVIDIA H100 80GB HBM3 (a); "
         "CUDA of torch 12.4 (b), 12.8 (a)",
     ),
-    "shm": (rules_nodes.shared_memory([NODE], gpus_wanted=True), "ok", "object store"),
-    "docker's shm": (rules_nodes.shared_memory([node(shared_memory=64 << 20)], False), "warning", "64 MiB of 1.0 GiB"),
+    "shm": (node_rules.shared_memory([NODE], gpus_wanted=True), "ok", "object store"),
+    "docker's shm": (node_rules.shared_memory([node(shared_memory=64 << 20)], False), "warning", "64 MiB of 1.0 GiB"),
     "docker's shm with GPUs": (
-        rules_nodes.shared_memory([node(shared_memory=64 << 20)], True),
+        node_rules.shared_memory([node(shared_memory=64 << 20)], True),
         "problem",
         "n2 has 64 MiB",
     ),
-    "handles": (rules_nodes.open_files([NODE, node(open_files=sys.maxsize)]), "ok", "65,536"),
-    "few handles": (rules_nodes.open_files([node(open_files=20_000)]), "warning", "n2 allows 20,000"),
-    "too few handles": (rules_nodes.open_files([node(open_files=1_024)]), "problem", "1,024"),
-    "room on disks": (rules_nodes.disks([NODE], None), "ok", "room"),
-    "little disk": (rules_nodes.disks([node(free_temporary=5 * GIB)], None), "warning", "5.0 GiB free of 10.0 GiB"),
-    "full disk": (rules_nodes.disks([node(free_storage=1 << 20)], None), "problem", "storage of n2: 1 MiB free"),
+    "handles": (node_rules.open_files([NODE, node(open_files=sys.maxsize)]), "ok", "65,536"),
+    "few handles": (node_rules.open_files([node(open_files=20_000)]), "warning", "n2 allows 20,000"),
+    "too few handles": (node_rules.open_files([node(open_files=1_024)]), "problem", "1,024"),
+    "room on disks": (node_rules.disks([NODE], None), "ok", "room"),
+    "little disk": (node_rules.disks([node(free_temporary=5 * GIB)], None), "warning", "5.0 GiB free of 10.0 GiB"),
+    "full disk": (node_rules.disks([node(free_storage=1 << 20)], None), "problem", "storage of n2: 1 MiB free"),
     "less than the plan": (
-        rules_nodes.disks([node(free_storage=50 * GIB)], 80 * GIB),
+        node_rules.disks([node(free_storage=50 * GIB)], 80 * GIB),
         "problem",
         "50.0 GiB free of 80.0",
     ),
-    "not writable": (rules_nodes.disks([node(free_storage=None)], None), "problem", "n2 cannot write"),
-    "it fits": (rules_plan.enough_nodes(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
+    "not writable": (node_rules.disks([node(free_storage=None)], None), "problem", "n2 cannot write"),
+    "it fits": (plan_rules.enough_nodes(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
     "it does not fit": (
-        rules_plan.enough_nodes(Cluster(workers=9), [NODE, node()]),
+        plan_rules.enough_nodes(Cluster(workers=9), [NODE, node()]),
         "problem",
         "9 CPUs, and there are 8",
     ),
     "the fewest fit": (
-        rules_plan.enough_nodes(Cluster(workers=(2, 9)), [NODE]),
+        plan_rules.enough_nodes(Cluster(workers=(2, 9)), [NODE]),
         "warning",
         "not for all 9 workers: 9 CPUs",
     ),
     "in no one node": (
-        rules_plan.enough_nodes(Cluster(cpus_per_worker=6), [NODE, node()]),
+        plan_rules.enough_nodes(Cluster(cpus_per_worker=6), [NODE, node()]),
         "problem",
         "no node has as many",
     ),
     "no GPU in Ray": (
-        rules_plan.enough_nodes(Cluster(gpus_per_worker=1), [NODE]),
+        plan_rules.enough_nodes(Cluster(gpus_per_worker=1), [NODE]),
         "problem",
         "1 GPUs, and there are 0",
     ),
-    "object store": (rules_plan.object_store(Cluster(), [NODE]), "ok", "200 MiB or more"),
+    "object store": (plan_rules.object_store(Cluster(), [NODE]), "ok", "200 MiB or more"),
     "small object store": (
-        rules_plan.object_store(Cluster(), [node(resources={"object_store_memory": 1e8})]),
+        plan_rules.object_store(Cluster(), [node(resources={"object_store_memory": 1e8})]),
         "warning",
         "200 MiB on n2",
     ),
@@ -230,7 +234,7 @@ def test_a_disk_must_hold_the_model_and_the_checkpoints_of_the_largest_step(
     stages = {"align": {"kind": "dpo", "data": ["a"], **stage}, "blend": {"kind": "merge", "of": ["align", "base"]}}
     data = {"a": {"generate": {"kind": "arithmetic"}}}
     document = {"name": "p", "model": {"path": str(tmp_path), "dtype": dtype}, "data": data, "stages": stages}
-    assert rules_plan.largest_step(Plan.model_validate(document)) == 1000 * times
+    assert plan_rules.largest_step(Plan.model_validate(document)) == 1000 * times
 
 
 def test_the_worst_decides_and_problems_come_last() -> None:
@@ -248,15 +252,15 @@ def test_the_worst_decides_and_problems_come_last() -> None:
 @pytest.mark.parametrize(
     "version", ["2.9.1", "2.10.0", "2.10.0rc1", "2.10", "2.13.0+cpu", "2.6.0.dev20250101", "1.13", "3"]
 )
-@pytest.mark.parametrize("row", advisories.ADVISORIES, ids=lambda row: row.id)
-def test_versions_are_compared_as_packaging_does(version: str, row: advisories.Advisory) -> None:
-    told = row in advisories.holes(row.package, version)
+@pytest.mark.parametrize("row", ADVISORIES, ids=lambda row: row.id)
+def test_versions_are_compared_as_packaging_does(version: str, row: Advisory) -> None:
+    told = row in holes(row.package, version)
     assert told == (Version(version) < Version(row.fixed_in))
 
 
 def test_the_page_lists_the_holes_that_are_looked_for() -> None:
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
-    rows = [f"| {row.id} | {row.package} | {row.fixed_in} | {row.what} |" for row in advisories.ADVISORIES]
+    rows = [f"| {row.id} | {row.package} | {row.fixed_in} | {row.what} |" for row in ADVISORIES]
     assert [line for line in page.splitlines() if line.startswith(("| CVE-", "| GHSA-"))] == rows
 
 

@@ -21,9 +21,9 @@ from ratchet.errors import CorruptError, DataError, RunError
 from ratchet.pairs.pair import Turn
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
-from ratchet.serving.recorded import RecordedEngine
 from ratchet.serving.requests import Answer, ChatRequest, CompletionRequest, Request, ScoreRequest, answer_key
 from ratchet.store.append import checked_line
+from recorded_engine import RecordedEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUESTS: list[Request] = [ChatRequest((Turn("user", "é\n\ud800"),)), CompletionRequest((5, 6)), ScoreRequest((5, 6))]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ratchet.errors import TrainingError
-from ratchet.pairs.places import places_of_pairs
+from ratchet.pairs.assemble import places_of_pairs
 from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import newest_step
 from ratchet.train.data import course_of

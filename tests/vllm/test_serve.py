@@ -20,8 +20,8 @@ from ratchet.reference.jobs import Passes, ScoringModel
 from ratchet.reference.rate import TrainerRater
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
-from ratchet.serving.recorded import RecordedEngine
 from ratchet.serving.requests import ChatRequest, CompletionRequest, Sampling, ScoreRequest
+from recorded_engine import RecordedEngine
 from vllm_bench import needs_vllm, write_pairs
 from wide_heads import widen_heads
 

@@ -8,9 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ratchet.doctor import dashboard as dashboards
-from ratchet.doctor import probe, rules_access, rules_nodes, rules_plan
+from ratchet.doctor import probe
 from ratchet.doctor.facts import Dashboard, NodeFacts
 from ratchet.doctor.findings import Finding, ok, problem, warning
+from ratchet.doctor.rules import access as access_rules
+from ratchet.doctor.rules import nodes as node_rules
+from ratchet.doctor.rules import plan as plan_rules
 from ratchet.errors import ClusterError
 from ratchet.pipeline.session import needs
 from ratchet.plan.cluster import Cluster
@@ -54,7 +57,7 @@ def _this_machine(plan: Plan | None, cluster: Cluster) -> list[Finding]:
     resources["object_store_memory"] = float(cluster.ray.object_store_mb << 20)
     node = NodeFacts(machine.name, "127.0.0.1", resources, metrics_port=0, machine=machine)
     where = ok("cluster", "none is named: `ratchet run` starts a Ray of this machine, without a dashboard")
-    return [where, rules_access.authentication(None, os.environ), *_of_nodes(plan, cluster, [node])]
+    return [where, access_rules.authentication(None, os.environ), *_of_nodes(plan, cluster, [node])]
 
 
 def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding]:
@@ -68,15 +71,15 @@ def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding
         return [problem("cluster", f"{error.where}: {error.what}", error.fix)]
     findings = [ok("cluster", f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}")]
     seen = dashboards.inspect_dashboard(url, dashboards.own_token(os.environ)) if url else _no_dashboard()
-    findings += _of_dashboard(seen) if url else [rules_access.authentication(seen, os.environ)]
+    findings += _of_dashboard(seen) if url else [access_rules.authentication(seen, os.environ)]
     open_metrics = [
         at
         for node in nodes
         if node.metrics_port and dashboards.answers_unasked(f"http://{(at := _metrics_at(node))}/metrics")
     ]
-    findings += [rules_access.metrics_open(open_metrics), rules_nodes.nodes_answer(nodes)]
-    findings += [rules_nodes.clocks(nodes), *_of_nodes(plan, cluster, nodes)]
-    return findings + ([rules_nodes.storage(str(storage), nodes)] if storage else [])
+    findings += [access_rules.metrics_open(open_metrics), node_rules.nodes_answer(nodes)]
+    findings += [node_rules.clocks(nodes), *_of_nodes(plan, cluster, nodes)]
+    return findings + ([node_rules.storage(str(storage), nodes)] if storage else [])
 
 
 def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[NodeFacts]) -> list[Finding]:
@@ -84,29 +87,29 @@ def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[NodeFacts]) -
     ours, wanted = versions(), cluster.gpus_per_worker > 0
     places = [
         ("the driver", ours),
-        *((name, machine.versions) for name, machine in rules_nodes.answering_machines(nodes)),
+        *((name, machine.versions) for name, machine in node_rules.answering_machines(nodes)),
     ]
     findings = [
-        rules_nodes.same_versions(ours, nodes),
-        rules_nodes.known_holes(places),
-        rules_nodes.gpus(nodes, wanted),
-        rules_nodes.shared_memory(nodes, wanted),
-        rules_nodes.open_files(nodes),
-        rules_nodes.disks(nodes, rules_plan.largest_step(plan) if plan else None),
+        node_rules.same_versions(ours, nodes),
+        node_rules.known_holes(places),
+        node_rules.gpus(nodes, wanted),
+        node_rules.shared_memory(nodes, wanted),
+        node_rules.open_files(nodes),
+        node_rules.disks(nodes, plan_rules.largest_step(plan) if plan else None),
     ]
     return findings + (
-        [rules_plan.enough_nodes(cluster, nodes), rules_plan.object_store(cluster, nodes)] if plan else []
+        [plan_rules.enough_nodes(cluster, nodes), plan_rules.object_store(cluster, nodes)] if plan else []
     )
 
 
 def _of_dashboard(seen: Dashboard) -> list[Finding]:
-    findings = [rules_access.authentication(seen, os.environ), rules_access.openness(seen)]
+    findings = [access_rules.authentication(seen, os.environ), access_rules.openness(seen)]
     if not seen.reachable:
         return findings
-    findings.append(rules_access.job_secrets(seen))
+    findings.append(access_rules.job_secrets(seen))
     if seen.ray_version:
         cluster = dataclasses.replace(
-            rules_nodes.known_holes([(seen.url, {"ray": seen.ray_version})]), check="Ray's version"
+            node_rules.known_holes([(seen.url, {"ray": seen.ray_version})]), check="Ray's version"
         )
         findings.append(cluster)
     return findings
@@ -114,7 +117,7 @@ def _of_dashboard(seen: Dashboard) -> list[Finding]:
 
 def _token_file(environment: Mapping[str, str]) -> Finding:
     path = dashboards.token_path(environment)
-    return rules_access.token_readable(path.stat().st_mode if path.is_file() else None, str(path))
+    return access_rules.token_readable(path.stat().st_mode if path.is_file() else None, str(path))
 
 
 def _no_dashboard() -> Dashboard:

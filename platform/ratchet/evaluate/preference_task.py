@@ -61,7 +61,7 @@ def preference_result(
     """
     if not pairs:
         raise DataError("no pair is left to score", where=f"tasks.{name}", fix="look at its data and max_length")
-    values = pair_metrics(policy, reference)
+    values = heldout_pair_metrics(policy, reference)
     rejected = [_rejected(pair, name) for pair in pairs]
     first = values["margin" if reference is not None else "gamma"] > 0
     items = tuple(
@@ -93,7 +93,7 @@ def preference_result(
     )
 
 
-def pair_metrics(policy: Logps, reference: Logps | None) -> dict[str, Floats]:
+def heldout_pair_metrics(policy: Logps, reference: Logps | None) -> dict[str, Floats]:
     """Return each metric of N pairs, (N,), the one that stands for the task first.
 
     With log-ratios h = log π(y|x) − log π_ref(y|x) of the chosen and the rejected answer, the margin is h_w − h_l,

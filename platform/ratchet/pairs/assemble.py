@@ -11,11 +11,12 @@ import collections
 import contextlib
 import dataclasses
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptError
@@ -23,6 +24,7 @@ from ratchet.pairs.checks import Reason
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.split import held_out, sample_key
 from ratchet.plan.data import Source
+from ratchet.store.sound import checked
 
 _ROWS = 2048
 _CHARACTERS = 4 << 20
@@ -121,6 +123,22 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
         "file": pair.file,
         "row": pair.row,
     }
+
+
+def places_of_pairs(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]:
+    """Return each pair's `file:row`, as the tables of pairs in `files` name them; its id where none of them has it.
+
+    Reads the files row group by row group, and those columns alone. Raises CorruptError where one is damaged.
+    """
+    wanted, found = pa.array(pair_ids, pa.string()), dict[str, str]()
+    for path in files:
+        if not path.exists():
+            continue
+        with pq.ParquetFile(checked(path)) as file:
+            for batch in file.iter_batches(columns=["pair_id", "file", "row"]):
+                rows = batch.filter(pc.is_in(batch.column("pair_id"), value_set=wanted))
+                found |= {row["pair_id"]: f"{row['file']}:{row['row']}" for row in rows.to_pylist()}
+    return [found.get(one, one) for one in pair_ids]
 
 
 def characters_of(pair: PreferencePair) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ratchet.documents.events import Event
 from ratchet.errors import SHOWN, TrainingError, some
-from ratchet.pairs.places import places_of_pairs
+from ratchet.pairs.assemble import places_of_pairs
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.events import write_event
 from ratchet.train.spec import TrainSpec
