@@ -111,7 +111,7 @@ class Candidates:
             )
             for name in sorted({fingerprint(self.identity_for(task)) for task in tasks})
         ]
-        # Let go at the end of the `with`, after the journals, which are opened later, are closed.
+        # Released at the end of the `with`, after the journals, which are opened later, are closed.
         return [self._open.enter_context(lease) for lease in leases]
 
     def identity_for(self, task: Task | Answering) -> dict[str, Any]:

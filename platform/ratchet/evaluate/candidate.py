@@ -15,7 +15,7 @@ TOO_LONG = "prompt too long"
 class GroupEngine(Protocol):
     """An engine that is asked for several groups of requests at once.
 
-    Batches are formed within a group alone, so a group's answers do not hang on which other groups
+    Batches are formed within a group alone, so a group's answers do not depend on which other groups
     were asked for; the work of all groups is done together, the longest first.
     """
 

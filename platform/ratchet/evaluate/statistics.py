@@ -2,7 +2,7 @@
 
 Every score here is a weighted mean of items, or the plain mean of such means over groups. Items of one
 cluster (the turns of one conversation) are not independent; clusters are. Errors are of questions
-drawn anew, within each group; they do not say what another seed or another judge would change.
+drawn again, within each group; they do not say what another seed or another judge would change.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
 
     def __init__(self, asked: Sequence[Sampling]) -> None:
         self.asked = asked
-        # On the CPU, so that the draw does not hang on the device.
+        # On the CPU, so that the draw does not depend on the device.
         self.generators = [torch.Generator().manual_seed(sampling.seed or 0) for sampling in asked]
 
     def __call__(self, input_ids: Tensor, scores_SV: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Units of work: the batches that a driver fixes, whoever computes them.
+"""Units of work: the batches that a driver fixes, whichever process computes them.
 
 A number depends on the batch that it was computed in, in its last bits. So batches follow from the
 requests alone: not from how many processes there are, nor from what a killed run had already done.

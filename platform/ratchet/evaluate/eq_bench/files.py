@@ -1,4 +1,4 @@
-"""EQ-Bench's questions, from a file of its format or rows of a data set, and whose they are."""
+"""EQ-Bench's questions, from a file of its format or rows of a data set, and whether they are its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of lm-eval's tasks, built once and kept: they hang on the data and the definition, not on the model.
+"""Requests of lm-eval's tasks, built once and kept: they depend on the data and the definition, not on the model.
 
 A file has one leaf's requests, document by document, under a key that names all they are made from. A stage that
 finds it builds nothing. A file that is not what was written, or of other documents, is built again, with a warning.

@@ -3,7 +3,7 @@
     load (definitions, data) → build or find requests → all tasks' requests in one call of the engine → lm-eval scores
 
 Requests are built here, once, for the whole of a task: a worker that built its own share would draw other examples.
-Each leaf's requests are a group of their own, so that its batches do not hang on what else a suite asks.
+Each leaf's requests are a group of their own, so its batches do not depend on what else a suite asks.
 """
 
 from __future__ import annotations
