@@ -131,13 +131,22 @@ def opening(files: Sequence[Path]) -> Figures:
 
 def worker_data(files: Sequence[Path], scores: Sequence[Path]) -> Figures:
     """Open what a training worker holds, its reference joined, and read an epoch in training order."""
+    from ratchet.plan.cluster import Cluster
+    from ratchet.plan.stages import Dpo
     from ratchet.train.batches import Course, global_batches
     from ratchet.train.data import open_data
     from ratchet.train.spec import TrainSpec
 
     paths = tuple(str(file) for file in files)
     spec = TrainSpec(
-        "dpo", "dpo", "", "", paths, (1.0,) * len(paths), references=tuple(str(folder) for folder in scores)
+        "dpo",
+        Dpo(kind="dpo", data=("pairs",)),
+        "",
+        "",
+        paths,
+        (1.0,) * len(paths),
+        Cluster(),
+        references=tuple(str(folder) for folder in scores),
     )
     began = time.perf_counter()
     data, _ = open_data(spec)

@@ -17,6 +17,8 @@ from ratchet.model.batch import PADDED, SequenceBatch
 from ratchet.model.forward import PairScorer
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.stages import Dpo
 from ratchet.reference.rate import score_rows
 from ratchet.train.batches import GlobalBatch
 from ratchet.train.communicate import Alone
@@ -118,21 +120,25 @@ class RatchetSide:
         return gradients + tensor_bytes([*weights, *self.engine.masters, *state])
 
     def _spec(self, batch: int) -> TrainSpec:
-        return TrainSpec(
-            step="benchmark",
+        stage = Dpo(
             kind="dpo",
-            folder="",
-            model="",
-            tokens=(),
-            shares=(),
-            options={"beta": BETA},
-            dtype="bfloat16" if self.task.precision == "bfloat16" else "float32",
+            data=("pairs",),
+            beta=BETA,
             batch=batch,
-            token_budget=self.budget,
             learning_rate=LEARNING_RATE,
             betas=BETAS,
             epsilon=EPSILON,
             clip=CLIP,
+        )
+        return TrainSpec(
+            step="benchmark",
+            stage=stage,
+            folder="",
+            model="",
+            tokens=(),
+            shares=(),
+            cluster=Cluster(token_budget=self.budget),
+            dtype="bfloat16" if self.task.precision == "bfloat16" else "float32",
         )
 
     def _parts(self) -> Parts:

@@ -14,11 +14,10 @@ from ratchet.pairs.assemble import assemble
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.source import read_source
 from ratchet.pipeline.session import ray_session
-from ratchet.plan.cluster import Cluster, Ray
+from ratchet.plan.cluster import Cluster, DeepSpeed, Ray
 from ratchet.plan.data import Source
 from ratchet.store.layout import Layout
 from ratchet.train.events import events_of
-from ratchet.train.spec import DeepSpeedSettings
 from train_bench import write_inputs
 from train_ray_bench import go, spec_at
 
@@ -37,7 +36,7 @@ def test_workers_out_of_memory_are_restarted_as_often_as_asked_and_then_told_wha
     session: None, tmp_path: Path, restarts: int
 ) -> None:
     """DeepSpeed is told to gather gradients in a buffer of 20 terabytes, which the system refuses each time."""
-    greedy = DeepSpeedSettings(zero=2, overrides={"zero_optimization": {"reduce_bucket_size": 5_000_000_000_000}})
+    greedy = DeepSpeed(zero=2, overrides={"zero_optimization": {"reduce_bucket_size": 5_000_000_000_000}})
     spec = spec_at(tmp_path / "run", write_inputs(tmp_path), workers=2, deepspeed=greedy)
     with pytest.raises(TrainingError, match=r"the training workers failed(, 3 times)?: ") as raised:
         go(spec, max_restarts=restarts)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from nightly import nightly
+from ratchet.plan.training import Checkpoint
 from ratchet.train.checkpoint import MANIFEST
 from ratchet.train.objective import Data
-from ratchet.train.spec import CheckpointSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from tests.train.test_checkpoint import empty, truncate
 from train_bench import Pairs, flip, reference_of, same, spec_of, state_of, timeless, tiny_model, train
 
@@ -32,7 +33,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Twelve steps without a stop, and a checkpoint of each."""
     table = Pairs(22)
     data = Data(table, reference_of(tiny_model(int(request.param == "stepwise")), table))
-    every_step = CheckpointSettings(every=1, keep=99)
+    every_step = Checkpoint(every=1, keep=99)
     spec = spec_of(tmp_path_factory.mktemp("whole"), checkpoint=every_step, **KINDS[request.param])
     return spec, data, state_of(train(spec, data).engine)
 

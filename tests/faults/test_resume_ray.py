@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ratchet.train.spec import CheckpointSettings
+from ratchet.plan.training import Checkpoint
 from train_bench import Pairs, lines_of, reference_of, tiny_model, write_inputs, write_logps
 from train_ray_bench import CALM, assert_same_end, go, spec_at
 
@@ -37,7 +37,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 def test_going_on_after_a_random_step_is_the_uninterrupted_run(
     session: None, kinds: dict[str, dict[str, Any]], tmp_path: Path, zero: int, kind: str
 ) -> None:
-    every = CheckpointSettings(every=1, keep=99)
+    every = Checkpoint(every=1, keep=99)
     base = spec_at(tmp_path / "base", kinds[kind], zero=zero, workers=2, checkpoint=every)
     go(base)
     step = random.Random(f"{zero} {kind}").randrange(1, 12)

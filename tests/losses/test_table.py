@@ -165,15 +165,16 @@ def test_the_bound_of_the_first_loss_is_met_at_its_worst_and_never_passed(tmp_pa
     random = torch.Generator().manual_seed(0)
     off = (2 * torch.rand((2, 4000, 3), generator=random, dtype=torch.float64) - 1) * allowed
     zero, one = torch.zeros(4000, 3, dtype=torch.float64), torch.ones(4000, 3, dtype=torch.float64)
-    there = preference_loss(kind, PairLogps(off[0], off[1], zero, zero, one, one), spec.options)
-    start = preference_loss(kind, PairLogps(zero, zero, zero, zero, one, one), spec.options)
+    there = preference_loss(kind, PairLogps(off[0], off[1], zero, zero, one, one), spec.stage.model_dump())
+    start = preference_loss(kind, PairLogps(zero, zero, zero, zero, one, one), spec.stage.model_dump())
     worst = (there - start).abs().amax(0)
     assert (worst <= bound + 1e-12).all() and (worst >= 0.9 * bound).all()
 
 
 def test_an_unknown_kind_is_an_error_wherever_it_is_asked_about(tmp_path: Path) -> None:
     logps = logps_of((-1, -2), (-1, -2))
-    spec = spec_of(tmp_path, kind="sppo", options={"beta": 0.1})
+    known = spec_of(tmp_path)
+    spec = dataclasses.replace(known, stage=known.stage.model_copy(update={"kind": "sppo"}))
     write_tokens(tmp_path / "t.arrow", Pairs(4))
     asked = [
         lambda: preference_loss("sppo", logps, {"beta": 0.1}),

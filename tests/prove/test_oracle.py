@@ -22,7 +22,7 @@ from ratchet.store.fingerprint import digest_file
 from ratchet.train import loop
 from ratchet.train.engine import TorchEngine
 from ratchet.train.spec import TrainSpec
-from train_bench import Pairs, write_logps, write_tokens
+from train_bench import Pairs, changed, write_logps, write_tokens
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +77,8 @@ class Half(TorchEngine):
         super().backward(loss / 2, last=last)
 
 
-def of_options(**changes: Any) -> Callable[[TrainSpec], TrainSpec]:
-    return lambda spec: dataclasses.replace(spec, options={**spec.options, **changes})
-
-
 def of_key(**changes: Any) -> Callable[[TrainSpec], TrainSpec]:
-    return lambda spec: dataclasses.replace(spec, **changes)
+    return lambda spec: changed(spec, **changes)
 
 
 BOTH = ("float32", "bfloat16")
@@ -92,8 +88,8 @@ FAULTS: dict[str, tuple[Callable[[TrainSpec], TrainSpec], set[str], tuple[str, .
     "learning rate": (of_key(learning_rate=1.01e-3), {"learning rate"}, ONE),
     "schedule": (of_key(schedule="linear"), {"learning rate"}, ONE),
     "warm-up": (of_key(warmup=0.5), {"learning rate", "matrices"}, ONE),
-    "beta": (of_options(beta=0.33), {"gradient norm"}, BOTH),
-    "label smoothing": (of_options(label_smoothing=0.0), {"loss", "gradient norm"}, ONE),
+    "beta": (of_key(beta=0.33), {"gradient norm"}, BOTH),
+    "label smoothing": (of_key(label_smoothing=0.0), {"loss", "gradient norm"}, ONE),
     "weight decay": (of_key(weight_decay=0.4), {"matrices"}, ONE),
     "decay of norms": (of_key(decay_norms=True), {"norms and biases"}, BOTH),
     "betas": (of_key(betas=(0.8, 0.999)), WEIGHTS, BOTH),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from precision_run import Scorer, data, loss_of, passes, rate, spec_at
 from ratchet.model.forward import PairScorer
-from ratchet.train.spec import LoraSettings
+from ratchet.plan.training import Lora
 from tiny_models import SMALL
-from train_bench import CPU, tiny_model
+from train_bench import CPU, changed, tiny_model
 
 TINY = {"learning_rate": 1e-5, "warmup": 0.0, "weight_decay": 0.0, "schedule": "constant", "clip": None}
 """A rate whose updates bfloat16 rounds away: its numbers are 2⁻⁸ of a weight apart."""
@@ -66,9 +65,9 @@ def adapters_alone(folder: Path) -> list[str]:
     from ratchet.train.publish import add_adapters
     from ratchet.train.worker import engine_for
 
-    spec = dataclasses.replace(spec_at(1, "bfloat16"), lora=LoraSettings(rank=2))
+    spec = changed(spec_at(1, "bfloat16"), lora=Lora(rank=2))
     model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)).bfloat16()
-    engine = engine_for(spec)(spec, PairScorer(add_adapters(model, spec.lora, 0)), CPU)
+    engine = engine_for(spec)(spec, PairScorer(add_adapters(model, spec.stage.lora, 0)), CPU)
     files = engine.save(folder)
     state = next(path for path in files if "model_states" in path.name)
     return sorted(torch.load(state, weights_only=False)["module"])

@@ -19,9 +19,10 @@ import torch.distributed as dist
 
 from ratchet.model.divide import Micro
 from ratchet.model.forward import PairScorer
+from ratchet.plan.cluster import DeepSpeed
 from ratchet.train.objective import Data, answer_logps, loss_function, prepare
 from ratchet.train.schedule import learning_rate
-from ratchet.train.spec import DeepSpeedSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model
 
 STEPS, BATCH, PEAK = 3, 64, 1e-3
@@ -32,7 +33,7 @@ THREE = {"stage3_param_persistence_threshold": 0}
 def spec_at(zero: int, dtype: str, **changes: Any) -> TrainSpec:
     """Warmed up over two steps, decayed and clipped: whatever could happen while an engine is made shows."""
     made = {"learning_rate": PEAK, "warmup": 0.5, "weight_decay": 0.1, "clip": 1.0, "starts_at_reference": False}
-    settings = DeepSpeedSettings(zero=zero, overrides={"zero_optimization": THREE} if zero == 3 else {})
+    settings = DeepSpeed(zero=zero, overrides={"zero_optimization": THREE} if zero == 3 else {})
     return spec_of(Path("unused"), dtype=dtype, deepspeed=settings, **{**made, **changes})
 
 
@@ -48,7 +49,7 @@ def passes(count: int) -> list[np.ndarray]:
 
 
 def rate(spec: TrainSpec, step: int) -> float:
-    return learning_rate(spec.schedule, spec.learning_rate, step + 1, STEPS, spec.warmup)
+    return learning_rate(spec.stage.schedule, spec.stage.learning_rate, step + 1, STEPS, spec.stage.warmup)
 
 
 def loss_of(spec: TrainSpec, scorer: Any, rows: np.ndarray, held: Data) -> torch.Tensor:
@@ -64,7 +65,7 @@ def by_hand(spec: TrainSpec, count: int, steps: int = STEPS) -> list[dict[str, t
     names = dict(model.named_parameters())
     masters = {name: weight.detach().double() for name, weight in names.items()}
     moments = {name: [torch.zeros_like(master), torch.zeros_like(master)] for name, master in masters.items()}
-    first, second = spec.betas
+    first, second = spec.stage.betas
     found = []
     for step in range(steps):
         summed = {name: torch.zeros_like(master) for name, master in masters.items()}
@@ -73,14 +74,14 @@ def by_hand(spec: TrainSpec, count: int, steps: int = STEPS) -> list[dict[str, t
             for name, grad in zip(names, grads, strict=True):
                 summed[name] += grad.double()
         norm = float(sum(grad.square().sum() for grad in summed.values())) ** 0.5
-        scale = min(1.0, spec.clip / (norm + 1e-6)) if spec.clip else 1.0
+        scale = min(1.0, spec.stage.clip / (norm + 1e-6)) if spec.stage.clip else 1.0
         for name, master in masters.items():
             grad, (mean, square) = summed[name] * scale, moments[name]
             mean.mul_(first).add_(grad, alpha=1 - first)
             square.mul_(second).add_(grad.square(), alpha=1 - second)
-            decay = spec.weight_decay if "norm" not in name or spec.decay_norms else 0.0
+            decay = spec.stage.weight_decay if "norm" not in name or spec.stage.decay_norms else 0.0
             master.mul_(1 - rate(spec, step) * decay)
-            corrected = (square / (1 - second ** (step + 1))).sqrt() + spec.epsilon
+            corrected = (square / (1 - second ** (step + 1))).sqrt() + spec.stage.epsilon
             master.sub_(rate(spec, step) * mean / (1 - first ** (step + 1)) / corrected)
             names[name].data.copy_(master)
         found.append({name: master.clone() for name, master in masters.items()})

@@ -6,8 +6,8 @@ them. For a whole table they live on:
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,19 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ratchet.model.forward import PairScorer, score
+from ratchet.plan.cluster import Cluster, DeepSpeed
 from ratchet.plan.stage_kinds import STAGE_KINDS, reads_reference
 from ratchet.plan.stages import Cpo, Dpo, Dpop, Ipo, Sft
-from ratchet.plan.training import TrainingStage
+from ratchet.plan.training import Checkpoint, TrainingStage
 from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of
 from ratchet.prove.compare import Number, compare_traces
 from ratchet.prove.recording import recording
 from ratchet.train.communicate import Alone, Communicator, Group
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Reference
-from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import MakeEngine, engine_for, work
-from train_bench import CPU, VOCAB, Pairs, write_logps, write_tokens
+from train_bench import CPU, VOCAB, Pairs, changed, write_logps, write_tokens
 
 UPDATES, PAIRS, BATCH = 3, 10, 5
 KEYS: dict[str, Any] = {
@@ -96,21 +97,12 @@ class Inputs:
     def spec(self, name: str, dtype: str, folder: Path, **changes: Any) -> TrainSpec:
         """What the workers are given for a stage."""
         stage = STAGES[name]
-        lora = LoraSettings(**stage.lora.model_dump()) if stage.lora else None
-        shared = ("learning_rate", "schedule", "warmup", "weight_decay", "decay_norms", "gradients", "betas", "epsilon")
-        fields: dict[str, Any] = {key: getattr(stage, key) for key in (*shared, "clip", "epochs", "batch", "seed")}
-        scored = reads_reference(stage)
-        fields |= {"references": (str(self.root / f"logps-{dtype}"),) if scored else ()}
-        return dataclasses.replace(
-            TrainSpec("align", stage.kind, str(folder), str(self.root / "start"), (self.tokens,), (1.0,)),
-            options=stage.model_dump(mode="json"),
-            dtype=dtype,
-            lora=lora,
-            token_budget=48,
-            gradient_checkpointing=False,
-            checkpoint=CheckpointSettings(every=1000),
-            **{**fields, **changes},
-        )
+        fields: dict[str, Any] = {"references": (str(self.root / f"logps-{dtype}"),) if reads_reference(stage) else ()}
+        cluster = Cluster(token_budget=48, gradient_checkpointing=False)
+        own = stage.model_copy(update={"checkpoint": Checkpoint(every=1000)})
+        start = str(self.root / "start")
+        spec = TrainSpec("align", own, str(folder), start, (self.tokens,), (1.0,), cluster, dtype=dtype)
+        return changed(spec, **{**fields, **changes})
 
     @property
     def tokens(self) -> str:
@@ -159,8 +151,8 @@ def train_alone(spec: TrainSpec, make: MakeEngine | None = None) -> Path:
 
 def train_together(specs: Sequence[TrainSpec], world: int, root: Path) -> None:
     """Train each spec on so many workers: processes that are begun once."""
-    jobs = root / f"jobs-{world}.json"
-    jobs.write_text(json.dumps([spec.to_dict() for spec in specs]))
+    jobs = root / f"jobs-{world}.pickle"
+    jobs.write_bytes(pickle.dumps(specs))
     command = [sys.executable, "-W", "ignore", __file__]
     paths = [str(root / f"store-{world}"), str(jobs)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -181,8 +173,7 @@ def train_together(specs: Sequence[TrainSpec], world: int, root: Path) -> None:
 def main(rank: int, world: int, store: str, jobs: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     group = Group(CPU)
-    for fields in json.loads(Path(jobs).read_text()):
-        spec = TrainSpec.from_dict(fields)
+    for spec in pickle.loads(Path(jobs).read_bytes()):  # noqa: S301
         train(spec, group, engine_for(spec))
     dist.destroy_process_group()
 
@@ -195,7 +186,7 @@ def outside(numbers: Sequence[Number]) -> set[str]:
 def zero(stage: int, **more: Any) -> Mapping[str, Any]:
     """The changes of a spec that divide the model so far; at 3 also weights as small as these."""
     overrides = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == 3 else {}
-    return {"deepspeed": DeepSpeedSettings(zero=stage, overrides=overrides), **more}
+    return {"deepspeed": DeepSpeed(zero=stage, overrides=overrides), **more}
 
 
 if __name__ == "__main__":

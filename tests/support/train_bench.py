@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import keep_rotary_in_float32
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.table import SCHEMA, SIDES
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.stage_kinds import stage_kind
+from ratchet.plan.stages import Dpo
+from ratchet.plan.training import Checkpoint, TrainingStage
 from ratchet.reference.store import Logps, write_block
 from ratchet.track.tracker import open_tracker
 from ratchet.train.checkpoint import Checkpoints
@@ -27,7 +32,7 @@ from ratchet.train.ledger import Ledger
 from ratchet.train.loop import Parts, Result, run
 from ratchet.train.notice import look
 from ratchet.train.objective import Data, Reference
-from ratchet.train.spec import CheckpointSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 
 CPU = torch.device("cpu")
 VOCAB = 64
@@ -94,24 +99,53 @@ def reference_of(model: LlamaForCausalLM, table: Pairs) -> Reference:
 
 def spec_of(folder: Path, **changes: Any) -> TrainSpec:
     """DPO over 22 pairs in batches of 8: 3 steps an epoch, the last of 6 pairs."""
-    spec = TrainSpec(
-        step="align",
+    stage = Dpo(
         kind="dpo",
-        folder=str(folder),
-        model="",
-        tokens=(),
-        shares=(),
-        options={"beta": 0.5},
+        data=("pairs",),
+        beta=0.5,
         epochs=4,
         batch=8,
-        token_budget=96,
-        gradient_checkpointing=False,
         learning_rate=3e-3,
         warmup=0.0,
-        starts_at_reference=True,
-        checkpoint=CheckpointSettings(every=4, keep=2),
+        checkpoint=Checkpoint(every=4, keep=2),
     )
-    return dataclasses.replace(spec, **changes)
+    cluster = Cluster(token_budget=96, gradient_checkpointing=False)
+    spec = TrainSpec("align", stage, str(folder), "", (), (), cluster, starts_at_reference=True)
+    return changed(spec, **changes)
+
+
+def changed(spec: TrainSpec, **changes: Any) -> TrainSpec:
+    """Return a spec with other values: its own, or those of its stage and cluster by their keys.
+
+    `kind` makes it another stage with the keys that all kinds share; of `options` that kind takes those that it has.
+    """
+    own = {field.name for field in dataclasses.fields(TrainSpec)} - {"options"}
+    stage = stage_of(spec.stage, changes.pop("kind", spec.stage.kind), changes.pop("options", None))
+    keys = {key: value for key, value in changes.items() if key in type(stage).model_fields}
+    rest = {key: value for key, value in changes.items() if key not in own | keys.keys()}
+    for key in ("token_budget", "gradient_checkpointing"):
+        if key in rest and rest[key] is None:
+            rest[key] = "auto"
+    if "fewest_workers" in rest:
+        rest["workers"] = rest.pop("fewest_workers"), rest["workers"]
+    assert rest.keys() <= Cluster.model_fields.keys(), rest
+    return dataclasses.replace(
+        spec,
+        stage=stage.model_copy(update=keys),
+        cluster=spec.cluster.model_copy(update=rest),
+        **{key: value for key, value in changes.items() if key in own},
+    )
+
+
+def stage_of(stage: TrainingStage, kind: str, options: Mapping[str, Any] | None) -> TrainingStage:
+    """Return a stage of another kind, or with other options, and the keys that all kinds share."""
+    if kind == stage.kind and options is None:
+        return stage
+    shared = stage.model_dump(include=set(TrainingStage.model_fields))
+    settings: Any = stage_kind(kind).settings
+    taken = {key: value for key, value in (options or {}).items() if key in settings.model_fields}
+    made: TrainingStage = settings.model_validate({**shared, **taken, "kind": kind})
+    return made
 
 
 @dataclasses.dataclass
@@ -129,7 +163,7 @@ def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_see
     folder = Path(spec.folder)
     engine = TorchEngine(spec, PairScorer(tiny_model(model_seed)), CPU)
     engine.train(True)
-    checkpoints = Checkpoints(folder, Alone(), spec.checkpoint.keep)
+    checkpoints = Checkpoints(folder, Alone(), spec.stage.checkpoint.keep)
     found = checkpoints.newest()
     after = found.step if found else 0
     if found:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ratchet.pipeline.session import ray_session
-from ratchet.plan.cluster import Cluster, Ray
+from ratchet.plan.cluster import Cluster, DeepSpeed, Ray
 from ratchet.train.launch import TrainResult
 from ratchet.train.launch import train as launch
-from ratchet.train.spec import DeepSpeedSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from train_bench import spec_of, timeless
 
 DIVIDED = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
@@ -28,7 +28,7 @@ def four_workers() -> AbstractContextManager[None]:
 
 def spec_at(folder: Path, inputs: dict[str, Any], zero: int = 0, workers: int = 1, **changes: Any) -> TrainSpec:
     folder.mkdir(parents=True, exist_ok=True)
-    settings = DeepSpeedSettings(zero=zero, overrides=DIVIDED if zero == 3 else {})
+    settings = DeepSpeed(zero=zero, overrides=DIVIDED if zero == 3 else {})
     fields = {"workers": workers, "token_budget": 64, "deepspeed": settings, **inputs, **changes}
     return spec_of(folder, **fields)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratchet.plan.cluster import Cluster, DeepSpeed
+from ratchet.plan.stages import Dpop
+from ratchet.plan.training import Checkpoint, Lora
 from ratchet.train.batches import Course, epoch_order, global_batches
-from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 
 counts = st.integers(1, 60)
 
@@ -77,30 +81,25 @@ def test_where_each_prompt_has_one_pair_nothing_changes() -> None:
     assert epoch_order(30, 4, 2, np.arange(30)).tolist() == epoch_order(30, 4, 2).tolist()
 
 
-def test_a_spec_goes_through_json_and_back() -> None:
-    import json
-
-    spec = TrainSpec(
-        step="a",
+def test_a_spec_reaches_a_worker_as_it_is() -> None:
+    stage = Dpop(
         kind="dpop",
-        folder="/f",
-        model="/m",
-        tokens=("/t",),
-        shares=(0.5,),
-        options={"beta": 0.3, "penalty": 50.0},
-        references=("/r",),
-        lora=LoraSettings(targets=("q_proj", "v_proj")),
-        deepspeed=DeepSpeedSettings(zero=3, overrides={"zero_optimization": {"overlap_comm": False}}),
-        checkpoint=CheckpointSettings(every=7),
+        data=("a",),
+        betas=(0.8, 0.99),
+        lora=Lora(targets=("q_proj", "v_proj")),
+        checkpoint=Checkpoint(every=7),
     )
-    assert TrainSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    with pytest.raises(TypeError, match="bacth"):
-        TrainSpec.from_dict({**spec.to_dict(), "bacth": 3})
+    overrides = {"zero_optimization": {"overlap_comm": False}}
+    cluster = Cluster(workers=(1, 4), deepspeed=DeepSpeed(zero=3, overrides=overrides))
+    spec = TrainSpec("a", stage, "/f", "/m", ("/t",), (0.5,), cluster, options={"beta": 0.3}, references=("/r",))
+    made = pickle.loads(pickle.dumps(spec))  # noqa: S301
+    assert made == spec and type(made.stage) is Dpop and made.stage.betas == (0.8, 0.99)
+    assert made.cluster.fewest_workers == 1 and made.token_budget is None
 
 
 def test_a_spec_made_absolute_names_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = TrainSpec(step="a", kind="dpo", folder="f", model="m", tokens=("t", "/u"), shares=(1.0, 1.0), rows="r.npy")
+    spec = TrainSpec("a", Dpop(kind="dpop", data=("a",)), "f", "m", ("t", "/u"), (1.0, 1.0), Cluster(), rows="r.npy")
     made = spec.absolute()
     assert (made.folder, made.model, made.rows) == (f"{tmp_path}/f", f"{tmp_path}/m", f"{tmp_path}/r.npy")
     assert made.tokens == (f"{tmp_path}/t", "/u") and made.references == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
 from pathlib import Path
@@ -27,7 +26,7 @@ from ratchet.train.engine import TorchEngine
 from ratchet.train.loop import Parts, accumulate, agree_on, works_of
 from ratchet.train.objective import Data
 from ratchet.train.worker import why_unshared
-from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model
+from train_bench import CPU, Pairs, changed, reference_of, spec_of, tiny_model
 
 
 @given(
@@ -95,9 +94,7 @@ def test_what_was_found_is_used_again(
     assert not engine.gradient.any()  # trying adds nothing
     monkeypatch.setattr(memory, "available", lambda device: 0)
     assert find() == found and not calls
-    spec = dataclasses.replace(
-        spec, token_budget=128, gradient_checkpointing=None
-    )  # lowered after it ran out of memory
+    spec = changed(spec, token_budget=128, gradient_checkpointing=None)  # lowered after it ran out of memory
     assert find() == 128
     (tmp_path / "budget.json").write_text('{"token')  # cut short
     assert find() == 128

@@ -12,15 +12,16 @@ import torch
 
 from ratchet.model.forward import SideScores
 from ratchet.model.load import load_model
+from ratchet.plan.training import Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.effect import effect_of, sample_of
 from ratchet.train.engine import TorchEngine
 from ratchet.train.objective import Data
-from ratchet.train.spec import LoraSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import work
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model, write_inputs
 
-LORA = LoraSettings(rank=4, alpha=8.0)
+LORA = Lora(rank=4, alpha=8.0)
 HELD = Pairs(9, seed=5)
 
 
@@ -46,7 +47,7 @@ def by_another_way(folder: Path, start: Path, dtype: str) -> tuple[float, float]
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_the_effect_is_that_of_the_published_folder(
-    tmp_path: Path, inputs: dict[str, dict[str, Any]], caplog: pytest.LogCaptureFixture, lora: LoraSettings | None
+    tmp_path: Path, inputs: dict[str, dict[str, Any]], caplog: pytest.LogCaptureFixture, lora: Lora | None
 ) -> None:
     found = effect(spec_of(tmp_path, lora=lora, token_budget=1000, **inputs["float32"]))
     margin, chosen = by_another_way(tmp_path / "model", Path(inputs["float32"]["model"]), "float32")

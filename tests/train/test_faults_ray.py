@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from ratchet.errors import ClusterError, StoppedError, TrainingError
+from ratchet.plan.training import Checkpoint
 from ratchet.train.events import events_of
 from ratchet.train.launch import TrainResult
 from ratchet.train.launch import train as launch
-from ratchet.train.spec import CheckpointSettings
 from ratchet.train.worker import WORKERS
 from train_bench import lines_of
 from train_ray_bench import CALM, assert_same_end, go, spec_at
@@ -86,7 +86,7 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(
 ) -> None:
     """Asked while the workers begin; no checkpoint is due for long."""
     run = tmp_path / "run"
-    late = CheckpointSettings(every=1000, keep=2)
+    late = Checkpoint(every=1000, keep=2)
     spec = spec_at(run, inputs, zero=2, workers=2, checkpoint=late, **CALM)
     with pytest.raises(StoppedError, match=r"asked: stopped after step \d+, which is saved") as stopped:
         launch(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0, stop=lambda: "asked" if begun(run) else None)

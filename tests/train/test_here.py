@@ -10,12 +10,12 @@ import torch
 
 from raised import raises
 from ratchet.model.digest import digest_model
+from ratchet.plan.training import Checkpoint
 from ratchet.train import here, worker
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.events import events_of
 from ratchet.train.here import train_here
-from ratchet.train.spec import CheckpointSettings
 from train_bench import CPU, spec_of, timeless
 
 
@@ -54,7 +54,7 @@ def test_a_stop_is_heeded_after_the_update_and_the_next_call_goes_on(tmp_path: P
 def test_want_of_memory_is_the_plans_affair_and_other_faults_are_the_debuggers(
     tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = spec_of(tmp_path, **inputs, checkpoint=CheckpointSettings(every=1))
+    spec = spec_of(tmp_path, **inputs, checkpoint=Checkpoint(every=1))
     faults = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes do not match")]
 
     class Broken(TorchEngine):

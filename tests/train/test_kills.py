@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from ratchet.plan.training import Checkpoint
 from ratchet.train import faults
 from ratchet.train.checkpoint import MANIFEST, newest_step
 from ratchet.train.objective import Data
-from ratchet.train.spec import CheckpointSettings
-from train_bench import Pairs, flip, reference_of, same, spec_of, state_of, tiny_model, train
+from train_bench import Pairs, changed, flip, reference_of, same, spec_of, state_of, tiny_model, train
 
 
 def run_killed(work: Callable[[], Any]) -> int:
@@ -85,7 +85,7 @@ def test_a_broken_checkpoint_costs_steps_but_no_bit(tmp_path: Path, whole: Any) 
 
 def test_what_is_saved_can_be_read_without_running_code(tmp_path: Path, whole: Any) -> None:
     data, spec, *_ = whole
-    done = train(dataclasses.replace(spec, folder=str(tmp_path), max_steps=4), data)
+    done = train(changed(spec, folder=str(tmp_path), max_steps=4), data)
     newest_one = done.checkpoints.last
     assert newest_one is not None
     assert set(torch.load(newest_one.path / "state.pt", weights_only=True)) == {"masters", "optimizer"}
@@ -106,7 +106,7 @@ def test_a_fault_names_a_point_that_exists(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_keep_one_still_never_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
     data, spec, state, _ = whole
-    spec = dataclasses.replace(spec, folder=str(tmp_path), checkpoint=CheckpointSettings(every=4, keep=1))
+    spec = changed(spec, folder=str(tmp_path), checkpoint=Checkpoint(every=4, keep=1))
     monkeypatch.setenv("RATCHET_FAULT", "ckpt:before_marker@8")
     assert run_killed(lambda: train(spec, data)) == signal.SIGKILL
     monkeypatch.delenv("RATCHET_FAULT")

@@ -25,6 +25,7 @@ from ratchet.train.spec import TrainSpec
 from train_bench import (
     CPU,
     Pairs,
+    changed,
     lines_of,
     reference_of,
     same,
@@ -76,7 +77,7 @@ def gradient(
     """The loss and flat gradient of one global batch, summed over `world` workers."""
     total, loss = None, 0.0
     for rank in range(world):
-        split = dataclasses.replace(spec, workers=world, token_budget=budget)
+        split = changed(spec, workers=world, token_budget=budget)
         engine = TorchEngine(split, PairScorer(tiny_model()), CPU)
         communicator = Worker(rank, world)
         parts = Parts(engine, data, None, budget, communicator, Checkpoints(folder, Alone(), 1), None, None)

@@ -17,16 +17,17 @@ from safetensors.torch import load_file, save_file
 from masters_run import by_engines
 from ratchet.errors import CorruptError
 from ratchet.model.load import load_model
+from ratchet.plan.training import Checkpoint, Lora
 from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.fingerprint import digest_file
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from ratchet.train.spec import CheckpointSettings, LoraSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import work
-from train_bench import CPU, Pairs, flip, reference_of, spec_of, write_inputs, write_logps
+from train_bench import CPU, Pairs, changed, flip, reference_of, spec_of, write_inputs, write_logps
 
 HALF = {"dtype": "bfloat16", "keep_masters": True, "schedule": "constant", "epochs": 1}
-LORA = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
+LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def after(spec: TrainSpec, folder: Path, *, carry: bool, **changes: Any) -> Trai
     carried = {"masters": str(file), "masters_digest": digest_file(file)} if carry else {}
     references = {"references": (str(folder / "logps"),), "heldout_references": (str(folder / "logps-heldout"),)}
     fields = {"folder": str(folder), "model": str(before / "model"), "masters": None, "masters_digest": None}
-    return dataclasses.replace(spec, **{**fields, **carried, **references, **changes})
+    return changed(spec, **{**fields, **carried, **references, **changes})
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
@@ -118,7 +119,7 @@ def test_a_step_begins_where_the_one_before_ended(tmp_path: Path, inputs: dict[s
 def test_a_killed_step_comes_back_to_the_same_masters(tmp_path: Path, inputs: dict[str, Any]) -> None:
     first = spec_of(tmp_path / "first", learning_rate=1e-4, **HALF, **inputs)
     go(first)
-    every = CheckpointSettings(every=1, keep=9)
+    every = Checkpoint(every=1, keep=9)
     spec = after(first, tmp_path / "second", carry=True, checkpoint=every)
     go(spec)
     cut = tmp_path / "cut"
@@ -174,7 +175,7 @@ def test_merged_adapters_are_carried_in_float32(tmp_path: Path, inputs: dict[str
     assert masters_of(tmp_path / "all").keys() == model_of(tmp_path / "all").keys()
     go(
         after(
-            dataclasses.replace(first, folder=str(tmp_path / "all"), lora=None),
+            changed(first, folder=str(tmp_path / "all"), lora=None),
             tmp_path / "again",
             carry=True,
             lora=LORA,

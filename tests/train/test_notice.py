@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from ratchet.plan.training import Checkpoint
 from ratchet.train.checkpoint import newest_step
 from ratchet.train.notice import Ended, Kind, Notice, look, put
 from ratchet.train.objective import Data
-from ratchet.train.spec import CheckpointSettings
 from train_bench import Pairs, lines_of, reference_of, same, spec_of, state_of, timeless, tiny_model, train
 
 
@@ -75,7 +75,7 @@ def test_a_dropped_trial_saves_nothing_that_was_not_due(
 ) -> None:
     told_at(monkeypatch, 3, "drop")
     with pytest.raises(Ended):
-        train(spec_of(tmp_path, checkpoint=CheckpointSettings(every=2)), data)
+        train(spec_of(tmp_path, checkpoint=Checkpoint(every=2)), data)
     assert newest_step(tmp_path) == 2
 
 

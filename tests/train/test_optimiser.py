@@ -11,10 +11,10 @@ from transformers import Trainer
 
 from ratchet.errors import TrainingError
 from ratchet.model.forward import PairScorer, score
+from ratchet.plan.cluster import DeepSpeed
 from ratchet.train.engine import TorchEngine
 from ratchet.train.loss_scale import LossScale
 from ratchet.train.optimiser import coming_bytes, trained_by
-from ratchet.train.spec import DeepSpeedSettings
 from tiny_models import CONFIGS, tiny
 from train_bench import CPU, Pairs, spec_of, tiny_model
 
@@ -47,7 +47,7 @@ def test_the_weights_that_are_decayed_are_those_of_transformers(tmp_path: Path, 
 def test_what_is_offloaded_takes_nothing_of_the_device(
     tmp_path: Path, zero: int, offload: bool, device: str, each: float
 ) -> None:
-    spec = spec_of(tmp_path, deepspeed=DeepSpeedSettings(zero=zero, offload_optimizer=offload))
+    spec = spec_of(tmp_path, deepspeed=DeepSpeed(zero=zero, offload_optimizer=offload))
     assert coming_bytes(spec, 1000, 4, device) == 1000 * each
 
 

@@ -30,7 +30,6 @@ from ratchet.plan.training import Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.rehearsal import check_room
-from ratchet.train.spec import LoraSettings, TrainSpec
 from ratchet.train.worker import work
 from tiny_models import CONFIGS, GROUPED, tiny
 from train_bench import CPU, spec_of, write_inputs
@@ -187,7 +186,7 @@ def test_a_worker_tries_it_before_its_first_step(
     start = tmp_path / "start"
     shutil.copytree(inputs["model"], start)
     (start / "tokenizer_config.json").write_text("{}")
-    for adapters in (None, LoraSettings(rank=2)):
+    for adapters in (None, Lora(rank=2)):
         spec = spec_of(tmp_path / "run", lora=adapters, **{**inputs, "model": str(start)})
         with pytest.raises(ModelError, match="no tokenizer can be loaded"):
             work(spec, Alone(), CPU, TorchEngine)
@@ -250,10 +249,10 @@ def test_no_path_that_a_worker_gets_is_relative(tmp_path: Path, monkeypatch: pyt
     many = ("a/b",)
     fields = {"rows": "a/b", "stop_file": "a/b", "lease": "a/b", "model": "a/b", "folder": "a/b"}
     lists = dict.fromkeys(("tokens", "references", "heldout_tokens", "heldout_references"), many)
-    spec = TrainSpec(step="x", kind="dpo", shares=(1.0,), **fields, **lists).absolute()  # type: ignore[arg-type]
-    values = dataclasses.asdict(spec).values()
+    made = spec_of(tmp_path, **{key: value for key, value in {**fields, **lists}.items() if key != "folder"})
+    spec = dataclasses.replace(made, folder="a/b").absolute()
+    values = [getattr(spec, field.name) for field in dataclasses.fields(spec)]
     assert "a/b" not in values and many not in values and spec.rows == str(tmp_path / "a/b")
-    assert TrainSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     (tmp_path / "chat.jinja").write_text("x")
     assert chat_template_of(ModelSpec(path="model", chat_template="chat.jinja")).text == "x", "its text, and no path"
     (tmp_path / "model").mkdir()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ import pytest
 from ray.exceptions import RayError
 
 from ratchet.errors import ClusterError, RatchetError, StorageError, TrainingError
+from ratchet.plan.cluster import DeepSpeed
 from ratchet.train.launch import TrainResult, _plain_errors
-from ratchet.train.spec import DeepSpeedSettings
 from train_bench import lines_of, spec_of
 from train_ray_bench import DIVIDED, assert_same_end, go, spec_at
 
@@ -92,13 +93,12 @@ def test_a_kill_anywhere_changes_no_bit(
 DRIVER = """
 import sys
 from pathlib import Path
-import json
+import pickle
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster, Ray
 from ratchet.train.launch import train
-from ratchet.train.spec import TrainSpec
 if __name__ == "__main__":
-    spec = TrainSpec.from_dict(json.loads(Path(sys.argv[1]).read_text()))
+    spec = pickle.loads(Path(sys.argv[1]).read_bytes())
     with ray_session(Cluster(workers=2, ray=Ray(num_cpus=3))):
         train(spec, cpus_per_worker=1, gpus_per_worker=0, max_restarts=0)
 """
@@ -111,9 +111,9 @@ def test_a_killed_driver_changes_no_bit(
     """The driver and its Ray die in the middle; a new driver goes on from the last checkpoint."""
     spec = spec_at(tmp_path / "run", inputs, zero=2, workers=2)
     (tmp_path / "driver.py").write_text(DRIVER)
-    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
+    (tmp_path / "spec.pickle").write_bytes(pickle.dumps(spec))
     environment = {**os.environ, "RATCHET_FAULT": "step:kill@7#0", "RATCHET_FAULT_ONCE": str(tmp_path / "acted")}
-    command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "spec.json")]
+    command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "spec.pickle")]
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = tmp_path / "run/metrics.jsonl"
     deadline = time.monotonic() + 300
@@ -129,7 +129,7 @@ def test_a_killed_driver_changes_no_bit(
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
 def test_offload_changes_no_step(session: None, inputs: dict[str, Any], base: Any, tmp_path: Path, zero: int) -> None:
-    settings = DeepSpeedSettings(zero=zero, offload_optimizer=True, offload_parameters=zero == 3, overrides=DIVIDED)
+    settings = DeepSpeed(zero=zero, offload_optimizer=True, offload_parameters=zero == 3, overrides=DIVIDED)
     go(spec_at(tmp_path / "run", inputs, workers=2, deepspeed=settings))
     losses = [[line["loss"] for line in lines_of(folder)] for folder in (tmp_path / "run", base[0])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

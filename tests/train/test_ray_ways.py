@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ratchet.errors import ClusterError, ModelError, RunError
+from ratchet.plan.training import Checkpoint, Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from ratchet.train.spec import CheckpointSettings, LoraSettings
 from ratchet.train.worker import work
 from train_bench import CPU, lines_of, write_inputs
 from train_ray_bench import assert_same_end, go, spec_at
@@ -69,7 +69,7 @@ def test_bfloat16_trains_and_goes_on(session: None, tmp_path: Path, monkeypatch:
 def test_adapters_train_and_are_merged(
     session: None, inputs: dict[str, Any], tmp_path: Path, monkeypatch: Any, zero: int
 ) -> None:
-    lora = LoraSettings(rank=4, alpha=16.0, dropout=0.1)
+    lora = Lora(rank=4, alpha=16.0, dropout=0.1)
     changes: dict[str, Any] = {"zero": zero, "workers": 2, "lora": lora, "learning_rate": 2e-2}
     result = go(spec_at(tmp_path / "base", inputs, **changes))
     assert result.first is not None and result.metrics["loss"] < 0.5
@@ -86,7 +86,7 @@ def test_adapters_train_and_are_merged(
 def test_the_best_checkpoint_is_published(session: None, inputs: dict[str, Any], tmp_path: Path, zero: int) -> None:
     """A run that overfits: the best step lies before the last, and its weights are the ones published."""
     changes: dict[str, Any] = {"zero": zero, "workers": 2, "epochs": 8, "learning_rate": 2e-2, "schedule": "constant"}
-    best = CheckpointSettings(every=2, keep=1, publish="best")
+    best = Checkpoint(every=2, keep=1, publish="best")
     result = go(spec_at(tmp_path / "best", inputs, checkpoint=best, **changes))
     losses = {line["step"]: line["heldout/loss"] for line in lines_of(tmp_path / "best") if "heldout/loss" in line}
     step = min(losses, key=lambda at: losses[at])

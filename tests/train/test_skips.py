@@ -12,13 +12,13 @@ import torch
 
 from ratchet.errors import TrainingError
 from ratchet.pairs.assemble import places_of_pairs
+from ratchet.plan.training import Checkpoint
 from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import newest_step
 from ratchet.train.data import course_of
 from ratchet.train.engine import TorchEngine
 from ratchet.train.events import events_of
 from ratchet.train.objective import Data
-from ratchet.train.spec import CheckpointSettings
 from train_bench import Pairs, lines_of, reference_of, same, spec_of, state_of, tiny_model, train
 
 
@@ -107,7 +107,7 @@ def test_a_loss_without_a_number_updates_nothing_though_its_gradient_has_one(
 def test_one_step_too_many_stops_before_its_update(tmp_path: Path, data: Data) -> None:
     bad = spoiled(data, tmp_path, 2)
     steps = met(bad, tmp_path)
-    spec = spec_of(tmp_path, skip_nonfinite=2, checkpoint=CheckpointSettings(every=1))
+    spec = spec_of(tmp_path, skip_nonfinite=2, checkpoint=Checkpoint(every=1))
     with pytest.raises(TrainingError, match=rf"at step {steps[2]} .*after steps {steps[0]}, {steps[1]} were skipped"):
         train(spec, bad)
     assert newest_step(tmp_path) == steps[2] - 1
@@ -119,14 +119,14 @@ def test_one_step_too_many_stops_before_its_update(tmp_path: Path, data: Data) -
 def test_a_run_that_goes_on_remembers_what_was_skipped(tmp_path: Path, data: Data) -> None:
     bad = spoiled(data, tmp_path, 2)
     steps = met(bad, tmp_path)
-    spec = spec_of(tmp_path, skip_nonfinite=1, checkpoint=CheckpointSettings(every=1))
+    spec = spec_of(tmp_path, skip_nonfinite=1, checkpoint=Checkpoint(every=1))
     for _ in range(2):  # called again, it stops at the same step
         with pytest.raises(TrainingError, match=rf"at step {steps[1]} .*after steps {steps[0]} were skipped"):
             train(spec, bad)
 
 
 def test_skips_long_ago_do_not_count(tmp_path: Path, data: Data) -> None:
-    spec = spec_of(tmp_path, epochs=70, skip_nonfinite=1, checkpoint=CheckpointSettings(every=50))
+    spec = spec_of(tmp_path, epochs=70, skip_nonfinite=1, checkpoint=Checkpoint(every=50))
     steps = iter([5, 120, 190])
     from ratchet.train import faults
 

@@ -12,6 +12,7 @@ import torch
 from raised import raises
 from ratchet.errors import StorageError, TrainingError
 from ratchet.model.forward import PairScorer
+from ratchet.plan.training import Checkpoint
 from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
@@ -19,7 +20,6 @@ from ratchet.train.data import course_of
 from ratchet.train.engine import TorchEngine
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Data
-from ratchet.train.spec import CheckpointSettings
 from train_bench import (
     CPU,
     Pairs,
@@ -71,7 +71,7 @@ def test_the_first_step_of_a_target_elsewhere_is_not_checked(tmp_path: Path, dat
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, data: Data) -> None:
     """A row that step 3 is the first to see; steps 1 and 2 are saved and stay good."""
     assert data.reference is not None
-    spec = spec_of(tmp_path, checkpoint=CheckpointSettings(every=2))
+    spec = spec_of(tmp_path, checkpoint=Checkpoint(every=2))
     row = int(next(batch for batch in global_batches(course_of(spec, 22)) if batch.step == 3).rows[1])
     chosen = data.reference.chosen_N.copy()
     chosen[row] = float("nan")
@@ -122,7 +122,7 @@ def test_a_full_disk_under_the_metrics_stops_the_run(
 
 def test_a_run_that_is_told_to_end_keeps_the_checkpoint_that_was_due(tmp_path: Path, data: Data) -> None:
     (tmp_path / "stop.json").write_text("{}")
-    spec = spec_of(tmp_path, checkpoint=CheckpointSettings(every=1), stop_file=str(tmp_path / "stop.json"))
+    spec = spec_of(tmp_path, checkpoint=Checkpoint(every=1), stop_file=str(tmp_path / "stop.json"))
     with pytest.raises(Ended) as ended:
         train(spec, data)
     assert (ended.value.notice.kind, ended.value.step) == ("drop", 1)

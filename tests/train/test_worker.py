@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from ratchet.errors import DataError, ModelError, RunError, TrainingError
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import load_model
+from ratchet.plan.training import Checkpoint, Lora
 from ratchet.train import publish
 from ratchet.train.communicate import Alone
 from ratchet.train.data import count_steps
 from ratchet.train.engine import TorchEngine
-from ratchet.train.spec import CheckpointSettings, LoraSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import work
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model, write_inputs, write_logps, write_tokens
 
@@ -69,7 +70,7 @@ def test_going_on_after_the_end_only_publishes(tmp_path: Path, inputs: dict[str,
 def test_the_best_step_is_published(tmp_path: Path, inputs: dict[str, Any]) -> None:
     """A rate that overfits: the best is not the last, and what is published is what training to there gives."""
     changes: dict[str, Any] = {"epochs": 8, "learning_rate": 2e-2, "schedule": "constant", **inputs}
-    best = CheckpointSettings(every=2, keep=1, publish="best")
+    best = Checkpoint(every=2, keep=1, publish="best")
     outcome = go(spec_of(tmp_path / "best", checkpoint=best, **changes))
     lines = [json.loads(line) for line in (tmp_path / "best/metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["heldout/loss"] for line in lines if "heldout/loss" in line}
@@ -81,7 +82,7 @@ def test_the_best_step_is_published(tmp_path: Path, inputs: dict[str, Any]) -> N
 
 
 def test_adapters_are_merged_and_kept_beside(tmp_path: Path, inputs: dict[str, Any]) -> None:
-    lora = LoraSettings(rank=4, alpha=16.0, dropout=0.1, targets=("q_proj", "down_proj"))
+    lora = Lora(rank=4, alpha=16.0, dropout=0.1, targets=("q_proj", "down_proj"))
     outcome = go(spec_of(tmp_path, lora=lora, learning_rate=2e-2, **inputs))
     assert outcome["metrics"]["loss"] < 0.5
     assert outcome["published"]["difference_nats"] <= outcome["published"]["allowed_nats"]
@@ -175,8 +176,8 @@ def test_weights_that_do_not_score_as_trained_are_not_published(
     assert not (tmp_path / publish.MODEL).exists()
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=16.0)])
-def test_in_bfloat16_too_what_is_published_scores_as_trained(tmp_path: Path, lora: LoraSettings | None) -> None:
+@pytest.mark.parametrize("lora", [None, Lora(rank=4, alpha=16.0)])
+def test_in_bfloat16_too_what_is_published_scores_as_trained(tmp_path: Path, lora: Lora | None) -> None:
     """By what the engine itself does to the same pairs in two layouts; adapters before they are merged."""
 
     class Lossy(TorchEngine):

@@ -34,7 +34,7 @@ from ratchet.track.progress import follow_training
 from ratchet.train.data import count_steps
 from ratchet.train.here import train_here
 from ratchet.train.launch import TrainResult, train
-from ratchet.train.spec import CheckpointSettings, DeepSpeedSettings, LoraSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 
 SLOTS = "slots"
 """The file of a trial that names its training workers' placement group."""
@@ -142,11 +142,12 @@ def train_spec(
     references = tuple(str(one.folder) for one in scored)
     return TrainSpec(
         step=step.name,
-        kind=step.kind,
+        stage=stage,
         folder=str(folder),
         model=str(start.folder),
         tokens=tuple(str(one.folder / "train.arrow") for one in tokens),
         shares=tuple(step.chunk.shares.values()),
+        cluster=cluster,
         options=options(stage),
         package=release_of(step.kind),
         dtype=start.dtype,
@@ -160,34 +161,6 @@ def train_spec(
         heldout_references=references if heldout else (),
         starts_at_reference=step.reference == step.start,
         reference_noise=noise,
-        first_loss=getattr(stage, "first_loss", TrainSpec.first_loss),
-        epochs=stage.epochs,
-        max_steps=stage.max_steps,
-        batch=stage.batch,
-        shuffle=stage.shuffle,
-        token_budget=cluster.token_budget if isinstance(cluster.token_budget, int) else None,
-        sharing=cluster.sharing,
-        workers=cluster.most_workers,
-        fewest_workers=cluster.fewest_workers,
-        collective_timeout=cluster.collective_timeout,
-        learning_rate=stage.learning_rate,
-        schedule=stage.schedule,
-        warmup=stage.warmup,
-        weight_decay=stage.weight_decay,
-        decay_norms=stage.decay_norms,
-        gradients=stage.gradients,
-        betas=stage.betas,
-        epsilon=stage.epsilon,
-        clip=stage.clip,
-        skip_nonfinite=stage.skip_nonfinite,
-        seed=stage.seed,
-        gradient_checkpointing=cluster.gradient_checkpointing
-        if isinstance(cluster.gradient_checkpointing, bool)
-        else None,
-        gpus_per_worker=cluster.gpus_per_worker,
-        deepspeed=DeepSpeedSettings(**cluster.deepspeed.model_dump()),
-        lora=LoraSettings(**stage.lora.model_dump()) if stage.lora else None,
-        checkpoint=CheckpointSettings(**stage.checkpoint.model_dump()),
         track=_track(run, step, run_id),
         recipe=_recipe(run, step, stage),
         stop_file=str(run.trial.stop_file) if run.trial else None,

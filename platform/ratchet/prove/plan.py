@@ -31,7 +31,7 @@ from ratchet.pipeline.training import ready
 from ratchet.plan.references import stage_order, start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, stage_kind, trains
-from ratchet.plan.training import TrainingStage
+from ratchet.plan.training import Checkpoint, TrainingStage
 from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of, shift_of
 from ratchet.prove.compare import Number, compare_traces
 from ratchet.prove.cost import check_memory
@@ -44,7 +44,7 @@ from ratchet.store.lock import hold
 from ratchet.track.progress import Console
 from ratchet.train.data import open_rows
 from ratchet.train.launch import first_updates
-from ratchet.train.spec import CheckpointSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import ray_worker
 
 NAME = "prove.json"
@@ -246,7 +246,8 @@ def _prove(run: Run, step: Step, stage: TrainingStage, updates: int) -> tuple[li
 def _alone(spec: TrainSpec, references: str | None) -> TrainSpec:
     """Return the spec of a step that leaves nothing behind: no checkpoint on its way, no held-out loss, no tracker."""
     changed: dict[str, Any] = {} if references is None else {"references": (references,), "starts_at_reference": False}
-    changed |= {"checkpoint": CheckpointSettings(every=_NEVER, keep=1), "keep_masters": False, "track": {}}
+    stage = spec.stage.model_copy(update={"checkpoint": Checkpoint(every=_NEVER, keep=1)})
+    changed |= {"stage": stage, "keep_masters": False, "track": {}}
     return dataclasses.replace(spec, heldout_tokens=(), heldout_references=(), **changed)
 
 

@@ -68,7 +68,7 @@ def choose(
 def _asked(spec: TrainSpec, communicator: Communicator) -> dict[str, Any]:
     """What a finding holds for: another setting, or another count of workers, is another question."""
     asked = {"token_budget": spec.token_budget, "gradient_checkpointing": spec.gradient_checkpointing}
-    return {**asked, "sharing": spec.sharing, "workers": communicator.world}
+    return {**asked, "sharing": spec.cluster.sharing, "workers": communicator.world}
 
 
 def _known(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ def _free(spec: TrainSpec, engine: Engine, communicator: Communicator) -> int:
     """
     free = memory.available(engine.device) - engine.coming_bytes
     least = min(communicator.gather(memory.SHARE * free))
-    share = min(1.0, spec.gpus_per_worker) if engine.device.type == "cuda" else 1 / communicator.world
+    share = min(1.0, spec.cluster.gpus_per_worker) if engine.device.type == "cuda" else 1 / communicator.world
     return int(least * share)  # workers of one machine, or of one GPU, share it
 
 

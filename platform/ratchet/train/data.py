@@ -21,7 +21,7 @@ from ratchet.train.spec import TrainSpec
 
 def open_rows(spec: TrainSpec) -> TokenTable:
     """Return the table of a step's rows, cut to `spec.rows` where it has some. Raises DataError, CorruptError."""
-    table = open_table([Path(path) for path in spec.tokens], spec.shares, spec.seed)
+    table = open_table([Path(path) for path in spec.tokens], spec.shares, spec.stage.seed)
     if spec.rows is None:
         return table
     if spec.rows_sha256 is not None and digest_file(Path(spec.rows)) != spec.rows_sha256:
@@ -37,9 +37,10 @@ def open_data(spec: TrainSpec) -> tuple[Data, Data | None]:
 
     Raises DataError, CorruptError; TrainingError where this host has another version of the package that adds the loss.
     """
-    if (release := release_of(spec.kind)) != spec.package:
+    kind = spec.stage.kind
+    if (release := release_of(kind)) != spec.package:
         raise TrainingError(
-            f"kind {spec.kind} is of {spec.package or 'Ratchet itself'}, and here of {release or 'Ratchet itself'}",
+            f"kind {kind} is of {spec.package or 'Ratchet itself'}, and here of {release or 'Ratchet itself'}",
             where=f"step {spec.step} on {platform.node()}",
             fix="install the same packages on every host",
         )
@@ -51,7 +52,8 @@ def open_data(spec: TrainSpec) -> tuple[Data, Data | None]:
             fix="train on demonstrations with an sft stage",
         )
     data = _joined(table, spec.references, spec)
-    heldout = open_table([Path(path) for path in spec.heldout_tokens], [1.0] * len(spec.heldout_tokens), spec.seed)
+    files = [Path(path) for path in spec.heldout_tokens]
+    heldout = open_table(files, [1.0] * len(files), spec.stage.seed)
     return data, _joined(heldout, spec.heldout_references, spec) if len(heldout) else None
 
 
@@ -59,7 +61,7 @@ def course_of(spec: TrainSpec, rows: int) -> Course:
     """Return how far a step goes over a table of `rows`. Raises TrainingError where there is nothing to do."""
     if not rows:
         raise TrainingError("no pair to train on", where=f"step {spec.step}", fix="look at the skipped rows")
-    return Course(rows, spec.batch, spec.epochs, spec.seed, spec.max_steps)
+    return Course(rows, spec.stage.batch, spec.stage.epochs, spec.stage.seed, spec.stage.max_steps)
 
 
 def count_steps(spec: TrainSpec) -> int:
@@ -68,8 +70,8 @@ def count_steps(spec: TrainSpec) -> int:
 
 
 def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
-    if spec.supervised or not loss_of(spec.kind).reads_reference:
+    if spec.supervised or not loss_of(spec.stage.kind).reads_reference:
         return Data(table, None)
     if not folders:
-        raise DataError(f"{spec.kind} needs the reference's log-probabilities", where=f"step {spec.step}")
+        raise DataError(f"{spec.stage.kind} needs the reference's log-probabilities", where=f"step {spec.step}")
     return Data(table, Reference(*join_reference(table.pair_ids(), [Path(folder) for folder in folders])))

@@ -51,12 +51,12 @@ def start_deepspeed() -> None:
 
 def config_of(spec: TrainSpec, world: int) -> dict[str, Any]:
     """Return DeepSpeed's configuration of a step on `world` workers; `overrides` are merged last, key by key."""
-    settings = spec.deepspeed
+    settings = spec.cluster.deepspeed
     zero: dict[str, Any] = {"stage": settings.zero}
     if settings.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": spec.gpus_per_worker > 0}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": spec.cluster.gpus_per_worker > 0}
     if settings.offload_parameters:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": spec.gpus_per_worker > 0}
+        zero["offload_param"] = {"device": "cpu", "pin_memory": spec.cluster.gpus_per_worker > 0}
     if settings.zero == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     config: dict[str, Any] = {
@@ -65,7 +65,7 @@ def config_of(spec: TrainSpec, world: int) -> dict[str, Any]:
         "train_batch_size": 2 * world,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 2,
-        "gradient_clipping": spec.clip or 0.0,
+        "gradient_clipping": spec.stage.clip or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -77,7 +77,7 @@ def config_of(spec: TrainSpec, world: int) -> dict[str, Any]:
     if spec.dtype == "float16":
         config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 12}
     # Left to itself, DeepSpeed adds up in the model's precision: each addition then rounds to 8 bits.
-    precision = {"float32": "fp32", "bfloat16": "bf16"}[spec.gradients]
+    precision = {"float32": "fp32", "bfloat16": "bf16"}[spec.stage.gradients]
     config |= {"data_types": {"grad_accum_dtype": precision}, "communication_data_type": precision}
     return merged(config, settings.overrides)
 
@@ -101,10 +101,10 @@ class DeepSpeedEngine:
     """
 
     def __init__(self, spec: TrainSpec, scorer: PairScorer, device: torch.device) -> None:
-        self.device, self.dtype, self.timeout = device, spec.dtype, spec.collective_timeout
+        self.device, self.dtype, self.timeout = device, spec.dtype, spec.cluster.collective_timeout
         self.world = torch.distributed.get_world_size()
-        self.layout: Mapping[str, Any] = {"engine": "deepspeed", "zero": spec.deepspeed.zero}
-        self.trained_only = spec.lora is not None
+        self.layout: Mapping[str, Any] = {"engine": "deepspeed", "zero": spec.cluster.deepspeed.zero}
+        self.trained_only = spec.stage.lora is not None
         _check_precision(spec)
         found = trained_by(spec, scorer)
         self.coming_bytes = coming_bytes(spec, sum(weight.numel() for weight in found.all), self.world, device.type)
@@ -116,7 +116,7 @@ class DeepSpeedEngine:
             config=config_of(spec, self.world),
             dist_init_required=False,
         )
-        limit_waiting(spec.collective_timeout)  # of DeepSpeed's own groups too
+        limit_waiting(spec.cluster.collective_timeout)  # of DeepSpeed's own groups too
         if any(optimizer.state.values()):
             raise TrainingError(
                 "DeepSpeed made an update while it was built, before any gradient",

@@ -100,7 +100,7 @@ class TorchEngine:
     """
 
     def __init__(self, spec: TrainSpec, scorer: PairScorer, device: torch.device) -> None:
-        self.device, self.clip = device, spec.clip
+        self.device, self.clip = device, spec.stage.clip
         self.world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         self.first = self.world == 1 or torch.distributed.get_rank() == 0
         self.layout: Mapping[str, Any] = {"engine": "torch", "zero": 0}
@@ -115,7 +115,7 @@ class TorchEngine:
             weight if weight.dtype in _FULL else weight.detach().float().clone() for weight in self.trained
         ]
         self.scale = LossScale() if spec.dtype == "float16" else None
-        self.gradient = self._room(DTYPES[spec.gradients])
+        self.gradient = self._room(DTYPES[spec.stage.gradients])
         self.sums = _views(self.gradient, self.trained)
         for weight, total in zip(self.trained, self.sums, strict=True):
             weight.register_post_accumulate_grad_hook(functools.partial(_add, total))  # type: ignore[no-untyped-call]

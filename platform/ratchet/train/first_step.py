@@ -88,7 +88,7 @@ def loss_bound(spec: TrainSpec, allowed_B: Tensor) -> Tensor:
     is convex in them: between two such corners it is no further off than at the worse one.
     """
     zero_B, one_B = torch.zeros_like(allowed_B), torch.ones_like(allowed_B)
-    loss = bound_loss(spec.kind, spec.options)
+    loss = bound_loss(spec.stage.kind, spec.stage.model_dump())
 
     def loss_at(w: int, r: int) -> Tensor:
         return loss(PairLogps(w * allowed_B, r * allowed_B, zero_B, zero_B, one_B, one_B))
@@ -139,7 +139,7 @@ def combine(parts: Iterable[Figures]) -> Figures:
 
 def check(spec: TrainSpec, seen: Figures, loss: float, pairs: int) -> FirstStep:
     """Return what was seen, or raise TrainingError with the figures and the likely causes."""
-    expected = loss_of(spec.kind).start
+    expected = loss_of(spec.stage.kind).start
     allowed = _allowed(spec, seen)
     off = [(side, most) for side, most in zip(seen.sides, allowed.tolist(), strict=True) if not abs(side.h) <= most]
     turned = seen.routes and len(off) <= max(1, _TURNED * len(seen.sides))
@@ -211,9 +211,10 @@ def _middle(spec: TrainSpec, seen: Figures) -> float:
 def _loss_tolerance(spec: TrainSpec, seen: Figures, allowed: Tensor, pairs: int) -> float:
     """How far the loss may be off: as far as each answer may, and off a known start never more than the stage says."""
     bound = float(loss_bound(spec, allowed).sum()) / max(1, pairs)
-    if loss_of(spec.kind).start is None:
+    if loss_of(spec.stage.kind).start is None:
         return bound
-    return spec.first_loss if seen.routes else min(spec.first_loss, bound)
+    asked = float(spec.stage.first_loss)  # type: ignore[attr-defined]
+    return asked if seen.routes else min(asked, bound)
 
 
 def _causes(seen: Figures, off: int, *, many: bool) -> str:

@@ -40,7 +40,7 @@ def heldout_metrics(
         logps = answer_logps(engine, work)
         sums[0] += loss(logps).double().sum() * micro.weight
         if not spec.supervised:
-            chosen_B, rejected_B = rewards_of(spec.kind, logps)
+            chosen_B, rejected_B = rewards_of(spec.stage.kind, logps)
             sums[1] += (chosen_B > rejected_B).sum() * micro.weight
     engine.train(True)
     total = communicator.sum(sums)

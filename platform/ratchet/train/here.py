@@ -38,7 +38,7 @@ def train_here(
         why = stop()
         return Notice("stop", why) if why is not None else None
 
-    device = torch.device("cuda" if spec.gpus_per_worker else "cpu")
+    device = torch.device("cuda" if spec.cluster.gpus_per_worker else "cpu")
     try:
         with noting_failures(spec, Alone()):
             found = work(spec, Alone(), device, TorchEngine, told)

@@ -162,18 +162,19 @@ def _fit(
     for left in Path(spec.folder).glob(".ray-*"):  # of a driver that was killed
         shutil.rmtree(left, ignore_errors=True)
     scratch.mkdir(parents=True)
-    fewest = spec.fewest_workers or spec.workers
+    cluster = spec.cluster
+    fewest, most = cluster.fewest_workers, cluster.most_workers
     trainer = TorchTrainer(
         worker,
         train_loop_config={
-            "spec": spec.to_dict(),
+            "spec": spec,
             "threads": max(1, int(each["CPU"])),
             "faults": faults.asked_for(),
             "warnings": warned.destination(),
         },
-        torch_config=TorchConfig(backend="nccl" if "GPU" in each else "gloo", timeout_s=spec.collective_timeout),
+        torch_config=TorchConfig(backend="nccl" if "GPU" in each else "gloo", timeout_s=cluster.collective_timeout),
         scaling_config=ScalingConfig(
-            num_workers=spec.workers if fewest == spec.workers else (fewest, spec.workers),
+            num_workers=most if fewest == most else (fewest, most),
             use_gpu="GPU" in each,
             resources_per_worker=dict(each),
             # Ray would grow by killing the workers in the middle of a step; here they end at a checkpoint.
@@ -241,7 +242,7 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         yield
     except (TrainingFailedError, RayError) as error:
         keep_text(said := str(_first(error)))
-        if (wall := memory_error(said, f"step {spec.step}", spec.workers, _budget(spec))) is not None:
+        if (wall := memory_error(said, f"step {spec.step}", spec.cluster.most_workers, _budget(spec))) is not None:
             raise wall from error
         why = _root(error)
         memory = out_of_memory(why)

@@ -94,7 +94,7 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
     Raises TrainingError (a number that is not finite, a first loss that is not ln 2), StorageError,
     RunError, and Ended where it was told to end; each on all workers alike.
     """
-    course = course_of(spec, len(parts.data.table))
+    course, stage = course_of(spec, len(parts.data.table)), spec.stage
     first: dict[str, Any] | None = resumed.facts["first"] if resumed else None
     metrics: dict[str, float] = dict(resumed.facts["metrics"]) if resumed else {}
     skips = Skips(spec, parts.checkpoints, resumed.facts["skipped"] if resumed else [])
@@ -104,7 +104,7 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
         for batch, works in steps:
             seed_step(spec, batch.step, parts.communicator.rank)
             parts.communicator.reached(batch.step)
-            rate = learning_rate(spec.schedule, spec.learning_rate, batch.step, course.total_steps, spec.warmup)
+            rate = learning_rate(stage.schedule, stage.learning_rate, batch.step, course.total_steps, stage.warmup)
             tally = accumulate(spec, parts, batch, works)
             agreed = agree_on(spec, parts, batch, tally, error)
             metrics = agreed.metrics
@@ -119,7 +119,7 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
             metrics |= update(spec, parts, batch, rate, agreed, skips)
             metrics |= rates(spec, parts, batch, time.monotonic() - clock)
             last = batch.step == course.total_steps
-            due = last or batch.step % spec.checkpoint.every == 0
+            due = last or batch.step % stage.checkpoint.every == 0
             if due and parts.heldout is not None:
                 metrics |= heldout_metrics(spec, parts.engine, parts.heldout, parts.token_budget, parts.communicator)
             error = write_down(parts, batch, metrics)
@@ -134,7 +134,7 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
 
 def seed_step(spec: TrainSpec, step: int, rank: int) -> None:
     """Seed torch from (seed, step, worker), so that no random state has to be saved or restored."""
-    torch.manual_seed((spec.seed * 1_000_003 + step * 4_096 + rank) & ((1 << 63) - 1))
+    torch.manual_seed((spec.stage.seed * 1_000_003 + step * 4_096 + rank) & ((1 << 63) - 1))
 
 
 def passes(spec: TrainSpec, parts: Parts, after: int) -> Iterator[tuple[GlobalBatch, list[Work]]]:
@@ -142,7 +142,7 @@ def passes(spec: TrainSpec, parts: Parts, after: int) -> Iterator[tuple[GlobalBa
     table, device = parts.data.table, parts.engine.device
     if device.type == "cuda":
         torch.cuda.set_device(device)  # this runs in a thread, and the current device is each thread's own
-    together = table.prompt_of_N if spec.shuffle == "prompts" else None
+    together = table.prompt_of_N if spec.stage.shuffle == "prompts" else None
     for batch in global_batches(course_of(spec, len(table)), after, together):
         yield batch, works_of(spec, parts, batch.rows)
 

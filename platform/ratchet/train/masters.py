@@ -57,7 +57,7 @@ def check_masters(spec: TrainSpec, scorer: PairScorer, *, first: bool) -> None:
         return
     if first and digest_file(Path(spec.masters)) != spec.masters_digest:
         raise _damaged(spec, "its bytes are not those that were written")
-    if spec.lora is not None:  # they are merged into when the step is published
+    if spec.stage.lora is not None:  # they are merged into when the step is published
         return
     with opened(spec.masters) as read:
         for name, weight in scorer.named_parameters():
@@ -68,7 +68,7 @@ def check_masters(spec: TrainSpec, scorer: PairScorer, *, first: bool) -> None:
 
 def carry(spec: TrainSpec, engine: Engine) -> None:
     """Give the engine the masters of the start model, where there are some and all weights are trained."""
-    if spec.masters is not None and spec.lora is None:
+    if spec.masters is not None and spec.stage.lora is None:
         with opened(spec.masters) as read:
             engine.carry(lambda name: read(name.removeprefix(WRAPPED)))
 

@@ -76,7 +76,7 @@ class Watch:
         if leaving := sorted(nodes.leaving & set(used)):
             names = ", ".join(node[:8] for node in leaving)
             return Notice("leave", f"node {names} is being taken away")
-        fewest, most = self.spec.fewest_workers or self.spec.workers, self.spec.workers
+        fewest, most = self.spec.cluster.fewest_workers, self.spec.cluster.most_workers
         if fewest == most or len(used) >= most:
             return None
         possible = min(most, room(nodes, used, self.each))

@@ -109,12 +109,14 @@ def loss_function(spec: TrainSpec) -> Callable[[PairLogps], Tensor]:
     """Return the loss of each pair, (B,), as a function of its log-probabilities, not yet averaged over anything."""
     if spec.supervised:
         return lambda logps: sft(logps.policy_chosen_B)
-    return bound_loss(spec.kind, spec.options)
+    return bound_loss(spec.stage.kind, spec.stage.model_dump())
 
 
 def metrics_of(spec: TrainSpec, logps: PairLogps, loss_B: Tensor) -> Mapping[str, Tensor]:
     """Return each metric of each pair, by its name."""
-    return {"loss": loss_B} if spec.supervised else pair_metrics(spec.kind, logps, loss_B, spec.beta)
+    if spec.supervised:
+        return {"loss": loss_B}
+    return pair_metrics(spec.stage.kind, logps, loss_B, getattr(spec.stage, "beta", 0.0))
 
 
 def normaliser(spec: TrainSpec, table: Table, rows: Rows) -> int:

@@ -43,18 +43,18 @@ def trained_by(spec: TrainSpec, model: nn.Module) -> Trained:
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             spared = name in norms or _NOT_DECAYED.search(name) is not None
-            (others if spared and not spec.decay_norms else decayed).append(weight)
+            (others if spared and not spec.stage.decay_norms else decayed).append(weight)
     return Trained(decayed, others)
 
 
 def adamw(spec: TrainSpec, decayed: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> torch.optim.AdamW:
     """Return AdamW over both groups; the learning rate is set at each step."""
-    groups = [(decayed, spec.weight_decay), (others, 0.0)]
+    groups = [(decayed, spec.stage.weight_decay), (others, 0.0)]
     return torch.optim.AdamW(
         [{"params": list(weights), "weight_decay": decay} for weights, decay in groups if weights],
-        lr=spec.learning_rate,
-        betas=spec.betas,
-        eps=spec.epsilon,
+        lr=spec.stage.learning_rate,
+        betas=spec.stage.betas,
+        eps=spec.stage.epsilon,
         fused=True,
     )
 
@@ -66,7 +66,7 @@ def coming_bytes(spec: TrainSpec, trained: int, world: int, device: str) -> int:
     Under offload they are in the CPU's memory, but for the whole gradients of ZeRO 1.
     """
     share = -(-trained // world)
-    gradients = 4 * (trained if spec.deepspeed.zero == 1 else share)
-    if device == "cpu" or not spec.deepspeed.offload_optimizer:
+    gradients = 4 * (trained if spec.cluster.deepspeed.zero == 1 else share)
+    if device == "cpu" or not spec.cluster.deepspeed.offload_optimizer:
         return 8 * share + gradients + 4 * share
-    return gradients if spec.deepspeed.zero == 1 else 0
+    return gradients if spec.cluster.deepspeed.zero == 1 else 0

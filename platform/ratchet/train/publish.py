@@ -27,7 +27,7 @@ from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of
 from ratchet.train.engine import Engine
 from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
-from ratchet.train.spec import LoraSettings, TrainSpec
+from ratchet.train.spec import TrainSpec
 
 MODEL, ADAPTER = "model", "adapter"
 _MEASURED = 4
@@ -48,7 +48,7 @@ def publish(spec: TrainSpec, engine: Engine, sample: Sample, communicator: Commu
     some = sample.pairs[:_MEASURED]
     rounding = noise.measure_noise(engine, some, trained, engine.device, chosen_only=spec.supervised)
     weights = engine.weights()
-    asked = rounds(spec.dtype) and (spec.keep_masters or spec.lora is not None)
+    asked = rounds(spec.dtype) and (spec.keep_masters or spec.stage.lora is not None)
     exact = engine.float32_weights() if asked else None
 
     def write() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def publish(spec: TrainSpec, engine: Engine, sample: Sample, communicator: Commu
     return communicator.gather(agree(communicator, write))[0]
 
 
-def add_adapters(model: Any, settings: LoraSettings, seed: int) -> Any:
+def add_adapters(model: Any, settings: Lora, seed: int) -> Any:
     """Return `model` with the step's adapters on it. Raises ModelError."""
     from ratchet.model.lora import add_lora
 
@@ -88,10 +88,10 @@ def _write(
 ) -> dict[str, Any]:
     folder, pairs = Path(spec.folder), sample.pairs
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
-    apart = spec.lora is not None and sample.reference_2B is None
+    apart = spec.stage.lora is not None and sample.reference_2B is None
     start = _scores(model, pairs, chosen_only=spec.supervised) if apart else None
     kept: dict[str, Tensor] = {}
-    if spec.lora is not None:
+    if spec.stage.lora is not None:
         model = _adapted(spec, model, weights)
         off, allowed = _check_gathered(spec, model, pairs, *scored)
         with opened(spec.masters) as read:
@@ -111,7 +111,7 @@ def _write(
     seen = {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
     # Without adapters the published weights are the trained ones to the bit: two ways to score them lose nothing.
     trained = scored[0]
-    effect = effect_of(spec, sample, trained, trained if spec.lora is None else expected, start)
+    effect = effect_of(spec, sample, trained, trained if spec.stage.lora is None else expected, start)
     return {**seen, "effect": effect, **({"masters": masters} if masters else {})}
 
 
@@ -121,7 +121,7 @@ def _check_gathered(
     """Return how far off `model` scores, and what rounding explains, in nats. Raises ModelError beyond that."""
     off, allowed = _difference(spec, rounding, trained, _scores(model, pairs, chosen_only=spec.supervised))
     # Quantised weights are not those of the plain model; and rounding may turn a choice of experts.
-    exact = (spec.lora is None or spec.lora.quantise is None) and not noise.routes(model.config)
+    exact = (spec.stage.lora is None or spec.stage.lora.quantise is None) and not noise.routes(model.config)
     if not off <= (allowed if exact else math.inf):
         raise ModelError(
             f"gathered weights score {off:.3g} nats otherwise than in training; rounding explains {allowed:.2g}",
@@ -148,8 +148,8 @@ def _fill(model: Any, weights: dict[str, Tensor]) -> None:
 
 def _adapted(spec: TrainSpec, plain: Any, weights: dict[str, Tensor]) -> Any:
     """Return the plain model with the trained adapters on it, in the precision in which they were trained."""
-    assert spec.lora is not None  # noqa: S101  the caller looked
-    model = add_adapters(plain, spec.lora, spec.seed)
+    assert spec.stage.lora is not None  # noqa: S101  the caller looked
+    model = add_adapters(plain, spec.stage.lora, spec.stage.seed)
     _load_adapters(model, weights)
     round_adapters(model, spec.dtype)
     return model
@@ -202,14 +202,14 @@ def _difference(spec: TrainSpec, rounding: Noise, trained: SideScores, expected:
 def _card(spec: TrainSpec, step: int) -> str:
     """The model card: what made this model."""
     rows = {
-        "kind": spec.kind,
+        "kind": spec.stage.kind,
         **{key: value for key, value in spec.options.items() if isinstance(value, str | int | float)},
-        "batch": spec.batch,
+        "batch": spec.stage.batch,
         "optimiser steps": step,
-        "learning rate": f"{spec.learning_rate:g} ({spec.schedule})",
+        "learning rate": f"{spec.stage.learning_rate:g} ({spec.stage.schedule})",
         "precision": spec.dtype,
         **spec.recipe,
-        "adapters": "none" if spec.lora is None else f"LoRA of rank {spec.lora.rank}, merged",
+        "adapters": "none" if spec.stage.lora is None else f"LoRA of rank {spec.stage.lora.rank}, merged",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     head = f"# {spec.step}\n\nMade by Ratchet, training step `{spec.step}`."

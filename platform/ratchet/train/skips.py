@@ -28,7 +28,7 @@ class Skips:
     def skip(self, step: int, what: str, ids: Sequence[str]) -> None:
         """Count a step as skipped and note it with its pairs. Raises TrainingError where that is one too many."""
         lately = [one for one in self.steps if one > step - WINDOW]
-        if len(lately) >= self.spec.skip_nonfinite:
+        if len(lately) >= self.spec.stage.skip_nonfinite:
             before = f", after steps {', '.join(map(str, lately))} were skipped" if lately else ""
             raise self.stopped(step, f"{what}{before}", ids)
         self.steps.append(step)

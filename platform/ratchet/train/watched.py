@@ -68,7 +68,7 @@ def watched(
         why, here = stop(), bool(nodes.on_nodes(folder))
         begun, without = begun or here, 0 if here else without + 1
         if without == _WAITS:
-            tell.say(f"waits for room for {spec.fewest_workers or spec.workers} workers on the cluster")
+            tell.say(f"waits for room for {spec.cluster.fewest_workers} workers on the cluster")
         # Workers that are gone for a moment have ended, or come back: only then is it known what they left. A trial
         # that is dropped waits for its workers, which end: slots that nobody waits for stay taken until Ray's job ends.
         if why is not None and not here and (not begun or without >= _GONE):

@@ -59,9 +59,9 @@ def ray_worker(
     """
     redact.guard_process()
     warned.send(config["warnings"])
-    spec = TrainSpec.from_dict(config["spec"])
+    spec: TrainSpec = config["spec"]
     os.environ.update(config["faults"])
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if spec.gpus_per_worker else "cpu")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if spec.cluster.gpus_per_worker else "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     torch.set_num_threads(int(config["threads"]))
@@ -72,7 +72,7 @@ def ray_worker(
         torch.cuda.set_device(device)  # nccl sends objects through the current device
     make_engine = engine_for(spec)
     group = Group(device)
-    limit_waiting(spec.collective_timeout)
+    limit_waiting(spec.cluster.collective_timeout)
     try:
         with noting_failures(spec, group), group.naming_the_missing():
             _tell_nodes(spec, group)
@@ -90,7 +90,7 @@ def ended_of(end: Ended, workers: int) -> dict[str, Any]:
 
 def engine_for(spec: TrainSpec) -> MakeEngine:
     """Return what makes the engine of a step; DeepSpeed is loaded and started where it divides anything."""
-    if spec.deepspeed.zero == 0:
+    if spec.cluster.deepspeed.zero == 0:
         return TorchEngine
     from ratchet.train.deepspeed import DeepSpeedEngine, start_deepspeed
 
@@ -143,13 +143,13 @@ def work(
     engine = make_engine(spec, scorer, device)
     carry(spec, engine)
     agree(communicator, lambda: check_driver(spec))
-    checkpoints = Checkpoints(Path(spec.folder), communicator, spec.checkpoint.keep)
+    checkpoints = Checkpoints(Path(spec.folder), communicator, spec.stage.checkpoint.keep)
     resumed = _go_on(engine, checkpoints)
     after = resumed.step if resumed else 0
     if communicator.rank == 0:
         _note_start(Path(spec.folder), checkpoints, communicator.world, after)
         if not after:
-            warn_of_warmup(spec.step, course.total_steps, spec.warmup)
+            warn_of_warmup(spec.step, course.total_steps, spec.stage.warmup)
     engine.train(True)
     token_budget = budget.choose(spec, engine, data, communicator, lambda: recompute_activations(scorer.causal))
     ready = time.monotonic() - clock
@@ -214,18 +214,18 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
 
     The `first` worker, which will publish, tries that now. Raises ModelError, StorageError.
     """
-    quantise = None if spec.lora is None else spec.lora.quantise
+    quantise = None if spec.stage.lora is None else spec.stage.lora.quantise
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code, quantise=quantise)
     if first:
         rehearse(spec, model if quantise is None else skeleton(Path(spec.model), spec.dtype, spec.trust_remote_code))
     if spec.gradient_checkpointing:
         recompute_activations(model)
-    if spec.lora is not None:
-        model = add_adapters(model, spec.lora, spec.seed)
+    if spec.stage.lora is not None:
+        model = add_adapters(model, spec.stage.lora, spec.stage.seed)
         round_adapters(model, spec.dtype)
         if first and quantise is None:
             try_adapters(model)
-    return PairScorer(model, sharing=spec.sharing, device=device)
+    return PairScorer(model, sharing=spec.cluster.sharing, device=device)
 
 
 def why_unshared(packing: Packing, table: Table) -> str | None:
@@ -287,7 +287,7 @@ def _open_books(
 
 def _choose(spec: TrainSpec, engine: Engine, checkpoints: Checkpoints, last: int) -> int:
     """Load the checkpoint to publish where it is not the last; return its step."""
-    if spec.checkpoint.publish == "last":
+    if spec.stage.checkpoint.publish == "last":
         return last
     best = checkpoints.best()
     if best is None or best.step == last:
