@@ -29,32 +29,46 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ratchet")
 
 ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("RATCHET_SHARED", ROOT.parent / "shared")) / "data"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the checkout; a test that needs it skips where it is absent."""
-    folder = Path(os.environ.get("RATCHET_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set RATCHET_SHARED to the folder that holds data/")
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data at {SHARED}; set RATCHET_SHARED to the folder that holds data/")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 260 thousand parameters, as a Hugging Face folder.
+
+    It is the published story model where there is real data, and else one of the same shape with random weights. A
+    test that needs what the real one has learnt takes `published` too.
+    """
+    folder = tmp_path_factory.mktemp("stories")
+    script = SHARED / "stories260K" / "convert_to_hf.py"
+    if script.is_file():
+        arguments, sys.argv = sys.argv, [str(script), str(folder)]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)  # the script leaves its files to be closed
+                runpy.run_path(str(script), run_name="__main__")
+        finally:
+            sys.argv = arguments
+    else:
+        from tiny_models import write_stories
+
+        write_stories(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def stories(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The published story model of 260 thousand parameters, as a Hugging Face folder."""
-    script = shared / "stories260K" / "convert_to_hf.py"
-    if not script.is_file():
-        pytest.skip(f"{script} is not there")
-    folder, arguments = tmp_path_factory.mktemp("stories"), sys.argv
-    sys.argv = [str(script), str(folder)]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # the script leaves its files to be closed
-            runpy.run_path(str(script), run_name="__main__")
-    finally:
-        sys.argv = arguments
-    return folder
+def published(shared: Path) -> None:
+    """Skip where the published story model is not there: its weights are the point."""
+    if not (shared / "stories260K").is_dir():
+        pytest.skip(f"no published story model in {shared}")
 
 
 @pytest.fixture(scope="session")

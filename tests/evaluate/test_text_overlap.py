@@ -156,6 +156,7 @@ def test_the_error_of_bleu_agrees_with_sacrebleu_s_bootstrap() -> None:
     assert half_width == pytest.approx(found._ci, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_error_is_the_spread_over_new_corpora() -> None:
     corpora = [measure_overlap(*sentences(60, seed=seed)).counts[2:] for seed in range(100, 250)]
     spread = np.std([corpus_bleu(counts.sum(axis=0)) for counts in corpora], ddof=1)

@@ -233,7 +233,7 @@ def test_quantised_weights_need_a_gpu(made: Path) -> None:
             load_model(made, "bfloat16", quantise=kind)
 
 
-def test_the_published_story_model_scores_stories_well(stories: Path) -> None:
+def test_the_published_story_model_scores_stories_well(published: None, stories: Path) -> None:
     facts = check_model(stories, PLAIN)
     assert facts.parameters == 260_032 and facts.vocabulary == 512
     tokenizer, model = load_tokenizer(stories, PLAIN), load_model(stories, "float32")

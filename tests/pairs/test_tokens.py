@@ -82,7 +82,8 @@ def test_a_begin_that_the_tokenizer_adds_is_there_once(stories: Path) -> None:
         loaded.chat_template = template
         (out,) = tokens(loaded, pair("Once upon a time", "there was a dog.", "was dog a."))
         assert out["prompt"][0] == 1 and out["prompt"].count(1) == 1
-        assert out["chosen"][-1] == 2 and out["chosen"].count(2) == 1
+        end = loaded.eos_token_id
+        assert out["chosen"][-1] == end and out["chosen"].count(end) == 1
 
 
 def test_a_boundary_that_moves_goes_to_the_last_common_token(folder: Path) -> None:

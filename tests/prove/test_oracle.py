@@ -30,7 +30,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return write_inputs(tmp_path_factory.mktemp("prove"))
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", nightly(STAGES, lambda name: name not in {"dpop outside", "ipo of sums"}))
 def test_every_loss_is_within_its_precision(inputs: Inputs, tmp_path: Path, name: str) -> None:
     (numbers,) = inputs.prove(name, "float32", [train_alone(inputs.spec(name, "float32", tmp_path))])
     assert not outside(numbers)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nightly import nightly
 from ratchet.documents.read import read_report
 from ratchet.report import charts_scores, tables_scores, tables_settings
 from ratchet.report.answers import side_by_side
@@ -216,7 +217,7 @@ def test_a_run_with_scores_keeps_its_sentence_and_its_colours() -> None:
     Page(page(report))
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> None:
     names = ("base", *(f"stage-{n}-with-a-name-that-goes-on-for-quite-a-while-longer" for n in range(1, count)))
     report = read_report(standalone(scores=scores(names)))
@@ -242,7 +243,9 @@ def test_markdown_tables_are_well_formed() -> None:
     assert "<svg" not in made
 
 
-@pytest.mark.parametrize("gone", ["averages", "comparisons", "answers", "results"])
+@pytest.mark.parametrize(
+    "gone", nightly(["averages", "comparisons", "answers", "results"], lambda gone: gone == "results")
+)
 def test_any_part_may_be_missing(gone: str) -> None:
     data = scores() | {gone: []}
     if gone == "results":

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from nightly import nightly
 from ratchet.documents.read import read_sweep
 from ratchet.documents.sweep import Key
 from ratchet.report import charts_sweep as charts
@@ -41,7 +42,9 @@ def charts_of(document: dict[str, Any]) -> dict[str, list[Chart]]:
     return {key: [*found.wide, *found.small] for key, found in drawings(read_sweep(document)).items()}
 
 
-@pytest.mark.parametrize("example", [beta_lambda, orders, two_objectives, troubled])
+@pytest.mark.parametrize(
+    "example", nightly([beta_lambda, orders, two_objectives, troubled], lambda example: example is orders)
+)
 def test_every_drawing_is_well_formed_xml(example: Any) -> None:
     document = example()
     for found in charts_of(document).values():
@@ -246,6 +249,7 @@ def test_a_sweep_that_lacks_something_is_a_page(example: Any) -> None:
         assert not drawings(read)
 
 
+@pytest.mark.slow
 def test_five_hundred_points_are_thinned_and_said_so() -> None:
     document = beta_lambda(500)
     document["points"][333]["marks"] = ["random"]

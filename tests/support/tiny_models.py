@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from ratchet.model.scratch import make_scratch
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.plan.model import Scratch
 
 SMALL = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
 ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -146,3 +149,27 @@ def plain(model: Any, prompt: np.ndarray, answer: np.ndarray) -> torch.Tensor:
     logps = model(input_ids=tokens, use_cache=False).logits[0].log_softmax(-1)
     at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
     return torch.stack([logps[t, tokens[0, t + 1]] for t in at]).sum()
+
+
+def write_stories(folder: Path) -> None:
+    """Write a model of the published story model's shape: random weights, and a tokenizer of the repository's prose.
+
+    As there, a text begins with the token that begins texts, and there is no chat template.
+    """
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    prose = (Path(__file__).parents[2] / "eval/sets/lighthouse.txt").read_text().split("\n\n")
+    spec = Scratch(
+        tokenizer_from=("prose",), vocab_size=512, hidden_size=64, layers=5, heads=8, key_value_heads=4,
+        intermediate_size=172, max_positions=512,
+    )  # fmt: skip
+    make_scratch(spec, prose, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(str(folder))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from nightly import nightly
 from ratchet.losses.preference import PairLogps, preference_loss
 from ratchet.model.forward import PairScorer
 from ratchet.train import ledger
@@ -90,8 +91,10 @@ def gradient(
     return loss, total
 
 
-@pytest.mark.parametrize("kind", ["dpo", "sft"])
-@pytest.mark.parametrize("size", [8, 5])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    nightly([("dpo", 8), ("dpo", 5), ("sft", 8), ("sft", 5)], lambda kind, size: (kind == "dpo") == (size == 5)),
+)
 def test_no_split_of_a_batch_changes_its_gradient(tmp_path: Path, kind: str, size: int) -> None:
     table = Pairs(22, seed=3, demonstrations=kind == "sft")
     # Another model is the reference: the log-ratios, and so the weights of the pairs, differ.
@@ -215,7 +218,7 @@ def test_bfloat16_keeps_float32_masters(tmp_path: Path, data: Data) -> None:
         assert weight.dtype == torch.bfloat16 and torch.equal(weight, master.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("stop", [4, 8])
+@pytest.mark.parametrize("stop", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_going_on_from_a_checkpoint_changes_no_bit(tmp_path: Path, data: Data, stop: int) -> None:
     spec = spec_of(tmp_path / "whole", weight_decay=0.1)
     whole = train(spec, data)
