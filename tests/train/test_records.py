@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,24 @@ def test_a_ledger_that_lost_lines_does_not_go_on(tmp_path: Path) -> None:
     write_ledger(tmp_path / "l")
     with pytest.raises(CorruptError, match="steps 1 to 7"):
         Ledger(tmp_path / "l", 7)
+
+
+def test_a_line_that_is_damaged_is_named_by_its_number(tmp_path: Path) -> None:
+    write_ledger(tmp_path / "l")
+    lines = (tmp_path / "l").read_text().splitlines()
+    (tmp_path / "l").write_text("\n".join([*lines[:2], lines[2][1:], *lines[3:]]) + "\n")
+    with pytest.raises(CorruptError) as caught:
+        prove(tmp_path / "l", COURSE)
+    assert caught.value.where == f"{tmp_path / 'l'}:3"
+
+
+def test_a_ledger_is_on_the_disk_once_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that loses its power after a checkpoint must not lose the lines that the checkpoint rests on."""
+    ledger, synced, sync = Ledger(tmp_path / "l", 0), [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    ledger.make_durable()
+    ledger.close()
+    assert synced == [(tmp_path / "l").stat().st_ino]
 
 
 def write_block(folder: Path, ids: list[str], chosen: list[float], rejected: list[float], name: str = "000000") -> None:
