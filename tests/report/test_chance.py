@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ratchet.report.tables import verdict_of
+from ratchet.report.tables.training import verdict_of
 
 
 @pytest.mark.parametrize("steps", [1, 4, 12])

@@ -19,7 +19,7 @@ from ratchet.reference.share import error_of, exact_interval, interval_of
 from ratchet.report import figures
 from ratchet.report.diagnoses import FEW_PAIRS, RULES, diagnose, lines, repeats
 from ratchet.report.page import rewrite_report, write_report
-from ratchet.report.tables import headline
+from ratchet.report.tables.training import headline
 from report_example import bare
 from report_page import Page
 

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from ratchet.documents.read import read_report
-from ratchet.report import charts_data, figures, tables
-from ratchet.report.charts import chosen_overlay
+from ratchet.report import figures
+from ratchet.report.charts import data as charts_data
+from ratchet.report.charts.training import chosen_overlay
 from ratchet.report.graph import graph
 from ratchet.report.markdown import escape, markdown
 from ratchet.report.page import page
 from ratchet.report.plots import smooth, thin
 from ratchet.report.sections import sections
+from ratchet.report.tables import training as tables
 from report_example import example, short
 from report_page import Page, well_formed_tables
 

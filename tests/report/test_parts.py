@@ -17,10 +17,10 @@ from ratchet.commands import report as command
 from ratchet.documents.read import read_report
 from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
-from ratchet.report import tables_data
 from ratchet.report.markdown import markdown
 from ratchet.report.page import page, write_report
 from ratchet.report.sections import drawings, sections
+from ratchet.report.tables import data as tables_data
 from report_example import bare, example, short
 from report_page import Page, well_formed_tables
 

@@ -10,12 +10,14 @@ import pytest
 
 from nightly import nightly
 from ratchet.documents.read import read_report
-from ratchet.report import charts_scores, tables_scores, tables_settings
 from ratchet.report.answers import side_by_side
+from ratchet.report.charts import scores as charts_scores
 from ratchet.report.markdown import markdown
 from ratchet.report.page import page
 from ratchet.report.sections import sections, sentence
-from ratchet.report.tables import Table
+from ratchet.report.tables import scores as tables_scores
+from ratchet.report.tables import settings as tables_settings
+from ratchet.report.tables.training import Table
 from report_example import example
 from report_page import Page, well_formed_tables
 from scores_example import BOARD, MODELS, comparison, of, result, score, scores, standalone

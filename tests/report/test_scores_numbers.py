@@ -11,9 +11,10 @@ import numpy as np
 
 from ratchet.documents import scores as scores_document
 from ratchet.documents.read import read_report, read_scores
-from ratchet.report import charts_scores, tables_scores
+from ratchet.report.charts import scores as charts_scores
 from ratchet.report.markdown import markdown
-from ratchet.report.scores_tables import wandb_summary, wandb_tables
+from ratchet.report.tables import scores as tables_scores
+from ratchet.report.tables.tracked import wandb_summary, wandb_tables
 from scores_example import BOARD, TALK, of, result, score, scores, standalone
 
 

@@ -15,9 +15,9 @@ from ratchet.documents.read import read_sweep
 from ratchet.documents.sweep import ObjectiveResult
 from ratchet.errors import DataError
 from ratchet.report import figures
-from ratchet.report.sweep_page import sections, sweep_markdown, sweep_page, write_sweep_page
-from ratchet.report.sweep_words import difference, lead, plan_point, saved, winner
-from ratchet.report.tables_sweep import ended, ranked, work
+from ratchet.report.sweep.page import sections, sweep_markdown, sweep_page, write_sweep_page
+from ratchet.report.sweep.words import difference, lead, plan_point, saved, winner
+from ratchet.report.tables.sweep import ended, ranked, work
 from report_page import Page, well_formed_tables
 from sweep_example import ACCURACY, CHOSEN, PLAN_TEXT, beta_lambda, orders, sweep, troubled, two_objectives
 

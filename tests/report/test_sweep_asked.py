@@ -6,10 +6,10 @@ import shlex
 from typing import Any
 
 from ratchet.documents.read import read_sweep
-from ratchet.report.stage_tree import stage_tree
-from ratchet.report.sweep_page import facts
-from ratchet.report.sweep_words import measure, plan_point, saved, winner
-from ratchet.report.tables_sweep import ranked, stages, work
+from ratchet.report.sweep.page import facts
+from ratchet.report.sweep.stage_tree import stage_tree
+from ratchet.report.sweep.words import measure, plan_point, saved, winner
+from ratchet.report.tables.sweep import ranked, stages, work
 from sweep_example import PLAN_TEXT, beta_lambda, troubled
 
 

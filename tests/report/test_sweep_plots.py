@@ -14,12 +14,12 @@ import pytest
 from nightly import nightly
 from ratchet.documents.read import read_sweep
 from ratchet.documents.sweep import Key
-from ratchet.report import charts_sweep as charts
-from ratchet.report.charts import Chart
-from ratchet.report.stage_tree import MOST_NODES, Tree, stage_tree
-from ratchet.report.sweep_page import drawings, sections, sweep_markdown, sweep_page
-from ratchet.report.sweep_values import Axis, axis_of, short_names, shown
-from ratchet.report.tables_sweep import MOST, ranked
+from ratchet.report.charts import sweep as charts
+from ratchet.report.charts.training import Chart
+from ratchet.report.sweep.page import drawings, sections, sweep_markdown, sweep_page
+from ratchet.report.sweep.stage_tree import MOST_NODES, Tree, stage_tree
+from ratchet.report.sweep.values import Axis, axis_of, short_names, shown
+from ratchet.report.tables.sweep import MOST, ranked
 from report_page import Page, well_formed_tables
 from sweep_example import ACCURACY, CHOSEN, LOSS, beta_lambda, orders, sweep, troubled, two_objectives
 

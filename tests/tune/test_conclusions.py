@@ -19,9 +19,9 @@ from ratchet.documents.sweep import Objective, SweepOutcome, Value
 from ratchet.errors import PlanError, TrainingError
 from ratchet.evaluate.preference import by_pair, reward_scores
 from ratchet.reference.store import Logps, finished_files, write_block
-from ratchet.report.sweep_diagnoses import common_reason, failed
-from ratchet.report.sweep_page import sweep_markdown, sweep_page, write_sweep_page
-from ratchet.report.sweep_values import objective_axis
+from ratchet.report.sweep.diagnoses import common_reason, failed
+from ratchet.report.sweep.page import sweep_markdown, sweep_page, write_sweep_page
+from ratchet.report.sweep.values import objective_axis
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.record import Record, write_record

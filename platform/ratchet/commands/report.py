@@ -16,7 +16,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Write the page and its Markdown; name both on standard output. Raises DataError, StorageError."""
     from ratchet.documents.sweep import NAME
     from ratchet.report.page import rewrite_report
-    from ratchet.report.sweep_page import rewrite_sweep_page
+    from ratchet.report.sweep.page import rewrite_sweep_page
 
     folder: Path = arguments.folder
     rewrite = rewrite_sweep_page if (folder / NAME).exists() else rewrite_report

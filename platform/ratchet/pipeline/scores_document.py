@@ -29,7 +29,7 @@ from ratchet.plan.schema import Wandb
 from ratchet.plan.suite import Suite
 from ratchet.reference.share import interval_of
 from ratchet.report.figures import measured
-from ratchet.report.scores_tables import wandb_summary, wandb_tables
+from ratchet.report.tables.tracked import wandb_summary, wandb_tables
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import now, versions
 from ratchet.track.progress import Console

@@ -8,7 +8,7 @@ from typing import Any
 from ratchet.documents.report import Report
 from ratchet.documents.scores import ShownAnswer, ShownQuestion, SuiteScores
 from ratchet.report import figures as fig
-from ratchet.report.tables_scores import identity, told
+from ratchet.report.tables.scores import identity, told
 
 CUT, START = 160, 600
 """Characters of an answer in Markdown, and of a long one on the page before it is opened."""

@@ -7,7 +7,7 @@ import re
 
 from ratchet.documents.report import Report
 from ratchet.report.sections import facts, sections, sentence
-from ratchet.report.tables import Cell, Table, headline
+from ratchet.report.tables.training import Cell, Table, headline
 from ratchet.report.templates import Records
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ratchet.documents.report import Report, StepSummary
 from ratchet.model.usage import load_line
-from ratchet.report.tables import Column, Table, model_cell, row, table
+from ratchet.report.tables.training import Column, Table, model_cell, row, table
 
 
 def models(report: Report) -> Table | None:

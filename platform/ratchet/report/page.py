@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ratchet.documents.read import load_report, read_report
 from ratchet.documents.report import NAME, Report
-from ratchet.report import answers, tables
+from ratchet.report import answers
 from ratchet.report.diagnoses import diagnose
 from ratchet.report.graph import graph
 from ratchet.report.markdown import markdown
 from ratchet.report.samples import first_samples
 from ratchet.report.sections import drawings, facts, sections, sentence
+from ratchet.report.tables import training as tables
 from ratchet.report.templates import fill
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json, write_text

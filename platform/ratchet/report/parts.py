@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ratchet.report.charts import Chart
-from ratchet.report.tables import Table
+from ratchet.report.charts.training import Chart
+from ratchet.report.tables.training import Table
 
 
 @dataclasses.dataclass(frozen=True)

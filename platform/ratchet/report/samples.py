@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ratchet.documents.report import Report, SampledPrompt, WrittenAnswer
 from ratchet.report.answers import cut
 from ratchet.report.diagnoses import degenerate
-from ratchet.report.tables import Cell, Column, Table, model_cell, row, table
+from ratchet.report.tables.training import Cell, Column, Table, model_cell, row, table
 
 FIRST, ON_TERMINAL = 3, 2
 """Prompts at the head of the page, and on the terminal."""

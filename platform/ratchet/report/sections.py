@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from ratchet.documents.report import Report
-from ratchet.report import charts, charts_data, tables, tables_data, tables_effect, tables_engine
+from ratchet.report.charts import data as charts_data
+from ratchet.report.charts import scores as charts_scores
+from ratchet.report.charts import training as charts
 from ratchet.report.models import models
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.samples import samples
-from ratchet.report.sections_scores import score_drawings, score_sections
+from ratchet.report.tables import agreement
+from ratchet.report.tables import data as tables_data
+from ratchet.report.tables import scores as tables_scores
+from ratchet.report.tables import settings as tables_settings
+from ratchet.report.tables import training as tables
 from ratchet.track.progress import duration
 
 
@@ -101,13 +107,13 @@ def sections(report: Report) -> list[Section]:
             "effect",
             "What publishing kept",
             "A model is published as a rounding of what was trained.",
-            tables_effect.effects(report),
+            agreement.effects(report),
         ),
         section(
             "engines",
             "Who scored the reference",
             "Scores of another engine are used only where they agree with the trainer's own.",
-            tables_engine.engines(report),
+            agreement.engines(report),
         ),
         section("throughput", "Time and throughput", "", tables.throughput(report)),
     ]
@@ -130,3 +136,66 @@ def drawings(report: Report) -> dict[str, Drawings]:
         "throughput": Drawings.of([charts.times(report)], []),
     }
     return {key: found for key, found in drawn.items() if found.wide or found.small}
+
+
+HOW_TO_READ = (
+    "Bars are 95 % intervals (1.96 standard errors) of each score alone; a hollow mark has no error. Whether two "
+    "models differ is decided item by item, in the next section: bars that overlap do not settle it."
+)
+
+
+def score_drawings(report: Report) -> dict[str, Drawings]:
+    """Return the charts of the sections that have some."""
+    scores = report.scores
+    if scores is None:
+        return {}
+    several = charts_scores.tasks(report, scores), charts_scores.others(report, scores)
+    return {
+        "scores": Drawings.of([several[0]], several[1], HOW_TO_READ),
+        "tasks": Drawings.of(charts_scores.mt_bench(report, scores), []),
+    }
+
+
+def score_sections(report: Report) -> list[Section]:
+    """Return the sections that a report with scores begins with; none without scores."""
+    scores = report.scores
+    if scores is None:
+        return []
+    return [
+        section(
+            "scores",
+            "What the models score",
+            "",
+            *tables_scores.headlines(report, scores),
+            cautions=tables_settings.warnings(scores),
+        ),
+        section(
+            "differences",
+            "Which differences are shown",
+            "Two models are compared item by item, on the same items. A model is called better or worse where p, after "
+            "Holm's correction for all comparisons of this table, is below 0.05. Not shown means that these items "
+            "cannot tell the two apart; it does not mean that they are equal.",
+            tables_scores.differences(report, scores),
+        ),
+        section("tasks", "Task by task", "", *tables_scores.details(report, scores)),
+        section(
+            "answers",
+            "Answers, side by side",
+            "Items on which the models differ most stand first: examples to read, and no sample to judge by.",
+            tables_settings.answers(scores),
+        ),
+        section(
+            "problems",
+            "Items without a verdict",
+            "Answers that could not be read, and judgments that are missing, apart from answers that are wrong.",
+            tables_settings.problems(report, scores),
+        ),
+        section(
+            "settings",
+            "What decided the scores",
+            "",
+            tables_settings.models(report, scores),
+            *tables_settings.settings(scores),
+            tables_settings.times(report, scores),
+        ),
+    ]

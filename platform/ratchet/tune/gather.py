@@ -23,7 +23,7 @@ from ratchet.documents.sweep import (
 from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Distribution, Space
-from ratchet.report.sweep_diagnoses import diagnose
+from ratchet.report.sweep.diagnoses import diagnose
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ratchet.documents.scores import SuiteScores
-from ratchet.report.scores_tables import wandb_summary, wandb_tables
+from ratchet.report.tables.tracked import wandb_summary, wandb_tables
 from ratchet.track.trial import TrialRun
 
 

@@ -28,7 +28,7 @@ from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.schema import Plan
 from ratchet.report.diagnoses import lines
-from ratchet.report.sweep_page import write_sweep_page
+from ratchet.report.sweep.page import write_sweep_page
 from ratchet.store import warned
 from ratchet.store.files import at_home, open_storage, storage_errors, write_json, write_text
 from ratchet.store.fingerprint import changed_keys, fingerprint

@@ -15,7 +15,7 @@ from ratchet.plan.reading import parse
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
 from ratchet.report.sections import many
-from ratchet.report.sweep_values import (
+from ratchet.report.sweep.values import (
     decimals,
     measured,
     ordered,

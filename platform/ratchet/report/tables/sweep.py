@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ratchet.documents.sweep import Objective, Point, SweepOutcome, TrialOutcome
 from ratchet.report import figures as fig
 from ratchet.report.answers import cut
-from ratchet.report.sweep_values import (
+from ratchet.report.sweep.values import (
     LONGEST,
     decimals,
     document,
@@ -17,8 +17,8 @@ from ratchet.report.sweep_values import (
     shown,
     trials_of,
 )
-from ratchet.report.sweep_words import compared, finished, plan_point, told
-from ratchet.report.tables import Cell, Column, Row, Table, row, table
+from ratchet.report.sweep.words import compared, finished, plan_point, told
+from ratchet.report.tables.training import Cell, Column, Row, Table, row, table
 from ratchet.track.progress import duration
 
 MOST = 60

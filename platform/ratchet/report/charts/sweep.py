@@ -9,7 +9,7 @@ from typing import Any
 
 from ratchet.documents.sweep import Point, SweepOutcome
 from ratchet.report.answers import cut
-from ratchet.report.charts import Chart
+from ratchet.report.charts.training import Chart
 from ratchet.report.plots import (
     INK,
     LEVELS,
@@ -24,7 +24,7 @@ from ratchet.report.plots import (
     stage_colour,
 )
 from ratchet.report.sections import many
-from ratchet.report.sweep_values import (
+from ratchet.report.sweep.values import (
     Axis,
     axis_of,
     document,
@@ -37,7 +37,7 @@ from ratchet.report.sweep_values import (
     short_names,
     shown,
 )
-from ratchet.report.sweep_words import NAMED
+from ratchet.report.sweep.words import NAMED
 
 BEST = stage_colour(1)
 DOT = stage_colour(2)

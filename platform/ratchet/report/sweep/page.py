@@ -12,17 +12,17 @@ from typing import Any
 
 from ratchet.documents.read import load_sweep, read_sweep
 from ratchet.documents.sweep import NAME, SweepOutcome
-from ratchet.report import charts_sweep as charts
-from ratchet.report import tables_sweep as tables
 from ratchet.report.answers import cut
-from ratchet.report.charts import Chart
-from ratchet.report.charts_sweep_keys import against_keys, how_to_read
+from ratchet.report.charts import sweep as charts
+from ratchet.report.charts.sweep_keys import against_keys, how_to_read
+from ratchet.report.charts.training import Chart
 from ratchet.report.markdown import escape, fenced, render
 from ratchet.report.parts import Drawings, Section, section
 from ratchet.report.sections import many
-from ratchet.report.stage_tree import Tree, stage_tree
-from ratchet.report.sweep_values import measured
-from ratchet.report.sweep_words import lead, overrides, saved, wanted, winner
+from ratchet.report.sweep.stage_tree import Tree, stage_tree
+from ratchet.report.sweep.values import measured
+from ratchet.report.sweep.words import lead, overrides, saved, wanted, winner
+from ratchet.report.tables import sweep as tables
 from ratchet.report.templates import Records, fill
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_text

@@ -10,7 +10,7 @@ from ratchet.documents.report import Report
 from ratchet.documents.scores import SuiteScores
 from ratchet.report import figures as fig
 from ratchet.report.answers import CUT, cut, values_text
-from ratchet.report.tables import Cell, Column, Table, colour_key, model_cell, row, table
+from ratchet.report.tables.training import Cell, Column, Table, colour_key, model_cell, row, table
 from ratchet.track.progress import duration
 from ratchet.track.wandb import flatten
 

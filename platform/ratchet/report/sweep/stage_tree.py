@@ -9,8 +9,8 @@ from ratchet.documents.sweep import Point, SweepOutcome, SweepStage, TrialOutcom
 from ratchet.report import figures as fig
 from ratchet.report.plots import short
 from ratchet.report.sections import many
-from ratchet.report.sweep_values import decimals, ordered, result_of
-from ratchet.report.sweep_words import told
+from ratchet.report.sweep.values import decimals, ordered, result_of
+from ratchet.report.sweep.words import told
 from ratchet.track.progress import duration
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LINE = 152, 56, 26, 12, 17

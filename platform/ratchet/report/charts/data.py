@@ -7,7 +7,7 @@ from typing import Any
 from ratchet.documents.heldout import Gamma
 from ratchet.documents.report import LOW_EDIT_DISTANCE, EditDistance, Report, SourceSummary
 from ratchet.reference.share import interval_of
-from ratchet.report.charts import Chart, colour_of
+from ratchet.report.charts.training import Chart, colour_of
 from ratchet.report.figures import NO_ERROR
 from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw, short
 

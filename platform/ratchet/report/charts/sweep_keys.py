@@ -10,11 +10,11 @@ from typing import Any
 
 from ratchet.documents.sweep import Key, Point, SweepOutcome
 from ratchet.report.answers import cut
-from ratchet.report.charts import Chart
-from ratchet.report.charts_sweep import BEST, DOT, MOST_NAMES, bars, leaders, leading, value
+from ratchet.report.charts.sweep import BEST, DOT, MOST_NAMES, bars, leaders, leading, value
+from ratchet.report.charts.training import Chart
 from ratchet.report.plots import INK, RULE, axis_names, draw, short
-from ratchet.report.sweep_values import Axis, axis_of, measured, objective_axis, records
-from ratchet.report.sweep_words import plan_point
+from ratchet.report.sweep.values import Axis, axis_of, measured, objective_axis, records
+from ratchet.report.sweep.words import plan_point
 
 Dot = tuple[Point, float, float, tuple[float, float]]
 """A point, its place along and up, and how far its bar goes to each side."""

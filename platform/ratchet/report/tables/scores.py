@@ -8,7 +8,7 @@ from typing import Any
 from ratchet.documents.report import Report
 from ratchet.documents.scores import Average, Comparison, Score, SuiteScores, TaskScores
 from ratchet.report import figures as fig
-from ratchet.report.tables import Cell, Column, Row, Table, colour_key, model_cell, row, table
+from ratchet.report.tables.training import Cell, Column, Row, Table, colour_key, model_cell, row, table
 
 GROUPS_IN_SIGHT = 12
 """A task with more parts than this (MMLU has 57) shows them on a click."""

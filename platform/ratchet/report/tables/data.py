@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ratchet.documents.report import LOW_EDIT_DISTANCE, Report
 from ratchet.report import figures as fig
-from ratchet.report.tables import Cell, Column, Row, Table, model_cell, row, table
+from ratchet.report.tables.training import Cell, Column, Row, Table, model_cell, row, table
 
 
 def sources(report: Report) -> Table | None:

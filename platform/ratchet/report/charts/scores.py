@@ -9,10 +9,10 @@ from typing import Any
 from ratchet.documents.report import Report
 from ratchet.documents.scores import Average, Score, SuiteScores, TaskScores
 from ratchet.reference.share import interval_of
-from ratchet.report.charts import Chart
+from ratchet.report.charts.training import Chart
 from ratchet.report.plots import MUTED, PAGE, RULE, axis_names, draw, legend, short, stage_colour
-from ratchet.report.tables import colour_key, coloured
-from ratchet.report.tables_scores import direction, identity, unit_name
+from ratchet.report.tables.scores import direction, identity, unit_name
+from ratchet.report.tables.training import colour_key, coloured
 
 _MARKERS = "osD^vP*X"
 _BY_CATEGORY = {"mt_bench", "mt_bench_format"}

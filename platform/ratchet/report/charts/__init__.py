@@ -1,0 +1,1 @@
+"""Drawings of the pages, one module for each kind of figure."""

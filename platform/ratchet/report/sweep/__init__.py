@@ -1,0 +1,1 @@
+"""The page of a sweep: its values, its words, its drawings of stages, what it says of itself."""
