@@ -30,7 +30,7 @@ from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.ledger import Ledger
 from ratchet.train.loop import Parts, Result, run
-from ratchet.train.notice import look
+from ratchet.train.notice import read_notice
 from ratchet.train.objective import Data, Reference
 from ratchet.train.spec import TrainSpec
 
@@ -177,7 +177,7 @@ def train(spec: TrainSpec, data: Data, *, heldout: Data | None = None, model_see
         checkpoints=checkpoints,
         tracker=open_tracker(folder, None, after),
         ledger=Ledger(folder / "ledger.jsonl", after),
-        told=functools.partial(look, folder, spec.stop_file),
+        told=functools.partial(read_notice, folder, spec.stop_file),
     )
     try:
         return Bench(engine, checkpoints, run(spec, parts, found), after)

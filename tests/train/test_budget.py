@@ -18,13 +18,13 @@ from ratchet.model.batch import Packing, collate
 from ratchet.model.forward import PairScorer
 from ratchet.store.sealed import read_sealed
 from ratchet.train import budget
-from ratchet.train.ahead import ahead
 from ratchet.train.batches import GlobalBatch
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.loop import Parts, accumulate, agree_on, works_of
 from ratchet.train.objective import Data
+from ratchet.train.prefetch import prefetch
 from ratchet.train.worker import why_unshared
 from train_bench import CPU, Pairs, changed, reference_of, spec_of, tiny_model
 
@@ -186,7 +186,7 @@ def test_items_come_in_order_and_one_is_made_ahead() -> None:
                 second.set()
             yield i
 
-    with ahead(items()) as ready:
+    with prefetch(items()) as ready:
         assert next(ready) == 0
         assert second.wait(10)  # made while 0 is in use
         assert list(ready) == [1, 2, 3]
@@ -198,7 +198,7 @@ def test_an_error_comes_where_its_item_would_have() -> None:
         yield 1
         raise KeyError("lost")
 
-    with ahead(items()) as ready:
+    with prefetch(items()) as ready:
         assert next(ready) == 1
         with pytest.raises(KeyError, match="lost"):
             next(ready)
@@ -208,7 +208,7 @@ def test_leaving_stops_the_thread() -> None:
     threads = threading.active_count()
 
     def leave() -> None:
-        with ahead(iter(int, 1)) as ready:  # without end
+        with prefetch(iter(int, 1)) as ready:  # without end
             next(ready)
             raise ValueError("enough")
 

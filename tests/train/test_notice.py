@@ -10,7 +10,7 @@ import pytest
 
 from ratchet.plan.training import Checkpoint
 from ratchet.train.checkpoint import newest_step
-from ratchet.train.notice import Ended, Kind, Notice, look, put
+from ratchet.train.notice import Ended, Kind, Notice, read_notice, write_notice
 from ratchet.train.objective import Data
 from train_bench import Pairs, lines_of, reference_of, same, spec_of, state_of, timeless, tiny_model, train
 
@@ -33,10 +33,10 @@ def told_at(monkeypatch: pytest.MonkeyPatch, step: int, kind: Kind) -> None:
 
     def seen(folder: Path, stop_file: str | None) -> Notice | None:
         if next(looks) == step:
-            put(folder, Notice(kind, "for a reason"))
-        return look(folder, stop_file)
+            write_notice(folder, Notice(kind, "for a reason"))
+        return read_notice(folder, stop_file)
 
-    monkeypatch.setattr("train_bench.look", seen)
+    monkeypatch.setattr("train_bench.read_notice", seen)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_training_that_was_told_to_end_is_saved_and_goes_on_to_the_same_bits(
             train(spec, data)
     assert (ended.value.step, ended.value.notice) == (ends, Notice(kind, "for a reason"))
     assert newest_step(tmp_path) == ends == lines_of(tmp_path)[-1]["step"]
-    put(tmp_path, None)
+    write_notice(tmp_path, None)
     done = train(spec, data)
     assert done.resumed == ends and same(state_of(done.engine), state)
     assert timeless(tmp_path) == timeless(Path(base.folder))
@@ -80,15 +80,15 @@ def test_a_dropped_trial_saves_nothing_that_was_not_due(
 
 
 def test_a_notice_can_be_taken_back(tmp_path: Path) -> None:
-    put(tmp_path, Notice("leave", "node abc is being taken away"))
-    assert look(tmp_path, None) == Notice("leave", "node abc is being taken away")
-    put(tmp_path, None)
-    put(tmp_path, None)
-    assert look(tmp_path, None) is None
+    write_notice(tmp_path, Notice("leave", "node abc is being taken away"))
+    assert read_notice(tmp_path, None) == Notice("leave", "node abc is being taken away")
+    write_notice(tmp_path, None)
+    write_notice(tmp_path, None)
+    assert read_notice(tmp_path, None) is None
 
 
 def test_a_sweeps_word_comes_first(tmp_path: Path) -> None:
-    put(tmp_path, Notice("stop", "asked to stop by SIGTERM"))
+    write_notice(tmp_path, Notice("stop", "asked to stop by SIGTERM"))
     (tmp_path / "stop.json").touch()
-    found = look(tmp_path, str(tmp_path / "stop.json"))
+    found = read_notice(tmp_path, str(tmp_path / "stop.json"))
     assert found is not None and found.kind == "drop" and not found.saves

@@ -26,7 +26,7 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.prove.case import ADDITIONS, masters_file
 from ratchet.store.files import storage_errors, write_json
 from ratchet.train.engine import Engine, Update
-from ratchet.train.notice import Notice, put
+from ratchet.train.notice import Notice, write_notice
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import MakeEngine
 
@@ -74,7 +74,7 @@ class Recording:
     def _end_if_known(self) -> None:
         """Let the loop end with the next update where enough is known after that."""
         if self.rank == 0 and self.made == self.steps - 1:
-            put(self.folder, Notice("known", "enough is known"))
+            write_notice(self.folder, Notice("known", "enough is known"))
 
     def _add_up(self) -> None:
         """Write down how far a gradient grows over passes and workers. Nothing is trained: the learning rate is 0."""

@@ -10,11 +10,11 @@ import torch
 from ratchet.documents.events import read_events
 from ratchet.errors import TrainingError
 from ratchet.train.communicate import Alone, out_of_memory
+from ratchet.train.driver_loop import Told
 from ratchet.train.engine import TorchEngine
 from ratchet.train.launch import TrainResult, go_on_or_stop
 from ratchet.train.notice import Ended, Notice
 from ratchet.train.spec import TrainSpec
-from ratchet.train.watched import Told
 from ratchet.train.worker import ended_of, noting_failures, work
 
 

@@ -18,10 +18,10 @@ from ratchet.store.files import write_text
 from ratchet.store.sealed import read_sealed
 from ratchet.train import budget, faults, nodes, notice
 from ratchet.train.communicate import out_of_memory
+from ratchet.train.driver_loop import Told, watched
 from ratchet.train.events import events_of, write_event
 from ratchet.train.spec import TrainSpec
 from ratchet.train.wall import keep_text, memory_error
-from ratchet.train.watched import Told, watched
 from ratchet.train.worker import WORKERS, ray_worker
 
 _NEVER = 1e9
@@ -84,7 +84,7 @@ def train(
     each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
     watch, tell = nodes.Watch(spec, each), Told(spec, say)
     while True:
-        notice.put(folder, None)
+        notice.write_notice(folder, None)
         (folder / WORKERS).unlink(missing_ok=True)
         with _plain_errors(spec):
             outcome = watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, tell)
@@ -115,7 +115,7 @@ def first_updates(
     """
     spec = spec.absolute()
     each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
-    notice.put(Path(spec.folder), None)
+    notice.write_notice(Path(spec.folder), None)
     with _plain_errors(spec):
         outcome = watched(
             spec, lambda: _fit(spec, each, 0, None, worker), nodes.Watch(spec, each), stop, Told(spec, say)

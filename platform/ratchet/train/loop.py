@@ -22,7 +22,6 @@ from ratchet.losses.diagnostics import metric_sums
 from ratchet.model.divide import divide_units, units
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
-from ratchet.train.ahead import ahead
 from ratchet.train.batches import GlobalBatch, Rows, global_batches
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
@@ -32,6 +31,7 @@ from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
 from ratchet.train.notice import CODES, Ended, Notice
 from ratchet.train.objective import Data, Work, answer_logps, loss_function, metrics_of, normaliser, own_tokens, prepare
+from ratchet.train.prefetch import prefetch
 from ratchet.train.schedule import learning_rate
 from ratchet.train.skips import Skips
 from ratchet.train.spec import TrainSpec
@@ -99,7 +99,7 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
     metrics: dict[str, float] = dict(resumed.facts["metrics"]) if resumed else {}
     skips = Skips(spec, parts.checkpoints, resumed.facts["skipped"] if resumed else [])
     error: RatchetError | None = None
-    with ahead(passes(spec, parts, resumed.step if resumed else 0)) as steps:
+    with prefetch(passes(spec, parts, resumed.step if resumed else 0)) as steps:
         clock = time.monotonic()
         for batch, works in steps:
             seed_step(spec, batch.step, parts.communicator.rank)

@@ -46,13 +46,13 @@ class Ended(Exception):  # noqa: N818  no error: the step goes on later, from a 
         self.notice, self.step = notice, step
 
 
-def put(step_folder: Path, notice: Notice | None) -> None:
+def write_notice(step_folder: Path, notice: Notice | None) -> None:
     """Tell the workers of a step, or take the last word back. Raises StorageError."""
     # The file is there always: a network disk keeps in mind for long that a name does not exist.
     write_json(step_folder / NAME, None if notice is None else dataclasses.asdict(notice))
 
 
-def look(step_folder: Path, stop_file: str | None) -> Notice | None:
+def read_notice(step_folder: Path, stop_file: str | None) -> Notice | None:
     """Return what the workers are told now. `stop_file` is a sweep's, whose presence drops the trial."""
     if stop_file is not None and Path(stop_file).exists():
         return Notice("drop", f"see {stop_file}")

@@ -35,7 +35,7 @@ from ratchet.train.effect import sample_of
 from ratchet.train.engine import Engine, TorchEngine
 from ratchet.train.events import events_of, write_event
 from ratchet.train.masters import carry, check_masters
-from ratchet.train.notice import Ended, Notice, look
+from ratchet.train.notice import Ended, Notice, read_notice
 from ratchet.train.objective import Table
 from ratchet.train.publish import add_adapters, publish, round_adapters, try_adapters
 from ratchet.train.rehearsal import rehearse
@@ -155,7 +155,7 @@ def work(
     ready = time.monotonic() - clock
     with contextlib.ExitStack() as stack:
         tracker, book = agree(communicator, lambda: _open_books(spec, communicator, after, stack))
-        told = told or functools.partial(look, Path(spec.folder), spec.stop_file)
+        told = told or functools.partial(read_notice, Path(spec.folder), spec.stop_file)
         parts = loop.Parts(engine, data, heldout, token_budget, communicator, checkpoints, tracker, book, told)
         result = loop.run(spec, parts, resumed)
         if tracker is not None:

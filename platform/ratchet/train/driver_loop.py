@@ -73,11 +73,11 @@ def watched(
         # that is dropped waits for its workers, which end: slots that nobody waits for stay taken until Ray's job ends.
         if why is not None and not here and (not begun or without >= _GONE):
             with contextlib.suppress(StorageError):  # for those that begin before Ray is told: they lose nothing else
-                notice.put(folder, Notice("stop", why))
+                notice.write_notice(folder, Notice("stop", why))
             raise _without_workers(spec, why)
         found = Notice("stop", why) if why is not None else _of_nodes(watch)
         if found != told:
-            notice.put(folder, found)
+            notice.write_notice(folder, found)
             told = found
         tell.news()
         thread.join(LOOK_SECONDS)

@@ -14,7 +14,7 @@ _LOOK_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def ahead(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
+def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
     """Give `items` in order while a thread makes up to `depth` of them beforehand.
 
     An error in making one is raised where its item would have come. Leaving stops the thread.

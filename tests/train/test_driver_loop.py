@@ -14,11 +14,11 @@ from ratchet.documents.events import Event
 from ratchet.errors import StoppedError, StorageError
 from ratchet.store.files import write_json
 from ratchet.store.lock import hold
-from ratchet.train import watched as module
+from ratchet.train import driver_loop as module
+from ratchet.train.driver_loop import Told, watched
 from ratchet.train.events import write_event
 from ratchet.train.nodes import Nodes, Watch
-from ratchet.train.notice import Notice, look
-from ratchet.train.watched import Told, watched
+from ratchet.train.notice import Notice, read_notice
 from ratchet.train.worker import WORKERS, check_driver
 from train_bench import spec_of
 
@@ -54,7 +54,7 @@ def test_a_stop_that_was_obeyed_is_told_as_what_it_was(tmp_path: Path) -> None:
 
     def stop() -> str | None:
         nonlocal looks
-        if look(tmp_path, None) == Notice("stop", "asked"):
+        if read_notice(tmp_path, None) == Notice("stop", "asked"):
             (tmp_path / WORKERS).unlink(missing_ok=True)
             threading.Timer(0.1, training.over.set).start()
         looks += (tmp_path / WORKERS).exists()
