@@ -1,4 +1,4 @@
-"""What wandb is told of an evaluation: one run for each model that was asked something now."""
+"""What wandb is sent of an evaluation: one run for each model that was asked something now."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ratchet.documents.read import read_scores
 from ratchet.pipeline.scores_document import track_scores
 from ratchet.plan.schema import Wandb
 from scores_example import scores
@@ -21,7 +22,7 @@ def test_a_model_that_was_asked_has_a_run_with_figures_and_tables(
     document = scores()
     for one in document["results"]:
         one["reused"] = one["model"] != "warm"
-    track_scores(WANDB, "talk", document, tmp_path)
+    track_scores(WANDB, "talk", read_scores(document), tmp_path)
     ids, _, run = wandb_run(tmp_path)
     assert len(ids) == 1 and next(iter(ids)).startswith("talk-warm-evaluation-")
     assert (run.run_group, run.job_type, run.display_name) == ("talk", "evaluation", "warm evaluation")
@@ -42,8 +43,8 @@ def test_a_model_that_was_asked_has_a_run_with_figures_and_tables(
 
 def test_nothing_new_and_no_wandb_are_sent_nothing(tmp_path: Path) -> None:
     document = scores()
-    track_scores(None, "talk", document, tmp_path)
+    track_scores(None, "talk", read_scores(document), tmp_path)
     for one in document["results"]:
         one["reused"] = True
-    track_scores(WANDB, "talk", document, tmp_path)
+    track_scores(WANDB, "talk", read_scores(document), tmp_path)
     assert not (tmp_path / "wandb").exists()

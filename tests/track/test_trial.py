@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
+from ratchet.documents.read import read_scores
 from ratchet.plan.schema import Wandb
 from ratchet.track.jsonl import metrics_line, read_metrics
 from ratchet.track.trial import StageLink, TrialRun, tell_end, trial_run, trial_run_id
@@ -144,7 +145,7 @@ def test_scores_reach_the_run_under_their_models_names(tmp_path: Path) -> None:
     for line in read_metrics(tmp_path / "steps" / "align.1" / "metrics.jsonl"):
         trial.line("align.1", line)
     document = scores()
-    send_scores(trial, document)
+    send_scores(trial, read_scores(document))
     trial.line("align.2", {"step": 1, "loss": 0.5})  # not passed over, whatever tables came before it
     trial.close()
     told = summary_of(tmp_path)
