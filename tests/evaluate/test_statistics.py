@@ -104,3 +104,13 @@ def test_the_bound_of_a_share_is_said_of_unanimous_items_alone() -> None:
     assert unanimous(np.ones(1)) == "all of 1: above 5.0 %"
     assert unanimous(np.ones(30), 12) == "all of 30: above 77.9 %"
     assert unanimous(np.array([0.0, 1.0])) == unanimous(np.full(3, 0.5)) == unanimous(np.array([])) == ""
+
+
+def test_the_error_of_a_ratio_is_that_of_the_paper() -> None:
+    """Cochran (1977), section 6.4, worked by hand; with sizes of 1 the error of a mean."""
+    even = ratio(np.array([1.0, 4.0, 3.0, 6.0]), np.ones(4))
+    assert even.mean == 3.5 and even.standard_error == pytest.approx(np.std([1, 4, 3, 6], ddof=1) / 2, rel=1e-12)
+    uneven = ratio(np.array([1.0, 4.0, 3.0]), np.array([1.0, 2.0, 3.0]))  # residuals of 4/3: −1/3, 4/3, −1
+    assert uneven.mean == pytest.approx(4 / 3) and uneven.standard_error == pytest.approx(
+        math.sqrt(1.5 * 26 / 9) / 6, rel=1e-12
+    )
