@@ -18,8 +18,8 @@ from ratchet.evaluate.engines.local import decoded_text
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest
-from tests.evaluate.test_suites import PATTERN, questions
-from tests.evaluate.test_suites import Scripted as Says
+from tests.evaluate.test_exact_match import PATTERN, questions
+from tests.evaluate.test_exact_match import Scripted as Says
 
 THOUGHT = "<think>\nOn a scale, Scale: 0 ... a, the answer is 9\n</think>\n\n"
 
