@@ -227,7 +227,7 @@ def test_a_suite_that_is_wrong_is_told_with_its_own_lines() -> None:
     suite = "tasks:\n  sums: {kind: exact, source: math, pattern: 'a('}\n  two: {kind: exact_match, pattern: '(a)(b)', source: m}\n"
     assert said(PLAN.replace("name: careful", "name: C"), suite=suite) == [
         'jobs/x.yaml:2: name: "C" is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean c?',
-        'eval/quick.yaml:2: tasks.sums.kind: must be exact_match, harness, mt_bench, eq_bench, text_overlap, perplexity or preference, not "exact"; did you mean exact_match?',
+        'eval/quick.yaml:2: tasks.sums.kind: must be exact_match, harness, mt_bench, eq_bench, text_overlap, chrf, perplexity or preference, not "exact"; did you mean exact_match?',
         "eval/quick.yaml:2: tasks.sums.pattern: is no regular expression: missing ), unterminated subpattern at position 1",
         "eval/quick.yaml:3: tasks.two.pattern: must have one group, not 2: (?:…) groups without counting",
     ]
