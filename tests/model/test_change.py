@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def test_merged_lora_scores_as_the_adapter_did(folders: list[Path], tmp_path: Pa
     assert type(merged).__name__ == "LlamaForCausalLM" and not any("lora" in n for n in merged.state_dict())
     torch.testing.assert_close(scores(merged).chosen_B, adapted.chosen_B, rtol=0, atol=1e-5)
     assert load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) > 5 and targets == sorted(targets), "a set's order differs from process to process"
 
 
 def test_lora_delta_is_alpha_over_rank_times_b_a(folders: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -117,5 +118,11 @@ def _unmerged(name: str, kind: str, why: str) -> ModelError:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapters alone, in peft's layout."""
+    """Write the adapters alone, in peft's layout, the same bytes for the same adapters."""
     model.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in model.peft_config["default"].to_dict().items():
+        if isinstance(value, set):  # peft writes it in the order of its hashes, which each process draws
+            settings[key] = sorted(value)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
