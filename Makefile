@@ -33,7 +33,7 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow mutants bench lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-examples test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow mutants bench lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -41,6 +41,7 @@ help:
 	@echo 'make quickstart  run jobs/quickstart.yaml on a Ray of this machine'
 	@echo 'make test        tests: the default tier, then those that start Ray; the last line says what passed'
 	@echo 'make test-fast   tests: the default tier alone'
+	@echo 'make test-examples tests: the default tier, with 200 examples of each property (nightly)'
 	@echo 'make test-slow   tests: whole runs, kills and comparisons; PART=1/6 to 6/6 runs a part of them'
 	@echo 'make test-prove  tests: every loss, precision, ZeRO stage and number of workers against plain float64'
 	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-slow runs whole plans, also by PART'
@@ -93,6 +94,9 @@ test: setup
 
 test-fast: setup
 	@$(BIN)/python -m tests.tiers default
+
+test-examples: setup
+	@RATCHET_EXAMPLES=200 $(BIN)/python -m tests.tiers default
 
 test-slow: setup
 	@$(BIN)/python -m tests.tiers slow$(OF)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -218,6 +219,7 @@ def test_what_a_rule_says_of_facts(name: str) -> None:
     assert bool(finding.do) == (level != "ok"), "what is not well has a remedy"
 
 
+@pytest.mark.parametrize(("stored", "width"), [("F32", 4), ("BF16", 2)])
 @pytest.mark.parametrize(
     ("dtype", "stage", "times"),
     [
@@ -228,13 +230,15 @@ def test_what_a_rule_says_of_facts(name: str) -> None:
     ],
 )
 def test_a_disk_must_hold_the_model_and_the_checkpoints_of_the_largest_step(
-    dtype: str, stage: dict[str, Any], times: int, tmp_path: Path
+    stored: str, width: int, dtype: str, stage: dict[str, Any], times: int, tmp_path: Path
 ) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    header = json.dumps({"w": {"dtype": stored, "shape": [50, 10], "data_offsets": [0, 500 * width]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(500 * width))
     stages = {"align": {"kind": "dpo", "data": ["a"], **stage}, "blend": {"kind": "merge", "of": ["align", "base"]}}
     data = {"a": {"generate": {"kind": "arithmetic"}}}
     document = {"name": "p", "model": {"path": str(tmp_path), "dtype": dtype}, "data": data, "stages": stages}
-    assert plan_rules.largest_step(Plan.model_validate(document)) == 1000 * times
+    published = 500 * (4 if dtype == "float32" else 2)
+    assert plan_rules.largest_step(Plan.model_validate(document)) == published * times
 
 
 def test_the_worst_decides_and_problems_come_last() -> None:

@@ -66,7 +66,13 @@ def test_a_line_of_a_version_without_codes_gets_its_code(what: str, code: Any, f
 
 def test_a_code_of_a_later_version_is_readable_and_a_line_that_is_no_event_is_left_out(tmp_path: Path) -> None:
     assert read_event({"code": "node-lost", "what": "x", "node": "n1"}) == Event(code="uncoded", what="x")
-    for wrong in ({"code": "step-skipped"}, {"code": "step-skipped", "what": "x", "step": "8"}, 3, None):
+    for wrong in (
+        {"code": "step-skipped"},
+        {"code": "step-skipped", "what": "x", "step": "8"},
+        {"code": ["a"], "what": "x"},
+        3,
+        None,
+    ):
         with pytest.raises(DataError):
             read_event(wrong)
     (tmp_path / NAME).write_text('{"what": "1 worker (a) began"}\n[1]\n{"wh\n{"code": "step-skip', encoding="utf-8")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nightly import nightly
+from nightly import examples, nightly
 from ratchet.losses.preference import LOSSES, PairLogps, preference_loss
 from ratchet.losses.sft import sft
 from ratchet.model.batch import PADDED, Packing, collate
@@ -82,7 +82,7 @@ def models() -> tuple[PairScorer, Any]:
     return PairScorer(tiny("llama-gqa-tied"), head_rows=5), tiny("llama-gqa-tied")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(sides=random_pairs)
 def test_random_trees(models: tuple[PairScorer, Any], sides: list[tuple[int, list[int], list[int]]]) -> None:
     """Prompts that begin alike, answers over three tokens: prefixes, equal sides, forks at any depth."""

@@ -49,8 +49,16 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "model/tree.py": _TREE,
     "model/divide.py": (*_TREE, "tests/train/test_budget.py"),
     "model/attention.py": (*_TREE, "tests/model/test_exact.py"),
-    "evaluate/statistics.py": ("tests/evaluate/test_statistics.py", "tests/evaluate/test_averages.py"),
-    "evaluate/compare.py": ("tests/evaluate/test_compare.py", "tests/evaluate/test_averages.py"),
+    "evaluate/statistics.py": (
+        "tests/evaluate/test_statistics.py",
+        "tests/evaluate/test_statistics_paired.py",
+        "tests/evaluate/test_averages.py",
+    ),
+    "evaluate/compare.py": (
+        "tests/evaluate/test_compare.py",
+        "tests/evaluate/test_compare_averages.py",
+        "tests/evaluate/test_compare_chance.py",
+    ),
 }
 """Each module, and the tests that must notice its faults: those of its name, and few others."""
 

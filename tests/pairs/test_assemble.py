@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nightly import examples
 from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
 from ratchet.pairs.assemble import Counts, assemble, read_pairs
@@ -78,7 +79,7 @@ KINDS = [
 ]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(KINDS), max_size=60), st.integers(20, 400), st.sampled_from([None, 3]))
 def test_every_poisoned_row_is_named(kinds: list[str], span_bytes: int, max_rows: int | None) -> None:
     first = {"prompt": "first", "chosen": "c", "rejected": "r", "ok": True}
@@ -120,7 +121,7 @@ def test_every_poisoned_row_is_named(kinds: list[str], span_bytes: int, max_rows
 PROMPTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=120)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(PROMPTS, st.floats(0, 0.9), st.integers(0, 3), st.one_of(st.none(), st.integers(1, 40)))
 def test_no_prompt_on_both_sides_and_every_pair_once(
     rows: list[tuple[int, int]], share: float, seed: int, max_rows: int | None
@@ -202,7 +203,7 @@ def test_a_source_of_which_nothing_is_left_stops_the_run(tmp_path: Path) -> None
         check_kept("mine", {"read": 3, "kept": 3, "train": 0}, {}, tmp_path / "o/skipped.parquet")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 12), st.integers(0, 2)), max_size=60))
 def test_overlap_agrees_with_sets(rows: list[tuple[int, bool, int, int]]) -> None:
     places: dict[tuple[str, str], list[PreferencePair]] = {}

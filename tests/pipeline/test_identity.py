@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import ratchet
 from harness_example import SPEC
 from hub_cache import COMMIT, cached, use_cache
+from nightly import examples
 from ratchet.errors import RunError
 from ratchet.evaluate.suites import task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
@@ -246,7 +247,7 @@ def base(run: Run) -> Path:
     return run.models[BASE].folder
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(document=documents())
 def test_show_knows_every_step_that_a_run_has_made(made: Path, document: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as root:

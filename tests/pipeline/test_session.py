@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ratchet.errors import ClusterError
-from ratchet.pipeline.session import native_noise_to, ray_session, worker_environment
+from ratchet.pipeline.session import native_noise_to, ray_session, session, worker_environment
 from ratchet.plan.cluster import Cluster, Ray
 
 
@@ -39,3 +40,10 @@ def test_native_noise_goes_to_the_file_and_python_to_the_terminal(
 def test_workers_are_told_which_accelerator_there_is() -> None:
     assert worker_environment(Cluster())["DS_ACCELERATOR"] == "cpu"
     assert "DS_ACCELERATOR" not in worker_environment(Cluster(gpus_per_worker=1))
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_computed() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ClusterError, match="asks for a GPU"), session(Cluster(gpus_per_worker=1), print, here=True):
+        pass

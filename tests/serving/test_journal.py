@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endpoint_server import Server, serving, slow, well
+from nightly import examples
 from ratchet.errors import CorruptError, DataError, RunError
 from ratchet.pairs.pair import Turn
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
@@ -65,7 +66,7 @@ def test_answers_come_back_as_they_were(written: Path) -> None:
     assert [line["key"] for line in lines] == [answer_key("m", request) for request in REQUESTS]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.data())
 def test_wherever_the_last_line_is_cut_the_others_are_kept(written: Path, data: st.DataObject) -> None:
     raw = written.read_bytes()

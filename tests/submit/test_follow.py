@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job_server import JobServer, hangs, job_server, resets, says, stops_half_way
+from nightly import examples
 from ratchet.errors import ClusterError, StoppedError
 from ratchet.submit import client
 from ratchet.submit.client import RayJobs, connect_jobs
@@ -57,7 +58,7 @@ def grows(server: JobServer, parts: list[str]) -> None:
     server.on_log = on_log
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     st.lists(st.text("ab\né", min_size=1, max_size=5), min_size=1, max_size=6),
     st.lists(st.sampled_from(FAULTS), max_size=9),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,3 +16,8 @@ def nightly(cases: Iterable[Any], quick: Callable[..., bool]) -> list[Any]:
         values = case if isinstance(case, tuple) else (case,)
         found.append(pytest.param(*values, marks=() if quick(*values) else pytest.mark.slow))
     return found
+
+
+def examples(quick: int) -> int:
+    """Return how many examples a dear property tries: `quick`, or what `RATCHET_EXAMPLES` says nightly."""
+    return int(os.environ.get("RATCHET_EXAMPLES", quick))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from ratchet.errors import DataError
-from ratchet.serving.journal import answer_at, places_in
+from ratchet.serving.journal import parse_answer, places_in
 from ratchet.serving.requests import Answer, Request, answer_key, request_words
 
 
@@ -37,7 +38,10 @@ class RecordedEngine:
                 where=str(self.path),
                 fix="record them with an endpoint; a request is found by its model, its text and its sampling together",
             )
-        return [answer_at(self._file, self._places[key]) for key in keys]
+        return [self._at(*self._places[key]) for key in keys]
+
+    def _at(self, start: int, length: int) -> Answer:
+        return parse_answer(os.pread(self._file.fileno(), length, start))[1]
 
     def close(self) -> None:
         """Let go of the file."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nightly import examples
 from ratchet.track.jsonl import JsonLines, read_metrics
 from ratchet.track.tracker import open_tracker
 from track_example import METRICS
@@ -34,7 +35,7 @@ def test_a_value_that_is_not_finite_becomes_null(tmp_path: Path, value: float) -
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "grad_norm": 1.0}\n'
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     total=st.integers(0, 12), resume=st.integers(0, 14), torn=st.sampled_from([b"", b'{"step": 13, "lo', b"\0\0\n{}\n"])
 )

@@ -20,6 +20,7 @@ from ratchet.train import publish
 from ratchet.train.communicate import Alone
 from ratchet.train.data import count_steps
 from ratchet.train.engine import TorchEngine
+from ratchet.train.notice import Ended, Notice, write_notice
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import work
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model, write_inputs, write_logps, write_tokens
@@ -51,6 +52,19 @@ def test_a_step_makes_a_model_that_prefers_the_chosen(tmp_path: Path, inputs: di
     assert "| kind | dpo |" in card and str(tmp_path) not in card
     trained, start = scores(tmp_path / "model", Pairs(22)), scores(Path(inputs["model"]), Pairs(22))
     assert sum(trained) > sum(start)
+
+
+def test_a_worker_reads_the_step_s_notice_and_the_sweep_s_stop_file(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    stop = tmp_path / "stop.json"
+    stop.write_text("{}")
+    with pytest.raises(Ended) as ended:
+        go(spec_of(tmp_path / "dropped", stop_file=str(stop), **inputs))
+    assert (ended.value.notice.kind, ended.value.step) == ("drop", 1)
+    (tmp_path / "stopped").mkdir()
+    write_notice(tmp_path / "stopped", Notice("stop", "enough"))
+    with pytest.raises(Ended) as ended:
+        go(spec_of(tmp_path / "stopped", **inputs))
+    assert (ended.value.notice, ended.value.step) == (Notice("stop", "enough"), 1)
 
 
 def test_going_on_after_the_end_only_publishes(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nightly import examples
 from ratchet.errors import PlanError
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.graph import options
@@ -249,7 +250,7 @@ def refused(key: str, value: Any) -> bool:
     return False
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.data())
 def test_every_point_of_a_checked_space_is_a_plan(data: st.DataObject) -> None:
     """Spaces made of keys that may or may not go together: what passes the check must hold at every point."""

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bits import flip
+from nightly import examples
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, all_steps, chunk_names
@@ -180,7 +181,7 @@ def real_identities(plan: Plan) -> list[str]:
     return found
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(plans_alike())
 def test_steps_are_equal_where_the_pipeline_s_identities_are(plans: list[Plan]) -> None:
     mine = [step.id for plan in plans for step in planned_steps(plan, Sizes())]

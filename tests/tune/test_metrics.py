@@ -202,6 +202,28 @@ def test_training_keys_are_read_from_the_last_line_of_the_last_step(plan_of: Any
     assert list(read_metrics_of(folder, plan, names).values()) == [(0.4, None), *[NOTHING] * 4]
 
 
+def test_scores_without_what_was_not_measured_then_are_read(plan_of: Any, tmp_path: Path) -> None:
+    """`chosen_per_token` is younger than the other figures: a sweep that has such trials is still compared."""
+    plan, folder = plan_of(), tmp_path / "runs/p"
+    (folder / "scores").mkdir(parents=True)
+    figure = {"mean": 0.5, "standard_error": 0.1, "count": 25}
+    row = {"source": "a", "against": "warm"} | dict.fromkeys(
+        ("accuracy", "margin", "chosen_delta", "rejected_delta"), figure
+    )
+    document = {"model": "align.2", "weights": "w", "heldout": [row], "gamma": [], "exact_match": [], "written": ""}
+    (folder / "scores/align.2.json").write_text(json.dumps(document))
+    names = ["align/heldout/accuracy", "align/heldout/chosen_per_token"]
+    assert list(read_metrics_of(folder, plan, names).values()) == [(0.5, 0.1), NOTHING]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]"])
+def test_an_empty_document_is_an_error_and_no_traceback(text: str, plan_of: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs/p/scores").mkdir(parents=True)
+    (tmp_path / "runs/p/scores/align.2.json").write_text(text)
+    with pytest.raises(CorruptError, match=r"align.2.json"):
+        read_metrics_of(tmp_path / "runs/p", plan_of(), ["align/heldout/margin"])
+
+
 def test_a_file_that_is_not_scores_is_named(plan_of: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs/p"
     (folder / "scores").mkdir(parents=True)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nightly import examples
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Tail
 from ratchet.tune.watch import TrialStop, Watch
@@ -95,7 +96,7 @@ def test_a_step_without_metrics_has_no_lines(tmp_path: Path) -> None:
     assert kept.lines == []
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lives=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.floats(0, 0.02)), min_size=1, max_size=4))
 def test_every_line_comes_once_whatever_is_cut_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: list[tuple[int, int, float]]

@@ -85,7 +85,7 @@ def read_event(values: Any) -> Event:
         values = {"what": values}
     if isinstance(values, dict) and "code" not in values and isinstance(values.get("what"), str):
         values = {**values, **_coded(values["what"])}
-    if isinstance(values, dict) and values.get("code") not in EVENTS:
+    if isinstance(values, dict) and isinstance(code := values.get("code"), str) and code not in EVENTS:
         values = {**values, "code": "uncoded"}  # of a later version
     return from_values(Event, values, where="events.jsonl", fix="leave the line out")
 

@@ -35,7 +35,8 @@ class HeldOutRow:
     margin: Estimate
     chosen_delta: Estimate
     rejected_delta: Estimate
-    chosen_per_token: Estimate
+    chosen_per_token: Estimate | None = None
+    """None in a document of a version that did not measure it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from ratchet.errors import ModelError
 from ratchet.pairs.estimate import estimate_pairs
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.graph import Step
@@ -35,7 +37,7 @@ class SourceSize:
     train: int
     heldout: int
     known: Known
-    tokens: int | None = None
+    tokens: int | None = dataclasses.field(default=None, compare=False)
 
 
 class Sizes:
@@ -118,8 +120,26 @@ def pairs_seen(rows: int, stage: TrainingStage) -> int:
     return (steps // each) * rows + (steps % each) * stage.batch if rows else 0
 
 
+def stored_parameters(folder: Path) -> int:
+    """Return how many weights a folder's safetensors files hold, from their headers. Raises ModelError."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, OverflowError, MemoryError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError("its header cannot be read", where=str(path), fix="get the file again") from error
+    return total
+
+
+def weight_bytes(parameters: int, dtype: str) -> int:
+    """Return the bytes of a model that is held and published in `dtype`, however its folder stores it."""
+    return parameters * (4 if dtype == "float32" else 2)
+
+
 def bytes_written(stage: Stage, weights: int, dtype: str, steps: int | None = None) -> int:
-    """Return what a step of a stage writes at most, for a model of `weights` bytes: its model, and its checkpoints.
+    """Return what a step of a stage writes at most, for a model of `weights` bytes in `dtype`: model and checkpoints.
 
     With fewer `steps` there are fewer checkpoints than are kept. Those of adapters are small, and count as nothing.
     """

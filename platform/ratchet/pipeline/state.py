@@ -18,7 +18,15 @@ from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, all_steps, built_on, chunk_names, needs_difficulty
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import scratch_model, used_sources
-from ratchet.pipeline.sizes import Sizes, bytes_written, counted, optimiser_steps, step_rows
+from ratchet.pipeline.sizes import (
+    Sizes,
+    bytes_written,
+    counted,
+    optimiser_steps,
+    step_rows,
+    stored_parameters,
+    weight_bytes,
+)
 from ratchet.pipeline.steps import changes_since, known_model, step_identity
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
@@ -232,6 +240,6 @@ def _lengths(run: Run, name: str, stage: TrainingStage) -> tuple[float, float]:
 def _weight_bytes(run: Run) -> int:
     base = run.models.get(BASE)
     scratch = run.plan.model.scratch
-    if base is None:
-        return 4 * scratch_parameters(scratch) if scratch else 0
-    return sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
+    made = scratch_parameters(scratch) if scratch else 0
+    parameters = made if base is None else stored_parameters(base.folder)
+    return weight_bytes(parameters, run.plan.model.dtype)

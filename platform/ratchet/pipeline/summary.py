@@ -185,6 +185,7 @@ def _evaluation(run: Run, scores: ModelScores) -> ModelEvaluation:
 
 def _held_out(row: HeldOutRow) -> HeldOutScores:
     low, high = _ends(row.accuracy.mean, row.accuracy.count)
+    each = row.chosen_per_token
     return HeldOutScores(
         source=row.source,
         against=row.against,
@@ -196,8 +197,8 @@ def _held_out(row: HeldOutRow) -> HeldOutScores:
         chosen_delta_error=row.chosen_delta.standard_error,
         rejected_delta=row.rejected_delta.mean,
         rejected_delta_error=row.rejected_delta.standard_error,
-        chosen_per_token=row.chosen_per_token.mean,
-        chosen_per_token_error=row.chosen_per_token.standard_error,
+        chosen_per_token=each.mean if each else None,
+        chosen_per_token_error=each.standard_error if each else None,
         accuracy_low=low,
         accuracy_high=high,
         pairs=row.accuracy.count,

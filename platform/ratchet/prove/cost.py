@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 
 from ratchet.errors import ModelError
 from ratchet.model import memory
+from ratchet.pipeline.sizes import stored_parameters
 from ratchet.prove.case import ProvedStep
 
 _GB = 1e9
@@ -24,11 +22,11 @@ _PASS = 1.2
 
 def bytes_needed(case: ProvedStep) -> int:
     """Return about how many bytes the plain runs of a case hold at their peak."""
-    weights = _count(case.model)
+    weights = stored_parameters(case.model)
     width = _WIDTH[case.dtype]
     state = _EXACT_STATE + _ROUNDED_STATE + width + _SEEN
     training = weights * (8 + width + (0 if case.recipe.adapters else state))
-    scoring = 0 if case.reference is None else _count(case.reference) * (8 + _WIDTH[case.reference_dtype])
+    scoring = 0 if case.reference is None else stored_parameters(case.reference) * (8 + _WIDTH[case.reference_dtype])
     return int(_PASS * max(training, scoring))
 
 
@@ -42,15 +40,3 @@ def check_memory(case: ProvedStep) -> str:
             fix="prove the plan on a larger machine, with adapters (lora), or with a smaller model of the family",
         )
     return f"about {need / _GB:.2g} GB of {free / _GB:.3g} GB free"
-
-
-def _count(folder: Path) -> int:
-    """Return how many weights a folder's safetensors files hold, from their headers."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                total += int(torch.tensor(entry["shape"]).prod())
-    return total

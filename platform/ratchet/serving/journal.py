@@ -8,10 +8,8 @@ changed since it was written.
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from ratchet.errors import CorruptError, RunError
 from ratchet.serving.requests import Answer, Request, request_identity
@@ -52,12 +50,6 @@ def places_in(path: Path) -> tuple[dict[str, Place], int]:
         return key
 
     return read_places(path, key_of)
-
-
-def answer_at(file: BinaryIO, place: Place) -> Answer:
-    """Return the answer of one whole line. The file's own position stays where it is."""
-    start, length = place
-    return parse_answer(os.pread(file.fileno(), length, start))[1]
 
 
 class Journal:

@@ -38,7 +38,8 @@ def train_here(
         why = stop()
         return Notice("stop", why) if why is not None else None
 
-    device = torch.device("cuda" if spec.cluster.gpus_per_worker else "cpu")
+    # A number is needed: CUDA makes the device of a pass the current one.
+    device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
     try:
         with noting_failures(spec, Alone()):
             found = work(spec, Alone(), device, TorchEngine, told)

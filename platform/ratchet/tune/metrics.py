@@ -200,7 +200,9 @@ class RunFiles:
         if key not in HELD_OUT:
             return NOTHING
         rows: list[Estimate] = [
-            getattr(row, key) for of, row in self.opposed(stage).items() if not source or of == source
+            found
+            for of, row in self.opposed(stage).items()
+            if (not source or of == source) and (found := getattr(row, key)) is not None
         ]
         parts = [(one.mean, one.standard_error, one.count) for one in rows]
         mean, error = pooled(parts)
@@ -255,7 +257,9 @@ class RunFiles:
         if path not in self._read:
             values = read_json_or_none(path)
             fix = "delete the file; it will be made again"
-            self._read[path] = values and from_values(kind, values, where=str(path), fix=fix, error=CorruptError)
+            self._read[path] = (
+                None if values is None else from_values(kind, values, where=str(path), fix=fix, error=CorruptError)
+            )
         found: T | None = self._read[path]
         return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ratchet.doctor.facts import NodeFacts
 from ratchet.doctor.findings import Finding, ok, problem, warning
 from ratchet.pipeline.session import needs
-from ratchet.pipeline.sizes import bytes_written
+from ratchet.pipeline.sizes import bytes_written, stored_parameters, weight_bytes
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
 
@@ -44,11 +44,12 @@ def object_store(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
 
 
 def largest_step(plan: Plan) -> int | None:
-    """Return what one step of a plan writes at most, in bytes; None where the model is not at hand."""
+    """Return the bytes that a step of a plan writes at most; None where the model is not here. Raises ModelError."""
     if plan.model.path is None:
         return None
-    weights = sum(file.stat().st_size for file in Path(plan.model.path).glob("*.safetensors"))
-    return max(bytes_written(stage, weights, plan.model.dtype) for stage in plan.stages.values()) or None
+    dtype = plan.model.dtype
+    weights = weight_bytes(stored_parameters(Path(plan.model.path)), dtype)
+    return max(bytes_written(stage, weights, dtype) for stage in plan.stages.values()) or None
 
 
 def _short(need: dict[str, float], have: dict[str, float]) -> str:
