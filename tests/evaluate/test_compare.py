@@ -1,4 +1,4 @@
-"""Models against the base and against the one before: what is joined, what is refused, what is shown."""
+"""Comparisons of each model with the base and with the model before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A public name of the library means one thing: whoever greps for it finds it, and not a crowd."""
+"""A public name of the library means one thing, so that a search for it finds one definition."""
 
 from __future__ import annotations
 

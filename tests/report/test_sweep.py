@@ -261,12 +261,12 @@ def test_both_files_are_written_and_numbers_that_are_not_finite_are_none(tmp_pat
         (lambda data: data.pop("work"), "work: missing"),
         (lambda data: data.update(format=2), "format: expected 1, got 2"),
         (lambda data: data["trials"][3].update(status="lost"), r"trials\[3\].status: expected finished"),
-        (lambda data: data["trials"][3].update(point="px"), "trials.point: 'px' is none of points"),
-        (lambda data: data["trials"][0]["steps"].append("nowhere"), "trials.steps: 'nowhere' is none of stages"),
-        (lambda data: data["stages"][0].update(start="a1"), "stages.start: 'a1' is none of stages"),
+        (lambda data: data["trials"][3].update(point="px"), "trials.point: 'px' is not one of points"),
+        (lambda data: data["trials"][0]["steps"].append("nowhere"), "trials.steps: 'nowhere' is not one of stages"),
+        (lambda data: data["stages"][0].update(start="a1"), "stages.start: 'a1' is not one of stages"),
         (lambda data: data["stages"][0].update(start=data["stages"][1]["id"]), "starts from itself"),
         (lambda data: data["points"].append(copy.deepcopy(data["points"][0])), "points: 'p00000000' is there twice"),
-        (lambda data: data.update(best="p?"), r"best: 'p\?' is none of points"),
+        (lambda data: data.update(best="p?"), r"best: 'p\?' is not one of points"),
     ],
 )
 def test_a_document_that_does_not_hold_together_is_refused(tmp_path: Path, change: Any, says: str) -> None:

@@ -77,7 +77,9 @@ def _name_fault(found: SweepOutcome) -> str | None:
         *([("points", "best", found.best)] if found.best is not None else []),
     ]
     known = {kind: set(some) for kind, some in ids.items()}
-    return next((f"{at}: {name[:60]!r} is none of {kind}" for kind, at, name in named if name not in known[kind]), None)
+    return next(
+        (f"{at}: {name[:60]!r} is not one of {kind}" for kind, at, name in named if name not in known[kind]), None
+    )
 
 
 def _circle(found: SweepOutcome) -> str | None:

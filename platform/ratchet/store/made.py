@@ -89,7 +89,7 @@ def turn(
 ) -> Iterator[Turn[Found]]:
     """Look for something; hold the leases of what is missing, and look again, as others may have made it meanwhile.
 
-    `look` is told whether the leases are held: what is damaged may be put aside then. `missing` returns, by the key
+    `look` gets True once the leases are held: only then may it put damaged parts aside. `missing` returns, by the key
     of its lease, in a few words what is to be made. Raises what waiting raises; StorageError.
     """
     found = look(False)

@@ -33,7 +33,7 @@ class OneEngine:
             yield place, self.engine.answer(unit)
 
     def close(self) -> None:
-        """Let go of the engine and of the memory that it holds; the next unit makes another one."""
+        """Close the engine and free its memory; the next unit makes another one."""
         self.engine = None
 
 
