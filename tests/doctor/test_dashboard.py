@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from ratchet.cli import main
-from ratchet.doctor.dashboard import answers_unasked, get, inspect_dashboard, is_loopback, own_token
+from ratchet.doctor.dashboard import answers_unasked, get, inspect_dashboard, own_token
 from ratchet.doctor.facts import Dashboard
+from ratchet.serving.address import is_loopback
 
 TOKEN = "a-token-of-a-test"  # noqa: S105
 JOBS: list[Any] = [

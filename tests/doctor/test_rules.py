@@ -14,13 +14,22 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from ratchet.doctor import probe
-from ratchet.doctor.facts import Dashboard, Gpu, Machine, NodeFacts, Skew, Storage
-from ratchet.doctor.findings import Finding, findings_text, ok, problem, warning, worst
-from ratchet.doctor.rules import access as access_rules
-from ratchet.doctor.rules import nodes as node_rules
-from ratchet.doctor.rules import plan as plan_rules
-from ratchet.doctor.rules.nodes import ADVISORIES, Advisory, holes
+from ratchet.doctor import dashboard, probe, rules
+from ratchet.doctor.facts import (
+    Dashboard,
+    Finding,
+    Gpu,
+    Machine,
+    NodeFacts,
+    Skew,
+    Storage,
+    findings_text,
+    ok,
+    problem,
+    warning,
+    worst,
+)
+from ratchet.doctor.rules import ADVISORIES, Advisory, holes
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
 
@@ -56,156 +65,154 @@ def shares(storage: Storage) -> NodeFacts:
 
 
 FINDINGS: dict[str, tuple[Finding, str, str]] = {
-    "auth off": (access_rules.authentication(OPEN, {}), "problem", "runs code on it, without a token"),
+    "auth off": (dashboard.authentication(OPEN, {}), "problem", "runs code on it, without a token"),
     "jobs answer although it says token": (
-        access_rules.authentication(dataclasses.replace(CLOSED, status=200, jobs_open=True), {}),
+        dashboard.authentication(dataclasses.replace(CLOSED, status=200, jobs_open=True), {}),
         "problem",
         "without a token",
     ),
-    "auth on": (access_rules.authentication(CLOSED, {}), "ok", "jobs answer 401"),
+    "auth on": (dashboard.authentication(CLOSED, {}), "ok", "jobs answer 401"),
     "no dashboard of Ray": (
-        access_rules.authentication(dataclasses.replace(CLOSED, status=404, mode=None), {}),
+        dashboard.authentication(dataclasses.replace(CLOSED, status=404, mode=None), {}),
         "warning",
         "jobs answer 404 without a token; mode unknown",
     ),
     "a page to log in before it": (
-        access_rules.authentication(dataclasses.replace(CLOSED, status=200, mode=None), {}),
+        dashboard.authentication(dataclasses.replace(CLOSED, status=200, mode=None), {}),
         "warning",
         "jobs answer 200",
     ),
-    "cannot be asked": (access_rules.authentication(SILENT, {}), "warning", "RAY_AUTH_MODE is not set here"),
-    "a local Ray": (access_rules.authentication(None, {}), "ok", "a token of its own"),
-    "a local Ray without": (access_rules.authentication(None, {"RAY_AUTH_MODE": "disabled"}), "warning", "is disabled"),
-    "open to the world": (access_rules.openness(OPEN), "problem", "open without a token to the whole network"),
+    "cannot be asked": (dashboard.authentication(SILENT, {}), "warning", "RAY_AUTH_MODE is not set here"),
+    "a local Ray": (dashboard.authentication(None, {}), "ok", "a token of its own"),
+    "a local Ray without": (dashboard.authentication(None, {"RAY_AUTH_MODE": "disabled"}), "warning", "is disabled"),
+    "open to the world": (dashboard.openness(OPEN), "problem", "open without a token to the whole network"),
     "open to the machine": (
-        access_rules.openness(dataclasses.replace(OPEN, loopback=True)),
+        dashboard.openness(dataclasses.replace(OPEN, loopback=True)),
         "problem",
         "to every user, and to pages in browsers, of this machine",
     ),
-    "closed": (access_rules.openness(CLOSED), "ok", "wants a token"),
-    "in clear text": (access_rules.openness(dataclasses.replace(CLOSED, loopback=False)), "warning", "in clear text"),
-    "silent": (access_rules.openness(SILENT), "warning", "does not answer"),
-    "metrics": (access_rules.metrics_open(["10.77.0.1:8080"]), "warning", "metrics of 10.77.0.1:8080"),
-    "no metrics": (access_rules.metrics_open([]), "ok", "no node's metrics port answers"),
+    "closed": (dashboard.openness(CLOSED), "ok", "wants a token"),
+    "in clear text": (dashboard.openness(dataclasses.replace(CLOSED, loopback=False)), "warning", "in clear text"),
+    "silent": (dashboard.openness(SILENT), "warning", "does not answer"),
+    "metrics": (dashboard.metrics_open(["10.77.0.1:8080"]), "warning", "metrics of 10.77.0.1:8080"),
+    "no metrics": (dashboard.metrics_open([]), "ok", "no node's metrics port answers"),
     "job secrets": (
-        access_rules.job_secrets(dataclasses.replace(CLOSED, secrets=(("job-1", "HF_TOKEN"),))),
+        dashboard.job_secrets(dataclasses.replace(CLOSED, secrets=(("job-1", "HF_TOKEN"),))),
         "problem",
         "HF_TOKEN of job job-1",
     ),
-    "no job secrets": (access_rules.job_secrets(CLOSED), "ok", "no runtime_env"),
-    "token file open": (access_rules.token_readable(0o100644, "t"), "warning", "(644)"),
-    "token file of a group": (access_rules.token_readable(0o100640, "t"), "warning", "(640)"),
-    "token file closed": (access_rules.token_readable(0o100600, "t"), "ok", "yours alone"),
-    "no token file": (access_rules.token_readable(None, "t"), "ok", "none"),
-    "all answer": (node_rules.nodes_answer([NODE, node()]), "ok", "2 of 2 answer"),
+    "no job secrets": (dashboard.job_secrets(CLOSED), "ok", "no runtime_env"),
+    "token file open": (dashboard.token_readable(0o100644, "t"), "warning", "(644)"),
+    "token file of a group": (dashboard.token_readable(0o100640, "t"), "warning", "(640)"),
+    "token file closed": (dashboard.token_readable(0o100600, "t"), "ok", "yours alone"),
+    "no token file": (dashboard.token_readable(None, "t"), "ok", "none"),
+    "all answer": (rules.nodes_answer([NODE, node()]), "ok", "2 of 2 answer"),
     "one is silent": (
-        node_rules.nodes_answer(
-            [NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module 'ratchet'")]
-        ),
+        rules.nodes_answer([NODE, dataclasses.replace(NODE, name="n2", machine=None, error="No module 'ratchet'")]),
         "problem",
         "n2 (No module 'ratchet')",
     ),
-    "same versions": (node_rules.same_versions(VERSIONS, [NODE, node()]), "ok", "ray 2.60.0"),
+    "same versions": (rules.same_versions(VERSIONS, [NODE, node()]), "ok", "ray 2.60.0"),
     "another Ray": (
-        node_rules.same_versions(VERSIONS, [NODE, node(versions={**VERSIONS, "ray": "2.55.1"})]),
+        rules.same_versions(VERSIONS, [NODE, node(versions={**VERSIONS, "ray": "2.55.1"})]),
         "problem",
         "ray 2.55.1 (n2), 2.60.0 (the driver, n1)",
     ),
     "no torch": (
-        node_rules.same_versions(VERSIONS, [node(versions={k: v for k, v in VERSIONS.items() if k != "torch"})]),
+        rules.same_versions(VERSIONS, [node(versions={k: v for k, v in VERSIONS.items() if k != "torch"})]),
         "problem",
         "torch 2.13.0 (the driver), none (n2)",
     ),
     "another transformers": (
-        node_rules.same_versions(VERSIONS, [node(versions={**VERSIONS, "transformers": "5.4.0"})]),
+        rules.same_versions(VERSIONS, [node(versions={**VERSIONS, "transformers": "5.4.0"})]),
         "warning",
         "transformers 5.19.0",
     ),
-    "no holes": (node_rules.known_holes([("n1", VERSIONS)]), "ok", "none"),
+    "no holes": (rules.known_holes([("n1", VERSIONS)]), "ok", "none"),
     "a hole": (
-        node_rules.known_holes([("n1", {"ray": "2.53.0"}), ("n2", VERSIONS)]),
+        rules.known_holes([("n1", {"ray": "2.53.0"}), ("n2", VERSIONS)]),
         "problem",
         "ray 2.53.0 at n1: CVE-2026-27482",
     ),
-    "one storage": (node_rules.storage("/s", [NODE, shares(Storage(True, True))]), "ok", "the same folder"),
+    "one storage": (rules.storage("/s", [NODE, shares(Storage(True, True))]), "ok", "the same folder"),
     "no node to ask": (
-        node_rules.storage("/s", [dataclasses.replace(NODE, storage=None)]),
+        rules.storage("/s", [dataclasses.replace(NODE, storage=None)]),
         "warning",
         "could not be looked at",
     ),
     "another disk": (
-        node_rules.storage("/s", [NODE, shares(Storage(False, False))]),
+        rules.storage("/s", [NODE, shares(Storage(False, False))]),
         "problem",
         "n2 does not see the driver's files",
     ),
-    "one way": (node_rules.storage("/s", [shares(Storage(True, False, "read-only"))]), "problem", "(read-only)"),
-    "clocks agree": (node_rules.clocks([NODE, at(0.5, 2.0)]), "ok", "2 nodes"),
-    "a slow answer hides a small skew": (node_rules.clocks([at(3.0, 3.0)]), "ok", "1 node"),
-    "ahead": (node_rules.clocks([at(5.0)]), "warning", "n2 by at least 4.9 s"),
-    "behind": (node_rules.clocks([at(-5.0)]), "warning", "n2 by at least 4.9 s"),
-    "an hour": (node_rules.clocks([NODE, at(3600.0)]), "problem", "n2 by at least 3599.9 s"),
-    "no GPUs": (node_rules.gpus([NODE], wanted=False), "ok", "none is asked for"),
-    "GPUs wanted": (node_rules.gpus([NODE], wanted=True), "problem", "no node has one"),
-    "GPUs": (node_rules.gpus([node(**gpus(H100, H100)), NODE], wanted=True), "ok", "2 on 1 node"),
+    "one way": (rules.storage("/s", [shares(Storage(True, False, "read-only"))]), "problem", "(read-only)"),
+    "clocks agree": (rules.clocks([NODE, at(0.5, 2.0)]), "ok", "2 nodes"),
+    "a slow answer hides a small skew": (rules.clocks([at(3.0, 3.0)]), "ok", "1 node"),
+    "ahead": (rules.clocks([at(5.0)]), "warning", "n2 by at least 4.9 s"),
+    "behind": (rules.clocks([at(-5.0)]), "warning", "n2 by at least 4.9 s"),
+    "an hour": (rules.clocks([NODE, at(3600.0)]), "problem", "n2 by at least 3599.9 s"),
+    "no GPUs": (rules.gpus([NODE], wanted=False), "ok", "none is asked for"),
+    "GPUs wanted": (rules.gpus([NODE], wanted=True), "problem", "no node has one"),
+    "GPUs": (rules.gpus([node(**gpus(H100, H100)), NODE], wanted=True), "ok", "2 on 1 node"),
     "CPU build of torch": (
-        node_rules.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=True),
+        rules.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=True),
         "problem",
         "torch uses none of the GPUs of n2 (NVIDIA H100 80GB HBM3)",
     ),
     "CPU build, not wanted": (
-        node_rules.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=False),
+        rules.gpus([node(**gpus(H100, cuda=None, usable=0))], wanted=False),
         "warning",
         "n2",
     ),
     "other GPUs and drivers": (
-        node_rules.gpus([node("a", **gpus(H100)), node("b", **gpus(A100, cuda="12.4"))], wanted=True),
+        rules.gpus([node("a", **gpus(H100)), node("b", **gpus(A100, cuda="12.4"))], wanted=True),
         "warning",
         "driver 535.183.01 (b), 570.86.15 (a); GPU NVIDIA A100-SXM4-80GB (b), NVIDIA H100 80GB HBM3 (a); "
         "CUDA of torch 12.4 (b), 12.8 (a)",
     ),
-    "shm": (node_rules.shared_memory([NODE], gpus_wanted=True), "ok", "object store"),
-    "docker's shm": (node_rules.shared_memory([node(shared_memory=64 << 20)], False), "warning", "64 MiB of 1.0 GiB"),
+    "shm": (rules.shared_memory([NODE], gpus_wanted=True), "ok", "object store"),
+    "docker's shm": (rules.shared_memory([node(shared_memory=64 << 20)], False), "warning", "64.0 MiB of 1.0 GiB"),
     "docker's shm with GPUs": (
-        node_rules.shared_memory([node(shared_memory=64 << 20)], True),
+        rules.shared_memory([node(shared_memory=64 << 20)], True),
         "problem",
-        "n2 has 64 MiB",
+        "n2 has 64.0 MiB",
     ),
-    "handles": (node_rules.open_files([NODE, node(open_files=sys.maxsize)]), "ok", "65,536"),
-    "few handles": (node_rules.open_files([node(open_files=20_000)]), "warning", "n2 allows 20,000"),
-    "too few handles": (node_rules.open_files([node(open_files=1_024)]), "problem", "1,024"),
-    "room on disks": (node_rules.disks([NODE], None), "ok", "room"),
-    "little disk": (node_rules.disks([node(free_temporary=5 * GIB)], None), "warning", "5.0 GiB free of 10.0 GiB"),
-    "full disk": (node_rules.disks([node(free_storage=1 << 20)], None), "problem", "storage of n2: 1 MiB free"),
+    "handles": (rules.open_files([NODE, node(open_files=sys.maxsize)]), "ok", "65,536"),
+    "few handles": (rules.open_files([node(open_files=20_000)]), "warning", "n2 allows 20,000"),
+    "too few handles": (rules.open_files([node(open_files=1_024)]), "problem", "1,024"),
+    "room on disks": (rules.disks([NODE], None), "ok", "room"),
+    "little disk": (rules.disks([node(free_temporary=5 * GIB)], None), "warning", "5.0 GiB free of 10.0 GiB"),
+    "full disk": (rules.disks([node(free_storage=1 << 20)], None), "problem", "storage of n2: 1.0 MiB free"),
     "less than the plan": (
-        node_rules.disks([node(free_storage=50 * GIB)], 80 * GIB),
+        rules.disks([node(free_storage=50 * GIB)], 80 * GIB),
         "problem",
         "50.0 GiB free of 80.0",
     ),
-    "not writable": (node_rules.disks([node(free_storage=None)], None), "problem", "n2 cannot write"),
-    "it fits": (plan_rules.enough_nodes(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
+    "not writable": (rules.disks([node(free_storage=None)], None), "problem", "n2 cannot write"),
+    "it fits": (rules.enough_nodes(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
     "it does not fit": (
-        plan_rules.enough_nodes(Cluster(workers=9), [NODE, node()]),
+        rules.enough_nodes(Cluster(workers=9), [NODE, node()]),
         "problem",
         "9 CPUs, and there are 8",
     ),
     "the fewest fit": (
-        plan_rules.enough_nodes(Cluster(workers=(2, 9)), [NODE]),
+        rules.enough_nodes(Cluster(workers=(2, 9)), [NODE]),
         "warning",
         "not for all 9 workers: 9 CPUs",
     ),
     "in no one node": (
-        plan_rules.enough_nodes(Cluster(cpus_per_worker=6), [NODE, node()]),
+        rules.enough_nodes(Cluster(cpus_per_worker=6), [NODE, node()]),
         "problem",
         "no node has as many",
     ),
     "no GPU in Ray": (
-        plan_rules.enough_nodes(Cluster(gpus_per_worker=1), [NODE]),
+        rules.enough_nodes(Cluster(gpus_per_worker=1), [NODE]),
         "problem",
         "1 GPUs, and there are 0",
     ),
-    "object store": (plan_rules.object_store(Cluster(), [NODE]), "ok", "200 MiB or more"),
+    "object store": (rules.object_store(Cluster(), [NODE]), "ok", "200 MiB or more"),
     "small object store": (
-        plan_rules.object_store(Cluster(), [node(resources={"object_store_memory": 1e8})]),
+        rules.object_store(Cluster(), [node(resources={"object_store_memory": 1e8})]),
         "warning",
         "200 MiB on n2",
     ),
@@ -238,7 +245,7 @@ def test_a_disk_must_hold_the_model_and_the_checkpoints_of_the_largest_step(
     data = {"a": {"generate": {"kind": "arithmetic"}}}
     document = {"name": "p", "model": {"path": str(tmp_path), "dtype": dtype}, "data": data, "stages": stages}
     published = 500 * (4 if dtype == "float32" else 2)
-    assert plan_rules.largest_step(Plan.model_validate(document)) == published * times
+    assert rules.largest_step(Plan.model_validate(document)) == published * times
 
 
 def test_the_worst_decides_and_problems_come_last() -> None:

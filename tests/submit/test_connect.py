@@ -13,11 +13,11 @@ import pytest
 
 from job_server import JobServer, job_server, resets, says, stops_half_way
 from ratchet.errors import ClusterError, PlanError, RunError
+from ratchet.serving.address import is_in_the_open
 from ratchet.submit import client
-from ratchet.submit.address import find_address, is_in_the_open
 from ratchet.submit.client import connect_jobs
-from ratchet.submit.job import DIGEST, Submission, submit_once
-from ratchet.submit.stop import stop
+from ratchet.submit.follow import stop
+from ratchet.submit.job import DIGEST, Submission, find_address, submit_once
 
 MADE = Submission("tiny", "0123456789abcdef0123", "true", {})
 

@@ -18,11 +18,9 @@ import pytest
 
 from ratchet.errors import ClusterError, StoppedError
 from ratchet.submit.client import RayJobs, connect_jobs
-from ratchet.submit.environment import job_runtime_env
 from ratchet.submit.files import StagedFile, library, pack, unpack
-from ratchet.submit.follow import follow_job
-from ratchet.submit.job import Job, Submission, exit_status, submit_once
-from ratchet.submit.stop import stop
+from ratchet.submit.follow import follow_job, stop
+from ratchet.submit.job import Job, Submission, exit_status, job_runtime_env, submit_once
 from ratchet.track.progress import Console
 from ray_head import Head, get, plain_environment, ray_head
 from whole_run import processes_below

@@ -19,8 +19,8 @@ from ratchet.pipeline.session import worker_environment
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_plan
 from ratchet.redact import looks_secret, shapes_in
-from ratchet.submit.environment import job_runtime_env, variables
 from ratchet.submit.files import StagedFile
+from ratchet.submit.job import job_runtime_env, variables
 from ratchet.submit.secrets import known_secrets, refuse_secrets
 
 CANARY = "canary-5f2c9b1e77"

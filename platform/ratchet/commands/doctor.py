@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     plan = load_plan(arguments.plan, arguments.overrides) if arguments.plan else None
 
     from ratchet.doctor.examine import examine
-    from ratchet.doctor.findings import findings_text, worst
+    from ratchet.doctor.facts import findings_text, worst
 
     findings = examine(plan, arguments.address)
     level = worst(findings)

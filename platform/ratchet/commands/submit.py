@@ -16,12 +16,20 @@ from ratchet.pipeline.named import key_variables
 from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
+from ratchet.store.files import bytes_text
 from ratchet.submit import files, secrets
-from ratchet.submit.address import find_address
-from ratchet.submit.environment import job_runtime_env, variables
-from ratchet.submit.follow import follow_job
-from ratchet.submit.job import Submission, check_plan, digest_of_job, entrypoint, exit_status, submit_once
-from ratchet.submit.stop import stop
+from ratchet.submit.follow import follow_job, stop
+from ratchet.submit.job import (
+    Submission,
+    check_plan,
+    digest_of_job,
+    entrypoint,
+    exit_status,
+    find_address,
+    job_runtime_env,
+    submit_once,
+    variables,
+)
 from ratchet.track.progress import Console
 
 if TYPE_CHECKING:
@@ -123,7 +131,7 @@ def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[st
 def _say_what_goes(console: Console, staged: files.Staged, library: tuple[files.StagedFile, ...]) -> None:
     console.say(files.listing(staged.files, "sent"))
     if library:
-        total = files.bytes_text(sum(len(file.content) for file in library))
+        total = bytes_text(sum(len(file.content) for file in library))
         console.say(f"{total:>10}  library: {len(library)} files, sha256 {files.digest_of_files(library)[:16]}")
     for path in staged.elsewhere:
         console.say(f"{path} is not sent: every node of the cluster must see it")

@@ -8,12 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ratchet.doctor import dashboard as dashboards
-from ratchet.doctor import probe
-from ratchet.doctor.facts import Dashboard, NodeFacts
-from ratchet.doctor.findings import Finding, ok, problem, warning
-from ratchet.doctor.rules import access as access_rules
-from ratchet.doctor.rules import nodes as node_rules
-from ratchet.doctor.rules import plan as plan_rules
+from ratchet.doctor import probe, rules
+from ratchet.doctor.facts import Dashboard, Finding, NodeFacts, ok, problem, warning
 from ratchet.errors import ClusterError
 from ratchet.pipeline.session import needs
 from ratchet.plan.cluster import Cluster
@@ -57,7 +53,7 @@ def _this_machine(plan: Plan | None, cluster: Cluster) -> list[Finding]:
     resources["object_store_memory"] = float(cluster.ray.object_store_mb << 20)
     node = NodeFacts(machine.name, "127.0.0.1", resources, metrics_port=0, machine=machine)
     where = ok("cluster", "none is named: `ratchet run` starts a Ray of this machine, without a dashboard")
-    return [where, access_rules.authentication(None, os.environ), *_of_nodes(plan, cluster, [node])]
+    return [where, dashboards.authentication(None, os.environ), *_of_nodes(plan, cluster, [node])]
 
 
 def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding]:
@@ -71,15 +67,15 @@ def _attached(plan: Plan | None, cluster: Cluster, address: str) -> list[Finding
         return [problem("cluster", f"{error.where}: {error.what}", error.fix)]
     findings = [ok("cluster", f"{address}: {len(nodes)} node{'s' * (len(nodes) != 1)}")]
     seen = dashboards.inspect_dashboard(url, dashboards.own_token(os.environ)) if url else _no_dashboard()
-    findings += _of_dashboard(seen) if url else [access_rules.authentication(seen, os.environ)]
+    findings += _of_dashboard(seen) if url else [dashboards.authentication(seen, os.environ)]
     open_metrics = [
         at
         for node in nodes
         if node.metrics_port and dashboards.answers_unasked(f"http://{(at := _metrics_at(node))}/metrics")
     ]
-    findings += [access_rules.metrics_open(open_metrics), node_rules.nodes_answer(nodes)]
-    findings += [node_rules.clocks(nodes), *_of_nodes(plan, cluster, nodes)]
-    return findings + ([node_rules.storage(str(storage), nodes)] if storage else [])
+    findings += [dashboards.metrics_open(open_metrics), rules.nodes_answer(nodes)]
+    findings += [rules.clocks(nodes), *_of_nodes(plan, cluster, nodes)]
+    return findings + ([rules.storage(str(storage), nodes)] if storage else [])
 
 
 def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[NodeFacts]) -> list[Finding]:
@@ -87,37 +83,33 @@ def _of_nodes(plan: Plan | None, cluster: Cluster, nodes: Sequence[NodeFacts]) -
     ours, wanted = versions(), cluster.gpus_per_worker > 0
     places = [
         ("the driver", ours),
-        *((name, machine.versions) for name, machine in node_rules.answering_machines(nodes)),
+        *((name, machine.versions) for name, machine in rules.answering_machines(nodes)),
     ]
     findings = [
-        node_rules.same_versions(ours, nodes),
-        node_rules.known_holes(places),
-        node_rules.gpus(nodes, wanted),
-        node_rules.shared_memory(nodes, wanted),
-        node_rules.open_files(nodes),
-        node_rules.disks(nodes, plan_rules.largest_step(plan) if plan else None),
+        rules.same_versions(ours, nodes),
+        rules.known_holes(places),
+        rules.gpus(nodes, wanted),
+        rules.shared_memory(nodes, wanted),
+        rules.open_files(nodes),
+        rules.disks(nodes, rules.largest_step(plan) if plan else None),
     ]
-    return findings + (
-        [plan_rules.enough_nodes(cluster, nodes), plan_rules.object_store(cluster, nodes)] if plan else []
-    )
+    return findings + ([rules.enough_nodes(cluster, nodes), rules.object_store(cluster, nodes)] if plan else [])
 
 
 def _of_dashboard(seen: Dashboard) -> list[Finding]:
-    findings = [access_rules.authentication(seen, os.environ), access_rules.openness(seen)]
+    findings = [dashboards.authentication(seen, os.environ), dashboards.openness(seen)]
     if not seen.reachable:
         return findings
-    findings.append(access_rules.job_secrets(seen))
+    findings.append(dashboards.job_secrets(seen))
     if seen.ray_version:
-        cluster = dataclasses.replace(
-            node_rules.known_holes([(seen.url, {"ray": seen.ray_version})]), check="Ray's version"
-        )
+        cluster = dataclasses.replace(rules.known_holes([(seen.url, {"ray": seen.ray_version})]), check="Ray's version")
         findings.append(cluster)
     return findings
 
 
 def _token_file(environment: Mapping[str, str]) -> Finding:
     path = dashboards.token_path(environment)
-    return access_rules.token_readable(path.stat().st_mode if path.is_file() else None, str(path))
+    return dashboards.token_readable(path.stat().st_mode if path.is_file() else None, str(path))
 
 
 def _no_dashboard() -> Dashboard:

@@ -25,24 +25,47 @@ metadata (in the IETF's block for protocols), IBM's services, Equinix' metadata.
 shared."""
 
 
-def check_url(url: str) -> None:
-    """Raise PlanError where `url` is not the http or https URL of a server, without secrets in it."""
-    fix = "give it as https://host/v1, the part before /chat/completions"
-    if "@" in url:
-        raise PlanError(
-            "the URL has a name or a password in it",  # and so no part of it is shown
-            where="base_url",
-            fix="put the key into an environment variable and name that as key_variable",
-        )
+_BASE_URL = "give it as https://host/v1, the part before /chat/completions"
+_KEY = "put the key into an environment variable and name that as key_variable"
+
+
+def check_url(url: str, where: str = "base_url", fix: str = _BASE_URL, *, instead: str = _KEY) -> None:
+    """Raise PlanError where `url`, which stands at `where`, is not the http or https URL of a server without secrets.
+
+    `fix` is the remedy, and `instead` that where a name or a password is in it.
+    """
+    if "@" in url:  # no part of it is shown
+        raise PlanError("the URL has a name or a password in it", where=where, fix=instead)
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise PlanError(f"not a URL: {error}", where="base_url", fix=fix) from None
+        raise PlanError(f"not a URL: {error}", where=where, fix=fix) from None
     if parts.scheme not in {"http", "https"} or not host or url.split() != [url]:
-        raise PlanError(f"not an http or https URL: {url!r}", where="base_url", fix=fix)
+        raise PlanError(f"not an http or https URL: {url!r}", where=where, fix=fix)
     if parts.query or parts.fragment:
-        raise PlanError("the URL has a query or a fragment", where="base_url", fix=fix)
+        raise PlanError("the URL has a query or a fragment", where=where, fix=fix)
+
+
+def addresses_of(host: str) -> list[str]:
+    """Return the IP addresses of a host; none where it is not found."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [str(entry[4][0]).partition("%")[0] for entry in found]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine and cannot be reached from another."""
+    found = addresses_of(host)
+    return bool(found) and all(ipaddress.ip_address(address).is_loopback for address in found)
+
+
+def is_in_the_open(url: str) -> bool:
+    """Tell whether what is sent to `url` can be read on its way: plain http, to a host of the open internet."""
+    parts = urlsplit(url)
+    return parts.scheme != "https" and any(map(is_public, addresses_of(parts.hostname or "")))
 
 
 def is_public(address: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import json
+import math
 import os
 import re
 import shutil
@@ -214,3 +215,12 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def bytes_text(count: int) -> str:
+    """Return bytes as people say them, rounded up: `312 B`, `4.1 KiB`, `7.0 MiB`, `2.0 GiB`."""
+    power = max((one for one in range(4) if count >= 1 << 10 * one), default=0)
+    if power == 0:
+        return f"{count} B"
+    # Rounded up, so that what is over a limit reads so.
+    return f"{math.ceil(count / (1 << 10 * power) * 10) / 10:.1f} {'BKMG'[power]}iB"

@@ -19,9 +19,8 @@ from ray.dashboard.modules.dashboard_sdk import SubmissionClient
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from ratchet.errors import ClusterError, PlanError
-from ratchet.submit.address import is_in_the_open
-from ratchet.submit.environment import RAYS_STOP_WAIT, STOP_WAIT
-from ratchet.submit.job import DIGEST, PLAN, Job, Submission, UnreachableError
+from ratchet.serving.address import is_in_the_open
+from ratchet.submit.job import DIGEST, PLAN, RAYS_STOP_WAIT, STOP_WAIT, Job, Submission, UnreachableError
 from ratchet.track.progress import Console
 
 OLDEST = (2, 60)

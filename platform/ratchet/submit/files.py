@@ -11,7 +11,6 @@ import functools
 import glob
 import hashlib
 import io
-import math
 import os
 import subprocess
 import zipfile
@@ -23,6 +22,7 @@ from ratchet.pipeline.named import named_files
 from ratchet.plan.document import dotted
 from ratchet.plan.load import planned_suites
 from ratchet.plan.schema import Plan
+from ratchet.store.files import bytes_text
 
 MOST_BYTES = 99 << 20
 """Ray's dashboard takes bodies of 100 MiB (`DASHBOARD_CLIENT_MAX_SIZE`); the rest is for the archive's own lines."""
@@ -81,19 +81,14 @@ def stage(path: Path, plan: Plan) -> Staged:
         total += bytes_of_it
         if bytes_of_it > MOST_OF_ONE:
             raise PlanError(
-                f"{_mib(bytes_of_it)}, and the most that is sent of one file is {MOST_OF_ONE >> 20} MiB",
+                f"{bytes_text(bytes_of_it)}, and the most that is sent of one file is {MOST_OF_ONE >> 20} MiB",
                 where=name,
                 fix=_SHARED,
             )
     if total > MOST_BYTES:
-        raise PlanError(f"the files are {_mib(total)} together, and Ray takes {MOST_BYTES >> 20}", fix=_SHARED)
+        raise PlanError(f"the files are {bytes_text(total)} together, and Ray takes {MOST_BYTES >> 20}", fix=_SHARED)
     files = tuple(StagedFile(name, found[name][0].read_bytes(), found[name][1]) for name in sorted(found))
     return Staged(_own_name(path), files, tuple(dict.fromkeys(elsewhere)))
-
-
-def _mib(count: int) -> str:
-    """Return bytes in MiB, rounded up, so that what is over a limit reads so."""
-    return f"{math.ceil(count / (1 << 20) * 10) / 10:.1f} MiB"
 
 
 def _entries(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -153,13 +148,6 @@ def listing(files: tuple[StagedFile, ...], what: str) -> str:
     lines = [f"{bytes_text(len(file.content)):>10}  {file.name}" for file in files]
     total = bytes_text(sum(len(file.content) for file in files))
     return "\n".join([*lines, f"{total:>10}  {what}: {len(files)} files, sha256 {digest_of_files(files)[:16]}"])
-
-
-def bytes_text(count: int) -> str:
-    """Return bytes as people say them: `312 B`, `4.1 KiB`, `7.0 MiB`."""
-    if count < 1 << 10:
-        return f"{count} B"
-    return f"{count / (1 << 10):.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
 
 
 def refuse_ignored(files: tuple[StagedFile, ...]) -> None:

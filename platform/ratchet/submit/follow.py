@@ -1,4 +1,4 @@
-"""Follow a job to its end: ask again and again, so that a connection that breaks costs nothing.
+"""Follow a job to its end, or stop it: ask again and again, so that a connection that breaks costs nothing.
 
 Ray's own follower is one websocket, whose end is taken for the job's (ray#51601). Here each round asks for the status
 and then for the log, of which only what is new is written; so what a job wrote before it ended is never missed.
@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from ratchet.errors import ClusterError
-from ratchet.submit.job import Job, Jobs, UnreachableError
+from ratchet.errors import ClusterError, RunError, StoppedError, some
+from ratchet.submit.job import Job, Jobs, UnreachableError, exit_status
 from ratchet.track.progress import Console, duration
 
 POLL_SECONDS = 1.0
 _TRIES_FOR_THE_END = 5
 _SHARE = 4
 """A round that took long, because the log is long, is followed by a pause this many times as long."""
+_AFTER_KILL = 60.0
+"""Seconds that a killed job may take to be reported as stopped."""
 
 
 class _Log:
@@ -109,3 +111,41 @@ def _info(jobs: Jobs, job_id: str) -> Job:
             fix="submit again: the run goes on from its last checkpoint",
         )
     return job
+
+
+def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: float) -> int:
+    """Stop the one running job of a plan, or the one named; write what it says until its end.
+
+    Return 0 where it stopped in its time, `StoppedError`'s status where it was killed then, and its own where it had
+    ended by itself. Raises RunError where no such job runs, or several do and none is named; ClusterError.
+    """
+    job, console = find_job(jobs, plan, job_id), Console()
+    seen = len(jobs.log(job.id))
+    console.say(f"{job.id}: asked to stop; it has {job.stop_wait} s to commit a checkpoint")
+    started = time.monotonic()
+    jobs.stop(job.id)
+    ended = follow_job(jobs, job.id, out, patience=max(patience, job.stop_wait + _AFTER_KILL), seen=seen)
+    took = time.monotonic() - started
+    if ended.status != "STOPPED":
+        console.say(f"{job.id}: had ended by itself: {ended.status}")
+        return exit_status(ended)
+    if took < job.stop_wait:
+        console.say(f"{job.id}: stopped after {duration(took)}; submitted again, the run goes on where it stopped")
+        return 0
+    console.say(
+        f"{job.id}: killed after its {job.stop_wait} s; submitted again, the run goes on from the last checkpoint "
+        "that was committed (more time: --stop-wait when submitting)"
+    )
+    return StoppedError.exit_code
+
+
+def find_job(jobs: Jobs, plan: str, job_id: str | None) -> Job:
+    """Return the job to stop. Raises RunError where none runs, or several do."""
+    found = [job for job in jobs.running() if (job.id == job_id if job_id else job.plan == plan)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise RunError(
+            f"several jobs of this plan run: {some([job.id for job in found])}", where=plan, fix="name one with --id"
+        )
+    raise RunError("no such job runs on this cluster", where=job_id or plan, fix="`ray job list` shows those that do")

@@ -1,4 +1,7 @@
-"""What is submitted, what the cluster says of it, and the name that makes a second submission the same one."""
+"""What is submitted and where, what the cluster says of it, and the name that makes a second submission the same one.
+
+A job's command, variables and metadata are public on the cluster (`submit.secrets` says where they can be read).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ratchet.errors import ClusterError, PlanError, RunError, StoppedError
+from ratchet.pipeline.session import worker_environment
+from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
+from ratchet.redact import looks_secret
+from ratchet.serving.address import check_url
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import lost_with_job
 
@@ -17,6 +24,16 @@ PLAN, DIGEST = "ratchet_plan", "ratchet_digest"
 """Metadata of a job: the plan's name, and the digest of all that makes the job."""
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}
 _ID = r"[a-z0-9][a-z0-9-]{0,62}"
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Seconds from Ray's SIGTERM to its SIGKILL when a job is stopped; Ray's own default, 3, is no time for a checkpoint.
+It counts only where it stood in the job's `runtime_env` from the start."""
+RAYS_STOP_WAIT = 3
+KEEP_OUT = (
+    "leave it out here, and give it to the cluster: as a variable of its pods (secretKeyRef) or of `ray start`, "
+    "or as a file there"
+)
+"""What to do with a secret."""
+_ADDRESS = "give the dashboard's, such as --address http://127.0.0.1:8265, or set RAY_API_SERVER_ADDRESS"
 
 
 class UnreachableError(ClusterError):
@@ -70,6 +87,23 @@ class Jobs(Protocol):
         """Ask for a job's end."""
 
 
+def find_address(given: str | None, environment: Mapping[str, str]) -> str:
+    """Return the URL of a cluster's dashboard: as given, of RAY_API_SERVER_ADDRESS, or of RAY_ADDRESS if it is one.
+
+    Raises PlanError where none is given, or it is not such a URL.
+    """
+    ray_address = environment.get("RAY_ADDRESS", "")
+    address = given or environment.get("RAY_API_SERVER_ADDRESS")
+    # RAY_ADDRESS is as a rule the address of the cluster itself (host:6379), which takes no jobs.
+    if not address and ray_address.startswith(("http://", "https://")):
+        address = ray_address
+    if not address:
+        raise PlanError("no cluster is named", where="--address", fix=_ADDRESS)
+    address = address if "://" in address else f"http://{address}"
+    check_url(address, "--address", _ADDRESS, instead="use RAY_AUTH_TOKEN_PATH")
+    return address.rstrip("/")
+
+
 def check_plan(plan: Plan) -> None:
     """Raise PlanError where a plan cannot run as a job: its storage would go with the job, or it names another Ray."""
     if not plan.cluster.storage.startswith("/"):
@@ -86,6 +120,46 @@ def entrypoint(plan: str, overrides: Sequence[str], *, fresh: bool) -> str:
     """Return the job's command. `python -m` needs no installed script, so that it also runs a library sent along."""
     sets = [word for override in overrides for word in ("--set", override)]
     return shlex.join(["python", "-m", "ratchet.cli", "run", plan, *sets, *(["--fresh"] if fresh else [])])
+
+
+def variables(settings: Sequence[str], cluster: Cluster, stop_wait: int) -> dict[str, str]:
+    """Return the variables of a job: the time that a stop gives, and `NAME=VALUE` settings.
+
+    Raises PlanError where that is no time, and where a setting looks like a secret, or is one that the run itself
+    sets: Ray ends a driver whose `ray.init` and job both set a variable.
+    """
+    if stop_wait < 1:
+        raise PlanError(
+            "a stop would kill the run at once, without a checkpoint",
+            where=f"--stop-wait {stop_wait}",
+            fix="give 1 second or more; a checkpoint of a large model takes minutes",
+        )
+    found = {STOP_WAIT: str(stop_wait)}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.isidentifier():
+            raise PlanError("give a variable as NAME=VALUE", where=f"--env {name}")
+        if looks_secret(name):
+            raise PlanError(
+                "by its name this is a secret, and the variables of a job can be read by all who reach the cluster",
+                where=f"--env {name}",
+                fix=KEEP_OUT,
+            )
+        if name == STOP_WAIT:
+            raise PlanError("has an option of its own", where=f"--env {name}", fix="say --stop-wait SECONDS")
+        if name in worker_environment(cluster):
+            raise PlanError(
+                "`ratchet run` sets this variable itself, and Ray takes it from one place only",
+                where=f"--env {name}",
+                fix="leave it out",
+            )
+        found[name] = value
+    return found
+
+
+def job_runtime_env(archive: str, library: str | None, values: dict[str, str]) -> dict[str, Any]:
+    """Return a job's `runtime_env`: the archive of its files, the library's folder if it goes along, variables."""
+    return {"working_dir": archive, **({"py_modules": [library]} if library else {}), "env_vars": values}
 
 
 def digest_of_job(files: str, library: str, command: str, values: Mapping[str, str]) -> str:

@@ -15,15 +15,11 @@ from ratchet import redact
 from ratchet.errors import PlanError
 from ratchet.redact import SHORTEST, looks_secret, shapes_in
 from ratchet.submit.files import StagedFile
+from ratchet.submit.job import KEEP_OUT
 
 _PLACE = re.compile(r"(?i)(.+)_(?:PATH|FILE)")
 """Variables that hold the place of a secret, and not the secret."""
 _LARGEST_SECRET = 1 << 16
-
-FIX = (
-    "leave it out here, and give it to the cluster: as a variable of its pods (secretKeyRef) or of `ray start`, "
-    "or as a file there"
-)
 
 
 def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, str]:
@@ -64,7 +60,7 @@ def refuse_secrets(texts: Mapping[str, str], files: Sequence[StagedFile], secret
     for where, text in shaped.items():
         problems += [f"{where}: holds {what}" for what in shapes_in(text)]
     if problems:
-        raise PlanError("\n".join(problems), fix=FIX)
+        raise PlanError("\n".join(problems), fix=KEEP_OUT)
 
 
 def _known(

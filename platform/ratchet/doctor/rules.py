@@ -1,4 +1,4 @@
-"""What the nodes of a cluster are like, and like each other: from facts to findings.
+"""What the nodes of a cluster are like, and like each other, and whether a plan fits them: from facts to findings.
 
 Thresholds are this module's, and stand beside their reasons.
 """
@@ -8,12 +8,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from ratchet.doctor.facts import Machine, NodeFacts, Versions
-from ratchet.doctor.findings import Finding, ok, problem, warning
+from ratchet.doctor.facts import Finding, Machine, NodeFacts, Versions, ok, problem, warning
 from ratchet.errors import some
+from ratchet.pipeline.session import needs
+from ratchet.pipeline.sizes import bytes_written, stored_parameters, weight_bytes
+from ratchet.plan.cluster import Cluster
+from ratchet.plan.schema import Plan
+from ratchet.store.files import bytes_text
 
 _MUST_AGREE = ("python", "ray", "ratchet", "torch")
 _SHOULD_AGREE = ("transformers", "tokenizers", "deepspeed", "peft", "numpy", "pyarrow", "vllm")
@@ -26,7 +30,6 @@ _LITTLE_SHARED_MEMORY = 1 << 30
 """NCCL exchanges between the processes of one machine through it; Docker gives 64 MiB."""
 _LITTLE_DISK, _TOO_LITTLE_DISK = 10 << 30, 1 << 30
 """Where the plan's own need is not known: checkpoints of a small model, Ray's logs and spilled objects."""
-_GIB = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,8 @@ def same_versions(client: Versions, nodes: Sequence[NodeFacts]) -> Finding:
     """Whether client and nodes run the same Python, Ray, Ratchet and torch, and the other libraries."""
     by_place = [("the driver", client), *((name, machine.versions) for name, machine in answering_machines(nodes))]
     for level, libraries in ((problem, _MUST_AGREE), (warning, _SHOULD_AGREE)):
-        differing = [told for one in libraries if (told := _differing(one, by_place))]
+        found = (_differing(one, [(at, have.get(one, "none")) for at, have in by_place]) for one in libraries)
+        differing = [told for told in found if told]
         if differing:
             return level("versions", "; ".join(differing), "use one image, or one constraints file, everywhere")
     return ok("versions", f"the same everywhere: ray {client.get('ray', '–')}, torch {client.get('torch', '–')}")
@@ -123,8 +127,7 @@ def clocks(nodes: Sequence[NodeFacts]) -> Finding:
 
 def gpus(nodes: Sequence[NodeFacts], wanted: bool) -> Finding:
     """Whether GPUs can be used, and are alike. `wanted` says that the plan asks for GPUs."""
-    found = answering_machines(nodes)
-    having = [(name, machine) for name, machine in found if machine.gpus or machine.cuda_devices]
+    having = [(name, machine) for name, machine in answering_machines(nodes) if machine.gpus or machine.cuda_devices]
     if not having:
         if wanted:
             return problem(
@@ -137,18 +140,19 @@ def gpus(nodes: Sequence[NodeFacts], wanted: bool) -> Finding:
     if dead:
         do = "install torch's CUDA build (docs/install.md), for a CUDA that the driver knows"
         return (problem if wanted else warning)("GPUs", f"torch uses none of the GPUs of {some(dead)}", do)
-    kinds = {
-        "driver": _by_value(having, lambda machine: {gpu.driver for gpu in machine.gpus}),
-        "GPU": _by_value(having, lambda machine: {gpu.model for gpu in machine.gpus}),
-        "CUDA of torch": _by_value(having, lambda machine: {machine.cuda} if machine.cuda else set()),
-    }
-    differing = [f"{kind} {_told(places)}" for kind, places in kinds.items() if len(places) > 1]
+    found = [(name, gpu) for name, machine in having for gpu in machine.gpus]
+    unlike = (
+        _differing("driver", [(name, gpu.driver) for name, gpu in found]),
+        _differing("GPU", [(name, gpu.model) for name, gpu in found]),
+        _differing("CUDA of torch", [(name, machine.cuda) for name, machine in having if machine.cuda]),
+    )
+    differing = [told for told in unlike if told]
     if differing:
         return warning(
             "GPUs", "; ".join(differing), "train on nodes that are alike: the slowest decides, and rounding may differ"
         )
     count = sum(len(machine.gpus) or machine.cuda_devices for _, machine in having)
-    return ok("GPUs", f"{count} on {_nodes(len(having))}, alike: {some(sorted(kinds['GPU']))}")
+    return ok("GPUs", f"{count} on {_nodes(len(having))}, alike: {some(sorted({gpu.model for _, gpu in found}))}")
 
 
 def shared_memory(nodes: Sequence[NodeFacts], gpus_wanted: bool) -> Finding:
@@ -159,7 +163,7 @@ def shared_memory(nodes: Sequence[NodeFacts], gpus_wanted: bool) -> Finding:
             store = int(node.resources.get("object_store_memory", 0))
             least = max(store, _LITTLE_SHARED_MEMORY if gpus_wanted else 0)
             if node.machine.shared_memory < least:
-                small.append(f"{node.name} has {_size(node.machine.shared_memory)} of {_size(least)}")
+                small.append(f"{node.name} has {bytes_text(node.machine.shared_memory)} of {bytes_text(least)}")
     if small:
         return (problem if gpus_wanted else warning)(
             "shared memory (/dev/shm)",
@@ -191,7 +195,7 @@ def disks(nodes: Sequence[NodeFacts], needed: int | None) -> Finding:
             ("temporary folder", machine.free_temporary, _LITTLE_DISK),
         ):
             if free < least:
-                told.append(f"{what} of {name}: {_size(free)} free of {_size(least)}")
+                told.append(f"{what} of {name}: {bytes_text(free)} free of {bytes_text(least)}")
                 bad |= free < _TOO_LITTLE_DISK or (what == "storage" and needed is not None)
     if told:
         do = "free some space, or choose another cluster.storage and --temp-dir"
@@ -199,27 +203,58 @@ def disks(nodes: Sequence[NodeFacts], needed: int | None) -> Finding:
     return ok("disk", "there is room in the storage and temporary folders of every node")
 
 
-def _differing(library: str, by_place: Iterable[tuple[str, Versions]]) -> str:
-    found: dict[str, list[str]] = defaultdict(list)
-    for place, versions in by_place:
-        found[versions.get(library, "none")].append(place)
-    return f"{library} {_told(found)}" if len(found) > 1 else ""
+def enough_nodes(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
+    """Whether CPUs and GPUs are there: for the fewest workers that the plan allows, and for the most."""
+    have = {kind: sum(node.resources.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    fewest = needs(cluster.model_copy(update={"workers": cluster.fewest_workers}))
+    do = "lower cluster.workers, cluster.score_actors or what each of them takes, or add nodes"
+    if short := _short(fewest, have):
+        return problem("room for the plan", short, do)
+    each = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    if not any(all(node.resources.get(kind, 0.0) >= need for kind, need in each.items()) for node in nodes):
+        told = f"a worker takes {each['CPU']:g} CPUs and {each['GPU']:g} GPUs, and no node has as many"
+        return problem("room for the plan", told, "lower cluster.cpus_per_worker or cluster.gpus_per_worker")
+    if short := _short(needs(cluster), have):
+        return warning("room for the plan", f"not for all {cluster.most_workers} workers: {short}", do)
+    told = ", ".join(f"{need:g} of {have[kind]:g} {kind}s" for kind, need in needs(cluster).items() if need)
+    return ok("room for the plan", f"it takes {told}")
 
 
-def _by_value(found: Sequence[tuple[str, Machine]], values: Callable[[Machine], set[Any]]) -> dict[str, list[str]]:
+def object_store(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
+    """Whether each node's object store is as large as the plan would make that of a local Ray."""
+    least = cluster.ray.object_store_mb << 20
+    small = [node.name for node in nodes if 0 < node.resources.get("object_store_memory", 0.0) < least]
+    if small:
+        return warning(
+            "object store",
+            f"smaller than the plan's {cluster.ray.object_store_mb} MiB on {', '.join(small)}: objects go to the disk",
+            "start these nodes with a larger --object-store-memory",
+        )
+    return ok("object store", f"{cluster.ray.object_store_mb} MiB or more on every node")
+
+
+def largest_step(plan: Plan) -> int | None:
+    """Return the bytes that a step of a plan writes at most; None where the model is not here. Raises ModelError."""
+    if plan.model.path is None:
+        return None
+    dtype = plan.model.dtype
+    weights = weight_bytes(stored_parameters(Path(plan.model.path)), dtype)
+    return max(bytes_written(stage, weights, dtype) for stage in plan.stages.values()) or None
+
+
+def _differing(what: str, values: Iterable[tuple[str, str]]) -> str:
+    """Return which places have which value of `what`, given (place, value); nothing where all have one."""
     places: dict[str, list[str]] = defaultdict(list)
-    for name, machine in found:
-        for value in values(machine):
-            places[str(value)].append(name)
-    return places
+    for place, value in dict.fromkeys(values):
+        places[value].append(place)
+    told = ", ".join(f"{value} ({some(names)})" for value, names in sorted(places.items()))
+    return f"{what} {told}" if len(places) > 1 else ""
 
 
-def _told(places: dict[str, list[str]]) -> str:
-    return ", ".join(f"{value} ({some(names)})" for value, names in sorted(places.items()))
-
-
-def _size(number: int) -> str:
-    return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / (1 << 20):.0f} MiB"
+def _short(need: dict[str, float], have: dict[str, float]) -> str:
+    return ", ".join(
+        f"{need[kind]:g} {kind}s, and there are {have[kind]:g}" for kind in need if have[kind] < need[kind]
+    )
 
 
 def _nodes(count: int) -> str:
