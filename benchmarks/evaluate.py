@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks import machine
 from benchmarks.models import PRECISIONS, build, sizes
 from ratchet.evaluate.engines.likelihood import likelihoods
-from ratchet.evaluate.engines.units import units_of
+from ratchet.evaluate.engines.pool import units_of
 from ratchet.serving.requests import ContinuationRequest
 
 SHAPES = {

@@ -16,7 +16,8 @@ from benchmarks.shapes import MAX_LENGTH, PAD
 from benchmarks.side import Task, micro_batches
 from ratchet.model.batch import collate
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.serving.vllm import Served, VllmEngine
+from ratchet.serving.served import Served
+from ratchet.serving.vllm import VllmEngine
 
 Floats = Any  # (N, 2) float64: chosen and rejected
 

@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from nodes import Nodes
-    from ratchet.evaluate.candidate import Candidate
+    from ratchet.evaluate.engines.pool import Candidate
 
 # A busy machine is no fault of the code; continuous integration judges a change by the same examples each time.
 # RATCHET_EXAMPLES=1000 tries more of each property than the 30 that a change is judged by.

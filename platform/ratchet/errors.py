@@ -46,6 +46,7 @@ Code = Literal[
     "storage.read-only",
     "storage.unusable",
     "corrupt.document",
+    "corrupt.two-answers",
 ]
 CODES: Mapping[Code, str] = {
     "plan.no-point": "the sweep has no point of this id",
@@ -66,6 +67,7 @@ CODES: Mapping[Code, str] = {
     "storage.read-only": "the storage may not be written to",
     "storage.unusable": "something stands where the storage needs a file or a folder",
     "corrupt.document": "a JSON document with a digest is not as it was written",
+    "corrupt.two-answers": "a journal has two answers to one request",
 }
 """What each code means that is finer than its class."""
 

@@ -15,12 +15,12 @@ import pytest
 from ratchet.errors import DataError, ModelError, StoppedError
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.local import LocalEngine
-from ratchet.evaluate.engines.pool import AnswerPool
-from ratchet.evaluate.engines.units import Unit, UnitJournal
+from ratchet.evaluate.engines.pool import AnswerPool, Unit
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
 from ratchet.reference.gone import still_there
+from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
 
 pytestmark = pytest.mark.ray

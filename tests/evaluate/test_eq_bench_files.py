@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from eq_bench_example import NAMES, Scripted, both, record, references, written
 from ratchet.errors import DataError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.eq_bench.files import read_questions
 from ratchet.evaluate.eq_bench.rules import cut_revision
 from ratchet.evaluate.eq_bench.run import run_eq_bench

@@ -10,7 +10,7 @@ import pytest
 
 from ratchet.documents.scores import Score
 from ratchet.errors import DataError, PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.exact_match import compile_pattern, last_match, run_exact_match, wanted_answers
 from ratchet.evaluate.task_run import HeldoutQuestion
 from ratchet.pipeline.scores_document import score_facts

@@ -16,7 +16,7 @@ from lm_eval.tasks import TaskManager
 from harness_example import OWN, SUMS, WORDS, asking, by_lm_eval, mine, own_task, recorded
 from plain_engine import PlainEngine, run, run_all
 from ratchet.errors import PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.results import TaskResult
 from ratchet.evaluate.statistics import estimate
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest

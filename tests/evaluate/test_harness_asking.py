@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from harness_example import WORDS, asking, by_lm_eval, mine, own_task, recorded
 from plain_engine import run
 from ratchet.errors import DataError, ModelError, PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.asking import Encoder, sampling_of
 from ratchet.evaluate.harness.definitions import quiet
 from ratchet.pairs.chat import ChatTemplate

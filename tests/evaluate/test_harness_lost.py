@@ -16,11 +16,11 @@ from scipy import stats
 
 from harness_example import asking, mine, own_task
 from plain_engine import PlainEngine, run
-from ratchet.evaluate.candidate import Candidate
-from ratchet.evaluate.engines.units import UnitJournal
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.figures import NO_LIKELIHOOD
 from ratchet.evaluate.results import TaskResult, average_of
 from ratchet.evaluate.statistics import ratio
+from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest
 from tests.evaluate.test_harness_values import mc2
 

@@ -14,7 +14,7 @@ from harness_example import asking, mine, own_task
 from mirror import write_hub_folder
 from plain_engine import run
 from ratchet.errors import DataError, PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness_example import mine, own_task
 from ratchet.errors import DataError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.definitions import Loaded, load_definitions, quiet
 from ratchet.evaluate.harness.requests import build_rows
 from ratchet.evaluate.harness.run import run_all

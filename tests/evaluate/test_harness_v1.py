@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mirror import make_mirror
 from plain_engine import PlainEngine, run, run_all
 from ratchet.errors import PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.asking import Encoder, encode_requests
 from ratchet.evaluate.harness.definitions import load_definitions, quiet
 from ratchet.evaluate.harness.leaderboard import OPENLLM_V1

@@ -14,7 +14,7 @@ from scipy import stats
 
 from endpoint_server import chat
 from ratchet.errors import EndpointError, ModelError, RatchetError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.judges.judge import Judge
 from ratchet.evaluate.judges.verdicts import NO_RATING
 from ratchet.evaluate.mt_bench.files import read_set

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import DataError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.judges.guard import Guard
 from ratchet.evaluate.judges.judge import replay_judge
 from ratchet.evaluate.judges.verdicts import NO_RATING, read_as_fastchat, read_verdict

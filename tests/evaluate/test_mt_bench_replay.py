@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.judges.guard import Guard
 from ratchet.evaluate.judges.judge import replay_judge
 from ratchet.evaluate.mt_bench.files import read_set

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from ratchet.errors import DataError, ModelError, PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.perplexity import perplexity_scores, run_perplexity, windows
 from ratchet.evaluate.statistics import ratio
 from ratchet.model.load import load_model

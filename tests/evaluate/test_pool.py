@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raised import raises
 from ratchet.errors import RunError, StorageError
-from ratchet.evaluate.engines.pool import AnswerPool
-from ratchet.evaluate.engines.units import Unit, UnitJournal, units_of
+from ratchet.evaluate.engines.pool import AnswerPool, Unit, units_of
+from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
 
 
@@ -146,6 +147,19 @@ def test_a_journal_is_one_process_s_and_no_line_of_it_is_trusted_blindly(
     with pool(path, again) as one:
         assert one.answer(REQUESTS) == before
     assert len(again.units) == 1 and "line 2: its check does not fit" in caplog.text
+
+
+def test_two_answers_to_a_unit_are_refused(tmp_path: Path) -> None:
+    for name, text in (("a", "one"), ("b", "two")):
+        with UnitJournal(tmp_path / name) as journal:
+            journal.append("k", [Answer(text, "stop")])
+    both = tmp_path / "both"
+    both.write_bytes((tmp_path / "a").read_bytes() * 2)
+    UnitJournal(both).close()  # the same line twice is one
+    both.write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    with raises("corrupt.two-answers") as caught:
+        UnitJournal(both)
+    assert caught.value.where == f"{both}:2"
 
 
 def test_a_full_disk_leaves_the_journal_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from harness_example import SUMS, asking, mine, own_task
 from plain_engine import PlainEngine, run_all
 from ratchet.errors import DataError, ModelError, PlanError, RatchetError
 from ratchet.evaluate.bench import Bench
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness import run as harness
 from ratchet.evaluate.harness.asking import Encoder
 from ratchet.evaluate.results import NOT_ASKED, TaskResult, why_of

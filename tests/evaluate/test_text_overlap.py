@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from ratchet.errors import DataError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.results import TaskResult
 from ratchet.evaluate.text_overlap import (
     chrf_counts,

@@ -13,8 +13,8 @@ from eq_bench_example import RIGHT, Scripted, asked
 from harness_example import WORDS
 from plain_engine import PlainEngine, run
 from ratchet.evaluate import exact_match as exact
-from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.engines.local import decoded_text
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.plan.tasks import ExactMatch
 from ratchet.serving.requests import Answer, CompletionRequest

@@ -26,7 +26,7 @@ from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import load_config, refuse_code
 from ratchet.plan.model import ModelSpec
 from ratchet.reference.models import trusted_code
-from ratchet.serving.model_config import context
+from ratchet.serving.served import context
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from token_pairs import TEXTS

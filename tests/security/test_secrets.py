@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from endpoint_server import says, serving
 from ratchet import errors, redact
-from ratchet.errors import EndpointError, PlanError, RatchetError
+from ratchet.errors import EndpointError, RatchetError
 from ratchet.pairs.pair import Turn
 from ratchet.report.page import write_report
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
@@ -65,10 +65,9 @@ def test_records_texts_logs_and_lines_hold_none(secret: str, tmp_path: Path, cap
     write_record(
         tmp_path, Record("step", "f", {"url": f"u/{quote(secret, safe='')}"}, {}, "", 0.0, facts={"f": secret})
     )
-    log = AppendLog(tmp_path / "log.jsonl", lambda _: ({}, 0), PlanError("held"))
-    log.append("k", {"said": secret})
-    assert parse_checked_line(log.read("k")) == {"said": "***"}  # its check is of what stands there
-    log.close()
+    with AppendLog(tmp_path / "log.jsonl", lambda raw: ("k", parse_checked_line(raw)), held="held", fix="") as log:
+        log.add("k", {"said": secret})
+        assert log.find("k") == {"said": "***"}  # its check is of what stands there
     Console().say(f"line {secret}")
     spelt = [secret, quote(secret, safe=""), json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode()]
     for path in tmp_path.iterdir():

@@ -16,14 +16,13 @@ import pytest
 
 from bits import flip
 from ratchet.errors import CorruptError, RatchetError
-from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.evaluate.harness.copies import copy_faults
 from ratchet.evaluate.harness.requests import kept_rows
 from ratchet.evaluate.results import read_result
 from ratchet.pairs.table import open_table
 from ratchet.pipeline.step_folder import step_faults, unchanged
 from ratchet.reference.store import block_fault, block_paths, read_block, read_logps
-from ratchet.serving.journal import Journal
+from ratchet.serving.journal import Journal, UnitJournal
 from ratchet.serving.requests import CompletionRequest, answer_key
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_record

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.eq_bench.run import run_eq_bench
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.task_parts import Files

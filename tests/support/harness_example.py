@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plain_engine import PlainEngine
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.definitions import quiet
 from ratchet.plan.model import Scratch
 from ratchet.plan.tasks import Harness

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ratchet.errors import RatchetError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness import run as harness
 from ratchet.evaluate.results import TaskResult
 from ratchet.plan.tasks import Harness

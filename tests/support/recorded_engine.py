@@ -8,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from ratchet.errors import DataError
-from ratchet.serving.journal import parse_answer, places_in
+from ratchet.serving.journal import parse_answer
 from ratchet.serving.requests import Answer, Request, answer_key, request_words
+from ratchet.store.append import read_places
 
 
 class RecordedEngine:
@@ -21,7 +22,7 @@ class RecordedEngine:
     def __init__(self, path: Path, model: str) -> None:
         self.path, self.model = path, model
         try:
-            self._places, _ = places_in(path)
+            self._places, _ = read_places(path, parse_answer)
             self._file = path.open("rb")
         except FileNotFoundError:
             raise DataError("there is no such recording", where=str(path), fix="name the journal of a run") from None

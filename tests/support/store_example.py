@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from ratchet.documents.scores import Score
-from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.evaluate.harness.copies import Copies
 from ratchet.evaluate.harness.requests import digest_doc, kept_rows
 from ratchet.evaluate.results import Item, TaskResult, write_result
 from ratchet.pairs.tokens import TOKENISED, TokenWriter
 from ratchet.pipeline.step_folder import write_step_record
 from ratchet.reference.store import Logps, finished_files, write_block
-from ratchet.serving.journal import Journal
+from ratchet.serving.journal import Journal, UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.layout import Layout

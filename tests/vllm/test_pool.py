@@ -14,12 +14,12 @@ from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.kinds import RevivingVllm
 from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.evaluate.engines.pool import AnswerPool
-from ratchet.evaluate.engines.units import UnitJournal
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
+from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import (
     Answer,
     ChatRequest,
@@ -29,7 +29,8 @@ from ratchet.serving.requests import (
     Sampling,
     ScoreRequest,
 )
-from ratchet.serving.vllm import Served, VllmEngine
+from ratchet.serving.served import Served
+from ratchet.serving.vllm import VllmEngine
 from vllm_bench import needs_vllm
 from wide_heads import widen_heads
 

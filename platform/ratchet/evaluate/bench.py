@@ -11,11 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from ratchet.errors import ModelError, StoppedError
-from ratchet.evaluate.candidate import Candidate
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.kinds import Subject, engine_kind, engine_label
-from ratchet.evaluate.engines.pool import AnswerPool, OneEngine
-from ratchet.evaluate.engines.units import UnitJournal
+from ratchet.evaluate.engines.pool import AnswerPool, Candidate, OneEngine
 from ratchet.model.check import check_model
 from ratchet.model.digest import digest_code, digest_model, file_marks
 from ratchet.pairs.chat import PLAIN, ChatTemplate, handed_of
@@ -24,6 +22,7 @@ from ratchet.plan.cluster import Cluster
 from ratchet.plan.suite import Task, quantise_of
 from ratchet.plan.task_parts import Answering
 from ratchet.reference.models import Model
+from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import Answer, Engine, Request
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout

@@ -11,13 +11,13 @@ import numpy as np
 from ratchet.documents.scores import Score
 from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.bench import Candidates
-from ratchet.evaluate.candidate import TOO_LONG, Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.results import Item, TaskResult, count_problems, join_notes, unanimous, without_error
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_run import NEXT, Answered, Content, HeldoutQuestion, Inputs, Ready, TaskRun, each_alone
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, thought_warnings
 from ratchet.plan.tasks import ExactMatch
-from ratchet.serving.requests import Answer, CompletionRequest, Sampling
+from ratchet.serving.requests import TOO_LONG, Answer, CompletionRequest, Sampling
 
 NOTHING_FOUND = "no answer found"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ratchet.documents.scores import Score
 from ratchet.errors import DataError, ModelError, PlanError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.results import Item, TaskResult, join_notes, without_error
 from ratchet.evaluate.statistics import ratio
 from ratchet.evaluate.task_files import read_rows

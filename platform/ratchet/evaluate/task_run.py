@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratchet.errors import DataError, ModelError, PlanError, RatchetError
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.results import TaskResult
 from ratchet.pairs.pair import Ids
 from ratchet.plan.suite import task_kind

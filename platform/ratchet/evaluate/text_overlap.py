@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet.documents.scores import Score
-from ratchet.evaluate.candidate import TOO_LONG, Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.results import Item, TaskResult, count_problems, without_error
 from ratchet.evaluate.statistics import estimate
 from ratchet.evaluate.task_files import read_rows
@@ -22,7 +22,7 @@ from ratchet.pairs.pair import Turn
 from ratchet.plan.task_parts import Comparing
 from ratchet.plan.tasks import Chrf, TextOverlap
 from ratchet.reference.store import Floats
-from ratchet.serving.requests import Answer, ChatRequest, Sampling
+from ratchet.serving.requests import TOO_LONG, Answer, ChatRequest, Sampling
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 ORDERS = 4

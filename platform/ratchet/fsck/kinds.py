@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ratchet.errors import CorruptError, some
-from ratchet.evaluate.engines.units import key_of_line as unit_key
 from ratchet.evaluate.harness import copies
 from ratchet.evaluate.harness.requests import digest_fault
 from ratchet.fsck.part import StorePart
 from ratchet.pipeline.carried import KEY, begun_as
 from ratchet.pipeline.step_folder import IDENTITY, SHOWN, masters_files
 from ratchet.reference.store import block_fault, block_paths, remove_block
-from ratchet.serving.journal import parse_answer
+from ratchet.serving.journal import parse_answer, parse_unit
 from ratchet.store.append import damaged_lines, rewrite
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -213,7 +212,7 @@ KINDS: Mapping[str, PartKind] = {
         PartKind("models", "store/models/*", _whole("models")),
         PartKind("reference scores", "store/logps/*", _logps),
         PartKind("shared steps", "store/steps/*", _step),
-        PartKind("answers", "store/answers/*.jsonl", _journal("answers", unit_key)),
+        PartKind("answers", "store/answers/*.jsonl", _journal("answers", parse_unit)),
         PartKind("judgments", "store/judgments/*.jsonl", _journal("judgments", parse_answer)),
         PartKind("requests", "store/requests/*.requests", _requests),
         PartKind("copies of data sets", "store/datasets/*", _copies),

@@ -15,9 +15,8 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.table import TokenTable
 from ratchet.reference.jobs import EngineChoice, ScoringModel
 from ratchet.reference.store import Logps
-from ratchet.serving.model_config import context
-from ratchet.serving.restart import with_one_restart
-from ratchet.serving.vllm import Served, VllmEngine
+from ratchet.serving.served import Served, context, with_one_restart
+from ratchet.serving.vllm import VllmEngine
 
 
 class VllmRater:
@@ -101,7 +100,7 @@ class VllmRater:
             adapter_rank=self.rank,
             adapter_targets=self.targets,
         )
-        return dataclasses.replace(served, batched_tokens=served.batched_tokens // 2) if self.halved else served
+        return served.halved() if self.halved else served
 
     def _close(self) -> None:
         if self._engine is not None:

@@ -17,8 +17,7 @@ from ratchet.serving.connection import Connection
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import Answer, Request, answer_key
 from ratchet.serving.retry import LONGEST_SECONDS, REAL_PACE, RequestPace, Trouble, asked_seconds, wait_seconds
-from ratchet.serving.status import check_status
-from ratchet.serving.wire import compose, read_answer
+from ratchet.serving.wire import check_status, compose, read_answer
 
 _SHOWN = 400
 _ALONE = 10  # failures of single requests, and not one answer: it is the server that fails

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Protocol
 from ratchet.pairs.pair import Turn
 from ratchet.store.fingerprint import fingerprint
 
+TOO_LONG = "prompt too long"
+"""The `finish_reason`, and the problem, of a text that was not asked for: its prompt leaves the model no room."""
 _SHOWN = 60
 
 

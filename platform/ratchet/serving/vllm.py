@@ -23,7 +23,6 @@ from ratchet.errors import EngineDeathError, ModelError
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Ids
 from ratchet.pairs.trust import refuse_code
-from ratchet.serving.model_config import bytes_of_a_token, first_line, shape_of
 from ratchet.serving.requests import (
     Answer,
     ChatRequest,
@@ -33,43 +32,13 @@ from ratchet.serving.requests import (
     Sampling,
     request_words,
 )
-from ratchet.serving.vllm_outputs import answer_logps, answer_of, continuation_answers
+from ratchet.serving.served import Served, engine_options, shape_of
 
 logger = logging.getLogger(__name__)
 
 _IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """One process an actor, and the engine dies with it: whatever the environment says."""
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-_BATCHED_TOKENS = 2048
-"""Tokens computed at a time. vLLM makes the logits of all of them at once, in float32: 152,000 words take 1.2 GB."""
-_SEQUENCES = 64
-_GPU_SHARE = 0.85
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks of adapters that vLLM makes room for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """What an engine holds: a model folder, and how.
-
-    `longest` is in tokens, prompt and answer together, and for scores one more, which is drawn and
-    thrown away. `adapter_rank` above 0 makes room for adapters on the modules `adapter_targets`. An
-    engine with a `tokenizer` writes text, and ends an answer at `end_ids` as well as at the model's own.
-    """
-
-    folder: Path
-    dtype: str
-    longest: int
-    gpu: bool
-    tensor_parallel: int = 1
-    quantisation: str | None = None
-    trust_remote_code: bool = False
-    tokenizer: bool = False
-    end_ids: tuple[int, ...] = ()
-    chat_template: ChatTemplate | None = None
-    adapter_rank: int = 0
-    adapter_targets: tuple[str, ...] = ()
-    batched_tokens: int = _BATCHED_TOKENS
 
 
 def version() -> str | None:
@@ -119,7 +88,7 @@ class VllmEngine:
             [self._scoring(ids, first) for ids, first in sequences],
             lora,
         )
-        return [answer_logps(output, first) for output, (_, first) in zip(outputs, sequences, strict=True)]
+        return [_answer_logps(output, first) for output, (_, first) in zip(outputs, sequences, strict=True)]
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answer to each chat, completion or continuation request, in their order.
@@ -130,7 +99,7 @@ class VllmEngine:
         texts = [one for one in requests if not isinstance(one, ContinuationRequest)]
         prompts = [self._prompt(one) for one in texts]
         outputs = self._run(prompts, [self._sampling(one) for one in texts], None) if texts else []
-        written = iter([answer_of(output, request) for output, request in zip(outputs, texts, strict=True)])
+        written = iter([_answer_of(output, request) for output, request in zip(outputs, texts, strict=True)])
         likely = iter(self._continuations(scored))
         return [next(likely if isinstance(one, ContinuationRequest) else written) for one in requests]
 
@@ -141,7 +110,7 @@ class VllmEngine:
         asked = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, prompt_logprobs=0, flat_logprobs=True)
         prompts = [{"prompt_token_ids": [*context, *one]} for context, one in rows]
         outputs = self._run(prompts, [asked] * len(rows), None) if rows else []
-        return continuation_answers(requests, outputs)
+        return _continuation_answers(requests, outputs)
 
     def reload(self, folder: Path) -> bool:
         """Put the weights of another folder into the engine; return False where that cannot be done in place."""
@@ -153,7 +122,7 @@ class VllmEngine:
                 self._llm.apply_model(_tie)
             self._llm.reset_prefix_cache()
         except Exception as error:
-            logger.info("weights could not be put in place, another engine is started: %s", first_line(error))
+            logger.info("weights could not be put in place, another engine is started: %s", _first_line(error))
             return False
         self.served = dataclasses.replace(self.served, folder=folder)
         return True
@@ -182,9 +151,9 @@ class VllmEngine:
             with stance:
                 return list(self._llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False))
         except VLLMValidationError as error:
-            raise ModelError(f"vLLM refuses a request: {first_line(error)}", where=str(self.served.folder)) from error
+            raise ModelError(f"vLLM refuses a request: {_first_line(error)}", where=str(self.served.folder)) from error
         except Exception as error:  # whatever it was: the requests stay queued, and the next call would spin over them
-            raise EngineDeathError(f"vLLM stopped: {first_line(error)}", where=str(self.served.folder)) from error
+            raise EngineDeathError(f"vLLM stopped: {_first_line(error)}", where=str(self.served.folder)) from error
 
     def _scoring(self, ids: Ids, first: int) -> Any:
         from vllm import SamplingParams
@@ -246,15 +215,15 @@ def _start(served: Served) -> Any:
     try:
         from vllm import LLM
 
-        return LLM(**_options(served))
+        return LLM(**engine_options(served))
     except ImportError as error:
         raise ModelError(
-            f"vLLM does not load: {first_line(error)}", fix="install it again (docs/install.md)"
+            f"vLLM does not load: {_first_line(error)}", fix="install it again (docs/install.md)"
         ) from error
     except Exception as error:  # vLLM, pydantic, safetensors and the hub raise their own
         if _is_memory(error):
-            raise EngineDeathError(f"no memory for vLLM: {first_line(error)}", where=str(served.folder)) from error
-        raise _refused(served, first_line(error)) from error
+            raise EngineDeathError(f"no memory for vLLM: {_first_line(error)}", where=str(served.folder)) from error
+        raise _refused(served, _first_line(error)) from error
 
 
 def _is_memory(error: BaseException | None) -> bool:
@@ -262,38 +231,6 @@ def _is_memory(error: BaseException | None) -> bool:
 
     said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in said or "free memory" in said
-
-
-def _options(served: Served) -> dict[str, Any]:
-    options: dict[str, Any] = {"gpu_memory_utilization": _GPU_SHARE}
-    if not served.gpu:
-        tokens = 2 * max(served.batched_tokens, served.longest) + _SEQUENCES * 128  # in blocks of 128
-        options = {"kv_cache_memory_bytes": max(64 << 20, tokens * bytes_of_a_token(served.folder, served.dtype))}
-    if served.adapter_rank:
-        rank = next((rank for rank in _RANKS if rank >= served.adapter_rank), served.adapter_rank)
-        # Named modules: else vLLM wraps the head too, and then gives wrong prompt log-probabilities or none.
-        options |= {
-            "enable_lora": True,
-            "max_lora_rank": rank,
-            "max_loras": 1,
-            "lora_target_modules": list(served.adapter_targets),
-        }
-    return options | {
-        "model": str(served.folder),
-        "dtype": served.dtype,
-        "quantization": served.quantisation,
-        "tensor_parallel_size": served.tensor_parallel,
-        "trust_remote_code": served.trust_remote_code,
-        "skip_tokenizer_init": not served.tokenizer,
-        "max_model_len": served.longest,
-        "generation_config": "vllm",  # sampling is what a request says, not what the model's folder recommends
-        "max_num_seqs": _SEQUENCES,
-        "max_num_batched_tokens": served.batched_tokens,
-        "enable_prefix_caching": False,
-        "enforce_eager": True,  # a captured graph gains nothing where each sequence is read once
-        "seed": 0,
-        "disable_log_stats": True,
-    }
 
 
 def _refused(served: Served, what: str) -> ModelError:
@@ -318,3 +255,52 @@ def _takes_token_ids(llm: Any) -> bool:
 
     known = hasattr(SamplingParams(), "prompt_logprob_token_ids")
     return known and bool(getattr(llm.llm_engine.vllm_config, "use_v2_model_runner", False))
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the line of an error that says what is wrong: pydantic's has more before and after it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line.removeprefix("Value error, ").partition(" [type=")[0] for line in lines if "Value error, " in line]
+    return (said or lines[-1:] or [type(error).__name__])[0][:300]
+
+
+def _answer_of(output: Any, request: Request) -> Answer:
+    """Return vLLM's answer. Raises EngineDeathError where it gave the request up."""
+    (said,) = output.outputs
+    if said.finish_reason == "error":
+        raise EngineDeathError(f"vLLM gave up {request_words(request)}")
+    return Answer(said.text, str(said.finish_reason), len(output.prompt_token_ids), len(said.token_ids))
+
+
+def _continuation_answers(requests: Sequence[ContinuationRequest], outputs: Sequence[Any]) -> list[Answer]:
+    """Return the answers to continuation requests from one scored prompt for each continuation, in their order."""
+    left = iter(outputs)
+    answers = []
+    for request in requests:
+        first = len(request.context)
+        mine = [next(left) for _ in request.continuations]
+        sums = tuple(float(_answer_logps(output, first).sum(dtype=np.float64)) for output in mine)
+        tokens = first + sum(map(len, request.continuations))
+        answers.append(Answer("", "scored", tokens, 0, sums, tuple(_is_greedy(output, first) for output in mine)))
+    return answers
+
+
+def _is_greedy(output: Any, first: int) -> bool:
+    """Tell whether every token from `first` on is the most likely one there: its rank is 1."""
+    flat = output.prompt_logprobs
+    return bool((np.asarray(flat.ranks)[np.asarray(flat.start_indices[first:])] == 1).all())
+
+
+def _answer_logps(output: Any, first: int) -> npt.NDArray[np.float32]:
+    """Return an answer's log-probabilities. Raises ModelError where one is not finite."""
+    if getattr(output, "prompt_token_id_logprobs", None) is not None:
+        logps = np.asarray(output.prompt_token_id_logprobs, np.float32)[:, 0]
+    else:
+        flat = output.prompt_logprobs
+        # The first log-probability of a position is the prompt token's own; position 0 has none.
+        logps = np.asarray(flat.logprobs, np.float32)[np.asarray(flat.start_indices[first:])]
+    wanted = len(output.prompt_token_ids) - first
+    if not np.isfinite(logps).all() or len(logps) != wanted:
+        said = f"vLLM gave {int(np.isfinite(logps).sum())} finite log-probabilities for {wanted} tokens"
+        raise ModelError(said, fix="set reference.engine to trainer")
+    return logps

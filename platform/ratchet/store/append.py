@@ -13,52 +13,52 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 from ratchet import redact
-from ratchet.errors import RatchetError
+from ratchet.errors import CorruptError, RunError
 from ratchet.store.files import fsync_folder, storage_errors, write_bytes
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _CHECK = "check"
 Place = tuple[int, int]
 """Where a line begins in its file, and its length, in bytes."""
 
 
-class AppendLog:
-    """Lines by their keys, open for appending.
+class AppendLog(Generic[T]):
+    """Lines by their keys, open for appending. Use it in a `with`.
 
-    `places_in` reads the file that is there, by `read_places`. `held` is the error of a file that another process
-    writes. Only places are held in memory. Raises `held`, what `places_in` raises, and StorageError.
+    `parse` returns the key and the content of a line, and raises ValueError where it is none. Only places are held in
+    memory, not contents. Raises RunError with the sentences `held` and `fix` where another process writes the file,
+    CorruptError where one key has two contents, StorageError.
     """
 
-    def __init__(
-        self, path: Path, places_in: Callable[[Path], tuple[Mapping[str, Place], int]], held: RatchetError
-    ) -> None:
-        self.path = path
+    def __init__(self, path: Path, parse: Callable[[bytes], tuple[str, T]], *, held: str, fix: str) -> None:
+        self.path, self._parse = path, parse
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line that could not be written must not be written by a later flush.
-            self.file: BinaryIO = path.open("a+b", buffering=0)
+            self._file: BinaryIO = path.open("a+b", buffering=0)
             try:
-                self._lock(held)
-                places, self._end = places_in(path)
-                self.places: dict[str, Place] = dict(places)
-                self.file.truncate(self._end)
-                os.fsync(self.file.fileno())
+                self._lock(held, fix)
+                self._places, self._end = read_places(path, parse)
+                self._file.truncate(self._end)
+                os.fsync(self._file.fileno())
                 fsync_folder(path.parent)
             except BaseException:
-                self.file.close()
+                self._file.close()
                 raise
 
-    def _lock(self, held: RatchetError) -> None:
+    def _lock(self, held: str, fix: str) -> None:
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise held from None
+            raise RunError(held, where=str(self.path), fix=fix, code="run.held") from None
 
-    def append(self, key: str, body: Mapping[str, Any]) -> None:
+    def add(self, key: str, body: Mapping[str, Any]) -> None:
         """Add a line, the values of secrets masked; when this returns, no kill and no power cut can lose it.
 
         Raises StorageError.
@@ -68,22 +68,34 @@ class AppendLog:
             try:
                 written = 0
                 while written < len(raw):  # a disk that fills up takes a part, and says so only when given the rest
-                    written += self.file.write(raw[written:])
-                os.fsync(self.file.fileno())
+                    written += self._file.write(raw[written:])
+                os.fsync(self._file.fileno())
             except BaseException:
-                self.file.truncate(self._end)
+                self._file.truncate(self._end)
                 raise
-        self.places[key] = self._end, len(raw)
+        self._places[key] = self._end, len(raw)
         self._end += len(raw)
 
-    def read(self, key: str) -> bytes:
-        """Return the line under `key`; the file's own position stays where it is. Raises KeyError."""
-        start, length = self.places[key]
-        return os.pread(self.file.fileno(), length, start)
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def find(self, key: str) -> T:
+        """Return the content under `key`. Raises KeyError where there is none."""
+        start, length = self._places[key]
+        # At a place of its own: the file's position is where the next line is written.
+        return self._parse(os.pread(self._file.fileno(), length, start))[1]
 
     def close(self) -> None:
-        """Let go of the file, and of the lock on it."""
-        self.file.close()
+        """Close the file, which releases the lock on it."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def checked_line(body: Mapping[str, Any]) -> bytes:
@@ -102,20 +114,32 @@ def parse_checked_line(raw: bytes) -> dict[str, Any]:
     return line
 
 
-def read_places(path: Path, key_of: Callable[[bytes, int], str]) -> tuple[dict[str, Place], int]:
-    """Return where each key's last line lies, and where the last whole line ends.
+def read_places(path: Path, parse: Callable[[bytes], tuple[str, object]]) -> tuple[dict[str, Place], int]:
+    """Return where each key's line lies, and where the last whole line ends.
 
-    `key_of` gets a line and its number, from 1, and raises ValueError where it is none: those are left out, and one
-    warning says so.
+    Lines that `parse` raises ValueError for are left out, and one warning says so. Raises CorruptError where a key has
+    two lines that differ.
     """
     found: dict[str, Place] = {}
+    contents: dict[str, bytes] = {}
     end, bad = 0, []
     for number, start, raw in _lines(path):
         try:
-            found[key_of(raw, number)] = start, len(raw)
-            end = start + len(raw)
+            key, _ = parse(raw)
         except ValueError as error:
             bad.append((start, number, error))
+            continue
+        # A digest of each line, not the line: a journal may be larger than the memory.
+        digest = hashlib.sha256(raw).digest()
+        if contents.setdefault(key, digest) != digest:
+            raise CorruptError(
+                "another answer to a request that has one above",
+                where=f"{path}:{number}",
+                fix="remove that line; its request will be asked again",
+                code="corrupt.two-answers",
+            )
+        end = start + len(raw)
+        found[key] = start, len(raw)
     damaged = [f"{number}: {error}" for start, number, error in bad if start < end]
     if damaged:
         _log.warning(

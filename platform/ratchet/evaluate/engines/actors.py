@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ratchet.errors import ClusterError, DataError, RatchetError, some
-from ratchet.evaluate.engines.units import Unit
+from ratchet.evaluate.engines.pool import Unit
 from ratchet.reference.gone import family, wait_until_gone
 from ratchet.serving.requests import Answer, Engine, request_words
 from ratchet.store import warned

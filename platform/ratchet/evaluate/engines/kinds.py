@@ -15,8 +15,8 @@ from ratchet.plan.cluster import Cluster
 from ratchet.reference.models import Model
 from ratchet.serving import vllm
 from ratchet.serving.requests import Answer, Engine, Request, request_words
-from ratchet.serving.restart import with_one_restart
-from ratchet.serving.vllm import Served, VllmEngine
+from ratchet.serving.served import Served, with_one_restart
+from ratchet.serving.vllm import VllmEngine
 
 _VLLM_LONGEST = 16_384
 """Positions that vLLM keeps memory for."""
@@ -51,7 +51,7 @@ class RevivingVllm:
         if self.engine is not None:
             self.engine.close()
             self.engine = None
-        self.served = dataclasses.replace(self.served, batched_tokens=max(1, self.served.batched_tokens // 2))
+        self.served = self.served.halved()
 
 
 @dataclasses.dataclass(frozen=True)

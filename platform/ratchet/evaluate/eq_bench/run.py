@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ratchet.documents.scores import Score
-from ratchet.evaluate.candidate import TOO_LONG, Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.eq_bench import rules
 from ratchet.evaluate.eq_bench.files import EmotionQuestion, EmotionQuestions, read_questions
 from ratchet.evaluate.results import Item, TaskResult, count_problems, join_notes, unanimous, without_error
@@ -18,7 +18,7 @@ from ratchet.evaluate.task_run import NEXT, Content, Inputs, TaskRun, by_candida
 from ratchet.evaluate.thoughts import UNCLOSED, spoken, thought_warnings
 from ratchet.pairs.pair import Turn
 from ratchet.plan.tasks import EqBench
-from ratchet.serving.requests import Answer, ChatRequest, Engine, Sampling
+from ratchet.serving.requests import TOO_LONG, Answer, ChatRequest, Engine, Sampling
 
 _SHORT, _LONG = 60, 1000
 _HALF = re.compile(r"\d+\Z")

@@ -21,7 +21,7 @@ from lm_eval.evaluator import evaluate
 
 from ratchet.errors import ModelError, PlanError, RatchetError, StorageError
 from ratchet.evaluate.bench import Candidates
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.asking import Encoder, HarnessRequests, ReplayModel, encode_requests
 from ratchet.evaluate.harness.definitions import Loaded, load_definitions, quiet
 from ratchet.evaluate.harness.failures import failure_of

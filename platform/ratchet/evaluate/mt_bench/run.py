@@ -14,8 +14,7 @@ from typing import Any
 from ratchet.documents.scores import Score
 from ratchet.errors import ModelError, some
 from ratchet.evaluate.bench import Candidates
-from ratchet.evaluate.candidate import TOO_LONG as NOT_ASKED
-from ratchet.evaluate.candidate import Candidate
+from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.judges.guard import Guard
 from ratchet.evaluate.judges.judge import MAX_TOKENS, WARMER, Judge, JudgeCase, Verdict, judge_cases
 from ratchet.evaluate.judges.kinds import open_judge
@@ -27,6 +26,7 @@ from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, Ta
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply_template
 from ratchet.plan.tasks import MtBench
+from ratchet.serving.requests import TOO_LONG as NOT_ASKED
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
 from ratchet.track.bar import under_way
 from ratchet.track.progress import Console
