@@ -5,28 +5,26 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from ratchet.plan.distributions import DISTRIBUTIONS, Distribution, DistributionName, order_at
 from ratchet.plan.space import Space
 from ratchet.store.fingerprint import fingerprint
 from ratchet.tune.points import (
-    Categorical,
-    Float,
-    Int,
     Trial,
-    dimensions,
     drawn,
-    order_at,
     points,
     trial_count,
     trials,
     unseen_of,
 )
+from ratchet.tune.tpe import distributions
 
 KEYS: dict[str, Any] = {
     "stages.align.beta": {"loguniform": [0.01, 10]},
@@ -188,17 +186,14 @@ def test_a_long_permutation_is_not_listed() -> None:
 
 
 def test_dimensions_for_a_searcher() -> None:
-    orders = [list(order) for order in itertools.permutations("abc")]
-    found = dimensions(random(KEYS))
-    order = found.pop("stages.align.data")
-    assert isinstance(order, Categorical)
-    assert sorted(order.values) == sorted(orders)
-    assert found == {
-        "stages.align.beta": Float(0.01, 10, log=True),
-        "stages.align.warmup": Float(0.0, 0.5, log=False),
-        "stages.align.batch": Int(8, 11),
-        "stages.align.kind": Categorical(("dpo", "ipo")),
-        "stages.align.epochs": Categorical((1, 2, 3)),
+    """Values without an order are known by their numbers, those of an order of sources too."""
+    assert distributions(random(KEYS)) == {
+        "stages.align.beta": FloatDistribution(0.01, 10, log=True),
+        "stages.align.warmup": FloatDistribution(0.0, 0.5, log=False),
+        "stages.align.batch": IntDistribution(8, 11),
+        "stages.align.kind": CategoricalDistribution([0, 1]),
+        "stages.align.data": CategoricalDistribution([0, 1, 2, 3, 4, 5]),
+        "stages.align.epochs": CategoricalDistribution([0, 1, 2]),
     }
 
 
@@ -215,3 +210,23 @@ def test_one_of_one_more_points_than_are_known_is_new(by: str) -> None:
     assert len({Trial(point).point_id for point in unseen_of(endless, 40)}) == 41
     short = space({"x": {"grid": [1, 2, 3]}, "y": {"randint": [0, 1]}}, search={"by": by})
     assert [len({Trial(point).point_id for point in unseen_of(short, seen)}) for seen in (0, 4, 6)] == [1, 5, 6]
+
+
+def test_every_kind_has_its_row() -> None:
+    assert list(DISTRIBUTIONS) == list(Distribution.model_fields) == list(get_args(DistributionName))
+    assert {kind for one in KEYS.values() for kind in one} == {*DISTRIBUTIONS}  # the tests above try each
+
+
+def test_values_are_tried_at_both_ends_and_a_whole_range_where_it_is_short() -> None:
+    tried = {key: list(one.row.tried(one.given)) for key, one in random(KEYS).keys.items()}
+    assert tried == {
+        "stages.align.beta": [0.01, 10],
+        "stages.align.warmup": [0.0, 0.5],
+        "stages.align.batch": [8, 9, 10, 11],
+        "stages.align.kind": ["dpo", "ipo"],
+        "stages.align.data": [["a", "b", "c"], ["b", "a", "c"]],
+        "stages.align.epochs": [1, 2, 3],
+    }
+    for last, count in ((50, 50), (51, 2)):
+        (one,) = random({"x": {"randint": [1, last]}}).keys.values()
+        assert len(one.row.tried(one.given)) == count

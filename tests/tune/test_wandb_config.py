@@ -26,7 +26,8 @@ with warnings.catch_warnings():
     from sweeps.config.cfg import schema_violations_from_proposed_config
 
 PLAN, SPACE = Path("jobs/quickstart.yaml"), Path("tune_spaces/all.yaml")
-ORDERS = [["a", "b", "c"], ["a", "c", "b"], ["b", "a", "c"], ["b", "c", "a"], ["c", "a", "b"], ["c", "b", "a"]]
+ORDERS = [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "c", "b"], ["c", "b", "a"], ["b", "a", "c"]]
+"""All orders, as a grid of `ratchet sweep` goes through them."""
 DISCRETE: dict[str, Any] = {
     "stages.align.beta": {"grid": [0.1, 0.3, 1.0]},
     "stages.align.lora": {"choice": [None, {"rank": 8, "quantise": "nf4"}]},

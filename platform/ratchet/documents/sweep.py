@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ratchet.documents.report import Diagnosis, Hardware
+from ratchet.plan.distributions import DistributionName
 
 NAME = "sweep.json"
 FORMAT = 1
@@ -34,7 +35,7 @@ class Key:
     """
 
     key: str
-    kind: typing.Literal["grid", "choice", "uniform", "loguniform", "randint", "permutation"]
+    kind: DistributionName
     values: tuple[Any, ...]
 
 

@@ -12,7 +12,20 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ratchet.plan import cluster, data, judge, model, reference, schema, space, suite, task_parts, tasks, training
+from ratchet.plan import (
+    cluster,
+    data,
+    distributions,
+    judge,
+    model,
+    reference,
+    schema,
+    space,
+    suite,
+    task_parts,
+    tasks,
+    training,
+)
 from ratchet.plan.outline import Model, annotation_of, describe, kind_of
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.stage_kinds import STAGE_KINDS
@@ -119,7 +132,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Rows of texts", task_parts.Rows),
     *((row.title, row.settings) for row in judge.JUDGE_KINDS.values()),
     ("A sweep space", space.Space),
-    ("A distribution", space.Distribution),
+    ("A distribution", distributions.Distribution),
     ("A search", space.Search),
     ("A scheduler", space.Scheduler),
     ("A budget", space.Budget),

@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ratchet.plan.base import Name, Seed, Strict, one_of, wrong
+from ratchet.plan.base import Name, Seed, Strict, wrong
+from ratchet.plan.distributions import Distribution
 
 Mode = Literal["max", "min"]
-Values = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
-Range = Annotated[tuple[float, float], Field(strict=False)]
-Whole = Annotated[tuple[int, int], Field(strict=False)]
-
-
-class Distribution(Strict):
-    """The values that a key of the plan takes: exactly one of these."""
-
-    grid: Values | None = None
-    """Each of these values in turn."""
-    choice: Values | None = None
-    """One of these values, drawn."""
-    uniform: Range | None = None
-    """A number from the first to the second."""
-    loguniform: Range | None = None
-    """A number above 0 from the first to the second, every order of magnitude alike."""
-    randint: Whole | None = None
-    """A whole number from the first to the second, both included."""
-    permutation: Annotated[tuple[Name, ...], Field(strict=False, min_length=2)] | None = None
-    """Every order of these names; for the `data` of a stepwise stage, whose shares stay with their sources."""
-
-    @model_validator(mode="after")
-    def _one_that_fits(self) -> Distribution:
-        one_of(self, *type(self).model_fields)
-        for key in ("uniform", "loguniform", "randint"):
-            found = getattr(self, key)
-            if found is not None and found[0] >= found[1]:
-                raise wrong(key, f"goes from {found[0]:g} to {found[1]:g}: the first must be the smaller one")
-        if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise wrong("loguniform", "starts at 0 or below, where there is no logarithm")
-        for key in ("grid", "choice", "permutation"):
-            found = [json.dumps(value, sort_keys=True) for value in getattr(self, key) or ()]
-            if twice := next((value for n, value in enumerate(found) if value in found[:n]), None):
-                raise wrong(key, f"holds {twice} twice")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which of the kinds this is."""
-        return next(key for key in type(self).model_fields if getattr(self, key) is not None)
 
 
 class Search(Strict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ratchet.plan.distributions import size_of
 from ratchet.plan.document import Document, KeyPath, Problem
 from ratchet.plan.space import Space
 
@@ -63,12 +64,12 @@ def _scheduler(document: Document, space: Space) -> Iterator[Problem]:
 def _search(document: Document, space: Space) -> Iterator[Problem]:
     for key, one in space.keys.items():
         path = ("keys", key, one.kind)
-        if space.search.by == "grid" and one.kind in {"uniform", "loguniform"}:
+        if space.search.by == "grid" and size_of(one) is None:
             what = "has no end of values, and search.by is grid: give `grid` values, or search by random or tpe"
             yield document.problem(path, what)
-        if space.search.by == "tpe" and one.permutation is not None and len(one.permutation) > MOST_ORDERED:
+        if space.search.by == "tpe" and one.row.orders and len(one.given) > MOST_ORDERED:
             what = (
-                f"orders {len(one.permutation)} names, and tpe takes {MOST_ORDERED} at most, "
+                f"orders {len(one.given)} names, and tpe takes {MOST_ORDERED} at most, "
                 "as orders are unrelated values to it: search by random or grid"
             )
             yield document.problem(path, what)

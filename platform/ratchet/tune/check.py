@@ -7,12 +7,13 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from ratchet.plan import override
+from ratchet.plan.distributions import Distribution, NumberRange
 from ratchet.plan.document import Document, KeyPath, Problem, fail
 from ratchet.plan.load import plan_of, plan_problems
 from ratchet.plan.outline import close, describe, either, hint, members
 from ratchet.plan.references import reference_of, start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.space import Distribution, Space
+from ratchet.plan.space import Space
 from ratchet.plan.stage_kinds import reads_reference, trains
 from ratchet.tune.trial_plan import base_document
 from ratchet.tune.tried import try_points
@@ -29,11 +30,6 @@ _WHERE = {
 }
 """Keys that are in no fingerprint, and what they are for."""
 _NAME = "names the run, and every trial has a name of its own: leave it out"
-_DRAWN = {
-    "uniform": ((float,), "draws numbers with a fraction"),
-    "loguniform": ((float,), "draws numbers with a fraction"),
-    "randint": ((int, float), "draws whole numbers"),
-}
 
 
 def check_space(plan: Document, written: Document, space: Space, metrics: Callable[[Plan], Sequence[str]]) -> None:
@@ -83,23 +79,22 @@ def _key_faults(base: Document, written: Document, key: str, one: Distribution) 
         yield written.problem(path, _NAME)
     elif what := next((what for pattern, what in _WHERE.items() if re.fullmatch(pattern, key)), None):
         yield written.problem(path, what)
-    elif one.kind == "permutation":
+    elif one.row.orders:
         if not re.fullmatch(r"stages\.[^.]+\.data", key):
             what = "orders the sources of a stepwise stage: it goes with stages.<name>.data, and with no other key"
             yield written.problem((*path, one.kind), what)
-    elif one.kind in _DRAWN:
-        yield from _drawn_faults(written, path, one.kind, override.annotation_at(key))
+    elif one.row.range is not None:
+        yield from _drawn_faults(written, (*path, one.kind), one.row.range, override.annotation_at(key))
 
 
-def _drawn_faults(written: Document, path: KeyPath, kind: str, annotation: Any) -> Iterator[Problem]:
+def _drawn_faults(written: Document, path: KeyPath, drawn: NumberRange, annotation: Any) -> Iterator[Problem]:
     """Yield a problem where a key takes no such numbers as are drawn for it."""
-    types, draws = _DRAWN[kind]
     taken = members(annotation)
     options = [option for member in taken if get_origin(member) is Literal for option in get_args(member)]
-    if any(member is Any or member in types for member in taken) or (int in types and int in map(type, options)):
+    if any(member is Any or member in drawn.needs for member in taken) or (drawn.whole and int in map(type, options)):
         return
-    other = "randint" if int in taken else None if kind == "randint" else "choice"
-    yield written.problem((*path, kind), f"{draws}, and the key takes {describe(annotation)}{hint(other)}")
+    other = "randint" if int in taken else None if drawn.whole else "choice"
+    yield written.problem(path, f"{drawn.draws}, and the key takes {describe(annotation)}{hint(other)}")
 
 
 def _objectives(written: Document, space: Space, known: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
@@ -146,7 +141,7 @@ def _no_say(space: Space, metric: str, plans: Sequence[Plan]) -> str | None:
     """Return why a metric of steps says nothing of which trial is better at one, or None."""
     stage = metric.partition("/")[0]
     ordered = [key for key in (f"stages.{stage}.data", f"stages.{stage}.steps.order") if key in space.keys]
-    if any(key.endswith(".order") or space.keys[key].permutation for key in ordered):
+    if any(key.endswith(".order") or space.keys[key].row.orders for key in ordered):
         return (
             f"{metric} is of other sources in other trials at the same step, as {ordered[0]} orders them: "
             "take a metric of a stage after it, or leave the scheduler out"

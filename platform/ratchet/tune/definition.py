@@ -118,5 +118,5 @@ def _path_problems(document: Document, written: Document, space: Space) -> Itera
     keys = {key for some in NAMING.values() for key in some}
     for key, one in space.keys.items():
         if key.rpartition(".")[2] in keys:
-            for value in one.grid or one.choice or ():
+            for value in one.row.tried(one.given):
                 yield from path_problems(trial_document(document, space, {key: value}, None, written), Plan)

@@ -10,7 +10,7 @@ from ratchet.pipeline.sizes import Known
 from ratchet.tune.choose import Chosen
 from ratchet.tune.definition import Sweep
 from ratchet.tune.forecast import Count, Forecast, forecast
-from ratchet.tune.points import Categorical, Trial, dimensions, trial_count, trials
+from ratchet.tune.points import Trial, trial_count, trials
 
 _MOST = 100_000
 """Trials that are counted; a sweep that has more, or ends only by hours, is described by one trial."""
@@ -37,9 +37,7 @@ def dry_run(sweep: Sweep) -> str:
         one, left_out = _forecast(sweep, drawn)
         return describe_drawn(one, count or space.budget.trials) + left_out
     if space.search.by == "tpe" or count is None or count > _MOST:
-        first = {
-            key: one.values[0] if isinstance(one, Categorical) else one.low for key, one in dimensions(space).items()
-        }
+        first = {key: one.row.tried(one.given)[0] for key, one in space.keys.items()}
         one, left_out = _forecast(sweep, [Trial(first, space.seeds[0] if space.seeds else None)])
         return describe_open(one, count, space.budget.hours) + left_out
     one, left_out = _forecast(sweep, trials(space))

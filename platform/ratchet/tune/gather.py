@@ -22,7 +22,7 @@ from ratchet.documents.sweep import (
 )
 from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
-from ratchet.plan.space import Distribution, Space
+from ratchet.plan.space import Space
 from ratchet.report.sweep.diagnoses import diagnose
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
@@ -32,11 +32,9 @@ from ratchet.store.record import code_commit, now, versions
 from ratchet.store.sound import legible_record
 from ratchet.tune.compare import compare, shares_of, tied
 from ratchet.tune.importance import importance
-from ratchet.tune.points import size_of, value_at
 from ratchet.tune.rank import points_of
 from ratchet.tune.trial import read_end, read_point
 
-_MOST_ORDERS = 24
 _END = "the trial's folder can be deleted: the trial is run again"
 
 
@@ -77,10 +75,7 @@ def gather(
     )
     values = {trial.point: point for trial, point, _ in reversed(found)}
     points = points_of(trials, values, objectives, marks or {}, asked.space.seeds or ())
-    keys = tuple(
-        Key(key, one.kind, _values(one))  # type: ignore[arg-type]
-        for key, one in asked.space.keys.items()
-    )
+    keys = tuple(Key(key, one.kind, tuple(one.row.shown(one.given))) for key, one in asked.space.keys.items())
     same = tied(points)
     made = SweepOutcome(
         format=FORMAT,
@@ -113,14 +108,6 @@ def gather(
         comparisons=compare(layout, asked.plan, points, trials, objectives[0]),
     )
     return dataclasses.replace(made, diagnoses=diagnose(made))
-
-
-def _values(one: Distribution) -> tuple[Any, ...]:
-    """Return a key's values in their order, or the ends of its range; of more than `_MOST_ORDERS` orders none."""
-    if one.permutation is None:
-        return tuple(getattr(one, one.kind))
-    count = size_of(one) or 0
-    return tuple(value_at(one, index) for index in range(count)) if count <= _MOST_ORDERS else ()
 
 
 def write_sweep(folder: Path, document: SweepOutcome) -> Path:

@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 
 from ratchet.documents.sweep import Key, Point
+from ratchet.plan.distributions import DISTRIBUTIONS
 
 FEWEST = 4
 """Points below which nothing is said."""
@@ -67,11 +68,12 @@ class _Scale:
 
 def _scale(key: Key, taken: Sequence[Any], results: Sequence[float]) -> _Scale:
     """Lay a key out so that optuna's measure, even from end to end, is that of its distribution."""
-    if key.kind in {"uniform", "loguniform", "randint"}:
+    numbers = DISTRIBUTIONS[key.kind].range
+    if numbers is not None:
         low, high = min(*key.values, *taken), max(*key.values, *taken)
-        if key.kind == "loguniform":  # its evaluator forgets `log=True`
+        if numbers.log:  # its evaluator forgets `log=True`
             return _Scale(FloatDistribution(math.log(low), math.log(high)), math.log)
-        edge = 0.5 if key.kind == "randint" else 0.0
+        edge = 0.5 if numbers.whole else 0.0
         return _Scale(FloatDistribution(low - edge, high + edge), float)
     gains: dict[str, list[float]] = {}
     for value, came_to in zip(taken, results, strict=True):

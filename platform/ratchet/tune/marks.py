@@ -29,7 +29,7 @@ def order_marks(
     """
     found: dict[str, list[str]] = defaultdict(list)
     for key, one in space.keys.items():
-        stage = plan.stages.get(key.split(".")[1]) if one.permutation else None
+        stage = plan.stages.get(key.split(".")[1]) if one.row.orders else None
         if stage is None or not reads_pairs(stage) or stage.steps is None:
             continue
         listed = list(stage.shares())

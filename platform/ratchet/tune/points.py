@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ratchet.plan.space import Distribution, Space
+from ratchet.plan.distributions import Distribution, size_of, value_at, value_drawn
+from ratchet.plan.space import Space
 from ratchet.store.fingerprint import fingerprint
 
 _UNIT = 2.0**-53
@@ -38,30 +39,6 @@ class Trial:
     def trial_id(self) -> str:
         """Names the trial; a name that a plan may have."""
         return f"t{self.point_id[1:]}" + ("" if self.seed is None else f"-s{self.seed}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Categorical:
-    """A dimension of values that have no order, which a searcher knows by their indices."""
-
-    values: tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Float:
-    """A dimension of numbers from `low` to `high`; `log`: every order of magnitude alike."""
-
-    low: float
-    high: float
-    log: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Int:
-    """A dimension of whole numbers from `low` to `high`, both included."""
-
-    low: int
-    high: int
 
 
 def trials(space: Space) -> Iterator[Trial]:
@@ -103,50 +80,6 @@ def unseen_of(space: Space, seen: int) -> Iterator[dict[str, Any]]:
     return itertools.islice(found, seen + 1)
 
 
-def dimensions(space: Space) -> dict[str, Categorical | Float | Int]:
-    """Return what a searcher such as TPE needs to know of each key. A permutation is one value out of all orders."""
-    return {key: _dimension(one) for key, one in space.keys.items()}
-
-
-def size_of(one: Distribution) -> int | None:
-    """Return how many values a key takes, or None where they have no end."""
-    match one.kind:
-        case "uniform" | "loguniform":
-            return None
-        case "randint":
-            low, high = one.randint or (0, 0)
-            return high - low + 1
-        case "permutation":
-            return math.factorial(len(one.permutation or ()))
-    return len(one.grid or one.choice or ())
-
-
-def value_at(one: Distribution, index: int) -> Any:
-    """Return value number `index`, from 0, of a key. Raises ValueError where it has no end of values."""
-    match one.kind:
-        case "uniform" | "loguniform":
-            raise ValueError(f"a {one.kind} key has no end of values")
-        case "randint":
-            return _pair(one.randint)[0] + index
-        case "permutation":
-            return order_at(one.permutation or (), index)
-    return (one.grid or one.choice or ())[index]
-
-
-def order_at(names: Sequence[str], index: int) -> list[str]:
-    """Return order number `index`, from 0 to T! − 1, of T names; the first is the one given.
-
-    The first name changes fastest: any T orders that begin at a multiple of T are turns of one circle, so that
-    trials which start together do not all wait for the same first step.
-    """
-    block, turn = divmod(index, len(names))
-    rest, circle = list(names[1:]), [names[0]]
-    for left in range(len(rest), 0, -1):
-        place, block = divmod(block, math.factorial(left - 1))
-        circle.append(rest.pop(place))
-    return circle[turn:] + circle[:turn]
-
-
 def _combinations(keys: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
     sizes = [_finite(one) for one in keys.values()]
     for index in range(math.prod(sizes)):
@@ -180,12 +113,12 @@ def drawn(space: Space, number: int) -> dict[str, Any]:
 
     Each key has a stream of its own, so another key beside it changes nothing; `grid` keys' combinations come in turn.
     """
-    gridded = {key: one for key, one in space.keys.items() if one.grid is not None}
+    gridded = {key: one for key, one in space.keys.items() if one.kind == "grid"}
     sizes = [_finite(one) for one in gridded.values()]
     found = _combination(gridded, sizes, number % math.prod(sizes))
     for key, one in space.keys.items():
-        if one.grid is None:
-            found[key] = _value(one, _fraction(space.search.seed, number, key))
+        if one.kind != "grid":
+            found[key] = value_drawn(one, _fraction(space.search.seed, number, key))
     return {key: found[key] for key in space.keys}
 
 
@@ -198,18 +131,6 @@ def _fraction(seed: int, number: int, key: str) -> float:
     return int(bits.random_raw() >> np.uint64(11)) * _UNIT
 
 
-def _value(one: Distribution, fraction: float) -> Any:
-    """Return the value that stands at a fraction in [0, 1) of a distribution."""
-    if (size := size_of(one)) is not None:
-        return value_at(one, int(fraction * size))
-    low, high = _pair(one.uniform or one.loguniform)
-    if one.uniform is not None:
-        found = low + fraction * (high - low)
-    else:
-        found = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
-    return min(max(found, low), high)  # rounding may lead just outside
-
-
 def _size(space: Space) -> int | None:
     sizes = [size_of(one) for one in space.keys.values()]
     return None if None in sizes else math.prod(size for size in sizes if size is not None)
@@ -220,18 +141,3 @@ def _finite(one: Distribution) -> int:
     if size is None:
         raise ValueError(f"a grid cannot hold a {one.kind} key: it has no end of values")
     return size
-
-
-def _pair(found: tuple[Any, Any] | None) -> tuple[Any, Any]:
-    if found is None:
-        raise ValueError("this distribution has no ends")
-    return found
-
-
-def _dimension(one: Distribution) -> Categorical | Float | Int:
-    match one.kind:
-        case "uniform" | "loguniform":
-            return Float(*_pair(one.uniform or one.loguniform), log=one.loguniform is not None)
-        case "randint":
-            return Int(*_pair(one.randint))
-    return Categorical(tuple(value_at(one, index) for index in range(_finite(one))))

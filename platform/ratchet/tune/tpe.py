@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ratchet.plan.distributions import Distribution, size_of, value_at
 from ratchet.plan.space import Space
-from ratchet.tune.points import Categorical, Float, Int, dimensions, unseen_of
+from ratchet.tune.points import unseen_of
 
 _TRIES = 32
-Scale = Categorical | Float | Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,47 +44,48 @@ def propose(space: Space, known: Sequence[Known]) -> dict[str, Any] | None:
     that failed counts as worse than all others where there is one objective, and for nothing where there are several.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    scales = dimensions(space)
-    distributions = {key: _distribution(scale) for key, scale in scales.items()}
+    told = distributions(space)
     taken = {json.dumps(one.point, sort_keys=True) for one in known}
     for attempt in range(_TRIES):
         seed = int(np.random.SeedSequence([space.search.seed, len(known), attempt]).generate_state(1)[0])
         study = optuna.create_study(
             directions=["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()],
-            sampler=TPESampler(seed=seed, constant_liar=True, multivariate=len(distributions) > 1),
+            sampler=TPESampler(seed=seed, constant_liar=True, multivariate=len(told) > 1),
         )
-        study.add_trials([_trial(one, scales, distributions, len(space.objectives)) for one in known])
-        asked = study.ask(distributions)
-        point = {key: _value(scales[key], asked.params[key]) for key in distributions}
+        study.add_trials([_trial(one, space, told) for one in known])
+        asked = study.ask(told).params
+        point = {key: asked[key] if one.row.range else value_at(one, asked[key]) for key, one in space.keys.items()}
         if json.dumps(point, sort_keys=True) not in taken:
             return point
     return next((one for one in unseen_of(space, len(taken)) if json.dumps(one, sort_keys=True) not in taken), None)
 
 
-def _distribution(scale: Scale) -> Any:
-    match scale:
-        case Categorical(values):
-            return CategoricalDistribution(list(range(len(values))))
-        case Int(low, high):
-            return IntDistribution(low, high)
-        case Float(low, high, log):
-            return FloatDistribution(low, high, log=log)
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Return what optuna is told of each key; a key with values is known by their numbers, as no list is a category."""
+    found: dict[str, BaseDistribution] = {}
+    for key, one in space.keys.items():
+        numbers = one.row.range
+        if numbers is None:
+            found[key] = CategoricalDistribution(list(range(len(_values(one)))))
+        elif numbers.whole:
+            found[key] = IntDistribution(*one.given)
+        else:
+            found[key] = FloatDistribution(*one.given, log=numbers.log)
+    return found
 
 
-def _trial(known: Known, scales: Mapping[str, Scale], distributions: Mapping[str, Any], objectives: int) -> Any:
-    params = {key: _internal(scales[key], value) for key, value in known.point.items()}
+def _trial(known: Known, space: Space, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+    params = {}
+    for key, value in known.point.items():
+        one = space.keys[key]
+        params[key] = value if one.row.range else _values(one).index(value)
     if known.state == "running":
         return create_trial(state=TrialState.RUNNING, params=params, distributions=dict(distributions))
     if known.values is not None:
         return create_trial(values=list(known.values), params=params, distributions=dict(distributions))
-    state = TrialState.PRUNED if objectives == 1 else TrialState.FAIL
+    state = TrialState.PRUNED if len(space.objectives) == 1 else TrialState.FAIL
     return create_trial(state=state, params=params, distributions=dict(distributions))
 
 
-def _value(scale: Scale, internal: Any) -> Any:
-    """A category is known to Optuna by its place: lists are no categories of its own."""
-    return scale.values[internal] if isinstance(scale, Categorical) else internal
-
-
-def _internal(scale: Scale, value: Any) -> Any:
-    return list(scale.values).index(value) if isinstance(scale, Categorical) else value
+def _values(one: Distribution) -> list[Any]:
+    return [value_at(one, index) for index in range(size_of(one) or 0)]

@@ -28,7 +28,7 @@ def trial_document(
     placed: dict[str, tuple[Any, Place]] = {}
     for key, value in values.items():
         place = place_of(written, space, key, value)
-        if key in space.keys and space.keys[key].permutation is not None:
+        if key in space.keys and space.keys[key].row.orders:
             there = value_in(document, key)
             if faults := _order_faults(key, value, there):
                 problems += [Problem(place, key, what) for what in faults]
@@ -54,8 +54,8 @@ def base_document(plan: Document, space: Space, written: Document | None = None)
 def place_of(written: Document | None, space: Space, key: str, value: Any) -> Place:
     """Return where a space says a value of one of its keys; the key's own place where it is drawn from a range."""
     path: KeyPath = ("keys", key)
-    if key in space.keys and space.keys[key].permutation is None:
-        said = list(getattr(space.keys[key], space.keys[key].kind))
+    if key in space.keys and not space.keys[key].row.orders:
+        said = list(space.keys[key].given)
         path = (*path, space.keys[key].kind, said.index(value)) if value in said else path
     return _at(written, "keys", path)
 

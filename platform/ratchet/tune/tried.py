@@ -17,12 +17,9 @@ from typing import Any
 from ratchet.plan.document import Document, Problem, shorten
 from ratchet.plan.load import own_problems, plan_problems, suite_problems
 from ratchet.plan.reading import in_yaml
-from ratchet.plan.space import Distribution, Space
-from ratchet.tune.points import size_of, value_at
+from ratchet.plan.space import Space
 from ratchet.tune.trial_plan import place_of, trial_document, value_in
 
-MOST_VALUES = 50
-"""A key that counts more values than this (of `randint`) is tried at its ends."""
 MOST_POINTS = 200
 """More combinations than this are tried in pairs of keys."""
 
@@ -63,7 +60,7 @@ class _Trier:
 
     def __init__(self, plan: Document, written: Document, space: Space, keys: Sequence[str]) -> None:
         self.plan, self.written, self.space = plan, written, space
-        self.values = {key: values_to_try(space.keys[key]) for key in keys}
+        self.values = {key: list(space.keys[key].row.tried(space.keys[key].given)) for key in keys}
         self.seen: dict[tuple[int, ...], _Look] = {}
         self.suites: dict[str, tuple[Problem, ...]] = {}
 
@@ -106,7 +103,7 @@ class _Trier:
             place = dataclasses.replace(self.written.place(("keys", key)), under="keys")
             if key.endswith(".checkpoint.every") and value_in(document, f"{key[:-5]}publish") != "best":
                 yield Problem(place, key, f"changes no model, as {key[:-5]}publish is not best")
-            if self.space.keys[key].permutation is None:
+            if not self.space.keys[key].row.orders:
                 continue
             stage = key.removesuffix(".data")
             steps = value_in(document, f"{stage}.steps")
@@ -119,17 +116,6 @@ class _Trier:
             else:
                 continue
             yield Problem(place, key, what)
-
-
-def values_to_try(one: Distribution) -> list[Any]:
-    """Return the values of a key at which a plan is tried."""
-    size = size_of(one)
-    if size is None:
-        return list(one.uniform or one.loguniform or ())
-    short = one.kind != "randint" or size <= MOST_VALUES
-    if one.kind == "permutation" or not short:
-        return [value_at(one, 0), value_at(one, size - 1)]
-    return [value_at(one, n) for n in range(size)]
 
 
 def try_points(plan: Document, written: Document, space: Space, keys: Sequence[str]) -> Tried:

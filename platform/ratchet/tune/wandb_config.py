@@ -9,21 +9,21 @@ as Python's `str` writes it. Parameter names keep their dots: wandb nests parame
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ratchet.errors import PlanError
+from ratchet.plan.distributions import Distribution, NumberRange, size_of, value_at
 from ratchet.plan.document import SET, shorten
 from ratchet.plan.outline import close, either, hint
 from ratchet.plan.reading import in_yaml, parse
 from ratchet.plan.schema import Wandb
-from ratchet.plan.space import Distribution, Space
+from ratchet.plan.space import Space
 
 SEED = "seed"
 """The parameter that carries a trial's seed; no key of a plan is called so."""
@@ -31,8 +31,7 @@ _WANDBS_OWN = "_wandb"
 """What an agent hands over beside the parameters where the sweep's configuration came back from the service."""
 _METHODS = {"grid": "grid", "random": "random", "tpe": "bayes"}
 _GOALS = {"max": "maximize", "min": "minimize"}
-_RANGES = {"uniform": "uniform", "loguniform": "log_uniform_values", "randint": "int_uniform"}
-_MOST_ORDERS = 5040  # those of 7 names
+_MOST_VALUES = 5040  # orders of 7 names
 _ROUNDING = 1e-9  # how far, relatively, a number may lie outside of its range: exp(log(x)) is not always x
 
 
@@ -129,16 +128,15 @@ def _parameters(space: Space, where: str) -> dict[str, Any]:
 
 
 def _parameter(one: Distribution, by: str) -> dict[str, Any]:
-    kind = one.kind
-    if kind in _RANGES:
-        if by == "grid" and kind != "randint":
-            raise PlanError(f"a grid has no {kind} keys", fix="give its values, or search by random or tpe")
-        low, high = getattr(one, kind)
-        return {"distribution": _RANGES[kind], "min": low, "max": high}
-    if one.permutation is not None and math.factorial(len(one.permutation)) > _MOST_ORDERS:
+    numbers, size = one.row.range, size_of(one)
+    if by == "grid" and size is None:
+        raise PlanError(f"a grid has no {one.kind} keys", fix="give its values, or search by random or tpe")
+    if numbers is not None:
+        low, high = one.given
+        return {"distribution": numbers.wandb, "min": low, "max": high}
+    if size is not None and size > max(len(one.given), _MOST_VALUES):
         raise PlanError(
-            f"it takes every order as a value of its own, and {len(one.permutation)} names have "
-            f"{math.factorial(len(one.permutation)):,}",
+            f"it takes every order as a value of its own, and {len(one.given)} names have {size:,}",
             fix="give the orders to try as a choice, or sweep with `ratchet sweep`",
         )
     written = [_written(value) for value in _options(one)]
@@ -148,11 +146,9 @@ def _parameter(one: Distribution, by: str) -> dict[str, Any]:
     return {"values": written}
 
 
-def _options(one: Distribution) -> list[Any]:
-    """Return the values of a distribution that has some: of an order, every order as a list."""
-    if one.permutation is not None:
-        return [list(order) for order in itertools.permutations(one.permutation)]
-    return list(one.grid or one.choice or ())
+def _options(one: Distribution) -> Iterator[Any]:
+    """Yield the values of a distribution that counts them out."""
+    return (value_at(one, index) for index in range(size_of(one) or 0))
 
 
 def _written(value: Any) -> Any:
@@ -162,20 +158,18 @@ def _written(value: Any) -> Any:
 
 def _value(one: Distribution, text: str) -> Any:
     """Return the value of a distribution that `text` means. Raises PlanError."""
-    kind = one.kind
-    if kind in _RANGES:
-        return _in_range(one, parse(text, SET).data)
-    options = _options(one)
-    for value in options:  # before YAML: the text "0.1" may be a value, and `None` is no YAML
+    if one.row.range is not None:
+        return _in_range(one, one.row.range, parse(text, SET).data)
+    for value in _options(one):  # before YAML: the text "0.1" may be a value, and `None` is no YAML
         if str(_written(value)) == text:
             return value
     read = parse(text, SET)
-    for value in options:
+    for value in _options(one):
         if not read.problems and _same(value, read.data):
             return value
-    if one.permutation is not None:
-        raise PlanError(f"{shorten(text)} is no order of {', '.join(one.permutation)}")
-    raise PlanError(f"{shorten(text)} is not one of its values {either([in_yaml(_plain(value)) for value in options])}")
+    if one.row.orders:
+        raise PlanError(f"{shorten(text)} is no order of {', '.join(one.given)}")
+    raise PlanError(f"{shorten(text)} is not one of its values {either([in_yaml(_plain(v)) for v in _options(one)])}")
 
 
 def _same(value: Any, read: Any) -> bool:
@@ -196,12 +190,11 @@ def _floats(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _in_range(one: Distribution, value: Any) -> float | int:
-    kind = one.kind
-    low, high = map(float, getattr(one, kind))
+def _in_range(one: Distribution, numbers: NumberRange, value: Any) -> float | int:
+    low, high = map(float, one.given)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PlanError(f"{shorten(str(value))} is no number")
-    if kind == "randint":
+    if numbers.whole:
         if not float(value).is_integer() or not low <= value <= high:
             raise PlanError(f"{value} is no whole number from {low:.0f} to {high:.0f}")
         return int(value)
