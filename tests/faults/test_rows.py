@@ -12,7 +12,7 @@ import pytest
 
 from ratchet.errors import DataError
 from ratchet.pairs.assemble import assemble
-from ratchet.pairs.checks import check_share
+from ratchet.pairs.left_out import check_share
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
 from tests.pairs.test_assemble import KINDS, REASONS, poison
@@ -58,8 +58,8 @@ def test_of_ten_thousand_rows_each_bad_one_is_named_and_every_other_is_kept(tmp_
     assert (counts.read, counts.kept) == (ROWS, ROWS - BAD)
     assert counts.skipped == collections.Counter(faults.values())
 
-    check_share("mine", counts.read, counts.skipped, source.max_bad_share, out / "skipped.parquet")
+    check_share("mine", vars(counts), source.max_bad_share, out)
     with pytest.raises(DataError, match=r"500 of 10000 rows are bad \(5\.0%") as caught:
-        check_share("mine", counts.read, counts.skipped, (BAD - 1) / ROWS, out / "skipped.parquet")
+        check_share("mine", vars(counts), (BAD - 1) / ROWS, out)
     first = min(faults)
     assert f"x.jsonl:{first}: {faults[first]}" in str(caught.value)

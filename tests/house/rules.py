@@ -49,7 +49,7 @@ DOORS = {
     "wandb": {"track.wandb"},
     "bitsandbytes": {"model.quantise"},
     "transformers.BitsAndBytesConfig": {"model.quantise"},
-    "datasets": {"pairs.read_hub", "evaluate.harness.definitions"},
+    "datasets": {"pairs.hub", "evaluate.harness.definitions"},
     "vllm": {"serving.vllm"},
     "matplotlib": {"report.plots"},
     "lm_eval": {

@@ -19,8 +19,9 @@ from nightly import examples
 from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
 from ratchet.pairs.assemble import Counts, assemble, read_pairs
-from ratchet.pairs.checks import POLICY, Reason, check_kept, check_share
-from ratchet.pairs.overlap import overlaps_of
+from ratchet.pairs.checks import POLICY, Reason
+from ratchet.pairs.ids import overlaps_of
+from ratchet.pairs.left_out import check_kept, check_share
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
@@ -183,11 +184,10 @@ def test_too_many_bad_rows_stop_the_run_with_counts_and_rows(tmp_path: Path) -> 
     fine: list[PreferencePair | Skipped] = [make(f"p{at}") for at in range(57)]
     policy = [Skipped("f", at, reason.value, "") for at, reason in enumerate(POLICY)]
     counts, *_ = assembled([*policy, *fine[:30], *bad, *fine[30:]], tmp_path / "o")
-    table = tmp_path / "o/skipped.parquet"
     assert counts.read == 60 + len(POLICY)
-    check_share("mine", counts.read, counts.skipped, 3 / counts.read, table)
+    check_share("mine", vars(counts), 3 / counts.read, tmp_path / "o")
     with pytest.raises(DataError) as caught:
-        check_share("mine", counts.read, counts.skipped, 2.9 / counts.read, table)
+        check_share("mine", vars(counts), 2.9 / counts.read, tmp_path / "o")
     assert caught.value.where == "data.mine"
     assert caught.value.what == (
         "3 of 66 rows are bad (4.5%, the limit is 4.4%): 2 empty text, 1 not JSON\n"
@@ -198,9 +198,9 @@ def test_too_many_bad_rows_stop_the_run_with_counts_and_rows(tmp_path: Path) -> 
 def test_a_source_of_which_nothing_is_left_stops_the_run(tmp_path: Path) -> None:
     counts, *_ = assembled([Skipped("f", 1, Reason.WHERE.value, "x == 1: no field x")], tmp_path / "o")
     with pytest.raises(DataError, match=r"no pair is left of 1 rows: 1 where\n  f:1: where: x == 1: no field x"):
-        check_kept("mine", vars(counts), counts.skipped, tmp_path / "o/skipped.parquet")
+        check_kept("mine", vars(counts), tmp_path / "o")
     with pytest.raises(DataError, match="all 3 pairs fell on the held-out side"):
-        check_kept("mine", {"read": 3, "kept": 3, "train": 0}, {}, tmp_path / "o/skipped.parquet")
+        check_kept("mine", {"read": 3, "kept": 3, "train": 0, "skipped": {}}, tmp_path / "o")
 
 
 @settings(max_examples=examples(30), deadline=None)

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from ratchet.pairs.arithmetic import Worked, evaluate, read_worked
-from ratchet.pairs.build import arithmetic_corruption, build_pairs, multiple_choice
+from ratchet.pairs.build import Worked, arithmetic_corruption, build_pairs, evaluate, multiple_choice, read_worked
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.layouts import ChoiceQuestion, Sides
 from ratchet.pairs.pair import PreferencePair, Turn

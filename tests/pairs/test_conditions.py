@@ -11,8 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ratchet.errors import PlanError
-from ratchet.pairs.checks import Unfit
-from ratchet.pairs.conditions import check_conditions, parse_condition
+from ratchet.pairs.checks import Unfit, check_conditions, parse_condition
 
 ROW = {"overall": "AB", "rating": 4, "text": "4.5", "meta": {"lang": "en", "n": 3}, "a.b": 1, "ok": True, "none": None}
 

@@ -22,8 +22,7 @@ from ratchet.evaluate.task_files import folder_of
 from ratchet.model.load import model_folder
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import pairs_identity
-from ratchet.pairs.hub import commit_of
-from ratchet.pairs.read_hub import hub_rows
+from ratchet.pairs.hub import commit_of, hub_rows
 from ratchet.pairs.source import read_source
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.pins import pin, pinned_before, pins_of

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ratchet.errors import DataError
-from ratchet.pairs.lost import LENGTH, REMEDIES, lost_of, tell_lost
+from ratchet.pairs.left_out import LENGTH, REMEDIES, lost_of, tell_lost
 from ratchet.pairs.render import RefusalReason
 from ratchet.pairs.tokens import SKIPPED
 from ratchet.plan.data import Source

@@ -19,7 +19,7 @@ from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, Ta
 from ratchet.model.digest import digest_vocabulary
 from ratchet.model.load import model_folder
 from ratchet.pairs.flow import pairs_identity, prepare_pairs
-from ratchet.pairs.lost import tell_lost
+from ratchet.pairs.left_out import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens

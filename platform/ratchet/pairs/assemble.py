@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptError
 from ratchet.pairs.checks import Reason
+from ratchet.pairs.ids import held_out, sample_key, unique_ids
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.pairs.split import held_out, sample_key
 from ratchet.plan.data import Source
 from ratchet.store.sound import checked
 
@@ -70,7 +69,7 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
     """
     read, skipped = 0, collections.Counter[str]()
     with contextlib.ExitStack() as stack:
-        unique = stack.enter_context(_Unique(folder / "ids.sqlite"))
+        unique = stack.enter_context(unique_ids(folder / "ids.sqlite"))
         sides = stack.enter_context(_Sides(folder, source))
         dropped = stack.enter_context(_Table(folder / "skipped.parquet", SKIPPED_SCHEMA, dataclasses.asdict))
         aside = folder / "all.parquet"
@@ -114,15 +113,8 @@ def read_pairs(path: Path) -> Iterator[PreferencePair]:
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:
     """Return a pair as a row of `PAIR_SCHEMA`."""
-    return {
-        "pair_id": pair.pair_id,
-        "prompt_id": pair.prompt_id,
-        "prompt": [{"role": turn.role, "content": turn.content} for turn in pair.prompt],
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-        "file": pair.file,
-        "row": pair.row,
-    }
+    ids = {"pair_id": pair.pair_id, "prompt_id": pair.prompt_id}
+    return {**vars(pair), **ids, "prompt": [vars(turn) for turn in pair.prompt]}
 
 
 def places_of_pairs(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]:
@@ -205,35 +197,3 @@ class _Sides:
     def add(self, pair: PreferencePair, characters: int) -> None:
         out = held_out(self._seed, self._share, pair.prompt_id)
         (self.heldout if out else self.train).add(pair, characters)
-
-
-class _Unique:
-    """Ids on disk, each once, with their sample keys."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._base = sqlite3.connect(path, isolation_level=None)
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-8000", "temp_store=FILE"):
-            self._base.execute(f"PRAGMA {pragma}").close()
-        self._base.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, key BLOB) WITHOUT ROWID").close()
-        self._base.execute("BEGIN").close()
-
-    def __enter__(self) -> _Unique:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._base.close()
-        self._path.unlink()
-
-    def add(self, pair_id: str, key: bytes | None) -> bool:
-        """Say whether the id is new."""
-        row = (bytes.fromhex(pair_id), key)
-        return self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", row).rowcount == 1
-
-    def sampled_up_to(self, count: int) -> tuple[bytes, bytes]:
-        """Return key and id of the last of the `count` lowest, or what is above all where there are fewer."""
-        self._base.execute("CREATE INDEX by_key ON seen (key, id)").close()
-        found = self._base.execute(
-            "SELECT key, id FROM seen ORDER BY key, id LIMIT 1 OFFSET ?", (count - 1,)
-        ).fetchone()
-        return found if found is not None else (b"\xff" * 9, b"")

@@ -1,21 +1,34 @@
-"""Why a row is not kept, and the checks that every pair passes."""
+"""Why a row is not kept: the plan's conditions on its fields (`where`), and the checks that every pair passes."""
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import pyarrow.parquet as pq
+from ratchet.errors import PlanError
+from ratchet.pairs.pair import PreferencePair, Turn
 
-from ratchet.errors import DataError
-from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.store.sound import checked
-
+CONDITIONS_VERSION = 1
+"""Of how conditions are read. It is in the identity of pairs: raise it when one would keep other rows."""
 BROKEN = "\ufdd0"
 """Stands for bytes that were not UTF-8 where a reader cannot stop at them; no text may hold this noncharacter."""
 
-_EXAMPLES = 5
+_SHAPE = re.compile(r"\s*(?P<field>[^\s=!<>]+)(?:\s*(?P<sign>==|!=|<=|>=|<|>)|\s+(?P<word>in)\b)\s*(?P<value>.+?)\s*")
+_ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,\[\]"'][^,\[\]"']*)\s*(?:,|$)""")
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_FIX = "write `field operator value`, with ==, !=, <, <=, >, >= or `in [a, b]`"
+
+Value = str | int | float | bool | None
 
 
 class Reason(enum.StrEnum):
@@ -93,50 +106,110 @@ def check_prompt(prompt: tuple[Turn, ...]) -> None:
         check_text(turn.content, f"prompt, turn {number}")
 
 
-def check_share(name: str, read: int, skipped: Mapping[str, int], limit: float, table: Path) -> None:
-    """Raise DataError, with counts by reason and the first rows, where the share of bad rows is above `limit`."""
-    counts = {reason: count for reason, count in skipped.items() if reason not in POLICY}
-    bad = sum(counts.values())
-    if bad > limit * read:
-        raise DataError(
-            f"{bad} of {read} rows are bad ({bad / read:.1%}, the limit is {limit:.1%}): {_tally(counts)}\n"
-            + _lines(_first(table, counts)),
-            where=f"data.{name}",
-            fix="mend or filter these rows, name another layout, or raise max_bad_share",
-        )
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A field (dots lead into objects), an operator, and what to compare with (one value, or those of `in`)."""
+
+    text: str
+    field: str
+    operator: str
+    values: tuple[Value, ...]
 
 
-def check_kept(name: str, counts: Mapping[str, int], skipped: Mapping[str, int], table: Path) -> None:
-    """Raise DataError where nothing is left to train on."""
-    if counts["train"]:
-        return
-    if counts["kept"]:
-        raise DataError(
-            f"all {counts['kept']} pairs fell on the held-out side",
-            where=f"data.{name}",
-            fix="lower held_out, or give more rows",
-        )
-    raise DataError(
-        f"no pair is left of {counts['read']} rows: {_tally(skipped)}\n{_lines(_first(table, skipped))}",
-        where=f"data.{name}",
-        fix="see the reasons; `where`, `layout` and `build` decide what is kept",
-    )
+def parse_condition(text: str) -> Condition:
+    """Read one condition. Raises PlanError naming it."""
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise PlanError(f"cannot read the condition `{text}`", where="where", fix=_FIX)
+    sign = match["sign"] or match["word"]
+    values = _items(match["value"], text) if sign == "in" else (_value(match["value"], text),)
+    if sign in _ORDER and (isinstance(values[0], bool) or values[0] is None):
+        raise PlanError(f"`{text}`: {sign} needs a number or a text to compare with", where="where", fix=_FIX)
+    return Condition(text, match["field"], sign, values)
 
 
-def _tally(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
+def check_conditions(row: Mapping[str, Any], conditions: tuple[Condition, ...]) -> None:
+    """Raise Unfit (`where`) at the first condition that the row does not meet, or whose field it lacks."""
+    for condition in conditions:
+        value = _field(row, condition)
+        if not _holds(value, condition):
+            raise Unfit(Reason.WHERE, f"{condition.text}: {condition.field} is {str(value)[:80]}")
 
 
-def _lines(rows: Iterable[Skipped]) -> str:
-    return "\n".join(f"  {row.file}:{row.row}: {': '.join(filter(None, (row.reason, row.detail)))}" for row in rows)
+def _holds(value: Any, condition: Condition) -> bool:
+    if condition.operator in _ORDER:
+        left, right = _comparable(value, condition.values[0])
+        if left is None or isinstance(left, str) != isinstance(right, str):
+            raise Unfit(Reason.WHERE, f"{condition.text}: {condition.field} is {str(value)[:80]}, not comparable")
+        return _ORDER[condition.operator](left, right)
+    return any(_equal(value, wanted) for wanted in condition.values) != (condition.operator == "!=")
 
 
-def _first(table: Path, reasons: Mapping[str, int]) -> list[Skipped]:
-    """Return the first rows of `skipped.parquet` that have one of `reasons`."""
-    found: list[Skipped] = []
-    with pq.ParquetFile(checked(table), pre_buffer=False) as file:
-        for batch in file.iter_batches():
-            found += [Skipped(**row) for row in batch.to_pylist() if row["reason"] in reasons]
-            if len(found) >= _EXAMPLES:
-                break
-    return found[:_EXAMPLES]
+def _equal(value: Any, wanted: Value) -> bool:
+    left, right = _comparable(value, wanted)
+    return bool(left == right)
+
+
+def _comparable(value: Any, wanted: Value) -> tuple[Any, Any]:
+    """Return both as floats where `wanted` is a number and `value` is one or reads as one."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float):
+        ordered = isinstance(value, str | bool) or value is None
+        return (value if ordered else _Other()), wanted
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None, float(wanted)
+    try:
+        return float(value), float(wanted)
+    except (ValueError, OverflowError):
+        return None, float(wanted)
+
+
+class _Other:
+    """Something that equals no literal and has no order."""
+
+
+def _field(row: Mapping[str, Any], condition: Condition) -> Any:
+    if condition.field in row:
+        return row[condition.field]
+    value: Any = row
+    for part in condition.field.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise Unfit(Reason.WHERE, f"{condition.text}: no field {condition.field}")
+        value = value[part]
+    return value
+
+
+def _items(text: str, whole: str) -> tuple[Value, ...]:
+    inner = text[1:-1].strip()
+    if not (text.startswith("[") and text.endswith("]") and inner):
+        raise PlanError(f"`{whole}`: `in` needs a list such as [a, b]", where="where", fix=_FIX)
+    values, at = [], 0
+    while at < len(inner):
+        match = _ITEM.match(inner, at)
+        if match is None:
+            raise PlanError(f"`{whole}`: cannot read the list at `{inner[at:]}`", where="where", fix=_FIX)
+        values.append(_value(match["item"].strip(), whole))
+        at = match.end()
+    return tuple(values)
+
+
+def _value(text: str, whole: str) -> Value:
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1]
+    if text[0] in "\"'[{":
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if isinstance(value, str):
+            return value
+        raise PlanError(f"`{whole}`: cannot read the value `{text}`", where="where", fix=_FIX)
+    words: dict[str, Value] = {"true": True, "false": False, "null": None}
+    if text in words:
+        return words[text]
+    if re.search(r"[=<>]", text):
+        raise PlanError(f"`{whole}`: put a text that holds =, < or > in quotes", where="where", fix=_FIX)
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", text):
+        return float(text)
+    return text

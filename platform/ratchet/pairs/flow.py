@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from ratchet.errors import DataError, error_from, error_values
-from ratchet.pairs import build, conditions, generate, layouts, read, split
-from ratchet.pairs.assemble import PROMPT_TYPE, Counts, assemble, characters_of
-from ratchet.pairs.checks import check_kept, check_share
+from ratchet.pairs import build, checks, generate, ids, layouts, read
+from ratchet.pairs.assemble import PROMPT_TYPE, assemble, characters_of
 from ratchet.pairs.files import digests
+from ratchet.pairs.hub import at_commit
+from ratchet.pairs.left_out import check_kept, check_share
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
-from ratchet.pairs.read_hub import at_commit
 from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
 from ratchet.plan.data import Source, packages_of
 from ratchet.store import warned
@@ -60,8 +60,13 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     done = source.model_dump(
         include={"layout", "build", "min_margin", "max_rows", "max_characters", "held_out", "seed"}
     )
+    # The keys are names that modules once had: with others, the pairs of every store would be made again.
     versions = {
-        module.__name__.rpartition(".")[2]: module.VERSION for module in (build, conditions, layouts, read, split)
+        "build": build.VERSION,
+        "conditions": checks.CONDITIONS_VERSION,
+        "layouts": layouts.VERSION,
+        "read": read.VERSION,
+        "split": ids.SPLIT_VERSION,
     }
     system = source.system if source.system is not None else default_system
     return {
@@ -96,12 +101,13 @@ class SourcePairs:
         """Read, check and divide the rows. Raises DataError, PlanError."""
         spans = plan_spans(self.source, SPAN_BYTES, SPAN_ROWS)
         reading = make_reading(self.source, spans, self.default_system)
-        counted = assemble(_stream(spans, reading, look), folder, self.source)
-        _check(self.name, self.source, counted, folder)
+        counts = dataclasses.asdict(assemble(_stream(spans, reading, look), folder, self.source))
+        check_share(self.name, counts, self.source.max_bad_share, folder)
+        check_kept(self.name, counts, folder)
         if pairs_identity(self.source, self.default_system) != self.identity:
             raise DataError("files changed while they were read", where=f"data.{self.name}", fix="run again")
         facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
-        return Product(dataclasses.asdict(counted), facts=facts)
+        return Product(counts, facts=facts)
 
 
 def prepare_pairs(
@@ -121,15 +127,9 @@ def prepare_pairs(
     if source.hub is not None:  # one commit is named, hashed and read, here and in every task
         source = source.model_copy(update={"hub": at_commit(source.hub)})
     made = ensure(layout, SourcePairs(name, source, default_system), wait)
-    counts = made.record.counts  # another source with the same pairs may have allowed more bad rows
-    check_share(name, counts["read"], counts["skipped"], source.max_bad_share, made.folder / "skipped.parquet")
+    # Once more: another source with the same pairs may have allowed more bad rows.
+    check_share(name, made.record.counts, source.max_bad_share, made.folder)
     return made.fingerprint, made.folder
-
-
-def _check(name: str, source: Source, counts: Counts, folder: Path) -> None:
-    table = folder / "skipped.parquet"
-    check_share(name, counts.read, counts.skipped, source.max_bad_share, table)
-    check_kept(name, {"read": counts.read, "kept": counts.kept, "train": counts.train}, counts.skipped, table)
 
 
 def _stream(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[Item]:

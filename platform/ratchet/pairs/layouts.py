@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ratchet.errors import DataError
-from ratchet.pairs.answers import best_and_worst, number_of, options_of, right_option
 from ratchet.pairs.checks import Reason, Unfit
-from ratchet.pairs.messages import (
+from ratchet.pairs.fields import (
     answered,
+    best_and_worst,
     first_text,
     has,
     is_transcript,
+    number_of,
+    options_of,
+    right_option,
     text_field,
     transcript,
     turns_of,

@@ -25,10 +25,10 @@ from pyarrow import ipc
 
 from ratchet.errors import DataError
 from ratchet.pairs.checks import BROKEN, Reason
+from ratchet.pairs.fields import json_type
 from ratchet.pairs.files import SourceFile, source_files
 from ratchet.pairs.generate import generated_rows
-from ratchet.pairs.messages import json_type
-from ratchet.pairs.read_hub import hub_label, hub_rows
+from ratchet.pairs.hub import hub_label, hub_rows
 from ratchet.plan.data import Source
 
 VERSION = 1

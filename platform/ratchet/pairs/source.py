@@ -10,8 +10,7 @@ from typing import Any
 
 from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import build_pairs, builder_of
-from ratchet.pairs.checks import Reason, Unfit, check_pair
-from ratchet.pairs.conditions import Condition, check_conditions, parse_condition
+from ratchet.pairs.checks import Condition, Reason, Unfit, check_conditions, check_pair, parse_condition
 from ratchet.pairs.generate import GENERATED
 from ratchet.pairs.layouts import DETECT_ROWS, ChoiceQuestion, Sides, detect, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import ModelError
-from ratchet.pairs.hub import Kind, commit_of
-from ratchet.pairs.read_hub import at_commit
+from ratchet.pairs.hub import Kind, at_commit, commit_of
 from ratchet.pipeline.context import Run
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec, is_commit

@@ -17,7 +17,7 @@ from ratchet.model.merge import check_start
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
-from ratchet.pairs.lost import tell_lost
+from ratchet.pairs.left_out import tell_lost
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Run, Tokens

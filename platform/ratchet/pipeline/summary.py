@@ -31,7 +31,7 @@ from ratchet.documents.report import (
     SourceTokens,
     StepSummary,
 )
-from ratchet.pairs.overlap import overlaps_of
+from ratchet.pairs.ids import overlaps_of
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.step_folder import unchanged

@@ -1,4 +1,7 @@
-"""Pairs that a source loses when it is tokenised: a warning with reason, share and remedy, or an error."""
+"""What a source loses: rows that are bad, and pairs that cannot be written as tokens. A warning, or an error.
+
+Both say how many of which reason, show the first of them, and have a limit in the plan.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
+from ratchet.pairs.checks import POLICY
 from ratchet.pairs.render import RefusalReason
 from ratchet.plan.data import Source
 from ratchet.store.record import Record
+from ratchet.store.sound import checked
 
 _log = logging.getLogger(__name__)
-_EXAMPLES = 3
+_EXAMPLES = 5
 
 LENGTH = frozenset({RefusalReason.TOO_LONG, RefusalReason.ANSWER_TOO_LONG})
 """Reasons that the length limit decides; all others are the chat template's or the tokenizer's."""
@@ -35,6 +41,39 @@ REMEDIES: Mapping[RefusalReason, str] = {
     RefusalReason.EMPTY_PROMPT: "mend these rows",
     RefusalReason.SAME: "mend these rows: their answers differ by what the tokenizer does not tell apart",
 }
+
+
+def check_share(name: str, counts: Mapping[str, Any], limit: float, folder: Path) -> None:
+    """Raise DataError, with counts by reason and the first rows, where the share of bad rows is above `limit`.
+
+    `counts` are those of a record of pairs, which lie in `folder`.
+    """
+    bad = {reason: count for reason, count in counts["skipped"].items() if reason not in POLICY}
+    number, read = sum(bad.values()), counts["read"]
+    if number > limit * read:
+        raise DataError(
+            f"{number} of {read} rows are bad ({number / read:.1%}, the limit is {limit:.1%}): {_tally(bad)}\n"
+            + _first(folder, bad),
+            where=f"data.{name}",
+            fix="mend or filter these rows, name another layout, or raise max_bad_share",
+        )
+
+
+def check_kept(name: str, counts: Mapping[str, Any], folder: Path) -> None:
+    """Raise DataError where nothing is left to train on."""
+    if counts["train"]:
+        return
+    if counts["kept"]:
+        raise DataError(
+            f"all {counts['kept']} pairs fell on the held-out side",
+            where=f"data.{name}",
+            fix="lower held_out, or give more rows",
+        )
+    raise DataError(
+        f"no pair is left of {counts['read']} rows: {_tally(counts['skipped'])}\n{_first(folder, counts['skipped'])}",
+        where=f"data.{name}",
+        fix="see the reasons; `where`, `layout` and `build` decide what is kept",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +97,9 @@ class Lost:
         )
 
     def __str__(self) -> str:
-        tally = ", ".join(f"{n:,} {one}" for one, n in sorted(self.reasons.items(), key=lambda item: -item[1]))
         longest = f"; the longest has {self.longest:,} tokens" if self.longest and LENGTH & self.reasons.keys() else ""
         share = f"{self.count:,} of {self.of:,} pairs ({self.count / self.of:.1%})"
-        return f"{share} of {self.name} are left out at max_length {self.max_length:,}: {tally}{longest}"
+        return f"{share} of {self.name} are left out at max_length {self.max_length:,}: {_tally(self.reasons)}{longest}"
 
     @property
     def remedy(self) -> str:
@@ -90,14 +128,26 @@ def tell_lost(name: str, source: Source, record: Record, folder: Path) -> None:
         limit = getattr(source, key)
         if part.count > limit * part.of:
             raise DataError(
-                f"{part}; the limit is {limit:.1%}\n{_first(folder / 'skipped.parquet', part)}",
+                f"{part}; the limit is {limit:.1%}\n{_first(folder, part.reasons)}",
                 where=f"data.{name}",
                 fix=f"{part.remedy}; or raise data.{name}.{key}",
             )
     _log.warning("%s. %s", lost, lost.remedy)
 
 
-def _first(table: Path, lost: Lost) -> str:
-    rows = pq.read_table(table).to_pylist()
-    shown = [row for row in rows if row["reason"] in lost.reasons][:_EXAMPLES]
-    return "\n".join(f"  {row['file']}:{row['row']}: {row['reason']}: {row['detail']}" for row in shown)
+def _tally(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _first(folder: Path, reasons: Mapping[Any, int]) -> str:
+    """Return the first rows of a folder's skipped ones that have one of `reasons`, a line each."""
+    found: list[dict[str, Any]] = []
+    with pq.ParquetFile(checked(folder / "skipped.parquet"), pre_buffer=False) as file:
+        for batch in file.iter_batches():
+            found += [row for row in batch.to_pylist() if row["reason"] in reasons]
+            if len(found) >= _EXAMPLES:  # there may be millions
+                break
+    return "\n".join(
+        f"  {row['file']}:{row['row']}: {': '.join(filter(None, (row['reason'], row['detail'])))}"
+        for row in found[:_EXAMPLES]
+    )
