@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raised import raises
 from ratchet.errors import DataError
 from ratchet.evaluate.task_files import read_rows
 from ratchet.plan.data import Hub
@@ -106,11 +107,11 @@ def test_blank_texts_pass_where_the_task_says_so(tmp_path: Path) -> None:
         read_rows(Rows(path=str(path)), ("text",), None)
 
 
-@pytest.mark.parametrize(("content", "says"), [("", "empty"), ("\n\n", "holds no rows")])
-def test_a_file_without_rows_is_refused(content: str, says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_file_without_rows_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(content)
-    with pytest.raises(DataError, match=says):
+    with raises("data.no-rows"):
         read_rows(Rows(path=str(path)), BOTH, None)
 
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nightly import examples
+from raised import raises
 from ratchet.documents.report import SourceOverlap
-from ratchet.errors import DataError
 from ratchet.pairs.assemble import Counts, assemble, read_pairs
 from ratchet.pairs.checks import POLICY, Reason
 from ratchet.pairs.ids import overlaps_of
@@ -186,7 +185,7 @@ def test_too_many_bad_rows_stop_the_run_with_counts_and_rows(tmp_path: Path) -> 
     counts, *_ = assembled([*policy, *fine[:30], *bad, *fine[30:]], tmp_path / "o")
     assert counts.read == 60 + len(POLICY)
     check_share("mine", vars(counts), 3 / counts.read, tmp_path / "o")
-    with pytest.raises(DataError) as caught:
+    with raises("data.bad-rows") as caught:
         check_share("mine", vars(counts), 2.9 / counts.read, tmp_path / "o")
     assert caught.value.where == "data.mine"
     assert caught.value.what == (
@@ -197,10 +196,12 @@ def test_too_many_bad_rows_stop_the_run_with_counts_and_rows(tmp_path: Path) -> 
 
 def test_a_source_of_which_nothing_is_left_stops_the_run(tmp_path: Path) -> None:
     counts, *_ = assembled([Skipped("f", 1, Reason.WHERE.value, "x == 1: no field x")], tmp_path / "o")
-    with pytest.raises(DataError, match=r"no pair is left of 1 rows: 1 where\n  f:1: where: x == 1: no field x"):
+    with raises("data.nothing-left") as caught:
         check_kept("mine", vars(counts), tmp_path / "o")
-    with pytest.raises(DataError, match="all 3 pairs fell on the held-out side"):
+    assert caught.value.what == "no pair is left of 1 rows: 1 where\n  f:1: where: x == 1: no field x"
+    with raises("data.nothing-left") as caught:
         check_kept("mine", {"read": 3, "kept": 3, "train": 0, "skipped": {}}, tmp_path / "o")
+    assert "held_out" in caught.value.fix
 
 
 @settings(max_examples=examples(30), deadline=None)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from raised import raises
 from ratchet.errors import PlanError
 from ratchet.pairs.checks import Unfit, check_conditions, parse_condition
 
@@ -95,7 +96,7 @@ def test_an_absent_field_is_named() -> None:
     ],
 )
 def test_a_condition_that_cannot_be_read_is_named(text: str) -> None:
-    with pytest.raises(PlanError) as caught:
+    with raises("plan.condition") as caught:
         parse_condition(text)
     assert f"`{text}`" in caught.value.what
     assert caught.value.fix

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ratchet.errors import DataError
+from raised import raises
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import PreferencePair
@@ -87,8 +87,9 @@ def test_identity_is_of_what_decides_the_ids(folder: Path, tmp_path: Path) -> No
 
 def test_nothing_left_to_train_on_is_an_error_and_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "pairs", some_pairs(3), some_pairs(1, start=9))
-    with pytest.raises(DataError, match=r"no pair is left to train on \(answer too long: 4\)"):
+    with raises("data.nothing-left") as caught:
         prepare_tokens(source, "x", folder, Layout(tmp_path), max_length=8, overlong="drop", chat_template=None)
+    assert "answer too long: 4" in caught.value.what
     assert not any((tmp_path / "store" / "tokens").iterdir())
 
 

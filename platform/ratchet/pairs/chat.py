@@ -46,6 +46,7 @@ def template_text(name: str) -> str:
             f"no chat template {name!r}: {error}",
             where="model.chat_template",
             fix=f"give a Jinja file, or one of {', '.join(shipped_templates())}",
+            code="model.no-template",
         ) from error
 
 
@@ -103,6 +104,7 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
                 f"the chat template never reads {name}; it reads {', '.join(sorted(known)) or 'nothing'}",
                 where="model.template_arguments",
                 fix="correct the name, or leave it out",
+                code="model.template-argument",
             )
     tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **chat_template.handed)
 

@@ -26,7 +26,6 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_FIX = "write `field operator value`, with ==, !=, <, <=, >, >= or `in [a, b]`"
 
 Value = str | int | float | bool | None
 
@@ -57,9 +56,9 @@ POLICY = frozenset({Reason.WHERE, Reason.TIE, Reason.MARGIN, Reason.NO_CALCULATI
 
 
 class Unfit(Exception):  # noqa: N818 - a verdict on a row, not an error of the run
-    """A row that cannot be used. Caught once for each row, in `source.pairs_of`."""
+    """A row or pair that cannot be used; caught once for each, in `source.pairs_of` and `render.render_pair`."""
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    def __init__(self, reason: enum.StrEnum, detail: str = "") -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -120,12 +119,21 @@ def parse_condition(text: str) -> Condition:
     """Read one condition. Raises PlanError naming it."""
     match = _SHAPE.fullmatch(text)
     if match is None:
-        raise PlanError(f"cannot read the condition `{text}`", where="where", fix=_FIX)
+        raise _unreadable(f"cannot read the condition `{text}`")
     sign = match["sign"] or match["word"]
     values = _items(match["value"], text) if sign == "in" else (_value(match["value"], text),)
     if sign in _ORDER and (isinstance(values[0], bool) or values[0] is None):
-        raise PlanError(f"`{text}`: {sign} needs a number or a text to compare with", where="where", fix=_FIX)
+        raise _unreadable(f"`{text}`: {sign} needs a number or a text to compare with")
     return Condition(text, match["field"], sign, values)
+
+
+def _unreadable(what: str) -> PlanError:
+    return PlanError(
+        what,
+        where="where",
+        fix="write `field operator value`, with ==, !=, <, <=, >, >= or `in [a, b]`",
+        code="plan.condition",
+    )
 
 
 def check_conditions(row: Mapping[str, Any], conditions: tuple[Condition, ...]) -> None:
@@ -181,12 +189,12 @@ def _field(row: Mapping[str, Any], condition: Condition) -> Any:
 def _items(text: str, whole: str) -> tuple[Value, ...]:
     inner = text[1:-1].strip()
     if not (text.startswith("[") and text.endswith("]") and inner):
-        raise PlanError(f"`{whole}`: `in` needs a list such as [a, b]", where="where", fix=_FIX)
+        raise _unreadable(f"`{whole}`: `in` needs a list such as [a, b]")
     values, at = [], 0
     while at < len(inner):
         match = _ITEM.match(inner, at)
         if match is None:
-            raise PlanError(f"`{whole}`: cannot read the list at `{inner[at:]}`", where="where", fix=_FIX)
+            raise _unreadable(f"`{whole}`: cannot read the list at `{inner[at:]}`")
         values.append(_value(match["item"].strip(), whole))
         at = match.end()
     return tuple(values)
@@ -202,12 +210,12 @@ def _value(text: str, whole: str) -> Value:
             value = None
         if isinstance(value, str):
             return value
-        raise PlanError(f"`{whole}`: cannot read the value `{text}`", where="where", fix=_FIX)
+        raise _unreadable(f"`{whole}`: cannot read the value `{text}`")
     words: dict[str, Value] = {"true": True, "false": False, "null": None}
     if text in words:
         return words[text]
     if re.search(r"[=<>]", text):
-        raise PlanError(f"`{whole}`: put a text that holds =, < or > in quotes", where="where", fix=_FIX)
+        raise _unreadable(f"`{whole}`: put a text that holds =, < or > in quotes")
     if re.fullmatch(r"[+-]?\d+", text):
         return int(text)
     if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", text):

@@ -7,20 +7,19 @@ the first `_LOOK_BYTES` are read, and the rest is taken to be like them.
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from ratchet.pairs.assemble import PROMPT_TYPE
+from ratchet.pairs.assemble import PAIR_SCHEMA, characters_of, pair_row
+from ratchet.pairs.files import Span, damage, plan_spans, unpacked
 from ratchet.pairs.pair import PreferencePair
-from ratchet.pairs.read import Span, damage, plan_spans, read_span
+from ratchet.pairs.read import read_span
 from ratchet.pairs.render import Style
 from ratchet.pairs.source import make_reading, pairs_of
 from ratchet.pairs.tokens import Policy, tokenise
@@ -31,13 +30,6 @@ LOOK = 50
 _LOOK_BYTES = 8 << 20
 _BLOCK = 1 << 20
 _CHARACTERS_A_TOKEN = 4
-_TABLE = pa.schema(
-    [
-        *((key, pa.string()) for key in ("pair_id", "prompt_id", "chosen", "rejected", "file")),
-        ("prompt", PROMPT_TYPE),
-        ("row", pa.int64()),
-    ]
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,27 +42,17 @@ class First:
     @property
     def tokens(self) -> float:
         """Tokens of a pair, both sides, at four characters a token: for a model whose tokenizer is not there yet."""
-        texts = [
-            len(text)
-            for pair in self.pairs
-            for text in (pair.chosen, pair.rejected, *_contents(pair))
-            if text is not None
-        ]
-        return sum(texts) / _CHARACTERS_A_TOKEN / max(len(self.pairs), 1)
+        return sum(map(characters_of, self.pairs)) / _CHARACTERS_A_TOKEN / max(len(self.pairs), 1)
 
     def tokenised(self, tokenizer: Any, style: Style, policy: Policy) -> tuple[float, float]:
         """Return the share of the pairs that a length policy keeps, and the mean tokens of those."""
-        rows = [
-            {"pair_id": "", "prompt_id": "", "prompt": [vars(turn) for turn in pair.prompt]}
-            | {"chosen": pair.chosen, "rejected": pair.rejected, "file": pair.file, "row": pair.row}
-            for pair in self.pairs
-        ]
-        if not rows:
+        if not self.pairs:
             return 1.0, 0.0
-        found = tokenise(pa.Table.from_pylist(rows, schema=_TABLE), tokenizer, style, policy).to_pylist()
+        table = pa.Table.from_pylist([pair_row(pair) for pair in self.pairs], schema=PAIR_SCHEMA)
+        found = tokenise(table, tokenizer, style, policy).to_pylist()
         kept = [row for row in found if row["reason"] is None]
         tokens = sum(len(row[key]) for row in kept for key in ("prompt", "chosen", "rejected"))
-        return len(kept) / len(rows), tokens / max(len(kept), 1)
+        return len(kept) / len(self.pairs), tokens / max(len(kept), 1)
 
 
 def estimate_pairs(source: Source) -> int:
@@ -99,10 +81,6 @@ def first_pairs(source: Source) -> First:
     rows = list(itertools.islice((row for span in spans for row in read_span(span, source)), LOOK))
     items = [item for row in rows for item in pairs_of(row, reading)]
     return First(tuple(item for item in items if isinstance(item, PreferencePair)), len(rows))
-
-
-def _contents(pair: PreferencePair) -> Iterator[str]:
-    yield from (turn.content for turn in pair.prompt)
 
 
 def _counted(span: Span) -> int:
@@ -136,7 +114,7 @@ def _extrapolated(span: Span) -> int:
     """Count the rows of the first bytes; where the file goes on, take the rest to be like them."""
     count = 0
     with open(span.path, "rb") as raw:
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if span.path.endswith(".gz") else raw
+        stream = unpacked(raw, span)
         units = stream if span.form == "lines" else ijson.items(stream, "item", use_float=True)
         size = Path(span.path).stat().st_size
         for count, _ in enumerate(units, 1):

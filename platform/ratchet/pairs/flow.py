@@ -15,13 +15,12 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from ratchet.errors import DataError, error_from, error_values
-from ratchet.pairs import build, checks, generate, ids, layouts, read
+from ratchet.pairs import build, checks, ids, layouts, read
 from ratchet.pairs.assemble import PROMPT_TYPE, assemble, characters_of
-from ratchet.pairs.files import digests
+from ratchet.pairs.files import SPAN_BYTES, SPAN_ROWS, Span, digests, plan_spans
 from ratchet.pairs.hub import at_commit
 from ratchet.pairs.left_out import check_kept, check_share
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, Span, plan_spans
 from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
 from ratchet.plan.data import Source, packages_of
 from ratchet.store import warned
@@ -52,7 +51,7 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     say which commit a name means.
     """
     if source.generate is not None:
-        origin: dict[str, Any] = {"generate": source.generate.model_dump(), "version": generate.VERSION}
+        origin: dict[str, Any] = {"generate": source.generate.model_dump(), "version": read.GENERATED_VERSION}
     elif source.hub is not None:
         origin = {"hub": at_commit(source.hub).model_dump()}
     else:

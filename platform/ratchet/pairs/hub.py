@@ -80,6 +80,7 @@ def at_commit(hub: Hub) -> Hub:
             f"{hub.name} is a file or folder here, whose changes would go unnoticed",
             where=hub_label(hub),
             fix="give it as `path:`, where its content is looked at; or call the folder otherwise",
+            code="data.hub-or-folder",
         )
     try:
         return hub.model_copy(update={"revision": commit_of("dataset", hub.name, hub.revision)})
@@ -93,6 +94,7 @@ def _unread(hub: Hub, error: Exception) -> DataError:
         where=hub_label(hub),
         fix="check name, config, split and revision, and that this machine reaches huggingface.co; "
         "or save the data set with `save_to_disk` and give its folder as `path:`",
+        code="data.hub",
     )
 
 

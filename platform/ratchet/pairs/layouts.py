@@ -112,7 +112,8 @@ def scored(row: Fields) -> Sides:
         if has(row, name):
             best, worst, margin = best_and_worst(row, name)
             return Sides(_asked(row), best, worst, margin)
-    sides = pair(row) if has(row, "prompt") or has(row, "question") else _scored_without_prompt(row)
+    named = has(row, "prompt") or has(row, "question")
+    sides = (pair if named else alpaca if has(row, "instruction") else implicit_prompt)(row)
     for left, right in _SCORES:
         if has(row, left) or has(row, right):
             return dataclasses.replace(sides, margin=number_of(row, left) - number_of(row, right))
@@ -200,10 +201,6 @@ def _instructed(row: Fields) -> tuple[Turn, ...]:
             raise Unfit(Reason.WRONG_TYPE, "history is not a list of pairs of texts")
         turns += [Turn("user", exchange[0]), Turn("assistant", exchange[1])]
     return with_system(row, (*turns, Turn("user", text)))
-
-
-def _scored_without_prompt(row: Fields) -> Sides:
-    return alpaca(row) if has(row, "instruction") else implicit_prompt(row)
 
 
 def _both(row: Fields) -> bool:
@@ -307,15 +304,14 @@ def detect(rows: Sequence[Fields], where: str) -> str:
     keys = ", ".join(sorted({key for row in rows for key in row})) or "none"
     known = "\n".join(f"    {name}: {LAYOUTS[name].fields}" for name in winners or LAYOUTS)
     if winners:
-        raise DataError(
-            f"the rows fit more than one layout; fields seen: {keys}\n{known}",
-            where=where,
-            fix="name one with `layout:`",
-        )
+        what = f"the rows fit more than one layout; fields seen: {keys}\n{known}"
+        raise DataError(what, where=where, fix="name one with `layout:`", code="data.layouts")
     fix = "rename the fields, or name a layout with `layout:`"
     if any(isinstance(row.get("label"), bool) for row in rows):
         fix = (
             "these are single answers marked good or bad, not pairs; to train on the good ones alone, "
             "write `layout: instruction` and `where: [label == true]`"
         )
-    raise DataError(f"no layout fits these rows; fields seen: {keys}\n{known}", where=where, fix=fix)
+    raise DataError(
+        f"no layout fits these rows; fields seen: {keys}\n{known}", where=where, fix=fix, code="data.no-layout"
+    )

@@ -56,6 +56,7 @@ def check_share(name: str, counts: Mapping[str, Any], limit: float, folder: Path
             + _first(folder, bad),
             where=f"data.{name}",
             fix="mend or filter these rows, name another layout, or raise max_bad_share",
+            code="data.bad-rows",
         )
 
 
@@ -68,11 +69,13 @@ def check_kept(name: str, counts: Mapping[str, Any], folder: Path) -> None:
             f"all {counts['kept']} pairs fell on the held-out side",
             where=f"data.{name}",
             fix="lower held_out, or give more rows",
+            code="data.nothing-left",
         )
     raise DataError(
         f"no pair is left of {counts['read']} rows: {_tally(counts['skipped'])}\n{_first(folder, counts['skipped'])}",
         where=f"data.{name}",
         fix="see the reasons; `where`, `layout` and `build` decide what is kept",
+        code="data.nothing-left",
     )
 
 
@@ -131,6 +134,7 @@ def tell_lost(name: str, source: Source, record: Record, folder: Path) -> None:
                 f"{part}; the limit is {limit:.1%}\n{_first(folder, part.reasons)}",
                 where=f"data.{name}",
                 fix=f"{part.remedy}; or raise data.{name}.{key}",
+                code="data.left-out",
             )
     _log.warning("%s. %s", lost, lost.remedy)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ratchet.errors import ModelError
 from ratchet.pairs.chat import own_template, reads
+from ratchet.pairs.checks import Unfit
 from ratchet.pairs.pair import Turn
 
 _KNOWN_QUESTION = "What is the colour of the sky?"
@@ -85,12 +86,14 @@ def find_style(tokenizer: Any) -> Style:
             "its tokenizer has no chat template",
             where=where,
             fix="set model.chat_template to a Jinja file, or to `plain`, which comes with Ratchet",
+            code="model.no-template",
         )
     if drawn := reads(own_template(tokenizer)).drawn:
         raise ModelError(
             f"its chat template draws at random ({', '.join(drawn)}), so that no text comes out twice the same",
             where=where,
             fix="set model.chat_template to one that does not",
+            code="model.template-random",
         )
     turns = (Turn("user", _KNOWN_QUESTION),)
     try:
@@ -100,12 +103,14 @@ def find_style(tokenizer: Any) -> Style:
             f"its chat template fails on a question and an answer: {error}",
             where=where,
             fix="correct the template, or set model.chat_template",
+            code="model.template-fails",
         ) from error
     if not full.startswith(prompt) or _KNOWN_ANSWER not in full[len(prompt) :] or _KNOWN_QUESTION not in prompt:
         raise ModelError(
             f"its chat template drops or alters texts: the prompt {prompt!r} became {full!r} with its answer",
             where=where,
             fix="set model.chat_template to one where prompt and answer stand as they are",
+            code="model.template-alters",
         )
     lead, _, tail = full[len(prompt) :].partition(_KNOWN_ANSWER)
     end_id, after, tail_ends = _ending(tokenizer, tail, where)
@@ -149,14 +154,6 @@ def apply_template(tokenizer: Any, prompt: Sequence[Turn], answer: str | None) -
     return text
 
 
-class _UnfitError(Exception):
-    """A pair that cannot be rendered; caught once for each pair, in `render_pair`."""
-
-    def __init__(self, reason: RefusalReason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.refusal = Refusal(reason, detail)
-
-
 def render_pair(
     tokenizer: Any, style: Style, prompt: Sequence[Turn], chosen: str, rejected: str | None
 ) -> Rendered | Refusal:
@@ -164,15 +161,15 @@ def render_pair(
     try:
         for text in (*(turn.content for turn in prompt), chosen, rejected or ""):
             if found := style.special.search(text):
-                raise _UnfitError(RefusalReason.SPECIAL, f"the text holds {found.group()!r}")
+                raise Unfit(RefusalReason.SPECIAL, f"the text holds {found.group()!r}")
         start = _apply_or_refuse(tokenizer, prompt, None)
         _check_prompt(start, prompt)
         texts = [
             None if answer is None else _answer_text(style, start, answer, _apply_or_refuse(tokenizer, prompt, answer))
             for answer in (chosen, rejected)
         ]
-    except _UnfitError as unfit:
-        return unfit.refusal
+    except Unfit as unfit:
+        return Refusal(RefusalReason(unfit.reason), unfit.detail)
     return Rendered(start, texts[0] or "", texts[1])
 
 
@@ -180,25 +177,25 @@ def _apply_or_refuse(tokenizer: Any, prompt: Sequence[Turn], answer: str | None)
     try:
         return apply_template(tokenizer, prompt, answer)
     except Exception as error:  # a template can raise whatever its expressions raise
-        raise _UnfitError(RefusalReason.REFUSED, str(error)) from error
+        raise Unfit(RefusalReason.REFUSED, str(error)) from error
 
 
 def _check_prompt(start: str, prompt: Sequence[Turn]) -> None:
-    """Raise _UnfitError unless every turn stands in the prompt, in order; white space around it may go."""
+    """Raise Unfit unless every turn stands in the prompt, in order; white space around it may go."""
     place = 0
     for turn in prompt:
         content = turn.content.strip()
         at = start.find(content, place)
         if at < 0:
-            raise _UnfitError(RefusalReason.PROMPT_ALTERED, f"the {turn.role} turn {content[:60]!r} is not as written")
+            raise Unfit(RefusalReason.PROMPT_ALTERED, f"the {turn.role} turn {content[:60]!r} is not as written")
         place = at + len(content)
 
 
 def _answer_text(style: Style, start: str, answer: str, full: str) -> str:
     """The text from the start to the end of the answer; a template may strip white space around it."""
     if not answer.strip():
-        raise _UnfitError(RefusalReason.EMPTY_ANSWER, "an answer has no text")
+        raise Unfit(RefusalReason.EMPTY_ANSWER, "an answer has no text")
     for content in (answer, answer.strip()):
         if full == start + style.lead + content + style.tail:
             return full if style.tail_ends else full[: len(full) - len(style.tail)]
-    raise _UnfitError(RefusalReason.ANSWER_ALTERED, f"the answer {answer[:60]!r} is not as written")
+    raise Unfit(RefusalReason.ANSWER_ALTERED, f"the answer {answer[:60]!r} is not as written")

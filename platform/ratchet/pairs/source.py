@@ -11,10 +11,10 @@ from typing import Any
 from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import build_pairs, builder_of
 from ratchet.pairs.checks import Condition, Reason, Unfit, check_conditions, check_pair, parse_condition
-from ratchet.pairs.generate import GENERATED
+from ratchet.pairs.files import Span, plan_spans
 from ratchet.pairs.layouts import DETECT_ROWS, ChoiceQuestion, Sides, detect, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.pairs.read import SourceRow, Span, plan_spans, read_span
+from ratchet.pairs.read import GENERATED, SourceRow, read_span
 from ratchet.plan.data import Source, packages_of
 
 _DETAIL = 200
@@ -52,12 +52,14 @@ def make_reading(source: Source, spans: list[Span], default_system: str | None) 
             f"build: {source.build} takes rows of the layout {takes}, and these are {layout}",
             where=spans[0].file,
             fix="leave build out, or give other rows",
+            code="plan.rows",
         )
     if source.min_margin and layout_of(layout).gives != "pairs with scores":
         raise PlanError(
             f"min_margin needs rows with scores, and these are {layout}",
             where=spans[0].file,
             fix="leave min_margin out",
+            code="plan.rows",
         )
     system = source.system if source.system is not None else default_system
     return SourceReading(source, layout, packages_of(source), conditions, system)
@@ -153,5 +155,6 @@ def _detected(source: Source, spans: list[Span]) -> str:
             f"none of the first {len(bad)} rows is a JSON object\n{first}",
             where=spans[0].path or spans[0].file,
             fix="give one JSON object a line (.jsonl), an array of objects (.json), or a table (.parquet)",
+            code="data.no-layout",
         )
     return detect(seen, spans[0].path or spans[0].file)

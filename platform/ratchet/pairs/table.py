@@ -39,10 +39,14 @@ class _File:
             with pa.memory_map(str(checked(path))) as source:  # a changed bit may end the process that reads it
                 self.batches = _batches(pa.ipc.open_file(source))
         except FileNotFoundError:
-            raise DataError("no such token file", where=str(path), fix="run the plan again: it is made again") from None
+            fix = "run the plan again: it is made again"
+            raise DataError("no such token file", where=str(path), fix=fix, code="data.no-file") from None
         except pa.ArrowInvalid as error:
             raise CorruptError(
-                f"not an Arrow file: {error}", where=str(path), fix="delete its folder; it will be made again"
+                f"not an Arrow file: {error}",
+                where=str(path),
+                fix="delete its folder; it will be made again",
+                code="corrupt.table",
             ) from error
         self.starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
         self.rows = int(self.starts[-1])

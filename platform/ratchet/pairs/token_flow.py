@@ -125,6 +125,7 @@ def _prove(counts: dict[str, Any], rows: int, pairs_folder: Path) -> None:
             f"no pair is left to train on ({reasons or 'there were none'})",
             where=str(pairs_folder),
             fix="raise max_length, set overlong: trim_prompt, or give another chat template, as the reasons say",
+            code="data.nothing-left",
         )
 
 

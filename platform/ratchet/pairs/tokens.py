@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
+from ratchet.pairs.assemble import SKIPPED_SCHEMA
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import Refusal, RefusalReason, Rendered, Style, render_pair
 from ratchet.pairs.table import SCHEMA
@@ -27,11 +28,10 @@ VERSION = 1
 """Raise it when the same pairs and tokenizer would give other tokens."""
 
 SIDES = ("train", "heldout")
-SKIPPED = pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
 TOKENISED = pa.schema(
     [
         *SCHEMA,
-        *SKIPPED,
+        *SKIPPED_SCHEMA,
         ("trimmed", pa.bool_()),
         ("moved", pa.bool_()),
         ("length", pa.int32()),
@@ -165,7 +165,7 @@ class TokenWriter:
         for side in SIDES:
             sink = self._open.enter_context(pa.OSFile(str(folder / f"{side}.arrow"), "wb"))
             self._arrow[side] = self._open.enter_context(pa.ipc.new_file(sink, SCHEMA))
-        self._skipped = self._open.enter_context(pq.ParquetWriter(folder / "skipped.parquet", SKIPPED))
+        self._skipped = self._open.enter_context(pq.ParquetWriter(folder / "skipped.parquet", SKIPPED_SCHEMA))
         self._count: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._histogram = np.zeros(_EDGES, np.int64)
@@ -187,7 +187,7 @@ class TokenWriter:
         self._reasons.update(skipped.column("reason").to_pylist())
         if len(skipped):
             self._longest_seen = max(self._longest_seen, int(pc.max(skipped.column("length")).as_py()))
-            self._skipped.write_table(skipped.select(SKIPPED.names).cast(SKIPPED))
+            self._skipped.write_table(skipped.select(SKIPPED_SCHEMA.names).cast(SKIPPED_SCHEMA))
         if not len(kept):
             return
         self._arrow[side].write_table(kept.select(SCHEMA.names).cast(SCHEMA).combine_chunks())
