@@ -12,8 +12,8 @@ from ratchet.documents.read import read_report
 from ratchet.model.scratch import make_scratch
 from ratchet.model.usage import card_usage, load_line
 from ratchet.report.markdown import markdown
-from ratchet.report.models import model_lines
 from ratchet.report.page import page
+from ratchet.report.tables.training import model_lines
 from report_example import short
 from report_page import Page
 from token_pairs import SPEC, TEXTS

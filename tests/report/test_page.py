@@ -16,12 +16,13 @@ from scipy.stats import binomtest
 from ratchet.documents.read import read_report
 from ratchet.report import figures
 from ratchet.report.charts import data as charts_data
-from ratchet.report.charts.training import chosen_overlay
+from ratchet.report.charts.training import draw_chosen_overlay
 from ratchet.report.graph import graph
 from ratchet.report.markdown import escape, markdown
 from ratchet.report.page import page
 from ratchet.report.plots import smooth, thin
 from ratchet.report.sections import sections
+from ratchet.report.tables import data as tables_data
 from ratchet.report.tables import training as tables
 from report_example import example, short
 from report_page import Page, well_formed_tables
@@ -104,7 +105,7 @@ def test_pooling_and_ends_agree_with_numpy() -> None:
     ):
         mean = np.average([row[key] for row in rows], weights=pairs)
         spread = np.sqrt(np.sum((pairs / pairs.sum() * [row[error] for row in rows]) ** 2))
-        np.testing.assert_allclose(getattr(tables.pooled(report, "control"), found), (mean, spread), rtol=1e-12)
+        np.testing.assert_allclose(getattr(tables_data.pooled(report, "control"), found), (mean, spread), rtol=1e-12)
     deltas = np.array([line["logps/chosen_delta"] for line in data["steps"][1]["history"]])[-69:]
     mean, spread = tables.end_of(report.steps[1], "logps/chosen_delta")
     np.testing.assert_allclose((mean, spread), (deltas.mean(), deltas.std(ddof=1) / math.sqrt(69)), rtol=1e-9)
@@ -222,10 +223,10 @@ def test_thinning_keeps_the_mean_and_the_limit(values: list[float], most: int) -
 
 def test_a_long_history_is_thinned_and_said_so() -> None:
     data = example()
-    before = chosen_overlay(read_report(data))
+    before = draw_chosen_overlay(read_report(data))
     line = data["steps"][1]["history"][-1]
     data["steps"][1]["history"] = [{**line, "step": step} for step in range(1, 20_001)]
-    after = chosen_overlay(read_report(data))
+    after = draw_chosen_overlay(read_report(data))
     assert before is not None
     assert after is not None
     assert "means of up to 50 steps" in after.caption
@@ -279,8 +280,8 @@ def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
     for text in (Page(page(read_report(data))).text, markdown(read_report(data)).replace("\\", "")):
         pairs = data["difficulty"][0]["pairs"]
         assert said(1.0, pairs) in text and "1.25 (no error)" in text
-    assert "100.0 %" in "".join(chart.svg for chart in charts_data.difficulty(read_report(data)))
-    assert "no error" in "".join(chart.svg for chart in charts_data.gamma(read_report(data)))
+    assert "100.0 %" in "".join(chart.svg for chart in charts_data.draw_difficulty(read_report(data)))
+    assert "no error" in "".join(chart.svg for chart in charts_data.draw_gamma(read_report(data)))
 
 
 def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:

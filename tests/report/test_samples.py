@@ -19,8 +19,8 @@ from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.samples import LIMIT, PROMPTS, ChosenPrompt, choose, sampled_models
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import Model
+from ratchet.report.answers import sample_lines
 from ratchet.report.page import write_report
-from ratchet.report.samples import sample_lines
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
 from report_page import Page

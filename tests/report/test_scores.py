@@ -14,20 +14,20 @@ from ratchet.report.answers import side_by_side
 from ratchet.report.charts import scores as charts_scores
 from ratchet.report.markdown import markdown
 from ratchet.report.page import page
+from ratchet.report.parts import PageTable
 from ratchet.report.sections import sections, sentence
 from ratchet.report.tables import scores as tables_scores
 from ratchet.report.tables import settings as tables_settings
-from ratchet.report.tables.training import Table
 from report_example import example
 from report_page import Page, well_formed_tables
 from scores_example import BOARD, MODELS, comparison, of, result, score, scores, standalone
 
 
-def texts(table: Table) -> list[list[str]]:
+def texts(table: PageTable) -> list[list[str]]:
     return [[cell.text for cell in row.cells] for row in table.rows]
 
 
-def heads(table: Table) -> list[str]:
+def heads(table: PageTable) -> list[str]:
     return [f"{column.name} ({column.unit})" if column.unit else column.name for column in table.columns]
 
 
@@ -82,7 +82,7 @@ def test_a_score_that_does_not_exist_says_why() -> None:
     talk = tables_scores.headlines(report, report.scores)[1]
     cell = talk.rows[1].cells[heads(talk).index("eq_bench (EQ-Bench v2, points)")]
     assert (cell.text, cell.aside) == ("no score", "only 139 of 171 questions could be read")
-    assert "warm" not in charts_scores.others(report, report.scores)[1].svg
+    assert "warm" not in charts_scores.draw_others(report, report.scores)[1].svg
 
 
 def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> None:
@@ -97,7 +97,7 @@ def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> Non
         assert {(cell.mark, cell.aside) for cell in found} == {
             ("measured otherwise", "judge own/judge, references rows 30, by us")
         }
-    assert "judge own/judge" in charts_scores.mt_bench(report, report.scores)[0].caption
+    assert "judge own/judge" in charts_scores.draw_mt_bench(report, report.scores)[0].caption
 
 
 def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> None:
@@ -225,14 +225,14 @@ def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> Non
     report = read_report(standalone(scores=scores(names)))
     looks = charts_scores.look(report, names)
     assert len(set(looks.values())) == count
-    chart = charts_scores.tasks(report, report.scores)
+    chart = charts_scores.draw_tasks(report, report.scores)
     assert chart is not None
     for svg, cut in ((chart.svg, 40), (chart.narrow, 20)):
         for name in names:
             assert svg.count(f">{name if len(name) <= cut else name[: cut - 1] + '…'}<") == 1
     assert "hellaswag" in chart.svg
     assert chart.caption == "Tasks and averages, by model, openllm-v1"
-    drawn = charts_scores.mt_bench(report, report.scores)
+    drawn = charts_scores.draw_mt_bench(report, report.scores)
     assert len(drawn) == 1
     assert all(part in drawn[0].svg for part in ("all questions", "writing", "humanities"))
 

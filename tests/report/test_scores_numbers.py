@@ -27,7 +27,7 @@ def test_dots_are_where_the_scores_are() -> None:
     ]
     data |= {"averages": [], "comparisons": [], "answers": []}
     report = read_report(standalone(scores=data))
-    chart = charts_scores.tasks(report, report.scores)
+    chart = charts_scores.draw_tasks(report, report.scores)
     assert chart is not None
     places = re.findall(r'<use xlink:href="#[^"]+" x="([\d.]+)" y="[\d.]+" style="fill: var\(--stage', chart.svg)
     marks = np.array(places[3:], dtype=np.float64)  # after the legend's
@@ -69,7 +69,7 @@ def test_a_dot_without_an_error_is_hollow_and_has_no_bar() -> None:
     of(data, "warm", "arc")["scores"][0]["standard_error"] = None
     unsure = read_report(standalone(scores=data))
     assert sure.scores and unsure.scores
-    before, after = (charts_scores.tasks(report, report.scores) for report in (sure, unsure))
+    before, after = (charts_scores.draw_tasks(report, report.scores) for report in (sure, unsure))
     assert before and after
     bars, hollow = (
         [len(re.findall(pattern, chart.svg)) for chart in (before, after)]

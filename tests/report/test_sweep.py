@@ -16,8 +16,8 @@ from ratchet.documents.sweep import ObjectiveResult
 from ratchet.errors import DataError
 from ratchet.report import figures
 from ratchet.report.sweep.page import sections, sweep_markdown, sweep_page, write_sweep_page
-from ratchet.report.sweep.words import difference, lead, plan_point, saved, winner
-from ratchet.report.tables.sweep import ended, ranked, work
+from ratchet.report.sweep.words import apart, lead, plan_point, saved, winner
+from ratchet.report.tables.sweep import ended, ranked, work_shared
 from report_page import Page, well_formed_tables
 from sweep_example import ACCURACY, CHOSEN, PLAN_TEXT, beta_lambda, orders, sweep, troubled, two_objectives
 
@@ -112,7 +112,7 @@ def test_orders_share_their_beginnings() -> None:
         trained = sum(math.perm(count, length) for length in range(1, count + 1))
         alone = count * math.factorial(count)
         assert saved(read).startswith(f"{trained} stages trained in place of {alone}, ")
-        table = work(read)
+        table = work_shared(read)
         assert table is not None
         assert [cell.text for cell in table.rows[0].cells[1:]] == [
             str(trained),
@@ -130,7 +130,7 @@ def test_the_head_counts_trials_by_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("apart", "errors", "verdict"),
+    ("off", "errors", "verdict"),
     [
         (0.05, (0.03, 0.04), "not distinguishable at two standard errors"),
         (0.1, (0.03, 0.04), "not distinguishable at two standard errors"),
@@ -138,11 +138,9 @@ def test_the_head_counts_trials_by_status() -> None:
         (0.11, (0.03, None), "without an error for both"),
     ],
 )
-def test_a_difference_is_held_against_its_own_error(apart: float, errors: Any, verdict: str) -> None:
-    one, other = (
-        ObjectiveResult("m", value, error, 2, True) for value, error in zip((apart, 0.0), errors, strict=True)
-    )
-    found = difference(one, other)
+def test_a_difference_is_held_against_its_own_error(off: float, errors: Any, verdict: str) -> None:
+    one, other = (ObjectiveResult("m", value, error, 2, True) for value, error in zip((off, 0.0), errors, strict=True))
+    found = apart(one, other)
     assert found is not None
     assert found.error == (None if None in errors else pytest.approx(0.05))  # √(3² + 4²) = 5
     assert found.verdict.startswith(verdict)

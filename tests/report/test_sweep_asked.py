@@ -9,7 +9,7 @@ from ratchet.documents.read import read_sweep
 from ratchet.report.sweep.page import facts
 from ratchet.report.sweep.stage_tree import stage_tree
 from ratchet.report.sweep.words import measure, plan_point, saved, winner
-from ratchet.report.tables.sweep import ranked, stages, work
+from ratchet.report.tables.sweep import ranked, stages, work_shared
 from sweep_example import PLAN_TEXT, beta_lambda, troubled
 
 
@@ -24,7 +24,7 @@ def test_stages_found_from_before_are_told_apart_from_trained_ones() -> None:
     document["work"] |= {"stages": 6, "stages_found": 1, "stages_unshared": 12}
     read = read_sweep(document)
     assert saved(read).startswith("6 stages trained, 1 found from before, in place of 12, ")
-    table, listed, tree = work(read), stages(read), stage_tree(read)
+    table, listed, tree = work_shared(read), stages(read), stage_tree(read)
     assert table and listed and tree
     assert [[cell.text for cell in row.cells] for row in table.rows][:2] == [
         ["stages trained", "6", "12", "50.0"],
@@ -32,7 +32,7 @@ def test_stages_found_from_before_are_told_apart_from_trained_ones() -> None:
     ]
     assert cells(listed, "made by")[0] == "quickstart"
     assert tree.nodes[1].lines[1] == "6 trials · made before"
-    assert "found" not in " ".join(cells(work(read_sweep(beta_lambda(3))), "work"))
+    assert "found" not in " ".join(cells(work_shared(read_sweep(beta_lambda(3))), "work"))
 
 
 def test_points_without_all_of_their_seeds_say_so() -> None:

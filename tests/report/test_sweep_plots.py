@@ -15,7 +15,7 @@ from nightly import nightly
 from ratchet.documents.read import read_sweep
 from ratchet.documents.sweep import Key
 from ratchet.report.charts import sweep as charts
-from ratchet.report.charts.training import Chart
+from ratchet.report.parts import Chart
 from ratchet.report.sweep.page import drawings, sections, sweep_markdown, sweep_page
 from ratchet.report.sweep.stage_tree import MOST_NODES, Tree, stage_tree
 from ratchet.report.sweep.values import Axis, axis_of, short_names, shown
@@ -87,14 +87,14 @@ def test_bars_are_as_long_as_the_errors() -> None:
 
 
 def test_parallel_coordinates_have_a_line_a_point_with_a_value() -> None:
-    chart = charts.parallel(read_sweep(troubled()))
+    chart = charts.draw_parallel(read_sweep(troubled()))
     assert chart is not None
     lines = re.findall(r'<path d="M [\d.]+ [\d.]+ \n(?:L [^"]+){2}"[^>]*stroke: var\(--(level-\d|stage-1)\)', chart.svg)
     assert len(lines) == 19
     assert lines.count("stage-1") == 1
     assert "1 point without a value is not drawn." in chart.caption
     assert chart.records == ("sweeps/sums-beta_lambda/sweep.json",)
-    few = charts.parallel(read_sweep(orders()))
+    few = charts.draw_parallel(read_sweep(orders()))
     assert few is not None
     assert set(few.records) == {one["run"] for one in orders()["trials"]}
     starts = re.findall(

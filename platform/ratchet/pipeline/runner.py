@@ -54,10 +54,10 @@ from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
 from ratchet.reference.models import Model
 from ratchet.reference.store import job_size
+from ratchet.report.answers import sample_lines
 from ratchet.report.diagnoses import lines
-from ratchet.report.models import model_lines
 from ratchet.report.page import write_report
-from ratchet.report.samples import sample_lines
+from ratchet.report.tables.training import model_lines
 from ratchet.store.files import open_storage, write_json, write_text
 from ratchet.store.layout import layout_at
 from ratchet.store.lock import hold

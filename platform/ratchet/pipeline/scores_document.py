@@ -28,7 +28,7 @@ from ratchet.evaluate.suites import Scored
 from ratchet.plan.schema import Wandb
 from ratchet.plan.suite import Suite
 from ratchet.reference.share import interval_of
-from ratchet.report.figures import measured
+from ratchet.report.figures import with_ends
 from ratchet.report.tables.tracked import wandb_summary, wandb_tables
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import now, versions
@@ -220,7 +220,7 @@ def score_facts(score: Score) -> dict[str, str | int]:
     """Return a score with its error as the console shows it, and of how many items it is."""
     alike = score.standard_error == 0
     ends = (interval_of(score.value, score.count) if alike and score.unit == "share" else None) or (None, None)
-    value = "no score" if score.value is None else measured(score.value, score.standard_error or None, ends, 2)
+    value = "no score" if score.value is None else with_ends(score.value, score.standard_error or None, ends, 2)
     return {score.name: value, "of": score.count}
 
 

@@ -15,7 +15,7 @@ from ratchet.documents.report import Diagnosis, Report, SampledPrompt, StepSumma
 from ratchet.pairs.checks import POLICY
 from ratchet.reference.share import interval_of
 from ratchet.report import figures as fig
-from ratchet.report.pooled import Pooled, pooled
+from ratchet.report.tables.data import Pooled, pooled
 
 COLLAPSED = 1.0
 """Nats a token that chosen answers may fall: one more, and each of their tokens is e times less likely than before."""
@@ -205,13 +205,8 @@ def _degenerate(report: Report) -> Iterator[Found]:
         wrong = [what for sample, one in mine if (what := degenerate(sample, one))]
         if model != "base" and 2 * len(wrong) > len(mine):
             kinds = ", ".join(f"{what}: {wrong.count(what)}" for what in dict.fromkeys(wrong))
-            first = next(one.text for sample, one in mine if degenerate(sample, one))
-            yield model, {"wrong": str(len(wrong)), "of": str(len(mine)), "kinds": kinds, "first": _start(first)}
-
-
-def _start(text: str, most: int = 80) -> str:
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+            first = fig.on_one_line(next(one.text for sample, one in mine if degenerate(sample, one)), 80)
+            yield model, {"wrong": str(len(wrong)), "of": str(len(mine)), "kinds": kinds, "first": first}
 
 
 def _longer(report: Report) -> Iterator[Found]:

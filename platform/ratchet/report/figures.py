@@ -83,7 +83,7 @@ def percent_with_error(share: float | None, error: float | None, decimals: int =
     return NONE if share is None else with_error(100 * share, None if error is None else 100 * error, decimals)
 
 
-def measured(value: float | None, error: float | None, ends: tuple[float | None, float | None], decimals: int) -> str:
+def with_ends(value: float | None, error: float | None, ends: tuple[float | None, float | None], decimals: int) -> str:
     """Return a value with the ends of its 95 % interval where it has some, as shares do, else with its error."""
     low, high = ends
     if value is None or low is None or high is None:
@@ -110,3 +110,18 @@ def loss(value: float | None) -> str:
 def small(value: float | None) -> str:
     """Return a tolerance or learning rate in the shortest form that keeps three digits."""
     return NONE if value is None else f"{value:.3g}".replace("e-0", "e-").replace("-", "−")
+
+
+def cut(text: str, most: int = 16) -> str:
+    """Return at most `most` characters of a text, the last an ellipsis where it is cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def on_one_line(text: str, most: int) -> str:
+    """Return a text on one line, cut. What a model writes must not move the cursor of a terminal."""
+    return cut(" ".join("".join(sign if sign.isprintable() else " " for sign in text).split()), most)
+
+
+def many(count: int, name: str) -> str:
+    """Return a count with what is counted, in the plural where it is not one."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"

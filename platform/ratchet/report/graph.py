@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ratchet.documents.report import Report, StepSummary
-from ratchet.report.plots import short
+from ratchet.report.figures import cut
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 140, 46, 46, 30
 
@@ -37,11 +37,11 @@ class Node:
 
     @property
     def label(self) -> str:
-        return short(self.name, 16)
+        return cut(self.name, 16)
 
     @property
     def caption(self) -> str:
-        return short(self.detail, 20)
+        return cut(self.detail, 20)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,9 @@ import json
 import re
 
 from ratchet.documents.report import Report
+from ratchet.report.parts import Cell, PageTable
 from ratchet.report.sections import facts, sections, sentence
-from ratchet.report.tables.training import Cell, Table, headline
+from ratchet.report.tables.training import headline
 from ratchet.report.templates import Records
 
 
@@ -37,7 +38,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def render(table: Table, records: Records) -> str:
+def render(table: PageTable, records: Records) -> str:
     """Return a table, its records in the last column, with its note below."""
     columns = table.columns
     heads = [escape(one.name) + (f" ({escape(one.unit)})" if one.unit else "") for one in columns]

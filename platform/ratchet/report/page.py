@@ -9,10 +9,11 @@ from pathlib import Path
 from ratchet.documents.read import load_report, read_report
 from ratchet.documents.report import NAME, Report
 from ratchet.report import answers
+from ratchet.report.answers import first_samples
 from ratchet.report.diagnoses import diagnose
 from ratchet.report.graph import graph
 from ratchet.report.markdown import markdown
-from ratchet.report.samples import first_samples
+from ratchet.report.parts import coloured
 from ratchet.report.sections import drawings, facts, sections, sentence
 from ratchet.report.tables import training as tables
 from ratchet.report.templates import fill
@@ -65,6 +66,6 @@ def page(report: Report) -> str:
         resolved=json.dumps(report.resolved, indent=2, ensure_ascii=False),
         facts=facts(report),
         made_with="Plan and versions" if report.plan_text or report.resolved else "Versions",
-        stages={name: index % 8 for index, name in enumerate(tables.coloured(report))},
+        stages={name: index % 8 for index, name in enumerate(coloured(report))},
         answers=answers.side_by_side(report),
     )

@@ -1,12 +1,101 @@
-"""What the report is laid out in: sections of text and tables, and the drawings that the page adds."""
+"""What a page is made of, as plain data: tables, charts, and the sections that hold them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from ratchet.report.charts.training import Chart
-from ratchet.report.tables.training import Table
+from ratchet.documents.report import Report
+from ratchet.report import figures as fig
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column's head: its unit stands below its name, text columns are set to the left; `stage` as in a cell."""
+
+    name: str
+    unit: str = ""
+    text: bool = False
+    stage: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What a cell shows.
+
+    `stage` gives it its colour mark, `mark` a word of caution beside it; `aside` stands small below it.
+    """
+
+    text: str
+    stage: str = ""
+    mark: str = ""
+    aside: str = ""
+
+
+Entry = tuple[Column, Cell]
+"""A cell under its column's head."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row, and the paths of the records that its numbers stand in."""
+
+    columns: tuple[Column, ...]
+    cells: tuple[Cell, ...]
+    records: tuple[str, ...] = ()
+    muted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PageTable:
+    """A table with a title above and a note below it; the page shows a `folded` one on a click."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+    title: str = ""
+    folded: bool = False
+
+
+def text(name: str, cell: Cell | str, *, unit: str = "", stage: str = "") -> Entry:
+    """Put text under the head `name`."""
+    return Column(name, unit, text=True, stage=stage), cell if isinstance(cell, Cell) else Cell(cell)
+
+
+def amount(name: str, cell: Cell | str, unit: str = "", *, stage: str = "") -> Entry:
+    """Put a number, in `unit`, under the head `name`."""
+    return Column(name, unit, stage=stage), cell if isinstance(cell, Cell) else Cell(cell)
+
+
+def row(entries: Iterable[Entry], *records: str, muted: bool = False) -> Row:
+    """Make a row; all rows of a table have the same heads."""
+    columns, cells = zip(*entries, strict=True)
+    return Row(columns, cells, tuple(dict.fromkeys(record for record in records if record)), muted)
+
+
+def table(rows: Iterable[Row], note: str = "", title: str = "", *, folded: bool = False) -> PageTable | None:
+    """Make a table, or None without rows; columns that hold nothing but dashes are left out."""
+    rows = tuple(rows)
+    columns = rows[0].columns if rows else ()
+    kept = [i for i in range(len(columns)) if any(one.cells[i].text not in {fig.NONE, ""} for one in rows)]
+    if not kept:
+        return None
+    heads = tuple(columns[i] for i in kept)
+    cut = tuple(dataclasses.replace(one, columns=heads, cells=tuple(one.cells[i] for i in kept)) for one in rows)
+    return PageTable(heads, cut, note, title, folded)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A finished chart: SVG text, the caption above it, the records it was drawn from.
+
+    `narrow` is the same chart for a phone, where it would be too small otherwise.
+    """
+
+    svg: str
+    caption: str
+    records: tuple[str, ...]
+    narrow: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +105,7 @@ class Section:
     key: str
     title: str
     text: str = ""
-    tables: tuple[Table, ...] = ()
+    tables: tuple[PageTable, ...] = ()
     cautions: tuple[str, ...] = ()
 
 
@@ -33,6 +122,23 @@ class Drawings:
         return cls(tuple(one for one in wide if one is not None), tuple(small), key)
 
 
-def section(key: str, title: str, text: str = "", *tables: Table | None, cautions: Sequence[str] = ()) -> Section:
+def section(key: str, title: str, text: str = "", *tables: PageTable | None, cautions: Sequence[str] = ()) -> Section:
     """Make a section of the tables that there are."""
     return Section(key, title, text, tuple(one for one in tables if one is not None), tuple(cautions))
+
+
+def coloured(report: Report) -> list[str]:
+    """What has a colour of its own: the stages of a run; without any, the models that were evaluated."""
+    return report.stages or (report.scores.names if report.scores else [])
+
+
+def colour_key(report: Report, model: str) -> str:
+    """Return the name in `coloured` that gives a model its colour; empty for one that has none."""
+    if not report.steps or model in report.stages:
+        return model
+    return next((step.stage for step in report.steps if step.name == model), "")
+
+
+def model_cell(report: Report, name: str) -> Cell:
+    """A model's name with its colour mark."""
+    return Cell(name, stage=colour_key(report, name))

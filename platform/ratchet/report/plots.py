@@ -195,11 +195,6 @@ def axis_names(axes: Any, x: str, y: str, up: int = 9) -> None:
     )
 
 
-def short(text: str, most: int = 16) -> str:
-    """Return a name cut to `most` characters, for a plot's margins."""
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def labels_apart(axes: Any, items: Sequence[tuple[float, float, str]], size: float = 10.5) -> None:
     """Write texts to the right of the axes, one below another, each with a thin line to its (x, y)."""
     low, high = axes.get_ylim()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from ratchet.documents.report import Report
+from ratchet.report.answers import first_answers, samples
 from ratchet.report.charts import data as charts_data
 from ratchet.report.charts import scores as charts_scores
 from ratchet.report.charts import training as charts
-from ratchet.report.models import models
+from ratchet.report.figures import many
 from ratchet.report.parts import Drawings, Section, section
-from ratchet.report.samples import samples
-from ratchet.report.tables import agreement
 from ratchet.report.tables import data as tables_data
 from ratchet.report.tables import scores as tables_scores
 from ratchet.report.tables import settings as tables_settings
@@ -36,11 +35,6 @@ def sentence(report: Report) -> str:
     return f"{' '.join(parts)}: {duration(report.seconds)}{where}."
 
 
-def many(count: int, name: str) -> str:
-    """Return a count with what is counted, in the plural where it is not one."""
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
-
-
 def facts(report: Report) -> list[tuple[str, str]]:
     """What the run was made with: code, machine, libraries."""
     found = [("made", report.created), ("ratchet", f"{report.ratchet}, commit {report.commit}")]
@@ -54,7 +48,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
 def sections(report: Report) -> list[Section]:
     """Return the report's sections in order, with their tables; some have only drawings, or nothing."""
     return [
-        section("models", "The models, and how to load them", "", models(report)),
+        section("models", "The models, and how to load them", "", tables.load_lines(report)),
         section("samples", "Answers, before and after", "", samples(report)),
         *score_sections(report),
         section(
@@ -81,7 +75,7 @@ def sections(report: Report) -> list[Section]:
             "alignment. On training pairs that a model has seen it is memory.",
             tables_data.gamma(report),
         ),
-        section("difficulty", "Difficulty of the sources", "", tables_data.difficulty(report)),
+        section("difficulty", "Difficulty of the sources", "", tables_data.difficulties(report)),
         section(
             "distance",
             "How far apart chosen and rejected are",
@@ -102,18 +96,18 @@ def sections(report: Report) -> list[Section]:
             "Pairs and prompts that stand in more than one source.",
             tables_data.overlap(report),
         ),
-        section("steps", "Steps", "", tables.steps(report), tables_data.merges(report)),
+        section("steps", "Steps", "", tables.steps(report), tables.merges(report)),
         section(
             "effect",
             "What publishing kept",
             "A model is published as a rounding of what was trained.",
-            agreement.effects(report),
+            tables.effects(report),
         ),
         section(
             "engines",
             "Who scored the reference",
             "Scores of another engine are used only where they agree with the trainer's own.",
-            agreement.engines(report),
+            tables.engines(report),
         ),
         section("throughput", "Time and throughput", "", tables.throughput(report)),
     ]
@@ -123,17 +117,17 @@ def drawings(report: Report) -> dict[str, Drawings]:
     """Return each section's charts, by its key; a section without any is not there."""
     drawn = {
         **score_drawings(report),
-        "chosen": Drawings.of([charts.chosen_overlay(report)], charts.chosen_and_rejected(report)),
-        "loss": Drawings.of([], charts.losses(report), "Dots: on held-out pairs, at checkpoints."),
-        "margins": Drawings.of([], charts.margins(report)),
+        "chosen": Drawings.of([charts.draw_chosen_overlay(report)], charts.draw_chosen_and_rejected(report)),
+        "loss": Drawings.of([], charts.draw_losses(report), "Dots: on held-out pairs, at checkpoints."),
+        "margins": Drawings.of([], charts.draw_margins(report)),
         "gamma": Drawings.of(
-            [], charts_data.gamma(report), "Circles: held out. Squares: training pairs; hollow where memorised."
+            [], charts_data.draw_gamma(report), "Circles: held out. Squares: training pairs; hollow where memorised."
         ),
-        "difficulty": Drawings.of([], charts_data.difficulty(report)),
+        "difficulty": Drawings.of([], charts_data.draw_difficulty(report)),
         "distance": Drawings.of(
-            [], charts_data.edit_distances(report), "Left of the grey line answers are near twins."
+            [], charts_data.draw_edit_distances(report), "Left of the grey line answers are near twins."
         ),
-        "throughput": Drawings.of([charts.times(report)], []),
+        "throughput": Drawings.of([charts.draw_times(report)], []),
     }
     return {key: found for key, found in drawn.items() if found.wide or found.small}
 
@@ -149,10 +143,10 @@ def score_drawings(report: Report) -> dict[str, Drawings]:
     scores = report.scores
     if scores is None:
         return {}
-    several = charts_scores.tasks(report, scores), charts_scores.others(report, scores)
+    several = charts_scores.draw_tasks(report, scores), charts_scores.draw_others(report, scores)
     return {
         "scores": Drawings.of([several[0]], several[1], HOW_TO_READ),
-        "tasks": Drawings.of(charts_scores.mt_bench(report, scores), []),
+        "tasks": Drawings.of(charts_scores.draw_mt_bench(report, scores), []),
     }
 
 
@@ -182,7 +176,7 @@ def score_sections(report: Report) -> list[Section]:
             "answers",
             "Answers, side by side",
             "Items on which the models differ most stand first: examples to read, and no sample to judge by.",
-            tables_settings.answers(scores),
+            first_answers(scores),
         ),
         section(
             "problems",
@@ -194,7 +188,7 @@ def score_sections(report: Report) -> list[Section]:
             "settings",
             "What decided the scores",
             "",
-            tables_settings.models(report, scores),
+            tables_settings.evaluated(report, scores),
             *tables_settings.settings(scores),
             tables_settings.times(report, scores),
         ),

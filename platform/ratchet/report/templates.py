@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ratchet.report.tables.training import Row
+from ratchet.report.parts import Row
 
 
 class Records:

@@ -7,14 +7,15 @@ from typing import Any
 from ratchet.documents.heldout import Gamma
 from ratchet.documents.report import LOW_EDIT_DISTANCE, EditDistance, Report, SourceSummary
 from ratchet.reference.share import interval_of
-from ratchet.report.charts.training import Chart, colour_of
-from ratchet.report.figures import NO_ERROR
-from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw, short
+from ratchet.report.charts.training import colour_of
+from ratchet.report.figures import NO_ERROR, cut
+from ratchet.report.parts import Chart
+from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw
 
 
 def _across(axes: Any, names: list[str]) -> None:
     """Turn axes into a dot plot: names down the side, the grid along the values."""
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_yticks(range(len(names)), [cut(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
@@ -22,7 +23,7 @@ def _across(axes: Any, names: list[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def gamma(report: Report) -> list[Chart]:
+def draw_gamma(report: Report) -> list[Chart]:
     """Mean γ of every model, one chart a source, all with the same x axis."""
     known = [one for one in report.gamma if one.mean is not None]
     if not known:
@@ -68,7 +69,7 @@ def _error(one: Gamma) -> float:
     return one.standard_error or 0.0
 
 
-def difficulty(report: Report) -> list[Chart]:
+def draw_difficulty(report: Report) -> list[Chart]:
     """Reward accuracy of each chunk under the start model, in the order trained; one chart a stage."""
 
     def chart(number: int, stage: str) -> Chart:
@@ -97,7 +98,7 @@ def difficulty(report: Report) -> list[Chart]:
     return [chart(number, stage) for number, stage in enumerate(dict.fromkeys(one.stage for one in report.difficulty))]
 
 
-def edit_distances(report: Report) -> list[Chart]:
+def draw_edit_distances(report: Report) -> list[Chart]:
     """Histogram of normalised edit distance between chosen and rejected, one chart a source."""
     flagged = {source.name for _, source in report.low_distance}
 

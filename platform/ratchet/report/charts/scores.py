@@ -9,10 +9,10 @@ from typing import Any
 from ratchet.documents.report import Report
 from ratchet.documents.scores import Average, Score, SuiteScores, TaskScores
 from ratchet.reference.share import interval_of
-from ratchet.report.charts.training import Chart
-from ratchet.report.plots import MUTED, PAGE, RULE, axis_names, draw, legend, short, stage_colour
+from ratchet.report.figures import cut
+from ratchet.report.parts import Chart, colour_key, coloured
+from ratchet.report.plots import MUTED, PAGE, RULE, axis_names, draw, legend, stage_colour
 from ratchet.report.tables.scores import direction, identity, unit_name
-from ratchet.report.tables.training import colour_key, coloured
 
 _MARKERS = "osD^vP*X"
 _BY_CATEGORY = {"mt_bench", "mt_bench_format"}
@@ -42,7 +42,7 @@ class Picture:
     records: tuple[str, ...]
 
 
-def tasks(report: Report, scores: SuiteScores) -> Chart | None:
+def draw_tasks(report: Report, scores: SuiteScores) -> Chart | None:
     """All tasks and averages that are shares, on one axis in per cent."""
     lines = []
     for suite in scores.suites:
@@ -60,7 +60,7 @@ def tasks(report: Report, scores: SuiteScores) -> Chart | None:
     return _grouped(report, Picture("scores", caption, "%", lines, records))
 
 
-def others(report: Report, scores: SuiteScores) -> list[Chart]:
+def draw_others(report: Report, scores: SuiteScores) -> list[Chart]:
     """Each task that is no share, on an axis of its own: points, nats, perplexity."""
     made = []
     for number, (suite, task) in enumerate(scores.tasks):
@@ -74,7 +74,7 @@ def others(report: Report, scores: SuiteScores) -> list[Chart]:
     return [one for one in made if one is not None]
 
 
-def mt_bench(report: Report, scores: SuiteScores) -> list[Chart]:
+def draw_mt_bench(report: Report, scores: SuiteScores) -> list[Chart]:
     """MT-Bench by category, one chart a task; also of other questions in its format (`mt_bench_format`)."""
     made = []
     for number, (suite, task) in enumerate(scores.tasks):
@@ -145,7 +145,7 @@ def _grouped(report: Report, picture: Picture) -> Chart | None:
     looks = look(report, models)
 
     def drawn(name: str, width: int, side: int, longest: int) -> str:
-        entries = [(short(model, longest), *looks[model]) for model in models]
+        entries = [(cut(model, longest), *looks[model]) for model in models]
         wide = 26 + 7 * max(len(text) for text, *_ in entries)
         columns = max(1, min(len(entries), (width - 20) // wide))
         top = 20 + 18 * -(-len(entries) // columns)
@@ -205,7 +205,7 @@ def _within_percent(axes: Any, unit: str) -> None:
 
 def _across(axes: Any, names: list[str], letters: int) -> None:
     """Turn axes into a dot plot: names down the side, the grid along the values."""
-    axes.set_yticks(range(len(names)), [short(name, letters) for name in names])
+    axes.set_yticks(range(len(names)), [cut(name, letters) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)

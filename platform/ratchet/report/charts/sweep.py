@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from ratchet.documents.sweep import Point, SweepOutcome
-from ratchet.report.answers import cut
-from ratchet.report.charts.training import Chart
+from ratchet.report.figures import cut, many
+from ratchet.report.parts import Chart
 from ratchet.report.plots import (
     INK,
     LEVELS,
@@ -20,22 +20,20 @@ from ratchet.report.plots import (
     draw,
     labels_apart,
     level_colour,
-    short,
     stage_colour,
 )
-from ratchet.report.sections import many
 from ratchet.report.sweep.values import (
     Axis,
     axis_of,
     document,
     goodness,
-    measured,
     objective_axis,
     reach,
     records,
     result_of,
     short_names,
     shown,
+    with_values,
 )
 from ratchet.report.sweep.words import NAMED
 
@@ -68,10 +66,10 @@ def bars(point: Point, place: int) -> tuple[float, float]:
     return (0.0, 0.0) if found is None else reach(found)
 
 
-def parallel(sweep: SweepOutcome) -> Chart | None:
+def draw_parallel(sweep: SweepOutcome) -> Chart | None:
     """One axis a key and one an objective, one line a point, coloured by the first objective."""
     places = range(len(sweep.objectives))
-    points = measured(sweep, *places)
+    points = with_values(sweep, *places)
     if not points or not sweep.keys:
         return None
     room = max(9, min(26, 118 // (len(sweep.keys) + len(places))))
@@ -154,10 +152,10 @@ def _scale(axes: Any, x: int, rises: bool) -> None:
         axes.plot([x, x], [level / LEVELS, (level + 1) / LEVELS], color=colour, linewidth=5, solid_capstyle="butt")
 
 
-def pareto(sweep: SweepOutcome) -> Chart | None:
+def draw_pareto(sweep: SweepOutcome) -> Chart | None:
     """The first two objectives against each other, the third as colour; points of the front named."""
     places = range(len(sweep.objectives))
-    points = measured(sweep, *places)
+    points = with_values(sweep, *places)
     if len(places) < 2 or not points:
         return None
     x_axis, y_axis = (objective_axis(sweep, place, errors=True) for place in (0, 1))
@@ -193,7 +191,7 @@ def pareto(sweep: SweepOutcome) -> Chart | None:
             )
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         labels_apart(axes, [(value(one, 0), value(one, 1), _name(sweep, one)) for one in front[:NAMED]])
-        axis_names(axes, short(_better(sweep, 0), 70), short(_better(sweep, 1), 70))
+        axis_names(axes, cut(_better(sweep, 0), 70), cut(_better(sweep, 1), 70))
 
     says = "Orange diamonds: the Pareto front. Bars: one standard error to each side, where there is one."
     if third is not None:
@@ -211,10 +209,10 @@ def _better(sweep: SweepOutcome, place: int) -> str:
 
 def _name(sweep: SweepOutcome, point: Point) -> str:
     said = ", ".join(shown(point.values.get(key.key), key.kind, 20) for key in sweep.keys)
-    return short(f"{point.id}: {said}", 34)
+    return cut(f"{point.id}: {said}", 34)
 
 
-def importance(sweep: SweepOutcome) -> list[Chart]:
+def draw_importance(sweep: SweepOutcome) -> list[Chart]:
     """The share of each objective's variation that each key explains, one chart an objective."""
     made, known = [], short_names([key.key for key in sweep.keys])
     for place, objective in enumerate(sweep.objectives):
@@ -230,7 +228,7 @@ def importance(sweep: SweepOutcome) -> list[Chart]:
                 axes.annotate(
                     f"{share:.1f}", (share, row), (5, 0), textcoords="offset points", va="center", color=MUTED, size=10
                 )
-            axes.set_yticks(range(len(shares)), [short(name, 20) for name in names])
+            axes.set_yticks(range(len(shares)), [cut(name, 20) for name in names])
             axes.set_ylim(len(shares) - 0.4, -0.6)
             axes.set_xlim(0, 100)
             axes.grid(axis="y", visible=False)

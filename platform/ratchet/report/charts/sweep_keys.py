@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from ratchet.documents.sweep import Key, Point, SweepOutcome
-from ratchet.report.answers import cut
 from ratchet.report.charts.sweep import BEST, DOT, MOST_NAMES, bars, leaders, leading, value
-from ratchet.report.charts.training import Chart
-from ratchet.report.plots import INK, RULE, axis_names, draw, short
-from ratchet.report.sweep.values import Axis, axis_of, measured, objective_axis, records
+from ratchet.report.figures import cut
+from ratchet.report.parts import Chart
+from ratchet.report.plots import INK, RULE, axis_names, draw
+from ratchet.report.sweep.values import Axis, axis_of, objective_axis, records, with_values
 from ratchet.report.sweep.words import plan_point
 
 Dot = tuple[Point, float, float, tuple[float, float]]
 """A point, its place along and up, and how far its bar goes to each side."""
 
 
-def against_keys(sweep: SweepOutcome, place: int) -> tuple[list[Chart], list[Chart]]:
+def draw_against_keys(sweep: SweepOutcome, place: int) -> tuple[list[Chart], list[Chart]]:
     """Return an objective against each key, as (wide, small) charts; the wide ones have a line a category."""
-    points = measured(sweep, place)
+    points = with_values(sweep, place)
     wide: list[Chart] = []
     small: list[Chart] = []
     for number, key in enumerate(sweep.keys if points else ()):
@@ -38,7 +38,7 @@ def _caption(sweep: SweepOutcome, place: int, axis: Axis) -> str:
 
 
 def _upright_dots(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -> Chart:
-    points, goal = measured(sweep, place), objective_axis(sweep, place, errors=True)
+    points, goal = with_values(sweep, place), objective_axis(sweep, place, errors=True)
     found = _spread(points, key, axis)
 
     def paint(axes: Any) -> None:
@@ -47,7 +47,7 @@ def _upright_dots(sweep: SweepOutcome, place: int, number: int, key: Key, axis: 
         axes.set_xticks([at for at, _ in ticks], [text for _, text in ticks])
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(goal.low, goal.high)
-        axis_names(axes, short(axis.name + (", log scale" if axis.scale == "log" else ""), 44), short(goal.name, 44))
+        axis_names(axes, cut(axis.name + (", log scale" if axis.scale == "log" else ""), 44), cut(goal.name, 44))
 
     says = _caption(sweep, place, axis)
     svg = draw(f"against-{place}-{number}", says, paint, margins=(56, 16, 26, 38))
@@ -56,7 +56,7 @@ def _upright_dots(sweep: SweepOutcome, place: int, number: int, key: Key, axis: 
 
 def _lines(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -> Chart:
     """Draw a line a category, those of the best points where they are many."""
-    points, goal = measured(sweep, place), objective_axis(sweep, place, errors=True)
+    points, goal = with_values(sweep, place), objective_axis(sweep, place, errors=True)
     where = {one.id: axis.place(one.values.get(key.key)) for one in points}
     best = list(dict.fromkeys(at for one in points if (at := where[one.id]) is not None))
     kept = sorted(best[:MOST_NAMES])
@@ -80,7 +80,7 @@ def _lines(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axis_names(axes, short(goal.name, 60), "")
+        axis_names(axes, cut(goal.name, 60), "")
 
     says = _caption(sweep, place, axis)
     if len(best) > len(kept):

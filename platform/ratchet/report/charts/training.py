@@ -11,6 +11,8 @@ import math
 from typing import Any
 
 from ratchet.documents.report import Report, StepSummary
+from ratchet.report.figures import cut
+from ratchet.report.parts import Chart
 from ratchet.report.plots import (
     FALL,
     INK,
@@ -21,24 +23,10 @@ from ratchet.report.plots import (
     draw,
     labels_at_end,
     line,
-    short,
     stage_colour,
     thin,
 )
 from ratchet.track.progress import duration
-
-
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """A finished chart: SVG text, the caption above it, the records it was drawn from.
-
-    `narrow` is the same chart for a phone, where it would be too small otherwise.
-    """
-
-    svg: str
-    caption: str
-    records: tuple[str, ...]
-    narrow: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +70,10 @@ def referring_stages(report: Report) -> list[str]:
 
 def stage_label(report: Report, stage: str) -> str:
     """Return a stage's name and kind, short enough for a chart's margin."""
-    return f"{short(stage, 14)} ({report.steps_of(stage)[0].kind})"
+    return f"{cut(stage, 14)} ({report.steps_of(stage)[0].kind})"
 
 
-def chosen_overlay(report: Report) -> Chart | None:
+def draw_chosen_overlay(report: Report) -> Chart | None:
     """The chosen answers' log-ratio of every stage with a reference, on one pair of axes."""
     stages = referring_stages(report)
     if not stages:
@@ -134,7 +122,7 @@ def _records(report: Report, stages: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-def chosen_and_rejected(report: Report) -> list[Chart]:
+def draw_chosen_and_rejected(report: Report) -> list[Chart]:
     """Both sides' log-ratios, one chart a stage with a reference, all with the same axes."""
     stages = referring_stages(report)
     keys = ("logps/chosen_delta", "logps/rejected_delta")
@@ -185,7 +173,7 @@ def divide(axes: Any, parts: list[Part]) -> None:
         name = part.step.chunk[0] if len(part.step.chunk) == 1 else part.step.name
         if (room := int((after - part.offset) / width * 42)) >= 4:
             axes.annotate(
-                short(name, room),
+                cut(name, room),
                 ((part.offset + after) / 2, 1),
                 (0, 4),
                 xycoords=axes.get_xaxis_transform(),
@@ -196,7 +184,7 @@ def divide(axes: Any, parts: list[Part]) -> None:
             )
 
 
-def losses(report: Report) -> list[Chart]:
+def draw_losses(report: Report) -> list[Chart]:
     """Training and held-out loss, one chart a stage, each with its own y axis."""
 
     def chart(stage: str) -> Chart:
@@ -228,7 +216,7 @@ def losses(report: Report) -> list[Chart]:
     return [chart(stage) for stage in report.stages if parts_of(report, stage)]
 
 
-def margins(report: Report) -> list[Chart]:
+def draw_margins(report: Report) -> list[Chart]:
     """Reward margins and reward accuracies of all preference stages."""
     stages = preference_stages(report)
     if not stages:
@@ -242,7 +230,7 @@ def margins(report: Report) -> list[Chart]:
                 for part in parts:
                     line(axes, _moved(part, key, factor), colour)
                 if series := _moved(parts[-1], key, factor):
-                    ends.append((_end(series), short(stage, 11), colour))
+                    ends.append((_end(series), cut(stage, 11), colour))
             if factor == 1.0:
                 axes.axhline(0, color=INK, linewidth=0.9)
             else:
@@ -267,7 +255,7 @@ def _moved(part: Part, key: str, factor: float) -> Series:
     return series[1:] if part.step.start == part.step.reference else series
 
 
-def times(report: Report) -> Chart | None:
+def draw_times(report: Report) -> Chart | None:
     """Seconds of each step: its reference pass, its training, and the rest of it."""
     steps = [step for step in report.steps if step.seconds]
     if not steps:
@@ -287,7 +275,7 @@ def times(report: Report) -> Chart | None:
                 )
                 left += part
             axes.text(left / seconds, place, f" {duration(whole)}", va="center", color=MUTED, fontsize=10)
-        axes.set_yticks(range(len(steps)), [short(step.name) for step in steps])
+        axes.set_yticks(range(len(steps)), [cut(step.name) for step in steps])
         axes.set_ylim(len(steps) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", color=RULE, linewidth=0.6)

@@ -12,15 +12,13 @@ from typing import Any
 
 from ratchet.documents.read import load_sweep, read_sweep
 from ratchet.documents.sweep import NAME, SweepOutcome
-from ratchet.report.answers import cut
 from ratchet.report.charts import sweep as charts
-from ratchet.report.charts.sweep_keys import against_keys, how_to_read
-from ratchet.report.charts.training import Chart
+from ratchet.report.charts.sweep_keys import draw_against_keys, how_to_read
+from ratchet.report.figures import cut, many
 from ratchet.report.markdown import escape, fenced, render
-from ratchet.report.parts import Drawings, Section, section
-from ratchet.report.sections import many
+from ratchet.report.parts import Chart, Drawings, Section, section
 from ratchet.report.sweep.stage_tree import Tree, stage_tree
-from ratchet.report.sweep.values import measured
+from ratchet.report.sweep.values import with_values
 from ratchet.report.sweep.words import lead, overrides, saved, wanted, winner
 from ratchet.report.tables import sweep as tables
 from ratchet.report.templates import Records, fill
@@ -139,15 +137,15 @@ def sections(sweep: SweepOutcome) -> list[Section]:
         section("front", "Pareto front"),
         section("parallel", "From values to results"),
         section("against", "Objective against each key"),
-        section("importance", "Importance of the keys", _importance(sweep), tables.importance(sweep)),
-        section("work", "Work, shared and unshared", "", tables.work(sweep), tables.stages(sweep)),
+        section("importance", "Importance of the keys", _importance(sweep), tables.importances(sweep)),
+        section("work", "Work, shared and unshared", "", tables.work_shared(sweep), tables.stages(sweep)),
     ]
 
 
 def _importance(sweep: SweepOutcome) -> str:
     if not sweep.importance:
         return ""
-    found = [len(measured(sweep, place)) for place in range(len(sweep.objectives))]
+    found = [len(with_values(sweep, place)) for place in range(len(sweep.objectives))]
     counts = " and ".join(map(str, dict.fromkeys(found)))
     few = "; from a few dozen it is a hint" if min(found) < 50 else ""
     return (
@@ -162,13 +160,13 @@ def drawings(sweep: SweepOutcome) -> dict[str, Drawings]:
     wide: list[Chart] = []
     small: list[Chart] = []
     for place in range(len(sweep.objectives)):
-        found = against_keys(sweep, place)
+        found = draw_against_keys(sweep, place)
         wide += found[0]
         small += found[1]
     drawn = {
-        "front": Drawings.of([charts.pareto(sweep)], []),
-        "parallel": Drawings.of([charts.parallel(sweep)], []),
+        "front": Drawings.of([charts.draw_pareto(sweep)], []),
+        "parallel": Drawings.of([charts.draw_parallel(sweep)], []),
         "against": Drawings.of(wide, small, how_to_read(sweep)),
-        "importance": Drawings.of([], charts.importance(sweep)),
+        "importance": Drawings.of([], charts.draw_importance(sweep)),
     }
     return {key: found for key, found in drawn.items() if found.wide or found.small}

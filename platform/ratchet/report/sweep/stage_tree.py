@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from ratchet.documents.sweep import Point, SweepOutcome, SweepStage, TrialOutcome
 from ratchet.report import figures as fig
-from ratchet.report.plots import short
-from ratchet.report.sections import many
+from ratchet.report.figures import cut, many
 from ratchet.report.sweep.values import decimals, ordered, result_of
-from ratchet.report.sweep.words import told
+from ratchet.report.sweep.words import result_text
 from ratchet.track.progress import duration
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LINE = 152, 56, 26, 12, 17
@@ -156,7 +155,7 @@ class _Layout:
         detail = f"{label}: {stage.kind}, {stage.id}, made by {stage.made_by}, in {_names(stage)}"
         x = parent.x + _WIDTH + _GAP_X
         shared = len(stage.trials) > 1
-        node = Node(stage.id, short(label, 19), lines, short(detail, 400), x, y, shared, best)
+        node = Node(stage.id, cut(label, 19), lines, cut(detail, 400), x, y, shared, best)
         self.nodes.append(node)
         self.edges.append(Edge(_path(parent, node), best))
         below = self._leaf(stage, node, y)
@@ -175,7 +174,7 @@ class _Layout:
         if len(points) > MOST_NAMED:
             lines.append(f"… and {len(points) - MOST_NAMED:,} more points")
         best = any(trial.id in self.winning for trial in ending)
-        detail = short(", ".join(f"{trial.id} ({trial.status})" for trial in ending), 400)
+        detail = cut(", ".join(f"{trial.id} ({trial.status})" for trial in ending), 400)
         self.leaves.append(Leaf(node.x + _WIDTH + 12, y, tuple(lines), detail, best))
         return y + max(_HEIGHT, _LINE * len(lines) + 4) + _GAP_Y
 
@@ -188,7 +187,7 @@ class _Layout:
             found = result_of(point, place) if whole else trials[0].metrics.get(objective.metric)
             if found is not None and found.value is not None:
                 known = found.standard_error is not None or found.low is not None
-                results.append(told(found, digits) if known else fig.number(found.value, digits))
+                results.append(result_text(found, digits) if known else fig.number(found.value, digits))
         star = (
             ("best: " if whole else "best point: ")
             if point.id == self.sweep.best
@@ -201,7 +200,7 @@ class _Layout:
         status = "" if results else next((one.status for one in trials if one.status != "finished"), fig.NONE)
         seeds = ", ".join(f"seed {trial.seed}" for trial in trials if trial.seed is not None)
         name = ", ".join([point.id if whole else trials[0].point, *([seeds] if seeds else []), *point.marks])
-        return [short(f"{star}{', '.join(results) or status}", 32), short(name, 38)]
+        return [cut(f"{star}{', '.join(results) or status}", 32), cut(name, 38)]
 
 
 def _names(stage: SweepStage) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ratchet.documents.sweep import Key, Objective, ObjectiveResult, Point, SweepOutcome, TrialOutcome
 from ratchet.report import figures as fig
-from ratchet.report.answers import cut
+from ratchet.report.figures import cut
 
 LONGEST = 60
 """Characters of a value or a name in a table."""
@@ -126,7 +126,7 @@ def _apart(low: float, high: float, by: float) -> tuple[float, float]:
 
 def objective_axis(sweep: SweepOutcome, place: int, *, errors: bool = False) -> Axis:
     """Return the axis of an objective, with room around its values (and their errors)."""
-    found = [one.results[place] for one in measured(sweep, place)]
+    found = [one.results[place] for one in with_values(sweep, place)]
     ends = [(one.value or 0.0, *(reach(one) if errors else (0.0, 0.0))) for one in found] or [(0.0, 0.0, 0.0)]
     low, high = min(value - down for value, down, _ in ends), max(value + up for value, _, up in ends)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
@@ -149,7 +149,7 @@ def result_of(point: Point, place: int) -> ObjectiveResult | None:
     return found if found is not None and found.value is not None else None
 
 
-def measured(sweep: SweepOutcome, *places: int) -> list[Point]:
+def with_values(sweep: SweepOutcome, *places: int) -> list[Point]:
     """Return the points with a value of each of these objectives, best first."""
     return [point for point in ordered(sweep) if all(result_of(point, place) for place in places)]
 

@@ -13,16 +13,15 @@ from ratchet.errors import PlanError
 from ratchet.plan.override import apply
 from ratchet.plan.reading import parse
 from ratchet.report import figures as fig
-from ratchet.report.answers import cut
-from ratchet.report.sections import many
+from ratchet.report.figures import cut, many
 from ratchet.report.sweep.values import (
     decimals,
-    measured,
     ordered,
     result_of,
     same,
     short_names,
     shown,
+    with_values,
 )
 from ratchet.track.progress import duration
 
@@ -34,7 +33,7 @@ NAMED = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class IndependentDifference:
     """One point's result minus another's. `error` is None where either has none; `basis` says what errors are over."""
 
     value: float
@@ -51,7 +50,7 @@ class Difference:
         return "distinguishable at two standard errors"
 
 
-def difference(one: ObjectiveResult, other: ObjectiveResult) -> Difference | None:
+def apart(one: ObjectiveResult, other: ObjectiveResult) -> IndependentDifference | None:
     """Return `one` minus `other`, both errors taken as independent: √(a² + b²)."""
     if one.value is None or other.value is None:
         return None
@@ -59,7 +58,7 @@ def difference(one: ObjectiveResult, other: ObjectiveResult) -> Difference | Non
     error = None if None in errors else math.hypot(*(found or 0.0 for found in errors))
     kinds = {one.of_seeds, other.of_seeds}
     basis = "one error over seeds, the other over items" if len(kinds) > 1 else f"errors {over(one)}"
-    return Difference(one.value - other.value, error, basis)
+    return IndependentDifference(one.value - other.value, error, basis)
 
 
 def over(result: ObjectiveResult) -> str:
@@ -114,7 +113,7 @@ def measure(sweep: SweepOutcome, point: Point, place: int) -> str:
     found = result_of(point, place)
     if found is None:
         return fig.NONE
-    text = told(found, decimals(sweep, place))
+    text = result_text(found, decimals(sweep, place))
     if found.low is not None:
         return f"{text} (exact 95 % interval over items of {_seeds(sweep, found.seeds)}, not over seeds)"
     if found.standard_error is None:
@@ -123,9 +122,9 @@ def measure(sweep: SweepOutcome, point: Point, place: int) -> str:
     return f"{text} (standard error over {count})"
 
 
-def told(found: ObjectiveResult | Value, digits: int) -> str:
+def result_text(found: ObjectiveResult | Value, digits: int) -> str:
     """Return a result as a figure with its error, or with its interval where it is a share."""
-    return fig.measured(found.value, found.standard_error, (found.low, found.high), digits)
+    return fig.with_ends(found.value, found.standard_error, (found.low, found.high), digits)
 
 
 def finished(sweep: SweepOutcome, seeds: int) -> str:
@@ -144,7 +143,7 @@ def winner(sweep: SweepOutcome) -> list[str]:
     """Say what is best and how sure that is: sentences, each a paragraph."""
     if len(sweep.objectives) > 1:
         return _front(sweep)
-    found = measured(sweep, 0)
+    found = with_values(sweep, 0)
     if sweep.tied:
         return _tie(sweep, found)
     best = next((point for point in found if point.id == sweep.best), None)
@@ -173,7 +172,7 @@ def _against(sweep: SweepOutcome, best: Point, other: Point, who: str) -> str:
     if found is not None:
         return f"{said}. Best minus this: {compared(found, decimals(sweep, 0))}."
     a, b = result_of(best, 0), result_of(other, 0)
-    alone = difference(a, b) if a and b else None
+    alone = apart(a, b) if a and b else None
     if alone is None:
         return f"{said}."
     off = fig.difference(alone.value, alone.error, decimals(sweep, 0))
@@ -215,7 +214,7 @@ def _caution(sweep: SweepOutcome, best: Point, others: list[Point]) -> str:
         near = sum(not one.shown for one in sweep.comparisons)
         said = f"{near} of {many(len(others), 'other point')} cannot be told from it, at 5 % for all pairs of points. "
     else:
-        pairs = [difference(first, one.results[0]) for one in others]
+        pairs = [apart(first, one.results[0]) for one in others]
         near = sum(one is not None and one.error is not None and abs(one.value) <= 2 * one.error for one in pairs)
         said = f"{near} of {many(len(others), 'other point')} cannot be told from it at two standard errors. "
     said += f"As the pick of {len(others) + 1} points its value flatters it: run it again with other seeds to know it."
@@ -253,7 +252,7 @@ def _front(sweep: SweepOutcome) -> list[str]:
 
 
 def _alike(one: Point, other: Point) -> bool:
-    pairs = [difference(a, b) for a, b in zip(one.results, other.results, strict=True)]
+    pairs = [apart(a, b) for a, b in zip(one.results, other.results, strict=True)]
     return all(found and found.error is not None and abs(found.value) <= 2 * found.error for found in pairs)
 
 

@@ -1,193 +1,191 @@
-"""The report's tables about data and scores: sources, difficulty, γ, evaluation, overlap."""
+"""The report's tables about data and held-out figures: sources, difficulty, γ, evaluation, overlap."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+
+from ratchet.documents.heldout import HeldOutScores
 from ratchet.documents.report import LOW_EDIT_DISTANCE, Report
 from ratchet.report import figures as fig
-from ratchet.report.tables.training import Cell, Column, Row, Table, model_cell, row, table
+from ratchet.report.parts import Cell, PageTable, amount, model_cell, row, table, text
 
 
-def sources(report: Report) -> Table | None:
+def sources(report: Report) -> PageTable | None:
     """What was read, kept and skipped: read = kept + skipped, kept = train + held out."""
-    rows = []
-    for source in report.sources:
-        distance = source.edit_distance
-        cells = [
-            source.name,
-            source.layout,
-            fig.count(source.read),
-            fig.count(sum(source.skipped.values())),
-            fig.count(source.kept),
-            fig.count(source.train),
-            fig.count(source.heldout),
-            fig.number(distance.median, 3) if distance else fig.NONE,
-        ]
-        rows.append(row(cells, source.record))
-    names = ("rows read", "skipped", "kept", "train", "held out")
-    columns = [Column("source", text=True), Column("layout", text=True), *(Column(name) for name in names)]
-    return table([*columns, Column("median edit distance")], rows, "read = kept + skipped; kept = train + held out.")
+    rows = [
+        row(
+            [
+                text("source", source.name),
+                text("layout", source.layout),
+                amount("rows read", fig.count(source.read)),
+                amount("skipped", fig.count(sum(source.skipped.values()))),
+                amount("kept", fig.count(source.kept)),
+                amount("train", fig.count(source.train)),
+                amount("held out", fig.count(source.heldout)),
+                amount("median edit distance", fig.number(found.median, 3) if found else fig.NONE),
+            ],
+            source.record,
+        )
+        for source in report.sources
+        for found in [source.edit_distance]
+    ]
+    return table(rows, "read = kept + skipped; kept = train + held out.")
 
 
-def skipped(report: Report) -> Table | None:
+def skipped(report: Report) -> PageTable | None:
     """Why rows were skipped, when read and when tokenised."""
     rows = []
     for source in report.sources:
-        for reason, number in sorted(source.skipped.items(), key=lambda item: -item[1]):
-            share = number / source.read if source.read else None
-            rows.append(row([source.name, "reading", reason, fig.count(number), fig.percent(share)], source.record))
-        for tokens in source.tokens:
-            made = tokens.kept + sum(tokens.skipped.values())
-            for reason, number in sorted(tokens.skipped.items(), key=lambda item: -item[1]):
-                share = number / made if made else None
-                where = f"tokens, to {tokens.max_length:,}"
-                rows.append(row([source.name, where, reason, fig.count(number), fig.percent(share)], tokens.record))
-    names = ("source", "at", "reason")
-    return table([*(Column(name, text=True) for name in names), Column("rows"), Column("share", "%")], rows)
+        looked_at = [("reading", source.skipped, source.read, source.record)]
+        for one in source.tokens:
+            made = one.kept + sum(one.skipped.values())
+            looked_at.append((f"tokens, to {one.max_length:,}", one.skipped, made, one.record))
+        for where, reasons, of, record in looked_at:
+            for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
+                entries = [
+                    text("source", source.name),
+                    text("at", where),
+                    text("reason", reason),
+                    amount("rows", fig.count(number)),
+                    amount("share", fig.percent(number / of if of else None), "%"),
+                ]
+                rows.append(row(entries, record))
+    return table(rows)
 
 
-def tokens(report: Report) -> Table | None:
+def tokens(report: Report) -> PageTable | None:
     """Sources as tokens, one row for each length limit."""
     rows = [
         row(
             [
-                source.name,
-                fig.count(one.max_length),
-                fig.count(one.kept),
-                fig.count(sum(one.skipped.values())),
-                fig.count(one.tokens_train),
-                fig.count(one.trimmed),
-                fig.count(one.boundary_moved),
+                text("source", source.name),
+                amount("longest", fig.count(one.max_length)),
+                amount("pairs kept", fig.count(one.kept)),
+                amount("skipped", fig.count(sum(one.skipped.values()))),
+                amount("tokens to train on", fig.count(one.tokens_train)),
+                amount("prompts trimmed", fig.count(one.trimmed)),
+                amount("boundaries moved", fig.count(one.boundary_moved)),
             ],
             one.record,
         )
         for source in report.sources
         for one in source.tokens
     ]
-    names = ("longest", "pairs kept", "skipped", "tokens to train on", "prompts trimmed", "boundaries moved")
-    note = "Boundaries moved: pairs whose prompt and answer share a token when written as one text."
-    return table([Column("source", text=True), *(Column(name) for name in names)], rows, note)
+    return table(rows, "Boundaries moved: pairs whose prompt and answer share a token when written as one text.")
 
 
-def overlap(report: Report) -> Table | None:
+def overlap(report: Report) -> PageTable | None:
     """Pairs and prompts that stand in two sources."""
     records = {source.name: source.record for source in report.sources}
     rows = [
         row(
             [
-                one.left,
-                f"{one.right} (held out)" if one.held_out else one.right,
-                fig.count(one.pairs),
-                fig.count(one.prompts),
+                text("source", one.left),
+                text("and", f"{one.right} (held out)" if one.held_out else one.right),
+                amount("pairs", fig.count(one.pairs)),
+                amount("prompts", fig.count(one.prompts)),
             ],
             *(records.get(name, "") for name in (one.left, one.right)),
         )
         for one in report.overlap
         if one.pairs or one.prompts
     ]
-    columns = [Column("source", text=True), Column("and", text=True), Column("pairs"), Column("prompts")]
-    return table(columns, rows)
+    return table(rows)
 
 
-def difficulty(report: Report) -> Table | None:
+def difficulties(report: Report) -> PageTable | None:
     """How many pairs of each chunk the stage's start model already prefers the right way round."""
     stages = list(dict.fromkeys([*report.stages, *(one.stage for one in report.difficulty)]))
-    ordered = sorted(report.difficulty, key=lambda one: (stages.index(one.stage), one.position or 0))
     rows = [
         row(
             [
-                Cell(one.stage, stage=one.stage),
-                fig.count(one.position),
-                one.source,
-                fig.share(one.accuracy, one.pairs),
-                fig.count(one.pairs),
+                text("stage", Cell(one.stage, stage=one.stage)),
+                amount("turn", fig.count(one.position)),
+                text("source", one.source),
+                amount("already right", fig.share(one.accuracy, one.pairs), "%"),
+                amount("pairs", fig.count(one.pairs)),
             ],
             one.record,
         )
-        for one in ordered
+        for one in sorted(report.difficulty, key=lambda one: (stages.index(one.stage), one.position or 0))
     ]
-    columns = [Column("stage", text=True), Column("turn"), Column("source", text=True), Column("already right", "%")]
-    return table(
-        [*columns, Column("pairs")],
-        rows,
-        f"Already right: share of pairs with γ > 0 under the start model. {fig.SHARE_NOTE}",
-    )
+    return table(rows, f"Already right: share of pairs with γ > 0 under the start model. {fig.SHARE_NOTE}")
 
 
-def gamma(report: Report) -> Table | None:
+def gamma(report: Report) -> PageTable | None:
     """Mean γ of every model on the same pairs; one row a model, one column a source and split."""
     places = list(dict.fromkeys((one.source, one.split) for one in report.gamma))
     found = {(one.model, one.source, one.split): one for one in report.gamma}
+    names = {"heldout": "held out", "train": "train"}
     rows = []
     for model in dict.fromkeys(one.model for one in report.gamma):
-        cells: list[Cell | str] = [model_cell(report, model)]
-        mine = [found.get((model, *place)) for place in places]
-        for one in mine:
-            text = fig.with_error(one.mean, one.standard_error) if one else fig.NONE
-            cells.append(Cell(text, mark="memorised" if one and one.seen else ""))
-        rows.append(row(cells, *(one.record for one in mine if one)))
-    names = {"heldout": "held out", "train": "train"}
-    columns = [Column("model", text=True), *(Column(f"{source}, {names[split]}", "nats") for source, split in places)]
+        entries, records = [text("model", model_cell(report, model))], []
+        for source, split in places:
+            one = found.get((model, source, split))
+            shown = fig.with_error(one.mean, one.standard_error) if one else fig.NONE
+            cell = Cell(shown, mark="memorised" if one and one.seen else "")
+            entries.append(amount(f"{source}, {names[split]}", cell, "nats"))
+            records += [one.record] if one else []
+        rows.append(row(entries, *records))
     note = "memorised: the model has trained on these very pairs, so a high γ there shows memory, not alignment."
-    return table(columns, rows, note if any(one.seen for one in report.gamma) else "")
+    return table(rows, note if any(one.seen for one in report.gamma) else "")
 
 
-def heldout(report: Report) -> Table | None:
-    """Every model on every source's held-out pairs, against each model that it is held against."""
-    rows: list[Row] = []
-    for model in report.evaluation:
-        for one in model.heldout:
-            cells = [
-                one.source,
-                one.against or fig.NONE,
-                fig.share(one.reward_accuracy, one.pairs),
-                fig.with_error(one.margin, one.margin_error),
-                fig.with_error(one.chosen_delta, one.chosen_delta_error),
-                fig.with_error(one.rejected_delta, one.rejected_delta_error),
-                fig.count(one.pairs),
-            ]
-            rows.append(row([model_cell(report, model.model), *cells], one.record or model.record))
-    columns = [
-        Column("model", text=True),
-        Column("source", text=True),
-        Column("against", text=True),
-        Column("reward accuracy", "%"),
-        Column("margin", "nats"),
-        Column("chosen", "nats"),
-        Column("rejected", "nats"),
-        Column("pairs"),
+def heldout(report: Report) -> PageTable | None:
+    """Every model on every source's held-out pairs, against each model that it is compared with."""
+    rows = [
+        row(
+            [
+                text("model", model_cell(report, model.model)),
+                text("source", one.source),
+                text("against", one.against or fig.NONE),
+                amount("reward accuracy", fig.share(one.reward_accuracy, one.pairs), "%"),
+                amount("margin", fig.with_error(one.margin, one.margin_error), "nats"),
+                amount("chosen", fig.with_error(one.chosen_delta, one.chosen_delta_error), "nats"),
+                amount("rejected", fig.with_error(one.rejected_delta, one.rejected_delta_error), "nats"),
+                amount("pairs", fig.count(one.pairs)),
+            ],
+            one.record or model.record,
+        )
+        for model in report.evaluation
+        for one in model.heldout
     ]
     return table(
-        columns,
         rows,
         "Log-probability of the answer minus that under the model that it is held against. Where a model's "
         f"loss reads no reference, its accuracy and margin are of its own log-probabilities. {fig.SHARE_NOTE}",
     )
 
 
-def exact_match(report: Report) -> Table | None:
+def exact_match(report: Report) -> PageTable | None:
     """Share of questions answered exactly."""
     rows = [
         row(
             [
-                model_cell(report, model.model),
-                one.task,
-                fig.share(one.score, one.items),
-                fig.count(one.items),
+                text("model", model_cell(report, model.model)),
+                text("task", one.task),
+                amount("exact match", fig.share(one.score, one.items), "%"),
+                amount("items", fig.count(one.items)),
             ],
             one.record or model.record,
         )
         for model in report.evaluation
         for one in model.exact_match
     ]
-    columns = [Column("model", text=True), Column("task", text=True), Column("exact match", "%"), Column("items")]
-    return table(columns, rows, fig.SHARE_NOTE)
+    return table(rows, fig.SHARE_NOTE)
 
 
-def examples(report: Report) -> Table | None:
+def examples(report: Report) -> PageTable | None:
     """A few answers of the final models beside the source's own, cut to one line."""
     rows = [
         row(
-            [model_cell(report, model.model), one.task, _line(pair.answer), _line(pair.chosen)],
+            [
+                text("model", model_cell(report, model.model)),
+                text("task", one.task),
+                text("its answer", fig.on_one_line(pair.answer, 200)),
+                text("the chosen answer", fig.on_one_line(pair.chosen, 200)),
+            ],
             one.record or model.record,
         )
         for model in report.evaluation
@@ -195,27 +193,7 @@ def examples(report: Report) -> Table | None:
         for one in model.exact_match
         for pair in one.examples
     ]
-    columns = [Column(name, text=True) for name in ("model", "task", "its answer", "the chosen answer")]
-    return table(columns, rows)
-
-
-def _line(said: str, most: int = 200) -> str:
-    text = " ".join(said.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def merges(report: Report) -> Table | None:
-    """Merged models: whose weights, in which shares."""
-    rows = []
-    for step in report.steps:
-        if step.does.trains:
-            continue
-        names = [report.last_step(name) for name in step.options.get("of", ())]
-        weights = step.options.get("weights") or [1.0] * len(names)
-        total = sum(weights)
-        parts = [f"{weight / total:.3g} × {name}" for weight, name in zip(weights, names, strict=False)]
-        rows.append(row([model_cell(report, step.name), " + ".join(parts)], step.record))
-    return table([Column("model", text=True), Column("average of", text=True)], rows)
+    return table(rows)
 
 
 def low_distance_warnings(report: Report) -> list[str]:
@@ -230,3 +208,53 @@ def low_distance_warnings(report: Report) -> list[str]:
             "kind: dpop holds it up."
         )
     return said
+
+
+Mean = tuple[float | None, float | None]
+"""A mean and its standard error, each None where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooled:
+    """A model on the held-out pairs of all sources together, weighted by pairs; log-ratios in nats."""
+
+    against: str
+    pairs: int
+    accuracy: Mean
+    margin: Mean
+    chosen: Mean
+    rejected: Mean
+    chosen_per_token: Mean
+    records: tuple[str, ...]
+
+
+def pooled(report: Report, model: str) -> Pooled | None:
+    """Pool a model's held-out rows against the model that most models are held against."""
+    rows = [(one, found) for one in report.evaluation if one.model == model for found in one.heldout]
+    votes = Counter(found.against for one in report.evaluation for found in one.heldout)
+    if not rows:
+        return None
+    against = max((found.against for _, found in rows), key=lambda name: votes[name])
+    held = [found for _, found in rows if found.against == against]
+    return Pooled(
+        against=against or "its reference",
+        pairs=sum(found.pairs for found in held),
+        accuracy=_pool(held, "reward_accuracy", "standard_error"),
+        margin=_pool(held, "margin", "margin_error"),
+        chosen=_pool(held, "chosen_delta", "chosen_delta_error"),
+        rejected=_pool(held, "rejected_delta", "rejected_delta_error"),
+        chosen_per_token=_pool(held, "chosen_per_token", "chosen_per_token_error"),
+        records=tuple(found.record or one.record for one, found in rows if found.against == against),
+    )
+
+
+def _pool(rows: list[HeldOutScores], key: str, error: str) -> Mean:
+    known = [one for one in rows if getattr(one, key) is not None and one.pairs]
+    if not known:
+        return None, None
+    total = sum(one.pairs for one in known)
+    mean = sum(getattr(one, key) * one.pairs for one in known) / total
+    errors = [getattr(one, error) for one in known]
+    if any(value is None for value in errors):
+        return mean, None
+    return mean, sum((value * one.pairs) ** 2 for value, one in zip(errors, known, strict=True)) ** 0.5 / total

@@ -8,7 +8,7 @@ from typing import Any
 from ratchet.documents.report import Report
 from ratchet.documents.scores import Average, Comparison, Score, SuiteScores, TaskScores
 from ratchet.report import figures as fig
-from ratchet.report.tables.training import Cell, Column, Row, Table, colour_key, model_cell, row, table
+from ratchet.report.parts import Cell, Entry, PageTable, Row, amount, colour_key, model_cell, row, table, text
 
 GROUPS_IN_SIGHT = 12
 """A task with more parts than this (MMLU has 57) shows them on a click."""
@@ -25,39 +25,35 @@ _IDENTITY = {
 VERDICTS = {"better": "▲ better", "worse": "▼ worse", "not shown": "· not shown"}
 
 
-def headlines(report: Report, scores: SuiteScores) -> list[Table]:
+def headlines(report: Report, scores: SuiteScores) -> list[PageTable]:
     """Every model on every task and average, one table a suite."""
     made = (_headline(report, scores, suite) for suite in scores.suites)
     return [one for one in made if one is not None]
 
 
-def _headline(report: Report, scores: SuiteScores, suite: str) -> Table | None:
-    tasks = [task for of, task in scores.tasks if of == suite]
-    averages = list(dict.fromkeys(one.name for one in scores.averages if one.suite == suite))
-    columns, cells = [Column("model", text=True)], {name: [model_cell(report, name)] for name in scores.names}
+def _headline(report: Report, scores: SuiteScores, suite: str) -> PageTable | None:
+    entries = {name: [text("model", model_cell(report, name))] for name in scores.names}
     records: dict[str, list[str]] = {name: [] for name in scores.names}
-    for task in tasks:
+    for task in (task for of, task in scores.tasks if of == suite):
         results = scores.of(suite, task)
         says = identity(next(iter(results.values())).settings)
         for head in _whole(results.values()):
             note = _common(like.note for one in results.values() if (like := one.score(head.name, head.group)))
-            columns.append(Column(task, told(head.name, unit_name(head.unit), direction(head), says, note)))
+            unit = comma(head.name, unit_name(head.unit), direction(head), says, note)
             for name in scores.names:
                 found = results.get(name)
-                cells[name].append(_score_cell(found, head, says, note))
+                entries[name].append(amount(task, _score_cell(found, head, says, note), unit))
                 records[name] += [found.record] if found else []
-    notes = []
-    for average in averages:
+    notes = ["± is one standard error."]
+    for average in dict.fromkeys(one.name for one in scores.averages if one.suite == suite):
         known = [one for name in scores.names if (one := scores.average(name, suite, average))]
-        says = _identities(scores, known[0])
         note = _common(one.note for one in known)
-        columns.append(Column(average, told(unit_name(known[0].unit), says, note)))
+        unit = comma(unit_name(known[0].unit), _identities(scores, known[0]), note)
         notes.append(f"{average} is the mean of {', '.join(known[0].of)}.")
         for name in scores.names:
-            cells[name].append(_average_cell(scores.average(name, suite, average), note))
-    rows = [row(cells[name], *records[name]) for name in scores.names if records[name]]
-    note = " ".join(["± is one standard error.", *notes])
-    return table(columns, rows, note, scores.suite_name(suite))
+            entries[name].append(amount(average, _average_cell(scores.average(name, suite, average), note), unit))
+    rows = [row(entries[name], *records[name]) for name in scores.names if records[name]]
+    return table(rows, " ".join(notes), scores.suite_name(suite))
 
 
 def _whole(results: Iterable[TaskScores]) -> list[Score]:
@@ -77,8 +73,8 @@ def _common(notes: Iterable[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def told(*parts: str) -> str:
-    """Join what is known of a number."""
+def comma(*parts: str) -> str:
+    """Join what is known of a number with commas."""
     return ", ".join(filter(None, parts))
 
 
@@ -88,18 +84,18 @@ def _score_cell(result: TaskScores | None, like: Score, measured_by: str, note: 
     if result is None or score is None:
         return Cell(fig.NONE)
     other = identity(result.settings)
-    text = NO_SCORE if score.value is None else figure(score.unit, score.value, score.standard_error)
+    shown = NO_SCORE if score.value is None else figure(score.unit, score.value, score.standard_error)
     said = score.note.removeprefix(f"{NO_SCORE}: ")
-    aside = told(said if score.note != note else "", other if other != measured_by else "")
-    return Cell(text, mark="measured otherwise" if other != measured_by else "", aside=aside)
+    aside = comma(said if score.note != note else "", other if other != measured_by else "")
+    return Cell(shown, mark="measured otherwise" if other != measured_by else "", aside=aside)
 
 
 def _average_cell(average: Average | None, note: str) -> Cell:
     if average is None:
         return Cell(fig.NONE)
     missing = average.value is None
-    text = NO_SCORE if missing else figure(average.unit, average.value, average.standard_error)
-    return Cell(text, aside=average.note if average.note != note else "")
+    shown = NO_SCORE if missing else figure(average.unit, average.value, average.standard_error)
+    return Cell(shown, aside=average.note if average.note != note else "")
 
 
 def figure(unit: str, value: float | None, error: float | None) -> str:
@@ -147,7 +143,7 @@ def _identities(scores: SuiteScores, average: Average) -> str:
 # --- differences ---------------------------------------------------------------------------------
 
 
-def differences(report: Report, scores: SuiteScores) -> Table | None:
+def differences(report: Report, scores: SuiteScores) -> PageTable | None:
     """Each model on each task against the base, and against the model before it."""
     found: dict[tuple[str, str, str, str], dict[str, Comparison]] = {}
     for one in scores.comparisons:
@@ -157,20 +153,12 @@ def differences(report: Report, scores: SuiteScores) -> Table | None:
         _difference(report, scores, sides)
         for _, sides in sorted(found.items(), key=lambda pair: order.get(pair[0][0], len(order)))
     ]
-    base = scores.names[0] if scores.names else "the base"
-    sides = [
-        Column("difference", f"against {base}"),
-        Column("p", "Holm"),
-        Column("verdict", f"against {base}"),
-    ]
-    then = [Column("difference", "against it"), Column("p", "Holm"), Column("verdict", "against it")]
-    columns = [Column("model", text=True), Column("task", text=True), *sides, Column("the one before", text=True)]
     note = (
         "± is one standard error of the difference; below it stands its 95 % interval. Differences are of the items' "
         "own values, those of shares in percentage points. A model made from the base is held against it once: both "
         "sides show that."
     )
-    return table([*columns, *then, Column("items")], rows, note)
+    return table(rows, note)
 
 
 def _difference(report: Report, scores: SuiteScores, sides: Mapping[str, Comparison]) -> Row:
@@ -181,30 +169,30 @@ def _difference(report: Report, scores: SuiteScores, sides: Mapping[str, Compari
     unit, says, _ = _about(scores, one)
     records = [path for side in sides.values() for path in _about(scores, side)[2]]
     clusters = f"{fig.count(one.clusters)}\u00a0clusters" if one.clusters != one.items else ""
-    cells: list[Cell | str] = [
-        model_cell(report, one.model),
-        Cell(scores.label(one.suite, one.task), aside=told(one.metric, unit_name(unit), says)),
-        *_side(base, unit),
-        model_cell(report, before.against) if before else fig.NONE,
-        *_side(before, unit),
-        Cell(fig.count(one.items), aside=clusters),
+    entries = [
+        text("model", model_cell(report, one.model)),
+        text("task", Cell(scores.label(one.suite, one.task), aside=comma(one.metric, unit_name(unit), says))),
+        *_side(base, unit, f"against {scores.names[0] if scores.names else 'the base'}"),
+        text("the one before", model_cell(report, before.against) if before else fig.NONE),
+        *_side(before, unit, "against it"),
+        amount("items", Cell(fig.count(one.items), aside=clusters)),
     ]
-    return row(cells, *records)
+    return row(entries, *records)
 
 
-def _side(one: Comparison | None, unit: str) -> list[Cell]:
-    if one is None:
-        return [Cell(fig.NONE)] * 3
-    factor = 100.0 if unit == "share" else 1.0
-    change, error, low, high = (
-        None if value is None else factor * value for value in (one.difference, one.standard_error, one.low, one.high)
-    )
-    verdict = VERDICTS[one.verdict]
-    return [
-        Cell(_change(change, error, low, high), aside=fig.interval(low, high, error)),
-        Cell(fig.probability(one.p_holm)),
-        Cell(verdict, mark=verdict if one.verdict == "worse" else "", aside=one.note),
-    ]
+def _side(one: Comparison | None, unit: str, against: str) -> list[Entry]:
+    change, p, verdict = Cell(fig.NONE), Cell(fig.NONE), Cell(fig.NONE)
+    if one is not None:
+        factor = 100.0 if unit == "share" else 1.0
+        off, error, low, high = (
+            None if value is None else factor * value
+            for value in (one.difference, one.standard_error, one.low, one.high)
+        )
+        said = VERDICTS[one.verdict]
+        change = Cell(_change(off, error, low, high), aside=fig.interval(low, high, error))
+        p = Cell(fig.probability(one.p_holm))
+        verdict = Cell(said, mark=said if one.verdict == "worse" else "", aside=one.note)
+    return [amount("difference", change, against), amount("p", p, "Holm"), amount("verdict", verdict, against)]
 
 
 def _change(change: float | None, error: float | None, low: float | None, high: float | None) -> str:
@@ -229,9 +217,9 @@ def _about(scores: SuiteScores, one: Comparison) -> tuple[str, str, list[str]]:
 # --- all scores ----------------------------------------------------------------------------------
 
 
-def details(report: Report, scores: SuiteScores) -> list[Table]:
+def details(report: Report, scores: SuiteScores) -> list[PageTable]:
     """All scores of all models: a table of whole tasks for each suite, and one for each task that has parts."""
-    made: list[Table | None] = []
+    made: list[PageTable | None] = []
     for suite in scores.suites:
         tasks = [(suite, task) for of, task in scores.tasks if of == suite]
         made.append(_whole_tasks(report, scores, tasks, scores.suite_name(suite)))
@@ -239,51 +227,57 @@ def details(report: Report, scores: SuiteScores) -> list[Table]:
     return [one for one in made if one is not None]
 
 
-def _whole_tasks(report: Report, scores: SuiteScores, tasks: list[tuple[str, str]], title: str) -> Table | None:
+def _whole_tasks(report: Report, scores: SuiteScores, tasks: list[tuple[str, str]], title: str) -> PageTable | None:
     rows = []
     for task in tasks:
         results = scores.of(*task)
         says = identity(next(iter(results.values())).settings)
         for place in _places(results):
             if not place[1]:
-                head = Cell(scores.label(*task), aside=says)
-                rows.append(_score_row(scores.names, results, place, [head, place[0]]))
-    columns = [Column("task", text=True), Column("score", text=True), *_models(report, scores.names)]
-    return table(columns, rows, title=f"{title}, every score of whole tasks")
+                head = [text("task", Cell(scores.label(*task), aside=says)), text("score", place[0])]
+                rows.append(_score_row(report, scores.names, results, place, head))
+    return table(rows, title=f"{title}, every score of whole tasks")
 
 
-def _parts(report: Report, results: Mapping[str, TaskScores], label: str) -> Table | None:
+def _parts(report: Report, results: Mapping[str, TaskScores], label: str) -> PageTable | None:
     places = [place for place in _places(results) if place[1]]
     names = {name if name != part else "" for name, part in places}
     several = len(names) > 1
-    rows = [_score_row(list(results), results, (name, part), [part, name if several else ""]) for name, part in places]
+    rows = [
+        _score_row(
+            report, list(results), results, (name, part), [text("part", part), text("score", name if several else "")]
+        )
+        for name, part in places
+    ]
     says = identity(next(iter(results.values())).settings)
-    columns = [Column("part", text=True), Column("score", text=True), *_models(report, list(results))]
     what = "" if several else "".join(names)
-    title = told(label, what, says, f"{len({part for _, part in places})} parts")
-    return table(columns, rows, title=title, folded=len(places) > GROUPS_IN_SIGHT)
+    title = comma(label, what, says, f"{len({part for _, part in places})} parts")
+    return table(rows, title=title, folded=len(places) > GROUPS_IN_SIGHT)
 
 
 def _places(results: Mapping[str, TaskScores]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((one.name, one.group) for result in results.values() for one in result.scores))
 
 
-def _models(report: Report, names: list[str]) -> list[Column]:
-    models = [Column(name, stage=colour_key(report, name)) for name in names]
-    return [Column("unit", text=True), *models, Column("items")]
-
-
 def _score_row(
-    names: list[str], results: Mapping[str, TaskScores], place: tuple[str, str], head: list[Cell | str]
+    report: Report,
+    names: list[str],
+    results: Mapping[str, TaskScores],
+    place: tuple[str, str],
+    head: list[Entry],
 ) -> Row:
     """Show one score of every model; items are a range where models differ in them."""
     known = [found for one in results.values() if (found := one.score(*place))]
     counts = sorted({one.count for one in known})
     says = identity(next(iter(results.values())).settings)
-    cells: list[Cell | str] = [
+    items = " to ".join(map(fig.count, dict.fromkeys((counts[0], counts[-1]))))
+    entries = [
         *head,
-        told(unit_name(known[0].unit), direction(known[0])),
-        *(_score_cell(results.get(name), known[0], says) for name in names),
-        fig.count(counts[0]) if len(counts) == 1 else f"{fig.count(counts[0])} to {fig.count(counts[-1])}",
+        text("unit", comma(unit_name(known[0].unit), direction(known[0]))),
+        *(
+            amount(name, _score_cell(results.get(name), known[0], says), stage=colour_key(report, name))
+            for name in names
+        ),
+        amount("items", items),
     ]
-    return row(cells, *(one.record for one in results.values()))
+    return row(entries, *(one.record for one in results.values()))

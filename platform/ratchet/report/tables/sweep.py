@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratchet.documents.sweep import Objective, Point, SweepOutcome, TrialOutcome
+from ratchet.documents.sweep import Key, Objective, Point, SweepOutcome, TrialOutcome
 from ratchet.report import figures as fig
-from ratchet.report.answers import cut
+from ratchet.report.figures import cut
+from ratchet.report.parts import Cell, PageTable, Row, amount, row, table, text
 from ratchet.report.sweep.values import (
     LONGEST,
     decimals,
@@ -17,8 +18,7 @@ from ratchet.report.sweep.values import (
     shown,
     trials_of,
 )
-from ratchet.report.sweep.words import compared, finished, plan_point, told
-from ratchet.report.tables.training import Cell, Column, Row, Table, row, table
+from ratchet.report.sweep.words import compared, finished, plan_point, result_text
 from ratchet.track.progress import duration
 
 MOST = 60
@@ -28,48 +28,47 @@ REASON = 300
 """Characters of a reason."""
 
 
-def ranked(sweep: SweepOutcome) -> Table | None:
+def ranked(sweep: SweepOutcome) -> PageTable | None:
     """All points, best first; of many the best, the last and the marked ones."""
     own, mine, all_points = plan_point(sweep), trials_of(sweep), ordered(sweep)
     points = thinned(all_points, [one for one in all_points if one.marks or one is own or one.id == sweep.best])
-    names = short_names([key.key for key in sweep.keys])
+    heads = _key_heads(sweep)
     several = len(sweep.objectives) > 1
     over = [_over(sweep, place) for place in range(len(sweep.objectives))]
     against = {one.other: compared(one, decimals(sweep, 0)) for one in sweep.comparisons}
     ahead_of = {sweep.best, *sweep.tied} | {point.id for point in points if several and point.front}
     rows = []
     for point in points:
-        ahead = ("front" if point.front else fig.NONE) if several else _rank(sweep, point)
         marks = [cut(mark, 40) for mark in point.marks] + (["plan's own"] if point is own else [])
-        cells: list[Cell | str] = [
-            ahead,
-            Cell(cut(point.id, LONGEST), stage="best" if point.id in ahead_of else ""),
-            *(shown(point.values.get(key.key), key.kind) for key in sweep.keys),
-            *(_result(sweep, point, place, over[place]) for place in range(len(sweep.objectives))),
-            against.get(point.id, fig.NONE),
-            finished(sweep, max((one.seeds for one in point.results), default=0)),
-            ", ".join(marks) or fig.NONE,
-            _statuses(mine[point.id]),
+        front = text("front", "front" if point.front else fig.NONE)
+        entries = [
+            front if several else amount("rank", _rank(sweep, point)),
+            text("point", Cell(cut(point.id, LONGEST), stage="best" if point.id in ahead_of else "")),
+            *(
+                (text if is_text else amount)(name, shown(point.values.get(key.key), key.kind), unit=unit)
+                for key, name, unit, is_text in heads
+            ),
+            *(
+                amount(cut(one.metric, LONGEST), _result(sweep, point, place, over[place]), _unit(one, over[place]))
+                for place, one in enumerate(sweep.objectives)
+            ),
+            text("first minus this", against.get(point.id, fig.NONE)),
+            amount("seeds finished", finished(sweep, max((one.seeds for one in point.results), default=0))),
+            text("marks", ", ".join(marks) or fig.NONE),
+            text("trials", _statuses(mine[point.id])),
         ]
-        rows.append(row(cells, *([trial.run for trial in mine[point.id]] or [document(sweep)])))
-    columns = [
-        Column("front" if several else "rank", text=several),
-        Column("point", text=True),
-        *(
-            Column(
-                names[key.key],
-                cut(key.key, LONGEST) if names[key.key] != key.key else "",
-                text=not _numeric(sweep, key.key),
-            )
-            for key in sweep.keys
-        ),
-        *(Column(cut(one.metric, LONGEST), _unit(one, over[place])) for place, one in enumerate(sweep.objectives)),
-        Column("first minus this", text=True),
-        Column("seeds finished"),
-        Column("marks", text=True),
-        Column("trials", text=True),
+        rows.append(row(entries, *([trial.run for trial in mine[point.id]] or [document(sweep)])))
+    return table(rows, _left_out(len(rows), len(all_points), "points", "the best, the last and the marked"))
+
+
+def _key_heads(sweep: SweepOutcome) -> list[tuple[Key, str, str, bool]]:
+    """Return each key with its short name, its whole one where that says more, and whether its values are text."""
+    names = short_names([key.key for key in sweep.keys])
+    return [
+        (key, name, cut(key.key, LONGEST) if name != key.key else "", not _numeric(sweep, key.key))
+        for key in sweep.keys
+        for name in [names[key.key]]
     ]
-    return table(columns, rows, _left_out(len(rows), len(all_points), "points", "the best, the last and the marked"))
 
 
 def _rank(sweep: SweepOutcome, point: Point) -> str:
@@ -116,7 +115,7 @@ def _result(sweep: SweepOutcome, point: Point, place: int, usual: str) -> Cell |
         return fig.NONE
     mine = "over seeds" if found.of_seeds else "over items"
     aside = mine if found.standard_error is not None and found.low is None and mine != usual else ""
-    return Cell(told(found, decimals(sweep, place)), aside=aside)
+    return Cell(result_text(found, decimals(sweep, place)), aside=aside)
 
 
 def _statuses(trials: Sequence[TrialOutcome]) -> str:
@@ -126,119 +125,119 @@ def _statuses(trials: Sequence[TrialOutcome]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items()) or fig.NONE
 
 
-def ended(sweep: SweepOutcome) -> Table | None:
+def ended(sweep: SweepOutcome) -> PageTable | None:
     """Trials that failed, were stopped or are not finished, each with its reason."""
     bad = [one for status in ("failed", "stopped", "unfinished") for one in sweep.trials if one.status == status]
     points = {point.id: point for point in sweep.points}
+    keys = cut(", ".join(short_names([key.key for key in sweep.keys]).values()), LONGEST)
     rows = []
     for trial in bad[:MOST]:
-        values = points[trial.point].values
-        said = ", ".join(shown(values.get(key.key), key.kind) for key in sweep.keys)
-        cells: list[Cell | str] = [
-            cut(trial.id, LONGEST),
-            Cell(trial.status, mark=trial.status if trial.status == "failed" else ""),
-            cut(said, 2 * LONGEST),
-            fig.NONE if trial.seed is None else str(trial.seed),
-            cut(" ".join(trial.reason.split()), REASON) or fig.NONE,
-            duration(trial.seconds),
+        said = ", ".join(shown(points[trial.point].values.get(key.key), key.kind) for key in sweep.keys)
+        entries = [
+            text("trial", cut(trial.id, LONGEST)),
+            text("status", Cell(trial.status, mark=trial.status if trial.status == "failed" else "")),
+            text(keys, cut(said, 2 * LONGEST)),
+            amount("seed", fig.NONE if trial.seed is None else str(trial.seed)),
+            text("reason", cut(" ".join(trial.reason.split()), REASON) or fig.NONE),
+            amount("time", duration(trial.seconds)),
         ]
-        rows.append(row(cells, trial.run))
-    texts = ("trial", "status", ", ".join(short_names([key.key for key in sweep.keys]).values()))
-    columns = [*(Column(cut(name, LONGEST), text=True) for name in texts), Column("seed")]
-    columns += [Column("reason", text=True), Column("time")]
-    note = _left_out(len(rows), len(bad), "such trials", "failed ones first")
-    return table(columns, rows, note, "Trials that did not finish")
+        rows.append(row(entries, trial.run))
+    return table(rows, _left_out(len(rows), len(bad), "such trials", "failed ones first"), "Trials that did not finish")
 
 
-def trials(sweep: SweepOutcome) -> Table | None:
+def trials(sweep: SweepOutcome) -> PageTable | None:
     """Every trial, in the order in which they were chosen."""
     rows = []
     for trial in sorted(sweep.trials, key=lambda one: one.number)[: 5 * MOST]:
-        found = [trial.metrics.get(one.metric) for one in sweep.objectives]
-        cells: list[Cell | str] = [
-            fig.count(trial.number),
-            cut(trial.id, LONGEST),
-            cut(trial.point, LONGEST),
-            fig.NONE if trial.seed is None else str(trial.seed),
-            trial.status,
-            *(fig.NONE if one is None else told(one, decimals(sweep, place)) for place, one in enumerate(found)),
-            fig.count(len(trial.steps)),
-            duration(trial.seconds),
-            cut(trial.wandb, LONGEST) if trial.wandb else fig.NONE,
+        entries = [
+            amount("number", fig.count(trial.number)),
+            text("trial", cut(trial.id, LONGEST)),
+            text("point", cut(trial.point, LONGEST)),
+            amount("seed", fig.NONE if trial.seed is None else str(trial.seed)),
+            text("status", trial.status),
+            *(
+                amount(cut(one.metric, LONGEST), result_text(found, decimals(sweep, place)) if found else fig.NONE)
+                for place, one in enumerate(sweep.objectives)
+                for found in [trial.metrics.get(one.metric)]
+            ),
+            amount("stages", fig.count(len(trial.steps))),
+            amount("time", duration(trial.seconds)),
+            text("wandb", cut(trial.wandb, LONGEST) if trial.wandb else fig.NONE),
         ]
-        rows.append(row(cells, trial.run))
-    columns = [Column("number"), Column("trial", text=True), Column("point", text=True), Column("seed")]
-    columns += [Column("status", text=True), *(Column(cut(one.metric, LONGEST)) for one in sweep.objectives)]
-    columns += [Column("stages"), Column("time"), Column("wandb", text=True)]
+        rows.append(row(entries, trial.run))
     note = (
         "± is the standard error over the items of the one trial; in brackets stands a share's exact interval. "
         + _left_out(len(rows), len(sweep.trials), "trials", "the first")
     )
-    return table(columns, rows, note.strip(), "Every trial", folded=True)
+    return table(rows, note.strip(), "Every trial", folded=True)
 
 
-def work(sweep: SweepOutcome) -> Table | None:
+def work_shared(sweep: SweepOutcome) -> PageTable | None:
     """What was computed, what would have been without sharing, and the share saved."""
     done = sweep.work
 
-    def line(name: str, shared: float, unshared: float, *, seconds: bool = False) -> Row:
-        texts = [duration(one) if seconds else fig.count(int(one)) for one in (shared, unshared)]
-        return row([name, *texts, fig.percent(1 - shared / unshared) if unshared else fig.NONE], document(sweep))
+    def line(name: str, shared: str, unshared: str = fig.NONE, saved: float | None = None) -> Row:
+        entries = [text("work", name), amount("with sharing", shared), amount("without", unshared)]
+        return row([*entries, amount("saved", fig.percent(saved), "%")], document(sweep))
 
-    found = ["stages found from before", fig.count(done.stages_found), fig.NONE, fig.NONE]
+    def counts(name: str, shared: int, unshared: int) -> Row:
+        return line(name, fig.count(shared), fig.count(unshared), 1 - shared / unshared if unshared else None)
+
+    spared = 1 - done.seconds / done.seconds_unshared if done.seconds_unshared else None
     rows = [
-        line("stages trained", done.stages, done.stages_unshared),
-        *([row(found, document(sweep))] if done.stages_found else []),
-        line("pairs trained", done.pairs, done.pairs_unshared),
-        line("reference passes", done.reference_passes, done.reference_passes_unshared),
-        line("reference pairs scored", done.reference_pairs, done.reference_pairs_unshared),
-        line("time of that work", done.seconds, done.seconds_unshared, seconds=True),
+        counts("stages trained", done.stages, done.stages_unshared),
+        *([line("stages found from before", fig.count(done.stages_found))] if done.stages_found else []),
+        counts("pairs trained", done.pairs, done.pairs_unshared),
+        counts("reference passes", done.reference_passes, done.reference_passes_unshared),
+        counts("reference pairs scored", done.reference_pairs, done.reference_pairs_unshared),
+        line("time of that work", duration(done.seconds), duration(done.seconds_unshared), spared),
     ]
-    columns = [Column("work", text=True), Column("with sharing"), Column("without"), Column("saved", "%")]
     note = (
         "With sharing: what this sweep made itself. Without: every trial trained each of its own stages and scored its "
         "own reference pairs. Its time is the sum of what the shared work took, once for each trial that has it; "
         "none of it was run."
     )
-    return table(columns, rows, note)
+    return table(rows, note)
 
 
-def importance(sweep: SweepOutcome) -> Table | None:
+def importances(sweep: SweepOutcome) -> PageTable | None:
     """The share of each objective's variation that each key explains."""
     names = short_names([key.key for key in sweep.keys])
-    rows = []
-    for objective in sweep.objectives:
-        found = sorted((one for one in sweep.importance if one.metric == objective.metric), key=lambda one: -one.share)
-        for one in found:
-            cells = [cut(one.metric, LONGEST), names.get(one.key, one.key), fig.percent(one.share)]
-            rows.append(row(cells, document(sweep)))
-    columns = [Column("objective", text=True), Column("key", text=True), Column("share", "%")]
-    return table(columns, rows)
+    rows = [
+        row(
+            [
+                text("objective", cut(one.metric, LONGEST)),
+                text("key", names.get(one.key, one.key)),
+                amount("share", fig.percent(one.share), "%"),
+            ],
+            document(sweep),
+        )
+        for objective in sweep.objectives
+        for one in sorted(sweep.importance, key=lambda one: -one.share)
+        if one.metric == objective.metric
+    ]
+    return table(rows)
 
 
-def stages(sweep: SweepOutcome) -> Table | None:
+def stages(sweep: SweepOutcome) -> PageTable | None:
     """Every trained stage, the most shared first."""
     runs = {trial.id: trial for trial in sweep.trials}
     found = sorted(sweep.stages, key=lambda one: -len(one.trials))
     rows = []
     for one in found[: 5 * MOST]:
         maker = runs.get(one.made_by)
-        cells: list[Cell | str] = [
-            cut(one.name, LONGEST),
-            one.kind,
-            cut(one.chunk, LONGEST) or fig.NONE,
-            cut(one.id, 16),
-            cut(one.start, 16) if one.start else "start model",
-            fig.count(len(one.trials)),
-            cut(one.made_by, LONGEST) or fig.NONE,
-            fig.count(one.pairs),
-            duration(one.seconds),
-            fig.count(one.reference_pairs),
-            duration(one.reference_seconds) if one.reference_pairs else fig.NONE,
+        entries = [
+            text("stage", cut(one.name, LONGEST)),
+            text("kind", one.kind),
+            text("data", cut(one.chunk, LONGEST) or fig.NONE),
+            text("id", cut(one.id, 16)),
+            text("starts from", cut(one.start, 16) if one.start else "start model"),
+            amount("trials that have it", fig.count(len(one.trials))),
+            text("made by", cut(one.made_by, LONGEST) or fig.NONE),
+            amount("pairs trained", fig.count(one.pairs)),
+            amount("time", duration(one.seconds)),
+            amount("reference pairs scored", fig.count(one.reference_pairs)),
+            amount("reference pass", duration(one.reference_seconds) if one.reference_pairs else fig.NONE),
         ]
-        rows.append(row(cells, maker.run if maker else document(sweep)))
-    texts = [Column(name, text=True) for name in ("stage", "kind", "data", "id", "starts from")]
-    columns = [*texts, Column("trials that have it"), Column("made by", text=True), Column("pairs trained")]
-    columns += [Column("time"), Column("reference pairs scored"), Column("reference pass")]
-    note = _left_out(len(rows), len(found), "stages", "the most shared")
-    return table(columns, rows, note, "Every stage", folded=True)
+        rows.append(row(entries, maker.run if maker else document(sweep)))
+    return table(rows, _left_out(len(rows), len(found), "stages", "the most shared"), "Every stage", folded=True)

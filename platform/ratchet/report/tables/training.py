@@ -1,180 +1,120 @@
-"""The report's tables as plain data: the page and the Markdown lay out the same ones.
+"""The report's tables of training: what a run ended with, its steps, and what each did to the answers.
 
-Each function returns a Table, or None where the run has nothing to put in it.
+Each function returns a table, or None where the run has nothing to put in it. The page and the Markdown show the same.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ratchet.documents.report import Report, StepSummary
+from ratchet.model.usage import load_line
 from ratchet.report import figures as fig
-from ratchet.report.pooled import pooled
+from ratchet.report.parts import Cell, PageTable, amount, model_cell, row, table, text
+from ratchet.report.tables.data import pooled
 from ratchet.track.progress import duration
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column: its unit stands in the head, text columns are set to the left; `stage` as in a cell."""
-
-    name: str
-    unit: str = ""
-    text: bool = False
-    stage: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What a cell shows.
-
-    `stage` gives it its colour mark, `mark` a word of caution beside it; `aside` stands small below it.
-    """
-
-    text: str
-    stage: str = ""
-    mark: str = ""
-    aside: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row, and the paths of the records that its numbers stand in."""
-
-    cells: tuple[Cell, ...]
-    records: tuple[str, ...] = ()
-    muted: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table with a title above and a note below it; the page shows a `folded` one on a click."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    note: str = ""
-    title: str = ""
-    folded: bool = False
-
-
-def row(cells: Iterable[Cell | str], *records: str, muted: bool = False) -> Row:
-    """Make a row from cells and plain texts."""
-    made = tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
-    return Row(made, tuple(dict.fromkeys(record for record in records if record)), muted)
-
-
-def table(
-    columns: Sequence[Column], rows: Iterable[Row], note: str = "", title: str = "", *, folded: bool = False
-) -> Table | None:
-    """Make a table, or None without rows; columns that hold dashes alone are left out."""
-    rows = tuple(rows)
-    kept = [i for i, column in enumerate(columns) if any(one.cells[i].text not in {fig.NONE, ""} for one in rows)]
-    if not rows or not kept:
-        return None
-    cut = tuple(dataclasses.replace(one, cells=tuple(one.cells[i] for i in kept)) for one in rows)
-    return Table(tuple(columns[i] for i in kept), cut, note, title, folded)
-
-
-def model_cell(report: Report, name: str) -> Cell:
-    """A model's name with its colour mark."""
-    return Cell(name, stage=colour_key(report, name))
-
-
-def coloured(report: Report) -> list[str]:
-    """What has a colour of its own: the stages of a run; without any, the models that were evaluated."""
-    return report.stages or (report.scores.names if report.scores else [])
-
-
-def colour_key(report: Report, model: str) -> str:
-    """Return the name in `coloured` that gives a model its colour; empty for one that has none."""
-    if not report.steps or model in report.stages:
-        return model
-    return next((step.stage for step in report.steps if step.name == model), "")
-
-
-def headline(report: Report) -> Table | None:
+def headline(report: Report) -> PageTable | None:
     """The final models, and what they are compared with: held-out accuracy, log-probability, answers."""
     finals = report.final_models
     against = {found.against for name in finals if (found := pooled(report, name))}
     shown = [one for one in report.evaluation if one.model in {*finals, *against, "base"}]
     tasks = list(dict.fromkeys(found.task for one in shown for found in one.exact_match))
     kinds = {step.name: step.kind for step in report.steps}
+    names = ", ".join(sorted(against)) or "the reference"
     rows = []
     for one in shown:
-        found, answers = pooled(report, one.model), {answer.task: answer for answer in one.exact_match}
-        cells: list[Cell | str] = [model_cell(report, one.model), kinds.get(one.model, "start")]
-        if found:
-            aside = f"against {found.against}" if len(against) > 1 else ""
-            cells += [Cell(fig.share(found.accuracy[0], found.pairs), aside=aside), fig.with_error(*found.chosen)]
-            cells += [fig.with_error(*found.rejected), fig.count(found.pairs)]
-        else:
-            cells += [fig.NONE] * 4
-        asked = [answers.get(task) for task in tasks]
-        cells += [fig.share(it.score, it.items) if it else fig.NONE for it in asked]
-        records = [*(found.records if found else ()), *(a.record or one.record for a in answers.values())]
-        rows.append(row(cells, *records, muted=one.model not in finals))
-    names = ", ".join(sorted(against)) or "the reference"
-    columns = [
-        Column("model", text=True),
-        Column("kind", text=True),
-        Column("reward accuracy", "%"),
-        Column(f"chosen, against {names}", "nats"),
-        Column(f"rejected, against {names}", "nats"),
-        Column("held-out pairs"),
-        *(Column(f"exact match, {task}", "%") for task in tasks),
-    ]
+        held, answers = pooled(report, one.model), {answer.task: answer for answer in one.exact_match}
+        accuracy = Cell(fig.NONE)
+        if held:
+            aside = f"against {held.against}" if len(against) > 1 else ""
+            accuracy = Cell(fig.share(held.accuracy[0], held.pairs), aside=aside)
+        asked = {task: answers.get(task) for task in tasks}
+        entries = [
+            text("model", model_cell(report, one.model)),
+            text("kind", kinds.get(one.model, "start")),
+            amount("reward accuracy", accuracy, "%"),
+            amount(f"chosen, against {names}", fig.with_error(*held.chosen) if held else fig.NONE, "nats"),
+            amount(f"rejected, against {names}", fig.with_error(*held.rejected) if held else fig.NONE, "nats"),
+            amount("held-out pairs", fig.count(held.pairs) if held else fig.NONE),
+            *(
+                amount(f"exact match, {task}", fig.share(it.score, it.items) if it else fig.NONE, "%")
+                for task, it in asked.items()
+            ),
+        ]
+        records = [*(held.records if held else ()), *(a.record or one.record for a in answers.values())]
+        rows.append(row(entries, *records, muted=one.model not in finals))
     note = (
         f"± is one standard error. {fig.SHARE_NOTE} "
         "Held-out pairs of all sources are pooled, each pair with equal weight. "
         "Models that others start from are shown to compare with."
     )
-    return table(columns, rows, note)
+    return table(rows, note)
 
 
-def chosen(report: Report) -> Table | None:
+def load_lines(report: Report) -> PageTable | None:
+    """The final models with their folders, and how to load them."""
+    rows = [
+        row(
+            [
+                text("model", model_cell(report, step.name)),
+                text("folder", step.folder),
+                text("loaded by", _load_line(step)),
+            ],
+            step.record,
+        )
+        for step in _final_steps(report)
+    ]
+    return table(rows, "In Python, after `import transformers`. The folders are those of the machine of the run.")
+
+
+def model_lines(report: Report) -> Iterator[str]:
+    """Yield the folder of each final model, and the line that loads it, for a terminal."""
+    for step in _final_steps(report):
+        yield f"{step.name:<20} model: {step.folder}"
+        yield f"{'':<20} {_load_line(step)}"
+
+
+def _final_steps(report: Report) -> list[StepSummary]:
+    return [step for step in report.steps if step.folder and step.name in report.final_models]
+
+
+def _load_line(step: StepSummary) -> str:
+    return load_line(step.folder, trust_remote_code=step.trust_remote_code)
+
+
+def chosen(report: Report) -> PageTable | None:
     """Whether each preference step raised or lowered the chosen answers' log-probability."""
+    held_of = {step.name: pooled(report, step.name) for step in report.steps if step.does.reads_pairs}
+    against = ", ".join(sorted({held.against for held in held_of.values() if held}))
     rows = []
-    told = sum(step.does.reads_pairs for step in report.steps)
     for step in report.steps:
         if not step.does.reads_pairs:
             continue
-        end, low = end_of(step, "logps/chosen_delta"), end_of(step, "logps/rejected_delta")
-        held = pooled(report, step.name)
-        verdict = verdict_of(*(held.chosen if held and held.chosen[0] is not None else end), told)
-        cells: list[Cell | str] = [
-            model_cell(report, step.name),
-            step.kind,
-            _option(step, "beta"),
-            _option(step, "penalty"),
-            step.reference or fig.NONE,
-            fig.with_error(*end),
-            fig.with_error(*low),
-            fig.percent(end_of(step, "dpop/active")[0], decimals=0),
-            fig.with_error(*held.chosen) if held else fig.NONE,
-            Cell(verdict, mark="fell" if verdict == "fell" else ""),
+        end, held = end_of(step, "logps/chosen_delta"), held_of[step.name]
+        verdict = verdict_of(*(held.chosen if held and held.chosen[0] is not None else end), len(held_of))
+        entries = [
+            text("step", model_cell(report, step.name)),
+            text("kind", step.kind),
+            amount("β", _option(step, "beta")),
+            amount("λ", _option(step, "penalty")),
+            text("reference", step.reference or fig.NONE),
+            amount("chosen at end", fig.with_error(*end), "nats"),
+            amount("rejected at end", fig.with_error(*end_of(step, "logps/rejected_delta")), "nats"),
+            amount("penalty active", fig.percent(end_of(step, "dpop/active")[0], decimals=0), "%"),
+            amount(f"held-out chosen against {against}", fig.with_error(*held.chosen) if held else fig.NONE, "nats"),
+            text("chosen answer", Cell(verdict, mark="fell" if verdict == "fell" else "")),
         ]
-        rows.append(row(cells, step.record, *(held.records if held else ())))
-    against = {found.against for step in report.steps if step.does.reads_pairs and (found := pooled(report, step.name))}
-    columns = [
-        Column("step", text=True),
-        Column("kind", text=True),
-        Column("β"),
-        Column("λ"),
-        Column("reference", text=True),
-        Column("chosen at end", "nats"),
-        Column("rejected at end", "nats"),
-        Column("penalty active", "%"),
-        Column(f"held-out chosen against {', '.join(sorted(against))}", "nats"),
-        Column("chosen answer", text=True),
-    ]
+        rows.append(row(entries, step.record, *(held.records if held else ())))
     note = (
         "At end: mean over the last tenth of the step's training batches, against its own reference. The verdict is of "
-        f"the held-out mean where there is one: rose or fell by more than {_reach(told):.2f} standard errors, else "
-        "level. That is 5 % for all steps of this table together."
+        "the held-out mean where there is one: rose or fell by more than "
+        f"{_reach(len(held_of)):.2f} standard errors, else level. That is 5 % for all steps of this table together."
     )
-    return table(columns, rows, note)
+    return table(rows, note)
 
 
 def end_of(step: StepSummary, key: str) -> tuple[float | None, float | None]:
@@ -205,74 +145,123 @@ def _option(step: StepSummary, key: str) -> str:
     return f"{value:g}" if isinstance(value, int | float) else fig.NONE
 
 
-def steps(report: Report) -> Table | None:
+def steps(report: Report) -> PageTable | None:
     """What each step did: data, models, steps, first loss."""
     rows = []
     for step in report.steps:
-        tolerance = step.first_loss_tolerance
-        cells: list[Cell | str] = [
-            model_cell(report, step.name),
-            step.kind,
-            ", ".join(step.chunk),
-            step.start or fig.NONE,
-            step.reference or fig.NONE,
-            fig.count(step.pairs),
-            f"{step.epochs:g}" if step.epochs is not None else fig.NONE,
-            fig.count(step.steps),
-            _option(step, "batch"),
-            fig.small(rate) if isinstance(rate := step.options.get("learning_rate"), int | float) else fig.NONE,
-            fig.loss(step.first_loss),
-            fig.small(tolerance),
-            fig.count(step.resumed_from),
+        rate = step.options.get("learning_rate")
+        entries = [
+            text("step", model_cell(report, step.name)),
+            text("kind", step.kind),
+            text("data", ", ".join(step.chunk)),
+            text("starts from", step.start or fig.NONE),
+            text("reference", step.reference or fig.NONE),
+            amount("pairs", fig.count(step.pairs)),
+            amount("epochs", f"{step.epochs:g}" if step.epochs is not None else fig.NONE),
+            amount("steps", fig.count(step.steps)),
+            amount("batch", _option(step, "batch")),
+            amount("learning rate", fig.small(rate) if isinstance(rate, int | float) else fig.NONE),
+            amount("first loss", fig.loss(step.first_loss)),
+            amount("tolerance", fig.small(step.first_loss_tolerance)),
+            amount("went on after step", fig.count(step.resumed_from)),
         ]
-        rows.append(row(cells, step.record))
-    columns = [
-        *(Column(name, text=True) for name in ("step", "kind", "data", "starts from", "reference")),
-        *(Column(name) for name in ("pairs", "epochs", "steps", "batch", "learning rate", "first loss")),
-        Column("tolerance"),
-        Column("went on after step"),
-    ]
+        rows.append(row(entries, step.record))
     note = "Where a preference step starts as its reference, the first loss of dpo and dpop is ln 2 = 0.693147."
-    return table(columns, rows, note if any(step.first_loss is not None for step in report.steps) else "")
+    return table(rows, note if any(step.first_loss is not None for step in report.steps) else "")
 
 
-def throughput(report: Report) -> Table | None:
+def merges(report: Report) -> PageTable | None:
+    """Merged models: which models were averaged, and the share of each."""
+    rows = []
+    for step in report.steps:
+        if step.does.trains:
+            continue
+        names = [report.last_step(name) for name in step.options.get("of", ())]
+        weights = step.options.get("weights") or [1.0] * len(names)
+        total = sum(weights)
+        parts = [f"{weight / total:.3g} × {name}" for weight, name in zip(weights, names, strict=False)]
+        entries = [text("model", model_cell(report, step.name)), text("average of", " + ".join(parts))]
+        rows.append(row(entries, step.record))
+    return table(rows)
+
+
+def effects(report: Report) -> PageTable | None:
+    """What publishing kept of each step that was trained."""
+    rows = []
+    for step in report.steps:
+        found = step.effect
+        if found is None:
+            continue
+        entries = [
+            text("step", model_cell(report, step.name)),
+            text("over", found["of"]),
+            amount("pairs", fig.count(found["pairs"])),
+            amount("margin as trained", fig.number(found["margin_trained"], 4), "nats"),
+            amount("margin as published", fig.number(found["margin_published"], 4), "nats"),
+            amount("chosen as trained", fig.number(found["chosen_trained"], 2), "nats"),
+            amount("chosen as published", fig.number(found["chosen_published"], 2), "nats"),
+            amount("effect kept", fig.percent(found["kept"])),
+        ]
+        rows.append(row(entries, step.record))
+    note = (
+        "Margin: how much more the chosen answers gained on their reference than the rejected ones. Where adapters are "
+        "merged below float32, the sum is rounded; a dash: too little was gained to tell what was kept."
+    )
+    return table(rows, note)
+
+
+def engines(report: Report) -> PageTable | None:
+    """How another engine's reference scores compared with the trainer's, for each step that asked one."""
+    rows = []
+    for step in report.steps:
+        found = step.reference_agreement
+        if found is None:
+            continue
+        sides = found["chosen"], found["rejected"]
+        off = [fig.with_error(side["bias"], side["deviation"]) for side in sides]
+        entries = [
+            text("step", model_cell(report, step.name)),
+            text("scored by", step.reference_engine or fig.NONE),
+            amount("pairs compared", fig.count(found["pairs"])),
+            amount("chosen off by", off[0], "nats"),
+            amount("rejected off by", off[1], "nats"),
+            amount("worst chosen", fig.small(sides[0]["worst"]), "nats"),
+            amount("worst rejected", fig.small(sides[1]["worst"]), "nats"),
+            amount("shift", fig.small(found["shift"])),
+            amount("borne", fig.small(found["bound"])),
+            amount("first loss by it", fig.loss(found["first_loss"])),
+        ]
+        rows.append(row(entries, step.record))
+    note = (
+        "Mean and standard deviation of another engine's score minus the trainer's, on a fixed sample. Shift: how far "
+        "that moves the argument of the loss, root mean square; above what is borne, the trainer scored the reference. "
+        "First loss: what ln 2 = 0.693147 would become."
+    )
+    return table(rows, note)
+
+
+def throughput(report: Report) -> PageTable | None:
     """Where the time went; the reference pass stands apart."""
     rows = []
     for step in report.steps:
         passed = step.reference_pairs, step.reference_seconds
         rate = passed[0] / passed[1] if passed[0] and passed[1] else None
         how = {True: "reused", False: "scored", None: fig.NONE}[step.reference_reused]
-        cells: list[Cell | str] = [
-            model_cell(report, step.name),
-            _time(step.seconds),
-            _time(step.train_seconds),
-            fig.number(step.pairs_per_second, 1),
-            fig.number(step.tokens_per_second, 0),
-            how,
-            _time(step.reference_seconds),
-            fig.count(step.reference_pairs),
-            fig.number(rate, 1),
-            fig.number(step.peak_memory_mb, 0),
-            fig.count(step.workers),
+        entries = [
+            text("step", model_cell(report, step.name)),
+            amount("whole step", _time(step.seconds)),
+            amount("training", _time(step.train_seconds)),
+            amount("training", fig.number(step.pairs_per_second, 1), "pairs/s"),
+            amount("training", fig.number(step.tokens_per_second, 0), "tokens/s"),
+            text("reference", how),
+            amount("reference pass", _time(step.reference_seconds)),
+            amount("reference pairs", fig.count(step.reference_pairs)),
+            amount("reference", fig.number(rate, 1), "pairs/s"),
+            amount("peak memory", fig.number(step.peak_memory_mb, 0), "MB"),
+            amount("workers", fig.count(step.workers)),
         ]
-        rows.append(row(cells, step.record))
-    columns = [
-        Column("step", text=True),
-        Column("whole step"),
-        Column("training"),
-        Column("training", "pairs/s"),
-        Column("training", "tokens/s"),
-        Column("reference", text=True),
-        Column("reference pass"),
-        Column("reference pairs"),
-        Column("reference", "pairs/s"),
-        Column("peak memory", "MB"),
-        Column("workers"),
-    ]
-    return table(
-        columns, rows, "Reused: scored before, for another step or by another run; its time is not in this step's."
-    )
+        rows.append(row(entries, step.record))
+    return table(rows, "Reused: scored before, for another step or by another run; its time is not in this step's.")
 
 
 def _time(seconds: float | None) -> str:
