@@ -9,8 +9,8 @@ import pytest
 from bits import flip
 from harness_example import own_task
 from mirror import write_hub_folder
-from ratchet.evaluate.harness.copies import NAME, Copies, copy_faults
-from ratchet.evaluate.harness.definitions import content_of, load_definitions, quiet
+from ratchet.evaluate.harness.data import NAME, Copies, content_of, copy_faults
+from ratchet.evaluate.harness.definitions import load_definitions, quiet
 from ratchet.plan.tasks import Harness
 
 ROWS = [{"text": f"question {n}", "choices": ["a", "bb", "ccc"], "answer": n % 3} for n in range(40)]

@@ -13,8 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.engines.likelihood import likelihoods, may_share
-from ratchet.evaluate.engines.local import LocalEngine, end_ids_of, prompt_ids
-from ratchet.evaluate.engines.sampling import Draw, cut_answers
+from ratchet.evaluate.engines.local import Draw, LocalEngine, cut_answers, end_ids_of, prompt_ids
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.pair import Turn
 from ratchet.plan.model import Scratch

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.evaluate.judges.guard import REMOVED, Guard, in_square_brackets
-from ratchet.evaluate.judges.judge import Judge, JudgeCase, Verdict, judge_cases
-from ratchet.evaluate.judges.verdicts import DISPUTED, NO_RATING, read_as_fastchat
+from ratchet.evaluate.judges.judge import DISPUTED, NO_RATING, Judge, JudgeCase, Verdict, judge_cases
 from ratchet.evaluate.mt_bench.files import TalkQuestion, TalkQuestions, read_set
 from ratchet.evaluate.mt_bench.run import Talk, judge_talks
 from ratchet.plan.task_parts import Files
 from ratchet.serving.requests import Answer
+from recorded_judgments import read_as_fastchat
 from tests.conftest import ROOT
 
 # --- what a candidate's text cannot do ---------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import pytest
 
 from endpoint_server import NOW, Behaviour, Server, hangs_up, says, serving, slow, stops_half_way, well
 from ratchet.errors import DataError, EndpointError, ModelError, PlanError, RatchetError
-from ratchet.evaluate.judges.judge import JudgeCase, Verdict, endpoint_judge, engine_judge, judge_cases
-from ratchet.evaluate.judges.verdicts import NO_RATING, OUT_OF_RANGE
+from ratchet.evaluate.judges.judge import NO_RATING, OUT_OF_RANGE, JudgeCase, Verdict, judge_cases
+from ratchet.evaluate.judges.kinds import endpoint_judge, engine_judge
 from ratchet.evaluate.thoughts import UNCLOSED
 from ratchet.plan.judge import EndpointJudge
 from ratchet.serving.requests import Answer, Request

@@ -15,17 +15,17 @@ from scipy import stats
 from endpoint_server import chat
 from ratchet.errors import EndpointError, ModelError, RatchetError
 from ratchet.evaluate.engines.pool import Candidate
-from ratchet.evaluate.judges.judge import Judge
-from ratchet.evaluate.judges.verdicts import NO_RATING
+from ratchet.evaluate.judges.judge import NO_RATING, Judge
+from ratchet.evaluate.judges.kinds import ReplayEngine
 from ratchet.evaluate.mt_bench.files import read_set
 from ratchet.evaluate.mt_bench.run import GAVE_UP, TOO_LONG, MtBenchRun, prompt_for, run_mt_bench
-from ratchet.evaluate.mt_bench.scores import read_judgments, scores_from, talk_scores
+from ratchet.evaluate.mt_bench.scores import scores_from
 from ratchet.evaluate.results import Item
 from ratchet.evaluate.statistics import clustered, estimate
 from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import MtBench
-from ratchet.serving.replay import ReplayEngine
 from ratchet.serving.requests import Answer, ChatRequest, Request
+from recorded_judgments import read_judgments, talk_scores
 from tests.conftest import ROOT
 
 SHORT = ROOT / "eval/sets/short-chat"

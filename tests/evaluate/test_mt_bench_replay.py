@@ -10,7 +10,7 @@ import pytest
 
 from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.judges.guard import Guard
-from ratchet.evaluate.judges.judge import replay_judge
+from ratchet.evaluate.judges.kinds import replay_judge
 from ratchet.evaluate.mt_bench.files import read_set
 from ratchet.evaluate.mt_bench.run import prompt_for, run_mt_bench
 from ratchet.plan.judge import ReplayJudge

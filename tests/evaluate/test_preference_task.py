@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from ratchet.errors import DataError
-from ratchet.evaluate.preference import mean_gamma, reward_scores
-from ratchet.evaluate.preference_task import preference_result
+from ratchet.evaluate.preference import mean_gamma, preference_result, reward_scores
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.plan.data import Source
 from ratchet.plan.tasks import Preference

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.evaluate.judges.guard import Guard
-from ratchet.evaluate.judges.judge import Judge, JudgeCase, judge_cases
-from ratchet.evaluate.judges.verdicts import DISPUTED, NO_RATING, OUT_OF_RANGE, read_as_fastchat, read_verdict
+from ratchet.evaluate.judges.judge import DISPUTED, NO_RATING, OUT_OF_RANGE, Judge, JudgeCase, judge_cases, read_verdict
 from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.serving.requests import Answer
+from recorded_judgments import read_as_fastchat
 
 MARKS = [
     ("<think>", "</think>"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from ratchet.evaluate.judges.verdicts import read_as_fastchat
 from ratchet.evaluate.mt_bench.files import TalkQuestion
 from ratchet.evaluate.mt_bench.run import Talk, judge_talks
+from recorded_judgments import read_as_fastchat
 from tests.evaluate.test_judge import ATTACKS, TEMPLATE, asked_set, mind_judge
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from bits import flip
 from ratchet.errors import CorruptError, RatchetError
-from ratchet.evaluate.harness.copies import copy_faults
+from ratchet.evaluate.harness.data import copy_faults
 from ratchet.evaluate.harness.requests import kept_rows
 from ratchet.evaluate.results import read_result
 from ratchet.pairs.table import open_table

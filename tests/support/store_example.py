@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ratchet.documents.scores import Score
-from ratchet.evaluate.harness.copies import Copies
+from ratchet.evaluate.harness.data import Copies
 from ratchet.evaluate.harness.requests import digest_doc, kept_rows
 from ratchet.evaluate.results import Item, TaskResult, write_result
 from ratchet.pairs.tokens import TOKENISED, TokenWriter

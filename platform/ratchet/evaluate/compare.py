@@ -13,7 +13,7 @@ import numpy as np
 from ratchet.documents.scores import Comparison, Relation, Verdict
 from ratchet.errors import DataError, some
 from ratchet.evaluate.results import Item, TaskResult
-from ratchet.evaluate.statistics import FLIPS, clustered, error_of_mean, holm, normal_p, paired
+from ratchet.evaluate.statistics import FLIPS, NORMAL_95, clustered, error_of_mean, holm, normal_p, paired
 from ratchet.reference.store import Floats
 
 LEVEL = 0.05
@@ -21,7 +21,6 @@ LEVEL = 0.05
 
 _FLIPS_FOR_EACH = 100
 """Sign flips for every comparison of a table: the least p-value of a flip, times their number, is well below 0.05."""
-_NORMAL_95 = 1.959963984540054
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +238,7 @@ def _averaged(
     mean, error = float(np.mean(differences)), error_of_mean(errors)
     # An error of 0 with a difference comes from a handful of items that all agree: no z can be had from it.
     certain = error <= 1e-12 * abs(mean)
-    reach = [_NORMAL_95 * error] * 2
+    reach = [NORMAL_95 * error] * 2
     if any(not part.standard_error and part.low != part.high for part in rows):
         apart = [[(part.difference or 0.0) - (part.low or 0.0), (part.high or 0.0) - (part.difference or 0.0)]
                  for part in rows]  # fmt: skip

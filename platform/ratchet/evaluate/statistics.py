@@ -80,11 +80,6 @@ def clustered(
     return Estimate(design.mean(values), design.error(values), len(values))
 
 
-def mean_of_groups(values: Floats, groups: Sequence[str]) -> Estimate:
-    """Return the plain mean of the groups' means of `values` (N,), each item its own cluster."""
-    return clustered(values, [str(index) for index in range(len(values))], groups=groups)
-
-
 def error_of_mean(errors: Sequence[float]) -> float:
     """Return the standard error of the mean of k independent numbers with these errors: √(Σ se²)/k."""
     return float(np.sqrt(np.sum(np.square(errors))) / len(errors))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ratchet.errors import CorruptError, some
-from ratchet.evaluate.harness import copies
+from ratchet.evaluate.harness.data import copy_faults
 from ratchet.evaluate.harness.requests import digest_fault
 from ratchet.fsck.part import StorePart
 from ratchet.pipeline.carried import KEY, begun_as
@@ -172,7 +172,7 @@ def _requests(path: Path, layout: Layout) -> Iterator[StorePart]:
 
 
 def _copies(folder: Path, layout: Layout) -> Iterator[StorePart]:
-    wrong = copies.copy_faults(folder)
+    wrong = copy_faults(folder)
     lease = layout.lease("datasets")
     yield (
         StorePart(folder, "damaged", some(wrong), lease, lambda: _removed(folder)) if wrong else StorePart(folder, "ok")

@@ -269,7 +269,7 @@ BUILT_IN: Mapping[str, TaskKind] = {
     "preference": TaskKind(
         settings=Preference,
         title="A preference task",
-        run="ratchet.evaluate.preference_task:TASK",
+        run="ratchet.evaluate.preference:TASK",
         by_content=("data", "reference"),
         paths={},
         libraries=(),

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import hashlib
+import importlib.metadata
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,18 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Kind
 
 from ratchet.errors import DataError, PlanError, RatchetError, some
-from ratchet.evaluate.harness.copies import Copies
-from ratchet.evaluate.harness.failures import failure_of
+from ratchet.evaluate.harness.data import Copies, content_of, data_digest, files_beside, folder_digest
 from ratchet.evaluate.harness.leaderboard import apply_openllm_v1, check_openllm_v1
 from ratchet.plan.document import Problem
 from ratchet.plan.reading import read
 from ratchet.plan.tasks import Harness
 from ratchet.store.files import at_home
-from ratchet.store.fingerprint import digest_file
 
 # The whole index of lm-eval, over ten thousand files, takes half a minute; these folders take a tenth of a second.
 _FOLDERS = ("arc", "hellaswag", "mmlu/default", "truthfulqa", "winogrande", "gsm8k")
 _FILE_FORMATS = frozenset({"json", "parquet", "csv", "arrow", "text"})
+_LONGEST_SAID = 300
+_log = logging.getLogger(__name__)
 _SHOTS_SEED = 1234  # what lm-eval's command draws examples with
 
 
@@ -73,10 +74,10 @@ class _Factory(TaskFactory):  # type: ignore[misc]
         options = dict(config.get("dataset_kwargs") or {})
         if name in _FILE_FORMATS:
             beside = entry.yaml_path.parent if entry.yaml_path else Path()
-            options["data_files"], files = _beside(options.get("data_files"), beside)
-            digest = self.data[name] = _digest(files, beside)
+            options["data_files"], files = files_beside(options.get("data_files"), beside)
+            digest = self.data[name] = data_digest(files, beside)
         elif folder := self._folder(name):
-            digest = self.data.get(name) or _digest(
+            digest = self.data.get(name) or data_digest(
                 sorted(path for path in folder.rglob("*") if path.is_file()), folder
             )
             config["dataset_path"], self.data[name] = str(folder), digest
@@ -137,7 +138,7 @@ def load_definitions(asked: Harness, data_root: Path | None, cache: Path) -> Loa
         factory.data,
         {name: content_of(task) for name, task in leaves.items()},
         _metric(asked, leaves, found["groups"]),
-        _digest_folder(asked.include),
+        folder_digest(asked.include),
     )
 
 
@@ -161,19 +162,6 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
-
-
-def content_of(task: Any) -> str:
-    """Return a digest of the rows of a task: of all splits that it asks or draws examples from."""
-    config, digest = task.config, hashlib.sha256()
-    names = {config.training_split, config.validation_split, config.test_split, task.fewshot_cfg.split} - {None}
-    for split in sorted(names & set(task.dataset)):
-        digest.update(f"{split} {len(task.dataset[split])}\n".encode())
-        table = task.dataset[split].data.table
-        for batch in table.combine_chunks().to_batches():
-            digest.update(batch.serialize())
-        digest.update(str(table.schema.remove_metadata()).encode())
-    return digest.hexdigest()[:20]
 
 
 def _manager(asked: Harness) -> TaskManager:
@@ -236,36 +224,6 @@ def _metric(asked: Harness, leaves: Mapping[str, Any], groups: Mapping[str, Any]
     raise PlanError(f"{asked.task} has no metric {asked.metric}", fix=has)
 
 
-def _beside(data_files: Any, folder: Path) -> tuple[Any, list[Path]]:
-    """Return data files with those that lie beside the definition by their full path, and the local ones."""
-    if isinstance(data_files, Mapping):
-        pairs = {split: _beside(some_files, folder) for split, some_files in data_files.items()}
-        return {split: pair[0] for split, pair in pairs.items()}, [path for pair in pairs.values() for path in pair[1]]
-    if isinstance(data_files, list | tuple):
-        found = [_beside(name, folder) for name in data_files]
-        return [pair[0] for pair in found], [path for pair in found for path in pair[1]]
-    if isinstance(data_files, str):
-        path = next((path for path in (folder / data_files, Path(data_files)) if path.is_file()), None)
-        return (str(path.resolve()), [path]) if path else (data_files, [])
-    return data_files, []
-
-
-def _digest_folder(folder: str | None) -> str:
-    if folder is None:
-        return ""
-    files = (path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return _digest(sorted(files), Path(folder))
-
-
-def _digest(files: list[Path], folder: Path) -> str:
-    """Return one digest over files' contents and their names below `folder`."""
-    lines = [
-        f"{path.relative_to(folder) if path.is_relative_to(folder) else path.name} {digest_file(path)}"
-        for path in files
-    ]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:20]
-
-
 _OWN_TAGS = ("!function", "!include")
 """Tags of lm-eval. `!function` runs Python that lies beside the definition: who names the folder trusts it."""
 
@@ -283,3 +241,49 @@ def check_definitions(folder: Path) -> None:
 
 def _is_own(problem: Problem) -> bool:
     return any(f"the tag {tag} " in problem.what for tag in _OWN_TAGS)
+
+
+def failure_of(error: Exception, task: str) -> RatchetError:
+    """Return the error of Ratchet's that says what a task of lm-eval, or a library that it uses, failed with."""
+    if isinstance(error, RatchetError):
+        return error
+    _log.debug("%s failed", task, exc_info=error)
+    if isinstance(error, ImportError):
+        name = (error.name or _missing(str(error)) or "").partition(".")[0]
+        return PlanError(
+            f"{task} needs the Python package {name or '?'}, which is not installed: {_one_line(error)}",
+            fix=f"pip install {_requirement(name)}" if name else "install it beside lm-eval",
+        )
+    if isinstance(error, LookupError) and "nltk" in str(error).lower():
+        resource = re.search(r"download\('([\w.-]+)'\)", str(error))
+        return DataError(
+            f"{task} needs data of NLTK that are not on this machine: {resource[1] if resource else _one_line(error)}",
+            fix=f"python -m nltk.downloader {resource[1] if resource else '…'}",
+        )
+    return DataError(
+        f"{task} failed inside lm-eval: {_one_line(error)}",
+        fix="look at the task's definition and its data, or leave the task out; the other tasks are asked all the same",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_SAID]}"
+
+
+def _missing(said: str) -> str | None:
+    found = re.search(r"['\"`]([A-Za-z][\w.-]*)['\"`]", said)
+    return found[1] if found else None
+
+
+def _requirement(module: str) -> str:
+    """Return what pip is asked for: the extra of lm-eval that lists the package, or the package."""
+    wanted = _plain(module)
+    for line in importlib.metadata.requires("lm_eval") or ():
+        found = re.match(r"([\w.-]+).*;\s*extra == \"([\w-]+)\"", line)
+        if found and _plain(found[1]) == wanted and found[2] not in {"dev", "api"}:
+            return f"'lm-eval[{found[2]}]'"
+    return module.replace("_", "-")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

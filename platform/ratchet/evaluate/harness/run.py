@@ -23,8 +23,7 @@ from ratchet.errors import ModelError, PlanError, RatchetError, StorageError
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.asking import Encoder, HarnessRequests, ReplayModel, encode_requests
-from ratchet.evaluate.harness.definitions import Loaded, load_definitions, quiet
-from ratchet.evaluate.harness.failures import failure_of
+from ratchet.evaluate.harness.definitions import Loaded, failure_of, load_definitions, quiet
 from ratchet.evaluate.harness.figures import total_of, values_of
 from ratchet.evaluate.harness.requests import build_rows, kept_rows, requests_key
 from ratchet.evaluate.harness.scores import HarnessScored, harness_result

@@ -1,28 +1,21 @@
 """Judges: who they are, what they are asked, and what becomes of their answers.
 
-A judgment without one clear rating from 1 to 10 is asked for again; it is never a score.
+A judgment without one clear rating from 1 to 10 is asked for again; it is never a score. A rating stands as FastChat
+asks for it (Zheng et al. 2023, llm_judge): `[[number]]`, else `Rating: [number]`. It is looked for in what the judge
+says, not in what it thinks, and only where the judge came to its end.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
-from ratchet.errors import DataError, ModelError, RatchetError
+from ratchet.errors import RatchetError
 from ratchet.evaluate.judges.guard import in_square_brackets
-from ratchet.evaluate.judges.verdicts import NO_RATING, read_verdict
+from ratchet.evaluate.thoughts import UNCLOSED, spoken
 from ratchet.pairs.pair import Turn
-from ratchet.plan.judge import EndpointJudge, ReplayJudge
-from ratchet.serving.endpoint import Endpoint, EndpointSettings
-from ratchet.serving.journal import Journal
-from ratchet.serving.replay import ReplayEngine
-from ratchet.serving.requests import Answer, ChatRequest, Engine, Request, Sampling
-from ratchet.serving.retry import REAL_PACE, RequestPace
-from ratchet.store.files import at_home
-from ratchet.store.fingerprint import digest_file
+from ratchet.serving.requests import Answer, ChatRequest, Request, Sampling
 
 FAILED = "judge failed"
 """How the problem of a judgment begins whose request got no answer."""
@@ -30,6 +23,39 @@ MAX_TOKENS = 2048
 WARMER = 0.1
 """Temperature that each further attempt at one judgment adds; the first is at 0."""
 _HEAD = re.compile(r" for the | to the |[:(]")
+LOWEST, HIGHEST = 1.0, 10.0
+NO_RATING = "no rating"
+OUT_OF_RANGE = "rating out of range"
+DISPUTED = "disputed: several ratings, or one that may be quoted"
+
+_NUMBER = r"(\d+\.?\d*)"
+_STRONG = re.compile(rf"\[\[{_NUMBER}\]\]", re.ASCII)
+_LOOSE = r"[^\w\[\]\n]{0,8}"
+_CALLED = rf"\b(?:rating|score|grade|verdict)\b{_LOOSE}"
+_FLAGS = re.ASCII | re.IGNORECASE | re.MULTILINE
+# What is no rating as it was asked for, but shows that another `[[number]]` may be an example: an escaped or bold one,
+# `[[7/10]]`, a plain `Rating: 7`.
+_OTHER = re.compile(
+    r"\\?\[\s?\\?\[[^\w\[\]\n]{0,4}(\d+(?:[.,]\d+)?)[^\[\]\n]{0,12}\]\s?\\?\]"
+    r"|\brating\b[^\w\[\n]{0,8}[:=][^\w\[\n]{0,8}(\d+(?:\.\d+)?)(?!\w)",
+    _FLAGS,
+)
+# A bare `[number]` is a citation or a place in a list, unless it is called a rating or is the last line.
+_STATED = re.compile(
+    rf"\b(?:rating|score|grade|verdict)\b[^\w\[\n:=]{{0,8}}(?:[:=]|\b(?:is|of)\b){_LOOSE}\[{_NUMBER}\](?!\])"
+    rf"|{_CALLED}\[{_NUMBER}\]\W*$"
+    rf"|^[^\w\[\]]*\[{_NUMBER}\]\W*\Z",
+    _FLAGS,
+)
+_ORDER = r"(?:\d+|one|two|first|second)"
+_THING = r"(?:turn|question|answer|response|round)"
+# A judge of two turns may rate each of them before it rates what it was asked to rate.
+_PART = re.compile(
+    rf"\b(?:{_THING}\W{{1,4}}{_ORDER}|{_ORDER}\W{{1,4}}{_THING})\b[^\[\]\n]{{0,24}}\[\[{_NUMBER}\]\]", _FLAGS
+)
+_WHOLE = re.compile(rf"\b(?:rating|score|grade|verdict|overall|final)\b{_LOOSE}\[\[{_NUMBER}\]\]", _FLAGS)
+# What servers call an answer that its author ended: OpenAI and vLLM, Anthropic, TGI, Together, Cohere.
+_ENDED = frozenset({"stop", "end_turn", "stop_sequence", "eos_token", "eos", "complete"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,53 +73,6 @@ class Judge:
     attempt: Callable[[Sequence[Request]], list[Answer | RatchetError]]
     control: tuple[str, ...] = ()
     holds: Callable[[str], bool] = lambda _: False
-
-
-@contextlib.contextmanager
-def endpoint_judge(
-    said: EndpointJudge, journal: Path, pace: RequestPace = REAL_PACE, look: Callable[[], None] = lambda: None
-) -> Iterator[Judge]:
-    """Yield a server as judge; judgments are kept in `journal`, and none there is asked for twice.
-
-    What `look` raises, which is called before every request, ends the judging. Raises PlanError, RunError,
-    CorruptError, StorageError.
-    """
-    with Journal(journal) as kept:
-        settings = EndpointSettings(**said.model_dump(exclude={"kind"}))
-        yield Judge(said.model, f"endpoint {said.base_url}", Endpoint(settings, kept, pace, look).attempt)
-
-
-def replay_judge(said: ReplayJudge) -> Judge:
-    """Return a recording as judge. Raises DataError where the file is none, or has nothing by that judge."""
-    path = at_home(said.file)
-    replay = ReplayEngine(path, said.judge)
-    return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt, holds=replay.holds)
-
-
-def engine_judge(name: str, how: str, engine: Engine, control: Sequence[str] = ()) -> Judge:
-    """Return a local model as judge; `name` says which, weights included.
-
-    Where the engine refuses requests that come together, each is asked alone, and only those that it
-    refuses again fail. Where that is every one, the error is raised.
-    """
-
-    def attempt(requests: Sequence[Request]) -> list[Answer | RatchetError]:
-        try:
-            return list(engine.answer(requests))
-        except (ModelError, DataError):
-            alone = [_alone(engine, request) for request in requests]
-            if all(isinstance(answer, RatchetError) for answer in alone):
-                raise
-            return alone
-
-    return Judge(name, how, attempt, tuple(control))
-
-
-def _alone(engine: Engine, request: Request) -> Answer | RatchetError:
-    try:
-        return engine.answer([request])[0]
-    except (ModelError, DataError) as error:
-        return error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,3 +143,44 @@ def _verdict(answer: Answer | RatchetError, case: JudgeCase, before: Verdict) ->
     quotable = in_square_brackets((*case.answers, *case.given))
     reading = read_verdict(answer.text, answer.finish_reason, quotable)
     return Verdict(reading.rating, reading.problem, texts), reading.rating is None
+
+
+@dataclasses.dataclass(frozen=True)
+class VerdictReading:
+    """What a judgment says: a rating from 1 to 10, else the problem."""
+
+    rating: float | None
+    problem: str = ""
+
+
+def read_verdict(text: str, finish_reason: str = "stop", quotable: Iterable[float] = ()) -> VerdictReading:
+    """Return the rating in a judgment, or why it has none.
+
+    There is none in a judgment that did not come to its end, in thoughts, and where several ratings differ: nobody
+    can tell which one is meant. `quotable` are numbers that others wrote in square brackets, so that a bare
+    `[number]` among them may be a quotation.
+    """
+    said = spoken(text)
+    if finish_reason.lower() not in _ENDED:
+        return VerdictReading(None, f"{NO_RATING} ({finish_reason or 'unfinished'})")
+    if said is None:
+        return VerdictReading(None, f"{NO_RATING} ({UNCLOSED})")
+    whole = _of_the_whole(said)
+    strong = _values(_STRONG, whole)
+    found = strong | _values(_STATED, said)
+    if not found:
+        return VerdictReading(None, NO_RATING)
+    if len(found) > 1 or not _values(_OTHER, whole) <= found or (not strong and found & set(quotable)):
+        return VerdictReading(None, DISPUTED)
+    (rating,) = found
+    return VerdictReading(rating) if LOWEST <= rating <= HIGHEST else VerdictReading(None, OUT_OF_RANGE)
+
+
+def _of_the_whole(said: str) -> str:
+    """Return what is said without ratings of single turns, where there is one of the whole beside them."""
+    rest = _PART.sub("", said)
+    return rest if _WHOLE.search(rest) else said
+
+
+def _values(pattern: re.Pattern[str], text: str) -> set[float]:
+    return {float(next(filter(None, found.groups())).replace(",", ".")) for found in pattern.finditer(text)}

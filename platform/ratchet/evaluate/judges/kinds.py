@@ -5,22 +5,128 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ratchet.errors import PlanError
+from ratchet.errors import DataError, ModelError, PlanError, RatchetError
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.engines.kinds import engine_label
-from ratchet.evaluate.judges.judge import Judge, endpoint_judge, engine_judge, replay_judge
+from ratchet.evaluate.judges.judge import Judge
 from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of
-from ratchet.plan.judge import JUDGE_KINDS, EndpointJudge, ModelJudge
+from ratchet.plan.judge import JUDGE_KINDS, EndpointJudge, ModelJudge, ReplayJudge
 from ratchet.plan.judge import Judge as AnyJudge
 from ratchet.plan.task_parts import Answering
 from ratchet.reference.models import model_content, model_of
-from ratchet.serving.requests import Answer, Engine, Request
+from ratchet.serving.endpoint import Endpoint, EndpointSettings
+from ratchet.serving.journal import Journal
+from ratchet.serving.requests import Answer, ChatRequest, Engine, Request, request_words
+from ratchet.serving.retry import REAL_PACE, RequestPace
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file, fingerprint
 from ratchet.store.lease import Wait, leased
+from ratchet.store.lines import json_rows
+
+_NAMES_SHOWN = 8
+
+
+@contextlib.contextmanager
+def endpoint_judge(
+    said: EndpointJudge, journal: Path, pace: RequestPace = REAL_PACE, look: Callable[[], None] = lambda: None
+) -> Iterator[Judge]:
+    """Yield a server as judge; judgments are kept in `journal`, and none there is asked for twice.
+
+    What `look` raises, which is called before every request, ends the judging. Raises PlanError, RunError,
+    CorruptError, StorageError.
+    """
+    with Journal(journal) as kept:
+        settings = EndpointSettings(**said.model_dump(exclude={"kind"}))
+        yield Judge(said.model, f"endpoint {said.base_url}", Endpoint(settings, kept, pace, look).attempt)
+
+
+def replay_judge(said: ReplayJudge) -> Judge:
+    """Return a recording as judge. Raises DataError where the file is none, or has nothing by that judge."""
+    path = at_home(said.file)
+    replay = ReplayEngine(path, said.judge)
+    return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt, holds=replay.holds)
+
+
+def engine_judge(name: str, how: str, engine: Engine, control: Sequence[str] = ()) -> Judge:
+    """Return a local model as judge; `name` says which, weights included.
+
+    Where the engine refuses requests that come together, each is asked alone, and only those that it
+    refuses again fail. Where that is every one, the error is raised.
+    """
+
+    def attempt(requests: Sequence[Request]) -> list[Answer | RatchetError]:
+        try:
+            return list(engine.answer(requests))
+        except (ModelError, DataError):
+            alone = [_alone(engine, request) for request in requests]
+            if all(isinstance(answer, RatchetError) for answer in alone):
+                raise
+            return alone
+
+    return Judge(name, how, attempt, tuple(control))
+
+
+def _alone(engine: Engine, request: Request) -> Answer | RatchetError:
+    try:
+        return engine.answer([request])[0]
+    except (ModelError, DataError) as error:
+        return error
+
+
+class ReplayEngine:
+    """Judgments of one judge, found by the prompt that the judge was given.
+
+    A line has `judge` (a list of the judge's name and the prompt's), `user_prompt` and `judgment`.
+    Recordings were drawn at temperature 0: a request at another one is not in them.
+    Raises DataError where the file cannot be read, a line is not a judgment, or none is by `judge`.
+    """
+
+    def __init__(self, path: Path, judge: str) -> None:
+        self.path, self.judge = path, judge
+        self._said: dict[str, set[str]] = {}
+        others = set()
+        for number, row in json_rows(path):
+            by = row.get("judge")
+            name = by[0] if isinstance(by, list) and by else by
+            texts = name, row.get("user_prompt"), row.get("judgment")
+            if not all(isinstance(text, str) for text in texts):
+                raise DataError(
+                    "no judgment: judge, user_prompt or judgment is missing, or no text",
+                    where=f"{path}:{number}",
+                    fix="give a file of FastChat's model_judgment",
+                )
+            others.add(str(name))
+            if name == judge:
+                self._said.setdefault(row["user_prompt"], set()).add(row["judgment"])
+        if not self._said:
+            there = ", ".join(sorted(others)[:_NAMES_SHOWN])
+            raise DataError(f"has no judgment by {judge!r}", where=str(path), fix=f"it has judgments by {there}")
+
+    def holds(self, prompt: str) -> bool:
+        """Return whether this prompt has a recorded answer."""
+        return prompt in self._said
+
+    def attempt(self, requests: Sequence[Request]) -> list[Answer | RatchetError]:
+        """Return the recorded answer to each request, or a DataError where there is none, in their order."""
+        return [self._find(request) for request in requests]
+
+    def _find(self, request: Request) -> Answer | RatchetError:
+        said: set[str] = set()
+        if isinstance(request, ChatRequest) and request.turns and not request.sampling.temperature:
+            said = self._said.get(request.turns[-1].content, set())
+        if len(said) == 1:
+            return Answer(next(iter(said)), "stop")
+        if said:
+            return DataError(
+                f"several judgments in the recording for {request_words(request)}",
+                where=str(self.path),
+                fix="keep the lines of one model and one run",
+            )
+        return DataError(f"not in the recording for {request_words(request)}", where=str(self.path))
 
 
 @contextlib.contextmanager
@@ -35,10 +141,10 @@ def _own_judge(candidates: Candidates, said: ModelJudge) -> Iterator[Judge]:
         marks = [token.content for token in own.tokenizer.added_tokens_decoder.values() if token.special]
         name = spec.name or model.folder.name
         how = f"{engine_label(said.engine, gpu=bool(bench.cluster.gpus_per_worker))}, weights {model.weights}"
-        yield engine_judge(name, how, _Alone(candidate.engine, candidates), marks)
+        yield engine_judge(name, how, _InTurn(candidate.engine, candidates), marks)
 
 
-class _Alone:
+class _InTurn:
     """An engine that starts once the candidate's processes have ended: one GPU may have to do for both."""
 
     def __init__(self, engine: Engine, candidates: Candidates) -> None:

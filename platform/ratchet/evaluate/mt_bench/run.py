@@ -16,9 +16,8 @@ from ratchet.errors import ModelError, some
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.judges.guard import Guard
-from ratchet.evaluate.judges.judge import MAX_TOKENS, WARMER, Judge, JudgeCase, Verdict, judge_cases
+from ratchet.evaluate.judges.judge import HIGHEST, LOWEST, MAX_TOKENS, WARMER, Judge, JudgeCase, Verdict, judge_cases
 from ratchet.evaluate.judges.kinds import open_judge
-from ratchet.evaluate.judges.verdicts import HIGHEST, LOWEST
 from ratchet.evaluate.mt_bench.files import WITH_REFERENCE, TalkQuestion, TalkQuestions, read_set
 from ratchet.evaluate.mt_bench.scores import METRIC, answer_line, item_id, judgment_line, scores_from
 from ratchet.evaluate.results import Item, TaskResult, count_problems

@@ -1,26 +1,20 @@
-"""From ratings to scores as FastChat averages them, and FastChat's files of judgments and answers."""
+"""From ratings to scores as FastChat averages them, and lines of FastChat's files of judgments and answers."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from ratchet.documents.scores import Score
-from ratchet.errors import DataError
 from ratchet.evaluate import statistics
-from ratchet.evaluate.judges.verdicts import read_as_fastchat, read_verdict
 from ratchet.evaluate.results import Item, join_notes, without_error
-from ratchet.store.lines import json_rows
 
 MOST_MISSING = 0.05
 """Share of judgments that may be missing from a score; with more it has no value."""
 METRIC = "rating"
-_SAID_NOTHING, _NO_SCORE = "$ERROR$", -1.0
+_SAID_NOTHING = "$ERROR$"
 
 
 def item_id(question_id: int | str, turn: int) -> str:
@@ -57,86 +51,6 @@ def _score(name: str, items: Sequence[Item], about: str, *, group: str = "") -> 
         return Score(name, METRIC, None, None, len(rated), "points", group, join_notes(lost, about))
     note = join_notes(lost, about, without_error(found.standard_error, "question"))
     return Score(name, METRIC, found.mean, found.standard_error, found.count, "points", group, note)
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordedJudgment:
-    """One judgment of a file of FastChat's `model_judgment`; `rating` is None where it has none, for `problem`."""
-
-    model: str
-    question_id: int | str
-    turn: int
-    judge: tuple[str, ...]
-    rating: float | None
-    problem: str
-    judgment: str
-
-
-def read_judgments(paths: Iterable[Path]) -> list[RecordedJudgment]:
-    """Read recorded judgments, each of (model, question, turn, judge) once.
-
-    Equal ones, as two copies of one run give, are one. Raises DataError where two differ (two runs blended
-    into one file), where a line is none, and where its `score` is not the rating in its judgment.
-    """
-    found: dict[tuple[Any, ...], tuple[RecordedJudgment, str]] = {}
-    for path in paths:
-        for number, row in json_rows(path):
-            where = f"{path}:{number}"
-            one = _recorded(row, where)
-            key = (one.model, one.question_id, one.turn, one.judge)
-            before, place = found.setdefault(key, (one, where))
-            if before.judgment != one.judgment:
-                raise DataError(
-                    f"another judgment of turn {one.turn} of question {one.question_id} by {one.model} than at {place}",
-                    where=where,
-                    fix="keep the lines of one run",
-                )
-    return [one for one, _ in found.values()]
-
-
-def _recorded(row: Mapping[str, Any], where: str) -> RecordedJudgment:
-    try:
-        by = row["judge"]
-        judge = tuple(map(str, by)) if isinstance(by, list) else (str(by),)
-        question_id, turn, text = row["question_id"], row["turn"], row["judgment"]
-        stored = float(row["score"])
-        model = row["model"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"no judgment: {type(error).__name__}: {error}", where=where, fix="give a file of FastChat's model_judgment"
-        ) from None
-    if turn not in (1, 2) or not isinstance(text, str) or not isinstance(question_id, int | str):
-        raise DataError("no judgment of turn 1 or 2 of a question", where=where, fix="correct or remove the line")
-    reading, theirs = read_verdict(text), read_as_fastchat(text)
-    if stored not in {_score_of(theirs), _score_of(reading.rating)}:
-        raise DataError(
-            f"its score is {stored:g}, but its judgment reads {'no rating' if theirs is None else f'{theirs:g}'}",
-            where=where,
-            fix="find out which is right: the file was edited, or written by other rules",
-        )
-    return RecordedJudgment(str(model), question_id, turn, judge, reading.rating, reading.problem, text)
-
-
-def _score_of(rating: float | None) -> float:
-    return _NO_SCORE if rating is None else rating
-
-
-def talk_scores(
-    judgments: Iterable[RecordedJudgment], categories: Mapping[int | str, str]
-) -> dict[str, tuple[Score, ...]]:
-    """Return each model's scores from recorded judgments; `categories` are of the questions, where known."""
-    items: dict[str, list[Item]] = {}
-    for one in judgments:
-        items.setdefault(one.model, []).append(
-            Item(
-                item=item_id(one.question_id, one.turn),
-                cluster=str(one.question_id),
-                values={} if one.rating is None else {METRIC: one.rating},
-                group=categories.get(one.question_id, ""),
-                problem=one.problem,
-            )
-        )
-    return {model: scores_from(rows) for model, rows in items.items()}
 
 
 def answer_line(model: str, question_id: int | str, turns: Sequence[str], when: float) -> str:

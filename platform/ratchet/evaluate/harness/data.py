@@ -1,4 +1,6 @@
-"""`datasets`' copies of local data, which it memory-maps: each is held against digests before anything reads it.
+"""Where the data of lm-eval's tasks lie, what they are known by, and `datasets`' copies of them.
+
+`datasets` memory-maps its copies: each is held against digests before anything reads it.
 
     store/datasets/<digest of the data's files>/copies.json   configs that were read, and size and SHA-256 of each file
 
@@ -9,13 +11,16 @@ holds a lease; who finds a sound one needs none.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ratchet.errors import CorruptError
-from ratchet.store.fingerprint import digest_once
+from ratchet.store.fingerprint import digest_file, digest_once
 from ratchet.store.lease import leased
 from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.store.sound import faults
@@ -91,3 +96,47 @@ def _files(folder: Path) -> dict[str, Path]:
     """Return the files of a data set's copies by their names; `datasets`' locks are none."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
     return {str(path.relative_to(folder)): path for path in found if path != folder / NAME}
+
+
+def content_of(task: Any) -> str:
+    """Return a digest of the rows of a task: of all splits that it asks or draws examples from."""
+    config, digest = task.config, hashlib.sha256()
+    names = {config.training_split, config.validation_split, config.test_split, task.fewshot_cfg.split} - {None}
+    for split in sorted(names & set(task.dataset)):
+        digest.update(f"{split} {len(task.dataset[split])}\n".encode())
+        table = task.dataset[split].data.table
+        for batch in table.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+        digest.update(str(table.schema.remove_metadata()).encode())
+    return digest.hexdigest()[:20]
+
+
+def files_beside(data_files: Any, folder: Path) -> tuple[Any, list[Path]]:
+    """Return data files with those that lie beside the definition by their full path, and the local ones."""
+    if isinstance(data_files, Mapping):
+        pairs = {split: files_beside(some_files, folder) for split, some_files in data_files.items()}
+        return {split: pair[0] for split, pair in pairs.items()}, [path for pair in pairs.values() for path in pair[1]]
+    if isinstance(data_files, list | tuple):
+        found = [files_beside(name, folder) for name in data_files]
+        return [pair[0] for pair in found], [path for pair in found for path in pair[1]]
+    if isinstance(data_files, str):
+        path = next((path for path in (folder / data_files, Path(data_files)) if path.is_file()), None)
+        return (str(path.resolve()), [path]) if path else (data_files, [])
+    return data_files, []
+
+
+def folder_digest(folder: str | None) -> str:
+    """Return one digest over the files of a folder of definitions; nothing where there is none."""
+    if folder is None:
+        return ""
+    files = (path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return data_digest(sorted(files), Path(folder))
+
+
+def data_digest(files: list[Path], folder: Path) -> str:
+    """Return one digest over files' contents and their names below `folder`."""
+    lines = [
+        f"{path.relative_to(folder) if path.is_relative_to(folder) else path.name} {digest_file(path)}"
+        for path in files
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:20]
