@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
 from ratchet import __version__, redact
 from ratchet.commands.terminal import let_go, nobody_reads, take_every_sign
 from ratchet.errors import RatchetError
+from ratchet.plan.plugins import broken_unsaid
 from ratchet.store import warned
+
+_log = logging.getLogger("ratchet.cli")  # in a job this module is `__main__`, which no handler of ours hears
 
 COMMANDS = {
     "check": ("ratchet.commands.check", "say what is wrong with plans and suites"),
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warned.send(None)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _parser(words).parse_args(words)  # loads the command, and with it the kinds that packages add
+        arguments = _parser(words).parse_args(words)
         status: int = arguments.main(arguments)
         sys.stdout.flush()
     except RatchetError as error:
@@ -52,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         let_go()
         return UNREAD
+    finally:  # also after `--help`, which ends by SystemExit
+        for fault in broken_unsaid():
+            _log.warning("%s", fault)
     return status
 
 

@@ -30,6 +30,8 @@ from ratchet import redact
 Code = Literal[
     "plan.no-point",
     "plan.nothing-finished",
+    "plan.kind",
+    "plan.other-file",
     "plan.condition",
     "plan.rows",
     "data.no-report",
@@ -70,6 +72,8 @@ Code = Literal[
 CODES: Mapping[Code, str] = {
     "plan.no-point": "the sweep has no point of this id",
     "plan.nothing-finished": "no trial that could be promoted has finished",
+    "plan.kind": "a kind that another package adds cannot be used, or is not installed here",
+    "plan.other-file": "the file is a plan, a suite or a sweep space, and another of them is needed",
     "plan.condition": "a condition of `where` cannot be read",
     "plan.rows": "a source asks for what its rows cannot give",
     "data.no-report": "the folder has no report.json or sweep.json",

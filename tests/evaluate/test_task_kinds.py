@@ -20,12 +20,14 @@ from ratchet.pipeline.named import named_files
 from ratchet.plan import suite
 from ratchet.plan.judge import Engine
 from ratchet.plan.load import load_plan
-from ratchet.plan.suite import BUILT_IN, Suite, added_kinds, task_kind
+from ratchet.plan.plugins import Kinds
+from ratchet.plan.suite import BUILT_IN, Suite, added_task, task_kind
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 
 INPUTS = Inputs(None, Path("store"), None)
 SETTINGS = """
+import dataclasses
 from typing import Literal
 from ratchet.plan.task_parts import Answering, Rows, TaskKind
 
@@ -35,10 +37,10 @@ class Lengths(Answering):
     guide: str | None = None
 
 ROW = TaskKind(
-    settings=Lengths, title="A lengths task", run="tiny_run:TASK", by_content=("rows", "guide"),
-    paths={"guide": "file"}, libraries=(), needs_chat_template=True, needs_plan=False, judged=False,
-    quantises=False, units=("share",), averages=True,
+    settings=Lengths, run="tiny_run:TASK", by_content=("rows", "guide"),
+    paths={"guide": "file"}, libraries=(), needs_chat_template=True, units=("share",), averages=True,
 )
+NO_MODEL = dataclasses.replace(ROW, settings=int)
 """
 RUN = """
 from ratchet.evaluate.results import Item, Score, TaskResult
@@ -85,11 +87,8 @@ def test_a_row_and_its_settings_and_what_asks_it_are_of_one_kind(kind: str) -> N
     assert row.settings.model_fields["kind"].annotation.__args__ == (kind,)  # type: ignore[union-attr]
     keys = set(row.settings.model_fields)
     assert {*row.by_content, *row.paths} <= keys
-    assert {"source": row.needs_plan, "judge": row.judged, "quantise": row.quantises} == {
-        "source": "source" in keys, "judge": "judge" in keys, "quantise": "quantise" in keys
-    }  # fmt: skip
     assert task_run(kind).run is not None
-    assert row.title in Path(__file__).parents[2].joinpath("docs/plan.md").read_text(encoding="utf-8")
+    assert f"## Tasks of kind {kind}" in Path(__file__).parents[2].joinpath("docs/plan.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_kind_is_an_error_and_no_default() -> None:
@@ -142,9 +141,14 @@ def test_what_a_chrf_task_reads_goes_along_with_a_plan(tmp_path: Path) -> None:
     assert [(one.text, one.path) for one in found] == [("rows.jsonl", ("tasks", "letters", "rows", "path"))]
 
 
+def tasks() -> Kinds:
+    """The table of kinds as a process makes it that starts now."""
+    return Kinds("ratchet.tasks", "task", tuple(BUILT_IN))
+
+
 def added(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The row of the kind that is installed, known as it is after a start."""
-    row = added_kinds()["lengths"]
+    row = tasks().rows(added_task)["lengths"]
     monkeypatch.setattr(suite, "TASK_KINDS", {**BUILT_IN, "lengths": row})
     return row
 
@@ -190,13 +194,16 @@ def test_a_headline_that_counts_something_else_is_an_error(site: Path, monkeypat
         ("lengths = tiny_tasks:Lengths", "is of type ModelMetaclass, not TaskKind"),
         ("lengths = tiny_tasks:NONE", "cannot be loaded: AttributeError"),
         ("lengths = not_there:ROW", "cannot be loaded: ModuleNotFoundError"),
+        ("lengths = tiny_tasks:NO_MODEL", "its row cannot be read: AttributeError"),
     ],
 )
 def test_a_kind_that_cannot_be_used_says_why(site: Path, entry: str, said: str) -> None:
     install(site, entry=entry)
-    with pytest.raises(PlanError, match=said) as error:
-        added_kinds()
-    assert error.value.where == "tiny-tasks 1.2" and "tiny-tasks" in error.value.fix
+    table = tasks()
+    assert table.rows(added_task) == {}
+    (fault,) = table.faults.values()
+    assert fault.code == "plan.kind" and said in fault.what and entry in fault.what
+    assert fault.where == "tiny-tasks 1.2" and "tiny-tasks" in fault.fix
 
 
 @pytest.mark.usefixtures("site")
@@ -225,4 +232,4 @@ def test_check_reads_a_suite_of_a_kind_that_was_added(site: Path, tmp_path: Path
     assert done.returncode == 2 and "tasks.a.colour" in said and "lengths" in said and "no such file" in said, said
     install(site, entry="lengths = not_there:ROW")
     done = check(site)
-    assert done.returncode == 2 and "error: tiny-tasks 1.2: 'lengths' of ratchet.tasks cannot be used" in done.stderr
+    assert done.returncode == 2 and "tiny-tasks 1.2: the entry point lengths = not_there:ROW of" in done.stderr

@@ -14,7 +14,7 @@ from ratchet.errors import CorruptError, PlanError, RunError
 from ratchet.pipeline import engines, session, training
 from ratchet.pipeline.context import Gate
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.reference import ReferenceScores
+from ratchet.plan.schema import ReferenceScores
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoreJob, ScoringModel
 from ratchet.reference.score import _identity, deadly

@@ -23,8 +23,7 @@ from ratchet.plan.data import Source
 from ratchet.plan.load import plan_of as plan_of_document
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.reading import parse
-from ratchet.plan.reference import ReferenceScores
-from ratchet.plan.schema import Plan, Track
+from ratchet.plan.schema import Plan, ReferenceScores, Track
 from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.tune.forecast import planned_steps
 

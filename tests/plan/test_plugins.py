@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from plugin_example import install
-from ratchet.errors import PlanError
-from ratchet.plan.plugins import plugins
+from plugin_example import KIND, install
+from raised import raises
+from ratchet.plan.plugins import Kinds
 from ratchet.plan.stages import AddedLoss
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,26 +66,60 @@ def test_a_broken_one_and_a_doubled_one_name_their_package(tmp_path: Path, monke
     install(tmp_path / "one", version="1.0", losses={"broken": "no_such_module:ROW", "wrong": "json:dumps"})
     install(tmp_path / "two", version="2.0", name="ratchet-other", losses={"taken": "a:B"})
     install(tmp_path / "three", version="3.0", name="ratchet-third", losses={"taken": "c:D"})
-    monkeypatch.syspath_prepend(str(tmp_path / "one"))
-    found = plugins("ratchet.losses", ())
-    with pytest.raises(PlanError, match=r"ratchet-hinge 1.0: 'broken' .*No module named.*\n.*uninstall") as caught:
-        found["broken"].load(AddedLoss)
-    assert caught.value.exit_code == 2
-    with pytest.raises(PlanError, match=r"'wrong' .* is of type function, not AddedLoss"):
-        found["wrong"].load(AddedLoss)
-    with pytest.raises(PlanError, match="Ratchet has a kind of that name"):
-        plugins("ratchet.losses", ("broken",))
-    monkeypatch.syspath_prepend(str(tmp_path / "two"))
-    monkeypatch.syspath_prepend(str(tmp_path / "three"))
-    with pytest.raises(
-        PlanError, match=r"ratchet-(other|third) .*'taken' .*ratchet-(other|third) .* has a kind of that name"
-    ):
-        plugins("ratchet.losses", ())
+    for folder in ("one", "two", "three"):
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+    table = Kinds("ratchet.losses", "stage", ("wrong",))
+    assert set(table.added) == {"broken", "taken"}
+    assert "Ratchet has a kind of that name" in table.faults["wrong"].what
+    assert table.faults["taken"].where == "ratchet-third 3.0" and "ratchet-other 2.0" in table.faults["taken"].what
+    with raises("plan.kind") as caught:
+        table.added["broken"].load(AddedLoss)
+    assert caught.value.where == "ratchet-hinge 1.0" and "broken = no_such_module:ROW" in caught.value.what
+    assert "pip uninstall ratchet-hinge" in caught.value.fix and caught.value.exit_code == 2
+    with raises("plan.kind"):
+        Kinds("ratchet.losses", "stage", ()).added["wrong"].load(AddedLoss)
 
 
-def test_a_broken_one_stops_check_with_its_name(tmp_path: Path) -> None:
-    install(tmp_path / "packages", version="1.0", losses={"broken": "no_such_module:ROW"})
+def test_a_kind_that_no_package_adds_is_an_error_and_no_default() -> None:
+    table = Kinds("ratchet.losses", "stage", ("dpo",))
+    assert table.release_of("dpo") is None
+    with raises("plan.kind") as caught:
+        table.release_of("hinge")
+    assert "install the package that adds it" in caught.value.fix
+
+
+KINDS = """
+import dataclasses
+from hinge_kind import ROW
+
+SUPERVISED = dataclasses.replace(ROW, stage=None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("losses", "wrong"),
+    [
+        ({"broken": "no_such_module:ROW"}, "broken = no_such_module:ROW of ratchet.losses cannot be used"),
+        ({"hinge": "hinge_broken:SUPERVISED"}, "hinge = hinge_broken:SUPERVISED of ratchet.losses cannot be used"),
+    ],
+)
+def test_a_broken_one_stops_what_reads_a_plan_and_nothing_else(
+    tmp_path: Path, losses: dict[str, str], wrong: str
+) -> None:
+    packages = tmp_path / "packages"
+    install(packages, version="1.0", losses=losses)
+    (packages / "hinge_kind.py").write_text(KIND, encoding="utf-8")
+    (packages / "hinge_broken.py").write_text(KINDS, encoding="utf-8")
     (tmp_path / "plan.yaml").write_text("name: p\n", encoding="utf-8")
-    done = run("-m", "ratchet.cli", "check", "plan.yaml", packages=tmp_path / "packages", cwd=tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "error: ratchet-hinge 1.0: 'broken' of ratchet.losses cannot be used" in done.stderr
+    (tmp_path / "store").mkdir()
+
+    def ratchet(*words: str) -> subprocess.CompletedProcess[str]:
+        return run("-m", "ratchet.cli", *words, packages=packages, cwd=tmp_path)
+
+    done = ratchet("check", "plan.yaml")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "warning" not in done.stderr
+    assert f"ratchet-hinge 1.0: the entry point {wrong}" in done.stderr and "pip uninstall" in done.stderr
+    for words in (("fsck", "."), ("check", "--help")):
+        done = ratchet(*words)
+        assert done.returncode == 0 and done.stdout, done.stderr
+        assert f"warning: ratchet-hinge 1.0: the entry point {wrong}" in done.stderr

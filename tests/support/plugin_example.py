@@ -23,7 +23,7 @@ class Hinge(PreferenceStage):
     width: Annotated[float, Field(gt=0)] = 1.0
 
 ROW = AddedLoss(
-    stage=StageKind(settings=Hinge, section="A hinge stage", loss_axis="loss", metrics=(), warns_of_near_twins=False),
+    stage=StageKind(settings=Hinge, loss_axis="loss", metrics=(), warns_of_near_twins=False),
     loss="hinge_loss:ROW",
 )
 '''

@@ -13,8 +13,7 @@ from ratchet.errors import PlanError
 from ratchet.pipeline.paths import fault, path_problems
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.here import refuse_suite_here
-from ratchet.plan.load import load_suite
+from ratchet.plan.load import load_suite, refuse_suite_here
 from ratchet.plan.model import DAY, ModelSpec, changed, is_commit
 from ratchet.plan.naming import Place
 from ratchet.plan.reading import parse

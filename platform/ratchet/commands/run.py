@@ -7,8 +7,7 @@ import sys
 
 from ratchet.commands.arguments import add_here, add_plan, begin
 from ratchet.pipeline.paths import path_problems
-from ratchet.plan.here import refuse_plan_here
-from ratchet.plan.load import load_plan
+from ratchet.plan.load import load_plan, refuse_plan_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

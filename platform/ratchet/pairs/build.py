@@ -98,7 +98,7 @@ BUILDERS: dict[str, Builder] = {
 @functools.cache
 def builder_of(name: str) -> Builder:
     """Return a builder by its name. Raises PlanError where that of another package cannot be used."""
-    return BUILDERS[name] if name in BUILDERS else plan_data.ADDED_BUILDERS[name].load(Builder)
+    return BUILDERS[name] if name in BUILDERS else plan_data.BUILDER_KINDS.added[name].load(Builder)
 
 
 def build_pairs(row: Sides | ChoiceQuestion, builder: str | None, seed: int) -> list[Built]:

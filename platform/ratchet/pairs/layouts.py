@@ -289,7 +289,7 @@ LAYOUTS: dict[str, RowLayout] = {
 @functools.cache
 def layout_of(name: str) -> RowLayout:
     """Return a layout by its name. Raises PlanError where that of another package cannot be used."""
-    return LAYOUTS[name] if name in LAYOUTS else plan_data.ADDED_LAYOUTS[name].load(RowLayout)
+    return LAYOUTS[name] if name in LAYOUTS else plan_data.LAYOUT_KINDS.added[name].load(RowLayout)
 
 
 def detect(rows: Sequence[Fields], where: str) -> str:

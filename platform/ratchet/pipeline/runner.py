@@ -47,7 +47,7 @@ from ratchet.pipeline.steps import ensure_step, finished, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.training import step_jobs
-from ratchet.plan.here import refuse_plan_here
+from ratchet.plan.load import refuse_plan_here
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, trains

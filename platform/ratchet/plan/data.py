@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ratchet.errors import PlanError
 from ratchet.plan.base import Seed, Strict, hub_name, local, one_of, wrong
-from ratchet.plan.plugins import Plugin, plugins
+from ratchet.plan.plugins import table_of
 
 LAYOUTS = ("pair", "implicit_prompt", "alpaca", "sharegpt", "scored", "instruction", "choices", "annotated")
 """The layouts of rows that come with Ratchet; `pairs.layouts` says which keys each looks for."""
 BUILDERS = ("arithmetic_corruption", "multiple_choice")
 """The builders of pairs that come with Ratchet; `pairs.build` has them."""
-ADDED_LAYOUTS = plugins("ratchet.layouts", ("auto", *LAYOUTS))
-ADDED_BUILDERS = plugins("ratchet.builders", BUILDERS)
+LAYOUT_KINDS = table_of("ratchet.layouts", "layout", ("auto", *LAYOUTS))
+BUILDER_KINDS = table_of("ratchet.builders", "builder", BUILDERS)
 
 if TYPE_CHECKING:
     Layout: TypeAlias = str
     Build: TypeAlias = str
 else:
-    Layout = Literal[("auto", *LAYOUTS, *ADDED_LAYOUTS)]
-    Build = Literal[(*BUILDERS, *ADDED_BUILDERS)]
+    Layout = Literal[(*LAYOUT_KINDS.built_in, *LAYOUT_KINDS.added)]
+    Build = Literal[(*BUILDERS, *BUILDER_KINDS.added)]
 
 
 class Generated(Strict):
@@ -106,18 +103,6 @@ def packages_of(source: Source) -> dict[str, str]:
 
     `auto` looks for Ratchet's own layouts alone. Raises PlanError where this host lacks one of them.
     """
-    named: list[tuple[str, str, Mapping[str, Plugin], tuple[str, ...]]]
-    named = [("layout", source.layout, ADDED_LAYOUTS, ("auto", *LAYOUTS))]
-    if source.build is not None:
-        named.append(("build", source.build, ADDED_BUILDERS, BUILDERS))
-    found = {}
-    for key, kind, added, built_in in named:
-        if kind in added:
-            found[key] = added[kind].release
-        elif kind not in built_in:
-            raise PlanError(
-                f"no {key} is called {kind!r}",
-                where=platform.node(),
-                fix="install the package that adds it, on every host",
-            )
-    return found
+    asked = {"layout": LAYOUT_KINDS.release_of(source.layout)}
+    asked |= {} if source.build is None else {"build": BUILDER_KINDS.release_of(source.build)}
+    return {key: release for key, release in asked.items() if release is not None}

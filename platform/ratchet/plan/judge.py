@@ -72,14 +72,12 @@ class JudgeKind:
     """All that is known of a kind of judge before it is asked. No column has a default.
 
     settings      its keys in a suite
-    title         its heading on the reference page
     how_only      keys that say how it is asked, not who it is: they are in no identity
     path          the key that names a file, or None; what is in a model is known already
     key_variable  the key that names the environment variable with a secret, or None
     """
 
     settings: type[Strict]
-    title: str
     how_only: frozenset[str]
     path: str | None
     key_variable: str | None
@@ -88,16 +86,13 @@ class JudgeKind:
 JUDGE_KINDS: Mapping[str, JudgeKind] = {
     "endpoint": JudgeKind(
         settings=EndpointJudge,
-        title="A judge behind a URL",
         how_only=frozenset(
             {"concurrency", "timeout_seconds", "max_attempts", "budget", "key_variable", "allow_private"}
         ),
         path=None,
         key_variable="key_variable",
     ),
-    "model": JudgeKind(settings=ModelJudge, title="Your own judge", how_only=frozenset(), path=None, key_variable=None),
-    "replay": JudgeKind(
-        settings=ReplayJudge, title="A recorded judge", how_only=frozenset(), path="file", key_variable=None
-    ),
+    "model": JudgeKind(settings=ModelJudge, how_only=frozenset(), path=None, key_variable=None),
+    "replay": JudgeKind(settings=ReplayJudge, how_only=frozenset(), path="file", key_variable=None),
 }
 """The rows by kind; `evaluate.judges.kinds` says how each is asked."""

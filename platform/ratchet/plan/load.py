@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ratchet.errors import PlanError
-from ratchet.plan import explain, override, references, space_rules
+from ratchet.plan import explain, override, references
 from ratchet.plan.document import Document, KeyPath, Problem, dotted, fail
+from ratchet.plan.judge import ModelJudge
 from ratchet.plan.naming import counted_from_its_file
 from ratchet.plan.outline import close, either, hint
+from ratchet.plan.plugins import refuse_broken
 from ratchet.plan.reading import in_yaml, read
 from ratchet.plan.schema import Evaluation, Plan
-from ratchet.plan.space import Space
+from ratchet.plan.space import Space, space_problems
 from ratchet.plan.suite import Suite, named_judge, source_of, task_kind
 
 Schema = TypeVar("Schema", Plan, Suite, Space)
 Also = Callable[[Document, type[Plan] | type[Suite]], Iterable[Problem]]
 """Looks for faults of a plan or suite that its text does not show: whether what it names is on this machine."""
+_TRAINER = "set it to trainer, which is in this process"
 _SCHEMAS = {"stages": "a plan", "tasks": "an evaluation suite", "keys": "a sweep space"}
 """The top-level key that says what a file is."""
 
@@ -39,9 +42,7 @@ def load_plan(path: Path, overrides: Sequence[str] = (), also: Also = nothing_mo
 
 def read_plan(path: Path, overrides: Sequence[str] = ()) -> Document:
     """Read the document of a plan, with overrides. Raises PlanError where it is none."""
-    document = read(path)
-    _refuse_other(document, "stages")
-    return override.apply(document, overrides)
+    return override.apply(_read_as("stages", path), overrides)
 
 
 def load_suite(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> Suite:
@@ -54,9 +55,7 @@ def read_suite(path: Path, overrides: Sequence[str] = ()) -> Document:
 
     Relative paths in the file count from it; they come back as they are from the current folder.
     """
-    document = read(path)
-    _refuse_other(document, "tasks")
-    return override.apply(counted_from_its_file(document), overrides, Suite)
+    return override.apply(counted_from_its_file(_read_as("tasks", path)), overrides, Suite)
 
 
 def load_space(path: Path, overrides: Sequence[str] = ()) -> Space:
@@ -72,16 +71,14 @@ def read_space(path: Path, overrides: Sequence[str] = ()) -> Document:
 
     Raises PlanError where it is no space.
     """
-    document = read(path)
-    _refuse_other(document, "keys")
-    return override.apply(document, overrides, Space)
+    return override.apply(_read_as("keys", path), overrides, Space)
 
 
 def space_of(document: Document) -> Space:
     """Return the space that a document says. Raises PlanError, whose `what` has one line for each problem."""
     space, problems = explain.validate(Space, document)
     if space is not None:
-        problems = space_rules.check(document, space)
+        problems = space_problems(document, space)
     return _proved(space, [*document.problems, *problems], document)
 
 
@@ -104,6 +101,7 @@ def own_problems(document: Document) -> list[Problem]:
 
 def check_file(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> str:
     """Check any YAML file that has a schema, and say what it is. Raises PlanError."""
+    refuse_broken()
     document = read(path)
     mark = next((mark for mark in _SCHEMAS if mark in document.data), None)
     if mark is None:
@@ -126,10 +124,15 @@ def _suite_of(document: Document, also: Also = nothing_more) -> Suite:
     return _proved(suite, [*document.problems, *problems, *also(document, Suite)], document)
 
 
-def _refuse_other(document: Document, mark: str) -> None:
+def _read_as(mark: str, path: Path) -> Document:
+    """Read a file that should have `mark` at its top. Raises PlanError, also where a package adds a broken kind."""
+    refuse_broken()
+    document = read(path)
     for other, words in _SCHEMAS.items():
         if other != mark and other in document.data and mark not in document.data:
-            fail([document.problem((), f"this is {words}, not {_SCHEMAS[mark]}")])
+            what = str(document.problem((), f"this is {words}, not {_SCHEMAS[mark]}"))
+            raise PlanError(what, code="plan.other-file")
+    return document
 
 
 def _proved(model: Schema | None, problems: list[Problem], document: Document) -> Schema:
@@ -216,3 +219,45 @@ def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any],
 def _holds_out_nothing(source: Any) -> bool:
     share = source.get("held_out") if isinstance(source, dict) else None
     return not isinstance(share, bool) and share == 0
+
+
+def refuse_plan_here(plan: Plan) -> None:
+    """Raise PlanError with all that keeps a plan from running in one process, and what to set instead.
+
+    The rest of `cluster` says where a run goes and how it is spread. It has no meaning here: `score_actors`,
+    `max_restarts`, `collective_timeout`, `ray`.
+    """
+    found = list(_needs_of_cluster(plan))
+    if plan.reference.engine == "vllm":
+        found.append(f"reference.engine: vllm has processes of its own: {_TRAINER}")
+    for one in planned_suites(plan):
+        found += _needs_of_suite(one.name, one.suite)
+    _refuse(found)
+
+
+def refuse_suite_here(name: str, suite: Suite) -> None:
+    """Raise PlanError with all that keeps a suite from being asked in one process, and what to set instead."""
+    _refuse(list(_needs_of_suite(name, suite)))
+
+
+def _needs_of_cluster(plan: Plan) -> Iterator[str]:
+    cluster = plan.cluster
+    if cluster.fewest_workers > 1:
+        yield f"cluster.workers: {cluster.fewest_workers} are as many processes: set it to 1"
+    if cluster.deepspeed.zero:
+        yield f"cluster.deepspeed.zero: {cluster.deepspeed.zero} divides a model by DeepSpeed: set it to 0"
+
+
+def _needs_of_suite(name: str, suite: Suite) -> Iterator[str]:
+    for task_name, task in suite.tasks.items():
+        where = f"{name}: tasks.{task_name}"
+        if getattr(task, "engine", "trainer") == "vllm":
+            yield f"{where}.engine: vllm has processes of its own: {_TRAINER}"
+        judge = getattr(task, "judge", None)
+        if isinstance(judge, ModelJudge) and judge.engine == "vllm":
+            yield f"{where}.judge.engine: vllm has processes of its own: {_TRAINER}"
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        raise PlanError("\n".join(found), where="--here", fix="or run it without --here")

@@ -18,7 +18,6 @@ from ratchet.plan import (
     distributions,
     judge,
     model,
-    reference,
     schema,
     space,
     suite,
@@ -101,6 +100,11 @@ A plan says what is made, and where it runs:
 - Where there are `seeds`, no key is the `seed` of a stage that they set.
 """
 
+
+def _heading(of: str, part: Model) -> str:
+    return f"{of} of kind {kind_of(part)}"
+
+
 SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A plan", schema.Plan),
     ("A model", model.ModelSpec),
@@ -109,15 +113,15 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A hub data set", data.Hub),
     ("Generated rows", data.Generated),
     ("Every training stage", training.TrainingStage),
-    *((row.section, row.settings) for row in BUILT_IN.values() if row.supervised),
+    *((_heading("Stages", row.settings), row.settings) for row in BUILT_IN.values() if row.supervised),
     ("Every preference stage", training.PreferenceStage),
     ("Every stage with a reference", training.ReferringStage),
-    *((row.section, row.settings) for row in BUILT_IN.values() if row.reads_pairs),
-    *((row.section, row.settings) for row in BUILT_IN.values() if not row.trains),
+    *((_heading("Stages", row.settings), row.settings) for row in BUILT_IN.values() if row.reads_pairs),
+    *((_heading("Stages", row.settings), row.settings) for row in BUILT_IN.values() if not row.trains),
     ("Stepwise training", training.Steps),
     ("Adapters", training.Lora),
     ("Checkpoints", training.Checkpoint),
-    ("Reference scores", reference.ReferenceScores),
+    ("Reference scores", schema.ReferenceScores),
     ("The cluster", cluster.Cluster),
     ("DeepSpeed", cluster.DeepSpeed),
     ("Ray", cluster.Ray),
@@ -127,10 +131,10 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A suite", suite.Suite),
     ("Every task that asks a model", task_parts.Answering),
     ("Every task that compares texts", task_parts.Comparing),
-    *((row.title, row.settings) for row in suite.TASK_KINDS.values()),
+    *((_heading("Tasks", row.settings), row.settings) for row in tasks.BUILT_IN.values()),
     ("Files of a task", task_parts.Files),
     ("Rows of texts", task_parts.Rows),
-    *((row.title, row.settings) for row in judge.JUDGE_KINDS.values()),
+    *((_heading("Judges", row.settings), row.settings) for row in judge.JUDGE_KINDS.values()),
     ("A sweep space", space.Space),
     ("A distribution", distributions.Distribution),
     ("A search", space.Search),

@@ -5,19 +5,18 @@ Nothing else looks at a stage's class or compares its kind with a name.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 from typing_extensions import TypeIs
 
-from ratchet.errors import PlanError
-from ratchet.plan.plugins import Plugin, plugins
+from ratchet.plan.plugins import Plugin, table_of
 from ratchet.plan.stages import BUILT_IN, AddedLoss, Sft, Stage, StageKind
 from ratchet.plan.training import PreferenceStage, ReferringStage, TrainingStage
 
-PLUGINS = plugins("ratchet.losses", BUILT_IN)
+_KINDS = table_of("ratchet.losses", "stage", BUILT_IN)
+PLUGINS = _KINDS.added
 
 
 def _added(plugin: Plugin) -> AddedLoss:
@@ -29,7 +28,7 @@ def _added(plugin: Plugin) -> AddedLoss:
     return added
 
 
-ADDED_LOSSES: Mapping[str, AddedLoss] = {kind: _added(plugin) for kind, plugin in PLUGINS.items()}
+ADDED_LOSSES: Mapping[str, AddedLoss] = _KINDS.rows(_added)
 """What other packages add, by the name of its kind."""
 
 STAGE_KINDS: Mapping[str, StageKind] = {**BUILT_IN, **{kind: added.stage for kind, added in ADDED_LOSSES.items()}}
@@ -48,17 +47,13 @@ else:
 def stage_kind(kind: str) -> StageKind:
     """Return the row of a kind. Raises PlanError on an unknown one."""
     if kind not in STAGE_KINDS:
-        raise PlanError(
-            f"no stage is of kind {kind!r}",
-            where=platform.node(),
-            fix=f"use one of {', '.join(STAGE_KINDS)}, or install the package that adds it, here and on every host",
-        )
+        raise _KINDS.unknown(kind)
     return STAGE_KINDS[kind]
 
 
 def release_of(kind: str) -> str | None:
-    """Return the package that adds a kind, with its version; None for a kind of Ratchet's own."""
-    return PLUGINS[kind].release if kind in PLUGINS else None
+    """Return the package that adds a kind, with its version; None for a kind of Ratchet's own. Raises PlanError."""
+    return _KINDS.release_of(kind)
 
 
 def may_train(stage: Mapping[str, Any]) -> bool:

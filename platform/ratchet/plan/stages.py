@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ratchet.plan.base import Name, Strict, wrong
+from ratchet.plan.outline import kind_of
 from ratchet.plan.training import PreferenceStage, ReferringStage, TrainingStage
 
 FirstLoss = Annotated[float, Field(gt=0)]
@@ -112,22 +113,19 @@ Stage = TrainingStage | Merge
 class StageKind:
     """A row of the table of kinds: what any part may ask about a stage without torch. No column has a default.
 
-    `settings` are its keys in a plan; what these extend says whether it trains, on what, and against what. `section`
-    is their heading in the reference page. `loss_axis` names the axis of its loss in charts, and is empty where it
-    has no loss. `metrics` are the keys of metrics.jsonl that only this kind has. `warns_of_near_twins` says that the
-    loss may fall while both of two nearly equal answers become less likely. Raises TypeError where columns contradict
-    each other.
+    `settings` are its keys in a plan; what these extend says whether it trains, on what, and against what. `loss_axis`
+    names the axis of its loss in charts, and is empty where it has no loss. `metrics` are the keys of metrics.jsonl
+    that only this kind has. `warns_of_near_twins` says that the loss may fall while both of two nearly equal answers
+    become less likely. Raises TypeError where columns contradict each other.
     """
 
     settings: type[TrainingStage] | type[Merge]
-    section: str
     loss_axis: str
     metrics: tuple[str, ...]
     warns_of_near_twins: bool
 
     def __post_init__(self) -> None:
-        kinds: tuple[Any, ...] = get_args(getattr(self.settings.model_fields.get("kind"), "annotation", None))
-        if len(kinds) != 1 or not isinstance(kinds[0], str):
+        if not isinstance(kind_of(self.settings), str):
             raise TypeError(f"{self.settings.__name__} needs a key `kind` that is a Literal of one text")
         if self.trains != bool(self.loss_axis):
             raise TypeError(f"{self.settings.__name__} needs a loss_axis where it trains, and only there")
@@ -135,7 +133,7 @@ class StageKind:
     @property
     def name(self) -> str:
         """The kind, as a plan writes it."""
-        return str(get_args(self.settings.model_fields["kind"].annotation)[0])
+        return str(kind_of(self.settings))
 
     @property
     def trains(self) -> bool:
@@ -175,49 +173,42 @@ BUILT_IN: Mapping[str, StageKind] = {
     for row in (
         StageKind(
             settings=Sft,
-            section="An sft stage",
             loss_axis="nats a token",
             metrics=("perplexity",),
             warns_of_near_twins=False,
         ),
         StageKind(
             settings=Dpo,
-            section="A dpo stage",
             loss_axis="loss",
             metrics=(),
             warns_of_near_twins=True,
         ),
         StageKind(
             settings=Dpop,
-            section="A dpop stage",
             loss_axis="loss",
             metrics=("dpop/active",),
             warns_of_near_twins=False,
         ),
         StageKind(
             settings=Ipo,
-            section="An ipo stage",
             loss_axis="loss",
             metrics=(),
             warns_of_near_twins=False,
         ),
         StageKind(
             settings=Cpo,
-            section="A cpo stage",
             loss_axis="loss",
             metrics=(),
             warns_of_near_twins=False,
         ),
         StageKind(
             settings=Simpo,
-            section="A simpo stage",
             loss_axis="loss",
             metrics=(),
             warns_of_near_twins=True,
         ),
         StageKind(
             settings=Merge,
-            section="A merge stage",
             loss_axis="",
             metrics=(),
             warns_of_near_twins=False,

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ratchet.errors import PlanError
 from ratchet.plan.base import Name, Strict, local, wrong
 from ratchet.plan.judge import Judge
 from ratchet.plan.outline import kind_of
-from ratchet.plan.plugins import Plugin, plugins
+from ratchet.plan.plugins import Plugin, table_of
 from ratchet.plan.task_parts import Answering, TaskKind
 from ratchet.plan.tasks import (
     BUILT_IN,
@@ -30,34 +29,28 @@ from ratchet.plan.tasks import (
     TextOverlap,
 )
 
-GROUP = "ratchet.tasks"
 AverageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,46}$")]
 
 
-def added_kinds() -> dict[str, TaskKind]:
-    """Return the kinds that installed packages add, by name. Raises PlanError where one of them cannot be used."""
-    return {kind: _added(plugin) for kind, plugin in plugins(GROUP, BUILT_IN).items()}
-
-
-def _added(plugin: Plugin) -> TaskKind:
+def added_task(plugin: Plugin) -> TaskKind:
+    """Return the row of a kind that a package adds. Raises PlanError where it contradicts itself."""
     row = plugin.load(TaskKind)
     if (named := kind_of(row.settings)) != plugin.kind:
         raise plugin.unusable(f"the `kind` of its settings is {named!r}")
-    asked = {"source": row.needs_plan, "judge": row.judged, "quantise": row.quantises}
-    keys = {*row.by_content, *row.paths, *(key for key, needed in asked.items() if needed)}
-    if unknown := keys - set(row.settings.model_fields):
+    if unknown := {*row.by_content, *row.paths} - set(row.settings.model_fields):
         raise plugin.unusable(f"its settings have no {', '.join(sorted(unknown))}")
     return dataclasses.replace(row, libraries=(*row.libraries, plugin.package))
 
 
-TASK_KINDS: Mapping[str, TaskKind] = {**BUILT_IN, **added_kinds()}
+_TABLE = table_of("ratchet.tasks", "task", BUILT_IN)
+TASK_KINDS: Mapping[str, TaskKind] = {**BUILT_IN, **_TABLE.rows(added_task)}
 """Every kind of task: those of Ratchet, and those of other packages."""
 
 
 def task_kind(kind: str) -> TaskKind:
     """Return the row of a kind. Raises PlanError on an unknown one."""
     if kind not in TASK_KINDS:
-        raise PlanError(f"no task is of kind {kind!r}", fix=f"use one of {', '.join(TASK_KINDS)}")
+        raise _TABLE.unknown(kind)
     return TASK_KINDS[kind]
 
 

@@ -20,32 +20,39 @@ class TaskKind:
     """All that is known of a kind of task before it is asked. No column has a default.
 
     settings             its keys in a suite; `kind` is a Literal with the kind's name
-    title                its heading on the reference page
     run                  `module:name` of the TaskRun that reads and asks it, loaded when a model is evaluated
     by_content           keys that say where things are: identities hold what `reads` finds there in their place
     paths                keys that name a file or folder, and which; those inside Files, Rows, a source or a model are
                          known already. What is named here is looked for, and goes along with `submit` and `k8s`
     libraries            distributions whose versions decide its numbers
     needs_chat_template  whether it asks through one
-    needs_plan           whether it asks for the prompts that a plan's `source` holds out
-    judged               whether its key `judge` names who rates the answers
-    quantises            whether its key `quantise` says in how many bits weights are held
     units                what its headline may count, as a Score says it
     averages             whether its headline is a share, which averages may be made of
     """
 
     settings: type[Strict]
-    title: str
     run: str
     by_content: tuple[str, ...]
     paths: Mapping[str, PathKind]
     libraries: tuple[str, ...]
     needs_chat_template: bool
-    needs_plan: bool
-    judged: bool
-    quantises: bool
     units: tuple[str, ...]
     averages: bool
+
+    @property
+    def needs_plan(self) -> bool:
+        """Whether it asks for the prompts that a plan's `source` holds out."""
+        return "source" in self.settings.model_fields
+
+    @property
+    def judged(self) -> bool:
+        """Whether its key `judge` names who rates the answers."""
+        return "judge" in self.settings.model_fields
+
+    @property
+    def quantises(self) -> bool:
+        """Whether its key `quantise` says in how many bits weights are held."""
+        return "quantise" in self.settings.model_fields
 
 
 class Files(Strict):

@@ -9,8 +9,7 @@ from typing import Any
 from ratchet.plan import override
 from ratchet.plan.document import SET, Document, KeyPath, Place, Problem
 from ratchet.plan.outline import close, either, hint
-from ratchet.plan.space import Space
-from ratchet.plan.space_rules import varied_stages
+from ratchet.plan.space import Space, varied_stages
 from ratchet.plan.stage_kinds import may_train
 
 
