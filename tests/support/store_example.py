@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from ratchet.documents.scores import Score
+from ratchet.documents.sweep import Value
+from ratchet.documents.trial import TrialEnd
 from ratchet.evaluate.harness.data import Copies
 from ratchet.evaluate.harness.requests import digest_doc, kept_rows
 from ratchet.evaluate.results import Item, TaskResult, write_result
@@ -18,6 +20,7 @@ from ratchet.pipeline.step_folder import write_step_record
 from ratchet.reference.store import Logps, finished_files, write_block
 from ratchet.serving.journal import Journal, UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest
+from ratchet.store.codec import to_values
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
@@ -116,5 +119,6 @@ def write_store(root: Path) -> Layout:
     write_step(layout.made_step("s"))
     write_step(layout.step("plan", "align"))
     write_sealed(layout.order("plan", "align"), {"chunks": ["a", "b"], "difficulties": [], "rows": [[1, 2], [3]]})
-    write_sealed(layout.trials("s").run("t1") / "trial.json", {"trial": "t1", "metrics": {"m": {"value": 0.5}}})
+    end = TrialEnd(1, "t1", 1, {"a.b": 0.1}, "p1", None, "finished", metrics={"m": Value(0.5)})
+    write_sealed(layout.trials("s").run("t1") / "trial.json", to_values(end))
     return layout

@@ -30,12 +30,15 @@ SWEEP = "demo-beta"
 _DRIVER = """
 import json, sys, time
 from pathlib import Path
+from ratchet.documents.sweep import Value
+from ratchet.documents.trial import TrialPoint
 from ratchet.plan.schema import Wandb
 from ratchet.track.jsonl import read_metrics
 from ratchet.track.trial import StageLink, TrialRun, trial_run
 from ratchet.track.wandb import WandbRun
 import dataclasses
 folder, chosen, plan, options = Path(sys.argv[1]), *map(json.loads, sys.argv[2:5])
+chosen = TrialPoint(**chosen)
 wandb = Wandb(project="ratchet-tests", mode=options["mode"])
 run = dataclasses.replace(trial_run(wandb, "demo-beta", chosen, plan, folder), init_timeout=options["init_timeout"])
 trial, touched = TrialRun(run), set()
@@ -44,7 +47,7 @@ def watch(frame, event, _):
         touched.add(frame.f_code.co_qualname)
 for number, (step, kind) in enumerate((("align.1", "dpop"), ("align.2", "dpop"))):
     parent = f"f{number - 1}" if number else None
-    trial.stage(StageLink(step, kind, f"f{number}", parent, chosen["trial"], trial.path, False))
+    trial.stage(StageLink(step, kind, f"f{number}", parent, chosen.trial, trial.path, False))
     for line in read_metrics(folder / "steps" / step / "metrics.jsonl"):
         time.sleep(options["pause"])
         sys.setprofile(watch)  # of this thread alone: what wandb does, it does in another one
@@ -60,7 +63,7 @@ for number, (step, kind) in enumerate((("align.1", "dpop"), ("align.2", "dpop"))
         (folder / "ready").touch()
         while not (folder / "go").exists():
             time.sleep(0.02)
-trial.finish("finished", {"align/heldout/accuracy": {"value": 0.75, "standard_error": 0.05}})
+trial.finish("finished", {"align/heldout/accuracy": Value(0.75, 0.05)})
 trial.close()
 print(json.dumps({"touched": sorted(touched), "path": trial.path}))
 """

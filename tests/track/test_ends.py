@@ -18,13 +18,14 @@ from wandb_service import Service, service
 _DRIVER = """
 import dataclasses, json, sys
 from pathlib import Path
+from ratchet.documents.trial import TrialPoint
 from ratchet.plan.schema import Wandb
 from ratchet.track import trial
 folder, chosen, options = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 trial.ENDS_SECONDS = options["seconds"]
 ends = trial.Ends()
 for number in range(options["count"]):
-    mine = chosen | {"trial": f"t{number:08x}"}
+    mine = TrialPoint(**(chosen | {"trial": f"t{number:08x}"}))
     run = trial.trial_run(Wandb(project="p", mode=options["mode"]), "demo-beta", mine, {}, folder / str(number))
     ends.tell(dataclasses.replace(run, init_timeout=options["init_timeout"]), "stopped", f"worse, {number}")
 ends.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from typing import Any, Literal
 import pytest
 
 from ratchet.documents.read import read_scores
+from ratchet.documents.sweep import Value
+from ratchet.documents.trial import TrialPoint
 from ratchet.plan.schema import Wandb
 from ratchet.track.jsonl import metrics_line, read_metrics
 from ratchet.track.trial import StageLink, TrialRun, tell_end, trial_run, trial_run_id
@@ -26,6 +29,7 @@ from trial_example import CHOSEN, PLAN, SWEEP, drive, write_step
 from wandb_service import Service, service
 from whole_run import until
 
+POINT = TrialPoint(**CHOSEN)
 WANDB = Wandb(project="ratchet-tests", mode="offline", tags=("a",))
 LINKS = (
     StageLink("align.1", "dpop", "f1", None, "t00000001", "ratchet-tests/t00000001-0a", True),
@@ -64,7 +68,7 @@ def plain(history: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 def live(folder: Path, lengths: dict[str, int], *, to_end: bool) -> TrialRun:
     """One life of a trial's driver: its steps grow to so many lines and are followed as they do."""
-    trial = TrialRun(trial_run(WANDB, SWEEP, CHOSEN, PLAN, folder))
+    trial = TrialRun(trial_run(WANDB, SWEEP, POINT, PLAN, folder))
     watch = Watch([trial.line])
     for link in LINKS:
         if link.step in lengths:
@@ -72,9 +76,7 @@ def live(folder: Path, lengths: dict[str, int], *, to_end: bool) -> TrialRun:
                 write_step(folder, link.step, lengths[link.step])
             trial.stage(link)
     if to_end:
-        trial.finish(
-            "finished", {"align/heldout/accuracy": {"value": 0.75, "standard_error": 0.05}, "b": {"value": None}}
-        )
+        trial.finish("finished", {"align/heldout/accuracy": Value(0.75, 0.05), "b": Value(None)})
     trial.close()
     return trial
 
@@ -103,7 +105,7 @@ def test_offline_files_hold_every_line_of_two_steps_with_an_end_in_between(
 
 
 def test_a_long_step_that_was_there_already_arrives_whole(tmp_path: Path) -> None:
-    trial = TrialRun(trial_run(WANDB, SWEEP, CHOSEN, PLAN, tmp_path))
+    trial = TrialRun(trial_run(WANDB, SWEEP, POINT, PLAN, tmp_path))
     (tmp_path / "steps" / "align.1").mkdir(parents=True)
     lines = "".join(metrics_line(step, {"loss": 1 / step}) for step in range(1, 12_001))
     (tmp_path / "steps" / "align.1" / "metrics.jsonl").write_text(lines)
@@ -140,7 +142,7 @@ def test_panels_find_flat_keys_one_value_for_each_objective_and_the_stages(tmp_p
 
 
 def test_scores_reach_the_run_under_their_models_names(tmp_path: Path) -> None:
-    trial = TrialRun(trial_run(WANDB, SWEEP, CHOSEN, PLAN, tmp_path))
+    trial = TrialRun(trial_run(WANDB, SWEEP, POINT, PLAN, tmp_path))
     write_step(tmp_path, "align.1", 3)
     for line in read_metrics(tmp_path / "steps" / "align.1" / "metrics.jsonl"):
         trial.line("align.1", line)
@@ -157,15 +159,15 @@ def test_scores_reach_the_run_under_their_models_names(tmp_path: Path) -> None:
     assert wandb_run(tmp_path)[1][4]["align.2/loss"] == 0.5
 
 
-def test_a_run_id_stays_with_its_trial_and_is_another_where_the_sweep_begins_anew() -> None:
-    found = trial_run_id(SWEEP, CHOSEN)
-    assert found.startswith("t01234567-s3-") and found == trial_run_id(SWEEP, {**CHOSEN, "by": "tpe"})
-    others = {trial_run_id(SWEEP, {**CHOSEN, "at": "later"}), trial_run_id("other", CHOSEN)}
+def test_a_run_id_stays_with_its_trial_and_is_another_where_the_sweep_begins_again() -> None:
+    found = trial_run_id(SWEEP, POINT)
+    assert found.startswith("t01234567-s3-") and found == trial_run_id(SWEEP, dataclasses.replace(POINT, by="tpe"))
+    others = {trial_run_id(SWEEP, dataclasses.replace(POINT, at="later")), trial_run_id("other", POINT)}
     assert len({found, *others}) == 3
 
 
 def test_without_wandb_nothing_is_sent(tmp_path: Path) -> None:
-    trial = TrialRun(trial_run(None, SWEEP, CHOSEN, PLAN, tmp_path))
+    trial = TrialRun(trial_run(None, SWEEP, POINT, PLAN, tmp_path))
     assert trial.path is None
     trial.line("align.1", {"step": 1})
     trial.stage(LINKS[0])
@@ -178,11 +180,11 @@ def test_an_agents_environment_decides_which_run_it_is(monkeypatch: pytest.Monke
     for name, value in {"SWEEP_ID": "s1", "RUN_ID": "r1", "PROJECT": "theirs", "ENTITY": "ada"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     for wandb in (WANDB, None):
-        run = trial_run(wandb, SWEEP, CHOSEN, PLAN, tmp_path)
+        run = trial_run(wandb, SWEEP, POINT, PLAN, tmp_path)
         assert run is not None and (run.run_id, run.project, run.entity) == ("r1", "theirs", "ada")
         assert (run.mode, run.group) == ("online", SWEEP)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run = trial_run(Wandb(project="p"), SWEEP, CHOSEN, PLAN, tmp_path)
+    run = trial_run(Wandb(project="p"), SWEEP, POINT, PLAN, tmp_path)
     assert run is not None and run.mode == "offline"
 
 
@@ -242,7 +244,7 @@ def test_a_trial_ended_from_outside_keeps_what_it_had_sent(
         time.sleep(20 if mode == "online" else 5)  # for wandb to write or send what it has
         first.send_signal(signal.SIGKILL)
         first.communicate()
-        run = trial_run(Wandb(project="ratchet-tests", mode=mode), SWEEP, CHOSEN, PLAN, tmp_path)
+        run = trial_run(Wandb(project="ratchet-tests", mode=mode), SWEEP, POINT, PLAN, tmp_path)
         assert run is not None
         tell_end(run, "stopped", "worse than others")
         if mode == "offline":

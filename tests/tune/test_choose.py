@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from nightly import nightly
+from ratchet.documents.sweep import Status, Value
+from ratchet.documents.trial import TrialEnd, TrialPoint
 from ratchet.plan.space import Space
+from ratchet.store.codec import to_values
 from ratchet.store.sealed import write_sealed
 from ratchet.tune.choose import Chooser, Chosen
 from ratchet.tune.points import Trial
@@ -33,24 +36,25 @@ def space(**keys: Any) -> Space:
 def choose(folder: Path, chosen: Chosen) -> None:
     """Write down that a trial was chosen, as its process does."""
     trial = chosen.trial
-    (folder / trial.trial_id).mkdir(parents=True, exist_ok=True)
-    said = {"trial": trial.trial_id, "number": chosen.number, "point": dict(trial.values), "point_id": trial.point_id}
     path = folder / trial.trial_id / "point.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_sealed(path, said | {"seed": trial.seed, "by": chosen.by, "at": "now"})
+        point = TrialPoint(trial.trial_id, chosen.number, trial.values, trial.point_id, trial.seed, chosen.by, "now")
+        write_sealed(path, to_values(point))
 
 
-def end(folder: Path, chosen: Chosen, value: float | None, **fields: Any) -> dict[str, Any]:
+def end(folder: Path, chosen: Chosen, value: float | None, **fields: Any) -> TrialEnd:
     """Write down what a trial came to, and return it."""
-    document = {
-        "trial": chosen.trial.trial_id,
-        "status": "finished" if value is not None else "failed",
+    trial = chosen.trial
+    made = {
         "reason": None if value is not None else {"kind": "TrainingError", "what": "", "where": "", "fix": ""},
-        "metrics": {METRIC: {"value": value, "standard_error": None}} if value is not None else {},
+        "metrics": {METRIC: Value(value)} if value is not None else {},
         **fields,
     }
-    write_sealed(folder / chosen.trial.trial_id / "trial.json", document)
-    return document
+    status: Status = "finished" if value is not None else "failed"
+    found = TrialEnd(1, trial.trial_id, chosen.number, trial.values, trial.point_id, trial.seed, status, **made)
+    write_sealed(folder / trial.trial_id / "trial.json", to_values(found))
+    return found
 
 
 def worth(chosen: Chosen) -> float:
@@ -141,8 +145,8 @@ def told(asked: Space, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Kn
 
 Ends = tuple[int | None, float | None, dict[str, Any]]
 PASSING = {"reason": {"kind": "StorageError", "what": "", "where": "", "fix": ""}}
-OTHER = {"metrics": {"align/train/loss": {"value": 0.4, "standard_error": None}}}
-NULL = {"metrics": {METRIC: {"value": None, "standard_error": None}}}
+OTHER = {"metrics": {"align/train/loss": Value(0.4)}}
+NULL = {"metrics": {METRIC: Value(None)}}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ratchet.commands import sweep as command
 from ratchet.documents.heldout import HeldOutRow, ModelScores
 from ratchet.documents.read import read_sweep
 from ratchet.documents.sweep import Objective, SweepOutcome, Value
+from ratchet.documents.trial import TrialEnd
 from ratchet.errors import PlanError, TrainingError
 from ratchet.evaluate.preference import by_pair, reward_scores
 from ratchet.reference.store import Logps, finished_files, write_block
@@ -164,8 +165,8 @@ def test_a_tie_is_no_best_on_the_page_on_the_terminal_or_in_a_promotion(trials: 
     assert "point: pb, one of 3 points that came to the same" in head and "as good: pa" in head
     assert f"{ACCURACY} (max): 1 (0.72 to 1, 95 %) (exact interval over items), 1 run" in head and "±" not in head
     task = SimpleNamespace(name="ta", objectives=(ACCURACY,))
-    document = {"status": "finished", "seconds": 1.0, "metrics": {ACCURACY: vars(found.trials[0].metrics[ACCURACY])}}
-    assert describe_outcome(task, document) == f"{'ta':<20} finished in 1.0 s: {ACCURACY} 1 (0.72 to 1)"  # type: ignore[arg-type]
+    end = TrialEnd(1, "ta", 1, {}, "pa", None, "finished", metrics=found.trials[0].metrics, seconds=1.0)
+    assert describe_outcome(task, end) == f"{'ta':<20} finished in 1.0 s: {ACCURACY} 1 (0.72 to 1)"  # type: ignore[arg-type]
     write_sweep(trials.layout.sweep("plan-beta"), found)
     page, _ = write_sweep_page(trials.layout.sweep("plan-beta"), found)
     text = Page(page.read_text()).text

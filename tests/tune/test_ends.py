@@ -15,6 +15,8 @@ import pytest
 
 import sweep_run
 from raised import raises
+from ratchet.documents.sweep import Value
+from ratchet.documents.trial import TrialEnd, TrialStep
 from ratchet.errors import ClusterError, RatchetError, StoppedError, TrainingError, error_from
 from ratchet.plan.load import load_plan
 from ratchet.plan.space import Scheduler
@@ -41,8 +43,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialTask:
     return made
 
 
-def found(value: float | None) -> dict[str, Any]:
-    return {METRIC: {"value": value, "standard_error": None}}
+def found(value: float | None) -> dict[str, Value]:
+    return {METRIC: Value(value)}
 
 
 def raising(error: Exception) -> Callable[[], dict[str, Any]]:
@@ -52,36 +54,36 @@ def raising(error: Exception) -> Callable[[], dict[str, Any]]:
     return run
 
 
-def kept(task: TrialTask) -> dict[str, Any]:
-    document = read_end(task.folder)
-    assert document is not None
-    return document
+def kept(task: TrialTask) -> TrialEnd:
+    end = read_end(task.folder)
+    assert end is not None
+    return end
 
 
 def test_a_trial_with_all_its_objectives_has_finished_and_is_not_run_again(task: TrialTask) -> None:
-    assert run_trial(task, lambda: found(0.5), "p/run")["status"] == "finished"
-    assert (kept(task)["metrics"], kept(task)["wandb"]) == (found(0.5), "p/run")
-    assert run_trial(task, raising(AssertionError()))["status"] == "finished"
+    assert run_trial(task, lambda: found(0.5), "p/run").status == "finished"
+    assert (kept(task).metrics, kept(task).wandb) == (found(0.5), "p/run")
+    assert run_trial(task, raising(AssertionError())).status == "finished"
 
 
-@pytest.mark.parametrize("metrics", [{}, {METRIC: {"value": None, "standard_error": None}}])
-def test_a_trial_without_its_objective_has_failed_and_says_which(task: TrialTask, metrics: dict[str, Any]) -> None:
-    document = run_trial(task, lambda: metrics)
-    assert document["status"] == "failed" and METRIC in document["reason"]["what"]
+@pytest.mark.parametrize("metrics", [{}, {METRIC: Value(None)}])
+def test_a_trial_without_its_objective_has_failed_and_says_which(task: TrialTask, metrics: dict[str, Value]) -> None:
+    end = run_trial(task, lambda: metrics)
+    assert end.status == "failed" and METRIC in end.why
 
 
 def test_what_a_trial_failed_of_is_written_down_and_can_be_raised_again(task: TrialTask) -> None:
     error = TrainingError("the loss is not finite", where="step align", fix="lower the rate")
-    document = run_trial(task, raising(error))
-    assert document["status"] == "failed"
-    again = error_from(document["reason"])
+    end = run_trial(task, raising(error))
+    assert end.status == "failed" and end.reason is not None
+    again = error_from(end.reason)
     assert (type(again), again.args) == (TrainingError, error.args)
-    assert run_trial(task, lambda: found(0.5)) == document  # the same point would fail again
+    assert run_trial(task, lambda: found(0.5)) == end  # the same point would fail again
 
 
 def test_a_trial_that_failed_of_its_machine_is_run_again(task: TrialTask) -> None:
-    assert run_trial(task, raising(ClusterError("a worker ran out of memory")))["status"] == "failed"
-    assert run_trial(task, lambda: found(0.5))["status"] == "finished" == kept(task)["status"]
+    assert run_trial(task, raising(ClusterError("a worker ran out of memory"))).status == "failed"
+    assert run_trial(task, lambda: found(0.5)).status == "finished" == kept(task).status
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), StoppedError("asked to stop by SIGTERM")])
@@ -89,7 +91,7 @@ def test_what_is_no_end_of_the_trial_leaves_it_unfinished(task: TrialTask, error
     with pytest.raises(type(error)):
         run_trial(task, raising(error))
     assert not (task.folder / "trial.json").exists()
-    assert run_trial(task, lambda: found(0.5))["status"] == "finished"
+    assert run_trial(task, lambda: found(0.5)).status == "finished"
 
 
 def test_all_trials_of_a_sweep_hear_that_it_was_asked_to_stop(task: TrialTask) -> None:
@@ -111,17 +113,17 @@ def test_a_trial_of_a_sweep_that_stops_does_not_begin(task: TrialTask, held: boo
 
 def test_an_end_seen_from_outside_does_not_replace_the_trials_own(task: TrialTask) -> None:
     run_trial(task, lambda: found(0.5))
-    document, run = end_from_outside(task, "stopped", {"kind": "Stopped", "what": "did worse"})
-    assert (document["status"], run) == ("finished", None)
+    end, run = end_from_outside(task, "stopped", {"kind": "Stopped", "what": "did worse"})
+    assert (end.status, run) == ("finished", None)
     other = dataclasses.replace(task, name="t2")
-    document, _ = end_from_outside(other, "stopped", {"kind": "Stopped", "what": "did worse"})
-    assert document["status"] == "stopped" and kept(other)["reason"]["what"] == "did worse"
+    end, _ = end_from_outside(other, "stopped", {"kind": "Stopped", "what": "did worse"})
+    assert end.status == "stopped" and kept(other).why == "did worse"
 
 
 def test_of_two_ends_at_one_moment_one_stands(task: TrialTask) -> None:
     with ThreadPoolExecutor(8) as pool:
         ends = list(pool.map(lambda n: end_trial(task, "failed", seconds=float(n)), range(16)))
-    assert len({one["seconds"] for one in ends}) == 1 == len([kept(task)])
+    assert len({one.seconds for one in ends}) == 1 == len([kept(task)])
     assert kept(task) in ends
 
 
@@ -144,8 +146,9 @@ def test_steps_are_the_links_with_a_record_and_none_that_is_being_made(tmp_path:
     (folder / ".align.1.0123abcd").symlink_to(store)
     (folder / "align.2").mkdir()
     (made,) = made_steps(folder.parent)
-    told = {key: made[key] for key in ("id", "name", "started", "made_by")}
-    assert told == {"id": "f1", "name": "align.1", "started": "2026-11-21T10:00:00Z", "made_by": "sweep/t1"}
+    assert made == TrialStep(
+        "f1", "align.1", "dpo", "a", None, "sweep/t1", "2026-11-21T10:00:00Z", pairs=3, seconds=2.5
+    )
 
 
 def test_progress_counts_on_over_the_steps_of_its_stage_and_skips_lines_without_the_metric(
@@ -221,8 +224,8 @@ def test_no_scheduler_ends_nothing(task: TrialTask) -> None:
 
 def test_a_trial_that_was_told_to_end_has_stopped_whatever_its_training_says(task: TrialTask) -> None:
     tell(task, "did worse than others at step 3")
-    document = run_trial(task, raising(TrainingError("ended after step 4, as it was told to")))
-    assert (document["status"], document["reason"]["what"]) == ("stopped", "did worse than others at step 3")
+    end = run_trial(task, raising(TrainingError("ended after step 4, as it was told to")))
+    assert (end.status, end.why) == ("stopped", "did worse than others at step 3")
 
 
 def test_a_reason_of_an_unknown_kind_is_an_error_all_the_same() -> None:
@@ -230,12 +233,12 @@ def test_a_reason_of_an_unknown_kind_is_an_error_all_the_same() -> None:
 
 
 def test_a_damaged_end_is_no_end_and_the_trial_runs_again(task: TrialTask, caplog: pytest.LogCaptureFixture) -> None:
-    end_trial(task, "finished", metrics={"align/heldout/accuracy": {"value": 0.5, "standard_error": None}})
+    end_trial(task, "finished", metrics=found(0.5))
     path = task.folder / "trial.json"
     path.write_text(path.read_text().replace('"value": 0.5', '"value": 0.9'))
     assert read_end(task.folder) is None and "counts as unfinished, and runs again" in caplog.text
-    again = run_trial(task, lambda: {"align/heldout/accuracy": {"value": 0.5, "standard_error": None}})
-    assert read_end(task.folder) == again and again["metrics"]["align/heldout/accuracy"]["value"] == 0.5
+    again = run_trial(task, lambda: found(0.5))
+    assert read_end(task.folder) == again and again.metrics[METRIC].value == 0.5
     path.write_text(path.read_text().replace('"value": 0.5', '"value": 0.9'))
     assert end_trial(task, "failed") == read_end(task.folder)
     point = write_point(task)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from raised import raises
 from ratchet.documents.sweep import Objective, ObjectiveResult, SweepOutcome
-from ratchet.errors import CorruptError
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
 from ratchet.store.layout import Layout
@@ -63,6 +62,7 @@ class Trials:
         trial = f"t{name}" + ("" if seed is None else f"-s{seed}")
         known = {"trial": trial, "number": self.count, "point": {"stages.align.beta": 0.1, "at": name}}
         known |= {"point_id": f"p{name}", "seed": seed, "by": "grid", "at": "2026-11-21T09:00:00Z"}
+        known["point"] = more.get("point", known["point"])
         folder = self.layout.trials("plan-beta").run(trial)
         folder.mkdir(parents=True)
         write_sealed(folder / "point.json", known)
@@ -292,7 +292,7 @@ def test_folders_that_are_no_trials_are_left_out_and_broken_ones_named(
     (damaged,) = gather(trials.layout, asked()).trials
     assert damaged.status == "unfinished" and not damaged.metrics and "counts as unfinished" in caplog.text
     write_sealed(path, {"metrics": {"m": 3}})
-    with pytest.raises(CorruptError, match=re.escape("trials/ta: not a trial as it was written")):
+    with raises("corrupt"):
         gather(trials.layout, asked())
 
 

@@ -11,6 +11,7 @@ import pytest
 import sweep_run
 from raised import raises
 from ratchet.errors import PlanError, RunError
+from ratchet.store.codec import to_values
 from ratchet.store.sealed import read_sealed
 from ratchet.track.progress import Console
 from ratchet.tune import sweep as module
@@ -119,9 +120,9 @@ budget: {trials: 2}
     with pytest.raises(PlanError, match="45 does not divide by heads = 2") as refused:
         sizes.task(chosen)
     document = module.reject(sizes.impossible(chosen), refused.value)
-    assert (document["status"], document["reason"]["kind"]) == ("failed", "PlanError")
+    assert document.status == "failed" and document.reason is not None and document.reason["kind"] == "PlanError"
     kept = sizes.folder / "trials" / chosen.trial.trial_id / "trial.json"
-    assert read_sealed(kept) == document
+    assert read_sealed(kept) == to_values(document)
 
 
 def test_what_every_trial_has_is_in_the_sweeps_plan(betas: Sweep, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_trial_that_was_told_to_end_before_its_driver_was_killed_ends_without_
     write_point(task)
     tell(task, "did worse than others at step 4")
     document = work(task, lambda line: None)
-    assert (document["status"], document["reason"]["what"]) == ("stopped", "did worse than others at step 4")
+    assert (document.status, document.why) == ("stopped", "did worse than others at step 4")
     assert not (task.folder / "steps").exists()
 
 

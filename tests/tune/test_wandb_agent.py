@@ -49,6 +49,8 @@ _PROGRAM = """#!{python}
 import json, os, sys
 from pathlib import Path
 sys.path.insert(0, {platform!r})
+from ratchet.documents.sweep import Value
+from ratchet.documents.trial import TrialPoint
 from ratchet.plan.schema import Wandb
 from ratchet.track.trial import TrialRun, trial_run
 told = {{"argv": sys.argv, "environment": {{k: v for k, v in os.environ.items() if k.startswith("WANDB")}}}}
@@ -56,12 +58,12 @@ Path(os.environ["WANDB_RUN_ID"] + ".json").write_text(json.dumps(told))
 words = dict(word.split("=", 1) for word in sys.argv[sys.argv.index("--trial") + 1:])
 beta, data = float(words["stages.align.beta"]), json.loads(words["stages.align.data"])
 point = {{"stages.align.beta": beta, "stages.align.data": data}}
-chosen = {{"trial": "t1", "number": 1, "point": point, "point_id": "p1", "seed": int(words["seed"]), "at": "now"}}
+chosen = TrialPoint("t1", 1, point, "p1", int(words["seed"]), "agent", "now")
 plan = {{"stages": {{"align": {{"beta": beta, "data": data}}}}}}
 trial = TrialRun(trial_run(Wandb(project="its-own", mode="offline"), "demo-both", chosen, plan, Path("trial")))
 for step in range(1, 6):
     trial.line("align.1", {{"step": step, "loss": 1 / step}})
-trial.finish("finished", {{"align/heldout/accuracy": {{"value": 0.75, "standard_error": None}}}})
+trial.finish("finished", {{"align/heldout/accuracy": Value(0.75)}})
 trial.close()
 Path(os.environ["WANDB_RUN_ID"] + ".path").write_text(trial.path)
 """

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.sweep import Value
+from ratchet.documents.trial import TrialPoint
 from ratchet.plan.schema import Wandb
 from ratchet.store.fingerprint import fingerprint
 from ratchet.track.wandb import WandbRun, WandbTracker
@@ -52,21 +54,22 @@ def by_agent() -> bool:
     return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
 
 
-def trial_run_id(sweep: str, chosen: Mapping[str, Any]) -> str:
-    """Return the id of a trial's wandb run; `chosen` is its point.json.
+def trial_run_id(sweep: str, chosen: TrialPoint) -> str:
+    """Return the id of a trial's wandb run; `chosen` is as its point.json has it.
 
     It stays the same when the trial goes on after an end, and is another one where the same sweep
     started again elsewhere: an existing wandb run accepts no step twice.
     """
-    return f"{chosen['trial']}-{fingerprint({'sweep': sweep, 'trial': chosen['trial'], 'at': chosen['at']})[:8]}"
+    told = {"sweep": sweep, "trial": chosen.trial, "at": chosen.at}
+    return f"{chosen.trial}-{fingerprint(told)[:8]}"
 
 
 def trial_run(
-    wandb: Wandb | None, sweep: str, chosen: Mapping[str, Any], plan: Mapping[str, Any], folder: Path
+    wandb: Wandb | None, sweep: str, chosen: TrialPoint, plan: Mapping[str, Any], folder: Path
 ) -> WandbRun | None:
     """Return the wandb run of a trial, or None where none was asked for.
 
-    `chosen` is the trial's point.json, `plan` its resolved plan and `folder` its run folder. Where a
+    `chosen` is as the trial's point.json has it, `plan` its resolved plan and `folder` its run folder. Where a
     wandb agent started this process, the run is the agent's, whether the plan asks for wandb or
     not: its id, project and entity are those of the environment, where wandb itself takes them from
     whatever else it is given; it also locks the keys of the config that the agent has set, under
@@ -74,19 +77,19 @@ def trial_run(
     """
     if wandb is None and not by_agent():
         return None
-    facts = {key: chosen[key] for key in ("trial", "number", "point_id", "seed")}
+    facts = {key: getattr(chosen, key) for key in ("trial", "number", "point_id", "seed")}
     config = {
         **plan,
         "sweep/name": sweep,
         **{f"sweep/{key}": value for key, value in facts.items()},
-        **{f"sweep/point/{key}": value for key, value in chosen["point"].items()},
+        **{f"sweep/point/{key}": value for key, value in chosen.point.items()},
     }
     run = WandbRun(
         project=wandb.project if wandb else "",
         entity=wandb.entity if wandb else None,
         mode=wandb.mode if wandb else "online",
         tags=wandb.tags if wandb else (),
-        name=chosen["trial"],
+        name=chosen.trial,
         run_id=trial_run_id(sweep, chosen),
         group=sweep,
         job_type="trial",
@@ -161,18 +164,16 @@ class TrialRun:
         if self._tracker:
             self._tracker.summary(values)
 
-    def finish(self, status: str, metrics: Mapping[str, Mapping[str, Any]], reason: str | None = None) -> None:
+    def finish(self, status: str, metrics: Mapping[str, Value], reason: str = "") -> None:
         """Take what the trial came to, as trial.json has it, or that it is `unfinished` and goes on later.
 
-        `metrics` are by name, with value and standard error.
-
-        Each value stands under the very name of its metric, its standard error under `<name>_error`;
-        what has no value is not there.
+        `metrics` are by name. Each value stands under the very name of its metric, its standard error under
+        `<name>_error`; what has no value is not there.
         """
         # An empty reason too: a trial that goes on has the summary that it was stopped with.
-        values: dict[str, Any] = {"status": status, "reason": reason or ""}
+        values: dict[str, Any] = {"status": status, "reason": reason}
         for name, one in metrics.items():
-            found = {name: one["value"], f"{name}_error": one.get("standard_error")}
+            found = {name: one.value, f"{name}_error": one.standard_error}
             values |= {key: value for key, value in found.items() if value is not None}
         if self._stages:
             self.table("stages", _COLUMNS, [_row(link) for link in self._stages.values()])

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.sweep import Value
+from ratchet.documents.trial import TrialEnd
 from ratchet.plan.space import Space
 from ratchet.tune.points import Trial, trials
 from ratchet.tune.tpe import Known, propose
-from ratchet.tune.trial import POINT, passing, read_end, read_point
+from ratchet.tune.trial import passing, written_trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Chosen:
 
 @dataclasses.dataclass
 class Seen:
-    """A trial that was chosen, and its trial.json, where it has one."""
+    """A trial that was chosen, and its end, where it has one."""
 
     chosen: Chosen
-    document: Mapping[str, Any] | None
+    end: TrialEnd | None
 
 
 class Chooser:
@@ -42,8 +44,11 @@ class Chooser:
 
     def __init__(self, space: Space, folder: Path, spent: float = 0.0) -> None:
         self.space, self.folder = space, folder
-        self._seen: dict[str, Seen] = {one.chosen.trial.trial_id: one for one in known_trials(folder)}
-        self._left = [one.chosen for one in self._seen.values() if one.document is None or passing(one.document)]
+        self._seen: dict[str, Seen] = {}
+        for one in written_trials(folder):
+            trial = Trial(one.point.point, one.point.seed)
+            self._seen[trial.trial_id] = Seen(Chosen(trial, one.point.number, one.point.by), one.end)
+        self._left = [seen.chosen for seen in self._seen.values() if seen.end is None or passing(seen.end)]
         self._new = iter(self._list()) if space.search.by != "tpe" else iter(self._proposals())
         hours = space.budget.hours
         self._deadline = None if hours is None else time.monotonic() + 3600 * (hours - spent)
@@ -51,7 +56,7 @@ class Chooser:
     @property
     def ended_before(self) -> list[str]:
         """Names of the trials that have ended."""
-        return [name for name, one in self._seen.items() if one.document is not None and not passing(one.document)]
+        return [name for name, one in self._seen.items() if one.end is not None and not passing(one.end)]
 
     def next(self) -> Chosen | None:
         """Return the next trial; None where the sweep has no more.
@@ -64,9 +69,9 @@ class Chooser:
             return None
         return next(self._new, None)
 
-    def ended(self, trial: str, document: Mapping[str, Any]) -> None:
-        """Take what a trial came to: its `trial.json`."""
-        self._seen[trial].document = document
+    def ended(self, trial: str, end: TrialEnd) -> None:
+        """Take what a trial came to."""
+        self._seen[trial].end = end
 
     def _list(self) -> Iterator[Chosen]:
         for trial in trials(self.space):
@@ -119,27 +124,16 @@ class Chooser:
         """
         point = trials[0].chosen.trial.values
         own = [one for one in trials if one.chosen.trial.seed is not None] or trials
-        ends = [one.document for one in own if one.document is not None and not passing(one.document)]
+        ends = [one.end for one in own if one.end is not None and not passing(one.end)]
         if len(own) < seeds or len(ends) < len(own):
             return Known(point, "running")
-        if any(end["status"] != "finished" for end in ends):
+        if any(end.status != "finished" for end in ends):
             return Known(point, "done")
         means = []
         for name in self.space.objectives:
-            found = [(end["metrics"].get(name) or {}).get("value") for end in ends]
+            found = [end.metrics.get(name, Value(None)).value for end in ends]
             values = [value for value in found if value is not None]
             if len(values) < len(ends):
                 return Known(point, "running")
             means.append(sum(values) / len(values))
         return Known(point, "done", tuple(means))
-
-
-def known_trials(folder: Path) -> list[Seen]:
-    """Return the trials in `folder` in the order in which they were chosen."""
-    found = []
-    for path in folder.glob(f"*/{POINT}"):
-        told = read_point(path.parent)
-        if told is not None:
-            chosen = Chosen(Trial(told["point"], told["seed"]), told["number"], told["by"])
-            found.append(Seen(chosen, read_end(path.parent)))
-    return sorted(found, key=lambda one: one.chosen.number)

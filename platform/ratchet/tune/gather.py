@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from ratchet.documents.sweep import (
     SweepStage,
     SweepWork,
     TrialOutcome,
-    Value,
 )
-from ratchet.errors import CorruptError
+from ratchet.documents.trial import TrialStep
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
 from ratchet.report.sweep.diagnoses import diagnose
@@ -33,9 +32,7 @@ from ratchet.store.sound import legible_record
 from ratchet.tune.compare import compare, shares_of, tied
 from ratchet.tune.importance import importance
 from ratchet.tune.rank import points_of
-from ratchet.tune.trial import read_end, read_point
-
-_END = "the trial's folder can be deleted: the trial is run again"
+from ratchet.tune.trial import WrittenTrial, written_trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +65,12 @@ def gather(
     `marks` gives words to points by their id. A folder without point.json is no trial; one without trial.json is
     unfinished. Raises CorruptError where a file of a trial is not what was written.
     """
-    found = list(read_trials(layout, asked.name))
-    trials = tuple(trial for trial, _, _ in found)
+    found = written_trials(layout.trials(asked.name).run("-").parent)
+    trials = tuple(_outcome(layout, trial) for trial in found)
     objectives = tuple(
         Objective(metric, mode, any(shares_of(trials, metric))) for metric, mode in asked.space.objectives.items()
     )
-    values = {trial.point: point for trial, point, _ in reversed(found)}
+    values = {trial.point.point_id: trial.point.point for trial in reversed(found)}
     points = points_of(trials, values, objectives, marks or {}, asked.space.seeds or ())
     keys = tuple(Key(key, one.kind, tuple(one.row.shown(one.given))) for key, one in asked.space.keys.items())
     same = tied(points)
@@ -90,7 +87,7 @@ def gather(
         trials=trials,
         points=points,
         best=None if same else next((point.id for point in points if point.rank == 1), None),
-        stages=_stages(layout, asked.name, found),
+        stages=_stages(asked.name, found),
         work=_work(layout, asked.name, found),
         importance=tuple(
             Importance(objective.metric, key, share)
@@ -116,45 +113,31 @@ def write_sweep(folder: Path, document: SweepOutcome) -> Path:
     return folder / NAME
 
 
-Found = tuple[TrialOutcome, Mapping[str, Any], Sequence[Mapping[str, Any]]]
-"""A trial, its point's values, and its steps as its trial.json has them."""
-
-
-def read_trials(layout: Layout, sweep: str) -> Iterator[Found]:
-    """Yield the trials of a sweep in the order in which they were chosen. Raises CorruptError."""
-    trials = layout.trials(sweep)
-    folder = trials.run("-").parent
-    read = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        chosen, ended = read_point(path), read_end(path)
-        if chosen is None and ended is None:
-            continue
-        try:
-            read.append(_trial({**(chosen or {}), **(ended or {})}, str(path.relative_to(layout.root))))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptError(f"not a trial as it was written: {error!r}", where=str(path), fix=_END) from error
-    yield from sorted(read, key=lambda one: one[0].number)
-
-
-def _trial(facts: Mapping[str, Any], folder: str) -> Found:
-    steps = facts.get("steps", [])
-    trial = TrialOutcome(
-        id=facts["trial"],
-        number=facts["number"],
-        point=facts["point_id"],
-        seed=facts["seed"],
-        status=facts.get("status", "unfinished"),
-        reason=_reason(facts.get("reason")),
-        seconds=float(facts.get("seconds", 0.0)),
-        metrics={
-            name: Value(one["value"], one["standard_error"], one.get("low"), one.get("high"))
-            for name, one in facts.get("metrics", {}).items()
-        },
-        steps=tuple(step["id"] for step in steps),
-        run=folder,
-        wandb=facts.get("wandb"),
+def _outcome(layout: Layout, written: WrittenTrial) -> TrialOutcome:
+    point, end = written.point, written.end
+    begun = TrialOutcome(
+        id=point.trial,
+        number=point.number,
+        point=point.point_id,
+        seed=point.seed,
+        status="unfinished",
+        reason="",
+        seconds=0.0,
+        metrics={},
+        steps=(),
+        run=str(written.folder.relative_to(layout.root)),
     )
-    return trial, facts["point"], steps
+    if end is None:
+        return begun
+    return dataclasses.replace(
+        begun,
+        status=end.status,
+        reason=_reason(end.reason),
+        seconds=end.seconds,
+        metrics=end.metrics,
+        steps=tuple(step.id for step in end.steps),
+        wandb=end.wandb,
+    )
 
 
 def _reason(reason: Mapping[str, Any] | None) -> str:
@@ -164,51 +147,53 @@ def _reason(reason: Mapping[str, Any] | None) -> str:
     return f"{said}\n{reason['fix']}" if reason.get("fix") else said
 
 
-def _stages(layout: Layout, sweep: str, found: Sequence[Found]) -> tuple[SweepStage, ...]:
+def _stages(sweep: str, found: Sequence[WrittenTrial]) -> tuple[SweepStage, ...]:
     """Return each distinct stage with the trials that have it, in the order in which trials first came to it."""
-    here = _makers(layout, sweep, found)
-    steps: dict[str, Mapping[str, Any]] = {}
-    trials: dict[str, list[str]] = {}
-    for trial, _, mine in found:
-        for step in mine:
-            steps.setdefault(step["id"], step)
-            if trial.id not in (having := trials.setdefault(step["id"], [])):
-                having.append(trial.id)
-    told = ("name", "kind", "chunk", "start")
+    here = _makers(sweep, found)
+    steps: dict[str, TrialStep] = {}
+    trials: dict[str, dict[str, None]] = {}
+    for trial in found:
+        for step in _steps(trial):
+            steps.setdefault(step.id, step)
+            trials.setdefault(step.id, {})[trial.point.trial] = None
     return tuple(
         SweepStage(
             id=fp,
+            name=step.name,
+            kind=step.kind,
+            chunk=step.chunk,
+            start=step.start,
             trials=tuple(trials[fp]),
-            made_by=here.get(fp, step["made_by"]),
-            **{key: step[key] for key in told},
-            **_cost(step),
+            made_by=here.get(fp, step.made_by),
+            pairs=step.pairs,
+            seconds=step.seconds,
+            reference_pairs=step.reference_pairs,
+            reference_seconds=step.reference_seconds,
         )
         for fp, step in steps.items()
     )
 
 
-def _makers(layout: Layout, sweep: str, found: Sequence[Found]) -> dict[str, str]:
+def _steps(trial: WrittenTrial) -> tuple[TrialStep, ...]:
+    return trial.end.steps if trial.end else ()
+
+
+def _makers(sweep: str, found: Sequence[WrittenTrial]) -> dict[str, str]:
     """Return the trial that made it of each stage that this sweep made; all others were found in the store.
 
     A sweep that was put aside had this one's name too, and may have had trials of the same names: what was begun
     before the first trial of this one was chosen is that one's.
     """
-    chosen = (read_point(layout.root / trial.run) for trial, _, _ in found)
-    first = min((one["at"] for one in chosen if one is not None), default="")
+    first = min((trial.point.at for trial in found), default="")
     made: dict[str, str] = {}
-    for step in (step for _, _, mine in found for step in mine):
-        by, _, trial = step["made_by"].rpartition("/")
-        if by == sweep and step["started"] >= first:
-            made[step["id"]] = trial
+    for step in (step for trial in found for step in _steps(trial)):
+        by, _, trial = step.made_by.rpartition("/")
+        if by == sweep and step.started >= first:
+            made[step.id] = trial
     return made
 
 
-def _cost(step: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {key: int(step[key] or 0) for key in ("pairs", "reference_pairs")}
-    return counts | {key: float(step[key] or 0.0) for key in ("seconds", "reference_seconds")}
-
-
-def _work(layout: Layout, sweep: str, found: Sequence[Found]) -> SweepWork:
+def _work(layout: Layout, sweep: str, found: Sequence[WrittenTrial]) -> SweepWork:
     """Add up what this sweep made, once each, and what every trial would have made by itself.
 
     What was in the store before, of other runs and sweeps, is no work of this one. A reference pass counts as this
@@ -217,25 +202,24 @@ def _work(layout: Layout, sweep: str, found: Sequence[Found]) -> SweepWork:
     Reference scores are added up by their own folders in the store: stages that differ in their loss alone share
     them, which no sum over stages shows. A run by itself makes none twice either.
     """
-    asked = [step for _, _, mine in found for step in mine]
-    distinct = {step["id"]: step for step in asked}
-    here = _makers(layout, sweep, found)
+    asked = [step for trial in found for step in _steps(trial)]
+    distinct = {step.id: step for step in asked}
+    here = [distinct[fp] for fp in _makers(sweep, found)]
     scored = {fp: _scored(layout, step) for fp, step in distinct.items()}
-    own = [{name: one for step in mine for name, one in scored[step["id"]].items()} for _, _, mine in found]
-    once = {name: one for fp in here for name, one in scored[fp].items()}
-    costs, asked_costs = [_cost(distinct[fp]) for fp in here], [_cost(distinct[step["id"]]) for step in asked]
+    own = [{name: one for step in _steps(trial) for name, one in scored[step.id].items()} for trial in found]
+    once = {name: one for step in here for name, one in scored[step.id].items()}
     return SweepWork(
         stages=len(here),
         stages_found=len(distinct) - len(here),
         stages_unshared=len(asked),
-        pairs=sum(one["pairs"] for one in costs),
-        pairs_unshared=sum(one["pairs"] for one in asked_costs),
+        pairs=sum(step.pairs for step in here),
+        pairs_unshared=sum(step.pairs for step in asked),
         reference_passes=_passes(once),
         reference_passes_unshared=sum(map(_passes, own)),
         reference_pairs=sum(pairs for _, pairs in once.values()),
         reference_pairs_unshared=sum(pairs for some in own for _, pairs in some.values()),
-        seconds=round(sum(one["seconds"] for one in costs), 3),
-        seconds_unshared=round(sum(one["seconds"] for one in asked_costs), 3),
+        seconds=round(sum(step.seconds for step in here), 3),
+        seconds_unshared=round(sum(step.seconds for step in asked), 3),
     )
 
 
@@ -248,12 +232,12 @@ def _pass_of(identity: Mapping[str, Any]) -> str:
     return fingerprint({key: value for key, value in identity.items() if key not in {"split", "rows"}})
 
 
-def _scored(layout: Layout, step: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+def _scored(layout: Layout, step: TrialStep) -> dict[str, tuple[str, int]]:
     """Return the reference scores of a stage by their name in the store: model and tokens, and how many pairs.
 
     Where the store does not have them any more, they are taken to be the stage's own.
     """
-    known = {name: legible_record(layout.logps(name)) for name in step["references"]}
+    known = {name: legible_record(layout.logps(name)) for name in step.references}
     if None in known.values():
-        return {step["id"]: (step["id"], int(step["reference_pairs"]))}
+        return {step.id: (step.id, step.reference_pairs)}
     return {name: (_pass_of(one.identity), int(one.counts["pairs"])) for name, one in known.items() if one is not None}

@@ -12,6 +12,8 @@ from typing import Any
 from ratchet import redact
 from ratchet.documents.read import read_scores
 from ratchet.documents.scores import NAME as SCORES
+from ratchet.documents.sweep import Status, Value
+from ratchet.documents.trial import TrialEnd
 from ratchet.errors import StoppedError
 from ratchet.pipeline.context import Trial
 from ratchet.pipeline.graph import chunk_names
@@ -40,7 +42,7 @@ Asked = Callable[[], str | None]
 """Says why a trial should save, end and go on later, if it should."""
 
 
-def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[str, Any]:
+def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> TrialEnd:
     """Run a trial in this process and return its trial.json. What is for people goes to the trial's log.
 
     A process of a killed driver that is still at the trial is waited for. Raises StoppedError where the trial was
@@ -49,7 +51,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
     redact.guard_process()
     os.chdir(task.home)
     chosen = write_point(task)
-    task = dataclasses.replace(task, number=chosen["number"])
+    task = dataclasses.replace(task, number=chosen.number)
     resolved = task.plan.model_dump(mode="json")
     with contextlib.ExitStack() as stack:
         stack.enter_context(warned.sent(task.folder))
@@ -71,18 +73,17 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> dict[s
         watch = Watch(listeners)
         free_slots(task.folder / SLOTS)
         try:
-            document = run_trial(task, lambda: _run(task, watch, wandb, Console(log), asked), wandb.path)
+            end = run_trial(task, lambda: _run(task, watch, wandb, Console(log), asked), wandb.path)
         except StoppedError as stopped:
             wandb.finish("unfinished", {}, stopped.what)
             raise
-        reason = document["reason"]["what"] if document["reason"] else None
-        named = {name: document["metrics"][name] for name in task.objectives if name in document["metrics"]}
-        wandb.finish(document["status"], named, reason)
+        named = {name: end.metrics[name] for name in task.objectives if name in end.metrics}
+        wandb.finish(end.status, named, end.why)
         watch.close()
-    return document
+    return end
 
 
-def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) -> tuple[dict[str, Any], WandbRun | None]:
+def end_from_outside(task: TrialTask, status: Status, reason: Mapping[str, str]) -> tuple[TrialEnd, WandbRun | None]:
     """Write down the end of a trial whose process could not; return its trial.json and the wandb run to send it to.
 
     A trial that wrote down its own end keeps that, and its run knows.
@@ -96,7 +97,7 @@ def end_from_outside(task: TrialTask, status: str, reason: Mapping[str, str]) ->
     return end_trial(task, status, reason=facts, wandb=run.path if run else None), run
 
 
-def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console, asked: Asked) -> dict[str, Any]:
+def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console, asked: Asked) -> dict[str, Value]:
     @contextlib.contextmanager
     def follow(step: str, folder: Path) -> Iterator[None]:
         with watch(step, folder):
@@ -115,26 +116,22 @@ def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console, asked
         send_scores(wandb, read_scores(scores, where=str(task.folder / SCORES)))
     found = read_metrics_of(task.folder, task.plan, metric_names(task.plan))
     ends = ends_of(task.folder, task.plan, found)
-    return {
-        name: {"value": value, "standard_error": error}
-        | (dict(zip(("low", "high"), ends[name], strict=True)) if name in ends else {})
-        for name, (value, error) in found.items()
-    }
+    return {name: Value(value, error, *ends.get(name, (None, None))) for name, (value, error) in found.items()}
 
 
 def _links(task: TrialTask, step: str) -> Iterator[StageLink]:
     """Yield what a finished step of the trial is, and where it comes from."""
     for made in made_steps(task.folder):
-        if made["name"] == step:
-            theirs = read_end(task.folder_of(made["made_by"])) or {}
+        if made.name == step:
+            theirs = read_end(task.folder_of(made.made_by))
             yield StageLink(
                 step=step,
-                kind=made["kind"],
-                fingerprint=made["id"],
-                parent=made["start"],
-                made_by=made["made_by"],
-                run=theirs.get("wandb"),
-                reused=made["made_by"] != f"{task.sweep}/{task.name}",
+                kind=made.kind,
+                fingerprint=made.id,
+                parent=made.start,
+                made_by=made.made_by,
+                run=theirs.wandb if theirs else None,
+                reused=made.made_by != f"{task.sweep}/{task.name}",
             )
 
 

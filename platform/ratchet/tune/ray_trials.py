@@ -20,6 +20,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
+from ratchet.documents.sweep import Status
 from ratchet.errors import ClusterError, StoppedError, error_values
 from ratchet.pipeline.session import plain_error
 from ratchet.pipeline.training import SLOTS
@@ -31,7 +32,7 @@ ERROR = "error.txt"
 _RETRIES = 2
 """Times that a trial whose process was lost is run again; it goes on from what is in the store."""
 
-Ended = Callable[[TrialTask, str, Mapping[str, str]], None]
+Ended = Callable[[TrialTask, Status, Mapping[str, str]], None]
 
 
 class NotInSnapshots:

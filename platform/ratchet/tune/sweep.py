@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.documents.sweep import SweepOutcome
+from ratchet.documents.sweep import Status, SweepOutcome
+from ratchet.documents.trial import TrialEnd
 from ratchet.errors import (
     PlanError,
     RatchetError,
@@ -41,14 +42,24 @@ from ratchet.track.pace import line_by_line
 from ratchet.track.progress import Console
 from ratchet.track.trial import Ends
 from ratchet.tune.aside import Clock, Pages
-from ratchet.tune.choose import Chooser, Chosen, known_trials
+from ratchet.tune.choose import Chooser, Chosen
 from ratchet.tune.definition import TRIALS, Sweep
 from ratchet.tune.gather import Asked, gather, write_sweep
 from ratchet.tune.marks import order_marks
 from ratchet.tune.points import Trial, trial_count
 from ratchet.tune.process import LOG, end_from_outside, work
 from ratchet.tune.promote import Origin, promote, winner
-from ratchet.tune.trial import PAUSE, POINT, TRIAL, TrialTask, describe_outcome, describe_trial, end_trial, write_point
+from ratchet.tune.trial import (
+    PAUSE,
+    POINT,
+    TRIAL,
+    TrialTask,
+    describe_outcome,
+    describe_trial,
+    end_trial,
+    write_point,
+    written_trials,
+)
 from ratchet.tune.trial_plan import trial_document
 
 IDENTITY, CALLS = "identity.json", "calls.json"
@@ -124,7 +135,7 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
     open_storage(root_of(sweep.plan.cluster.storage))
     with _alone(sweep):
         _claim(sweep, Console(), fresh=False)
-        numbers = [one.chosen.number for one in known_trials(sweep.folder / TRIALS)]
+        numbers = [one.point.number for one in written_trials(sweep.folder / TRIALS)]
         chosen = Chosen(Trial(values, seed), 1 + max(numbers, default=0), "agent")
         try:
             task = sweep.task(chosen)
@@ -134,10 +145,10 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
         write_point(task)
     heard = Heard(task.folder, Console().say)
     with heard.meanwhile(), ray_session(task.plan.cluster, say=Console().say):
-        document = work(task, lambda line: None)
+        end = work(task, lambda line: None)
     write_page(sweep, sum(call["seconds"] for call in read_json_or_none(sweep.folder / CALLS) or []))
-    if document["status"] != "finished":
-        raise error_from(document["reason"])
+    if end.reason is not None:
+        raise error_from(end.reason)
     return task.folder / "report.html"
 
 
@@ -183,17 +194,17 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
                 console.say(str(error))
             troubles.append(error)
 
-    def take(task: TrialTask, status: str, reason: Mapping[str, str]) -> None:
+    def take(task: TrialTask, status: Status, reason: Mapping[str, str]) -> None:
         running.pop(task.name, None)
         if stop.why() is not None and not (task.folder / TRIAL).exists():
             console.say(f"{task.name:<20} stopped: it goes on where it is when the sweep is run again")
             return
-        document, run = end_from_outside(task, status, reason)
-        chooser.ended(task.name, document)
-        console.say(describe_outcome(task, document))
+        end, run = end_from_outside(task, status, reason)
+        chooser.ended(task.name, end)
+        console.say(describe_outcome(task, end))
         pages.ask()
         if run is not None:
-            ends.tell(run, document["status"], document["reason"]["what"])
+            ends.tell(run, end.status, end.why)
 
     with (
         contextlib.closing(Ends()) as ends,
@@ -232,8 +243,8 @@ def last_line(path: Path) -> str:
     return " ".join(lines[-1].split()) if lines else ""
 
 
-def reject(task: TrialTask, error: PlanError) -> dict[str, Any]:
-    """Write down a trial whose values the plan does not allow, and return its trial.json. Raises StorageError."""
+def reject(task: TrialTask, error: PlanError) -> TrialEnd:
+    """Write down a trial whose values the plan does not allow, and return its end. Raises StorageError."""
     write_point(task)
     return end_trial(task, "failed", reason=error_values(error))
 
@@ -288,7 +299,7 @@ def write_page(sweep: Sweep, seconds: float) -> tuple[Path, SweepOutcome]:
     layout = layout_at(sweep.plan.cluster.storage)
     asked = Asked(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
     with _alone(sweep):  # the last one knows of all
-        found = [one.document for one in known_trials(sweep.folder / TRIALS) if one.document is not None]
+        found = [one.end for one in written_trials(sweep.folder / TRIALS) if one.end is not None]
         marks = order_marks(sweep.space, sweep.plan, found, layout)
         told = warned.on_page([], sweep.folder, runs=RUNS)
         document = gather(layout, asked, seconds=seconds, marks=marks, hardware=hardware(), warnings=told)

@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.sweep import Status, Value
+from ratchet.documents.trial import FORMAT, TrialEnd, TrialPoint, TrialStep
 from ratchet.errors import CorruptError, RatchetError, RunError, StoppedError, error_values
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
+from ratchet.store.codec import from_values, to_values
 from ratchet.store.layout import Layout, root_of
-from ratchet.store.record import now, read_json_or_none, read_record
+from ratchet.store.record import Record, now, read_json_or_none, read_record
 from ratchet.store.sealed import read_sealed, write_sealed, write_sealed_once
 from ratchet.track.progress import duration
 from ratchet.tune.watch import TrialStop
@@ -29,7 +32,6 @@ PAUSE = "pause.json"
 
 Trials run on the driver's machine, so that no network disk keeps in mind that it was not there.
 """
-FORMAT = 1
 TASK = "task"
 """The key of a trial's task in its configuration for Ray Tune."""
 PASSING = frozenset({"ClusterError", "EndpointError", "EngineDeathError", "StorageError"})
@@ -81,59 +83,76 @@ class TrialTask:
         return Layout(root_of(self.plan.cluster.storage)).trials(self.sweep)
 
 
-def write_point(task: TrialTask) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class WrittenTrial:
+    """A trial as its folder has it; `end` is None where it has not ended."""
+
+    folder: Path
+    point: TrialPoint
+    end: TrialEnd | None
+
+
+def written_trials(folder: Path) -> list[WrittenTrial]:
+    """Return the trials in a folder in the order in which they were chosen; one without point.json is none.
+
+    Raises CorruptError where a file of one is not as it was written.
+    """
+    places = [path.parent for path in folder.glob(f"*/{POINT}")]
+    points = {place: point for place in places if (point := read_point(place)) is not None}
+    found = [WrittenTrial(place, point, read_end(place)) for place, point in points.items()]
+    return sorted(found, key=lambda one: one.point.number)
+
+
+def write_point(task: TrialTask) -> TrialPoint:
     """Write down that a trial was chosen, unless that is known, and return what stands there. Raises StorageError."""
     found = read_point(task.folder)
     if found is None:
-        found = {"trial": task.name, "number": task.number, "point": dict(task.point), "point_id": task.point_id}
-        found |= {"seed": task.seed, "by": task.by, "at": now()}
-        write_sealed(task.folder / POINT, found)
-    return dict(found)
+        found = TrialPoint(task.name, task.number, task.point, task.point_id, task.seed, task.by, now())
+        write_sealed(task.folder / POINT, to_values(found))
+    return found
 
 
-def read_point(folder: Path) -> dict[str, Any] | None:
+def read_point(folder: Path) -> TrialPoint | None:
     """Return a trial's point.json; None where it has none. Raises CorruptError where it is not as it was written."""
-    return read_sealed(folder / POINT, "put it back from a copy, or delete the trial's folder: it is chosen again")
+    fix = "put it back from a copy, or delete the trial's folder: it is chosen again"
+    values = read_sealed(folder / POINT, fix)
+    if values is None:
+        return None
+    return from_values(TrialPoint, values, where=str(folder / POINT), fix=fix, error=CorruptError)
 
 
-def read_end(folder: Path) -> dict[str, Any] | None:
+def read_end(folder: Path) -> TrialEnd | None:
     """Return a trial's trial.json; None where it has not ended.
 
     One that is not as it was written is no end, and a warning says so: the trial runs again, and finds its steps.
+    Raises CorruptError where it is as it was written, and yet says something else.
     """
     try:
-        return read_sealed(folder / TRIAL)
+        values = read_sealed(folder / TRIAL)
     except CorruptError as error:
         _log.warning("%s is damaged (%s): the trial counts as unfinished, and runs again", error.where, error.what)
         return None
+    if values is None:
+        return None
+    fix = "the trial's folder can be deleted: the trial is run again"
+    return from_values(TrialEnd, values, where=str(folder / TRIAL), fix=fix, error=CorruptError)
 
 
-def end_trial(task: TrialTask, status: str, **found: Any) -> dict[str, Any]:
-    """Write down how a trial ended, once: the first end that is written stands. Raises StorageError."""
-    document = {
-        "format": FORMAT,
-        "trial": task.name,
-        "number": task.number,
-        "point": dict(task.point),
-        "point_id": task.point_id,
-        "seed": task.seed,
-        "status": status,
-        "reason": None,
-        "metrics": {},
-        "steps": made_steps(task.folder),
-        "started": now(),
-        "seconds": 0.0,
-        "wandb": None,
-        **found,
-    }
-    if write_sealed_once(task.folder / TRIAL, document):
-        return document
+def end_trial(task: TrialTask, status: Status, **found: Any) -> TrialEnd:
+    """Write down how a trial ended, once: the first end that is written stands. Raises StorageError.
+
+    `found` are further fields of a TrialEnd.
+    """
+    made = {"steps": made_steps(task.folder), "started": now(), **found}
+    end = TrialEnd(FORMAT, task.name, task.number, task.point, task.point_id, task.seed, status, **made)
+    if write_sealed_once(task.folder / TRIAL, to_values(end)):
+        return end
     if (before := read_end(task.folder)) is None:
-        write_sealed(task.folder / TRIAL, document)
-    return before or document
+        write_sealed(task.folder / TRIAL, to_values(end))
+    return before or end
 
 
-def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str | None = None) -> dict[str, Any]:
+def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Value]], wandb: str | None = None) -> TrialEnd:
     """Run a trial by `run`, which returns its metrics; write down whether it finished, was stopped, or failed and why.
 
     `wandb` is its run there. An error that is not one of ours is raised: Ray runs the trial again, and it
@@ -144,17 +163,20 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
         return before
     (task.folder / TRIAL).unlink(missing_ok=True)
     started, clock = now(), time.monotonic()
-    status, reason, metrics = "finished", None, {}
+    status: Status = "finished"
+    reason: dict[str, str] | None = None
+    metrics: dict[str, Value] = {}
     try:
         metrics = dict(run())
-        absent = [name for name in task.objectives if metrics.get(name, {}).get("value") is None]
+        absent = [name for name in task.objectives if metrics.get(name, Value(None)).value is None]
         if absent:
             raise RunError(f"the run has no value of {', '.join(absent)}", where=str(task.folder), fix="see its report")
     except StoppedError:
         raise
     except (RatchetError, TrialStop) as error:
         told = read_json_or_none(task.folder / STOP)
-        if told is not None and type(error).__name__ not in PASSING:  # training ends with an error of its own
+        # A trial that is ended by a scheduler ends with an error of training: the file says which of the two it was.
+        if told is not None and type(error).__name__ not in PASSING:
             status, reason = "stopped", {"kind": "Stopped", "what": told["what"], "where": "", "fix": ""}
         else:
             assert isinstance(error, RatchetError)  # noqa: S101  a TrialStop comes from that file
@@ -163,12 +185,12 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Any]], wandb: str 
     return end_trial(task, status, reason=reason, metrics=metrics, started=started, seconds=seconds, wandb=wandb)
 
 
-def passing(document: Mapping[str, Any]) -> bool:
+def passing(end: TrialEnd) -> bool:
     """Whether a trial failed of something that may be over when it is run again."""
-    return document["status"] == "failed" and document["reason"]["kind"] in PASSING
+    return end.status == "failed" and end.reason is not None and end.reason["kind"] in PASSING
 
 
-def made_steps(folder: Path) -> list[dict[str, Any]]:
+def made_steps(folder: Path) -> tuple[TrialStep, ...]:
     """Return the finished steps of a trial, in the order in which they build on one another."""
     found = []
     for path in (folder / "steps").glob("[!.]*"):  # a link that is being made has a name with a dot before it
@@ -177,29 +199,26 @@ def made_steps(folder: Path) -> list[dict[str, Any]]:
             found.append((path.name, path.resolve().name, record))
     ids = {name: fp for name, fp, _ in found}
     found.sort(key=lambda one: (one[2].started, one[0]))
-    return [
-        {
-            "id": fp,
-            "name": name,
-            "kind": record.identity["kind"],
-            "chunk": record.facts["chunk"],
-            "start": ids.get(record.facts["start"]),
-            "made_by": record.facts["made_by"],
-            "started": record.started,
-            "pairs": record.counts.get("pairs_seen", 0),
-            "seconds": record.seconds,
-            **_references(record.facts.get("reference")),
-        }
-        for name, fp, record in found
-    ]
+    return tuple(_step(name, fp, record, ids) for name, fp, record in found)
 
 
-def _references(facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the passes in which a step's reference was scored, by their names in the store, and what they took."""
-    if facts is None:
-        return {"references": [], "reference_pairs": 0, "reference_seconds": 0.0}
-    names = [Path(folder).name for folder in facts["records"]]
-    return {"references": names, "reference_pairs": facts["pairs"], "reference_seconds": facts["seconds"]}
+def _step(name: str, fp: str, record: Record, ids: Mapping[str, str]) -> TrialStep:
+    facts = record.facts
+    scored = facts.get("reference")
+    return TrialStep(
+        id=fp,
+        name=name,
+        kind=record.identity["kind"],
+        chunk=facts["chunk"],
+        start=ids.get(facts["start"]),
+        made_by=facts["made_by"],
+        started=record.started,
+        pairs=record.counts.get("pairs_seen", 0),
+        seconds=record.seconds,
+        references=tuple(Path(one).name for one in scored["records"]) if scored else (),
+        reference_pairs=scored["pairs"] if scored else 0,
+        reference_seconds=scored["seconds"] if scored else 0.0,
+    )
 
 
 def describe_trial(task: TrialTask) -> str:
@@ -208,15 +227,13 @@ def describe_trial(task: TrialTask) -> str:
     return f"{task.name}: {values}" + ("" if task.seed is None else f", seed {task.seed}")
 
 
-def describe_outcome(task: TrialTask, document: Mapping[str, Any]) -> str:
+def describe_outcome(task: TrialTask, end: TrialEnd) -> str:
     """Return what a trial came to, for people."""
-    if document["status"] != "finished":
-        return f"{task.name:<20} {document['status']}: {document['reason']['what']}"
+    if end.status != "finished":
+        return f"{task.name:<20} {end.status}: {end.why}"
     found = []
     for name in task.objectives:
-        value, error, low, high = (
-            document["metrics"][name].get(key) for key in ("value", "standard_error", "low", "high")
-        )
-        sure = "" if error is None else f" ± {error:.2g}"
-        found.append(f"{name} {value:.4g}" + (sure if low is None else f" ({low:.2g} to {high:.2g})"))
-    return f"{task.name:<20} finished in {duration(document['seconds'])}: {', '.join(found)}"
+        one = end.metrics[name]
+        sure = "" if one.standard_error is None else f" ± {one.standard_error:.2g}"
+        found.append(f"{name} {one.value:.4g}" + (sure if one.low is None else f" ({one.low:.2g} to {one.high:.2g})"))
+    return f"{task.name:<20} finished in {duration(end.seconds)}: {', '.join(found)}"
