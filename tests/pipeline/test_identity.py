@@ -24,7 +24,7 @@ from ratchet.evaluate.task_run import Inputs, task_run
 from ratchet.model.digest import digest_code, digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import SourcePairs
-from ratchet.pairs.token_flow import SourceTokens
+from ratchet.pairs.token_flow import PairTokens
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline import state
 from ratchet.pipeline.context import Order, Run, Tokens
@@ -228,7 +228,7 @@ def as_a_run_leaves_it(plan: Plan) -> None:
     for stage in plan.stages.values():
         for name in stage.shares() if trains(stage) else ():
             policy = Policy(stage.max_length, stage.overlong)  # type: ignore[union-attr]
-            tokens = put(run.layout, SourceTokens(run.pairs[name][1], run.pairs[name][0], base(run), policy, None))
+            tokens = put(run.layout, PairTokens(run.pairs[name][1], run.pairs[name][0], base(run), policy, None))
             run.tokens[name, policy.max_length, policy.overlong] = Tokens(name, tokens, run.layout.tokens(tokens))
     chunks = chunk_names(plan.stages["align"])
     rows = ((0, 2, 4), (1, 3)) if chunks[:1] == ["part 1"] else None

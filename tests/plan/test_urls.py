@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from raised import raises
 from ratchet.cli import main
 from ratchet.errors import PlanError
 from ratchet.plan.load import load_plan, load_suite
@@ -102,7 +103,7 @@ def test_a_relative_storage_is_refused_in_a_ray_job_alone(tmp_path: Path, monkey
     assert layout_at(str(tmp_path), environment=job) == Layout(tmp_path)
     copies = tmp_path / "_ray_pkg_12ab" / "outputs"
     for storage, environment in (("outputs", job), (str(copies), {}), (str(copies), job)):
-        with pytest.raises(PlanError, match="be lost with it") as caught:
+        with raises("plan") as caught:
             layout_at(storage, environment=environment)
         assert caught.value.where == "cluster.storage" and "--set cluster.storage=/mnt/store" in caught.value.fix
     path = tmp_path / "mine.yaml"

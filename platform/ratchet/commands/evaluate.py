@@ -15,7 +15,7 @@ from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite, refuse_suite_here
 from ratchet.plan.model import DAY, ModelSpec, changed, is_commit
-from ratchet.plan.naming import Place
+from ratchet.plan.naming import NamedPath
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Wandb
 
@@ -100,7 +100,7 @@ def read_models(arguments: argparse.Namespace, dtype: str) -> dict[str, ModelSpe
     wrong, found = [], {}
     for option, part in (("storage", Cluster), ("chat_template", ModelSpec)):
         text = getattr(arguments, option) or ""
-        if text and (what := url_fault(text) or fault(Place(part, option, (), text))):
+        if text and (what := url_fault(text) or fault(NamedPath(part, option, (), text))):
             wrong.append(f"--{option.replace('_', '-')}: {what}")
     template = None if wrong else arguments.chat_template
     for words in arguments.models:
@@ -109,7 +109,7 @@ def read_models(arguments: argparse.Namespace, dtype: str) -> dict[str, ModelSpe
         except PlanError as error:
             wrong.append(str(error))
             continue
-        if spec.path and (what := fault(Place(ModelSpec, "path", (), spec.path))):
+        if spec.path and (what := fault(NamedPath(ModelSpec, "path", (), spec.path))):
             wrong.append(f"{words}: {what}")
         if name in found:
             wrong.append(f"two models are named {name}: name one: NAME=MODEL")

@@ -52,7 +52,7 @@ def tokens_identity(
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceTokens:
+class PairTokens:
     """The tokens of a source's pairs, under a tokenizer, a template and a length policy."""
 
     pairs_folder: Path
@@ -106,7 +106,7 @@ def prepare_tokens(
     too. Raises ModelError where the tokenizer or its template cannot be used, DataError where no pair is left to train
     on, StorageError.
     """
-    tokens = SourceTokens(pairs_folder, pairs_fp, model_folder, Policy(max_length, overlong), chat_template, small_rows)
+    tokens = PairTokens(pairs_folder, pairs_fp, model_folder, Policy(max_length, overlong), chat_template, small_rows)
     made = ensure(layout, tokens, wait)
     return made.fingerprint, made.folder
 

@@ -18,7 +18,7 @@ from ratchet.plan.data import Source
 from ratchet.plan.document import Document, KeyPath, Problem
 from ratchet.plan.judge import JUDGE_KINDS
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.naming import TEMPLATE, Place, places
+from ratchet.plan.naming import TEMPLATE, NamedPath, places
 from ratchet.plan.outline import close, hint
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import may_train
@@ -44,7 +44,7 @@ def path_problems(document: Document, schema: type[Plan] | type[Suite], *, sent:
         yield from _too_long(document)
 
 
-def fault(place: Place) -> str | None:
+def fault(place: NamedPath) -> str | None:
     """Return what is wrong with a text that names a file or folder, or None. What has a scheme is not looked at."""
     if url_fault(place.text) is not None:
         return None

@@ -10,7 +10,7 @@ from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import estimate_pairs, first_pairs
 from ratchet.pairs.render import find_style
-from ratchet.pairs.token_flow import SourceTokens
+from ratchet.pairs.token_flow import PairTokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.changes import changed_in_plan, is_kept
@@ -150,7 +150,7 @@ def _find_tokens(run: Run) -> None:
                 continue
             policy = Policy(stage.max_length, stage.overlong)
             fp, folder = run.pairs[name]
-            tokens = SourceTokens(folder, fp, run.models[BASE].folder, policy, run.chat_template)
+            tokens = PairTokens(folder, fp, run.models[BASE].folder, policy, run.chat_template)
             if (made := find(run.layout, tokens)) is not None:
                 key = (name, stage.max_length, stage.overlong)
                 run.tokens[key] = Tokens(name, made.fingerprint, made.folder)

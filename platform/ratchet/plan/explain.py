@@ -164,8 +164,8 @@ def _unknown(schema: type[BaseModel], data: Any, path: KeyPath) -> tuple[str, Ke
         return f"no such key for kind {holder['kind']}; it belongs to kind {kinds}", None
     if near := outline.close(word, [name for name in beside if name not in holder]):
         return f"no such key{outline.hint(near)}", (*parents, near)
-    inside = [(*parents, *found) for found in outline.find(annotation, word, holder)]
-    if elsewhere := inside or list(outline.find(schema, word)):
+    inside = [(*parents, *found) for found in outline.paths_to(annotation, word, holder)]
+    if elsewhere := inside or list(outline.paths_to(schema, word)):
         return f"no such key here{outline.hint(dotted(elsewhere[0]))}", None
     every = [name for model in outline.models(annotation) for name in model.model_fields]
     if near := outline.close(word, every):

@@ -12,7 +12,7 @@ from ratchet.plan import explain, override, references
 from ratchet.plan.document import Document, KeyPath, Problem, dotted, fail
 from ratchet.plan.judge import ModelJudge
 from ratchet.plan.naming import counted_from_its_file
-from ratchet.plan.outline import close, either, hint
+from ratchet.plan.outline import close, hint, suggest
 from ratchet.plan.plugins import refuse_broken
 from ratchet.plan.reading import in_yaml, read
 from ratchet.plan.schema import Evaluation, Plan
@@ -96,7 +96,7 @@ def plan_problems(document: Document, also: Also = nothing_more) -> list[Problem
 def own_problems(document: Document) -> list[Problem]:
     """Return what is wrong with the document of a plan, the suites that it names apart. Reads no file."""
     _, problems = explain.validate(Plan, document)
-    return [*document.problems, *problems, *references.check(document)]
+    return [*document.problems, *problems, *references.contradictions(document)]
 
 
 def check_file(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> str:
@@ -207,8 +207,7 @@ def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any],
         if source is None:
             continue
         if source not in sources:
-            said = hint(close(source, sources)) or f"; there are {either(list(sources))}"
-            what = f"task {task} of {name} asks for the source {source}, which `data` has not{said}"
+            what = f"task {task} of {name} asks for the source {source}, which `data` has not{suggest(source, sources)}"
             yield document.problem(here, what)
         elif _holds_out_nothing(sources[source]):
             key = dotted(("data", source, "held_out"))

@@ -40,7 +40,7 @@ _ABSOLUTE = re.compile(r"[/~$]|[A-Za-z]:[\\/]|\w+://")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class NamedPath:
     """A text that names a file or folder: the part of the schema that it belongs to, its key there, and its path."""
 
     part: type[BaseModel]
@@ -49,7 +49,7 @@ class Place:
     text: str
 
 
-def places(data: Any, annotation: Any, path: KeyPath = ()) -> Iterator[Place]:
+def places(data: Any, annotation: Any, path: KeyPath = ()) -> Iterator[NamedPath]:
     """Yield the texts of plain values that name files and folders; values that fit no schema are left out."""
     if isinstance(data, list):
         for n, item in enumerate(data):
@@ -60,10 +60,10 @@ def places(data: Any, annotation: Any, path: KeyPath = ()) -> Iterator[Place]:
         for key in (*NAMING.get(model, ()), *WRITTEN.get(model, ())):
             value = data.get(key)
             if isinstance(value, str):
-                yield Place(model, key, (*path, key), value)
+                yield NamedPath(model, key, (*path, key), value)
             elif isinstance(value, list):
                 yield from (
-                    Place(model, key, (*path, key, n), one) for n, one in enumerate(value) if isinstance(one, str)
+                    NamedPath(model, key, (*path, key, n), one) for n, one in enumerate(value) if isinstance(one, str)
                 )
     for key, item in data.items():
         inner = below(annotation, key, data)

@@ -78,7 +78,7 @@ def below(annotation: Any, key: str | int, value: Any = None) -> Any:
     return Union[tuple(found)] if found else None  # noqa: UP007  made at run time
 
 
-def find(annotation: Any, key: str, value: Any = None) -> Iterator[tuple[str, ...]]:
+def paths_to(annotation: Any, key: str, value: Any = None) -> Iterator[tuple[str, ...]]:
     """Yield the paths at which models below have `key`, the nearest first; names are not looked through."""
     level: list[tuple[tuple[str, ...], Model]] = [((), model) for model in models(annotation, value)]
     while level:
@@ -128,6 +128,11 @@ def close(word: str, options: Iterable[str]) -> str | None:
 def hint(suggestion: str | None) -> str:
     """Return the end of a sentence, on its line, that asks whether `suggestion` was meant."""
     return f"; did you mean {shorten(suggestion, most=200)}?" if suggestion else ""
+
+
+def suggest(word: str, options: Iterable[str]) -> str:
+    """Return the end of a sentence that says which option was meant, or else which there are."""
+    return hint(close(word, options)) or f"; there are {either(list(dict.fromkeys(options)))}"
 
 
 def either(options: Sequence[str], most: int = 24) -> str:

@@ -1,6 +1,6 @@
 """What the parts of a plan say of each other: names, order, batches, suites.
 
-`check` looks at plain values, so that it finds what is wrong here even where other keys are
+`contradictions` looks at plain values, so that it finds what is wrong here even where other keys are
 wrong too; a key that cannot be read is left to `explain`. The other functions answer for a Plan
 that is known to be right.
 """
@@ -15,7 +15,7 @@ from ratchet.plan.base import NAME_PATTERN
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.document import Document, KeyPath, Problem
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.outline import close, either, hint
+from ratchet.plan.outline import suggest
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import STAGE_KINDS, may_train, reads_reference, trains
@@ -61,7 +61,7 @@ def reference_of(plan: Plan, stage: str) -> str | ModelSpec:
     return spec.reference or start_of(plan, stage)
 
 
-def check(document: Document) -> list[Problem]:
+def contradictions(document: Document) -> list[Problem]:
     """Return what the parts of a plan say wrongly of each other, suites apart."""
     data = document.data
     stages = {name: stage for name, stage in _mapping(data, "stages").items() if isinstance(stage, dict)}
@@ -120,7 +120,7 @@ def _stage_names(document: Document, stages: Mapping[str, Any]) -> Iterator[Prob
             if target == BASE and "after" in path:
                 yield document.problem(path, "base is no stage: leave `after` out, or write `start: base`")
             elif target not in known and target != BASE:
-                yield document.problem(path, f"no stage is named {target}{_or_known(target, [*known, BASE])}")
+                yield document.problem(path, f"no stage is named {target}{suggest(target, [*known, BASE])}")
         yield from _twice(document, _named(stage.get("of"), ("stages", name, "of")))
 
 
@@ -135,7 +135,7 @@ def _source_names(document: Document, stages: Mapping[str, Any]) -> Iterator[Pro
         yield from _twice(document, _named(value, path))
         for name, at in _named(value, path):
             if name not in known:
-                yield document.problem(at, f"no source is named {name}{_or_known(name, known)}")
+                yield document.problem(at, f"no source is named {name}{suggest(name, known)}")
 
 
 def _twice(document: Document, names: Iterator[tuple[str, KeyPath]]) -> Iterator[Problem]:
@@ -144,10 +144,6 @@ def _twice(document: Document, names: Iterator[tuple[str, KeyPath]]) -> Iterator
         if name in seen:
             yield document.problem(path, f"{name} is listed twice")
         seen.add(name)
-
-
-def _or_known(name: str, known: list[str]) -> str:
-    return hint(close(name, known)) or f"; there are {either(list(dict.fromkeys(known)))}"
 
 
 def _cycles(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:

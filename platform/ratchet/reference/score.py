@@ -29,7 +29,7 @@ from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
-from ratchet.store.made import Turn, turn
+from ratchet.store.made import LeasedTurn, turn
 from ratchet.store.process import on_ray
 from ratchet.store.record import Record, now, write_record
 from ratchet.store.sound import sound_record
@@ -112,7 +112,7 @@ def _missing(plans: Sequence[_JobPlan]) -> dict[str, str]:
 
 def _score(
     work: Sequence[tuple[ScoringModel, ScoreJob]],
-    mine: Turn[list[_JobPlan]],
+    mine: LeasedTurn[list[_JobPlan]],
     engine: EngineChoice,
     pool: Pool,
     on_pairs: Callable[[int, int], None],

@@ -68,7 +68,7 @@ class Made:
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn(Generic[Found]):
+class LeasedTurn(Generic[Found]):
     """What was found, and the leases of what is missing: none where nothing is."""
 
     found: Found
@@ -86,7 +86,7 @@ def turn(
     look: Callable[[bool], Found],
     missing: Callable[[Found], Mapping[str, str]],
     wait: Wait,
-) -> Iterator[Turn[Found]]:
+) -> Iterator[LeasedTurn[Found]]:
     """Look for something; hold the leases of what is missing, and look again, as others may have made it meanwhile.
 
     `look` gets True once the leases are held: only then may it put damaged parts aside. `missing` returns, by the key
@@ -104,7 +104,7 @@ def turn(
             found = look(True)
             for key in leases.keys() - missing(found).keys():
                 leases.pop(key).release()  # nobody else is to wait for work that does not make it
-        yield Turn(found, leases)
+        yield LeasedTurn(found, leases)
 
 
 def find(layout: Layout, artefact: Artefact) -> Made | None:
