@@ -17,7 +17,7 @@ from ratchet.evaluate.harness import run as harness
 from ratchet.evaluate.harness.asking import Encoder
 from ratchet.evaluate.results import NOT_ASKED, TaskResult, why_of
 from ratchet.evaluate.suites import check_suite, raise_failed, score_suite
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline.standalone_evaluation import Evaluated
 from ratchet.plan.cluster import Cluster

@@ -18,7 +18,7 @@ from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import JUDGES
 from ratchet.evaluate.suites import task_identity
 from ratchet.evaluate.task_run import Heldout, Inputs, task_run
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.judge import JUDGE_KINDS

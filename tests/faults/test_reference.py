@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ratchet.errors import ModelError
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import ChatTemplate, chat_template_of
 from ratchet.pairs.token_flow import tokens_identity

@@ -51,9 +51,9 @@ def test_the_benchmarks_import_in_no_circle() -> None:
         (door_faults, "train/loop.py", "from deepspeed import comm", "deepspeed comes only through"),
         (
             door_faults,
-            "model/load.py",
+            "model/lora.py",
             "from transformers import BitsAndBytesConfig",
-            "only through ['model.quantise']",
+            "only through ['model.load']",
         ),
         (door_faults, "losses/bad.py", "def f():\n    import ray.data", "bad.py:2: losses.bad imports ray.data"),
         (door_faults, "report/page.py", "importlib.import_module('matplotlib.pyplot')", "through ['report.plots']"),

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ratchet.errors import ModelError
-from ratchet.model.check import check_model
-from ratchet.model.digest import digest_model, digest_tokenizer
 from ratchet.model.export import reload_check, save_model
+from ratchet.model.folder import check_model, digest_model
 from ratchet.model.forward import PairScorer, SideScores, score
-from ratchet.model.load import load_model, load_tokenizer
+from ratchet.model.load import load_model
 from ratchet.model.lora import add_lora, merge_lora, save_adapter
 from ratchet.model.merge import merge_models
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import template_text
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.plan.model import Scratch
 from ratchet.plan.training import Lora
 

@@ -13,14 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ratchet.errors import CorruptError, ModelError
-from ratchet.model.check import ModelFacts, check_model
-from ratchet.model.digest import digest_model, digest_vocabulary
+from ratchet.model.folder import ModelFacts, check_model, digest_model
 from ratchet.model.forward import PairScorer, score
-from ratchet.model.load import keep_rotary_in_float32, load_model, load_tokenizer, model_folder
-from ratchet.model.quantise import quantisation_config
+from ratchet.model.load import keep_rotary_in_float32, load_model, model_folder, quantisation_config
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.pairs.tokenizer import digest_vocabulary, load_tokenizer
 from ratchet.plan.model import ModelSpec, Scratch
 
 SPEC = Scratch(

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ratchet.errors import ModelError
-from ratchet.model.digest import digest_model
 from ratchet.model.export import save_model
+from ratchet.model.folder import digest_model
 from ratchet.model.load import load_model
 from ratchet.model.merge import check_start, merge_models
 from ratchet.model.scratch import make_scratch

@@ -14,7 +14,7 @@ from ratchet.evaluate.engines.likelihood import likelihoods, may_share
 from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.model.batch import collate
 from ratchet.model.forward import PairScorer, score
-from ratchet.model.rotary import original_length, put_back
+from ratchet.model.load import original_length, put_back
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.model import Scratch

@@ -13,7 +13,7 @@ import pytest
 
 from bits import flip
 from ratchet.errors import RunError
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline.carried import KEY, drop_masters, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.context import Run, Tokens

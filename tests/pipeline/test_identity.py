@@ -21,7 +21,7 @@ from nightly import examples
 from ratchet.errors import RunError
 from ratchet.evaluate.suites import task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
-from ratchet.model.digest import digest_code, digest_model
+from ratchet.model.folder import digest_code, digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import SourcePairs
 from ratchet.pairs.token_flow import PairTokens

@@ -20,7 +20,7 @@ from ratchet.pipeline.graph import steps_of
 from ratchet.plan.load import load_plan
 from ratchet.prove.case import ProvedStep, recipe_of
 from ratchet.prove.compare import Number
-from ratchet.prove.cost import bytes_needed, check_memory
+from ratchet.prove.models import bytes_needed, check_memory
 from ratchet.prove.plan import Proof, move_reference, to_dict, unproved_steps, why_not
 from ratchet.prove.table import proof_lines
 from ratchet.train.data import open_rows

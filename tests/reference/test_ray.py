@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ratchet.errors import ModelError
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.table import open_table

@@ -27,7 +27,7 @@ from ratchet.reference.store import (
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import Record, write_record
 from ratchet.store.sound import sound_record
-from ratchet.train.reference_rows import join_reference
+from ratchet.train.data import join_reference
 
 ROWS = 2 * BLOCK + 7
 

@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from ratchet.documents.read import read_report
+from ratchet.model.folder import card_usage, load_line
 from ratchet.model.scratch import make_scratch
-from ratchet.model.usage import card_usage, load_line
 from ratchet.report.markdown import markdown
 from ratchet.report.page import page
 from ratchet.report.tables.training import model_lines

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import template_text
 from ratchet.pairs.table import open_table

@@ -29,7 +29,7 @@ from ratchet.store.record import read_record
 from ratchet.store.sealed import read_sealed
 from ratchet.store.sound import checked, sound_record
 from ratchet.track.jsonl import read_metrics
-from ratchet.train.reference_rows import join_reference
+from ratchet.train.data import join_reference
 from ratchet.tune.trial import read_end
 from store_example import DOCS, IDS, requests, write_store
 

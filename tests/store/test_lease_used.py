@@ -25,7 +25,7 @@ from ratchet.evaluate.judges.kinds import open_judge
 from ratchet.evaluate.results import Item, TaskResult
 from ratchet.evaluate.suites import score_suite
 from ratchet.evaluate.task_run import Answered
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs import token_flow
 from ratchet.pairs.table import open_table

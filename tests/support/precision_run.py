@@ -21,7 +21,7 @@ from ratchet.model.divide import Micro
 from ratchet.model.forward import PairScorer
 from ratchet.plan.cluster import DeepSpeed
 from ratchet.train.objective import Data, answer_logps, loss_function, prepare
-from ratchet.train.schedule import learning_rate
+from ratchet.train.optimiser import learning_rate
 from ratchet.train.spec import TrainSpec
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model
 

@@ -31,8 +31,8 @@ from ratchet.train.communicate import Alone, Communicator, Group
 from ratchet.train.notice import Ended
 from ratchet.train.objective import Reference
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import MakeEngine, engine_for, work
-from train_bench import CPU, VOCAB, Pairs, changed, write_logps, write_tokens
+from ratchet.train.worker import MakeEngine, engine_for
+from train_bench import CPU, VOCAB, Pairs, changed, train_whole, write_logps, write_tokens
 
 UPDATES, PAIRS, BATCH = 3, 10, 5
 KEYS: dict[str, Any] = {
@@ -136,7 +136,7 @@ def train(spec: TrainSpec, communicator: Communicator, make: MakeEngine) -> None
     """Train the first updates and leave the trace in the spec's folder."""
     Path(spec.folder).mkdir(parents=True, exist_ok=True)
     try:
-        work(spec, communicator, CPU, recording(make, UPDATES))
+        train_whole(spec, communicator, CPU, recording(make, UPDATES))
     except Ended as end:
         assert end.notice.kind == "known" and end.step == UPDATES
         return

@@ -26,13 +26,14 @@ from ratchet.plan.training import Checkpoint, TrainingStage
 from ratchet.reference.store import Logps, write_block
 from ratchet.track.tracker import open_tracker
 from ratchet.train.checkpoint import Checkpoints
-from ratchet.train.communicate import Alone
+from ratchet.train.communicate import Alone, Communicator
 from ratchet.train.engine import TorchEngine
 from ratchet.train.ledger import Ledger
 from ratchet.train.loop import Parts, Result, run
 from ratchet.train.notice import read_notice
 from ratchet.train.objective import Data, Reference
 from ratchet.train.spec import TrainSpec
+from ratchet.train.worker import MakeEngine, begin_step, finish_step
 
 CPU = torch.device("cpu")
 VOCAB = 64
@@ -262,3 +263,11 @@ def write_inputs(root: Path, dtype: torch.dtype = torch.float32) -> dict[str, An
         "heldout_tokens": (str(root / "heldout.arrow"),),
         "heldout_references": (str(root / "logps-heldout"),),
     }
+
+
+def train_whole(spec: TrainSpec, communicator: Communicator, device: torch.device, make: MakeEngine) -> dict[str, Any]:
+    """One step from its spec to the published model, as a worker trains it."""
+    step = begin_step(spec, communicator, device, make)
+    with step.books:
+        trained = run(spec, step.parts, step.resumed)
+    return finish_step(spec, step, trained)

@@ -19,13 +19,12 @@ from ratchet.model.forward import PairScorer
 from ratchet.store.sealed import read_sealed
 from ratchet.train import budget
 from ratchet.train.batches import GlobalBatch
+from ratchet.train.budget import why_unshared
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.loop import Parts, accumulate, agree_on, works_of
-from ratchet.train.objective import Data
-from ratchet.train.prefetch import prefetch
-from ratchet.train.worker import why_unshared
+from ratchet.train.objective import Data, prefetch
 from train_bench import CPU, Pairs, changed, reference_of, spec_of, tiny_model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from ratchet.errors import StoppedError, StorageError
 from ratchet.store.files import write_json
 from ratchet.store.lock import hold
 from ratchet.train import driver_loop as module
-from ratchet.train.driver_loop import Told, watched
+from ratchet.train.driver_loop import Nodes, NodeWatch, Told, refuse_stopped, watched
 from ratchet.train.events import write_event
-from ratchet.train.nodes import Nodes, Watch
 from ratchet.train.notice import Notice, read_notice
 from ratchet.train.worker import WORKERS, check_driver
 from train_bench import spec_of
@@ -26,7 +26,7 @@ from train_bench import spec_of
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("ratchet.train.nodes.seen", lambda: Nodes({}, {}, frozenset()))
+    monkeypatch.setattr("ratchet.train.driver_loop.live_nodes", lambda: Nodes({}, {}, frozenset()))
 
 
 class Training:
@@ -45,7 +45,10 @@ class Training:
 
 def beside(folder: Path, training: Training, stop: Any, **fields: Any) -> tuple[Any, list[str]]:
     spec, said = spec_of(folder, **fields), []
-    return watched(spec, training, Watch(spec, {"CPU": 1.0}), stop, Told(spec, said.append)), said
+    refuse_stopped(spec, stop())
+    fitted: Future[Mapping[str, Any]] = Future()
+    threading.Thread(target=lambda: fitted.set_result(training()), daemon=True).start()
+    return watched(spec, fitted, NodeWatch(spec, {"CPU": 1.0}), stop, Told(spec, said.append)), said
 
 
 def test_a_stop_that_was_obeyed_is_told_as_what_it_was(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_a_cluster_that_does_not_answer_for_a_moment_ends_nothing(
             training.over.set()
         raise RuntimeError("the GCS is away")
 
-    monkeypatch.setattr("ratchet.train.nodes.seen", seen)
+    monkeypatch.setattr("ratchet.train.driver_loop.live_nodes", seen)
     outcome, _ = beside(tmp_path, training, lambda: None)
     assert outcome["ended"]["step"] == 7
 

@@ -18,8 +18,7 @@ from ratchet.train.effect import effect_of, sample_of
 from ratchet.train.engine import TorchEngine
 from ratchet.train.objective import Data
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import work
-from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model, write_inputs
+from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model, train_whole, write_inputs
 
 LORA = Lora(rank=4, alpha=8.0)
 HELD = Pairs(9, seed=5)
@@ -34,7 +33,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
 
 
 def effect(spec: TrainSpec) -> dict[str, Any]:
-    found: dict[str, Any] = work(spec, Alone(), CPU, TorchEngine)["published"]["effect"]
+    found: dict[str, Any] = train_whole(spec, Alone(), CPU, TorchEngine)["published"]["effect"]
     return found
 
 

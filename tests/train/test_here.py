@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from raised import raises
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.plan.training import Checkpoint
-from ratchet.train import here, worker
+from ratchet.train import here
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.events import events_of
 from ratchet.train.here import train_here
-from train_bench import CPU, spec_of, timeless
+from train_bench import CPU, spec_of, timeless, train_whole
 
 
 def _ended(folder: Path, inputs: dict[str, Any], **changes: Any) -> str:
@@ -29,7 +29,7 @@ def _ended(folder: Path, inputs: dict[str, Any], **changes: Any) -> str:
 def test_it_makes_what_a_worker_makes(tmp_path: Path, inputs: dict[str, Any]) -> None:
     (tmp_path / "worker").mkdir()
     spec = spec_of(tmp_path / "worker", **inputs)
-    made = worker.work(spec, Alone(), CPU, TorchEngine)
+    made = train_whole(spec, Alone(), CPU, TorchEngine)
     assert _ended(tmp_path, inputs) == digest_model(tmp_path / "worker/model")
     assert timeless(tmp_path / "step") == timeless(tmp_path / "worker")
     assert made["steps"] == 12

@@ -23,8 +23,7 @@ from ratchet.store.fingerprint import digest_file
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import work
-from train_bench import CPU, Pairs, changed, flip, reference_of, spec_of, write_inputs, write_logps
+from train_bench import CPU, Pairs, changed, flip, reference_of, spec_of, train_whole, write_inputs, write_logps
 
 HALF = {"dtype": "bfloat16", "keep_masters": True, "schedule": "constant", "epochs": 1}
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
@@ -36,7 +35,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def go(spec: TrainSpec) -> dict[str, Any]:
-    return work(spec, Alone(), CPU, TorchEngine)
+    return train_whole(spec, Alone(), CPU, TorchEngine)
 
 
 def masters_of(folder: Path) -> dict[str, torch.Tensor]:

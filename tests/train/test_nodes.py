@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.train.nodes import LOOKS, Nodes, Watch, room
+from ratchet.train.driver_loop import LOOKS, Nodes, NodeWatch, room
 from ratchet.train.notice import Notice
 from ratchet.train.worker import WORKERS
 from train_bench import spec_of
@@ -20,9 +20,9 @@ def nodes(leaving: tuple[str, ...] = (), **free: float) -> Nodes:
     return Nodes({name: {"CPU": 4.0} for name in free}, {k: {"CPU": v} for k, v in free.items()}, frozenset(leaving))
 
 
-def watch(folder: Path, used: list[str], fewest: int = 1, most: int = 4) -> Watch:
+def watch(folder: Path, used: list[str], fewest: int = 1, most: int = 4) -> NodeWatch:
     (folder / WORKERS).write_text(json.dumps({"nodes": used}))
-    return Watch(spec_of(folder, workers=most, fewest_workers=fewest), ONE_CPU)
+    return NodeWatch(spec_of(folder, workers=most, fewest_workers=fewest), ONE_CPU)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_room_is_what_is_free_on_nodes_that_stay(found: Nodes, used: list[str], 
 
 
 def test_nothing_is_told_before_there_are_workers(tmp_path: Path) -> None:
-    assert Watch(spec_of(tmp_path), ONE_CPU).notice(nodes(("a",), a=4.0)) is None
+    assert NodeWatch(spec_of(tmp_path), ONE_CPU).notice(nodes(("a",), a=4.0)) is None
 
 
 def test_a_node_that_is_taken_away_is_told_whatever_the_range(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from ratchet.errors import TrainingError
 from ratchet.model.forward import PairScorer, score
 from ratchet.plan.cluster import DeepSpeed
 from ratchet.train.engine import TorchEngine
-from ratchet.train.loss_scale import LossScale
-from ratchet.train.optimiser import coming_bytes, trained_by
+from ratchet.train.optimiser import LossScale, coming_bytes, trained_by
 from tiny_models import CONFIGS, tiny
 from train_bench import CPU, Pairs, spec_of, tiny_model
 

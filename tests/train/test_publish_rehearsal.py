@@ -18,10 +18,9 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ratchet.errors import ModelError, StorageError
-from ratchet.model.export import save_model
+from ratchet.model.export import save_model, try_saving
 from ratchet.model.load import load_model, model_folder, skeleton
 from ratchet.model.lora import add_lora, merge_lora, try_merge
-from ratchet.model.rehearse import try_saving
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import chat_template_of, template_text
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -29,10 +28,9 @@ from ratchet.plan.model import ModelSpec, Scratch
 from ratchet.plan.training import Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from ratchet.train.rehearsal import check_room
-from ratchet.train.worker import work
+from ratchet.train.publish import check_room
 from tiny_models import CONFIGS, GROUPED, tiny
-from train_bench import CPU, spec_of, write_inputs
+from train_bench import CPU, spec_of, train_whole, write_inputs
 
 MOE = Qwen3MoeConfig(**GROUPED, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
 DROPOUT = {"attention_dropout": 0.3, "embd_pdrop": 0.25, "resid_pdrop": 0.2, "attn_pdrop": 0.1, "dropout": 0.15}
@@ -189,11 +187,11 @@ def test_a_worker_tries_it_before_its_first_step(
     for adapters in (None, Lora(rank=2)):
         spec = spec_of(tmp_path / "run", lora=adapters, **{**inputs, "model": str(start)})
         with pytest.raises(ModelError, match="no tokenizer can be loaded"):
-            work(spec, Alone(), CPU, TorchEngine)
+            train_whole(spec, Alone(), CPU, TorchEngine)
     (start / "tokenizer_config.json").unlink()
     monkeypatch.setattr("ratchet.store.files.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 50_000))
     with pytest.raises(StorageError, match=r"0\.1 MB free, and publishing will ask for 0\.1 MB"):
-        work(spec_of(tmp_path / "run", **{**inputs, "model": str(start)}), Alone(), CPU, TorchEngine)
+        train_whole(spec_of(tmp_path / "run", **{**inputs, "model": str(start)}), Alone(), CPU, TorchEngine)
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 

@@ -13,8 +13,7 @@ from ratchet.errors import ClusterError, ModelError, RunError
 from ratchet.plan.training import Checkpoint, Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from ratchet.train.worker import work
-from train_bench import CPU, lines_of, write_inputs
+from train_bench import CPU, lines_of, train_whole, write_inputs
 from train_ray_bench import assert_same_end, go, spec_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -24,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 def plain(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The metrics of the same step by torch alone, in this process."""
     folder = tmp_path_factory.mktemp("plain")
-    work(spec_at(folder, inputs), Alone(), CPU, TorchEngine)
+    train_whole(spec_at(folder, inputs), Alone(), CPU, TorchEngine)
     return lines_of(folder)
 
 

@@ -19,9 +19,9 @@ from ratchet.errors import CorruptError, DataError, TrainingError
 from ratchet.reference.store import Logps
 from ratchet.reference.store import write_block as write_scores
 from ratchet.train.batches import Course, global_batches
+from ratchet.train.data import join_reference
 from ratchet.train.ledger import Ledger, prove
-from ratchet.train.reference_rows import join_reference
-from ratchet.train.schedule import learning_rate, warmup_steps
+from ratchet.train.optimiser import learning_rate, warmup_steps
 
 THEIRS = {
     "cosine": get_cosine_schedule_with_warmup,

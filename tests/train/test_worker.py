@@ -22,8 +22,17 @@ from ratchet.train.data import count_steps
 from ratchet.train.engine import TorchEngine
 from ratchet.train.notice import Ended, Notice, write_notice
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import work
-from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model, write_inputs, write_logps, write_tokens
+from train_bench import (
+    CPU,
+    Pairs,
+    reference_of,
+    spec_of,
+    tiny_model,
+    train_whole,
+    write_inputs,
+    write_logps,
+    write_tokens,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def go(spec: TrainSpec) -> dict[str, Any]:
-    outcome = work(spec, Alone(), CPU, TorchEngine)
+    outcome = train_whole(spec, Alone(), CPU, TorchEngine)
     assert json.loads(json.dumps(outcome)) == outcome
     return outcome
 
@@ -173,7 +182,7 @@ def test_another_cluster_does_not_go_on_silently(tmp_path: Path, inputs: dict[st
             self.layout = {"engine": "other"}
 
     with pytest.raises(RunError, match="engine torch → other"):
-        work(spec_of(tmp_path, **inputs), Alone(), CPU, Other)
+        train_whole(spec_of(tmp_path, **inputs), Alone(), CPU, Other)
 
 
 def test_weights_that_do_not_score_as_trained_are_not_published(
@@ -186,7 +195,7 @@ def test_weights_that_do_not_score_as_trained_are_not_published(
             return {name: tensor * 1.01 for name, tensor in found.items()}
 
     with pytest.raises(ModelError, match="gathered weights score"):
-        work(spec_of(tmp_path, max_steps=2, **inputs), Alone(), CPU, Lossy)
+        train_whole(spec_of(tmp_path, max_steps=2, **inputs), Alone(), CPU, Lossy)
     assert not (tmp_path / publish.MODEL).exists()
 
 
@@ -204,4 +213,4 @@ def test_in_bfloat16_too_what_is_published_scores_as_trained(tmp_path: Path, lor
     published = go(spec_of(tmp_path / "right", max_steps=3, **changes))["published"]
     assert published["difference_nats"] <= published["allowed_nats"] < 0.2
     with pytest.raises(ModelError, match="gathered weights score"):
-        work(spec_of(tmp_path / "wrong", max_steps=3, **changes), Alone(), CPU, Lossy)
+        train_whole(spec_of(tmp_path / "wrong", max_steps=3, **changes), Alone(), CPU, Lossy)

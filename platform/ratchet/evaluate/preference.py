@@ -22,13 +22,13 @@ from ratchet.evaluate.results import Item, TaskResult, join_notes, unanimous, wi
 from ratchet.evaluate.statistics import estimate, estimate_share, ratio
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.losses.preference import Reward, log_ratio_reward
-from ratchet.model.digest import digest_vocabulary
 from ratchet.model.load import model_folder
 from ratchet.pairs.flow import pairs_identity, prepare_pairs
 from ratchet.pairs.left_out import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.pairs.tokenizer import digest_vocabulary
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.tasks import Preference
 from ratchet.reference.jobs import Passes, ScoreJob

@@ -16,7 +16,7 @@ from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.evaluate.results import TaskResult, not_asked, read_result, why_of, write_result
 from ratchet.evaluate.task_run import FAILS_ALONE, Answered, Content, Heldout, Inputs, Ready, task_run
-from ratchet.model.quantise import check_quantisation
+from ratchet.model.load import check_quantisation
 from ratchet.plan.suite import Suite, Task, named_judge, quantise_of, task_kind
 from ratchet.reference.models import Model
 from ratchet.store.files import at_home, write_text

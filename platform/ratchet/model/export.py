@@ -1,9 +1,10 @@
-"""A model as a Hugging Face folder, and the proof that what was written is what was in memory."""
+"""A model as a Hugging Face folder: tried before training, written after it, and compared with what was in memory."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from ratchet.errors import ModelError
 from ratchet.model.batch import Device
+from ratchet.model.folder import settings_without
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import is_dropout, load_model
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.pairs.tokenizer import read_json
-from ratchet.pairs.trust import without_code
+from ratchet.pairs.tokenizer import load_tokenizer, read_json
+from ratchet.pairs.trust import load_config, without_code
 
 _COMPANIONS = (
     "added_tokens.json",
@@ -35,6 +37,9 @@ _COMPANIONS = (
 )
 _OF_WEIGHTS = {"config.json", "model.safetensors.index.json"}
 _DTYPE_KEYS = {"dtype", "torch_dtype"}
+_FIX = "give a model folder that transformers itself can load and save, such as one in bfloat16 or float32"
+_LIBRARY = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError, ImportError)
+"""What transformers raises for a model that it cannot save; which one is no promise of it."""
 
 
 def copy_companions(source: Path, out: Path, *, with_config: bool = True) -> None:
@@ -143,3 +148,78 @@ def reload_check(
                 where=str(out),
                 fix="the folder cannot be trusted: look at the disk, and run the step again",
             )
+
+
+def try_saving(model: Any, source: Path, *, trust_remote_code: bool = False, chat_template: str | None = None) -> None:
+    """Go through all of `save_model` and a load of what it would write, with weights that have no content.
+
+    `model` is plain, as `load_model` gave it from `source`. Raises ModelError where settings, tokenizer or chat
+    template do not come back, or weights would be absent, foreign or of another shape.
+    """
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ModelError("its weights are stored quantised, and stay so when loaded", where=str(source), fix=_FIX)
+    try:
+        _try_weights(model, source)
+        with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+            _try_folder(model, source, Path(folder), chat_template, trust_remote_code=trust_remote_code)
+    except _LIBRARY as error:
+        raise ModelError(
+            f"it could not be published: {str(error).strip().splitlines()[0]}", where=str(source), fix=_FIX
+        ) from error
+
+
+def written_tensors(model: Any) -> dict[str, Tensor]:
+    """Return what saving a plain model writes, by name, without content."""
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    kept = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
+    return dict(revert_weight_conversion(model, remove_tied_weights_from_state_dict(kept, model)))
+
+
+def _try_weights(model: Any, source: Path) -> None:
+    from transformers.utils import logging
+
+    written = written_tensors(model)
+    logging.disable_progress_bar()
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is wrong is raised below
+    try:
+        _, info = type(model).from_pretrained(
+            None,
+            config=model.config,
+            state_dict=written,
+            dtype=model.dtype,
+            device_map="meta",
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(said)
+    for key, what in (("missing_keys", "absent"), ("unexpected_keys", "foreign"), ("mismatched_keys", "misshapen")):
+        if names := sorted(map(str, info.get(key) or ())):
+            raise ModelError(
+                f"what would be published is not what was loaded: {what} weights {', '.join(names[:5])}",
+                where=str(source),
+                fix=_FIX,
+            )
+
+
+def _try_folder(model: Any, source: Path, folder: Path, chat_template: str | None, *, trust_remote_code: bool) -> None:
+    copy_companions(source, folder, with_config=False)
+    (folder / "config.json").write_text(json.dumps(published_settings(model, source)), encoding="utf-8")
+    if chat_template is not None:
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    if (folder / "tokenizer_config.json").exists():  # weights alone have none to lose; a plan's models all have one
+        load_tokenizer(folder, None)
+    found = load_config(folder, trust_remote_code=trust_remote_code)
+    before, after = (settings_without(one.to_dict(), _unwritten) for one in (model.config, found))
+    if type(found) is not type(model.config):
+        raise ModelError(f"its settings come back as {type(found).__name__}", where=str(source), fix=_FIX)
+    if changed := sorted(key for key in {*before, *after} if before.get(key) != after.get(key)):
+        shown = ", ".join(changed[:5])
+        raise ModelError(f"its settings do not come back as they were: {shown}", where=str(source), fix=_FIX)
+
+
+def _unwritten(key: str, value: object) -> bool:
+    """Whether a setting need not come back: dropout here is always 0, and these two are written from the model."""
+    return key in {"architectures", "quantization_config"} or is_dropout(key, value)

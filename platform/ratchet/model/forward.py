@@ -20,7 +20,7 @@ from ratchet.errors import ModelError
 from ratchet.model.attention import PASS
 from ratchet.model.batch import Device, Packing, SequenceBatch, collate
 from ratchet.model.head import AnswerHead, chunk_rows, scaling_of
-from ratchet.model.rotary import original_length, put_back
+from ratchet.model.load import original_length, put_back
 from ratchet.model.support import packing_of
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair

@@ -1,8 +1,13 @@
-"""From a plan's model spec to a folder, and from a folder to a model that computes as it should."""
+"""From a plan's model spec to a folder, and from a folder to a model that computes as it should.
+
+This is also the door to bitsandbytes, which holds frozen weights in 4 or 8 bits for QLoRA.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +16,19 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ratchet.errors import ModelError
-from ratchet.model.digest import weight_files
-from ratchet.model.quantise import quantisation_config
+from ratchet.model.folder import weight_files
 from ratchet.pairs.hub import commit_of
-from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import load_config
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import at_home
 
-__all__ = ["DTYPES", "keep_rotary_in_float32", "load_model", "load_tokenizer", "model_folder"]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
 """Precisions of storage that transformers turns into plain weights when it loads them, by its name for each."""
+# With `longrope` a call uses other frequencies once its longest sequence is over the model's original length; with
+# `dynamic` it makes them for that length and keeps them for calls after it. So a sequence over that length is computed
+# alone, after the model was put back: then its numbers depend on nothing else.
+_FOLLOWS = {"dynamic", "longrope"}
 _log = logging.getLogger(__name__)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
 
@@ -173,3 +178,62 @@ def keep_rotary_in_float32(model: nn.Module) -> None:
             fresh = type(module)(config=module.config)
             for name, buffer in fresh.named_buffers(recurse=False):
                 module.register_buffer(name, buffer.to(frequencies.device), persistent=False)
+
+
+def check_quantisation(kind: str, where: str) -> None:
+    """Raise ModelError, naming the key at `where`, without CUDA or bitsandbytes."""
+    if not torch.cuda.is_available():
+        raise ModelError(
+            f"weights in {kind} need a CUDA device, and there is none",
+            where=where,
+            fix=f"leave {where.rpartition(' ')[2]} out, or run on a GPU",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"weights in {kind} need bitsandbytes",
+            where=where,
+            fix="pip install 'ratchet-align[gpu]'",
+        )
+
+
+def quantisation_config(kind: str, compute_dtype: torch.dtype) -> Any:
+    """Return how bitsandbytes holds the weights: `4bit` is NF4 with double quantisation (Dettmers et al.
+    2023, section 3), `8bit` is LLM.int8. Raises ModelError without CUDA or bitsandbytes.
+    """
+    check_quantisation(kind, "lora.quantise")
+    from transformers import BitsAndBytesConfig
+
+    ways: Mapping[str, Mapping[str, Any]] = {
+        "8bit": {"load_in_8bit": True},
+        "4bit": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": compute_dtype,
+        },
+    }
+    return BitsAndBytesConfig(**ways[kind])
+
+
+def original_length(config: Any) -> int | None:
+    """Return up to how many tokens a sequence's frequencies depend on nothing else; None where none ever do."""
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    lengths = [
+        int(part.get("original_max_position_embeddings") or config.max_position_embeddings)
+        for part in (rope, *(value for value in rope.values() if isinstance(value, dict)))
+        if part.get("rope_type") in _FOLLOWS
+    ]
+    return min(lengths) if lengths else None
+
+
+def put_back(model: nn.Module) -> None:
+    """Give a model's rotary modules the frequencies that they began with, whatever was computed since."""
+    for module in model.modules():
+        for name in [name for name, _ in module.named_buffers(recurse=False) if name.endswith("original_inv_freq")]:
+            prefix = name.removesuffix("original_inv_freq")
+            current = getattr(module, f"{prefix}inv_freq")
+            original = getattr(module, name).to(current.device)
+            module.register_buffer(f"{prefix}inv_freq", original, persistent=False)
+            if hasattr(module, "original_max_seq_len"):
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)

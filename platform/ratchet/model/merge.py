@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import ModelError
-from ratchet.model.digest import VOLATILE, Stored, stored_tensors
-from ratchet.model.export import copy_companions
+from ratchet.model.export import copy_companions, written_tensors
+from ratchet.model.folder import Stored, settings_without, stored_tensors
 from ratchet.model.load import skeleton
-from ratchet.model.rehearse import written_tensors
 from ratchet.pairs.tokenizer import digest_vocabulary
 from ratchet.pairs.trust import load_config
 
@@ -91,16 +90,7 @@ def _differs(first: Path, other: Path, what: str) -> ModelError:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return _telling(load_config(folder).to_dict())
-
-
-def _telling(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings without those that say nothing of the weights, at any depth."""
-    return {
-        key: _telling(value) if isinstance(value, Mapping) else value
-        for key, value in fields.items()
-        if key not in VOLATILE and "drop" not in str(key)
-    }
+    return settings_without(load_config(folder).to_dict(), lambda key, value: "drop" in key)
 
 
 def _merge_file(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ratchet.errors import ModelError
 from ratchet.model import attention
 from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate
-from ratchet.model.rotary import original_length
+from ratchet.model.load import original_length
 from ratchet.model.tree import Sharing, lay_out
 from ratchet.pairs.pair import TokenisedPair
 

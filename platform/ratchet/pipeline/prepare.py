@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError, ModelError
-from ratchet.model.check import check_model
+from ratchet.model.folder import check_model
 from ratchet.model.load import model_folder
 from ratchet.model.merge import check_start
 from ratchet.model.scratch import make_scratch

@@ -16,10 +16,9 @@ from ratchet.evaluate.bench import Bench
 from ratchet.evaluate.engines.kinds import engine_kind
 from ratchet.evaluate.results import why_of
 from ratchet.evaluate.suites import Scored, score_suite
-from ratchet.model.digest import digest_tokenizer
 from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of, template_identity
-from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pipeline.scores_document import Entry, document, say_score, track_scores
 from ratchet.pipeline.session import native_noise_to, session
 from ratchet.pipeline.stop import Stop, stoppable

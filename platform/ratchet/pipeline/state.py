@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ratchet.model.check import check_model
+from ratchet.model.folder import check_model
 from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import estimate_pairs, first_pairs

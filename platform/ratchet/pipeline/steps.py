@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import CorruptError
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import card_usage, digest_model
 from ratchet.model.merge import merge_models
-from ratchet.model.usage import card_usage
 from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Run, Trial

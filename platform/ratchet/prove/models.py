@@ -1,4 +1,4 @@
-"""The models that the plain trainer computes with: transformers' own, loaded without the trainer's code."""
+"""The models of the plain trainer: transformers' own, loaded without the trainer's code, and their need of memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from ratchet.errors import ModelError
+from ratchet.model import memory
 from ratchet.pairs.trust import load_config
+from ratchet.pipeline.sizes import stored_parameters
 from ratchet.prove.case import ProvedStep, Weights
 from ratchet.prove.oracle import Pair, PlainTrainer, Scores, adapt, answer_logp
 
+_GB = 1e9
+_WIDTH = {"float32": 4, "bfloat16": 2}
+_EXACT_STATE, _ROUNDED_STATE = 5 * 8, 4 * 4
+"""Bytes for each trained weight beside the model: gradient, its sum, the optimiser's weight and its two moments in
+float64; in the other run all but the first in float32."""
+_SEEN = 4 + 1 + 8
+"""Bytes for each trained weight that the comparison holds: where it began, whether it tells, a copy for the sums."""
+_PASS = 1.2
+"""Activations of one sequence, and what lies beside these."""
 _OTHER_ATTENTION = "eager"
 """The kernel by which the rounded run scores its reference, and rejected answers: what two sides have in common would
 cancel where one kernel computes both, while in the trainer's passes it is rounded in two ways."""
@@ -82,3 +94,25 @@ def trainers(case: ProvedStep, begun: Weights) -> tuple[PlainTrainer, PlainTrain
         PlainTrainer(case.recipe, exact, start, torch.float64, seen),
         PlainTrainer(case.recipe, rounded, start, torch.float32, seen, _OTHER_ATTENTION),
     )
+
+
+def bytes_needed(case: ProvedStep) -> int:
+    """Return about how many bytes the plain runs of a case hold at their peak."""
+    weights = stored_parameters(case.model)
+    width = _WIDTH[case.dtype]
+    state = _EXACT_STATE + _ROUNDED_STATE + width + _SEEN
+    training = weights * (8 + width + (0 if case.recipe.adapters else state))
+    scoring = 0 if case.reference is None else stored_parameters(case.reference) * (8 + _WIDTH[case.reference_dtype])
+    return int(_PASS * max(training, scoring))
+
+
+def check_memory(case: ProvedStep) -> str:
+    """Return in words what the plain runs hold. Raises ModelError where that does not fit into free memory."""
+    need, free = bytes_needed(case), memory.available(torch.device("cpu"))
+    if need > free:
+        raise ModelError(
+            f"a plain float64 run takes about {need / _GB:.1f} GB of memory, and {free / _GB:.1f} GB are free",
+            where=f"step {case.name}",
+            fix="prove the plan on a larger machine, with adapters (lora), or with a smaller model of the family",
+        )
+    return f"about {need / _GB:.2g} GB of {free / _GB:.3g} GB free"

@@ -34,7 +34,7 @@ from ratchet.plan.stage_kinds import reads_pairs, stage_kind, trains
 from ratchet.plan.training import Checkpoint, TrainingStage
 from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of, shift_of
 from ratchet.prove.compare import Number, compare_traces
-from ratchet.prove.cost import check_memory
+from ratchet.prove.models import check_memory
 from ratchet.prove.oracle import PLAIN_LOSSES
 from ratchet.prove.recording import recording
 from ratchet.reference.store import read_logps, write_block

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.model.digest import digest_code, digest_model, digest_tokenizer
+from ratchet.model.folder import digest_code, digest_model
 from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of, handed_of
-from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.plan.model import ModelSpec
 from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
 from ratchet.store.fingerprint import fingerprint

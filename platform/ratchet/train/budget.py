@@ -16,11 +16,12 @@ import torch
 
 from ratchet.errors import CorruptError
 from ratchet.model import memory
+from ratchet.model.batch import Packing
 from ratchet.model.divide import Micro, Rows, filling
 from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import Engine
-from ratchet.train.objective import Data, prepare
+from ratchet.train.objective import Data, Table, prepare
 from ratchet.train.spec import TrainSpec
 
 _log = logging.getLogger(__name__)
@@ -99,3 +100,13 @@ def _try_pass(spec: TrainSpec, engine: Engine, data: Data, longest: Rows, tokens
     count = len(filling(rows, engine.packing, tokens, chosen_only=spec.supervised))
     work = prepare(spec, data, Micro(longest[:count], 0.0), engine.packing).to(engine.device)
     engine.backward(torch.nan_to_num(engine(work.batch)).sum() * 0.0, last=False)
+
+
+def why_unshared(packing: Packing, table: Table) -> str | None:
+    """Return why all or some pairs' tokens are not shared, or None."""
+    if packing.why_padded is not None or packing.longest is None:
+        return packing.why_padded
+    lengths_N3 = table.lengths_N3
+    count = int((lengths_N3[:, 0] + lengths_N3[:, 1:].max(1) > packing.longest).sum())
+    said = f"{count} of {len(table)} pairs are longer than the {packing.longest} tokens that attention reaches alike"
+    return said if count else None

@@ -1,4 +1,4 @@
-"""From a spec to the rows that a worker trains on and is checked with."""
+"""From a spec to the rows that a worker trains on and is checked with, each with its reference's scores."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ratchet.errors import CorruptError, DataError, TrainingError
 from ratchet.losses.preference import loss_of
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.plan.stage_kinds import release_of
+from ratchet.reference.store import Floats, PairIds, block_paths, read_block, read_logps
 from ratchet.store.fingerprint import digest_file
 from ratchet.train.batches import Course
 from ratchet.train.objective import Data, Reference
-from ratchet.train.reference_rows import join_reference
 from ratchet.train.spec import TrainSpec
 
 
@@ -75,3 +77,40 @@ def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
     if not folders:
         raise DataError(f"{spec.stage.kind} needs the reference's log-probabilities", where=f"step {spec.step}")
     return Data(table, Reference(*join_reference(table.pair_ids(), [Path(folder) for folder in folders])))
+
+
+_SHOWN = 3
+
+
+def join_reference(pair_ids: PairIds, folders: Sequence[Path]) -> tuple[Floats, Floats]:
+    """Return the reference's summed log-probabilities (chosen_N, rejected_N), float64, nats.
+
+    Rows are joined by pair id, never by position; folders may hold more pairs than are asked for.
+    A pair that stands in two folders (it is in two sources) is read from the first, as its tokens
+    are. Raises DataError with counts where a pair is absent, stands twice in one folder, or has a
+    number that is not finite; CorruptError where a block cannot be read.
+    """
+    logps = read_logps(folders, pair_ids)
+    for folder in folders:
+        _refuse_doubled(folder)
+    one_sided = np.flatnonzero(~np.isfinite(logps.rejected))
+    if len(one_sided):
+        raise DataError(
+            f"{len(one_sided)} of {len(pair_ids)} pairs have no score of a rejected answer, first "
+            f"{pair_ids[one_sided[0]]}",
+            where=", ".join(map(str, folders)),
+            fix="preference losses need two answers a pair",
+        )
+    return logps.chosen, logps.rejected
+
+
+def _refuse_doubled(folder: Path) -> None:
+    ids = [read_block(block)["pair_id"] for block in block_paths(folder)]
+    counts = pc.value_counts(pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()))
+    doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(doubled):
+        raise DataError(
+            f"{len(doubled)} pairs stand twice: {', '.join(doubled[:_SHOWN].to_pylist())}",
+            where=str(folder),
+            fix="delete the folder and run again: the reference is scored again",
+        )

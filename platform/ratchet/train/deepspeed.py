@@ -31,8 +31,7 @@ from ratchet.model.noise import routes
 from ratchet.store.files import storage_errors
 from ratchet.train.communicate import limit_waiting
 from ratchet.train.engine import Update, save_tensors
-from ratchet.train.loss_scale import no_smaller_scale
-from ratchet.train.optimiser import adamw, coming_bytes, trained_by
+from ratchet.train.optimiser import adamw, coming_bytes, no_smaller_scale, trained_by
 from ratchet.train.spec import TrainSpec
 
 _TAG = "engine"

@@ -1,18 +1,106 @@
-"""The driver's side of training: while Ray Train runs, it tells workers what they must know, and people the news."""
+"""The driver's side of training: while Ray Train runs, it tells workers what they must know, and people the news.
+
+Workers must know that they should stop, that a node is being taken away, or that there is room for more of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import RatchetError, StoppedError, StorageError, TrainingError
-from ratchet.train import nodes, notice
+from ratchet.errors import StoppedError, StorageError, TrainingError
+from ratchet.store.record import read_json_or_none
 from ratchet.train.events import events_of
-from ratchet.train.notice import Notice
+from ratchet.train.notice import Notice, write_notice
 from ratchet.train.spec import TrainSpec
+from ratchet.train.worker import WORKERS
+
+LOOKS = 25
+"""How often in a row, a second apart, there must be room: Ray counts nodes anew every 20 s when it begins workers, and
+what is free for a moment between two tasks is no room.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """Nodes that are alive, by id: what they have in all and free now, by kind; and which are being taken away."""
+
+    total: Mapping[str, Mapping[str, float]]
+    free: Mapping[str, Mapping[str, float]]
+    leaving: frozenset[str]
+
+
+def live_nodes() -> Nodes:
+    """Ask Ray. Its drain state has no public function; Ray Train's own watcher asks for it in the same way."""
+    import ray
+    from ray._private.state import available_resources_per_node, state
+
+    total = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return Nodes(total, available_resources_per_node(), frozenset(state.get_draining_nodes() or {}))
+
+
+def on_nodes(step_folder: Path) -> list[str]:
+    """Return the ids of the nodes that a step's workers are on, by rank; none where they have not begun."""
+    found = read_json_or_none(step_folder / WORKERS)
+    return [] if found is None else list(found["nodes"])
+
+
+def room(nodes: Nodes, used: Sequence[str], each: Mapping[str, float]) -> int:
+    """Return how many workers there is room for where `used` have one each already, nodes that leave left out."""
+    count = 0
+    for node in nodes.total:
+        if node in nodes.leaving:
+            continue
+        have = nodes.free.get(node, {})
+        free = min(int(have.get(kind, 0.0) / need + 1e-6) for kind, need in each.items() if need)
+        count += free + used.count(node)
+    return count
+
+
+class NodeWatch:
+    """Decides what a step's workers must be told of its nodes."""
+
+    def __init__(self, spec: TrainSpec, each: Mapping[str, float]) -> None:
+        self.spec, self.each = spec, each
+        self.refused: frozenset[str] | None = None
+        """The nodes on which more workers were hoped for, and did not come; None once there was no room for more."""
+        self._hoped: tuple[int, frozenset[str]] | None = None
+        self._roomy = 0
+
+    def notice(self, nodes: Nodes) -> Notice | None:
+        """Return what to tell the workers now; None where all may go on as it is."""
+        used = on_nodes(Path(self.spec.folder))
+        if not used:
+            return None
+        alive = frozenset(nodes.total)
+        if self._hoped is not None:
+            before, on = self._hoped
+            self.refused = on if len(used) <= before else None
+            self._hoped = None
+        if leaving := sorted(nodes.leaving & set(used)):
+            names = ", ".join(node[:8] for node in leaving)
+            return Notice("leave", f"node {names} is being taken away")
+        fewest, most = self.spec.cluster.fewest_workers, self.spec.cluster.most_workers
+        if fewest == most or len(used) >= most:
+            return None
+        possible = min(most, room(nodes, used, self.each))
+        self._roomy = self._roomy + 1 if possible > len(used) else 0
+        if not self._roomy:
+            self.refused = None
+        if self._roomy < LOOKS or alive == self.refused:
+            return None
+        return Notice("grow", f"there is room for {possible} workers in place of {len(used)}")
+
+    def regrouped(self, kind: str, workers: int, nodes: Nodes) -> None:
+        """Take note that so many workers ended to begin anew: where no more come, they are not asked to again."""
+        self._roomy = 0
+        if kind == "grow":
+            self._hoped = (workers, frozenset(nodes.total))
+
 
 LOOK_SECONDS = 1.0
 """How often the driver looks at the cluster, and at whether it was asked to stop."""
@@ -41,31 +129,18 @@ class Told:
 
 def watched(
     spec: TrainSpec,
-    fit: Callable[[], Mapping[str, Any]],
-    watch: nodes.Watch,
+    fitted: Future[Mapping[str, Any]],
+    watch: NodeWatch,
     stop: Callable[[], str | None],
     tell: Told,
 ) -> Mapping[str, Any]:
-    """Return what `fit` does, in a thread of its own; signals stay the main thread's, which Ray Train would take.
+    """Return what comes of training, which another thread puts into `fitted`, and tell workers and people meanwhile.
 
-    Raises StoppedError, or a dropped trial's TrainingError, where there are no workers that could be told to end;
-    else what `fit` raises.
+    Raises StoppedError where there are no workers that could be told to end; else what training raised.
     """
-    outcome: dict[str, Any] = {}
-
-    def work() -> None:
-        try:
-            outcome["value"] = fit()
-        except BaseException as error:
-            outcome["error"] = error
-
     folder, told, begun, without = Path(spec.folder), None, False, 0
-    if (why := stop()) is not None or _dropped(spec):
-        raise _without_workers(spec, why)
-    thread = threading.Thread(target=work, name="ratchet-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        why, here = stop(), bool(nodes.on_nodes(folder))
+    while not fitted.done():
+        why, here = stop(), bool(on_nodes(folder))
         begun, without = begun or here, 0 if here else without + 1
         if without == _WAITS:
             tell.say(f"waits for room for {spec.cluster.fewest_workers} workers on the cluster")
@@ -73,45 +148,43 @@ def watched(
         # that is dropped waits for its workers, which end: slots that nobody waits for stay taken until Ray's job ends.
         if why is not None and not here and (not begun or without >= _GONE):
             with contextlib.suppress(StorageError):  # for those that begin before Ray is told: they lose nothing else
-                notice.write_notice(folder, Notice("stop", why))
-            raise _without_workers(spec, why)
+                write_notice(folder, Notice("stop", why))
+            raise _stopped_without_workers(spec, why)
         found = Notice("stop", why) if why is not None else _of_nodes(watch)
         if found != told:
-            notice.write_notice(folder, found)
+            write_notice(folder, found)
             told = found
         tell.news()
-        thread.join(LOOK_SECONDS)
+        wait([fitted], LOOK_SECONDS)
     tell.news()
-    if "error" in outcome:
-        raise outcome["error"]
-    value: Mapping[str, Any] = outcome["value"]
-    return value
+    return fitted.result()
 
 
-def _of_nodes(watch: nodes.Watch) -> Notice | None:
+def _of_nodes(watch: NodeWatch) -> Notice | None:
     try:
-        seen = nodes.seen()
+        seen = live_nodes()
     except Exception:  # the cluster does not answer for a moment; if it is gone, `fit` tells
         return None
     return watch.notice(seen)
 
 
-def _dropped(spec: TrainSpec) -> bool:
-    return spec.stop_file is not None and Path(spec.stop_file).exists()
-
-
-def _without_workers(spec: TrainSpec, why: str | None) -> RatchetError:
-    where = f"step {spec.step}"
-    if why is None:
-        return TrainingError(
+def refuse_stopped(spec: TrainSpec, why: str | None) -> None:
+    """Raise StoppedError where a run is asked to stop, or a dropped trial's TrainingError, before workers begin."""
+    if why is not None:
+        raise _stopped_without_workers(spec, why)
+    if spec.stop_file is not None and Path(spec.stop_file).exists():
+        raise TrainingError(
             "ended while it had no workers, as it was told to",
-            where=where,
+            where=f"step {spec.step}",
             fix=f"see {spec.stop_file}",
             code="training.dropped",
         )
+
+
+def _stopped_without_workers(spec: TrainSpec, why: str) -> StoppedError:
     return StoppedError(
         f"{why}: stopped while there were no workers",
-        where=where,
+        where=f"step {spec.step}",
         fix="run again: it goes on",
         code="stopped.without-workers",
     )

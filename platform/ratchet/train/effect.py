@@ -18,8 +18,7 @@ from ratchet.model.forward import SideScores
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train.batches import GlobalBatch, global_batches
 from ratchet.train.data import course_of
-from ratchet.train.heldout import heldout_rows
-from ratchet.train.objective import Data
+from ratchet.train.objective import Data, heldout_rows
 from ratchet.train.spec import TrainSpec
 
 LEAST_KEPT = 0.95

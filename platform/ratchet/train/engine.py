@@ -23,8 +23,7 @@ from ratchet.model.forward import PairScorer
 from ratchet.model.load import DTYPES
 from ratchet.model.noise import routes
 from ratchet.store.files import storage_errors
-from ratchet.train.loss_scale import LossScale
-from ratchet.train.optimiser import adamw, trained_by
+from ratchet.train.optimiser import LossScale, adamw, trained_by
 from ratchet.train.spec import TrainSpec
 
 _FULL = {torch.float32, torch.float64}

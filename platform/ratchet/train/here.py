@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import torch
 
-from ratchet.documents.events import read_events
 from ratchet.errors import TrainingError
+from ratchet.train import loop
 from ratchet.train.communicate import Alone, out_of_memory
 from ratchet.train.driver_loop import Told
 from ratchet.train.engine import TorchEngine
-from ratchet.train.launch import TrainResult, go_on_or_stop
+from ratchet.train.launch import TrainResult, go_on_or_stop, train_result
 from ratchet.train.notice import Ended, Notice
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import ended_of, noting_failures, work
+from ratchet.train.worker import begin_step, ended_of, finish_step, noting_failures
 
 
 def train_here(
@@ -42,7 +42,10 @@ def train_here(
     device = torch.device("cuda", torch.cuda.current_device()) if spec.cluster.gpus_per_worker else torch.device("cpu")
     try:
         with noting_failures(spec, Alone()):
-            found = work(spec, Alone(), device, TorchEngine, told)
+            step = begin_step(spec, Alone(), device, TorchEngine, told)
+            with step.books:
+                trained = loop.run(spec, step.parts, step.resumed)
+            found = finish_step(spec, step, trained)
     except Ended as end:
         go_on_or_stop(spec, ended_of(end, 1))
         raise  # `told` gives no notice on which others go on
@@ -58,5 +61,4 @@ def train_here(
         ) from error
     finally:
         news.news()
-    seconds = {**found["seconds"], "all": time.monotonic() - clock}
-    return TrainResult(**{**found, "events": read_events(found["events"]), "seconds": seconds})
+    return train_result(found, clock)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,17 @@ from ratchet.errors import ClusterError, CorruptError, StoppedError, TrainingErr
 from ratchet.store import warned
 from ratchet.store.files import write_text
 from ratchet.store.sealed import read_sealed
-from ratchet.train import budget, faults, nodes, notice
+from ratchet.train import budget, faults
 from ratchet.train.communicate import out_of_memory
-from ratchet.train.driver_loop import Told, watched
+from ratchet.train.driver_loop import NodeWatch, Told, live_nodes, refuse_stopped, watched
 from ratchet.train.events import events_of, write_event
+from ratchet.train.notice import write_notice
 from ratchet.train.spec import TrainSpec
 from ratchet.train.wall import keep_text, memory_error
 from ratchet.train.worker import WORKERS, ray_worker
 
 _NEVER = 1e9
+Worker = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,12 @@ class TrainResult:
         return dataclasses.asdict(self)
 
 
+def train_result(found: Mapping[str, Any], began: float) -> TrainResult:
+    """Return what workers found as a TrainResult; `began` is the monotonic clock's reading when they were asked for."""
+    seconds = {**found["seconds"], "all": time.monotonic() - began}
+    return TrainResult(**{**found, "events": read_events(found["events"]), "seconds": seconds})
+
+
 def train(
     spec: TrainSpec,
     *,
@@ -67,6 +77,7 @@ def train(
     slots: Path | None = None,
     stop: Callable[[], str | None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
+    worker: Worker = ray_worker,
 ) -> TrainResult:
     """Train one step on the Ray that is running, and return its result; the model lies in its folder.
 
@@ -77,61 +88,51 @@ def train(
     A lost worker starts the group again from the newest good checkpoint, `max_restarts` times; a node that is taken
     away with notice, or room for more workers, after a checkpoint, any number of times. Ray's
     own snapshot of a run is not trusted: each group has a run name and folder of its own, which goes
-    at the end. Raises the workers' RatchetError, StoppedError, or ClusterError where workers kept failing.
+    at the end. `worker` is what each worker runs. Raises the workers' RatchetError, StoppedError, or ClusterError where
+    workers kept failing.
     """
     clock, spec = time.monotonic(), spec.absolute()
     folder = Path(spec.folder)
     each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
-    watch, tell = nodes.Watch(spec, each), Told(spec, say)
+    watch, tell = NodeWatch(spec, each), Told(spec, say)
     while True:
-        notice.write_notice(folder, None)
+        write_notice(folder, None)
         (folder / WORKERS).unlink(missing_ok=True)
         with _plain_errors(spec):
-            outcome = watched(spec, lambda: _fit(spec, each, max_restarts, slots), watch, stop, tell)
+            refuse_stopped(spec, stop())
+            fitted: Future[Mapping[str, Any]] = Future()
+            # In a thread of its own, because Ray Train would take the signals of the main one. A daemon, because
+            # workers that never get room are not waited for.
+            arguments = (fitted, spec, each, max_restarts, slots, worker)
+            threading.Thread(target=_fit, args=arguments, name="ratchet-train", daemon=True).start()
+            outcome = watched(spec, fitted, watch, stop, tell)
         if "ended" not in outcome:
             break
         go_on_or_stop(spec, outcome["ended"])
         tell.news()
-        watch.regrouped(outcome["ended"]["kind"], outcome["ended"]["workers"], nodes.seen())
+        watch.regrouped(outcome["ended"]["kind"], outcome["ended"]["workers"], live_nodes())
     if "error" in outcome:
         raise error_from(outcome["error"])
-    found = outcome["result"]
-    seconds = {**found["seconds"], "all": time.monotonic() - clock}
-    return TrainResult(**{**found, "events": read_events(found["events"]), "seconds": seconds})
+    return train_result(outcome["result"], clock)
 
 
-def first_updates(
-    spec: TrainSpec,
-    worker: Callable[[Mapping[str, Any]], dict[str, Any]],
-    *,
-    cpus_per_worker: float,
-    gpus_per_worker: float,
-    stop: Callable[[], str | None] = lambda: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> None:
+class _EnoughKnown(Exception):  # noqa: N818  no error
+    """Workers ended because the first updates were made that somebody wanted to see."""
+
+
+def first_updates(spec: TrainSpec, worker: Worker, **options: Any) -> None:
     """Let `worker`, a function around `ray_worker`, train a step in its folder until what it is asked is known.
 
-    Raises what `train` raises; a worker that is lost is not replaced.
+    `options` are those of `train`, which raises the same; a worker that is lost is not replaced.
     """
-    spec = spec.absolute()
-    each = {"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
-    notice.write_notice(Path(spec.folder), None)
-    with _plain_errors(spec):
-        outcome = watched(
-            spec, lambda: _fit(spec, each, 0, None, worker), nodes.Watch(spec, each), stop, Told(spec, say)
-        )
-    if "error" in outcome:
-        raise error_from(outcome["error"])
-    ended = outcome.get("ended")
-    if ended and ended["kind"] != "known":
-        go_on_or_stop(spec, ended)
-        raise TrainingError(
-            f"the workers ended before that: {ended['why']}", where=f"step {spec.step}", fix="try again"
-        )
+    with contextlib.suppress(_EnoughKnown):
+        train(spec, worker=worker, max_restarts=0, **options)
 
 
 def go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
     """Return where other workers go on; raise where the step was dropped or stopped."""
+    if ended["kind"] == "known":
+        raise _EnoughKnown
     what = f"ended after step {ended['step']}, as it was told to"
     if ended["kind"] == "drop":
         raise TrainingError(what, where=f"step {spec.step}", fix=ended["why"])
@@ -147,50 +148,64 @@ def go_on_or_stop(spec: TrainSpec, ended: Mapping[str, Any]) -> None:
 
 
 def _fit(
+    fitted: Future[Mapping[str, Any]],
     spec: TrainSpec,
     each: Mapping[str, float],
     max_restarts: int,
     slots: Path | None,
-    worker: Callable[[Mapping[str, Any]], dict[str, Any]] = ray_worker,
-) -> Mapping[str, Any]:
-    """Run one Ray Train run to its end, and return what its workers returned."""
+    worker: Worker,
+) -> None:
+    """Run one Ray Train run to its end, and put what its workers returned into `fitted`."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
-    scratch = Path(spec.folder) / f".ray-{name}"
-    for left in Path(spec.folder).glob(".ray-*"):  # of a driver that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    cluster = spec.cluster
-    fewest, most = cluster.fewest_workers, cluster.most_workers
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={
-            "spec": spec,
-            "threads": max(1, int(each["CPU"])),
-            "faults": faults.asked_for(),
-            "warnings": warned.destination(),
-        },
-        torch_config=TorchConfig(backend="nccl" if "GPU" in each else "gloo", timeout_s=cluster.collective_timeout),
-        scaling_config=ScalingConfig(
-            num_workers=most if fewest == most else (fewest, most),
-            use_gpu="GPU" in each,
-            resources_per_worker=dict(each),
-            # Ray would grow by killing the workers in the middle of a step; here they end at a checkpoint.
-            elastic_resize_monitor_interval_s=_NEVER,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=max_restarts),
-            logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[_told_group(Path(spec.folder) / WORKERS, slots)],
-        ),
-    )
     try:
-        value: Mapping[str, Any] = trainer.fit().return_value
-        return value
+        with _scratch(Path(spec.folder), name, slots) as scratch:
+            cluster = spec.cluster
+            fewest, most = cluster.fewest_workers, cluster.most_workers
+            trainer = TorchTrainer(
+                worker,
+                train_loop_config={
+                    "spec": spec,
+                    "threads": max(1, int(each["CPU"])),
+                    "faults": faults.asked_for(),
+                    "warnings": warned.destination(),
+                },
+                torch_config=TorchConfig(
+                    backend="nccl" if "GPU" in each else "gloo", timeout_s=cluster.collective_timeout
+                ),
+                scaling_config=ScalingConfig(
+                    num_workers=most if fewest == most else (fewest, most),
+                    use_gpu="GPU" in each,
+                    resources_per_worker=dict(each),
+                    # Ray would grow by killing the workers in the middle of a step; here they end at a checkpoint.
+                    elastic_resize_monitor_interval_s=_NEVER,
+                ),
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=str(scratch),
+                    failure_config=FailureConfig(max_failures=max_restarts),
+                    logging_config=LoggingConfig(log_level="ERROR"),
+                    callbacks=[_told_group(Path(spec.folder) / WORKERS, slots)],
+                ),
+            )
+            value = trainer.fit().return_value
+    except BaseException as error:  # whatever ends this thread: the main one waits for word of it
+        fitted.set_exception(error)
+    else:
+        fitted.set_result(value)
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path, name: str, slots: Path | None) -> Iterator[Path]:
+    """Give Ray Train a folder for its snapshots, which nothing reads; it goes at the end, and `slots` too."""
+    for left in folder.glob(".ray-*"):  # of a driver that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = folder / f".ray-{name}"
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if slots is not None:

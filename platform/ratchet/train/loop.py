@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ratchet.errors import RatchetError
 from ratchet.losses.diagnostics import metric_sums
-from ratchet.model.divide import divide_units, units
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
 from ratchet.train.batches import GlobalBatch, Rows, global_batches
@@ -27,12 +26,21 @@ from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.data import course_of
 from ratchet.train.engine import Engine
-from ratchet.train.heldout import heldout_metrics
 from ratchet.train.ledger import Ledger
 from ratchet.train.notice import CODES, Ended, Notice
-from ratchet.train.objective import Data, Work, answer_logps, loss_function, metrics_of, normaliser, own_tokens, prepare
-from ratchet.train.prefetch import prefetch
-from ratchet.train.schedule import learning_rate
+from ratchet.train.objective import (
+    Data,
+    Work,
+    answer_logps,
+    heldout_metrics,
+    loss_function,
+    metrics_of,
+    normaliser,
+    own_tokens,
+    passes_over,
+    prefetch,
+)
+from ratchet.train.optimiser import learning_rate
 from ratchet.train.skips import Skips
 from ratchet.train.spec import TrainSpec
 
@@ -129,6 +137,8 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
             if agreed.notice and not last and (due or agreed.notice.kind != "grow"):
                 end(parts, batch, agreed.notice, error)
             clock = time.monotonic()
+    if parts.tracker is not None:
+        parts.tracker.summary(metrics)
     return Result(course.total_steps, metrics, first)
 
 
@@ -149,11 +159,7 @@ def passes(spec: TrainSpec, parts: Parts, after: int) -> Iterator[tuple[GlobalBa
 
 def works_of(spec: TrainSpec, parts: Parts, rows: Rows) -> list[Work]:
     """Return this worker's forward passes over a global batch, as many as every other worker has."""
-    packing, budget = parts.engine.packing, parts.token_budget
-    held = units(parts.data.table.__getitem__, rows, packing, budget, chosen_only=spec.supervised)
-    mine = divide_units(held, parts.communicator.world, budget)[parts.communicator.rank]
-    pin = parts.engine.device.type == "cuda"
-    return [prepare(spec, parts.data, micro, packing, pin=pin) for micro in mine]
+    return list(passes_over(spec, parts.data, rows, parts.engine, parts.token_budget, parts.communicator))
 
 
 def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Work]) -> Tally:

@@ -1,13 +1,16 @@
-"""The loss of some rows, as training and the held-out check both compute it.
+"""The loss of some rows, as training and the held-out check both compute it, and work prepared one step ahead.
 
 Legend: _N rows of the table, _B pairs of one micro-batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Protocol
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +18,20 @@ import torch
 from torch import Tensor
 
 from ratchet.losses.diagnostics import pair_metrics
-from ratchet.losses.preference import PairLogps, bound_loss
+from ratchet.losses.preference import PairLogps, bound_loss, rewards_of
 from ratchet.losses.sft import sft
 from ratchet.model.batch import Packing, SequenceBatch, collate
-from ratchet.model.divide import Micro
+from ratchet.model.divide import Micro, divide_units, units
 from ratchet.model.forward import Scorer, by_side
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.train.batches import Rows
+from ratchet.train.batches import Rows, epoch_order
+from ratchet.train.communicate import Communicator
+from ratchet.train.engine import Engine
 from ratchet.train.spec import TrainSpec
+
+T = TypeVar("T")
+_END = object()
+_LOOK_SECONDS = 0.1
 
 
 class Table(Protocol):
@@ -89,6 +98,16 @@ def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin:
     )
 
 
+def passes_over(
+    spec: TrainSpec, data: Data, rows: Rows, engine: Engine, token_budget: int, communicator: Communicator
+) -> Iterator[Work]:
+    """Yield this worker's forward passes over `rows`, as many as every other worker has."""
+    held = units(data.table.__getitem__, rows, engine.packing, token_budget, chosen_only=spec.supervised)
+    pin = engine.device.type == "cuda"
+    for micro in divide_units(held, communicator.world, token_budget)[communicator.rank]:
+        yield prepare(spec, data, micro, engine.packing, pin=pin)
+
+
 def answer_logps(scorer: Scorer, work: Work) -> PairLogps:
     """Run one forward pass and return the log-probabilities of its pairs; those of a rejected answer that is not
     there are NaN, and the reference's are 0 where the loss reads none.
@@ -128,3 +147,79 @@ def own_tokens(spec: TrainSpec, table: Table, rows: Rows) -> int:
     """Return the tokens of `rows` as they stand: prompt and answer of each side that is scored."""
     prompt, chosen, rejected = table.lengths_N3[rows].astype(np.int64).sum(0)
     return int(prompt + chosen) if spec.supervised else int(2 * prompt + chosen + rejected)
+
+
+def heldout_rows(n: int, cap: int) -> Rows:
+    """Return at most `cap` of `n` rows, in rising order: always the same ones."""
+    return np.sort(epoch_order(n, 0, 0)[:cap])
+
+
+@torch.no_grad()
+def heldout_metrics(
+    spec: TrainSpec, engine: Engine, data: Data, token_budget: int, communicator: Communicator
+) -> dict[str, float]:
+    """Return ``heldout/loss`` and, but for sft, ``heldout/accuracy``: the share of pairs whose chosen answer has
+    the greater reward, as the kind of loss has it.
+
+    Rows are divided over the workers; every worker makes the same number of forward passes.
+    """
+    rows = heldout_rows(len(data.table), spec.heldout_rows)
+    if not len(rows):
+        return {}
+    sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
+    loss = loss_function(spec)
+    engine.train(False)
+    for prepared in passes_over(spec, data, rows, engine, token_budget, communicator):
+        work = prepared.to(engine.device)
+        logps = answer_logps(engine, work)
+        sums[0] += loss(logps).double().sum() * work.weight
+        if not spec.supervised:
+            chosen_B, rejected_B = rewards_of(spec.stage.kind, logps)
+            sums[1] += (chosen_B > rejected_B).sum() * work.weight
+    engine.train(True)
+    total = communicator.sum(sums)
+    found = {"heldout/loss": float(total[0]) / normaliser(spec, data.table, rows)}
+    return found if spec.supervised else {**found, "heldout/accuracy": float(total[1]) / len(rows)}
+
+
+@contextlib.contextmanager
+def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
+    """Give `items` in order while a thread makes up to `depth` of them beforehand.
+
+    An error in making one is raised where its item would have come. Leaving stops the thread.
+    """
+    ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[object, BaseException | None]) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(entry, timeout=_LOOK_SECONDS)
+                return
+
+    def make() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((_END, None))
+        except BaseException as error:
+            put((_END, error))
+
+    def read() -> Iterator[T]:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+
+    thread = threading.Thread(target=make, name="prepare", daemon=True)
+    thread.start()
+    try:
+        yield read()
+    finally:
+        stop.set()
+        thread.join()

@@ -1,16 +1,20 @@
-"""AdamW as a stage asks for it, which weights it decays, and what memory it will take."""
+"""What an update is made of: AdamW and which weights it decays, the learning rate, the scale of a float16 loss."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import re
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from ratchet.errors import TrainingError
 from ratchet.train.spec import TrainSpec
 
+_LOG = logging.getLogger(__name__)
 _NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
 """Names of norms and biases, as transformers' Trainer knows them."""
 
@@ -70,3 +74,73 @@ def coming_bytes(spec: TrainSpec, trained: int, world: int, device: str) -> int:
     if device == "cpu" or not spec.cluster.deepspeed.offload_optimizer:
         return 8 * share + gradients + 4 * share
     return gradients if spec.cluster.deepspeed.zero == 1 else 0
+
+
+def warmup_steps(total: int, warmup: float) -> int:
+    """Return how many of `total` steps the warm-up takes: the share `warmup` of them, rounded up."""
+    return math.ceil(warmup * total)
+
+
+def learning_rate(kind: str, peak: float, step: int, total: int, warmup: float) -> float:
+    """Return the learning rate of step `step`, which counts from 1.
+
+    With w warm-up steps, step s ≤ w has the rate peak·s / w. Afterwards, with p = (s − 1 − w) / (total − w), it is
+    peak·(1 + cos πp) / 2, peak·(1 − p), or peak. Schedules of the transformers library have peak·(s − 1) / w in the
+    warm-up, whose first step then trains nothing; afterwards they are the same. Raises ValueError on an unknown kind.
+    """
+    rise = warmup_steps(total, warmup)
+    if step <= rise:
+        return peak * step / rise
+    share = (step - 1 - rise) / max(1, total - rise)
+    if kind == "constant":
+        return peak
+    if kind == "linear":
+        return peak * max(0.0, 1.0 - share)
+    if kind == "cosine":
+        return peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * share)))
+    raise ValueError(f"no schedule is called {kind!r}")
+
+
+def warn_of_warmup(name: str, total: int, warmup: float) -> None:
+    """Say so where a stage's learning rate only rises, because its warm-up takes all of its steps."""
+    if warmup and warmup_steps(total, warmup) >= total:
+        _LOG.warning(
+            "%s has %d step%s, and its warm-up (warmup: %g) takes all of them: the learning rate never falls; "
+            "lower warmup or batch, or give it more pairs",
+            name,
+            total,
+            "s" * (total > 1),
+            warmup,
+        )
+
+
+_START, _LEAST = 2.0**12, 1.0
+_WINDOW = 1000
+"""Updates without an overflow after which the scale is doubled."""
+
+
+class LossScale:
+    """A power of two: halved where a gradient overflows, doubled after a while without."""
+
+    def __init__(self) -> None:
+        self.value, self.good = _START, 0
+
+    def seen(self, finite: bool) -> None:
+        """Take note of an update. Raises TrainingError where even the smallest scale overflows."""
+        if finite:
+            self.good += 1
+            if self.good % _WINDOW == 0:
+                self.value *= 2
+            return
+        if self.value <= _LEAST:
+            raise no_smaller_scale()
+        self.value, self.good = self.value / 2, 0
+
+
+def no_smaller_scale() -> TrainingError:
+    """Return the error of a gradient that overflows at the smallest scale."""
+    return TrainingError(
+        "float16 gradients overflow at the smallest loss scale",
+        where="model.dtype",
+        fix="train in bfloat16 or float32, or lower the learning rate",
+    )

@@ -1,4 +1,4 @@
-"""From the trained weights to the step's model folder, and the proof that the two agree.
+"""From the trained weights to the step's model folder: tried before the first step, proved to agree after the last.
 
 Legend: _B pairs.
 """
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ratchet.errors import ModelError
+from ratchet.errors import ModelError, StorageError
 from ratchet.model import noise
-from ratchet.model.export import reload_check, save_model
+from ratchet.model.export import reload_check, save_model, try_saving
+from ratchet.model.folder import card_usage
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import DTYPES, load_model
 from ratchet.model.noise import Noise
-from ratchet.model.usage import card_usage
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.training import Lora
-from ratchet.store.files import folder_aside, remove_leftovers
+from ratchet.store.files import folder_aside, free_bytes, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of
 from ratchet.train.engine import Engine
@@ -32,6 +32,30 @@ from ratchet.train.spec import TrainSpec
 MODEL, ADAPTER = "model", "adapter"
 _MEASURED = 4
 """Pairs by which the engine's own rounding is measured."""
+ROOM = 1.05
+"""Free space that publishing asks for, in sizes of what it writes: disks and file systems keep a little back."""
+
+
+def rehearse(spec: TrainSpec, model: Any) -> None:
+    """Try to publish a plain model as it was loaded, but for its weights. Raises ModelError, StorageError."""
+    try_saving(model, Path(spec.model), trust_remote_code=spec.trust_remote_code, chat_template=spec.chat_template)
+    masters = 4 if spec.keep_masters and rounds(spec.dtype) else 0
+    size = sum(weight.numel() * (weight.element_size() + masters) for weight in model.parameters())
+    check_room(Path(spec.folder), size)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise StorageError where the disk has no room for what publishing will write, `size` bytes."""
+    if (room := free_bytes(folder)) < ROOM * size:
+        raise StorageError(
+            f"{_amount(room)} free, and publishing will ask for {_amount(ROOM * size)}",
+            where=str(folder),
+            fix="free some space, or set cluster.storage to a larger disk, and run again",
+        )
+
+
+def _amount(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def publish(spec: TrainSpec, engine: Engine, sample: Sample, communicator: Communicator, step: int) -> dict[str, Any]:

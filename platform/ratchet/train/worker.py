@@ -19,7 +19,6 @@ import torch
 from ratchet import redact
 from ratchet.documents.events import Event
 from ratchet.errors import RatchetError, RunError, StorageError, error_values
-from ratchet.model.batch import Packing
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model, skeleton
 from ratchet.store import warned
@@ -36,10 +35,8 @@ from ratchet.train.engine import Engine, TorchEngine
 from ratchet.train.events import events_of, write_event
 from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import Ended, Notice, read_notice
-from ratchet.train.objective import Table
-from ratchet.train.publish import add_adapters, publish, round_adapters, try_adapters
-from ratchet.train.rehearsal import rehearse
-from ratchet.train.schedule import warn_of_warmup
+from ratchet.train.optimiser import warn_of_warmup
+from ratchet.train.publish import add_adapters, publish, rehearse, round_adapters, try_adapters
 from ratchet.train.spec import TrainSpec
 
 WORKERS = "workers.json"
@@ -76,7 +73,10 @@ def ray_worker(
     try:
         with noting_failures(spec, group), group.naming_the_missing():
             _tell_nodes(spec, group)
-            return {"result": work(spec, group, device, around(make_engine))}
+            step = begin_step(spec, group, device, around(make_engine))
+            with step.books:
+                trained = loop.run(spec, step.parts, step.resumed)
+            return {"result": finish_step(spec, step, trained)}
     except Ended as end:
         return {"ended": ended_of(end, group.world)}
     except RatchetError as error:
@@ -123,17 +123,31 @@ def noting_failures(spec: TrainSpec, group: Communicator) -> Iterator[None]:
         raise
 
 
-def work(
+@dataclasses.dataclass(frozen=True)
+class BegunStep:
+    """A step that is ready for the loop: its parts, the checkpoint that it goes on from, and `books`, which closes
+    metrics and ledger. `began` is a reading of the monotonic clock and `setup` the seconds since then.
+    """
+
+    parts: loop.Parts
+    resumed: Saved | None
+    books: contextlib.ExitStack
+    unshared: str | None
+    began: float
+    setup: float
+
+
+def begin_step(
     spec: TrainSpec,
     communicator: Communicator,
     device: torch.device,
     make_engine: MakeEngine,
     told: Callable[[], Notice | None] | None = None,
-) -> dict[str, Any]:
-    """Train one step with whatever engine and workers there are; return its outcome as JSON types.
+) -> BegunStep:
+    """Make all that the loop needs, with whatever engine and workers there are, from the newest good checkpoint.
 
-    Goes on from the newest good checkpoint. `told` gives the word of the driver; left out, it is read from the
-    step's folder. Raises RatchetError, alike on all workers.
+    `told` gives the word of the driver; left out, it is read from the step's folder. Raises RatchetError, alike on
+    all workers.
     """
     clock = time.monotonic()
     data, heldout = agree(communicator, lambda: open_data(spec))
@@ -152,34 +166,44 @@ def work(
             warn_of_warmup(spec.step, course.total_steps, spec.stage.warmup)
     engine.train(True)
     token_budget = budget.choose(spec, engine, data, communicator, lambda: recompute_activations(scorer.causal))
-    ready = time.monotonic() - clock
+    setup = time.monotonic() - clock
+    told = told or functools.partial(read_notice, Path(spec.folder), spec.stop_file)
     with contextlib.ExitStack() as stack:
         tracker, book = agree(communicator, lambda: _open_books(spec, communicator, after, stack))
-        told = told or functools.partial(read_notice, Path(spec.folder), spec.stop_file)
         parts = loop.Parts(engine, data, heldout, token_budget, communicator, checkpoints, tracker, book, told)
-        result = loop.run(spec, parts, resumed)
-        if tracker is not None:
-            tracker.summary(result.last)
-    trained = time.monotonic() - clock - ready
-    path = Path(spec.folder) / ledger.NAME
-    counts = agree(communicator, lambda: ledger.prove(path, course))
-    step = _choose(spec, engine, checkpoints, course.total_steps)
-    checkpoints.still_ours()
-    published = publish(spec, engine, sample_of(spec, data, heldout), communicator, step)
+        return BegunStep(parts, resumed, stack.pop_all(), budget.why_unshared(scorer.packing, data.table), clock, setup)
+
+
+def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[str, Any]:
+    """Prove what was trained on, publish the model, and return the step's outcome as JSON types.
+
+    Raises RatchetError, alike on all workers.
+    """
+    training, parts, folder = time.monotonic() - step.began - step.setup, step.parts, Path(spec.folder)
+    communicator, checkpoints = parts.communicator, parts.checkpoints
+    course = course_of(spec, len(parts.data.table))
+    counts = agree(communicator, lambda: ledger.prove(folder / ledger.NAME, course))
+    chosen = _choose(spec, parts.engine, checkpoints, course.total_steps)
+    checkpoints.still_ours()  # another group may have taken over since the last checkpoint, and publishes then
+    published = publish(spec, parts.engine, sample_of(spec, parts.data, parts.heldout), communicator, chosen)
     return {
-        "steps": result.steps,
+        "steps": trained.steps,
         "counts": counts,
-        "metrics": result.last,
-        "first": result.first,
+        "metrics": trained.last,
+        "first": trained.first,
         "published": published,
-        "resumed_from": after,
+        "resumed_from": step.resumed.step if step.resumed else 0,
         "attempt": checkpoints.attempt,
-        "events": [to_values(event) for event in events_of(Path(spec.folder))],
+        "events": [to_values(event) for event in events_of(folder)],
         "workers": communicator.world,
-        "token_budget": token_budget,
-        "unshared": why_unshared(scorer.packing, data.table),
-        "peak_memory_mb": max(communicator.gather(peak_memory_mb(device))),
-        "seconds": {"setup": ready, "training": trained, "publishing": time.monotonic() - clock - ready - trained},
+        "token_budget": parts.token_budget,
+        "unshared": step.unshared,
+        "peak_memory_mb": max(communicator.gather(peak_memory_mb(parts.engine.device))),
+        "seconds": {
+            "setup": step.setup,
+            "training": training,
+            "publishing": time.monotonic() - step.began - step.setup - training,
+        },
     }
 
 
@@ -226,16 +250,6 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
         if first and quantise is None:
             try_adapters(model)
     return PairScorer(model, sharing=spec.cluster.sharing, device=device)
-
-
-def why_unshared(packing: Packing, table: Table) -> str | None:
-    """Return why all or some pairs' tokens are not shared, or None."""
-    if packing.why_padded is not None or packing.longest is None:
-        return packing.why_padded
-    lengths_N3 = table.lengths_N3
-    count = int((lengths_N3[:, 0] + lengths_N3[:, 1:].max(1) > packing.longest).sum())
-    said = f"{count} of {len(table)} pairs are longer than the {packing.longest} tokens that attention reaches alike"
-    return said if count else None
 
 
 def recompute_activations(model: Any) -> None:

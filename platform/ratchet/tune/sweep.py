@@ -22,7 +22,7 @@ from ratchet.errors import (
     error_from,
     error_values,
 )
-from ratchet.model.digest import digest_model
+from ratchet.model.folder import digest_model
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
 from ratchet.pipeline.stop import Stop, stoppable

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ratchet.model.rotary import original_length, put_back
+from ratchet.model.load import original_length, put_back
 from ratchet.serving.requests import Answer, ContinuationRequest
 
 _LOGITS = 1 << 28

@@ -26,8 +26,7 @@ from transformers import (
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.engines.likelihood import likelihoods, may_share
 from ratchet.evaluate.thoughts import is_token_of_marks
-from ratchet.model.load import load_model
-from ratchet.model.rotary import original_length, put_back
+from ratchet.model.load import load_model, original_length, put_back
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import apply_template, find_style

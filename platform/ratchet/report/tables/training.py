@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ratchet.documents.report import Report, StepSummary
-from ratchet.model.usage import load_line
+from ratchet.model.folder import load_line
 from ratchet.report import figures as fig
 from ratchet.report.parts import Cell, PageTable, amount, model_cell, row, table, text
 from ratchet.report.tables.data import pooled

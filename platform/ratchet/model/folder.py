@@ -1,30 +1,25 @@
-"""The identity of a model: what its weights and configuration are, not where or in how many files."""
+"""A model folder as files: its tensors, its identity, whether it can be used, and the line that uses it.
+
+No weights are loaded, and torch is not needed. The identity is what weights and configuration are, not where they
+lie or in how many files.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ratchet.errors import CorruptError, ModelError
-from ratchet.pairs.tokenizer import digest_tokenizer, digest_vocabulary, read_json
+from ratchet.pairs.chat import ChatTemplate
+from ratchet.pairs.render import find_style
+from ratchet.pairs.tokenizer import load_tokenizer, read_json
 from ratchet.store.fingerprint import digest_files
-
-__all__ = [
-    "VOLATILE",
-    "Stored",
-    "config_identity",
-    "digest_code",
-    "digest_model",
-    "digest_tokenizer",
-    "digest_vocabulary",
-    "file_marks",
-    "stored_tensors",
-    "weight_files",
-]
 
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype"}
 """Keys of config.json that say nothing of what the model computes from its weights."""
@@ -32,7 +27,7 @@ _CHUNK = 1 << 22
 _LONGEST_HEADER = 100 << 20
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Stored:
     """A tensor in a safetensors file: `dtype` as the format names it, and its bytes' place."""
 
@@ -112,6 +107,15 @@ def config_identity(folder: Path) -> dict[str, object]:
     return {key: value for key, value in read_json(folder / "config.json").items() if key not in VOLATILE}
 
 
+def settings_without(fields: Mapping[str, Any], spared: Callable[[str, object], bool]) -> dict[str, Any]:
+    """Return settings without those that say nothing of a computation, at any depth, and those that are `spared`."""
+    return {
+        key: settings_without(value, spared) if isinstance(value, Mapping) else value
+        for key, value in ((str(key), value) for key, value in fields.items())
+        if key not in VOLATILE and not spared(key, value)
+    }
+
+
 def digest_model(folder: Path) -> str:
     """Return 20 hex digits over names, shapes, dtypes and bytes of all weights, and the configuration.
 
@@ -128,3 +132,81 @@ def digest_model(folder: Path) -> str:
                 digest.update(chunk)
                 left -= len(chunk)
     return digest.hexdigest()[:20]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """`vocabulary` in tokens, `parameters` as stored, `longest` sequence in tokens (None: no limit),
+    `bytes` of all weight files.
+    """
+
+    vocabulary: int
+    parameters: int
+    longest: int | None
+    architecture: str
+    bytes: int
+
+
+def check_model(folder: Path, chat_template: ChatTemplate | None) -> ModelFacts:
+    """Return a model's facts, read from headers and JSON.
+
+    Raises ModelError where the folder is missing, its weights are missing or pickles, config.json is
+    no causal language model's, or the tokenizer is missing, has no EOS, no usable chat template, or
+    ids beyond the model's vocabulary; CorruptError where a weight file is cut.
+    """
+    tensors = stored_tensors(folder)
+    config = read_json(folder / "config.json")
+    text = config.get("text_config", config)
+    architecture = next(iter(config.get("architectures") or ()), "")
+    if "vocab_size" not in text or not architecture:
+        raise ModelError(
+            "config.json names no architecture or no vocab_size",
+            where=str(folder / "config.json"),
+            fix="give the folder of a causal language model",
+        )
+    if "CausalLM" not in architecture and "LMHead" not in architecture and "ConditionalGeneration" not in architecture:
+        raise ModelError(f"{architecture} is no causal language model", where=str(folder), fix="give one that is")
+    vocabulary = int(text["vocab_size"])
+    _check_tokenizer(folder, chat_template, vocabulary)
+    longest = text.get("max_position_embeddings") or text.get("n_positions")
+    return ModelFacts(
+        vocabulary=vocabulary,
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        longest=None if longest is None else int(longest),
+        architecture=architecture,
+        bytes=sum(file.stat().st_size for file in {tensor.file for tensor in tensors.values()}),
+    )
+
+
+def _check_tokenizer(folder: Path, chat_template: ChatTemplate | None, vocabulary: int) -> None:
+    tokenizer = load_tokenizer(folder, chat_template)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "its tokenizer has no EOS token",
+            where=str(folder / "tokenizer_config.json"),
+            fix="set eos_token to the token that ends an answer",
+        )
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= vocabulary:
+        raise ModelError(
+            f"its tokenizer has the id {largest} ({token!r}) but the model knows ids 0 to {vocabulary - 1}",
+            where=str(folder),
+            fix="use the model's own tokenizer, or resize the model's embeddings",
+        )
+    find_style(tokenizer)
+
+
+def load_line(folder: str, *, trust_remote_code: bool = False) -> str:
+    """Return the Python call that loads the model in `folder` for texts; transformers has the function."""
+    trust = ", trust_remote_code=True" if trust_remote_code else ""
+    return f'transformers.pipeline("text-generation", model={json.dumps(folder, ensure_ascii=False)}{trust})'
+
+
+def card_usage(*, trust_remote_code: bool = False) -> str:
+    """Return the part of a model card that shows how to chat with the model, whose folder may move."""
+    line = load_line("path/to/this/folder", trust_remote_code=trust_remote_code)
+    asked = 'chat([{"role": "user", "content": "Hello"}], max_new_tokens=128)'
+    return (
+        f"\n## How to use it\n\n```python\nimport transformers\n\nchat = {line}\n"
+        f'print({asked}[0]["generated_text"][-1]["content"])\n```\n'
+    )
