@@ -8,7 +8,7 @@ import pytest
 
 from k8s_example import GATES, changed, head_of, of_kind, texts_of
 from ratchet.kubernetes.check import Against, check_objects
-from ratchet.kubernetes.operator_job import operator_faults
+from ratchet.kubernetes.kuberay import operator_faults
 from ratchet.kubernetes.ray_parts import CLUSTERS
 from tests.conftest import ROOT
 

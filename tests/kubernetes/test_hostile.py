@@ -14,8 +14,8 @@ from k8s_example import K8S, changed, head_of, texts_of, worker_of
 from ratchet.cli import main
 from ratchet.errors import PlanError
 from ratchet.kubernetes.check import Against, check_objects
+from ratchet.kubernetes.forms import folder_fault, image_form_fault, label_fault, volume_fault
 from ratchet.kubernetes.manifests import parse_manifests
-from ratchet.kubernetes.names import folder_fault, image_form_fault, label_fault, volume_fault
 from ratchet.plan import reading
 from tests.conftest import ROOT
 from tests.plan.test_reading import bomb

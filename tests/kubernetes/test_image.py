@@ -12,7 +12,7 @@ import pytest
 
 from k8s_example import objects
 from ratchet import __version__
-from ratchet.kubernetes.names import IMAGE_FOLDER, IMAGE_PARTS
+from ratchet.kubernetes.forms import IMAGE_FOLDER, IMAGE_PARTS
 from tests.conftest import ROOT
 
 IMAGE = ROOT / "k8s/image"

@@ -12,8 +12,9 @@ import yaml
 from k8s_example import APPLIED, K8S, objects, write
 from ratchet.errors import PlanError
 from ratchet.kubernetes.check import Against, check_objects, read_objects
+from ratchet.kubernetes.forms import quantity
 from ratchet.kubernetes.kustomize import build_kustomization
-from ratchet.kubernetes.manifests import name_of, object_kind, parse_manifests, quantity, to_yaml
+from ratchet.kubernetes.manifests import name_of, object_kind, parse_manifests, to_yaml
 
 POD = """
 apiVersion: v1

@@ -14,8 +14,8 @@ import yaml
 
 from k8s_example import APPLIED, GATES, K8S, objects, write_crds
 from ratchet.cli import main
-from ratchet.kubernetes.entrypoint import read_command
-from ratchet.kubernetes.names import IMAGE_FOLDER
+from ratchet.kubernetes.fit import read_command
+from ratchet.kubernetes.forms import IMAGE_FOLDER
 from ratchet.kubernetes.ray_parts import cluster_of, job_of
 from tests.conftest import ROOT
 

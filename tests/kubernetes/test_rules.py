@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from k8s_example import GATES, changed, head_of, of_kind, texts_of, worker_of
 from ratchet.kubernetes.check import Against, check_objects
-from ratchet.kubernetes.house import house_faults
+from ratchet.kubernetes.kuberay import operator_faults
 from ratchet.kubernetes.manifests import at
-from ratchet.kubernetes.operator_job import operator_faults
+from ratchet.kubernetes.own_rules import house_faults, image_fault, security_faults
 from ratchet.kubernetes.ray_parts import CLUSTERS
-from ratchet.kubernetes.security import image_fault, security_faults
 from tests.conftest import ROOT
 
 HERE = Against(root=ROOT)

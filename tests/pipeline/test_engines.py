@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from ratchet.errors import CorruptError, PlanError, RunError
-from ratchet.pipeline import engines, session, training
+from ratchet.pipeline import engines, training
 from ratchet.pipeline.context import Gate
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import ReferenceScores
@@ -104,7 +104,7 @@ def test_adapters_on_the_head_or_the_embeddings_are_not_served(tmp_path: Path, t
 
 @pytest.mark.parametrize(("gpus", "parallel", "each"), [(0.5, 1, 0.5), (1.0, 4, 4.0), (2.0, 1, 2.0), (0.5, 2, 2.0)])
 def test_an_engine_over_several_gpus_counts_them_all(gpus: float, parallel: int, each: float) -> None:
-    assert session._gpus_each(Cluster(gpus_per_worker=gpus, tensor_parallel=parallel)) == each
+    assert Cluster(gpus_per_worker=gpus, tensor_parallel=parallel).gpus_per_actor == each
 
 
 def test_a_block_that_kills_its_processes_names_its_pairs() -> None:

@@ -7,16 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ratchet.errors import PlanError
-from ratchet.kubernetes.entrypoint import VERBS, planned, read_command
-from ratchet.kubernetes.fit import Room, lacks
-from ratchet.kubernetes.house import GPU, house_faults, network_faults, shared_mounts
+from ratchet.kubernetes.fit import VERBS, Room, lacks, planned, read_command
+from ratchet.kubernetes.forms import label_fault, quantity, volume_fault
+from ratchet.kubernetes.kuberay import operator_faults
 from ratchet.kubernetes.kustomize import FILE, build_kustomization
-from ratchet.kubernetes.manifests import at, name_of, object_kind, quantity, read_manifests, without_nulls
-from ratchet.kubernetes.names import label_fault, volume_fault
-from ratchet.kubernetes.operator_job import operator_faults
-from ratchet.kubernetes.ray_parts import CLUSTERS, RayPart, cluster_of, groups, job_of, ray_pods, replicas
+from ratchet.kubernetes.manifests import at, name_of, object_kind, read_manifests, without_nulls
+from ratchet.kubernetes.own_rules import GPU, house_faults, network_faults, security_faults
+from ratchet.kubernetes.ray_parts import (
+    CLUSTERS,
+    RayPart,
+    cluster_of,
+    groups,
+    job_of,
+    ray_pods,
+    replicas,
+    shared_mounts,
+)
 from ratchet.kubernetes.schema import Crd, built_in_faults, crd_faults
-from ratchet.kubernetes.security import security_faults
 from ratchet.plan.document import Document, Problem
 from ratchet.plan.schema import Plan
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import yaml
 
 from ratchet.errors import PlanError
-from ratchet.plan.document import Document, KeyPath, Place, Problem, dotted, fail, shorten
-from ratchet.plan.reading import DEEPEST, LARGEST_FILE, MOST_VALUES, read_text
+from ratchet.plan.document import Document, KeyPath, Problem, dotted, fail, shorten
+from ratchet.plan.reading import DEEPEST, LARGEST_FILE, ValueBuilder, read_text
 
 _TEXTS = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
 
@@ -46,10 +45,10 @@ def parse_documents(text: str, file: str, deepest: int = DEEPEST) -> list[Docume
         raise PlanError(f"{file}: not YAML: {shorten(str(error))}") from None
     found = []
     for node in nodes:
-        walk = _Walk(file, deepest)
-        data = walk.value(node, ())
+        builder = _ManifestBuilder(file, deepest)
+        data = builder.value(node, ())
         if data is not None:
-            found.append(Document(file, data, walk.places, tuple(walk.problems)))
+            found.append(Document(file, data, builder.places, tuple(builder.problems)))
     return found
 
 
@@ -123,16 +122,6 @@ def texts(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
         yield from texts(item, (*path, key))
 
 
-def quantity(value: Any) -> float | None:
-    """Return a quantity of Kubernetes, such as `500m` or `8Gi`, in units or bytes; None where it is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", str(value), re.ASCII)
-    if match is None or isinstance(value, bool):
-        return None
-    scale = {None: 1.0, "m": 1e-3} | {unit: 1e3 ** (n + 1) for n, unit in enumerate("kMGTP")}
-    scale |= {f"{unit}i": 1024.0 ** (n + 1) for n, unit in enumerate("KMGTP")}
-    return float(match[1]) * scale[match[2]]
-
-
 def to_yaml(objects: Sequence[Any]) -> str:
     """Return objects as YAML documents, texts of several lines as blocks."""
     return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
@@ -164,45 +153,19 @@ def _items(document: Document) -> Iterator[Document]:
         yield Document(document.file, item, places, document.problems if n == 0 else ())
 
 
-class _Walk:
-    """Turns nodes into plain values, and keeps their places. No value is shared, whatever aliases say."""
+class _ManifestBuilder(ValueBuilder):
+    """Builds values with the scalars of YAML 1.1, as Kubernetes reads them."""
 
     def __init__(self, file: str, deepest: int) -> None:
-        self.file, self.deepest, self.count = file, deepest, 0
-        self.places: dict[KeyPath, Place] = {}
-        self.problems: list[Problem] = []
-        self.scalars = yaml.SafeLoader("")
+        super().__init__(file, deepest)
+        self._scalars = yaml.SafeLoader("")
 
-    def value(self, node: yaml.Node, path: KeyPath) -> Any:
-        place = Place(self.file, node.start_mark.line + 1)
-        self.places.setdefault(path, place)
-        self.count += 1
-        if self.count > MOST_VALUES or len(path) > self.deepest:
-            many = self.count > MOST_VALUES
-            limit = f"more than {MOST_VALUES:,} values" if many else f"nested more than {self.deepest} deep"
-            raise PlanError(str(Problem(place, dotted(path[:2]), f"{limit} once its aliases are written out")))
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, (*path, n)) for n, item in enumerate(node.value)]
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        """Return the value of a scalar; dates are texts, as in JSON."""
         if node.tag in _TEXTS:
             return node.value
         try:
-            return self.scalars.construct_object(node)
+            return self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
-            self.problems.append(Problem(place, dotted(path), f"cannot be read: {shorten(str(error))}"))
+            self.problems.append(Problem(self.places[path], dotted(path), f"cannot be read: {shorten(str(error))}"))
             return None
-
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key, here = str(key_node.value), (*path, str(key_node.value))
-            place = Place(self.file, key_node.start_mark.line + 1)
-            if key in found:
-                self.problems.append(
-                    Problem(place, dotted(here), f"written twice, first in line {self.places[here].line}")
-                )
-                continue
-            self.places[here] = place
-            found[key] = self.value(value_node, here)
-        return found

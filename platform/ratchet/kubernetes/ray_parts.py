@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ratchet.errors import PlanError
@@ -31,6 +31,15 @@ class RayPart:
     def problem(self, what: str, *below: str | int) -> Problem:
         """Return a problem of the key `below` this part."""
         return self.document.problem((*self.path, *below), what)
+
+    def problems(self, *rules: tuple[object, str, *tuple[str, ...]]) -> Iterator[Problem]:
+        """Yield a problem for each rule that is broken; a rule is whether it is, what is wrong, and the key below."""
+        yield from (self.problem(what, *below) for broken, what, *below in rules if broken)
+
+    def above_zero(self, key: str) -> bool:
+        """Tell whether a key has a number above 0."""
+        value = self.data.get(key)
+        return isinstance(value, int) and value > 0
 
     def part(self, *below: str | int) -> RayPart:
         """Return the part at `below`."""
@@ -80,6 +89,30 @@ def ray_container(pod: RayPart) -> RayPart:
 def environment(container: RayPart, name: str) -> RayPart | None:
     """Return the entry of an environment variable."""
     return next((one for one in container.parts("env") if one.data.get("name") == name), None)
+
+
+def variables_among(container: RayPart, names: Collection[str]) -> Iterator[tuple[str, RayPart]]:
+    """Yield name and entry of those of `names` that a container sets, each once."""
+    for name in names:
+        if (entry := environment(container, name)) is not None:
+            yield name, entry
+
+
+def mounts_of(pod: RayPart) -> list[dict[str, object]]:
+    """Return the volume mounts of the container that runs Ray."""
+    return mappings(pod.data, "containers", 0, "volumeMounts")
+
+
+def shared_mounts(pod: RayPart) -> set[tuple[str, str]]:
+    """Return (folder, claim) for each persistent volume that the container of Ray sees."""
+    claims = {
+        str(volume.get("name")): str(at(volume, "persistentVolumeClaim", "claimName"))
+        for volume in mappings(pod.data, "volumes")
+        if "persistentVolumeClaim" in volume
+    }
+    return {
+        (str(one.get("mountPath")), claims[name]) for one in mounts_of(pod) if (name := str(one.get("name"))) in claims
+    }
 
 
 def runtime_env_of(job: RayPart) -> tuple[dict[str, Any], str]:

@@ -10,16 +10,30 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ratchet.errors import PlanError
-from ratchet.kubernetes.entrypoint import VERBS, Command, read_command
-from ratchet.kubernetes.fit import place_workers
-from ratchet.kubernetes.house import GPU, SHARED_MEMORY, mounts_of, shared_mounts
+from ratchet.kubernetes.fit import VERBS, Command, place_workers, read_command, templates, unmet
+from ratchet.kubernetes.forms import (
+    IMAGE_FOLDER,
+    LONGEST_NAMES,
+    label_fault,
+    name_fault,
+    quantity,
+    size_fault,
+    volume_fault,
+)
 from ratchet.kubernetes.kustomize import FILE, build_kustomization
-from ratchet.kubernetes.manifests import at, object_kind, quantity
-from ratchet.kubernetes.names import IMAGE_FOLDER, label_fault, size_fault, volume_fault
-from ratchet.kubernetes.needs import templates, unmet
-from ratchet.kubernetes.operator_job import LONGEST_NAMES, name_fault
-from ratchet.kubernetes.ray_parts import RayPart, autoscales, cluster_of, containers, groups, job_of, ray_pods
-from ratchet.kubernetes.security import image_fault
+from ratchet.kubernetes.manifests import at, object_kind
+from ratchet.kubernetes.own_rules import GPU, SHARED_MEMORY, image_fault
+from ratchet.kubernetes.ray_parts import (
+    RayPart,
+    autoscales,
+    cluster_of,
+    containers,
+    groups,
+    job_of,
+    mounts_of,
+    ray_pods,
+    shared_mounts,
+)
 from ratchet.plan.document import Document, fail
 from ratchet.plan.load import plan_of, planned_suites, read_plan
 from ratchet.plan.schema import Plan

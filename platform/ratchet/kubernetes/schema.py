@@ -60,7 +60,10 @@ def crd_faults(document: Document, crds: Mapping[str, Crd]) -> Iterator[Problem]
     if crd is None:
         return
     data = copy.deepcopy(document.data)
-    _complete(data, crd.schema)
+    for _, value, part in _parts(data, crd.schema):
+        for key, below in part.get("properties", {}).items() if isinstance(value, dict) else ():
+            if key not in value and "default" in below:
+                value[key] = copy.deepcopy(below["default"])
     for error in crd.validator.iter_errors(data):
         yield document.problem(tuple(error.absolute_path), _said(error))
     if CEL:
@@ -102,29 +105,16 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _complete(value: Any, schema: dict[str, Any]) -> None:
-    """Fill in defaults, in place."""
-    properties = schema.get("properties", {})
-    if isinstance(value, dict):
-        for key, part in properties.items():
-            if key not in value and "default" in part:
-                value[key] = copy.deepcopy(part["default"])
-        others = schema.get("additionalProperties")
-        for key, item in value.items():
-            part = properties.get(key, others)
-            if isinstance(part, dict):
-                _complete(item, part)
-    elif isinstance(value, list) and isinstance(schema.get("items"), dict):
-        for item in value:
-            _complete(item, schema["items"])
-
-
 def _rule_faults(document: Document, data: Any, schema: dict[str, Any]) -> Iterator[Problem]:
     import cel
 
-    for path, rule, value in _rules(data, schema, ()):
-        if "oldSelf" in rule["rule"]:
-            continue  # about changes of an object that is there
+    rules = [
+        (path, rule, value)
+        for path, value, part in _parts(data, schema)
+        for rule in part.get("x-kubernetes-validations", ())
+        if "oldSelf" not in rule["rule"]  # that is about changes of an object that is there
+    ]
+    for path, rule, value in rules:
         try:
             kept = cel.evaluate(rule["rule"], {"self": value})
         except (RuntimeError, TypeError, ValueError) as error:
@@ -134,16 +124,15 @@ def _rule_faults(document: Document, data: Any, schema: dict[str, Any]) -> Itera
             yield document.problem(path, shorten(rule.get("message") or rule["rule"], 160))
 
 
-def _rules(value: Any, schema: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, dict[str, Any], Any]]:
-    """Yield the CEL rules of a schema where the value has what they are about."""
-    for rule in schema.get("x-kubernetes-validations", ()):
-        yield path, rule, value
+def _parts(value: Any, schema: dict[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any, dict[str, Any]]]:
+    """Yield path, value and schema of a value and of all below it; what is added to a part meanwhile comes too."""
+    yield path, value, schema
     if isinstance(value, dict):
         others = schema.get("additionalProperties")
         for key, item in value.items():
             part = schema.get("properties", {}).get(key, others)
             if isinstance(part, dict):
-                yield from _rules(item, part, (*path, key))
+                yield from _parts(item, part, (*path, key))
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
         for n, item in enumerate(value):
-            yield from _rules(item, schema["items"], (*path, n))
+            yield from _parts(item, schema["items"], (*path, n))

@@ -180,7 +180,7 @@ def needs(cluster: Cluster) -> dict[str, float]:
 def _needs(cluster: Cluster, workers: int) -> dict[str, float]:
     return {
         "CPU": max(workers * cluster.cpus_per_worker, cluster.score_actors),
-        "GPU": max(workers * cluster.gpus_per_worker, cluster.score_actors * _gpus_each(cluster)),
+        "GPU": max(workers * cluster.gpus_per_worker, cluster.score_actors * cluster.gpus_per_actor),
     }
 
 
@@ -206,12 +206,6 @@ def _check_size(cluster: Cluster) -> None:
             where="cluster",
             fix="lower cluster.cpus_per_worker or cluster.gpus_per_worker",
         )
-
-
-def _gpus_each(cluster: Cluster) -> float:
-    """GPUs of one scoring process: those of a vLLM engine where that has more than one."""
-    several = cluster.tensor_parallel > 1
-    return max(cluster.gpus_per_worker, cluster.tensor_parallel) if several else cluster.gpus_per_worker
 
 
 def _quieten() -> None:

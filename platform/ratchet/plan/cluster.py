@@ -130,6 +130,11 @@ class Cluster(Strict):
         """Training workers where there is room for all."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
+    @property
+    def gpus_per_actor(self) -> float:
+        """GPUs of one scoring process, all of one node: those of a vLLM engine where that has more than one."""
+        return max(self.gpus_per_worker, self.tensor_parallel if self.tensor_parallel > 1 else 0)
+
     @model_validator(mode="after")
     def _possible(self) -> Cluster:
         local(self, "storage")

@@ -64,7 +64,7 @@ def parse(text: str, file: str) -> Document:
         _stop(Place(file, line), f"the character U+{int(error.character):04X} does not belong in YAML")
     if root is None:
         _stop(Place(file, 1), "the file is empty" if file != SET else "no value after `=`; write null for none")
-    builder = _Builder(file)
+    builder = ValueBuilder(file)
     data = builder.value(root, ())
     return Document(file, data, builder.places, tuple(builder.problems))
 
@@ -158,12 +158,11 @@ for _name, _pattern, _first in (
     _Composer.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
-class _Builder:
-    """Builds plain values from nodes; every alias is written out, up to MOST_VALUES values."""
+class ValueBuilder:
+    """Builds plain values from nodes, with their places; every alias is written out, up to MOST_VALUES values."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.count = 0
+    def __init__(self, file: str, deepest: int = DEEPEST) -> None:
+        self.file, self.deepest, self.count = file, deepest, 0
         self.places: dict[KeyPath, Place] = {}
         self.problems: list[Problem] = []
 
@@ -176,7 +175,7 @@ class _Builder:
             return [self.value(item, (*path, n)) for n, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             self.places[path] = dataclasses.replace(self.places[path], written=node.value)
-            return self._scalar(node, path)
+            return self.scalar(node, path)
         return self._refuse_tag(node, path)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -196,7 +195,8 @@ class _Builder:
             found[key] = self.value(value_node, here)
         return found
 
-    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        """Return the value of a scalar of YAML 1.2."""
         kind, text = node.tag.removeprefix(_TAG), str(node.value)
         if kind == "str":
             return text
@@ -222,9 +222,8 @@ class _Builder:
 
     def _take_one(self, path: KeyPath) -> None:
         self.count += 1
-        if self.count > MOST_VALUES or len(path) > DEEPEST:
-            limit = (
-                f"more than {MOST_VALUES:,} values" if self.count > MOST_VALUES else f"nested more than {DEEPEST} deep"
-            )
+        if self.count > MOST_VALUES or len(path) > self.deepest:
+            many = self.count > MOST_VALUES
+            limit = f"more than {MOST_VALUES:,} values" if many else f"nested more than {self.deepest} deep"
             place = self.places.get(path[:1]) or self.places[()]
             raise PlanError(str(Problem(place, dotted(path[:1]), f"{limit} once its aliases are written out")))
