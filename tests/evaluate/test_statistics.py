@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratchet.evaluate.results import unanimous
 from ratchet.evaluate.statistics import (
     Estimate,
     clustered,
     estimate,
+    holm,
     ratio,
 )
 from statistics_example import names
@@ -119,3 +122,23 @@ def test_the_error_of_a_ratio_is_that_of_the_paper() -> None:
     assert uneven.mean == pytest.approx(4 / 3) and uneven.standard_error == pytest.approx(
         math.sqrt(1.5 * 26 / 9) / 6, rel=1e-12
     )
+
+
+def test_holm_multiplies_by_the_tests_that_are_left() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.3, 0.6, 0.9]) == pytest.approx([0.9, 1, 1])
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_rejects_as_its_steps_down_do(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    rejected: set[int] = set()
+    for step, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        if ps[index] * (len(ps) - step) >= 0.05:
+            break
+        rejected.add(index)
+    assert {index for index, p in enumerate(adjusted) if p < 0.05} == rejected
+    assert all(p <= q <= 1 for p, q in zip(ps, adjusted, strict=True))
+    assert sorted(adjusted) == [adjusted[index] for index in sorted(range(len(ps)), key=ps.__getitem__)]

@@ -52,7 +52,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "evaluate/statistics.py": (
         "tests/evaluate/test_statistics.py",
         "tests/evaluate/test_statistics_paired.py",
-        "tests/evaluate/test_averages.py",
+        "tests/evaluate/test_results.py",
     ),
     "evaluate/compare.py": (
         "tests/evaluate/test_compare.py",

@@ -17,7 +17,7 @@ import pytest
 from bits import flip
 from ratchet.errors import CorruptError, RatchetError
 from ratchet.evaluate.harness.data import copy_faults
-from ratchet.evaluate.harness.requests import kept_rows
+from ratchet.evaluate.harness.requests import Rows, kept_rows
 from ratchet.evaluate.results import read_result
 from ratchet.pairs.table import open_table
 from ratchet.pipeline.step_folder import step_faults, unchanged
@@ -86,7 +86,7 @@ def judgments(layout: Layout) -> Any:
 def built(layout: Layout) -> Any:
     calls: list[int] = []
 
-    def build() -> list[dict[str, Any]]:
+    def build() -> Rows:
         calls.append(1)
         return requests()
 

@@ -13,7 +13,7 @@ from ratchet.documents.scores import Score
 from ratchet.documents.sweep import Value
 from ratchet.documents.trial import TrialEnd
 from ratchet.evaluate.harness.data import Copies
-from ratchet.evaluate.harness.requests import digest_doc, kept_rows
+from ratchet.evaluate.harness.requests import DocumentRequests, digest_doc, kept_rows
 from ratchet.evaluate.results import Item, TaskResult, write_result
 from ratchet.pairs.tokens import TOKENISED, TokenWriter
 from ratchet.pipeline.step_folder import write_step_record
@@ -56,9 +56,9 @@ def result() -> TaskResult:
     return TaskResult("t", "harness", (Score("acc", "acc", 0.5, 0.1, 9),), items, {"a": 1})
 
 
-def requests() -> list[dict[str, Any]]:
+def requests() -> list[DocumentRequests]:
     return [
-        {"doc_id": n, "doc": digest_doc(doc), "repeats": 1, "requests": [["loglikelihood", [doc["text"], " yes"]]]}
+        DocumentRequests(n, digest_doc(doc), 1, [["loglikelihood", [doc["text"], " yes"]]], redrawn=False)
         for n, doc in enumerate(DOCS)
     ]
 

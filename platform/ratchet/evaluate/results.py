@@ -21,6 +21,7 @@ from ratchet.documents.scores import Score
 from ratchet.errors import CorruptError, DataError, RatchetError
 from ratchet.evaluate.statistics import error_of_mean
 from ratchet.reference.store import Floats
+from ratchet.store.codec import from_values, to_values
 from ratchet.store.files import write_json
 from ratchet.store.sound import checked
 
@@ -95,8 +96,8 @@ def count_problems(items: tuple[Item, ...]) -> dict[str, int]:
 
 
 RESULT, ITEMS = "result.json", "items.parquet"
+# Not in result.json: items are a file of their own, and only a whole result is found again.
 _APART = {"items", "whole"}
-"""What result.json does not have: items are a file of their own, and only a whole result is found again."""
 _TEXTS = ("item", "cluster", "group", "question", "answer", "reference", "problem")
 _SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("values", pa.map_(pa.string(), pa.float64()))])
 
@@ -106,29 +107,21 @@ def write_result(folder: Path, result: TaskResult) -> None:
     columns: dict[str, list[Any]] = {name: [getattr(item, name) for item in result.items] for name in _TEXTS}
     columns["values"] = [sorted(item.values.items()) for item in result.items]
     pq.write_table(pa.table(columns, _SCHEMA), folder / ITEMS, compression="zstd")
-    fields = {
-        field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name not in _APART
-    }
-    write_json(folder / RESULT, {**fields, "scores": [dataclasses.asdict(score) for score in result.scores]})
+    values = to_values(dataclasses.replace(result, items=()))
+    write_json(folder / RESULT, {key: value for key, value in values.items() if key not in _APART})
 
 
 def read_result(folder: Path) -> TaskResult:
     """Return the result that `write_result` wrote. Raises CorruptError."""
+    fix = "delete the folder; it is made again"
     try:
         fields = json.loads(checked(folder / RESULT).read_text(encoding="utf-8"))
         rows = pq.read_table(checked(folder / ITEMS)).to_pylist()
-        return TaskResult(
-            **{
-                **fields,
-                "scores": tuple(Score(**score) for score in fields["scores"]),
-                "items": tuple(Item(**{**row, "values": dict(row["values"])}) for row in rows),
-                "warnings": tuple(fields["warnings"]),
-            }
-        )
+        # Arrow gives a map as a list of pairs.
+        items = [{**row, "values": dict(row["values"])} for row in rows]
+        return from_values(TaskResult, {**fields, "items": items}, where=str(folder), fix=fix, error=CorruptError)
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
-        raise CorruptError(
-            f"not a result: {error}", where=str(folder), fix="delete the folder; it is made again"
-        ) from error
+        raise CorruptError(f"not a result: {error}", where=str(folder), fix=fix) from error
 
 
 _MISSED = 0.05

@@ -9,6 +9,7 @@ finds it builds nothing. A file that is not what was written, or of other docume
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -26,9 +27,24 @@ from ratchet.store.fingerprint import fingerprint
 
 _log = logging.getLogger(__name__)
 _VERSION = 2
-Rows = list[dict[str, Any]]
-"""One for each document: `doc_id`, `doc` (a digest), `repeats`, and `requests` as [type, arguments] by their index;
-`redrawn` where the item itself had been drawn among its examples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentRequests:
+    """What lm-eval asks about one document, a line of the file.
+
+    `doc` is a digest of the document, and `requests` are [type, arguments] by their index. `redrawn` says that the
+    document itself had been drawn among its examples.
+    """
+
+    doc_id: int
+    doc: str
+    repeats: int
+    requests: Sequence[tuple[str, Sequence[Any]]]
+    redrawn: bool
+
+
+Rows = list[DocumentRequests]
 
 
 def requests_key(task: Any, made_from: Mapping[str, Any]) -> str:
@@ -58,7 +74,7 @@ def build_rows(task: Any, docs: Sequence[Any], profile: str, limit: int | None, 
         return [_row(task, doc_id, docs[doc_id], template, others) for doc_id in order]
 
 
-def _row(task: Any, doc_id: int, doc: Any, template: Any, others: Others | None) -> dict[str, Any]:
+def _row(task: Any, doc_id: int, doc: Any, template: Any, others: Others | None) -> DocumentRequests:
     shots = task.config.num_fewshot
     if others is not None:
         others.before, others.redrawn = doc, False
@@ -79,13 +95,13 @@ def _row(task: Any, doc_id: int, doc: Any, template: Any, others: Others | None)
         ) from error
     made = task.construct_requests(doc=doc, ctx=context, metadata=(task.task_name, doc_id, task.config.repeats), **chat)
     made = made if isinstance(made, list) else [made]
-    return {
-        "doc_id": doc_id,
-        "doc": digest_doc(doc),
-        "repeats": task.config.repeats,
-        "requests": [[it.request_type, list(it.args)] for it in made],
-        "redrawn": others is not None and others.redrawn,
-    }
+    return DocumentRequests(
+        doc_id=doc_id,
+        doc=digest_doc(doc),
+        repeats=task.config.repeats,
+        requests=[(it.request_type, list(it.args)) for it in made],
+        redrawn=others is not None and others.redrawn,
+    )
 
 
 def digest_doc(doc: Any) -> str:
@@ -96,7 +112,7 @@ def digest_doc(doc: Any) -> str:
 def _write(path: Path, key: str, rows: Rows) -> None:
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        stream.write("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows).encode())
     body = sink.getvalue().to_pybytes()
     write_bytes(path, _head(key, body) + body)
 
@@ -110,10 +126,10 @@ def _read(path: Path, key: str, docs: Sequence[Any]) -> Rows:
     if head.split()[1].decode() != key:
         raise ValueError("it has the key of another one")
     with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
-        rows: Rows = [json.loads(line) for line in stream.read().splitlines()]
+        rows: Rows = [DocumentRequests(**json.loads(line)) for line in stream.read().splitlines()]
     for row in rows:
-        if row["doc_id"] >= len(docs) or digest_doc(docs[row["doc_id"]]) != row["doc"]:
-            raise ValueError(f"document {row['doc_id']} is another one in the data")
+        if row.doc_id >= len(docs) or digest_doc(docs[row.doc_id]) != row.doc:
+            raise ValueError(f"document {row.doc_id} is another one in the data")
     return rows
 
 

@@ -132,14 +132,12 @@ def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf
     path = store / f"{name}-{key}.requests"
     rows = kept_rows(path, key, docs, lambda: build_rows(task, docs, asked.profile, asked.limit, template))
     instances = [
-        Instance(kind, docs[row["doc_id"]], tuple(arguments), index, (name, row["doc_id"], row["repeats"]))
+        Instance(kind, docs[row.doc_id], tuple(arguments), index, (name, row.doc_id, row.repeats))
         for row in rows
-        for index, (kind, arguments) in enumerate(row["requests"])
+        for index, (kind, arguments) in enumerate(row.requests)
     ]
-    redrawn = sum(bool(row["redrawn"]) for row in rows)
-    return _Leaf(
-        task, {row["doc_id"]: docs[row["doc_id"]] for row in rows}, encode_requests(encoder, instances), redrawn
-    )
+    redrawn = sum(row.redrawn for row in rows)
+    return _Leaf(task, {row.doc_id: docs[row.doc_id] for row in rows}, encode_requests(encoder, instances), redrawn)
 
 
 def _template(tokenizer: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def contexts(task: Any) -> list[tuple[str, str, bool]]:
     docs = list(task.eval_docs)
     with quiet():
         rows = build_rows(task, docs, "harness", None, None)
-    return [(docs[row["doc_id"]]["text"], row["requests"][0][1][0], row["redrawn"]) for row in rows]
+    return [(docs[row.doc_id]["text"], row.requests[0][1][0], row.redrawn) for row in rows]
 
 
 @pytest.mark.parametrize("definition", [BY_RULE, BY_VALIDATION, FIRST], ids=["rule", "validation", "first"])

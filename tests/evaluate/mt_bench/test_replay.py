@@ -16,7 +16,7 @@ from ratchet.evaluate.mt_bench.run import prompt_for, run_mt_bench
 from ratchet.plan.judge import ReplayJudge
 from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import MtBench
-from tests.evaluate.test_mt_bench import SHORT, Talker, Words, says
+from tests.evaluate.mt_bench.test_run import SHORT, Talker, Words, says
 
 QUESTIONS = Files(path=str(SHORT))
 TASK = MtBench(kind="mt_bench", questions=QUESTIONS, references="authors", judge_retries=1)

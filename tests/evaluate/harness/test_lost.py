@@ -22,7 +22,7 @@ from ratchet.evaluate.results import TaskResult, average_of
 from ratchet.evaluate.statistics import ratio
 from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest
-from tests.evaluate.test_harness_values import mc2
+from tests.evaluate.harness.test_likelihoods import mc2
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -1,36 +1,18 @@
-"""Holm over several tests, and averages of several tasks."""
+"""A result on disk, and averages of several tasks."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from raised import raises
 from ratchet.documents.scores import Score
 from ratchet.errors import DataError
-from ratchet.evaluate.results import average_of
-from ratchet.evaluate.statistics import holm
-
-
-def test_holm_multiplies_by_the_tests_that_are_left() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.3, 0.6, 0.9]) == pytest.approx([0.9, 1, 1])
-    assert holm([0.04]) == [0.04]
-    assert holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_rejects_as_its_steps_down_do(ps: list[float]) -> None:
-    adjusted = holm(ps)
-    rejected: set[int] = set()
-    for step, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        if ps[index] * (len(ps) - step) >= 0.05:
-            break
-        rejected.add(index)
-    assert {index for index, p in enumerate(adjusted) if p < 0.05} == rejected
-    assert all(p <= q <= 1 for p, q in zip(ps, adjusted, strict=True))
-    assert sorted(adjusted) == [adjusted[index] for index in sorted(range(len(ps)), key=ps.__getitem__)]
+from ratchet.evaluate.results import RESULT, Item, TaskResult, average_of, read_result, write_result
 
 
 def score(value: float | None, error: float | None, count: int = 100, unit: str = "share") -> Score:
@@ -64,3 +46,46 @@ def test_an_average_of_tasks_without_a_score_is_none() -> None:
     assert (mixed.value, mixed.note) == (None, "these cannot be averaged: arc in share, mt in points")
     with pytest.raises(DataError, match="average H4 is of no task"):
         average_of({}, "H4")
+
+
+def kept() -> TaskResult:
+    items = (Item("a:1", "a", {"acc": 1.0, "nll": 2.5}, "g", "q ☃", "yes", "no"), Item("a:2", "a", {}, problem="lost"))
+    scores = (Score("acc", "acc", 0.5, None, 2, note="one"), Score("nll", "nll", 2.5, 0.25, 1, "nats", "g", "", True))
+    return TaskResult("t", "harness", scores, items, {"shots": 5, "of": {"x": [1, None]}}, {"lost": 1}, ("careful",))
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_result(tmp_path, kept())
+    assert read_result(tmp_path) == kept()
+
+
+def changed(folder: Path, change: Any) -> Path:
+    write_result(folder, kept())
+    fields = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    change(fields)
+    (folder / RESULT).write_text(json.dumps(fields), encoding="utf-8")
+    return folder
+
+
+def test_a_result_of_another_version_is_read(tmp_path: Path) -> None:
+    def older(fields: dict[str, Any]) -> None:
+        del fields["problems"], fields["warnings"], fields["scores"][0]["lower_is_better"]
+        fields["later"] = "a key of a version to come"
+
+    found = read_result(changed(tmp_path, older))
+    assert (found.problems, found.warnings) == ({}, ()) and found.scores == kept().scores
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.pop("scores"),
+        lambda fields: fields["scores"][0].update(value="many"),
+        lambda fields: fields["scores"][0].pop("metric"),
+        lambda fields: fields.update(problems=["lost"]),
+    ],
+)
+def test_a_document_that_is_no_result_is_damaged(tmp_path: Path, change: Any) -> None:
+    with raises("corrupt") as caught:
+        read_result(changed(tmp_path, change))
+    assert caught.value.where == str(tmp_path) and "made again" in caught.value.fix

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness.asking import Encoder, encode_requests
 from ratchet.evaluate.harness.definitions import load_definitions, quiet
 from ratchet.evaluate.harness.leaderboard import OPENLLM_V1
-from ratchet.evaluate.harness.requests import build_rows
+from ratchet.evaluate.harness.requests import Rows, build_rows
 from ratchet.plan.tasks import Harness
 from ratchet.serving.requests import Answer, CompletionRequest
 from tests.conftest import ROOT
 
-HASHES = json.loads((Path(__file__).parents[1] / "support" / "openllm_v1_hashes.json").read_text())
+HASHES = json.loads((Path(__file__).parents[2] / "support" / "openllm_v1_hashes.json").read_text())
 METRICS = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm", "gsm8k": "exact_match"}
 
 
@@ -45,11 +44,11 @@ def reader(stories: Path) -> Candidate:
     return Candidate(PlainEngine(model, tokenizer), tokenizer, 512, "stories")
 
 
-def hashes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def hashes(rows: Rows) -> list[str]:
     """A digest of each request: context, and continuation or stop strings."""
     found = []
     for row in rows:
-        for _, (context, then) in row["requests"]:
+        for _, (context, then) in row.requests:
             text = json.dumps([context, then["until"] if isinstance(then, dict) else then])
             found.append(hashlib.sha256(text.encode()).hexdigest())
     return found
@@ -118,7 +117,7 @@ def test_numbers_are_compared_as_in_2023(shared: Path, mirror: Path, reader: Can
         "#### 0{}",
     )
     with quiet():
-        order = [row["doc_id"] for row in _rows_of("gsm8k", mirror, tmp_path, 24)]
+        order = [row.doc_id for row in _rows_of("gsm8k", mirror, tmp_path, 24)]
     texts = [forms[n % len(forms)].format(number_of_2023(rows[doc]["answer"])) for n, doc in enumerate(order)]
     engine = Says(reader.engine.model, reader.tokenizer)  # type: ignore[attr-defined]
     engine.texts = tuple(texts)
@@ -164,9 +163,9 @@ def test_the_model_is_asked_what_lm_evals_own_class_asks_it(
         leaf = load_definitions(asking(task, profile=profile, shots=shots), mirror, tmp_path).leaves[task]
         docs = list(leaf.eval_docs)
         instances = [
-            Instance(kind, docs[row["doc_id"]], tuple(arguments), index, (task, row["doc_id"], 1))
+            Instance(kind, docs[row.doc_id], tuple(arguments), index, (task, row.doc_id, 1))
             for row in build_rows(leaf, docs, profile, 1 if task == "gsm8k" else 2, None)
-            for index, (kind, arguments) in enumerate(row["requests"])
+            for index, (kind, arguments) in enumerate(row.requests)
         ]
         asked = encode_requests(Encoder(reader.tokenizer, 512, special=never), instances)
         said = asked.said(reader.engine.answer(asked.requests))

@@ -19,7 +19,7 @@ from ratchet.plan.task_parts import Files
 from ratchet.plan.tasks import MtBench
 from ratchet.serving.requests import Answer, Request
 from recorded_judgments import read_as_fastchat, read_judgments, talk_scores
-from tests.evaluate.test_mt_bench import Words
+from tests.evaluate.mt_bench.test_run import Words
 
 FIVE = "mt_bench/recorded/don-tpanic"
 SOLAR = "evalverse_recorded/SOLAR-10.7B-Instruct-v1.0/mt_bench"
