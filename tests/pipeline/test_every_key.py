@@ -25,7 +25,7 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Plan, ReferenceScores, Track
 from ratchet.plan.stage_kinds import STAGE_KINDS
-from ratchet.tune.forecast import planned_steps
+from ratchet.tune.forecast import foreseen_steps
 
 Key = tuple[str, ...]
 COMMIT = "0" * 40
@@ -165,7 +165,7 @@ def plan_of(place: str, part: dict[str, Any], root: Path) -> Plan:
 
 def ids(plan: Plan, place: str) -> list[str]:
     """Return what a plan's steps are known by; of a key of a source what its pairs are, which tokens are made from."""
-    return [Sizes().identity(plan, "a")] if place == "data" else [step.id for step in planned_steps(plan, Sizes())]
+    return [Sizes().identity(plan, "a")] if place == "data" else [step.id for step in foreseen_steps(plan, Sizes())]
 
 
 def first_other(place: str, part: dict[str, Any], key: Key, schema: type[BaseModel], root: Path) -> Plan:

@@ -29,10 +29,11 @@ from ratchet.pairs.tokens import Policy
 from ratchet.pipeline import state
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.engines import Gate
-from ratchet.pipeline.graph import BASE, all_steps, chunk_names
+from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, step_identity
 from ratchet.pipeline.prepare import base_model, check_external_models
 from ratchet.pipeline.step_folder import IDENTITY, write_step_record
-from ratchet.pipeline.steps import input_weights, known_model, refuse_other_start, step_identity
+from ratchet.pipeline.step_inputs import Contents, input_weights
+from ratchet.pipeline.steps import known_model, refuse_other_start
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
@@ -72,6 +73,7 @@ PAIRS = {"a": {"generate": {"kind": "arithmetic"}, "build": "arithmetic_corrupti
 def run_of(model: dict[str, Any], stages: dict[str, Any], root: Path) -> Run:
     document = {"name": "p", "model": model, "data": PAIRS, "stages": stages, "cluster": {"storage": str(root)}}
     run = Run(Plan.model_validate(document), Layout(root), Console(), False, None)
+    run.pairs["a"] = ("pairs", root)
     for stage in run.plan.stages.values():
         run.tokens[("a", stage.max_length, stage.overlong)] = Tokens("a", "tokens", root)  # type: ignore[union-attr]
     return run
@@ -81,7 +83,11 @@ def identity(model: dict[str, Any], stage: dict[str, Any], root: Path) -> dict[s
     run = run_of(model, {"align": {"data": ["a"], "max_length": 64, **stage}}, root)
     run.models[BASE] = base_model(run)
     check_external_models(run)
-    return step_identity(run, all_steps(run.plan, {})[0])
+    return known_by(run, all_steps(run.plan, {})[0])
+
+
+def known_by(run: Run, step: Step) -> dict[str, Any]:
+    return step_identity(run.plan, step, Contents(run))
 
 
 def test_the_precision_of_an_external_reference_is_in_a_step_s_identity(made: Path, tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_changed_start_model_is_refused_before_anything_is_scored(
     run.models[BASE] = base_model(run)
     refuse_other_start(run)  # nothing is there
     identity, folder = (
-        step_identity(run, all_steps(run.plan, {})[0]),
+        known_by(run, all_steps(run.plan, {})[0]),
         run.layout.step("p", all_steps(run.plan, {})[0].name),
     )
     write_sealed(folder / IDENTITY, identity)
@@ -163,7 +169,7 @@ def test_a_loss_without_a_reference_opens_no_gate(made: Path, tmp_path: Path) ->
     run.models[BASE] = base_model(run)
     assert engines.gate_of(run, "align", run.models[BASE]) == Gate(TRAINER, None)
     (step,) = all_steps(run.plan, {})
-    assert step.reference is None and step_identity(run, step)["reference"] is None
+    assert step.reference is None and known_by(run, step)["reference"] is None
 
 
 def test_one_model_in_two_precisions_goes_through_the_gate_twice(made: Path, tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def as_a_run_leaves_it(plan: Plan) -> None:
     run.orders["align"] = Order(tuple(chunks), (), rows)
     write_sealed(run.layout.order("p", "align"), dataclasses.asdict(run.orders["align"]))
     for step in all_steps(plan, {}):
-        identity, folder = step_identity(run, step), run.layout.step("p", step.name)
+        identity, folder = known_by(run, step), run.layout.step("p", step.name)
         write_sealed(folder / IDENTITY, identity)
         inputs, known = input_weights(run, step, identity), fingerprint(identity)
         record = Record("step", known, identity, {}, "2026-01-01T00:00:00Z", 1.0, inputs, {"weights": known})

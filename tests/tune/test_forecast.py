@@ -15,9 +15,9 @@ from bits import flip
 from nightly import examples
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Order, Run, Tokens
-from ratchet.pipeline.graph import BASE, all_steps, chunk_names
+from ratchet.pipeline.graph import BASE, all_steps, chunk_names, step_identity
 from ratchet.pipeline.sizes import Sizes, pairs_seen
-from ratchet.pipeline.steps import step_identity
+from ratchet.pipeline.step_inputs import Contents
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import Model
@@ -28,7 +28,7 @@ from ratchet.store.record import Record, write_record
 from ratchet.track.progress import Console
 from ratchet.train.batches import Course, global_batches
 from ratchet.tune.dry_run import describe, describe_open
-from ratchet.tune.forecast import Count, Forecast, forecast, planned_steps
+from ratchet.tune.forecast import Count, Forecast, forecast, foreseen_steps
 
 ROWS = 100
 
@@ -175,7 +175,7 @@ def real_identities(plan: Plan) -> list[str]:
     run.orders["align"] = Order(tuple(chunks), (), rows)
     found = []
     for step in all_steps(plan, {"align": chunks}):
-        identity = fingerprint(step_identity(run, step))
+        identity = fingerprint(step_identity(plan, step, Contents(run)))
         run.models[step.name] = Model(step.name, Path("x"), identity, identity, "float32")
         found.append(identity)
     return found
@@ -184,7 +184,7 @@ def real_identities(plan: Plan) -> list[str]:
 @settings(max_examples=examples(8))
 @given(plans_alike())
 def test_steps_are_equal_where_the_pipeline_s_identities_are(plans: list[Plan]) -> None:
-    mine = [step.id for plan in plans for step in planned_steps(plan, Sizes())]
+    mine = [step.id for plan in plans for step in foreseen_steps(plan, Sizes())]
     theirs = [identity for plan in plans for identity in real_identities(plan)]
     assert [mine.index(one) for one in mine] == [theirs.index(one) for one in theirs]
 
@@ -203,7 +203,7 @@ def test_the_pairs_of_a_step_are_those_that_its_batches_hold(rows: int, batch: i
 def test_cut_chunks_part_the_shares_of_the_union() -> None:
     steps = {"by": "count", "count": 3}
     plan = plan_of({"align": {"kind": "dpo", "data": {"s0": 1.0, "s1": 0.5}, "steps": steps, "epochs": 2}})
-    assert [step.pairs for step in planned_steps(plan, Sizes())] == [96, 96, 94], "143 pairs in three parts, twice"
+    assert [step.pairs for step in foreseen_steps(plan, Sizes())] == [96, 96, 94], "143 pairs in three parts, twice"
 
 
 def store(root: Path, plan: Plan, name: str, tokenised: bool, train: int, heldout: int) -> None:

@@ -22,6 +22,7 @@ from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
 from ratchet.store import warned
+from ratchet.store.fingerprint import digest_once
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.made import Product, ensure
@@ -45,10 +46,22 @@ def tokens_identity(
         "version": VERSION,
         "pairs": pairs_fp,
         "tokenizer": digest_tokenizer(model_folder),
-        **template_identity(load_tokenizer(model_folder, chat_template)),
+        **_rendering(model_folder, chat_template, _marks(model_folder)),
         "max_length": policy.max_length,
         "overlong": policy.overlong,
     }
+
+
+def _marks(model_folder: Path) -> tuple[str, ...]:
+    """Return digests of all files of a model folder that a tokenizer or its template is read from."""
+    small = (path for path in model_folder.rglob("*") if path.suffix in {".json", ".jinja", ".model", ".txt"})
+    return tuple(f"{path.name} {digest_once(path)}" for path in sorted(small) if path.is_file())
+
+
+# Loading a tokenizer takes longer than all else of an identity, and one plan asks for each source and stage.
+@functools.lru_cache(maxsize=256)
+def _rendering(model_folder: Path, chat_template: ChatTemplate | None, marks: tuple[str, ...]) -> dict[str, Any]:
+    return template_identity(load_tokenizer(model_folder, chat_template))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ratchet.errors import CorruptError, RunError
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step, options, stepwise
+from ratchet.pipeline.prepare import source_tokens
 from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.stage_kinds import release_of, trains
 from ratchet.plan.stages import Stage
@@ -76,7 +77,7 @@ def in_words(run: Run, step: Step, before: Mapping[str, Any], now: Mapping[str, 
         source = re.fullmatch(r"data\.(.+)\.tokens", key)
         if source is not None:
             old, new = (identity["data"][source[1]]["tokens"] for identity in (before, now))
-            found += _tokens_since(run, step.stage, source[1], old, new)
+            found += _tokens_since(run, step, source[1], old, new)
         else:
             found.append(_said(step, key, values))
     return list(dict.fromkeys(found))
@@ -161,16 +162,17 @@ def _origin_since(source: str, old: Mapping[str, Any], new: Mapping[str, Any]) -
             yield f"data.{source}: {file} changed"
 
 
-def _tokens_since(run: Run, stage: str, source: str, old: str, new: str) -> list[str]:
+def _tokens_since(run: Run, step: Step, source: str, old: str, new: str) -> list[str]:
     """Return why a source's tokens are others now."""
-    before, now = (read_record(run.layout.tokens(name)) for name in (old, new))
-    if before is None or now is None:
+    before, made = (read_record(run.layout.tokens(name)) for name in (old, new))
+    if before is None or not trains(step.settings):
         return [f"data.{source}: its tokens changed"]
     found = list(_pairs_since(run, source, before.identity["pairs"]))
-    for change in changed_keys(before.identity, now.identity):
+    now = source_tokens(run, source, step.settings).identity if made is None else made.identity
+    for change in changed_keys(before.identity, now):
         key, _, values = change.partition(": ")
         if key in {"max_length", "overlong"}:
-            found.append(f"stages.{stage}.{key}: {values}")
+            found.append(f"stages.{step.stage}.{key}: {values}")
         elif key != "pairs":
             found.append(f"model: its {key} changed, by which {source} becomes tokens")
     return found or [f"data.{source}: its pairs changed"]

@@ -3,13 +3,14 @@
 A stage is one step, or T of them where it is stepwise: `align.1`, `align.2`, … Each step makes
 one model under its own name; `base` is the plan's start model.
 
-Every command walks the same steps and composes their identities by the same function. What differs is how much is
-known: a run knows its inputs by their content, a forecast by what decides that content (`Names`).
+Every command takes the same steps from `planned_steps`, each with its identity. What differs is how much is known: a
+run knows its inputs by their content, a forecast by what decides that content (`Names`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, reads_reference, release_of, trains
 from ratchet.plan.stages import Stage
 from ratchet.plan.training import Steps, TrainingStage
+from ratchet.store.fingerprint import fingerprint
 
 BASE = "base"
 NOT_IDENTITY = {
@@ -146,7 +148,13 @@ def built_on(plan: Plan, step: Step) -> list[str]:
 
 
 class Names(Protocol):
-    """What the inputs of a plan's steps are known by."""
+    """What the inputs of a plan's steps are known by. The other methods answer where `knows` says so."""
+
+    made: dict[str, str]
+    """What the steps so far are known by, by their names."""
+
+    def knows(self, step: Step) -> bool:
+        """Whether all inputs of a step are known."""
 
     def model(self, which: str | ModelSpec) -> str:
         """Return what a model of the plan, or one that it names elsewhere, is known by."""
@@ -156,6 +164,40 @@ class Names(Protocol):
 
     def rows(self, step: Step) -> str | None:
         """Return what the rows of a step's chunk are known by, or None where it takes its sources' shares whole."""
+
+    def masters(self, step: Step, identity: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the float32 masters that a step starts from, as its identity has them beside `identity`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """A step and what decides its weights; None where some input is not known yet."""
+
+    step: Step
+    identity: Mapping[str, Any] | None
+
+    @functools.cached_property
+    def id(self) -> str | None:
+        """What the step is known by."""
+        return None if self.identity is None else fingerprint(self.identity)
+
+
+def planned_steps(plan: Plan, names: Names, order_of: Callable[[str], Sequence[str]]) -> Iterator[PlannedStep]:
+    """Yield every step in the order they run, each with its identity as `names` knows its inputs.
+
+    An identity is composed when its step is asked for, so that a run may make each step before it takes the next.
+    """
+    for step in walk(plan, order_of):
+        found = PlannedStep(step, step_identity(plan, step, names) if names.knows(step) else None)
+        if found.id is not None:
+            names.made[step.name] = found.id
+        yield found
+
+
+def step_identity(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
+    """Return what decides a step's weights. Its inputs must be known."""
+    identity = recipe(plan, step, names)
+    return {**identity, **names.masters(step, identity)}
 
 
 def recipe(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
@@ -175,6 +217,17 @@ def recipe(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
         "reference": None
         if step.reference is None
         else {"model": names.model(step.reference), "dtype": reference_dtype(plan, step)},
+        **scored_by(plan, step),
+    }
+
+
+def scored_reference(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
+    """Return what decides the scores of a step's reference, apart from the pairs. The step must have one."""
+    assert step.reference is not None  # noqa: S101  the caller looked
+    return {
+        "model": names.model(step.reference),
+        "dtype": reference_dtype(plan, step),
+        "quantise": quantised(step),
         **scored_by(plan, step),
     }
 

@@ -18,8 +18,9 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.left_out import tell_lost
-from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.pairs.token_flow import PairTokens
 from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, preference_sources
 from ratchet.plan.load import planned_suites
@@ -207,27 +208,27 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
     if key not in run.tokens:
         started = time.monotonic()
         with under_way(f"tokens {source}", "making tokens", run.console):
-            fp, folder = prepare_tokens(
-                run.pairs[source][1],
-                run.pairs[source][0],
-                run.models[BASE].folder,
-                run.layout,
-                max_length=max_length,
-                overlong=overlong,
-                chat_template=run.chat_template,
-                wait=run.wait,
-            )
-        record = finished_record(folder)
-        counts = record.counts
+            made = ensure(run.layout, _tokens(run, source, Policy(max_length, overlong)), run.wait)
+        counts = made.record.counts
         facts = {
             "pairs": counts["train"],
             "tokens": counts["tokens_train"],
             "skipped": sum(counts["skipped"].values()),
         }
         run.console.done(f"tokens {source}", facts, time.monotonic() - started)
-        tell_lost(source, run.plan.data[source], record, folder)
-        run.tokens[key] = Tokens(source, fp, folder)
+        tell_lost(source, run.plan.data[source], made.record, made.folder)
+        run.tokens[key] = Tokens(source, made.fingerprint, made.folder)
     return run.tokens[key]
+
+
+def source_tokens(run: Run, source: str, stage: TrainingStage) -> PairTokens:
+    """Return the tokens of a source as a stage reads them, made or not. Its pairs and the start model are known."""
+    return _tokens(run, source, Policy(stage.max_length, stage.overlong))
+
+
+def _tokens(run: Run, source: str, policy: Policy) -> PairTokens:
+    fp, folder = run.pairs[source]
+    return PairTokens(folder, fp, run.models[BASE].folder, policy, run.chat_template)
 
 
 def stage_tokens(run: Run, stage: TrainingStage) -> dict[str, Tokens]:

@@ -18,14 +18,14 @@ from ratchet.pipeline.context import Run, Trial
 from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.graph import (
     BASE,
+    PlannedStep,
     Step,
-    built_on,
     chunk_names,
     final_model,
     needs_difficulty,
+    planned_steps,
     quantised,
     steps_of,
-    walk,
 )
 from ratchet.pipeline.heldout_scores import check_suites, evaluate_model, evaluated_models
 from ratchet.pipeline.order import decide_order
@@ -43,6 +43,7 @@ from ratchet.pipeline.reference_passes import ensure_scores, evaluation_jobs, he
 from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scores_document import track_scores
 from ratchet.pipeline.session import native_noise_to, session
+from ratchet.pipeline.step_inputs import Contents
 from ratchet.pipeline.steps import ensure_step, finished, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
@@ -94,8 +95,8 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
                 _score(run, BASE)
                 if plan.model.scratch is None:
                     evaluations.made(BASE)
-                for step in _steps(run):
-                    run.models[step.name] = ensure_step(run, step)
+                for one in _steps(run):
+                    step, run.models[one.step.name] = one.step, ensure_step(run, one)
                     _score(run, step.name)
                     evaluations.made(step.name)
                     steps.append(step)
@@ -137,7 +138,8 @@ def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
         ):
             _prepare(run)
             heard.say(run.warnings)
-            for step in _steps(run):
+            for one in _steps(run):
+                step = one.step
                 if isinstance(step.reference, str) and step.reference not in run.models:
                     waiting.append(step.name)
                 elif step.reference is not None and trains(step.settings):
@@ -146,7 +148,7 @@ def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
                     tokens = [stage_tokens(run, step.settings)[name] for name in step.chunk.shares]
                     some = work.setdefault((engine, quantise), [])
                     some += [(model, job) for job in step_jobs(run, step, step.settings, tokens) if job_size(job)]
-                if run.models.keys() >= set(built_on(run.plan, step)) and (made := finished(run, step)) is not None:
+                if (made := finished(run, one)) is not None:
                     run.models[step.name] = made
             for (engine, quantise), some in work.items():
                 pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))
@@ -186,7 +188,7 @@ def _prepare(run: Run) -> None:
     check_external_models(run)
 
 
-def _steps(run: Run) -> Iterator[Step]:
+def _steps(run: Run) -> Iterator[PlannedStep]:
     """Yield the steps of a plan; the order of a stage is decided once it is reached, if its start model is there."""
 
     def order_of(name: str) -> Sequence[str]:
@@ -196,7 +198,7 @@ def _steps(run: Run) -> Iterator[Step]:
         run.orders[name] = decide_order(run, name)
         return run.orders[name].chunks
 
-    return walk(run.plan, order_of)
+    return planned_steps(run.plan, Contents(run), order_of)
 
 
 def _score(run: Run, name: str) -> None:

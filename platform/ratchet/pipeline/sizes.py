@@ -45,6 +45,7 @@ class Sizes:
 
     def __init__(self) -> None:
         self._identities: dict[str, str] = {}
+        self._guesses: dict[str, SourceSize] = {}
         self._sizes: dict[tuple[str, str, int, str], SourceSize] = {}
         self._records: dict[Path, list[Record]] = {}
         self._known: dict[str, Known] = {}
@@ -62,10 +63,8 @@ class Sizes:
         spec = plan.data[source]
         key = json.dumps([spec.model_dump_json(), plan.model.system])
         if key not in self._identities:
-            unasked = spec.hub is not None and not is_commit(spec.hub.revision or "")
-            self._identities[key] = fingerprint(
-                {"unasked": key} if unasked else pairs_identity(spec, plan.model.system)
-            )
+            known = pairs_identity(spec, plan.model.system) if names_rows(spec) else {"unasked": key}
+            self._identities[key] = fingerprint(known)
         return self._identities[key]
 
     def of(self, plan: Plan, source: str, stage: TrainingStage) -> SourceSize:
@@ -74,10 +73,21 @@ class Sizes:
         key = (plan.cluster.storage, pairs, stage.max_length, stage.overlong)
         if key not in self._sizes:
             layout = layout_at(plan.cluster.storage)
-            self._sizes[key] = self._look(layout, pairs, stage) or _guess(plan.data[source])
+            self._sizes[key] = self._look(layout, pairs, stage) or self.guess(plan, source)
         size = self._sizes[key]
         self._known[source] = max(size.known, self._known.get(source, size.known), key=_WORST.index)
         return size
+
+    def guess(self, plan: Plan, source: str) -> SourceSize:
+        """Return about how many pairs a source has, by its first rows and the size of its files."""
+        spec = plan.data[source]
+        key = spec.model_dump_json()
+        if key not in self._guesses:
+            rows = estimate_pairs(spec)
+            held: int = round(rows * spec.held_out)
+            known: Known = "unknown" if spec.hub is not None else "estimated"
+            self._guesses[key] = SourceSize(rows - held, held, known)
+        return self._guesses[key]
 
     def _look(self, layout: Layout, pairs: str, stage: TrainingStage) -> SourceSize | None:
         wanted = {"pairs": pairs, "max_length": stage.max_length, "overlong": stage.overlong}
@@ -93,6 +103,11 @@ class Sizes:
             found = map(legible_record, sorted(folder.iterdir()) if folder.is_dir() else ())
             self._records[folder] = [record for record in found if record is not None]
         return self._records[folder]
+
+
+def names_rows(source: Source) -> bool:
+    """Whether a source says which rows it means: one on the hub does once it names a commit."""
+    return source.hub is None or is_commit(source.hub.revision or "")
 
 
 def counted(tokens: Record) -> SourceSize:
@@ -150,9 +165,3 @@ def bytes_written(stage: Stage, weights: int, dtype: str, steps: int | None = No
         kept = min(kept, -(-steps // stage.checkpoint.every))
     # A checkpoint holds weights and Adam's two moments in float32, and a float32 master copy of narrower weights.
     return weights * (1 + (3 if dtype == "float32" else 7) * kept)
-
-
-def _guess(source: Source) -> SourceSize:
-    rows = estimate_pairs(source)
-    held: int = round(rows * source.held_out)
-    return SourceSize(rows - held, held, "unknown" if source.hub is not None else "estimated")

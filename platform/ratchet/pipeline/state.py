@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ratchet.model.folder import check_model
 from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of
-from ratchet.pairs.estimate import estimate_pairs, first_pairs
+from ratchet.pairs.estimate import first_pairs
 from ratchet.pairs.render import find_style
-from ratchet.pairs.token_flow import PairTokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.changes import changed_in_plan, is_kept
 from ratchet.pipeline.context import Order, Run, Tokens
-from ratchet.pipeline.graph import BASE, Step, all_steps, built_on, chunk_names, needs_difficulty
+from ratchet.pipeline.graph import BASE, PlannedStep, Step, built_on, chunk_names, needs_difficulty, planned_steps
 from ratchet.pipeline.pins import pinned_before
-from ratchet.pipeline.prepare import scratch_model, used_sources
+from ratchet.pipeline.prepare import scratch_model, source_tokens, used_sources
 from ratchet.pipeline.sizes import (
     Sizes,
     bytes_written,
     counted,
+    names_rows,
     optimiser_steps,
     step_rows,
     stored_parameters,
     weight_bytes,
 )
-from ratchet.pipeline.steps import changes_since, known_model, step_identity
+from ratchet.pipeline.step_inputs import Contents
+from ratchet.pipeline.steps import changes_since, known_model
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
@@ -59,9 +61,13 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class StepState:
-    """One step. `status` is done, begun, ready, waiting or changed; `why` says it in words."""
+    """One step. `status` is done, begun, ready, waiting or changed; `why` says it in words.
+
+    `id` is what the step is known by, or None where that depends on what is not there yet.
+    """
 
     step: Step
+    id: str | None
     status: str
     why: str
     size: Size | None
@@ -86,15 +92,28 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
     plan = pinned_before(plan, layout)
     run = Run(plan, layout, Console(), False, chat_template_of(plan.model))
     sizes = Sizes()
+    sources = find_inputs(run, sizes)
+    changed = changed_in_plan(run)
+    return sources, [_state(run, one, sizes, changed.get(one.step.name, [])) for one in known_steps(run)]
+
+
+def find_inputs(run: Run, sizes: Sizes) -> list[SourceState]:
+    """Find what a run has made of its sources, its start model and its orders, and return the state of its sources."""
     sources = _find_sources(run, sizes)
-    find_base(run)
+    if BASE not in run.models:  # one from scratch is found by its pairs, so that they come first
+        find_base(run)
     _find_tokens(run)
     _find_orders(run)
-    changed = changed_in_plan(run)
-    return sources, [
-        _state(run, step, sizes, changed.get(step.name, []))
-        for step in all_steps(plan, {name: one.chunks for name, one in run.orders.items()})
-    ]
+    return sources
+
+
+def known_steps(run: Run) -> Iterator[PlannedStep]:
+    """Yield the steps of a run, each with its identity as far as what was found says."""
+
+    def order_of(stage: str) -> Sequence[str]:
+        return run.orders[stage].chunks if stage in run.orders else chunk_names(run.plan.stages[stage])
+
+    return planned_steps(run.plan, Contents(run), order_of)
 
 
 def _find_sources(run: Run, sizes: Sizes) -> list[SourceState]:
@@ -102,12 +121,12 @@ def _find_sources(run: Run, sizes: Sizes) -> list[SourceState]:
     for name in used_sources(run):
         source = run.plan.data[name]
         fp = sizes.identity(run.plan, name)
+        if names_rows(source):
+            run.pairs[name] = (fp, run.layout.pairs(fp))
         record = legible_record(run.layout.pairs(fp))
         if record is None:
-            train = estimate_pairs(source) * (1 - source.held_out)
-            found.append(SourceState(name, False, round(train), True))
+            found.append(SourceState(name, False, sizes.guess(run.plan, name).train, True))
         else:
-            run.pairs[name] = (fp, run.layout.pairs(fp))
             found.append(SourceState(name, True, record.counts["train"], False))
     return found
 
@@ -146,13 +165,10 @@ def _find_tokens(run: Run) -> None:
         if not trains(stage):
             continue
         for name in stage.shares():
-            if name not in run.pairs:
+            key = (name, stage.max_length, stage.overlong)
+            if name not in run.pairs or key in run.tokens:
                 continue
-            policy = Policy(stage.max_length, stage.overlong)
-            fp, folder = run.pairs[name]
-            tokens = PairTokens(folder, fp, run.models[BASE].folder, policy, run.chat_template)
-            if (made := find(run.layout, tokens)) is not None:
-                key = (name, stage.max_length, stage.overlong)
+            if (made := find(run.layout, source_tokens(run, name, stage))) is not None:
                 run.tokens[key] = Tokens(name, made.fingerprint, made.folder)
 
 
@@ -165,39 +181,38 @@ def _find_orders(run: Run) -> None:
             run.orders[name] = Order(tuple(kept["chunks"]), difficulties, rows)
 
 
-def _state(run: Run, step: Step, sizes: Sizes, changed: list[str]) -> StepState:
-    size = _size(run, step, sizes)
+def _state(run: Run, one: PlannedStep, sizes: Sizes, changed: list[str]) -> StepState:
+    step, size = one.step, _size(run, one.step, sizes)
     folder = run.layout.step(run.plan.name, step.name)
     undecided = needs_difficulty(step.settings) and step.stage not in run.orders
     order = "the order of its chunks follows from its start model" if undecided else ""
     # The base is not among them: it is there, or made first.
     models = [name for name in built_on(run.plan, step) if name not in run.models and name != BASE]
     if models:
-        return StepState(step, "waiting", "; ".join(filter(None, [f"for {', '.join(models)}", order])), size)
-    if not changed and (BASE not in run.models or undecided or _unread(run, step)):
-        return StepState(step, "ready", order, size)
-    return _made(run, step, folder, changed, size)
+        return StepState(step, one.id, "waiting", "; ".join(filter(None, [f"for {', '.join(models)}", order])), size)
+    if not changed and one.identity is None:
+        return StepState(step, None, "ready", order, size)
+    status, why = _made(run, one, folder, changed)
+    return StepState(step, one.id, status, why, size)
 
 
-def _made(run: Run, step: Step, folder: Path, changed: list[str], size: Size | None) -> StepState:
-    """Return the state of a step that waits for nothing; `changed` is in what it differs from what it was made from."""
+def _made(run: Run, one: PlannedStep, folder: Path, changed: list[str]) -> tuple[str, str]:
+    """Return the state of a step that waits for nothing, and why.
+
+    `changed` is in what it differs from what it was made from, as far as the plan and its files tell.
+    """
     record = legible_record(folder)
     if record is None and (folder / NAME).exists():
-        return StepState(step, "ready", "its record is damaged: the step is made again", size)
-    changes = changed or changes_since(run, step, folder, step_identity(run, step))
-    if changes and is_kept(folder):
-        return StepState(step, "changed", "; ".join(changes), size)
+        return "ready", "its record is damaged: the step is made again"
+    if one.identity is not None:
+        changed = changed or changes_since(run, one.step, folder, one.identity)
+    if changed and is_kept(folder):
+        return "changed", "; ".join(changed)
     if record is not None:
-        run.models[step.name] = known_model(run, step, record)
-        return StepState(step, "done", f"on {record.started[:10]} in {record.seconds:.0f} s", size)
-    saved = max((one.step for path in folder.glob("checkpoints/step-*") if (one := read(path))), default=0)
-    if saved:
-        return StepState(step, "begun", f"goes on after step {saved}", size)
-    return StepState(step, "ready", "", size)
-
-
-def _unread(run: Run, step: Step) -> list[str]:
-    return [name for name in step.chunk.shares if _tokens(run, step, name) is None]
+        run.models[one.step.name] = known_model(run, one.step, record)
+        return "done", f"on {record.started[:10]} in {record.seconds:.0f} s"
+    saved = max((saved.step for path in folder.glob("checkpoints/step-*") if (saved := read(path))), default=0)
+    return ("begun", f"goes on after step {saved}") if saved else ("ready", "")
 
 
 def _tokens(run: Run, step: Step, source: str) -> Tokens | None:

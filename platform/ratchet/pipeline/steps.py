@@ -13,17 +13,32 @@ from typing import Any
 from ratchet.errors import CorruptError
 from ratchet.model.folder import card_usage, digest_model
 from ratchet.model.merge import merge_models
-from ratchet.pipeline.carried import KEY, carried, drop_masters, home_key, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Run, Trial
-from ratchet.pipeline.graph import BASE, Step, all_steps, final_model, recipe, stepwise
-from ratchet.pipeline.prepare import external_model, reference_model, tokens_of
+from ratchet.pipeline.graph import (
+    BASE,
+    PlannedStep,
+    Step,
+    built_on,
+    chunk_names,
+    final_model,
+    planned_steps,
+)
+from ratchet.pipeline.prepare import reference_model
 from ratchet.pipeline.step_folder import IDENTITY, clear_step, drop_checkpoints, link, step_faults, write_step_record
+from ratchet.pipeline.step_inputs import (
+    KEY,
+    Contents,
+    drop_masters,
+    home_key,
+    input_weights,
+    left_by,
+    tell_of_rounding,
+    wanted_again,
+)
 from ratchet.pipeline.training import followed, ready, training_facts, training_of
-from ratchet.plan.model import ModelSpec
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.stages import Merge
-from ratchet.plan.training import TrainingStage
 from ratchet.reference.adapters import read_adapter, servable
 from ratchet.reference.jobs import Adapter
 from ratchet.reference.models import MASTERS, Model
@@ -36,15 +51,16 @@ from ratchet.store.sealed import write_sealed
 from ratchet.train.publish import ADAPTER, MODEL
 
 
-def ensure_step(run: Run, step: Step) -> Model:
-    """Return the model of a step, made if need be.
+def ensure_step(run: Run, planned: PlannedStep) -> Model:
+    """Return the model of a step whose inputs are there, made if need be.
 
     Raises RunError where the run folder holds this step made from something else, and `--fresh`
     was not given; DataError, ModelError, TrainingError, StorageError as the work may.
     """
-    identity = step_identity(run, step)
+    step, identity = planned.step, planned.identity
+    assert identity is not None  # noqa: S101  a run makes every input before
     folder = run.layout.step(run.plan.name, step.name)
-    home = run.layout.made_step(home_key(run, step, identity, input_weights(run, step, identity)))
+    home = run.layout.made_step(home_key(run, step, identity))
     if run.trial is not None:
         with run.trial.watch(step.name, folder):
             model = known_model(run, step, _shared(run, run.trial, step, folder, home, identity))
@@ -97,11 +113,14 @@ def _shared(run: Run, trial: Trial, step: Step, folder: Path, home: Path, identi
     return record
 
 
-def finished(run: Run, step: Step) -> Model | None:
+def finished(run: Run, planned: PlannedStep) -> Model | None:
     """Return the model of a step that is made, and made from what the plan now asks for; else None.
 
     Raises CorruptError where it is not as it was written.
     """
+    step, identity = planned.step, planned.identity
+    if identity is None or not run.models.keys() >= {*built_on(run.plan, step)}:
+        return None
     folder = run.layout.step(run.plan.name, step.name)
     if wrong := step_faults(folder):
         raise CorruptError(
@@ -110,7 +129,7 @@ def finished(run: Run, step: Step) -> Model | None:
             fix="`ratchet run` puts it aside and makes it again; or put the files back from a copy",
         )
     record = read_record(folder)
-    if record is None or changes_since(run, step, folder, step_identity(run, step)):
+    if record is None or changes_since(run, step, folder, identity):
         return None
     return known_model(run, step, record)
 
@@ -139,40 +158,6 @@ def _adapter(run: Run, step: Step) -> Adapter | None:
     return found if servable(found) else None
 
 
-def step_identity(run: Run, step: Step) -> dict[str, Any]:
-    """Return what decides a step's weights. The models that it builds on must be there. Raises CorruptError."""
-    identity = recipe(run.plan, step, _Contents(run))
-    return identity | carried(run, step, identity, input_weights(run, step, identity))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Contents:
-    """What the inputs of a run's steps are known by: their content, which must be there."""
-
-    run: Run
-
-    def model(self, which: str | ModelSpec) -> str:
-        found = external_model(self.run, which) if isinstance(which, ModelSpec) else self.run.models[which]
-        return found.identity
-
-    def tokens(self, source: str, stage: TrainingStage) -> str:
-        return tokens_of(self.run, source, stage.max_length, stage.overlong).fingerprint
-
-    def rows(self, step: Step) -> str | None:
-        rows = self.run.rows_of(step)
-        return None if rows is None else fingerprint({"rows": list(rows)})
-
-
-def input_weights(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str, str]:
-    """Return the content digests of the models that a step builds on, by role, and of the masters that it carries."""
-    if not trains(step.settings):
-        return {name: run.models[final_model(run.plan, name)].weights for name in step.settings.of}
-    found = {"start": run.models[step.start].weights}
-    if step.reference is not None:
-        found["reference"] = reference_model(run, step).weights
-    return found | {key: identity[key] for key in (KEY,) if key in identity}
-
-
 def changes_since(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> list[str]:
     """Return in words how the step in `folder` differs from what the plan now asks for. Raises CorruptError."""
     before = identity_in(folder)
@@ -190,14 +175,13 @@ def refuse_other_start(run: Run) -> None:
 
     `ensure_step` would say the same, once all is scored.
     """
-    for step in all_steps(run.plan, {}):
-        alone = step.start == BASE and (step.reference is None or step.reference == BASE)
-        ordered = (steps := stepwise(step.settings)) is not None and steps.order != "listed"  # it is not decided yet
-        if not trains(step.settings) or not alone or step.chunk.parts > 1 or ordered:
+    for one in planned_steps(run.plan, Contents(run), lambda name: chunk_names(run.plan.stages[name])):
+        step = one.step
+        if one.identity is None or not trains(step.settings) or built_on(run.plan, step) != [BASE]:
             continue
         folder = run.layout.step(run.plan.name, step.name)
         with contextlib.suppress(CorruptError):  # what is damaged is made again
-            if is_kept(folder) and (changes := changes_since(run, step, folder, step_identity(run, step))):
+            if is_kept(folder) and (changes := changes_since(run, step, folder, one.identity)):
                 raise refusal(step, folder, changes)
 
 

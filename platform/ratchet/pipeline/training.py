@@ -15,7 +15,6 @@ import numpy as np
 from ratchet.errors import RunError
 from ratchet.pairs.chat import handed_of
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.carried import leaves
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import BASE, Step, options, quantised
@@ -23,6 +22,7 @@ from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import reference_model, stage_tokens
 from ratchet.pipeline.reference_passes import ensure_scores, heldout_job, train_job
 from ratchet.pipeline.step_folder import REFERENCE, ROWS
+from ratchet.pipeline.step_inputs import leaves
 from ratchet.plan.stage_kinds import release_of
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.jobs import ScoreJob, Scores

@@ -20,11 +20,12 @@ from ratchet.losses.preference import loss_of
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.engines import foreign_engine
-from ratchet.pipeline.graph import BASE, Step, final_model, steps_of
+from ratchet.pipeline.graph import BASE, PlannedStep, Step, final_model, step_identity, steps_of
 from ratchet.pipeline.order import decide_order
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources, reference_model
 from ratchet.pipeline.session import native_noise_to, ray_session
+from ratchet.pipeline.step_inputs import Contents
 from ratchet.pipeline.steps import finished
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.training import ready
@@ -191,8 +192,10 @@ def _first_step(run: Run, name: str) -> tuple[Step, list[Step], list[str]]:
 def _find_made(run: Run, name: str) -> None:
     """Find the models of a stage's steps that the run itself has made."""
     made = dataclasses.replace(run, layout=Layout(run.layout.root))
+    names = Contents(made)
     for step in steps_of(run.plan, name, run.orders[name].chunks):
-        if (model := finished(made, step)) is None:
+        identity = step_identity(run.plan, step, names) if names.knows(step) else None
+        if (model := finished(made, PlannedStep(step, identity))) is None:
             return
         run.models[step.name] = model
 

@@ -17,12 +17,9 @@ from ratchet.pipeline.graph import (
     final_model,
     heirs,
     needs_difficulty,
-    quantised,
-    recipe,
-    reference_dtype,
-    scored_by,
+    planned_steps,
+    scored_reference,
     stepwise,
-    walk,
 )
 from ratchet.pipeline.sizes import Known, Sizes, pairs_seen, step_rows
 from ratchet.plan.model import ModelSpec
@@ -95,7 +92,7 @@ def forecast(trials: Trials, sizes: Sizes | None = None) -> Forecast:
     undecided: dict[str, None] = {}
     for _, plan in trials:
         own: dict[str, int] = {}  # a run by itself makes no pass twice
-        for step in planned_steps(plan, known):
+        for step in foreseen_steps(plan, known):
             asked, pairs = asked + 1, pairs + step.pairs
             stages[step.home] = step.pairs
             own |= step.passes
@@ -113,11 +110,11 @@ def forecast(trials: Trials, sizes: Sizes | None = None) -> Forecast:
     )
 
 
-def planned_steps(plan: Plan, sizes: Sizes) -> Iterator[Planned]:
+def foreseen_steps(plan: Plan, sizes: Sizes) -> Iterator[Planned]:
     """Yield the steps of one plan in the order they run."""
     names, left = Foreseen(plan, sizes), heirs(plan)
-    for step in walk(plan, lambda name: _order(plan.stages[name])):
-        known = names.made[step.name] = fingerprint(recipe(plan, step, names))
+    for planned in planned_steps(plan, names, lambda name: _order(plan.stages[name])):
+        step, known = planned.step, str(planned.id)
         home = f"{known} leaves" if step.name in left else known
         if not trains(step.settings):
             yield Planned(known, home, 0, {})
@@ -144,6 +141,14 @@ class Foreseen:
         self.made: dict[str, str] = {}
         self._tokens: dict[tuple[str, int, str], str] = {}
         self.made[BASE] = self.model(plan.model)
+
+    def knows(self, step: Step) -> bool:
+        """Whether all inputs of a step are known: what decides them always is."""
+        return True
+
+    def masters(self, step: Step, identity: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return nothing: which masters a step starts from follows from the identity of its start model."""
+        return {}
 
     def model(self, which: str | ModelSpec) -> str:
         """Return a step's identity; of a model that no stage makes, what it is, wherever its weights come from."""
@@ -190,16 +195,9 @@ class Foreseen:
 
 def _pass(plan: Plan, step: Step, names: Foreseen, source: str) -> str:
     """Return what decides a step's reference pass over one of its sources."""
-    assert step.reference is not None and trains(step.settings)  # noqa: S101  the caller looked
-    asked = {
-        "model": names.model(step.reference),
-        "dtype": reference_dtype(plan, step),
-        "quantise": quantised(step),
-        "tokens": names.tokens(source, step.settings),
-        "rows": names.rows(step),
-        **scored_by(plan, step),
-    }
-    return fingerprint(asked)
+    assert trains(step.settings)  # noqa: S101  the caller looked
+    pairs = {"tokens": names.tokens(source, step.settings), "rows": names.rows(step)}
+    return fingerprint({**scored_reference(plan, step, names), **pairs})
 
 
 def _unknown_order(stage: Stage) -> bool:

@@ -1,4 +1,7 @@
-"""Float32 masters between the steps of a plan: who leaves them, who starts from them, and when they go."""
+"""What a step of a run is made from: models, tokens and rows by their content, and float32 masters.
+
+Masters go from step to step: here is who leaves them, who starts from them, and when they go.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from typing import Any
 
 from ratchet.errors import CorruptError
 from ratchet.pipeline.context import Run
-from ratchet.pipeline.graph import BASE, Step, heirs
+from ratchet.pipeline.graph import BASE, Step, built_on, final_model, heirs, stepwise
+from ratchet.pipeline.prepare import external_model, reference_model, source_tokens
 from ratchet.pipeline.step_folder import IDENTITY, masters_of, step_faults
+from ratchet.plan.model import ModelSpec
 from ratchet.plan.stage_kinds import trains
+from ratchet.plan.training import TrainingStage
 from ratchet.store.files import storage_errors
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import NAME, Record
@@ -22,6 +28,55 @@ from ratchet.store.sound import legible_record
 KEY = "masters"
 """The key of a step's identity and inputs that says from which masters it starts."""
 _log = logging.getLogger(__name__)
+
+
+class Contents:
+    """What the inputs of a run's steps are known by: their content. A step that is not made is known by its identity.
+
+    Nothing is made to find out; a model that is named outside the stages must be there.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.made: dict[str, str] = {}
+        self._heirs = heirs(run.plan)
+
+    def knows(self, step: Step) -> bool:
+        """Whether all inputs of a step are known: its models, its sources, and which of their rows it trains on."""
+        run, models = self.run, set(built_on(self.run.plan, step))
+        if not models <= {*run.models, *self.made} or BASE not in run.models:
+            return False
+        # Masters are content, and no recipe of a start model that is not made says what they will be.
+        carries = trains(step.settings) and step.name in self._heirs.get(step.start, ())
+        if carries and not models <= run.models.keys():
+            return False
+        return step.chunk.shares.keys() <= run.pairs.keys() and _ordered(run, step)
+
+    def model(self, which: str | ModelSpec) -> str:
+        """Return the identity of a model."""
+        if isinstance(which, ModelSpec):
+            return external_model(self.run, which).identity
+        return self.run.models[which].identity if which in self.run.models else self.made[which]
+
+    def tokens(self, source: str, stage: TrainingStage) -> str:
+        """Return the fingerprint of a source's tokens, which need not be there."""
+        known = self.run.tokens.get((source, stage.max_length, stage.overlong))
+        return known.fingerprint if known else fingerprint(source_tokens(self.run, source, stage).identity)
+
+    def rows(self, step: Step) -> str | None:
+        """Return a digest of the rows of a step's chunk, or None where it takes its sources' shares whole."""
+        rows = self.run.rows_of(step)
+        return None if rows is None else fingerprint({"rows": list(rows)})
+
+    def masters(self, step: Step, identity: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the float32 masters that a step starts from, if its start model left any."""
+        return carried(self.run, step, identity) if step.start in self.run.models else {}
+
+
+def _ordered(run: Run, step: Step) -> bool:
+    """Whether it is decided which of its sources' rows a step trains on."""
+    steps = stepwise(step.settings)
+    return steps is None or step.stage in run.orders or (steps.by, steps.order) == ("source", "listed")
 
 
 def left_by(record: Record) -> str | None:
@@ -35,7 +90,17 @@ def leaves(run: Run, step: Step) -> bool:
     return step.name in heirs(run.plan)
 
 
-def carried(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, str]:
+def input_weights(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the content digests of the models that a step builds on, by role, and of the masters that it carries."""
+    if not trains(step.settings):
+        return {name: run.models[final_model(run.plan, name)].weights for name in step.settings.of}
+    found = {"start": run.models[step.start].weights}
+    if step.reference is not None:
+        found["reference"] = reference_model(run, step).weights
+    return found | {key: identity[key] for key in (KEY,) if key in identity}
+
+
+def carried(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str, str]:
     """Return the masters that a step starts from, as its identity has them; empty where it starts from rounded weights.
 
     A step that is begun goes on as it began. Another has them where they are there, or where it was made with them for
@@ -48,7 +113,7 @@ def carried(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[s
     begun = None if run.fresh else begun_as(run.layout.step(run.plan.name, step.name))
     if begun is not None:
         return found if begun.get(KEY) else {}
-    made = run.layout.made_step(home_key(run, step, {**identity, **found}, {**inputs, **found}))
+    made = run.layout.made_step(home_key(run, step, {**identity, **found}))
     return found if run.models[step.start].masters_file.exists() or (made / NAME).exists() else {}
 
 
@@ -80,10 +145,10 @@ def _lacks(run: Run, name: str) -> bool:
     return not (folder / NAME).exists() or bool(step_faults(folder)) or wanted_again(run, name)
 
 
-def home_key(run: Run, step: Step, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def home_key(run: Run, step: Step, identity: Mapping[str, Any]) -> str:
     """Return the name under which trials share a step; one that leaves masters is another than one that does not."""
     leaving = {"leaves": KEY} if leaves(run, step) else {}
-    return fingerprint({"recipe": identity, "inputs": inputs, **leaving})
+    return fingerprint({"recipe": identity, "inputs": input_weights(run, step, identity), **leaving})
 
 
 def tell_of_rounding(run: Run, step: Step, identity: Mapping[str, Any]) -> None:

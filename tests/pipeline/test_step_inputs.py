@@ -15,11 +15,18 @@ from bits import flip
 from ratchet.errors import RunError
 from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
-from ratchet.pipeline.carried import KEY, drop_masters, left_by, tell_of_rounding, wanted_again
 from ratchet.pipeline.context import Run, Tokens
-from ratchet.pipeline.graph import BASE, Step, all_steps, heirs
+from ratchet.pipeline.graph import BASE, Step, all_steps, heirs, step_identity
 from ratchet.pipeline.step_folder import IDENTITY, clear_step, write_step_record
-from ratchet.pipeline.steps import input_weights, step_identity
+from ratchet.pipeline.step_inputs import (
+    KEY,
+    Contents,
+    drop_masters,
+    input_weights,
+    left_by,
+    tell_of_rounding,
+    wanted_again,
+)
 from ratchet.pipeline.training import _masters, train_spec
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
@@ -71,6 +78,10 @@ def make(run: Run, name: str, masters: str | None = "digest") -> Model:
     return model
 
 
+def known_by(run: Run, one: Step) -> dict[str, Any]:
+    return step_identity(run.plan, one, Contents(run))
+
+
 def step(run: Run, name: str) -> Step:
     return next(one for one in all_steps(run.plan, {}) if one.name == name)
 
@@ -88,9 +99,9 @@ def test_steps_that_others_start_from_leave_masters(base: Path, tmp_path: Path) 
 
 def test_masters_are_part_of_what_a_step_is(base: Path, tmp_path: Path) -> None:
     run = run_of(base, tmp_path)
-    assert KEY not in step_identity(run, step(run, "warm"))
+    assert KEY not in known_by(run, step(run, "warm"))
     make(run, "warm")
-    identity = step_identity(run, step(run, "other"))
+    identity = known_by(run, step(run, "other"))
     assert identity[KEY] == "digest" == input_weights(run, step(run, "other"), identity)[KEY]
     assert _masters(run, step(run, "other"), carries=True) == {
         "masters": str(tmp_path / "runs/p/steps/warm/masters/masters.safetensors"),
@@ -98,9 +109,9 @@ def test_masters_are_part_of_what_a_step_is(base: Path, tmp_path: Path) -> None:
         "keep_masters": False,
     }
     run.models["warm"] = dataclasses.replace(run.models["warm"], masters="of other data")
-    assert step_identity(run, step(run, "other"))[KEY] == "of other data"
+    assert known_by(run, step(run, "other"))[KEY] == "of other data"
     make(run, "blend", masters=None)
-    assert KEY not in step_identity(run, step(run, "last"))
+    assert KEY not in known_by(run, step(run, "last"))
 
 
 def test_masters_go_when_the_last_that_needs_them_is_made(base: Path, tmp_path: Path) -> None:
@@ -111,11 +122,11 @@ def test_masters_go_when_the_last_that_needs_them_is_made(base: Path, tmp_path: 
         make(run, name, masters=None)
         drop_masters(run, step(run, name))
         assert file.exists()
-    made = step_identity(run, step(run, "other"))
+    made = known_by(run, step(run, "other"))
     drop_masters(run, step(run, "other"))
     assert not file.parent.exists() and file.parent.parent.exists()
     write_sealed(run.layout.step("p", "other") / IDENTITY, made)  # as it stands since it was begun
-    assert step_identity(run, step(run, "other")) == made
+    assert known_by(run, step(run, "other")) == made
 
 
 def test_a_stage_that_comes_later_starts_from_rounded_weights_and_says_so(
@@ -124,18 +135,18 @@ def test_a_stage_that_comes_later_starts_from_rounded_weights_and_says_so(
     run = run_of(base, tmp_path)
     make(run, "warm").masters_file.unlink()
     other = step(run, "other")
-    identity = step_identity(run, other)
+    identity = known_by(run, other)
     assert KEY not in identity
     with caplog.at_level(logging.WARNING):
         tell_of_rounding(run, other, identity)
     assert "other starts from the rounded weights of warm" in caplog.text and "--fresh" in caplog.text
     write_sealed(run.layout.step("p", "other") / IDENTITY, identity)
     run.models["warm"].masters_file.write_bytes(b"back again")
-    assert step_identity(run, other) == identity, "a step that is begun goes on as it began"
+    assert known_by(run, other) == identity, "a step that is begun goes on as it began"
     run.fresh = True
-    assert step_identity(run, other)[KEY] == "digest"
+    assert known_by(run, other)[KEY] == "digest"
     caplog.clear()
-    tell_of_rounding(run, other, step_identity(run, other))
+    tell_of_rounding(run, other, known_by(run, other))
     tell_of_rounding(run, step(run, "warm"), {})
     assert not caplog.text
 
@@ -144,9 +155,9 @@ def test_a_step_that_was_begun_with_masters_does_not_go_on_without(base: Path, t
     run = run_of(base, tmp_path)
     make(run, "warm")
     other = step(run, "other")
-    write_sealed(run.layout.step("p", "other") / IDENTITY, step_identity(run, other))
+    write_sealed(run.layout.step("p", "other") / IDENTITY, known_by(run, other))
     run.models["warm"].masters_file.unlink()
-    assert KEY in step_identity(run, other)
+    assert KEY in known_by(run, other)
     with pytest.raises(RunError, match="was begun with the float32 masters of warm, and they are gone"):
         _masters(run, other, carries=True)
 
@@ -176,7 +187,7 @@ def test_a_damaged_step_has_those_made_again_whose_masters_it_needs(done: Run, c
     folder = done.layout.step("p", "align.3")
     flip(folder / IDENTITY, 20)
     assert wanted(done) == ["warm", "align.1", "align.2"]
-    assert step_identity(done, step(done, "align.3"))[KEY] == "digest", "the record says it too"
+    assert known_by(done, step(done, "align.3"))[KEY] == "digest", "the record says it too"
     kept = done.models["align.1"].masters_file
     kept.parent.mkdir()
     kept.write_bytes(b"masters")
@@ -194,18 +205,18 @@ def test_a_step_that_was_cut_short_wants_its_masters_and_one_without_any_does_no
 
 
 def test_a_step_that_a_sweep_made_with_masters_is_found_after_they_went(base: Path, tmp_path: Path) -> None:
-    from ratchet.pipeline.carried import home_key
+    from ratchet.pipeline.step_inputs import home_key
 
     run = run_of(base, tmp_path)
     make(run, "warm")
     other = step(run, "other")
-    identity = step_identity(run, other)
-    home = run.layout.made_step(home_key(run, other, identity, input_weights(run, other, identity)))
+    identity = known_by(run, other)
+    home = run.layout.made_step(home_key(run, other, identity))
     run.models["warm"].masters_file.unlink()
-    assert KEY not in step_identity(run, other)
+    assert KEY not in known_by(run, other)
     home.mkdir(parents=True)
     (home / NAME).write_text("{}")
-    assert step_identity(run, other) == identity
+    assert known_by(run, other) == identity
 
 
 def test_shared_steps_keep_their_masters(base: Path, tmp_path: Path) -> None:
