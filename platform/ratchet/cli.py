@@ -1,4 +1,4 @@
-"""The `ratchet` command. A sub-command's module is imported only when it is the one to run."""
+"""The `ratchet` command. A command's module is imported only when it is the one to run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ratchet.store import warned
 _log = logging.getLogger("ratchet.cli")  # in a job this module is `__main__`, which no handler of ours hears
 
 COMMANDS = {
-    "check": ("ratchet.commands.check", "say what is wrong with plans and suites"),
-    "show": ("ratchet.commands.show", "show the steps of a plan, and what is done"),
-    "run": ("ratchet.commands.run", "run a plan, or go on with it"),
-    "prove": ("ratchet.commands.prove", "hold a plan's first updates against a plain float64 implementation"),
-    "score": ("ratchet.commands.score", "score the references of a plan, and train nothing"),
+    "check": ("ratchet.commands.plans", "say what is wrong with plans and suites"),
+    "show": ("ratchet.commands.plans", "show the steps of a plan, and what is done"),
+    "run": ("ratchet.commands.plans", "run a plan, or go on with it"),
+    "prove": ("ratchet.commands.plans", "hold a plan's first updates against a plain float64 implementation"),
+    "score": ("ratchet.commands.plans", "score the references of a plan, and train nothing"),
     "evaluate": ("ratchet.commands.evaluate", "put models through a suite, and compare them"),
     "sweep": ("ratchet.commands.sweep", "run a plan at many points of a space, and compare what comes of it"),
     "submit": ("ratchet.commands.submit", "run a plan as a job of a Ray cluster, and follow it"),
-    "report": ("ratchet.commands.report", "write the report of a run"),
-    "doctor": ("ratchet.commands.doctor", "say what a cluster lacks or leaves open, and what to do about it"),
-    "fsck": ("ratchet.commands.fsck", "look through a store, and mend what is damaged or left over"),
+    "report": ("ratchet.commands.upkeep", "write the report of a run"),
+    "doctor": ("ratchet.commands.upkeep", "say what a cluster lacks or leaves open, and what to do about it"),
+    "fsck": ("ratchet.commands.upkeep", "look through a store, and mend what is damaged or left over"),
     "k8s": ("ratchet.commands.k8s", "write Kubernetes manifests for a plan, and check manifests"),
 }
-"""Name → (module, help). A module has `add_arguments(parser)` and `main(arguments) -> exit status`."""
+"""Name → (module, help). A module has `<name>_arguments(parser)` and `<name>_command(arguments) -> exit status`."""
 
 INTERRUPTED = 130
 UNREAD = 141
@@ -81,8 +81,8 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words_of_help, description=words_of_help)
         if name == chosen:
             module = importlib.import_module(module_name)
-            module.add_arguments(command)
-            command.set_defaults(main=module.main)
+            getattr(module, f"{name}_arguments")(command)
+            command.set_defaults(main=getattr(module, f"{name}_command"))
     return parser
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 PLATFORM = Path(__file__).resolve().parents[2] / "platform" / "ratchet"
 
 SAME_THING = {
-    "main": "what a command runs; cli.py and plan/reference_page.py are commands too",
-    "add_arguments": "what a command takes",
+    "main": "what a program runs: cli.py, plan/reference_page.py",
 }
 """Names that every module of a kind has, so that they are one thing."""
 

@@ -12,7 +12,7 @@ import pytest
 
 from plan_example import PLAN, write
 from ratchet import __version__, cli
-from ratchet.commands import check
+from ratchet.commands import plans
 from ratchet.errors import ClusterError, PlanError, RatchetError
 from tests.conftest import ROOT
 
@@ -81,7 +81,7 @@ def test_errors_become_an_exit_status(
     def stopped(_: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr(check, "main", stopped)
+    monkeypatch.setattr(plans, "check_command", stopped)
     assert cli.main(["check", "jobs/x.yaml"]) == status
     assert capsys.readouterr().err == said
 
@@ -90,7 +90,7 @@ def test_a_fault_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
     def broken(_: argparse.Namespace) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(check, "main", broken)
+    monkeypatch.setattr(plans, "check_command", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["check", "jobs/x.yaml"])
     assert not issubclass(ZeroDivisionError, RatchetError)
@@ -131,7 +131,7 @@ def test_a_broken_connection_is_not_taken_for_a_pipe(monkeypatch: pytest.MonkeyP
     def main(arguments: argparse.Namespace) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr(check, "main", main)
+    monkeypatch.setattr(plans, "check_command", main)
     with (
         open(os.devnull, "w") as out,
         monkeypatch.context() as patched,

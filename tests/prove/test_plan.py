@@ -14,7 +14,7 @@ import torch
 from plan_example import PLAN, write
 from prove_bench import PRECISIONS, STAGES, outside, scores_of, small_model, train_alone, write_inputs
 from ratchet import cli
-from ratchet.commands.prove import refuse_proof
+from ratchet.commands.plans import refuse_proof
 from ratchet.errors import ModelError, TrainingError
 from ratchet.pipeline.graph import steps_of
 from ratchet.plan.load import load_plan

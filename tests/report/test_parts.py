@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from raised import raises
-from ratchet.commands import report as command
+from ratchet.commands import upkeep
 from ratchet.documents.read import read_report
 from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
@@ -133,8 +133,8 @@ def test_the_command_makes_the_same_page_again(tmp_path: Path, capsys: pytest.Ca
     html.unlink()
     text.write_text("old")
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert command.main(parser.parse_args([str(tmp_path)])) == 0
+    upkeep.report_arguments(parser)
+    assert upkeep.report_command(parser.parse_args([str(tmp_path)])) == 0
     assert (html.read_bytes(), text.read_bytes()) == before
     assert capsys.readouterr().out.splitlines() == [str(html), str(text)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
@@ -164,13 +164,13 @@ def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, says: str) 
 def test_a_missing_or_broken_report_is_a_data_error(tmp_path: Path) -> None:
     arguments = argparse.Namespace(folder=tmp_path)
     with raises("data.no-report"):
-        command.main(arguments)
+        upkeep.report_command(arguments)
     (tmp_path / "page.html").touch()
     with pytest.raises(DataError, match=r"page.html/report.json: there is no report here"):
-        command.main(argparse.Namespace(folder=tmp_path / "page.html"))
+        upkeep.report_command(argparse.Namespace(folder=tmp_path / "page.html"))
     (tmp_path / "report.json").write_text("{")
     with raises("data.not-json"):
-        command.main(arguments)
+        upkeep.report_command(arguments)
     (tmp_path / "report.json").write_text('{"plan": "x"}')
     with pytest.raises(DataError, match="created: missing"):
-        command.main(arguments)
+        upkeep.report_command(arguments)

@@ -12,7 +12,7 @@ import pytest
 
 from raised import raises
 from ratchet import cli
-from ratchet.commands.show import _MARKS
+from ratchet.commands.plans import _MARKS
 from ratchet.commands.terminal import LOOKALIKES
 from ratchet.errors import StorageError
 from ratchet.pipeline.session import native_noise_to

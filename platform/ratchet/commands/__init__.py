@@ -1,1 +1,1 @@
-"""The sub-commands of `ratchet`, one module each, imported when asked for."""
+"""The commands of `ratchet`, which `cli.COMMANDS` lists; a module is imported when one of its commands is asked for."""

@@ -11,8 +11,13 @@ from ratchet.track.progress import Console
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add the plan file, and keys of it that the command line sets."""
     parser.add_argument("plan", type=Path, help="plan file, such as jobs/quickstart.yaml")
+    add_overrides(parser, "the plan")
+
+
+def add_overrides(parser: argparse.ArgumentParser, of: str) -> None:
+    """Add keys that the command line sets; `of` says of what."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a dotted key of the plan"
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=f"set a dotted key of {of}"
     )
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.commands.arguments import add_here, begin
+from ratchet.commands.arguments import add_here, add_overrides, begin
 from ratchet.errors import PlanError
 from ratchet.pipeline.paths import fault, path_problems
 from ratchet.plan.base import url_fault
@@ -20,7 +20,7 @@ from ratchet.plan.reading import parse
 from ratchet.plan.schema import Wandb
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
         "models",
@@ -29,14 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder, or hub name with @revision; NAME=MODEL names it. All are held against the first",
     )
     parser.add_argument("suite", type=Path, metavar="SUITE", help="suite file, such as eval/quick.yaml")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="set a dotted key of the suite",
-    )
+    add_overrides(parser, "the suite")
     add_here(parser)
     parser.add_argument("--actors", type=int, default=1, metavar="N", help="processes; no score depends on it")
     parser.add_argument("--gpus", type=float, default=0.0, metavar="G", help="GPUs of each process")
@@ -62,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wandb-offline", action="store_true", help="write for wandb to disk; `wandb sync` sends it")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def evaluate_command(arguments: argparse.Namespace) -> int:
     """Evaluate; the last line on standard output names the report. Raises what kept single tasks from being asked."""
     suite = load_suite(arguments.suite, arguments.overrides, path_problems)
     if arguments.actors < 1 or arguments.gpus < 0 or arguments.tensor_parallel < 1:

@@ -21,7 +21,7 @@ from ratchet.store.files import write_text
 _STDIN = "-"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def k8s_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ratchet k8s`."""
     commands = parser.add_subparsers(dest="k8s_command", required=True, metavar="COMMAND")
     make = commands.add_parser("render", help="write the manifests of an overlay for a plan")
@@ -63,7 +63,7 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def k8s_command(arguments: argparse.Namespace) -> int:
     """Write manifests, or what is wrong with them. Raises PlanError for either command."""
     return _render(arguments) if arguments.k8s_command == "render" else _check(arguments)
 

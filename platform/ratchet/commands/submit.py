@@ -40,7 +40,7 @@ STOP_WAIT_SECONDS = 120
 PATIENCE_SECONDS = 600.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_plan(parser)
     parser.add_argument("--address", metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265")
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--stop", action="store_true", help="stop the plan's running job, and wait for its end")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def submit_command(arguments: argparse.Namespace) -> int:
     """Submit, attach or stop; return the exit status of the run."""
     address = find_address(arguments.address, os.environ)
     if arguments.stop:  # a plan that could not be submitted any more, or is gone, still has a job that costs money

@@ -14,7 +14,7 @@ from ratchet.tune.definition import Sweep, read_sweep
 JOBS = Path("jobs")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_plan(parser)
     parser.add_argument("space", type=Path, help="space file, such as tune_spaces/beta.yaml")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: argparse.Namespace) -> int:
+def sweep_command(arguments: argparse.Namespace) -> int:
     """Run the sweep; the last line on standard output names its page, or the plan that it wrote."""
     sweep = read_sweep(arguments.plan, arguments.space, arguments.overrides)
     if arguments.fresh and (arguments.dry_run or arguments.wandb_config or arguments.trial):

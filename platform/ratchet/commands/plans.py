@@ -1,0 +1,185 @@
+"""Commands on one plan: `ratchet check`, `show`, `run`, `score` and `prove`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ratchet import redact
+from ratchet.commands.arguments import add_here, add_overrides, add_plan, begin
+from ratchet.errors import PlanError, TrainingError, some
+from ratchet.pipeline.paths import path_problems
+from ratchet.plan.load import check_file, load_plan, refuse_plan_here
+from ratchet.plan.schema import Plan
+from ratchet.plan.stage_kinds import trains
+
+if TYPE_CHECKING:
+    from ratchet.pipeline.state import Size, SourceState, StepState
+    from ratchet.prove.plan import Proof
+
+_MARKS = {"done": "●", "begun": "◐", "ready": "○", "waiting": "·", "changed": "!"}
+
+
+def check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `ratchet check`."""
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a plan, an evaluation suite or a sweep space"
+    )
+    add_overrides(parser, "every file, such as stages.align.beta=0.3")
+
+
+def check_command(arguments: argparse.Namespace) -> int:
+    """Write a line for each good file to stdout and each problem to stderr; return 2 where there is one."""
+    status = 0
+    for path in arguments.files:
+        try:
+            kind = check_file(path, arguments.overrides, path_problems)
+        except PlanError as error:
+            sys.stderr.write(f"{error}\n")
+            status = error.exit_code
+        else:
+            sys.stdout.write(f"{path}: {kind}\n")
+    return status
+
+
+def show_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_plan(parser)
+
+
+def show_command(arguments: argparse.Namespace) -> int:
+    """Draw the plan; nothing is run and nothing written."""
+    plan = load_plan(arguments.plan, arguments.overrides, path_problems)
+
+    from ratchet.pipeline.state import survey
+
+    sources, steps = survey(plan)
+    sys.stdout.write("\n".join(draw_plan(plan.name, sources, steps)) + "\n")
+    return 0
+
+
+def draw_plan(name: str, sources: list[SourceState], steps: list[StepState]) -> list[str]:
+    """Return the lines of the drawing: sources, then steps below the model that they start from."""
+    lines = [f"plan {name}", "", "sources"]
+    for source in sources:
+        mark, about = ("●", "") if source.read else ("○", "≈ ")
+        lines.append(
+            f"  {mark} {source.name:<22} {about}{source.pairs:,} pairs{'' if source.read else ', not read yet'}"
+        )
+    lines += ["", "models", "  base"]
+    lines += _branch(steps, "base", "  ")
+    shown = [mark for mark in _MARKS if any(state.status == mark for state in steps)]
+    return [*lines, "", "  ".join(f"{_MARKS[status]} {status}" for status in shown)]
+
+
+def _branch(steps: list[StepState], start: str, indent: str) -> list[str]:
+    children = [state for state in steps if state.step.start == start]
+    lines = []
+    for number, state in enumerate(children, 1):
+        last = number == len(children)
+        lines.append(f"{indent}{'└─' if last else '├─'} {_line(state)}")
+        lines += _branch(steps, state.step.name, indent + ("   " if last else "│  "))
+    return lines
+
+
+def _line(state: StepState) -> str:
+    step = state.step
+    what = f"{_MARKS[state.status]} {step.name}  {step.kind}"
+    if not trains(step.settings):
+        what += f" of {', '.join(step.settings.of)}"
+    if step.chunk.shares:
+        what += f" on {step.chunk.label}"
+    if isinstance(step.reference, str) and step.reference != step.start:
+        what += f", against {step.reference}"
+    parts = [what, _sized(state.size), f"{state.status} {state.why}".strip()]
+    return "  │  ".join(part for part in parts if part)
+
+
+def _sized(size: Size | None) -> str:
+    if size is None:
+        return ""
+    if not size.steps:
+        return f"{size.bytes / 1e6:,.1f} MB" if size.bytes else ""
+    about = "≈ " if size.estimated else ""
+    tokens = f", {size.tokens:,} tokens" if size.tokens else ""
+    written = f", {size.bytes / 1e6:,.1f} MB" if size.bytes else ""
+    return f"{about}{size.pairs:,} pairs{tokens}, {size.steps:,} steps{written}"
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_plan(parser)
+    add_here(parser)
+    parser.add_argument("--fresh", action="store_true", help="put aside what the run folder holds and start over")
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run the plan; the last line on standard output names the report."""
+    plan = _begun(arguments, "running the plan")
+
+    from ratchet.pipeline.runner import run_plan
+
+    report = run_plan(plan, arguments.plan.read_text(encoding="utf-8"), fresh=arguments.fresh, here=arguments.here)
+    sys.stdout.write(f"report: {report}\n")
+    return 0
+
+
+def score_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_plan(parser)
+    add_here(parser)
+
+
+def score_command(arguments: argparse.Namespace) -> int:
+    """Score; the last line on standard output says how many pairs have scores, and what waits for a model."""
+    plan = _begun(arguments, "scoring references")
+
+    from ratchet.pipeline.runner import score_plan
+
+    pairs, waiting = score_plan(plan, here=arguments.here)
+    later = f"; {some(waiting)} can be scored once the model before is trained" if waiting else ""
+    sys.stdout.write(f"scored: {pairs:,} pairs{later}\n")
+    return 0
+
+
+def _begun(arguments: argparse.Namespace, what: str) -> Plan:
+    """Return the plan that is to be run or scored, and say that this begins."""
+    plan = load_plan(arguments.plan, arguments.overrides, path_problems)
+    if arguments.here:
+        refuse_plan_here(plan)
+    begin(plan.name, what)
+    return plan
+
+
+def prove_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_plan(parser)
+    parser.add_argument("--updates", type=int, default=3, metavar="N", help="updates of each stage (3)")
+
+
+def prove_command(arguments: argparse.Namespace) -> int:
+    """Write the table to standard output. Raises TrainingError where a number leaves its tolerance."""
+    if arguments.updates < 1:
+        raise PlanError(f"{arguments.updates} updates prove nothing", where="--updates", fix="give 1 or more")
+    plan = load_plan(arguments.plan, arguments.overrides)
+
+    from ratchet.prove.plan import prove_plan
+    from ratchet.prove.table import proof_lines
+
+    proof = prove_plan(plan, arguments.updates)
+    sys.stdout.write(redact.words("\n".join(proof_lines(proof))) + "\n")
+    refuse_proof(proof)
+    return 0
+
+
+def refuse_proof(proof: Proof) -> None:
+    """Raise TrainingError that names the first number outside its tolerance, where there is one."""
+    for first in proof.outside[:1]:
+        raise TrainingError(
+            f"{first.name} of update {first.update} is {first.trainer:.8g}, and a plain float64 implementation gives "
+            f"{first.plain:.8g}: a difference of {first.difference:.2g}, where {first.allowed:.2g} is allowed",
+            where=f"step {first.step}",
+            fix="do not train with these settings before the cause is known; docs/prove.md says what each number tells",
+        )
