@@ -221,7 +221,7 @@ def test_two_circles_are_both_told() -> None:
 def test_a_suite_that_is_wrong_is_told_with_its_own_lines() -> None:
     suite = "tasks:\n  sums: {kind: exact_match, source: maths, pattern: '(a)'}\n"
     assert said(PLAN, suite=suite) == [
-        "jobs/x.yaml:27: evaluate[0]: task sums of eval/quick.yaml asks for the source maths, which `data` has not; "
+        "jobs/x.yaml:27: evaluate[0]: task sums of eval/quick.yaml asks for the source maths, which is not in `data`; "
         "did you mean math?"
     ]
     suite = "tasks:\n  sums: {kind: exact, source: math, pattern: 'a('}\n  two: {kind: exact_match, pattern: '(a)(b)', source: m}\n"

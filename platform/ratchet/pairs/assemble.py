@@ -25,6 +25,7 @@ from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.plan.data import Source
 from ratchet.store.sound import checked
 
+# A row group is held in memory whole, by whoever reads it: so it has a bound in rows and in characters.
 _ROWS = 2048
 _CHARACTERS = 4 << 20
 
@@ -73,6 +74,7 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
         sides = stack.enter_context(_Sides(folder, source))
         dropped = stack.enter_context(_Table(folder / "skipped.parquet", SKIPPED_SCHEMA, dataclasses.asdict))
         aside = folder / "all.parquet"
+        # A sample can be drawn only once all ids are known. So pairs wait in a file, not in memory.
         every = stack.enter_context(_Table(aside, PAIR_SCHEMA, pair_row)) if source.max_rows else sides
         for item in items:
             read += 1
@@ -95,6 +97,7 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
                 else:
                     dropped.add(Skipped(pair.file, pair.row, Reason.SAMPLE.value, ""))
                     skipped[Reason.SAMPLE.value] += 1
+            # Before the folder gets its name: it is not part of what was made.
             aside.unlink()
     counts = Counts(read, read - skipped.total(), sides.train.rows, sides.heldout.rows, dict(sorted(skipped.items())))
     _prove(counts, folder)
@@ -140,9 +143,10 @@ def characters_of(pair: PreferencePair) -> int:
 
 def _prove(counts: Counts, folder: Path) -> None:
     """Raise CorruptError unless the files hold the counted rows, and the counts add up."""
+    # Read back from the disk: what was counted while writing would agree with itself.
     held = {name: pq.read_metadata(folder / f"{name}.parquet").num_rows for name in ("train", "heldout", "skipped")}
-    told = {"train": counts.train, "heldout": counts.heldout, "skipped": sum(counts.skipped.values())}
-    if held != told or counts.kept != counts.train + counts.heldout:
+    counted = {"train": counts.train, "heldout": counts.heldout, "skipped": sum(counts.skipped.values())}
+    if held != counted or counts.kept != counts.train + counts.heldout:
         raise CorruptError(f"the files hold {held}, and the counts are {counts}", where=str(folder), fix="run again")
 
 

@@ -52,6 +52,7 @@ def arithmetic_corruption(row: Sides | ChoiceQuestion, seed: int) -> list[Built]
     worked = read_worked(row.chosen)
     if not worked.intermediate:
         raise Unfit(Reason.NO_CALCULATION, f"{worked.text[:80]!r}")
+    # From content and not from the row's number, so that the same row in another file gives the same pair.
     draw = random.Random("\n".join([str(seed), *(turn.content for turn in row.prompt), row.chosen]))
     spot = draw.choice(worked.intermediate)
     wrong = _wrong_number(worked.text[spot.start : spot.stop], spot, draw)
@@ -69,9 +70,13 @@ def multiple_choice(row: Sides | ChoiceQuestion, seed: int) -> list[Built]:
 def _wrong_number(written: str, spot: Calculation, draw: random.Random) -> str:
     """Return a number written like `written`, off by 1 to 9 in its last place, and not a rounding of the truth."""
     place, value = last_place(written), parse_number(written)
+    # 9 in the last place: the slip of one digit, as a person makes it.
     wrong = [value + place * slip for slip in range(-_SLIP, _SLIP + 1) if slip]
     wrong = [
-        number for number in wrong if abs(number - spot.exact * spot.scale) >= place and (number >= 0 or value < 0)
+        # A number that is off by less than one in its last place may be the truth, rounded.
+        number
+        for number in wrong
+        if abs(number - spot.exact * spot.scale) >= place and (number >= 0 or value < 0)
     ]
     number = draw.choice(wrong)
     digits = len(written.partition(".")[2])
@@ -146,6 +151,7 @@ def read_worked(text: str) -> Worked:
     right = [found[start] for start in sorted(found) if start < end]
     if answers and right:
         said = parse_number(answers[-1]["answer"])
+        # The answer's own calculation stays right: Smaug changes a step on the way, not the result.
         final = next((item for item in reversed(right) if parse_number(plain[item.start : item.stop]) == said), None)
     else:
         final = right[-1] if right else None
@@ -169,6 +175,7 @@ def _calculation(match: re.Match[str], shift: int) -> Calculation | None:
     result = parse_number(match["result"])
     if exact is None or not _COMPUTES.search(match["left"]):
         return None
+    # `1/4 = 25%` and `50% of 10% = 5%` are both right, and only the value tells which is meant.
     for scale in (100, 1) if match["percent"] else (1,):
         if abs(exact * scale - result) < last_place(match["result"]):
             return Calculation(match.start("result") + shift, match.end("result") + shift, exact, scale)
@@ -190,6 +197,7 @@ def evaluate(text: str) -> Fraction | None:
     """Return what numbers, + - * / ( ) and % come to, exactly; None where the text is anything else."""
     tokens: list[str] = []
     at, text = 0, text.rstrip()
+    # The parser below recurses for each bracket.
     if len(text) > _LONGEST:
         return None
     while at < len(text):

@@ -1,4 +1,4 @@
-"""What a chat template is handed, and what it reads: all that decides a conversation's text beside its messages.
+"""What a chat template gets, and what it reads: all that decides a conversation's text apart from its messages.
 
 Some templates write today's date (Llama 3.1 and later, Mistral Small 3, Granite, gpt-oss). Here the clock that they
 read is fixed, so that a plan's tokens and requests are the same on every day.
@@ -74,7 +74,7 @@ class ChatTemplate:
 
     @property
     def handed(self) -> dict[str, Any]:
-        """What the template is handed beside the messages."""
+        """What the template gets along with the messages."""
         return {**{name: json.loads(value) for name, value in self.arguments}, CLOCK: StandingClock(self.day)}
 
 
@@ -96,6 +96,7 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
     """
     if chat_template.text is not None:
         tokenizer.chat_template = chat_template.text
+    # transformers' own arguments, such as `tokenize`, are not the template's to read.
     own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
     known = reads(own_template(tokenizer)).names - own
     for name, _ in chat_template.arguments:
@@ -106,6 +107,7 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
                 fix="correct the name, or leave it out",
                 code="model.template-argument",
             )
+    # Bound to the tokenizer, so that no caller can forget it, whichever library it is in.
     tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **chat_template.handed)
 
 
@@ -115,7 +117,7 @@ def template_identity(tokenizer: Any) -> dict[str, Any]:
 
 
 def handed_of(tokenizer: Any) -> dict[str, Any]:
-    """Return what decides the text of a conversation beside its template: arguments, and the day where it reads one.
+    """Return what decides a conversation's text apart from its template: arguments, and the day where it reads one.
 
     Raises ModelError where it reads a clock that is not fixed.
     """
@@ -167,6 +169,7 @@ def reads(text: str) -> Reads:
         parsed = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"], autoescape=False).parse(text)  # noqa: S701  parsed, never rendered
     except jinja2.TemplateSyntaxError:
         return Reads(clock=CLOCK in text)
+    # What jinja cannot find in the template comes from outside; what a template never reads cannot change its text.
     names = frozenset(jinja2.meta.find_undeclared_variables(parsed))
     called = {node.name for node in parsed.find_all(nodes.Filter)}
     called |= {node.name for node in parsed.find_all(nodes.Name)}

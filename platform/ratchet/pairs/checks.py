@@ -15,9 +15,11 @@ from ratchet.pairs.pair import PreferencePair, Turn
 
 CONDITIONS_VERSION = 1
 """Of how conditions are read. It is in the identity of pairs: raise it when one would keep other rows."""
+# One of the noncharacters that Unicode keeps free for inner use, so no proper text holds it.
 BROKEN = "\ufdd0"
 """Stands for bytes that were not UTF-8 where a reader cannot stop at them; no text may hold this noncharacter."""
 
+# `in` must be a word by itself, as fields such as `origin` end with it.
 _SHAPE = re.compile(r"\s*(?P<field>[^\s=!<>]+)(?:\s*(?P<sign>==|!=|<=|>=|<|>)|\s+(?P<word>in)\b)\s*(?P<value>.+?)\s*")
 _ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,\[\]"'][^,\[\]"']*)\s*(?:,|$)""")
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
@@ -84,6 +86,7 @@ def check_pair(pair: PreferencePair, max_characters: int) -> None:
     space at their ends; all texts together hold at most `max_characters`.
     """
     texts = [pair.chosen, pair.rejected or "", *(turn.content for turn in pair.prompt)]
+    # First, as all other checks look at every character.
     if (size := sum(map(len, texts))) > max_characters:
         raise Unfit(Reason.TOO_LONG, f"{size} characters")
     check_prompt(pair.prompt)
@@ -91,6 +94,7 @@ def check_pair(pair: PreferencePair, max_characters: int) -> None:
     if pair.rejected is None:
         return
     check_text(pair.rejected, "rejected")
+    # A loss on two equal answers has a gradient of 0, and a margin of 0 that lowers the accuracy.
     if pair.chosen.strip() == pair.rejected.strip():
         raise Unfit(Reason.SAME)
 
@@ -122,6 +126,7 @@ def parse_condition(text: str) -> Condition:
         raise _unreadable(f"cannot read the condition `{text}`")
     sign = match["sign"] or match["word"]
     values = _items(match["value"], text) if sign == "in" else (_value(match["value"], text),)
+    # `true > 0` holds in Python, and nobody who writes it means that.
     if sign in _ORDER and (isinstance(values[0], bool) or values[0] is None):
         raise _unreadable(f"`{text}`: {sign} needs a number or a text to compare with")
     return Condition(text, match["field"], sign, values)

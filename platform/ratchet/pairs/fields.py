@@ -21,6 +21,7 @@ _ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
+# HH's texts have the speaker after a blank line. A line that merely begins with `Human:` may be part of an answer.
 _SPEAKER = re.compile(r"(?:\A|\n\n) ?(Human|Assistant):")
 
 
@@ -117,6 +118,7 @@ def number_of(row: Mapping[str, Any], key: str) -> float:
     value = row.get(key)
     if value is None:
         raise Unfit(Reason.MISSING, key)
+    # In Python a bool is an int, and `true` is no score.
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise Unfit(Reason.WRONG_TYPE, f"{key} is {json_type(value)}, not a number")
     try:
@@ -169,7 +171,7 @@ def options_of(value: Any, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]
     if len(value) < 2:
         raise Unfit(Reason.MISSING, f"{name} holds fewer than two options")
     if not isinstance(labels, list | tuple) or (labels and len(labels) != len(value)):
-        raise Unfit(Reason.WRONG_TYPE, f"{name} has not one label for each option")
+        raise Unfit(Reason.WRONG_TYPE, f"{name} does not have one label for each option")
     return tuple(value), tuple(str(label) for label in labels)
 
 
@@ -177,6 +179,7 @@ def right_option(answer: Any, texts: tuple[str, ...], labels: tuple[str, ...], k
     """Return the index that `answer` means: a label, a text, an index from 0, or a letter. Raises Unfit."""
     if isinstance(answer, bool) or not isinstance(answer, int | str):
         raise Unfit(Reason.WRONG_TYPE, f"{key} is {json_type(answer)}, not an index, a letter or a text")
+    # A label first: with labels 1 to 4, `1` is the first option and not the second.
     if labels.count(str(answer).strip()) == 1:
         return labels.index(str(answer).strip())
     if isinstance(answer, str) and texts.count(answer) == 1:

@@ -51,6 +51,7 @@ def source_files(source: Source) -> list[SourceFile]:
     """Return a source's files in order, each once. Raises DataError where a path, glob or folder gives none."""
     entries = [source.path] if isinstance(source.path, str) else list(source.path or ())
     paths = list(dict.fromkeys(path for entry in entries for path in _expand(entry)))
+    # Labels are in identities and in skipped rows, so they must not change with the place of the folder.
     common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
     return [SourceFile(str(path.relative_to(common)), path, _form(path)) for path in paths]
 
@@ -124,8 +125,10 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _form(path: Path) -> Literal["lines", "array", "parquet", "arrow"]:
+    # Only in a folder of `datasets`: other Arrow files may be of the IPC file format, which is another.
     if path.suffix == ".arrow" and (path.parent / "state.json").is_file():
         return "arrow"
+    # By the end of the name, not by `suffix`: `.jsonl.gz` has two.
     for suffix, form in _FORMS.items():
         if path.name.lower().endswith(suffix):
             return form
@@ -181,6 +184,7 @@ def damage(span: Span) -> Iterator[None]:
     """Turn what the libraries raise on a damaged file into a DataError that names it."""
     try:
         yield
+    # The libraries' own sentences do not name the file.
     except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
         raise _damaged(span, error) from error
     except OSError as error:
@@ -195,6 +199,7 @@ def damage(span: Span) -> Iterator[None]:
 
 def _file_spans(file: SourceFile, span_bytes: int) -> list[Span]:
     path, whole = file.path, Span(file.label, str(file.path), file.form)
+    # Parquet's reader would call it damaged.
     if path.stat().st_size == 0:
         raise empty(whole)
     if file.form == "parquet":
@@ -211,8 +216,10 @@ def _file_spans(file: SourceFile, span_bytes: int) -> list[Span]:
             raise DataError(
                 f"the file holds neither {what}", where=str(path), fix="give JSON or JSON lines", code="data.form"
             )
+        # Many files with JSON lines are called .json.
         if head.startswith(b"{"):
             whole = dataclasses.replace(whole, form="lines")
+    # Nobody can start to read in the middle of a gzip file.
     if whole.form == "lines" and path.suffix != ".gz":
         return _line_spans(whole, path.stat().st_size, span_bytes)
     return [whole]

@@ -32,6 +32,7 @@ from ratchet.store.process import on_ray
 _BLOCK_ITEMS = 512
 _BLOCK_CHARACTERS = 2 << 20
 _BLOCK_BYTES = 8 << 20
+# Given by name: Arrow would guess another type for a column in a table whose rows are all null there.
 _ITEM_SCHEMA = pa.schema(
     [
         ("prompt", PROMPT_TYPE),
@@ -103,6 +104,7 @@ class SourcePairs:
         counts = dataclasses.asdict(assemble(_stream(spans, reading, look), folder, self.source))
         check_share(self.name, counts, self.source.max_bad_share, folder)
         check_kept(self.name, counts, folder)
+        # A file that grows meanwhile would be recorded under the digest of what it was before.
         if pairs_identity(self.source, self.default_system) != self.identity:
             raise DataError("files changed while they were read", where=f"data.{self.name}", fix="run again")
         facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
@@ -149,6 +151,7 @@ def _on_ray(spans: list[Span], reading: SourceReading, look: Callable[[], None])
     tables = numbers.map_batches(
         _span_tables, fn_args=(spans, reading, warned.destination()), batch_size=1, batch_format="pyarrow"
     )
+    # Without it blocks come as they are ready, and the first of equal pairs would be another each time.
     tables.context.execution_options.preserve_order = True
     tables.context.enable_progress_bars = False
     tables.context.target_max_block_size = _BLOCK_BYTES  # else tasks gather 128 MiB before they hand anything on
@@ -170,6 +173,7 @@ def _span_tables(
         try:
             for item in span_pairs(spans[number], reading):
                 waiting.append(dataclasses.asdict(item))
+                # Rows differ by a factor of thousands, so a number of rows alone bounds no memory.
                 characters += characters_of(item) if isinstance(item, PreferencePair) else 0
                 if len(waiting) >= _BLOCK_ITEMS or characters >= _BLOCK_CHARACTERS:
                     yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)

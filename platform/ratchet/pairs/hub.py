@@ -26,11 +26,13 @@ def commit_of(kind: Kind, name: str, revision: str | None) -> str:
     """
     if revision is not None and is_commit(revision):
         return revision
+    # Here, as it takes half a second to load, and most plans name no place on the hub.
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return str(HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_SECONDS).sha)
+    # The hub has answered. What the cache has under this name is then of the past.
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise
     except Exception as error:  # the library raises many kinds, its HTTP client's among them
@@ -75,6 +77,7 @@ def at_commit(hub: Hub) -> Hub:
     Raises DataError where the name is also a folder's, which `datasets` would read in place of the hub's, and where
     the hub cannot say.
     """
+    # `datasets` takes a folder of this name before the hub.
     if Path(hub.name).exists():
         raise DataError(
             f"{hub.name} is a file or folder here, whose changes would go unnoticed",

@@ -31,6 +31,7 @@ from ratchet.pairs.pair import Turn
 from ratchet.plan import data as plan_data
 
 VERSION = 1
+# A few odd rows at the head must not decide: more than half of these do.
 DETECT_ROWS = 20
 
 Fields = Mapping[str, Any]
@@ -127,6 +128,7 @@ def annotated(row: Fields) -> Sides:
     if preference is None:
         raise Unfit(Reason.TIE, "preference is null")
     value = number_of(row, "preference")
+    # AlpacaEval writes 0 or 1.5 for a draw.
     if value in {0.0, 1.5}:
         raise Unfit(Reason.TIE, f"preference is {preference}")
     if not 1 <= value <= 2:
@@ -214,6 +216,7 @@ def _has_scores(row: Fields) -> bool:
 def _has_scored_list(row: Fields) -> bool:
     for name in _ANSWERS:
         if isinstance(row.get(name), list | tuple) and row[name]:
+            # A list of plain texts without scores beside it is several answers of which none is better.
             inside = isinstance(row[name][0], Mapping)
             return inside or has(row, "scores") or has(row, "ratings")
     return False
@@ -297,6 +300,7 @@ def detect(rows: Sequence[Fields], where: str) -> str:
 
     Raises DataError with the fields seen where none fits, or more than one.
     """
+    # Ratchet's own alone: what another package finds fitting would change what `auto` means on this machine.
     votes = collections.Counter(name for row in rows for name, layout in LAYOUTS.items() if layout.detect(row))
     winners = [name for name in LAYOUTS if votes[name] * 2 > len(rows)]
     if len(winners) == 1:

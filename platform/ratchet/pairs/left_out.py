@@ -21,6 +21,7 @@ from ratchet.store.record import Record
 from ratchet.store.sound import checked
 
 _log = logging.getLogger(__name__)
+# Enough to see what the rows have in common, and few enough to read on a terminal.
 _EXAMPLES = 5
 
 LENGTH = frozenset({RefusalReason.TOO_LONG, RefusalReason.ANSWER_TOO_LONG})
@@ -107,6 +108,7 @@ class Lost:
     @property
     def remedy(self) -> str:
         """What to do, the reason of most pairs first."""
+        # The remedy that gives back most pairs is named first.
         order = sorted(self.reasons, key=lambda one: -self.reasons[one])
         return "; ".join(dict.fromkeys(REMEDIES[one] for one in order))
 

@@ -72,5 +72,7 @@ def _turns(turns: tuple[Turn, ...]) -> list[list[str]]:
 
 
 def _digest(value: object) -> str:
+    # ASCII, so that the digest does not change with how JSON writes other characters. JSON, so that ['a', 'b'] and
+    # ['ab'] differ.
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]

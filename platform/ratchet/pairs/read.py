@@ -2,7 +2,7 @@
 
 Rows are numbered from 1 within their file, whatever the spans: by line in JSON lines, by item
 elsewhere. What cannot be read as an object becomes a `SourceRow` with the reason; a file that ends
-before its time stops the run, because what it lost cannot be counted.
+too early stops the run, because what it lost cannot be counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from ratchet.plan.data import Generated, Source
 VERSION = 1
 GENERATED_VERSION = 2
 """Both are in the identity of pairs: raise one when the same files, or the same seed, would give other rows."""
+# Rows that are Python objects at one time: a text column of a big batch takes many times its Arrow size.
 _BATCH = 256
+# A line may hold other fields, and `\ud83d\ude00` writes one character in 12 bytes.
 _SLACK = 16 << 20
 _ESCAPED = 12
 
@@ -59,6 +61,7 @@ def read_span(span: Span, source: Source) -> Iterator[SourceRow]:
         )
     else:
         rows = _READERS[span.form](span, source)
+    # Counted here and not before: only reading shows whether a file that is not empty holds a row.
     some = False
     with damage(span):
         for row in rows:
@@ -92,6 +95,7 @@ def _parsed(file: str, number: int, line: bytes) -> SourceRow:
     if b"\0" in line:
         return SourceRow(file, number, None, Reason.NUL, f"byte {line.index(0) + 1}")
     try:
+        # Windows' editors put a byte order mark before the first line.
         value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         return SourceRow(file, number, None, Reason.NOT_UTF8, f"byte {error.start + 1}")
@@ -106,6 +110,7 @@ def _object(file: str, number: int, value: Any) -> SourceRow:
     return SourceRow(file, number, None, Reason.WRONG_TYPE, f"{json_type(value)}, not an object")
 
 
+# Once in each process: codecs keeps error handlers by name.
 codecs.register_error("ratchet-broken", lambda error: (BROKEN, cast(UnicodeDecodeError, error).end))
 
 
@@ -135,6 +140,7 @@ def _read_array(span: Span, source: Source) -> Iterator[SourceRow]:
             for number, value in enumerate(ijson.items(_Repaired(unpacked(raw, span)), "item", use_float=True), 1):
                 yield _object(span.file, number, value)
         except ijson.JSONError as error:
+            # ijson's message holds the text around the fault, over several lines.
             what = " ".join(str(error).split())[:160]
             left = 1 - raw.tell() / max(Path(span.path).stat().st_size, 1)
             if left > source.max_bad_share:
@@ -173,6 +179,7 @@ def _batch_rows(span: Span, batch: pa.RecordBatch, before: int) -> Iterator[Sour
     try:
         values = batch.to_pylist()
     except UnicodeDecodeError:
+        # Arrow does not check UTF-8 when it reads; turning a column into texts fails as a whole.
         values = [_lone_row(batch.slice(at, 1)) for at in range(batch.num_rows)]
     for at, value in enumerate(values, before + 1):
         yield SourceRow(span.file, at, value, *(() if value is not None else (Reason.NOT_UTF8, "a text field")))
@@ -192,6 +199,7 @@ def generated_rows(spec: Generated, start: int, stop: int) -> Iterator[dict[str,
     """Yield rows `start` to `stop` (from 0). Row i depends on the spec's seed and i, not on `rows`."""
     make = GENERATED[spec.kind].make
     for index in range(start, stop):
+        # One generator for each row, so that spans give the same rows as one long read.
         yield make(random.Random(f"{spec.kind}:{spec.seed}:{index}"), spec.steps, spec.largest)
 
 

@@ -114,6 +114,7 @@ def find_style(tokenizer: Any) -> Style:
         )
     lead, _, tail = full[len(prompt) :].partition(_KNOWN_ANSWER)
     end_id, after, tail_ends = _ending(tokenizer, tail, where)
+    # The longest first: `<s>` may be the beginning of `<s_end>`.
     marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     special = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or r"(?!)")
     return Style(lead, tail, end_id, after, tail_ends, _bos(tokenizer, prompt), special)
@@ -124,6 +125,7 @@ def _ending(tokenizer: Any, tail: str, where: str) -> tuple[int, int, bool]:
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
         tokenizer.all_special_ids
     )
+    # The first special token ends the turn; templates may write a line break after it.
     for place, token_id in enumerate(ids):
         if token_id in special:
             return token_id, len(ids) - place - 1, True
@@ -141,6 +143,7 @@ def _bos(tokenizer: Any, prompt: str) -> int | None:
     if bos is None:
         return None
     written = tokenizer(prompt, add_special_tokens=False)["input_ids"][:1] == [bos]
+    # Llama's tokenizer adds it by itself, and its template writes it too: both must give one.
     added = tokenizer("a")["input_ids"][:1] == [bos]
     return bos if written or added else None
 
@@ -160,6 +163,7 @@ def render_pair(
     """Return the texts of a pair, or why there are none."""
     try:
         for text in (*(turn.content for turn in prompt), chosen, rejected or ""):
+            # Its ids would be those of a real mark, and a text could end a turn or begin one.
             if found := style.special.search(text):
                 raise Unfit(RefusalReason.SPECIAL, f"the text holds {found.group()!r}")
         start = _apply_or_refuse(tokenizer, prompt, None)
@@ -195,6 +199,7 @@ def _answer_text(style: Style, start: str, answer: str, full: str) -> str:
     """The text from the start to the end of the answer; a template may strip white space around it."""
     if not answer.strip():
         raise Unfit(RefusalReason.EMPTY_ANSWER, "an answer has no text")
+    # As written first: most templates keep the blank space, and then nothing is lost.
     for content in (answer, answer.strip()):
         if full == start + style.lead + content + style.tail:
             return full if style.tail_ends else full[: len(full) - len(style.tail)]

@@ -18,6 +18,7 @@ from ratchet.pairs.read import GENERATED, SourceRow, read_span
 from ratchet.plan.data import Source, packages_of
 
 _DETAIL = 200
+# A file may begin with many broken rows. Beyond these it is not what `path:` says that it is.
 _LOOK = 10_000
 
 Item = PreferencePair | Skipped
@@ -78,6 +79,7 @@ def span_pairs(span: Span, reading: SourceReading) -> Iterator[Item]:
 
     Raises DataError where the file is damaged, or this host has other packages than the one that began to read.
     """
+    # On each host: a worker with another version would make other pairs under the same fingerprint.
     if (here := packages_of(reading.source)) != reading.packages:
         raise DataError(
             f"read with {', '.join(reading.packages.values())}, and this host has {', '.join(here.values())}",
@@ -114,6 +116,7 @@ def _checked(pair: PreferencePair, row: SourceRow, reading: SourceReading) -> It
 
 
 def _skipped(row: SourceRow, unfit: Unfit) -> Skipped:
+    # Details quote rows: half a character cannot be written to Parquet, and NUL ends a line in a terminal.
     detail = unfit.detail[:_DETAIL].encode(errors="backslashreplace").decode().replace("\0", "\\0")
     return Skipped(row.file, row.row, unfit.reason.value, detail)
 
@@ -121,6 +124,7 @@ def _skipped(row: SourceRow, unfit: Unfit) -> Skipped:
 def _check_margin(sides: Sides | ChoiceQuestion, least: float) -> None:
     if not isinstance(sides, Sides) or sides.margin is None:
         return
+    # Before `min_margin`, so that a tie is counted as one whatever the limit is.
     if sides.margin == 0:
         raise Unfit(Reason.TIE, "equal scores")
     if sides.margin < max(least, 0):

@@ -36,7 +36,8 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         try:
-            with pa.memory_map(str(checked(path))) as source:  # a changed bit may end the process that reads it
+            # A changed bit may end the process that reads it, so the file's digest is compared first.
+            with pa.memory_map(str(checked(path))) as source:
                 self.batches = _batches(pa.ipc.open_file(source))
         except FileNotFoundError:
             fix = "run the plan again: it is made again"
@@ -141,6 +142,7 @@ class TokenTable:
         return TokenTable(self.files, self.file_of_N[picked], self.row_of_N[picked], 0)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Files are mapped again where it arrives: workers on one host share the pages of the system's cache.
         return TokenTable, (self.files, self.file_of_N, self.row_of_N, self.duplicates)
 
 
@@ -156,6 +158,7 @@ def open_table(files: Sequence[Path], shares: Sequence[float], seed: int) -> Tok
     file_of_N = np.repeat(np.arange(len(files), dtype=np.int32), [len(rows) for rows in picked])
     row_of_N = np.concatenate([np.zeros(0, np.int64), *picked])
     every = TokenTable(files, file_of_N, row_of_N, 0)
+    # Arrow numbers equal strings in its own memory. A Python set of ids takes many times as much.
     numbers = every.pair_ids().dictionary_encode().combine_chunks().indices.to_numpy(zero_copy_only=False)
     first = np.sort(np.unique(numbers, return_index=True)[1])
     pa.default_memory_pool().release_unused()  # of the ids, which nothing holds any more

@@ -31,6 +31,7 @@ from ratchet.store.sound import checked
 
 SMALL_ROWS = 5000
 """Up to this many pairs are tokenised in the calling process: starting a Ray Data job takes as long."""
+# Fast tokenizers work on a batch in parallel; beyond some hundreds of texts that gains nothing more.
 _BATCH = 256
 
 
@@ -86,7 +87,8 @@ class PairTokens:
 
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         """Tokenise both sides in order. Raises ModelError, DataError."""
-        find_style(load_tokenizer(self.model_folder, self.chat_template))  # its errors are raised here, not in a worker
+        # Here first: its errors are raised here, and not wrapped by a worker.
+        find_style(load_tokenizer(self.model_folder, self.chat_template))
         work = _Work(self.model_folder, self.chat_template, self.policy, warned.destination())
         files = [checked(self.pairs_folder / f"{side}.parquet") for side in SIDES]
         rows = [pq.read_metadata(file).num_rows for file in files]
@@ -158,6 +160,7 @@ def _tokenised(table: pa.Table, work: _Work) -> pa.Table:
     return tokenise(table, tokenizer, style, work.policy)
 
 
+# Loading takes seconds, and a worker gets one call for each batch.
 @functools.lru_cache(maxsize=2)
 def _tokenizer(model_folder: Path, chat_template: ChatTemplate | None) -> tuple[Any, Style]:
     tokenizer = load_tokenizer(model_folder, chat_template)

@@ -11,6 +11,7 @@ from ratchet.errors import ModelError
 from ratchet.pairs.chat import ChatTemplate, bind
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
+# These change with the place of the folder or the version that saved it, and turn no text into other ids.
 _NOT_ABOUT_IDS = {"chat_template", "name_or_path", "processor_class", "tokenizer_file", "transformers_version"}
 
 
@@ -23,6 +24,7 @@ def load_tokenizer(folder: Path, chat_template: ChatTemplate | None) -> Any:
     from transformers import AutoTokenizer
 
     settings = folder / "tokenizer_config.json"
+    # Without that code transformers may take another class in its place, whose ids differ.
     if settings.is_file() and read_json(settings).get("auto_map"):
         raise ModelError(
             "its tokenizer is code of its own (auto_map), which is not run",

@@ -92,6 +92,7 @@ def _encode_all(tokenizer: Any, style: Style, pairs: Sequence[Rendered]) -> Iter
     texts = [text for pair in pairs for text in (pair.prompt, pair.chosen, pair.rejected) if text is not None]
     if not texts:
         return
+    # One call for all texts: fast tokenizers spread a batch over the cores. Special tokens are the template's to write.
     ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     for pair in pairs:
         prompt, chosen = next(ids), next(ids)
@@ -106,9 +107,11 @@ def split_ids(style: Style, prompt: list[int], chosen: list[int], rejected: list
     """
     wholes = [_whole(style, whole) for whole in (chosen, rejected) if whole is not None]
     prompt = _with_bos(style, prompt)
+    # A token may join the end of the prompt and the beginning of an answer. The loss must not count what is in both.
     common = min(_common(prompt, whole) for whole in wholes)
     answers = [whole[common:] for whole in wholes]
     for answer in answers:
+        # A second end within the answer would teach the model to stop there.
         if answer[-1:] != [style.end_id] or style.end_id in answer[:-1]:
             return Refusal(RefusalReason.END, "an answer does not end with its only end-of-turn token")
         if len(answer) < 2:
@@ -143,6 +146,7 @@ def fit(pair: Encoded, style: Style, policy: Policy) -> Encoded | Refusal:
     total = len(pair.prompt) + answer
     if total <= policy.max_length:
         return pair
+    # Models that were trained with it do badly without: it is kept where the prompt is cut.
     head = pair.prompt[:1] if style.bos_id is not None else []
     room = policy.max_length - answer - len(head)
     if room < 1:
@@ -203,6 +207,7 @@ class TokenWriter:
         distances = kept.column("edit_distance").to_numpy()
         distances = distances[~np.isnan(distances)]
         self._histogram += np.histogram(distances, bins=_EDGES, range=(0.0, 1.0))[0]
+        # 4 bytes a pair, kept for the median alone: a histogram would round it.
         self._distances.append(distances)
 
     def counts(self) -> dict[str, Any]:

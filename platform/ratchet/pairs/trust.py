@@ -1,7 +1,7 @@
 """What a model's folder from outside may not decide here: code to run, kernels to fetch, another model to load.
 
 transformers has had ways around `trust_remote_code=False` that began in config.json (CVE-2026-5241, CVE-2026-4372). So
-without leave its settings are read from a copy that names no code and no kernels, in a folder that holds nothing else.
+where code is not trusted, settings are read from a copy that names no code and no kernels, alone in its folder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def code_keys(value: Any, at: str = "") -> list[str]:
 
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Return the transformers configuration of a model folder; its own code has a say only by leave.
+    """Return the transformers configuration of a model folder, whose own code is run only where it is trusted.
 
     Raises ModelError where there is none that this transformers knows, or where trusted code is not in the folder.
     """
@@ -52,23 +52,25 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         if trust_remote_code:
             _refuse_code_elsewhere(folder, fields)
             return AutoConfig.from_pretrained(str(folder), trust_remote_code=True, local_files_only=True)
+        # transformers also looks for code and kernels beside config.json, so the copy lies alone.
         with tempfile.TemporaryDirectory(prefix="ratchet-") as alone:
             (Path(alone) / "config.json").write_text(json.dumps(without_code(fields)), encoding="utf-8")
             config = AutoConfig.from_pretrained(alone, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        told = f", and its code ({', '.join(code_keys(fields))}) is not run" if code_keys(fields) else ""
+        unrun = f", and its code ({', '.join(code_keys(fields))}) is not run" if code_keys(fields) else ""
         raise ModelError(
-            f"its settings cannot be used: {str(error).strip().splitlines()[0]}{told}",
+            f"its settings cannot be used: {str(error).strip().splitlines()[0]}{unrun}",
             where=str(folder / "config.json"),
             fix="give a model that this version of transformers knows, or one whose code you have read: "
             "name, revision (a commit) and trust_remote_code",
         ) from error
+    # Else it would name the folder that is gone, and messages and published models would repeat that.
     config._name_or_path = str(folder)
     return config
 
 
 def refuse_code(folder: Path, reader: str) -> None:
-    """Raise ModelError where a folder's settings name code and `reader`, who reads them itself, could heed that."""
+    """Raise ModelError where a folder's settings name code and `reader`, which reads them itself, might run it."""
     if found := code_keys(read_json(folder / "config.json")):
         raise ModelError(
             f"config.json names code or kernels ({', '.join(found)}), and {reader} reads it itself",

@@ -8,11 +8,13 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+# Kubernetes allows 63 characters in the name of an object, and some are added to a plan's name there.
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,46}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Names become folders and Kubernetes objects: lower case, digits and hyphens."""
 
+# One slash is enough: `s3:/x` is a slip of a URL too, and a drive, `C:/x`, is none.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _NO_STORES = "object storage and URLs are not supported: give a file or folder that every node sees, or mount it there"
@@ -39,6 +41,7 @@ def one_of(part: Strict, *keys: str) -> None:
     """Check that a part of a plan gives exactly one of `keys`. Raises the error of `wrong`."""
     given = [key for key in keys if getattr(part, key) is not None]
     if len(given) != 1:
+        # The second one given is to blame: with the first alone the plan would be right.
         names, got = ", ".join(keys), ", ".join(given) or "none"
         raise wrong(given[1] if given else "", f"give exactly one of {names}; got {got}", *keys)
 

@@ -36,6 +36,7 @@ _REFUSED = {
 class DeepSpeed(Strict):
     """How weights, gradients and optimiser state are divided among the workers."""
 
+    # Without DeepSpeed: a plan for one device should not need the package.
     zero: Literal[0, 1, 2, 3] = 0
     """ZeRO stage: 0 copies everything (and needs no DeepSpeed), 1 divides optimiser state, 2 gradients too, 3 weights
     too."""
@@ -58,6 +59,7 @@ class DeepSpeed(Strict):
                 raise wrong(f"overrides.{key}", f"is decided by {_OURS[key]}: set that instead")
             if key in _REFUSED:
                 raise wrong(f"overrides.{key}", f"{_REFUSED[key]}: leave it out")
+        # DeepSpeed merges nested keys, so the stage could come back in through this one.
         nested = self.overrides.get("zero_optimization")
         if isinstance(nested, dict) and "stage" in nested:
             raise wrong("overrides.zero_optimization.stage", "is decided by zero: set that instead")
@@ -112,6 +114,7 @@ class Cluster(Strict):
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Times that training may restart from its last checkpoint after a lost worker. Nodes that are taken away with
     notice do not count, and whenever workers regroup at a checkpoint the count starts again."""
+    # Below a few seconds, a busy machine alone would look like a lost worker.
     collective_timeout: Annotated[int, Field(ge=5)] = 1800
     """Seconds that a worker waits for the others in one exchange before training restarts, naming who was missing.
     One worker publishes models and divides checkpoints again while the others wait: leave it time for that."""

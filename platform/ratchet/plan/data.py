@@ -16,6 +16,7 @@ BUILDERS = ("arithmetic_corruption", "multiple_choice")
 LAYOUT_KINDS = table_of("ratchet.layouts", "layout", ("auto", *LAYOUTS))
 BUILDER_KINDS = table_of("ratchet.builders", "builder", BUILDERS)
 
+# mypy cannot read a Literal that is made at run time; pydantic can.
 if TYPE_CHECKING:
     Layout: TypeAlias = str
     Build: TypeAlias = str
@@ -80,6 +81,7 @@ class Source(Strict):
     """Keep a seeded sample of this many rows."""
     max_characters: Annotated[int, Field(ge=1)] = 200_000
     """A row longer than this is skipped."""
+    # 5 %: enough for a few broken rows of a crawl, too little for a wrong layout, which spoils nearly all.
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Stop where more than this share of the rows is bad, or of the pairs cannot be written as tokens."""
     max_overlong_share: Annotated[float, Field(ge=0, le=1)] = 0.2

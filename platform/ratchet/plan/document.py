@@ -55,6 +55,7 @@ class Document:
 
     def place(self, path: KeyPath) -> Place:
         """Return the place of `path`, or of the nearest key around it."""
+        # A missing key has no line, so its problem is shown at the key around it.
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, Place(self.file, 1))
@@ -71,6 +72,7 @@ def dotted(path: KeyPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
+            # A key with dots or spaces is quoted, else it would read as several keys. A hostile one may be very long.
             plain = re.fullmatch(r"[\w<-]{1,60}(\.[\w<-]{1,60})*", part) is not None
             text += ("." if text else "") + (part if plain else shorten(json.dumps(part)))
     return text
@@ -88,6 +90,7 @@ def fail(problems: Iterable[Problem]) -> None:
     The lines of each file come in order; files in the order in which they first appear, and
     `--set` after them.
     """
+    # Two checks may find the same fault.
     found = list(dict.fromkeys(problems))
     if not found:
         return

@@ -42,10 +42,12 @@ def validate(schema: type[Schema], document: Document) -> tuple[Schema | None, l
         return schema.model_validate(document.data), []
     except ValidationError as error:
         faults = _faults(schema, document.data, error)
+    # Pydantic looks at no key below an unknown `kind`. So kinds are repaired in a copy, and all is read again.
     data = copy.deepcopy(document.data)
     problems = [_repair_kind(fault, document, data) for fault in faults if fault.kind.startswith("union_tag")]
     faults = [fault for fault in _again(schema, data) if not fault.kind.startswith("union_tag")]
     faults += _together(schema, data, faults)
+    # A slip in a key is two faults to pydantic: one key too many, and one missing. The first says which is meant.
     meant = {meant for fault in faults if (meant := _meant(schema, data, fault))}
     faults = [fault for fault in faults if fault.kind != "missing" or fault.path not in meant]
     problems += [_explain(schema, document, data, fault) for fault in faults]
@@ -63,6 +65,7 @@ def _again(schema: type[BaseModel], data: Any) -> list[_Fault]:
 
 def _together(schema: type[BaseModel], data: Any, faults: list[_Fault]) -> list[_Fault]:
     """Return the faults of keys that do not go together, found by leaving out the keys that are wrong alone."""
+    # Pydantic runs no validator of a model whose fields are wrong: faults between keys would show in a second run.
     rest = copy.deepcopy(data)
     alone = [fault for fault in faults if fault.kind != "wrong"]
     for fault in alone:
@@ -76,6 +79,7 @@ def _together(schema: type[BaseModel], data: Any, faults: list[_Fault]) -> list[
             holder.pop(last, None)
     found = [fault for fault in _again(schema, rest) if fault.kind == "wrong"]
     wrong = {fault.path[: n + 1] for fault in alone for n in range(len(fault.path))}
+    # Where a key is misspelt or missing, what a validator says of the others around it may be wrong.
     unsure = {fault.path[:-1] for fault in alone if fault.kind in {"extra_forbidden", "missing"}}
     seen = {fault.path for fault in faults if fault.kind == "wrong"}
     return [
@@ -115,8 +119,9 @@ def _locate(schema: type[BaseModel], value: Any, error: ErrorDetails) -> _Fault 
             path.append(part)
             annotation = branch = outline.below(branch, part, value)
             value = value.get(part) if isinstance(value, Mapping) else value[int(part)]
+    # Pydantic counts only the items that are right; those that are wrong have faults of their own.
     if kind == "too_short" and len(value) >= details["min_length"]:
-        return None  # pydantic does not count items that are wrong; those have faults of their own
+        return None
     if kind.startswith("union_tag"):
         kinds = tuple(filter(None, map(outline.kind_of, outline.models(annotation))))
         return _Fault(kind, (*path, "kind"), Literal[kinds], value.get("kind"), details)
@@ -157,6 +162,7 @@ def _unknown(schema: type[BaseModel], data: Any, path: KeyPath) -> tuple[str, Ke
     holder = data
     for part in parents:
         annotation, holder = outline.below(annotation, part, holder), _at(holder, (part,))
+    # A near key of the same mapping is likelier than the same key elsewhere, so it is looked for first.
     word, beside = str(key), outline.keys(annotation, holder)
     if word == "<<":
         return "merge keys are not for plans: write the keys out", None
@@ -198,6 +204,7 @@ def _missing(fault: _Fault, _: Place) -> str:
 
 
 def _no_name(fault: _Fault, place: Place) -> str:
+    # A bad key stands in the path itself; a bad name in a value.
     name = str(fault.path[-1]) if fault.kind == "bad_key" else fault.value
     slug = _slug(name)
     said = "is" if fault.kind == "bad_key" else f"{_shown(name, place)} is"
@@ -251,6 +258,7 @@ def _suggestion(fault: _Fault, place: Place) -> str | None:
             adapter.validate_python(candidate)
         except ValidationError:
             continue
+        # As typed: `1_000` becomes 1000, and 1e-6 is not turned into 0.000001.
         unquoted = isinstance(value, str) and isinstance(candidate, float)
         return value.replace("_", "") if unquoted else in_yaml(candidate)
     return None

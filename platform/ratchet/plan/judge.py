@@ -20,13 +20,14 @@ class EndpointJudge(Strict):
     kind: Literal["endpoint"]
     """An OpenAI-compatible server."""
     base_url: str
-    """What stands before `/chat/completions`, mostly ending in `/v1`."""
+    """The URL without `/chat/completions`; it mostly ends in `/v1`."""
     model: str
-    """The judge's name there; it stands beside every score."""
+    """The judge's name there; every score names it."""
     key_variable: str | None = None
     """Environment variable that holds the key. The key itself is in no file."""
     concurrency: Annotated[int, Field(ge=1)] = 8
     """Requests under way at once."""
+    # A large judge may think for minutes before its first token, and no tokens are streamed.
     timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Longest wait for one answer."""
     max_attempts: Annotated[int, Field(ge=1)] = 6

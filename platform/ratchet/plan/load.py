@@ -129,6 +129,7 @@ def _read_as(mark: str, path: Path) -> Document:
     refuse_broken()
     document = read(path)
     for other, words in _SCHEMAS.items():
+        # A file that has both keys is a plan with a slip; the schema says more of it than this could.
         if other != mark and other in document.data and mark not in document.data:
             what = str(document.problem((), f"this is {words}, not {_SCHEMAS[mark]}"))
             raise PlanError(what, code="plan.other-file")
@@ -161,6 +162,7 @@ def planned_suites(plan: Plan) -> list[PlannedSuite]:
     found = []
     for one in plan.evaluate:
         asked = Evaluation(suite=one) if isinstance(one, str) else one
+        # Read once more, as a suite that is known to be right has lost its lines.
         document = read_suite(Path(asked.suite), _assignments(asked.set))
         suite = _suite_of(document)
         found.append(PlannedSuite(asked.suite, suite, asked.models == "final", asked.when == "end", document))
@@ -207,7 +209,9 @@ def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any],
         if source is None:
             continue
         if source not in sources:
-            what = f"task {task} of {name} asks for the source {source}, which `data` has not{suggest(source, sources)}"
+            what = (
+                f"task {task} of {name} asks for the source {source}, which is not in `data`{suggest(source, sources)}"
+            )
             yield document.problem(here, what)
         elif _holds_out_nothing(sources[source]):
             key = dotted(("data", source, "held_out"))
@@ -217,6 +221,7 @@ def _suite(document: Document, here: KeyPath, name: str, values: dict[str, Any],
 
 def _holds_out_nothing(source: Any) -> bool:
     share = source.get("held_out") if isinstance(source, dict) else None
+    # `False` equals 0 in Python, and `explain` has already refused it.
     return not isinstance(share, bool) and share == 0
 
 

@@ -22,6 +22,7 @@ class Scratch(Strict):
 
     tokenizer_from: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
     """Sources whose text trains the byte-level BPE tokenizer."""
+    # Below 260 there is no room for the 256 bytes and the special tokens.
     vocab_size: Annotated[int, Field(ge=260, le=65536)] = 512
     """Tokens, the 256 bytes and the special ones included; fewer where the text has fewer merges."""
     hidden_size: Annotated[int, Field(ge=8)] = 128
@@ -68,7 +69,7 @@ class ModelSpec(Strict):
     chat_template: str | None = None
     """A Jinja chat template in place of the tokenizer's own: a file, or `plain`, which comes with Ratchet."""
     template_arguments: dict[ArgumentName, Argument] = Field(default_factory=dict)
-    """What the chat template is handed beside the messages, such as `enable_thinking: false`."""
+    """What the chat template gets along with the messages, such as `enable_thinking: false`."""
     date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")] = DAY
     """The day that a chat template takes for today, if it asks: the same whenever the plan runs."""
     system: str | None = None
@@ -89,6 +90,7 @@ class ModelSpec(Strict):
             raise wrong("revision", "belongs to a hub model: give it with name", "name")
         if self.trust_remote_code and self.revision is None:
             raise wrong("trust_remote_code", "runs code from the hub: pin its revision", "revision")
+        # A branch may move between a person's reading of the code and the next run.
         if self.trust_remote_code and not is_commit(self.revision or ""):
             raise wrong(
                 "revision", "is a branch or tag, which may move: trust_remote_code needs a commit's 40 hex digits"
@@ -99,6 +101,7 @@ class ModelSpec(Strict):
 def changed(spec: ModelSpec, **keys: Any) -> ModelSpec:
     """Return a spec with other values of some keys. Raises PlanError where they cannot be."""
     try:
+        # `model_copy(update=…)` would check nothing.
         return ModelSpec.model_validate({**spec.model_dump(exclude_unset=True), **keys})
     except ValidationError as error:
         first = error.errors()[0]

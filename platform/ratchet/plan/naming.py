@@ -76,6 +76,7 @@ def counted_from_its_file(document: Document) -> Document:
 
     A chat template that is one word is the name of one that comes with the library.
     """
+    # Texts, not paths: pathlib keeps `..` as it is, and a person should read the shortest form.
     home, data = os.path.dirname(document.file), document.data  # noqa: PTH120  a text, not a file
     for place in places(data, Suite):
         if _ABSOLUTE.match(place.text) or (place.key == TEMPLATE and re.fullmatch(r"[\w-]+", place.text)):
@@ -88,6 +89,7 @@ def _with(data: Any, path: KeyPath, value: Any) -> Any:
     """Return plain values with one of them changed; `data` stays as it is."""
     if not path:
         return value
+    # Only what lies on the path is copied. The rest is shared with the document, which nothing changes.
     copy = dict(data) if isinstance(data, Mapping) else list(data)
     copy[path[0]] = _with(data[path[0]], path[1:], value)  # type: ignore[index]
     return copy

@@ -36,6 +36,7 @@ def models(annotation: Any, value: Any = None) -> list[Model]:
     """Return the models an annotation may be; where `value` names its kind, only the model of that kind."""
     found = [member for member in members(annotation) if is_model(member)]
     if isinstance(value, Mapping) and isinstance(kind := value.get("kind"), str):
+        # A kind that is misspelt leaves all of them, so that its keys can still be explained.
         return [model for model in found if kind_of(model) == kind] or found
     return found
 
@@ -80,6 +81,7 @@ def below(annotation: Any, key: str | int, value: Any = None) -> Any:
 
 def paths_to(annotation: Any, key: str, value: Any = None) -> Iterator[tuple[str, ...]]:
     """Yield the paths at which models below have `key`, the nearest first; names are not looked through."""
+    # By levels, so that the nearest comes first. A schema that holds itself would never end; this one does not.
     level: list[tuple[tuple[str, ...], Model]] = [((), model) for model in models(annotation, value)]
     while level:
         yield from ((*path, key) for path, model in level if key in model.model_fields)
@@ -120,7 +122,9 @@ def labels(label: str, member: Any) -> bool:
 def close(word: str, options: Iterable[str]) -> str | None:
     """Return the option that `word` is most likely a slip of."""
     known = list(options)
+    # Reversed, so that of two options that are one when flat the first wins.
     flat = {option.lower().replace("-", "_"): option for option in reversed(known)}
+    # difflib takes quadratic time, and a key may be a megabyte.
     found = difflib.get_close_matches(word[:100].lower().replace("-", "_"), flat, n=1)
     return flat[found[0]] if found else None
 
@@ -190,6 +194,7 @@ def _split(annotation: Any) -> tuple[Any, dict[str, Any]]:
     while get_origin(annotation) is Annotated:
         annotation, *found = get_args(annotation)
         for item in found:
+            # pydantic keeps some constraints in the `metadata` of a Field, others as objects of their own.
             for limit in (item, *getattr(item, "metadata", ())):
                 for name in ("gt", "ge", "lt", "le", "min_length", "pattern"):
                     if (bound := getattr(limit, name, None)) is not None:
@@ -199,6 +204,7 @@ def _split(annotation: Any) -> tuple[Any, dict[str, Any]]:
 
 def _range(limits: Mapping[str, Any], *, whole: bool) -> str:
     low, high = limits.get("ge"), limits.get("le")
+    # People read "from 0 to 9" more easily than "below 10".
     if whole and "lt" in limits:
         high = limits["lt"] - 1
     if low is not None and high is not None:

@@ -46,7 +46,7 @@ def put(document: Document, values: Mapping[str, tuple[Any, Place]], schema: typ
     """Return the document with plain values set by dotted keys, each of which stands at a place of its own.
 
     What is wrong with a key is added to the document's problems, and what is later found wrong with its value
-    is told at that place. `document` stays as it is.
+    is reported at that place. `document` stays as it is.
     """
     changed, problems = _copy(document), []
     for key, (value, place) in values.items():
@@ -59,7 +59,7 @@ def put(document: Document, values: Mapping[str, tuple[Any, Place]], schema: typ
 
 
 def leave_out(document: Document, keys: Mapping[str, Place], schema: type[BaseModel] = Plan) -> Document:
-    """Return the document without some dotted keys, so that their defaults hold; what it has not, it need not lose.
+    """Return the document without some dotted keys, so that their defaults hold. A key that it lacks is no fault.
 
     What is wrong with a key is added to the document's problems; a missing key is reported at the place of
     the wish to leave it out. `document` stays as it is.
@@ -71,11 +71,13 @@ def leave_out(document: Document, keys: Mapping[str, Place], schema: type[BaseMo
         if what := fault(changed, key, schema):
             problems.append(Problem(place, shorten(key, most=200), what))
             continue
+        # A mapping that is absent, or null, has lost the key already.
         holder: Any = changed.data
         for part in parents:
             holder = holder.get(part) if holder else None
         if holder and last in holder:
             del holder[last]
+            # What the lost key held goes with it; the place of the wish stays, for a key that turns out to be required.
             places = {at: other for at, other in places.items() if at[: len(path)] != path} | {path: place}
     return dataclasses.replace(changed, places=places, problems=(*document.problems, *problems))
 
@@ -106,12 +108,14 @@ def _fault(document: Document, path: KeyPath, schema: type[BaseModel]) -> str | 
     annotation: Any = schema
     value = document.data
     for n, part in enumerate(path):
+        # Lists and single values are set whole, so that a path never means the n-th item of a list.
         if not isinstance(value, Mapping | None):
             return f"no such key: {'.'.join(map(str, path[:n]))} is no mapping here, so set all of it"
         if _free(annotation):
             return None
         known = _keys(annotation, value)
         if part not in known:
+            # The whole rest is mended, not this part alone: it is what a person would type next.
             meant = _nearest(annotation, value, path[n:])
             near = ".".join(map(str, (*path[:n], *meant))) if meant else None
             if near or known:

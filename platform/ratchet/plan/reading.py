@@ -23,11 +23,14 @@ from ratchet.errors import PlanError
 from ratchet.plan.document import SET, Document, KeyPath, Place, Problem, dotted, fail, shorten
 from ratchet.plan.outline import close, hint
 
+# A plan has a few kilobytes. The limits are for files that somebody else wrote: aliases of aliases can stand for
+# terabytes in a few lines.
 LARGEST_FILE = 1 << 20
 MOST_VALUES = 100_000
 DEEPEST = 32
 _TAG = "tag:yaml.org,2002:"
 _CONSTANTS = {"null": None, "true": True, "false": False}
+# PyYAML's sentences speak of its parser. These are matched in order, the most telling first.
 _SYNTAX = (
     (r"character '\\t'", "a tab: indent with spaces"),
     (r"mapping values are not allowed", "a colon where no key can stand: put text that has ': ' in it in quotes"),
@@ -52,6 +55,7 @@ def read(path: Path) -> Document:
 
 def parse(text: str, file: str) -> Document:
     """Turn YAML text into a Document whose `data` may be of any type. Raises PlanError."""
+    # PyYAML finds a tab only in some places, and says `cannot start any token` there.
     tabs = [number for number, line in enumerate(text.split("\n"), 1) if re.match(r" *\t\s*[^\s#]", line)]
     fail(Problem(Place(file, number), "", "a tab: indent with spaces") for number in tabs)
     try:
@@ -92,6 +96,7 @@ def read_text(path: Path, largest: int = LARGEST_FILE) -> str:
         raise PlanError(f"{path}: is a folder: name the file in it") from None
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    # One byte more than allowed was asked for, so that the size of a pipe or a growing file does not matter.
     if len(data) > largest:
         _stop(place, f"larger than {largest >> 20} MiB, and no more is read")
     try:
@@ -126,6 +131,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 class _Composer(Reader, Scanner, Parser, Composer, Resolver):
     """PyYAML's composer with the scalars of YAML 1.2 and a limit on depth."""
 
+    # PyYAML's resolvers are those of YAML 1.1, where `no` is false and `1:30` is 90. This class starts with none.
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML fills its own on the class
 
     def __init__(self, text: str, file: str) -> None:
@@ -138,6 +144,7 @@ class _Composer(Reader, Scanner, Parser, Composer, Resolver):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
+        # Stopped while it is composed: deeper nesting would end Python's stack before `_take_one` counts.
         if self.depth > DEEPEST:
             _stop(Place(self.file, self.line + 1), f"nested more than {DEEPEST} deep")
         node = super().compose_node(parent, index)
@@ -167,6 +174,7 @@ class ValueBuilder:
         self.problems: list[Problem] = []
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        # The place of a key wins over that of its value, which may begin on the next line.
         self.places.setdefault(path, self._place(node))
         self._take_one(path)
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
@@ -207,7 +215,8 @@ class ValueBuilder:
                 return int(text)
             if kind == "float":
                 return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))
-        except (KeyError, ValueError):  # an explicit tag on other text, or thousands of digits
+        # An explicit tag on other text, or more digits than Python turns into a number.
+        except (KeyError, ValueError):
             what = f"{shorten(text)!r} is no {'number' if kind in {'int', 'float'} else kind} that can be read"
             self.problems.append(Problem(self.places[path], dotted(path), what))
             return None

@@ -192,6 +192,7 @@ def _of_ratchet(annotation: Any) -> Any:
     return annotation
 
 
+# The page is compared with the one in the repository, so it must not change with the packages of a machine.
 _NAMES: dict[Any, Any] = {data.Layout: Literal[("auto", *data.LAYOUTS)], data.Build: Literal[data.BUILDERS]}
 _ADDED: set[Any] = {row.settings for kind, row in STAGE_KINDS.items() if kind not in BUILT_IN}
 _ADDED |= {row.settings for kind, row in suite.TASK_KINDS.items() if kind not in tasks.BUILT_IN}
@@ -213,6 +214,7 @@ _TITLES = {part: title for title, part in SECTIONS}
 
 
 def _anchor(part: Model) -> str:
+    # As GitHub makes anchors of headings; `&` falls out and leaves two hyphens.
     words = _TITLES[part].lower().replace(" ", "-")
     return "#" + "".join(letter for letter in words if letter.isalnum() or letter in "-_")
 

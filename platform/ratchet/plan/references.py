@@ -77,7 +77,7 @@ def contradictions(document: Document) -> list[Problem]:
             path = ("stages", name)
             problems += [*_stepwise(document, path, stage)]
             problems += [*_quantised(document, path, stage, cluster), *_other_models(document, path, stage)]
-            problems += [*_divided_anew(document, path, stage, cluster), *_added_up(document, path, stage)]
+            problems += [*_redivided(document, path, stage, cluster), *_added_up(document, path, stage)]
     return problems
 
 
@@ -156,13 +156,16 @@ def _cycles(document: Document, stages: Mapping[str, Any]) -> Iterator[Problem]:
                 del left[name]
         if not left:
             return
+        # What is left waits for something that is left too, so a walk along it must come back to a name.
         walk = [next(iter(left))]
         while walk.count(walk[-1]) == 1:
             walk.append(next(need for need in left[walk[-1]] if need in left))
         circle = walk[walk.index(walk[-1]) : -1]
+        # Begin with the stage that the file has first, whichever name the walk began with.
         first = min(range(len(circle)), key=lambda n: list(stages).index(circle[n]))
         circle = [*circle[first:], *circle[: first + 1]]
         yield document.problem(paths[circle[0]][circle[1]], f"goes in a circle: {' → '.join(circle)}")
+        # Its stages are taken away, so that another circle behind it is found as well.
         for name in circle[1:]:
             del left[name]
 
@@ -192,11 +195,12 @@ def _quantised(
         yield document.problem(at, "quantised weights cannot be divided: set cluster.deepspeed.zero to 0, 1 or 2")
 
 
-def _divided_anew(
+def _redivided(
     document: Document, path: KeyPath, stage: Mapping[str, Any], cluster: Mapping[str, Any]
 ) -> Iterator[Problem]:
     """Yield what cannot go on with another number of workers: DeepSpeed redivides no checkpoint of adapters."""
     workers, zero = cluster.get("workers"), _mapping(cluster, "deepspeed").get("zero", 0)
+    # DeepSpeed keeps the adapters' optimiser state in a layout of one number of workers.
     if isinstance(stage.get("lora"), dict) and _is_range(workers) and zero != 0:
         what = f"adapters divided by ZeRO stay with one number of workers, and cluster.workers is {in_yaml(workers)}"
         yield document.problem((*path, "lora"), f"{what}: set cluster.deepspeed.zero to 0, or give one number")
@@ -217,6 +221,7 @@ def _is_range(workers: Any) -> bool:
 def _no_gpu(cluster: Mapping[str, Any]) -> bool:
     """Whether workers surely have no GPU; where a key of the cluster is misspelt, it may have said otherwise."""
     gpus = cluster.get("gpus_per_worker", Cluster.model_fields["gpus_per_worker"].default)
+    # `True` equals 1 and `False` 0 in Python: a bool here is a slip of its own.
     return cluster.keys() <= Cluster.model_fields.keys() and not isinstance(gpus, bool) and gpus == 0
 
 

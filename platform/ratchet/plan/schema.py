@@ -28,7 +28,7 @@ class ReferenceScores(Strict):
     sample: Annotated[int, Field(ge=16)] = 256
     """Pairs of each source that both engines score, for the comparison."""
     otherwise: Literal["refuse", "rescore"] = "refuse"
-    """Where vLLM's scores are further off than the stage's loss bears: stop with the figures, or
+    """Where vLLM's scores differ by more than the stage's loss tolerates: stop with the figures, or
     score with the trainer's own forward pass. `auto` always does that."""
 
     @model_validator(mode="after")

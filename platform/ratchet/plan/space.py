@@ -63,7 +63,7 @@ class Budget(Strict):
     """Plan runs, every seed counted. Left out: every combination of a grid."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Hours after which no trial is begun, over all calls that work on the sweep; those under way end as usual, and
-    those that a kill left unfinished are gone on with."""
+    those that a kill left unfinished are finished."""
 
 
 class Space(Strict):
@@ -113,6 +113,7 @@ def _overlaps(document: Document, space: Space) -> Iterator[Problem]:
                 what = f"{key} is under `{before[0]}` too: a key is varied, set or left out, once"
                 yield document.problem(path, what)
             elif key.startswith(f"{other}.") or other.startswith(f"{key}."):
+                # "a.b" is below "a", and "ab" is not: so the dot belongs to the comparison.
                 inner, outer = (key, other) if key.startswith(other) else (other, key)
                 yield document.problem(path, f"{inner} is a part of {outer}: give one of the two")
 
@@ -132,6 +133,7 @@ def _seeds(document: Document, space: Space) -> Iterator[Problem]:
 
 
 def _scheduler(document: Document, space: Space) -> Iterator[Problem]:
+    # A scheduler would end the seeds that do badly, and the mean of the point would be over the lucky ones.
     if space.scheduler is not None and space.seeds is not None:
         what = (
             "ends trials of some seeds of a point, whose mean over the others would flatter it, and there are `seeds`: "

@@ -23,6 +23,7 @@ def _added(plugin: Plugin) -> AddedLoss:
     added = plugin.load(AddedLoss)
     if not added.stage.reads_pairs:
         raise plugin.unusable(f"{added.stage.settings.__name__} extends neither PreferenceStage nor ReferringStage")
+    # The union of a plan's stages goes by the settings, and the table by the entry point: they must agree.
     if added.stage.name != plugin.kind:
         raise plugin.unusable(f"the `kind` of {added.stage.settings.__name__} is {added.stage.name!r}")
     return added
@@ -57,8 +58,9 @@ def release_of(kind: str) -> str | None:
 
 
 def may_train(stage: Mapping[str, Any]) -> bool:
-    """Whether a stage as a file writes it may train; also where its kind is not one, which `explain` has said."""
+    """Whether a stage as a file writes it may train; also where its kind is unknown."""
     row = STAGE_KINDS.get(str(stage.get("kind")))
+    # `explain` has said that the kind is unknown; what a training stage must have is still worth saying.
     return row is None or row.trains
 
 

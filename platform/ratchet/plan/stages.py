@@ -23,6 +23,7 @@ class Sft(TrainingStage):
 
     kind: Literal["sft"]
     """What the stage does."""
+    # Higher than a preference stage's: there a step moves a model that is already close to where it should be.
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """Highest learning rate (AdamW)."""
 
@@ -32,6 +33,7 @@ class Dpo(ReferringStage):
 
     kind: Literal["dpo"]
     """What the stage does."""
+    # At 0.5 both labels are alike, and nothing is learnt.
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of labels taken to be flipped (conservative DPO)."""
     first_loss: FirstLoss = 0.1
@@ -78,6 +80,7 @@ class Simpo(PreferenceStage):
 
     kind: Literal["simpo"]
     """What the stage does."""
+    # A mean over tokens is many times smaller than the sum that other kinds scale.
     beta: Annotated[float, Field(gt=0)] = 2.0
     """Scale of the rewards, which are means over an answer's tokens: the paper takes 2 to 10."""
     gamma: Annotated[float, Field(ge=0)] = 0.5
@@ -127,6 +130,7 @@ class StageKind:
     def __post_init__(self) -> None:
         if not isinstance(kind_of(self.settings), str):
             raise TypeError(f"{self.settings.__name__} needs a key `kind` that is a Literal of one text")
+        # A chart without an axis would be drawn empty, and nobody would miss it.
         if self.trains != bool(self.loss_axis):
             raise TypeError(f"{self.settings.__name__} needs a loss_axis where it trains, and only there")
 

@@ -39,6 +39,7 @@ def added_task(plugin: Plugin) -> TaskKind:
         raise plugin.unusable(f"the `kind` of its settings is {named!r}")
     if unknown := {*row.by_content, *row.paths} - set(row.settings.model_fields):
         raise plugin.unusable(f"its settings have no {', '.join(sorted(unknown))}")
+    # The package decides its numbers like any library, so its version belongs to the identity of each result.
     return dataclasses.replace(row, libraries=(*row.libraries, plugin.package))
 
 
@@ -101,7 +102,7 @@ class Suite(Strict):
         for name, of in self.averages.items():
             for task in of:
                 if task not in self.tasks:
-                    raise wrong(f"averages.{name}", f"names the task {task}, which the suite has not", "tasks")
+                    raise wrong(f"averages.{name}", f"names the task {task}, which is not in the suite", "tasks")
                 if not task_kind(self.tasks[task].kind).averages:
                     raise wrong(f"averages.{name}", f"averages shares, and {task} is none", "tasks")
         return self

@@ -97,6 +97,7 @@ class Answering(Strict):
 
     engine: Engine = "trainer"
     """Who runs the model: transformers, as the trainer loads it, or vLLM."""
+    # Padding changes the order in which a matrix product adds up, and with it the last bits of every score.
     batch_tokens: Annotated[int, Field(ge=1)] = 16_384
     """Tokens of one batch, padding and new ones included. Part of the result: batches decide the last bits."""
 

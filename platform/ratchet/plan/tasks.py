@@ -35,6 +35,7 @@ class ExactMatch(Answering):
     def _one_group(self) -> ExactMatch:
         try:
             groups = re.compile(self.pattern).groups
+        # Nested groups end the stack of `re`, and a huge repetition overflows: both are slips in the pattern.
         except (re.error, RecursionError, OverflowError) as error:
             raise wrong("pattern", f"is no regular expression: {error}") from None
         if groups != 1:
@@ -58,7 +59,7 @@ class Harness(Answering):
     include: str | None = None
     """Folder of your own task definitions, in lm-eval's format."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Questions of each task, at most, from the first on: for a try, and said beside the score."""
+    """Questions of each task, at most, from the first on: for a try. The score says so."""
     chat_template: bool = False
     """Ask through the model's chat template, examples as earlier turns. Not for `openllm-v1`."""
 

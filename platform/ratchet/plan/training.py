@@ -59,7 +59,7 @@ class Checkpoint(Strict):
     every: Annotated[int, Field(ge=1)] = 100
     """Optimiser steps between checkpoints; there is always one at the end."""
     keep: Annotated[int, Field(ge=1)] = 2
-    """Newest checkpoints kept while the step is trained, beside the best one; all go once its model is published."""
+    """Newest checkpoints kept while the step trains, and the best one; all are deleted once its model is published."""
     publish: Literal["last", "best"] = "last"
     """Which becomes the stage's model; best is by held-out loss."""
 
@@ -77,6 +77,7 @@ class TrainingStage(Strict):
     """Start from that stage's model (or the plan's `base`), whatever `after` says."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the pairs."""
+    # The ledger proves that an epoch is whole only where this does not cut it short.
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many optimiser steps, even within an epoch."""
     batch: Annotated[int, Field(ge=1)] = 32
@@ -88,11 +89,13 @@ class TrainingStage(Strict):
     """Highest learning rate (AdamW)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after the warm-up."""
+    # Rounded up, so that any share above 0 has at least one step.
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps, rounded up, in which the learning rate rises in equal parts to its highest. The first
     step has one part, and not 0 as with transformers."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay, on all weights but norms and biases."""
+    # A norm's weight is a scale around 1: pulling it to 0 is no regularisation.
     decay_norms: bool = False
     """Let weight decay fall on norms and biases too. Transformers and TRL leave them out."""
     gradients: Literal["float32", "bfloat16"] = "float32"
@@ -102,8 +105,10 @@ class TrainingStage(Strict):
     """AdamW's decay rates of the first and second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""
+    # The norm is that of the whole global batch, so it does not change with the number of workers.
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest gradient norm; `null` does not clip."""
+    # Counted over a hundred steps: one bad row may be skipped, a run that diverges may not.
     skip_nonfinite: Annotated[int, Field(ge=0, lt=100)] = 0
     """Steps of any hundred that may be skipped because their loss or gradient is not finite; the next such step
     stops training. A skipped step updates nothing, and is reported with its pairs."""
