@@ -23,9 +23,10 @@ from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.assemble import pair_row
-from ratchet.pairs.layouts import LAYOUTS, detect
+from ratchet.pairs.layouts import LAYOUTS
 from ratchet.pairs.pair import PreferencePair, TokenisedPair
 from ratchet.pairs.render import find_style
+from ratchet.pairs.source import detect
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, tokenise
 from ratchet.plan.model import Scratch

@@ -9,10 +9,10 @@ import pytest
 
 from raised import raises
 from ratchet.pairs.files import plan_spans
-from ratchet.pairs.layouts import LAYOUTS, detect
+from ratchet.pairs.layouts import LAYOUTS
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import SourceRow
-from ratchet.pairs.source import Item, SourceReading, make_reading, pairs_of, read_source
+from ratchet.pairs.source import Item, SourceReading, detect, make_reading, pairs_of, read_source
 from ratchet.plan.data import Layout, Source
 
 USER, BOT, SYSTEM = "user", "assistant", "system"

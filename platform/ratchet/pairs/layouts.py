@@ -5,13 +5,11 @@ Each function takes a row and returns its `Sides` (`choices`: its `ChoiceQuestio
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ratchet.errors import DataError
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.fields import (
     answered,
@@ -31,8 +29,6 @@ from ratchet.pairs.pair import Turn
 from ratchet.plan import data as plan_data
 
 VERSION = 1
-# A few odd rows at the head must not decide: more than half of these do.
-DETECT_ROWS = 20
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
@@ -293,29 +289,3 @@ LAYOUTS: dict[str, RowLayout] = {
 def layout_of(name: str) -> RowLayout:
     """Return a layout by its name. Raises PlanError where that of another package cannot be used."""
     return LAYOUTS[name] if name in LAYOUTS else plan_data.LAYOUT_KINDS.added[name].load(RowLayout)
-
-
-def detect(rows: Sequence[Fields], where: str) -> str:
-    """Return the one layout that more than half of `rows` look like.
-
-    Raises DataError with the fields seen where none fits, or more than one.
-    """
-    # Ratchet's own alone: what another package finds fitting would change what `auto` means on this machine.
-    votes = collections.Counter(name for row in rows for name, layout in LAYOUTS.items() if layout.detect(row))
-    winners = [name for name in LAYOUTS if votes[name] * 2 > len(rows)]
-    if len(winners) == 1:
-        return winners[0]
-    keys = ", ".join(sorted({key for row in rows for key in row})) or "none"
-    known = "\n".join(f"    {name}: {LAYOUTS[name].fields}" for name in winners or LAYOUTS)
-    if winners:
-        what = f"the rows fit more than one layout; fields seen: {keys}\n{known}"
-        raise DataError(what, where=where, fix="name one with `layout:`", code="data.layouts")
-    fix = "rename the fields, or name a layout with `layout:`"
-    if any(isinstance(row.get("label"), bool) for row in rows):
-        fix = (
-            "these are single answers marked good or bad, not pairs; to train on the good ones alone, "
-            "write `layout: instruction` and `where: [label == true]`"
-        )
-    raise DataError(
-        f"no layout fits these rows; fields seen: {keys}\n{known}", where=where, fix=fix, code="data.no-layout"
-    )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import build_pairs, builder_of
 from ratchet.pairs.checks import Condition, Reason, Unfit, check_conditions, check_pair, parse_condition
 from ratchet.pairs.files import Span, plan_spans
-from ratchet.pairs.layouts import DETECT_ROWS, ChoiceQuestion, Sides, detect, layout_of
+from ratchet.pairs.layouts import LAYOUTS, ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import GENERATED, SourceRow, read_span
 from ratchet.plan.data import Source, packages_of
 
+# A few odd rows at the head must not decide: more than half of these do.
+DETECT_ROWS = 20
 _DETAIL = 200
 # A file may begin with many broken rows. Beyond these it is not what `path:` says that it is.
 _LOOK = 10_000
@@ -162,3 +165,29 @@ def _detected(source: Source, spans: list[Span]) -> str:
             code="data.no-layout",
         )
     return detect(seen, spans[0].path or spans[0].file)
+
+
+def detect(rows: Sequence[Fields], where: str) -> str:
+    """Return the one layout that more than half of `rows` look like.
+
+    Raises DataError with the fields seen where none fits, or more than one.
+    """
+    # Ratchet's own alone: what another package finds fitting would change what `auto` means on this machine.
+    votes = collections.Counter(name for row in rows for name, layout in LAYOUTS.items() if layout.detect(row))
+    winners = [name for name in LAYOUTS if votes[name] * 2 > len(rows)]
+    if len(winners) == 1:
+        return winners[0]
+    keys = ", ".join(sorted({key for row in rows for key in row})) or "none"
+    known = "\n".join(f"    {name}: {LAYOUTS[name].fields}" for name in winners or LAYOUTS)
+    if winners:
+        what = f"the rows fit more than one layout; fields seen: {keys}\n{known}"
+        raise DataError(what, where=where, fix="name one with `layout:`", code="data.layouts")
+    fix = "rename the fields, or name a layout with `layout:`"
+    if any(isinstance(row.get("label"), bool) for row in rows):
+        fix = (
+            "these are single answers marked good or bad, not pairs; to train on the good ones alone, "
+            "write `layout: instruction` and `where: [label == true]`"
+        )
+    raise DataError(
+        f"no layout fits these rows; fields seen: {keys}\n{known}", where=where, fix=fix, code="data.no-layout"
+    )
