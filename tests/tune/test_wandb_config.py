@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from ratchet.errors import PlanError
 from ratchet.plan.schema import Wandb
 from ratchet.plan.space import Space
 from ratchet.tune.wandb_config import values_of_arguments, wandb_config, wandb_yaml
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it is written for an older pydantic
-    import sweeps
-    from sweeps.config.cfg import schema_violations_from_proposed_config
 
 PLAN, SPACE = Path("jobs/quickstart.yaml"), Path("tune_spaces/all.yaml")
 ORDERS = [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "c", "b"], ["c", "b", "a"], ["b", "a", "c"]]
@@ -57,10 +49,12 @@ def config_of(space: Space, *overrides: str) -> dict[str, Any]:
 
 def words_of(config: dict[str, Any], point: dict[str, Any]) -> list[str]:
     """The command line for a point, by wandb's own functions, put together as its agent does."""
-    macros = create_sweep_command_args({"args": json.loads(json.dumps(point))})
+    import wandb_sweeps as theirs
+
+    macros = theirs.create_sweep_command_args({"args": json.loads(json.dumps(point))})
     macros["env"] = ["/usr/bin/env"]
     made: list[str] = []
-    for chunk in create_sweep_command(list(config["command"])):
+    for chunk in theirs.create_sweep_command(list(config["command"])):
         made += macros.get(chunk[2:-1], []) if chunk.startswith("${") and chunk.endswith("}") else [chunk]
     return made
 
@@ -70,12 +64,14 @@ def words_of(config: dict[str, Any], point: dict[str, Any]) -> list[str]:
 def test_wandbs_schema_takes_every_distribution(by: str, key: str) -> None:
     if by == "grid" and key in CONTINUOUS:
         pytest.skip("a grid has no ranges")
+    import wandb_sweeps as theirs
+
     config = config_of(space_of({key: {**DISCRETE, **CONTINUOUS}[key]}, by))
-    assert schema_violations_from_proposed_config(config) == []
-    assert _validate_config_and_fill_distribution(config) == config  # what `wandb sweep` itself looks at: all is said
-    filled = sweeps.SweepConfig(config)
+    assert theirs.violations(config) == []
+    assert theirs.fill(config) == config  # what `wandb sweep` itself looks at: all is said
+    filled = theirs.SweepConfig(config)
     assert filled["method"] == METHODS[by]
-    assert sweeps.next_run(config, [], validate=True) is not None
+    assert theirs.next_run(config, [], validate=True) is not None
 
 
 def test_distributions_are_those_of_the_space() -> None:
@@ -94,6 +90,8 @@ def test_distributions_are_those_of_the_space() -> None:
 
 
 def test_the_rest_of_the_configuration() -> None:
+    import wandb_sweeps as theirs
+
     space = space_of(DISCRETE, budget={"trials": 12}, objectives={"align/train/loss": "min", "b": "max"})
     config = config_of(space, "cluster.workers=2")
     assert config["metric"] == {"name": "align/train/loss", "goal": "minimize"}
@@ -102,11 +100,9 @@ def test_the_rest_of_the_configuration() -> None:
         *("--set", "cluster.workers=2", "--trial", "${args_no_hyphens}"),
     ]
     # The published package knows no run_cap yet; its source and the service do.
-    assert schema_violations_from_proposed_config(config) == [
-        "Additional properties are not allowed ('run_cap' was unexpected)"
-    ]
+    assert theirs.violations(config) == ["Additional properties are not allowed ('run_cap' was unexpected)"]
     assert config.pop("run_cap") == 12
-    assert schema_violations_from_proposed_config(config) == []
+    assert theirs.violations(config) == []
     owned = wandb_config(PLAN, SPACE, space, (), Wandb(project="p", entity="ada"))
     assert (owned["project"], owned["entity"]) == ("p", "ada")
 
@@ -126,13 +122,15 @@ def test_the_head_says_what_wandb_does_otherwise() -> None:
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("by", ["grid", "random", "tpe"])
 def test_what_wandb_suggests_comes_back_as_values_of_the_space(by: str) -> None:
+    import wandb_sweeps as theirs
+
     space = space_of(DISCRETE if by == "grid" else {**DISCRETE, **CONTINUOUS}, by, seeds=[3, 5])
     config = config_of(space)
     runs: list[Any] = []
     seen = set()
     for number in range(12 if by == "tpe" else 40):
-        run = sweeps.next_run(config, runs)
-        run.state, run.summary_metrics = sweeps.RunState.finished, {"align/heldout/accuracy": math.sin(number)}
+        run = theirs.next_run(config, runs)
+        run.state, run.summary_metrics = theirs.RunState.finished, {"align/heldout/accuracy": math.sin(number)}
         runs.append(run)
         command = words_of(config, run.config)
         assert command[:6] == ["/usr/bin/env", "ratchet", "sweep", str(PLAN), str(SPACE), "--trial"]
