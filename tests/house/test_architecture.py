@@ -101,7 +101,7 @@ def test_files_stay_short() -> None:
 def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": "."}
     command = [sys.executable, "-c", code, *args]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_platform_does_not_hide_the_standard_library() -> None:

@@ -90,7 +90,7 @@ def test_a_browser_shows_the_two_models_that_are_chosen(tmp_path: Path) -> None:
         f"--user-data-dir={tmp_path}/home",
         "--dump-dom",
     ]
-    dump = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    dump = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, check=True).stdout
     seen = json.loads(html_text.unescape(re.findall("<title>(.*?)</title>", dump, re.DOTALL)[0]))
     assert seen == [False, 3, [[HOSTILE, HOSTILE], ["base", RIGHT_TO_LEFT]]]
 

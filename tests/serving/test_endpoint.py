@@ -81,7 +81,7 @@ def test_no_more_requests_are_under_way_than_allowed(bench: Bench, limit: int) -
     together = threading.Barrier(limit)
 
     def waits_for_the_others(handler: object, body: dict[str, object]) -> None:
-        together.wait(10)
+        together.wait(600)
         well(handler, body)
 
     bench.server.always = waits_for_the_others
@@ -116,7 +116,7 @@ def test_the_first_error_lets_the_others_finish_and_ends_every_wait(bench: Bench
 
     def late(behaviour: Behaviour) -> Behaviour:
         def behave(handler: object, body: dict[str, object]) -> None:
-            refused.wait(10)
+            refused.wait(600)
             time.sleep(0.2)
             behaviour(handler, body)
 

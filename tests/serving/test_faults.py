@@ -22,7 +22,7 @@ from endpoint_server import (
     hangs_up,
     says,
     serving,
-    slow,
+    silent,
     stops_half_way,
 )
 from ratchet.errors import EndpointError, StoppedError
@@ -194,7 +194,7 @@ def test_an_endpoint_that_is_down_or_slow_is_told(bench: Bench) -> None:
     ):
         endpoint.answer([chat("hi")])
     assert bench.waits == [1, 2]
-    bench.server.always = slow(0.3)
+    bench.server.always = silent
     with (
         bench.endpoint(timeout_seconds=0.05, max_attempts=2) as endpoint,
         pytest.raises(EndpointError, match=r"(?s)no answer within 0.05 s.*raise timeout_seconds"),

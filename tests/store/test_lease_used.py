@@ -92,7 +92,7 @@ def test_tokens_that_many_want_are_made_once(made: tuple[Layout, Path, Path], mo
         start.wait()
         return prepare_tokens(pairs, "abc", model, layout, **LENGTHS, wait=Wait(said.append)), said
 
-    answers = [future.result(60) for future in [beside(work) for _ in range(4)]]
+    answers = [future.result() for future in [beside(work) for _ in range(4)]]
     assert len(begun) == 1
     assert {answer for answer, _ in answers} == {(layout.tokens(answers[0][0][0]).name, answers[0][0][1])}
     lines = [line for _, said in answers for line in said]
@@ -136,7 +136,7 @@ def test_scores_that_another_process_makes_are_waited_for_and_not_computed(
             numbers, counts = -np.ones(len(ids)), np.ones(len(ids), np.int32)
             write_block(one.folder, 0, ids, Logps(numbers, numbers, counts, counts))
             score._finish(one, "2026-01-01T00:00:00Z", time.monotonic(), 1.0)
-    found = waiting.result(20)
+    found = waiting.result()
     assert [(one.folder, one.reused, one.pairs) for one in found] == [(plan.folder, True, 2), (other.folder, True, 5)]
     assert len(said) in {1, 2} and said[0].startswith(f"waiting for scores of {folder} on the ")
 
@@ -152,7 +152,7 @@ def test_who_waits_for_others_or_would_begin_can_be_stopped(made: tuple[Layout, 
     with leased(layout.lease(key), what="x") if held else contextlib.nullcontext():
         waiting = beside(lambda: prepare_tokens(pairs, "abc", folder, layout, wait=Wait(look=stop), **LENGTHS))
         with pytest.raises(StoppedError):
-            waiting.result(20)
+            waiting.result()
     assert not list(layout.tokens("x").parent.glob("*"))
     fp, tokens = prepare_tokens(pairs, "abc", folder, layout, **LENGTHS)
     work = [(ScoringModel(folder, "weights", "float32"), ScoreJob(fp, tokens, "train"))]
@@ -160,7 +160,7 @@ def test_who_waits_for_others_or_would_begin_can_be_stopped(made: tuple[Layout, 
     with leased(layout.lease(plan.lease), what="x") if held else contextlib.nullcontext():
         waiting = beside(lambda: score_jobs(work, layout, Pool(1, 0, Passes()), wait=Wait(look=stop)))
         with pytest.raises(StoppedError):
-            waiting.result(20)
+            waiting.result()
 
 
 def result_of(task: str) -> TaskResult:
@@ -200,7 +200,7 @@ def test_a_model_that_is_evaluated_is_waited_for_and_its_result_read(
         read = suites.check_suite("suite", suite, candidates.tokenizer, place.layout, None, gpu=False)
         identity = suites._identity(candidates, task, read.identities["text"])
         folder = keep(place, identity, Answered(result_of("text"), {}), 1.0, leases)
-    (scored,) = waiting.result(20)
+    (scored,) = waiting.result()
     assert (scored.folder, scored.reused, scored.result.headline.value) == (folder, True, 3.0)
 
 
@@ -222,7 +222,7 @@ def test_the_next_one_finds_the_journal_closed(bench: tuple[Bench, Model, Suite]
             return before
 
     futures = [beside(functools.partial(work, number)) for number in range(3)]
-    assert sorted(future.result(60) for future in futures) == [False, True, True]
+    assert sorted(future.result() for future in futures) == [False, True, True]
 
 
 def test_a_wait_ends_where_the_evaluation_is_stopped(bench: tuple[Bench, Model, Suite]) -> None:
@@ -232,7 +232,7 @@ def test_a_wait_ends_where_the_evaluation_is_stopped(bench: tuple[Bench, Model, 
         candidates.alone(suite.tasks.values(), candidates.step_back)
         waiting = beside(lambda: score_suite(stopped, model, "suite", suite, print))
         with pytest.raises(StoppedError, match="was stopped"):
-            waiting.result(20)
+            waiting.result()
 
 
 def test_one_process_at_a_time_asks_a_judge_behind_a_url(bench: tuple[Bench, Model, Suite]) -> None:
@@ -247,5 +247,5 @@ def test_one_process_at_a_time_asks_a_judge_behind_a_url(bench: tuple[Bench, Mod
             inside.append("out")
 
     for future in [beside(work) for _ in range(3)]:
-        future.result(60)
+        future.result()
     assert inside == ["in", "out"] * 3

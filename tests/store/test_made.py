@@ -93,11 +93,11 @@ def test_what_another_process_made_meanwhile_is_taken_and_its_lease_released(tmp
     with leased(layout.lease(LEASE), what="x"):
         other = threading.Thread(target=lambda: found.append(ensure(layout, Thing(there), wait).folder))
         other.start()
-        assert waits.wait(60)
+        assert waits.wait(600)
         elsewhere = ensure(Layout(tmp_path / "elsewhere"), Thing()).folder
         folder = layout.made("things", DIGEST)
         shutil.copytree(elsewhere, folder)
-    other.join(60)
+    other.join(600)
     assert found == [folder] and said[0].startswith("waiting for the thing: ")
 
 

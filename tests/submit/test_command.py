@@ -56,7 +56,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(server: JobServer, tmp_
         assert following.stdout.readline() == "a line\n", "so it follows"
         following.send_signal(signal.SIGINT)
         try:
-            _, told = following.communicate(timeout=60)
+            _, told = following.communicate()
         finally:
             following.kill()
     assert following.returncode == 130
@@ -71,19 +71,19 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(server: JobServer, tmp_
     assert shlex.split(again)[4:] == [*shlex.split(job), *sets]
     jobs = list(server.jobs)
     with submit(server, tmp_path, *shlex.split(again)[7:], "--no-wait") as same:  # as printed, it is the same job
-        _, told = same.communicate(timeout=60)
+        _, told = same.communicate()
     assert "is there already" in told and list(server.jobs) == jobs
     with submit(server, tmp_path, "--address", server.address, "--id", name, "--stop", "--patience", "1") as stopping:
-        stopping.communicate(timeout=60)
+        stopping.communicate()
     assert any(asked.endswith(f"{name}/stop") for asked in server.requests), "the printed command stops it"
 
 
 def test_a_stop_by_name_needs_no_plan_that_could_be_submitted(server: JobServer, tmp_path: Path) -> None:
     with submit(server, tmp_path, "--set", "cluster.storage=outputs", "--stop") as stopping:
-        _, told = stopping.communicate(timeout=60)
+        _, told = stopping.communicate()
     assert stopping.returncode != 2 and "no such job runs" in told
     with submit(server, tmp_path, "--set", "stages.none=1", "--id", "small-1", "--stop") as stopping:
-        _, told = stopping.communicate(timeout=60)
+        _, told = stopping.communicate()
     assert "small-1: no such job runs" in told
 
 
@@ -105,7 +105,7 @@ def test_the_command_ends_as_the_job_does(
 
     server.on_log = on_log
     with submit(server, tmp_path) as following:
-        out, told = following.communicate(timeout=60)
+        out, told = following.communicate()
     assert following.returncode == returned, told
     assert out.splitlines() == [f"job: {next(iter(server.jobs))}", "all"]
     assert words in told
@@ -117,11 +117,11 @@ def test_a_file_that_git_ignores_goes_when_it_is_asked_for(server: JobServer, tm
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     words = ["--no-wait", "--set", "data.sums={path: rows.jsonl}"]
     with submit(server, tmp_path, *words) as refused:
-        _, told = refused.communicate(timeout=60)
+        _, told = refused.communicate()
     assert refused.returncode == 2
     assert "data.sums.path: rows.jsonl is ignored by git" in told
     assert not server.requests, "nothing was asked or sent"
     with submit(server, tmp_path, *words, "--ignored") as sent:
-        _, told = sent.communicate(timeout=60)
+        _, told = sent.communicate()
     assert sent.returncode == 0, told
     assert len(server.jobs) == 1

@@ -86,6 +86,12 @@ def slow(seconds: float) -> Behaviour:
     return behave
 
 
+def silent(handler: _Handler, _: dict[str, Any]) -> None:
+    """Answer nothing until the other side has had enough, whatever time that takes."""
+    handler.close_connection = True
+    handler.connection.recv(1)
+
+
 def hangs_up(handler: _Handler, _: dict[str, Any]) -> None:
     """Close the connection without a word."""
     handler.close_connection = True

@@ -81,14 +81,14 @@ def by_engines(folder: Path, runs: list[tuple[int, str]], world: int) -> list[An
         subprocess.Popen([sys.executable, __file__, str(rank), line], stderr=subprocess.PIPE, text=True)
         for rank in range(world)
     ]
-    said = [worker.communicate(timeout=300)[1] for worker in workers]
+    said = [worker.communicate()[1] for worker in workers]
     assert all(worker.returncode == 0 for worker in workers), "\n".join(said)
     return torch.load(out)  # type: ignore[no-any-return]
 
 
 def work(rank: int, asked: dict[str, Any]) -> None:
     world, store = asked["world"], f"file://{asked['out']}.store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(minutes=30))
     found: list[Any] = [two_steps(zero, dtype, rank, world) for zero, dtype in asked["runs"]]
     found = found or adapters_alone(Path(asked["out"]).parent / "checkpoint")
     if rank == 0:

@@ -37,7 +37,7 @@ def drive(folder: Path, wandb: Service, **options: Any) -> list[str]:
     chosen = {"mode": "online", "init_timeout": 60.0, "seconds": 60.0, "count": 10, **options}
     environment = {**os.environ, **wandb.environment(folder)}
     command = [sys.executable, "-c", _DRIVER, str(folder), json.dumps(CHOSEN), json.dumps(chosen)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stderr.splitlines()
 
 

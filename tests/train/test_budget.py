@@ -187,7 +187,7 @@ def test_items_come_in_order_and_one_is_made_ahead() -> None:
 
     with prefetch(items()) as ready:
         assert next(ready) == 0
-        assert second.wait(10)  # made while 0 is in use
+        assert second.wait(600)  # made while 0 is in use
         assert list(ready) == [1, 2, 3]
     assert made == [0, 1, 2, 3]
 

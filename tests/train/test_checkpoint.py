@@ -26,7 +26,7 @@ class Threads:
     """Workers that are threads: `run` calls a function with each one's communicator."""
 
     def __init__(self, world: int) -> None:
-        self.world, self.barrier, self.slots = world, threading.Barrier(world, timeout=20), [None] * world
+        self.world, self.barrier, self.slots = world, threading.Barrier(world, timeout=600), [None] * world
 
     def run(self, work: Callable[[Any], Any]) -> list[Any]:
         with ThreadPoolExecutor(self.world) as pool:

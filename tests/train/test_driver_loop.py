@@ -39,7 +39,7 @@ class Training:
         self.calls += 1
         if self.begun:
             write_json(self.folder / WORKERS, {"nodes": ["a"]})
-        self.over.wait(20)
+        self.over.wait(600)
         return {"ended": {"kind": "stop", "step": 7}}
 
 

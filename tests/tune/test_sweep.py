@@ -174,5 +174,5 @@ def test_a_page_that_cannot_be_written_does_not_end_the_next_ones(caplog: pytest
     with Pages(write) as pages:
         for event in written:
             pages.ask()
-            assert event.wait(10)
+            assert event.wait(600)
     assert calls == [0, 1] and "page could not be written" in caplog.text

@@ -38,7 +38,7 @@ class Kept:
         """Wait until so many lines came, while the block still runs."""
         while len(self.lines) < count:
             self.more.clear()
-            assert len(self.lines) >= count or self.more.wait(10), self.lines
+            assert len(self.lines) >= count or self.more.wait(600), self.lines
 
 
 def grow(path: Path, first: int, last: int) -> None:

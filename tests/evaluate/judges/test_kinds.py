@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from endpoint_server import NOW, Behaviour, Server, hangs_up, says, serving, slow, stops_half_way, well
+from endpoint_server import NOW, Behaviour, Server, hangs_up, says, serving, silent, stops_half_way, well
 from ratchet.errors import DataError, EndpointError, ModelError, PlanError, RatchetError
 from ratchet.evaluate.judges.judge import NO_RATING, OUT_OF_RANGE, JudgeCase, Verdict, judge_cases
 from ratchet.evaluate.judges.kinds import endpoint_judge, engine_judge
@@ -71,7 +71,8 @@ MALFORMED = "judge failed: an answer that is not as the protocol says"
         (speaks(10), MALFORMED, 2),
         (speaks(["[[10]]"]), MALFORMED, 2),
         (speaks("[[10]]", None), MALFORMED, 2),
-        (slow(1.2), "judge failed: no answer within 0.5 s", 2),
+        # The others are answered in time on a machine that is busy too: 5 s, which the nightly tier has.
+        pytest.param(silent, "judge failed: no answer within 5 s", 2, marks=pytest.mark.slow),
         (speaks(None), NO_RATING, 3),
         (speaks(None, "content_filter"), f"{NO_RATING} (content_filter)", 3),
         (speaks("It is so long that", "length"), f"{NO_RATING} (length)", 3),
@@ -88,7 +89,7 @@ def test_what_a_judge_does_wrong_is_no_score_and_spoils_no_other(
     server: Server, tmp_path: Path, fault: Behaviour, problem: str, requests: int
 ) -> None:
     server.always = only_for("case 2", fault)
-    found = judged(server, tmp_path, timeout_seconds=0.5 if "within" in problem else 30.0)
+    found = judged(server, tmp_path, timeout_seconds=5.0 if "within" in problem else 30.0)
     assert [one.rating for one in found] == [7.0, 7.0, None, 7.0]
     assert [one.problem for one in found if one.rating is None] == [problem]
     assert server.said.count("case 2") == requests
