@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nightly import nightly
 from raised import raises
 from ratchet import cli
 from ratchet.commands.plans import _MARKS
@@ -69,7 +70,7 @@ def test_every_command_touches_the_storage_before_it_loads_a_model(
     assert "--storage: it is a file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", nightly(["ascii", "latin-1", "cp1252"], lambda encoding: encoding == "ascii"))
 def test_what_a_terminal_has_no_sign_for_becomes_one_that_it_has(encoding: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     command = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nightly import nightly
 from track_example import wandb_records
 from trial_example import CHOSEN
 from wandb_service import Service, service
@@ -47,7 +48,7 @@ def _no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", nightly(["offline", "online"], lambda mode: mode == "online"))
 def test_each_end_is_told_to_its_own_run(tmp_path: Path, mode: str) -> None:
     with service() as wandb:
         said = drive(tmp_path, wandb, mode=mode, count=2)
@@ -61,7 +62,7 @@ def test_each_end_is_told_to_its_own_run(tmp_path: Path, mode: str) -> None:
     assert said == []
 
 
-@pytest.mark.parametrize("fault", [500, "hang"])
+@pytest.mark.parametrize("fault", nightly([500, "hang"], lambda fault: fault == 500))
 def test_after_the_first_end_that_fails_no_other_is_tried(tmp_path: Path, fault: int | str) -> None:
     with service() as wandb:
         wandb.fault = fault

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
+from nightly import nightly
 from ratchet.documents.read import read_scores
 from ratchet.documents.sweep import Value
 from ratchet.documents.trial import TrialPoint
@@ -258,7 +259,7 @@ def test_a_trial_ended_from_outside_keeps_what_it_had_sent(
     assert told["align.1/step"] in {11, 12} and told["stages/align.1/kind"] == "dpop"
 
 
-FAULTS = ["refuses", 401, 500, 429, pytest.param("hang", marks=pytest.mark.slow)]
+FAULTS = nightly(["refuses", 401, 500, 429, "hang"], lambda fault: fault == 401)
 """401 is what a key that is wrong gets."""
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from nightly import nightly
 from precision_run import asked, by_engines, by_hand, spec_at
 from train_bench import tiny_model
 
-ZEROS = [0, 1, 2, 3]
 PASSES = [1, 8, 64]
 STRAIGHT = {"epsilon": 1e4, "learning_rate": 1e3, "weight_decay": 0.0, "clip": None, "warmup": 0.0}
 """AdamW's first update is then the gradient times 0.1 to within 1e-4: what is off in one is off in the other."""
@@ -28,11 +28,17 @@ def off(masters: dict[str, torch.Tensor], other: dict[str, torch.Tensor], dtype:
     return float((moved(masters, dtype) - theirs).norm() / theirs.norm())
 
 
+@pytest.fixture(scope="module", params=nightly([((0, 3),), ((0, 1, 2),)], lambda zeros: 3 in zeros))
+def zeros(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    """ZeRO stages that are tried, each beside the engine that divides nothing."""
+    return tuple(request.param)
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, list[dict[str, Any]]]:
+def found(zeros: tuple[int, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[Any, list[dict[str, Any]]]:
     """Runs of one process: AdamW's steps at each ZeRO stage, and one step's gradient in one to 64 passes."""
-    runs = {("steps", zero): asked(zero, "bfloat16") for zero in ZEROS}
-    for zero in ZEROS:
+    runs = {("steps", zero): asked(zero, "bfloat16") for zero in zeros}
+    for zero in zeros:
         for passes in PASSES:
             runs["float32", zero, passes] = asked(zero, "bfloat16", passes, 1, **STRAIGHT)
         runs["bfloat16", zero, 64] = asked(zero, "bfloat16", 64, 1, gradients="bfloat16", **STRAIGHT)
@@ -46,10 +52,10 @@ def exact() -> dict[int, dict[str, torch.Tensor]]:
     return {passes: by_hand(spec_at(0, "bfloat16", **STRAIGHT), passes, 1)[0] for passes in PASSES}
 
 
-def test_every_zero_stage_makes_adamws_updates_in_bfloat16(found: dict[Any, Any]) -> None:
+def test_every_zero_stage_makes_adamws_updates_in_bfloat16(found: dict[Any, Any], zeros: tuple[int, ...]) -> None:
     """Nothing happens to the masters before the first step, and three steps are those of the formula."""
     wanted = by_hand(spec_at(0, "bfloat16"), 2)
-    for zero in ZEROS:
+    for zero in zeros:
         before, *steps = found["steps", zero]
         assert not moved(before["masters"], "bfloat16").any()
         for step, (after, bound) in enumerate(zip(steps, (1e-4, 1e-4, 2e-2), strict=True)):
@@ -60,31 +66,33 @@ def test_every_zero_stage_makes_adamws_updates_in_bfloat16(found: dict[Any, Any]
 
 
 @pytest.mark.slow
-def test_two_workers_add_up_as_one_does(found: dict[Any, Any], tmp_path: Path) -> None:
-    one = {zero: asked(zero, "bfloat16", 8, 1, **STRAIGHT) for zero in ZEROS}
-    for zero, (before, after) in zip(ZEROS, by_engines(tmp_path, list(one.values()), world=2), strict=True):
+def test_two_workers_add_up_as_one_does(found: dict[Any, Any], zeros: tuple[int, ...], tmp_path: Path) -> None:
+    one = {zero: asked(zero, "bfloat16", 8, 1, **STRAIGHT) for zero in zeros}
+    for zero, (before, after) in zip(zeros, by_engines(tmp_path, list(one.values()), world=2), strict=True):
         assert not moved(before["masters"], "bfloat16").any()
         assert off(after["masters"], found["float32", zero, 8][1]["masters"]) < 1e-5, zero
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 1])
-def test_a_run_goes_on_from_its_checkpoint_in_bfloat16(found: dict[Any, Any], tmp_path: Path, workers: int) -> None:
+def test_a_run_goes_on_from_its_checkpoint_in_bfloat16(
+    found: dict[Any, Any], zeros: tuple[int, ...], tmp_path: Path, workers: int
+) -> None:
     """Two steps by two workers, and the third by as many, or by one."""
-    folders = [tmp_path / str(zero) for zero in ZEROS]
+    folders = [tmp_path / str(zero) for zero in zeros]
     first = [
-        asked(zero, "bfloat16", steps=2) | {"save": str(folder)} for zero, folder in zip(ZEROS, folders, strict=True)
+        asked(zero, "bfloat16", steps=2) | {"save": str(folder)} for zero, folder in zip(zeros, folders, strict=True)
     ]
     for folder in folders:
         folder.mkdir()
     begun = by_engines(tmp_path, first, world=2)
     rest = [
         asked(zero, "bfloat16", steps=1) | {"after": 2, "load": str(folder), "written_by": 2}
-        for zero, folder in zip(ZEROS, folders, strict=True)
+        for zero, folder in zip(zeros, folders, strict=True)
     ]
     (tmp_path / "again").mkdir()
     for zero, before, (loaded, after) in zip(
-        ZEROS, begun, by_engines(tmp_path / "again", rest, world=workers), strict=True
+        zeros, begun, by_engines(tmp_path / "again", rest, world=workers), strict=True
     ):
         assert not off(loaded["masters"], before[-1]["masters"]), zero
         assert off(after["masters"], found["steps", zero][3]["masters"]) < 1e-2, zero
@@ -92,16 +100,18 @@ def test_a_run_goes_on_from_its_checkpoint_in_bfloat16(found: dict[Any, Any], tm
 
 @pytest.mark.parametrize("passes", PASSES)
 def test_the_passes_of_a_step_are_added_up_in_float32(
-    found: dict[Any, Any], exact: dict[int, dict[str, torch.Tensor]], passes: int
+    found: dict[Any, Any], zeros: tuple[int, ...], exact: dict[int, dict[str, torch.Tensor]], passes: int
 ) -> None:
     """So what is off does not grow with their count; each pass rounds its own gradient to bfloat16."""
-    for zero in ZEROS:
+    for zero in zeros:
         ours = found["float32", zero, passes][1]["masters"]
         assert off(ours, exact[passes]) < 1e-5, zero
         assert off(ours, exact[1]) < 5e-3, zero
 
 
-def test_added_up_in_bfloat16_they_are_off(found: dict[Any, Any], exact: dict[int, dict[str, torch.Tensor]]) -> None:
+def test_added_up_in_bfloat16_they_are_off(
+    found: dict[Any, Any], zeros: tuple[int, ...], exact: dict[int, dict[str, torch.Tensor]]
+) -> None:
     """Which the stage may ask for by name."""
-    for zero in ZEROS:
+    for zero in zeros:
         assert 5e-3 < off(found["bfloat16", zero, 64][1]["masters"], exact[64]) < 2e-2, zero
