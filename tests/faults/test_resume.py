@@ -55,7 +55,7 @@ def assert_goes_on_after(step: int, spec: TrainSpec, whole: Run) -> list[Event]:
     return done.checkpoints.events
 
 
-@pytest.mark.parametrize("step", nightly(range(12), lambda step: step in {0, 5, 11}))
+@pytest.mark.parametrize("step", nightly(range(12), lambda step: step == 5))
 def test_going_on_after_any_step_is_the_uninterrupted_run(whole: Run, tmp_path: Path, step: int) -> None:
     spec = copy_of(whole, tmp_path / "run")
     for path in Path(spec.folder).glob("checkpoints/step-*"):

@@ -121,7 +121,7 @@ def test_every_poisoned_row_is_named(kinds: list[str], span_bytes: int, max_rows
 PROMPTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=120)
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(PROMPTS, st.floats(0, 0.9), st.integers(0, 3), st.one_of(st.none(), st.integers(1, 40)))
 def test_no_prompt_on_both_sides_and_every_pair_once(
     rows: list[tuple[int, int]], share: float, seed: int, max_rows: int | None

@@ -219,7 +219,7 @@ def test_a_run_with_scores_keeps_its_sentence_and_its_colours() -> None:
     Page(page(report))
 
 
-@pytest.mark.parametrize("count", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", nightly([1, 2, 8], lambda count: count == 2))
 def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> None:
     names = ("base", *(f"stage-{n}-with-a-name-that-goes-on-for-quite-a-while-longer" for n in range(1, count)))
     report = read_report(standalone(scores=scores(names)))

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from nightly import nightly
 from ratchet.track.jsonl import read_metrics
 from ratchet.track.tracker import open_tracker
 from ratchet.track.wandb import WandbRun, WandbTracker, flatten
@@ -216,7 +217,7 @@ def test_a_wandb_whose_service_dies_does_not_stop_training(tmp_path: Path) -> No
     assert err.count("\n") == err.count("wandb is off for the rest of this step") == 1, err
 
 
-@pytest.mark.parametrize("fault", ["refuses", pytest.param("hangs", marks=pytest.mark.slow), "no key"])
+@pytest.mark.parametrize("fault", nightly(["refuses", "hangs", "no key"], lambda fault: fault == "no key"))
 def test_a_wandb_that_fails_stops_neither_training_nor_its_end(tmp_path: Path, fault: str) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

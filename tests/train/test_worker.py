@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nightly import nightly
 from ratchet.errors import DataError, ModelError, RunError, TrainingError
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import load_model
@@ -156,7 +157,10 @@ def test_a_reference_of_other_weights_stops_before_any_update(tmp_path: Path, in
     assert not list((tmp_path / "run/checkpoints").glob("step-*")) and not (tmp_path / "run/model").exists()
 
 
-@pytest.mark.parametrize(("steps", "warmup", "told"), [(1, 0.1, True), (2, 0.9, True), (2, 0.5, False), (1, 0, False)])
+@pytest.mark.parametrize(
+    ("steps", "warmup", "told"),
+    nightly([(1, 0.1, True), (2, 0.9, True), (2, 0.5, False), (1, 0, False)], lambda steps, warmup, told: steps == 2),
+)
 def test_a_stage_that_is_all_warm_up_says_so_and_yet_trains(
     tmp_path: Path, inputs: dict[str, Any], caplog: Any, steps: int, warmup: float, told: bool
 ) -> None:
@@ -199,7 +203,7 @@ def test_weights_that_do_not_score_as_trained_are_not_published(
     assert not (tmp_path / publish.MODEL).exists()
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=4, alpha=16.0)])
+@pytest.mark.parametrize("lora", nightly([None, Lora(rank=4, alpha=16.0)], bool))
 def test_in_bfloat16_too_what_is_published_scores_as_trained(tmp_path: Path, lora: Lora | None) -> None:
     """By what the engine itself does to the same pairs in two layouts; adapters before they are merged."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nightly import nightly
 from ratchet.documents.sweep import Key, ObjectiveResult, Point
 from ratchet.tune.importance import importance
 
@@ -57,7 +58,7 @@ def test_orders_are_categories_and_a_key_that_does_nothing_has_nothing() -> None
     assert one["idle"] == pytest.approx(0.0, abs=0.01)
 
 
-@pytest.mark.parametrize("sources", ["abcd", "abcde"])
+@pytest.mark.parametrize("sources", nightly(["abcd", "abcde"], lambda sources: sources == "abcd"))
 def test_many_orders_have_the_share_that_their_variance_has(sources: str) -> None:
     random, orders = np.random.default_rng(0), [list(order) for order in itertools.permutations(sources)]
     gains = {str(order): random.normal() for order in orders}
