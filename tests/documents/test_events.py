@@ -9,9 +9,8 @@ from typing import Any, get_args
 
 import pytest
 
-from ratchet.documents.events import EVENTS, Code, Event, read_event
+from ratchet.documents.events import EVENTS, NAME, Code, Event, events_of, read_event, write_event
 from ratchet.errors import DataError
-from ratchet.train.events import NAME, events_of, write_event
 
 DEBUGGING = Path(__file__).parents[2] / "docs/debugging.md"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from ratchet.documents.events import events_of
 from ratchet.errors import TrainingError
 from ratchet.pairs.assemble import assemble
 from ratchet.pairs.flow import prepare_pairs
@@ -17,7 +18,6 @@ from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster, DeepSpeed, Ray
 from ratchet.plan.data import Source
 from ratchet.store.layout import Layout
-from ratchet.train.events import events_of
 from train_bench import write_inputs
 from train_ray_bench import go, spec_at
 

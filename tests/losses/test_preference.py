@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from golden_losses import CASES, FIELDS, FORMULAS, GOLDEN, numpy_loss
 from ratchet.errors import PlanError
-from ratchet.losses.diagnostics import metric_sums, pair_metrics
-from ratchet.losses.preference import LOSSES, PairLogps, dpo, dpop, preference_loss
-from ratchet.losses.sft import sft
+from ratchet.losses.preference import LOSSES, PairLogps, dpo, dpop, pair_metrics, preference_loss, sft
 from ratchet.plan.stage_kinds import STAGE_KINDS
+from ratchet.train.objective import metric_sums
 
 
 def name(case: dict[str, Any]) -> str:

@@ -13,8 +13,7 @@ import torch
 
 from ratchet.errors import PlanError
 from ratchet.evaluate.preference import reward_scores
-from ratchet.losses.diagnostics import pair_metrics
-from ratchet.losses.preference import LOSSES, Loss, PairLogps, cpo, likelihood_reward, preference_loss
+from ratchet.losses.preference import LOSSES, Loss, PairLogps, cpo, likelihood_reward, pair_metrics, preference_loss
 from ratchet.pipeline.graph import steps_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import STAGE_KINDS, trains

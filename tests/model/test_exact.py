@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nightly import examples, nightly
-from ratchet.losses.preference import LOSSES, PairLogps, preference_loss
-from ratchet.losses.sft import sft
+from ratchet.losses.preference import LOSSES, PairLogps, preference_loss, sft
 from ratchet.model.batch import PADDED, Packing, collate
 from ratchet.model.forward import PairScorer, SideScores, by_side, score
 from ratchet.pairs.pair import TokenisedPair

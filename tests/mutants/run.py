@@ -34,8 +34,6 @@ _LOSSES = ("tests/losses",)
 _TREE = ("tests/model/test_tree.py", "tests/model/test_attention.py", "tests/model/test_forward.py")
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "losses/preference.py": _LOSSES,
-    "losses/sft.py": _LOSSES,
-    "losses/diagnostics.py": _LOSSES,
     "losses/sensitivity.py": (*_LOSSES, "tests/reference/test_calibrate.py"),
     "train/ledger.py": ("tests/train/test_records.py",),
     "train/batches.py": ("tests/train/test_batches.py", "tests/train/test_records.py"),

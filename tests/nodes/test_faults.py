@@ -24,9 +24,8 @@ from nodes_run import (
     weights,
     write_plan,
 )
-from ratchet.documents.events import Event
+from ratchet.documents.events import Event, events_of
 from ratchet.train.driver_loop import on_nodes
-from ratchet.train.events import events_of
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow, pytest.mark.timeout(1800), needs_nodes]
 BEGUN = 50

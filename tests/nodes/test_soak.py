@@ -24,7 +24,7 @@ from nodes_run import (
     weights,
     write_plan,
 )
-from ratchet.train.events import events_of
+from ratchet.documents.events import events_of
 
 MINUTES = float(os.environ.get("RATCHET_SOAK_MINUTES", "20"))
 SEED = int(os.environ.get("RATCHET_SOAK_SEED", "0"))

@@ -21,8 +21,7 @@ from ratchet.plan.load import load_plan
 from ratchet.prove.case import ProvedStep, recipe_of
 from ratchet.prove.compare import Number
 from ratchet.prove.models import bytes_needed, check_memory
-from ratchet.prove.plan import Proof, move_reference, to_dict, unproved_steps, why_not
-from ratchet.prove.table import proof_lines
+from ratchet.prove.plan import Proof, move_reference, proof_lines, to_dict, unproved_steps, why_not
 from ratchet.train.data import open_rows
 from train_bench import write_logps
 

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from raised import raises
-from ratchet.documents.events import Event
+from ratchet.documents.events import Event, write_event
 from ratchet.errors import StoppedError, StorageError
 from ratchet.store.files import write_json
 from ratchet.store.lock import hold
 from ratchet.train import driver_loop as module
 from ratchet.train.driver_loop import Nodes, NodeWatch, Told, refuse_stopped, watched
-from ratchet.train.events import write_event
 from ratchet.train.notice import Notice, read_notice
 from ratchet.train.worker import WORKERS, check_driver
 from train_bench import spec_of

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ratchet.documents.events import events_of
 from ratchet.errors import ClusterError, StoppedError, TrainingError
 from ratchet.plan.training import Checkpoint
-from ratchet.train.events import events_of
 from ratchet.train.launch import TrainResult
 from ratchet.train.launch import train as launch
 from ratchet.train.worker import WORKERS

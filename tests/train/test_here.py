@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from raised import raises
+from ratchet.documents.events import events_of
 from ratchet.model.folder import digest_model
 from ratchet.plan.training import Checkpoint
 from ratchet.train import here
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from ratchet.train.events import events_of
 from ratchet.train.here import train_here
 from train_bench import CPU, spec_of, timeless, train_whole
 

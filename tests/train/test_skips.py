@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ratchet.documents.events import events_of
 from ratchet.errors import TrainingError
 from ratchet.pairs.assemble import places_of_pairs
 from ratchet.plan.training import Checkpoint
@@ -17,7 +18,6 @@ from ratchet.train.batches import global_batches
 from ratchet.train.checkpoint import newest_step
 from ratchet.train.data import course_of
 from ratchet.train.engine import TorchEngine
-from ratchet.train.events import events_of
 from ratchet.train.objective import Data
 from train_bench import Pairs, lines_of, reference_of, same, spec_of, state_of, tiny_model, train
 

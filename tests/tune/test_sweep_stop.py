@@ -12,9 +12,9 @@ import pytest
 import sweep_run
 import whole_run
 from evaluation_run import begun
+from ratchet.documents.events import events_of
 from ratchet.reference.gone import still_there
 from ratchet.track.jsonl import read_metrics
-from ratchet.train.events import events_of
 from whole_run import processes_below, until
 
 pytestmark = pytest.mark.slow

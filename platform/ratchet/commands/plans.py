@@ -165,8 +165,7 @@ def prove_command(arguments: argparse.Namespace) -> int:
         raise PlanError(f"{arguments.updates} updates prove nothing", where="--updates", fix="give 1 or more")
     plan = load_plan(arguments.plan, arguments.overrides)
 
-    from ratchet.prove.plan import prove_plan
-    from ratchet.prove.table import proof_lines
+    from ratchet.prove.plan import proof_lines, prove_plan
 
     proof = prove_plan(plan, arguments.updates)
     sys.stdout.write(redact.words("\n".join(proof_lines(proof))) + "\n")

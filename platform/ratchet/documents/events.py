@@ -6,12 +6,21 @@ Readers and tests match on `code` and the fields of an event. `what` is a senten
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from ratchet.store.codec import from_values
+from ratchet.errors import DataError
+from ratchet.store.codec import from_values, to_values
+from ratchet.store.files import storage_errors
+from ratchet.store.record import now
+
+NAME = "events.jsonl"
+"""In a step's folder, in the order in which they happened."""
 
 Code = typing.Literal[
     "group-began",
@@ -103,3 +112,33 @@ def _coded(what: str) -> dict[str, Any]:
 def read_events(lines: typing.Iterable[Any]) -> tuple[Event, ...]:
     """Return the events of a step's record."""
     return tuple(map(read_event, lines))
+
+
+def write_event(step_folder: Path, event: Event) -> None:
+    """Add a line. Several processes may: a line is one write at the end of the file. Raises StorageError."""
+    path = step_folder / NAME
+    values = to_values(dataclasses.replace(event, at=now()))
+    line = json.dumps({key: value for key, value in values.items() if value is not None})
+    with storage_errors(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, f"{line}\n".encode())
+        finally:
+            os.close(handle)
+
+
+def events_of(step_folder: Path) -> list[Event]:
+    """Return the events of a step, oldest first; a line that a kill cut short is left out."""
+    try:
+        lines = (step_folder / NAME).read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return list(_parsed(lines))
+
+
+def _parsed(lines: list[str]) -> Iterator[Event]:
+    for line in lines:
+        try:
+            yield read_event(json.loads(line))
+        except (ValueError, DataError):
+            continue

@@ -1,4 +1,4 @@
-"""The preference losses, one free function each, as their papers print them.
+"""The losses, one free function each, as their papers print them, and what is logged beside them.
 
 Legend: _B pairs. π(y|x) is the SUM of the log-probabilities of an answer's tokens, in nats.
 
@@ -112,6 +112,15 @@ def simpo(logps: PairLogps, *, beta: float, gamma: float) -> Tensor:
     chosen_B = logps.policy_chosen_B / logps.chosen_tokens_B
     rejected_B = logps.policy_rejected_B / logps.rejected_tokens_B
     return -F.logsigmoid(beta * (chosen_B - rejected_B) - gamma)
+
+
+def sft(logps_B: Tensor) -> Tensor:
+    """Return the summed negative log-likelihood of each answer's tokens, shape (B,), in nats.
+
+    Sums, not means: the loss of a step is their sum over the GLOBAL batch divided by the answer
+    tokens of the GLOBAL batch, so that no way of dividing the batch changes it.
+    """
+    return -logps_B
 
 
 def log_ratio_reward(policy: Any, reference: Any, tokens: Any) -> Any:
@@ -281,3 +290,25 @@ def rewards_of(kind: str, logps: PairLogps) -> tuple[Tensor, Tensor]:
         reward(logps.policy_chosen_B, logps.reference_chosen_B, logps.chosen_tokens_B),
         reward(logps.policy_rejected_B, logps.reference_rejected_B, logps.rejected_tokens_B),
     )
+
+
+def pair_metrics(kind: str, logps: PairLogps, loss_B: Tensor, beta: float) -> dict[str, Tensor]:
+    """Return each metric of each pair, by its name in metrics.jsonl; every tensor is (B,).
+
+    Rewards are β times those of the kind's row, in nats; `accuracies` is 1 where that of the
+    chosen answer is the greater. The deltas are h_w and h_l, where there is a reference. Raises as
+    `loss_of` does.
+    """
+    kind_of, (chosen_B, rejected_B) = loss_of(kind), rewards_of(kind, logps)
+    metrics = {
+        "loss": loss_B,
+        "rewards/chosen": beta * chosen_B,
+        "rewards/rejected": beta * rejected_B,
+        "rewards/margins": beta * (chosen_B - rejected_B),
+        "rewards/accuracies": chosen_B > rejected_B,
+        "logps/chosen": logps.policy_chosen_B,
+        "logps/rejected": logps.policy_rejected_B,
+    }
+    if kind_of.reads_reference:
+        metrics |= {"logps/chosen_delta": logps.chosen_ratio_B, "logps/rejected_delta": logps.rejected_ratio_B}
+    return metrics | {name: of(logps) for name, of in kind_of.metrics.items()}

@@ -43,6 +43,7 @@ _MOVED = 1e-3
 _EXACT = 1e-12
 _ADDITIONS = 1e-4
 """Rounding of float32 sums; sums in bfloat16 are off by a thousandth and more."""
+_HEAD = ("step", "update", "number", "trainer", "plain float64", "difference", "allowed", "")
 GROUPS: Mapping[str, Callable[[Tensor], bool]] = {
     "matrices": lambda weight: weight.ndim > 1,
     "norms and biases": lambda weight: weight.ndim < 2,
@@ -196,3 +197,31 @@ def _root(squares: Iterable[float]) -> float:
 def _worst(off: Mapping[str, float]) -> str:
     name = max(off, key=lambda one: off[one])
     return name if off[name] > 0 else ""
+
+
+def numbers_table(numbers: Sequence[Number]) -> list[str]:
+    """Return aligned lines, one for each number, with what is odd about it at the end."""
+    rows = [_HEAD, *(_row(number) for number in numbers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    text = {0, 2, 7}
+    return [
+        "  ".join(
+            cell.ljust(width) if column in text else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _row(number: Number) -> tuple[str, ...]:
+    verdict = "ok" if number.ok else "OUTSIDE"
+    return (
+        number.step,
+        str(number.update),
+        number.name,
+        f"{number.trainer:.8g}",
+        f"{number.plain:.8g}",
+        f"{number.difference:.2g}",
+        f"{number.allowed:.2g}",
+        f"{verdict}  {number.note}".rstrip(),
+    )

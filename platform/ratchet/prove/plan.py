@@ -34,7 +34,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, stage_kind, trains
 from ratchet.plan.training import Checkpoint, TrainingStage
 from ratchet.prove.case import ProvedStep, read_token_pairs, read_trace, recipe_of, shift_of
-from ratchet.prove.compare import Number, compare_traces
+from ratchet.prove.compare import Number, compare_traces, numbers_table
 from ratchet.prove.models import check_memory
 from ratchet.prove.oracle import PLAIN_LOSSES
 from ratchet.prove.recording import recording
@@ -273,3 +273,13 @@ def _worker(updates: int) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         return ray_worker(config, lambda make: recording(make, updates))
 
     return worker
+
+
+def proof_lines(proof: Proof) -> list[str]:
+    """Return the table, and below it what was not proved, notes, and the verdict."""
+    said = numbers_table(proof.numbers)
+    said += ["", *(f"not proved: {step}: {why}" for step, why in proof.unproved)] if proof.unproved else []
+    said += ["", *(f"{step}: {note}" for step, note in proof.notes)] if proof.notes else []
+    outside = len(proof.outside)
+    verdict = f"{outside} outside" if outside else "all within what the precision allows"
+    return [*said, "", f"{len(proof.numbers)} numbers, {verdict}: {proof.path}"]

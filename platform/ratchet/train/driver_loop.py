@@ -12,9 +12,9 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.events import events_of
 from ratchet.errors import StoppedError, StorageError, TrainingError
 from ratchet.store.record import read_json_or_none
-from ratchet.train.events import events_of
 from ratchet.train.notice import Notice, write_notice
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import WORKERS

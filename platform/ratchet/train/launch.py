@@ -13,18 +13,16 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ratchet.documents.events import Event, read_events
-from ratchet.errors import ClusterError, CorruptError, StoppedError, TrainingError, error_from
+from ratchet.documents.events import Event, events_of, read_events, write_event
+from ratchet.errors import ClusterError, StoppedError, TrainingError, error_from
 from ratchet.store import warned
 from ratchet.store.files import write_text
-from ratchet.store.sealed import read_sealed
-from ratchet.train import budget, faults
+from ratchet.train import faults
+from ratchet.train.budget import keep_text, known_budget, memory_error
 from ratchet.train.communicate import out_of_memory
 from ratchet.train.driver_loop import NodeWatch, Told, live_nodes, refuse_stopped, watched
-from ratchet.train.events import events_of, write_event
 from ratchet.train.notice import write_notice
 from ratchet.train.spec import TrainSpec
-from ratchet.train.wall import keep_text, memory_error
 from ratchet.train.worker import WORKERS, ray_worker
 
 _NEVER = 1e9
@@ -257,7 +255,8 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         yield
     except (TrainingFailedError, RayError) as error:
         keep_text(said := str(_first(error)))
-        if (wall := memory_error(said, f"step {spec.step}", spec.cluster.most_workers, _budget(spec))) is not None:
+        wall = memory_error(said, f"step {spec.step}", spec.cluster.most_workers, known_budget(spec))
+        if wall is not None:
             raise wall from error
         why = _root(error)
         memory = out_of_memory(why)
@@ -271,15 +270,6 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
             if memory
             else "look at Ray's worker logs; running again goes on from the last checkpoint",
         ) from error
-
-
-def _budget(spec: TrainSpec) -> int | None:
-    """Return the tokens of a forward pass, where the plan names them or they were found by trying."""
-    if spec.token_budget is not None:
-        return spec.token_budget
-    with contextlib.suppress(CorruptError):  # it only makes the advice better
-        return (read_sealed(Path(spec.folder) / budget.NAME) or {}).get("token_budget")
-    return None
 
 
 def _first(error: Exception) -> Any:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import RatchetError
-from ratchet.losses.diagnostics import metric_sums
 from ratchet.track.tracker import Tracker
 from ratchet.train import faults, first_step
 from ratchet.train.batches import GlobalBatch, Rows, global_batches
@@ -34,6 +33,7 @@ from ratchet.train.objective import (
     answer_logps,
     heldout_metrics,
     loss_function,
+    metric_sums,
     metrics_of,
     normaliser,
     own_tokens,

@@ -1,6 +1,6 @@
 """The loss of some rows, as training and the held-out check both compute it, and work prepared one step ahead.
 
-Legend: _N rows of the table, _B pairs of one micro-batch.
+Legend: _N rows of the table, _B pairs of one micro-batch, _K metrics.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ratchet.losses.diagnostics import pair_metrics
-from ratchet.losses.preference import PairLogps, bound_loss, rewards_of
-from ratchet.losses.sft import sft
+from ratchet.losses.preference import PairLogps, bound_loss, pair_metrics, rewards_of, sft
 from ratchet.model.batch import Packing, SequenceBatch, collate
 from ratchet.model.divide import Micro, divide_units, units
 from ratchet.model.forward import Scorer, by_side
@@ -136,6 +134,14 @@ def metrics_of(spec: TrainSpec, logps: PairLogps, loss_B: Tensor) -> Mapping[str
     if spec.supervised:
         return {"loss": loss_B}
     return pair_metrics(spec.stage.kind, logps, loss_B, getattr(spec.stage, "beta", 0.0))
+
+
+def metric_sums(metrics: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of each metric over its pairs, shape (K,), float64, in the mapping's order.
+
+    Add these over micro-batches and workers, and divide by the pairs of the global batch.
+    """
+    return torch.stack([values_B.detach().to(torch.float64).sum() for values_B in metrics.values()])
 
 
 def normaliser(spec: TrainSpec, table: Table, rows: Rows) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ratchet.documents.events import Event
+from ratchet.documents.events import Event, write_event
 from ratchet.errors import SHOWN, TrainingError, some
 from ratchet.pairs.assemble import places_of_pairs
 from ratchet.train.checkpoint import Checkpoints
-from ratchet.train.events import write_event
 from ratchet.train.spec import TrainSpec
 
 WINDOW = 100

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ratchet import redact
-from ratchet.documents.events import Event
+from ratchet.documents.events import Event, events_of, write_event
 from ratchet.errors import RatchetError, RunError, StorageError, error_values
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model, skeleton
@@ -32,7 +32,6 @@ from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
 from ratchet.train.effect import sample_of
 from ratchet.train.engine import Engine, TorchEngine
-from ratchet.train.events import events_of, write_event
 from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import Ended, Notice, read_notice
 from ratchet.train.optimiser import warn_of_warmup

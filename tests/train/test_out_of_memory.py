@@ -8,9 +8,9 @@ import pytest
 
 from ratchet.errors import ClusterError, TrainingError
 from ratchet.pipeline.session import native_noise_to, plain_error
+from ratchet.train.budget import memory_error
 from ratchet.train.launch import _plain_errors
 from ratchet.train.spec import TrainSpec
-from ratchet.train.wall import memory_error
 from train_bench import write_inputs
 from train_ray_bench import spec_at
 
@@ -78,8 +78,7 @@ def test_rays_own_text_goes_to_the_native_log(tmp_path: Path, capfd: pytest.Capt
 def test_how_often_workers_were_started_is_counted_and_not_supposed(tmp_path: Path) -> None:
     from ray.exceptions import RayActorError
 
-    from ratchet.documents.events import Event
-    from ratchet.train.events import write_event
+    from ratchet.documents.events import Event, write_event
 
     spec = spec_at(tmp_path / "run", write_inputs(tmp_path), workers=1)
     write_event(tmp_path / "run", Event(code="group-began", what="one"))

@@ -14,7 +14,7 @@ import pytest
 
 from prove_bench import PRECISIONS, STAGES, Inputs, train_together, write_inputs, zero
 from ratchet.plan.cluster import DeepSpeed
-from ratchet.prove.table import numbers_table
+from ratchet.prove.compare import numbers_table
 
 pytestmark = pytest.mark.prove
 
