@@ -11,11 +11,9 @@ import transformers
 from ratchet.documents.read import read_report
 from ratchet.model.folder import card_usage, load_line
 from ratchet.model.scratch import make_scratch
-from ratchet.report.markdown import markdown
-from ratchet.report.page import page
 from ratchet.report.tables.training import model_lines
 from report_example import short
-from report_page import Page
+from report_page import Page, markdown_of, page_of
 from token_pairs import SPEC, TEXTS
 
 
@@ -28,7 +26,7 @@ def test_the_final_models_are_named_with_their_folder_and_the_line_that_loads_th
     assert names and len(names) < len(report.steps)
     told = list(model_lines(report))
     assert len(told) == 2 * len(names)
-    text, plain = Page(page(report)).text, markdown(report).replace("\\", "")
+    text, plain = Page(page_of(report)).text, markdown_of(report).replace("\\", "")
     for name in names:
         folder = f"/runs/a plan/steps/{name}/model"
         line = f'transformers.pipeline("text-generation", model="{folder}")'
@@ -38,7 +36,7 @@ def test_the_final_models_are_named_with_their_folder_and_the_line_that_loads_th
 
 def test_a_run_without_folders_has_no_such_section() -> None:
     assert list(model_lines(read_report(short()))) == []
-    assert "how to load them" not in page(read_report(short()))
+    assert "how to load them" not in page_of(read_report(short()))
 
 
 def test_the_line_of_a_card_loads_a_model_that_answers(tmp_path: Path) -> None:

@@ -17,20 +17,19 @@ from ratchet.documents.read import read_report
 from ratchet.report import figures
 from ratchet.report.charts import data as charts_data
 from ratchet.report.charts.training import draw_chosen_overlay
-from ratchet.report.graph import graph
-from ratchet.report.markdown import escape, markdown
-from ratchet.report.page import page
+from ratchet.report.drawing import model_graph
+from ratchet.report.page import run_sections
 from ratchet.report.plots import smooth, thin
-from ratchet.report.sections import sections
+from ratchet.report.render import escape
 from ratchet.report.tables import data as tables_data
 from ratchet.report.tables import training as tables
 from report_example import example, short
-from report_page import Page, well_formed_tables
+from report_page import Page, markdown_of, page_of, well_formed_tables
 
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return page(read_report(example()))
+    return page_of(read_report(example()))
 
 
 def test_the_page_is_whole_and_needs_nothing_else(html: str) -> None:
@@ -55,7 +54,7 @@ def said(share: float, count: int) -> str:
 
 def test_every_number_is_on_the_page_and_in_the_markdown(html: str) -> None:
     data = example()
-    shown, text = Page(html).text, markdown(read_report(data)).replace("\\", "")
+    shown, text = Page(html).text, markdown_of(read_report(data)).replace("\\", "")
     wanted = {f"{data['steps'][1]['pairs']:,}", "0.693147", "1 h 26 min", "dcdfbfe0a1b2", "2026-11-21T09:14:05Z"}
     for source in data["sources"]:
         wanted |= {f"{source[key]:,}" for key in ("read", "kept", "train", "heldout")}
@@ -84,12 +83,12 @@ def test_every_row_and_chart_names_its_record(html: str) -> None:
     assert all(seen.titles)
     listed = set(re.findall(r'<li id="r\d+">([^<]+)</li>', html))
     assert {path for title in seen.titles for path in title.split("\n")} <= listed | {
-        f"{node.name}: {node.detail}"
-        for node in graph(read_report(example())).nodes  # type: ignore[union-attr]
+        box.shape.detail
+        for box in model_graph(read_report(example())).boxes  # type: ignore[union-attr]
     }
     assert {one["record"] for one in example()["gamma"]} <= listed
     assert "runs/sums-then-care/steps/control/metrics.jsonl" in listed
-    for section in sections(read_report(example())):
+    for section in run_sections(read_report(example())):
         for table in section.tables:
             assert all(row.records for row in table.rows), section.key
 
@@ -140,16 +139,16 @@ def test_a_memorised_cell_is_marked_and_explained(html: str) -> None:
     assert "so a high γ there shows memory" in html
     for one in data["gamma"]:
         one["seen"] = False
-    assert "emorised" not in markdown(read_report(data))
+    assert "emorised" not in markdown_of(read_report(data))
 
 
 def test_plain_dpo_on_near_twins_is_warned_of() -> None:
     data = example() | {"warnings": []}
-    said = [section.cautions for section in sections(read_report(data)) if section.key == "distance"]
+    said = [section.cautions for section in run_sections(read_report(data)) if section.key == "distance"]
     assert len(said[0]) == 1
     assert "control trains dpo on slips" in said[0][0]
     data["steps"][1]["kind"] = "dpop"
-    assert not [section.cautions for section in sections(read_report(data)) if section.cautions]
+    assert not [section.cautions for section in run_sections(read_report(data)) if section.cautions]
 
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}{0}$ | `a` ](javascript:x) --> <!-- #010101 \u8bcd'
@@ -167,12 +166,12 @@ def test_hostile_names_and_plans_stay_text() -> None:
         "warnings": [HOSTILE],
     }
     report = read_report(data)
-    seen = Page(page(report))
+    seen = Page(page_of(report))
     assert "script" not in seen.tags
     assert seen.text.count(HOSTILE) > 5
     assert f"1. {FORMULA}" in seen.texts  # the name as a chart shows it
     assert all(link.startswith("#") for link in seen.links)
-    made = markdown(report)
+    made = markdown_of(report)
     assert "<script>" not in made.partition("## Plan\n")[0]
     assert well_formed_tables(made) > 5
     assert "\n````yaml\n" in made
@@ -180,8 +179,8 @@ def test_hostile_names_and_plans_stay_text() -> None:
 
 def test_markdown_tables_are_well_formed() -> None:
     report = read_report(example())
-    made = markdown(report)
-    expected = 1 + sum(len(section.tables) for section in sections(report))
+    made = markdown_of(report)
+    expected = 1 + sum(len(section.tables) for section in run_sections(report))
     assert well_formed_tables(made) == expected
     assert "<svg" not in made
     for number, path in re.findall(r"^- r(\d+): (.+)$", made, flags=re.MULTILINE):
@@ -277,7 +276,7 @@ def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
     table = tables.chosen(read_report(data))
     assert table is not None
     assert [row.cells[-1].text for row in table.rows] == ["–", "rose", "rose", "rose"]
-    for text in (Page(page(read_report(data))).text, markdown(read_report(data)).replace("\\", "")):
+    for text in (Page(page_of(read_report(data))).text, markdown_of(read_report(data)).replace("\\", "")):
         pairs = data["difficulty"][0]["pairs"]
         assert said(1.0, pairs) in text and "1.25 (no error)" in text
     assert "100.0 %" in "".join(chart.svg for chart in charts_data.draw_difficulty(read_report(data)))
@@ -285,9 +284,9 @@ def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
 
 
 def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:
-    drawn = graph(read_report(example()))
+    drawn = model_graph(read_report(example()))
     assert drawn is not None
-    assert sorted(node.name for node in drawn.nodes) == [
+    assert sorted(box.shape.id for box in drawn.boxes) == [
         "align.1",
         "align.2",
         "align.3",
@@ -296,8 +295,9 @@ def test_graph_has_every_model_once_and_no_overlapping_boxes() -> None:
         "control",
         "warm",
     ]
-    assert len({(node.row, node.column) for node in drawn.nodes}) == len(drawn.nodes)
-    assert sum(edge.kind == "average" for edge in drawn.edges) == 2
+    assert len({(box.x, box.y) for box in drawn.boxes}) == len(drawn.boxes)
+    assert sum(edge.look == "average" for edge in drawn.edges) == 2
     data = example()
     data["steps"][1]["reference"] = "base"
-    assert "reference" in graph(read_report(data)).kinds  # type: ignore[union-attr]
+    assert "Dashed" not in drawn.text
+    assert "Dashed" in model_graph(read_report(data)).text  # type: ignore[union-attr]

@@ -18,37 +18,35 @@ from ratchet.commands import upkeep
 from ratchet.documents.read import read_report
 from ratchet.documents.report import SourceOverlap
 from ratchet.errors import DataError
-from ratchet.report.markdown import markdown
-from ratchet.report.page import page, write_report
-from ratchet.report.sections import drawings, sections
+from ratchet.report.page import run_sections, write_report
 from ratchet.report.tables import data as tables_data
 from report_example import bare, example, short
-from report_page import Page, well_formed_tables
+from report_page import Page, charts_in, markdown_of, page_of, well_formed_tables
 
 
 def test_a_report_of_nothing_is_a_page() -> None:
     report = read_report(bare())
-    assert not any(section.tables for section in sections(report))
-    Page(page(report))
-    assert markdown(report).startswith("# sums-then-care\n")
+    assert not any(section.tables for section in run_sections(report))
+    Page(page_of(report))
+    assert markdown_of(report).startswith("# sums-then-care\n")
 
 
 def test_what_publishing_kept_stands_in_a_table_of_its_own() -> None:
     data = example()
-    seen = Page(page(read_report(data)))
+    seen = Page(page_of(read_report(data)))
     assert "What publishing kept" in seen.text
     for said in ("held-out pairs", "41", "0.2931", "0.1717", "−101.25", "−101.50", "58.6"):
         assert said in seen.text, said
     for step in data["steps"]:
         step["effect"] = None
-    assert "What publishing kept" not in Page(page(read_report(data))).text
+    assert "What publishing kept" not in Page(page_of(read_report(data))).text
 
 
 def test_a_run_with_sft_alone_leaves_preferences_out() -> None:
     steps = example()["steps"][:1]
     report = read_report(bare(steps=steps, sources=example()["sources"][:1]))
-    assert [section.key for section in sections(report) if section.tables] == ["sources", "steps", "throughput"]
-    seen = Page(page(report))
+    assert [section.key for section in run_sections(report) if section.tables] == ["sources", "steps", "throughput"]
+    seen = Page(page_of(report))
     assert "ln 2" not in seen.text
     assert "reference pass" not in seen.text
 
@@ -81,9 +79,11 @@ def test_any_part_may_be_missing(gone: str) -> None:
         step["history"] = []  # what is drawn without one is drawn above
     unsaid = records_in(data.pop(gone))
     report = read_report(data)
-    html, text = page(report), markdown(report)
+    html, text = page_of(report), markdown_of(report)
     seen = Page(html)
-    assert well_formed_tables(text) == sum(len(section.tables) for section in sections(report)) + (gone != "evaluation")
+    assert well_formed_tables(text) == sum(len(section.tables) for section in run_sections(report)) + (
+        gone != "evaluation"
+    )
     kept = set().union(*(titles for part, titles in HEADINGS.items() if part != gone))
     every = kept | HEADINGS[gone]
     assert set(seen.texts) & every == kept
@@ -109,7 +109,7 @@ def test_a_short_history_is_drawn(lines: int) -> None:
     for step in data["steps"]:
         step["history"] = step["history"][:lines]
     report = read_report(data)
-    assert ("chosen" in drawings(report)) is (lines > 0)
+    assert ("chosen" in charts_in(run_sections(report))) is (lines > 0)
 
 
 def test_numbers_that_do_not_exist_are_dashes(tmp_path: Path) -> None:

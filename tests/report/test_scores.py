@@ -12,14 +12,12 @@ from nightly import nightly
 from ratchet.documents.read import read_report
 from ratchet.report.answers import side_by_side
 from ratchet.report.charts import scores as charts_scores
-from ratchet.report.markdown import markdown
-from ratchet.report.page import page
+from ratchet.report.page import run_sections, sentence
 from ratchet.report.parts import PageTable
-from ratchet.report.sections import sections, sentence
 from ratchet.report.tables import scores as tables_scores
 from ratchet.report.tables import settings as tables_settings
 from report_example import example
-from report_page import Page, well_formed_tables
+from report_page import Page, markdown_of, page_of, well_formed_tables
 from scores_example import BOARD, MODELS, comparison, of, result, score, scores, standalone
 
 
@@ -33,7 +31,7 @@ def heads(table: PageTable) -> list[str]:
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return page(read_report(standalone()))
+    return page_of(read_report(standalone()))
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -56,7 +54,7 @@ def test_every_score_stands_on_the_page_and_in_the_markdown(html: str) -> None:
         "only 139 of 171 questions could be read",
     }
     assert len(wanted) > 200
-    said, text = Page(html).text, markdown(read_report(standalone())).replace("\\", "")
+    said, text = Page(html).text, markdown_of(read_report(standalone())).replace("\\", "")
     assert {item for item in wanted if item not in said} == set()
     assert {item for item in wanted if item not in text} == set()
 
@@ -109,7 +107,7 @@ def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> N
         "talk, every score of whole tasks": (5, False),
         "mt_bench, MT-Bench, judge gpt-4 (replay of x.jsonl), references gpt-4, 8 parts": (8, False),
     }
-    page_text = page(report)
+    page_text = page_of(report)
     assert re.search(r"<details><summary>mmlu, acc, openllm-v1, 57 parts</summary>", page_text)
     assert "<h3>mt_bench, MT-Bench, judge gpt-4 (replay of x.jsonl), references gpt-4, 8 parts</h3>" in page_text
 
@@ -174,7 +172,7 @@ def test_a_comparison_that_could_not_be_made_says_so() -> None:
 
 def test_what_not_shown_means_stands_above_the_table(html: str) -> None:
     assert "it does not mean that they are equal" in Page(html).text
-    assert "it does not mean that they are equal" in markdown(read_report(standalone()))
+    assert "it does not mean that they are equal" in markdown_of(read_report(standalone()))
 
 
 def test_answers_are_said_to_be_no_sample(html: str) -> None:
@@ -189,19 +187,18 @@ def test_an_evaluation_alone_is_a_sensible_page(html: str) -> None:
     assert sentence(report) == "4 models on 2 suites: 9 tasks, 5 min 12 s."
     seen = Page(html)
     assert "0 step" not in seen.text
-    assert "Plan and versions" not in seen.text
-    assert [one.key for one in sections(report) if one.tables] == [
+    assert [one.key for one in run_sections(report) if one.tables] == [
         *("scores", "differences", "tasks", "answers", "problems", "settings")
     ]
     assert {link[1:] for link in seen.links} <= set(seen.ids)
     assert len(seen.ids) == len(set(seen.ids))
     assert not {"link", "img", "iframe", "object"} & seen.tags
     assert "http" not in html
-    for section in sections(report):
+    for section in run_sections(report):
         assert all(row.records for table in section.tables for row in table.rows), section.key
     one = read_report(standalone(scores=scores(("base",))))
     assert sentence(one) == "1 model on 2 suites: 9 tasks, 5 min 12 s."
-    assert "Which differences are shown" not in page(one)
+    assert "Which differences are shown" not in page_of(one)
 
 
 def test_a_run_with_scores_keeps_its_sentence_and_its_colours() -> None:
@@ -216,7 +213,7 @@ def test_a_run_with_scores_keeps_its_sentence_and_its_colours() -> None:
     assert looks["align.1"][0] == looks["align.3"][0] != looks["warm"][0]
     assert len({looks["align.1"], looks["align.3"]}) == 2
     assert looks["base"][1] != looks["warm"][1]  # grey both
-    Page(page(report))
+    Page(page_of(report))
 
 
 @pytest.mark.parametrize("count", nightly([1, 2, 8], lambda count: count == 2))
@@ -239,8 +236,8 @@ def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> Non
 
 def test_markdown_tables_are_well_formed() -> None:
     report = read_report(standalone())
-    made = markdown(report)
-    assert well_formed_tables(made) == sum(len(section.tables) for section in sections(report))
+    made = markdown_of(report)
+    assert well_formed_tables(made) == sum(len(section.tables) for section in run_sections(report))
     assert "### open\\_llm\\_leaderboard\n" in made
     assert "<svg" not in made
 
@@ -253,13 +250,13 @@ def test_any_part_may_be_missing(gone: str) -> None:
     if gone == "results":
         data |= {"averages": [], "comparisons": [], "answers": []}
     report = read_report(standalone(scores=data))
-    seen = Page(page(report))
+    seen = Page(page_of(report))
     titles = {"comparisons": "Which differences are shown", "answers": "Answers, side by side"}
     if gone in titles:
         assert titles[gone] not in seen.text
-        assert titles[gone] not in markdown(report)
+        assert titles[gone] not in markdown_of(report)
     assert ("script" in seen.tags) is (gone not in {"answers", "results"})
-    assert well_formed_tables(markdown(report)) == sum(len(section.tables) for section in sections(report))
+    assert well_formed_tables(markdown_of(report)) == sum(len(section.tables) for section in run_sections(report))
 
 
 def test_problems_warnings_and_settings_are_told() -> None:
@@ -269,7 +266,7 @@ def test_problems_warnings_and_settings_are_told() -> None:
     assert ["warm", "eq_bench", "names do not match", "32"] in texts(table)
     assert ["base", "gsm8k", "no number of the form #### N", "311"] in texts(table)
     assert tables_settings.warnings(report.scores) == ["eq_bench (warm): 19% of the answers could not be read"]
-    assert "<b>Warning</b> eq_bench (warm): 19% of the answers could not be read" in page(report)
+    assert "<b>Warning</b> eq_bench (warm): 19% of the answers could not be read" in page_of(report)
     made = {one.title: one for one in tables_settings.settings(report.scores)}
     assert ["data.digest", "9f2c" * 10] in texts(made["Settings of arc"])
     assert ["window", "2048", "4096", "4096", "4096"] in texts(made["Settings of stories"])  # not the same for all
@@ -291,4 +288,4 @@ def test_a_long_answer_is_cut_and_can_be_opened(html: str) -> None:
     assert left.start == left.whole[:599] + "…"
     assert (right.start, right.scores) == ("", "no rating in the judgment")
     assert left.whole in html
-    assert markdown(report).count("A long story. ") < 15
+    assert markdown_of(report).count("A long story. ") < 15

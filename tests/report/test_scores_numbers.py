@@ -12,9 +12,9 @@ import numpy as np
 from ratchet.documents import scores as scores_document
 from ratchet.documents.read import read_report, read_scores
 from ratchet.report.charts import scores as charts_scores
-from ratchet.report.markdown import markdown
 from ratchet.report.tables import scores as tables_scores
 from ratchet.report.tables.tracked import wandb_summary, wandb_tables
+from report_page import markdown_of
 from scores_example import BOARD, TALK, of, result, score, scores, standalone
 
 
@@ -50,7 +50,7 @@ def test_a_score_without_an_error_is_shown_as_such_in_tables_and_charts_and_for_
     board = tables_scores.headlines(report, report.scores)[0]
     said = {cell.text: cell.aside for row in board.rows for cell in row.cells}
     assert said["62.5 (no error)"] == "no error of arc"
-    text = markdown(report).replace("\\", "")
+    text = markdown_of(report).replace("\\", "")
     assert {"100.0 (no error)", "62.5 (no error)"} <= set(re.findall(r"[\d.]+ \(no error\)", text))
     assert "one item: no error" in text and "no error of arc" in text
     summary = wandb_summary(report.scores, "warm")

@@ -15,9 +15,8 @@ import pytest
 
 from ratchet.documents.read import read_report, read_scores
 from ratchet.errors import DataError
-from ratchet.report.markdown import markdown
-from ratchet.report.page import page, write_report
-from report_page import Page, well_formed_tables
+from ratchet.report.page import write_report
+from report_page import Page, markdown_of, page_of, well_formed_tables
 from scores_example import RIGHT_TO_LEFT, scores, standalone
 
 HOSTILE = '</script><script>alert("x")</script> & \u2028 <!-- \' <img src=x onerror=y> `a` | \u202egnp'
@@ -37,7 +36,7 @@ def hostile() -> dict[str, Any]:
 
 
 def test_no_answer_becomes_part_of_the_page() -> None:
-    html = page(read_report(standalone(scores=hostile())))
+    html = page_of(read_report(standalone(scores=hostile())))
     seen = Page(html)  # which fails on a handler such as onerror
     assert "img" not in seen.tags
     assert html.count("<script") == html.count("</script>") == 2
@@ -48,7 +47,7 @@ def test_no_answer_becomes_part_of_the_page() -> None:
     data = json.loads(block[1])
     assert data["said"][0][0][0] == HOSTILE
     assert "innerHTML" not in html
-    made = markdown(read_report(standalone(scores=hostile())))
+    made = markdown_of(read_report(standalone(scores=hostile())))
     assert "<script>" not in made
     assert well_formed_tables(made) > 5
 
@@ -70,7 +69,7 @@ def test_a_browser_shows_the_two_models_that_are_chosen(tmp_path: Path) -> None:
     data = hostile()
     data["answers"].append(copy.deepcopy(data["answers"][-1]))
     data["answers"][0]["by"]["base"]["answer"] = RIGHT_TO_LEFT
-    html = page(read_report(standalone(scores=data)))
+    html = page_of(read_report(standalone(scores=data)))
     choose = """<script>
     var one = document.querySelectorAll("#pick select");
     one[1].value = "0"; one[1].dispatchEvent(new Event("change"));

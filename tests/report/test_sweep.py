@@ -16,10 +16,10 @@ from ratchet.documents.read import read_sweep
 from ratchet.documents.sweep import ObjectiveResult
 from ratchet.errors import DataError
 from ratchet.report import figures
-from ratchet.report.sweep.page import sections, sweep_markdown, sweep_page, write_sweep_page
+from ratchet.report.sweep.page import sweep_sections, write_sweep_page
 from ratchet.report.sweep.words import apart, lead, plan_point, saved, winner
 from ratchet.report.tables.sweep import ended, ranked, work_shared
-from report_page import Page, well_formed_tables
+from report_page import Page, sweep_markdown_of, sweep_page_of, well_formed_tables
 from sweep_example import ACCURACY, CHOSEN, PLAN_TEXT, beta_lambda, orders, sweep, troubled, two_objectives
 
 EXAMPLES = {"random": beta_lambda, "orders": orders, "two objectives": two_objectives, "troubled": troubled}
@@ -33,7 +33,7 @@ def cells(table: Any, column: str) -> list[str]:
 @pytest.mark.parametrize("example", nightly(EXAMPLES.values(), lambda example: example is two_objectives), ids=EXAMPLES)
 def test_the_page_is_whole_and_needs_nothing_else(example: Any) -> None:
     document = example()
-    html = sweep_page(read_sweep(document))
+    html = sweep_page_of(read_sweep(document))
     seen = Page(html)
     assert not {"script", "link", "img", "iframe", "object"} & seen.tags
     inside = {one[1:] for one in seen.links if one.startswith("#")}
@@ -52,7 +52,7 @@ def test_the_page_is_whole_and_needs_nothing_else(example: Any) -> None:
 def test_every_result_stands_with_its_error_on_the_page_and_in_the_markdown(example: Any) -> None:
     document = example()
     read = read_sweep(document)
-    shown, text = Page(sweep_page(read)).text, sweep_markdown(read).replace("\\", "")
+    shown, text = Page(sweep_page_of(read)).text, sweep_markdown_of(read).replace("\\", "")
     wanted = {f"{document['work'][key]:,}" for key in ("stages", "stages_unshared", "pairs", "pairs_unshared")}
     wanted |= {*document["versions"].values(), document["commit"], document["created"], document["space_text"].strip()}
     for point in document["points"]:
@@ -71,10 +71,10 @@ def test_every_result_stands_with_its_error_on_the_page_and_in_the_markdown(exam
 @pytest.mark.parametrize("example", nightly(EXAMPLES.values(), lambda example: example is orders), ids=EXAMPLES)
 def test_markdown_tables_are_well_formed_and_name_their_records(example: Any) -> None:
     read = read_sweep(example())
-    made = sweep_markdown(read)
-    assert well_formed_tables(made) == sum(len(one.tables) for one in sections(read)) >= 4
+    made = sweep_markdown_of(read)
+    assert well_formed_tables(made) == sum(len(one.tables) for one in sweep_sections(read)) >= 4
     assert "<svg" not in made
-    for part in sections(read):
+    for part in sweep_sections(read):
         assert all(row.records for table in part.tables for row in table.rows)
     for name in re.findall(r"\]\(\./(trials/[^)]+)\)", made):
         assert f"sweeps/{read.name}/{name}" in {trial.run for trial in read.trials}
@@ -127,7 +127,7 @@ def test_the_head_counts_trials_by_status() -> None:
     read = read_sweep(troubled() | {"planned": 60})
     said = "20 points, 40 trials of 60 planned (36 finished, 1 stopped, 2 failed, 1 unfinished): 1 h 26 min."
     assert lead(read) == said
-    assert said in Page(sweep_page(read)).text
+    assert said in Page(sweep_page_of(read)).text
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_front_is_told_by_its_points_and_not_by_one() -> None:
     for one, other in itertools.product(document["points"], front):
         values = [[found["value"] for found in point["results"]] for point in (one, other)]
         assert not (values[0][0] > values[1][0] and values[0][1] > values[1][1])
-    assert CHOSEN in Page(sweep_page(read_sweep(document))).text
+    assert CHOSEN in Page(sweep_page_of(read_sweep(document))).text
 
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}{0}$ | `a` ](javascript:x) --> <!-- #010101 詞 '
@@ -227,7 +227,7 @@ def hostile() -> dict[str, Any]:
 
 def test_hostile_texts_stay_text_and_are_cut() -> None:
     read = read_sweep(hostile())
-    html = sweep_page(read)
+    html = sweep_page_of(read)
     seen = Page(html)
     assert "script" not in seen.tags
     assert all(link.startswith(("#", "./", "../")) for link in seen.links)
@@ -236,7 +236,7 @@ def test_hostile_texts_stay_text_and_are_cut() -> None:
     shown = re.sub("<pre>.*?</pre>", "", html, flags=re.DOTALL)
     assert max(map(len, re.findall("(?:long)+", shown))) < 2000
     assert len(html) < 400_000
-    made = sweep_markdown(read)
+    made = sweep_markdown_of(read)
     assert well_formed_tables(made) > 4
     prose = made.partition("## Space\n")[0]
     assert "<script>" not in prose
@@ -278,6 +278,6 @@ def test_a_document_that_does_not_hold_together_is_refused(tmp_path: Path, chang
 
 def test_a_sweep_of_nothing_is_a_page() -> None:
     empty = sweep("sums-none", [], [], [], [], {ACCURACY: "max"})
-    seen = Page(sweep_page(read_sweep(empty)))
+    seen = Page(sweep_page_of(read_sweep(empty)))
     assert "nothing is best" in seen.text
-    assert "nothing is best" in sweep_markdown(read_sweep(empty))
+    assert "nothing is best" in sweep_markdown_of(read_sweep(empty))

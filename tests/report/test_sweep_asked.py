@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from ratchet.documents.read import read_sweep
-from ratchet.report.sweep.page import facts
+from ratchet.report.sweep.page import sweep_facts
 from ratchet.report.sweep.stage_tree import stage_tree
 from ratchet.report.sweep.words import measure, plan_point, saved, winner
 from ratchet.report.tables.sweep import ranked, stages, work_shared
@@ -31,7 +31,7 @@ def test_stages_found_from_before_are_told_apart_from_trained_ones() -> None:
         ["stages found from before", "1", "–", "–"],
     ]
     assert cells(listed, "made by")[0] == "quickstart"
-    assert tree.nodes[1].lines[1] == "6 trials · made before"
+    assert tree.boxes[1].shape.lines[1] == "6 trials · made before"
     assert "found" not in " ".join(cells(work_shared(read_sweep(beta_lambda(3))), "work"))
 
 
@@ -60,7 +60,7 @@ def test_what_was_set_for_the_sweep_is_set_again_and_counts_as_the_plans_own() -
     assert plan_point(read) is read.points[2]
     files = ["sweeps/sums-beta_lambda/plan.yaml", "sweeps/sums-beta_lambda/space.yaml"]
     words = [word for one in sets for word in ("--set", one)]
-    assert shlex.split(dict(facts(read))["to repeat"]) == ["ratchet", "sweep", *files, *words]
+    assert shlex.split(dict(sweep_facts(read))["to repeat"]) == ["ratchet", "sweep", *files, *words]
     assert plan_point(read_sweep(document | {"plan_text": "# --set a.b=1\nnull"})) is None
 
 
@@ -75,7 +75,7 @@ def test_a_result_stands_at_the_stage_that_it_is_of_whatever_was_trained_after_i
     document["stages"].append(control)
     tree = stage_tree(read_sweep(document))
     assert tree
-    box = next(node for node in tree.nodes if node.id == last)
-    other = next(node for node in tree.nodes if node.id == control["id"])
-    assert any(abs(leaf.y - box.y) < 80 and leaf.x > box.x for leaf in tree.leaves)
-    assert not any(leaf.x > other.x and abs(leaf.y - other.y) < 20 for leaf in tree.leaves)
+    box = next(one for one in tree.boxes if one.shape.id == last)
+    other = next(one for one in tree.boxes if one.shape.id == control["id"])
+    assert any(abs(note.y - box.y) < 80 and note.x > box.x for note in tree.notes)
+    assert not any(note.x > other.x and abs(note.y - other.y) < 20 for note in tree.notes)

@@ -15,12 +15,13 @@ from nightly import nightly
 from ratchet.documents.read import read_sweep
 from ratchet.documents.sweep import Key
 from ratchet.report.charts import sweep as charts
+from ratchet.report.drawing import Drawing
 from ratchet.report.parts import Chart
-from ratchet.report.sweep.page import drawings, sections, sweep_markdown, sweep_page
-from ratchet.report.sweep.stage_tree import MOST_NODES, Tree, stage_tree
+from ratchet.report.sweep.page import sweep_sections
+from ratchet.report.sweep.stage_tree import MOST_NODES, stage_tree
 from ratchet.report.sweep.values import Axis, axis_of, short_names, shown
 from ratchet.report.tables.sweep import MOST, ranked
-from report_page import Page, well_formed_tables
+from report_page import Page, charts_in, sweep_markdown_of, sweep_page_of, well_formed_tables
 from sweep_example import ACCURACY, CHOSEN, LOSS, beta_lambda, orders, sweep, troubled, two_objectives
 
 BETA, PENALTY = "stages.align.beta", "stages.align.penalty"
@@ -39,7 +40,7 @@ def dots(chart: Chart, colour: str) -> list[tuple[float, float]]:
 
 
 def charts_of(document: dict[str, Any]) -> dict[str, list[Chart]]:
-    return {key: [*found.wide, *found.small] for key, found in drawings(read_sweep(document)).items()}
+    return charts_in(sweep_sections(read_sweep(document)))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_every_drawing_is_well_formed_xml(example: Any) -> None:
         for chart in found:
             assert parsed(chart.svg).get("aria-label")
             assert chart.records
-    html = sweep_page(read_sweep(document))
+    html = sweep_page_of(read_sweep(document))
     tree = re.search(r'<svg [^>]*aria-label="Tree of stages">.*?</svg>', html, re.DOTALL)
     assert tree is not None
     boxes = [one for one in parsed(tree[0]).iter("g") if "node" in one.get("class", "")]
@@ -121,23 +122,23 @@ def test_the_front_is_drawn_and_named() -> None:
 def test_importance_has_a_bar_a_key_and_nothing_where_there_is_none() -> None:
     (chart,) = charts_of(beta_lambda())["importance"]
     assert {"83.0", "17.0", "beta", "penalty"} <= {text.strip() for text in Page(chart.svg).texts}
-    assert "It was learnt from 20 points" in Page(sweep_page(read_sweep(beta_lambda()))).text
+    assert "It was learnt from 20 points" in Page(sweep_page_of(read_sweep(beta_lambda()))).text
     assert "importance" not in charts_of(orders())
-    assert "Importance" not in Page(sweep_page(read_sweep(orders()))).text
+    assert "Importance" not in Page(sweep_page_of(read_sweep(orders()))).text
 
 
 # --- the tree of stages --------------------------------------------------------------------------
 
 
-def tree_of(document: dict[str, Any]) -> Tree:
+def tree_of(document: dict[str, Any]) -> Drawing:
     found = stage_tree(read_sweep(document))
     assert found is not None
     return found
 
 
-def assert_apart(tree: Tree) -> None:
-    boxes = [(node.x, node.y, node.width, node.height) for node in tree.nodes]
-    boxes += [(leaf.x, leaf.y, 100, 17 * len(leaf.lines)) for leaf in tree.leaves]
+def assert_apart(tree: Drawing) -> None:
+    boxes = [(box.x, box.y, box.shape.width, box.shape.height) for box in tree.boxes]
+    boxes += [(note.x, note.y, 100, 17 * len(note.shape.lines)) for note in tree.notes]
     for index, (x, y, w, h) in enumerate(boxes):
         assert x + w <= tree.width
         assert y + h <= tree.height
@@ -149,16 +150,16 @@ def assert_apart(tree: Tree) -> None:
 def test_the_tree_has_every_stage_once_and_nothing_overlaps(sources: tuple[str, ...]) -> None:
     document = orders(sources)
     tree = tree_of(document)
-    assert sorted(node.id for node in tree.nodes) == ["", *sorted(one["id"] for one in document["stages"])]
-    assert len(tree.nodes) - 1 == sum(math.perm(len(sources), k) for k in range(1, len(sources) + 1))
+    assert sorted(box.shape.id for box in tree.boxes) == ["", *sorted(one["id"] for one in document["stages"])]
+    assert len(tree.boxes) - 1 == sum(math.perm(len(sources), k) for k in range(1, len(sources) + 1))
     assert len(tree.edges) == len(document["stages"])
-    assert len(tree.leaves) == math.factorial(len(sources))
+    assert len(tree.notes) == math.factorial(len(sources))
     assert_apart(tree)
     shared = {one["id"] for one in document["stages"] if len(one["trials"]) > 1}
-    assert {node.id for node in tree.nodes if node.shared} == shared
+    assert {box.shape.id for box in tree.boxes if "shared" in box.shape.look} == shared
     best = next(one for one in document["trials"] if one["point"] == document["best"])
-    assert {node.id for node in tree.nodes if node.best} == set(best["steps"])
-    assert [leaf.lines[0][:6] for leaf in tree.leaves if leaf.best] == ["best: "]
+    assert {box.shape.id for box in tree.boxes if "best" in box.shape.look} == set(best["steps"])
+    assert [note.shape.lines[0][:6] for note in tree.notes if note.shape.look == "best"] == ["best: "]
 
 
 def test_a_trial_that_ends_where_others_go_on_has_a_row_of_its_own() -> None:
@@ -167,27 +168,28 @@ def test_a_trial_that_ends_where_others_go_on_has_a_row_of_its_own() -> None:
         one["steps"] = one["steps"][:1]
     tree = tree_of(document)
     assert_apart(tree)
-    assert len(tree.leaves) == 5  # the first two orders end at one stage
-    assert [len(leaf.lines) for leaf in tree.leaves] == [4, 2, 2, 2, 2]
+    assert len(tree.notes) == 5  # the first two orders end at one stage
+    assert [len(note.shape.lines) for note in tree.notes] == [4, 2, 2, 2, 2]
 
 
 def test_a_box_says_its_chunk_its_maker_its_pairs_and_time() -> None:
-    node = next(node for node in tree_of(orders()).nodes if node.id == "squ")
-    assert node.label == "align.1 · quiz"
-    assert node.lines == ("800 pairs · 12 s", "2 trials · by trial 3")
-    assert "made by t00000002" in node.detail
+    shape = next(box.shape for box in tree_of(orders()).boxes if box.shape.id == "squ")
+    assert shape.label == "align.1 · quiz"
+    assert shape.lines == ("800 pairs · 12 s", "2 trials · by trial 3")
+    assert "made by t00000002" in shape.detail
 
 
 def test_of_many_stages_the_first_levels_are_drawn_best_first_and_the_rest_counted() -> None:
     document = beta_lambda(80)
     tree = tree_of(document)
-    assert len(tree.nodes) - 1 == MOST_NODES
-    assert tree.left_out == 161 - MOST_NODES
-    assert tree.nodes[1].id == "wa" * 8
+    assert len(tree.boxes) - 1 == MOST_NODES
+    assert tree.boxes[1].shape.id == "wa" * 8
     best = {one["steps"][-1] for one in document["trials"] if one["point"] == document["best"]}
-    assert best <= {node.id for node in tree.nodes}
-    assert [leaf.lines for leaf in tree.leaves if leaf.lines[0].startswith("…")] == [("… 61 more start here",)]
-    text = Page(sweep_page(read_sweep(document))).text
+    assert best <= {box.shape.id for box in tree.boxes}
+    assert [note.shape.lines for note in tree.notes if note.shape.lines[0].startswith("…")] == [
+        ("… 61 more start here",)
+    ]
+    text = Page(sweep_page_of(read_sweep(document))).text
     assert "61 stages are left out: 100 stages of the first levels are shown." in text
 
 
@@ -238,15 +240,15 @@ EDGES = {
 def test_a_sweep_that_lacks_something_is_a_page(example: Any) -> None:
     document = example()
     read = read_sweep(document)
-    seen = Page(sweep_page(read))
+    seen = Page(sweep_page_of(read))
     assert "None" not in seen.text
     assert "nan" not in seen.text.replace("is nan", "")
-    assert well_formed_tables(sweep_markdown(read)) == sum(len(one.tables) for one in sections(read))
+    assert well_formed_tables(sweep_markdown_of(read)) == sum(len(one.tables) for one in sweep_sections(read))
     for found in charts_of(document).values():
         assert all(parsed(chart.svg) is not None for chart in found)
     if document["best"] is None:
         assert "nothing is best" in seen.text
-        assert not drawings(read)
+        assert not charts_in(sweep_sections(read))
 
 
 @pytest.mark.slow
@@ -254,9 +256,9 @@ def test_five_hundred_points_are_thinned_and_said_so() -> None:
     document = beta_lambda(500)
     document["points"][333]["marks"] = ["random"]
     read = read_sweep(document)
-    html, table, tree = sweep_page(read), ranked(read), stage_tree(read)
+    html, table, tree = sweep_page_of(read), ranked(read), stage_tree(read)
     assert table is not None and tree is not None
-    assert len(tree.nodes) <= MOST_NODES + 1  # and the start model
+    assert len(tree.boxes) <= MOST_NODES + 1  # and the start model
     rows = [row.cells[1].text for row in table.rows]
     assert MOST <= len(rows) <= MOST + 2
     assert {document["best"], "p0000014d", "p00000000"} <= set(rows)  # the best, the marked, the plan's own
@@ -296,5 +298,5 @@ def test_values_are_told_apart_as_the_plan_means_them() -> None:
 def test_reading_does_not_change_the_document() -> None:
     document = two_objectives()
     before = copy.deepcopy(document)
-    sweep_page(read_sweep(document))
+    sweep_page_of(read_sweep(document))
     assert document == before

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 
 import pytest
+
+from ratchet.documents.report import Report
+from ratchet.documents.sweep import SweepOutcome
+from ratchet.report.page import run_page
+from ratchet.report.parts import Chart, Section
+from ratchet.report.render import charts_of, html, markdown
+from ratchet.report.sweep.page import sweep_page
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "path", "rect", "use", "circle", "line", "stop"}
 
@@ -74,3 +82,29 @@ def well_formed_tables(text: str) -> int:
     for line in piped:
         assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", piped[piped.index(line)]))
     return len(widths)
+
+
+def page_of(report: Report) -> str:
+    """Return a run's page as HTML."""
+    return html(run_page(report))
+
+
+def markdown_of(report: Report) -> str:
+    """Return a run's page as Markdown."""
+    return markdown(run_page(report))
+
+
+def sweep_page_of(sweep: SweepOutcome) -> str:
+    """Return a sweep's page as HTML."""
+    return html(sweep_page(sweep))
+
+
+def sweep_markdown_of(sweep: SweepOutcome) -> str:
+    """Return a sweep's page as Markdown."""
+    return markdown(sweep_page(sweep))
+
+
+def charts_in(sections: Iterable[Section]) -> dict[str, list[Chart]]:
+    """Return the charts of the sections that have some, by the section's key."""
+    found = {one.key: charts_of(one) for one in sections}
+    return {key: charts for key, charts in found.items() if charts}

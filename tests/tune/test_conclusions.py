@@ -21,7 +21,7 @@ from ratchet.errors import PlanError, TrainingError
 from ratchet.evaluate.preference import by_pair, reward_scores
 from ratchet.reference.store import Logps, finished_files, write_block
 from ratchet.report.sweep.diagnoses import common_reason, failed
-from ratchet.report.sweep.page import sweep_markdown, sweep_page, write_sweep_page
+from ratchet.report.sweep.page import write_sweep_page
 from ratchet.report.sweep.values import objective_axis
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
@@ -34,7 +34,7 @@ from ratchet.tune.pair_values import heldout_values
 from ratchet.tune.promote import Origin, _record, winner
 from ratchet.tune.sweep import refuse_nothing
 from ratchet.tune.trial import describe_outcome
-from report_page import Page
+from report_page import Page, sweep_markdown_of, sweep_page_of
 from tests.tune.test_gather import ACCURACY, MARGIN, PLAN, Trials, asked
 
 COUNT = 40
@@ -103,7 +103,7 @@ def test_points_that_share_held_out_pairs_are_compared_pair_by_pair(trials: Tria
     independent = np.hypot(*(point.results[0].standard_error or 0 for point in found.points))
     assert told.low is not None and told.low > 0 > told.difference - 2 * independent, "pairs tell what is hidden else"
     assert found.best == "pa" and not found.diagnoses
-    assert f"over {COUNT} pairs of both" in Page(sweep_page(read_sweep(dataclasses.asdict(found)))).text
+    assert f"over {COUNT} pairs of both" in Page(sweep_page_of(read_sweep(dataclasses.asdict(found)))).text
 
 
 def test_without_the_scores_or_with_other_pairs_two_points_are_independent(trials: Trials) -> None:
@@ -170,7 +170,7 @@ def test_a_tie_is_no_best_on_the_page_on_the_terminal_or_in_a_promotion(trials: 
     write_sweep(trials.layout.sweep("plan-beta"), found)
     page, _ = write_sweep_page(trials.layout.sweep("plan-beta"), found)
     text = Page(page.read_text()).text
-    for shown in (text, sweep_markdown(read_sweep(dataclasses.asdict(found))).replace("\\", "")):
+    for shown in (text, sweep_markdown_of(read_sweep(dataclasses.asdict(found))).replace("\\", "")):
         assert "A tie: 3 points came to the same" in shown and "None of them is best" in shown
         assert "Best:" not in shown and "best:" not in shown and "± 0.0" not in shown
         assert "1.00 (0.72 to 1.00)" in shown
@@ -187,7 +187,7 @@ def test_eleven_of_eleven_are_not_sure_and_no_axis_goes_above_1(trials: Trials) 
     for errors in (False, True):
         axis = objective_axis(read, 0, errors=errors)
         assert axis.high == 1.0 and axis.low < 1.0
-    assert "1.05" not in sweep_page(read)
+    assert "1.05" not in sweep_page_of(read)
 
 
 def test_seeds_that_all_came_to_1_are_not_sure_either(trials: Trials) -> None:
@@ -229,7 +229,7 @@ def test_a_sweep_of_which_nothing_came_is_an_error_that_names_the_common_reason_
     assert said.count("is not finite") == 1 and "lower the rate; --fresh tries these points again" in said
     with pytest.raises(PlanError, match=r"(?s)no trial .* has finished.*running it again changes nothing.*--fresh"):
         winner(found)
-    assert "no trial finished" in Page(sweep_page(read_sweep(dataclasses.asdict(found)))).text
+    assert "no trial finished" in Page(sweep_page_of(read_sweep(dataclasses.asdict(found)))).text
     trials.add("y", 0.5)
     some = gather(trials.layout, asked())
     refuse_nothing(some)

@@ -10,6 +10,7 @@ import re
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
 
 from ratchet.documents.report import Diagnosis, Report, SampledPrompt, StepSummary, WrittenAnswer
 from ratchet.pairs.checks import POLICY
@@ -36,29 +37,36 @@ _SHORTEST_LOOP = 16
 LONGER = 2.0
 """How many times longer than before, and than the chosen answers, answers are when their length is said."""
 
+Document = TypeVar("Document")
+
 Found = tuple[str, Mapping[str, str]]
 """What a diagnosis is of, and the words that its sentence has."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """A diagnosis: `test` yields what it is of, `says` is its sentence and `do` the next step."""
+class Rule(Generic[Document]):
+    """A diagnosis: `test` yields what it is of with the words of the sentence `says`; `do` is the next step."""
 
     name: str
     grave: bool
-    test: Callable[[Report], Iterator[Found]]
+    test: Callable[[Document], Iterator[Found]]
     says: str
     do: str
 
 
-def diagnose(report: Report) -> tuple[Diagnosis, ...]:
-    """Return what the figures of a report say, the grave first, each kind in the order of `RULES`."""
+def judged(rules: Iterable[Rule[Document]], document: Document) -> tuple[Diagnosis, ...]:
+    """Return what the figures of a document say, the grave first, each kind in the order of `rules`."""
     found = [
-        Diagnosis(rule.name, of, rule.grave, rule.says.format(**words), rule.do)
-        for rule in RULES
-        for of, words in rule.test(report)
+        Diagnosis(rule.name, of, rule.grave, rule.says.format(**words), rule.do.format(**words))
+        for rule in rules
+        for of, words in rule.test(document)
     ]
     return tuple(sorted(found, key=lambda one: not one.grave))
+
+
+def diagnose(report: Report) -> tuple[Diagnosis, ...]:
+    """Return what the figures of a run say."""
+    return judged(RULES, report)
 
 
 def lines(diagnoses: Iterable[Diagnosis]) -> Iterator[str]:
@@ -226,7 +234,7 @@ def _sound(mine: list[tuple[SampledPrompt, WrittenAnswer]]) -> bool:
     return 2 * sum(bool(degenerate(sample, one)) for sample, one in mine) <= len(mine)
 
 
-RULES = (
+RULES: tuple[Rule[Report], ...] = (
     Rule(
         "chosen collapsed",
         True,

@@ -1,12 +1,14 @@
-"""What a page is made of, as plain data: tables, charts, and the sections that hold them."""
+"""What a page is made of, as plain data: tables and charts, the sections that hold them, and what stands around."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from ratchet.documents.report import Report
 from ratchet.report import figures as fig
+from ratchet.report.drawing import Drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,42 +91,96 @@ def table(rows: Iterable[Row], note: str = "", title: str = "", *, folded: bool 
 class Chart:
     """A finished chart: SVG text, the caption above it, the records it was drawn from.
 
-    `narrow` is the same chart for a phone, where it would be too small otherwise.
+    A `wide` one has a line of the page to itself. `narrow` is the same chart for a phone, where it would be too small.
     """
 
     svg: str
     caption: str
     records: tuple[str, ...]
     narrow: str = ""
+    wide: bool = False
+
+
+Charts = Callable[[], Sequence[Chart | None]]
+"""Draws a section's charts, without those that it has no numbers for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the report: text, and tables; `cautions` are set apart above them."""
+    """A part of a page: what it is about, then its cautions, charts, tables, and at most one drawing.
+
+    `findings` are paragraphs that say what came out; `text` only explains. Charts are drawn when the page is, since
+    Markdown has none; `legend` says how to read them.
+    """
 
     key: str
     title: str
     text: str = ""
     tables: tuple[PageTable, ...] = ()
     cautions: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    charts: Charts = tuple
+    legend: str = ""
+    drawing: Drawing | None = None
+
+
+def section(
+    key: str,
+    title: str,
+    text: str = "",
+    *tables: PageTable | None,
+    cautions: Sequence[str] = (),
+    charts: Charts = tuple,
+    legend: str = "",
+) -> Section:
+    """Make a section of the tables that there are."""
+    known = tuple(one for one in tables if one is not None)
+    return Section(key, title, text, known, tuple(cautions), charts=charts, legend=legend)
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawings:
-    """A section's charts, which only the page has: `wide` ones over `small` ones, and how to read them."""
+class Callout:
+    """A diagnosis at the head of a page, and what to do next; a `grave` one stands out."""
 
-    wide: tuple[Chart, ...]
-    small: tuple[Chart, ...]
-    key: str = ""
-
-    @classmethod
-    def of(cls, wide: Sequence[Chart | None], small: Sequence[Chart], key: str = "") -> Drawings:
-        return cls(tuple(one for one in wide if one is not None), tuple(small), key)
+    head: str
+    says: str
+    do: str
+    grave: bool
 
 
-def section(key: str, title: str, text: str = "", *tables: PageTable | None, cautions: Sequence[str] = ()) -> Section:
-    """Make a section of the tables that there are."""
-    return Section(key, title, text, tuple(one for one in tables if one is not None), tuple(cautions))
+@dataclasses.dataclass(frozen=True)
+class WrittenText:
+    """A text that the page was made from, such as the plan, shown on a click, or at once where it is `opened`."""
+
+    title: str
+    summary: str
+    text: str
+    language: str
+    opened: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A page and its Markdown: the same sections, facts and records for a run, an evaluation and a sweep.
+
+    `lead` are paragraphs, the first of them the largest. `about` is the title of the part with `facts` and `sources`.
+    `stages` gives what has a colour of its own its number, and `link` makes a link of a record's path.
+    """
+
+    title: str
+    lead: tuple[str, ...]
+    made: str
+    callouts: tuple[Callout, ...]
+    warnings: tuple[str, ...]
+    sections: tuple[Section, ...]
+    about: str
+    facts: tuple[tuple[str, str], ...]
+    sources: tuple[WrittenText, ...]
+    stages: Mapping[str, int]
+    headline: PageTable | None = None
+    first_samples: PageTable | None = None
+    answers: Any = None
+    link: Callable[[str], str] | None = None
 
 
 def coloured(report: Report) -> list[str]:

@@ -22,7 +22,7 @@ from ratchet.documents.sweep import (
 from ratchet.documents.trial import TrialStep
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.report.sweep.diagnoses import diagnose
+from ratchet.report.sweep.diagnoses import diagnose_sweep
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint
@@ -104,7 +104,7 @@ def gather(
         tied=same,
         comparisons=compare(layout, asked.plan, points, trials, objectives[0]),
     )
-    return dataclasses.replace(made, diagnoses=diagnose(made))
+    return dataclasses.replace(made, diagnoses=diagnose_sweep(made))
 
 
 def write_sweep(folder: Path, document: SweepOutcome) -> Path:

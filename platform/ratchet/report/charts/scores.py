@@ -166,7 +166,7 @@ def _grouped(report: Report, picture: Picture) -> Chart | None:
         return draw(name, picture.caption, paint, size=size, margins=(side, 16, top, 40))
 
     wide, narrow = drawn(picture.name, 900, 180, 40), drawn(f"{picture.name}-narrow", 360, 110, 20)
-    return Chart(wide, picture.caption, picture.records, narrow)
+    return Chart(wide, picture.caption, picture.records, narrow, wide=True)
 
 
 def _small(report: Report, picture: Picture) -> Chart | None:

@@ -27,6 +27,8 @@ from ratchet.report.sweep.values import (
     axis_of,
     document,
     goodness,
+    leaders,
+    leading,
     objective_axis,
     reach,
     records,
@@ -42,16 +44,6 @@ DOT = stage_colour(2)
 
 MOST_NAMES = 40
 """Categories that a chart has lines for."""
-
-
-def leaders(sweep: SweepOutcome) -> frozenset[str]:
-    """Return the ids of the best point, or of those of the front."""
-    return frozenset([sweep.best] if sweep.best else [*sweep.tied, *(one.id for one in sweep.points if one.front)])
-
-
-def leading(sweep: SweepOutcome) -> str:
-    """Say what the leaders are."""
-    return "the best point" if sweep.best else "the points of the tie" if sweep.tied else "the Pareto front"
 
 
 def value(point: Point, place: int) -> float:
@@ -112,7 +104,7 @@ def draw_parallel(sweep: SweepOutcome) -> Chart | None:
     says = f"Each line is a point, from its values to what came of them. {_colours(sweep)}"
     if gone := len(sweep.points) - len(points):
         says += f" {many(gone, 'point')} without a value {'is' if gone == 1 else 'are'} not drawn."
-    return Chart(svg, says, records(sweep, points))
+    return Chart(svg, says, records(sweep, points), wide=True)
 
 
 def _height(axis: Axis, found: Any) -> float | None:
@@ -199,7 +191,7 @@ def draw_pareto(sweep: SweepOutcome) -> Chart | None:
     if len(front) > NAMED:
         says += f" {NAMED} of the {len(front)} points of the front are named."
     svg = draw("pareto", "The Pareto front", paint, size=(900, 420), margins=(60, 260, 30, 42))
-    return Chart(svg, says, records(sweep, points))
+    return Chart(svg, says, records(sweep, points), wide=True)
 
 
 def _better(sweep: SweepOutcome, place: int) -> str:

@@ -1,6 +1,6 @@
 """The charts of an objective against each key of a sweep: one dot a point.
 
-Numbers lie along an axis, values that are names side by side or one below another. Colours as in `charts_sweep`.
+Numbers lie along an axis, values that are names side by side or one below another. Colours as in `charts.sweep`.
 """
 
 from __future__ import annotations
@@ -9,28 +9,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from ratchet.documents.sweep import Key, Point, SweepOutcome
-from ratchet.report.charts.sweep import BEST, DOT, MOST_NAMES, bars, leaders, leading, value
+from ratchet.report.charts.sweep import BEST, DOT, MOST_NAMES, bars, value
 from ratchet.report.figures import cut
 from ratchet.report.parts import Chart
 from ratchet.report.plots import INK, RULE, axis_names, draw
-from ratchet.report.sweep.values import Axis, axis_of, objective_axis, records, with_values
+from ratchet.report.sweep.values import Axis, axis_of, leaders, leading, objective_axis, records, with_values
 from ratchet.report.sweep.words import plan_point
 
 Dot = tuple[Point, float, float, tuple[float, float]]
 """A point, its place along and up, and how far its bar goes to each side."""
 
 
-def draw_against_keys(sweep: SweepOutcome, place: int) -> tuple[list[Chart], list[Chart]]:
-    """Return an objective against each key, as (wide, small) charts; the wide ones have a line a category."""
+def draw_against_keys(sweep: SweepOutcome, place: int) -> list[Chart]:
+    """Draw an objective against each key; the wide charts have a line a category."""
     points = with_values(sweep, place)
-    wide: list[Chart] = []
-    small: list[Chart] = []
+    made = []
     for number, key in enumerate(sweep.keys if points else ()):
         axis = axis_of(sweep, key, [one.values.get(key.key) for one in points], 46)
         long = axis.scale == "names" and (len(axis.names) > 6 or max(map(len, axis.names)) > 7)
-        made = _lines if long else _upright_dots
-        (wide if long else small).append(made(sweep, place, number, key, axis))
-    return wide, small
+        made.append((_lines if long else _upright_dots)(sweep, place, number, key, axis))
+    return made
 
 
 def _caption(sweep: SweepOutcome, place: int, axis: Axis) -> str:
@@ -89,7 +87,7 @@ def _lines(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -
     each = max(20, min(60, 7 * max((sum(where[one.id] == at for one in drawn) for at in kept), default=1)))
     size = (900, 56 + each * max(1, len(kept)))
     svg = draw(f"against-{place}-{number}", says, paint, size=size, margins=(side, 20, 12, 40))
-    return Chart(svg, says, records(sweep, drawn))
+    return Chart(svg, says, records(sweep, drawn), wide=True)
 
 
 def _spread(points: Sequence[Point], key: Key, axis: Axis) -> list[tuple[Point, float]]:

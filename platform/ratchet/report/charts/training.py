@@ -109,7 +109,7 @@ def draw_chosen_overlay(report: Report) -> Chart | None:
         "A stepwise stage starts again from 0 at each step, whose reference is the model before it. "
         + smoothing_note(report)
     )
-    return Chart(wide, caption, _records(report, stages), narrow)
+    return Chart(wide, caption, _records(report, stages), narrow, wide=True)
 
 
 def _end(series: Series) -> float:
@@ -284,7 +284,7 @@ def draw_times(report: Report) -> Chart | None:
     size = (760, 66 + 26 * len(steps))
     svg = draw("times", "Time of each step", paint, size=size, margins=(118, 84, 14, 40))
     caption = "Pale: scoring the reference, where the step did it. Full: training. Faint: starting, saving, publishing."
-    return Chart(svg, caption, tuple(step.record for step in steps))
+    return Chart(svg, caption, tuple(step.record for step in steps), wide=True)
 
 
 def smoothing_note(report: Report) -> str:

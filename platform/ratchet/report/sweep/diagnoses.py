@@ -1,38 +1,23 @@
-"""What a sweep's figures say of it, by name: each diagnosis is one row of `RULES`, as in `diagnoses`."""
+"""What a sweep's figures say of it, by name: each diagnosis is one row of `RULES`."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
 from ratchet.documents.report import Diagnosis
 from ratchet.documents.sweep import SweepOutcome, TrialOutcome
 from ratchet.report import figures as fig
+from ratchet.report.diagnoses import Found, Rule, judged
 
 NAMED = 8
 """Points of a tie that are named."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A diagnosis: `test` yields the words of its sentence `says`; `do` is the next step."""
-
-    name: str
-    grave: bool
-    test: Callable[[SweepOutcome], Iterator[Mapping[str, str]]]
-    says: str
-    do: str
-
-
-def diagnose(sweep: SweepOutcome) -> tuple[Diagnosis, ...]:
-    """Return what the figures of a sweep say, in the order of `RULES`."""
-    return tuple(
-        Diagnosis(rule.name, sweep.name, rule.grave, rule.says.format(**words), rule.do.format(**words))
-        for rule in RULES
-        for words in rule.test(sweep)
-    )
+def diagnose_sweep(sweep: SweepOutcome) -> tuple[Diagnosis, ...]:
+    """Return what the figures of a sweep say."""
+    return judged(RULES, sweep)
 
 
 def common_reason(trials: list[TrialOutcome]) -> tuple[str, int]:
@@ -62,39 +47,45 @@ def _words(trials: list[TrialOutcome], of: int) -> dict[str, str]:
     return {"failed": str(len(trials)), "of": str(of), "reason": told + what, "fix": " ".join(fix.split()) or "see it"}
 
 
-def _nothing(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
+def _nothing(sweep: SweepOutcome) -> Iterator[Found]:
     bad, ended = failed(sweep), [trial for trial in sweep.trials if trial.status != "unfinished"]
     if bad and not any(trial.status == "finished" for trial in sweep.trials) and len(ended) == len(sweep.trials):
-        yield _words(bad, len(sweep.trials))
+        yield sweep.name, _words(bad, len(sweep.trials))
 
 
-def _some_failed(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
+def _some_failed(sweep: SweepOutcome) -> Iterator[Found]:
     bad = failed(sweep)
     if bad and any(trial.status == "finished" for trial in sweep.trials):
-        yield _words(bad, len(sweep.trials))
+        yield sweep.name, _words(bad, len(sweep.trials))
 
 
-def _tie(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
+def _tie(sweep: SweepOutcome) -> Iterator[Found]:
     if sweep.tied:
         names = ", ".join(sweep.tied[:NAMED]) + (" and more" if len(sweep.tied) > NAMED else "")
         value = next(point.results[0].value for point in sweep.points if point.id == sweep.tied[0])
-        yield {
-            "count": str(len(sweep.tied)),
-            "names": names,
-            "value": fig.number(value, 4),
-            "metric": sweep.objectives[0].metric,
-            "first": sweep.tied[0],
-        }
+        yield (
+            sweep.name,
+            {
+                "count": str(len(sweep.tied)),
+                "names": names,
+                "value": fig.number(value, 4),
+                "metric": sweep.objectives[0].metric,
+                "first": sweep.tied[0],
+            },
+        )
 
 
-def _close(sweep: SweepOutcome) -> Iterator[Mapping[str, str]]:
+def _close(sweep: SweepOutcome) -> Iterator[Found]:
     same = [one for one in sweep.comparisons if not one.shown]
     if sweep.best is not None and same:
         others = len(sweep.comparisons)
-        yield {"best": sweep.best, "same": str(len(same)), "others": f"{others} other point{'s' * (others != 1)}"}
+        yield (
+            sweep.name,
+            {"best": sweep.best, "same": str(len(same)), "others": f"{others} other point{'s' * (others != 1)}"},
+        )
 
 
-RULES = (
+RULES: tuple[Rule[SweepOutcome], ...] = (
     Rule(
         "no trial finished",
         True,

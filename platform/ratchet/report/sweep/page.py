@@ -1,4 +1,4 @@
-"""Build the page of a sweep: one HTML page and one Markdown file from its document."""
+"""The page of a sweep: one HTML page and one Markdown file from its document."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from ratchet.documents.read import load_sweep, read_sweep
 from ratchet.documents.sweep import NAME, SweepOutcome
 from ratchet.report.charts import sweep as charts
 from ratchet.report.charts.sweep_keys import draw_against_keys, how_to_read
-from ratchet.report.figures import cut, many
-from ratchet.report.markdown import escape, fenced, render
-from ratchet.report.parts import Chart, Drawings, Section, section
-from ratchet.report.sweep.stage_tree import Tree, stage_tree
+from ratchet.report.figures import cut
+from ratchet.report.page import write_both
+from ratchet.report.parts import Callout, Page, Section, WrittenText, section
+from ratchet.report.sweep.stage_tree import stage_tree
 from ratchet.report.sweep.values import with_values
 from ratchet.report.sweep.words import lead, overrides, saved, wanted, winner
 from ratchet.report.tables import sweep as tables
-from ratchet.report.templates import Records, fill
 from ratchet.store.codec import to_values
-from ratchet.store.files import write_text
 from ratchet.track.wandb import flatten
 
 LONGEST_TEXT = 20_000
@@ -36,11 +34,7 @@ def write_sweep_page(folder: Path, outcome: SweepOutcome) -> tuple[Path, Path]:
     Numbers that are not finite count as none. Each file appears whole or not at all. Raises DataError where
     parts of the sweep name what is not there, and StorageError.
     """
-    sweep = read_sweep(to_values(outcome))
-    html, text = folder / "sweep.html", folder / "sweep.md"
-    write_text(html, sweep_page(sweep))
-    write_text(text, sweep_markdown(sweep))
-    return html, text
+    return write_both(sweep_page(read_sweep(to_values(outcome))), folder / "sweep")
 
 
 def rewrite_sweep_page(folder: Path) -> tuple[Path, Path]:
@@ -48,51 +42,29 @@ def rewrite_sweep_page(folder: Path) -> tuple[Path, Path]:
     return write_sweep_page(folder, load_sweep(folder / NAME))
 
 
-def sweep_page(sweep: SweepOutcome) -> str:
-    """Return a sweep as one self-contained HTML page."""
-    drawn = drawings(sweep)
-    tree = stage_tree(sweep)
-    return fill(
-        "sweep.html.jinja",
-        sweep=sweep,
-        lead=lead(sweep),
-        saved=saved(sweep),
-        wanted=[wanted(one) for one in sweep.objectives],
-        winner=winner(sweep),
-        leading=charts.leading(sweep),
-        sections=[one for one in sections(sweep) if one.tables or one.key in drawn],
-        drawn=drawn,
-        tree=tree,
-        left_out=left_out(tree),
-        facts=facts(sweep),
-        space_text=cut(sweep.space_text, LONGEST_TEXT),
-        plan_text=cut(sweep.plan_text, LONGEST_TEXT),
-        link=lambda path: link(sweep, path),
-        stages={"best": 1},
-        answers=None,
+def sweep_page(sweep: SweepOutcome) -> Page:
+    """Return the page of a sweep."""
+    sources = (
+        WrittenText("Space", "The space as written", cut(sweep.space_text, LONGEST_TEXT), "yaml", opened=True),
+        WrittenText("Plan", "The plan as written", cut(sweep.plan_text, LONGEST_TEXT), "yaml"),
     )
-
-
-def sweep_markdown(sweep: SweepOutcome) -> str:
-    """Return a sweep as GitHub-flavoured Markdown; the last column of a table numbers its records."""
-    records = Records()
-    wishes = "; ".join(map(wanted, sweep.objectives))
-    head = [f"A sweep of {cut(sweep.plan, 100)}: {lead(sweep)}", f"Wanted: {wishes}.", f"Saved: {saved(sweep)}"]
-    parts = [f"# {escape(cut(sweep.name, 100))}", *map(escape, head)]
-    parts += [f"- **{escape(one.name)}** {escape(cut(f'{one.says}. {one.do}.', 900))}" for one in sweep.diagnoses]
-    parts += [f"- **Warning:** {escape(cut(text, 600))}" for text in sweep.warnings]
-    parts += ["## What is best", *map(escape, winner(sweep))]
-    for one in sections(sweep):
-        if one.tables:
-            parts += [f"## {one.title}", *([escape(one.text)] if one.text else [])]
-            parts += [render(table, records) for table in one.tables]
-    parts += ["## Settings", "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts(sweep))]
-    for title, text in (("Space", sweep.space_text), ("Plan", sweep.plan_text)):
-        parts += [f"## {title}", fenced(cut(text, LONGEST_TEXT), "yaml")] if text else []
-    if records.paths:
-        parts += ["## Records"]
-        parts += ["\n".join(f"- r{n}: [{escape(path)}]({link(sweep, path)})" for path, n in records.paths.items())]
-    return "\n\n".join(parts) + "\n"
+    return Page(
+        title=cut(sweep.name, 100),
+        lead=(
+            f"A sweep of {cut(sweep.plan, 100)}: {lead(sweep)}",
+            f"Wanted: {'; '.join(map(wanted, sweep.objectives))}.",
+            f"Saved: {saved(sweep)}",
+        ),
+        made=f"{sweep.created} · ratchet {sweep.ratchet} · commit {sweep.commit}",
+        callouts=tuple(Callout(one.name, cut(one.says, 600), cut(one.do, 300), one.grave) for one in sweep.diagnoses),
+        warnings=tuple(cut(text, 600) for text in sweep.warnings),
+        sections=tuple(sweep_sections(sweep)),
+        about="Settings",
+        facts=tuple(sweep_facts(sweep)),
+        sources=tuple(one for one in sources if one.text),
+        stages={"best": 1},
+        link=lambda path: link(sweep, path),
+    )
 
 
 def link(sweep: SweepOutcome, path: str) -> str:
@@ -102,14 +74,7 @@ def link(sweep: SweepOutcome, path: str) -> str:
     return f"{'' if there.startswith('..') else './'}{urllib.parse.quote(there)}"
 
 
-def left_out(tree: Tree | None) -> str:
-    """Say which stages the tree does not show."""
-    if tree is None or not tree.left_out:
-        return ""
-    return f"{many(tree.left_out, 'stage')} are left out: {len(tree.nodes) - 1} stages of the first levels are shown."
-
-
-def facts(sweep: SweepOutcome) -> list[tuple[str, str]]:
+def sweep_facts(sweep: SweepOutcome) -> list[tuple[str, str]]:
     """What the sweep was made with, and the command that makes it again."""
     words = [f"sweeps/{sweep.name}/{name}" for name in ("plan.yaml", "space.yaml")]
     words += [word for one in overrides(sweep) for word in ("--set", one)]
@@ -130,15 +95,30 @@ def _plainly(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def sections(sweep: SweepOutcome) -> list[Section]:
-    """Return the page's sections in order, with their tables; some have only drawings, or nothing."""
+def sweep_sections(sweep: SweepOutcome) -> list[Section]:
+    """Return the page's sections in order, with their tables; some have only charts, or nothing."""
     return [
+        Section("best", "What is best", findings=tuple(winner(sweep))),
         section("points", "Points, best first", "", tables.ranked(sweep), tables.ended(sweep), tables.trials(sweep)),
-        section("front", "Pareto front"),
-        section("parallel", "From values to results"),
-        section("against", "Objective against each key"),
-        section("importance", "Importance of the keys", _importance(sweep), tables.importances(sweep)),
+        section("front", "Pareto front", charts=lambda: [charts.draw_pareto(sweep)]),
+        section("parallel", "From values to results", charts=lambda: [charts.draw_parallel(sweep)]),
+        section(
+            "against",
+            "Objective against each key",
+            charts=lambda: [
+                chart for place in range(len(sweep.objectives)) for chart in draw_against_keys(sweep, place)
+            ],
+            legend=how_to_read(sweep),
+        ),
+        section(
+            "importance",
+            "Importance of the keys",
+            _importance(sweep),
+            tables.importances(sweep),
+            charts=lambda: charts.draw_importance(sweep),
+        ),
         section("work", "Work, shared and unshared", "", tables.work_shared(sweep), tables.stages(sweep)),
+        *([Section("tree", "Tree of stages", drawing=tree)] if (tree := stage_tree(sweep)) else []),
     ]
 
 
@@ -153,20 +133,3 @@ def _importance(sweep: SweepOutcome) -> str:
         f"trees has learnt it (fANOVA; all keys together 100 %). It was learnt from {counts} points with a value"
         f"{few}."
     )
-
-
-def drawings(sweep: SweepOutcome) -> dict[str, Drawings]:
-    """Return each section's charts, by its key; a section without any is not there."""
-    wide: list[Chart] = []
-    small: list[Chart] = []
-    for place in range(len(sweep.objectives)):
-        found = draw_against_keys(sweep, place)
-        wide += found[0]
-        small += found[1]
-    drawn = {
-        "front": Drawings.of([charts.draw_pareto(sweep)], []),
-        "parallel": Drawings.of([charts.draw_parallel(sweep)], []),
-        "against": Drawings.of(wide, small, how_to_read(sweep)),
-        "importance": Drawings.of([], charts.draw_importance(sweep)),
-    }
-    return {key: found for key, found in drawn.items() if found.wide or found.small}

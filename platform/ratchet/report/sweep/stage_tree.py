@@ -1,19 +1,16 @@
-"""The tree of a sweep's stages as inline SVG: from the start model, rightwards, to the trials that end there."""
+"""The tree of a sweep's stages: from the start model, rightwards, to the trials that end there."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ratchet.documents.sweep import Point, SweepOutcome, SweepStage, TrialOutcome
 from ratchet.report import figures as fig
+from ratchet.report.drawing import Drawing, Shape, layered
 from ratchet.report.figures import cut, many
-from ratchet.report.sweep.values import decimals, ordered, result_of
+from ratchet.report.sweep.values import decimals, leading, ordered, result_of
 from ratchet.report.sweep.words import result_text
 from ratchet.track.progress import duration
-
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LINE = 152, 56, 26, 12, 17
-_LEAF = 232
 
 MOST_NODES = 100
 """Stages that are drawn; of more, the first levels."""
@@ -22,61 +19,8 @@ MOST_NAMED = 4
 """Points named at the end of one branch."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """A stage at its place, the box in pixels: `lines` under its `label`; `shared` by several trials."""
-
-    id: str
-    label: str
-    lines: tuple[str, str]
-    detail: str
-    x: int
-    y: int
-    shared: bool
-    best: bool
-
-    width = _WIDTH
-    height = _HEIGHT
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """What ends at a stage, in text lines beside its box: trials with their result, or that more is left out."""
-
-    x: int
-    y: int
-    lines: tuple[str, ...]
-    detail: str
-    best: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Edge:
-    """A line from a box to the one that starts from it."""
-
-    path: str
-    best: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Tree:
-    """All of it with the size of its drawing; `left_out` stages are not drawn."""
-
-    nodes: tuple[Node, ...]
-    leaves: tuple[Leaf, ...]
-    edges: tuple[Edge, ...]
-    width: int
-    height: int
-    left_out: int
-    levels: int
-
-
-def stage_tree(sweep: SweepOutcome) -> Tree | None:
-    """Lay out a sweep's stages, or return None where none was trained.
-
-    A stage stands one column to the right of what it starts from. The first of several keeps its row, the others
-    follow below it, those of the best points first.
-    """
+def stage_tree(sweep: SweepOutcome) -> Drawing | None:
+    """Draw a sweep's stages, or return None where none was trained; those of the best points come first."""
     if not sweep.stages:
         return None
     rank = {point.id: index for index, point in enumerate(ordered(sweep))}
@@ -84,22 +28,32 @@ def stage_tree(sweep: SweepOutcome) -> Tree | None:
     below: dict[str | None, list[SweepStage]] = {}
     for one in sorted(sweep.stages, key=lambda it: min((goodness[name] for name in it.trials), default=len(rank))):
         below.setdefault(one.start, []).append(one)
-    kept, levels = _kept(below)
-    return _Layout(sweep, below, kept).tree(len(sweep.stages) - len(kept), levels)
+    kept = _kept(below)
+    start = Shape("", (), "start model", detail="the plan's start model")
+    items = [start, *_Branches(sweep, below, kept).items(None)]
+    boxes = [(one.parents[0], one.id, "best" if "best" in one.look else "") for one in items[1:] if not one.note]
+    edges = sorted(boxes, key=lambda edge: edge[2] == "best")  # last, so that no other line lies over the way to it
+    text = (
+        "From the start model rightwards; a box was trained once, by the trial that it names, for all trials beyond it."
+    )
+    if left := len(sweep.stages) - len(kept):
+        text += f" {many(left, 'stage')} are left out: {len(kept)} stages of the first levels are shown."
+    swatches = (
+        ("shared", "shared by several trials"),
+        ("", "of one trial"),
+        ("best", f"on the way to {leading(sweep)}"),
+    )
+    return layered("Tree of stages", text, items, edges, swatches)
 
 
-def _kept(below: Mapping[str | None, Sequence[SweepStage]]) -> tuple[set[str], int]:
-    """Return the stages to draw, level by level until MOST_NODES, and how many levels are whole."""
+def _kept(below: Mapping[str | None, Sequence[SweepStage]]) -> set[str]:
+    """Return the stages to draw, level by level until MOST_NODES."""
     kept: set[str] = set()
-    levels, level = 0, list(below.get(None, ()))
-    while level:
-        room = MOST_NODES - len(kept)
-        kept |= {one.id for one in level[:room]}
-        if len(level) > room:
-            break
-        levels += 1
+    level = list(below.get(None, ()))
+    while level and len(kept) < MOST_NODES:
+        kept |= {one.id for one in level[: MOST_NODES - len(kept)]}
         level = [child for one in level for child in below.get(one.id, ())]
-    return kept, levels
+    return kept
 
 
 def _end(sweep: SweepOutcome, trial: TrialOutcome) -> str:
@@ -110,12 +64,11 @@ def _end(sweep: SweepOutcome, trial: TrialOutcome) -> str:
     return (found or trial.steps)[-1]
 
 
-class _Layout:
-    """Places boxes from the top down; `y` is where the next row begins."""
+class _Branches:
+    """The boxes and notes of the tree, each branch before the next one."""
 
     def __init__(self, sweep: SweepOutcome, below: Mapping[str | None, Sequence[SweepStage]], kept: set[str]) -> None:
         self.sweep, self.below, self.kept = sweep, below, kept
-        self.points = {point.id: point for point in sweep.points}
         self.numbers = {trial.id: trial.number for trial in sweep.trials}
         winners = {sweep.best} if sweep.best else {point.id for point in sweep.points if point.front} | {*sweep.tied}
         self.winning = {trial.id for trial in sweep.trials if trial.point in winners}
@@ -123,50 +76,34 @@ class _Layout:
         for trial in sweep.trials:
             if trial.steps:
                 self.ending.setdefault(_end(sweep, trial), []).append(trial)
-        self.nodes: list[Node] = []
-        self.leaves: list[Leaf] = []
-        self.edges: list[Edge] = []
 
-    def tree(self, left_out: int, levels: int) -> Tree:
-        """Return the drawing of everything from the start model on."""
-        root = Node("", "start model", ("", ""), "the plan's start model", 2, 4, shared=False, best=False)
-        height = self._children(None, root, root.y)
-        right = max([node.x + _WIDTH for node in self.nodes] + [leaf.x + _LEAF for leaf in self.leaves])
-        return Tree((root, *self.nodes), tuple(self.leaves), tuple(self.edges), right + 4, height + 4, left_out, levels)
-
-    def _children(self, start: str | None, parent: Node, y: int) -> int:
-        """Place what starts from `start`, the first beside it; return where the next row begins."""
+    def items(self, start: str | None) -> Iterator[Shape]:
+        """Yield what starts from `start`: each stage, the trials that end there, and then what starts from it."""
         stages = self.below.get(start, ())
         shown = [one for one in stages if one.id in self.kept]
         for one in shown:
-            y = self._place(one, parent, y)
+            yield self._box(one)
+            if ending := self.ending.get(one.id):
+                yield self._trials(one, ending)
+            yield from self.items(one.id)
         if left := len(stages) - len(shown):
-            text = f"… {left:,} more start here"
-            self.leaves.append(Leaf(parent.x + _WIDTH + _GAP_X, y, (text,), text, best=False))
-            y += _LINE + _GAP_Y
-        return y
+            said = f"… {left:,} more start here"
+            yield Shape(f"more of {start}", (start or "",), lines=(said,), detail=said)
 
-    def _place(self, stage: SweepStage, parent: Node, y: int) -> int:
-        best = bool(self.winning & set(stage.trials))
+    def _box(self, stage: SweepStage) -> Shape:
         maker = self.numbers.get(stage.made_by)
         by = f"by trial {maker}" if maker is not None else "made before"
         lines = (f"{stage.pairs:,} pairs · {duration(stage.seconds)}", f"{many(len(stage.trials), 'trial')} · {by}")
         label = f"{stage.name} · {stage.chunk}" if stage.chunk else stage.name
         detail = f"{label}: {stage.kind}, {stage.id}, made by {stage.made_by}, in {_names(stage)}"
-        x = parent.x + _WIDTH + _GAP_X
-        shared = len(stage.trials) > 1
-        node = Node(stage.id, cut(label, 19), lines, cut(detail, 400), x, y, shared, best)
-        self.nodes.append(node)
-        self.edges.append(Edge(_path(parent, node), best))
-        below = self._leaf(stage, node, y)
-        below = self._children(stage.id, node, below if self.ending.get(stage.id) else y)
-        return max(below, y + _HEIGHT + _GAP_Y)
+        looks = [
+            *(["shared"] if len(stage.trials) > 1 else []),
+            *(["best"] if self.winning & set(stage.trials) else []),
+        ]
+        return Shape(stage.id, (stage.start or "",), cut(label, 19), lines, cut(detail, 400), " ".join(looks))
 
-    def _leaf(self, stage: SweepStage, node: Node, y: int) -> int:
-        """Name the trials that end with a stage, a line a point; return where the next row begins."""
-        ending = self.ending.get(stage.id, [])
-        if not ending:
-            return y
+    def _trials(self, stage: SweepStage, ending: list[TrialOutcome]) -> Shape:
+        """Name the trials that end with a stage, two lines a point."""
         points = [point for point in ordered(self.sweep) if any(trial.point == point.id for trial in ending)]
         lines = []
         for point in points[:MOST_NAMED]:
@@ -175,8 +112,7 @@ class _Layout:
             lines.append(f"… and {len(points) - MOST_NAMED:,} more points")
         best = any(trial.id in self.winning for trial in ending)
         detail = cut(", ".join(f"{trial.id} ({trial.status})" for trial in ending), 400)
-        self.leaves.append(Leaf(node.x + _WIDTH + 12, y, tuple(lines), detail, best))
-        return y + max(_HEIGHT, _LINE * len(lines) + 4) + _GAP_Y
+        return Shape(f"end of {stage.id}", (stage.id,), lines=tuple(lines), detail=detail, look="best" if best else "")
 
     def _said(self, point: Point, trials: Sequence[TrialOutcome]) -> list[str]:
         """Return a point's result here (of its one trial where only one of several ends here), and its name."""
@@ -188,15 +124,13 @@ class _Layout:
             if found is not None and found.value is not None:
                 known = found.standard_error is not None or found.low is not None
                 results.append(result_text(found, digits) if known else fig.number(found.value, digits))
-        star = (
-            ("best: " if whole else "best point: ")
-            if point.id == self.sweep.best
-            else "front: "
-            if point.front and not self.sweep.best
-            else "tie: "
-            if point.id in self.sweep.tied
-            else ""
-        )
+        star = ""
+        if point.id == self.sweep.best:
+            star = "best: " if whole else "best point: "
+        elif point.front and not self.sweep.best:
+            star = "front: "
+        elif point.id in self.sweep.tied:
+            star = "tie: "
         status = "" if results else next((one.status for one in trials if one.status != "finished"), fig.NONE)
         seeds = ", ".join(f"seed {trial.seed}" for trial in trials if trial.seed is not None)
         name = ", ".join([point.id if whole else trials[0].point, *([seeds] if seeds else []), *point.marks])
@@ -205,12 +139,3 @@ class _Layout:
 
 def _names(stage: SweepStage) -> str:
     return ", ".join(stage.trials[:8]) + (f" and {len(stage.trials) - 8} more" if len(stage.trials) > 8 else "")
-
-
-def _path(left: Node, right: Node) -> str:
-    """Return a line from the right side of one box to the left side of another, with its turn close to the latter."""
-    x1, y1, x2, y2 = left.x + _WIDTH, left.y + _HEIGHT // 2, right.x, right.y + _HEIGHT // 2
-    if y1 == y2:
-        return f"M{x1},{y1} H{x2}"
-    turn = x1 + _GAP_X // 2
-    return f"M{x1},{y1} H{turn - 6} Q{turn},{y1} {turn},{y1 + 6} V{y2 - 6} Q{turn},{y2} {turn + 6},{y2} H{x2}"

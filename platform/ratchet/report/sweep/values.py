@@ -197,3 +197,13 @@ def records(sweep: SweepOutcome, points: Sequence[Point], most: int = 12) -> tup
 def document(sweep: SweepOutcome) -> str:
     """Return the path of the sweep's own document, which all numbers stand in."""
     return f"sweeps/{sweep.name}/sweep.json"
+
+
+def leaders(sweep: SweepOutcome) -> frozenset[str]:
+    """Return the ids of the best point, or of those of the front."""
+    return frozenset([sweep.best] if sweep.best else [*sweep.tied, *(one.id for one in sweep.points if one.front)])
+
+
+def leading(sweep: SweepOutcome) -> str:
+    """Say what the leaders are."""
+    return "the best point" if sweep.best else "the points of the tie" if sweep.tied else "the Pareto front"
