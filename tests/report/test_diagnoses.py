@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ratchet.documents.read import read_report
-from ratchet.documents.report import Diagnosis
+from ratchet.documents.report import Diagnosis, read_report
 from ratchet.reference.share import error_of, exact_interval, interval_of
 from ratchet.report import figures
 from ratchet.report.diagnoses import FEW_PAIRS, RULES, diagnose, lines, repeats

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from ratchet.documents.read import read_report
+from ratchet.documents.report import read_report
 from ratchet.model.folder import card_usage, load_line
 from ratchet.model.scratch import make_scratch
 from ratchet.report.tables.training import model_lines

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ratchet.documents.read import read_report
+from ratchet.documents.report import read_report
 from ratchet.report import figures
 from ratchet.report.charts import data as charts_data
 from ratchet.report.charts.training import draw_chosen_overlay

@@ -15,8 +15,7 @@ import pytest
 from nightly import nightly
 from raised import raises
 from ratchet.commands import upkeep
-from ratchet.documents.read import read_report
-from ratchet.documents.report import SourceOverlap
+from ratchet.documents.report import SourceOverlap, read_report
 from ratchet.errors import DataError
 from ratchet.report.page import run_sections, write_report
 from ratchet.report.tables import data as tables_data

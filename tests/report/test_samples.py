@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ratchet.documents.read import read_report
+from ratchet.documents.report import read_report
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nightly import nightly
-from ratchet.documents.read import read_report
+from ratchet.documents.report import read_report
 from ratchet.report.answers import side_by_side
 from ratchet.report.charts import scores as charts_scores
 from ratchet.report.page import run_sections, sentence

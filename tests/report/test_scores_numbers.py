@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ratchet.documents import scores as scores_document
-from ratchet.documents.read import read_report, read_scores
+from ratchet.documents.report import read_report
+from ratchet.documents.scores import read_scores
 from ratchet.report.charts import scores as charts_scores
 from ratchet.report.tables import scores as tables_scores
 from ratchet.report.tables.tracked import wandb_summary, wandb_tables

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ratchet.documents.read import read_report, read_scores
+from ratchet.documents.report import read_report
+from ratchet.documents.scores import read_scores
 from ratchet.errors import DataError
 from ratchet.report.page import write_report
 from report_page import Page, markdown_of, page_of, well_formed_tables

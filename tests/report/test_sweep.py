@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from nightly import nightly
-from ratchet.documents.read import read_sweep
-from ratchet.documents.sweep import ObjectiveResult
+from ratchet.documents.sweep import ObjectiveResult, read_sweep
 from ratchet.errors import DataError
 from ratchet.report import figures
 from ratchet.report.sweep.page import sweep_sections, write_sweep_page

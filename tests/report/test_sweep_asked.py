@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from ratchet.documents.read import read_sweep
+from ratchet.documents.sweep import read_sweep
 from ratchet.report.sweep.page import sweep_facts
 from ratchet.report.sweep.stage_tree import stage_tree
 from ratchet.report.sweep.words import measure, plan_point, saved, winner

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from nightly import nightly
-from ratchet.documents.read import read_sweep
-from ratchet.documents.sweep import Key
+from ratchet.documents.sweep import Key, read_sweep
 from ratchet.report.charts import sweep as charts
 from ratchet.report.drawing import Drawing
 from ratchet.report.parts import Chart

@@ -79,7 +79,7 @@ def test_records_texts_logs_and_lines_hold_none(secret: str, tmp_path: Path, cap
 
 
 def test_a_page_and_its_numbers_hold_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ratchet.documents.read import read_report
+    from ratchet.documents.report import read_report
     from report_example import short
 
     monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from ratchet.documents.read import read_report, read_scores, read_sweep
+from ratchet.documents.report import read_report
+from ratchet.documents.scores import read_scores
+from ratchet.documents.sweep import read_sweep
 from ratchet.errors import CorruptError, DataError
 from ratchet.store.codec import from_values, read_document, to_values
 from report_example import example

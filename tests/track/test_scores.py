@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.documents.read import read_scores
+from ratchet.documents.scores import read_scores
 from ratchet.pipeline.scores_document import track_scores
 from ratchet.plan.schema import Wandb
 from scores_example import scores

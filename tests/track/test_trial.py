@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pytest
 
 from nightly import nightly
-from ratchet.documents.read import read_scores
+from ratchet.documents.scores import read_scores
 from ratchet.documents.sweep import Value
 from ratchet.documents.trial import TrialPoint
 from ratchet.plan.schema import Wandb

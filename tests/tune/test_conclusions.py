@@ -14,8 +14,7 @@ import scipy.stats
 
 from ratchet.commands import sweep as command
 from ratchet.documents.heldout import HeldOutRow, ModelScores
-from ratchet.documents.read import read_sweep
-from ratchet.documents.sweep import Objective, SweepOutcome, Value
+from ratchet.documents.sweep import Objective, SweepOutcome, Value, read_sweep
 from ratchet.documents.trial import TrialEnd
 from ratchet.errors import PlanError, TrainingError
 from ratchet.evaluate.preference import by_pair, reward_scores

@@ -152,3 +152,30 @@ class Gamma:
     mean: float | None
     standard_error: float | None
     pairs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenAnswer:
+    """What a model wrote to a prompt: `tokens` of it; `ended` where the model ended it before the limit."""
+
+    model: str
+    text: str
+    tokens: int
+    ended: bool
+    record: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledPrompt:
+    """A prompt of a source with its chosen answer, and what models wrote to it, the earliest model first.
+
+    `limit` is the most tokens that a model might write. The pair was held out, or (`train`) nothing was.
+    """
+
+    source: str
+    split: Split
+    chosen: str
+    chosen_tokens: int
+    limit: int
+    prompt: str
+    answers: tuple[WrittenAnswer, ...]

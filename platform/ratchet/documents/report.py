@@ -10,14 +10,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ratchet.documents.heldout import Gamma, ModelEvaluation, Split
+from ratchet.documents.heldout import Gamma, ModelEvaluation, SampledPrompt
 from ratchet.documents.scores import SuiteScores
 from ratchet.plan.stage_kinds import stage_kind
 from ratchet.plan.stages import StageKind
+from ratchet.store.codec import from_values, read_document
 
 NAME = "report.json"
+ABSENT = "give such a folder: <storage>/runs/<plan> or <storage>/sweeps/<sweep>"
+"""What to do where a folder has neither document."""
+_KEYS = "documents.report says what each key holds"
+
 LOW_EDIT_DISTANCE = 0.15
 """Median normalised edit distance below which plain DPO is known to lower the chosen answer too
 (Smaug, section 3: about 0.065 on MetaMath pairs, where DPO fails)."""
@@ -109,10 +115,51 @@ class ChunkDifficulty:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepSummary:
-    """One training or merging step. `stage` is the plan's stage that it belongs to.
+class Effect:
+    """What publishing kept of a step: mean margin and chosen log-probability as trained and as published, in nats.
 
-    `folder` is where its model lies.
+    `kept` is a share of the margin, None where there is too little to tell; `lost`: less than it should, beyond chance.
+    """
+
+    of: str
+    pairs: int
+    margin_trained: float | None = None
+    margin_published: float | None = None
+    chosen_trained: float | None = None
+    chosen_published: float | None = None
+    kept: float | None
+    lost: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SideAgreement:
+    """How far another engine's scores of one side are from the trainer's, in nats: mean, deviation, worst pair."""
+
+    bias: float
+    deviation: float
+    worst: float
+    worst_pair: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """What a comparison of another engine with the trainer showed: see `reference.calibrate.Calibration`."""
+
+    pairs: int
+    chosen: SideAgreement
+    rejected: SideAgreement
+    shift: float
+    bound: float
+    worst_shift: float | None = None
+    worst_bound: float | None = None
+    first_loss: float | None
+    passed: bool
+    noise: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSummary:
+    """One training or merging step. `stage` is the plan's stage that it belongs to; its model lies in `folder`.
 
     `history` are the lines of its metrics.jsonl. `options` are the settings that decide its numbers
     (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
@@ -147,13 +194,13 @@ class StepSummary:
     first_loss: float | None = None
     first_loss_expected: float | None = None
     first_loss_tolerance: float | None = None
-    effect: Mapping[str, Any] | None = None
+    effect: Effect | None = None
     resumed_from: int | None = None
     reference_seconds: float | None = None
     reference_pairs: int | None = None
     reference_reused: bool | None = None
     reference_engine: str | None = None
-    reference_agreement: Mapping[str, Any] | None = None
+    reference_agreement: Agreement | None = None
 
     @property
     def does(self) -> StageKind:
@@ -167,33 +214,6 @@ class StepSummary:
             for line in self.history
             if isinstance(value := line.get(key), int | float) and math.isfinite(value)
         ]
-
-
-@dataclasses.dataclass(frozen=True)
-class WrittenAnswer:
-    """What a model wrote to a prompt: `tokens` of it; `ended` where the model ended it before the limit."""
-
-    model: str
-    text: str
-    tokens: int
-    ended: bool
-    record: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SampledPrompt:
-    """A prompt of a source with its chosen answer, and what models wrote to it, the earliest model first.
-
-    `limit` is the most tokens that a model might write. The pair was held out, or (`train`) nothing was.
-    """
-
-    source: str
-    split: Split
-    chosen: str
-    chosen_tokens: int
-    limit: int
-    prompt: str
-    answers: tuple[WrittenAnswer, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,3 +289,13 @@ class Report:
                 if distance and distance.median is not None and distance.median < LOW_EDIT_DISTANCE:
                     found.append((step, sources[name]))
         return found
+
+
+def load_report(path: Path) -> Report:
+    """Read a report.json. Raises DataError where it is absent, not JSON, or not a report."""
+    return read_document(Report, path, absent=ABSENT, fix=_KEYS)
+
+
+def read_report(values: Any, *, where: str = NAME) -> Report:
+    """Return JSON values as a Report. Raises DataError naming the dotted key that is wrong."""
+    return from_values(Report, values, where=where, fix=_KEYS)

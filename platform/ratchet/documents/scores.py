@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from ratchet.store.codec import from_values
+
 NAME = "scores.json"
 FORMAT: typing.Literal[1] = 1
 Relation = typing.Literal["base", "before"]
@@ -192,3 +194,8 @@ class SuiteScores:
         """Return a task's or average's name, with its suite's before it where two suites have one of that name."""
         known = {*self.tasks, *((one.suite, one.name) for one in self.averages)}
         return task if sum(name == task for _, name in known) < 2 else f"{self.suite_name(suite)}: {task}"
+
+
+def read_scores(values: Any, *, where: str = NAME) -> SuiteScores:
+    """Return JSON values as SuiteScores. Raises DataError naming the dotted key that is wrong."""
+    return from_values(SuiteScores, values, where=where, fix="docs/scores.md says what each key holds")

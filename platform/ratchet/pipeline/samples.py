@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ratchet.documents.heldout import Split
-from ratchet.documents.report import SampledPrompt, WrittenAnswer
+from ratchet.documents.heldout import SampledPrompt, Split, WrittenAnswer
 from ratchet.errors import RatchetError, StoppedError, StorageError
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.pairs.pair import Ids

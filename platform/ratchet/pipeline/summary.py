@@ -8,7 +8,7 @@ import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ratchet.documents.events import EVENTS, read_events
 from ratchet.documents.heldout import (
@@ -22,8 +22,10 @@ from ratchet.documents.heldout import (
     ModelScores,
 )
 from ratchet.documents.report import (
+    Agreement,
     ChunkDifficulty,
     EditDistance,
+    Effect,
     Hardware,
     Report,
     SourceOverlap,
@@ -37,8 +39,11 @@ from ratchet.pipeline.graph import Step
 from ratchet.pipeline.step_folder import unchanged
 from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.reference.share import interval_of
+from ratchet.store.codec import from_values
 from ratchet.store.record import Record, code_commit, finished_record, now, versions
 from ratchet.track.jsonl import read_metrics
+
+Part = TypeVar("Part")
 
 
 def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: str, seconds: float) -> Report:
@@ -154,7 +159,7 @@ def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary
         first_loss=first.get("loss"),
         first_loss_expected=first.get("expected"),
         first_loss_tolerance=first.get("loss_tolerance"),
-        effect=training["published"].get("effect"),
+        effect=_part(Effect, training["published"].get("effect"), summary),
         resumed_from=training["resumed_from"] or None,
     )
     if reference is None:
@@ -165,8 +170,14 @@ def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary
         reference_pairs=reference["pairs"],
         reference_reused=reference["reused"],
         reference_engine=reference["engine"],
-        reference_agreement=reference["calibration"],
+        reference_agreement=_part(Agreement, reference["calibration"], summary),
     )
+
+
+def _part(kind: type[Part], values: Any, summary: StepSummary) -> Part | None:
+    """Return what a step's record says of one subject. Raises DataError where it is not of that shape."""
+    fix = "make the step again with --fresh"
+    return None if values is None else from_values(kind, values, where=f"{summary.record}/record.json", fix=fix)
 
 
 def _median(history: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from ratchet.documents.report import Report, SampledPrompt, WrittenAnswer
+from ratchet.documents.heldout import SampledPrompt, WrittenAnswer
+from ratchet.documents.report import Report
 from ratchet.documents.scores import ShownAnswer, ShownQuestion, SuiteScores
 from ratchet.report import figures as fig
 from ratchet.report.diagnoses import degenerate

@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from ratchet.documents.report import Diagnosis, Report, SampledPrompt, StepSummary, WrittenAnswer
+from ratchet.documents.heldout import SampledPrompt, WrittenAnswer
+from ratchet.documents.report import Diagnosis, Report, StepSummary
 from ratchet.pairs.checks import POLICY
 from ratchet.reference.share import interval_of
 from ratchet.report import figures as fig
@@ -140,9 +141,9 @@ def _none_held_out(report: Report) -> Iterator[Found]:
 
 def _effect_lost(report: Report) -> Iterator[Found]:
     for step in report.steps:
-        if step.effect is not None and step.effect.get("lost"):
-            words = {"kept": fig.percent(step.effect["kept"]), "of": step.effect["of"]}
-            yield step.name, words | {"pairs": fig.count(step.effect["pairs"])}
+        if step.effect is not None and step.effect.lost:
+            words = {"kept": fig.percent(step.effect.kept), "of": step.effect.of}
+            yield step.name, words | {"pairs": fig.count(step.effect.pairs)}
 
 
 def _rows_lost(report: Report) -> Iterator[Found]:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from ratchet.documents.report import Report, StepSummary
 from ratchet.report.figures import cut
 
-WIDTH, HEIGHT = 152, 56
+WIDTH, HEIGHT = 150, 56
 """Pixels of a box."""
 
-_GAP_X, _GAP_Y, _NOTE_X = 40, 20, 12
+_GAP_X, _GAP_Y, _NOTE_X = 34, 20, 12
 _NOTE_WIDTH, _LINE = 232, 17
 
 

@@ -6,8 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ratchet.documents.read import load_report, read_report
-from ratchet.documents.report import NAME, Report
+from ratchet.documents.report import NAME, Report, load_report, read_report
 from ratchet.report.answers import first_answers, first_samples, samples, side_by_side
 from ratchet.report.charts import data as charts_data
 from ratchet.report.charts import scores as charts_scores

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import redact
-from ratchet.documents.read import read_scores
 from ratchet.documents.scores import NAME as SCORES
+from ratchet.documents.scores import read_scores
 from ratchet.documents.sweep import Status, Value
 from ratchet.documents.trial import TrialEnd
 from ratchet.errors import StoppedError

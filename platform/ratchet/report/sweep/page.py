@@ -10,8 +10,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from ratchet.documents.read import load_sweep, read_sweep
-from ratchet.documents.sweep import NAME, SweepOutcome
+from ratchet.documents.sweep import NAME, SweepOutcome, load_sweep, read_sweep
 from ratchet.report.charts import sweep as charts
 from ratchet.report.charts.sweep_keys import draw_against_keys, how_to_read
 from ratchet.report.figures import cut

@@ -194,13 +194,13 @@ def effects(report: Report) -> PageTable | None:
             continue
         entries = [
             text("step", model_cell(report, step.name)),
-            text("over", found["of"]),
-            amount("pairs", fig.count(found["pairs"])),
-            amount("margin as trained", fig.number(found["margin_trained"], 4), "nats"),
-            amount("margin as published", fig.number(found["margin_published"], 4), "nats"),
-            amount("chosen as trained", fig.number(found["chosen_trained"], 2), "nats"),
-            amount("chosen as published", fig.number(found["chosen_published"], 2), "nats"),
-            amount("effect kept", fig.percent(found["kept"])),
+            text("over", found.of),
+            amount("pairs", fig.count(found.pairs)),
+            amount("margin as trained", fig.number(found.margin_trained, 4), "nats"),
+            amount("margin as published", fig.number(found.margin_published, 4), "nats"),
+            amount("chosen as trained", fig.number(found.chosen_trained, 2), "nats"),
+            amount("chosen as published", fig.number(found.chosen_published, 2), "nats"),
+            amount("effect kept", fig.percent(found.kept)),
         ]
         rows.append(row(entries, step.record))
     note = (
@@ -217,19 +217,19 @@ def engines(report: Report) -> PageTable | None:
         found = step.reference_agreement
         if found is None:
             continue
-        sides = found["chosen"], found["rejected"]
-        off = [fig.with_error(side["bias"], side["deviation"]) for side in sides]
+        sides = found.chosen, found.rejected
+        off = [fig.with_error(side.bias, side.deviation) for side in sides]
         entries = [
             text("step", model_cell(report, step.name)),
             text("scored by", step.reference_engine or fig.NONE),
-            amount("pairs compared", fig.count(found["pairs"])),
+            amount("pairs compared", fig.count(found.pairs)),
             amount("chosen off by", off[0], "nats"),
             amount("rejected off by", off[1], "nats"),
-            amount("worst chosen", fig.small(sides[0]["worst"]), "nats"),
-            amount("worst rejected", fig.small(sides[1]["worst"]), "nats"),
-            amount("shift", fig.small(found["shift"])),
-            amount("borne", fig.small(found["bound"])),
-            amount("first loss by it", fig.loss(found["first_loss"])),
+            amount("worst chosen", fig.small(sides[0].worst), "nats"),
+            amount("worst rejected", fig.small(sides[1].worst), "nats"),
+            amount("shift", fig.small(found.shift)),
+            amount("borne", fig.small(found.bound)),
+            amount("first loss by it", fig.loss(found.first_loss)),
         ]
         rows.append(row(entries, step.record))
     note = (
