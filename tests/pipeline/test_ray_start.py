@@ -20,9 +20,9 @@ import json, os
 from ratchet.errors import ClusterError
 from ratchet.pipeline import ray_start
 from ratchet.reference.gone import family
-from ratchet.track import pace
+from ratchet.track import progress
 
-said, pace.LINE_SECONDS = [], 0.5
+said, progress.LINE_SECONDS = [], 0.5
 try:
     ray_start.connect(None, {}, {"num_cpus": 1, "object_store_memory": 80 << 20}, said.append)
 except ClusterError as error:

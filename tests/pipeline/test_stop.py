@@ -20,7 +20,7 @@ from ratchet.plan.reading import parse
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import leased
-from ratchet.track import pace
+from ratchet.track import progress
 from ratchet.track.progress import Console
 
 
@@ -128,7 +128,7 @@ def test_while_pairs_are_read_or_waited_for_a_log_gets_lines_and_the_run_can_be_
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread holds the lease of these pairs, so that reading them takes until the run is stopped."""
-    monkeypatch.setattr(pace, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.02)
     said: list[str] = []
 
     def why() -> str | None:

@@ -14,7 +14,7 @@ from ratchet.documents.report import read_report
 from ratchet.documents.scores import read_scores
 from ratchet.report.charts import scores as charts_scores
 from ratchet.report.tables import scores as tables_scores
-from ratchet.report.tables.tracked import wandb_summary, wandb_tables
+from ratchet.track.wandb import wandb_summary, wandb_tables
 from report_page import markdown_of
 from scores_example import BOARD, TALK, of, result, score, scores, standalone
 

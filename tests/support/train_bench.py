@@ -24,7 +24,7 @@ from ratchet.plan.stage_kinds import stage_kind
 from ratchet.plan.stages import Dpo
 from ratchet.plan.training import Checkpoint, TrainingStage
 from ratchet.reference.store import Logps, write_block
-from ratchet.track.tracker import open_tracker
+from ratchet.track.jsonl import open_tracker
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone, Communicator
 from ratchet.train.engine import TorchEngine

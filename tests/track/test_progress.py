@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.track import pace
-from ratchet.track.bar import counted, under_way
-from ratchet.track.jsonl import JsonLines
-from ratchet.track.progress import Console, Tail, duration, follow_training
+from ratchet.track import progress
+from ratchet.track.jsonl import JsonLines, Tail
+from ratchet.track.progress import Console, counted, duration, follow_training, under_way
 from track_example import METRICS
 
 
@@ -66,7 +65,7 @@ def _grow(path: Path, last: int) -> None:
 def test_a_log_gets_lines_with_step_loss_and_estimate(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.02)
     path, said = tmp_path / "metrics.jsonl", list[str]()
     with follow_training(path, "align-1", 40, Console()):
         while capfd_lines(capfd, said) < 3:
@@ -96,7 +95,7 @@ def capfd_lines(capfd: pytest.CaptureFixture[str], said: list[str]) -> int:
 def test_the_estimate_leaves_the_start_of_workers_out() -> None:
     """1,200 steps of 0.18 s: workers took 46 s to start, and the first steps are those of the newcomer's case."""
     now = [0.0]
-    seen = pace.Pace(lambda: now[0])
+    seen = progress.Pace(lambda: now[0])
     assert (seen.begun, seen.left(1200)) == (False, None)
     now[0] = 46.0
     seen.mark(1)
@@ -114,7 +113,7 @@ def test_the_estimate_leaves_the_start_of_workers_out() -> None:
 
 
 def test_counted_work_is_told_too(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "LINE_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.02)
     said: list[str] = []
     with counted("score align-1", "pairs", Console()) as show:
         while capfd_lines(capfd, said) < 2:

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nightly import examples
-from ratchet.track.jsonl import JsonLines, read_metrics
-from ratchet.track.tracker import open_tracker
+from ratchet.track.jsonl import JsonLines, open_tracker, read_metrics
 from track_example import METRICS
 
 

@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from nightly import nightly
-from ratchet.track.jsonl import read_metrics
-from ratchet.track.tracker import open_tracker
+from ratchet.track.jsonl import open_tracker, read_metrics
 from ratchet.track.wandb import WandbRun, WandbTracker, flatten
 from track_example import METRICS, settings_of, wandb_run
 
@@ -158,7 +157,7 @@ def test_a_wandb_that_is_stuck_at_the_end_is_left(
 _TRAIN = """
 import json, sys, time
 from pathlib import Path
-from ratchet.track.tracker import open_tracker
+from ratchet.track.jsonl import open_tracker
 folder, settings, resume, steps = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 tracker = open_tracker(folder, settings, resume)
 for step in range(resume + 1, steps + 1):

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nightly import examples
-from ratchet.track.jsonl import JsonLines
-from ratchet.track.progress import Tail
+from ratchet.track.jsonl import JsonLines, Tail
 from ratchet.tune.watch import TrialStop, Watch
 
 TORN = '{"step": 99, "lo'

@@ -27,8 +27,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, Wait, leased
 from ratchet.store.process import on_ray
-from ratchet.track.bar import counted
-from ratchet.track.progress import Console
+from ratchet.track.progress import Console, counted
 
 _LONGEST = 4096
 """Positions of a model that names no limit."""

@@ -37,7 +37,7 @@ from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import Floats, Logps, read_job
 from ratchet.store.record import finished_record
 from ratchet.store.sound import checked
-from ratchet.track.bar import counted
+from ratchet.track.progress import counted
 
 UNITS = {
     "reward_accuracy": "share",

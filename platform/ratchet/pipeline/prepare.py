@@ -32,7 +32,7 @@ from ratchet.reference.models import Model, model_of
 from ratchet.store.made import Product, ensure
 from ratchet.store.record import finished_record
 from ratchet.store.sound import checked
-from ratchet.track.bar import under_way
+from ratchet.track.progress import under_way
 
 
 def used_sources(run: Run) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 from ratchet.errors import ClusterError
 from ratchet.reference.gone import family, still_there
 from ratchet.store.machine import busy
-from ratchet.track.pace import line_by_line
+from ratchet.track.progress import line_by_line
 
 LOCAL = "local"
 ATTEMPTS = 4

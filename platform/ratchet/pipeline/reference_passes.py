@@ -18,7 +18,7 @@ from ratchet.reference.models import Model
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import job_size, sample_rows
 from ratchet.store.record import finished_record
-from ratchet.track.bar import counted
+from ratchet.track.progress import counted
 
 GAMMA_SAMPLE = 256
 """Pairs of each source on which γ is measured for every model."""

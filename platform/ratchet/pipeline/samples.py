@@ -23,7 +23,7 @@ from ratchet.plan.task_parts import Answering
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
 from ratchet.store.record import finished_record
 from ratchet.store.sound import checked
-from ratchet.track.bar import under_way
+from ratchet.track.progress import under_way
 
 _log = logging.getLogger(__name__)
 

@@ -29,11 +29,10 @@ from ratchet.plan.schema import Wandb
 from ratchet.plan.suite import Suite
 from ratchet.reference.share import interval_of
 from ratchet.report.figures import with_ends
-from ratchet.report.tables.tracked import wandb_summary, wandb_tables
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.record import now, versions
 from ratchet.track.progress import Console
-from ratchet.track.wandb import WandbRun, WandbTracker
+from ratchet.track.wandb import WandbRun, WandbTracker, wandb_summary, wandb_tables
 
 SHOWN_ANSWERS = 20
 """Items of a task whose answers stand in the document."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ratchet.store import warned
 from ratchet.store.record import now
+from ratchet.track.progress import every
 
 _LOOK_SECONDS = 1.0
 
@@ -58,19 +59,10 @@ class Heard:
     @contextlib.contextmanager
     def meanwhile(self) -> Iterator[None]:
         """Look again and again, in a thread, while the block runs."""
-        over = threading.Event()
-
-        def follow() -> None:
-            while not over.wait(_LOOK_SECONDS):
-                self.look()
-
-        thread = threading.Thread(target=follow, name="ratchet-warnings", daemon=True)
-        thread.start()
         try:
-            yield
+            with every(_LOOK_SECONDS, self.look, "ratchet-warnings"):
+                yield
         finally:
-            over.set()
-            thread.join()
             self.look()
 
     def _news(self) -> list[str]:

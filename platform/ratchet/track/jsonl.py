@@ -1,7 +1,7 @@
-"""Metrics as JSON lines: `metrics.jsonl`, written always, and the source of every other view.
+"""Metrics as JSON lines: `metrics.jsonl`, written always, and the source of every other view; wandb beside it.
 
-A value that is not finite is written as null: JSON has no NaN, and a reader must see that the
-step ran and the number did not exist.
+Only JSON lines can stop training (a full disk); wandb never does. A value that is not finite is written as null:
+JSON has no NaN, and a reader must see that the step ran and the number did not exist.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ratchet.store.files import storage_errors, write_bytes
 
@@ -63,6 +64,46 @@ def _whole_lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
     return found
 
 
+class Tail:
+    """Reads what is new in a growing metrics file.
+
+    A file that was cut back (it is shorter, or another file under the name) is read from its start
+    again; a line that is still being written is left for the next time. Raises nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file_id: tuple[int, int] | None = None
+        self._offset = 0
+
+    def last(self) -> dict[str, Any] | None:
+        """Return the newest whole line that was not returned before, or None."""
+        found = self.new()
+        return found[-1] if found else None
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the whole lines that were not returned before, in the file's order.
+
+        After a cut these are all that the file holds, those too that it held before the cut.
+        """
+        found: list[dict[str, Any]] = []
+        try:
+            with self._path.open("rb") as file:
+                facts = os.fstat(file.fileno())
+                file_id = (facts.st_dev, facts.st_ino)
+                if file_id != self._file_id or facts.st_size < self._offset:
+                    self._file_id, self._offset = file_id, 0
+                file.seek(self._offset)
+                for raw in file:
+                    if (line := parse_metrics(raw)) is None:
+                        break
+                    found.append(line)
+                    self._offset += len(raw)
+        except OSError:
+            pass  # not there yet, or away for a moment on a network disk: the next poll sees the rest
+        return found
+
+
 class JsonLines:
     """Appends to one metrics file, a line a step.
 
@@ -94,3 +135,47 @@ class JsonLines:
     def close(self) -> None:
         with storage_errors(self.path):
             self._file.close()
+
+
+class Tracker(Protocol):
+    """What the training loop knows of tracking."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of one optimiser step (from 1, rising)."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Take the figures that a finished step is known by."""
+
+    def close(self) -> None:
+        """Let go of files and connections. Nothing is logged after it."""
+
+
+class _Several:
+    def __init__(self, trackers: tuple[Tracker, ...]) -> None:
+        self._trackers = trackers
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.summary(values)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def open_tracker(folder: Path, settings: Mapping[str, Any] | None, resume_step: int) -> Tracker:
+    """Open the trackers of one training step in `folder`; `resume_step` is 0 on a new start.
+
+    `metrics.jsonl` is cut back to lines with step ≤ `resume_step`. `settings` may have one key,
+    `wandb`: the fields of `track.wandb.WandbRun`. Raises StorageError for JSON lines; for wandb nothing.
+    """
+    lines = JsonLines(folder / NAME, resume_step)
+    if not (settings and settings.get("wandb")):
+        return lines
+    from ratchet.track.wandb import WandbRun, WandbTracker
+
+    return _Several((lines, WandbTracker(WandbRun(**{"folder": str(folder), **settings["wandb"]}))))

@@ -1,4 +1,4 @@
-"""Progress for people: lines on standard error, and a bar that follows a metrics file.
+"""Progress for people: lines on standard error, bars on a terminal, and how long the rest of the work takes.
 
 Training runs in other processes; the driver learns of it from `metrics.jsonl` alone. Where
 standard error is no terminal, or `CI` is set, there is no bar, but a line every half minute.
@@ -11,13 +11,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from ratchet import redact
-from ratchet.track.jsonl import parse_metrics
-from ratchet.track.pace import Pace, has_bar, line_by_line
+from ratchet.track.jsonl import Tail
+
+LINE_SECONDS = 30.0
+"""How often work that goes on is a line of a log."""
 
 _POLL_SECONDS = 0.25
 _STARTING = "training begins"
@@ -72,44 +74,132 @@ def _figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-class Tail:
-    """Reads what is new in a growing metrics file.
+def has_bar(stream: TextIO) -> bool:
+    """Tell whether a bar can move there: on a terminal, unless `CI` is set."""
+    return stream.isatty() and not os.environ.get("CI")
 
-    A file that was cut back (it is shorter, or another file under the name) is read from its start
-    again; a line that is still being written is left for the next time. Raises nothing.
+
+class Pace:
+    """How long the rest of counted work takes, by the units seen so far.
+
+    The first unit that is seen is where the clock begins: what comes before it, such as the start of processes, is
+    no part of a unit's time. Where less is done than before, as after a restart, it begins again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file_id: tuple[int, int] | None = None
-        self._offset = 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+        self._last = (0, 0.0)
 
-    def last(self) -> dict[str, Any] | None:
-        """Return the newest whole line that was not returned before, or None."""
-        found = self.new()
-        return found[-1] if found else None
+    @property
+    def begun(self) -> bool:
+        """Whether a unit was seen."""
+        return self._first is not None
 
-    def new(self) -> list[dict[str, Any]]:
-        """Return the whole lines that were not returned before, in the file's order.
+    def mark(self, done: int) -> None:
+        """Take note that so many units are done."""
+        if self._first is None or done < self._last[0]:
+            self._first = (done, self._clock())
+        self._last = (done, self._clock())
 
-        After a cut these are all that the file holds, those too that it held before the cut.
-        """
-        found: list[dict[str, Any]] = []
-        try:
-            with self._path.open("rb") as file:
-                facts = os.fstat(file.fileno())
-                file_id = (facts.st_dev, facts.st_ino)
-                if file_id != self._file_id or facts.st_size < self._offset:
-                    self._file_id, self._offset = file_id, 0
-                file.seek(self._offset)
-                for raw in file:
-                    if (line := parse_metrics(raw)) is None:
-                        break
-                    found.append(line)
-                    self._offset += len(raw)
-        except OSError:
-            pass  # not there yet, or away for a moment on a network disk: the next poll sees the rest
-        return found
+    def rate(self) -> float | None:
+        """Return the units of a second, or None where too few were seen to tell."""
+        if self._first is None or self._last[0] <= self._first[0] or self._last[1] <= self._first[1]:
+            return None
+        return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+
+    def left(self, total: int) -> float | None:
+        """Return the seconds that the rest of `total` units takes, or None where that is unknown."""
+        rate = self.rate()
+        return None if rate is None else max(0.0, (total - self._last[0]) / rate - (self._clock() - self._last[1]))
+
+
+@contextlib.contextmanager
+def every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
+    """Call `do` every so many seconds while the block runs, from a thread of that name."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def line_by_line(say: Callable[[str], None], line: Callable[[], str]) -> Iterator[None]:
+    """Say what `line` returns, where it returns something, every LINE_SECONDS while the block runs."""
+
+    def look() -> None:
+        if text := line():
+            say(text)
+
+    with every(LINE_SECONDS, look, "ratchet-lines"):
+        yield
+
+
+def _bar(stream: TextIO, label: str, counts: str, **more: Any) -> Any:
+    # Imported where a bar is drawn: `ratchet check` shows none, and is quick.
+    from tqdm import tqdm
+
+    form = "{desc} {percentage:3.0f}% {bar}" + counts + "{postfix} [{elapsed}]"
+    return tqdm(desc=label, leave=False, dynamic_ncols=True, bar_format=form, file=stream, **more)
+
+
+class _Work:
+    """What is known of the work: `done` of `total` units, and how fast it goes."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self.done, self.total, self.pace = unit, 0, 0, Pace()
+
+    def words(self) -> str:
+        """Return where the work is; before its first unit, that its processes start."""
+        if not self.pace.begun:
+            return "starting processes"
+        rate, left = self.pace.rate(), self.pace.left(self.total)
+        told = [] if rate is None or left is None else [f"{rate:.1f} {self.unit}/s", f"{duration(left)} left"]
+        return ", ".join([f"{self.done:,} of {self.total:,} {self.unit}", *told])
+
+
+@contextlib.contextmanager
+def counted(label: str, unit: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Yield `show(done, total)`, which shows how far work has come.
+
+    On a terminal a bar moves; else there is a line every half minute, also while nothing is done yet.
+    """
+    work = _Work(unit)
+    # tqdm needs a total before the first unit is counted, and shows none of it: the words say how many there are.
+    bar = _bar(console.stream, label, "", total=1) if has_bar(console.stream) else None
+
+    def show(done: int, total: int) -> None:
+        work.done, work.total = done, total
+        work.pace.mark(done)
+        if bar is not None:
+            bar.total = total
+            bar.set_postfix_str(work.words(), refresh=False)
+            bar.update(done - bar.n)
+
+    if bar is None:
+        with line_by_line(console.say, lambda: f"{label:<20} {work.words()}"):
+            yield show
+        return
+    with bar:
+        bar.set_postfix_str(work.words())
+        yield show
+
+
+@contextlib.contextmanager
+def under_way(label: str, what: str, console: Console) -> Iterator[None]:
+    """Print every half minute that uncounted work goes on, and for how long it has."""
+    began = time.monotonic()
+    with line_by_line(console.say, lambda: f"{label:<20} {what}, {duration(time.monotonic() - began)} so far"):
+        yield
 
 
 @contextlib.contextmanager
@@ -141,40 +231,19 @@ class _Follower:
         self._look()
         self._pace = Pace()  # steps of an earlier call say nothing of how fast this one is
         if has_bar(out):
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total,
-                initial=self._line.get("step", 0),
-                desc=label,
-                file=out,
-                leave=False,
-                dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix} [{elapsed}]",
-            )
+            self._bar = _bar(out, label, " {n_fmt}/{total_fmt}", total=total, initial=self._line.get("step", 0))
             self._bar.set_postfix_str(_STARTING)
 
     @contextlib.contextmanager
     def running(self, console: Console) -> Iterator[None]:
-        """Look again and again while the block runs; without a bar, say lines."""
-        over = threading.Event()
-
-        def work() -> None:
-            while not over.wait(_POLL_SECONDS):
-                self._look()
-
-        thread = threading.Thread(target=work, name="ratchet-progress", daemon=True)
-        thread.start()
-        try:
+        """Look every moment while the block runs; without a bar, say lines."""
+        with every(_POLL_SECONDS, self._look, "ratchet-progress"):
             if self._bar is not None:
                 yield
                 return
             console.step(self._label, _STARTING)
             with line_by_line(console.say, lambda: f"{self._label:<20} {self._words()}"):
                 yield
-        finally:
-            over.set()
-            thread.join()
 
     def close(self) -> None:
         """See what came last, and take the bar away."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import RatchetError
-from ratchet.track.tracker import Tracker
+from ratchet.track.jsonl import Tracker
 from ratchet.train import faults, first_step
 from ratchet.train.batches import GlobalBatch, Rows, global_batches
 from ratchet.train.checkpoint import Checkpoints, Saved

@@ -25,7 +25,7 @@ from ratchet.store import warned
 from ratchet.store.codec import to_values
 from ratchet.store.files import gone, write_json
 from ratchet.store.lease import highest
-from ratchet.track.tracker import Tracker, open_tracker
+from ratchet.track.jsonl import Tracker, open_tracker
 from ratchet.train import budget, ledger, loop
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree, limit_waiting

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ratchet.documents.scores import SuiteScores
-from ratchet.report.tables.tracked import wandb_summary, wandb_tables
 from ratchet.track.trial import TrialRun
+from ratchet.track.wandb import wandb_summary, wandb_tables
 
 
 def send_scores(trial: TrialRun, scores: SuiteScores) -> None:

@@ -38,8 +38,7 @@ from ratchet.store.lease import Lease, leased
 from ratchet.store.lock import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.heard import Heard
-from ratchet.track.pace import line_by_line
-from ratchet.track.progress import Console
+from ratchet.track.progress import Console, line_by_line
 from ratchet.track.trial import Ends
 from ratchet.tune.aside import Clock, Pages
 from ratchet.tune.choose import Chooser, Chosen

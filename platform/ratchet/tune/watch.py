@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.track.jsonl import NAME
-from ratchet.track.progress import Tail
+from ratchet.track.jsonl import NAME, Tail
 
 _POLL_SECONDS = 0.25
 _log = logging.getLogger(__name__)

@@ -27,8 +27,7 @@ from ratchet.pairs.render import apply_template
 from ratchet.plan.tasks import MtBench
 from ratchet.serving.requests import TOO_LONG as NOT_ASKED
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
-from ratchet.track.bar import under_way
-from ratchet.track.progress import Console
+from ratchet.track.progress import Console, under_way
 
 TEMPERATURES = {
     "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0,
