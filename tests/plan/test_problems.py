@@ -11,6 +11,7 @@ import pytest
 
 from plan_example import PLAN, SUITE, write
 from ratchet.errors import PlanError
+from ratchet.plan.data import BUILDERS
 from ratchet.plan.load import check_file, load_plan, load_suite
 from ratchet.plan.outline import either
 from ratchet.plan.stage_kinds import STAGE_KINDS
@@ -46,7 +47,7 @@ BAD: list[tuple[str, str, str]] = [
     ("helpful: {path: data/helpful.jsonl}", "helpful: {}", "5: data.helpful: give exactly one of path, hub, generate; got none"),
     ("helpful: {path: data/helpful.jsonl}", "helpful: {path: 3}", '5: data.helpful.path: must be text, a list of at least 1 text or null, not 3; did you mean "3"?'),
     ("helpful: {path: data/helpful.jsonl}", "Help Ful: {path: x}", "5: data.\"Help Ful\": is no name: names are lower-case letters, digits and hyphens, 47 at most; did you mean help-ful?"),
-    ("build: arithmetic_corruption", "build: arithmetic_corupt", '8: data.math.build: must be arithmetic_corruption, multiple_choice or null, not "arithmetic_corupt"; did you mean arithmetic_corruption?'),
+    ("build: arithmetic_corruption", "build: arithmetic_corupt", f'8: data.math.build: must be {either([*BUILDERS, "null"])}, not "arithmetic_corupt"; did you mean arithmetic_corruption?'),
     ("build: arithmetic_corruption", "buidl: arithmetic_corruption", "8: data.math.buidl: no such key; did you mean build?"),
     ("build: arithmetic_corruption", "seed: -1", "8: data.math.seed: must be a whole number from 0 to 4294967295, not -1"),
     ("    kind: sft\n", "", f"10: stages.warm.kind: is missing; it must be {KINDS}"),

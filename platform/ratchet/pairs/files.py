@@ -16,9 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ratchet.errors import DataError
 from ratchet.pairs.hub import hub_label
 from ratchet.plan.data import Source
@@ -182,6 +179,8 @@ def _damaged(span: Span, why: object) -> DataError:
 @contextlib.contextmanager
 def damage(span: Span) -> Iterator[None]:
     """Turn what the libraries raise on a damaged file into a DataError that names it."""
+    import pyarrow as pa  # not at the top: `ratchet check` looks for files, and should load no Arrow for that
+
     try:
         yield
     # The libraries' own sentences do not name the file.
@@ -244,6 +243,8 @@ def _line_spans(whole: Span, size: int, span_bytes: int) -> list[Span]:
 
 
 def _parquet_spans(whole: Span, span_bytes: int) -> list[Span]:
+    import pyarrow.parquet as pq
+
     spans, first, size, rows, before = [], 0, 0, 0, 0
     with damage(whole), pq.ParquetFile(whole.path) as file:
         meta = file.metadata
