@@ -36,7 +36,7 @@ from evaluation_run import (
     write_questions,
 )
 from harness_example import own_task
-from ratchet.reference.gone import still_there
+from ratchet.reference.processes import still_there
 from whole_run import processes_below, ratchet, until
 
 pytestmark = pytest.mark.ray

@@ -25,7 +25,7 @@ from evaluation_run import (
     units,
     write_questions,
 )
-from ratchet.reference.gone import still_there
+from ratchet.reference.processes import still_there
 from whole_run import SUITE, processes_below, ratchet, steps, until, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

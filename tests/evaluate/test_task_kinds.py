@@ -16,7 +16,7 @@ from ratchet.evaluate import suites
 from ratchet.evaluate.engines.kinds import ENGINES, engine_kind
 from ratchet.evaluate.suites import check_suite, raise_failed, task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
-from ratchet.pipeline.named import named_files
+from ratchet.pipeline.paths import named_files
 from ratchet.plan import suite
 from ratchet.plan.judge import Engine
 from ratchet.plan.load import load_plan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import whole_run
-from ratchet.store.lock import NAME
+from ratchet.store.made import HELD
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PLAN = """\
@@ -36,7 +36,7 @@ def begin(folder: Path) -> subprocess.Popen[str]:
 def test_of_two_drivers_one_goes_on_and_after_its_death_the_next_takes_over(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN)
     with begin(tmp_path) as first:
-        whole_run.until(lambda: any((tmp_path / "out/runs/tiny").glob(f"{NAME}*/*")), first)
+        whole_run.until(lambda: any((tmp_path / "out/runs/tiny").glob(f"{HELD}*/*")), first)
         refused = whole_run.ratchet(tmp_path, "run", "plan.yaml")
         assert refused.returncode == 6, refused.stderr
         assert str(first.pid) in refused.stderr and "wait for it, stop it" in refused.stderr

@@ -25,8 +25,8 @@ from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster, Ray
 from ratchet.plan.data import Generated, Source
 from ratchet.plan.model import Scratch
-from ratchet.reference.gone import still_there
-from ratchet.reference.jobs import Passes, ScoreJob, ScoringModel
+from ratchet.reference.models import Passes, ScoreJob, ScoringModel
+from ratchet.reference.processes import still_there
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import BLOCK, read_logps
 from ratchet.store.layout import Layout
@@ -41,7 +41,7 @@ import json, sys
 from pathlib import Path
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster, Ray
-from ratchet.reference.jobs import Passes, ScoreJob, ScoringModel
+from ratchet.reference.models import Passes, ScoreJob, ScoringModel
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.store.layout import Layout
 if __name__ == "__main__":

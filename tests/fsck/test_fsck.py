@@ -15,9 +15,9 @@ from ratchet.errors import DataError
 from ratchet.fsck.examine import FINE, MENDED, WRONG, Outcome, fsck
 from ratchet.pipeline.step_folder import write_step_record
 from ratchet.store.append import checked_line
+from ratchet.store.files import read_sealed, write_sealed
 from ratchet.store.layout import Layout
 from ratchet.store.lease import leased
-from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.train.checkpoint import Checkpoints
 from ratchet.train.communicate import Alone
 from store_example import record, write_store

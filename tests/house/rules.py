@@ -65,7 +65,7 @@ DOORS = {
     "ray": {
         "pairs.flow",
         "pairs.token_flow",
-        "reference.gone",
+        "reference.processes",
         "reference.score",
         "evaluate.engines.actors",
         "train.worker",
@@ -241,7 +241,7 @@ def print_faults(root: Path) -> Iterator[str]:
 
 
 SENDS = {"remote", "map_batches", "TorchTrainer", "Tuner", "ActorPoolStrategy"}
-WITHOUT_WARNINGS = {"reference/gone.py", "doctor/cluster.py"}
+WITHOUT_WARNINGS = {"reference/processes.py", "doctor/cluster.py"}
 """Modules whose code on Ray logs nothing."""
 
 

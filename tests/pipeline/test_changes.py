@@ -19,10 +19,10 @@ from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.load import plan_of
 from ratchet.plan.reading import parse
 from ratchet.plan.stages import Merge
+from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
-from ratchet.store.sealed import write_sealed
 from ratchet.track.progress import Console
 
 PLAN = """\

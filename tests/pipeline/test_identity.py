@@ -26,11 +26,11 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import SourcePairs
 from ratchet.pairs.token_flow import PairTokens
 from ratchet.pairs.tokens import Policy
-from ratchet.pipeline import state
+from ratchet.pipeline import reference_passes, state
 from ratchet.pipeline.context import Order, Run, Tokens
-from ratchet.pipeline.engines import Gate
 from ratchet.pipeline.graph import BASE, Step, all_steps, chunk_names, step_identity
 from ratchet.pipeline.prepare import base_model, check_external_models
+from ratchet.pipeline.reference_passes import Gate
 from ratchet.pipeline.step_folder import IDENTITY, write_step_record
 from ratchet.pipeline.step_inputs import Contents, input_weights
 from ratchet.pipeline.steps import known_model, refuse_other_start
@@ -38,14 +38,13 @@ from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.tasks import Preference
-from ratchet.reference.jobs import TRAINER, ScoreJob
-from ratchet.reference.models import model_of
+from ratchet.reference.models import TRAINER, ScoreJob, model_of
 from ratchet.reference.score import _identity
+from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import Layout, layout_at
 from ratchet.store.made import Artefact
 from ratchet.store.record import Record, write_record
-from ratchet.store.sealed import write_sealed
 from ratchet.track.progress import Console
 from token_pairs import TEXTS
 
@@ -162,26 +161,24 @@ def test_models_come_from_one_function() -> None:
 
 
 def test_a_loss_without_a_reference_opens_no_gate(made: Path, tmp_path: Path) -> None:
-    from ratchet.pipeline import engines
 
     run = run_of({"path": str(made)}, {"align": {"kind": "cpo", "data": ["a"], "max_length": 64}}, tmp_path)
-    run.foreign = engines.EngineChoice("vllm", "0")
+    run.foreign = reference_passes.EngineChoice("vllm", "0")
     run.models[BASE] = base_model(run)
-    assert engines.gate_of(run, "align", run.models[BASE]) == Gate(TRAINER, None)
+    assert reference_passes.gate_of(run, "align", run.models[BASE]) == Gate(TRAINER, None)
     (step,) = all_steps(run.plan, {})
     assert step.reference is None and known_by(run, step)["reference"] is None
 
 
 def test_one_model_in_two_precisions_goes_through_the_gate_twice(made: Path, tmp_path: Path) -> None:
-    from ratchet.pipeline import engines
 
     run = run_of({"path": str(made)}, {"align": {"kind": "dpo", "data": ["a"], "max_length": 64}}, tmp_path)
-    run.foreign = engines.EngineChoice("vllm", "0")
+    run.foreign = reference_passes.EngineChoice("vllm", "0")
     models = [model_of("m", ModelSpec(path=str(made), dtype=dtype), made) for dtype in ("float32", "bfloat16")]
     gates = [Gate(TRAINER, None), Gate(run.foreign, None)]
     for model, gate in zip(models, gates, strict=True):
         run.gates["align", model.identity, model.dtype] = gate
-    assert [engines.gate_of(run, "align", model) for model in models] == gates
+    assert [reference_passes.gate_of(run, "align", model) for model in models] == gates
 
 
 @st.composite

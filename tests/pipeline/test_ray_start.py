@@ -13,13 +13,13 @@ import pytest
 from nightly import nightly
 from ratchet.errors import ClusterError
 from ratchet.pipeline import ray_start
-from ratchet.reference.gone import family
+from ratchet.reference.processes import family
 
 SLOW = """
 import json, os
 from ratchet.errors import ClusterError
 from ratchet.pipeline import ray_start
-from ratchet.reference.gone import family
+from ratchet.reference.processes import family
 from ratchet.track import progress
 
 said, progress.LINE_SECONDS = [], 0.5

@@ -25,9 +25,9 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 from ratchet.reference.models import model_of
 from ratchet.reference.partition import order_chunks, split_rows
+from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
-from ratchet.store.sealed import write_sealed
 from ratchet.track.progress import Console
 from ratchet.tune.forecast import foreseen_steps
 

@@ -11,9 +11,9 @@ import pytest
 from bits import flip
 from ratchet.errors import CorruptError
 from ratchet.pipeline.step_folder import clear_step, step_faults, unchanged, write_step_record
+from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.record import Record, read_record
-from ratchet.store.sealed import write_sealed
 from ratchet.track.jsonl import metrics_line
 from ratchet.train.data import open_rows
 from train_bench import spec_of, write_inputs

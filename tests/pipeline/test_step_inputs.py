@@ -31,9 +31,9 @@ from ratchet.pipeline.training import _masters, train_spec
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import Model
+from ratchet.store.files import write_sealed
 from ratchet.store.layout import Layout
 from ratchet.store.record import NAME, Record, write_record
-from ratchet.store.sealed import write_sealed
 from ratchet.track.progress import Console
 
 PAIRS = {"a": {"generate": {"kind": "arithmetic"}, "build": "arithmetic_corruption"}}

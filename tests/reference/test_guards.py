@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.reference.attempts import attempt
-from ratchet.reference.gone import still_there
+from ratchet.reference.processes import attempt, still_there
 
 
 def test_a_block_that_ended_was_not_begun_in_vain(tmp_path: Path) -> None:
@@ -25,7 +24,7 @@ def test_a_block_that_ended_was_not_begun_in_vain(tmp_path: Path) -> None:
 
 def test_deaths_over_a_block_are_counted_in_one_run_only(tmp_path: Path) -> None:
     dies = (
-        "import os, sys; from pathlib import Path; from ratchet.reference.attempts import attempt\n"
+        "import os, sys; from pathlib import Path; from ratchet.reference.processes import attempt\n"
         "with attempt(Path(sys.argv[1]) / 'block-4', sys.argv[2]): os._exit(9)"
     )
     for _ in range(2):

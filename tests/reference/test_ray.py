@@ -22,7 +22,7 @@ from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Generated, Source
 from ratchet.plan.model import Scratch
-from ratchet.reference.jobs import Passes, ScoreJob, Scores, ScoringModel
+from ratchet.reference.models import Passes, ScoreJob, Scores, ScoringModel
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import block_path, read_logps
 from ratchet.store.layout import Layout

@@ -25,8 +25,7 @@ from ratchet.reference.store import (
     write_block,
 )  # fmt: skip
 from ratchet.store.fingerprint import fingerprint
-from ratchet.store.record import Record, write_record
-from ratchet.store.sound import sound_record
+from ratchet.store.record import Record, sound_record, write_record
 from ratchet.train.data import join_reference
 
 ROWS = 2 * BLOCK + 7

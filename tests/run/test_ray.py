@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bits import flip
-from ratchet.store.lock import hold
+from ratchet.store.made import hold
 from whole_run import command, environment, metrics, ratchet, record, steps, until, weights, write_plan
 
 pytestmark = pytest.mark.ray

@@ -24,10 +24,9 @@ from ratchet.pipeline.step_folder import step_faults, unchanged
 from ratchet.reference.store import block_fault, block_paths, read_block, read_logps
 from ratchet.serving.journal import Journal, UnitJournal
 from ratchet.serving.requests import CompletionRequest, answer_key
+from ratchet.store.files import read_sealed
 from ratchet.store.layout import Layout
-from ratchet.store.record import read_record
-from ratchet.store.sealed import read_sealed
-from ratchet.store.sound import checked, sound_record
+from ratchet.store.record import checked, read_record, sound_record
 from ratchet.track.jsonl import read_metrics
 from ratchet.train.data import join_reference
 from ratchet.tune.trial import read_end

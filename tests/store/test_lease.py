@@ -19,7 +19,7 @@ import pytest
 
 from ratchet.store import lease
 from ratchet.store.lease import Holder, Wait, leased
-from ratchet.store.process import Process, this_process
+from ratchet.store.machine import Process, this_process
 
 # A child that holds the lease until its standard input ends, then checks it: what it says is what it saw.
 HOLD = """

@@ -36,8 +36,7 @@ from ratchet.plan.judge import EndpointJudge
 from ratchet.plan.suite import Suite
 from ratchet.plan.tasks import Perplexity
 from ratchet.reference import score
-from ratchet.reference.jobs import TRAINER, Passes, ScoreJob, ScoringModel
-from ratchet.reference.models import Model
+from ratchet.reference.models import TRAINER, Model, Passes, ScoreJob, ScoringModel
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import Logps, write_block
 from ratchet.serving.requests import Answer

@@ -20,7 +20,7 @@ from ratchet import errors
 from ratchet.errors import CorruptError, RatchetError, RunError
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors, write_bytes, write_json
 from ratchet.store.fingerprint import canonical, changed_keys, digest_files, fingerprint
-from ratchet.store.lock import hold
+from ratchet.store.made import hold
 from ratchet.store.record import Record, read_json_or_none, read_record, write_record
 
 JSON = st.recursive(
@@ -156,7 +156,7 @@ def test_json_or_none(tmp_path: Path) -> None:
 
 def test_a_second_run_on_a_folder_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from ratchet.store.lock import hold\n"
+        "import sys; from pathlib import Path; from ratchet.store.made import hold\n"
         "with hold(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

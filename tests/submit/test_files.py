@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import PlanError
-from ratchet.pipeline.named import NAMING
+from ratchet.pipeline.paths import NAMING
 from ratchet.plan.base import Strict
 from ratchet.plan.load import load_plan
 from ratchet.submit import files

@@ -14,7 +14,7 @@ from job_server import JobServer, job_server
 from ratchet import redact
 from ratchet.cli import main
 from ratchet.errors import PlanError
-from ratchet.pipeline.named import key_variables
+from ratchet.pipeline.paths import key_variables
 from ratchet.pipeline.session import worker_environment
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_plan

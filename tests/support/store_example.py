@@ -21,10 +21,10 @@ from ratchet.reference.store import Logps, finished_files, write_block
 from ratchet.serving.journal import Journal, UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest
 from ratchet.store.codec import to_values
+from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
-from ratchet.store.sealed import write_sealed
 from ratchet.track.jsonl import metrics_line
 from tests.pairs.test_tokens_flow import some_pairs, write_pairs
 

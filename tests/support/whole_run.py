@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ratchet.reference.gone import family
+from ratchet.reference.processes import family
 
 MODEL = """\
 model:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ratchet.model import memory
 from ratchet.model.batch import Packing, collate
 from ratchet.model.forward import PairScorer
-from ratchet.store.sealed import read_sealed
+from ratchet.store.files import read_sealed
 from ratchet.train import budget
 from ratchet.train.batches import GlobalBatch
 from ratchet.train.budget import why_unshared

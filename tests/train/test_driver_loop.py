@@ -14,7 +14,7 @@ from raised import raises
 from ratchet.documents.events import Event, write_event
 from ratchet.errors import StoppedError, StorageError
 from ratchet.store.files import write_json
-from ratchet.store.lock import hold
+from ratchet.store.made import hold
 from ratchet.train import driver_loop as module
 from ratchet.train.driver_loop import Nodes, NodeWatch, Told, refuse_stopped, watched
 from ratchet.train.notice import Notice, read_notice

@@ -14,7 +14,7 @@ from ratchet.documents.sweep import Status, Value
 from ratchet.documents.trial import TrialEnd, TrialPoint
 from ratchet.plan.space import Space
 from ratchet.store.codec import to_values
-from ratchet.store.sealed import write_sealed
+from ratchet.store.files import write_sealed
 from ratchet.tune.choose import Chooser, Chosen
 from ratchet.tune.points import Trial
 from ratchet.tune.tpe import Known, propose

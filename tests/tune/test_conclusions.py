@@ -23,9 +23,8 @@ from ratchet.report.sweep.diagnoses import common_reason, failed
 from ratchet.report.sweep.page import write_sweep_page
 from ratchet.report.sweep.values import objective_axis
 from ratchet.store.codec import to_values
-from ratchet.store.files import write_json
+from ratchet.store.files import write_json, write_sealed
 from ratchet.store.record import Record, write_record
-from ratchet.store.sealed import write_sealed
 from ratchet.tune.compare import compare, newcombe
 from ratchet.tune.gather import gather, write_sweep
 from ratchet.tune.metrics import ends_of, read_metrics_of

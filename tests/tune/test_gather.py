@@ -17,9 +17,9 @@ from raised import raises
 from ratchet.documents.sweep import Objective, ObjectiveResult, SweepOutcome
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
+from ratchet.store.files import write_sealed
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
-from ratchet.store.sealed import write_sealed
 from ratchet.tune.gather import Asked, gather, write_sweep
 from ratchet.tune.promote import winner
 from ratchet.tune.rank import best_of, pareto

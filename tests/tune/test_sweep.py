@@ -12,7 +12,7 @@ import sweep_run
 from raised import raises
 from ratchet.errors import PlanError, RunError
 from ratchet.store.codec import to_values
-from ratchet.store.sealed import read_sealed
+from ratchet.store.files import read_sealed
 from ratchet.track.progress import Console
 from ratchet.tune import sweep as module
 from ratchet.tune.aside import Clock, Pages

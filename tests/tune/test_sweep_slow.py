@@ -13,7 +13,7 @@ import pytest
 
 import sweep_run
 import whole_run
-from ratchet.reference.gone import still_there
+from ratchet.reference.processes import still_there
 from ratchet.track.jsonl import read_metrics
 from track_example import wandb_run
 

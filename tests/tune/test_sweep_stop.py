@@ -13,7 +13,7 @@ import sweep_run
 import whole_run
 from evaluation_run import begun
 from ratchet.documents.events import events_of
-from ratchet.reference.gone import still_there
+from ratchet.reference.processes import still_there
 from ratchet.track.jsonl import read_metrics
 from whole_run import processes_below, until
 

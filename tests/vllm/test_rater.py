@@ -17,8 +17,7 @@ from ratchet.errors import DataError, ModelError
 from ratchet.model.lora import add_lora, merge_lora, save_adapter
 from ratchet.pairs.table import TokenTable
 from ratchet.plan.training import Lora
-from ratchet.reference.adapters import read_adapter, servable
-from ratchet.reference.jobs import EngineChoice, Passes, ScoringModel
+from ratchet.reference.models import EngineChoice, Passes, ScoringModel, read_adapter, servable
 from ratchet.reference.rate import TrainerRater
 from ratchet.reference.store import Logps
 from vllm_bench import needs_vllm, write_pairs

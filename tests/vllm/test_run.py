@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ratchet.reference.gone import still_there
+from ratchet.reference.processes import still_there
 from ratchet.store.record import read_record
 from vllm_bench import needs_vllm
 from whole_run import command, environment, processes_below, ratchet, record, steps, titles_below

@@ -16,7 +16,7 @@ import pytest
 
 from ratchet.errors import EndpointError
 from ratchet.pairs.pair import Turn
-from ratchet.reference.jobs import Passes, ScoringModel
+from ratchet.reference.models import Passes, ScoringModel
 from ratchet.reference.rate import TrainerRater
 from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet.commands.arguments import add_plan
-from ratchet.pipeline.named import key_variables
-from ratchet.pipeline.paths import path_problems
+from ratchet.pipeline.paths import key_variables, path_problems
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
 from ratchet.store.files import bytes_text

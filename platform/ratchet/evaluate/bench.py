@@ -26,7 +26,7 @@ from ratchet.serving.requests import Answer, Engine, Request
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, Wait, leased
-from ratchet.store.process import on_ray
+from ratchet.store.machine import on_ray
 from ratchet.track.progress import Console, counted
 
 _LONGEST = 4096

@@ -31,12 +31,10 @@ from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import digest_vocabulary
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.tasks import Preference
-from ratchet.reference.jobs import Passes, ScoreJob
-from ratchet.reference.models import Model, model_content, model_of
+from ratchet.reference.models import Model, Passes, ScoreJob, model_content, model_of
 from ratchet.reference.score import Pool, score_jobs
 from ratchet.reference.store import Floats, Logps, read_job
-from ratchet.store.record import finished_record
-from ratchet.store.sound import checked
+from ratchet.store.record import checked, finished_record
 from ratchet.track.progress import counted
 
 UNITS = {

@@ -23,7 +23,7 @@ from ratchet.evaluate.statistics import error_of_mean
 from ratchet.reference.store import Floats
 from ratchet.store.codec import from_values, to_values
 from ratchet.store.files import write_json
-from ratchet.store.sound import checked
+from ratchet.store.record import checked
 
 NOT_ASKED = "not asked"
 """The problem of a task that failed before it had an answer."""

@@ -24,7 +24,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
 from ratchet.store.made import Product, publish
-from ratchet.store.sound import make_room, sound_record
+from ratchet.store.record import make_room, sound_record
 
 _log = logging.getLogger(__name__)
 VERSION = 4

@@ -6,22 +6,21 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from ratchet.errors import CorruptError, some
 from ratchet.evaluate.harness.data import copy_faults
 from ratchet.evaluate.harness.requests import digest_fault
-from ratchet.fsck.part import StorePart
 from ratchet.pipeline.step_folder import IDENTITY, SHOWN, masters_files
 from ratchet.pipeline.step_inputs import KEY, begun_as
 from ratchet.reference.store import block_fault, block_paths, remove_block
 from ratchet.serving.journal import parse_answer, parse_unit
 from ratchet.store.append import damaged_lines, rewrite
+from ratchet.store.files import read_sealed, write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import holder_of
-from ratchet.store.record import NAME, Record, read_record
-from ratchet.store.sealed import read_sealed, write_sealed
-from ratchet.store.sound import examine_folder, faults, put_aside
+from ratchet.store.record import NAME, Record, examine_folder, faults, put_aside, read_record
 from ratchet.train.checkpoint import read, set_aside
 
 
@@ -225,3 +224,29 @@ KINDS: Mapping[str, PartKind] = {
     )
 }
 """Every kind of part, in the order in which they are listed."""
+
+
+State = Literal["ok", "damaged", "unfinished", "leftover", "put aside"]
+"""`unfinished`: a run that is called again goes on with it. `leftover`: what a killed process was writing, which
+is never read. `put aside`: it was damaged and was made again since; delete it once you have looked at it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StorePart:
+    """A folder or file of a store. `what` says what is wrong with it.
+
+    `mend` removes it or puts it aside, and returns in words what it did. It is None where nothing is to be done, or
+    nothing can be. `lease` is that of the process that makes the part: it must be held while `mend` works. Without one,
+    only what was not written to for an hour is a leftover.
+    """
+
+    path: Path
+    state: State
+    what: str = ""
+    lease: Path | None = None
+    mend: Callable[[], str] | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something is to be done about it."""
+        return self.state in {"damaged", "leftover"}

@@ -13,7 +13,7 @@ from ratchet.errors import PlanError
 from ratchet.kubernetes.forms import IMAGE_FOLDER, IMAGE_PARTS
 from ratchet.kubernetes.manifests import at, mapping, mappings, name_of, object_kind
 from ratchet.kubernetes.ray_parts import RayPart, environment, mounts_of, ray_container, shared_mounts
-from ratchet.pipeline.named import Named, key_variables, named_files
+from ratchet.pipeline.paths import Named, key_variables, named_files
 from ratchet.plan import explain, override
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.document import SET, Document, Problem, dotted, fail

@@ -23,7 +23,7 @@ from ratchet.pairs.checks import Reason
 from ratchet.pairs.ids import held_out, sample_key, unique_ids
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.plan.data import Source
-from ratchet.store.sound import checked
+from ratchet.store.record import checked
 
 # A row group is held in memory whole, by whoever reads it: so it has a bound in rows and in characters.
 _ROWS = 2048

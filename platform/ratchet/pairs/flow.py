@@ -26,8 +26,8 @@ from ratchet.plan.data import Source, packages_of
 from ratchet.store import warned
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
+from ratchet.store.machine import on_ray
 from ratchet.store.made import Product, ensure
-from ratchet.store.process import on_ray
 
 _BLOCK_ITEMS = 512
 _BLOCK_CHARACTERS = 2 << 20

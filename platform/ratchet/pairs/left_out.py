@@ -17,8 +17,7 @@ from ratchet.errors import DataError
 from ratchet.pairs.checks import POLICY
 from ratchet.pairs.render import RefusalReason
 from ratchet.plan.data import Source
-from ratchet.store.record import Record
-from ratchet.store.sound import checked
+from ratchet.store.record import Record, checked
 
 _log = logging.getLogger(__name__)
 # Enough to see what the rows have in common, and few enough to read on a terminal.

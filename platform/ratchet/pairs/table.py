@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ratchet.errors import CorruptError, DataError
 from ratchet.pairs.pair import Ids, TokenisedPair
-from ratchet.store.sound import checked
+from ratchet.store.record import checked
 
 SIDES = ("prompt", "chosen", "rejected")
 SCHEMA = pa.schema(

@@ -25,9 +25,9 @@ from ratchet.store import warned
 from ratchet.store.fingerprint import digest_once
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
+from ratchet.store.machine import on_ray
 from ratchet.store.made import Product, ensure
-from ratchet.store.process import on_ray
-from ratchet.store.sound import checked
+from ratchet.store.record import checked
 
 SMALL_ROWS = 5000
 """Up to this many pairs are tokenised in the calling process: starting a Ray Data job takes as long."""

@@ -27,7 +27,7 @@ from ratchet.plan.suite import source_of
 from ratchet.reference.models import Model
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
-from ratchet.store.process import on_ray
+from ratchet.store.machine import on_ray
 
 
 class Evaluations:

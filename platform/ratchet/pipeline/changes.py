@@ -21,9 +21,9 @@ from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.stage_kinds import release_of, trains
 from ratchet.plan.stages import Stage
 from ratchet.plan.training import TrainingStage
+from ratchet.store.files import read_sealed
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.record import read_record
-from ratchet.store.sealed import read_sealed
 from ratchet.train.checkpoint import newest_step
 
 _FIX = (

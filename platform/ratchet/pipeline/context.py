@@ -13,8 +13,7 @@ from ratchet.pipeline.stop import Stop
 from ratchet.plan.schema import Plan
 from ratchet.plan.training import Overlong
 from ratchet.reference.calibrate import Calibration
-from ratchet.reference.jobs import EngineChoice
-from ratchet.reference.models import Model
+from ratchet.reference.models import EngineChoice, Model
 from ratchet.reference.partition import Difficulty
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease, Wait

@@ -25,13 +25,11 @@ from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, supervised, trains
 from ratchet.plan.suite import source_of
 from ratchet.plan.task_parts import Answering
-from ratchet.reference.jobs import ScoreJob
-from ratchet.reference.models import Model
+from ratchet.reference.models import Model, ScoreJob
 from ratchet.reference.store import read_job
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
-from ratchet.store.record import now
-from ratchet.store.sound import checked
+from ratchet.store.record import checked, now
 
 
 def evaluate_model(run: Run, name: str, step: Step | None, scored: Sequence[Scored]) -> ModelScores:

@@ -10,18 +10,16 @@ import numpy as np
 from ratchet.errors import DataError
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Order, Run
-from ratchet.pipeline.engines import gate_of
 from ratchet.pipeline.graph import chunk_names, final_model, needs_difficulty, stepwise
 from ratchet.pipeline.prepare import external_model, stage_tokens
-from ratchet.pipeline.reference_passes import ensure_scores, gamma_job, train_job
+from ratchet.pipeline.reference_passes import ensure_scores, gamma_job, gate_of, train_job
 from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.plan.training import Steps, TrainingStage
-from ratchet.reference.jobs import TRAINER, ScoreJob
-from ratchet.reference.models import Model
+from ratchet.reference.models import TRAINER, Model, ScoreJob
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import Floats, read_job
-from ratchet.store.sealed import write_sealed
+from ratchet.store.files import write_sealed
 
 
 def stage_table(run: Run, stage: TrainingStage) -> TokenTable:

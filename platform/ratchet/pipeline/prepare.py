@@ -30,8 +30,7 @@ from ratchet.plan.suite import source_of
 from ratchet.plan.training import Overlong, TrainingStage
 from ratchet.reference.models import Model, model_of
 from ratchet.store.made import Product, ensure
-from ratchet.store.record import finished_record
-from ratchet.store.sound import checked
+from ratchet.store.record import checked, finished_record
 from ratchet.track.progress import under_way
 
 

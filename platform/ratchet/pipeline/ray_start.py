@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import ClusterError
-from ratchet.reference.gone import family, still_there
+from ratchet.reference.processes import family, still_there
 from ratchet.store.machine import busy
 from ratchet.track.progress import line_by_line
 

@@ -15,7 +15,6 @@ from ratchet.pairs.estimate import first_pairs
 from ratchet.pipeline.background_evaluation import Evaluations, write_scores
 from ratchet.pipeline.changes import refuse_changed
 from ratchet.pipeline.context import Run, Trial
-from ratchet.pipeline.engines import foreign_engine, gate_of
 from ratchet.pipeline.graph import (
     BASE,
     PlannedStep,
@@ -39,7 +38,15 @@ from ratchet.pipeline.prepare import (
     stage_tokens,
     used_sources,
 )
-from ratchet.pipeline.reference_passes import ensure_scores, evaluation_jobs, heldout_job, score_together, train_job
+from ratchet.pipeline.reference_passes import (
+    ensure_scores,
+    evaluation_jobs,
+    foreign_engine,
+    gate_of,
+    heldout_job,
+    score_together,
+    train_job,
+)
 from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scores_document import track_scores
 from ratchet.pipeline.session import native_noise_to, session
@@ -52,8 +59,7 @@ from ratchet.plan.load import refuse_plan_here
 from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, trains
-from ratchet.reference.jobs import TRAINER, EngineChoice, ScoreJob
-from ratchet.reference.models import Model
+from ratchet.reference.models import TRAINER, EngineChoice, Model, ScoreJob
 from ratchet.reference.store import job_size
 from ratchet.report.answers import sample_lines
 from ratchet.report.diagnoses import lines
@@ -61,7 +67,7 @@ from ratchet.report.page import write_report
 from ratchet.report.tables.training import model_lines
 from ratchet.store.files import open_storage, write_json, write_text
 from ratchet.store.layout import layout_at
-from ratchet.store.lock import hold
+from ratchet.store.made import hold
 from ratchet.track.heard import Heard
 from ratchet.track.progress import Console
 

@@ -21,8 +21,7 @@ from ratchet.pipeline.prepare import stage_tokens
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.task_parts import Answering
 from ratchet.serving.requests import Answer, CompletionRequest, Sampling
-from ratchet.store.record import finished_record
-from ratchet.store.sound import checked
+from ratchet.store.record import checked, finished_record
 from ratchet.track.progress import under_way
 
 _log = logging.getLogger(__name__)

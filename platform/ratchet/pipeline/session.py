@@ -15,7 +15,7 @@ from ratchet.errors import ClusterError, RatchetError
 from ratchet.pipeline.ray_start import PATIENCE, connect
 from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
-from ratchet.store.process import on_ray
+from ratchet.store.machine import on_ray
 from ratchet.train.budget import keep_text, memory_error
 
 _WORKER_ENV = {

@@ -21,8 +21,7 @@ from ratchet.plan.stages import Stage
 from ratchet.plan.training import TrainingStage
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout, layout_at
-from ratchet.store.record import Record
-from ratchet.store.sound import legible_record
+from ratchet.store.record import Record, legible_record
 
 Known = Literal["counted", "before length", "estimated", "unknown"]
 """`counted`: as tokens in the store. `before length`: as pairs in the store, with those that are too long for a stage.

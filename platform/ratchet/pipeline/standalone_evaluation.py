@@ -34,7 +34,7 @@ from ratchet.store.codec import to_values
 from ratchet.store.files import open_storage, write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
-from ratchet.store.lock import hold
+from ratchet.store.made import hold
 from ratchet.store.record import code_commit, now, versions
 from ratchet.track.heard import Heard
 from ratchet.track.progress import Console

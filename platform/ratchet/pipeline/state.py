@@ -36,11 +36,10 @@ from ratchet.plan.stage_kinds import trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.models import model_of
 from ratchet.reference.partition import Difficulty
+from ratchet.store.files import read_sealed
 from ratchet.store.layout import layout_at
 from ratchet.store.made import find
-from ratchet.store.record import NAME, finished_record
-from ratchet.store.sealed import read_sealed
-from ratchet.store.sound import legible_record
+from ratchet.store.record import NAME, finished_record, legible_record
 from ratchet.track.progress import Console
 from ratchet.train.checkpoint import read
 

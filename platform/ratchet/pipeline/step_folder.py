@@ -17,8 +17,7 @@ from typing import Any
 from ratchet.errors import CorruptError
 from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.files import storage_errors
-from ratchet.store.record import Entry, Record, read_record, write_record
-from ratchet.store.sound import examine_folder, faults, put_aside
+from ratchet.store.record import Entry, Record, examine_folder, faults, put_aside, read_record, write_record
 
 IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
 SHOWN = {"ledger.jsonl", "metrics.jsonl"}

@@ -19,11 +19,9 @@ from ratchet.pipeline.step_folder import IDENTITY, masters_of, step_faults
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.training import TrainingStage
-from ratchet.store.files import storage_errors
+from ratchet.store.files import read_sealed, storage_errors
 from ratchet.store.fingerprint import fingerprint
-from ratchet.store.record import NAME, Record
-from ratchet.store.sealed import read_sealed
-from ratchet.store.sound import legible_record
+from ratchet.store.record import NAME, Record, legible_record
 
 KEY = "masters"
 """The key of a step's identity and inputs that says from which masters it starts."""

@@ -39,15 +39,12 @@ from ratchet.pipeline.step_inputs import (
 from ratchet.pipeline.training import followed, ready, training_facts, training_of
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.stages import Merge
-from ratchet.reference.adapters import read_adapter, servable
-from ratchet.reference.jobs import Adapter
-from ratchet.reference.models import MASTERS, Model
-from ratchet.store.files import folder_aside, remove_leftovers, storage_errors
+from ratchet.reference.models import MASTERS, Adapter, Model, read_adapter, servable
+from ratchet.store.files import folder_aside, remove_leftovers, storage_errors, write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import Wait
 from ratchet.store.made import turn
 from ratchet.store.record import NAME, Record, now, read_record
-from ratchet.store.sealed import write_sealed
 from ratchet.train.publish import ADAPTER, MODEL
 
 

@@ -16,20 +16,18 @@ from ratchet.errors import RunError
 from ratchet.pairs.chat import handed_of
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Gate, Run, Tokens
-from ratchet.pipeline.engines import confirm, gate_of
 from ratchet.pipeline.graph import BASE, Step, options, quantised
 from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import reference_model, stage_tokens
-from ratchet.pipeline.reference_passes import ensure_scores, heldout_job, train_job
+from ratchet.pipeline.reference_passes import confirm, ensure_scores, gate_of, heldout_job, train_job
 from ratchet.pipeline.step_folder import REFERENCE, ROWS
 from ratchet.pipeline.step_inputs import leaves
 from ratchet.plan.stage_kinds import release_of
 from ratchet.plan.training import TrainingStage
-from ratchet.reference.jobs import ScoreJob, Scores
-from ratchet.store.files import storage_errors
+from ratchet.reference.models import ScoreJob, Scores
+from ratchet.store.files import read_sealed, storage_errors, write_sealed
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.record import finished_record
-from ratchet.store.sealed import read_sealed, write_sealed
 from ratchet.track.progress import follow_training
 from ratchet.train.data import count_steps
 from ratchet.train.here import train_here

@@ -19,11 +19,11 @@ import numpy as np
 from ratchet.losses.preference import loss_of
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pipeline.context import Run
-from ratchet.pipeline.engines import foreign_engine
 from ratchet.pipeline.graph import BASE, PlannedStep, Step, final_model, step_identity, steps_of
 from ratchet.pipeline.order import decide_order
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import base_model, check_external_models, prepare_sources, reference_model
+from ratchet.pipeline.reference_passes import foreign_engine
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.step_inputs import Contents
 from ratchet.pipeline.steps import finished
@@ -41,7 +41,7 @@ from ratchet.prove.recording import recording
 from ratchet.reference.store import read_logps, write_block
 from ratchet.store.files import storage_errors, write_json
 from ratchet.store.layout import Layout, layout_at
-from ratchet.store.lock import hold
+from ratchet.store.made import hold
 from ratchet.track.progress import Console
 from ratchet.train.data import open_rows
 from ratchet.train.launch import first_updates

@@ -1,19 +1,121 @@
-"""A model that a plan, a suite or a command names, as a run knows it. All of them come from here, so that all agree."""
+"""Models as a run knows them, and what is scored: which pairs, under which model, by which engine.
+
+Every model that a plan, a suite or a command names comes from here, so that all agree on what it is known by.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ratchet.errors import CorruptError
 from ratchet.model.folder import digest_code, digest_model
 from ratchet.model.load import model_folder
+from ratchet.model.tree import Sharing
 from ratchet.pairs.chat import chat_template_of, handed_of
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.plan.model import ModelSpec
-from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoringModel
 from ratchet.store.fingerprint import fingerprint
+
+EngineName = Literal["trainer", "vllm"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineChoice:
+    """Who computes scores: the trainer's own forward pass, or vLLM.
+
+    `version` is that of a foreign engine, and `quantisation` its way to hold the weights; both are
+    part of what scores are known by. `tensor_parallel` GPUs hold one engine together.
+    """
+
+    name: EngineName = "trainer"
+    version: str | None = None
+    quantisation: str | None = None
+    tensor_parallel: int = 1
+
+    @property
+    def label(self) -> str:
+        """The engine in words, for people and fingerprints."""
+        parts = [self.name, self.version, f"on {self.tensor_parallel} GPUs" if self.tensor_parallel > 1 else None]
+        return " ".join(part for part in parts if part)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the scores are not the trainer's own."""
+        return self.name != "trainer"
+
+
+TRAINER = EngineChoice()
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A low-rank adapter in peft's layout, and the model folder that it was trained on."""
+
+    folder: Path
+    base: Path
+    rank: int
+    targets: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringModel:
+    """The model that scores: its folder, and what of it decides the numbers.
+
+    `code` is the digest of the code that comes with it, where that may run.
+    `adapter` is set where the model is another one with an adapter: an engine that holds that one
+    already need not load the whole.
+    """
+
+    folder: Path
+    weights: str
+    dtype: str
+    quantise: str | None = None
+    code: str | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code that comes with the model may run."""
+        return self.code is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreJob:
+    """Rows of one split of a token folder; `rows` of None is all of them."""
+
+    tokens_fp: str
+    tokens_folder: Path
+    split: str
+    rows: tuple[int, ...] | None = None
+
+    @property
+    def file(self) -> Path:
+        """The table that holds the rows."""
+        return self.tokens_folder / f"{self.split}.arrow"
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """How pairs are laid out: tokens that a forward pass computes (None: found by trying), and which are shared."""
+
+    token_budget: int | None = None
+    sharing: Sharing = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Where a job's scores lie; `reused` where nothing had to be computed."""
+
+    folder: Path
+    fingerprint: str
+    pairs: int
+    seconds: float
+    reused: bool
+
 
 MASTERS, MASTERS_FILE = "masters", "masters.safetensors"
 
@@ -94,3 +196,24 @@ def model_content(spec: ModelSpec | None) -> Mapping[str, Any] | None:
         **handed_of(tokenizer),
         "dtype": spec.dtype,
     }
+
+
+_NOT_SERVED = {"lm_head", "embed_tokens", "wte"}
+"""vLLM's prompt log-probabilities leave an adapter on the head or the embeddings out (its issue 51594)."""
+
+
+def read_adapter(folder: Path, base: Path) -> Adapter:
+    """Return the adapter in `folder`, in peft's layout, trained on the model in `base`. Raises CorruptError."""
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return Adapter(folder, base, int(config["r"]), tuple(sorted(config["target_modules"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptError(
+            f"not the settings of an adapter: {error}", where=str(path), fix="delete its step's folder to make it again"
+        ) from error
+
+
+def servable(adapter: Adapter) -> bool:
+    """Whether vLLM gives right numbers for a model with this adapter."""
+    return bool(adapter.targets) and not _NOT_SERVED & set(adapter.targets)

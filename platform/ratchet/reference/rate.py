@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ratchet.pairs.table import TokenTable
-from ratchet.reference.jobs import Passes, ScoringModel
+from ratchet.reference.models import Passes, ScoringModel
 from ratchet.reference.store import Logps
 
 

@@ -20,19 +20,17 @@ import numpy.typing as npt
 
 from ratchet.errors import DataError, some
 from ratchet.pairs.table import TokenTable, open_table
-from ratchet.reference.attempts import MOST, attempt
-from ratchet.reference.gone import gone_afterwards, sign
-from ratchet.reference.jobs import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
+from ratchet.reference.models import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
+from ratchet.reference.processes import MOST, attempt, gone_afterwards, sign
 from ratchet.reference.rate import Rater, TrainerRater
 from ratchet.reference.store import block_path, finished_files, logps_identity, missing_blocks, prove, write_block
 from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
+from ratchet.store.machine import on_ray
 from ratchet.store.made import LeasedTurn, turn
-from ratchet.store.process import on_ray
-from ratchet.store.record import Record, now, write_record
-from ratchet.store.sound import sound_record
+from ratchet.store.record import Record, now, sound_record, write_record
 
 
 @dataclasses.dataclass(frozen=True)

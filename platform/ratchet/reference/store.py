@@ -30,11 +30,10 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptError, DataError, some
 from ratchet.pairs.table import TokenTable, open_table
-from ratchet.reference.jobs import ScoreJob, Scores
+from ratchet.reference.models import ScoreJob, Scores
 from ratchet.store.files import write_bytes
 from ratchet.store.fingerprint import digest_once
-from ratchet.store.record import NAME, Record, finished_record
-from ratchet.store.sound import examine_folder
+from ratchet.store.record import NAME, Record, examine_folder, finished_record
 
 _log = logging.getLogger(__name__)
 

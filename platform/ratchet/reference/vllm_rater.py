@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ratchet.errors import DataError, EngineDeathError, some
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.table import TokenTable
-from ratchet.reference.jobs import EngineChoice, ScoringModel
+from ratchet.reference.models import EngineChoice, ScoringModel
 from ratchet.reference.store import Logps
 from ratchet.serving.served import Served, context, with_one_restart
 from ratchet.serving.vllm import VllmEngine

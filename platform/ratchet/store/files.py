@@ -1,22 +1,26 @@
-"""Files that appear whole or not at all: write aside, fsync, rename."""
+"""Files that appear whole or not at all: write aside, fsync, rename.
+
+A sealed document is one of JSON that carries a digest of its own content, so that no changed bit in one is believed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ratchet import redact
-from ratchet.errors import RunError, StorageError
+from ratchet.errors import CorruptError, RunError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UNUSABLE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO}
@@ -224,3 +228,53 @@ def bytes_text(count: int) -> str:
         return f"{count} B"
     # Rounded up, so that what is over a limit reads so.
     return f"{math.ceil(count / (1 << 10 * power) * 10) / 10:.1f} {'BKMG'[power]}iB"
+
+
+DIGEST = "digest"
+"""The key of a document's digest: 20 hex digits of the SHA-256 of all other keys and values."""
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `document` as JSON types, the values of secrets masked, with its digest as the last key."""
+    plain: dict[str, Any] = json.loads(json.dumps(redact.tree(dict(document))))
+    plain.pop(DIGEST, None)
+    return {**plain, DIGEST: _digest(plain)}
+
+
+def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
+    """Write `document` with its digest, whole or not at all. Raises StorageError."""
+    write_json(path, sealed(document))
+
+
+def write_sealed_once(path: Path, document: Mapping[str, Any]) -> bool:
+    """As `write_sealed`; return False, and leave it, where there is such a file already. Raises StorageError."""
+    return write_json_once(path, sealed(document))
+
+
+def read_sealed(path: Path, fix: str = "delete the file; it will be made again") -> dict[str, Any] | None:
+    """Return what `write_sealed` wrote, without its digest; None where there is no such file.
+
+    Raises CorruptError, with `fix` as its advice, where the file is not what was written.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict):
+            raise ValueError("not a JSON object")
+        if document.pop(DIGEST, None) != _digest(document):
+            raise ValueError("its digest does not fit its content")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return read_sealed(path, fix)  # on a network disk: another file has taken the name meanwhile
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(
+            f"not what was written: {error}", where=str(path), fix=fix, code="corrupt.document"
+        ) from error
+    return document
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]

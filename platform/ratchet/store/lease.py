@@ -35,7 +35,7 @@ from pathlib import Path
 
 from ratchet.errors import RunError, StorageError
 from ratchet.store.files import gone, storage_errors
-from ratchet.store.process import Process, this_process
+from ratchet.store.machine import Process, this_process
 from ratchet.store.record import now
 
 BEAT_SECONDS = 5.0

@@ -2,7 +2,7 @@
 
 Every part that is made once goes through here, so that a kill, a wait or a second process is handled in one place.
 Whole folders go through `ensure`; what is made in place (a step, the blocks of scores) takes a `turn` and writes its
-record itself.
+record itself. A run folder is held as a whole (`hold`), as long as one process works in it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Lease, Wait, leased
-from ratchet.store.record import Record, now, write_record
-from ratchet.store.sound import legible_record, make_room, sound_record
+from ratchet.store.record import Record, legible_record, make_room, now, sound_record, write_record
 
 Found = TypeVar("Found")
+HELD = "lease"
+"""The folder of a run folder's lease."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,3 +155,15 @@ def publish(
         for lease in leases:
             lease.check()
     return record
+
+
+@contextlib.contextmanager
+def hold(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[Lease]:
+    """Hold `folder` for this process. `Lease.check` says, before something is recorded, whether it still does.
+
+    Whoever held it and is lost is displaced: on this machine at once, on another one when its lease was seen
+    to lapse, which `say` reports. Raises RunError naming the holder where that one is alive.
+    """
+    fix = "wait for it, stop it, or give this plan another name"
+    with leased(folder / HELD, what=f"{folder.name} in {folder.parent}", wait=Wait(say), refuse=fix) as lease:
+        yield lease

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ratchet.errors import PlanError
-from ratchet.pipeline.named import named_files
+from ratchet.pipeline.paths import named_files
 from ratchet.plan.document import dotted
 from ratchet.plan.load import planned_suites
 from ratchet.plan.schema import Plan

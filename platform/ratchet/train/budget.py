@@ -21,7 +21,7 @@ from ratchet.errors import ClusterError, CorruptError, RatchetError, TrainingErr
 from ratchet.model import memory
 from ratchet.model.batch import Packing
 from ratchet.model.divide import Micro, Rows, filling
-from ratchet.store.sealed import read_sealed, write_sealed
+from ratchet.store.files import read_sealed, write_sealed
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import Engine
 from ratchet.train.objective import Data, Table, prepare

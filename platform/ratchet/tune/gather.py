@@ -27,8 +27,7 @@ from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
-from ratchet.store.record import code_commit, now, versions
-from ratchet.store.sound import legible_record
+from ratchet.store.record import code_commit, legible_record, now, versions
 from ratchet.tune.compare import compare, shares_of, tied
 from ratchet.tune.importance import importance
 from ratchet.tune.rank import points_of

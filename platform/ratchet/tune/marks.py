@@ -13,7 +13,7 @@ from ratchet.plan.training import Steps
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks
 from ratchet.reference.store import read_all
 from ratchet.store.layout import Layout
-from ratchet.store.sound import sound_record
+from ratchet.store.record import sound_record
 
 EASY, RANDOM = "easy to hard", "random"
 

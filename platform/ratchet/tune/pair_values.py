@@ -9,7 +9,7 @@ from ratchet.losses.preference import log_ratio_reward, loss_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs
 from ratchet.reference.store import ids_in, read_logps
-from ratchet.store.sound import sound_record
+from ratchet.store.record import sound_record
 from ratchet.tune.metrics import HELD_OUT, RunFiles
 
 

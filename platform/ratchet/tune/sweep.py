@@ -35,7 +35,7 @@ from ratchet.store.files import at_home, open_storage, storage_errors, write_jso
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import layout_at, root_of
 from ratchet.store.lease import Lease, leased
-from ratchet.store.lock import hold
+from ratchet.store.made import hold
 from ratchet.store.record import now, read_json_or_none
 from ratchet.track.heard import Heard
 from ratchet.track.progress import Console, line_by_line

@@ -19,9 +19,9 @@ from ratchet.errors import CorruptError, RatchetError, RunError, StoppedError, e
 from ratchet.plan.reading import in_yaml
 from ratchet.plan.schema import Plan
 from ratchet.store.codec import from_values, to_values
+from ratchet.store.files import read_sealed, write_sealed, write_sealed_once
 from ratchet.store.layout import Layout, root_of
 from ratchet.store.record import Record, now, read_json_or_none, read_record
-from ratchet.store.sealed import read_sealed, write_sealed, write_sealed_once
 from ratchet.track.progress import duration
 from ratchet.tune.watch import TrialStop
 

@@ -19,7 +19,7 @@ from ratchet.evaluate.engines.pool import AnswerPool, Unit
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster
-from ratchet.reference.gone import still_there
+from ratchet.reference.processes import still_there
 from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ratchet.errors import ClusterError, DataError, RatchetError, some
 from ratchet.evaluate.engines.pool import Unit
-from ratchet.reference.gone import family, wait_until_gone
+from ratchet.reference.processes import family, wait_until_gone
 from ratchet.serving.requests import Answer, Engine, request_words
 from ratchet.store import warned
 

@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Any
 
 from ratchet.errors import CorruptError
+from ratchet.store.files import read_sealed, write_sealed
 from ratchet.store.fingerprint import digest_file, digest_once
 from ratchet.store.lease import leased
-from ratchet.store.sealed import read_sealed, write_sealed
-from ratchet.store.sound import faults
+from ratchet.store.record import faults
 
 NAME = "copies.json"
 _log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from ratchet.serving.endpoint import Endpoint, EndpointSettings
 from ratchet.serving.journal import Journal
 from ratchet.serving.requests import Answer, ChatRequest, Engine, Request, request_words
 from ratchet.serving.retry import REAL_PACE, RequestPace
+from ratchet.store.codec import json_rows
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_file, fingerprint
 from ratchet.store.lease import Wait, leased
-from ratchet.store.lines import json_rows
 
 _NAMES_SHOWN = 8
 

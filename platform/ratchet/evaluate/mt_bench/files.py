@@ -11,8 +11,8 @@ from typing import Any
 from ratchet.errors import DataError
 from ratchet.evaluate.task_files import folder_of
 from ratchet.plan.task_parts import Files
+from ratchet.store.codec import json_rows
 from ratchet.store.fingerprint import digest_file, fingerprint
-from ratchet.store.lines import json_rows
 
 WITH_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are judged against a reference answer."""

@@ -16,10 +16,9 @@ from ratchet.errors import CorruptError
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
+from ratchet.store.files import read_sealed, sealed, write_sealed
 from ratchet.store.layout import Layout
-from ratchet.store.record import Record, read_record, write_record
-from ratchet.store.sealed import read_sealed, sealed, write_sealed
-from ratchet.store.sound import checked, faults, make_room, sound_record
+from ratchet.store.record import Record, checked, faults, make_room, read_record, sound_record, write_record
 from tests.pairs.test_tokens_flow import SPEC, TEXTS, some_pairs, write_pairs
 
 

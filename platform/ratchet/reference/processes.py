@@ -1,4 +1,9 @@
-"""Wait until processes have ended: Ray Data lets its actors go when a pass is over, and does not look back.
+"""The processes of a pass: how often they died over a block, and waiting until they have ended.
+
+A block that kills its process must not go on killing. How often it was begun is counted beside its file while it is
+computed, for one pass: a run that a person stops and starts again begins at none.
+
+Ray Data releases its actors when a pass is over, and does not look back.
 
 An engine holds its GPU's memory until its process is gone, whatever Ray says of the GPU; training
 that starts before that runs out of memory.
@@ -7,6 +12,7 @@ that starts before that runs out of memory.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import ClusterError
-from ratchet.store.process import stat
+from ratchet.store.files import write_text
+from ratchet.store.machine import stat
 
 PATIENCE_SECONDS = 120.0
 _PAUSE_SECONDS = 0.05
@@ -121,3 +128,30 @@ def _runs(pid: int) -> bool:
         return stat(pid)[0] not in {"Z", "X"}
     except OSError:
         return False
+
+
+MOST = 2
+"""Processes that may die over one block."""
+
+
+@contextlib.contextmanager
+def attempt(work: Path, run: str) -> Iterator[int]:
+    """Note beside `work` that it is begun in the pass named `run`; yield how often it was before.
+
+    The note goes away with any end but the death of the process. Raises StorageError.
+    """
+    path = work.with_suffix(".begun")
+    before = _count(path, run)
+    write_text(path, json.dumps({"run": run, "count": before + 1}) + "\n")
+    try:
+        yield before
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _count(path: Path, run: str) -> int:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    return int(found["count"]) if found["run"] == run else 0

@@ -15,8 +15,8 @@ from raised import raises
 from ratchet.errors import RunError
 from ratchet.store import lease
 from ratchet.store.lease import Holder
-from ratchet.store.lock import NAME, hold
-from ratchet.store.process import Process
+from ratchet.store.machine import Process
+from ratchet.store.made import HELD, hold
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
     """The lease of a process on another machine."""
-    path = tmp_path / NAME / "1.json"
+    path = tmp_path / HELD / "1.json"
     path.parent.mkdir()
     holder = Holder("token", "a run", Process("pod-7", "pod-7 boot 1", 12, 34), 1, "2026-11-21T10:00:00Z")
     path.write_text(json.dumps(dataclasses.asdict(holder)))
@@ -69,6 +69,6 @@ def test_a_driver_on_another_machine_that_is_lost_is_displaced(tmp_path: Path, e
 def test_a_displaced_driver_may_record_nothing(tmp_path: Path) -> None:
     """It was cut off for longer than the lease lasts, and another one goes on with its run."""
     with hold(tmp_path) as old:
-        (tmp_path / NAME / "2.json").write_text(json.dumps(dataclasses.asdict(old.holder) | {"token": "another"}))
+        (tmp_path / HELD / "2.json").write_text(json.dumps(dataclasses.asdict(old.holder) | {"token": "another"}))
         with raises("run.taken-over"):
             old.check()

@@ -11,12 +11,11 @@ from typing import Any, cast
 import pytest
 
 from ratchet.errors import CorruptError, PlanError, RunError
-from ratchet.pipeline import engines, training
+from ratchet.pipeline import reference_passes, training
 from ratchet.pipeline.context import Gate
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import ReferenceScores
-from ratchet.reference.adapters import read_adapter, servable
-from ratchet.reference.jobs import TRAINER, Adapter, EngineChoice, ScoreJob, ScoringModel
+from ratchet.reference.models import TRAINER, Adapter, EngineChoice, ScoreJob, ScoringModel, read_adapter, servable
 from ratchet.reference.score import _identity, deadly
 from ratchet.reference.store import holds
 from ratchet.store.fingerprint import fingerprint
@@ -41,16 +40,16 @@ def run_that_asks(engine: Any, tensor_parallel: int = 1, *, here: bool = False) 
 def test_the_engine_is_what_is_asked_for_and_there(
     asked: Any, installed: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.vllm, "version", lambda: installed)
-    choice = engines.foreign_engine(run_that_asks(asked))
+    monkeypatch.setattr(reference_passes.vllm, "version", lambda: installed)
+    choice = reference_passes.foreign_engine(run_that_asks(asked))
     assert (choice.label if choice else None) == found
-    assert engines.foreign_engine(run_that_asks(asked, here=True)) is None
+    assert reference_passes.foreign_engine(run_that_asks(asked, here=True)) is None
 
 
 def test_vllm_that_is_not_installed_is_an_error_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.vllm, "version", lambda: None)
+    monkeypatch.setattr(reference_passes.vllm, "version", lambda: None)
     with pytest.raises(PlanError, match="not installed") as raised:
-        engines.foreign_engine(run_that_asks("vllm"))
+        reference_passes.foreign_engine(run_that_asks("vllm"))
     assert raised.value.where == "reference.engine" and "install" in raised.value.fix
 
 
