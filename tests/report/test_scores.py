@@ -95,7 +95,7 @@ def test_a_model_with_another_judge_is_marked_wherever_its_score_stands() -> Non
         assert {(cell.mark, cell.aside) for cell in found} == {
             ("measured otherwise", "judge own/judge, references rows 30, by us")
         }
-    assert "judge own/judge" in charts_scores.draw_mt_bench(report, report.scores)[0].caption
+    assert "judge own/judge" in charts_scores.draw_parts(report, report.scores)[0].caption
 
 
 def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> None:
@@ -110,6 +110,16 @@ def test_mmlu_keeps_its_subjects_folded_and_mt_bench_shows_its_categories() -> N
     page_text = page_of(report)
     assert re.search(r"<details><summary>mmlu, acc, openllm-v1, 57 parts</summary>", page_text)
     assert "<h3>mt_bench, MT-Bench, judge gpt-4 (replay of x.jsonl), references gpt-4, 8 parts</h3>" in page_text
+
+
+def test_parts_are_drawn_of_any_kind_of_task_that_is_no_share() -> None:
+    data = scores(("base", "warm"))
+    for one in data["results"]:
+        one["kind"] = "from_another_package"
+    report = read_report(standalone(scores=data))
+    (chart,) = charts_scores.draw_parts(report, report.scores)
+    assert chart.caption.startswith("mt_bench by category, ")
+    assert "humanities" in chart.svg
 
 
 # --- differences ---------------------------------------------------------------------------------
@@ -229,7 +239,7 @@ def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> Non
             assert svg.count(f">{name if len(name) <= cut else name[: cut - 1] + '…'}<") == 1
     assert "hellaswag" in chart.svg
     assert chart.caption == "Tasks and averages, by model, openllm-v1"
-    drawn = charts_scores.draw_mt_bench(report, report.scores)
+    drawn = charts_scores.draw_parts(report, report.scores)
     assert len(drawn) == 1
     assert all(part in drawn[0].svg for part in ("all questions", "writing", "humanities"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ from ratchet import redact
 from ratchet.commands.arguments import add_overrides
 from ratchet.errors import ClusterError
 from ratchet.plan.load import load_plan
+from ratchet.store.codec import to_values
 
 if TYPE_CHECKING:
     from ratchet.fsck.examine import Outcome
@@ -52,12 +52,12 @@ def doctor_command(arguments: argparse.Namespace) -> int:
     plan = load_plan(arguments.plan, arguments.overrides) if arguments.plan else None
 
     from ratchet.doctor.examine import examine
-    from ratchet.doctor.facts import findings_text, worst
+    from ratchet.doctor.facts import Findings, findings_text, worst
 
     findings = examine(plan, arguments.address)
     level = worst(findings)
     if arguments.json:
-        told = {"level": level, "findings": [dataclasses.asdict(one) for one in findings]}
+        told = to_values(Findings(level, tuple(findings)))
         sys.stdout.write(json.dumps(redact.tree(told), indent=2) + "\n")
     else:
         sys.stdout.write(redact.words(findings_text(findings)))

@@ -124,6 +124,14 @@ def problem(check: str, found: str, do: str) -> Finding:
     return Finding(check, "problem", found, do)
 
 
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What `ratchet doctor --json` writes; `level` is the worst of the findings."""
+
+    level: Level
+    findings: tuple[Finding, ...]
+
+
 def worst(findings: Iterable[Finding]) -> Level:
     """Return the worst level among findings; `ok` for no findings."""
     levels = {one.level for one in findings}

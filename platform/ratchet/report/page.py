@@ -240,7 +240,7 @@ def _score_sections(report: Report) -> list[Section]:
             "Task by task",
             "",
             *tables_scores.details(report, scores),
-            charts=lambda: charts_scores.draw_mt_bench(report, scores),
+            charts=lambda: charts_scores.draw_parts(report, scores),
         ),
         section(
             "answers",

@@ -10,7 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -47,6 +47,7 @@ _STYLE = {
 
 Series = list[tuple[float, float]]
 Paint = Callable[[Any], None]
+Item = TypeVar("Item", bound=tuple[Any, ...])
 
 
 def stage_colour(index: int | None) -> str:
@@ -156,18 +157,45 @@ def line(axes: Any, series: Series, colour: str, *, dashed: bool = False, faint:
 
 def labels_at_end(axes: Any, items: Sequence[tuple[float, str, str]], size: float = 11) -> None:
     """Write (y, text, colour) to the right of the axes, pushed apart where they would overlap."""
-    low, high = axes.get_ylim()
-    height = axes.get_window_extent().height * 72 / axes.figure.dpi
-    gap = size * 1.25 / height
-    placed: list[list[Any]] = sorted([(y - low) / (high - low), text, colour] for y, text, colour in items)
-    for index in range(1, len(placed)):
-        placed[index][0] = max(placed[index][0], placed[index - 1][0] + gap)
-    over = placed[-1][0] - 1 if placed else 0
-    for index in range(len(placed) - 1, -1, -1):
-        limit = 1.0 if index == len(placed) - 1 else placed[index + 1][0] - gap
-        placed[index][0] = min(placed[index][0], limit) if over > 0 else placed[index][0]
-    for y, text, colour in placed:
+    placed = _pushed_apart(axes, sorted(items), 1.25 * size)
+    for y, (_, text, colour) in placed:
         axes.text(1.015, y, text, color=colour, transform=axes.transAxes, va="center", fontsize=size)
+
+
+def labels_apart(axes: Any, items: Sequence[tuple[float, float, str]], size: float = 10.5) -> None:
+    """Write texts to the right of the axes, one below another, each with a thin line to its (x, y)."""
+    placed = _pushed_apart(axes, sorted((y, x, text) for x, y, text in items), 1.5 * size)
+    for at, (y, x, text) in placed:
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 5}
+        look = {"xycoords": "data", "textcoords": "axes fraction", "va": "center", "size": size, "zorder": 1}
+        axes.annotate(text, (x, y), (1.02, at), arrowprops=line, **look)
+
+
+def _pushed_apart(axes: Any, items: Sequence[Item], gap: float) -> list[tuple[float, Item]]:
+    """Return items, sorted by the y that they begin with, each with its place up the axes, at least `gap` points apart.
+
+    They are pushed upwards, and down again where the last one would stand above the axes.
+    """
+    low, high = axes.get_ylim()
+    share = gap / (axes.get_window_extent().height * 72 / axes.figure.dpi)
+    places = [(one[0] - low) / (high - low) for one in items]
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + share)
+    limit = 1.0
+    for index in range(len(places) - 1, -1, -1):
+        places[index] = min(places[index], limit)
+        limit = places[index] - share
+    return list(zip(places, items, strict=True))
+
+
+def across(axes: Any, names: Sequence[str], above: float = 0.6) -> None:
+    """Turn axes into a chart of one line a name: names down the side, the grid along the values."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 1 + above, -above)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
 
 
 def legend(axes: Any, entries: Sequence[tuple[str, str, str]], columns: int, wide: int, left: int) -> None:
@@ -193,19 +221,3 @@ def axis_names(axes: Any, x: str, y: str, up: int = 9) -> None:
         ha="right",
         va="baseline",
     )
-
-
-def labels_apart(axes: Any, items: Sequence[tuple[float, float, str]], size: float = 10.5) -> None:
-    """Write texts to the right of the axes, one below another, each with a thin line to its (x, y)."""
-    low, high = axes.get_ylim()
-    gap = size * 1.5 / (axes.get_window_extent().height * 72 / axes.figure.dpi)
-    placed: list[list[Any]] = sorted([(y - low) / (high - low), x, y, text] for x, y, text in items)
-    for index in range(1, len(placed)):
-        placed[index][0] = max(placed[index][0], placed[index - 1][0] + gap)
-    for index in range(len(placed) - 1, -1, -1):
-        limit = 1.0 if index == len(placed) - 1 else placed[index + 1][0] - gap
-        placed[index][0] = min(placed[index][0], limit)
-    for at, x, y, text in placed:
-        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 5}
-        look = {"xycoords": "data", "textcoords": "axes fraction", "va": "center", "size": size, "zorder": 1}
-        axes.annotate(text, (x, y), (1.02, at), arrowprops=line, **look)

@@ -10,17 +10,7 @@ from ratchet.reference.share import interval_of
 from ratchet.report.charts.training import colour_of
 from ratchet.report.figures import NO_ERROR, cut
 from ratchet.report.parts import Chart
-from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, axis_names, draw
-
-
-def _across(axes: Any, names: list[str]) -> None:
-    """Turn axes into a dot plot: names down the side, the grid along the values."""
-    axes.set_yticks(range(len(names)), [cut(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+from ratchet.report.plots import INK, MUTED, PAGE, RULE, WARN, across, axis_names, draw
 
 
 def draw_gamma(report: Report) -> list[Chart]:
@@ -54,7 +44,7 @@ def draw_gamma(report: Report) -> list[Chart]:
                 )
                 if one.standard_error is None:
                     axes.annotate(NO_ERROR, (one.mean, place), (8, -3), textcoords="offset points", color=MUTED)
-            _across(axes, models)
+            across(axes, list(map(cut, models)))
             axes.set_xlim(min([*reach, 0.0]) - room, max([*reach, 0.0]) + room)
             axis_names(axes, "mean γ (nats)", "")
 
@@ -87,7 +77,7 @@ def draw_difficulty(report: Report) -> list[Chart]:
                 axes.annotate(
                     f"{value:.1f} %", (value, place), (0, 8), textcoords="offset points", ha="center", color=MUTED
                 )
-            _across(axes, [f"{one.position}. {one.source}" if one.position else one.source for one in mine])
+            across(axes, [cut(f"{one.position}. {one.source}" if one.position else one.source) for one in mine])
             axes.set_xlim(0, 100)
             axis_names(axes, "% of pairs already the right way round", "")
 

@@ -11,11 +11,10 @@ from ratchet.documents.scores import Average, Score, SuiteScores, TaskScores
 from ratchet.reference.share import interval_of
 from ratchet.report.figures import cut
 from ratchet.report.parts import Chart, colour_key, coloured
-from ratchet.report.plots import MUTED, PAGE, RULE, axis_names, draw, legend, stage_colour
+from ratchet.report.plots import MUTED, PAGE, RULE, across, axis_names, draw, legend, stage_colour
 from ratchet.report.tables.scores import direction, identity, unit_name
 
 _MARKERS = "osD^vP*X"
-_BY_CATEGORY = {"mt_bench", "mt_bench_format"}
 _SHARES = {"share", "percent"}
 
 
@@ -74,13 +73,13 @@ def draw_others(report: Report, scores: SuiteScores) -> list[Chart]:
     return [one for one in made if one is not None]
 
 
-def draw_mt_bench(report: Report, scores: SuiteScores) -> list[Chart]:
-    """MT-Bench by category, one chart a task; also of other questions in its format (`mt_bench_format`)."""
+def draw_parts(report: Report, scores: SuiteScores) -> list[Chart]:
+    """The parts of each task that is no share, such as MT-Bench's categories: one chart a task."""
     made = []
     for number, (suite, task) in enumerate(scores.tasks):
         results = scores.of(suite, task)
-        head = next((one.headline for one in results.values() if one.kind in _BY_CATEGORY and one.headline), None)
-        if head is None:
+        head = next((one.headline for one in results.values() if one.headline), None)
+        if head is None or head.unit in _SHARES:  # the parts of a share, such as MMLU's 57 subjects, are a table
             continue
         parts = [one for found in results.values() for one in found.scores if one.metric == head.metric and one.group]
         lines = [("all questions", _dots({name: one.headline for name, one in results.items()}, {head.unit}))]
@@ -88,7 +87,8 @@ def draw_mt_bench(report: Report, scores: SuiteScores) -> list[Chart]:
             mine = {name: one.score(part.name, part.group) for name, one in results.items()}
             lines.append((part.group, _dots(mine, {head.unit})))
         says = _caption(f"{scores.label(suite, task)} by category", results)
-        made.append(_grouped(report, Picture(f"parts-{number}", says, head.unit, lines, _records(results))))
+        if parts:
+            made.append(_grouped(report, Picture(f"parts-{number}", says, head.unit, lines, _records(results))))
     return [one for one in made if one is not None]
 
 
@@ -157,7 +157,7 @@ def _grouped(report: Report, picture: Picture) -> Chart | None:
                     axes.axhspan(place - 0.5, place + 0.5, color=RULE, alpha=0.3, linewidth=0)
                 for dot in dots:
                     _dot(axes, dot, place + step * (models.index(dot.model) - (len(models) - 1) / 2), looks)
-            _across(axes, [label for label, _ in lines], (side - 14) // 7)
+            across(axes, [cut(label, (side - 14) // 7) for label, _ in lines], 0.5)
             legend(axes, entries, columns, wide, 12 - side)
             _within_percent(axes, picture.unit)
             axis_names(axes, picture.unit, "")
@@ -179,7 +179,7 @@ def _small(report: Report, picture: Picture) -> Chart | None:
     def paint(axes: Any) -> None:
         for place, (_, dot) in enumerate(lines):
             _dot(axes, dot, place, looks)
-        _across(axes, [label for label, _ in lines], 15)
+        across(axes, [cut(label, 15) for label, _ in lines], 0.5)
         _within_percent(axes, picture.unit)
         axis_names(axes, unit_name(picture.unit), "")
 
@@ -201,13 +201,3 @@ def _within_percent(axes: Any, unit: str) -> None:
     if unit_name(unit) == "%":
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, 0.0), min(high, 100.0))
-
-
-def _across(axes: Any, names: list[str], letters: int) -> None:
-    """Turn axes into a dot plot: names down the side, the grid along the values."""
-    axes.set_yticks(range(len(names)), [cut(name, letters) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)

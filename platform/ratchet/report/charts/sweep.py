@@ -16,6 +16,7 @@ from ratchet.report.plots import (
     MUTED,
     PAGE,
     RULE,
+    across,
     axis_names,
     draw,
     labels_apart,
@@ -220,12 +221,8 @@ def draw_importance(sweep: SweepOutcome) -> list[Chart]:
                 axes.annotate(
                     f"{share:.1f}", (share, row), (5, 0), textcoords="offset points", va="center", color=MUTED, size=10
                 )
-            axes.set_yticks(range(len(shares)), [cut(name, 20) for name in names])
-            axes.set_ylim(len(shares) - 0.4, -0.6)
+            across(axes, [cut(name, 20) for name in names])
             axes.set_xlim(0, 100)
-            axes.grid(axis="y", visible=False)
-            axes.grid(axis="x", color=RULE, linewidth=0.6)
-            axes.tick_params(axis="y", length=0)
             axis_names(axes, "% of the variation", "")
 
         size = (400, 56 + 28 * len(found))

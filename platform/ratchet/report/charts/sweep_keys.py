@@ -12,7 +12,7 @@ from ratchet.documents.sweep import Key, Point, SweepOutcome
 from ratchet.report.charts.sweep import BEST, DOT, MOST_NAMES, bars, value
 from ratchet.report.figures import cut
 from ratchet.report.parts import Chart
-from ratchet.report.plots import INK, RULE, axis_names, draw
+from ratchet.report.plots import INK, RULE, across, axis_names, draw
 from ratchet.report.sweep.values import Axis, axis_of, leaders, leading, objective_axis, records, with_values
 from ratchet.report.sweep.words import plan_point
 
@@ -71,13 +71,8 @@ def _lines(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -
             ys = [row + 0.7 * ((index + 0.5) / len(mine) - 0.5) for index in range(len(mine))]
             dots += [(one, value(one, place), y, bars(one, place)) for one, y in zip(mine, ys, strict=True)]
         _draw_dots(axes, sweep, dots, across=True)
-        axes.set_yticks(range(len(kept)), [labels[at] for at in kept])
-        axes.set_ylim(len(kept) - 0.5, -0.5)
+        across(axes, [labels[at] for at in kept], 0.5)
         axes.set_xlim(goal.low, goal.high)
-        axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", color=RULE, linewidth=0.6)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
         axis_names(axes, cut(goal.name, 60), "")
 
     says = _caption(sweep, place, axis)

@@ -17,8 +17,8 @@ from ratchet.report.plots import (
     FALL,
     INK,
     MUTED,
-    RULE,
     Series,
+    across,
     axis_names,
     draw,
     labels_at_end,
@@ -275,10 +275,7 @@ def draw_times(report: Report) -> Chart | None:
                 )
                 left += part
             axes.text(left / seconds, place, f" {duration(whole)}", va="center", color=MUTED, fontsize=10)
-        axes.set_yticks(range(len(steps)), [cut(step.name) for step in steps])
-        axes.set_ylim(len(steps) - 0.4, -0.6)
-        axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", color=RULE, linewidth=0.6)
+        across(axes, [cut(step.name) for step in steps])
         axis_names(axes, unit, "")
 
     size = (760, 66 + 26 * len(steps))
