@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from k8s_example import APPLIED, K8S, objects, write
+from raised import raises
 from ratchet.errors import PlanError
 from ratchet.kubernetes.check import Against, check_objects, read_objects
 from ratchet.kubernetes.forms import quantity
@@ -144,5 +145,5 @@ def test_a_patched_key_is_told_at_the_patch(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_manifests_is_told(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="has no manifests"):
+    with raises("plan.manifest"):
         read_objects([tmp_path])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from k8s_example import APPLIED, GATES, changed, head_of, objects, of_kind, texts_of, worker_of
-from ratchet.errors import PlanError
+from raised import raises
 from ratchet.kubernetes.check import Against, check_objects
 from ratchet.kubernetes.manifests import to_yaml
 from ratchet.kubernetes.ray_parts import CLUSTERS
@@ -157,5 +157,5 @@ def test_another_validator_of_the_crds_accepts_our_manifests(shared: Path, tmp_p
 
 
 def test_a_folder_without_crds_is_told(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="no CRD of KubeRay"):
+    with raises("plan.manifest"):
         read_crds(tmp_path)

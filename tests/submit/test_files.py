@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raised import raises
 from ratchet.errors import PlanError
 from ratchet.pipeline.paths import NAMING
 from ratchet.plan.base import Strict
@@ -134,13 +135,12 @@ def test_links_are_followed_and_a_plan_elsewhere_lies_at_the_top(folder: Path, t
     assert found.plan == "plan.yaml"
     assert {file.name: file.content for file in found.files}["rows/2.jsonl"] == b"linked"
     Path("models/start/again").symlink_to("sub")
-    with pytest.raises(
-        PlanError, match=r"model\.path: models/start/again is a link to a folder, which is not followed"
-    ):
+    with raises("plan.not-sent") as caught:
         staged()
+    assert caught.value.where == "model.path" and "models/start/again" in caught.value.what
     Path("models/start/again").unlink()
     (outside / "suite.yaml").write_text(PLAN)
-    with pytest.raises(PlanError, match=r"two files would be suite\.yaml"):
+    with raises("plan.not-sent"):
         stage(outside / "suite.yaml", load_plan(outside / "suite.yaml"))
 
 
@@ -149,40 +149,42 @@ def test_links_that_leave_the_folder_are_refused_with_the_key(folder: Path, link
     outside = tmp_path_factory.mktemp("outside") / "it"
     Path(link).rename(outside)
     Path(link).symlink_to(outside)
-    key = r"data\.one\.path" if link.startswith("rows") else r"model\.path"
-    with pytest.raises(PlanError, match=rf"^{key}: \S+ is {outside}\S* by a link, and lies outside"):
+    with raises("plan.not-sent") as caught:
         staged()
+    assert caught.value.where == ("data.one.path" if link.startswith("rows") else "model.path")
+    assert str(outside) in caught.value.what
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("key", "entry"),
     [
-        ("data.one.path=../rows.jsonl", r"data\.one\.path: \.\./rows\.jsonl lies outside"),
-        ("data.one.path=rows/../../x", "lies outside"),
-        ("data.one.path=rows/none.jsonl", r"data\.one\.path: no file at rows/none\.jsonl"),
-        ("data.one.path=rows/*.parquet", "no file at"),
-        ("model.path=models/none", r"model\.path: no file at"),
-        ("stages.align.reference.path=models/none", r"stages\.align\.reference\.path: no file at"),
+        ("data.one.path", "../rows.jsonl"),
+        ("data.one.path", "rows/../../x"),
+        ("data.one.path", "rows/none.jsonl"),
+        ("data.one.path", "rows/*.parquet"),
+        ("model.path", "models/none"),
+        ("stages.align.reference.path", "models/none"),
     ],
 )
-def test_files_that_are_not_there_or_outside_are_refused_by_key(folder: Path, override: str, words: str) -> None:
-    with pytest.raises(PlanError, match=words):
-        staged(override)
+def test_files_that_are_not_there_or_outside_are_refused_by_key(folder: Path, key: str, entry: str) -> None:
+    with raises("plan.not-sent") as caught:
+        staged(f"{key}={entry}")
+    assert caught.value.where == key and entry in caught.value.what
 
 
 def test_files_over_the_limits_are_refused_before_they_are_read(folder: Path) -> None:
     with Path("rows/1.jsonl").open("wb") as file:
         file.truncate(files.MOST_OF_ONE + 1)
-    with pytest.raises(
-        PlanError, match=r"rows/1\.jsonl: 25\.1 MiB, and the most that is sent of one file is 25 MiB"
-    ) as caught:
+    with raises("plan.not-sent") as caught:
         staged()
+    assert caught.value.where == "rows/1.jsonl" and "25.1 MiB" in caught.value.what
     assert "storage that every node sees" in caught.value.fix
     for n in range(1, 6):
         with Path(f"rows/{n}.jsonl").open("wb") as file:
             file.truncate(files.MOST_OF_ONE)
-    with pytest.raises(PlanError, match=r"125\.1 MiB together, and Ray takes 99"):
+    with raises("plan.not-sent") as caught:
         staged()
+    assert "125.1 MiB" in caught.value.what
 
 
 def test_the_list_gives_sizes_and_one_digest() -> None:
@@ -224,8 +226,9 @@ def test_what_git_ignores_is_seen_through_links(folder: Path, ignored: str) -> N
 def test_a_git_that_does_not_answer_is_told(folder: Path) -> None:
     ignore("*.jsonl")
     Path(".git/config").write_text("[broken")
-    with pytest.raises(PlanError, match="git does not say what it ignores: fatal: bad config line"):
+    with raises("plan.not-sent") as caught:
         refuse_ignored(staged().files)
+    assert "bad config line" in caught.value.what
 
 
 def test_the_library_goes_whole_and_without_what_python_left() -> None:

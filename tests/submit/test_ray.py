@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.errors import ClusterError, StoppedError
+from raised import raises
+from ratchet.errors import StoppedError
 from ratchet.submit.client import RayJobs, connect_jobs
 from ratchet.submit.files import StagedFile, library, pack, unpack
 from ratchet.submit.follow import follow_job, stop
@@ -148,7 +149,7 @@ def test_a_job_whose_environment_fails_is_no_end_of_its_command(jobs: RayJobs, t
     submission = made("broken", "pass", tmp_path)
     (tmp_path / "files.zip").write_bytes(b"this is no archive")
     name, _ = submit_once(jobs, submission, None)
-    with pytest.raises(ClusterError, match="and not by its command"):
+    with raises("cluster.no-command"):
         exit_status(follow_job(jobs, name, io.StringIO(), patience=60, poll=0.2))
 
 

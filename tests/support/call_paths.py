@@ -14,7 +14,7 @@ from pathlib import Path
 
 from whole_run import environment, write_smallest
 
-SPACE = "name: betas\nkeys: {stages.align.beta: {grid: [0.1, 0.3]}}\nobjectives: {align/heldout/margin: max}\n"
+SPACE = "name: betas\nkeys: {stages.align.beta: {grid: [0.3]}}\nobjectives: {align/heldout/margin: max}\n"
 
 # Python imports a module of this name as it starts, also in the processes that Ray starts.
 WATCHER = """\

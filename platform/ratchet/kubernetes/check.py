@@ -54,7 +54,7 @@ def read_objects(paths: Iterable[Path]) -> list[Document]:
         elif path.is_dir():
             files = sorted(one for ending in ("yaml", "yml") for one in path.glob(f"*.{ending}"))
             if not files:
-                raise PlanError(f"{path}: has no manifests, and no {FILE}")
+                raise PlanError(f"{path}: has no manifests, and no {FILE}", code="plan.manifest")
             found += holding([document for file in files for document in read_manifests(file)], str(path))
         else:
             found += holding(read_manifests(path), str(path))
@@ -64,7 +64,7 @@ def read_objects(paths: Iterable[Path]) -> list[Document]:
 def holding(objects: list[Document], where: str) -> list[Document]:
     """Return objects as they are. Raises PlanError for an empty list: a check of nothing would always pass."""
     if not objects:
-        raise PlanError("holds no object: there is nothing to check", where=where)
+        raise PlanError("holds no object: there is nothing to check", where=where, code="plan.manifest")
     return objects
 
 

@@ -64,6 +64,7 @@ def place_workers(cluster: Cluster, *, gpus_per_node: int, workers_per_node: int
             f"an engine needs {engine:g} GPUs of one node, and a node has {gpus_per_node}",
             where="cluster.tensor_parallel",
             fix="larger nodes (--gpus-per-node), or a smaller tensor_parallel",
+            code="plan.no-room",
         )
     nodes = max(math.ceil(cluster.most_workers / fit), math.ceil(cluster.score_actors / engines))
     workers, actors = math.ceil(cluster.most_workers / nodes), math.ceil(cluster.score_actors / nodes)
@@ -83,6 +84,7 @@ def _limit(cluster: Cluster, gpus_per_node: int, workers_per_node: int | None) -
             f"a worker needs {cluster.gpus_per_worker:g} GPUs, and a node has {gpus_per_node}",
             where="cluster.gpus_per_worker",
             fix="larger nodes (--gpus-per-node), or fewer GPUs for each worker",
+            code="plan.no-room",
         )
     return min(fit, workers_per_node or fit)
 

@@ -32,10 +32,10 @@ def build_kustomization(folder: Path) -> list[Document]:
 def _build(folder: Path, above: tuple[Path, ...]) -> list[Document]:
     path = folder / FILE
     if folder.resolve() in above:
-        raise PlanError(f"{path}: names itself, by way of {above[-1]}")
+        raise PlanError(f"{path}: names itself, by way of {above[-1]}", code="plan.manifest")
     steps = read_manifests(path)
     if len(steps) != 1:
-        raise PlanError(f"{path}: holds {len(steps)} documents, and a kustomization is one")
+        raise PlanError(f"{path}: holds {len(steps)} documents, and a kustomization is one", code="plan.manifest")
     one = steps[0]
     unknown = [key for key in one.data if key not in _KEYS]
     fix = f"build it with kubectl: kubectl kustomize {folder} | ratchet k8s check -"

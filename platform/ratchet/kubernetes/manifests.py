@@ -26,7 +26,7 @@ def parse_manifests(text: str, file: str) -> list[Document]:
     Raises PlanError where the text is no YAML, is over the limits that hold for plans, or has something else.
     """
     if len(text) > LARGEST_FILE:
-        raise PlanError(f"{file}: larger than {LARGEST_FILE >> 20} MiB, and no more is read")
+        raise PlanError(f"{file}: larger than {LARGEST_FILE >> 20} MiB, and no more is read", code="plan.manifest")
     return [item for document in parse_documents(text, file) for item in _items(document)]
 
 
@@ -40,9 +40,11 @@ def parse_documents(text: str, file: str, deepest: int = DEEPEST) -> list[Docume
         nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PlanError(f"{file}:{line}: not YAML: {shorten(error.problem or str(error))}") from None
+        raise PlanError(
+            f"{file}:{line}: not YAML: {shorten(error.problem or str(error))}", code="plan.manifest"
+        ) from None
     except yaml.YAMLError as error:
-        raise PlanError(f"{file}: not YAML: {shorten(str(error))}") from None
+        raise PlanError(f"{file}: not YAML: {shorten(str(error))}", code="plan.manifest") from None
     found = []
     for node in nodes:
         builder = _ManifestBuilder(file, deepest)
@@ -59,14 +61,14 @@ def _limit_depth(text: str, file: str, deepest: int) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > deepest:
             line = event.start_mark.line + 1 if event.start_mark else 1
-            raise PlanError(f"{file}:{line}: nested more than {deepest} deep")
+            raise PlanError(f"{file}:{line}: nested more than {deepest} deep", code="plan.manifest")
 
 
 def one_document(text: str, file: str) -> Document:
     """Return the one document of YAML text. Raises PlanError where there are none or several."""
     found = parse_manifests(text, file)
     if len(found) != 1:
-        raise PlanError(f"{file}: holds {len(found)} documents, and one is expected")
+        raise PlanError(f"{file}: holds {len(found)} documents, and one is expected", code="plan.manifest")
     return found[0]
 
 

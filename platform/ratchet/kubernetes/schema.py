@@ -50,7 +50,11 @@ def read_crds(folder: Path) -> dict[str, Crd]:
                 closed["properties"]["metadata"] = {"type": "object"}
                 found[kind] = Crd(schema, jsonschema.Draft202012Validator(closed))
     if not found:
-        raise PlanError(f"{folder}: no CRD of KubeRay", fix="name the folder of rayjobs.yaml, rayclusters.yaml, …")
+        raise PlanError(
+            f"{folder}: no CRD of KubeRay",
+            fix="name the folder of rayjobs.yaml, rayclusters.yaml, …",
+            code="plan.manifest",
+        )
     return found
 
 

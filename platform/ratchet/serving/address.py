@@ -103,5 +103,6 @@ async def checked_addresses(host: str, port: int, *, allow_private: bool) -> lis
             f"leads to {inside[0]}, which is not an address of the open internet",
             where=host,
             fix="if that server is yours, set allow_private: true",
+            code="plan.private-address",
         )
     return addresses

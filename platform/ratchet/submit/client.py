@@ -61,6 +61,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
                 f"no TLS with this server: {_reason(error)}",
                 where=self._address,
                 fix="check http or https, and give the file of the certificate authority with --ca",
+                code="cluster.no-tls",
             ) from error
         except requests.exceptions.RequestException as error:
             raise UnreachableError(
@@ -79,6 +80,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
                 f"the cluster {'refuses this token' if sent else 'asks for a token'} ({status})",
                 where=self._address,
                 fix="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's token",
+                code="cluster.no-token",
             )
         if status == 413:
             raise ClusterError(f"too much for one request: {words}", where=self._address)
@@ -90,6 +92,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
                 "what answers there is not Ray's dashboard",
                 where=self._address,
                 fix="check the port (8265 as a rule); a proxy that asks for a login needs RAY_JOB_HEADERS",
+                code="cluster.not-ray",
             )
 
     def _raise_error(self, r: requests.Response) -> None:
@@ -149,7 +152,7 @@ class RayJobs:
         try:
             self._client.stop_job(job_id)
         except _GoneError:
-            raise ClusterError("the cluster knows no such job", where=job_id) from None
+            raise ClusterError("the cluster knows no such job", where=job_id, code="cluster.forgot-job") from None
 
 
 def connect_jobs(address: str, ca: str | None) -> RayJobs:
@@ -167,6 +170,7 @@ def connect_jobs(address: str, ca: str | None) -> RayJobs:
             f"no token to send: {str(error).partition('. ')[0]}",
             where="RAY_AUTH_MODE=token",
             fix="set RAY_AUTH_TOKEN_PATH to a file with the cluster's token",
+            code="cluster.no-token",
         ) from error
     if client.carries_secrets and is_in_the_open(address):
         Console().say(f"warning: the token goes to {address} in the clear; use https, or a tunnel to the head")
@@ -174,13 +178,17 @@ def connect_jobs(address: str, ca: str | None) -> RayJobs:
     version = answer.json().get("ray_version") if answer.status_code == 200 else None
     if not isinstance(version, str):
         raise ClusterError(
-            "what answers there is not Ray's dashboard", where=address, fix="check the port, 8265 as a rule"
+            "what answers there is not Ray's dashboard",
+            where=address,
+            fix="check the port, 8265 as a rule",
+            code="cluster.not-ray",
         )
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise ClusterError(
             f"the cluster runs Ray {version}, and Ratchet needs {'.'.join(map(str, OLDEST))} or newer",
             where=address,
             fix="start it with a newer image",
+            code="cluster.old-ray",
         )
     return RayJobs(client)
 

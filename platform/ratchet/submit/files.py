@@ -31,6 +31,10 @@ MOST_OF_ONE = 25 << 20
 _SHARED = "put it on storage that every node sees, and give its absolute path"
 
 
+def _not_sent(what: str, *, where: str = "", fix: str = "") -> PlanError:
+    return PlanError(what, where=where, fix=fix, code="plan.not-sent")
+
+
 @dataclasses.dataclass(frozen=True)
 class StagedFile:
     """A file under its name in the job's working folder, with the bytes that go, and the key that names it."""
@@ -74,19 +78,19 @@ def stage(path: Path, plan: Plan) -> Staged:
         for file in _expand(entry, where):
             name = Path(os.path.normpath(file)).as_posix()
             if not file.samefile(found.setdefault(name, (file, where))[0]):
-                raise PlanError(f"two files would be {name}", where=where, fix="copy the plan into the current folder")
+                raise _not_sent(f"two files would be {name}", where=where, fix="copy the plan into the current folder")
     total = 0
     for name, (file, _) in found.items():
         bytes_of_it = file.stat().st_size
         total += bytes_of_it
         if bytes_of_it > MOST_OF_ONE:
-            raise PlanError(
+            raise _not_sent(
                 f"{bytes_text(bytes_of_it)}, and the most that is sent of one file is {MOST_OF_ONE >> 20} MiB",
                 where=name,
                 fix=_SHARED,
             )
     if total > MOST_BYTES:
-        raise PlanError(f"the files are {bytes_text(total)} together, and Ray takes {MOST_BYTES >> 20}", fix=_SHARED)
+        raise _not_sent(f"the files are {bytes_text(total)} together, and Ray takes {MOST_BYTES >> 20}", fix=_SHARED)
     files = tuple(StagedFile(name, found[name][0].read_bytes(), found[name][1]) for name in sorted(found))
     return Staged(_own_name(path), files, tuple(dict.fromkeys(elsewhere)))
 
@@ -109,7 +113,7 @@ def _own_name(path: Path) -> str:
 def _expand(entry: str, where: str) -> list[Path]:
     """Return the files that an entry stands for: one, all below a folder, or what a pattern matches."""
     if os.path.normpath(entry).startswith(".."):
-        raise PlanError(
+        raise _not_sent(
             f"{entry} lies outside of the current folder, and so has no place in the job's",
             where=where,
             fix="submit from a folder that holds it, or give an absolute path that the cluster has",
@@ -121,7 +125,7 @@ def _expand(entry: str, where: str) -> list[Path]:
     _refuse_links(found, where)
     files = [file for file in found if file.is_file()]
     if not files:
-        raise PlanError(
+        raise _not_sent(
             f"no file at {entry}",
             where=where,
             fix="relative paths count from where the command is run; absolute ones are the cluster's",
@@ -134,13 +138,13 @@ def _refuse_links(found: list[Path], where: str) -> None:
     here = Path.cwd().resolve()
     for one in found:
         if not one.resolve().is_relative_to(here):
-            raise PlanError(
+            raise _not_sent(
                 f"{one} is {one.resolve()} by a link, and lies outside of the current folder",
                 where=where,
                 fix="copy it here, or give an absolute path that the cluster has",
             )
         if one.is_symlink() and one.is_dir():
-            raise PlanError(f"{one} is a link to a folder, which is not followed", where=where, fix="copy it here")
+            raise _not_sent(f"{one} is a link to a folder, which is not followed", where=where, fix="copy it here")
 
 
 def listing(files: tuple[StagedFile, ...], what: str) -> str:
@@ -155,7 +159,7 @@ def refuse_ignored(files: tuple[StagedFile, ...]) -> None:
     ignored = git_ignored(files)
     if ignored:
         lines = [f"{file.key or 'the plan'}: {file.name} is ignored by git" for file in ignored]
-        raise PlanError("\n".join(lines), fix="take it out of the plan or of .gitignore, or send it with --ignored")
+        raise _not_sent("\n".join(lines), fix="take it out of the plan or of .gitignore, or send it with --ignored")
 
 
 def git_ignored(files: tuple[StagedFile, ...]) -> list[StagedFile]:
@@ -176,7 +180,7 @@ def git_ignored(files: tuple[StagedFile, ...]) -> list[StagedFile]:
         return []
     said = answer.stderr.decode(errors="replace").strip()
     if answer.returncode > 1 and "not a git repository" not in said:
-        raise PlanError(f"git does not say what it ignores: {said}", fix="mend that, or send all with --ignored")
+        raise _not_sent(f"git does not say what it ignores: {said}", fix="mend that, or send all with --ignored")
     ignored = set(answer.stdout.decode().split("\0"))
     return [file for file in files if places[file] & ignored]
 

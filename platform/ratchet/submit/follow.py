@@ -53,6 +53,7 @@ class _Silence:
                 f"no answer for {duration(now - self._since)}: {error.what}",
                 where=job_id,
                 fix="the job may still run: follow it again with the same command, once the cluster answers",
+                code="cluster.no-answer",
             ) from error
 
     def ends(self) -> None:
@@ -109,6 +110,7 @@ def _info(jobs: Jobs, job_id: str) -> Job:
             "the cluster knows no such job: its head was started again, and the job ended with it",
             where=job_id,
             fix="submit again: the run goes on from its last checkpoint",
+            code="cluster.forgot-job",
         )
     return job
 
@@ -145,7 +147,7 @@ def find_job(jobs: Jobs, plan: str, job_id: str | None) -> Job:
     if len(found) == 1:
         return found[0]
     if found:
-        raise RunError(
-            f"several jobs of this plan run: {some([job.id for job in found])}", where=plan, fix="name one with --id"
-        )
-    raise RunError("no such job runs on this cluster", where=job_id or plan, fix="`ray job list` shows those that do")
+        what = f"several jobs of this plan run: {some([job.id for job in found])}"
+        raise RunError(what, where=plan, fix="name one with --id", code="run.no-job")
+    fix = "`ray job list` shows those that do"
+    raise RunError("no such job runs on this cluster", where=job_id or plan, fix=fix, code="run.no-job")

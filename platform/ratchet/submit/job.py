@@ -39,6 +39,8 @@ _ADDRESS = "give the dashboard's, such as --address http://127.0.0.1:8265, or se
 class UnreachableError(ClusterError):
     """No answer now; the same question may get one later."""
 
+    class_code = "cluster.no-answer"
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -132,26 +134,34 @@ def variables(settings: Sequence[str], cluster: Cluster, stop_wait: int) -> dict
         raise PlanError(
             "a stop would kill the run at once, without a checkpoint",
             where=f"--stop-wait {stop_wait}",
+            code="plan.job-setting",
             fix="give 1 second or more; a checkpoint of a large model takes minutes",
         )
     found = {STOP_WAIT: str(stop_wait)}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name.isidentifier():
-            raise PlanError("give a variable as NAME=VALUE", where=f"--env {name}")
+            raise PlanError("give a variable as NAME=VALUE", where=f"--env {name}", code="plan.job-setting")
         if looks_secret(name):
             raise PlanError(
                 "by its name this is a secret, and the variables of a job can be read by all who reach the cluster",
                 where=f"--env {name}",
                 fix=KEEP_OUT,
+                code="plan.secret",
             )
         if name == STOP_WAIT:
-            raise PlanError("has an option of its own", where=f"--env {name}", fix="say --stop-wait SECONDS")
+            raise PlanError(
+                "has an option of its own",
+                where=f"--env {name}",
+                fix="say --stop-wait SECONDS",
+                code="plan.job-setting",
+            )
         if name in worker_environment(cluster):
             raise PlanError(
                 "`ratchet run` sets this variable itself, and Ray takes it from one place only",
                 where=f"--env {name}",
                 fix="leave it out",
+                code="plan.job-setting",
             )
         found[name] = value
     return found
@@ -176,7 +186,8 @@ def submit_once(jobs: Jobs, submission: Submission, job_id: str | None) -> tuple
     Raises PlanError where the name is none, RunError where it is another job's, ClusterError.
     """
     if job_id is not None and not re.fullmatch(_ID, job_id):
-        raise PlanError("a name has lower-case letters, digits and hyphens, 63 at most", where=f"--id {job_id}")
+        what = "a name has lower-case letters, digits and hyphens, 63 at most"
+        raise PlanError(what, where=f"--id {job_id}", code="plan.job-setting")
     attempt = 1
     while True:
         name = job_id or f"{submission.plan}-{submission.digest[:10]}-{attempt}"
@@ -189,6 +200,7 @@ def submit_once(jobs: Jobs, submission: Submission, job_id: str | None) -> tuple
                 "the cluster has a job of this name that was made from something else",
                 where=name,
                 fix="choose another --id, or leave it out",
+                code="run.other-job",
             )
         if job is not None and (job_id is not None or not job.ended):
             return name, False
@@ -208,5 +220,6 @@ def exit_status(job: Job) -> int:
             f"the job failed, and not by its command: {last[-1]}",
             where=job.id,
             fix="look at the head's logs (runtime_env_setup-*.log, jobs/supervisor-*.log); submit again to go on",
+            code="cluster.no-command",
         )
     return job.exit_code if job.exit_code >= 0 else 128 - job.exit_code

@@ -60,7 +60,7 @@ def refuse_secrets(texts: Mapping[str, str], files: Sequence[StagedFile], secret
     for where, text in shaped.items():
         problems += [f"{where}: holds {what}" for what in shapes_in(text)]
     if problems:
-        raise PlanError("\n".join(problems), fix=KEEP_OUT)
+        raise PlanError("\n".join(problems), fix=KEEP_OUT, code="plan.secret")
 
 
 def _known(
