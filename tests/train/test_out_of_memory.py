@@ -8,8 +8,8 @@ import pytest
 
 from ratchet.errors import ClusterError, TrainingError
 from ratchet.pipeline.session import native_noise_to, plain_error
-from ratchet.train.budget import memory_error
 from ratchet.train.launch import _plain_errors
+from ratchet.train.out_of_memory import memory_error
 from ratchet.train.spec import TrainSpec
 from train_bench import write_inputs
 from train_ray_bench import spec_at

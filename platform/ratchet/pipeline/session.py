@@ -16,7 +16,7 @@ from ratchet.pipeline.ray_start import PATIENCE, connect
 from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
 from ratchet.store.machine import on_ray
-from ratchet.train.budget import keep_text, memory_error
+from ratchet.train.out_of_memory import keep_text, memory_error
 
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",

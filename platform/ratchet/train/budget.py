@@ -1,4 +1,4 @@
-"""How many tokens a forward pass may compute, as given or found by trying, and who took the memory that ran out.
+"""How many tokens a forward pass may compute, as given or found by trying.
 
 What is found is written down beside the checkpoints, so that a run that goes on divides its batches
 as before, bit for bit.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ratchet.errors import ClusterError, CorruptError, RatchetError, TrainingError
+from ratchet.errors import CorruptError
 from ratchet.model import memory
 from ratchet.model.batch import Packing
 from ratchet.model.divide import Micro, Rows, filling
@@ -29,10 +27,6 @@ from ratchet.train.spec import TrainSpec
 
 _log = logging.getLogger(__name__)
 NAME = "budget.json"
-_NODE = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")
-_KILLED = re.compile(r"actual memory used=([\d.]+)GB")
-_OURS = 0.5
-"""From this share of the used memory on it is the run that needs too much of it, and not what runs beside it."""
 
 
 def choose(
@@ -117,38 +111,6 @@ def why_unshared(packing: Packing, table: Table) -> str | None:
     count = int((lengths_N3[:, 0] + lengths_N3[:, 1:].max(1) > packing.longest).sum())
     said = f"{count} of {len(table)} pairs are longer than the {packing.longest} tokens that attention reaches alike"
     return said if count else None
-
-
-def memory_error(said: str, where: str, workers: int, budget: int | None) -> RatchetError | None:
-    """Return the error of a run whose worker Ray killed for want of memory; None where Ray's text, `said`, has none.
-
-    `workers` are those of the run, `budget` the tokens of a pass where they are known. Where other processes hold the
-    memory it is a ClusterError: the same command may succeed later. Ray's GB are GiB.
-    """
-    node, killed = _NODE.search(said), [float(size) for size in _KILLED.findall(said)]
-    if node is None or not killed:
-        return None
-    used, limit, each = float(node[1]), float(node[2]), max(killed)
-    ours = min(used, each * max(workers, len(killed)))
-    many = f"this run's {f'{workers} workers' if workers > 1 else 'worker'} held {ours:.1f} GiB"
-    what = (
-        f"the machine ran out of memory: {used:.1f} of {limit:.1f} GiB were used; {many}, others {used - ours:.1f} GiB"
-    )
-    if ours < _OURS * used:
-        return ClusterError(
-            what, where=where, fix="run again when the others need less, or elsewhere: it goes on from what was saved"
-        )
-    lower = "lower cluster.token_budget" + (f" (it is {budget:,} now: try {max(1, budget // 2):,})" if budget else "")
-    return TrainingError(
-        what,
-        where=where,
-        fix=f"{lower}, set cluster.gradient_checkpointing, raise cluster.deepspeed.zero, or take a larger machine",
-    )
-
-
-def keep_text(said: str) -> None:
-    """Put a library's text where native noise goes: a run keeps it in its native.log."""
-    os.write(2, f"{said}\n".encode(errors="replace"))
 
 
 def known_budget(spec: TrainSpec) -> int | None:

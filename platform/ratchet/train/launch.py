@@ -18,10 +18,11 @@ from ratchet.errors import ClusterError, StoppedError, TrainingError, error_from
 from ratchet.store import warned
 from ratchet.store.files import write_text
 from ratchet.train import faults
-from ratchet.train.budget import keep_text, known_budget, memory_error
+from ratchet.train.budget import known_budget
 from ratchet.train.communicate import out_of_memory
 from ratchet.train.driver_loop import NodeWatch, Told, live_nodes, refuse_stopped, watched
 from ratchet.train.notice import write_notice
+from ratchet.train.out_of_memory import keep_text, memory_error
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import WORKERS, ray_worker
 
