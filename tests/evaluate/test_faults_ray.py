@@ -29,10 +29,11 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        pytest.param(MISSING_QUESTIONS, ["small.yaml:3: tasks.faulty.questions.path", "no such"], id="no questions"),
-        pytest.param(NO_JUDGE, ["small.yaml: tasks.faulty", "has no judge", "--set"], id="no judge"),
-        pytest.param(NO_PLAN, ["small.yaml: tasks.faulty", "there is no plan", "evaluate"], id="no plan"),
+        (MISSING_QUESTIONS, ["small.yaml:3: tasks.faulty.questions.path", "no such"]),
+        pytest.param(NO_JUDGE, ["small.yaml: tasks.faulty", "has no judge", "--set"], marks=pytest.mark.slow),
+        pytest.param(NO_PLAN, ["small.yaml: tasks.faulty", "there is no plan", "evaluate"], marks=pytest.mark.slow),
     ],
+    ids=["no questions", "no judge", "no plan"],
 )
 def test_what_is_not_there_is_named_before_anything_is_asked(
     text: str, says: list[str], stories: Path, faults: Path
@@ -72,6 +73,7 @@ def test_what_a_task_lacks_ends_that_task_alone(
     assert results["faulty"]["scores"][0]["value"] is None
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     suite_in(tmp_path, TEXT)
     found = ratchet(tmp_path, *asked(tmp_path / "gone"))

@@ -82,6 +82,7 @@ def test_a_suite_has_its_scores_items_and_report(straight: Path) -> None:
     assert "small-sums" in scores_files(straight / "out")[0].with_name("report.html").read_text()
 
 
+@pytest.mark.slow  # the default tier has a task that fails alone
 def test_tasks_that_cannot_be_asked_fail_alone(straight: Path, stories: Path, tmp_path: Path) -> None:
     shutil.copytree(straight / "out", tmp_path / "out")
     own_task(tmp_path / "shots", num_fewshot=9)

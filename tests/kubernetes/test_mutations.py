@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from k8s_example import APPLIED, GATES, changed, head_of, objects, of_kind, texts_of, worker_of
+from k8s_example import APPLIED, GATES, changed, head_of, objects, of_kind, texts_of, worker_of, write_strict_crds
+from nightly import nightly
 from raised import raises
 from ratchet.kubernetes.check import Against, check_objects
 from ratchet.kubernetes.manifests import to_yaml
@@ -20,8 +21,19 @@ from tests.conftest import ROOT
 HERE = Against(root=ROOT)
 
 
+@pytest.fixture(scope="session", params=nightly(["made up", "KubeRay's"], lambda whose: whose == "made up"))
+def crds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Crd]:
+    """CRDs that are made up in the default tier, and KubeRay's own nightly."""
+    if request.param == "KubeRay's":
+        found: dict[str, Crd] = request.getfixturevalue("published_crds")
+        return found
+    folder = tmp_path_factory.mktemp("crds")
+    write_strict_crds(folder)
+    return read_crds(folder)
+
+
 @pytest.fixture(scope="session")
-def crds(shared: Path) -> dict[str, Crd]:
+def published_crds(shared: Path) -> dict[str, Crd]:
     folder = shared / "kuberay_v1.7.0"
     if not folder.is_dir():
         pytest.skip(f"no CRDs of KubeRay at {folder}")
@@ -128,10 +140,11 @@ def test_only_the_folder_that_needs_a_gate_is_told_so() -> None:
     assert told == GATES.keys() & set(APPLIED) == {"overlays/cron"}
 
 
+@pytest.mark.slow  # seconds to read KubeRay's CRDs
 @pytest.mark.parametrize("folder", APPLIED)
-def test_our_own_manifests_fit_the_schemas(folder: str, crds: dict[str, Crd]) -> None:
+def test_our_own_manifests_fit_the_schemas(folder: str, published_crds: dict[str, Crd]) -> None:
     pytest.importorskip("kubernetes_validate")
-    assert texts_of(check_objects(objects(folder), Against(crds, "1.35", ROOT, GATES.get(folder, ())))) == ""
+    assert texts_of(check_objects(objects(folder), Against(published_crds, "1.35", ROOT, GATES.get(folder, ())))) == ""
 
 
 def test_mistakes_in_kubernetes_own_kinds_are_found() -> None:

@@ -38,6 +38,7 @@ def test_the_same_bits_come_out(both: tuple[Path, Path]) -> None:
     assert files[0] == files[1] and any(name.startswith("logps/") for name in files[0])
 
 
+@pytest.mark.slow
 def test_each_finds_what_the_other_made(both: tuple[Path, Path]) -> None:
     for folder, words in zip(both, (["--here"], []), strict=True):
         before = {step: (steps(folder) / step / "record.json").stat().st_mtime_ns for step in STEPS}

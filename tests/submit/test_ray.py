@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from nightly import nightly
 from raised import raises
 from ratchet.errors import StoppedError
 from ratchet.submit.client import RayJobs, connect_jobs
@@ -120,10 +121,13 @@ def test_two_submissions_at_one_moment_are_one_job(head: Head, jobs: RayJobs, tm
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [
-        ("raise SystemExit(75)", 75),
-        ("print('last words', flush=True); import os; os.kill(os.getpid(), 9)", 137),
-    ],
+    nightly(
+        [
+            ("raise SystemExit(75)", 75),
+            ("print('last words', flush=True); import os; os.kill(os.getpid(), 9)", 137),
+        ],
+        lambda code, status: status == 137,
+    ),
 )
 def test_the_driver_s_exit_status_comes_back(jobs: RayJobs, tmp_path: Path, code: str, status: int) -> None:
     job, text = run(jobs, made("ends", code, tmp_path))
@@ -145,6 +149,7 @@ stages: {warm: {kind: sft, data: [sums], max_length: 512}}
     assert "MADE ['mine.yaml', 'plan.yaml']" in said
 
 
+@pytest.mark.slow
 def test_a_job_whose_environment_fails_is_no_end_of_its_command(jobs: RayJobs, tmp_path: Path) -> None:
     submission = made("broken", "pass", tmp_path)
     (tmp_path / "files.zip").write_bytes(b"this is no archive")

@@ -87,3 +87,33 @@ def write_crds(folder: Path) -> None:
         spec = {"names": {"kind": kind}, "versions": [{"name": "v1", "schema": schema}]}
         crd = {"kind": "CustomResourceDefinition", "spec": spec}
         (folder / f"{kind.lower()}s.yaml").write_text(json.dumps(crd))
+
+
+def write_strict_crds(folder: Path) -> None:
+    """Write CRDs that allow what our own manifests have and hold them to a rule of each kind that KubeRay's have."""
+    for kind, path in CLUSTERS.items():
+        schema = _like([of_kind(kind)[0].data])
+        spec = schema["properties"]
+        for key in path:
+            spec = spec[key]["properties"]
+        group = spec["workerGroupSpecs"]["items"]
+        group["required"] = ["groupName"]
+        group["properties"]["numOfHosts"] = {"type": "integer"}
+        rule = {"rule": "self == 'ray.io/kuberay-operator'", "message": "the managedBy field value must be KubeRay's"}
+        spec["managedBy"] = {"type": "string", "x-kubernetes-validations": [rule]}
+        volume = group["properties"]["template"]["properties"]["spec"]["properties"]["volumes"]["items"]["properties"]
+        volume["emptyDir"]["properties"]["sizeLimit"] = {"type": "string", "pattern": "^[0-9]+([kMGTPE]i?)?$"}
+        version = {"name": "v1", "schema": {"openAPIV3Schema": schema}}
+        crd = {"kind": "CustomResourceDefinition", "spec": {"names": {"kind": kind}, "versions": [version]}}
+        (folder / f"{kind.lower()}s.yaml").write_text(json.dumps(crd))
+
+
+def _like(values: list[Any]) -> dict[str, Any]:
+    """Return a structural schema that allows what these values have, and no other key."""
+    if all(isinstance(value, dict) for value in values):
+        keys = {key: [value[key] for value in values if key in value] for value in values for key in value}
+        return {"type": "object", "properties": {key: _like(found) for key, found in keys.items()}}
+    if all(isinstance(value, list) for value in values):
+        return {"type": "array", "items": _like([item for value in values for item in value])}
+    names = {{bool: "boolean", int: "integer", str: "string"}[type(value)] for value in values}
+    return {"type": names.pop()} if len(names) == 1 else {"x-kubernetes-int-or-string": True}

@@ -40,6 +40,37 @@ def make_mirror(shared: Path, root: Path, rows: int | None = None) -> Path:
     return root
 
 
+def make_up_mirror(root: Path) -> Path:
+    """Write made-up rows of the tasks with one subject below `root`, for where the real ones are not, and return it."""
+    sums = range(40)
+    said = [f"Tom has {n} pens and buys {n + 1} more." for n in sums]
+    ends = [[f"He has {n + more} pens." for more in range(4)] for n in sums]
+    picked = [{"text": texts, "label": list("ABCD")} for texts in ends]
+    names = {"option1": "Tom", "option2": "Ann"}
+    told = {"choices": ["He has pens.", "He has none."], "labels": [1, 0]}
+    tables: dict[str, tuple[str, tuple[str, ...], Rows]] = {
+        "openai/gsm8k": ("main", ("train", "test"), [
+            {"question": said[n], "answer": f"{n} + {n + 1} = {2 * n + 1}\n#### {2 * n + 1}"} for n in sums
+        ]),
+        "allenai/ai2_arc": ("ARC-Challenge", ("train", "validation", "test"), [
+            {"id": str(n), "question": said[n], "choices": picked[n], "answerKey": "ABCD"[n % 4]} for n in sums
+        ]),
+        "Rowan/hellaswag": ("default", ("train", "validation"), [
+            {"ind": n, "activity_label": "Pens", "ctx_a": said[n], "ctx_b": "", "ctx": said[n], "endings": ends[n],
+             "label": str(n % 4)} for n in sums
+        ]),
+        "truthfulqa/truthful_qa": ("multiple_choice", ("validation",), [
+            {"question": said[n], "mc1_targets": told, "mc2_targets": told} for n in sums
+        ]),
+        "allenai/winogrande": ("winogrande_xl", ("train", "validation"), [
+            {"sentence": f"Tom gave Ann {n} pens because _ had asked.", **names, "answer": "2"} for n in sums
+        ]),
+    }  # fmt: skip
+    for name, (config, splits, rows) in tables.items():
+        write_hub_folder(root / name, {config: dict.fromkeys(splits, rows)})
+    return root
+
+
 def write_hub_folder(folder: Path, configs: Mapping[str, Mapping[str, Rows]]) -> None:
     """Write one data set as the hub lays it out: a README that lists configs, and Parquet files."""
     lines = ["---", "configs:"]

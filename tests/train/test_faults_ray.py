@@ -115,6 +115,7 @@ def test_sizes_that_change_train_on_the_same_batches_to_the_same_losses(
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow  # the default tier has it without Ray
 def test_a_trial_that_is_dropped_says_so(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "stop.json").write_text("{}")
     with pytest.raises(TrainingError, match="ended while it had no workers, as it was told to"):
