@@ -30,6 +30,7 @@ from ratchet import redact
 Code = Literal[
     "plan.no-point",
     "plan.nothing-finished",
+    "plan.no-best",
     "plan.kind",
     "plan.other-file",
     "plan.condition",
@@ -65,6 +66,8 @@ Code = Literal[
     "run.held",
     "run.other-plan",
     "run.unowned",
+    "run.not-promoted",
+    "run.edited",
     "run.other-job",
     "run.no-job",
     "cluster.no-answer",
@@ -87,6 +90,7 @@ Code = Literal[
 CODES: Mapping[Code, str] = {
     "plan.no-point": "the sweep has no point of this id",
     "plan.nothing-finished": "no trial that could be promoted has finished",
+    "plan.no-best": "the sweep has no one best point, and none is named",
     "plan.kind": "a kind that another package adds cannot be used, or is not installed here",
     "plan.other-file": "the file is a plan, a suite or a sweep space, and another of them is needed",
     "plan.condition": "a condition of `where` cannot be read",
@@ -122,6 +126,8 @@ CODES: Mapping[Code, str] = {
     "run.held": "another process has what this one asks for, and is alive",
     "run.other-plan": "the folder was begun with another plan, space or content",
     "run.unowned": "the folder holds files, and nothing says what they were made from",
+    "run.not-promoted": "a file has the name of the plan to be promoted, and is of something else",
+    "run.edited": "a promoted plan has been changed since",
     "run.other-job": "the cluster has a job of this name that was made from something else",
     "run.no-job": "not one job runs that could be stopped",
     "cluster.no-answer": "there is no answer now; the same question may get one later",

@@ -74,7 +74,6 @@ DOORS = {
         "pipeline.session",
         "pipeline.ray_start",
         "tune.ray_trials",
-        "tune.schedule",
         "submit.client",
         "doctor.cluster",
     },

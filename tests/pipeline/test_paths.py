@@ -18,7 +18,7 @@ from ratchet.plan.naming import NAMING, WRITTEN
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Plan
 from ratchet.store.layout import layout_at
-from ratchet.tune.definition import read_sweep
+from ratchet.tune.definition import open_sweep
 from tests.conftest import ROOT
 
 PLAN = """\
@@ -84,7 +84,7 @@ def test_all_are_told_at_once_with_line_key_and_what_was_meant(capsys: pytest.Ca
         assert sorted(capsys.readouterr().err.removeprefix("error: ").splitlines()) == said
     Path("space.yaml").write_text(SPACE)
     with pytest.raises(PlanError) as raised:
-        read_sweep(Path("plan.yaml"), Path("space.yaml"))
+        open_sweep(Path("plan.yaml"), Path("space.yaml"))
     assert sorted(raised.value.what.splitlines()) == said
 
 
@@ -205,7 +205,7 @@ def test_a_sweep_looks_at_the_paths_that_vary() -> None:
     space = "name: by\nkeys: {data.prefs.path: {grid: [prefs.jsonl, pref.jsonl]}}\n"
     Path("space.yaml").write_text(space + "objectives: {align/heldout/accuracy: max}\n")
     with pytest.raises(PlanError, match=r"^space.yaml:2: keys.data.prefs.path: no such .* did you mean prefs.jsonl"):
-        read_sweep(Path("plan.yaml"), Path("space.yaml"))
+        open_sweep(Path("plan.yaml"), Path("space.yaml"))
 
 
 def test_every_key_that_names_something_is_looked_at() -> None:

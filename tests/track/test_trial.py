@@ -22,7 +22,7 @@ from ratchet.documents.trial import TrialPoint
 from ratchet.plan.schema import Wandb
 from ratchet.track.jsonl import metrics_line, read_metrics
 from ratchet.track.trial import StageLink, TrialRun, tell_end, trial_run, trial_run_id
-from ratchet.tune.send_scores import send_scores
+from ratchet.tune.process import send_scores
 from ratchet.tune.watch import Watch
 from scores_example import scores
 from track_example import wandb_records, wandb_run

@@ -25,9 +25,9 @@ from ratchet.plan.reading import parse, read
 from ratchet.plan.space import Space
 from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.plan.stages import Dpop
-from ratchet.tune import tried
+from ratchet.tune import trial_validation
 from ratchet.tune.check import check_space
-from ratchet.tune.points import drawn, trials
+from ratchet.tune.points import drawn, trials_in_turn
 from ratchet.tune.trial_plan import trial_document
 from tests.conftest import ROOT
 
@@ -82,7 +82,7 @@ def test_the_spaces_that_there_must_be() -> None:
         "loss_kinds",
         "learning_rate",
     }
-    betas = [trial.values for trial in trials(load_space(ROOT / "tune_spaces/beta.yaml"))]
+    betas = [trial.values for trial in trials_in_turn(load_space(ROOT / "tune_spaces/beta.yaml"))]
     assert betas == [{"stages.align.beta": beta} for beta in (0.1, 0.3, 1.0)]
     penalty = load_space(ROOT / "tune_spaces/beta_lambda.yaml").keys["stages.align.penalty"]
     assert penalty.loguniform == (5, 500)
@@ -176,8 +176,8 @@ def test_checking_looks_at_few_points_and_finds_what_two_keys_bring(
     ]
     bad = ["stages.align.kind: {choice: [dpop, dpo]}", "stages.align.penalty_position: {choice: [inside, outside]}"]
     looks: list[object] = []
-    made = tried.trial_document
-    monkeypatch.setattr(tried, "trial_document", lambda *given: (looks.append(given), made(*given))[1])
+    made = trial_validation.trial_document
+    monkeypatch.setattr(trial_validation, "trial_document", lambda *given: (looks.append(given), made(*given))[1])
     lines = said(f"{HEAD}keys: {{{', '.join(fine[: many - 2] + bad)}}}\nunset: [stages.align.penalty]")
     assert 0 < len(looks) <= most, "of 4 ** 12 points and more"
     assert lines == [

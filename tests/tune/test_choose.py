@@ -16,7 +16,7 @@ from ratchet.plan.space import Space
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_sealed
 from ratchet.tune.choose import Chooser, Chosen
-from ratchet.tune.points import Trial
+from ratchet.tune.points import SeededPoint
 from ratchet.tune.tpe import Known, propose
 
 METRIC = "align/heldout/accuracy"
@@ -169,11 +169,11 @@ def test_what_tpe_is_told_of_a_point(
 ) -> None:
     for number, (seed, value, fields) in enumerate(ends, 1):
         # An older point: its seeds are not taken up again.
-        chosen = Chosen(Trial({"stages.align.beta": 0.5}, seed), number, "tpe")
+        chosen = Chosen(SeededPoint({"stages.align.beta": 0.5}, seed), number, "tpe")
         choose(tmp_path, chosen)
         end(tmp_path, chosen, value, **fields)
     for seed in seeds or [None]:
-        chosen = Chosen(Trial({"stages.align.beta": 0.9}, seed), 9, "tpe")
+        chosen = Chosen(SeededPoint({"stages.align.beta": 0.9}, seed), 9, "tpe")
         choose(tmp_path, chosen)
         end(tmp_path, chosen, 0.1)
     found = told(space(seeds=seeds), tmp_path, monkeypatch)
@@ -235,7 +235,7 @@ def test_tpe_comes_to_every_point_of_a_space_that_has_an_end() -> None:
     while (point := propose(asked, known)) is not None:
         best = point["stages.align.data"] == ["b", "a", "c"] and point["stages.align.beta"] == 0.3
         known.append(Known(point, "done", (float(best),)))
-    assert len({Trial(one.point).point_id for one in known}) == len(known) == 24
+    assert len({SeededPoint(one.point).point_id for one in known}) == len(known) == 24
 
 
 def test_tpe_takes_failed_points_running_ones_orders_and_two_objectives() -> None:
@@ -256,4 +256,4 @@ def test_tpe_takes_failed_points_running_ones_orders_and_two_objectives() -> Non
         assert 8 <= point["stages.align.batch"] <= 64 and isinstance(point["stages.align.batch"], int)
         values = None if n % 3 == 0 else (n / 30, 1 - n / 30)
         known.append(Known(point, "running") if n % 7 == 6 else Known(point, "done", values))
-    assert len({Trial(one.point).point_id for one in known}) == 30
+    assert len({SeededPoint(one.point).point_id for one in known}) == 30

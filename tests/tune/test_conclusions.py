@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from raised import raises
 from ratchet.commands import sweep as command
 from ratchet.documents.heldout import HeldOutRow, ModelScores
 from ratchet.documents.sweep import Objective, SweepOutcome, Value, read_sweep
 from ratchet.documents.trial import TrialEnd
-from ratchet.errors import PlanError, TrainingError
+from ratchet.errors import TrainingError
 from ratchet.evaluate.preference import by_pair, reward_scores
 from ratchet.reference.store import Logps, finished_files, write_block
 from ratchet.report.sweep.diagnoses import common_reason, failed
@@ -25,11 +27,10 @@ from ratchet.report.sweep.values import objective_axis
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json, write_sealed
 from ratchet.store.record import Record, write_record
-from ratchet.tune.compare import compare, newcombe
+from ratchet.tune.compare import compare, heldout_values, newcombe
 from ratchet.tune.gather import gather, write_sweep
 from ratchet.tune.metrics import ends_of, read_metrics_of
-from ratchet.tune.pair_values import heldout_values
-from ratchet.tune.promote import Origin, _record, winner
+from ratchet.tune.promote import Origin, _record, point_to_promote
 from ratchet.tune.sweep import refuse_nothing
 from ratchet.tune.trial import describe_outcome
 from report_page import Page, sweep_markdown_of, sweep_page_of
@@ -153,12 +154,13 @@ def test_a_tie_is_no_best_on_the_page_on_the_terminal_or_in_a_promotion(trials: 
     found = three_equal(trials)
     assert (found.best, found.tied) == (None, ("pa", "pb", "pc"))
     assert [one.name for one in found.diagnoses] == ["tie"]
-    with pytest.raises(PlanError, match=r"(?s)3 points .* came to the same.*--promote POINT.*pa .*pb .*pc "):
-        winner(found)
-    assert winner(found, "pb").id == "pb"
+    with raises("plan.no-best") as caught:
+        point_to_promote(found)
+    assert re.search(r"(?s)--promote POINT.*pa .*pb .*pc ", str(caught.value))
+    assert point_to_promote(found, "pb").id == "pb"
     one_key = dataclasses.replace(found, keys=found.keys[:1])
     head = "\n".join(
-        _record(one_key, winner(found, "pb"), Origin(PLAN, tmp_path, "ratchet sweep"), tmp_path / "p.yaml")
+        _record(one_key, point_to_promote(found, "pb"), Origin(PLAN, tmp_path, "ratchet sweep"), tmp_path / "p.yaml")
     )
     assert "point: pb, one of 3 points that came to the same" in head and "as good: pa" in head
     assert f"{ACCURACY} (max): 1 (0.72 to 1, 95 %) (exact interval over items), 1 run" in head and "±" not in head
@@ -225,8 +227,9 @@ def test_a_sweep_of_which_nothing_came_is_an_error_that_names_the_common_reason_
     said = str(caught.value)
     assert "3 of 3 trials failed, 3 of them of this: TrainingError: step align: at step 2 the loss of 10" in said
     assert said.count("is not finite") == 1 and "lower the rate; --fresh tries these points again" in said
-    with pytest.raises(PlanError, match=r"(?s)no trial .* has finished.*running it again changes nothing.*--fresh"):
-        winner(found)
+    with raises("plan.nothing-finished") as caught:
+        point_to_promote(found)
+    assert "--fresh" in str(caught.value)
     assert "no trial finished" in Page(sweep_page_of(read_sweep(dataclasses.asdict(found)))).text
     trials.add("y", 0.5)
     some = gather(trials.layout, asked())
@@ -240,8 +243,9 @@ def test_a_sweep_that_is_not_at_its_end_is_no_failure_yet(trials: Trials) -> Non
     trials.add("begun")
     found = gather(trials.layout, asked())
     refuse_nothing(found)
-    with pytest.raises(PlanError, match="run the sweep to its end first"):
-        winner(found)
+    with raises("plan.nothing-finished") as caught:
+        point_to_promote(found)
+    assert "--fresh" not in str(caught.value)  # it is not at its end
 
 
 def test_the_command_refuses_before_it_promotes() -> None:

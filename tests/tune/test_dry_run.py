@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ratchet.tune.definition import read_sweep
+from ratchet.tune.definition import open_sweep
 from ratchet.tune.dry_run import dry_run
 
 PLAN = """\
@@ -32,7 +32,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def said(keys: str, rest: str, plan: str = PLAN) -> list[str]:
     Path("plan.yaml").write_text(plan)
     Path("space.yaml").write_text(f"name: x\nkeys:\n  {keys}\nobjectives: {{align/heldout/accuracy: max}}\n{rest}\n")
-    return dry_run(read_sweep(Path("plan.yaml"), Path("space.yaml"))).splitlines()
+    return dry_run(open_sweep(Path("plan.yaml"), Path("space.yaml"))).splitlines()
 
 
 def counts(lines: list[str]) -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
 from ratchet.track.progress import Console
 from ratchet.train.batches import Course, global_batches
-from ratchet.tune.dry_run import describe, describe_open
+from ratchet.tune.dry_run import describe_forecast, describe_open
 from ratchet.tune.forecast import Count, Forecast, forecast, foreseen_steps
 
 ROWS = 100
@@ -107,7 +107,9 @@ def test_an_order_that_a_model_decides_is_shared_where_all_else_is_equal_and_cou
     assert forecast([*trials, *trials]).stages == Count(12, 6)
     assert forecast([*trials[:1], *every_order(3)]).stages == Count(21, 18), "though it will be one of these"
     assert alone.undecided == ("align",)
-    assert "≤ 6" in describe(alone) and "at most: models decide the order of chunks of align" in describe(alone)
+    assert "≤ 6" in describe_forecast(
+        alone
+    ) and "at most: models decide the order of chunks of align" in describe_forecast(alone)
 
 
 @pytest.mark.parametrize("order", ["random", "listed"])
@@ -224,7 +226,7 @@ def test_sizes_come_from_the_store_where_it_has_them_and_the_rest_is_said_to_be_
     assert found.pairs.shared == 49 + 40 + 95
     assert found.reference_pairs.shared == 49 + 6 + 40 + 5 + 100
     assert found.sources == {"s0": "counted", "s1": "before length", "s2": "estimated"}
-    notes = describe(found).splitlines()[5:]
+    notes = describe_forecast(found).splitlines()[5:]
     assert [note.partition(":")[0] for note in notes] == ["s1", "s2"]
     flip(Layout(tmp_path).tokens("f") / "record.json", 40)  # damaged records count for nothing, and end nothing
     assert forecast([("t", plan)]).sources == {"s0": "before length", "s1": "before length", "s2": "estimated"}
@@ -234,7 +236,7 @@ def test_sizes_come_from_the_store_where_it_has_them_and_the_rest_is_said_to_be_
 
 def test_the_tables_say_what_is_saved() -> None:
     made = Forecast(24, Count(96, 64), Count(9600, 6400), Count(96, 64), Count(10_000, 0), (), {"a": "counted"})
-    assert describe(made) == (
+    assert describe_forecast(made) == (
         "24 trials                unshared   shared   saved\n"
         "stages                         96       64     33%\n"
         "pairs trained               9,600    6,400     33%\n"

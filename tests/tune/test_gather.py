@@ -20,8 +20,8 @@ from ratchet.plan.space import Space
 from ratchet.store.files import write_sealed
 from ratchet.store.layout import Layout
 from ratchet.store.record import Record, write_record
-from ratchet.tune.gather import Asked, gather, write_sweep
-from ratchet.tune.promote import winner
+from ratchet.tune.gather import SweepRequest, gather, write_sweep
+from ratchet.tune.promote import point_to_promote
 from ratchet.tune.rank import best_of, pareto
 
 PLAN = Plan.model_validate(
@@ -35,10 +35,10 @@ PLAN = Plan.model_validate(
 ACCURACY, MARGIN = "align/heldout/accuracy", "align/heldout/margin"
 
 
-def asked(objectives: dict[str, str] | None = None, **more: Any) -> Asked:
+def asked(objectives: dict[str, str] | None = None, **more: Any) -> SweepRequest:
     keys = {"stages.align.beta": {"grid": [0.1, 0.3]}, "stages.align.seed": {"randint": [0, 9]}}
     space = {"name": "beta", "keys": keys, "objectives": objectives or {ACCURACY: "max"}} | more
-    return Asked(PLAN, Space.model_validate(space), "the plan", "the space", 9)
+    return SweepRequest(PLAN, Space.model_validate(space), "the plan", "the space", 9)
 
 
 def step(fp: str, start: str | None = None, **more: Any) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_a_point_that_some_seeds_are_missing_of_comes_after_those_that_are_whole
         trials.add("c", 0.5, seed=seed)
     found = gather(trials.layout, asked(seeds=[0, 1, 2]))
     assert [point.id for point in best_of(found.points)] == ["pb", "pc", "pa"]
-    assert found.best == "pb" == winner(found).id
+    assert found.best == "pb" == point_to_promote(found).id
     assert found.points[0].results[0].value == 0.99
     two = gather(trials.layout, asked({ACCURACY: "max", "align/train/loss": "min"}, seeds=[0, 1, 2]))
     assert not any(point.front for point in two.points), "none has the other metric"

@@ -17,11 +17,11 @@ from ratchet.plan.distributions import DISTRIBUTIONS, Distribution, Distribution
 from ratchet.plan.space import Space
 from ratchet.store.fingerprint import fingerprint
 from ratchet.tune.points import (
-    Trial,
+    SeededPoint,
     drawn,
     points,
     trial_count,
-    trials,
+    trials_in_turn,
     unseen_of,
 )
 from ratchet.tune.tpe import distributions
@@ -46,11 +46,11 @@ def random(keys: dict[str, Any], seed: int = 0, **rest: Any) -> Space:
 
 
 def test_ids_are_of_the_values_alone() -> None:
-    one, other = Trial({"a.b": 0.3, "c": [1, 2]}, 7), Trial({"c": (1, 2), "a.b": 0.3})
+    one, other = SeededPoint({"a.b": 0.3, "c": [1, 2]}, 7), SeededPoint({"c": (1, 2), "a.b": 0.3})
     assert one.point_id == other.point_id == "p" + fingerprint({"a.b": 0.3, "c": [1, 2]})[:8]
     assert one.trial_id == f"t{one.point_id[1:]}-s7"
     assert other.trial_id == f"t{one.point_id[1:]}"
-    assert Trial({"a.b": 0.31, "c": [1, 2]}).point_id != one.point_id
+    assert SeededPoint({"a.b": 0.31, "c": [1, 2]}).point_id != one.point_id
 
 
 @pytest.mark.parametrize("count", range(2, 8))
@@ -85,11 +85,13 @@ def test_neighbours_of_a_grid_differ_in_every_key() -> None:
 
 def test_seeds_come_in_turn_and_the_budget_counts_runs() -> None:
     keys = {"x": {"grid": [1, 2, 3]}}
-    made = [(trial.values["x"], trial.seed) for trial in trials(space(keys, seeds=[5, 6], budget={"trials": 5}))]
+    made = [
+        (trial.values["x"], trial.seed) for trial in trials_in_turn(space(keys, seeds=[5, 6], budget={"trials": 5}))
+    ]
     assert made == [(1, 5), (1, 6), (2, 5), (2, 6), (3, 5)]
     assert trial_count(space(keys, seeds=[5, 6], budget={"trials": 5})) == 5
     assert trial_count(space(keys, seeds=[5, 6], budget={"trials": 50})) == 6
-    assert [trial.seed for trial in trials(space(keys))] == [None, None, None]
+    assert [trial.seed for trial in trials_in_turn(space(keys))] == [None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -171,9 +173,9 @@ def test_another_seed_draws_other_points() -> None:
 
 def test_a_finite_space_is_exhausted_each_point_once() -> None:
     keys = {"x": {"randint": [1, 4]}, "y": {"permutation": ["a", "b", "c"]}, "z": {"grid": [1, 2]}}
-    made = [Trial(point).point_id for point in points(random(keys))]
+    made = [SeededPoint(point).point_id for point in points(random(keys))]
     assert len(made) == len(set(made)) == 48
-    again = itertools.islice(trials(random(keys, seeds=[4, 5], budget={"hours": 1})), 6)
+    again = itertools.islice(trials_in_turn(random(keys, seeds=[4, 5], budget={"hours": 1})), 6)
     assert [trial.point_id for trial in again] == [name for name in made[:3] for _ in range(2)]
 
 
@@ -207,9 +209,9 @@ def test_tpe_has_no_list_of_points() -> None:
 @pytest.mark.parametrize("by", ["random", "tpe"])
 def test_one_of_one_more_points_than_are_known_is_new(by: str) -> None:
     endless = space(KEYS, search={"by": by})
-    assert len({Trial(point).point_id for point in unseen_of(endless, 40)}) == 41
+    assert len({SeededPoint(point).point_id for point in unseen_of(endless, 40)}) == 41
     short = space({"x": {"grid": [1, 2, 3]}, "y": {"randint": [0, 1]}}, search={"by": by})
-    assert [len({Trial(point).point_id for point in unseen_of(short, seen)}) for seen in (0, 4, 6)] == [1, 5, 6]
+    assert [len({SeededPoint(point).point_id for point in unseen_of(short, seen)}) for seen in (0, 4, 6)] == [1, 5, 6]
 
 
 def test_every_kind_has_its_row() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import plan_example
 from raised import raises
 from ratchet.documents.sweep import Objective, ObjectiveResult, Point, SweepOutcome
-from ratchet.errors import PlanError, RunError
+from ratchet.errors import PlanError
 from ratchet.plan import override
 from ratchet.plan.base import NAME_PATTERN
 from ratchet.plan.document import Document
@@ -23,8 +23,8 @@ from ratchet.plan.reading import parse, read
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
 from ratchet.store.layout import Layout
-from ratchet.tune.gather import Asked, gather
-from ratchet.tune.promote import Origin, promote, promoted_name, winner
+from ratchet.tune.gather import SweepRequest, gather
+from ratchet.tune.promote import Origin, point_to_promote, promote, promoted_name
 from ratchet.tune.yaml_text import in_yaml_block, one_line
 
 ACCURACY = "align/heldout/accuracy"
@@ -34,7 +34,7 @@ KEYS = {"stages.align.beta": {"loguniform": [0.1, 1.0]}, "stages.align.learning_
 
 @pytest.fixture
 def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Document:
-    """The example's plan with the winner's values, read in a folder of its own."""
+    """The example's plan with the point_to_promote's values, read in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     path = plan_example.write(tmp_path)
     return override.apply(read(path), [f"{key}={value}" for key, value in VALUES.items()])
@@ -47,7 +47,7 @@ def result(value: float | None, metric: str = ACCURACY, **more: Any) -> Objectiv
 def sweep_of(*points: Point, objectives: tuple[str, ...] = (ACCURACY,), name: str = "beta") -> SweepOutcome:
     plan = load_plan(Path("jobs/x.yaml"))
     space = Space.model_validate({"name": name, "keys": KEYS, "objectives": dict.fromkeys(objectives, "max")})
-    made = gather(Layout(Path.cwd()), Asked(plan, space))
+    made = gather(Layout(Path.cwd()), SweepRequest(plan, space))
     assert made.objectives == tuple(Objective(metric, "max") for metric in objectives)
     return dataclasses.replace(made, points=points, created="2026-11-21T09:00:00Z")
 
@@ -102,15 +102,15 @@ def test_it_is_replaced_by_its_own_sweep_and_by_no_other(document: Document) -> 
     assert promote(better, sweep_of(BEST), BEST, origin(), Path("jobs")) == first
     assert load_plan(first).stages["align"].beta == 0.9  # type: ignore[union-attr]
     other = dataclasses.replace(sweep_of(BEST), name="other-sweep")
-    with pytest.raises(RunError, match=r"jobs/careful-beta.yaml: is there, and was not promoted from the sweep other"):
+    with raises("run.not-promoted"):
         promote(document, other, BEST, origin(), Path("jobs"))
     edited = first.read_text().replace("beta: 0.9", "beta: 0.8")
     first.write_text(edited)
-    with pytest.raises(RunError, match="has been changed since"):
+    with raises("run.edited"):
         promote(document, sweep_of(BEST), BEST, origin(), Path("jobs"))
     assert first.read_text() == edited
     first.write_text("name: mine\n")
-    with pytest.raises(RunError, match="was not promoted from the sweep careful-beta"):
+    with raises("run.not-promoted"):
         promote(document, sweep_of(BEST), BEST, origin(), Path("jobs"))
 
 
@@ -122,20 +122,21 @@ def test_comments_may_be_written_into_a_promoted_plan(document: Document) -> Non
 
 
 def test_a_document_that_is_no_plan_is_not_written(document: Document) -> None:
-    with pytest.raises(PlanError, match="beta"):
+    with raises("plan"):
         promote(override.apply(document, ["stages.align.beta=-1"]), sweep_of(BEST), BEST, origin(), Path("jobs"))
     assert not Path("jobs/careful-beta.yaml").exists()
 
 
 def test_the_best_point_is_taken_unless_another_is_named(document: Document) -> None:
     sweep = sweep_of(FAILED, SECOND, BEST)
-    assert winner(sweep) == BEST and winner(sweep, "p2") == SECOND
-    with pytest.raises(PlanError, match=r"has no point p9\n  name one of these, best first:\n  p1 .*0.75.*\n  p2 "):
-        winner(sweep, "p9")
+    assert point_to_promote(sweep) == BEST and point_to_promote(sweep, "p2") == SECOND
+    with raises("plan.no-point") as caught:
+        point_to_promote(sweep, "p9")
+    assert re.search(r"name one of these, best first:\n  p1 .*0.75.*\n  p2 ", str(caught.value))
     with raises("plan.nothing-finished"):
-        winner(sweep, "p3")
+        point_to_promote(sweep, "p3")
     with raises("plan.nothing-finished"):
-        winner(sweep_of(FAILED))
+        point_to_promote(sweep_of(FAILED))
     second = promote(document, sweep, SECOND, origin(), Path("jobs")).read_text()
     assert "# point: p2, rank 2 of 2" in second and "# best: p1" in second
 
@@ -146,9 +147,9 @@ def test_of_several_objectives_the_front_is_listed(document: Document) -> None:
     behind = dataclasses.replace(front, id="p2", front=False)
     sweep = sweep_of(front, behind, objectives=both)
     with pytest.raises(PlanError) as caught:
-        winner(sweep)
+        point_to_promote(sweep)
     assert "2 objectives" in str(caught.value) and "p1" in caught.value.fix and "p2" not in caught.value.fix
-    text = promote(document, sweep, winner(sweep, "p1"), origin(), Path("jobs")).read_text()
+    text = promote(document, sweep, point_to_promote(sweep, "p1"), origin(), Path("jobs")).read_text()
     assert "# point: p1, one of 1 on the front, of 2 points with a result" in text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ratchet.commands.arguments import add_plan, begin
 from ratchet.errors import PlanError
-from ratchet.tune.definition import Sweep, read_sweep
+from ratchet.tune.definition import Sweep, open_sweep
 
 JOBS = Path("jobs")
 
@@ -45,11 +45,13 @@ def sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """Run the sweep; the last line on standard output names its page, or the plan that it wrote."""
-    sweep = read_sweep(arguments.plan, arguments.space, arguments.overrides)
+    sweep = open_sweep(arguments.plan, arguments.space, arguments.overrides)
     if arguments.fresh and (arguments.dry_run or arguments.wandb_config or arguments.trial):
         raise PlanError("--fresh starts a sweep over, and this runs none", fix="leave it out")
     if arguments.promote == "" and len(sweep.space.objectives) > 1:
-        raise PlanError("with several objectives there is no one best point", fix="name it: --promote POINT")
+        raise PlanError(
+            "with several objectives there is no one best point", fix="name it: --promote POINT", code="plan.no-best"
+        )
     if arguments.wandb_config:
         return _write_wandb_config(arguments, sweep)
     if arguments.dry_run:

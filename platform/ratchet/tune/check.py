@@ -16,7 +16,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
 from ratchet.plan.stage_kinds import reads_reference, trains
 from ratchet.tune.trial_plan import base_document
-from ratchet.tune.tried import try_points
+from ratchet.tune.trial_validation import try_points
 
 _SAME = "so every trial would make the same models: leave it out here, or put it under `set`"
 _WHERE = {

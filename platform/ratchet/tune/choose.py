@@ -14,7 +14,7 @@ from typing import Any
 from ratchet.documents.sweep import Value
 from ratchet.documents.trial import TrialEnd
 from ratchet.plan.space import Space
-from ratchet.tune.points import Trial, trials
+from ratchet.tune.points import SeededPoint, trials_in_turn
 from ratchet.tune.tpe import Known, propose
 from ratchet.tune.trial import passing, written_trials
 
@@ -23,7 +23,7 @@ from ratchet.tune.trial import passing, written_trials
 class Chosen:
     """A trial to run; `number` is its place in the order in which trials were chosen, from 1."""
 
-    trial: Trial
+    trial: SeededPoint
     number: int
     by: str
 
@@ -46,7 +46,7 @@ class Chooser:
         self.space, self.folder = space, folder
         self._seen: dict[str, Seen] = {}
         for one in written_trials(folder):
-            trial = Trial(one.point.point, one.point.seed)
+            trial = SeededPoint(one.point.point, one.point.seed)
             self._seen[trial.trial_id] = Seen(Chosen(trial, one.point.number, one.point.by), one.end)
         self._left = [seen.chosen for seen in self._seen.values() if seen.end is None or passing(seen.end)]
         self._new = iter(self._list()) if space.search.by != "tpe" else iter(self._proposals())
@@ -74,7 +74,7 @@ class Chooser:
         self._seen[trial].end = end
 
     def _list(self) -> Iterator[Chosen]:
-        for trial in trials(self.space):
+        for trial in trials_in_turn(self.space):
             if self._spent():
                 return
             if trial.trial_id not in self._seen:
@@ -87,7 +87,7 @@ class Chooser:
             if point is None:
                 return
             for seed in seeds:
-                trial = Trial(point, seed)
+                trial = SeededPoint(point, seed)
                 if trial.trial_id not in self._seen and not self._spent():
                     yield self._choose(trial)
 
@@ -95,7 +95,7 @@ class Chooser:
         """Return the first point without all seeds: a driver was killed between them, or seeds were added since."""
         for one in self._seen.values():
             point = one.chosen.trial.values
-            if any(Trial(point, seed).trial_id not in self._seen for seed in seeds):
+            if any(SeededPoint(point, seed).trial_id not in self._seen for seed in seeds):
                 return point
         return None
 
@@ -103,7 +103,7 @@ class Chooser:
         most = self.space.budget.trials
         return most is not None and len(self._seen) >= most
 
-    def _choose(self, trial: Trial) -> Chosen:
+    def _choose(self, trial: SeededPoint) -> Chosen:
         chosen = Chosen(
             trial, 1 + max((one.chosen.number for one in self._seen.values()), default=0), self.space.search.by
         )

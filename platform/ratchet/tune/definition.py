@@ -88,7 +88,7 @@ class Sweep:
         )
 
 
-def read_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ()) -> Sweep:
+def open_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a plan, with `dotted.key=value` overrides, and a space, and hold them against each other.
 
     Raises PlanError, whose `what` has one line for each problem.

@@ -10,7 +10,7 @@ from ratchet.pipeline.sizes import Known
 from ratchet.tune.choose import Chosen
 from ratchet.tune.definition import Sweep
 from ratchet.tune.forecast import Count, Forecast, forecast
-from ratchet.tune.points import Trial, trial_count, trials
+from ratchet.tune.points import SeededPoint, trial_count, trials_in_turn
 
 _MOST = 100_000
 """Trials that are counted; a sweep that has more, or ends only by hours, is described by one trial."""
@@ -33,18 +33,18 @@ def dry_run(sweep: Sweep) -> str:
     space, count = sweep.space, trial_count(sweep.space)
     if space.search.by == "tpe" and space.budget.trials is not None:
         search = space.search.model_copy(update={"by": "random"})
-        drawn = itertools.islice(trials(space.model_copy(update={"search": search})), _MOST_DRAWN)
+        drawn = itertools.islice(trials_in_turn(space.model_copy(update={"search": search})), _MOST_DRAWN)
         one, left_out = _forecast(sweep, drawn)
         return describe_drawn(one, count or space.budget.trials) + left_out
     if space.search.by == "tpe" or count is None or count > _MOST:
         first = {key: one.row.tried(one.given)[0] for key, one in space.keys.items()}
-        one, left_out = _forecast(sweep, [Trial(first, space.seeds[0] if space.seeds else None)])
+        one, left_out = _forecast(sweep, [SeededPoint(first, space.seeds[0] if space.seeds else None)])
         return describe_open(one, count, space.budget.hours) + left_out
-    one, left_out = _forecast(sweep, trials(space))
-    return describe(one) + left_out
+    one, left_out = _forecast(sweep, trials_in_turn(space))
+    return describe_forecast(one) + left_out
 
 
-def _forecast(sweep: Sweep, found: Iterable[Trial]) -> tuple[Forecast, str]:
+def _forecast(sweep: Sweep, found: Iterable[SeededPoint]) -> tuple[Forecast, str]:
     """Return the work of the trials that the plan allows, and a line about those that it does not."""
     plans, refused = [], 0
     for number, one in enumerate(found, 1):
@@ -59,7 +59,7 @@ def _forecast(sweep: Sweep, found: Iterable[Trial]) -> tuple[Forecast, str]:
     ), f"{refused} more trials will fail: the plan does not allow their values\n" if refused else ""
 
 
-def describe(forecast: Forecast) -> str:
+def describe_forecast(forecast: Forecast) -> str:
     """Return the work of trials that are known beforehand as a short table, in lines that end with a newline."""
     return _shared(forecast, "≤ " if forecast.undecided else "") + _notes(forecast)
 

@@ -35,7 +35,7 @@ from ratchet.tune.trial import WrittenTrial, written_trials
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class SweepRequest:
     """What a sweep was asked for. `planned` trials are to be run in all, where that is known; texts are as written."""
 
     plan: Plan
@@ -52,7 +52,7 @@ class Asked:
 
 def gather(
     layout: Layout,
-    asked: Asked,
+    asked: SweepRequest,
     *,
     seconds: float = 0.0,
     marks: Mapping[str, Sequence[str]] | None = None,

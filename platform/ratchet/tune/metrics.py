@@ -103,7 +103,7 @@ def ends_of(folder: Path, plan: Plan, names: Iterable[str]) -> dict[str, tuple[f
     return found
 
 
-def pooled(parts: Sequence[tuple[float, float | None, int]]) -> Found:
+def pooled_over_sources(parts: Sequence[tuple[float, float | None, int]]) -> Found:
     """Return the mean over all items of several sources, from each one's (mean, standard error, count).
 
     Σ n m / N with the error √(Σ (n/N)² se²): each source is a stratum of its own size, as sources of a plan are
@@ -205,7 +205,7 @@ class RunFiles:
             if (not source or of == source) and (found := getattr(row, key)) is not None
         ]
         parts = [(one.mean, one.standard_error, one.count) for one in rows]
-        mean, error = pooled(parts)
+        mean, error = pooled_over_sources(parts)
         if error is None and key == "accuracy" and mean is not None:  # one source's pairs may all agree
             error = error_of(mean, sum(count for _, _, count in parts))
         return _finite(mean, error)

@@ -24,7 +24,7 @@ _UNIT = 2.0**-53
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class SeededPoint:
     """One run of the plan: a value for each dotted key, and a seed (None: the plan's own seeds)."""
 
     values: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Trial:
         return f"t{self.point_id[1:]}" + ("" if self.seed is None else f"-s{self.seed}")
 
 
-def trials(space: Space) -> Iterator[Trial]:
+def trials_in_turn(space: Space) -> Iterator[SeededPoint]:
     """Yield the trials of a grid or random search in turn: each point with each seed, up to `budget.trials`.
 
     Raises ValueError for tpe, whose points depend on how the trials before them came out.
@@ -51,7 +51,7 @@ def trials(space: Space) -> Iterator[Trial]:
         for seed in space.seeds or (None,):
             if most is not None and number >= most:
                 return
-            yield Trial(point, seed)
+            yield SeededPoint(point, seed)
             number += 1
 
 
@@ -103,7 +103,7 @@ def _drawn(space: Space) -> Iterator[dict[str, Any]]:
     while size is None or len(seen) < size:
         point = drawn(space, number)
         number += 1
-        if (name := Trial(point).point_id) not in seen:
+        if (name := SeededPoint(point).point_id) not in seen:
             seen.add(name)
             yield point
 

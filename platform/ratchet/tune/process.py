@@ -11,7 +11,7 @@ from typing import Any
 
 from ratchet import redact
 from ratchet.documents.scores import NAME as SCORES
-from ratchet.documents.scores import read_scores
+from ratchet.documents.scores import SuiteScores, read_scores
 from ratchet.documents.sweep import Status, Value
 from ratchet.documents.trial import TrialEnd
 from ratchet.errors import StoppedError
@@ -27,10 +27,9 @@ from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console
 from ratchet.track.trial import StageLink, TrialRun, trial_run
-from ratchet.track.wandb import WandbRun
+from ratchet.track.wandb import WandbRun, wandb_summary, wandb_tables
 from ratchet.train.launch import free_slots
 from ratchet.tune.metrics import ends_of, metric_names, read_metrics_of
-from ratchet.tune.send_scores import send_scores
 from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, passing, read_end, run_trial, write_point
 from ratchet.tune.watch import Listener, TrialStop, Watch
 
@@ -172,3 +171,14 @@ class Progress:
             self._lines.log(count, {self._metric: value})
             self._report({"step": count, self._metric: value})
             raise_if_told(self._task)
+
+
+def send_scores(trial: TrialRun, scores: SuiteScores) -> None:
+    """Send the figures and tables of every model in a scores.json, reused ones too: the run is the trial's.
+
+    Names get the model's before them: `align/eval/<suite>/<task>`, `align/eval/scores`.
+    """
+    for model in scores.models:
+        for name, (columns, rows) in wandb_tables(scores, model.name).items():
+            trial.table(f"{model.name}/{name}", columns, rows)
+        trial.summary({f"{model.name}/{key}": value for key, value in wandb_summary(scores, model.name).items()})

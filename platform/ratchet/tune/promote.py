@@ -32,7 +32,7 @@ class Origin:
     command: str
 
 
-def winner(sweep: SweepOutcome, point: str | None = None) -> Point:
+def point_to_promote(sweep: SweepOutcome, point: str | None = None) -> Point:
     """Return the point to promote: the best one, or the one whose id is `point`.
 
     Raises PlanError where the sweep has no such point, where with several objectives or in a tie none is named, and
@@ -54,11 +54,13 @@ def winner(sweep: SweepOutcome, point: str | None = None) -> Point:
         raise PlanError(
             f"the sweep {sweep.name} has {len(sweep.objectives)} objectives, and so no one best point",
             fix=_known(sweep),
+            code="plan.no-best",
         )
     if sweep.tied:
         raise PlanError(
             f"{len(sweep.tied)} points of the sweep {sweep.name} came to the same, and none of them is best",
             fix=_known(sweep),
+            code="plan.no-best",
         )
     ranked = best_of(sweep.points)
     if not ranked:
@@ -103,13 +105,17 @@ def _refuse_other(path: Path, sweep: SweepOutcome) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     told = next((line.removeprefix(_CONTENT) for line in lines if line.startswith(_CONTENT)), None)
     mine = lines[:1] == [f"{_BY}{one_line(sweep.name)}"] and told is not None
+    fix = "move it, or give it and its plan another name, and promote again"
     if not mine:
-        what = f"is there, and was not promoted from the sweep {sweep.name}"
-    elif fingerprint(read(path).data) != told:
+        raise RunError(
+            f"is there, and was not promoted from the sweep {sweep.name}",
+            where=str(path),
+            fix=fix,
+            code="run.not-promoted",
+        )
+    if fingerprint(read(path).data) != told:
         what = "was promoted from this sweep, and has been changed since"
-    else:
-        return
-    raise RunError(what, where=str(path), fix="move it, or give it and its plan another name, and promote again")
+        raise RunError(what, where=str(path), fix=fix, code="run.edited")
 
 
 def _ordered(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Trials on Ray Tune: which come next, what becomes of them, and the process that each runs in.
+"""Trials on Ray Tune: which come next, what becomes of them, the process that each runs in, and what ends them early.
+
+Schedulers are Ray Tune's own, given again what an earlier call had seen. ASHA: Li et al. 2020, "A System for Massively
+Parallel Hyperparameter Tuning". Median rule: Golovin et al. 2017, "Google Vizier", section 3.2.1.
 
 A trial's process holds no slot of the cluster: its training workers come as one placement group, its
 scoring processes one by one, so no two trials can hold what the other waits for. Ray's own snapshot
@@ -8,27 +11,34 @@ of an experiment is not used: the trials' folders are what a killed driver goes 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import ray
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from ratchet.documents.sweep import Status
 from ratchet.errors import ClusterError, StoppedError, error_values
 from ratchet.pipeline.session import plain_error
 from ratchet.pipeline.training import SLOTS
+from ratchet.plan.space import Scheduler
 from ratchet.store.files import write_text
+from ratchet.track.jsonl import read_metrics
 from ratchet.train.launch import free_slots
+from ratchet.tune.process import PROGRESS, tell
 from ratchet.tune.trial import TASK, TrialTask
 
 ERROR = "error.txt"
+STEP = "step"
+_FAR = 10**9
 _RETRIES = 2
 """Times that a trial whose process was lost is run again; it goes on from what is in the store."""
 
@@ -42,7 +52,7 @@ class NotInSnapshots:
         return {}
 
 
-class Source(NotInSnapshots, Searcher):  # type: ignore[misc]
+class TrialSource(NotInSnapshots, Searcher):  # type: ignore[misc]
     """Hands Ray Tune the trials that `choose` gives, as they come."""
 
     def __init__(self, choose: Callable[[], TrialTask | None]) -> None:
@@ -128,7 +138,7 @@ def run_trials(
         tune.Tuner(
             tune.with_resources(trial, _beside_the_driver()),
             tune_config=tune.TuneConfig(
-                search_alg=Source(choose), scheduler=scheduler, num_samples=-1, max_concurrent_trials=at_once
+                search_alg=TrialSource(choose), scheduler=scheduler, num_samples=-1, max_concurrent_trials=at_once
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -151,3 +161,71 @@ def _beside_the_driver() -> Any:
             fix="start the sweep on a node of the cluster, such as by ray job submit",
         )
     return tune.PlacementGroupFactory([{here: 0.001}])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Earlier:
+    """A trial of an earlier call, as far as schedulers ask of one."""
+
+    trial_id: str
+
+
+class Gently:
+    """Tells a trial to end itself, where Ray Tune's scheduler would have its process killed.
+
+    Ray would keep the slots of a killed trial's training workers until the end of the job.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.told: set[str] = set()
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return always that the trial goes on; what the scheduler says after it has ended one is not asked for."""
+        if trial.trial_id not in self.told:
+            decision = super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
+            if decision == TrialScheduler.STOP:
+                self.told.add(trial.trial_id)
+                if not isinstance(trial, _Earlier):
+                    tell(trial.config[TASK], f"did worse than others at step {result[STEP]}")
+        return str(TrialScheduler.CONTINUE)
+
+
+class Asha(Gently, AsyncHyperBandScheduler):  # type: ignore[misc]
+    """Ray Tune's asynchronous successive halving."""
+
+
+class MedianRule(Gently, MedianStoppingRule):  # type: ignore[misc]
+    """Ray Tune's median rule without its pauses (a paused trial would lose the steps since its checkpoint)."""
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
+        """Add nothing: the last result of a trial was passed on as it came, and one that never came has no metric."""
+
+
+def scheduler_of(settings: Scheduler | None, earlier: Sequence[Path]) -> Any:
+    """Return the scheduler of a sweep, which has seen the progress of `earlier` trials (their folders)."""
+    if settings is None:
+        return FIFOScheduler()
+    common = {
+        "time_attr": STEP,
+        "metric": settings.metric,
+        "mode": settings.mode,
+        "grace_period": settings.grace,
+    }
+    made: Any
+    match settings.kind:
+        case "asha":
+            made = Asha(**common, max_t=_FAR, reduction_factor=settings.reduction)
+        case "median":
+            made = MedianRule(**common, min_samples_required=settings.among)
+        case _:
+            assert_never(settings.kind)
+    for folder in earlier:
+        trial = _Earlier(folder.name)
+        made.on_trial_add(None, trial)
+        for line in read_metrics(folder / PROGRESS):
+            made.on_trial_result(None, trial, line)
+    return made

@@ -40,14 +40,14 @@ from ratchet.store.record import now, read_json_or_none
 from ratchet.track.heard import Heard
 from ratchet.track.progress import Console, line_by_line
 from ratchet.track.trial import Ends
-from ratchet.tune.aside import Clock, Pages
+from ratchet.tune.background import Clock, Pages
 from ratchet.tune.choose import Chooser, Chosen
 from ratchet.tune.definition import TRIALS, Sweep
-from ratchet.tune.gather import Asked, gather, write_sweep
-from ratchet.tune.marks import order_marks
-from ratchet.tune.points import Trial, trial_count
+from ratchet.tune.gather import SweepRequest, gather, write_sweep
+from ratchet.tune.order_marks import order_marks
+from ratchet.tune.points import SeededPoint, trial_count
 from ratchet.tune.process import LOG, end_from_outside, work
-from ratchet.tune.promote import Origin, promote, winner
+from ratchet.tune.promote import Origin, point_to_promote, promote
 from ratchet.tune.trial import (
     PAUSE,
     POINT,
@@ -135,7 +135,7 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
     with _alone(sweep):
         _claim(sweep, Console(), fresh=False)
         numbers = [one.point.number for one in written_trials(sweep.folder / TRIALS)]
-        chosen = Chosen(Trial(values, seed), 1 + max(numbers, default=0), "agent")
+        chosen = Chosen(SeededPoint(values, seed), 1 + max(numbers, default=0), "agent")
         try:
             task = sweep.task(chosen)
         except PlanError as error:
@@ -153,8 +153,7 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
 
 def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: Console, stop: Stop) -> None:
     """Run the trials that are left, and say what becomes of each; once `stop` is asked, let them save and end."""
-    from ratchet.tune.ray_trials import run_trials
-    from ratchet.tune.schedule import scheduler_of
+    from ratchet.tune.ray_trials import run_trials, scheduler_of
 
     of = trial_count(sweep.space)
     waiting = iter(itertools.chain([first], iter(chooser.next, None)))
@@ -296,7 +295,7 @@ def contents(plan: Plan) -> dict[str, Any]:
 def write_page(sweep: Sweep, seconds: float) -> tuple[Path, SweepOutcome]:
     """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
     layout = layout_at(sweep.plan.cluster.storage)
-    asked = Asked(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
+    asked = SweepRequest(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
     with _alone(sweep):  # the last one knows of all
         found = [one.end for one in written_trials(sweep.folder / TRIALS) if one.end is not None]
         marks = order_marks(sweep.space, sweep.plan, found, layout)
@@ -312,6 +311,6 @@ def promote_point(sweep: Sweep, outcome: SweepOutcome, point: str | None, jobs: 
 
     Raises PlanError where there is no such point, RunError where another file has the name, StorageError.
     """
-    best = winner(outcome, point)
+    best = point_to_promote(outcome, point)
     document = trial_document(sweep.document, sweep.space, best.values, None, sweep.written)
     return promote(document, outcome, best, Origin(sweep.plan, sweep.folder, command), jobs)
