@@ -41,6 +41,7 @@ Code = Literal[
     "plan.manifest",
     "plan.no-room",
     "plan.private-address",
+    "plan.task",
     "data.no-report",
     "data.not-json",
     "data.no-file",
@@ -54,11 +55,16 @@ Code = Literal[
     "data.bad-rows",
     "data.left-out",
     "data.nothing-left",
+    "data.questions",
+    "data.deadly",
+    "data.not-comparable",
     "model.template-fails",
     "model.template-alters",
     "model.template-random",
     "model.template-argument",
     "model.no-template",
+    "model.changed",
+    "model.request",
     "training.not-finite",
     "training.dropped",
     "training.out-of-memory",
@@ -77,6 +83,12 @@ Code = Literal[
     "cluster.old-ray",
     "cluster.forgot-job",
     "cluster.no-command",
+    "endpoint.unreachable",
+    "endpoint.timeout",
+    "endpoint.refused",
+    "endpoint.failing",
+    "endpoint.answer",
+    "endpoint.budget",
     "stopped.at-checkpoint",
     "stopped.without-workers",
     "storage.no-links",
@@ -101,6 +113,7 @@ CODES: Mapping[Code, str] = {
     "plan.manifest": "a manifest, kustomization or CRD cannot be read or followed",
     "plan.no-room": "a worker or an engine of the plan does not fit into a node",
     "plan.private-address": "a URL leads to an address that is not of the open internet",
+    "plan.task": "lm-eval has no such task, or cannot ask it as a suite says",
     "data.no-report": "the folder has no report.json or sweep.json",
     "data.not-json": "a document is not JSON",
     "data.no-file": "a file or folder of rows is not there",
@@ -113,12 +126,17 @@ CODES: Mapping[Code, str] = {
     "data.layouts": "the rows fit more than one layout",
     "data.bad-rows": "more of a source's rows are bad than the plan allows",
     "data.left-out": "more of a source's pairs are left out of its tokens than the plan allows",
-    "data.nothing-left": "no pair of a source is left to train on",
-    "model.template-fails": "a chat template fails on a plain question and answer",
+    "data.nothing-left": "no pair of a source is left to train on or to score",
+    "data.questions": "a file of questions, prompts or judgments is broken, or lacks what a task asks for",
+    "data.deadly": "engines die over the same requests or pairs",
+    "data.not-comparable": "values or results cannot be held against each other",
+    "model.template-fails": "a chat template fails on a plain conversation",
     "model.template-alters": "a chat template drops or alters texts",
     "model.template-random": "a chat template writes another text each time",
     "model.template-argument": "the chat template never reads an argument that the plan gives",
     "model.no-template": "there is no chat template, or none of this name",
+    "model.changed": "the files of a model are not those that were digested",
+    "model.request": "an engine has no answer to a request of this kind",
     "training.not-finite": "a number of an update is not finite, and no more updates may be left out",
     "training.dropped": "the scheduler of a sweep ended the trial",
     "training.out-of-memory": "training ran out of memory",
@@ -137,6 +155,12 @@ CODES: Mapping[Code, str] = {
     "cluster.old-ray": "the cluster's Ray is too old",
     "cluster.forgot-job": "the cluster does not know the job",
     "cluster.no-command": "the job failed, and not by its command",
+    "endpoint.unreachable": "a server cannot be reached",
+    "endpoint.timeout": "a server does not answer in time",
+    "endpoint.refused": "a server refuses or redirects a request",
+    "endpoint.failing": "a server fails, or asks to wait",
+    "endpoint.answer": "a server's answer is not as the protocol says",
+    "endpoint.budget": "the budget of requests is used up",
     "stopped.at-checkpoint": "the run was asked to stop, and saved a checkpoint first",
     "stopped.without-workers": "the run was asked to stop while no workers trained",
     "storage.no-links": "the storage's disk makes no hard links",
@@ -160,27 +184,30 @@ def some(names: Sequence[str]) -> str:
 
 
 class RatchetError(Exception):
-    """What went wrong, where, and what to do about it; `code` is for programs and tests, and stays."""
+    """What went wrong, where, and what to do about it; `code` is for programs and tests, and stays.
+
+    `finer` is the code that was given, None where that of the class does.
+    """
 
     exit_code = 1
     class_code: ClassVar[str] = "ratchet"
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", code: Code | None = None) -> None:
         self.what, self.where, self.fix = redact.words(what), redact.words(where), redact.words(fix)
-        self._finer = code
+        self.finer = code
         super().__init__(self.what, self.where, self.fix)
 
     @property
     def code(self) -> str:
         """The finer code where it was given, else that of the class."""
-        return self._finer or self.class_code
+        return self.finer or self.class_code
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.fix}" if self.fix else head
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.fix, self._finer)
+        return _rebuild, (type(self), self.what, self.where, self.fix, self.finer)
 
 
 def _rebuild(kind: type[RatchetError], what: str, where: str, fix: str, code: Code | None) -> RatchetError:

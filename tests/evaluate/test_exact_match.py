@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from raised import raises
 from ratchet.documents.scores import Score
-from ratchet.errors import DataError, PlanError
 from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.exact_match import compile_pattern, last_match, run_exact_match, wanted_answers
 from ratchet.evaluate.task_run import HeldoutQuestion
@@ -82,18 +82,18 @@ def test_the_console_shows_a_score_with_its_error(value: float | None, error: fl
 
 
 def test_no_question_is_an_error() -> None:
-    with pytest.raises(DataError, match="no held-out pair of sums"):
+    with raises("data.nothing-left") as caught:
         run_exact_match("sums", TASK, Candidate(Scripted([]), None, 64, "w"), [])
+    assert caught.value.where == "tasks.sums"
 
 
-@pytest.mark.parametrize(
-    ("pattern", "says"), [("(", "not a regular expression"), ("x", "0 groups"), ("(a)(b)", "2 groups")]
-)
-def test_a_pattern_needs_exactly_one_group(pattern: str, says: str) -> None:
-    with pytest.raises(PlanError, match=says):
+@pytest.mark.parametrize("pattern", ["(", "x", "(a)(b)"])
+def test_a_pattern_needs_exactly_one_group(pattern: str) -> None:
+    with raises("plan"):
         compile_pattern(pattern)
 
 
 def test_a_pattern_that_finds_nothing_in_a_right_answer_is_the_suite_s_fault() -> None:
-    with pytest.raises(PlanError, match="finds nothing in a chosen answer"):
+    with raises("plan") as caught:
         wanted_answers(["three"], PATTERN)
+    assert "three" in caught.value.what

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ratchet.errors import DataError
+from raised import raises
 from ratchet.evaluate.preference import mean_gamma, preference_result, reward_scores
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.plan.data import Source
@@ -130,10 +130,12 @@ def test_a_conversation_is_shown_whole() -> None:
 
 def test_demonstrations_and_no_pairs_are_refused() -> None:
     pair = dataclasses.replace(pairs_of(1, 1)[0], rejected=None)
-    with pytest.raises(DataError, match=r"tasks\.p\.data: the pair of pairs\.jsonl:1 has no rejected answer"):
+    with raises("data") as caught:
         preference_result("p", TASK, logps_of(1, 0), None, [pair], {})
-    with pytest.raises(DataError, match=r"tasks\.p: no pair is left"):
+    assert caught.value.where == "tasks.p.data" and "pairs.jsonl:1" in caught.value.what
+    with raises("data.nothing-left") as caught:
         preference_result("p", TASK, logps_of(0, 0), None, [], {})
+    assert caught.value.where == "tasks.p"
 
 
 def test_other_pairs_have_another_digest(scores: tuple[Logps, Logps]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightly import nightly
-from ratchet.errors import DataError
+from raised import raises
 from ratchet.evaluate.statistics import (
     Estimate,
     clustered,
@@ -220,17 +220,17 @@ def test_the_score_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "options", "says"),
+    ("a", "b"),
     [
-        ([], [], {}, "0 and 0 values cannot be paired"),
-        ([1.0], [1.0, 2.0], {}, "1 and 2 values cannot be paired"),
-        ([1.0, math.nan], [1.0, 2.0], {}, "not finite"),
-        ([1.0, math.inf], [1.0, 2.0], {}, "not finite"),
-        ([1.0, 1.0], [1.0, 2.0], {"weights": np.array([1.0, 0.0])}, "weight is not above 0"),
-        ([1.0, 1.0], [1.0, 2.0], {"groups": ["a"]}, "of 2, 2, 2 and 1 items"),
-        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], {}, "of 3, 2, 3 and 3 items"),
+        ([], [], {}),
+        ([1.0], [1.0, 2.0], {}),
+        ([1.0, math.nan], [1.0, 2.0], {}),
+        ([1.0, math.inf], [1.0, 2.0], {}),
+        ([1.0, 1.0], [1.0, 2.0], {"weights": np.array([1.0, 0.0])}),
+        ([1.0, 1.0], [1.0, 2.0], {"groups": ["a"]}),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], {}),
     ],
 )
-def test_values_that_cannot_be_paired_are_refused(a: list[float], b: list[float], options: dict, says: str) -> None:
-    with pytest.raises(DataError, match=says):
+def test_values_that_cannot_be_paired_are_refused(a: list[float], b: list[float], options: dict) -> None:
+    with raises("data.not-comparable"):
         paired(np.array(a), np.array(b), names(2), 0, **options)

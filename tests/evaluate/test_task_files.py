@@ -55,23 +55,27 @@ def test_rows_past_the_limit_are_not_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(LINES + "\nthis is not JSON\n")
     assert len(read_rows(Rows(path=str(path)), BOTH, 3)[0]) == 3
-    with pytest.raises(DataError, match=r"a\.jsonl:4: not JSON"):
+    with raises("data") as caught:
         read_rows(Rows(path=str(path)), BOTH, None)
+    assert caught.value.where.endswith("a.jsonl:4")
 
 
 def test_a_text_file_is_one_row_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffOne\r\n\r\ntwo.\n".encode())
     assert read_rows(Rows(path=str(path)), ("anything",), None)[0] == [{"anything": "One\r\n\r\ntwo.\n"}]
-    with pytest.raises(DataError, match="is one text, and the task asks for 2: question, answer"):
+    with raises("data") as caught:
         read_rows(Rows(path=str(path)), BOTH, None)
+    assert "question, answer" in caught.value.what
     path.write_bytes(b"abc\xff")
-    with pytest.raises(DataError, match=r"a\.txt: not UTF-8: byte 4"):
+    with raises("data") as caught:
         read_rows(Rows(path=str(path)), ("text",), None)
+    assert "byte 4" in caught.value.what and caught.value.where.endswith("a.txt")
     path.write_text(" \n")
-    with pytest.raises(DataError, match=r"a\.txt:1: empty text"):
+    with raises("data") as caught:
         read_rows(Rows(path=str(path)), ("text",), None)
-    with pytest.raises(DataError, match="no such file"):
+    assert caught.value.where.endswith("a.txt:1")
+    with raises("data.no-file"):
         read_rows(Rows(path=str(tmp_path / "b.txt")), ("text",), None)
 
 
@@ -103,8 +107,9 @@ def test_blank_texts_pass_where_the_task_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": ""}\n{"text": " = Title = \\n"}\n')
     assert read_rows(Rows(path=str(path)), ("text",), None, blank=True)[0] == [{"text": ""}, {"text": " = Title = \n"}]
-    with pytest.raises(DataError, match=r"a\.jsonl:1: empty text: text"):
+    with raises("data") as caught:
         read_rows(Rows(path=str(path)), ("text",), None)
+    assert caught.value.where.endswith("a.jsonl:1")
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
@@ -117,7 +122,7 @@ def test_a_file_without_rows_is_refused(content: str, tmp_path: Path) -> None:
 
 def test_a_kind_of_file_that_is_not_known_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,answer\n")
-    with pytest.raises(DataError, match="not a kind of file"):
+    with raises("data.form"):
         read_rows(Rows(path=str(tmp_path / "a.csv")), BOTH, None)
 
 
@@ -135,8 +140,9 @@ def test_the_hub_s_rows_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None
     found, digest = read_rows(rows, BOTH, 3)
     assert (len(found), digest) == (3, DIGEST)
     assert asked == [("openai/gsm8k", "main", {"split": "test", "revision": "abc0" * 10, "streaming": True})]
-    with pytest.raises(DataError, match="hub:openai/gsm8k/main/test:4: the row has no column 'answer'"):
+    with raises("data") as caught:
         read_rows(rows, BOTH, None)
+    assert caught.value.where == "hub:openai/gsm8k/main/test:4" and "'answer'" in caught.value.what
 
 
 def test_the_sets_that_come_along_can_be_read() -> None:

@@ -25,6 +25,7 @@ from endpoint_server import (
     silent,
     stops_half_way,
 )
+from raised import raises
 from ratchet.errors import EndpointError, StoppedError
 from ratchet.serving.requests import CompletionRequest, ScoreRequest
 from ratchet.serving.retry import RequestPace, asked_seconds, wait_seconds
@@ -107,7 +108,7 @@ def test_who_is_asked_to_stop_sends_nothing_more_and_keeps_what_was_answered(ben
             raise StoppedError("asked to stop")
 
     requests = [chat(f"{number}?") for number in range(8)]
-    with bench.endpoint(look=look, concurrency=1) as endpoint, pytest.raises(StoppedError, match="asked to stop"):
+    with bench.endpoint(look=look, concurrency=1) as endpoint, raises("stopped"):
         getattr(endpoint, ask)(requests)
     assert len(bench.server.bodies) == 3
     with bench.endpoint() as endpoint:
@@ -125,7 +126,7 @@ def test_who_is_asked_to_stop_does_not_rest_to_the_end(bench: Bench) -> None:
 
     with (
         bench.endpoint(real_pace=True, look=look, concurrency=4) as endpoint,
-        pytest.raises(StoppedError, match="asked to stop"),
+        raises("stopped"),
     ):
         endpoint.answer([chat(f"{number}?") for number in range(4)])
     assert len(bench.server.bodies) == 4
@@ -144,11 +145,11 @@ def test_who_is_asked_to_stop_does_not_rest_to_the_end(bench: Bench) -> None:
         (ScoreRequest((5, 6)), reply_with(logprobs={"token_logprobs": [None, float("nan")]}), "not a finite number"),
         (ScoreRequest((5, 6)), reply_with(logprobs={"token_logprobs": [None, 10**400]}), "OverflowError"),
         (ScoreRequest((5, 6)), reply_with(logprobs=None), "2 token ids: 5 6"),
-        (CompletionRequest("Once"), reply_with(text="absent"), "the completion request 'Once'.*'text'"),
+        (CompletionRequest("Once"), reply_with(text="absent"), "the completion request 'Once'"),
         (
             chat("which?", choice=("A", "B")),
             reply_with(message={"content": "C"}),
-            "none of the 2 allowed answers to .*: 'C'",
+            "'which?': 'C'",
         ),
     ],
 )
@@ -156,31 +157,31 @@ def test_an_answer_that_cannot_be_used_is_told_at_the_end(
     bench: Bench, request_: ScoreRequest, fault: Behaviour, says_: str
 ) -> None:
     bench.server.always = fault
-    with bench.endpoint(max_attempts=2) as endpoint, pytest.raises(EndpointError, match=says_):
+    with bench.endpoint(max_attempts=2) as endpoint, raises("endpoint.answer") as caught:
         endpoint.answer([request_])
+    assert says_ in caught.value.what
     assert len(bench.server.bodies) == 2
     assert bench.path.read_bytes() == b""
 
 
 @pytest.mark.parametrize(
-    ("fault", "says_"),
+    ("fault", "code", "says_"),
     [
-        (
-            says(400, '{"object": "error", "message": "too long"}'),
-            "400 Bad Request for the chat request 'hi': too long",
-        ),
-        (says(401, '{"error": "no key"}'), "(?s)401 Unauthorized: no key.*an environment variable .* as key_variable"),
-        (says(403), "403 Forbidden: it says no more"),
-        (says(404, '{"detail": "Not Found"}'), "(?s)404 Not Found: Not Found.*check base_url .* has 'm'"),
-        (says(422, '{"detail": [{"loc": ["max_tokens"]}]}'), "max_tokens"),
-        (says(302, Location="http://169.254.169.254/"), "(?s)redirects to http://169.254.169.254/.*not followed"),
-        (says(429, Retry_After="86400"), "not to come back before 86,400 s"),
+        (says(400, '{"object": "error", "message": "too long"}'), "endpoint.refused", "'hi': too long"),
+        (says(401, '{"error": "no key"}'), "endpoint.refused", "no key"),
+        (says(401, '{"error": "no key"}'), "endpoint.refused", "key_variable"),
+        (says(403), "endpoint.refused", "403"),
+        (says(404, '{"detail": "Not Found"}'), "endpoint.refused", "base_url"),
+        (says(422, '{"detail": [{"loc": ["max_tokens"]}]}'), "endpoint.refused", "max_tokens"),
+        (says(302, Location="http://169.254.169.254/"), "endpoint.refused", "http://169.254.169.254/"),
+        (says(429, Retry_After="86400"), "endpoint.failing", "86,400 s"),
     ],
 )
-def test_what_will_not_pass_fails_at_once(bench: Bench, fault: Behaviour, says_: str) -> None:
+def test_what_will_not_pass_fails_at_once(bench: Bench, fault: Behaviour, code: str, says_: str) -> None:
     bench.server.always = fault
-    with bench.endpoint() as endpoint, pytest.raises(EndpointError, match=says_):
+    with bench.endpoint() as endpoint, raises(code) as caught:
         endpoint.answer([chat("hi")])
+    assert says_ in str(caught.value)
     assert bench.server.said == ["hi"]
     assert bench.waits == []
 
@@ -190,16 +191,18 @@ def test_an_endpoint_that_is_down_or_slow_is_told(bench: Bench) -> None:
         down = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
     with (
         bench.endpoint(base_url=down, max_attempts=3) as endpoint,
-        pytest.raises(EndpointError, match=r"cannot be reached: ConnectError.*attempt 3"),
+        raises("endpoint.unreachable") as caught,
     ):
         endpoint.answer([chat("hi")])
+    assert "attempt 3" in caught.value.what
     assert bench.waits == [1, 2]
     bench.server.always = silent
     with (
         bench.endpoint(timeout_seconds=0.05, max_attempts=2) as endpoint,
-        pytest.raises(EndpointError, match=r"(?s)no answer within 0.05 s.*raise timeout_seconds"),
+        raises("endpoint.timeout") as caught,
     ):
         endpoint.answer([chat("hi")])
+    assert "timeout_seconds" in caught.value.fix
     assert endpoint.sent == 2
 
 
@@ -213,7 +216,7 @@ def test_a_server_that_drips_does_not_get_more_time(bench: Bench) -> None:
     bench.server.always = drips
     with (
         bench.endpoint(timeout_seconds=0.1, max_attempts=1) as endpoint,
-        pytest.raises(EndpointError, match="no answer within"),
+        raises("endpoint.timeout"),
     ):
         endpoint.answer([chat("hi")])
 

@@ -29,8 +29,8 @@ from ratchet.store.lease import Lease, Wait, leased
 from ratchet.store.machine import on_ray
 from ratchet.track.progress import Console, counted
 
+# Positions of a model that names no limit.
 _LONGEST = 4096
-"""Positions of a model that names no limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,13 @@ class Candidates:
         facts = check_model(model.folder, bench.chat_template if self.tokenizer.chat_template else PLAIN)
         self.longest = facts.longest or _LONGEST
         self._marks = file_marks(model.folder)
+        # The marks are read before the digest: a file that changes in between differs from them later.
         if digest_model(model.folder) != model.weights:
             raise ModelError(
                 f"its weights are not those of {model.name} any more",
                 where=str(model.folder),
                 fix="run again; something writes to this folder",
+                code="model.changed",
             )
         self._actors: dict[tuple[str, str | None], Actors | OneEngine] = {}
         self._journals: dict[str, UnitJournal] = {}
@@ -202,5 +204,6 @@ class _Unchanged:
                 "its files changed while it was evaluated",
                 where=str(self.folder),
                 fix="run again once nothing writes to this folder; what was answered before is kept",
+                code="model.changed",
             )
         return answers

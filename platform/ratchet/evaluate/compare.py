@@ -19,8 +19,8 @@ from ratchet.reference.store import Floats
 LEVEL = 0.05
 """A difference is shown where its adjusted p-value is below this."""
 
+# Sign flips for every comparison of a table: the least p-value of a flip, times their number, is well below 0.05.
 _FLIPS_FOR_EACH = 100
-"""Sign flips for every comparison of a table: the least p-value of a flip, times their number, is well below 0.05."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,11 @@ def compare_models(
     pairs: list[tuple[ModelResults, ModelResults, Relation]] = []
     for mine in models:
         if mine.model in ahead:
-            raise DataError(f"two models are named {mine.model}")
+            raise DataError(f"two models are named {mine.model}", code="data.not-comparable")
         if ahead and mine.before is not None and mine.before not in ahead:
             raise DataError(
-                f"{mine.model} was made from {mine.before}, which is not among the models ahead of it: {some([*ahead])}"
+                f"{mine.model} was made from {mine.before}, which is none of the models ahead of it: {some([*ahead])}",
+                code="data.not-comparable",
             )
         if ahead:
             base = models[0]
@@ -121,7 +122,7 @@ def _compared(row: Comparison, a: TaskResult, b: TaskResult, seed: int, flips: i
     mine, theirs = ({item.item: item for item in result.items} for result in (a, b))
     asked = len(mine.keys() | theirs.keys())
     judged = {name for name, item in theirs.items() if metric in item.values}
-    # By name, so that not even the last bit of a sum hangs on the order in which answers came.
+    # By name, so that not even the last bit of a sum depends on the order in which answers came.
     common = [item for name, item in sorted(mine.items()) if name in judged and metric in item.values]
     if not common:
         return dataclasses.replace(row, note=f"none of {asked} items has {metric} on both sides")

@@ -35,6 +35,7 @@ def run_exact_match(
             f"no held-out pair of {task.source} fits into the length limit",
             where=f"tasks.{name}",
             fix="raise the stages' max_length, or hold out more",
+            code="data.nothing-left",
         )
     wanted = wanted_answers([one.chosen for one in questions], task.pattern)
     pattern = compile_pattern(task.pattern)

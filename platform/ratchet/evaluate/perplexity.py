@@ -21,7 +21,7 @@ from ratchet.serving.requests import Answer, ContinuationRequest
 
 LONGEST_WINDOW = 4096
 """The window of a model with more positions, unless the suite names one."""
-_BEYOND = 700.0
+_BEYOND = 700.0  # nats a token: exp of more is near the largest float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,7 +110,7 @@ def preference_result(
     Raises DataError where there is no pair, or one has no rejected answer.
     """
     if not pairs:
-        raise DataError("no pair is left to score", where=f"tasks.{name}", fix="look at its data and max_length")
+        raise _none_left(name)
     values = heldout_pair_metrics(policy, reference)
     rejected = [_rejected(pair, name) for pair in pairs]
     first = values["margin" if reference is not None else "gamma"] > 0
@@ -172,6 +172,11 @@ def _score(metric: str, values: Floats, prompts: Sequence[str]) -> Score:
     )
 
 
+def _none_left(name: str) -> DataError:
+    fix = "look at its data and max_length"
+    return DataError("no pair is left to score", where=f"tasks.{name}", fix=fix, code="data.nothing-left")
+
+
 def _rejected(pair: PreferencePair, name: str) -> str:
     if pair.rejected is None:
         raise DataError(
@@ -205,7 +210,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
     split = "heldout" if task.data.held_out else "train"
     count = min(task.max_pairs, len(open_table([tokens / f"{split}.arrow"], [1.0], 0)))
     if not count:
-        raise DataError("no pair is left to score", where=f"tasks.{name}", fix="look at its data and max_length")
+        raise _none_left(name)
     job = ScoreJob(tokens_fp, tokens, split, tuple(range(count)))
     reference = None if task.reference is None else _reference(model, task.reference)
     models = [model] if reference is None else [model, reference]
@@ -249,6 +254,7 @@ def _read_content(name: str, task: Preference, inputs: Inputs) -> Content:
 
 
 def _ask(candidates: Candidates, name: str, ready: Ready) -> Answered:
+    # The passes start processes of their own, which need the place of those that answer.
     candidates.rest()
     return Answered(score_preferences(candidates.bench, candidates.model, name, ready.settings), {})
 

@@ -146,6 +146,7 @@ def unanimous(values: Floats, draws: int | None = None) -> str:
     """
     if not len(values) or not (np.all(values == 0) or np.all(values == 1)):
         return ""
+    # expm1 and not 1 − x: of many thousand items the share is small, and a difference from 1 loses its digits.
     rare = 100 * -math.expm1(math.log(_MISSED) / (draws or len(values)))
     decimals = max(1, 1 - math.floor(math.log10(rare)))
     rare = math.ceil(rare * 10**decimals - 1e-6) / 10**decimals

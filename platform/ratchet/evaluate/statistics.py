@@ -119,7 +119,7 @@ def paired(
     Raises DataError where there are no items, numbers of items differ, a value is not finite, or a weight not above 0.
     """
     if len(values_a) != len(values_b) or not len(values_a):
-        raise DataError(f"{len(values_a)} and {len(values_b)} values cannot be paired")
+        raise DataError(f"{len(values_a)} and {len(values_b)} values cannot be paired", code="data.not-comparable")
     differences = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
     design = _design(differences, clusters, weights, groups)
     difference, error = design.mean(differences), design.error(differences)
@@ -164,7 +164,7 @@ def score_interval(items: int, ups: int, downs: int) -> tuple[float, float]:
         return bool((ups - downs - items * delta) ** 2 > most * variance)
 
     def end(inside: float, outside: float) -> float:
-        for _ in range(60):
+        for _ in range(60):  # halvings: below the last bit of a share
             middle = (inside + outside) / 2
             inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
         return outside
@@ -233,9 +233,12 @@ def _design(values: Floats, clusters: Sequence[str], weights: Floats | None, gro
     weight = np.ones(items) if weights is None else np.asarray(weights, dtype=np.float64)
     given = [items, len(clusters), len(weight), items if groups is None else len(groups)]
     if len(set(given)) != 1:
-        raise DataError("values, clusters, weights and groups are of {}, {}, {} and {} items".format(*given))
+        raise DataError(
+            "values, clusters, weights and groups are of {}, {}, {} and {} items".format(*given),
+            code="data.not-comparable",
+        )
     if not np.isfinite(values).all() or not (np.isfinite(weight) & (weight > 0)).all():
-        raise DataError("a value is not finite, or a weight is not above 0")
+        raise DataError("a value is not finite, or a weight is not above 0", code="data.not-comparable")
     names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     group = np.zeros(items, np.intp) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     totals = np.bincount(group, weight)
@@ -257,6 +260,7 @@ def _sign_flip(parts: Floats, seed: int, flips: int) -> float:
     if len(parts) <= _EXACT:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(parts))))
         return float(np.mean(np.abs(signs @ parts) >= least))
+    # In blocks of rows: all flips of many clusters at once would take gigabytes.
     random = np.random.default_rng(seed)
     rows = max(1, _AT_ONCE // len(parts))
     found = 0

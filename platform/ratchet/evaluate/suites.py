@@ -204,6 +204,7 @@ def _check_task(where: str, settings: Task, tokenizer: Any) -> None:
             "asks through a chat template, and the model's tokenizer has none",
             where=where,
             fix="give one: model.chat_template in a plan, --chat-template here; `plain` comes with Ratchet",
+            code="model.no-template",
         )
 
 
@@ -230,6 +231,7 @@ def _of_known_unit(kind: str, answered: Answered | RatchetError) -> Answered | R
     return PlanError(
         f"the kind of task {kind} counts {', '.join(units)}, and its headline is in {unit}",
         fix="correct `units` of its TaskKind",
+        code="plan.kind",
     )
 
 
@@ -245,6 +247,7 @@ def _keep(bench: Bench, identity: dict[str, Any], answered: Answered, seconds: f
     """
     result, fp = answered.result, fingerprint(identity)
     folder = bench.layout.result(fp if result.whole else f"{fp}-{uuid.uuid4().hex[:8]}")
+    # A damaged result may lie there: `publish` renames onto a name, and never over a folder.
     make_room(folder, bench.layout.damaged)
     publish(folder, _KeptResult(identity, answered, seconds), leases)
     return folder

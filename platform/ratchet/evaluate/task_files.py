@@ -89,9 +89,13 @@ def _only(columns: Sequence[str], path: str) -> str:
 def _whole(path: Path) -> str:
     if not path.is_file():
         raise DataError(
-            "no such file", where=str(path), fix="check `path:`; in a suite it counts from the suite's file"
+            "no such file",
+            where=str(path),
+            fix="check `path:`; in a suite it counts from the suite's file",
+            code="data.no-file",
         )
     try:
+        # Bytes, as text mode would turn \r\n into \n: the text is scored as it stands.
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8: byte {error.start + 1}", where=str(path), fix="save it as UTF-8") from error
@@ -113,6 +117,7 @@ def folder_of(files: Files, patterns: Sequence[str]) -> Path:
                 "no such file or folder",
                 where=files.path,
                 fix="give the file itself as questions: {path: …}; in a suite it counts from the suite's file",
+                code="data.no-file",
             )
         return path
     from huggingface_hub import snapshot_download
@@ -131,10 +136,17 @@ def folder_of(files: Files, patterns: Sequence[str]) -> Path:
             f"the hub has no {files.repository} of this name that you may read",
             where=where,
             fix="correct the name or questions.repository, or set HF_TOKEN for a private one",
+            code="data.hub",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise DataError(
             f"is not in the local cache and cannot be fetched: {type(error).__name__}: {str(error)[:300]}",
             where=where,
             fix="check name, revision and network; or download it elsewhere and give questions: {path: …}",
+            code="data.hub",
         ) from error
+
+
+def broken_questions(what: str, *, where: str, fix: str = "") -> DataError:
+    """Return the error of a file of questions, prompts or answers that is broken, or lacks what a task asks for."""
+    return DataError(what, where=where, fix=fix, code="data.questions")

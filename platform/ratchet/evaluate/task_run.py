@@ -139,10 +139,12 @@ def task_run(kind: str) -> TaskRun:
         raise PlanError(
             f"the kind of task {kind} cannot be asked: {named} cannot be loaded: {error}",
             fix="correct `run` of its TaskKind: module:name of a TaskRun",
+            code="plan.kind",
         ) from error
     if not isinstance(found, TaskRun):
         raise PlanError(
             f"the kind of task {kind} cannot be asked: {named} is {type(found).__name__}, not a TaskRun",
             fix="correct `run` of its TaskKind",
+            code="plan.kind",
         )
     return found

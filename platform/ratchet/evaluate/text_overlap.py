@@ -228,6 +228,7 @@ def jackknife(counts: npt.NDArray[np.int64], score: Callable[[npt.NDArray[np.int
     A corpus's score is no mean over sentences, but it is a smooth function of means: the scores of the N corpora
     that lack one sentence each spread √(N − 1) times less than those of new corpora would (Efron and Stein 1981).
     """
+    # From counts, not texts: N corpora of N − 1 sentences would be N² sentences to compare.
     left = score(counts.sum(axis=0) - counts)
     return float(np.sqrt((len(counts) - 1) * np.var(left)))
 

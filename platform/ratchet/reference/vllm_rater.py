@@ -49,6 +49,7 @@ class VllmRater:
                 f"vLLM died twice over {len(ids)} pairs ({error.what}): {some(ids)}",
                 where=str(model.folder),
                 fix="lower the stage's max_length, give the engine more memory, or set reference.engine to trainer",
+                code="data.deadly",
             )
 
         return with_one_restart(lambda: self._rate(model, pairs), self.halve, failed)

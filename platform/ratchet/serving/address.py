@@ -17,12 +17,11 @@ from ratchet.errors import PlanError
 _log = logging.getLogger(__name__)
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Addresses that look public and that a cloud answers itself, to its own machines: Azure's WireServer, Oracle's metadata
+# (in the IETF's block for protocols), IBM's services, Equinix' metadata. Others' are link-local, private or shared.
 _OF_CLOUDS = tuple(
     map(ipaddress.IPv4Network, ("168.63.129.16/32", "192.0.0.0/24", "161.26.0.0/16", "166.8.0.0/14", "192.80.8.124/32"))
 )
-"""Addresses that look public and that a cloud answers itself, to its own machines: Azure's WireServer, Oracle's
-metadata (in the IETF's block for protocols), IBM's services, Equinix' metadata. Others' are link-local, private or
-shared."""
 
 
 _BASE_URL = "give it as https://host/v1, the part before /chat/completions"

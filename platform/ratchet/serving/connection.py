@@ -78,11 +78,13 @@ class Connection:
             raise Trouble(
                 f"no answer within {self._timeout_seconds:g} s",
                 fix="raise timeout_seconds, or lower concurrency or max_tokens",
+                code="endpoint.timeout",
             ) from None
         except (httpx.RequestError, OSError) as error:
             raise Trouble(
                 f"cannot be reached: {type(error).__name__}: {error}",
                 fix="check base_url, and that the server is up",
+                code="endpoint.unreachable",
                 shared=isinstance(error, httpx.ConnectError | OSError),
             ) from error
         headers = response.headers

@@ -21,8 +21,8 @@ from ratchet.serving.wire import check_status, compose, read_answer
 
 _SHOWN = 400
 _ALONE = 10  # failures of single requests, and not one answer: it is the server that fails
+# How often `look` is called while nothing comes.
 _LOOK_SECONDS = 1.0
-"""How often `look` is called while nothing comes."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _log = logging.getLogger(__name__)
 
@@ -188,6 +188,7 @@ class Endpoint:
                 f"the budget of {self.settings.budget} requests is used up",
                 where=self.settings.base_url,
                 fix="raise the budget, or run again for as many once more",
+                code="endpoint.budget",
             )
         self.sent += 1
 
@@ -198,11 +199,11 @@ class Endpoint:
         asked = asked_seconds(trouble.retry_after, self._pace.now())
         kind = EndpointError if trouble.shared or asked > LONGEST_SECONDS else _AloneError
         if not trouble.again:
-            raise kind(what, where=where, fix=fix)
+            raise kind(what, where=where, fix=fix, code=trouble.code)
         if attempt >= self.settings.max_attempts:
-            raise kind(f"{what} (attempt {attempt}, the last)", where=where, fix=fix)
+            raise kind(f"{what} (attempt {attempt}, the last)", where=where, fix=fix, code=trouble.code)
         if asked > LONGEST_SECONDS:
-            raise kind(f"{what} (and not to come back before {asked:,.0f} s)", where=where, fix=fix)
+            raise kind(f"{what} (and not to come back before {asked:,.0f} s)", where=where, fix=fix, code=trouble.code)
         if this.failure is not None:
             return
         seconds = wait_seconds(attempt, trouble.retry_after, self._pace)
@@ -229,7 +230,7 @@ class Endpoint:
             return error
         answered = sum(key in self._journal for key in keys)
         kept = f"{answered} of {len(keys)} requests are answered, and kept in {self._journal.path}"
-        return EndpointError(error.what, where=error.where, fix=f"{error.fix}\n  {kept}")
+        return EndpointError(error.what, where=error.where, fix=f"{error.fix}\n  {kept}", code=error.finer)
 
 
 def _read_key(variable: str | None) -> str | None:

@@ -11,23 +11,33 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 
+from ratchet.errors import Code
+
 _FIRST_SECONDS = 1.0
 _CAP_SECONDS = 60.0
+# A server that asks for more than this has no answer for this run.
 LONGEST_SECONDS = 600.0
 
 
 class Trouble(Exception):  # noqa: N818 - one attempt's; it becomes an error where no other attempt is made
     """An attempt failed. `again` says whether the next may do better.
 
-    `retry_after` is the server's header of that name, as it came. `shared` is trouble that every other
-    request would meet as well: a refused key, a server that is not there.
+    `code` is that of the error, `retry_after` the server's header of that name, as it came. `shared` is trouble that
+    every other request would meet as well: a refused key, a server that is not there.
     """
 
     def __init__(
-        self, what: str, *, fix: str, again: bool = True, retry_after: str | None = None, shared: bool = False
+        self,
+        what: str,
+        *,
+        fix: str,
+        code: Code,
+        again: bool = True,
+        retry_after: str | None = None,
+        shared: bool = False,
     ) -> None:
-        super().__init__(what, fix, again, retry_after, shared)
-        self.what, self.fix, self.again = what, fix, again
+        super().__init__(what, fix, code, again, retry_after, shared)
+        self.what, self.fix, self.code, self.again = what, fix, code, again
         self.retry_after, self.shared = retry_after, shared
 
 

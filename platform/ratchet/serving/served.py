@@ -20,12 +20,12 @@ from ratchet.pairs.trust import load_config
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# Tokens computed at a time. vLLM makes the logits of all of them at once, in float32: 152,000 words take 1.2 GB.
 _BATCHED_TOKENS = 2048
-"""Tokens computed at a time. vLLM makes the logits of all of them at once, in float32: 152,000 words take 1.2 GB."""
 _SEQUENCES = 64
 _GPU_SHARE = 0.85
+# Ranks of adapters that vLLM makes room for.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks of adapters that vLLM makes room for."""
 
 
 @dataclasses.dataclass(frozen=True)

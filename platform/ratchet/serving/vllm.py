@@ -36,8 +36,8 @@ from ratchet.serving.served import Served, engine_options, shape_of
 
 logger = logging.getLogger(__name__)
 
+# One process an actor, and the engine dies with it: whatever the environment says.
 _IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""One process an actor, and the engine dies with it: whatever the environment says."""
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
@@ -128,7 +128,7 @@ class VllmEngine:
         return True
 
     def close(self) -> None:
-        """Let go of the model and its memory."""
+        """Free the model and its memory."""
         if self._llm is None:
             return
         self._llm.llm_engine.engine_core.shutdown()
@@ -169,7 +169,7 @@ class VllmEngine:
         from vllm.sampling_params import StructuredOutputsParams
 
         if not isinstance(request, ChatRequest | CompletionRequest):
-            raise ModelError(f"no text is drawn for {request_words(request)}")
+            raise ModelError(f"no text is drawn for {request_words(request)}", code="model.request")
         asked: Sampling = request.sampling
         return SamplingParams(
             max_tokens=asked.max_tokens,
@@ -190,7 +190,10 @@ class VllmEngine:
                 template = chat.text or tokenizer.chat_template
                 if template is None:
                     raise ModelError(
-                        "its tokenizer has no chat template", where=str(self.served.folder), fix="name one"
+                        "its tokenizer has no chat template",
+                        where=str(self.served.folder),
+                        fix="name one",
+                        code="model.no-template",
                     )
                 ids = tokenizer.apply_chat_template(
                     messages, chat_template=template, add_generation_prompt=True, return_dict=False, **chat.handed
@@ -200,7 +203,8 @@ class VllmEngine:
                 return text
             case CompletionRequest(prompt=ids):
                 return {"prompt_token_ids": list(ids)}
-        raise ModelError(f"an engine in this process gives scores by `answer_logps`, not by {request_words(request)}")
+        what = f"an engine in this process gives scores by `answer_logps`, not by {request_words(request)}"
+        raise ModelError(what, code="model.request")
 
     def _lora(self, folder: Path) -> Any:
         from vllm.lora.request import LoRARequest

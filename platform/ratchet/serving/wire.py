@@ -90,6 +90,7 @@ def read_answer(request: Request, body: bytes) -> Answer:
         raise Trouble(
             f"none of the {len(sampling.choice)} allowed answers to {request_words(request)}: {text!r}",
             fix="the server may not know structured_outputs (vLLM does); do without choice, or raise max_tokens",
+            code="endpoint.answer",
         )
     return Answer(text, reason, *counts)
 
@@ -122,6 +123,7 @@ def _malformed(request: Request, why: str) -> Trouble:
     return Trouble(
         f"an answer that is not as the protocol says to {request_words(request)}: {why}",
         fix="check that base_url leads to an OpenAI-compatible server that can do this",
+        code="endpoint.answer",
     )
 
 
@@ -133,7 +135,7 @@ def check_status(reply: HttpReply, request: Request, *, model: str, key_variable
     what = f"{_status_words(status)}: {error_text(reply.body)}"
     if status in _TEMPORARY or status >= 500:
         fix = "lower concurrency, or wait" if status == 429 else "look at the server's log, or wait; then run again"
-        raise Trouble(what, fix=fix, retry_after=reply.retry_after, shared=status == 429)
+        raise Trouble(what, fix=fix, code="endpoint.failing", retry_after=reply.retry_after, shared=status == 429)
     if 300 <= status < 400:
         what = f"{_status_words(status)}: redirects to {reply.location or 'nowhere'}"
         fix = "redirects are not followed: if you trust that place, give it as base_url"
@@ -148,7 +150,7 @@ def check_status(reply: HttpReply, request: Request, *, model: str, key_variable
     else:
         what = f"{_status_words(status)} for {request_words(request)}: {error_text(reply.body)}"
         fix = f"check that the request suits {model!r}: its length, token ids, sampling"
-    raise Trouble(what, fix=fix, again=False, shared=status < 400 or status in {401, 403, 404})
+    raise Trouble(what, fix=fix, code="endpoint.refused", again=False, shared=status < 400 or status in {401, 403, 404})
 
 
 def error_text(body: bytes) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.errors import DataError, ModelError, StoppedError
+from raised import raises
+from ratchet.errors import ModelError, StoppedError
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.evaluate.engines.pool import AnswerPool, Unit
@@ -94,16 +95,18 @@ def test_a_request_that_kills_every_process_is_named_and_the_others_are_kept() -
     texts = ["a", "b", "die", "c", "d"]
     units: list[Unit] = [(CompletionRequest(text),) for text in texts]
     actors, kept = Actors(Deadly, count=1), {}
-    with pytest.raises(DataError, match="2 processes died over the same requests: the completion request 'die'"):
+    with raises("data.deadly") as caught:
         kept.update(actors.compute(units))
+    assert "'die'" in caught.value.what
     actors.close()
     assert {0, 1} <= kept.keys()
 
 
 def test_an_error_of_loading_comes_back_as_it_is(tmp_path: Path) -> None:
     actors = Actors(functools.partial(LocalEngine, tmp_path, "float32", "cpu"), count=1)
-    with pytest.raises(ModelError, match=str(tmp_path)):
+    with raises("model") as caught:
         list(actors.compute([(CompletionRequest("a"),)]))
+    assert caught.value.where.startswith(str(tmp_path))
     actors.close()
 
 
@@ -112,7 +115,7 @@ def test_what_is_under_way_when_another_fails_is_kept() -> None:
     units: list[Unit] = [(CompletionRequest(text + str(n)),) for n, text in enumerate(texts)]
     done: list[int] = []
     actors = Actors(Refuses, count=1)
-    with pytest.raises(ModelError, match="no such word"):
+    with raises("model"):
         for place, _ in actors.compute(units):
             done.append(place)
     actors.close()

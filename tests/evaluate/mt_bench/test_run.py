@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 from endpoint_server import chat
-from ratchet.errors import EndpointError, ModelError, RatchetError
+from raised import raises
+from ratchet.errors import EndpointError, RatchetError
 from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.judges.judge import NO_RATING, Judge
 from ratchet.evaluate.judges.kinds import ReplayEngine
@@ -213,8 +214,9 @@ def test_a_template_that_fails_on_a_conversation_is_told() -> None:
 
     task = MtBench(kind="mt_bench", questions=Files(path=str(SHORT)), references="authors")
     candidate = Candidate(Talker(says("x")), Refuses(), 99, "tiny")
-    with pytest.raises(ModelError, match="chat template fails on a conversation: no system role"):
+    with raises("model.template-fails") as caught:
         run_mt_bench("chat", task, candidate, Judge("j", "", lambda _: []))
+    assert "no system role" in caught.value.what
 
 
 def test_what_is_written_for_other_tools_is_read_again(tmp_path: Path) -> None:

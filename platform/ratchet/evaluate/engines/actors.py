@@ -15,12 +15,12 @@ from ratchet.serving.requests import Answer, Engine, request_words
 from ratchet.store import warned
 
 _log = logging.getLogger(__name__)
+# Processes that may die over one unit.
 _MOST_DEATHS = 2
-"""Processes that may die over one unit."""
+# Units that a process has at a time, so that it never waits for the driver.
 _AHEAD = 2
-"""Units that a process has at a time, so that it never waits for the driver."""
+# How often `look` is called while nothing comes.
 _LOOK_SECONDS = 1.0
-"""How often `look` is called while nothing comes."""
 
 
 class _Worker:
@@ -156,6 +156,7 @@ class Actors:
             raise DataError(
                 f"{deaths[over]} processes died over the same requests: {requests}",
                 fix="if memory ran out (see the kernel's log), lower batch_tokens or the number of processes",
+                code="data.deadly",
             )
         self._start()
 

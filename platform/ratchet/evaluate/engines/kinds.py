@@ -18,8 +18,8 @@ from ratchet.serving.requests import Answer, Engine, Request, request_words
 from ratchet.serving.served import Served, with_one_restart
 from ratchet.serving.vllm import VllmEngine
 
+# Positions that vLLM keeps memory for.
 _VLLM_LONGEST = 16_384
-"""Positions that vLLM keeps memory for."""
 
 
 class RevivingVllm:
@@ -38,6 +38,7 @@ class RevivingVllm:
                 f"vLLM died twice over {len(requests)} requests ({error.what}): {asked}",
                 where=str(self.served.folder),
                 fix="ask for shorter answers or fewer at a time, or give the engine more memory",
+                code="data.deadly",
             )
 
         return with_one_restart(lambda: self._answer(requests), self._halve, failed)

@@ -16,8 +16,8 @@ from torch import Tensor
 from ratchet.model.load import original_length, put_back
 from ratchet.serving.requests import Answer, ContinuationRequest
 
+# Logits made at a time: a gigabyte in float32.
 _LOGITS = 1 << 28
-"""Logits made at a time: a gigabyte in float32."""
 _PROBE = (
     ContinuationRequest((3, 1, 4, 1, 5, 2, 6), ((5, 3), (5,), (2, 6, 4))),
     ContinuationRequest((2, 7), ((1, 2, 3, 4), (6,))),

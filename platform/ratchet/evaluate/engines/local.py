@@ -72,6 +72,7 @@ class LocalEngine:
         if quantise is None:  # bitsandbytes has put its weights where they belong
             self.model.to(device)
         self.ends = end_ids_of(self.tokenizer)
+        # Tried once and not looked up by architecture: remote code may bring a cache of its own.
         self.share = may_share(self.model)
         config = self.model.config.get_text_config()
         self.original = original_length(self.model.config)
@@ -99,7 +100,9 @@ class LocalEngine:
             odd = next(
                 one for one in requests if not isinstance(one, ChatRequest | CompletionRequest | ContinuationRequest)
             )
-            raise ModelError(f"this engine has no answer to {request_words(odd)}", where=str(self.folder))
+            raise ModelError(
+                f"this engine has no answer to {request_words(odd)}", where=str(self.folder), code="model.request"
+            )
         if texts:
             for some in self._batches([requests[place] for place in texts]):
                 places = [texts[at] for at in some]
@@ -208,7 +211,12 @@ def prompt_ids(tokenizer: Any, request: ChatRequest | CompletionRequest) -> list
         case CompletionRequest(prompt=tuple(given)):
             ids = list(given)
     if not ids:
-        raise ModelError("an empty prompt", where=str(tokenizer.name_or_path), fix="begin it with the BOS token")
+        raise ModelError(
+            "an empty prompt",
+            where=str(tokenizer.name_or_path),
+            fix="begin it with the BOS token",
+            code="model.request",
+        )
     return ids
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratchet.errors import DataError, some
+from ratchet.errors import some
 from ratchet.evaluate.eq_bench.rules import FIRST, REVISED, Scores, Version, asks_revision, cut_revision
-from ratchet.evaluate.task_files import folder_of
+from ratchet.evaluate.task_files import broken_questions, folder_of
 from ratchet.plan.task_parts import Files
 from ratchet.store.fingerprint import fingerprint
 
@@ -57,18 +57,18 @@ def read_questions(files: Files, version: Version, *, revision: bool) -> Emotion
     path, source = _file(files)
     questions = tuple(_question(source, item, record) for item, record in _records(path, source))
     if not questions:
-        raise DataError("the file holds no question", where=source, fix=_FORMAT)
+        raise broken_questions("the file holds no question", where=source, fix=_FORMAT)
     for question in questions:
         at = f"{source}: question {question.item}"
         if version not in question.references:
             other = "v1" if version == "v2" else "v2"
-            raise DataError(
+            raise broken_questions(
                 f"has no {KEYS[version]}, which {version} compares answers with",
                 where=at,
                 fix=f"take a file that has it, or set version: {other}",
             )
         if revision and not asks_revision(question.prompt):
-            raise DataError(
+            raise broken_questions(
                 "does not ask for a critique and revised scores",
                 where=at,
                 fix="take the questions in EQ-Bench's own file, or leave revision out",
@@ -107,7 +107,7 @@ def _file(files: Files) -> tuple[Path, str]:
     if len(found) != 1 or found[0].suffix not in _ENDINGS:
         names = some([str(path.relative_to(root)) for path in found]) if root.is_dir() else ""
         held = f"holds {names}" if names else "is no file or folder with questions"
-        raise DataError(
+        raise broken_questions(
             f"{held}: one {', '.join(_ENDINGS)} file is wanted",
             where=origin,
             fix="give the file itself as questions: {path: …}; in a suite it counts from the suite's file",
@@ -125,21 +125,21 @@ def _records(path: Path, source: str) -> list[tuple[str, Any]]:
         else:
             content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"cannot be read: {error}", where=source, fix="fetch or make the file again") from error
+        raise broken_questions(f"cannot be read: {error}", where=source, fix="fetch or make the file again") from error
     if isinstance(content, dict):
         return list(content.items())
     if isinstance(content, list):
         return [(str(row), record) for row, record in enumerate(content, 1)]
-    raise DataError("holds neither questions by id nor rows", where=source, fix=_FORMAT)
+    raise broken_questions("holds neither questions by id nor rows", where=source, fix=_FORMAT)
 
 
 def _question(source: str, item: str, record: Any) -> EmotionQuestion:
     at = f"{source}: question {item}"
     prompt = record.get("prompt") if isinstance(record, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError("has no prompt", where=at, fix=_FORMAT)
+        raise broken_questions("has no prompt", where=at, fix=_FORMAT)
     if not asks_revision(prompt) and (FIRST in prompt or REVISED in prompt):
-        raise DataError(
+        raise broken_questions(
             "asks for revised scores in a form that cannot be cut out",
             where=at,
             fix=f"EQ-Bench's has ` Then critique your answer …`, `{FIRST}`, `Critique: <…>`, `{REVISED}` "
@@ -149,7 +149,7 @@ def _question(source: str, item: str, record: Any) -> EmotionQuestion:
         version: _reference(record[key], f"{at}: {key}") for version, key in KEYS.items() if record.get(key) is not None
     }
     if len({frozenset(reference) for reference in references.values()}) > 1:
-        raise DataError("its two references name different emotions", where=at, fix="correct the question")
+        raise broken_questions("its two references name different emotions", where=at, fix="correct the question")
     return EmotionQuestion(item, prompt, references)
 
 
@@ -159,14 +159,14 @@ def _reference(value: Any, at: str) -> Scores:
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError) as error:
-            raise DataError("is no dictionary", where=at, fix=_FORMAT) from error
+            raise broken_questions("is no dictionary", where=at, fix=_FORMAT) from error
     found: dict[str, float] = {}
     for number in range(1, 5):
         emotion, score = (
             value.get(f"emotion{number}{end}") if isinstance(value, dict) else None for end in ("", "_score")
         )
         if not isinstance(emotion, str) or not re.fullmatch(r"\w+", emotion) or emotion in found:
-            raise DataError(
+            raise broken_questions(
                 f"emotion{number} is {emotion!r}", where=at, fix="a reference has four different emotions, of one word"
             )
         found[emotion] = _number(score, f"{at}: emotion{number}_score")
@@ -179,5 +179,5 @@ def _number(value: Any, at: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"is {value!r}, which is no number", where=at, fix="correct the question")
+        raise broken_questions(f"is {value!r}, which is no number", where=at, fix="correct the question")
     return number

@@ -21,6 +21,7 @@ from ratchet.plan.tasks import EqBench
 from ratchet.serving.requests import TOO_LONG, Answer, ChatRequest, Engine, Sampling
 
 _SHORT, _LONG = 60, 1000
+# A number at the very end of a cut answer may lack digits: 1 of 10 would be read as a score.
 _HALF = re.compile(r"\d+\Z")
 _PUBLISHED = "as published"
 _CUT_V1 = "revision part cut, version 1's rule on the one pass; version 1 as published always asks for revision"

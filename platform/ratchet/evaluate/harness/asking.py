@@ -273,7 +273,9 @@ def sampling_of(options: Mapping[str, Any]) -> Sampling:
     """Return how text is drawn for lm-eval's `generation_kwargs`. Raises PlanError for what engines here cannot do."""
     wanted: dict[str, Any] = dict(normalize_gen_kwargs(dict(options), MAX_NEW_TOKENS))
     if unknown := sorted(wanted.keys() - _KNOWN):
-        raise PlanError(f"the task asks for text drawn with {', '.join(unknown)}", fix="it cannot be asked here")
+        raise PlanError(
+            f"the task asks for text drawn with {', '.join(unknown)}", fix="it cannot be asked here", code="plan.task"
+        )
     return Sampling(
         max_tokens=wanted["max_gen_toks"],
         temperature=float(wanted.get("temperature") or 0.0) if wanted["do_sample"] else 0.0,

@@ -97,6 +97,7 @@ class _Factory(TaskFactory):  # type: ignore[misc]
                 where=str(folder),
                 fix="lay data_root out as on the hub: a folder <owner>/<name> with the README.md that lists the "
                 "configs and the Parquet files below it, as `hf download --repo-type dataset` leaves it",
+                code="data.no-file",
             )
         return folder
 
@@ -168,7 +169,11 @@ def _manager(asked: Harness) -> TaskManager:
     root = Path(lm_eval.tasks.__file__).parent
     own = [at_home(asked.include)] if asked.include else []
     if own and not own[0].is_dir():
-        raise PlanError(f"no folder {asked.include}", fix="give the folder of your own task definitions as include")
+        raise PlanError(
+            f"no folder {asked.include}",
+            fix="give the folder of your own task definitions as include",
+            code="plan.task",
+        )
     if own:
         check_definitions(own[0])
     manager = TaskManager(include_defaults=False, include_path=[*(root / name for name in _FOLDERS), *own])
@@ -180,6 +185,7 @@ def _manager(asked: Harness) -> TaskManager:
         raise PlanError(
             f"lm-eval {lm_eval.__version__} has no task {asked.task}",
             fix=f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them",
+            code="plan.task",
         )
     return manager
 
@@ -189,6 +195,7 @@ def _refuse(asked: Harness, found: Mapping[str, Any]) -> None:
         raise PlanError(
             f"{asked.task} is a tag of {len(found['tasks'])} tasks without a total: {some(sorted(found['tasks']))}",
             fix="name each of them as a task of the suite",
+            code="plan.task",
         )
     for name, task in found["tasks"].items():
         for trait, why in {
@@ -196,15 +203,15 @@ def _refuse(asked: Harness, found: Mapping[str, Any]) -> None:
             "MULTIMODAL": "shows images or sound",
         }.items():
             if getattr(task, trait, False):
-                raise PlanError(f"{name} {why}", fix="it cannot be asked here")
+                raise PlanError(f"{name} {why}", fix="it cannot be asked here", code="plan.task")
         if not isinstance(task, ConfigurableTask):
-            raise PlanError(f"{name} is a program, not a definition", fix="it cannot be asked here")
+            raise PlanError(f"{name} is a program, not a definition", fix="it cannot be asked here", code="plan.task")
 
 
 def _set_shots(asked: Harness, task: Any) -> None:
     said = task.config.num_fewshot
     if asked.shots and said == 0:
-        raise PlanError(f"{task.task_name} takes no examples", fix="leave shots out")
+        raise PlanError(f"{task.task_name} takes no examples", fix="leave shots out", code="plan.task")
     shots = said if asked.shots is None else asked.shots
     task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=_SHOTS_SEED)
@@ -221,11 +228,11 @@ def _metric(asked: Harness, leaves: Mapping[str, Any], groups: Mapping[str, Any]
         if asked.metric in {label, label.partition(",")[0]}:
             return label
     has = f"it has {', '.join(labels)}" if labels else "it has no total: name its tasks one by one"
-    raise PlanError(f"{asked.task} has no metric {asked.metric}", fix=has)
+    raise PlanError(f"{asked.task} has no metric {asked.metric}", fix=has, code="plan.task")
 
 
+# Tags of lm-eval. `!function` runs Python that lies beside the definition: who names the folder trusts it.
 _OWN_TAGS = ("!function", "!include")
-"""Tags of lm-eval. `!function` runs Python that lies beside the definition: who names the folder trusts it."""
 
 
 def check_definitions(folder: Path) -> None:

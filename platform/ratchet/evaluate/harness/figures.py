@@ -207,8 +207,8 @@ Process = Callable[[Any, Any], Mapping[str, Any]]
 NO_LIKELIHOOD = "the model gives it no likelihood: not a number"
 NO_VALUE = "lm-eval's arithmetic gives it no value"
 
+# Nats from which on exponentials, and those much smaller, keep their digits.
 _LEAST = -690.0
-"""Nats from which on exponentials, and those much smaller, keep their digits."""
 _TRIES, _MOVES, _SPREAD = 16, (40.0, 400.0), 30.0
 _SEED = 0
 

@@ -27,14 +27,18 @@ def check_openllm_v1(asked: Harness) -> None:
         raise PlanError(
             f"openllm-v1 is the leaderboard of 2023, which had no {asked.task}",
             fix=f"its tasks are {', '.join(OPENLLM_V1)}; for others leave profile out",
+            code="plan.task",
         )
     if asked.shots not in {None, OPENLLM_V1[asked.task]}:
         raise PlanError(
             f"openllm-v1 asks {asked.task} with {OPENLLM_V1[asked.task]} examples, not {asked.shots}",
             fix="leave shots out, or profile",
+            code="plan.task",
         )
     if asked.include is not None:
-        raise PlanError("openllm-v1 knows lm-eval's own definitions alone", fix="leave include out, or profile")
+        raise PlanError(
+            "openllm-v1 knows lm-eval's own definitions alone", fix="leave include out, or profile", code="plan.task"
+        )
 
 
 def apply_openllm_v1(name: str, task: Any) -> None:

@@ -53,7 +53,7 @@ def load_task(name: str, task: Harness, data_root: Path | None, store: Path) -> 
         with quiet():
             return load_definitions(task, data_root, store / "datasets")
     except PlanError as error:  # it knows the task by lm-eval's name alone
-        raise PlanError(error.what, where=error.where or f"tasks.{name}", fix=error.fix) from error
+        raise PlanError(error.what, where=error.where or f"tasks.{name}", fix=error.fix, code=error.finer) from error
 
 
 def run_all(
@@ -116,7 +116,10 @@ def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf
     template = encoder.apply_chat_template if asked.chat_template else None
     if template and not getattr(candidate.tokenizer, "chat_template", None):
         raise ModelError(
-            "the tokenizer has no chat template", where=encoder.tokenizer_name, fix="leave chat_template out"
+            "the tokenizer has no chat template",
+            where=encoder.tokenizer_name,
+            fix="leave chat_template out",
+            code="model.no-template",
         )
     docs = list(task.eval_docs)
     made_from = {
@@ -157,6 +160,8 @@ def _score(
     """
     for leaf in leaves.values():
         task, docs = leaf.task, leaf.docs
+        # lm-eval builds requests and reads documents itself in `evaluate`; it must take those that were asked, as
+        # building them again would draw other examples.
         task._instances = list(leaf.asked.instances)
         task.build_all_requests = lambda **_: None
         task.doc_iterator = lambda docs=docs, **_: iter(docs.items())
@@ -167,7 +172,7 @@ def _score(
     results = evaluate(
         lm=ReplayModel({key: answers for some in said.values() for key, answers in some.items()}),
         task_dict={"tasks": dict(loaded.leaves), "groups": dict(loaded.groups)},
-        bootstrap_iters=0,
+        bootstrap_iters=0,  # errors are ours: lm-eval leaves all of them out where one figure has no formula
         log_samples=True,
     )
     cut = sum(leaf.asked.cut for leaf in leaves.values())

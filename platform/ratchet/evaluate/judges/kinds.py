@@ -60,6 +60,7 @@ def engine_judge(name: str, how: str, engine: Engine, control: Sequence[str] = (
 
     def attempt(requests: Sequence[Request]) -> list[Answer | RatchetError]:
         try:
+            # Together first: batches of one would take many times as long.
             return list(engine.answer(requests))
         except (ModelError, DataError):
             alone = [_alone(engine, request) for request in requests]
@@ -98,13 +99,19 @@ class ReplayEngine:
                     "no judgment: judge, user_prompt or judgment is missing, or no text",
                     where=f"{path}:{number}",
                     fix="give a file of FastChat's model_judgment",
+                    code="data.questions",
                 )
             others.add(str(name))
             if name == judge:
                 self._said.setdefault(row["user_prompt"], set()).add(row["judgment"])
         if not self._said:
             there = ", ".join(sorted(others)[:_NAMES_SHOWN])
-            raise DataError(f"has no judgment by {judge!r}", where=str(path), fix=f"it has judgments by {there}")
+            raise DataError(
+                f"has no judgment by {judge!r}",
+                where=str(path),
+                fix=f"it has judgments by {there}",
+                code="data.questions",
+            )
 
     def holds(self, prompt: str) -> bool:
         """Return whether this prompt has a recorded answer."""

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import DataError
-from ratchet.evaluate.task_files import folder_of
+from ratchet.evaluate.task_files import broken_questions, folder_of
 from ratchet.plan.task_parts import Files
 from ratchet.store.codec import json_rows
 from ratchet.store.fingerprint import digest_file, fingerprint
@@ -79,7 +78,7 @@ def read_set(files: Files, references: str) -> TalkQuestions:
     places = (home / "judge_prompts.jsonl", home.parent / "judge_prompts.jsonl")
     prompts_file = next((path for path in places if path.is_file()), None)
     if prompts_file is None:
-        raise DataError(
+        raise broken_questions(
             "judge_prompts.jsonl is missing", where=str(home), fix="put FastChat's, or your own, beside question.jsonl"
         )
     prompts = _read_prompts(prompts_file)
@@ -110,7 +109,7 @@ def _home(root: Path) -> Path:
     for below in _HOMES:
         if (root / below / "question.jsonl").is_file():
             return root / below
-    raise DataError(
+    raise broken_questions(
         "has no question.jsonl",
         where=str(root),
         fix="name the folder that holds question.jsonl, judge_prompts.jsonl and reference_answer/",
@@ -129,9 +128,13 @@ def _read_questions(path: Path) -> dict[int | str, TalkQuestion]:
         where = f"{path}:{number}"
         question_id, category = _id(row, where), row.get("category")
         if not isinstance(category, str) or not category:
-            raise DataError("the question has no category", where=where, fix="give it one, such as writing or math")
+            raise broken_questions(
+                "the question has no category", where=where, fix="give it one, such as writing or math"
+            )
         if question_id in found:
-            raise DataError(f"question {question_id} is there twice", where=where, fix="give each its own question_id")
+            raise broken_questions(
+                f"question {question_id} is there twice", where=where, fix="give each its own question_id"
+            )
         turns = _two_texts(row.get("turns"), f"question {question_id}", where)
         found[question_id] = TalkQuestion(question_id, category, turns)
     return found
@@ -148,12 +151,12 @@ def _with_references(
     path = next((p for p in (folder / f"{name}.jsonl", folder / name) if p.is_file()), None)
     if path is None:
         there = ", ".join(sorted(file.stem for file in folder.glob("*.jsonl"))) or "none"
-        raise DataError(
+        raise broken_questions(
             f"no reference answers of {name!r}", where=str(folder), fix=f"set references to one of those there: {there}"
         )
     answers = read_answers(path)
     if lost := [str(question_id) for question_id in wanted if question_id not in answers]:
-        raise DataError(
+        raise broken_questions(
             f"no reference answer to {len(lost)} questions, first {lost[0]}",
             where=str(path),
             fix=f"questions of {', '.join(WITH_REFERENCE)} need one each",
@@ -176,11 +179,15 @@ def read_answers(path: Path) -> dict[int | str, tuple[str, str]]:
         where = f"{path}:{number}"
         question_id = _id(row, where)
         if question_id in found:
-            raise DataError(f"question {question_id} is answered twice", where=where, fix="keep one of the lines")
+            raise broken_questions(
+                f"question {question_id} is answered twice", where=where, fix="keep one of the lines"
+            )
         try:
             turns = row["choices"][0]["turns"]
         except (KeyError, IndexError, TypeError):
-            raise DataError("no choices[0].turns", where=where, fix="give answers in FastChat's format") from None
+            raise broken_questions(
+                "no choices[0].turns", where=where, fix="give answers in FastChat's format"
+            ) from None
         found[question_id] = _two_texts(turns, f"the answer to question {question_id}", where)
     return found
 
@@ -192,18 +199,20 @@ def _read_prompts(path: Path) -> dict[str, JudgePrompt]:
         if name not in PROMPTS:
             continue  # prompts that compare two answers are not used
         if name in found:
-            raise DataError(f"the prompt {name} is there twice", where=where, fix="keep one of them")
+            raise broken_questions(f"the prompt {name} is there twice", where=where, fix="keep one of them")
         texts = row.get("system_prompt"), row.get("prompt_template")
         if not all(isinstance(text, str) for text in texts):
-            raise DataError("system_prompt or prompt_template is missing", where=where, fix="give both, as texts")
+            raise broken_questions(
+                "system_prompt or prompt_template is missing", where=where, fix="give both, as texts"
+            )
         found[name] = JudgePrompt(*map(str, texts))
         _check_fields(name, found[name].template, where)
         if "[[rating]]" not in "".join(map(str, texts)):
-            raise DataError(
+            raise broken_questions(
                 f"the prompt {name} does not ask for a rating", where=where, fix='let it ask for the form "[[rating]]"'
             )
     if lost := [name for name in PROMPTS if name not in found]:
-        raise DataError(f"prompts are missing: {', '.join(lost)}", where=str(path), fix="give all four")
+        raise broken_questions(f"prompts are missing: {', '.join(lost)}", where=str(path), fix="give all four")
     return found
 
 
@@ -211,21 +220,25 @@ def _check_fields(name: str, template: str, where: str) -> None:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise DataError(f"the template of {name} is broken: {error}", where=where, fix="double its braces") from None
+        raise broken_questions(
+            f"the template of {name} is broken: {error}", where=where, fix="double its braces"
+        ) from None
     fields = {field for _, field, _, _ in parts if field is not None}
     if fields != _FIELDS[name] or any(spec or conversion for _, _, spec, conversion in parts):
         wanted = ", ".join(f"{{{field}}}" for field in sorted(_FIELDS[name]))
-        raise DataError(f"the template of {name} must have {wanted}, and nothing else in braces", where=where)
+        raise broken_questions(f"the template of {name} must have {wanted}, and nothing else in braces", where=where)
 
 
 def _id(row: Mapping[str, Any], where: str) -> int | str:
     question_id = row.get("question_id")
     if isinstance(question_id, bool) or not isinstance(question_id, int | str) or question_id == "":
-        raise DataError("no question_id", where=where, fix="give each line the number of its question")
+        raise broken_questions("no question_id", where=where, fix="give each line the number of its question")
     return question_id
 
 
 def _two_texts(value: Any, what: str, where: str) -> tuple[str, str]:
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(text, str) for text in value):
-        raise DataError(f"{what} has not two turns of text", where=where, fix="give `turns` as a list of two texts")
+        raise broken_questions(
+            f"{what} has not two turns of text", where=where, fix="give `turns` as a list of two texts"
+        )
     return value[0], value[1]

@@ -150,6 +150,7 @@ def _next_request(talk: Talk, candidate: Candidate, max_new_tokens: int) -> Chat
             f"its chat template fails on a conversation: {error}",
             where=candidate.identity,
             fix="set model.chat_template to one for several turns",
+            code="model.template-fails",
         ) from error
     room = candidate.longest - len(candidate.tokenizer(text, add_special_tokens=False)["input_ids"])
     temperature = TEMPERATURES.get(talk.question.category, OTHER_TEMPERATURE)
