@@ -68,14 +68,14 @@ def test_after_the_first_end_that_fails_no_other_is_tried(tmp_path: Path, fault:
         wandb.fault = fault
         first, second = drive(tmp_path, wandb, init_timeout=1.0)
     assert first.startswith("wandb is off for the rest of this step")
-    assert second == "wandb was not told how 10 of 10 trials ended; trial.json has it"
+    assert second == "wandb did not receive how 10 of 10 trials ended; trial.json has it"
 
 
 def test_all_ends_have_one_deadline_while_the_service_hangs(tmp_path: Path) -> None:
     with service() as wandb:
         wandb.fault = "hang"
         word, *after = drive(tmp_path, wandb, seconds=0.5)
-    assert word == "wandb was not told how 10 of 10 trials ended; trial.json has it"
+    assert word == "wandb did not receive how 10 of 10 trials ended; trial.json has it"
     # The one that hung may still say that it was cut off, as its process ends; no other was tried.
     assert len(after) <= 1 and all(one.startswith("wandb is off for the rest of this step") for one in after)
 

@@ -19,7 +19,7 @@ class Estimate:
     """
 
     mean: float
-    standard_error: float | None
+    standard_error: float | None  # of one item there is none, and 0 would claim certainty
     count: int
 
 

@@ -128,7 +128,7 @@ class Effect:
     chosen_trained: float | None = None
     chosen_published: float | None = None
     kept: float | None
-    lost: bool = False
+    lost: bool = False  # reports of before this was measured say nothing of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Agreement:
     rejected: SideAgreement
     shift: float
     bound: float
-    worst_shift: float | None = None
+    worst_shift: float | None = None  # absent from records of a version that looked at the mean alone
     worst_bound: float | None = None
     first_loss: float | None
     passed: bool

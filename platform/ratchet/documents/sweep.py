@@ -275,6 +275,7 @@ def _name_fault(found: SweepOutcome) -> str | None:
 
 def _circle(found: SweepOutcome) -> str | None:
     """Say which stage starts from itself, over others or not."""
+    # The page draws what is reached from the start model: stages in a circle would be missing without a word.
     starts = {one.id: one.start for one in found.stages}
     for first in starts:
         way: set[str] = set()

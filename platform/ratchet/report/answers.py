@@ -145,7 +145,7 @@ def side_by_side(report: Report) -> SideBySide | None:
     if scores is None or not scores.answers:
         return None
     models = list(dict.fromkeys([*scores.names, *(name for one in scores.answers for name in one.by)]))
-    left, right = models[0], models[-1]
+    left, right = models[0], models[-1]  # the base and the last model made: the pair that a reader asks about
     tasks: dict[str, list[Asked]] = {}
     for number, one in enumerate(scores.answers):
         tasks.setdefault(_title(scores, one), []).append(_asked(number, one, left, right))

@@ -31,6 +31,7 @@ ROWS_LOST = 0.05
 REPEATS = 2.4
 """How many times smaller zlib makes a text that repeats itself (Whisper's threshold: Radford et al. 2022, 4.5)."""
 
+# A part of at most 40 signs: longer ones repeated make zlib notice, and a longer search takes quadratic time.
 _LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)
 _SHORTEST_LOOP = 16
 """Signs of a text below which five times the same says nothing: zlib needs some to make a text smaller."""
@@ -97,6 +98,7 @@ def _ending(report: Report, steps: Iterable[StepSummary]) -> Iterator[tuple[str,
 def _collapsed(report: Report) -> Iterator[Found]:
     for model, held in _ending(report, report.steps):  # a merge of sound models may be ruined too
         mean, error = held.chosen_per_token
+        # Two errors above the mean: a few pairs whose spread is wide do not call a model ruined.
         if mean is not None and mean + 2 * (error or 0.0) < -COLLAPSED:
             words = {"nats": fig.with_error(*held.chosen), "token": fig.number(-mean)}
             yield model, words | {"against": held.against, "pairs": f"{held.pairs:,}"}
@@ -106,7 +108,7 @@ def _rejected_alone(report: Report) -> Iterator[Found]:
     for model, held in preferring(report, referring=True):
         (margin, margin_error), (chosen, _), (rejected, rejected_error) = held.margin, held.chosen, held.rejected
         if None in {margin, margin_error, chosen, rejected, rejected_error}:
-            continue
+            continue  # without an error, nothing says that the rejected answers fell at all
         if _above(margin, margin_error) and _above(-(rejected or 0.0), rejected_error) and (chosen or 0.0) <= 0:
             words = {"margin": held.margin, "chosen": held.chosen, "rejected": held.rejected}
             yield model, {key: fig.with_error(*one) for key, one in words.items()} | {"against": held.against}
@@ -177,7 +179,7 @@ def repeats(text: str) -> bool:
     """
     places: dict[str, int] = {}
     signs = [places.setdefault(sign, len(places)) for sign in text]
-    width = 1 if len(places) <= 256 else 3
+    width = 1 if len(places) <= 256 else 3  # Chinese has more signs than a byte has values
     data = b"".join(sign.to_bytes(width, "big") for sign in signs)
     if len(data) > REPEATS * len(zlib.compress(data, 9)):
         return True
@@ -219,7 +221,7 @@ def _degenerate(report: Report) -> Iterator[Found]:
 
 
 def _longer(report: Report) -> Iterator[Found]:
-    # Random weights, or a model that never ends, write to the limit: answers are held against the first that are some.
+    # Random weights, or a model that never ends, write to the limit: answers are compared with the first sound ones.
     found = {model: mine for model, mine in written_by(report).items() if _sound(mine)}
     first = next(iter(found), "")
     for model, mine in found.items():

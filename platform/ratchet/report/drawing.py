@@ -89,6 +89,7 @@ def layered(
     An shape stands one column to the right of its last parent. The first child of that one keeps its row, each further
     one opens a new row below all others, so that of a tree given branch by branch no two lines cross.
     """
+    # No layout library: a run has a few dozen models, and graphviz is a program that must be installed.
     columns: dict[str, int] = {}
     rows: dict[str, int] = {}
     heights: list[int] = []

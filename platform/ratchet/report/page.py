@@ -39,6 +39,7 @@ def write_report(run_folder: Path, report: Report) -> tuple[Path, Report]:
     """
     # The page is made of what the file will hold, so that it is the same when it is made again from the file.
     made = diagnosed(read_report(to_values(report)))
+    # The document first: where a chart fails, `ratchet report` still makes the page from it.
     write_json(run_folder / NAME, to_values(made))
     return write_both(run_page(made), run_folder / "report")[0], made
 

@@ -79,6 +79,7 @@ def table(rows: Iterable[Row], note: str = "", title: str = "", *, folded: bool 
     """Make a table, or None without rows; columns that hold nothing but dashes are left out."""
     rows = tuple(rows)
     columns = rows[0].columns if rows else ()
+    # Most runs use few of the features that have a column: one of dashes would only push the others off a phone.
     kept = [i for i in range(len(columns)) if any(one.cells[i].text not in {fig.NONE, ""} for one in rows)]
     if not kept:
         return None

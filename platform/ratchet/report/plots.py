@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+# matplotlib takes no CSS variable for a colour, so each has a colour that nothing else has until the SVG is text.
 INK, MUTED, RULE, PAGE, WARN, FALL = "#010101", "#010102", "#010103", "#010104", "#010105", "#010106"
 STAGES = 8
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAGE: "--page", WARN: "--warn", FALL: "--fall"}
@@ -26,8 +27,8 @@ LEVELS = 8
 _VARIABLES |= {f"#0103{index:02x}": f"--level-{index}" for index in range(LEVELS)}
 _STYLE = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "ratchet",
-    "text.parse_math": False,
+    "svg.hashsalt": "ratchet",  # ids are the same each time, so that a page made again is the same to the byte
+    "text.parse_math": False,  # a source or model may have dollar signs in its name
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.edgecolor": RULE,
@@ -103,6 +104,7 @@ def _inline(svg: str, name: str, label: str, size: tuple[int, int]) -> str:
     body = svg[svg.index("<svg") :]
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # Every plot of matplotlib uses the same ids, and a page has many plots.
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", body))
     keep = {key: f"{name}-{number}" for number, key in enumerate(sorted(used))}
     body = re.sub(r' id="([^"]+)"', lambda found: f' id="{keep[found[1]]}"' if found[1] in keep else "", body)
@@ -137,7 +139,7 @@ def smooth(series: Sequence[tuple[float, float]], window: int) -> Series:
 
     It starts at the first value itself: that a step starts at ln 2 or at 0 must be seen.
     """
-    half = window // 2
+    half = window // 2  # the window shrinks at both ends alike: a lopsided one would bend a straight line
     made = []
     for index, (x, _) in enumerate(series):
         near = series[index - min(half, index) : index + min(half, index) + 1]

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 def finite(value: Any) -> Any:
     """Return `value` as a plain int or float, or None where it is not finite."""
     if isinstance(value, bool | int):
-        return int(value)
+        return int(value)  # a count of tokens may be above 2^53, which a float rounds
     number = float(value)
     return number if math.isfinite(number) else None
 
@@ -119,6 +119,7 @@ class JsonLines:
         last = kept[-1][0]["step"] if kept else 0
         if last < resume_step:
             _log.warning("%s: the metrics of steps %d to %d were lost", path, last + 1, resume_step)
+        # Written again and renamed, not truncated: a reader with the old file open sees whole lines to its end.
         write_bytes(path, b"".join(raw for _, raw in kept))
         with storage_errors(path):
             self._file = path.open("a", encoding="utf-8")

@@ -54,6 +54,7 @@ class Console:
         from tqdm import tqdm
 
         stream = self.stream
+        # A line written under a moving bar would be overwritten by its next move.
         with tqdm.external_write_mode(file=stream):
             stream.write(redact.words(text) + "\n")
             stream.flush()
@@ -129,7 +130,7 @@ def every(seconds: float, do: Callable[[], None], name: str) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join()  # nothing is said after the block: what follows may be the error that ended it
 
 
 @contextlib.contextmanager

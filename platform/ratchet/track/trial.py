@@ -228,7 +228,7 @@ class Ends:
         self._thread.join(ENDS_SECONDS)
         self._over.set()
         if left := self._taken - self._told:
-            _log.warning("wandb was not told how %d of %d trials ended; trial.json has it", left, self._taken)
+            _log.warning("wandb did not receive how %d of %d trials ended; trial.json has it", left, self._taken)
 
     def _work(self) -> None:
         while (end := self._waiting.get()) is not None and not self._over.is_set():

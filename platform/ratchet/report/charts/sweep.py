@@ -83,6 +83,7 @@ def draw_parallel(sweep: SweepOutcome) -> Chart | None:
     first = leaders(sweep)
 
     def paint(axes: Any) -> None:
+        # Worst first: what is drawn last lies on top, and that is the best.
         for one, ys, colour in reversed(list(zip(points, lines, colours, strict=True))):
             top = one.id in first
             known = [(x, y) for x, y in enumerate(ys) if y is not None]

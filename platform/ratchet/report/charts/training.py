@@ -252,6 +252,7 @@ def draw_margins(report: Report) -> list[Chart]:
 def _moved(part: Part, key: str, factor: float) -> Series:
     """Return a metric without a first step that starts at its reference: there every margin is 0."""
     series = part.series(key, factor)
+    # A line from 0 to the second step would be the steepest of the chart, and say nothing.
     return series[1:] if part.step.start == part.step.reference else series
 
 

@@ -66,6 +66,7 @@ def sweep_page(sweep: SweepOutcome) -> Page:
     )
 
 
+# A record may lie outside the sweep, in the store: the link climbs, and every part of it is quoted, as names are free.
 def link(sweep: SweepOutcome, path: str) -> str:
     """Return a path below the storage root as a link from the sweep's folder, which lies in `sweeps` there."""
     home = f"sweeps/{sweep.name}"

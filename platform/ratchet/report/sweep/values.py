@@ -49,6 +49,7 @@ class Axis:
         size = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= rough * 0.999)
         step = max(1.0, step) if self.whole else step
+        # 0.3 / 0.1 is 2.9999…96: without the room a tick at an end would be lost.
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
 
@@ -70,6 +71,7 @@ def _is_number(value: Any) -> bool:
 
 def _same(value: Any) -> str:
     """Return the same text for the same value: 1 and 1.0 are one, true is another."""
+    # Python says that True == 1, and YAML that 1 and 1.0 differ; a plan means neither.
     return repr(float(value)) if _is_number(value) else json.dumps(value, sort_keys=True, default=str)
 
 
@@ -132,7 +134,7 @@ def objective_axis(sweep: SweepOutcome, place: int, *, errors: bool = False) -> 
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
     low, high = low - room, high + room
     if sweep.objectives[place].share:
-        low, high = max(0.0, low), min(1.0, high)
+        low, high = max(0.0, low), min(1.0, high)  # room beyond what a share can be would promise values
     return Axis(sweep.objectives[place].metric, "line", low, high)
 
 

@@ -153,7 +153,7 @@ def heldout(report: Report) -> PageTable | None:
     ]
     return table(
         rows,
-        "Log-probability of the answer minus that under the model that it is held against. Where a model's "
+        "Log-probability of the answer minus that under the model that it is compared with. Where a model's "
         f"loss reads no reference, its accuracy and margin are of its own log-probabilities. {fig.SHARE_NOTE}",
     )
 
@@ -229,11 +229,12 @@ class Pooled:
 
 
 def pooled(report: Report, model: str) -> Pooled | None:
-    """Pool a model's held-out rows against the model that most models are held against."""
+    """Pool a model's held-out rows against the model that most models are compared with."""
     rows = [(one, found) for one in report.evaluation if one.model == model for found in one.heldout]
     votes = Counter(found.against for one in report.evaluation for found in one.heldout)
     if not rows:
         return None
+    # Figures against two models cannot be pooled; the one of most votes lets most models be compared with each other.
     against = max((found.against for _, found in rows), key=lambda name: votes[name])
     held = [found for _, found in rows if found.against == against]
     return Pooled(
@@ -256,5 +257,5 @@ def _pool(rows: list[HeldOutScores], key: str, error: str) -> Mean:
     mean = sum(getattr(one, key) * one.pairs for one in known) / total
     errors = [getattr(one, error) for one in known]
     if any(value is None for value in errors):
-        return mean, None
+        return mean, None  # one unknown error leaves that of the whole unknown
     return mean, sum((value * one.pairs) ** 2 for value, one in zip(errors, known, strict=True)) ** 0.5 / total

@@ -93,7 +93,7 @@ def chosen(report: Report) -> PageTable | None:
     rows = []
     for step in report.steps:
         if not step.does.reads_pairs:
-            continue
+            continue  # sft and merges have no rejected answer, so nothing to lower
         end, held = end_of(step, "logps/chosen_delta"), held_of[step.name]
         verdict = verdict_of(*(held.chosen if held and held.chosen[0] is not None else end), len(held_of))
         entries = [

@@ -1,0 +1,47 @@
+"""A JSON file is a dataclass through the codec: no file is written from a dict whose keys nothing checks."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PLATFORM = Path(__file__).resolve().parents[2] / "platform" / "ratchet"
+WRITERS = {"write_json", "write_json_once", "write_sealed", "write_sealed_once", "dump", "dumps"}
+
+BY_HAND = {
+    "evaluate/harness/data.py": "the files that a task of lm-eval read, with their digests",
+    "evaluate/mt_bench/scores.py": "FastChat's own format, whose keys are not ours",
+    "pipeline/training.py": "the engine that scores a step's reference",
+    "prove/recording.py": "what an addition in many parts came to",
+    "reference/processes.py": "how often a process began a reference pass",
+    "store/warned.py": "a line of warnings.jsonl, written while a process may be dying",
+    "train/checkpoint.py": "a manifest: a dataclass and the name of its folder",
+    "train/worker.py": "the hosts of a group of workers",
+    "tune/process.py": "the word that stops a trial",
+    "tune/sweep.py": "the word that stops a sweep",
+}
+"""Files that still write keys by hand, and what they write. A new one is a dataclass instead."""
+
+
+def written_by_hand(root: Path) -> list[str]:
+    """Return the places where a dict that is spelt out is handed to what writes JSON."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not any(isinstance(one, ast.Dict) for one in node.args):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in WRITERS:
+                found.append(f"{path.relative_to(root)}:{node.lineno}")
+    return found
+
+
+def test_documents_are_dataclasses() -> None:
+    new = [place for place in written_by_hand(PLATFORM) if place.partition(":")[0] not in BY_HAND]
+    assert not new, f"written from a dict: {', '.join(new)}; make a dataclass of it, and write store.codec.to_values"
+
+
+def test_a_document_written_by_hand_is_found(tmp_path: Path) -> None:
+    lines = ('write_json(path, {"level": 1})', "write_json(path, to_values(document))", 'json.dumps({"a": 2})', "{}")
+    (tmp_path / "one.py").write_text("\n".join(lines))
+    assert written_by_hand(tmp_path) == ["one.py:1", "one.py:3"]
