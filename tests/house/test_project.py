@@ -20,6 +20,22 @@ TEXT = {"", ".cfg", ".html", ".j2", ".jinja", ".json", ".md", ".py", ".sh", ".to
 # Written in pieces, so that this file does not hold them itself.
 FORBIDDEN = re.compile(r"(?<![\w.$}])/(?:wo" + r"rk|ro" + r"ot)/|\b(?:TO" + r"DO|FIX" + r"ME)\b")
 
+# Words that no engineer would say. Files that still have one are listed; no other may get one.
+WORN = re.compile(r"\b(?:befell|anew|in vain|whoever|hangs? on|whose (?:they are|it is))\b", re.IGNORECASE)
+STILL_WORN = {
+    "platform/ratchet/evaluate/compare.py",
+    "platform/ratchet/pairs/assemble.py",
+    "platform/ratchet/store/lease.py",
+    "platform/ratchet/store/made.py",
+    "platform/ratchet/train/communicate.py",
+    "platform/ratchet/train/deepspeed.py",
+    "platform/ratchet/train/driver_loop.py",
+    "platform/ratchet/train/engine.py",
+    "platform/ratchet/train/faults.py",
+    "platform/ratchet/train/launch.py",
+    "platform/ratchet/tune/sweep.py",
+}
+
 OUR_MARKS = {"ray", "slow", "gpu", "vllm", "nodes", "prove"}
 PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures"}  # no xfail: a test passes
 
@@ -59,6 +75,23 @@ def test_forbidden_words_are_found(tmp_path: Path, line: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"fine: outputs/work/x, todo, $HOME/work/\n{line}\n")
     assert list(word_faults([page], tmp_path)) == [f"page.md:2: {line}"]
+
+
+def worn_words(paths: list[Path], root: Path) -> Iterator[str]:
+    """Lines of pages and of the library with a worn word."""
+    for path in paths:
+        name = str(path.relative_to(root))
+        if name.startswith(("docs/", "platform/", "README", "CONTRIBUTING")) and name not in STILL_WORN:
+            lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            yield from (f"{name}:{number}: {line.strip()[:100]}" for number, line in lines if WORN.search(line))
+
+
+def test_pages_and_library_have_no_worn_words(tmp_path: Path) -> None:
+    faults = list(worn_words(text_files(), ROOT))
+    assert not faults, "\n".join(faults)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/page.md").write_text("It depends on it.\nA worker waits in vain.\n")
+    assert list(worn_words([tmp_path / "docs/page.md"], tmp_path)) == ["docs/page.md:2: A worker waits in vain."]
 
 
 def commands(page: str) -> list[str]:

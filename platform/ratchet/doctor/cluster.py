@@ -81,6 +81,7 @@ def _everywhere(ids: Sequence[str], function: Callable[..., Any], *arguments: An
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # Without a CPU: a full cluster must answer too. Without a retry: what ended the first try is the finding.
     remote = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
         one: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(one, soft=False)).remote(*arguments)
@@ -106,6 +107,7 @@ def _skews(ids: Sequence[str]) -> dict[str, Skew]:
     for one in ids:
         for _ in range(_ROUNDS):
             before = time.time()
+            # One node at a time: waiting for others would widen the bounds.
             there = _everywhere([one], probe.clock)[one]
             after = time.time()
             if isinstance(there, float):
@@ -127,6 +129,7 @@ def _meet(ids: Sequence[str], storage: Path) -> dict[str, Storage]:
         with contextlib.suppress(OSError):
             probe.remove_markers(storage, token)
         _everywhere(ids, probe.remove_markers, storage, token)
+        # The innermost first, and only what this look made: the storage may be anybody's.
         for folder in made:
             with contextlib.suppress(OSError):  # it was never made, or another process has put something there
                 folder.rmdir()

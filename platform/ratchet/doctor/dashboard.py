@@ -33,6 +33,7 @@ def inspect_dashboard(url: str, token: str | None) -> Dashboard:
     """Ask a dashboard at `url` without a token what it gives away, and with `token` which secrets its jobs show."""
     url = url.rstrip("/")
     try:
+        # First without a token, as a stranger would ask.
         status, body = get(f"{url}/api/jobs/", None)
     except _NO_ANSWER:
         return Dashboard(url, reachable=False)
@@ -77,6 +78,7 @@ def get(url: str, token: str | None) -> tuple[int, bytes]:
     with requests.Session() as session:
         session.trust_env = False  # no proxy, and no password of a netrc in place of the token
         with session.get(url, headers=headers, timeout=_SECONDS, allow_redirects=False, stream=True) as answer:
+            # A part is enough: a server that never ends must not fill the memory.
             return answer.status_code, answer.raw.read(_MOST_BYTES, decode_content=True)
 
 
@@ -98,7 +100,7 @@ def authentication(dashboard: Dashboard | None, environment: Mapping[str, str]) 
     check, asked = "authentication", environment.get("RAY_AUTH_MODE", "")
     if dashboard is not None and dashboard.reachable:
         if dashboard.jobs_open or dashboard.mode == "disabled":
-            return problem(check, "off: whoever reaches this cluster runs code on it, without a token", _CLOSE)
+            return problem(check, "off: anyone who reaches this cluster runs code on it, without a token", _CLOSE)
         if dashboard.status in {401, 403}:
             return ok(check, f"on: without a token jobs answer {dashboard.status}")
         said = f"not clear: jobs answer {dashboard.status} without a token; mode {dashboard.mode or 'unknown'}"

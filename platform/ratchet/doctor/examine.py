@@ -49,6 +49,7 @@ _NODES = "give the address of the cluster itself (host:6379), or run `ratchet do
 def _this_machine(plan: Plan | None, cluster: Cluster) -> list[Finding]:
     machine = probe.machine(root_of(cluster.storage))
     need = needs(cluster)
+    # As a run would start its local Ray: with the CPUs that the plan needs, and one more.
     resources = {"CPU": float(max(os.cpu_count() or 1, math.ceil(need["CPU"]) + 1)), "GPU": float(len(machine.gpus))}
     resources["object_store_memory"] = float(cluster.ray.object_store_mb << 20)
     node = NodeFacts(machine.name, "127.0.0.1", resources, metrics_port=0, machine=machine)

@@ -108,4 +108,5 @@ def _writable(storage: Path) -> bool:
     folder = storage
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
+    # The storage need not exist yet: a run makes it where its parent lets it.
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

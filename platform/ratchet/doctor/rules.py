@@ -211,6 +211,7 @@ def enough_nodes(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
     if short := _short(fewest, have):
         return problem("room for the plan", short, do)
     each = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    # A sum over nodes hides that no single one has room for a worker.
     if not any(all(node.resources.get(kind, 0.0) >= need for kind, need in each.items()) for node in nodes):
         told = f"a worker takes {each['CPU']:g} CPUs and {each['GPU']:g} GPUs, and no node has as many"
         return problem("room for the plan", told, "lower cluster.cpus_per_worker or cluster.gpus_per_worker")
@@ -270,6 +271,7 @@ def _numbers(version: str) -> tuple[tuple[int, ...], bool]:
     """Return a version as something that sorts: its numbers, and whether it is the release and not before it."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     numbers = [int(part) for part in found[0].split(".")] if found else [0]
+    # 2.10 and 2.10.0 are one version.
     while numbers and numbers[-1] == 0:
         numbers.pop()
     before = re.match(r"\.?(?:a|b|rc|dev)", version[found.end() :] if found else "")

@@ -70,6 +70,7 @@ def holding(objects: list[Document], where: str) -> list[Document]:
 
 def check_objects(objects: Sequence[Document], against: Against) -> list[Problem]:
     """Return everything that is wrong with objects that are applied together."""
+    # An API server takes null for left out, and fills in its default; rules must not take it for a value.
     objects = [dataclasses.replace(one, data=without_nulls(one.data)) for one in objects]
     found: list[Problem] = []
     for document in objects:

@@ -74,6 +74,7 @@ def idle_faults(job: RayPart) -> Iterator[Problem]:
     for rule in job.part("deletionStrategy").parts("deletionRules"):
         condition = rule.part("condition").data
         after, ending = condition.get("ttlSeconds") or 0, str(condition.get("jobStatus"))
+        # Of several rules for one ending the first to come frees the GPUs.
         if rule.data.get("policy") in _FREEING and isinstance(after, int):
             soonest[ending] = min(soonest.get(ending, (after, rule)), (after, rule), key=lambda one: one[0])
     for after, rule in soonest.values():

@@ -68,6 +68,7 @@ def place_workers(cluster: Cluster, *, gpus_per_node: int, workers_per_node: int
         )
     nodes = max(math.ceil(cluster.most_workers / fit), math.ceil(cluster.score_actors / engines))
     workers, actors = math.ceil(cluster.most_workers / nodes), math.ceil(cluster.score_actors / nodes)
+    # A scoring process takes one CPU, also where its engine has GPUs.
     cpus = math.ceil(max(workers * cluster.cpus_per_worker, actors)) + SPARE_CPUS
     gpus = math.ceil(max(workers * cluster.gpus_per_worker, actors * engine))
     in_pod = int(gpus // engine) if engine else cpus
@@ -157,6 +158,7 @@ def planned(command: Command, head: RayPart, objects: Sequence[Document], root: 
     if not command.files:
         raise PlanError(f"`ratchet {command.verb}` names no plan")
     name = command.files[0]
+    # A ConfigMap lies over the image's folder, so it comes first: it is what the pod sees.
     text = mounted_file(str(Path(IMAGE_FOLDER, name)), head, objects)
     if text is None and Path(name).is_absolute():
         raise PlanError(

@@ -172,6 +172,7 @@ def _autoscaler_faults(cluster: RayPart) -> Iterator[Problem]:
 
 def _auth_faults(cluster: RayPart) -> Iterator[Problem]:
     auth, version = cluster.part("authOptions"), cluster.data.get("rayVersion")
+    # KubeRay looks at versions only where tokens are on.
     token, delegated = auth.data.get("mode") == "token", auth.data.get("enableK8sTokenAuth") is True
     number = _ray_version(cluster) if token else None
     yield from cluster.problems(

@@ -77,6 +77,7 @@ def _patched(one: Document, here: KeyPath, patch: dict[str, Any], objects: list[
     hits = [n for n, document in enumerate(objects) if _selected(document, target)]
     _must_differ(one, here, target, len(hits))
     for n in hits:
+        # One file may be a resource of several overlays: patch a copy.
         document = objects[n] = _copy(objects[n])
         for operation in asked:
             _operate(one, here, document, mapping(operation))
@@ -86,6 +87,7 @@ def _patched(one: Document, here: KeyPath, patch: dict[str, Any], objects: list[
 def _operate(one: Document, here: KeyPath, document: Document, operation: dict[str, Any]) -> None:
     """Carry out one operation of RFC 6902 on a document of our own."""
     kind, pointer = at(operation, "op"), str(at(operation, "path"))
+    # In this order: RFC 6901 resolves the tilde itself last.
     keys = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
     path: KeyPath = ()
     parent: Any = document.data
@@ -113,6 +115,7 @@ def _put(
         fail([one.problem(here, f"{kind} {dotted(path)}: there is nothing to {kind} there")])
     places = cast(dict[KeyPath, Place], document.places)  # a copy of our own
     path = (*path[:-1], len(parent)) if append else path
+    # What was below is gone with the value, and a stale line would be reported for what is new.
     for old in [old for old in places if old[: len(path)] == path]:
         del places[old]
     if kind == "remove":

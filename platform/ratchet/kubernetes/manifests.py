@@ -36,6 +36,7 @@ def parse_documents(text: str, file: str, deepest: int = DEEPEST) -> list[Docume
     The scalars are those of YAML 1.1, as Kubernetes reads them: `on` is true there. Raises PlanError.
     """
     try:
+        # Composing recurses, so text of many brackets must be refused before.
         _limit_depth(text, file, deepest)
         nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
     except yaml.MarkedYAMLError as error:

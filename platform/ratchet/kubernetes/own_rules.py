@@ -115,6 +115,7 @@ def _pod_faults(name: str, pod: RayPart) -> Iterator[Problem]:
     container = ray_container(pod)
     entry = environment(container, DRAIN)
     drain = (quantity(entry.data.get("value")) if entry else None) or _RAY_DRAIN
+    # The kubelet kills after the grace period, whatever Ray still drains.
     grace = pod.data.get("terminationGracePeriodSeconds", _KUBERNETES_GRACE)
     if not isinstance(grace, int | float) or grace <= drain:
         what = f"{grace:g} s" if isinstance(grace, int | float) else repr(grace)
@@ -154,6 +155,7 @@ def _store_faults(cluster: RayPart) -> Iterator[Problem]:
         )
     for name, pod in pods[1:]:
         there = shared_mounts(pod)
+        # Both ways: a claim that only workers see is as lost to the driver.
         for folder, claim in sorted(on_head ^ there):
             who = "the head" if (folder, claim) in on_head else name
             what = f"only {who} sees {claim} at {folder}: head and workers must see the same"

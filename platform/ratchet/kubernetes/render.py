@@ -224,6 +224,7 @@ def _size(cluster: RayPart, plan: Plan, asked: RenderOptions, *, sweep: bool) ->
             where="cluster.workers",
             fix="larger nodes (--gpus-per-node, --workers-per-node), or overlay gpus",
         )
+    # The overlay of a sweep says by its pods how many trials run at a time.
     trials = int(group.data.get("maxReplicas", 1)) if sweep else 1
     fewest, most = (pods.fewest if autoscales(cluster) else pods.most) * trials, pods.most * trials
     group.data.update(replicas=fewest, minReplicas=fewest, maxReplicas=most)
@@ -264,6 +265,7 @@ def _mount_files(pod: RayPart, config_map: str, files: dict[str, str]) -> None:
         )
     if len({_key(name) for name in files}) < len(files):
         raise PlanError(f"two of {', '.join(files)} would have one key in a ConfigMap: rename one")
+    # As files by subPath: a mounted folder would hide the image's other files, and would change under a run.
     pod.data.setdefault("volumes", []).append({"name": _VOLUME, "configMap": {"name": config_map}})
     mounts = pod.data["containers"][0].setdefault("volumeMounts", [])
     for name in files:

@@ -47,6 +47,7 @@ def read_crds(folder: Path) -> dict[str, Crd]:
                 versions = [version for version in crd["spec"]["versions"] if version["name"] == "v1"]
                 schema = versions[0]["schema"]["openAPIV3Schema"]
                 closed = _closed(schema)
+                # A CRD says no more of metadata than its type; closed, it would refuse every label.
                 closed["properties"]["metadata"] = {"type": "object"}
                 found[kind] = Crd(schema, jsonschema.Draft202012Validator(closed))
     if not found:
@@ -63,6 +64,7 @@ def crd_faults(document: Document, crds: Mapping[str, Crd]) -> Iterator[Problem]
     crd = crds.get(object_kind(document))
     if crd is None:
         return
+    # Defaults are filled in below, and the document is looked at by other rules too.
     data = copy.deepcopy(document.data)
     for _, value, part in _parts(data, crd.schema):
         for key, below in part.get("properties", {}).items() if isinstance(value, dict) else ():
@@ -104,6 +106,7 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any]:
         if key in schema:
             found[key] = [_closed(one) for one in schema[key]]
     if schema.get("x-kubernetes-int-or-string"):
+        # Kubernetes spells it as an anyOf, whose branches say no more than this type.
         found.pop("anyOf", None)
         found["type"] = ["integer", "string"]
     return found

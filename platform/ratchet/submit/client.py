@@ -52,6 +52,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
     def _do_request(self, method: str, endpoint: str, *, json_data: Any = None, **options: Any) -> requests.Response:
         """Ask, and turn what is no answer into ClusterError, or UnreachableError where a later try may get one."""
         try:
+            # A redirect would carry the headers, and so the token, to another host.
             response = requests.request(
                 method, self._address + endpoint, json=json_data, headers=self._headers, verify=self._verify,
                 timeout=TIMEOUTS, allow_redirects=False, **options,

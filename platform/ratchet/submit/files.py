@@ -83,6 +83,7 @@ def stage(path: Path, plan: Plan) -> Staged:
     for name, (file, _) in found.items():
         bytes_of_it = file.stat().st_size
         total += bytes_of_it
+        # By its size on the disk: such a file is not read into memory first.
         if bytes_of_it > MOST_OF_ONE:
             raise _not_sent(
                 f"{bytes_text(bytes_of_it)}, and the most that is sent of one file is {MOST_OF_ONE >> 20} MiB",
@@ -174,6 +175,7 @@ def git_ignored(files: tuple[StagedFile, ...]) -> list[StagedFile]:
             input="\0".join(set().union(*places.values())).encode(),
             capture_output=True,
             check=False,
+            # What git says is compared below, in English.
             env=os.environ | {"LC_ALL": "C"},
         )
     except FileNotFoundError:
@@ -196,6 +198,7 @@ def pack(files: tuple[StagedFile, ...], target: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
+            # Without the time and mode of a checkout: the same files are the same archive.
             entry = zipfile.ZipInfo(file.name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, file.content, zipfile.ZIP_DEFLATED)

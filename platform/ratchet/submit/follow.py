@@ -126,6 +126,7 @@ def stop(jobs: Jobs, plan: str, job_id: str | None, out: TextIO, *, patience: fl
     console.say(f"{job.id}: asked to stop; it has {job.stop_wait} s to commit a checkpoint")
     started = time.monotonic()
     jobs.stop(job.id)
+    # A head under load may be silent for as long as the job has to stop.
     ended = follow_job(jobs, job.id, out, patience=max(patience, job.stop_wait + _AFTER_KILL), seen=seen)
     took = time.monotonic() - started
     if ended.status != "STOPPED":

@@ -156,6 +156,7 @@ def variables(settings: Sequence[str], cluster: Cluster, stop_wait: int) -> dict
                 fix="say --stop-wait SECONDS",
                 code="plan.job-setting",
             )
+        # Ray ends a driver whose job and `ray.init` both set a variable.
         if name in worker_environment(cluster):
             raise PlanError(
                 "`ratchet run` sets this variable itself, and Ray takes it from one place only",
@@ -192,6 +193,7 @@ def submit_once(jobs: Jobs, submission: Submission, job_id: str | None) -> tuple
     while True:
         name = job_id or f"{submission.plan}-{submission.digest[:10]}-{attempt}"
         job = jobs.info(name)
+        # A cluster takes a name once. So of two that ask at one moment one submits, and the other finds its job.
         if job is None and jobs.submit(name, submission):
             return name, True
         job = job or jobs.info(name)

@@ -42,6 +42,7 @@ def known_secrets(environment: Mapping[str, str], more: Sequence[str] = ()) -> d
         elif (stem := _PLACE.fullmatch(name)) and looks_secret(stem[1]):
             places.append(Path(value))
     for place in places:
+        # No token is as large; a key store may be, and is not read whole.
         if place.is_file() and place.stat().st_size <= _LARGEST_SECRET and os.access(place, os.R_OK):
             found[str(place)] = place.read_text(encoding="utf-8", errors="replace")
     return {name: value.strip() for name, value in found.items() if len(value.strip()) >= SHORTEST}
