@@ -30,6 +30,7 @@ class _Thread:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # Both: who waits to be asked looks only then whether it is over.
         self._over.set()
         self._asked.set()
         self._thread.join()

@@ -51,6 +51,7 @@ class Chooser:
         self._left = [seen.chosen for seen in self._seen.values() if seen.end is None or passing(seen.end)]
         self._new = iter(self._list()) if space.search.by != "tpe" else iter(self._proposals())
         hours = space.budget.hours
+        # Monotonic: a clock that is set meanwhile neither ends nor prolongs the sweep.
         self._deadline = None if hours is None else time.monotonic() + 3600 * (hours - spent)
 
     @property
@@ -123,6 +124,7 @@ class Chooser:
         A trial that is run again, or that lacks an objective that was not asked for then, is as good as under way.
         """
         point = trials[0].chosen.trial.values
+        # The plan's own seed may be one of the seeds: a trial without one does not count beside them.
         own = [one for one in trials if one.chosen.trial.seed is not None] or trials
         ends = [one.end for one in own if one.end is not None and not passing(one.end)]
         if len(own) < seeds or len(ends) < len(own):

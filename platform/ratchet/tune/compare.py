@@ -50,7 +50,7 @@ def compare(
         if len(own[point.id]) == 1
         for trial in own[point.id]
     }
-    pairs = len(ranked) * len(others) // 2
+    pairs = len(ranked) * len(others) // 2  # of points, not those with the first alone
     flips = min(_MOST_FLIPS, max(FLIPS, _FLIPS_FOR_EACH * pairs))
     found = [_compared(first, other, own, values, objective.metric, flips) for other in others]
     return tuple(dataclasses.replace(one, p_all=None if one.p is None else min(1.0, pairs * one.p)) for one in found)
@@ -98,7 +98,7 @@ def _over_pairs(
     ids = sorted(left)
     a, b = (np.array([side[one] for one in ids]) for side in (left, right))
     found = paired(a, b, ids, 0, flips=flips)
-    error = found.standard_error or None
+    error = found.standard_error or None  # 0 where all pairs differ by the same: that tells no error
     return PointComparison(
         first.id, other.id, found.difference, error, found.low, found.high, found.p, "pairs", found.items
     )

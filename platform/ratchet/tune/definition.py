@@ -71,7 +71,8 @@ class Sweep:
 
     def _task(self, chosen: Chosen, plan: Plan, text: str) -> TrialTask:
         trial = chosen.trial
-        storage = str(root_of(plan.cluster.storage))  # a trial's process starts in a folder of Ray's
+        # Absolute: a trial's process starts in a folder of Ray's.
+        storage = str(root_of(plan.cluster.storage))
         return TrialTask(
             sweep=self.name,
             name=trial.trial_id,

@@ -37,6 +37,7 @@ def dry_run(sweep: Sweep) -> str:
         one, left_out = _forecast(sweep, drawn)
         return describe_drawn(one, count or space.budget.trials) + left_out
     if space.search.by == "tpe" or count is None or count > _MOST:
+        # Any one trial is as much work as another; the first value that is tried is there for every kind.
         first = {key: one.row.tried(one.given)[0] for key, one in space.keys.items()}
         one, left_out = _forecast(sweep, [SeededPoint(first, space.seeds[0] if space.seeds else None)])
         return describe_open(one, count, space.budget.hours) + left_out

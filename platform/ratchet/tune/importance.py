@@ -73,7 +73,7 @@ def _scale(key: Key, taken: Sequence[Any], results: Sequence[float]) -> _Scale:
         low, high = min(*key.values, *taken), max(*key.values, *taken)
         if numbers.log:  # its evaluator forgets `log=True`
             return _Scale(FloatDistribution(math.log(low), math.log(high)), math.log)
-        edge = 0.5 if numbers.whole else 0.0
+        edge = 0.5 if numbers.whole else 0.0  # each whole number has the same weight, those at the ends too
         return _Scale(FloatDistribution(low - edge, high + edge), float)
     gains: dict[str, list[float]] = {}
     for value, came_to in zip(taken, results, strict=True):

@@ -1,4 +1,4 @@
-"""The points of a sweep space: a pure function of the space, so that a sweep that is taken up again has the same ones.
+"""The points of a sweep space: a pure function of the space, so that a sweep that goes on has the same ones.
 
 A point gives every key of the space a value; a trial is a run of the plan at a point, with one of the space's seeds.
 """
@@ -124,7 +124,9 @@ def drawn(space: Space, number: int) -> dict[str, Any]:
 
 def _fraction(seed: int, number: int, key: str) -> float:
     """Return a number in [0, 1) of (seed, number, key): Philox's raw bits, which no version of numpy may change."""
+    # A stream for each key: another key beside it, or another order of keys, changes nothing.
     stream = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+    # Raw bits: the way from bits to numbers of numpy's Generator may change between versions.
     bits = np.random.Philox(
         key=np.array([seed, number], dtype=np.uint64), counter=np.array([0, 0, 0, stream], dtype=np.uint64)
     )

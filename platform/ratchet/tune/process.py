@@ -48,7 +48,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> TrialE
     asked to stop: it has no trial.json then.
     """
     redact.guard_process()
-    os.chdir(task.home)
+    os.chdir(task.home)  # Ray starts it in a folder of its own, and paths of the plan are relative to the driver's
     chosen = write_point(task)
     task = dataclasses.replace(task, number=chosen.number)
     resolved = task.plan.model_dump(mode="json")
@@ -60,6 +60,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> TrialE
         stop = Stop(elsewhere=asked)
         stack.enter_context(leased(task.lease, what=what, wait=Wait(Console(log).say, stop.check)))
         stop.check()
+        # Looked for under the lease: a process of a killed driver may have ended the trial until now.
         before = read_end(task.folder)
         if before is not None and not passing(before):  # it ended while this process waited, or before
             return before
@@ -70,6 +71,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> TrialE
             progress = stack.enter_context(contextlib.closing(JsonLines(task.folder / PROGRESS, 0)))
             listeners.append(Progress(task, task.scheduled, progress, report).line)
         watch = Watch(listeners)
+        # Of a process that was lost: Ray keeps the slots of its workers until the job ends.
         free_slots(task.folder / SLOTS)
         try:
             end = run_trial(task, lambda: _run(task, watch, wandb, Console(log), asked), wandb.path)
@@ -78,7 +80,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> TrialE
             raise
         named = {name: end.metrics[name] for name in task.objectives if name in end.metrics}
         wandb.finish(end.status, named, end.why)
-        watch.close()
+        watch.close()  # raises what a listener failed of; by now the end is written, and wandb has it
     return end
 
 

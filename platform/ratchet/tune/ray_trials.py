@@ -38,7 +38,7 @@ from ratchet.tune.trial import TASK, TrialTask
 
 ERROR = "error.txt"
 STEP = "step"
-_FAR = 10**9
+_FAR = 10**9  # ASHA ends no trial for having come to a last rung
 _RETRIES = 2
 """Times that a trial whose process was lost is run again; it goes on from what is in the store."""
 
@@ -123,9 +123,9 @@ def run_trials(
         shutil.rmtree(left, ignore_errors=True)
     os.environ |= {  # read by Ray Tune in this process
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before its stage reports the metric
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the first Ctrl-C lets trials save: the driver hears it itself
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of the plan are relative to the driver's folder
         "RAY_AIR_NEW_OUTPUT": "0",  # the other one prints a banner at every verbosity
     }
 
@@ -160,6 +160,7 @@ def _beside_the_driver() -> Any:
             "this process is on no machine of the Ray cluster, and trials run beside it",
             fix="start the sweep on a node of the cluster, such as by ray job submit",
         )
+    # More than 0, or Ray ties it to no machine; so little that any number of trials finds room.
     return tune.PlacementGroupFactory([{here: 0.001}])
 
 

@@ -145,6 +145,7 @@ def run_one(sweep: Sweep, values: Mapping[str, Any], seed: int | None) -> Path:
     heard = Heard(task.folder, Console().say)
     with heard.meanwhile(), ray_session(task.plan.cluster, say=Console().say):
         end = work(task, lambda line: None)
+    # An agent keeps no clock: the seconds are those that `ratchet sweep` spent.
     write_page(sweep, sum(call["seconds"] for call in read_json_or_none(sweep.folder / CALLS) or []))
     if end.reason is not None:
         raise error_from(end.reason)
@@ -171,7 +172,7 @@ def _run(sweep: Sweep, chooser: Chooser, first: Chosen, clock: Clock, console: C
             except PlanError as error:
                 console.say(f"{chosen.trial.trial_id:<20} {error.what}")
                 chooser.ended(chosen.trial.trial_id, reject(sweep.impossible(chosen), error))
-                refused += 1
+                refused += 1  # in this call alone: a point that is allowed begins the count again
                 if refused == _MOST_REFUSED:
                     raise
                 continue
@@ -261,7 +262,8 @@ def _claim(sweep: Sweep, console: Console, *, fresh: bool) -> None:
         aside = folder.with_name(f"{folder.name}.{now().replace(':', '')}-{uuid.uuid4().hex[:4]}")
         with storage_errors(aside):
             aside.mkdir()
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == IDENTITY):  # which says whose they are
+            # identity.json goes last: after a kill in between, what is left still says what it was made from.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == IDENTITY):
                 if path.name != "lock":
                     path.rename(aside / path.name)
         console.say(f"{sweep.name:<20} put aside as {aside}")
@@ -296,7 +298,8 @@ def write_page(sweep: Sweep, seconds: float) -> tuple[Path, SweepOutcome]:
     """Gather what all trials have come to, write `sweep.json` and the page, and return that. Raises StorageError."""
     layout = layout_at(sweep.plan.cluster.storage)
     asked = SweepRequest(sweep.plan, sweep.space, sweep.plan_text, sweep.space_text, trial_count(sweep.space))
-    with _alone(sweep):  # the last one knows of all
+    # Agents write the page side by side: one at a time, so that the last page knows of all trials.
+    with _alone(sweep):
         found = [one.end for one in written_trials(sweep.folder / TRIALS) if one.end is not None]
         marks = order_marks(sweep.space, sweep.plan, found, layout)
         told = warned.on_page([], sweep.folder, runs=RUNS)

@@ -47,7 +47,9 @@ def propose(space: Space, known: Sequence[Known]) -> dict[str, Any] | None:
     told = distributions(space)
     taken = {json.dumps(one.point, sort_keys=True) for one in known}
     for attempt in range(_TRIES):
+        # By the number of points that are known: a driver that was killed proposes the same point again.
         seed = int(np.random.SeedSequence([space.search.seed, len(known), attempt]).generate_state(1)[0])
+        # constant_liar takes points under way for bad ones, so that trials at once are not all alike.
         study = optuna.create_study(
             directions=["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()],
             sampler=TPESampler(seed=seed, constant_liar=True, multivariate=len(told) > 1),
@@ -83,6 +85,7 @@ def _trial(known: Known, space: Space, distributions: Mapping[str, BaseDistribut
         return create_trial(state=TrialState.RUNNING, params=params, distributions=dict(distributions))
     if known.values is not None:
         return create_trial(values=list(known.values), params=params, distributions=dict(distributions))
+    # Optuna ranks a pruned trial below all others; with several objectives it has no pruning, and leaves it out.
     state = TrialState.PRUNED if len(space.objectives) == 1 else TrialState.FAIL
     return create_trial(state=state, params=params, distributions=dict(distributions))
 

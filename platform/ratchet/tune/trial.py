@@ -145,9 +145,10 @@ def end_trial(task: TrialTask, status: Status, **found: Any) -> TrialEnd:
     """
     made = {"steps": made_steps(task.folder), "started": now(), **found}
     end = TrialEnd(FORMAT, task.name, task.number, task.point, task.point_id, task.seed, status, **made)
+    # The trial's process and a driver that takes it for lost may both end it: the first file stands.
     if write_sealed_once(task.folder / TRIAL, to_values(end)):
         return end
-    if (before := read_end(task.folder)) is None:
+    if (before := read_end(task.folder)) is None:  # the file is damaged, and so no end
         write_sealed(task.folder / TRIAL, to_values(end))
     return before or end
 
@@ -161,6 +162,7 @@ def run_trial(task: TrialTask, run: Callable[[], Mapping[str, Value]], wandb: st
     before = read_end(task.folder)
     if before is not None and not passing(before):
         return before
+    # Away before it runs: a kill from here on must leave the trial unfinished, not failed as it was before.
     (task.folder / TRIAL).unlink(missing_ok=True)
     started, clock = now(), time.monotonic()
     status: Status = "finished"

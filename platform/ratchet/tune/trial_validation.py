@@ -98,7 +98,7 @@ class _Trier:
         return Problem(place, key, what)
 
     def _without_effect(self, document: Document, values: Mapping[str, Any]) -> Iterator[Problem]:
-        """Yield why a value decides nothing in a trial, as another key of the stage has the say."""
+        """Yield why a value decides nothing in a trial, as another key of the stage decides in its place."""
         for key in values:
             place = dataclasses.replace(self.written.place(("keys", key)), under="keys")
             if key.endswith(".checkpoint.every") and value_in(document, f"{key[:-5]}publish") != "best":

@@ -84,12 +84,13 @@ class Watch:
     def _end(self, file: _Followed, over: threading.Event, thread: threading.Thread) -> None:
         over.set()
         thread.join()
+        # A resume may have cut the file back and written it again: from its start, lines known are passed over.
         file.afresh()
         self._hand_on(file)
 
     def _hand_on(self, file: _Followed) -> None:
         for line in file.new():
-            for listener in tuple(self._listeners):
+            for listener in tuple(self._listeners):  # a copy, as one that fails is taken out
                 with self._lock:
                     if not self._guard(functools.partial(listener, file.step, line), file.step):
                         self._listeners.remove(listener)
