@@ -51,23 +51,36 @@ CHOICES: dict[str, list[Any]] = {
         *({"by": "count", "count": 2, **way} for way in ({}, {"order": "random"}, {"target": "start"})),
     ],
 }
-REFERENCES = [None, "base", "warm", *({"path": "OTHER", "dtype": one} for one in ("float32", "bfloat16"))]
+KEYS = CHOICES | {
+    "reference": [None, "base", "warm", *({"path": "OTHER", "dtype": one} for one in ("float32", "bfloat16"))],
+    "dtype": ["float32", "bfloat16"],
+    "rows": [1, 2],
+    "rate": [1e-5, 2e-5],
+    "of": [["align", "base"], ["warm", "align"]],
+}
 
 
 def drawn(number: int) -> dict[str, Any]:
-    """Return a plan of four stages; OTHER stands for the folder of its models."""
-    draw = random.Random(number)
-    align = {key: draw.choice(values) for key, values in CHOICES.items()}
-    align["reference"] = draw.choice(REFERENCES) if align["kind"] not in {"cpo", "simpo"} else None
-    warm = {"kind": "sft", "data": ["a"], "max_length": 64, "learning_rate": draw.choice([1e-5, 2e-5])}
+    """Return a plan of four stages; one of an odd number differs in one key from the one before it.
+
+    OTHER stands for the folder of its models.
+    """
+    draw = random.Random(number // 2)
+    chosen = {key: draw.choice(values) for key, values in KEYS.items()}
+    if number % 2:
+        # Plans that are drawn alone differ in many keys at once, and would not notice that one of them is missing.
+        key = draw.choice(list(KEYS))
+        chosen[key] = draw.choice([value for value in KEYS[key] if value != chosen[key]])
+    align = {key: chosen[key] for key in CHOICES}
+    align["reference"] = chosen["reference"] if align["kind"] not in {"cpo", "simpo"} else None
     return {
         "name": f"p{number}",
-        "model": {"path": "OTHER", "dtype": draw.choice(["float32", "bfloat16"])},
-        "data": {"a": SOURCE, "b": {**SOURCE, "seed": draw.choice([1, 2])}},
+        "model": {"path": "OTHER", "dtype": chosen["dtype"]},
+        "data": {"a": SOURCE, "b": {**SOURCE, "seed": chosen["rows"]}},
         "stages": {
-            "warm": warm,
+            "warm": {"kind": "sft", "data": ["a"], "max_length": 64, "learning_rate": chosen["rate"]},
             "align": {key: value for key, value in align.items() if value is not None},
-            "blend": {"kind": "merge", "of": draw.choice([["align", "base"], ["warm", "align"]])},
+            "blend": {"kind": "merge", "of": chosen["of"]},
             "last": {"kind": "dpo", "data": ["b"], "after": "blend", "max_length": 64},
         },
     }
