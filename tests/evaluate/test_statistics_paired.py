@@ -220,7 +220,7 @@ def test_the_score_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b"),
+    ("a", "b", "options"),
     [
         ([], [], {}),
         ([1.0], [1.0, 2.0], {}),

@@ -7,7 +7,7 @@ import itertools
 from ratchet.evaluate.mt_bench.files import TalkQuestion
 from ratchet.evaluate.mt_bench.run import Talk, judge_talks
 from recorded_judgments import read_as_fastchat
-from tests.evaluate.test_judge import ATTACKS, TEMPLATE, asked_set, mind_judge
+from tests.evaluate.judges.test_guard import ATTACKS, TEMPLATE, asked_set, mind_judge
 
 
 def test_of_hundreds_of_canaries_none_writes_its_own_verdict() -> None:
