@@ -225,7 +225,9 @@ def test_a_sweep_of_which_nothing_came_is_an_error_that_names_the_common_reason_
         refuse_nothing(found)
     assert caught.value.exit_code == 5
     said = str(caught.value)
-    assert "3 of 3 trials failed, 3 of them of this: TrainingError: step align: at step 2 the loss of 10" in said
+    assert (
+        "3 of 3 trials failed, 3 of them because of this: TrainingError: step align: at step 2 the loss of 10" in said
+    )
     assert said.count("is not finite") == 1 and "lower the rate; --fresh tries these points again" in said
     with raises("plan.nothing-finished") as caught:
         point_to_promote(found)

@@ -243,7 +243,7 @@ RULES: tuple[Rule[Report], ...] = (
         True,
         _collapsed,
         "the chosen answers fell by {token} nats a token against {against} ({nats} nats an answer, {pairs} held-out "
-        "pairs): the model no longer writes such answers, and is not to be used, whatever its reward accuracy is",
+        "pairs): the model no longer writes such answers; do not use it, whatever its reward accuracy is",
         "lower learning_rate or epochs, raise beta, or use kind: dpop, which holds the chosen answer up; give a merge "
         "other weights, or use one of its parts alone",
     ),
@@ -288,7 +288,7 @@ RULES: tuple[Rule[Report], ...] = (
         "no effect",
         False,
         _no_effect,
-        "its margin against {against} is {margin} nats on {pairs} held-out pairs: not told from 0",
+        "its margin against {against} is {margin} nats on {pairs} held-out pairs: not distinguishable from 0",
         "train for longer or at a higher learning_rate, or hold out more pairs to see a smaller effect",
     ),
     Rule(

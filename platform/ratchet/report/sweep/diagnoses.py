@@ -43,8 +43,8 @@ def failed(sweep: SweepOutcome) -> list[TrialOutcome]:
 def _words(trials: list[TrialOutcome], of: int) -> dict[str, str]:
     reason, count = common_reason(trials)
     what, _, fix = reason.partition("\n")
-    told = f"{count} of them of this: " if count > 1 else "the first of this: "
-    return {"failed": str(len(trials)), "of": str(of), "reason": told + what, "fix": " ".join(fix.split()) or "see it"}
+    why = f"{count} of them because of this: " if count > 1 else "the first because of this: "
+    return {"failed": str(len(trials)), "of": str(of), "reason": why + what, "fix": " ".join(fix.split()) or "see it"}
 
 
 def _nothing(sweep: SweepOutcome) -> Iterator[Found]:
@@ -102,10 +102,10 @@ RULES: tuple[Rule[SweepOutcome], ...] = (
         "metric, such as a margin",
     ),
     Rule(
-        "best not told from others",
+        "best not distinguishable from others",
         False,
         _close,
-        "{best} cannot be told from {same} of {others}: the 95 % interval of the difference holds 0",
+        "{best} cannot be distinguished from {same} of {others}: the 95 % interval of the difference contains 0",
         "give the objective more held-out pairs or the space more seeds, or take the value that costs least",
     ),
     Rule(

@@ -211,12 +211,12 @@ def _caution(sweep: SweepOutcome, best: Point, others: list[Point]) -> str:
     """Say how many points are as good as the best, and why its value flatters it."""
     first = best.results[0]
     if sweep.comparisons:
-        near = sum(not one.shown for one in sweep.comparisons)
-        said = f"{near} of {many(len(others), 'other point')} cannot be told from it, at 5 % for all pairs of points. "
+        near, level = sum(not one.shown for one in sweep.comparisons), ", at 5 % for all pairs of points"
     else:
         pairs = [apart(first, one.results[0]) for one in others]
         near = sum(one is not None and one.error is not None and abs(one.value) <= 2 * one.error for one in pairs)
-        said = f"{near} of {many(len(others), 'other point')} cannot be told from it at two standard errors. "
+        level = " at two standard errors"
+    said = f"{near} of {many(len(others), 'other point')} cannot be distinguished from it{level}. "
     said += f"As the pick of {len(others) + 1} points its value flatters it: run it again with other seeds to know it."
     if not first.of_seeds:
         return f"{said} An error over items says nothing of how training with another seed would have come out."
@@ -243,7 +243,7 @@ def _front(sweep: SweepOutcome) -> list[str]:
     close = sum(any(_alike(point, other) for other in front) for point in found if not point.front)
     said.append(
         f"The front takes no account of errors: {close} of {many(len(found) - len(front), 'point')} off it cannot be "
-        "told from a point on it at two standard errors in any objective."
+        "distinguished from a point on it at two standard errors in any objective."
     )
     own = plan_point(sweep)
     if own is not None:
