@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ratchet.documents.sweep import Key, Objective, ObjectiveResult, Point, SweepOutcome, TrialOutcome
+from ratchet.plan.distributions import DISTRIBUTIONS
 from ratchet.report import figures as fig
 from ratchet.report.figures import cut
 
@@ -112,11 +113,12 @@ def axis_of(sweep: SweepOutcome, key: Key, values: Iterable[Any], most: int = 24
     """Return the axis of a key that `values` lie on: its own scale, wide enough for all of them."""
     name, values = short_names([one.key for one in sweep.keys])[key.key], list(values)
     numbers = [value for value in [*key.values, *values] if _is_number(value)]
-    if key.kind == "loguniform" and any(value > 0 for value in numbers):
+    scale = DISTRIBUTIONS[key.kind].range
+    if scale and scale.log and any(value > 0 for value in numbers):
         logs = [math.log10(value) for value in numbers if value > 0]
         return Axis(name, "log", *_apart(min(logs), max(logs), 0.3))
-    if key.kind in {"uniform", "randint", "loguniform"} and numbers:
-        return Axis(name, "line", *_apart(min(numbers), max(numbers), 0.5), whole=key.kind == "randint")
+    if scale and numbers:
+        return Axis(name, "line", *_apart(min(numbers), max(numbers), 0.5), whole=scale.whole)
     kinds = {_same(value): value for value in [*key.values, *values]}
     names = tuple(shown(value, key.kind, most) for value in kinds.values())
     return Axis(name, "names", names=names, places={one: index for index, one in enumerate(kinds)})
