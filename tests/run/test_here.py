@@ -10,37 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+import frames
 from ratchet import cli
 from whole_run import PLAN, SUITE, environment, record, steps, weights, write_smallest
-
-COMMAND = """\
-import dataclasses, json, sys
-sys.modules["ray"] = sys.modules["deepspeed"] = None  # to import one is an error now, as where it is not installed
-from ratchet.cli import main
-from ratchet.losses import preference
-
-def probe(*given, **options):
-    frame, names = sys._getframe(1), ["losses/preference.py dpo"]
-    while frame is not None:
-        room, _, file = frame.f_code.co_filename.partition("/platform/ratchet/")
-        if file:
-            names.append(f"{file} {frame.f_code.co_name}")
-        frame = frame.f_back
-    with open("frames.json", "w") as out:
-        json.dump(names, out)
-    return preference.dpo(*given, **options)
-
-preference.LOSSES["dpo"] = dataclasses.replace(preference.LOSSES["dpo"], function=probe)
-sys.exit(main(sys.argv[1:]))
-"""
-MOST_FRAMES = 10
-"""Frames of ours from the command to a loss: `docs/debugging.md` draws them."""
 
 
 def test_a_whole_run_needs_no_ray_and_no_deepspeed(tmp_path: Path) -> None:
     write_smallest(tmp_path)
     found = subprocess.run(
-        [sys.executable, "-c", COMMAND, "run", "plan.yaml", "--here"],
+        [sys.executable, frames.__file__, "run", "plan.yaml", "--here"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -56,8 +34,8 @@ def test_a_whole_run_needs_no_ray_and_no_deepspeed(tmp_path: Path) -> None:
     assert first["loss"] == pytest.approx(0.6931, abs=1e-4)
     report = json.loads((tmp_path / "out/runs/tiny/report.json").read_text())
     assert [one["model"] for one in report["samples"][0]["answers"]] == ["base", "warm", "align", "blend"]
-    frames = json.loads((tmp_path / "frames.json").read_text())
-    assert frames[-1] == "cli.py main" and len(frames) <= MOST_FRAMES, "\n".join(frames)
+    way = frames.way(tmp_path)
+    assert way[-1] == "cli.py main" and len(way) <= frames.MOST_FRAMES - 2, "\n".join(way)  # as no thread, no worker
     scores = json.loads((tmp_path / "out/runs/tiny/scores.json").read_text())
     assert [one["name"] for one in scores["models"]] == ["warm", "align", "blend"]
 

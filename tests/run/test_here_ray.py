@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from whole_run import metrics, ratchet, record, steps, weights, write_smallest
+import frames
+from whole_run import environment, metrics, ratchet, record, steps, weights, write_smallest
 
 pytestmark = pytest.mark.ray
 STEPS = ("warm", "align", "blend")
@@ -20,9 +23,19 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folders = tmp_path_factory.mktemp("on-ray"), tmp_path_factory.mktemp("here")
     for folder, words in zip(folders, ([], ["--here"]), strict=True):
         write_smallest(folder)
-        found = ratchet(folder, "run", "plan.yaml", *words)
+        line = [sys.executable, frames.__file__, "run", "plan.yaml", *words]
+        found = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
         assert found.returncode == 0, found.stderr
     return folders
+
+
+def test_the_way_to_a_loss_is_short(both: tuple[Path, Path]) -> None:
+    """From the command by way of the thread that starts workers, and in a worker to the loss."""
+    for folder in both:
+        way = frames.way(folder)
+        assert way[0] == "losses/preference.py dpo" and way[-1] == "cli.py main"
+        assert len(way) <= frames.MOST_FRAMES, "\n".join(way)
+    assert "train/launch.py train" in frames.way(both[0]) and "train/here.py train_here" in frames.way(both[1])
 
 
 def test_the_same_bits_come_out(both: tuple[Path, Path]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ratchet.errors import CorruptError
 from ratchet.model.folder import card_usage, digest_model
 from ratchet.model.merge import merge_models
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
-from ratchet.pipeline.context import Run, Trial
+from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import (
     BASE,
     PlannedStep,
@@ -56,58 +56,75 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
     """
     step, identity = planned.step, planned.identity
     assert identity is not None  # noqa: S101  a run makes every input before
-    folder = run.layout.step(run.plan.name, step.name)
-    home = run.layout.made_step(home_key(run, step, identity))
-    if run.trial is not None:
-        with run.trial.watch(step.name, folder):
-            model = known_model(run, step, _shared(run, run.trial, step, folder, home, identity))
-        run.stop.check()
-        return model
-    clear_step(folder, run.layout.damaged, wanted=not run.fresh and wanted_again(run, step.name))
-    _claim(run, step, folder, identity)
-    if not folder.exists() and not run.fresh and (home / NAME).exists() and not step_faults(home):
-        link(folder, home)  # a sweep's trial made it
-    record = read_record(folder)
-    if record is None:
-        record = _make(run, step, folder, identity)
-        run.still_ours()
-        write_step_record(folder, record)
-        drop_checkpoints(folder)
-        run.console.done(step.name, _outcome(record), record.seconds)
-        run.stop.check()
-    else:
-        drop_checkpoints(folder)  # its maker may have been killed before it could
-        run.console.say(f"{step.name:<20} is there already")
-    drop_masters(run, step)
-    return known_model(run, step, record)
-
-
-def _shared(run: Run, trial: Trial, step: Step, folder: Path, home: Path, identity: Mapping[str, Any]) -> Record:
-    """Make a step in the store, unless it is there or another trial makes it: then that one is awaited."""
-    link(folder, home)
-
-    def look(mine: bool) -> Record | None:
-        if mine:
-            clear_step(home, run.layout.damaged)
-        return None if step_faults(home) else read_record(home)
-
-    def missing(record: Record | None) -> dict[str, str]:
-        return {} if record else {f"step-{home.name}": f"step {step.name} of {run.plan.name}"}
-
-    def stopped() -> None:
-        trial.check()
-        run.stop.check()
-
-    with turn(run.layout, look, missing, Wait(run.console.say, stopped)) as mine:
-        if (record := mine.found) is None:
-            record = _make(run, step, home, identity)
-            mine.check()
-            write_step_record(home, record)
+    with _place(run, step, identity) as place:
+        folder, record = place.folder, place.found
+        if record is None:
+            _clear(folder, identity)
+            started, clock = now(), time.monotonic()
+            counts: Mapping[str, Any]
+            facts: Mapping[str, Any]
+            if not trains(step.settings):
+                counts, facts = _merge(run, step.settings, folder / "model"), {}
+            else:
+                run_id = _run_id(run, step, identity)
+                tell_of_rounding(run, step, identity)
+                spec, gate, scored = ready(run, step, step.settings, run_id, carries=KEY in identity)
+                train = training_of(run)
+                with followed(run, spec):
+                    result = train(spec)
+                counts, facts = result.counts, training_facts(run, result, gate, scored)
+            record = _record(run, step, folder, identity, started, time.monotonic() - clock, counts, facts)
+            place.check()
+            write_step_record(folder, record)
             run.console.done(step.name, _outcome(record), record.seconds)
         else:
             run.console.say(f"{step.name:<20} is there already")
-        drop_checkpoints(home)  # also of one that is there: its maker may have been killed before it could
-    return record
+        drop_checkpoints(folder)  # also of one that is there: its maker may have been killed before it could
+    if place.found is None or run.trial:
+        run.stop.check()
+    if run.trial is None:
+        drop_masters(run, step)
+    return known_model(run, step, record)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a step is made or was found; `check` raises RunError where another process took the place over."""
+
+    folder: Path
+    found: Record | None
+    check: Callable[[], None]
+
+
+@contextlib.contextmanager
+def _place(run: Run, step: Step, identity: Mapping[str, Any]) -> Iterator[_Place]:
+    """Give a step its place: the run's own folder, or for a trial the store, where another that makes it is awaited."""
+    folder = run.layout.step(run.plan.name, step.name)
+    home = run.layout.made_step(home_key(run, step, identity))
+    if (trial := run.trial) is None:
+        clear_step(folder, run.layout.damaged, wanted=not run.fresh and wanted_again(run, step.name))
+        _claim(run, step, folder, identity)
+        if not folder.exists() and not run.fresh and (home / NAME).exists() and not step_faults(home):
+            link(folder, home)  # a sweep's trial made it
+        yield _Place(folder, read_record(folder), run.still_ours)
+        return
+    with trial.watch(step.name, folder):
+        link(folder, home)
+
+        def look(mine: bool) -> Record | None:
+            if mine:
+                clear_step(home, run.layout.damaged)
+            return None if step_faults(home) else read_record(home)
+
+        def missing(record: Record | None) -> dict[str, str]:
+            return {} if record else {f"step-{home.name}": f"step {step.name} of {run.plan.name}"}
+
+        def stopped() -> None:
+            trial.check()
+            run.stop.check()
+
+        with turn(run.layout, look, missing, Wait(run.console.say, stopped)) as mine:
+            yield _Place(home, mine.found, mine.check)
 
 
 def finished(run: Run, planned: PlannedStep) -> Model | None:
@@ -208,33 +225,37 @@ def _claim(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> N
     run.console.say(f"{step.name:<20} put aside as {aside}")
 
 
-def _make(run: Run, step: Step, folder: Path, identity: Mapping[str, Any]) -> Record:
+def _clear(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Give a step that is to be made its folder, without what one that was killed left of its model."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (MODEL, ADAPTER, MASTERS):  # this run alone may make them: what lies beside is of one that was killed
         remove_leftovers(folder / name)
     write_sealed(folder / IDENTITY, identity)
-    started, clock = now(), time.monotonic()
-    counts: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    if not trains(step.settings):
-        counts, facts = _merge(run, step.settings, folder / "model"), {}
-    else:
-        # The same id after a kill, another one after --fresh.
-        aside = len(list(run.layout.set_aside(run.plan.name, step.name, "").parent.glob(f"{step.name}-*")))
-        run_id = fingerprint({**identity, "set_aside": aside})
-        tell_of_rounding(run, step, identity)
-        spec, gate, scored = ready(run, step, step.settings, run_id, carries=KEY in identity)
-        train = training_of(run)
-        with followed(run, spec):
-            result = train(spec)
-        counts, facts = result.counts, training_facts(run, result, gate, scored)
+
+
+def _run_id(run: Run, step: Step, identity: Mapping[str, Any]) -> str:
+    """Return the id by which trackers know a step's run: the same after a kill, another one after --fresh."""
+    aside = len(list(run.layout.set_aside(run.plan.name, step.name, "").parent.glob(f"{step.name}-*")))
+    return fingerprint({**identity, "set_aside": aside})
+
+
+def _record(
+    run: Run,
+    step: Step,
+    folder: Path,
+    identity: Mapping[str, Any],
+    started: str,
+    seconds: float,
+    counts: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> Record:
     return Record(
         kind="step",
         fingerprint=fingerprint(identity),
         identity=identity,
         counts=counts,
         started=started,
-        seconds=round(time.monotonic() - clock, 3),
+        seconds=round(seconds, 3),
         inputs=input_weights(run, step, identity),
         facts={
             "step": step.name,
