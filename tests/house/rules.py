@@ -18,6 +18,7 @@ PLATFORM = ROOT / "platform"
 # A module imports only lower layers, or its own package. The key is the first name after `ratchet.`.
 LAYERS = {
     "redact": -1,
+    "codes": -1,
     "errors": 0,
     "plan": 1,
     "store": 1,
@@ -86,6 +87,7 @@ DOORS = {
 # These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.
 WITHOUT_TORCH = (
     "redact",
+    "codes",
     "errors",
     "documents",
     "plan",

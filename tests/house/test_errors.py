@@ -12,7 +12,8 @@ from typing import get_args
 import pytest
 
 from ratchet import errors
-from ratchet.errors import CODES, Code, PlanError, RatchetError, RunError, error_from, error_values
+from ratchet.codes import CODES, Code
+from ratchet.errors import PlanError, RatchetError, RunError, error_from, error_values
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ratchet.errors import DataError, ModelError
+from raised import raises
 from ratchet.model.batch import PADDED, collate
 from ratchet.model.forward import PairScorer, score
 from ratchet.pairs.pair import TokenisedPair
@@ -42,7 +42,7 @@ def test_collate_marks_answer_positions_only() -> None:
     assert batch.rows_E.tolist() == [2, 3, 7]
     assert batch.targets_E.tolist() == [8, 9, 10]
     assert batch.sequence_C.tolist() == [0, 0, 1]
-    with pytest.raises(DataError, match="cannot be scored"):
+    with raises("data.empty-answer"):
         collate([TokenisedPair("a" * 32, pair.prompt[:0], pair.chosen, pair.rejected)], PADDED)
 
 
@@ -50,7 +50,7 @@ def test_a_model_that_treats_its_logits_otherwise_is_refused() -> None:
     model = tiny("llama")
     inner = model.forward
     model.forward = lambda *a, **k: (out := inner(*a, **k), setattr(out, "logits", out.logits * 1.01))[0]
-    with pytest.raises(ModelError, match="scales them in a way not known here"):
+    with raises("model.unscorable", "logits"):
         PairScorer(model)
 
 
@@ -59,7 +59,7 @@ def test_a_model_that_sees_ahead_is_refused() -> None:
     head = model.lm_head
     hook = lambda module, args: (args[0] + args[0].mean(-2, keepdim=True),)  # noqa: E731
     head.register_forward_pre_hook(hook)
-    with pytest.raises(ModelError, match="not causal"):
+    with raises("model.unscorable", "causal"):
         PairScorer(model)
 
 

@@ -266,7 +266,7 @@ def test_workers_that_see_different_folders_are_told(tmp_path: Path) -> None:
         (folder / "stray.bin").write_text("a file that no worker names")
         return files
 
-    with pytest.raises(StorageError, match="every node sees"):
+    with raises("storage", "every node sees"):
         checkpoints.save(4, write, {})
 
 

@@ -62,7 +62,7 @@ def test_training_learns_and_says_so(tmp_path: Path, data: Data) -> None:
     assert bench.result.first["largest_h"] <= bench.result.first["h_tolerance"] < 1e-3
     wanted = {"grad_norm", "learning_rate", "pairs_per_second", "tokens_per_second", "tokens_computed"}
     assert all(wanted <= line.keys() and None not in line.values() for line in lines)
-    assert ledger.prove(tmp_path / "ledger.jsonl", course_of(spec, 22))["pairs_seen"] == 88
+    assert ledger.prove_ledger(tmp_path / "ledger.jsonl", course_of(spec, 22))["pairs_seen"] == 88
 
 
 class Worker(Alone):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from masters_run import by_engines
-from ratchet.errors import CorruptError
+from raised import raises
 from ratchet.model.load import load_model
 from ratchet.plan.training import Checkpoint, Lora
 from ratchet.reference.models import MASTERS, MASTERS_FILE
@@ -135,11 +135,11 @@ def test_damaged_and_foreign_masters_are_refused(tmp_path: Path, inputs: dict[st
     go(first)
     spec, file = after(first, tmp_path / "second", carry=True), tmp_path / "first" / MASTERS / MASTERS_FILE
     flip(file)
-    with pytest.raises(CorruptError, match="its bytes are not those that were written"):
+    with raises("corrupt.masters", "bytes"):
         go(spec)
     foreign = {name: tensor * 1.1 for name, tensor in masters_of(tmp_path / "first").items()}
     save_file(foreign, file)
-    with pytest.raises(CorruptError, match="does not round to the published weight"):
+    with raises("corrupt.masters", "round to"):
         go(dataclasses.replace(spec, masters_digest=digest_file(file)))
 
 

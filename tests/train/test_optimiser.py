@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from ratchet.errors import TrainingError
+from raised import raises
 from ratchet.model.forward import PairScorer, score
 from ratchet.plan.cluster import DeepSpeed
 from ratchet.train.engine import TorchEngine
@@ -108,5 +108,5 @@ def test_a_scale_doubles_after_a_while_and_ends_at_1() -> None:
     for _ in range(13):
         scale.seen(finite=False)
     assert scale.value == 1.0
-    with pytest.raises(TrainingError, match="smallest loss scale"):
+    with raises("training.loss-scale"):
         scale.seen(finite=False)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayError
 
+from raised import raises
 from ratchet.errors import ClusterError, RatchetError, StorageError, TrainingError
 from ratchet.plan.cluster import DeepSpeed
 from ratchet.train.launch import TrainResult, _plain_errors
@@ -61,7 +62,7 @@ def test_an_error_of_ours_is_not_tried_again(
 ) -> None:
     """NaN on one of two workers: both stop at that step, Ray restarts nothing, nothing bad is saved."""
     monkeypatch.setenv("RATCHET_FAULT", "step:nan@6#1")
-    with pytest.raises(TrainingError, match=r"at step 6 the loss of .* not finite") as raised:
+    with raises("training.not-finite", "at step 6") as raised:
         go(spec_at(tmp_path / "run", inputs, zero=1, workers=2), max_restarts=3)
     assert "step-000004" in str(raised.value)
     assert [line["step"] for line in lines_of(tmp_path / "run")] == list(range(1, 6))

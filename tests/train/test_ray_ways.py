@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ratchet.errors import ClusterError, ModelError, RunError
+from raised import raises
+from ratchet.errors import ClusterError
 from ratchet.plan.training import Checkpoint, Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
@@ -123,7 +124,7 @@ def test_a_run_goes_on_with_more_or_fewer_workers(
 @pytest.mark.slow
 def test_another_zero_stage_does_not_go_on_silently(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
     go(spec_at(tmp_path, inputs, zero=2, max_steps=4))
-    with pytest.raises(RunError, match="zero 2 → 3"):
+    with raises("run.other-engine", "zero 2 → 3"):
         go(spec_at(tmp_path, inputs, zero=3))
 
 
@@ -131,5 +132,5 @@ def test_another_zero_stage_does_not_go_on_silently(session: None, inputs: dict[
 def test_a_precision_that_cannot_be_is_refused(session: None, inputs: dict[str, Any], tmp_path: Path) -> None:
     if torch.ops.mkldnn._is_mkldnn_fp16_supported():
         pytest.skip("this CPU trains in float16")
-    with pytest.raises(ModelError, match="float16"):
+    with raises("model", "float16"):
         go(spec_at(tmp_path / "run", inputs, zero=2, dtype="float16"))

@@ -15,12 +15,13 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from raised import raises
 from ratchet.errors import CorruptError, DataError, TrainingError
 from ratchet.reference.store import Logps
 from ratchet.reference.store import write_block as write_scores
 from ratchet.train.batches import Course, global_batches
 from ratchet.train.data import join_reference
-from ratchet.train.ledger import Ledger, prove
+from ratchet.train.ledger import Ledger, prove_ledger
 from ratchet.train.optimiser import learning_rate, warmup_steps
 
 THEIRS = {
@@ -68,13 +69,13 @@ def write_ledger(path: Path, course: Course = COURSE) -> None:
 
 def test_a_whole_ledger_proves_itself(tmp_path: Path) -> None:
     write_ledger(tmp_path / "l")
-    assert prove(tmp_path / "l", COURSE) == {"steps": 6, "pairs_seen": 44, "pairs": 22, "epochs": 2}
+    assert prove_ledger(tmp_path / "l", COURSE) == {"steps": 6, "pairs_seen": 44, "pairs": 22, "epochs": 2}
 
 
 def test_a_capped_course_is_proved_too(tmp_path: Path) -> None:
     course = Course(22, 8, 2, 0, max_steps=5)
     write_ledger(tmp_path / "l", course)
-    assert prove(tmp_path / "l", course)["pairs_seen"] == 38
+    assert prove_ledger(tmp_path / "l", course)["pairs_seen"] == 38
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -85,8 +86,8 @@ def test_the_last_epoch_is_proved_whole_like_every_other(tmp_path: Path, epochs:
     *lines, last = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
     lines.append({**last, "rows": last["rows"][:-1]})
     (tmp_path / "l").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(TrainingError, match=f"epoch {epochs} missed 1 rows"):
-        prove(tmp_path / "l", course)
+    with raises("training.ledger", f"epoch {epochs} missed 1"):
+        prove_ledger(tmp_path / "l", course)
 
 
 def _double(lines: list[dict]) -> list[dict]:
@@ -108,7 +109,7 @@ def test_a_ledger_that_is_wrong_proves_nothing(tmp_path: Path, change, words: st
     lines = change([json.loads(line) for line in (tmp_path / "l").read_text().splitlines()])
     (tmp_path / "l").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(TrainingError, match=words):
-        prove(tmp_path / "l", COURSE)
+        prove_ledger(tmp_path / "l", COURSE)
 
 
 def test_a_ledger_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
@@ -123,12 +124,12 @@ def test_a_ledger_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
         ledger.append(batch)
     ledger.close()
     stale.close()
-    assert prove(path, COURSE)["steps"] == 6
+    assert prove_ledger(path, COURSE)["steps"] == 6
 
 
 def test_a_ledger_that_lost_lines_does_not_go_on(tmp_path: Path) -> None:
     write_ledger(tmp_path / "l")
-    with pytest.raises(CorruptError, match="steps 1 to 7"):
+    with raises("corrupt.ledger", "1 to 7"):
         Ledger(tmp_path / "l", 7)
 
 
@@ -137,7 +138,7 @@ def test_a_line_that_is_damaged_is_named_by_its_number(tmp_path: Path) -> None:
     lines = (tmp_path / "l").read_text().splitlines()
     (tmp_path / "l").write_text("\n".join([*lines[:2], lines[2][1:], *lines[3:]]) + "\n")
     with pytest.raises(CorruptError) as caught:
-        prove(tmp_path / "l", COURSE)
+        prove_ledger(tmp_path / "l", COURSE)
     assert caught.value.where == f"{tmp_path / 'l'}:3"
 
 

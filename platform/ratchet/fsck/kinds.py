@@ -21,7 +21,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import holder_of
 from ratchet.store.record import NAME, Record, examine_folder, faults, put_aside, read_record
-from ratchet.train.checkpoint import read, set_aside
+from ratchet.train.checkpoint import read_checkpoint, set_aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _checkpoints(step: Path, lease: Path) -> Iterator[StorePart]:
         if folder.name.startswith("bad-"):
             yield StorePart(folder, "put aside")
         elif folder.name.startswith("step-"):
-            saved = read(folder)
+            saved = read_checkpoint(folder)
             named = {name: (entry["bytes"], entry["sha256"]) for name, entry in saved.files.items()} if saved else {}
             wrong = faults(folder, named) if saved else ["its manifest is not the one that was committed"]
             if wrong:

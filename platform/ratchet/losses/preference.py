@@ -60,7 +60,9 @@ def dpo(logps: PairLogps, *, beta: float, label_smoothing: float = 0.0) -> Tenso
     Rafailov et al. 2023, Eq. 7; ε is `label_smoothing` (conservative DPO).
     """
     margin_B = beta * (logps.chosen_ratio_B - logps.rejected_ratio_B)
+    # Not log(sigmoid): in float32 that is −∞ from about −104 nats on, and its slope is not a number.
     loss_B = -F.logsigmoid(margin_B)
+    # Left out at 0: 0 times a term that is not finite would be no number.
     if label_smoothing:
         loss_B = (1 - label_smoothing) * loss_B - label_smoothing * F.logsigmoid(-margin_B)
     return loss_B
@@ -238,6 +240,7 @@ def disagreement(row: StageKind, loss: Loss) -> str | None:
     return None
 
 
+# When it is imported: half a kind would else be noticed only where a plan that uses it trains.
 if LOSSES.keys() != {name for name, row in BUILT_IN.items() if row.reads_pairs}:
     raise TypeError("plan.stages and losses.preference do not have the same kinds")
 for _kind, _loss in LOSSES.items():
@@ -305,6 +308,7 @@ def pair_metrics(kind: str, logps: PairLogps, loss_B: Tensor, beta: float) -> di
         "rewards/chosen": beta * chosen_B,
         "rewards/rejected": beta * rejected_B,
         "rewards/margins": beta * (chosen_B - rejected_B),
+        # Equal rewards, as in a first step, are no preference.
         "rewards/accuracies": chosen_B > rejected_B,
         "logps/chosen": logps.policy_chosen_B,
         "logps/rejected": logps.policy_rejected_B,

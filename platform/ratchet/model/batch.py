@@ -98,7 +98,11 @@ def branches_of(pairs: Sequence[TokenisedPair], *, chosen_only: bool = False) ->
     sides = [(pair.prompt, pair.chosen) for pair in pairs]
     sides += [(pairs[i].prompt, pairs[i].rejected) for i in rejected_of]
     if not all(len(prompt) and len(answer) for prompt, answer in sides):
-        raise DataError("a pair without prompt or answer tokens cannot be scored", fix="make the tokens again")
+        raise DataError(
+            "a pair without prompt or answer tokens cannot be scored",
+            fix="make the tokens again",
+            code="data.empty-answer",
+        )
     return [Branch(np.concatenate(side), len(side[0])) for side in sides], rejected_of
 
 
@@ -156,6 +160,7 @@ def _padded(branches: Sequence[Branch]) -> tuple[npt.NDArray[np.int64], ...]:
     for s, branch in enumerate(branches):
         end = len(branch.ids)
         ids_RT[s, :end] = branch.ids
+        # One to the left: the hidden state before a token predicts it.
         rows.append(s * longest + np.arange(branch.start - 1, end - 1))
         targets.append(branch.ids[branch.start :])
         owners.append(np.full(end - branch.start, s))

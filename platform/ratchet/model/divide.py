@@ -81,6 +81,7 @@ def divide_units(parts: Sequence[Unit], world: int, budget: int) -> list[list[Mi
     filled = [Micro(np.sort([row for part in held for row in part.rows]), 1.0) for held in bins]
     filled += [Micro(cheapest, 0.0)] * (-len(filled) % world)
     passes = [filled[start : start + world] for start in range(0, len(filled), world)]
+    # Back and forth over the workers: the first would else have the dearest pass each time.
     return [[row[rank if k % 2 == 0 else world - 1 - rank] for k, row in enumerate(passes)] for rank in range(world)]
 
 
@@ -96,6 +97,7 @@ def _forests(parts: Sequence[Unit], world: int, budget: int) -> list[list[Unit]]
         bins = [held for held in _longest_first(parts, world * each) if held]
         if all(_cost(held) <= budget or len(held) == 1 for held in bins):
             return bins
+        # Longest first may overfill a pass: then there is one more for each worker.
         each += 1
 
 

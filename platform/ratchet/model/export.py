@@ -147,6 +147,7 @@ def reload_check(
                 f"the saved model scores {side} answers otherwise than the model in memory (by {off:.3g} nats)",
                 where=str(out),
                 fix="the folder cannot be trusted: look at the disk, and run the step again",
+                code="model.unlike-saved",
             )
 
 
@@ -157,14 +158,22 @@ def try_saving(model: Any, source: Path, *, trust_remote_code: bool = False, cha
     template do not come back, or weights would be absent, foreign or of another shape.
     """
     if getattr(model, "hf_quantizer", None) is not None:
-        raise ModelError("its weights are stored quantised, and stay so when loaded", where=str(source), fix=_FIX)
+        raise ModelError(
+            "its weights are stored quantised, and stay so when loaded",
+            where=str(source),
+            fix=_FIX,
+            code="model.unpublishable",
+        )
     try:
         _try_weights(model, source)
         with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
             _try_folder(model, source, Path(folder), chat_template, trust_remote_code=trust_remote_code)
     except _LIBRARY as error:
         raise ModelError(
-            f"it could not be published: {str(error).strip().splitlines()[0]}", where=str(source), fix=_FIX
+            f"it could not be published: {str(error).strip().splitlines()[0]}",
+            where=str(source),
+            fix=_FIX,
+            code="model.unpublishable",
         ) from error
 
 
@@ -201,6 +210,7 @@ def _try_weights(model: Any, source: Path) -> None:
                 f"what would be published is not what was loaded: {what} weights {', '.join(names[:5])}",
                 where=str(source),
                 fix=_FIX,
+                code="model.unpublishable",
             )
 
 
@@ -214,10 +224,17 @@ def _try_folder(model: Any, source: Path, folder: Path, chat_template: str | Non
     found = load_config(folder, trust_remote_code=trust_remote_code)
     before, after = (settings_without(one.to_dict(), _unwritten) for one in (model.config, found))
     if type(found) is not type(model.config):
-        raise ModelError(f"its settings come back as {type(found).__name__}", where=str(source), fix=_FIX)
+        raise ModelError(
+            f"its settings come back as {type(found).__name__}", where=str(source), fix=_FIX, code="model.unpublishable"
+        )
     if changed := sorted(key for key in {*before, *after} if before.get(key) != after.get(key)):
         shown = ", ".join(changed[:5])
-        raise ModelError(f"its settings do not come back as they were: {shown}", where=str(source), fix=_FIX)
+        raise ModelError(
+            f"its settings do not come back as they were: {shown}",
+            where=str(source),
+            fix=_FIX,
+            code="model.unpublishable",
+        )
 
 
 def _unwritten(key: str, value: object) -> bool:

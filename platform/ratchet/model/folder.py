@@ -43,7 +43,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the folder's safetensors files, by name. Raises ModelError where it has none."""
     files = sorted(folder.glob("*.safetensors"))
     if not folder.is_dir():
-        raise ModelError("no such model folder", where=str(folder), fix="correct model.path")
+        raise ModelError("no such model folder", where=str(folder), fix="correct model.path", code="model.no-folder")
     if not files:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         what = f"its weights are pickles ({pickled[0]}), which can run code" if pickled else "it has no weights"
@@ -83,7 +83,10 @@ def _header(file: Path) -> Iterator[Stored]:
             yield Stored(name, entry["dtype"], tuple(entry["shape"]), file, start, end)
     except (ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(
-            f"not a safetensors file: {error}", where=str(file), fix="the file is cut or damaged: get it again"
+            f"not a safetensors file: {error}",
+            where=str(file),
+            fix="the file is cut or damaged: get it again",
+            code="corrupt.tensors",
         ) from error
 
 

@@ -200,6 +200,7 @@ class PairScorer(nn.Module):
                 raise ModelError(
                     f"{type(self.causal).__name__} cannot be scored: {what} (off by {float(off.abs().max()):.3g})",
                     fix="use another architecture",
+                    code="model.unscorable",
                 )
 
 

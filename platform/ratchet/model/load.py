@@ -41,7 +41,7 @@ def model_folder(spec: ModelSpec) -> Path:
     if spec.path is not None:
         folder = at_home(spec.path).absolute()  # workers run in another folder
         if not folder.is_dir():
-            raise ModelError("no such model folder", where=spec.path, fix="correct model.path")
+            raise ModelError("no such model folder", where=spec.path, fix="correct model.path", code="model.no-folder")
         return folder
     if spec.name is None:
         raise ModelError("a scratch model has no folder yet", where="model.scratch", fix="make it first")
@@ -62,6 +62,7 @@ def model_folder(spec: ModelSpec) -> Path:
             f"{spec.name} is not in the local cache and cannot be fetched: {str(error).strip().splitlines()[0]}",
             where="model.name",
             fix="check the name, the revision and the network; or download it elsewhere and set model.path",
+            code="model.hub",
         ) from error
 
 
@@ -92,6 +93,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
+            # So that transformers lists them all, and the error below names them.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **quantisation,
@@ -187,12 +189,14 @@ def check_quantisation(kind: str, where: str) -> None:
             f"weights in {kind} need a CUDA device, and there is none",
             where=where,
             fix=f"leave {where.rpartition(' ')[2]} out, or run on a GPU",
+            code="model.quantise",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"weights in {kind} need bitsandbytes",
             where=where,
             fix="pip install 'ratchet-align[gpu]'",
+            code="model.quantise",
         )
 
 

@@ -40,7 +40,10 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
             return peft.get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(
-                f"no adapter fits: {error}", where="lora.targets", fix="name modules of the model, or use all-linear"
+                f"no adapter fits: {error}",
+                where="lora.targets",
+                fix="name modules of the model, or use all-linear",
+                code="model.adapter",
             ) from error
 
 
@@ -114,6 +117,7 @@ def _unmerged(name: str, kind: str, why: str) -> ModelError:
         f"an adapter of {name} ({kind}) cannot be merged into the model: {why}",
         where="lora.targets",
         fix="name the modules that get adapters, such as [q_proj, k_proj, v_proj, o_proj], and leave this one out",
+        code="model.adapter",
     )
 
 

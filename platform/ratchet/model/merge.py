@@ -60,6 +60,7 @@ def check_start(folder: Path, dtype: str, where: str, *, trust_remote_code: bool
             f"base stores weights in another form than the models that are made from it: {', '.join(apart[:5])}",
             where=where,
             fix="leave base out of the merge, or start from a folder in bfloat16 or float32 that transformers wrote",
+            code="model.merge",
         )
 
 
@@ -85,7 +86,10 @@ def _spare(folder: Path, name: str) -> bool:
 
 def _differs(first: Path, other: Path, what: str) -> ModelError:
     return ModelError(
-        f"{first} and {other} cannot be merged: {what}", where="merge.of", fix="merge models of one start model"
+        f"{first} and {other} cannot be merged: {what}",
+        where="merge.of",
+        fix="merge models of one start model",
+        code="model.merge",
     )
 
 
@@ -116,7 +120,12 @@ def average(tensor: Stored, parts: Sequence[Tensor], shares: Sequence[float]) ->
     """Return the average of one tensor in the dtype that it names. Raises ModelError where integers differ."""
     if tensor.dtype not in _FLOATS:
         if not all(torch.equal(parts[0], part) for part in parts[1:]):
-            raise ModelError(f"{tensor.name} is {tensor.dtype} and differs", where="merge.of", fix="merge other models")
+            raise ModelError(
+                f"{tensor.name} is {tensor.dtype} and differs",
+                where="merge.of",
+                fix="merge other models",
+                code="model.merge",
+            )
         return parts[0]
     widest = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
     total = torch.zeros(parts[0].shape, dtype=widest)

@@ -134,6 +134,7 @@ def kernel_disproof(heads: int, key_heads: int, size: int, dtype: torch.dtype, d
 
 def _probe(vocabulary: int) -> list[TokenisedPair]:
     """Near twins, one chosen with two rejected, and a stranger; prompts long enough to be shared."""
+    # A prime, so that the ids differ and are spread over the vocabulary.
     ids = (np.arange(1, 41) * 7919 % vocabulary).astype(np.int32)
     prompt, other = ids[:9], ids[9:19]
     return [

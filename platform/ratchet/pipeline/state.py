@@ -41,7 +41,7 @@ from ratchet.store.layout import layout_at
 from ratchet.store.made import find
 from ratchet.store.record import NAME, finished_record, legible_record
 from ratchet.track.progress import Console
-from ratchet.train.checkpoint import read
+from ratchet.train.checkpoint import read_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +210,9 @@ def _made(run: Run, one: PlannedStep, folder: Path, changed: list[str]) -> tuple
     if record is not None:
         run.models[one.step.name] = known_model(run, one.step, record)
         return "done", f"on {record.started[:10]} in {record.seconds:.0f} s"
-    saved = max((saved.step for path in folder.glob("checkpoints/step-*") if (saved := read(path))), default=0)
+    saved = max(
+        (saved.step for path in folder.glob("checkpoints/step-*") if (saved := read_checkpoint(path))), default=0
+    )
     return ("begun", f"goes on after step {saved}") if saved else ("ready", "")
 
 

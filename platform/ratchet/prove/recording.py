@@ -25,7 +25,7 @@ from ratchet.model.forward import PairScorer
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.prove.case import ADDITIONS, masters_file
 from ratchet.store.files import storage_errors, write_json
-from ratchet.train.engine import Engine, Update
+from ratchet.train.engine import TrainingEngine, Update
 from ratchet.train.notice import Notice, write_notice
 from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import MakeEngine
@@ -36,9 +36,9 @@ in bfloat16 does, loses each of the small ones; one in float32 loses none."""
 
 
 class Recording:
-    """`train.engine.Engine` around another: all work is the other's."""
+    """`train.engine.TrainingEngine` around another: all work is the other's."""
 
-    def __init__(self, inner: Engine, folder: Path, steps: int) -> None:
+    def __init__(self, inner: TrainingEngine, folder: Path, steps: int) -> None:
         self.inner, self.folder, self.steps, self.made = inner, folder, steps, 0
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self._end_if_known()
@@ -97,7 +97,7 @@ class Recording:
 def recording(make: MakeEngine, steps: int) -> MakeEngine:
     """Return what makes a recording engine around one of `make`."""
 
-    def made(spec: TrainSpec, scorer: PairScorer, device: torch.device) -> Engine:
-        return cast(Engine, Recording(make(spec, scorer, device), Path(spec.folder), steps))
+    def made(spec: TrainSpec, scorer: PairScorer, device: torch.device) -> TrainingEngine:
+        return cast(TrainingEngine, Recording(make(spec, scorer, device), Path(spec.folder), steps))
 
     return made

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 
-from ratchet.errors import Code
+from ratchet.codes import Code
 
 _FIRST_SECONDS = 1.0
 _CAP_SECONDS = 60.0

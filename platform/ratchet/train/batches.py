@@ -65,6 +65,7 @@ def epoch_order(n: int, seed: int, epoch: int, prompt_of_N: Rows | None = None) 
     if prompt_of_N is not None:
         _, first, of_N = np.unique(prompt_of_N, return_index=True, return_inverse=True)
         words = words[first][of_N]
+    # Stable: the pairs of a prompt share one word, and so stay in their own order.
     return np.argsort(words, kind="stable").astype(np.int64)
 
 

@@ -21,7 +21,7 @@ from ratchet.model.batch import Packing
 from ratchet.model.divide import Micro, Rows, filling
 from ratchet.store.files import read_sealed, write_sealed
 from ratchet.train.communicate import Communicator, agree
-from ratchet.train.engine import Engine
+from ratchet.train.engine import TrainingEngine
 from ratchet.train.objective import Data, Table, prepare
 from ratchet.train.spec import TrainSpec
 
@@ -30,7 +30,7 @@ NAME = "budget.json"
 
 
 def choose(
-    spec: TrainSpec, engine: Engine, data: Data, communicator: Communicator, recompute: Callable[[], None]
+    spec: TrainSpec, engine: TrainingEngine, data: Data, communicator: Communicator, recompute: Callable[[], None]
 ) -> int:
     """Return the tokens of a pass: the plan's, those of the run before it was stopped, or by trying.
 
@@ -83,7 +83,7 @@ def _known(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return found if found is not None and found["asked"] == asked else None
 
 
-def _free(spec: TrainSpec, engine: Engine, communicator: Communicator) -> int:
+def _free(spec: TrainSpec, engine: TrainingEngine, communicator: Communicator) -> int:
     """Return the bytes that a pass may take on every worker.
 
     What a step needs besides is taken off, as far as none of it exists yet: AdamW's moments, and gradients where
@@ -95,7 +95,7 @@ def _free(spec: TrainSpec, engine: Engine, communicator: Communicator) -> int:
     return int(least * share)  # workers of one machine, or of one GPU, share it
 
 
-def _try_pass(spec: TrainSpec, engine: Engine, data: Data, longest: Rows, tokens: int) -> None:
+def _try_pass(spec: TrainSpec, engine: TrainingEngine, data: Data, longest: Rows, tokens: int) -> None:
     """Run forward and backward over the longest pairs, about `tokens` in all, adding zeros to the gradient."""
     rows = (data.table[int(row)] for row in longest)
     count = len(filling(rows, engine.packing, tokens, chosen_only=spec.supervised))

@@ -121,7 +121,7 @@ class Checkpoints:
             told = self.communicator.gather(self._faults(candidate))
             faulty = list(dict.fromkeys(line for part in told for line in part))
             if not faulty:
-                self.last = read(self.folder / candidate)
+                self.last = read_checkpoint(self.folder / candidate)
                 return self.last
             self._lead(functools.partial(set_aside, self.folder / candidate))
             said = f"{candidate} failed its check and was set aside: {'; '.join(faulty[:3])}"
@@ -154,6 +154,7 @@ class Checkpoints:
                 f"{room / 1e9:.1f} GB free, and a checkpoint asks for {ROOM * self.last.size / 1e9:.1f} GB",
                 where=str(self.folder),
                 fix=f"free some space and run again: it goes on after step {self.last.step}",
+                code="storage.no-room",
             )
 
     def _write_own(self, staging: Path, write: Callable[[Path], list[Path]], step: int) -> dict[str, dict[str, Any]]:
@@ -175,6 +176,7 @@ class Checkpoints:
         write_json(staging / MANIFEST, {**dataclasses.asdict(saved), "path": saved.path.name})
         faults.kill_if_due("ckpt:before_marker", saved.step, 0)
         check_claim(self.step_folder, self.attempt)
+        # Before the rename: what has a checkpoint's name is then always whole.
         write_text(staging / COMMITTED, digest_file(staging / MANIFEST) + "\n")
         with storage_errors(staging):
             sync_tree(staging)
@@ -200,7 +202,7 @@ class Checkpoints:
 
     def _all(self) -> list[Saved]:
         """Committed checkpoints whose manifest can be read, oldest first; their files are not checked."""
-        found = (read(path) for path in _committed(self.folder))
+        found = (read_checkpoint(path) for path in _committed(self.folder))
         return [saved for saved in found if saved is not None]
 
     def _candidate(self) -> str | None:
@@ -217,7 +219,7 @@ class Checkpoints:
     def _faults(self, name: str) -> list[str]:
         """What is wrong with this worker's share of a checkpoint's files, in words."""
         folder = self.folder / name
-        saved = read(folder)
+        saved = read_checkpoint(folder)
         if saved is None:
             return ["its manifest is not the one that was committed"]
         if f"step-{saved.step:06d}" != name:
@@ -229,7 +231,7 @@ class Checkpoints:
         return wrong + [f"{file} {fault}" for file in share if (fault := _fault(folder / file, saved.files[file]))]
 
 
-def read(folder: Path) -> Saved | None:
+def read_checkpoint(folder: Path) -> Saved | None:
     """Return a committed checkpoint as its manifest tells it; None where the two do not agree."""
     try:
         if digest_file(folder / MANIFEST) + "\n" != (folder / COMMITTED).read_text(encoding="utf-8"):
@@ -242,7 +244,7 @@ def read(folder: Path) -> Saved | None:
 
 def newest_step(step_folder: Path) -> int | None:
     """Return the step of the newest committed checkpoint, unverified, or None: for showing, not for loading."""
-    found = [saved for path in _committed(step_folder / "checkpoints") if (saved := read(path)) is not None]
+    found = [saved for path in _committed(step_folder / "checkpoints") if (saved := read_checkpoint(path)) is not None]
     return found[-1].step if found else None
 
 
@@ -277,6 +279,7 @@ def _committed(folder: Path) -> list[Path]:
 def _entry(path: Path) -> dict[str, Any]:
     handle = os.open(path, os.O_RDONLY)
     try:
+        # It also takes a handle that only reads: the library that wrote the file has closed its own.
         os.fsync(handle)
     finally:
         os.close(handle)

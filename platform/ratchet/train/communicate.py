@@ -59,10 +59,12 @@ class Group:
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
+        # No public function gives the group's store, and it can be asked while an exchange hangs.
         self._store = dist.distributed_c10d._get_default_store()
         self._step = 0
 
     def sum(self, values: Tensor) -> Tensor:
+        # A copy, because the exchange overwrites; float64, so that counts stay exact.
         total = values.to(self.device, torch.float64, copy=True)
         dist.all_reduce(total)
         return total.cpu()

@@ -28,9 +28,14 @@ def open_rows(spec: TrainSpec) -> TokenTable:
         return table
     if spec.rows_sha256 is not None and digest_file(Path(spec.rows)) != spec.rows_sha256:
         raise CorruptError("not the rows that were written", where=spec.rows, fix="run again: they are written again")
+    # Without pickles, which could run code.
     rows = np.load(spec.rows, allow_pickle=False).astype(np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(table):
-        raise DataError(f"rows outside the table of {len(table)}", where=spec.rows, fix="start this step over")
+        raise DataError(
+            f"rows outside the table of {len(table)}",
+            where=spec.rows,
+            fix="start this step over",
+        )
     return table.subset(rows)
 
 
@@ -52,9 +57,11 @@ def open_data(spec: TrainSpec) -> tuple[Data, Data | None]:
             "some rows have no rejected answer, and a preference loss needs both",
             where=", ".join(spec.tokens),
             fix="train on demonstrations with an sft stage",
+            code="data.one-sided",
         )
     data = _joined(table, spec.references, spec)
     files = [Path(path) for path in spec.heldout_tokens]
+    # Held-out pairs are taken whole, whatever share of a source is trained on.
     heldout = open_table(files, [1.0] * len(files), spec.stage.seed)
     return data, _joined(heldout, spec.heldout_references, spec) if len(heldout) else None
 
@@ -62,7 +69,9 @@ def open_data(spec: TrainSpec) -> tuple[Data, Data | None]:
 def course_of(spec: TrainSpec, rows: int) -> Course:
     """Return how far a step goes over a table of `rows`. Raises TrainingError where there is nothing to do."""
     if not rows:
-        raise TrainingError("no pair to train on", where=f"step {spec.step}", fix="look at the skipped rows")
+        raise TrainingError(
+            "no pair to train on", where=f"step {spec.step}", fix="look at the skipped rows", code="training.no-pairs"
+        )
     return Course(rows, spec.stage.batch, spec.stage.epochs, spec.stage.seed, spec.stage.max_steps)
 
 
@@ -75,7 +84,11 @@ def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
     if spec.supervised or not loss_of(spec.stage.kind).reads_reference:
         return Data(table, None)
     if not folders:
-        raise DataError(f"{spec.stage.kind} needs the reference's log-probabilities", where=f"step {spec.step}")
+        raise DataError(
+            f"{spec.stage.kind} needs the reference's log-probabilities",
+            where=f"step {spec.step}",
+            code="data.unscored",
+        )
     return Data(table, Reference(*join_reference(table.pair_ids(), [Path(folder) for folder in folders])))
 
 
@@ -100,6 +113,7 @@ def join_reference(pair_ids: PairIds, folders: Sequence[Path]) -> tuple[Floats, 
             f"{pair_ids[one_sided[0]]}",
             where=", ".join(map(str, folders)),
             fix="preference losses need two answers a pair",
+            code="data.one-sided",
         )
     return logps.chosen, logps.rejected
 

@@ -91,7 +91,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class DeepSpeedEngine:
-    """`train.engine.Engine` over DeepSpeed: ZeRO 1 to 3, offload, float32, bfloat16, float16.
+    """`train.engine.TrainingEngine` over DeepSpeed: ZeRO 1 to 3, offload, float32, bfloat16, float16.
 
     DeepSpeed averages gradients over workers and micro-batches; both are undone, so that gradients
     add up. DeepSpeed itself skips the update of a gradient that is not finite. Stage 0 is `TorchEngine`:

@@ -81,6 +81,7 @@ def effect_of(
     whole, rest = (float(gain_B.mean()) for gain_B in gains)
     margins = [None, None] if spec.supervised else [whole, rest]
     told = before is not None and abs(whole) >= _SEEN
+    # Equal to the bit is all kept, however small; otherwise a share of next to nothing says nothing.
     kept = rest / whole if told else 1.0 if torch.equal(*gains) else None
     lost = kept is not None and kept < LEAST_KEPT and _beyond_chance(gains[0] - gains[1])
     found = {

@@ -40,7 +40,7 @@ class Update:
     applied: bool
 
 
-class Engine(Protocol):
+class TrainingEngine(Protocol):
     """A model with its optimiser. Its methods are for all workers together."""
 
     device: torch.device
@@ -117,6 +117,7 @@ class TorchEngine:
         self.gradient = self._room(DTYPES[spec.stage.gradients])
         self.sums = _views(self.gradient, self.trained)
         for weight, total in zip(self.trained, self.sums, strict=True):
+            # Each pass's gradient goes into the sum at once: in the weight's own precision each addition would round.
             weight.register_post_accumulate_grad_hook(functools.partial(_add, total))  # type: ignore[no-untyped-call]
         count = len(found.decayed)
         self.optimizer = adamw(spec, self.masters[:count], self.masters[count:])
@@ -161,6 +162,7 @@ class TorchEngine:
             for master, total in zip(self.masters, self.sums, strict=True):
                 master.grad = total.to(master.dtype)
             if self.clip is not None:
+                # By the norm over all workers, which is known: clip_grad_norm_ would compute one worker's again.
                 torch.nn.utils.clip_grads_with_norm_(self.masters, self.clip, torch.tensor(norm))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate

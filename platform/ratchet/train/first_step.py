@@ -23,7 +23,7 @@ from ratchet.model import noise
 from ratchet.model.forward import by_side
 from ratchet.model.load import DTYPES
 from ratchet.model.noise import Noise
-from ratchet.train.engine import Engine
+from ratchet.train.engine import TrainingEngine
 from ratchet.train.objective import Work
 from ratchet.train.spec import TrainSpec
 
@@ -97,7 +97,7 @@ def loss_bound(spec: TrainSpec, allowed_B: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measured(engine: Engine, works: Sequence[Work]) -> Figures:
+def measured(engine: TrainingEngine, works: Sequence[Work]) -> Figures:
     """Return what rounding does to the first pairs of some of this worker's passes, without dropout.
 
     Every worker makes the same number of forward passes: where a pass has fewer pairs they come again.
@@ -141,12 +141,14 @@ def check(spec: TrainSpec, seen: Figures, loss: float, pairs: int) -> FirstStep:
     """Return what was seen, or raise TrainingError with the figures and the likely causes."""
     expected = loss_of(spec.stage.kind).start
     allowed = _allowed(spec, seen)
+    # `not ≤` and never `>`: what is not a number is off too.
     off = [(side, most) for side, most in zip(seen.sides, allowed.tolist(), strict=True) if not abs(side.h) <= most]
     turned = seen.routes and len(off) <= max(1, _TURNED * len(seen.sides))
     first = FirstStep(
         loss=loss,
         expected=expected,
         loss_tolerance=_loss_tolerance(spec, seen, allowed, pairs),
+        # The middle one: a few stale rows do not move it, and a stale reference moves it like all others.
         middle=statistics.median([abs(side.h) for side in seen.sides] or [0.0]),
         largest_h=max((abs(side.h) for side in seen.sides), default=0.0),
         h_tolerance=float(allowed.max()) if len(allowed) else 0.0,
@@ -171,7 +173,9 @@ def check(spec: TrainSpec, seen: Figures, loss: float, pairs: int) -> FirstStep:
         f"pair {side.pair_id}: log-ratio off by {side.h:.4g} nats, allowed {most:.2g}"
         for side, most in sorted(off, key=lambda row: -abs(row[0].h))[:3]
     ]
-    raise TrainingError("; ".join(lines), where=f"step {spec.step}", fix=_causes(seen, len(off), many=many))
+    raise TrainingError(
+        "; ".join(lines), where=f"step {spec.step}", fix=_causes(seen, len(off), many=many), code="training.first-step"
+    )
 
 
 def warn_of_turned(name: str, first: FirstStep) -> None:

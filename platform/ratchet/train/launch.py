@@ -96,6 +96,7 @@ def train(
     watch, tell = NodeWatch(spec, each), Told(spec, say)
     while True:
         write_notice(folder, None)
+        # A driver that was killed may have left it, and its workers would be taken for these.
         (folder / WORKERS).unlink(missing_ok=True)
         with _plain_errors(spec):
             refuse_stopped(spec, stop())

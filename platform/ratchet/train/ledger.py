@@ -33,6 +33,7 @@ class Ledger:
                 f"the ledger does not hold steps 1 to {resume_step}",
                 where=str(path),
                 fix="start this step over with --fresh: its data order cannot be proved",
+                code="corrupt.ledger",
             )
         write_text(path, "".join(_text(line) for line in kept))
         with storage_errors(path):
@@ -55,7 +56,7 @@ class Ledger:
             self._file.close()
 
 
-def prove(path: Path, course: Course) -> dict[str, int]:
+def prove_ledger(path: Path, course: Course) -> dict[str, int]:
     """Check that each whole epoch has each row exactly once, a part of one at most once; return counts.
 
     Raises TrainingError with the first step or rows that are wrong.
@@ -75,6 +76,7 @@ def prove(path: Path, course: Course) -> dict[str, int]:
             np.add.at(counts, rows, 1)
         if (counts > 1).any():
             raise _unproved(path, f"epoch {epoch} saw {int((counts > 1).sum())} rows twice, first {counts.argmax()}")
+        # An epoch that max_steps cuts off may lack rows; every other one may not, the last included.
         whole = epoch * course.steps_per_epoch <= course.total_steps
         if whole and (counts == 0).any():
             raise _unproved(path, f"epoch {epoch} missed {int((counts == 0).sum())} rows, first {counts.argmin()}")
@@ -104,4 +106,5 @@ def _unproved(path: Path, what: str) -> TrainingError:
         f"the ledger does not prove that each pair was seen once an epoch: {what}",
         where=str(path),
         fix="start this step over with --fresh; if it happens again, please report it",
+        code="training.ledger",
     )

@@ -24,7 +24,7 @@ from ratchet.train.batches import GlobalBatch, Rows, global_batches
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.data import course_of
-from ratchet.train.engine import Engine
+from ratchet.train.engine import TrainingEngine
 from ratchet.train.ledger import Ledger
 from ratchet.train.notice import CODES, Ended, Notice
 from ratchet.train.objective import (
@@ -51,7 +51,7 @@ class Parts:
     `ledger` are worker 0's, None on the others. Worker 0 calls `told` in each step for the word of the driver.
     """
 
-    engine: Engine
+    engine: TrainingEngine
     data: Data
     heldout: Data | None
     token_budget: int
@@ -136,6 +136,7 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
                 save(parts, batch, {**facts, "layout": dict(parts.engine.layout), "skipped": skips.steps}, error)
             if agreed.notice and not last and (due or agreed.notice.kind != "grow"):
                 end(parts, batch, agreed.notice, error)
+            # Here, so that neither held-out passes nor a checkpoint count in the next step's speed.
             clock = time.monotonic()
     if parts.tracker is not None:
         parts.tracker.summary(metrics)
@@ -144,6 +145,7 @@ def run(spec: TrainSpec, parts: Parts, resumed: Saved | None = None) -> Result:
 
 def seed_step(spec: TrainSpec, step: int, rank: int) -> None:
     """Seed torch from (seed, step, worker), so that no random state has to be saved or restored."""
+    # Seed, step and worker are so far apart that two of these sums are hardly ever the same.
     torch.manual_seed((spec.stage.seed * 1_000_003 + step * 4_096 + rank) & ((1 << 63) - 1))
 
 
@@ -172,6 +174,7 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
     figures: list[first_step.Figures] = []
     names: tuple[str, ...] = ()
     if batch.step == 1 and spec.starts_at_reference and not spec.supervised:
+        # Before any update, for here policy and reference are the same weights.
         figures.append(first_step.measured(engine, works))
     for k, prepared in enumerate(works, 1):
         work = prepared.to(engine.device)
@@ -183,6 +186,7 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
         engine.backward(loss_B.sum() * (work.weight * share), last=k == len(works))
         names = tuple(metrics)
         sums.append(metric_sums(metrics) * work.weight)
+        # Nothing is read from the device before the exchange: each reading would wait for all passes so far.
         losses.append((work.ids, loss_B.detach()))
         if batch.step == 1 and spec.starts_at_reference and not spec.supervised and work.weight:
             figures.append(first_step.figures(work.ids, logps))

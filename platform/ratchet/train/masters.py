@@ -25,7 +25,7 @@ from ratchet.model.load import DTYPES
 from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.files import folder_aside, remove_leftovers
 from ratchet.store.fingerprint import digest_file
-from ratchet.train.engine import Engine
+from ratchet.train.engine import TrainingEngine
 from ratchet.train.spec import TrainSpec
 
 WRAPPED = "model."
@@ -66,7 +66,7 @@ def check_masters(spec: TrainSpec, scorer: PairScorer, *, first: bool) -> None:
                 raise _damaged(spec, f"{name.removeprefix(WRAPPED)} does not round to the published weight")
 
 
-def carry(spec: TrainSpec, engine: Engine) -> None:
+def carry(spec: TrainSpec, engine: TrainingEngine) -> None:
     """Give the engine the masters of the start model, where there are some and all weights are trained."""
     if spec.masters is not None and spec.stage.lora is None:
         with opened(spec.masters) as read:
@@ -106,4 +106,5 @@ def _damaged(spec: TrainSpec, what: str) -> CorruptError:
         f"the float32 masters that step {spec.step} starts from are damaged: {what}",
         where=str(spec.masters),
         fix="run with --fresh to make the steps again",
+        code="corrupt.masters",
     )

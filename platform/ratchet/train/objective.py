@@ -24,7 +24,7 @@ from ratchet.model.forward import Scorer, by_side
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train.batches import Rows, epoch_order
 from ratchet.train.communicate import Communicator
-from ratchet.train.engine import Engine
+from ratchet.train.engine import TrainingEngine
 from ratchet.train.spec import TrainSpec
 
 T = TypeVar("T")
@@ -83,6 +83,7 @@ class Work:
 def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin: bool = False) -> Work:
     """Return the work of one forward pass, on the CPU (with `pin` in pinned memory)."""
     pairs = [data.table[int(row)] for row in micro.rows]
+    # 0 where the loss reads no reference: a Work has the same form for every kind.
     known = np.zeros((2, len(pairs)))
     if data.reference is not None:
         known = np.stack([data.reference.chosen_N[micro.rows], data.reference.rejected_N[micro.rows]])
@@ -97,7 +98,7 @@ def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin:
 
 
 def passes_over(
-    spec: TrainSpec, data: Data, rows: Rows, engine: Engine, token_budget: int, communicator: Communicator
+    spec: TrainSpec, data: Data, rows: Rows, engine: TrainingEngine, token_budget: int, communicator: Communicator
 ) -> Iterator[Work]:
     """Yield this worker's forward passes over `rows`, as many as every other worker has."""
     held = units(data.table.__getitem__, rows, engine.packing, token_budget, chosen_only=spec.supervised)
@@ -162,7 +163,7 @@ def heldout_rows(n: int, cap: int) -> Rows:
 
 @torch.no_grad()
 def heldout_metrics(
-    spec: TrainSpec, engine: Engine, data: Data, token_budget: int, communicator: Communicator
+    spec: TrainSpec, engine: TrainingEngine, data: Data, token_budget: int, communicator: Communicator
 ) -> dict[str, float]:
     """Return ``heldout/loss`` and, but for sft, ``heldout/accuracy``: the share of pairs whose chosen answer has
     the greater reward, as the kind of loss has it.
@@ -174,6 +175,7 @@ def heldout_metrics(
         return {}
     sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
     loss = loss_function(spec)
+    # Without dropout, as the published model will answer.
     engine.train(False)
     for prepared in passes_over(spec, data, rows, engine, token_budget, communicator):
         work = prepared.to(engine.device)
@@ -200,6 +202,7 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
     def put(entry: tuple[object, BaseException | None]) -> None:
         while not stop.is_set():
             with contextlib.suppress(queue.Full):
+                # With a limit: a reader that leaves early takes nothing more, and this thread would wait for ever.
                 ready.put(entry, timeout=_LOOK_SECONDS)
                 return
 

@@ -114,6 +114,7 @@ def warn_of_warmup(name: str, total: int, warmup: float) -> None:
         )
 
 
+# Where DeepSpeed begins too, so that ZeRO 0 and the other stages skip the same updates.
 _START, _LEAST = 2.0**12, 1.0
 _WINDOW = 1000
 """Updates without an overflow after which the scale is doubled."""
@@ -143,4 +144,5 @@ def no_smaller_scale() -> TrainingError:
         "float16 gradients overflow at the smallest loss scale",
         where="model.dtype",
         fix="train in bfloat16 or float32, or lower the learning rate",
+        code="training.loss-scale",
     )

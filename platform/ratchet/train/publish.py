@@ -25,7 +25,7 @@ from ratchet.plan.training import Lora
 from ratchet.store.files import folder_aside, free_bytes, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of
-from ratchet.train.engine import Engine
+from ratchet.train.engine import TrainingEngine
 from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
 from ratchet.train.spec import TrainSpec
 
@@ -51,6 +51,7 @@ def check_room(folder: Path, size: int) -> None:
             f"{_amount(room)} free, and publishing will ask for {_amount(ROOM * size)}",
             where=str(folder),
             fix="free some space, or set cluster.storage to a larger disk, and run again",
+            code="storage.no-room",
         )
 
 
@@ -58,7 +59,9 @@ def _amount(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def publish(spec: TrainSpec, engine: Engine, sample: Sample, communicator: Communicator, step: int) -> dict[str, Any]:
+def publish_model(
+    spec: TrainSpec, engine: TrainingEngine, sample: Sample, communicator: Communicator, step: int
+) -> dict[str, Any]:
     """Write the engine's weights as `<step folder>/model`, LoRA merged (the adapter alone beside it).
 
     The weights are gathered on worker 0 and put into a plain model, which must score a few pairs as
@@ -112,6 +115,7 @@ def _write(
 ) -> dict[str, Any]:
     folder, pairs = Path(spec.folder), sample.pairs
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
+    # Without a reference, what a step gained is told against its start: scored now, as adapters change the model.
     apart = spec.stage.lora is not None and sample.reference_2B is None
     start = _scores(model, pairs, chosen_only=spec.supervised) if apart else None
     kept: dict[str, Tensor] = {}
@@ -130,6 +134,7 @@ def _write(
     expected = _scores(model, pairs, chosen_only=spec.supervised)
     with folder_aside(final) as aside:
         save_model(model, Path(spec.model), aside, _card(spec, step), chat_template=spec.chat_template)
+        # The saved folder is compared on both sides, also where training saw one alone.
         with_both = expected if not spec.supervised else _scores(model, pairs)
         reload_check(aside, pairs, with_both, spec.dtype, trust_remote_code=spec.trust_remote_code)
     seen = {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
@@ -151,6 +156,7 @@ def _check_gathered(
             f"gathered weights score {off:.3g} nats otherwise than in training; rounding explains {allowed:.2g}",
             where=f"step {spec.step}",
             fix="please report this with the cluster's deepspeed settings",
+            code="model.unlike-trained",
         )
     return off, allowed
 

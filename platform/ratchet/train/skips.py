@@ -26,6 +26,7 @@ class Skips:
 
     def skip(self, step: int, what: str, ids: Sequence[str]) -> None:
         """Count a step as skipped and note it with its pairs. Raises TrainingError where that is one too many."""
+        # Of late: a long run may meet a bad pair now and then, and a diverging one meets many in a row.
         lately = [one for one in self.steps if one > step - WINDOW]
         if len(lately) >= self.spec.stage.skip_nonfinite:
             before = f", after steps {', '.join(map(str, lately))} were skipped" if lately else ""

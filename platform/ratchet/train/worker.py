@@ -31,17 +31,17 @@ from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, Group, agree, limit_waiting
 from ratchet.train.data import course_of, open_data
 from ratchet.train.effect import sample_of
-from ratchet.train.engine import Engine, TorchEngine
+from ratchet.train.engine import TorchEngine, TrainingEngine
 from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import Ended, Notice, read_notice
 from ratchet.train.optimiser import warn_of_warmup
-from ratchet.train.publish import add_adapters, publish, rehearse, round_adapters, try_adapters
+from ratchet.train.publish import add_adapters, publish_model, rehearse, round_adapters, try_adapters
 from ratchet.train.spec import TrainSpec
 
 WORKERS = "workers.json"
 """The file of a step that names the nodes its workers are on, by rank."""
 
-MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], Engine]
+MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], TrainingEngine]
 
 
 def ray_worker(
@@ -57,6 +57,7 @@ def ray_worker(
     warned.send(config["warnings"])
     spec: TrainSpec = config["spec"]
     os.environ.update(config["faults"])
+    # DeepSpeed reads it once, when it is imported.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if spec.cluster.gpus_per_worker else "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -181,10 +182,10 @@ def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[
     training, parts, folder = time.monotonic() - step.began - step.setup, step.parts, Path(spec.folder)
     communicator, checkpoints = parts.communicator, parts.checkpoints
     course = course_of(spec, len(parts.data.table))
-    counts = agree(communicator, lambda: ledger.prove(folder / ledger.NAME, course))
+    counts = agree(communicator, lambda: ledger.prove_ledger(folder / ledger.NAME, course))
     chosen = _choose(spec, parts.engine, checkpoints, course.total_steps)
     checkpoints.still_ours()  # another group may have taken over since the last checkpoint, and publishes then
-    published = publish(spec, parts.engine, sample_of(spec, parts.data, parts.heldout), communicator, chosen)
+    published = publish_model(spec, parts.engine, sample_of(spec, parts.data, parts.heldout), communicator, chosen)
     return {
         "steps": trained.steps,
         "counts": counts,
@@ -229,6 +230,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """Return the most memory this process has held, in MB: the device's on a GPU, else resident memory."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    # Linux gives KiB.
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
 
@@ -240,6 +242,7 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
     quantise = None if spec.stage.lora is None else spec.stage.lora.quantise
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code, quantise=quantise)
     if first:
+        # Of quantised weights the plain model is published, so that is what is tried.
         rehearse(spec, model if quantise is None else skeleton(Path(spec.model), spec.dtype, spec.trust_remote_code))
     if spec.gradient_checkpointing:
         recompute_activations(model)
@@ -253,6 +256,7 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
 
 def recompute_activations(model: Any) -> None:
     """Keep each layer's input alone for the backward pass, and compute the rest again."""
+    # The reentrant kind wants an input with a gradient, which tokens have not, nor frozen embeddings.
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
@@ -266,7 +270,7 @@ def _note_start(folder: Path, checkpoints: Checkpoints, workers: int, after: int
     write_event(folder, start)
 
 
-def _go_on(engine: Engine, checkpoints: Checkpoints) -> Saved | None:
+def _go_on(engine: TrainingEngine, checkpoints: Checkpoints) -> Saved | None:
     """Load the newest good checkpoint, and return it, if there is one."""
     found = checkpoints.newest()
     if found is not None:
@@ -275,7 +279,7 @@ def _go_on(engine: Engine, checkpoints: Checkpoints) -> Saved | None:
     return found
 
 
-def _check_layout(found: Saved, engine: Engine) -> None:
+def _check_layout(found: Saved, engine: TrainingEngine) -> None:
     """Refuse a checkpoint that this engine cannot read, naming what differs."""
     old, new = found.facts.get("layout", {}), dict(engine.layout)
     differs = [f"{key} {old.get(key)} → {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
@@ -284,6 +288,7 @@ def _check_layout(found: Saved, engine: Engine) -> None:
             f"the checkpoint of step {found.step} was written with another cluster: {', '.join(differs)}",
             where=str(found.path),
             fix="go on with the cluster settings it was begun with, or start this step over with --fresh",
+            code="run.other-engine",
         )
 
 
@@ -298,7 +303,7 @@ def _open_books(
     return stack.enter_context(contextlib.closing(open_tracker(folder, spec.track, after))), book
 
 
-def _choose(spec: TrainSpec, engine: Engine, checkpoints: Checkpoints, last: int) -> int:
+def _choose(spec: TrainSpec, engine: TrainingEngine, checkpoints: Checkpoints, last: int) -> int:
     """Load the checkpoint to publish where it is not the last; return its step."""
     if spec.stage.checkpoint.publish == "last":
         return last
