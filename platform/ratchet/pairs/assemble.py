@@ -29,6 +29,7 @@ from ratchet.store.record import checked
 _ROWS = 2048
 _CHARACTERS = 4 << 20
 
+SIDES = ("train", "heldout")
 PROMPT_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 PAIR_SCHEMA = pa.schema(
     [
@@ -71,11 +72,16 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
     read, skipped = 0, collections.Counter[str]()
     with contextlib.ExitStack() as stack:
         unique = stack.enter_context(unique_ids(folder / "ids.sqlite"))
-        sides = stack.enter_context(_Sides(folder, source))
+        sides = [stack.enter_context(_Table(folder / f"{side}.parquet", PAIR_SCHEMA, pair_row)) for side in SIDES]
         dropped = stack.enter_context(_Table(folder / "skipped.parquet", SKIPPED_SCHEMA, dataclasses.asdict))
         aside = folder / "all.parquet"
         # A sample can be drawn only once all ids are known. So pairs wait in a file, not in memory.
-        every = stack.enter_context(_Table(aside, PAIR_SCHEMA, pair_row)) if source.max_rows else sides
+        every = stack.enter_context(_Table(aside, PAIR_SCHEMA, pair_row)) if source.max_rows else None
+
+        def side_of(pair: PreferencePair) -> _Table:
+            out = held_out(source.seed, source.held_out, pair.prompt_id)
+            return sides[1] if out else sides[0]
+
         for item in items:
             read += 1
             if isinstance(item, Skipped):
@@ -87,19 +93,20 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
                 )
                 skipped[Reason.DUPLICATE.value] += 1
             else:
-                every.add(item, characters_of(item))
-        if isinstance(every, _Table):
+                (every or side_of(item)).add(item, characters_of(item))
+        if every is not None:
             every.close()
             last = unique.sampled_up_to(source.max_rows or 0)
             for pair in read_pairs(aside):
                 if (sample_key(source.seed, pair.pair_id), bytes.fromhex(pair.pair_id)) <= last:
-                    sides.add(pair, characters_of(pair))
+                    side_of(pair).add(pair, characters_of(pair))
                 else:
                     dropped.add(Skipped(pair.file, pair.row, Reason.SAMPLE.value, ""))
                     skipped[Reason.SAMPLE.value] += 1
             # Before the folder gets its name: it is not part of what was made.
             aside.unlink()
-    counts = Counts(read, read - skipped.total(), sides.train.rows, sides.heldout.rows, dict(sorted(skipped.items())))
+    train, heldout = (side.rows for side in sides)
+    counts = Counts(read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())))
     _prove(counts, folder)
     return counts
 
@@ -181,23 +188,3 @@ class _Table:
         if self._waiting:
             self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
             self._waiting, self._characters = [], 0
-
-
-class _Sides:
-    """The train and the held-out file."""
-
-    def __init__(self, folder: Path, source: Source) -> None:
-        self._seed, self._share = source.seed, source.held_out
-        self.train = _Table(folder / "train.parquet", PAIR_SCHEMA, pair_row)
-        self.heldout = _Table(folder / "heldout.parquet", PAIR_SCHEMA, pair_row)
-
-    def __enter__(self) -> _Sides:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.train.close()
-        self.heldout.close()
-
-    def add(self, pair: PreferencePair, characters: int) -> None:
-        out = held_out(self._seed, self._share, pair.prompt_id)
-        (self.heldout if out else self.train).add(pair, characters)

@@ -71,7 +71,11 @@ def estimate_pairs(source: Source) -> int:
 
 def estimate_rows(source: Source) -> int:
     """Return about how many rows a source has. Raises DataError."""
-    return sum(_counted(span) for span in plan_spans(source))
+    rows = 0
+    for span in plan_spans(source):
+        with damage(span):
+            rows += _rows(span)
+    return rows
 
 
 def first_pairs(source: Source) -> First:
@@ -83,11 +87,6 @@ def first_pairs(source: Source) -> First:
     rows = list(itertools.islice((row for span in spans for row in read_span(span, source)), LOOK))
     items = [item for row in rows for item in pairs_of(row, reading)]
     return First(tuple(item for item in items if isinstance(item, PreferencePair)), len(rows))
-
-
-def _counted(span: Span) -> int:
-    with damage(span):
-        return _rows(span)
 
 
 def _rows(span: Span) -> int:

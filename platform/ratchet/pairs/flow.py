@@ -32,6 +32,12 @@ from ratchet.store.made import Product, ensure
 _BLOCK_ITEMS = 512
 _BLOCK_CHARACTERS = 2 << 20
 _BLOCK_BYTES = 8 << 20
+_NOT_DONE_TO_ROWS = {
+    **dict.fromkeys(("path", "hub", "generate"), "where rows come from: their content is in the identity, as origin"),
+    **dict.fromkeys(("where", "system"), "written out beside what is done"),
+    **dict.fromkeys(("max_bad_share", "max_overlong_share"), "limits that stop a run, and change no pair"),
+}
+"""Keys of a source that are not in the identity of its pairs as they are, with the reason. Every other key is."""
 # Given by name: Arrow would guess another type for a column in a table whose rows are all null there.
 _ITEM_SCHEMA = pa.schema(
     [
@@ -57,9 +63,7 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
         origin = {"hub": at_commit(source.hub).model_dump()}
     else:
         origin = {"files": digests(source)}
-    done = source.model_dump(
-        include={"layout", "build", "min_margin", "max_rows", "max_characters", "held_out", "seed"}
-    )
+    done = source.model_dump(exclude={*_NOT_DONE_TO_ROWS})
     # The keys are names that modules once had: with others, the pairs of every store would be made again.
     versions = {
         "build": build.VERSION,

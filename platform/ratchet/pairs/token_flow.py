@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
+from ratchet.pairs.assemble import SIDES
 from ratchet.pairs.chat import ChatTemplate, template_identity
 from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
-from ratchet.pairs.tokens import SIDES, VERSION, Policy, TokenWriter, tokenise
+from ratchet.pairs.tokens import VERSION, Policy, TokenWriter, tokenise
 from ratchet.store import warned
 from ratchet.store.fingerprint import digest_once
 from ratchet.store.layout import Layout

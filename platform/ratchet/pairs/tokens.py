@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
-from ratchet.pairs.assemble import SKIPPED_SCHEMA
+from ratchet.pairs.assemble import SIDES, SKIPPED_SCHEMA
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import Refusal, RefusalReason, Rendered, Style, render_pair
 from ratchet.pairs.table import SCHEMA
@@ -27,7 +27,6 @@ from ratchet.pairs.table import SCHEMA
 VERSION = 1
 """Raise it when the same pairs and tokenizer would give other tokens."""
 
-SIDES = ("train", "heldout")
 TOKENISED = pa.schema(
     [
         *SCHEMA,

@@ -29,7 +29,7 @@ def apply(document: Document, assignments: Sequence[str], schema: type[BaseModel
     for assignment in assignments:
         before, sign, text = assignment.partition("=")
         key, path = shorten(before, most=200), tuple(before.strip().split("."))
-        if what := _fault(changed, path, schema) if sign else "write it as dotted.key=value":
+        if what := fault(changed, before.strip(), schema) if sign else "write it as dotted.key=value":
             problems.append(Problem(_PLACE, key, what))
             continue
         try:
@@ -84,7 +84,25 @@ def leave_out(document: Document, keys: Mapping[str, Place], schema: type[BaseMo
 
 def fault(document: Document, key: str, schema: type[BaseModel] = Plan) -> str | None:
     """Return what is wrong with a dotted key of a document, or None."""
-    return _fault(document, tuple(key.split(".")), schema)
+    annotation: Any = schema
+    value, path = document.data, tuple(key.split("."))
+    for n, part in enumerate(path):
+        # Lists and single values are set whole, so that a path never means the n-th item of a list.
+        if not isinstance(value, Mapping | None):
+            return f"no such key: {'.'.join(path[:n])} is no mapping here, so set all of it"
+        if _free(annotation):
+            return None
+        known = _keys(annotation, value)
+        if part not in known:
+            # The whole rest is mended, not this part alone: it is what a person would type next.
+            meant = _nearest(annotation, value, path[n:])
+            near = ".".join(map(str, (*path[:n], *meant))) if meant else None
+            if near or known:
+                return f"no such key{hint(near)}" if near else f"no such key; there are {either(known)}"
+            return f"no such key: {'.'.join(path[:n])} {_as_a_whole(annotation)}"
+        annotation = below(annotation, part)
+        value = value.get(part) if value else None
+    return None
 
 
 def annotation_at(key: str, schema: type[BaseModel] = Plan) -> Any:
@@ -101,29 +119,6 @@ def _copy(document: Document) -> Document:
 
 def _joined(key: str, inner: str) -> str:
     return f"{key}{inner}" if inner.startswith("[") or not inner else f"{key}.{inner}"
-
-
-def _fault(document: Document, path: KeyPath, schema: type[BaseModel]) -> str | None:
-    """Return what is wrong with a dotted key, or None."""
-    annotation: Any = schema
-    value = document.data
-    for n, part in enumerate(path):
-        # Lists and single values are set whole, so that a path never means the n-th item of a list.
-        if not isinstance(value, Mapping | None):
-            return f"no such key: {'.'.join(map(str, path[:n]))} is no mapping here, so set all of it"
-        if _free(annotation):
-            return None
-        known = _keys(annotation, value)
-        if part not in known:
-            # The whole rest is mended, not this part alone: it is what a person would type next.
-            meant = _nearest(annotation, value, path[n:])
-            near = ".".join(map(str, (*path[:n], *meant))) if meant else None
-            if near or known:
-                return f"no such key{hint(near)}" if near else f"no such key; there are {either(known)}"
-            return f"no such key: {'.'.join(map(str, path[:n]))} {_as_a_whole(annotation)}"
-        annotation = below(annotation, part)
-        value = value.get(str(part)) if value else None
-    return None
 
 
 def _as_a_whole(annotation: Any) -> str:
