@@ -11,6 +11,7 @@ import pytest
 from plan_example import write
 from raised import raises
 from ratchet.errors import PlanError
+from ratchet.plan.distributions import DISTRIBUTIONS
 from ratchet.plan.document import Place
 from ratchet.plan.load import check_file, load_plan, load_space, plan_of, read_space, space_of
 from ratchet.plan.outline import either
@@ -18,6 +19,7 @@ from ratchet.plan.override import leave_out, put
 from ratchet.plan.reading import read
 from ratchet.plan.stage_kinds import STAGE_KINDS
 
+KINDS = ", ".join(DISTRIBUTIONS)
 SPACE = """\
 name: sweep
 keys:
@@ -72,8 +74,8 @@ BAD: list[tuple[str, str, str]] = [
     # text of the good space, what it becomes, the only line told
     ("grid: [0.1, 0.3]", "gird: [0.1, 0.3]", "3: keys.stages.align.beta.gird: no such key; did you mean grid?"),
     ("{grid: [0.1, 0.3]}", "0.1", "3: keys.stages.align.beta: must be a mapping with keys such as grid, choice, uniform, not 0.1"),
-    ("{grid: [0.1, 0.3]}", "{}", "3: keys.stages.align.beta: give exactly one of grid, choice, uniform, loguniform, randint, permutation; got none"),
-    ("{grid: [0.1, 0.3]}", "{grid: [1], choice: [2]}", "3: keys.stages.align.beta.choice: give exactly one of grid, choice, uniform, loguniform, randint, permutation; got grid, choice"),
+    ("{grid: [0.1, 0.3]}", "{}", f"3: keys.stages.align.beta: give exactly one of {KINDS}; got none"),
+    ("{grid: [0.1, 0.3]}", "{grid: [1], choice: [2]}", f"3: keys.stages.align.beta.choice: give exactly one of {KINDS}; got grid, choice"),
     ("[0.1, 0.3]", "[]", "3: keys.stages.align.beta.grid: must be a list of at least 1 value or null, not an empty list"),
     ("[0.1, 0.3]", "0.1", "3: keys.stages.align.beta.grid: must be a list of at least 1 value or null, not 0.1; did you mean [0.1]?"),
     ("[0.1, 0.3]", "[0.1, 0.3, 0.10]", "3: keys.stages.align.beta.grid: holds 0.1 twice"),
