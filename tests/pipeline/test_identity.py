@@ -18,7 +18,7 @@ import ratchet
 from harness_example import SPEC
 from hub_cache import COMMIT, cached, use_cache
 from nightly import examples
-from ratchet.errors import RunError
+from raised import raises
 from ratchet.evaluate.suites import task_identity
 from ratchet.evaluate.task_run import Inputs, task_run
 from ratchet.model.folder import digest_code, digest_model
@@ -117,7 +117,7 @@ def test_a_changed_start_model_is_refused_before_anything_is_scored(
     run.models[BASE] = dataclasses.replace(run.models[BASE], identity="another", weights="another")
     refuse_other_start(run)  # of a step that was begun and saved nothing
     write_record(folder, Record("step", fingerprint(identity), identity, {}, "2026-01-01T00:00:00Z", 1.0))
-    known = pytest.raises(RunError, match="its start model base is another one")
+    known = raises("run.other-plan")
     with known if order != "random" else contextlib.nullcontext():
         refuse_other_start(run)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ratchet.codes import Code
 from ratchet.errors import CorruptError, RunError
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Run
@@ -26,6 +27,7 @@ from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.record import read_record
 from ratchet.train.checkpoint import newest_step
 
+_CODE: Code = "run.other-plan"
 _FIX = (
     "run with --fresh to put it aside and make it again, or give the plan another name; "
     "to train further on what is there, add a stage with `after:`"
@@ -37,7 +39,7 @@ def refuse_changed(run: Run) -> None:
     changed = changed_in_plan(run)
     if changed:
         told = [f"step {name} was made from something else: {'; '.join(words)}" for name, words in changed.items()]
-        raise RunError("\n".join(told), where=str(run.folder), fix=_FIX)
+        raise RunError("\n".join(told), where=str(run.folder), fix=_FIX, code=_CODE)
 
 
 def changed_in_plan(run: Run) -> dict[str, list[str]]:
@@ -66,7 +68,8 @@ def identity_in(folder: Path) -> dict[str, Any] | None:
 
 def refusal(step: Step, folder: Path, words: list[str]) -> RunError:
     """Return the error of a step that was made from something else."""
-    return RunError(f"step {step.name} was made from something else: {'; '.join(words)}", where=str(folder), fix=_FIX)
+    told = f"step {step.name} was made from something else: {'; '.join(words)}"
+    return RunError(told, where=str(folder), fix=_FIX, code=_CODE)
 
 
 def in_words(run: Run, step: Step, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -112,6 +112,7 @@ def _hold_to(run: Run, step: Step, gate: Gate) -> None:
             f"step {step.name} was begun with a reference scored by {before['engine']}, not by {gate.engine.label}",
             where=str(path),
             fix=f"go on with {before['engine']} (reference.engine, the installed version), or run with --fresh",
+            code="run.other-plan",
         )
     write_sealed(path, {"engine": gate.engine.label})
 
