@@ -96,7 +96,7 @@ def test_digest_is_of_content(made: Path, copy: Path) -> None:
     save_file({name: weights[name] for name in names[::2]}, copy / "b.safetensors")
     assert digest_model(copy) != digest_model(made)
     shutil.copyfile(made / "model.safetensors", copy / "model.safetensors")
-    with raises("model", "a.safetensors", "b.safetensors"):
+    with raises("model", ".safetensors and in model.safetensors"):
         digest_model(copy)
 
 
