@@ -9,14 +9,16 @@ from pathlib import Path
 
 SECONDS = Path(__file__).with_name("seconds.json")
 """Seconds that a file's long tests took when they were last timed, on 2 cores; any other file counts by its tests."""
-A_TEST = 60.0
-"""What a long test counts that was not timed: seconds."""
+A_RUN, A_CASE = 60.0, 5.0
+"""What a long test counts that was not timed: seconds of a whole run, and of a case that starts no Ray."""
 
 
 def lengths(tests: Mapping[str, int]) -> dict[str, float]:
     """Return how long each file takes, in seconds, from the number of its tests and what was timed."""
     timed: dict[str, float] = json.loads(SECONDS.read_text(encoding="utf-8"))
-    return {file: timed.get(file, A_TEST * count) for file, count in tests.items()}
+    runs = ("_ray.py", "_slow.py", "_agent.py", "_stop.py", "_ends.py", "_ways.py")
+    each = {file: A_RUN if file.endswith(runs) else A_CASE for file in tests}
+    return {file: timed.get(file, each[file] * count) for file, count in tests.items()}
 
 
 def parts_of(seconds: Mapping[str, float], parts: int) -> dict[str, int]:

@@ -149,7 +149,7 @@ def processes_below(pid: int) -> list[tuple[int, str]]:
     return found
 
 
-def until(condition: Callable[[], bool], run: subprocess.Popen[str], seconds: float = 300) -> None:
+def until(condition: Callable[[], bool], run: subprocess.Popen[str], seconds: float = 1800) -> None:
     """Wait for something that a run does. Fails where it ends before, or does not come that far."""
     end = time.monotonic() + seconds
     while not condition():
