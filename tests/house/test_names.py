@@ -12,10 +12,6 @@ SAME_THING = {
 }
 """Names that every module of a kind has, so that they are one thing."""
 
-STILL_SHARED = set(Path(__file__).with_name("shared_names.txt").read_text(encoding="utf-8").split())
-"""Names that two modules or more give to different things today. No name may come in, and one that is shared no
-more must be taken out."""
-
 
 def shared_names(root: Path) -> dict[str, list[str]]:
     """Return the public functions and classes at the top of two modules or more, with their places."""
@@ -28,16 +24,10 @@ def shared_names(root: Path) -> dict[str, list[str]]:
 
 
 def test_no_name_means_two_things() -> None:
-    shared = shared_names(PLATFORM)
-    new = [
-        f"{name}: {', '.join(shared[name])}; name it after its object" for name in sorted(shared.keys() - STILL_SHARED)
+    faults = [
+        f"{name}: {', '.join(places)}; name it after its object" for name, places in shared_names(PLATFORM).items()
     ]
-    assert not new, "\n".join(new)
-
-
-def test_the_table_of_shared_names_only_shrinks() -> None:
-    mended = sorted(STILL_SHARED - shared_names(PLATFORM).keys())
-    assert not mended, f"take these out of STILL_SHARED: {' '.join(mended)}"
+    assert not faults, "\n".join(faults)
 
 
 def test_a_name_that_two_modules_share_is_found(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ratchet.documents.scores import Score, SuiteScores
 from ratchet.evaluate.results import Item, TaskResult, read_result, write_result
 from ratchet.evaluate.suites import Scored
-from ratchet.pipeline.scores_document import Entry, document, score_facts
+from ratchet.pipeline.scores_document import Entry, score_facts, suite_scores
 from ratchet.plan.suite import Suite
 
 SUITE = Suite.model_validate({"tasks": {"pairs": {"kind": "perplexity", "rows": {"path": "x"}}}})
@@ -37,7 +37,7 @@ def told(folder: Path, kept: tuple[bool, bool]) -> SuiteScores:
         write_result(home, made := result(n + 2))
         scored = Scored(name, "s.yaml", "pairs", read_result(home) if again else made, home, 1.0, reused=False)
         entries.append(Entry(name, str(n), "float32", "base" if n else None, (scored,)))
-    found = document(entries, {"s.yaml": SUITE}, folder, folder)
+    found = suite_scores(entries, {"s.yaml": SUITE}, folder, folder)
     return dataclasses.replace(found, created="")
 
 
@@ -58,7 +58,7 @@ def test_an_item_that_only_one_model_could_be_judged_on_comes_first(tmp_path: Pa
         Entry(name, "w", "float32", None, (Scored(name, "s.yaml", "pairs", one, home, 1.0, reused=False),))
         for name, one in (("a", whole), ("b", TaskResult("pairs", "preference", whole.scores, items, {"a": 1})))
     ]
-    assert document(entries, {"s.yaml": SUITE}, tmp_path, tmp_path).answers[0].item == "i30"
+    assert suite_scores(entries, {"s.yaml": SUITE}, tmp_path, tmp_path).answers[0].item == "i30"
 
 
 def test_the_line_of_a_task_that_all_items_agree_in_has_its_interval() -> None:

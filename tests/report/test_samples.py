@@ -16,7 +16,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Run, Tokens
-from ratchet.pipeline.samples import LIMIT, PROMPTS, ChosenPrompt, choose, sampled_models
+from ratchet.pipeline.samples import LIMIT, PROMPTS, ChosenPrompt, chosen_prompts, sampled_models
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import Model
 from ratchet.report.answers import sample_lines
@@ -61,7 +61,7 @@ def run_of(root: Path, model: Path, heldout: dict[str, list[Any]]) -> Run:
 def test_prompts_are_held_out_different_from_all_sources_and_the_same_every_time(tmp_path: Path, model: Path) -> None:
     twins = [pair("Which one?", "This.", f"That {n}.") for n in range(4)]
     held = {"a": [*some_pairs(7), *twins], "b": [pair("Only one?", "Yes.", "No.")]}
-    found = choose(run_of(tmp_path / "one", model, held))
+    found = chosen_prompts(run_of(tmp_path / "one", model, held))
     assert len(found) == PROMPTS == 5 and {one.split for one in found} == {"heldout"}
     assert sorted(one.source for one in found) == ["a"] * 4 + ["b"]
     assert [one.source for one in found][:2] == ["a", "b"], "sources take turns"
@@ -71,12 +71,12 @@ def test_prompts_are_held_out_different_from_all_sources_and_the_same_every_time
     for one in found:
         assert one.chosen == texts[one.text] and one.text in tokenizer.decode(one.ids)
         assert one.chosen_tokens == len(tokenizer(one.chosen)["input_ids"]) + 1, "with the end of its turn"
-    again = choose(run_of(tmp_path / "two", model, {"a": list(reversed(held["a"])), "b": held["b"]}))
+    again = chosen_prompts(run_of(tmp_path / "two", model, {"a": list(reversed(held["a"])), "b": held["b"]}))
     assert [one.text for one in again] == [one.text for one in found], "the order of rows decides nothing"
 
 
 def test_where_nothing_is_held_out_prompts_of_training_are_asked(tmp_path: Path, model: Path) -> None:
-    found = choose(run_of(tmp_path, model, {"a": [], "b": []}))
+    found = chosen_prompts(run_of(tmp_path, model, {"a": [], "b": []}))
     assert len(found) == 5 and {one.split for one in found} == {"train"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ratchet.commands.arguments import add_here, add_overrides, begin
 from ratchet.errors import PlanError
-from ratchet.pipeline.paths import fault, path_problems
+from ratchet.pipeline.paths import path_fault, path_problems
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import load_suite, refuse_suite_here
@@ -93,7 +93,7 @@ def read_models(arguments: argparse.Namespace, dtype: str) -> dict[str, ModelSpe
     wrong, found = [], {}
     for option, part in (("storage", Cluster), ("chat_template", ModelSpec)):
         text = getattr(arguments, option) or ""
-        if text and (what := url_fault(text) or fault(NamedPath(part, option, (), text))):
+        if text and (what := url_fault(text) or path_fault(NamedPath(part, option, (), text))):
             wrong.append(f"--{option.replace('_', '-')}: {what}")
     template = None if wrong else arguments.chat_template
     for words in arguments.models:
@@ -102,7 +102,7 @@ def read_models(arguments: argparse.Namespace, dtype: str) -> dict[str, ModelSpe
         except PlanError as error:
             wrong.append(str(error))
             continue
-        if spec.path and (what := fault(NamedPath(ModelSpec, "path", (), spec.path))):
+        if spec.path and (what := path_fault(NamedPath(ModelSpec, "path", (), spec.path))):
             wrong.append(f"{words}: {what}")
         if name in found:
             wrong.append(f"two models are named {name}: name one: NAME=MODEL")

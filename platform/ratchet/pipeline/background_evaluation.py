@@ -16,7 +16,7 @@ from ratchet.evaluate.task_run import Heldout
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, Step, final_model
 from ratchet.pipeline.heldout_scores import questions_identity, questions_of
-from ratchet.pipeline.scores_document import Entry, document, say_score
+from ratchet.pipeline.scores_document import Entry, say_score, suite_scores
 from ratchet.pipeline.session import resources
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.load import PlannedSuite, planned_suites
@@ -146,7 +146,7 @@ def write_scores(
         )
         for name, step in models
     ]
-    made = document(entries, {one.name: one.suite for one in suites}, run.folder, run.layout.root)
+    made = suite_scores(entries, {one.name: one.suite for one in suites}, run.folder, run.layout.root)
     write_json(run.folder / NAME, to_values(made))
     return made
 

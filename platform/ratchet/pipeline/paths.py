@@ -43,13 +43,13 @@ def path_problems(document: Document, schema: type[Plan] | type[Suite], *, sent:
     for place in places(document.data, schema):
         if sent and place.text.startswith(("/", "~")):
             continue
-        if (what := fault(place)) is not None:
+        if (what := path_fault(place)) is not None:
             yield document.problem(place.path, what)
     if schema is Plan:
         yield from _too_long(document)
 
 
-def fault(place: NamedPath) -> str | None:
+def path_fault(place: NamedPath) -> str | None:
     """Return what is wrong with a text that names a file or folder, or None. What has a scheme is not looked at."""
     if url_fault(place.text) is not None:
         return None

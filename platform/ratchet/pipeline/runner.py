@@ -51,7 +51,7 @@ from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scores_document import track_scores
 from ratchet.pipeline.session import native_noise_to, session
 from ratchet.pipeline.step_inputs import Contents
-from ratchet.pipeline.steps import ensure_step, finished, refuse_other_start
+from ratchet.pipeline.steps import ensure_step, finished_model, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
 from ratchet.pipeline.training import step_jobs
@@ -154,7 +154,7 @@ def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
                     tokens = [stage_tokens(run, step.settings)[name] for name in step.chunk.shares]
                     some = work.setdefault((engine, quantise), [])
                     some += [(model, job) for job in step_jobs(run, step, step.settings, tokens) if job_size(job)]
-                if (made := finished(run, one)) is not None:
+                if (made := finished_model(run, one)) is not None:
                     run.models[step.name] = made
             for (engine, quantise), some in work.items():
                 pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))

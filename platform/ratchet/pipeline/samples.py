@@ -62,7 +62,7 @@ def write_samples(run: Run) -> tuple[SampledPrompt, ...]:
     that cannot be asked is a warning: its training is done, and its report is to be written. A trial of a sweep writes
     none. Raises StoppedError, StorageError.
     """
-    prompts = choose(run) if run.trial is None else []
+    prompts = chosen_prompts(run) if run.trial is None else []
     written: dict[str, tuple[str, Sequence[Answer]]] = {}
     for name in sampled_models(run) if prompts else []:
         try:
@@ -81,7 +81,7 @@ def sampled_models(run: Run) -> list[str]:
     return [name for name in run.models if name in names]
 
 
-def choose(run: Run) -> list[ChosenPrompt]:
+def chosen_prompts(run: Run) -> list[ChosenPrompt]:
     """Return the prompts: the same for all models and runs of the same data, from every source that a stage reads.
 
     They are held-out ones, the sources taking turns; where nothing is held out, pairs that are trained on.

@@ -50,7 +50,7 @@ class Entry:
     scored: tuple[Scored, ...]
 
 
-def document(entries: Sequence[Entry], suites: Mapping[str, Suite], folder: Path, root: Path) -> SuiteScores:
+def suite_scores(entries: Sequence[Entry], suites: Mapping[str, Suite], folder: Path, root: Path) -> SuiteScores:
     """Return the scores of models, the base first.
 
     Paths of items are relative to `folder`, where the document will lie; those of records to `root`.

@@ -90,7 +90,9 @@ class Sizes:
 
     def _look(self, layout: Layout, pairs: str, stage: TrainingStage) -> SourceSize | None:
         wanted = {"pairs": pairs, "max_length": stage.max_length, "overlong": stage.overlong}
-        tokenised = {counted(record) for record in self._tokens(layout) if wanted.items() <= record.identity.items()}
+        tokenised = {
+            source_size(record) for record in self._tokens(layout) if wanted.items() <= record.identity.items()
+        }
         if len(tokenised) == 1:  # else tokenizers differ in what is too long, and nothing says which one it will be
             return tokenised.pop()
         record = legible_record(layout.pairs(pairs))
@@ -109,7 +111,7 @@ def names_rows(source: Source) -> bool:
     return source.hub is None or is_commit(source.hub.revision or "")
 
 
-def counted(tokens: Record) -> SourceSize:
+def source_size(tokens: Record) -> SourceSize:
     """Return the size of a source from the record of its tokens."""
     counts = tokens.counts
     return SourceSize(counts["train"], counts["heldout"], "counted", counts.get("tokens_train"))

@@ -19,7 +19,7 @@ from ratchet.evaluate.suites import Scored, score_suite
 from ratchet.model.load import model_folder
 from ratchet.pairs.chat import chat_template_of, template_identity
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
-from ratchet.pipeline.scores_document import Entry, document, say_score, track_scores
+from ratchet.pipeline.scores_document import Entry, say_score, suite_scores, track_scores
 from ratchet.pipeline.session import native_noise_to, session
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
@@ -102,7 +102,7 @@ def evaluate_models(
                 scored = score_suite(bench, model, str(suite_file), suite, functools.partial(say_score, console))
                 before = entries[-1].name if entries else None
                 entries.append(Entry(one.name, model.weights, model.dtype, before, tuple(scored)))
-        scores = document(entries, {str(suite_file): suite}, folder, layout.root)
+        scores = suite_scores(entries, {str(suite_file): suite}, folder, layout.root)
         write_json(folder / NAME, to_values(scores))
         track_scores(wandb, suite_file.stem, scores, folder)
         data = _report(suite_file, scores, suite, models, time.monotonic() - clock)

@@ -21,9 +21,9 @@ from ratchet.pipeline.prepare import scratch_model, source_tokens, used_sources
 from ratchet.pipeline.sizes import (
     Sizes,
     bytes_written,
-    counted,
     names_rows,
     optimiser_steps,
+    source_size,
     step_rows,
     stored_parameters,
     weight_bytes,
@@ -231,7 +231,7 @@ def _size(run: Run, step: Step, sizes: Sizes) -> Size:
     tokens, estimated = 0.0, False
     for name, share in step.chunk.shares.items():
         known = _tokens(run, step, name)
-        one = sizes.of(run.plan, name, stage) if known is None else counted(finished_record(known.folder))
+        one = sizes.of(run.plan, name, stage) if known is None else source_size(finished_record(known.folder))
         if known is not None and one.tokens is not None:
             train[name], tokens = one.train, tokens + share * one.tokens
         else:

@@ -85,7 +85,7 @@ def unchanged(path: Path) -> bool:
     return not wrong
 
 
-def link(folder: Path, home: Path) -> None:
+def link_step(folder: Path, home: Path) -> None:
     """Make `folder` a link to `home`, which is made if need be; a link that leads elsewhere is replaced.
 
     The link is relative, so that the storage may move. Raises StorageError.

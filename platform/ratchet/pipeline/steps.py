@@ -25,7 +25,14 @@ from ratchet.pipeline.graph import (
     planned_steps,
 )
 from ratchet.pipeline.prepare import reference_model
-from ratchet.pipeline.step_folder import IDENTITY, clear_step, drop_checkpoints, link, step_faults, write_step_record
+from ratchet.pipeline.step_folder import (
+    IDENTITY,
+    clear_step,
+    drop_checkpoints,
+    link_step,
+    step_faults,
+    write_step_record,
+)
 from ratchet.pipeline.step_inputs import (
     KEY,
     Contents,
@@ -105,11 +112,11 @@ def _place(run: Run, step: Step, identity: Mapping[str, Any]) -> Iterator[_Place
         clear_step(folder, run.layout.damaged, wanted=not run.fresh and wanted_again(run, step.name))
         _claim(run, step, folder, identity)
         if not folder.exists() and not run.fresh and (home / NAME).exists() and not step_faults(home):
-            link(folder, home)  # a sweep's trial made it
+            link_step(folder, home)  # a sweep's trial made it
         yield _Place(folder, read_record(folder), run.still_ours)
         return
     with trial.watch(step.name, folder):
-        link(folder, home)
+        link_step(folder, home)
 
         def look(mine: bool) -> Record | None:
             if mine:
@@ -127,7 +134,7 @@ def _place(run: Run, step: Step, identity: Mapping[str, Any]) -> Iterator[_Place
             yield _Place(home, mine.found, mine.check)
 
 
-def finished(run: Run, planned: PlannedStep) -> Model | None:
+def finished_model(run: Run, planned: PlannedStep) -> Model | None:
     """Return the model of a step that is made, and made from what the plan now asks for; else None.
 
     Raises CorruptError where it is not as it was written.

@@ -26,7 +26,7 @@ from ratchet.pipeline.prepare import base_model, check_external_models, prepare_
 from ratchet.pipeline.reference_passes import foreign_engine
 from ratchet.pipeline.session import native_noise_to, ray_session
 from ratchet.pipeline.step_inputs import Contents
-from ratchet.pipeline.steps import finished
+from ratchet.pipeline.steps import finished_model
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.training import ready
 from ratchet.plan.references import stage_order, start_of
@@ -195,7 +195,7 @@ def _find_made(run: Run, name: str) -> None:
     names = Contents(made)
     for step in steps_of(run.plan, name, run.orders[name].chunks):
         identity = step_identity(run.plan, step, names) if names.knows(step) else None
-        if (model := finished(made, PlannedStep(step, identity))) is None:
+        if (model := finished_model(made, PlannedStep(step, identity))) is None:
             return
         run.models[step.name] = model
 
