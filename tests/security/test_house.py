@@ -90,5 +90,5 @@ def test_each_rule_goes_red(source: str) -> None:
 
 def test_no_template_of_the_report_lets_text_through_unescaped() -> None:
     """What a model or a judge wrote stands in the page; `|safe` is for what the library itself made."""
-    source = (PLATFORM / "ratchet" / "report" / "templates.py").read_text()
-    assert "autoescape" in source
+    source = (PLATFORM / "ratchet" / "report" / "render.py").read_text()
+    assert "autoescape=True" in source
