@@ -190,18 +190,16 @@ def trials(task: Task, count: int, root: Path) -> Figures:
 
     from benchmarks.ratchet_side import RatchetSide
     from ratchet.reference.rate import score_rows
-    from ratchet.reference.store import logps_identity, missing_blocks, write_block
-    from ratchet.store.fingerprint import fingerprint
+    from ratchet.reference.store import ReferenceScores, missing_blocks, write_block
     from ratchet.store.layout import Layout
+    from ratchet.store.made import folder_of
 
     scoring = stepping = 0.0
     scored = 0
     for _ in range(count):
         side = RatchetSide(task)
-        identity = logps_identity(
-            tokens="0", split="train", rows=None, weights="0", dtype="float32", quantise=None, engine="trainer"
-        )
-        folder = Layout(root).logps(fingerprint(identity))
+        scores = ReferenceScores("0", "train", None, weights="0", dtype="float32", quantise=None, engine="trainer")
+        folder = folder_of(Layout(root), scores)
         folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         for number, start, end in missing_blocks(folder, task.pairs):

@@ -14,10 +14,10 @@ from ratchet.reference.partition import difficulty, log_ratio, order_chunks, spl
 from ratchet.reference.store import (
     BLOCK,
     Logps,
+    ReferenceScores,
     block_path,
     blocks,
     finished_files,
-    logps_identity,
     missing_blocks,
     prove,
     read_logps,
@@ -122,7 +122,8 @@ def test_whatever_decides_the_numbers_is_in_the_identity(key: str) -> None:
         "engine": "trainer",
     }
     other = base | {key: (1, 2) if key == "rows" else "other"}
-    assert fingerprint(logps_identity(**base)) != fingerprint(logps_identity(**other))  # type: ignore[arg-type]
+    one, two = ReferenceScores(**base), ReferenceScores(**other)  # type: ignore[arg-type]
+    assert fingerprint(one.identity) != fingerprint(two.identity)
 
 
 def test_a_sample_is_fixed_sorted_and_within() -> None:

@@ -62,12 +62,12 @@ def blocks(layout: Layout) -> Any:
 
 
 def model(layout: Layout) -> Any:
-    folder = layout.model("m")
+    folder = layout.made("models", "m")
     return MADE_AGAIN if sound_record(folder) is None else (folder / "model.safetensors").read_bytes()
 
 
 def result(layout: Layout) -> Any:
-    return MADE_AGAIN if sound_record(layout.result("r")) is None else read_result(layout.result("r"))
+    return MADE_AGAIN if sound_record(layout.made("scores", "r")) is None else read_result(layout.made("scores", "r"))
 
 
 def answers(layout: Layout) -> Any:

@@ -23,7 +23,7 @@ from ratchet.evaluate import suites
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import open_judge
 from ratchet.evaluate.results import Item, TaskResult
-from ratchet.evaluate.suites import score_suite
+from ratchet.evaluate.suites import keep_result, score_suite
 from ratchet.evaluate.task_run import Answered
 from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
@@ -185,8 +185,7 @@ def bench(made: tuple[Layout, Path, Path]) -> tuple[Bench, Model, Suite]:
 def test_a_model_that_is_evaluated_is_waited_for_and_its_result_read(
     bench: tuple[Bench, Model, Suite], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = suites._keep
-    monkeypatch.setattr(suites, "_keep", nothing_to_do)
+    monkeypatch.setattr(suites, "keep_result", nothing_to_do)
     place, model, suite = bench
     task = suite.tasks["text"]
     assert isinstance(task, Perplexity)
@@ -197,8 +196,8 @@ def test_a_model_that_is_evaluated_is_waited_for_and_its_result_read(
         time.sleep(0.5)
         assert not waiting.done()
         read = suites.check_suite("suite", suite, candidates.tokenizer, place.layout, None, gpu=False)
-        identity = suites._identity(candidates, task, read.identities["text"])
-        folder = keep(place, identity, Answered(result_of("text"), {}), 1.0, leases)
+        part = suites.ScoredTask("text", candidates.identity_for(task), read.identities["text"])
+        folder = keep_result(place.layout, part, Answered(result_of("text"), {}), 1.0, leases).folder
     (scored,) = waiting.result()
     assert (scored.folder, scored.reused, scored.result.headline.value) == (folder, True, 3.0)
 

@@ -17,7 +17,7 @@ from ratchet.errors import DataError
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait, leased
-from ratchet.store.made import Product, ensure, find, turn
+from ratchet.store.made import Product, ensure, find, keep, record_of, turn
 from ratchet.store.record import read_record
 
 
@@ -70,8 +70,38 @@ def test_what_is_there_is_found_and_says_whether_it_was_made_just_now(tmp_path: 
     assert made.fresh and not ensure(layout, Thing()).fresh
     found = find(layout, Thing(there))
     assert found is not None and (found.fingerprint, found.folder) == (DIGEST, made.folder)
+    flip(made.folder / "content", 3)
+    assert find(layout, Thing()) is None and find(layout, Thing(), unseen=True) is not None
     flip(made.folder / "record.json", 40)
-    assert find(layout, Thing()) is None, "a record that cannot be believed counts for nothing, and ends nothing"
+    assert find(layout, Thing(), unseen=True) is None, "a record that cannot be believed counts for nothing"
+
+
+def test_what_is_kept_under_anothers_lease_is_found_and_put_aside_where_it_is_damaged(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    with leased(layout.lease("another"), what="x") as lease:
+        made = keep(layout, Thing(), [lease])
+        found = find(layout, Thing())
+        assert made.fresh and found is not None and (found.folder, found.fresh) == (made.folder, False)
+        flip(made.folder / "content", 3)
+        assert keep(layout, Thing(), [lease]).folder == made.folder and find(layout, Thing()) is not None
+        assert len(list((tmp_path / "store" / "damaged").iterdir())) == 1
+        (layout.lease("another") / "7.json").write_text("{}")  # as one does that has seen this lease lapse
+        shutil.rmtree(made.folder)
+        with raises("run.taken-over"):
+            keep(layout, Thing(), [lease])
+    assert find(layout, Thing()) is None
+
+
+def test_what_is_kept_apart_is_never_found(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    one, two = (keep(layout, Thing(), (), apart=True) for _ in range(2))
+    assert find(layout, Thing()) is None and one.folder != two.folder and (one.folder / "content").exists()
+    assert one.record.fingerprint == DIGEST
+
+
+def test_a_record_says_the_seconds_of_its_maker_where_that_counts_them(tmp_path: Path) -> None:
+    said = [record_of(Thing(), Product(seconds=seconds), "then", 7.00049).seconds for seconds in (None, 2.5)]
+    assert said == [7.0, 2.5]
 
 
 def test_the_work_ends_where_the_one_who_waits_is_stopped(tmp_path: Path) -> None:

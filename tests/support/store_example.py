@@ -92,7 +92,13 @@ def tokenised(rows: int) -> pa.Table:
 def write_store(root: Path) -> Layout:
     """Write a store below `root` and return its layout."""
     layout = Layout(root)
-    for folder in (layout.pairs("p"), layout.logps("l"), layout.tokens("t"), layout.model("m"), layout.result("r")):
+    for folder in (
+        layout.pairs("p"),
+        layout.logps("l"),
+        layout.tokens("t"),
+        layout.made("models", "m"),
+        layout.made("scores", "r"),
+    ):
         folder.parent.mkdir(parents=True, exist_ok=True)
     write_record(write_pairs(layout.pairs("p"), some_pairs(40), some_pairs(9, start=90)), record("pairs", "p"))
     layout.tokens("t").mkdir()
@@ -100,12 +106,12 @@ def write_store(root: Path) -> Layout:
         writer.write("train", tokenised(60))
     write_record(layout.tokens("t"), record("tokens", "t"))
     write_logps(layout.logps("l"))
-    layout.model("m").mkdir()
-    (layout.model("m") / "model.safetensors").write_bytes(bytes(range(256)) * 4)
-    write_record(layout.model("m"), record("model", "m"))
-    layout.result("r").mkdir()
-    write_result(layout.result("r"), result())
-    write_record(layout.result("r"), record("scores", "r"))
+    layout.made("models", "m").mkdir()
+    (layout.made("models", "m") / "model.safetensors").write_bytes(bytes(range(256)) * 4)
+    write_record(layout.made("models", "m"), record("model", "m"))
+    layout.made("scores", "r").mkdir()
+    write_result(layout.made("scores", "r"), result())
+    write_record(layout.made("scores", "r"), record("scores", "r"))
     with UnitJournal(layout.answers("a")) as units:
         for number in range(6):
             units.append(f"u{number}", [Answer(f"text {number}", "stop", 3, 2)])

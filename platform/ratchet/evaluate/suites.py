@@ -6,7 +6,6 @@ import dataclasses
 import importlib.metadata
 import logging
 import time
-import uuid
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,8 +22,7 @@ from ratchet.store.files import at_home, write_text
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Lease
-from ratchet.store.made import Product, publish
-from ratchet.store.record import make_room, sound_record
+from ratchet.store.made import Made, Product, find, keep
 
 _log = logging.getLogger(__name__)
 VERSION = 4
@@ -49,17 +47,29 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class _KeptResult:
-    """A task's result as the store keeps it; it was computed in `seconds`."""
+class ScoredTask:
+    """A task's result for a model: `read` is what decides its numbers but the model, as `task_identity` has it."""
 
-    identity: Mapping[str, Any]
-    answered: Answered
-    seconds: float
+    task: str
+    model: Any
+    read: Mapping[str, Any]
     kind: ClassVar[str] = "scores"
 
     @property
     def what(self) -> str:
-        return f"scores of {self.answered.result.task}"
+        return f"scores of {self.task}"
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"kind": self.kind, "model": self.model, **self.read}
+
+
+@dataclasses.dataclass(frozen=True)
+class AnsweredTask(ScoredTask):
+    """One that was answered, in `seconds`."""
+
+    answered: Answered
+    seconds: float
 
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         """Write the result, and the lines beside it."""
@@ -101,25 +111,26 @@ def score_suite(
     with Candidates(bench, model) as candidates:
         gpu = bool(bench.cluster.gpus_per_worker)
         read = check_suite(name, suite, candidates.tokenizer, bench.layout, heldout, gpu=gpu)
-        identities = {
-            task: _identity(candidates, suite.tasks[task], identity) for task, identity in read.identities.items()
+        parts = {
+            task: ScoredTask(task, candidates.identity_for(suite.tasks[task]), identity)
+            for task, identity in read.identities.items()
         }
         failed = {task: _fail(bench, model, name, task, suite.tasks[task], read.failed[task]) for task in read.failed}
-        found = failed | _kept(bench.layout, model, name, identities)
+        found = failed | _kept(bench.layout, model, name, parts)
         if wanted := [suite.tasks[task] for task in suite.tasks if task not in found]:
             leases = candidates.alone(wanted, candidates.step_back)
-            found = failed | _kept(bench.layout, model, name, identities)  # another process may have asked meanwhile
-            keys = {fingerprint(identities[task]): task for task in reversed(suite.tasks) if task not in found}
+            found = failed | _kept(bench.layout, model, name, parts)  # another process may have asked meanwhile
+            keys = {fingerprint(parts[task].identity): task for task in reversed(suite.tasks) if task not in found}
             left = {task: read.ready[task] for task in suite.tasks if task in keys.values()}
             for task, outcome, seconds in _ask(candidates, left):
                 # A task may stand in a suite under several names.
-                alike = [same for same in identities if identities[same] == identities[task]]
+                alike = [same for same in parts if parts[same].identity == parts[task].identity]
                 answered = _of_known_unit(suite.tasks[task].kind, outcome)
                 if isinstance(answered, RatchetError):
                     found |= {one: _fail(bench, model, name, one, suite.tasks[one], answered) for one in alike}
                     continue
-                folder = _keep(bench, identities[task], answered, seconds, leases)
-                found |= {one: _read(model.name, name, one, folder, seconds, reused=False) for one in alike}
+                made = keep_result(bench.layout, parts[task], answered, seconds, leases)
+                found |= {one: _read(model.name, name, one, made, reused=False) for one in alike}
                 tell(found[task])
     return [found[task] for task in suite.tasks]
 
@@ -136,30 +147,30 @@ def _fail(bench: Bench, model: Model, suite: str, task: str, settings: Task, err
     """Return the result of a task that could not be asked. It is kept where no later run looks for it."""
     _log.warning("%s: tasks.%s of %s was not asked: %s; %s", suite, task, model.name, why_of(error), error.fix)
     result = not_asked(task, settings.kind, getattr(settings, "metric", settings.kind), error)
-    identity = {
-        "kind": "scores",
-        "model": model.weights,
-        "task": settings.model_dump(mode="json"),
-        "not asked": error.what,
-    }
-    folder = _keep(bench, identity, Answered(result, {}), 0.0, ())
-    return Scored(model.name, suite, task, result, folder, 0.0, reused=False, failure=error)
+    why = {"task": settings.model_dump(mode="json"), "not asked": error.what}
+    made = keep_result(bench.layout, ScoredTask(task, model.weights, why), Answered(result, {}), 0.0, ())
+    return Scored(model.name, suite, task, result, made.folder, 0.0, reused=False, failure=error)
 
 
-def _kept(layout: Layout, model: Model, name: str, identities: Mapping[str, Mapping[str, Any]]) -> dict[str, Scored]:
+def keep_result(layout: Layout, part: ScoredTask, answered: Answered, seconds: float, leases: Sequence[Lease]) -> Made:
+    """Write a result down. One that is not whole is where the next run does not look for it.
+
+    Raises RunError where another process took over.
+    """
+    task = AnsweredTask(part.task, part.model, part.read, answered, seconds)
+    return keep(layout, task, leases, apart=not answered.result.whole)
+
+
+def _kept(layout: Layout, model: Model, name: str, parts: Mapping[str, ScoredTask]) -> dict[str, Scored]:
     """Return the results of a suite's tasks that the store holds."""
-    found = {}
-    for task, identity in identities.items():
-        folder = layout.result(fingerprint(identity))
-        if (record := sound_record(folder)) is not None:
-            found[task] = _read(model.name, name, task, folder, record.seconds, reused=True)
-    return found
+    there = {task: made for task, part in parts.items() if (made := find(layout, part)) is not None}
+    return {task: _read(model.name, name, task, made, reused=True) for task, made in there.items()}
 
 
-def _read(model: str, suite: str, task: str, folder: Path, seconds: float, *, reused: bool) -> Scored:
+def _read(model: str, suite: str, task: str, made: Made, *, reused: bool) -> Scored:
     """Return a result as it is kept, also where it was just made: one form, whenever it was made."""
-    result = dataclasses.replace(read_result(folder), task=task)
-    return Scored(model, suite, task, result, folder, seconds, reused)
+    result = dataclasses.replace(read_result(made.folder), task=task)
+    return Scored(model, suite, task, result, made.folder, made.record.seconds, reused)
 
 
 def check_suite(
@@ -233,21 +244,3 @@ def _of_known_unit(kind: str, answered: Answered | RatchetError) -> Answered | R
         fix="correct `units` of its TaskKind",
         code="plan.kind",
     )
-
-
-def _identity(candidates: Candidates, task: Task, read: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a result is the fingerprint of: the model, and what the task is and reads."""
-    return {"kind": "scores", "model": candidates.identity_for(task), **read}
-
-
-def _keep(bench: Bench, identity: dict[str, Any], answered: Answered, seconds: float, leases: Sequence[Lease]) -> Path:
-    """Write a result, and return its folder. Raises RunError where another process took over.
-
-    One that is not whole stands under a name of its own, where the next run does not look for it.
-    """
-    result, fp = answered.result, fingerprint(identity)
-    folder = bench.layout.result(fp if result.whole else f"{fp}-{uuid.uuid4().hex[:8]}")
-    # A damaged result may lie there: `publish` renames onto a name, and never over a folder.
-    make_room(folder, bench.layout.damaged)
-    publish(folder, _KeptResult(identity, answered, seconds), leases)
-    return folder

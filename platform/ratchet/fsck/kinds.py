@@ -13,7 +13,7 @@ from ratchet.evaluate.harness.data import copy_faults
 from ratchet.evaluate.harness.requests import digest_fault
 from ratchet.pipeline.step_folder import IDENTITY, SHOWN, masters_files
 from ratchet.pipeline.step_inputs import KEY, begun_as
-from ratchet.reference.store import block_fault, block_paths, remove_block
+from ratchet.reference.store import block_fault, block_paths, of_whole_split, remove_block
 from ratchet.serving.journal import parse_answer, parse_unit
 from ratchet.store.append import damaged_lines, rewrite
 from ratchet.store.files import read_sealed, write_sealed
@@ -72,7 +72,7 @@ def _logps(folder: Path, layout: Layout) -> Iterator[StorePart]:
 def _logps_lease(folder: Path, record: Record | None, layout: Layout) -> Path:
     """A sample of a split has the lease of the whole split. Where it is unknown which, any that is held guards."""
     if record is not None:
-        return layout.lease(f"logps-{fingerprint({**record.identity, 'rows': 'all'})}")
+        return layout.lease(f"{record.kind}-{fingerprint(of_whole_split(record.identity))}")
     held = (lease for lease in layout.lease("x").parent.glob("logps-*") if holder_of(lease) is not None)
     return next(held, layout.lease(f"logps-{folder.name}"))
 

@@ -147,7 +147,7 @@ def find_base(run: Run) -> None:
     spec = run.plan.model
     if spec.scratch is not None:
         model = scratch_model(run, spec.scratch)
-        made = None if model is None else find(run.layout, model)
+        made = None if model is None else find(run.layout, model, unseen=True)
         if made is None:
             return
         folder = made.folder
@@ -167,7 +167,7 @@ def _find_tokens(run: Run) -> None:
             key = (name, stage.max_length, stage.overlong)
             if name not in run.pairs or key in run.tokens:
                 continue
-            if (made := find(run.layout, source_tokens(run, name, stage))) is not None:
+            if (made := find(run.layout, source_tokens(run, name, stage), unseen=True)) is not None:
                 run.tokens[key] = Tokens(name, made.fingerprint, made.folder)
 
 

@@ -23,14 +23,14 @@ from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.models import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
 from ratchet.reference.processes import MOST, attempt, gone_afterwards, sign
 from ratchet.reference.rate import Rater, TrainerRater
-from ratchet.reference.store import block_path, finished_files, logps_identity, missing_blocks, prove, write_block
+from ratchet.reference.store import ReferenceScores, block_path, finished_files, missing_blocks, prove, write_block
 from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.machine import on_ray
-from ratchet.store.made import LeasedTurn, turn
-from ratchet.store.record import Record, now, sound_record, write_record
+from ratchet.store.made import LeasedTurn, Made, Product, find, folder_of, lease_key, record_of, turn
+from ratchet.store.record import now, write_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,20 +134,20 @@ def _score(
 
 @dataclasses.dataclass(frozen=True)
 class _JobPlan:
-    """A job, where its scores lie or will, and its lease; `part`: they are, or will be, those of the whole split."""
+    """A job, its scores, where they lie, and their lease; `part`: they are, or will be, those of a whole split."""
 
     job: ScoreJob
     what: str
-    identity: dict[str, Any]
+    scores: ReferenceScores
     folder: Path
     lease: str
-    record: Record | None
+    made: Made | None
     part: bool
 
     @property
     def missing(self) -> bool:
         """Whether it has to be scored for itself."""
-        return self.record is None and not self.part
+        return self.made is None and not self.part
 
 
 def _plans(work: Sequence[tuple[ScoringModel, ScoreJob]], engine: EngineChoice, layout: Layout) -> list[_JobPlan]:
@@ -162,18 +162,14 @@ def _plan(
     So they have the whole split's lease: who scores a sample waits for who scores everything.
     """
     what = f"scores of {model.folder} on the {job.split} pairs of {job.tokens_fp}"
-    whole = dataclasses.replace(job, rows=None)
-    identity = _identity(model, whole, engine)
-    fp = fingerprint(identity)
-    lease, folder = f"logps-{fp}", layout.logps(fp)
-    record = sound_record(folder)
+    scores = _scores(model, job, engine)
+    whole = dataclasses.replace(scores, rows=None)
+    made, lease = find(layout, whole), lease_key(whole)
     if job.rows is not None:
-        if record is not None or whole in jobs:
-            return _JobPlan(job, what, identity, folder, lease, record, part=True)
-        identity = _identity(model, job, engine)
-        folder = layout.logps(fingerprint(identity))
-        record = sound_record(folder)
-    return _JobPlan(job, what, identity, folder, lease, record, part=False)
+        if made is not None or dataclasses.replace(job, rows=None) in jobs:
+            return _JobPlan(job, what, whole, folder_of(layout, whole), lease, made, part=True)
+        made = find(layout, scores)
+    return _JobPlan(job, what, scores, folder_of(layout, scores), lease, made, part=False)
 
 
 def _items(plan: _JobPlan) -> Iterator[dict[str, Any]]:
@@ -188,13 +184,13 @@ def _items(plan: _JobPlan) -> Iterator[dict[str, Any]]:
         }
 
 
-def _identity(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> dict[str, Any]:
+def _scores(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> ReferenceScores:
     if engine.foreign:
         name = f"{engine.label}, adapter" if model.adapter else engine.label
         quantise = engine.quantisation
     else:
         name, quantise = engine.name, model.quantise
-    return logps_identity(
+    return ReferenceScores(
         tokens=job.tokens_fp,
         split=job.split,
         rows=job.rows,
@@ -214,31 +210,20 @@ def _rows(job: ScoreJob) -> npt.NDArray[np.int64]:
 
 def _found(plan: _JobPlan) -> Scores:
     """Return the scores of a job for which nothing had to be computed."""
-    fp = fingerprint(plan.identity)
-    if plan.part or plan.record is None:
-        return Scores(plan.folder, fp, len(_rows(plan.job)), 0.0, reused=True)
-    return Scores(plan.folder, fp, plan.record.counts["pairs"], plan.record.seconds, reused=True)
+    if plan.part or plan.made is None:
+        return Scores(plan.folder, fingerprint(plan.scores.identity), len(_rows(plan.job)), 0.0, reused=True)
+    record = plan.made.record
+    return Scores(plan.folder, record.fingerprint, record.counts["pairs"], record.seconds, reused=True)
 
 
 def _finish(plan: _JobPlan, started: str, clock: float, seconds: float) -> Scores:
-    fp = fingerprint(plan.identity)
     table = open_table([plan.job.file], [1.0], 0)
     counts = prove(plan.folder, table.subset(_rows(plan.job)).pair_ids())
     plan.folder.mkdir(parents=True, exist_ok=True)
-    write_record(
-        plan.folder,
-        Record(
-            "logps",
-            fp,
-            plan.identity,
-            counts,
-            started,
-            round(seconds, 3),
-            facts={"wall_seconds": round(time.monotonic() - clock, 3)},
-        ),
-        finished_files(plan.folder),
-    )
-    return Scores(plan.folder, fp, counts["pairs"], seconds, reused=False)
+    product = Product(counts, facts={"wall_seconds": round(time.monotonic() - clock, 3)})
+    record = record_of(plan.scores, product, started, seconds)
+    write_record(plan.folder, record, finished_files(plan.folder))
+    return Scores(plan.folder, record.fingerprint, counts["pairs"], seconds, reused=False)
 
 
 def _run(

@@ -15,12 +15,13 @@ that asks for the same scores finds them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ from ratchet.errors import CorruptError, DataError, some
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.models import ScoreJob, Scores
 from ratchet.store.files import write_bytes
-from ratchet.store.fingerprint import digest_once
+from ratchet.store.fingerprint import digest_once, fingerprint
 from ratchet.store.record import NAME, Record, examine_folder, finished_record
 
 _log = logging.getLogger(__name__)
@@ -69,33 +70,62 @@ class Logps:
         return Logps(self.chosen[rows], self.rejected[rows], self.chosen_tokens[rows], self.rejected_tokens[rows])
 
 
-def logps_identity(
-    *,
-    tokens: str,
-    split: str,
-    rows: Sequence[int] | None,
-    weights: str,
-    dtype: str,
-    quantise: str | None,
-    engine: str,
-    code: str | None = None,
-) -> dict[str, Any]:
-    """Return what decides the scores of some rows of a token folder's split; `rows` of None is all.
+@dataclasses.dataclass(frozen=True)
+class ReferenceScores:
+    """The scores of some rows of a token folder's split under a model; `rows` of None is all.
 
+    They are made block by block in their place, so that a kill costs one block; the record is written last.
     `code` is the digest of the code that came with the model and ran; most models have none.
     """
-    return {
-        "kind": "logps",
-        "version": 1,
-        "tokens": tokens,
-        "split": split,
-        "rows": "all" if rows is None else hashlib.sha256(np.asarray(rows, dtype="<i8").tobytes()).hexdigest()[:20],
-        "weights": weights,
-        "dtype": dtype,
-        "quantise": quantise,
-        "engine": engine,
-        **({} if code is None else {"code": code}),
-    }
+
+    tokens: str
+    split: str
+    rows: tuple[int, ...] | None
+    weights: str
+    dtype: str
+    quantise: str | None
+    engine: str
+    code: str | None = None
+    kind: ClassVar[str] = "logps"
+
+    @property
+    def what(self) -> str:
+        return f"scores of the {self.split} pairs of {self.tokens} under {self.weights}"
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, Any]:
+        some = hashlib.sha256(np.asarray(self.rows or (), dtype="<i8").tobytes()).hexdigest()[:20]
+        return {
+            "kind": self.kind,
+            "version": 1,
+            "tokens": self.tokens,
+            "split": self.split,
+            "rows": _ALL if self.rows is None else some,
+            "weights": self.weights,
+            "dtype": self.dtype,
+            "quantise": self.quantise,
+            "engine": self.engine,
+            **({} if self.code is None else {"code": self.code}),
+        }
+
+
+_ALL = "all"
+"""The rows of an identity that has the whole split."""
+
+
+def of_whole_split(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity of the scores of a whole split, of which those of `identity` may be a part."""
+    return {**identity, "rows": _ALL}
+
+
+def covers_split(identity: Mapping[str, Any], split: str) -> bool:
+    """Whether scores are those of all pairs of a split."""
+    return (identity["split"], identity["rows"]) == (split, _ALL)
+
+
+def pass_of(identity: Mapping[str, Any]) -> str:
+    """Name the pass that some scores are of: one model, in one precision, over one source, whichever rows."""
+    return fingerprint({key: value for key, value in identity.items() if key not in {"split", "rows"}})
 
 
 def joined(parts: Sequence[Logps]) -> Logps:

@@ -88,9 +88,6 @@ class Layout:
     def logps(self, fp: str) -> Path:
         return self.root / "store" / "logps" / fp
 
-    def model(self, fp: str) -> Path:
-        return self.root / "store" / "models" / fp
-
     def answers(self, fp: str) -> Path:
         return self.root / "store" / "answers" / f"{fp}.jsonl"
 
@@ -105,9 +102,6 @@ class Layout:
     @property
     def store(self) -> Path:
         return self.root / "store"
-
-    def result(self, fp: str) -> Path:
-        return self.root / "store" / "scores" / fp
 
     def run(self, plan: str) -> Path:
         return self.root / self.runs / plan

@@ -1,8 +1,9 @@
 """What the store holds once: looked for, leased, looked for again, made aside, proved, recorded and renamed.
 
 Every part that is made once goes through here, so that a kill, a wait or a second process is handled in one place.
-Whole folders go through `ensure`; what is made in place (a step, the blocks of scores) takes a `turn` and writes its
-record itself. A run folder is held as a whole (`hold`), as long as one process works in it.
+Whole folders go through `ensure`, or through `keep` where the caller holds the lease of what they were made with. What
+is made in place (a step, the blocks of scores) takes a `turn`, and `record_of` makes its record. A run folder is held
+as a whole (`hold`), as long as one process works in it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -35,8 +37,8 @@ class Product:
     seconds: float | None = None
 
 
-class Artefact(Protocol):
-    """Something that the store holds once: what it is, what decides its content, and how it is made.
+class Identified(Protocol):
+    """Something that is made once: what it is, and what decides its content.
 
     `kind` names its folder in the store and its lease. What it is made from enters its identity by the fingerprint of
     that, or by a digest of its content; so identities are composed, and a part has its whole identity or none.
@@ -53,6 +55,10 @@ class Artefact(Protocol):
     @property
     def identity(self) -> Mapping[str, Any]:
         """What decides its content. Raises DataError, ModelError where that is not there."""
+
+
+class Artefact(Identified, Protocol):
+    """Something identified that says how it is made, as a whole folder."""
 
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         """Fill an empty folder and prove its content; what `look` raises ends the work."""
@@ -108,10 +114,19 @@ def turn(
         yield LeasedTurn(found, leases)
 
 
-def find(layout: Layout, artefact: Artefact) -> Made | None:
-    """Return where an artefact lies, its files unseen, for those who only show what is there; None where it is not."""
+def lease_key(artefact: Identified) -> str:
+    """Return the key of the lease under which an artefact is made."""
+    return f"{artefact.kind}-{fingerprint(artefact.identity)}"
+
+
+def find(layout: Layout, artefact: Identified, *, unseen: bool = False) -> Made | None:
+    """Return where an artefact lies, or None where it does not, or not as it was written.
+
+    `unseen`: its record alone is read, and not its files, for those who only show what is there.
+    """
     digest = fingerprint(artefact.identity)
-    record = legible_record(folder := layout.made(artefact.kind, digest))
+    folder = layout.made(artefact.kind, digest)
+    record = legible_record(folder) if unseen else sound_record(folder)
     return None if record is None else Made(digest, folder, record)
 
 
@@ -120,41 +135,57 @@ def ensure(layout: Layout, artefact: Artefact, wait: Wait = SILENTLY) -> Made:
 
     Raises what `make` raises; RunError where another process took over; StorageError.
     """
-    digest = fingerprint(artefact.identity)
-    folder = layout.made(artefact.kind, digest)
 
-    def look(mine: bool) -> Record | None:
-        return make_room(folder, layout.damaged) if mine else sound_record(folder)
+    def look(mine: bool) -> Made | None:
+        if mine:
+            make_room(folder_of(layout, artefact), layout.damaged)
+        return find(layout, artefact)
 
-    def missing(record: Record | None) -> dict[str, str]:
-        return {} if record else {f"{artefact.kind}-{digest}": artefact.what}
+    def missing(found: Made | None) -> dict[str, str]:
+        return {} if found else {lease_key(artefact): artefact.what}
 
     with turn(layout, look, missing, wait) as mine:
-        if mine.found is not None:
-            return Made(digest, folder, mine.found)
-        return Made(digest, folder, publish(folder, artefact, list(mine.leases.values()), wait.look), fresh=True)
+        return mine.found or _publish(folder_of(layout, artefact), artefact, list(mine.leases.values()), wait.look)
 
 
-def publish(
-    folder: Path, artefact: Artefact, leases: Sequence[Lease], look: Callable[[], None] = lambda: None
-) -> Record:
-    """Fill a folder aside, write its record, and give it its name while the leases are still held.
+def keep(layout: Layout, artefact: Artefact, leases: Sequence[Lease], *, apart: bool = False) -> Made:
+    """Make an artefact under leases of what it is made with, which the caller holds; a damaged one is put aside.
 
-    Raises what `make` raises; RunError where another process took over; StorageError.
+    `apart`: it is shown and never found, under a name of its own. Raises as `ensure`.
     """
+    folder = folder_of(layout, artefact)
+    if apart:
+        folder = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:8]}")
+    # `_publish` renames onto a name, and never over a folder.
+    make_room(folder, layout.damaged)
+    return _publish(folder, artefact, leases)
+
+
+def folder_of(layout: Layout, artefact: Identified) -> Path:
+    """Return where an artefact lies, or will."""
+    return layout.made(artefact.kind, fingerprint(artefact.identity))
+
+
+def _publish(
+    folder: Path, artefact: Artefact, leases: Sequence[Lease], look: Callable[[], None] = lambda: None
+) -> Made:
+    """Fill a folder aside, write its record, and give it its name while the leases are still held."""
     started, clock = now(), time.monotonic()
     remove_leftovers(folder)
     with folder_aside(folder) as aside:
         made = artefact.make(aside, look)
-        seconds = round(time.monotonic() - clock if made.seconds is None else made.seconds, 3)
-        digest = fingerprint(artefact.identity)
-        record = Record(
-            artefact.kind, digest, artefact.identity, made.counts, started, seconds, made.inputs, made.facts
-        )
+        record = record_of(artefact, made, started, time.monotonic() - clock)
         write_record(aside, record)
         for lease in leases:
             lease.check()
-    return record
+    return Made(record.fingerprint, folder, record, fresh=True)
+
+
+def record_of(artefact: Identified, made: Product, started: str, seconds: float) -> Record:
+    """Return the record of an artefact that was begun at `started` and took `seconds`, unless its maker says less."""
+    identity = artefact.identity
+    took = round(seconds if made.seconds is None else made.seconds, 3)
+    return Record(artefact.kind, fingerprint(identity), identity, made.counts, started, took, made.inputs, made.facts)
 
 
 @contextlib.contextmanager

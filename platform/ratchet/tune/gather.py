@@ -22,10 +22,10 @@ from ratchet.documents.sweep import (
 from ratchet.documents.trial import TrialStep
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
+from ratchet.reference.store import pass_of
 from ratchet.report.sweep.diagnoses import diagnose_sweep
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
-from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import code_commit, legible_record, now, versions
 from ratchet.tune.compare import compare, shares_of, tied
@@ -226,11 +226,6 @@ def _passes(scored: Mapping[str, tuple[str, int]]) -> int:
     return len({of for of, _ in scored.values()})
 
 
-def _pass_of(identity: Mapping[str, Any]) -> str:
-    """Name the pass that some scores are of: one model, in one precision, over one source, whichever rows."""
-    return fingerprint({key: value for key, value in identity.items() if key not in {"split", "rows"}})
-
-
 def _scored(layout: Layout, step: TrialStep) -> dict[str, tuple[str, int]]:
     """Return the reference scores of a stage by their name in the store: model and tokens, and how many pairs.
 
@@ -239,4 +234,4 @@ def _scored(layout: Layout, step: TrialStep) -> dict[str, tuple[str, int]]:
     known = {name: legible_record(layout.logps(name)) for name in step.references}
     if None in known.values():
         return {step.id: (step.id, step.reference_pairs)}
-    return {name: (_pass_of(one.identity), int(one.counts["pairs"])) for name, one in known.items() if one is not None}
+    return {name: (pass_of(one.identity), int(one.counts["pairs"])) for name, one in known.items() if one is not None}

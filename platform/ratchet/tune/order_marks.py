@@ -11,7 +11,7 @@ from ratchet.plan.space import Space
 from ratchet.plan.stage_kinds import reads_pairs
 from ratchet.plan.training import Steps
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks
-from ratchet.reference.store import read_all
+from ratchet.reference.store import covers_split, read_all
 from ratchet.store.layout import Layout
 from ratchet.store.record import sound_record
 
@@ -58,7 +58,7 @@ def _accuracies(
                 continue
             for scored in step.references:
                 record = sound_record(folder := layout.logps(scored))
-                if record is not None and (record.identity["split"], record.identity["rows"]) == ("train", "all"):
+                if record is not None and covers_split(record.identity, "train"):
                     ratios = log_ratio(read_all(folder), length_normalised=steps.length_normalised)
                     found[step.start][step.chunk] = difficulty(step.chunk, ratios).accuracy
     return found
