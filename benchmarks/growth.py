@@ -189,17 +189,18 @@ def trials(task: Task, count: int, root: Path) -> Figures:
     import numpy as np
 
     from benchmarks.ratchet_side import RatchetSide
+    from ratchet.reference.models import ScoredPairs
     from ratchet.reference.rate import score_rows
-    from ratchet.reference.store import ReferenceScores, missing_blocks, write_block
+    from ratchet.reference.store import missing_blocks, write_block
     from ratchet.store.layout import Layout
-    from ratchet.store.made import folder_of
+    from ratchet.store.made import made_folder
 
     scoring = stepping = 0.0
     scored = 0
     for _ in range(count):
         side = RatchetSide(task)
-        scores = ReferenceScores("0", "train", None, weights="0", dtype="float32", quantise=None, engine="trainer")
-        folder = folder_of(Layout(root), scores)
+        scores = ScoredPairs("0", "train", None, weights="0", dtype="float32", quantise=None, engine="trainer")
+        folder = made_folder(Layout(root), scores)
         folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         for number, start, end in missing_blocks(folder, task.pairs):

@@ -23,7 +23,7 @@ from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE
 from ratchet.pipeline.prepare import base_model, check_external_models
 from ratchet.plan.load import load_plan
-from ratchet.reference.store import ReferenceScores
+from ratchet.reference.models import ScoredPairs
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
@@ -42,7 +42,7 @@ def found_under(folder: Path, template: ChatTemplate | None = None, longest: int
     """The name under which the store keeps scores, worked out from the model's folder as a run does."""
     tokens = fingerprint(tokens_identity("pairs", folder, Policy(longest, "drop"), template))
     return fingerprint(
-        ReferenceScores(
+        ScoredPairs(
             tokens=tokens,
             split="train",
             rows=None,

@@ -10,11 +10,11 @@ import pytest
 
 from ratchet.errors import CorruptError, DataError
 from ratchet.evaluate.preference import mean_gamma, reward_scores
+from ratchet.reference.models import ScoredPairs
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import (
     BLOCK,
     Logps,
-    ReferenceScores,
     block_path,
     blocks,
     finished_files,
@@ -122,7 +122,7 @@ def test_whatever_decides_the_numbers_is_in_the_identity(key: str) -> None:
         "engine": "trainer",
     }
     other = base | {key: (1, 2) if key == "rows" else "other"}
-    one, two = ReferenceScores(**base), ReferenceScores(**other)  # type: ignore[arg-type]
+    one, two = ScoredPairs(**base), ScoredPairs(**other)  # type: ignore[arg-type]
     assert fingerprint(one.identity) != fingerprint(two.identity)
 
 

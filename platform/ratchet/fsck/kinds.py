@@ -13,7 +13,8 @@ from ratchet.evaluate.harness.data import copy_faults
 from ratchet.evaluate.harness.requests import digest_fault
 from ratchet.pipeline.step_folder import IDENTITY, SHOWN, masters_files
 from ratchet.pipeline.step_inputs import KEY, begun_as
-from ratchet.reference.store import block_fault, block_paths, of_whole_split, remove_block
+from ratchet.reference.models import of_whole_split
+from ratchet.reference.store import block_fault, block_paths, remove_block
 from ratchet.serving.journal import parse_answer, parse_unit
 from ratchet.store.append import damaged_lines, rewrite
 from ratchet.store.files import read_sealed, write_sealed

@@ -6,10 +6,14 @@ Every model that a plan, a suite or a command names comes from here, so that all
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from ratchet.errors import CorruptError
 from ratchet.model.folder import digest_code, digest_model
@@ -217,3 +221,61 @@ def read_adapter(folder: Path, base: Path) -> Adapter:
 def servable(adapter: Adapter) -> bool:
     """Whether vLLM gives right numbers for a model with this adapter."""
     return bool(adapter.targets) and not _NOT_SERVED & set(adapter.targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredPairs:
+    """The scores of some rows of a token folder's split under a model; `rows` of None is all.
+
+    They are made block by block in their place, so that a kill costs one block; the record is written last.
+    `code` is the digest of the code that came with the model and ran; most models have none.
+    """
+
+    tokens: str
+    split: str
+    rows: tuple[int, ...] | None
+    weights: str
+    dtype: str
+    quantise: str | None
+    engine: str
+    code: str | None = None
+    kind: ClassVar[str] = "logps"
+
+    @property
+    def what(self) -> str:
+        return f"scores of the {self.split} pairs of {self.tokens} under {self.weights}"
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, Any]:
+        some = hashlib.sha256(np.asarray(self.rows or (), dtype="<i8").tobytes()).hexdigest()[:20]
+        return {
+            "kind": self.kind,
+            "version": 1,
+            "tokens": self.tokens,
+            "split": self.split,
+            "rows": _ALL if self.rows is None else some,
+            "weights": self.weights,
+            "dtype": self.dtype,
+            "quantise": self.quantise,
+            "engine": self.engine,
+            **({} if self.code is None else {"code": self.code}),
+        }
+
+
+_ALL = "all"
+"""The rows of an identity that has the whole split."""
+
+
+def of_whole_split(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity of the scores of a whole split, of which those of `identity` may be a part."""
+    return {**identity, "rows": _ALL}
+
+
+def covers_split(identity: Mapping[str, Any], split: str) -> bool:
+    """Whether scores are those of all pairs of a split."""
+    return (identity["split"], identity["rows"]) == (split, _ALL)
+
+
+def pass_of(identity: Mapping[str, Any]) -> str:
+    """Name the pass that some scores are of: one model, in one precision, over one source, whichever rows."""
+    return fingerprint({key: value for key, value in identity.items() if key not in {"split", "rows"}})

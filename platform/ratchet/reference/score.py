@@ -20,16 +20,16 @@ import numpy.typing as npt
 
 from ratchet.errors import DataError, some
 from ratchet.pairs.table import TokenTable, open_table
-from ratchet.reference.models import TRAINER, EngineChoice, Passes, ScoreJob, Scores, ScoringModel
+from ratchet.reference.models import TRAINER, EngineChoice, Passes, ScoredPairs, ScoreJob, Scores, ScoringModel
 from ratchet.reference.processes import MOST, attempt, gone_afterwards, sign
 from ratchet.reference.rate import Rater, TrainerRater
-from ratchet.reference.store import ReferenceScores, block_path, finished_files, missing_blocks, prove, write_block
+from ratchet.reference.store import block_path, finished_files, missing_blocks, prove, write_block
 from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.machine import on_ray
-from ratchet.store.made import LeasedTurn, Made, Product, find, folder_of, lease_key, record_of, turn
+from ratchet.store.made import LeasedTurn, Made, Product, find, lease_key, made_folder, record_of, turn
 from ratchet.store.record import now, write_record
 
 
@@ -138,7 +138,7 @@ class _JobPlan:
 
     job: ScoreJob
     what: str
-    scores: ReferenceScores
+    scores: ScoredPairs
     folder: Path
     lease: str
     made: Made | None
@@ -167,9 +167,9 @@ def _plan(
     made, lease = find(layout, whole), lease_key(whole)
     if job.rows is not None:
         if made is not None or dataclasses.replace(job, rows=None) in jobs:
-            return _JobPlan(job, what, whole, folder_of(layout, whole), lease, made, part=True)
+            return _JobPlan(job, what, whole, made_folder(layout, whole), lease, made, part=True)
         made = find(layout, scores)
-    return _JobPlan(job, what, scores, folder_of(layout, scores), lease, made, part=False)
+    return _JobPlan(job, what, scores, made_folder(layout, scores), lease, made, part=False)
 
 
 def _items(plan: _JobPlan) -> Iterator[dict[str, Any]]:
@@ -184,13 +184,13 @@ def _items(plan: _JobPlan) -> Iterator[dict[str, Any]]:
         }
 
 
-def _scores(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> ReferenceScores:
+def _scores(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> ScoredPairs:
     if engine.foreign:
         name = f"{engine.label}, adapter" if model.adapter else engine.label
         quantise = engine.quantisation
     else:
         name, quantise = engine.name, model.quantise
-    return ReferenceScores(
+    return ScoredPairs(
         tokens=job.tokens_fp,
         split=job.split,
         rows=job.rows,

@@ -15,13 +15,12 @@ that asks for the same scores finds them.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,7 @@ from ratchet.errors import CorruptError, DataError, some
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.models import ScoreJob, Scores
 from ratchet.store.files import write_bytes
-from ratchet.store.fingerprint import digest_once, fingerprint
+from ratchet.store.fingerprint import digest_once
 from ratchet.store.record import NAME, Record, examine_folder, finished_record
 
 _log = logging.getLogger(__name__)
@@ -68,64 +67,6 @@ class Logps:
     def at(self, rows: npt.NDArray[np.int64]) -> Logps:
         """Return the scores of some rows, in that order."""
         return Logps(self.chosen[rows], self.rejected[rows], self.chosen_tokens[rows], self.rejected_tokens[rows])
-
-
-@dataclasses.dataclass(frozen=True)
-class ReferenceScores:
-    """The scores of some rows of a token folder's split under a model; `rows` of None is all.
-
-    They are made block by block in their place, so that a kill costs one block; the record is written last.
-    `code` is the digest of the code that came with the model and ran; most models have none.
-    """
-
-    tokens: str
-    split: str
-    rows: tuple[int, ...] | None
-    weights: str
-    dtype: str
-    quantise: str | None
-    engine: str
-    code: str | None = None
-    kind: ClassVar[str] = "logps"
-
-    @property
-    def what(self) -> str:
-        return f"scores of the {self.split} pairs of {self.tokens} under {self.weights}"
-
-    @functools.cached_property
-    def identity(self) -> Mapping[str, Any]:
-        some = hashlib.sha256(np.asarray(self.rows or (), dtype="<i8").tobytes()).hexdigest()[:20]
-        return {
-            "kind": self.kind,
-            "version": 1,
-            "tokens": self.tokens,
-            "split": self.split,
-            "rows": _ALL if self.rows is None else some,
-            "weights": self.weights,
-            "dtype": self.dtype,
-            "quantise": self.quantise,
-            "engine": self.engine,
-            **({} if self.code is None else {"code": self.code}),
-        }
-
-
-_ALL = "all"
-"""The rows of an identity that has the whole split."""
-
-
-def of_whole_split(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the identity of the scores of a whole split, of which those of `identity` may be a part."""
-    return {**identity, "rows": _ALL}
-
-
-def covers_split(identity: Mapping[str, Any], split: str) -> bool:
-    """Whether scores are those of all pairs of a split."""
-    return (identity["split"], identity["rows"]) == (split, _ALL)
-
-
-def pass_of(identity: Mapping[str, Any]) -> str:
-    """Name the pass that some scores are of: one model, in one precision, over one source, whichever rows."""
-    return fingerprint({key: value for key, value in identity.items() if key not in {"split", "rows"}})
 
 
 def joined(parts: Sequence[Logps]) -> Logps:

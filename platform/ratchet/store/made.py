@@ -138,14 +138,14 @@ def ensure(layout: Layout, artefact: Artefact, wait: Wait = SILENTLY) -> Made:
 
     def look(mine: bool) -> Made | None:
         if mine:
-            make_room(folder_of(layout, artefact), layout.damaged)
+            make_room(made_folder(layout, artefact), layout.damaged)
         return find(layout, artefact)
 
     def missing(found: Made | None) -> dict[str, str]:
         return {} if found else {lease_key(artefact): artefact.what}
 
     with turn(layout, look, missing, wait) as mine:
-        return mine.found or _publish(folder_of(layout, artefact), artefact, list(mine.leases.values()), wait.look)
+        return mine.found or _publish(made_folder(layout, artefact), artefact, list(mine.leases.values()), wait.look)
 
 
 def keep(layout: Layout, artefact: Artefact, leases: Sequence[Lease], *, apart: bool = False) -> Made:
@@ -153,7 +153,7 @@ def keep(layout: Layout, artefact: Artefact, leases: Sequence[Lease], *, apart: 
 
     `apart`: it is shown and never found, under a name of its own. Raises as `ensure`.
     """
-    folder = folder_of(layout, artefact)
+    folder = made_folder(layout, artefact)
     if apart:
         folder = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:8]}")
     # `_publish` renames onto a name, and never over a folder.
@@ -161,7 +161,7 @@ def keep(layout: Layout, artefact: Artefact, leases: Sequence[Lease], *, apart: 
     return _publish(folder, artefact, leases)
 
 
-def folder_of(layout: Layout, artefact: Identified) -> Path:
+def made_folder(layout: Layout, artefact: Identified) -> Path:
     """Return where an artefact lies, or will."""
     return layout.made(artefact.kind, fingerprint(artefact.identity))
 

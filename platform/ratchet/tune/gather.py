@@ -22,7 +22,7 @@ from ratchet.documents.sweep import (
 from ratchet.documents.trial import TrialStep
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
-from ratchet.reference.store import pass_of
+from ratchet.reference.models import pass_of
 from ratchet.report.sweep.diagnoses import diagnose_sweep
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json

@@ -10,8 +10,9 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
 from ratchet.plan.stage_kinds import reads_pairs
 from ratchet.plan.training import Steps
+from ratchet.reference.models import covers_split
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks
-from ratchet.reference.store import covers_split, read_all
+from ratchet.reference.store import read_all
 from ratchet.store.layout import Layout
 from ratchet.store.record import sound_record
 
