@@ -39,7 +39,7 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.tasks import Preference
 from ratchet.reference.models import TRAINER, ScoreJob, model_of
-from ratchet.reference.score import _identity
+from ratchet.reference.score import scored_pairs
 from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import changed_keys, fingerprint
 from ratchet.store.layout import Layout, layout_at
@@ -140,7 +140,7 @@ def test_other_code_is_another_model_for_steps_scores_judges_and_references(trus
     def known() -> list[str]:
         model = model_of("m", spec, trusted)
         read = task_identity(task, task_run(task.kind).reads("t", task, Inputs(None, made, None)), gpu=False)
-        return [model.identity, fingerprint(_identity(model.scoring(), job, TRAINER)), fingerprint(read)]
+        return [model.identity, fingerprint(scored_pairs(model.scoring(), job, TRAINER).identity), fingerprint(read)]
 
     before = known()
     (trusted / "modeling_own.py").write_text("KNOWN = 2\n")

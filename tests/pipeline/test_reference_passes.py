@@ -17,7 +17,7 @@ from ratchet.pipeline.context import Gate
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import ReferenceScores
 from ratchet.reference.models import TRAINER, Adapter, EngineChoice, ScoreJob, ScoringModel, read_adapter, servable
-from ratchet.reference.score import _identity, deadly
+from ratchet.reference.score import deadly, scored_pairs
 from ratchet.reference.store import holds
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -59,13 +59,13 @@ def test_scores_are_known_by_engine_version_gpus_precision_quantisation_and_adap
     adapted = dataclasses.replace(model, adapter=Adapter(Path("a"), Path("model"), 8, ("q_proj",)))
     vllm, job = EngineChoice("vllm", "0.32.0"), ScoreJob("tokens", Path("tokens"), "train")
     identities = [
-        _identity(model, job, TRAINER),
-        _identity(model, job, vllm),
-        _identity(model, job, dataclasses.replace(vllm, version="0.31.0")),
-        _identity(model, job, dataclasses.replace(vllm, tensor_parallel=4)),
-        _identity(model, job, dataclasses.replace(vllm, quantisation="fp8")),
-        _identity(dataclasses.replace(model, dtype="float32"), job, vllm),
-        _identity(adapted, job, vllm),
+        scored_pairs(model, job, TRAINER).identity,
+        scored_pairs(model, job, vllm).identity,
+        scored_pairs(model, job, dataclasses.replace(vllm, version="0.31.0")).identity,
+        scored_pairs(model, job, dataclasses.replace(vllm, tensor_parallel=4)).identity,
+        scored_pairs(model, job, dataclasses.replace(vllm, quantisation="fp8")).identity,
+        scored_pairs(dataclasses.replace(model, dtype="float32"), job, vllm).identity,
+        scored_pairs(adapted, job, vllm).identity,
     ]
     assert len({fingerprint(identity) for identity in identities}) == len(identities)
     assert identities[3]["engine"] == "vllm 0.32.0 on 4 GPUs"

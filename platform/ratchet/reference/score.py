@@ -162,7 +162,7 @@ def _plan(
     So they have the whole split's lease: who scores a sample waits for who scores everything.
     """
     what = f"scores of {model.folder} on the {job.split} pairs of {job.tokens_fp}"
-    scores = _scores(model, job, engine)
+    scores = scored_pairs(model, job, engine)
     whole = dataclasses.replace(scores, rows=None)
     made, lease = find(layout, whole), lease_key(whole)
     if job.rows is not None:
@@ -184,7 +184,8 @@ def _items(plan: _JobPlan) -> Iterator[dict[str, Any]]:
         }
 
 
-def _scores(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> ScoredPairs:
+def scored_pairs(model: ScoringModel, job: ScoreJob, engine: EngineChoice) -> ScoredPairs:
+    """Return the scores of a job under a model, as the store knows them."""
     if engine.foreign:
         name = f"{engine.label}, adapter" if model.adapter else engine.label
         quantise = engine.quantisation
