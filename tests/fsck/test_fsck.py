@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bits import flip
+from raised import raises
 from ratchet.cli import main
-from ratchet.errors import DataError
 from ratchet.fsck.examine import FINE, MENDED, WRONG, Outcome, fsck
 from ratchet.pipeline.step_folder import write_step_record
 from ratchet.store.append import checked_line
@@ -196,5 +196,5 @@ def test_the_command_counts_and_its_status_tells(layout: Layout, capsys: pytest.
     out = capsys.readouterr().out
     assert "damaged    store/tokens/t: train.arrow does not have the bytes that were written: left as it is" in out
     assert main(["fsck", str(layout.root)]) == MENDED
-    with pytest.raises(DataError, match="there is no store here"):
+    with raises("data.no-store"):
         fsck(layout.root / "store/tokens", dry_run=True, say=lambda outcome: None)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden_losses import CASES, FIELDS, FORMULAS, GOLDEN, numpy_loss
-from ratchet.errors import PlanError
+from raised import raises
 from ratchet.losses.preference import LOSSES, PairLogps, dpo, dpop, pair_metrics, preference_loss, sft
 from ratchet.plan.stage_kinds import STAGE_KINDS
 from ratchet.train.objective import metric_sums
@@ -177,5 +177,5 @@ def test_every_kind_takes_the_options_of_its_stage() -> None:
 
 def test_sft_is_the_negative_log_likelihood_and_an_unknown_kind_is_refused() -> None:
     assert sft(torch.tensor([-1.5, -2.0])).tolist() == [1.5, 2.0]
-    with pytest.raises(PlanError, match="no stage is of kind 'sppo'"):
+    with raises("plan.kind", "sppo"):
         preference_loss("sppo", golden_logps(torch.float32), {"beta": 0.1})

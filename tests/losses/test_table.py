@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ratchet.errors import PlanError
+from raised import raises
 from ratchet.evaluate.preference import reward_scores
 from ratchet.losses.preference import LOSSES, Loss, PairLogps, cpo, likelihood_reward, pair_metrics, preference_loss
 from ratchet.pipeline.graph import steps_of
@@ -183,5 +183,5 @@ def test_an_unknown_kind_is_an_error_wherever_it_is_asked_about(tmp_path: Path) 
         lambda: open_data(dataclasses.replace(spec, tokens=(str(tmp_path / "t.arrow"),), shares=(1.0,))),
     ]
     for ask in asked:
-        with pytest.raises(PlanError, match="no stage is of kind 'sppo'"):
+        with raises("plan.kind", "sppo"):
             ask()

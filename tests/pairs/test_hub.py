@@ -128,7 +128,7 @@ def test_without_the_hub_the_cache_s_word_counts_and_is_said(
     assert COMMIT in caplog.text and "owner/model" in caplog.text
     for other in ("owner/none", "owner/model@v1"):
         name, _, revision = other.partition("@")
-        with raises("model"):
+        with raises("model.hub"):
             model_folder(ModelSpec(name=name, revision=revision or None))
     with raises("data.hub"):
         known(Source(hub=Hub(name="owner/rows")))
@@ -142,10 +142,10 @@ def test_models_and_questions_are_fetched_by_commit(hub: Server, tmp_path: Path)
     assert model_folder(ModelSpec(name="owner/model")) == folder
     hub.commits |= {"models/owner/model": B, f"models/owner/model@{B}": B}
     another_process()
-    with raises("model"):
+    with raises("model.hub"):
         model_folder(ModelSpec(name="owner/model"))
     assert any(one.startswith(f"models/owner/model@{B}") or B in one for one in hub.asked)
-    with raises("data"):
+    with raises("data.hub"):
         folder_of(Files(hub="owner/questions"), ["*.json"])
     assert "datasets/owner/questions" in hub.asked
 

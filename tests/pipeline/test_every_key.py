@@ -16,7 +16,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ratchet.errors import PlanError
+from raised import raises
 from ratchet.pipeline.sizes import Sizes
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
@@ -248,5 +248,5 @@ def test_another_model_has_no_key_of_how_texts_are_rendered_or_models_made(at: K
     values = {"template_arguments": {"thinking": False}, "date": "2025-01-01", "scratch": {"tokenizer_from": ["a"]}}
     stage = with_key({"kind": "dpo", "data": ["a", "b"]}, (*at, key), values.get(key, "plain"))
     document = {"name": "p", "model": {"path": "m"}, "data": {"a": {"path": "a"}, "b": {"path": "b"}}}
-    with pytest.raises(PlanError, match=rf"{'.'.join(at)}.{key}"):
+    with raises("plan", f"{'.'.join(at)}.{key}"):
         plan_of_document(parse(yaml.safe_dump({**document, "stages": {"it": stage}}), "plan.yaml"))

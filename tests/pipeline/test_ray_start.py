@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nightly import nightly
-from ratchet.errors import ClusterError
+from raised import raises
 from ratchet.pipeline import ray_start
 from ratchet.reference.processes import family
 
@@ -55,7 +55,7 @@ def test_a_ray_that_is_slow_is_started_again_and_then_told_without_an_address() 
 
 def test_an_address_of_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ClusterError, match="no Ray answers") as raised:
+    with raises("cluster.no-ray") as raised:
         ray_start.connect(None, {}, {}, [].append)
     assert raised.value.where == "RAY_ADDRESS"
 

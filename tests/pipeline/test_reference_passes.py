@@ -11,7 +11,6 @@ from typing import Any, cast
 import pytest
 
 from raised import raises
-from ratchet.errors import CorruptError, PlanError
 from ratchet.pipeline import reference_passes, training
 from ratchet.pipeline.context import Gate
 from ratchet.plan.cluster import Cluster
@@ -49,7 +48,7 @@ def test_the_engine_is_what_is_asked_for_and_there(
 
 def test_vllm_that_is_not_installed_is_an_error_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_passes.vllm, "version", lambda: None)
-    with pytest.raises(PlanError, match="not installed") as raised:
+    with raises("plan.no-engine", "vLLM") as raised:
         reference_passes.foreign_engine(run_that_asks("vllm"))
     assert raised.value.where == "reference.engine" and "install" in raised.value.fix
 
@@ -98,7 +97,7 @@ def test_adapters_on_the_head_or_the_embeddings_are_not_served(tmp_path: Path, t
     adapter = read_adapter(tmp_path, Path("base"))
     assert servable(adapter) is can and (adapter.rank, adapter.base) == (8, Path("base"))
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CorruptError, match="not the settings of an adapter"):
+    with raises("corrupt.adapter"):
         read_adapter(tmp_path, Path("base"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ratchet.errors import ClusterError
+from raised import raises
 from ratchet.pipeline.session import native_noise_to, ray_session, session, worker_environment
 from ratchet.plan.cluster import Cluster, Ray
 
@@ -20,7 +20,7 @@ def test_an_address_that_nobody_answers_is_an_error_at_once() -> None:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with (
-            pytest.raises(ClusterError, match=f"no Ray answers at {address}"),
+            raises("cluster.no-ray", address),
             ray_session(Cluster(ray=Ray(address=address))),
         ):
             pass
@@ -45,5 +45,5 @@ def test_workers_are_told_which_accelerator_there_is() -> None:
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_computed() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ClusterError, match="asks for a GPU"), session(Cluster(gpus_per_worker=1), print, here=True):
+    with raises("cluster.no-gpu"), session(Cluster(gpus_per_worker=1), print, here=True):
         pass

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bits import flip
-from ratchet.errors import CorruptError
+from raised import raises
 from ratchet.pipeline.step_folder import clear_step, step_faults, unchanged, write_step_record
 from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import digest_file
@@ -95,5 +95,5 @@ def test_a_worker_trains_on_the_rows_that_were_written(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, **write_inputs(tmp_path), rows=str(path), rows_sha256=digest_file(path))
     assert len(open_rows(spec)) == 4
     flip(path, path.stat().st_size - 8)
-    with pytest.raises(CorruptError, match="not the rows that were written"):
+    with raises("corrupt.rows", str(path)):
         open_rows(spec)

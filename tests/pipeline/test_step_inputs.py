@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bits import flip
-from ratchet.errors import RunError
+from raised import raises
 from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline.context import Run, Tokens
@@ -158,7 +158,7 @@ def test_a_step_that_was_begun_with_masters_does_not_go_on_without(base: Path, t
     write_sealed(run.layout.step("p", "other") / IDENTITY, known_by(run, other))
     run.models["warm"].masters_file.unlink()
     assert KEY in known_by(run, other)
-    with pytest.raises(RunError, match="was begun with the float32 masters of warm, and they are gone"):
+    with raises("run.masters-gone", "warm"):
         _masters(run, other, carries=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raised import raises
 from ratchet.errors import StoppedError
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Run
@@ -27,7 +28,7 @@ from ratchet.track.progress import Console
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_where_nothing_must_be_waited_for(number: signal.Signals) -> None:
     stop = Stop()
-    with pytest.raises(StoppedError, match=f"asked to stop by {number.name}"), stoppable(stop):
+    with raises("stopped.asked", number.name), stoppable(stop):
         signal.raise_signal(number)
 
 
@@ -60,7 +61,7 @@ def test_what_comes_to_its_end_all_the_same_is_the_last_thing_that_is_done() -> 
     with stoppable(stop):
         with stop.patiently():
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(StoppedError, match="SIGTERM"):
+        with raises("stopped.asked", "SIGTERM"):
             stop.check()
 
 
@@ -77,7 +78,7 @@ def test_a_signal_in_the_middle_of_asynchronous_work_is_no_error_of_that() -> No
             for number in range(3):
                 group.create_task(busy(number))
 
-    with pytest.raises(StoppedError, match="asked to stop by SIGTERM"), stoppable(Stop()):
+    with raises("stopped.asked", "SIGTERM"), stoppable(Stop()):
         asyncio.run(work())
 
 
@@ -100,7 +101,7 @@ def test_another_process_may_want_the_stop_and_is_heard_at_the_next_look() -> No
     stop.check()
     told.append("the sweep was asked to stop")
     assert stop.why() == "the sweep was asked to stop"
-    with pytest.raises(StoppedError, match="the sweep was asked to stop"):
+    with raises("stopped.asked", told[0]):
         stop.check()
 
 
@@ -153,7 +154,7 @@ def test_while_pairs_are_read_or_waited_for_a_log_gets_lines_and_the_run_can_be_
     other.start()
     held.wait()
     try:
-        with pytest.raises(StoppedError, match="enough was said"):
+        with raises("stopped.asked", "enough was said"):
             prepare_sources(run)
     finally:
         over.set()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ratchet.errors import CorruptError, DataError
+from raised import raises
 from ratchet.evaluate.preference import mean_gamma, reward_scores
 from ratchet.reference.models import ScoredPairs
 from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
@@ -97,16 +97,16 @@ def test_rows_that_do_not_match_stop_with_counts(tmp_path: Path, fault: str, cou
     else:
         scores.chosen[4] = np.nan if fault == "nan" else 0.5
     write_block(tmp_path, 0, ids, scores)
-    with pytest.raises(DataError, match=count):
+    with raises("data.other-pairs", count):
         prove(tmp_path, wanted)
 
 
 def test_an_absent_or_broken_score_is_named(folder: tuple[Path, list[str], Logps]) -> None:
     path, ids, _ = folder
-    with pytest.raises(DataError, match=r"1 of 2 pairs have no reference score, first eeee"):
+    with raises("data.no-score", "1 of 2", "eeee"):
         read_logps([path], [ids[0], "e" * 32])
     block_path(path, 0).write_bytes(b"junk")
-    with pytest.raises(CorruptError, match="does not have the bytes"):
+    with raises("corrupt.scores"):
         read_logps([path], ids)
 
 
@@ -195,7 +195,7 @@ def test_blocks_that_changed_or_went_are_scored_again_and_no_others(
     block_path(path, 1).write_bytes(bytes([*whole[:900], whole[900] ^ 4, *whole[901:]]))
     block_path(path, 2).unlink()
     for read in (lambda: read_logps([path], ids[:3]), lambda: prove(path, ids), lambda: join_reference(ids, [path])):
-        with pytest.raises(CorruptError, match=r"block-000001.*does not have the bytes that were written"):
+        with raises("corrupt.scores", "block-000001"):
             read()
     assert sound_record(path) is None
     assert [number for number, _, _ in missing_blocks(path, ROWS)] == [1, 2] and block_path(path, 0).exists()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from raised import raises
 from ratchet.documents.report import read_report
 from ratchet.documents.scores import read_scores
-from ratchet.errors import DataError
 from ratchet.report.page import write_report
 from report_page import Page, markdown_of, page_of, well_formed_tables
 from scores_example import RIGHT_TO_LEFT, scores, standalone
@@ -99,29 +99,20 @@ def test_a_browser_shows_the_two_models_that_are_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "key"),
     [
-        (lambda data: data.update(format=2), "format: expected 1, got '2'"),
-        (lambda data: data["results"][3].pop("seconds"), "results[3].seconds: missing"),
-        (
-            lambda data: data["results"][0]["scores"][0].update(value="0.4"),
-            "results[0].scores[0].value: expected a number",
-        ),
-        (
-            lambda data: data["comparisons"][1].update(verdict="equal"),
-            "comparisons[1].verdict: expected better",
-        ),
-        (lambda data: data["answers"][0]["by"].update(base="yes"), "answers[0].by.base: expected a mapping, got str"),
-        (
-            lambda data: data["results"][0]["problems"].update(odd="3"),
-            "results[0].problems.odd: expected a whole number",
-        ),
+        (lambda data: data.update(format=2), "format"),
+        (lambda data: data["results"][3].pop("seconds"), "results[3].seconds"),
+        (lambda data: data["results"][0]["scores"][0].update(value="0.4"), "results[0].scores[0].value"),
+        (lambda data: data["comparisons"][1].update(verdict="equal"), "comparisons[1].verdict"),
+        (lambda data: data["answers"][0]["by"].update(base="yes"), "answers[0].by.base"),
+        (lambda data: data["results"][0]["problems"].update(odd="3"), "results[0].problems.odd"),
     ],
 )
-def test_a_document_that_is_none_is_refused_by_its_key(change: Any, says: str) -> None:
+def test_a_document_that_is_none_is_refused_by_its_key(change: Any, key: str) -> None:
     data = scores()
     change(data)
-    with pytest.raises(DataError, match=re.escape(says)):
+    with raises("data.document", key):
         read_scores(data)
-    with pytest.raises(DataError, match=re.escape(f"scores.{says}")):
+    with raises("data.document", f"scores.{key}"):
         read_report(standalone(scores=data))

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from nightly import nightly
+from raised import raises
 from ratchet.documents.sweep import ObjectiveResult, read_sweep
-from ratchet.errors import DataError
 from ratchet.report import figures
 from ratchet.report.sweep.page import sweep_sections, write_sweep_page
 from ratchet.report.sweep.words import apart, lead, plan_point, saved, winner
@@ -254,23 +254,23 @@ def test_both_files_are_written_and_numbers_that_are_not_finite_are_none(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "named"),
     [
-        (lambda data: data.pop("work"), "work: missing"),
-        (lambda data: data.update(format=2), "format: expected 1, got 2"),
-        (lambda data: data["trials"][3].update(status="lost"), r"trials\[3\].status: expected finished"),
-        (lambda data: data["trials"][3].update(point="px"), "trials.point: 'px' is not one of points"),
-        (lambda data: data["trials"][0]["steps"].append("nowhere"), "trials.steps: 'nowhere' is not one of stages"),
-        (lambda data: data["stages"][0].update(start="a1"), "stages.start: 'a1' is not one of stages"),
-        (lambda data: data["stages"][0].update(start=data["stages"][1]["id"]), "starts from itself"),
-        (lambda data: data["points"].append(copy.deepcopy(data["points"][0])), "points: 'p00000000' is there twice"),
-        (lambda data: data.update(best="p?"), r"best: 'p\?' is not one of points"),
+        (lambda data: data.pop("work"), ["work: "]),
+        (lambda data: data.update(format=2), ["format: ", "2"]),
+        (lambda data: data["trials"][3].update(status="lost"), ["trials[3].status: "]),
+        (lambda data: data["trials"][3].update(point="px"), ["trials.point: ", "px"]),
+        (lambda data: data["trials"][0]["steps"].append("nowhere"), ["trials.steps: ", "nowhere"]),
+        (lambda data: data["stages"][0].update(start="a1"), ["stages.start: ", "a1"]),
+        (lambda data: data["stages"][0].update(start=data["stages"][1]["id"]), ["stages"]),
+        (lambda data: data["points"].append(copy.deepcopy(data["points"][0])), ["points: ", "p00000000"]),
+        (lambda data: data.update(best="p?"), ["best: ", "p?"]),
     ],
 )
-def test_a_document_that_does_not_hold_together_is_refused(tmp_path: Path, change: Any, says: str) -> None:
+def test_a_document_that_does_not_hold_together_is_refused(tmp_path: Path, change: Any, named: list[str]) -> None:
     document = beta_lambda(3)
     change(document)
-    with pytest.raises(DataError, match=says):
+    with raises("data.document", *named):
         write_sweep_page(tmp_path, read_sweep(document))
     assert not list(tmp_path.iterdir())
 

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from raised import raises
 from ratchet.commands.evaluate import read_model
-from ratchet.errors import ModelError, PlanError
+from ratchet.errors import PlanError
 from ratchet.model.load import model_folder
 from ratchet.plan.base import Name
 from ratchet.plan.load import load_plan, load_space, load_suite
@@ -106,7 +107,7 @@ def test_a_name_given_to_a_model_is_a_plain_word(name: str, tmp_path: Path) -> N
         return
     # What begins like a path is one, `=` included: a folder that is not there, named by its last part.
     assert name.startswith((".", "/", "~")) and found == tmp_path.name
-    with pytest.raises(ModelError, match="no such model folder"):
+    with raises("model.no-folder"):
         model_folder(spec)
 
 

@@ -118,7 +118,7 @@ def test_what_leads_inside_is_refused_and_logged(
 def test_a_redirect_inside_is_not_followed(server: Server, tmp_path: Path) -> None:
     with serving() as inside:
         server.always = says(302, Location="http://169.254.169.254/latest/meta-data")
-        with pytest.raises(EndpointError, match="redirects to"):
+        with raises("endpoint.refused", "redirect"):
             ask(server.url, tmp_path, allow_private=True)
         assert inside.bodies == []
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from raised import raises
-from ratchet.errors import RunError
 from ratchet.store import lease
 from ratchet.store.lease import Holder
 from ratchet.store.machine import Process
@@ -54,7 +53,7 @@ def beating(elsewhere: Path) -> Iterator[Path]:
 def test_a_driver_on_another_machine_that_renews_its_lease_is_not_displaced(tmp_path: Path, beating: Path) -> None:
     said: list[str] = []
     alive = "process 12 on pod-7, since 2026-11-21T10:00:00Z"
-    with pytest.raises(RunError, match=alive) as raised, hold(tmp_path, said.append):
+    with raises("run.held", alive) as raised, hold(tmp_path, said.append):
         pass
     assert "another name" in raised.value.fix and raised.value.exit_code == 6
     assert len(said) == 1 and "waiting" in said[0]

@@ -33,12 +33,15 @@ def test_a_number_that_was_used_and_removed_is_not_taken_from_a_higher_one(tmp_p
 
 
 def test_what_is_called_while_waiting_can_end_the_wait(tmp_path: Path) -> None:
+    error = RunError("stopped")
+
     def stop() -> None:
-        raise RunError("stopped")
+        raise error
 
     stranger(tmp_path)
-    with pytest.raises(RunError, match="stopped"), leased(tmp_path, what="x", wait=Wait(look=stop)):
+    with pytest.raises(RunError) as caught, leased(tmp_path, what="x", wait=Wait(look=stop)):
         pass
+    assert caught.value is error
     assert files(tmp_path) == ["1.json"]
 
 

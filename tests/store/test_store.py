@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from raised import raises
 from ratchet import errors
-from ratchet.errors import CorruptError, RatchetError, RunError
+from ratchet.errors import CorruptError, RatchetError
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors, write_bytes, write_json
 from ratchet.store.fingerprint import canonical, changed_keys, digest_files, fingerprint
 from ratchet.store.made import hold
@@ -163,7 +163,7 @@ def test_a_second_run_on_a_folder_is_refused_until_the_first_is_gone(tmp_path: P
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=f"process {other.pid} on "), hold(tmp_path):
+        with raises("run.held", f"process {other.pid} on "), hold(tmp_path):
             pass
         other.kill()  # not a clean end: the system must let go by itself
     with hold(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raised import raises
 from ratchet.errors import ClusterError, TrainingError
 from ratchet.pipeline.session import native_noise_to, plain_error
 from ratchet.train.launch import _plain_errors
@@ -66,7 +67,7 @@ def test_rays_own_text_goes_to_the_native_log(tmp_path: Path, capfd: pytest.Capt
     spec: TrainSpec = spec_at(tmp_path / "run", write_inputs(tmp_path), workers=1)
     capfd.readouterr()
     with native_noise_to(tmp_path / "native.log"):
-        with pytest.raises(ClusterError, match=r"held 0.5 GiB, others 22.9 GiB"), _plain_errors(spec):
+        with raises("cluster.memory", "0.5 GiB", "22.9 GiB"), _plain_errors(spec):
             raise OutOfMemoryError(said(23.4, 0.5))
         found = plain_error(OutOfMemoryError(said(22.0, 20.0)))
         assert isinstance(found, TrainingError) and "20.0 GiB" in found.what
@@ -85,7 +86,7 @@ def test_how_often_workers_were_started_is_counted_and_not_supposed(tmp_path: Pa
     for times, words in ((1, "failed: "), (2, "failed, 2 times: ")):
         with (
             native_noise_to(tmp_path / "native.log"),
-            pytest.raises(ClusterError, match=f"the training workers {words}"),
+            raises("cluster.workers", words),
             _plain_errors(spec),
         ):
             for _ in range(times):

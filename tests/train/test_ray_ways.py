@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from raised import raises
-from ratchet.errors import ClusterError
 from ratchet.plan.training import Checkpoint, Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
@@ -110,7 +109,7 @@ def test_a_run_goes_on_with_more_or_fewer_workers(
     after: int,
 ) -> None:
     monkeypatch.setenv("RATCHET_FAULT", "step:kill@7#0")
-    with pytest.raises(ClusterError, match="workers failed"):
+    with raises("cluster.workers"):
         go(spec_at(tmp_path, inputs, zero=zero, workers=workers))
     monkeypatch.delenv("RATCHET_FAULT")
     result = go(spec_at(tmp_path, inputs, zero=zero, workers=after))

@@ -106,7 +106,7 @@ def test_a_trial_of_a_sweep_that_stops_does_not_begin(task: TrialTask, held: boo
     """Nor does it wait for a process that is still at it."""
     with leased(task.lease, what="x") if held else contextlib.nullcontext(), ThreadPoolExecutor(1) as pool:
         working = pool.submit(work, task, lambda line: None, lambda: "asked to stop by SIGTERM")
-        with raises("stopped"):
+        with raises("stopped.asked", "SIGTERM"):
             working.result()
     assert not (task.folder / "trial.json").exists() and not (task.folder / "wandb").exists()
 

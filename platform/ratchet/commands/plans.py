@@ -181,4 +181,5 @@ def refuse_proof(proof: Proof) -> None:
             f"{first.plain:.8g}: a difference of {first.difference:.2g}, where {first.allowed:.2g} is allowed",
             where=f"step {first.step}",
             fix="do not train with these settings before the cause is known; docs/prove.md says what each number tells",
+            code="training.not-proved",
         )

@@ -242,7 +242,7 @@ def checked_sweep(found: SweepOutcome, where: str) -> SweepOutcome:
     """Return a sweep. Raises DataError where an id stands twice, names nothing, or a stage starts from itself."""
     fault = _version_fault(found) or _name_fault(found) or _circle(found)
     if fault is not None:
-        raise DataError(fault, where=where, fix=_KEYS)
+        raise DataError(fault, where=where, fix=_KEYS, code="data.document")
     return found
 
 

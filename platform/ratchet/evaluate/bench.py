@@ -55,7 +55,9 @@ class Bench:
     def end_if_stopped(self) -> None:
         """Raise StoppedError where the evaluation is to end."""
         if self.stopped():
-            raise StoppedError("the evaluation was stopped", fix="run again: it goes on where it was")
+            raise StoppedError(
+                "the evaluation was stopped", fix="run again: it goes on where it was", code="stopped.asked"
+            )
 
 
 class Candidates:

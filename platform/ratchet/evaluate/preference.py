@@ -239,6 +239,7 @@ def _reference(model: Model, spec: ModelSpec) -> Model:
             "its tokenizer gives other ids than that of the model it is the reference of",
             where=str(folder),
             fix="name a model of the same family",
+            code="model.other-ids",
         )
     return model_of("reference", spec, folder)
 

@@ -45,7 +45,12 @@ def fsck(root: Path, *, dry_run: bool, say: Callable[[Outcome], None]) -> int:
     """
     layout = Layout(root)
     if not layout.store.is_dir():
-        raise DataError("there is no store here", where=str(root), fix="name the folder of cluster.storage, or a plan")
+        raise DataError(
+            "there is no store here",
+            where=str(root),
+            fix="name the folder of cluster.storage, or a plan",
+            code="data.no-store",
+        )
     status = FINE
     for part in _parts(layout):
         outcome = _mended(part, dry_run=dry_run) if part.wrong else Outcome(part)

@@ -251,7 +251,7 @@ for _kind, _loss in LOSSES.items():
 def loss_of(kind: str) -> Loss:
     """Return the row of a kind. Raises PlanError on an unknown one, TrainingError on one that has no such loss."""
     if not stage_kind(kind).reads_pairs:
-        raise TrainingError(f"a stage of kind {kind} has no preference loss")
+        raise TrainingError(f"a stage of kind {kind} has no preference loss", code="training.no-loss")
     return _added_loss(kind) if kind in ADDED_LOSSES else LOSSES[kind]
 
 

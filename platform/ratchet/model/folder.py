@@ -46,8 +46,11 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError("no such model folder", where=str(folder), fix="correct model.path", code="model.no-folder")
     if not files:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        what = f"its weights are pickles ({pickled[0]}), which can run code" if pickled else "it has no weights"
-        raise ModelError(what, where=str(folder), fix="give a folder with *.safetensors files")
+        fix = "give a folder with *.safetensors files"
+        if pickled:
+            what = f"its weights are pickles ({pickled[0]}), which can run code"
+            raise ModelError(what, where=str(folder), fix=fix, code="model.pickles")
+        raise ModelError("it has no weights", where=str(folder), fix=fix, code="model.no-weights")
     return files
 
 
@@ -61,6 +64,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
                     f"{tensor.name} stands in {found[tensor.name].file.name} and in {file.name}",
                     where=str(folder),
                     fix="remove the files that do not belong to the model",
+                    code="model.two-weights",
                 )
             found[tensor.name] = tensor
     return dict(sorted(found.items()))
@@ -166,9 +170,15 @@ def check_model(folder: Path, chat_template: ChatTemplate | None) -> ModelFacts:
             "config.json names no architecture or no vocab_size",
             where=str(folder / "config.json"),
             fix="give the folder of a causal language model",
+            code="model.not-causal",
         )
     if "CausalLM" not in architecture and "LMHead" not in architecture and "ConditionalGeneration" not in architecture:
-        raise ModelError(f"{architecture} is no causal language model", where=str(folder), fix="give one that is")
+        raise ModelError(
+            f"{architecture} is no causal language model",
+            where=str(folder),
+            fix="give one that is",
+            code="model.not-causal",
+        )
     vocabulary = int(text["vocab_size"])
     _check_tokenizer(folder, chat_template, vocabulary)
     longest = text.get("max_position_embeddings") or text.get("n_positions")
@@ -188,6 +198,7 @@ def _check_tokenizer(folder: Path, chat_template: ChatTemplate | None, vocabular
             "its tokenizer has no EOS token",
             where=str(folder / "tokenizer_config.json"),
             fix="set eos_token to the token that ends an answer",
+            code="model.no-end",
         )
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest >= vocabulary:
@@ -195,6 +206,7 @@ def _check_tokenizer(folder: Path, chat_template: ChatTemplate | None, vocabular
             f"its tokenizer has the id {largest} ({token!r}) but the model knows ids 0 to {vocabulary - 1}",
             where=str(folder),
             fix="use the model's own tokenizer, or resize the model's embeddings",
+            code="model.few-ids",
         )
     find_style(tokenizer)
 

@@ -56,6 +56,7 @@ def model_folder(spec: ModelSpec) -> Path:
             f"the hub has no model {spec.name!r} that you may read",
             where="model.name",
             fix="correct the name, or set HF_TOKEN for a private or gated model",
+            code="model.hub",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(
@@ -103,6 +104,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
             f"cannot be loaded: {str(error).strip().splitlines()[0]}",
             where=str(folder),
             fix="give the folder of a causal language model that this version of transformers knows",
+            code="model.settings",
         ) from error
     _check_weights(info, folder)
     if stored is not None and quantise is None:
@@ -169,6 +171,7 @@ def _check_weights(info: dict[str, Any], folder: Path) -> None:
                 f"{len(names)} {what}: {shown}",
                 where=str(folder),
                 fix="config.json and weights must be of one model; a LoRA adapter must be merged first",
+                code="model.weights",
             )
 
 

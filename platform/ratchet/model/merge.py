@@ -28,7 +28,10 @@ def merge_models(folders: Sequence[Path], weights: Sequence[float], out: Path, l
     """
     if len(folders) != len(weights) or not folders or sum(weights) <= 0:
         raise ModelError(
-            f"{len(folders)} models but weights {list(weights)}", where="merge.weights", fix="give one each"
+            f"{len(folders)} models but weights {list(weights)}",
+            where="merge.weights",
+            fix="give one each",
+            code="model.merge-weights",
         )
     stored = [stored_tensors(folder) for folder in folders]
     for folder, tensors in zip(folders, stored, strict=True):

@@ -134,6 +134,7 @@ def _ending(tokenizer: Any, tail: str, where: str) -> tuple[int, int, bool]:
             "neither the chat template nor the tokenizer ends an answer",
             where=where,
             fix="set eos_token in tokenizer_config.json",
+            code="model.no-end",
         )
     return tokenizer.eos_token_id, 0, False
 

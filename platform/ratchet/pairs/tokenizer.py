@@ -30,6 +30,7 @@ def load_tokenizer(folder: Path, chat_template: ChatTemplate | None) -> Any:
             "its tokenizer is code of its own (auto_map), which is not run",
             where=str(settings),
             fix="convert it to tokenizer.json, and take auto_map out of a copy of the folder",
+            code="model.code",
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -38,6 +39,7 @@ def load_tokenizer(folder: Path, chat_template: ChatTemplate | None) -> Any:
             f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}",
             where=str(folder),
             fix="the folder needs tokenizer.json and tokenizer_config.json",
+            code="model.no-tokenizer",
         ) from error
     if not tokenizer.is_fast:
         raise ModelError("its tokenizer has no fast form", where=str(folder), fix="convert it to tokenizer.json")
@@ -72,9 +74,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path.name} is missing", where=str(path.parent), fix="give a Hugging Face folder") from None
+        raise ModelError(
+            f"{path.name} is missing", where=str(path.parent), fix="give a Hugging Face folder", code="model.not-json"
+        ) from None
     except ValueError as error:
-        raise ModelError(f"not JSON: {error}", where=str(path), fix="get the folder again") from error
+        raise ModelError(
+            f"not JSON: {error}", where=str(path), fix="get the folder again", code="model.not-json"
+        ) from error
     if not isinstance(value, dict):
-        raise ModelError("not a JSON object", where=str(path), fix="get the folder again")
+        raise ModelError("not a JSON object", where=str(path), fix="get the folder again", code="model.not-json")
     return value

@@ -63,6 +63,7 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
             where=str(folder / "config.json"),
             fix="give a model that this version of transformers knows, or one whose code you have read: "
             "name, revision (a commit) and trust_remote_code",
+            code="model.settings",
         ) from error
     # Else it would name the folder that is gone, and messages and published models would repeat that.
     config._name_or_path = str(folder)
@@ -76,6 +77,7 @@ def refuse_code(folder: Path, reader: str) -> None:
             f"config.json names code or kernels ({', '.join(found)}), and {reader} reads it itself",
             where=str(folder),
             fix="use the trainer's engine, or take these keys out of a copy of the folder and give that as path",
+            code="model.code",
         )
 
 
@@ -86,6 +88,7 @@ def refuse_adapter(folder: Path) -> None:
             "adapter_config.json makes it an adapter of another model",
             where=str(folder),
             fix="merge the adapter into its model first, and give the folder of that",
+            code="model.is-adapter",
         )
 
 
@@ -98,6 +101,7 @@ def _refuse_code_elsewhere(folder: Path, fields: dict[str, Any]) -> None:
                 f"its code lies in another repository ({named[0]}), which no revision pins",
                 where=str(folder / "config.json"),
                 fix="download that code beside the model, read it, and publish both as one revision",
+                code="model.unpinned-code",
             )
 
 

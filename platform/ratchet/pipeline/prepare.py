@@ -105,6 +105,7 @@ def external_model(run: Run, spec: ModelSpec) -> Model:
                 "its tokenizer gives other ids than that of the plan's model",
                 where=str(folder),
                 fix="name a model of the same family",
+                code="model.other-ids",
             )
         run.external[key] = model
     return run.external[key]

@@ -58,6 +58,7 @@ def connect(
             f"no Ray could be reached at {address}: {_first_line(error)}",
             where=key,
             fix="check the address, that the cluster is up, and that no port is blocked",
+            code="cluster.no-ray",
         ) from error
 
 
@@ -73,6 +74,7 @@ def check_port(address: str, key: str = "cluster.ray.address") -> None:
             f"no Ray answers at {address}: {error}",
             where=key,
             fix="start the cluster, or leave the address (and RAY_ADDRESS) out for a Ray of this machine",
+            code="cluster.no-ray",
         ) from error
 
 

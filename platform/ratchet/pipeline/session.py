@@ -101,7 +101,10 @@ def _this_process(cluster: Cluster) -> Iterator[None]:
         raise ClusterError("this process is connected to a Ray", where="--here", fix="call ray.shutdown() before")
     if cluster.gpus_per_worker and not torch.cuda.is_available():
         raise ClusterError(
-            "the plan asks for a GPU, and this machine has none", where="--here", fix="set cluster.gpus_per_worker=0"
+            "the plan asks for a GPU, and this machine has none",
+            where="--here",
+            fix="set cluster.gpus_per_worker=0",
+            code="cluster.no-gpu",
         )
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))

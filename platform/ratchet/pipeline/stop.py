@@ -44,7 +44,7 @@ class Stop:
     def check(self) -> None:
         """Raise StoppedError where the run was asked to stop, and what it waited for is over."""
         if (why := self.why()) is not None:
-            raise StoppedError(why, fix="run again: what was finished is kept")
+            raise StoppedError(why, fix="run again: what was finished is kept", code="stopped.asked")
 
     @contextlib.contextmanager
     def patiently(self) -> Iterator[None]:

@@ -176,6 +176,7 @@ def _masters(run: Run, step: Step, *, carries: bool) -> dict[str, Any]:
             f"step {step.name} was begun with the float32 masters of {step.start}, and they are gone",
             where=str(start.masters_file),
             fix="run with --fresh to make the steps again",
+            code="run.masters-gone",
         )
     found = {"masters": str(start.masters_file), "masters_digest": start.masters} if carries else {}
     return {**found, "keep_masters": leaves(run, step)}

@@ -114,5 +114,6 @@ def check_memory(case: ProvedStep) -> str:
             f"a plain float64 run takes about {need / _GB:.1f} GB of memory, and {free / _GB:.1f} GB are free",
             where=f"step {case.name}",
             fix="prove the plan on a larger machine, with adapters (lora), or with a smaller model of the family",
+            code="model.no-memory",
         )
     return f"about {need / _GB:.2g} GB of {free / _GB:.3g} GB free"

@@ -81,7 +81,10 @@ def calibrate(
 
     gain = loss_of(kind).gain
     if gain is None:
-        raise TrainingError(f"{kind} reads no reference, so that no other engine's scores can be judged by it")
+        raise TrainingError(
+            f"{kind} reads no reference, so that no other engine's scores can be judged by it",
+            code="training.no-reference",
+        )
     off_w, off_l = foreign.chosen - own.chosen, foreign.rejected - own.rejected
     by = gain(options)
     tokens_w, tokens_l = (own.chosen_tokens, own.rejected_tokens) if by.per_token else (1, 1)

@@ -214,7 +214,10 @@ def read_adapter(folder: Path, base: Path) -> Adapter:
         return Adapter(folder, base, int(config["r"]), tuple(sorted(config["target_modules"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptError(
-            f"not the settings of an adapter: {error}", where=str(path), fix="delete its step's folder to make it again"
+            f"not the settings of an adapter: {error}",
+            where=str(path),
+            fix="delete its step's folder to make it again",
+            code="corrupt.adapter",
         ) from error
 
 

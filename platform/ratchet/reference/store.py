@@ -164,7 +164,10 @@ def read_block(path: Path) -> pa.Table:
         except (pa.ArrowInvalid, OSError) as error:
             fault = f"is no block of scores: {error}"
     raise CorruptError(
-        f"the block {fault}", where=str(path), fix="run again: its pairs are scored again, and no others"
+        f"the block {fault}",
+        where=str(path),
+        fix="run again: its pairs are scored again, and no others",
+        code="corrupt.scores",
     )
 
 
@@ -184,6 +187,7 @@ def prove(folder: Path, pair_ids: PairIds) -> dict[str, Any]:
             f"{len(bad)} not finite or above 0 {bad[:3].to_pylist()}",
             where=str(folder),
             fix="if a model scores NaN, look at its weights and precision; then delete the folder",
+            code="data.other-pairs",
         )
     return {
         "pairs": table.num_rows,
@@ -204,6 +208,7 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
             f"{wanted.filter(pc.is_null(found))[0].as_py()}",
             where=", ".join(map(str, folders)),
             fix="run again: what is not there is scored again",
+            code="data.no-score",
         )
     rows = table.take(found)
     logps = Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
@@ -213,6 +218,7 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
             f"{int(bad.sum())} reference scores are not finite, first {wanted[int(bad.argmax())]}",
             where=", ".join(map(str, folders)),
             fix="look at the reference model",
+            code="data.score-not-finite",
         )
     return logps
 

@@ -70,7 +70,10 @@ def from_values(kind: type[T], values: Any, *, where: str, fix: str, error: type
     try:
         (document,) = _adapter(cast(Any, kind)).validate_json(text)
     except ValidationError as invalid:
-        raise error(_sentence(invalid.errors()[0]), where=where, fix=fix) from None
+        said = _sentence(invalid.errors()[0])
+        if error is DataError:
+            raise DataError(said, where=where, fix=fix, code="data.document") from None
+        raise error(said, where=where, fix=fix) from None
     found: T = document
     return found
 

@@ -203,6 +203,7 @@ def gone(path: Path) -> StorageError:
         "it was there and is gone: its disk is no longer mounted on this node, or the folder was removed",
         where=str(path),
         fix="mount cluster.storage again where it was, and run again: the run goes on from its last checkpoint",
+        code="storage.gone",
     )
 
 

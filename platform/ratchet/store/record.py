@@ -192,7 +192,7 @@ def checked(path: Path) -> Path:
     entry = record.files.get(path.name)
     fault = "is not named in its record" if entry is None else _fault(path, entry)
     if fault:
-        raise CorruptError(f"the file {fault}", where=str(path), fix=_FIX)
+        raise CorruptError(f"the file {fault}", where=str(path), fix=_FIX, code="corrupt.file")
     return path
 
 

@@ -172,6 +172,7 @@ class Checkpoints:
                 f"workers wrote {len(saved.files)} files and {len(found)} are here",
                 where=str(staging),
                 fix="cluster.storage must be one folder that every node sees",
+                code="storage.not-shared",
             )
         write_json(staging / MANIFEST, {**dataclasses.asdict(saved), "path": saved.path.name})
         faults.kill_if_due("ckpt:before_marker", saved.step, 0)

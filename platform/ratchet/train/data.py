@@ -27,7 +27,12 @@ def open_rows(spec: TrainSpec) -> TokenTable:
     if spec.rows is None:
         return table
     if spec.rows_sha256 is not None and digest_file(Path(spec.rows)) != spec.rows_sha256:
-        raise CorruptError("not the rows that were written", where=spec.rows, fix="run again: they are written again")
+        raise CorruptError(
+            "not the rows that were written",
+            where=spec.rows,
+            fix="run again: they are written again",
+            code="corrupt.rows",
+        )
     # Without pickles, which could run code.
     rows = np.load(spec.rows, allow_pickle=False).astype(np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(table):
@@ -127,4 +132,5 @@ def _refuse_doubled(folder: Path) -> None:
             f"{len(doubled)} pairs stand twice: {', '.join(doubled[:_SHOWN].to_pylist())}",
             where=str(folder),
             fix="delete the folder and run again: the reference is scored again",
+            code="data.scored-twice",
         )

@@ -261,16 +261,22 @@ def _plain_errors(spec: TrainSpec) -> Iterator[None]:
         if wall is not None:
             raise wall from error
         why = _root(error)
-        memory = out_of_memory(why)
         new = events_of(Path(spec.folder))[before:]
         times = sum(event.code in {"group-began", "group-went-on"} for event in new)
+        what = f"the training workers failed{f', {times} times' if times > 1 else ''}: {why}"
         # Memory that one process asks for and does not get is the plan's affair: another call would ask for it again.
-        raise (TrainingError if memory else ClusterError)(
-            f"the training workers failed{f', {times} times' if times > 1 else ''}: {why}",
+        if out_of_memory(why):
+            raise TrainingError(
+                what,
+                where=f"step {spec.step}",
+                fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero",
+                code="training.out-of-memory",
+            ) from error
+        raise ClusterError(
+            what,
             where=f"step {spec.step}",
-            fix="lower cluster.token_budget, set cluster.gradient_checkpointing, or raise cluster.deepspeed.zero"
-            if memory
-            else "look at Ray's worker logs; running again goes on from the last checkpoint",
+            fix="look at Ray's worker logs; running again goes on from the last checkpoint",
+            code="cluster.workers",
         ) from error
 
 

@@ -33,13 +33,17 @@ def memory_error(said: str, where: str, workers: int, budget: int | None) -> Rat
     )
     if ours < _OURS * used:
         return ClusterError(
-            what, where=where, fix="run again when the others need less, or elsewhere: it goes on from what was saved"
+            what,
+            where=where,
+            fix="run again when the others need less, or elsewhere: it goes on from what was saved",
+            code="cluster.memory",
         )
     lower = "lower cluster.token_budget" + (f" (it is {budget:,} now: try {max(1, budget // 2):,})" if budget else "")
     return TrainingError(
         what,
         where=where,
         fix=f"{lower}, set cluster.gradient_checkpointing, raise cluster.deepspeed.zero, or take a larger machine",
+        code="training.out-of-memory",
     )
 
 

@@ -156,7 +156,7 @@ def test_what_no_model_is_asked_is_an_error(engine: LocalEngine, folder: Path) -
         engine.answer([ScoreRequest((1, 2, 3))])
     with raises("model.request"):
         prompt_ids(engine.tokenizer, CompletionRequest(()))
-    with raises("model") as caught:
+    with raises("model.no-tokenizer") as caught:
         LocalEngine(folder.parent / "nothing", "float32", "cpu")
     assert caught.value.where.startswith(str(folder.parent))
 

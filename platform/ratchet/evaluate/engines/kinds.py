@@ -95,7 +95,10 @@ def need_vllm(where: str) -> str:
     version = vllm.version()
     if version is None:
         raise PlanError(
-            "vLLM is not installed", where=where, fix="install it (docs/install.md), or set the engine to trainer"
+            "vLLM is not installed",
+            where=where,
+            fix="install it (docs/install.md), or set the engine to trainer",
+            code="plan.no-engine",
         )
     return version
 

@@ -197,7 +197,9 @@ def end_ids_of(tokenizer: Any) -> tuple[int, ...]:
     if tokenizer.chat_template:
         found.add(find_style(tokenizer).end_id)
     if not found:
-        raise ModelError("no token ends an answer", where=str(tokenizer.name_or_path), fix="set eos_token")
+        raise ModelError(
+            "no token ends an answer", where=str(tokenizer.name_or_path), fix="set eos_token", code="model.no-end"
+        )
     return tuple(sorted(found))
 
 
