@@ -54,7 +54,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(cluster: Nodes, plan: Path, storage: Path) -> Path:
-    """The step's folder of a run that nothing befell."""
+    """The step's folder of a run that nothing happened to."""
     cluster.ready()
     done(cluster, cluster.submit(plan, *settings(storage), name="calm"))
     return step_folder(storage, "calm")
@@ -91,7 +91,7 @@ class Runs:
 
 
 def same(folder: Path, calm: Path) -> None:
-    """To the bit: the same group of two workers, whatever befell it."""
+    """To the bit: the same group of two workers, whatever happened to it."""
     assert weights(folder) == weights(calm)
     assert timeless(folder) == timeless(calm)
     assert lines(folder, "ledger.jsonl") == lines(calm, "ledger.jsonl")
@@ -145,7 +145,7 @@ def test_a_host_that_is_taken_away_with_notice_costs_no_step_and_its_place_is_ta
 ) -> None:
     """Two workers, one, and two again, with no restart allowed.
 
-    It is long enough for Ray to count its nodes anew, and learns so slowly that losses stay near ln 2.
+    It is long enough for Ray to count its nodes again, and learns so slowly that losses stay near ln 2.
     """
     long = ("stages.align.epochs=600", "stages.align.learning_rate=1e-6")
     done(nodes, nodes.submit(plan, *settings(storage, "name=long", *long), name="long"))

@@ -29,7 +29,7 @@ from ratchet.documents.events import events_of
 MINUTES = float(os.environ.get("RATCHET_SOAK_MINUTES", "20"))
 SEED = int(os.environ.get("RATCHET_SOAK_SEED", "0"))
 CALM_MINUTES = 4.0
-"""What a round would take where nothing befell it. Rounds begin as long as there are minutes left."""
+"""What a round would take where nothing happened to it. Rounds begin as long as there are minutes left."""
 pytestmark = [
     pytest.mark.nodes,
     pytest.mark.slow,
@@ -71,7 +71,7 @@ FAULTS: tuple[Callable[[Nodes, str], None], ...] = (kill_a_worker, take_away, lo
 
 
 def rate(folder: Path) -> float:
-    """Steps a second of a run that nothing befell."""
+    """Steps a second of a run that nothing happened to."""
     return len(lines(folder)) / float(record(folder)["facts"]["training"]["seconds"]["training"])
 
 
@@ -110,7 +110,7 @@ def test_trouble_changes_no_bit(cluster: Nodes, tmp_path: Path, record_property:
     job = cluster.submit(plan, *settings(storage, "name=long", *changes), name="long")
     done(cluster, job, 60 * (4 * CALM_MINUTES + 10))
     calm, draw, end = step_folder(storage, "long"), random.Random(SEED), time.monotonic() + 60 * MINUTES
-    befell: list[str] = []
+    happened: list[str] = []
     while time.monotonic() < end:
         cluster.ready()
         name = f"soak{len(list(storage.glob('runs/soak*'))) + 1}"
@@ -123,7 +123,7 @@ def test_trouble_changes_no_bit(cluster: Nodes, tmp_path: Path, record_property:
         assert weights(soaked) == weights(calm)
         assert lines(soaked, "ledger.jsonl") == lines(calm, "ledger.jsonl")
         assert timeless(soaked) == timeless(calm)
-        befell += faults
-    assert befell
-    record_property("faults", befell)
+        happened += faults
+    assert happened
+    record_property("faults", happened)
     record_property("runs", len(list(storage.glob("runs/soak*"))))

@@ -1,4 +1,4 @@
-"""What a model and a step are known by: whatever decides the numbers is in it, whoever asks."""
+"""What a model and a step are known by: whatever decides the numbers is in it, whichever command asks."""
 
 from __future__ import annotations
 

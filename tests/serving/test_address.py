@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[list[str]]]]:
     """Names that only this test knows: for each, the addresses that each look-up in turn gives.
 
-    It stands in for the system's resolver. A look-up too many, by whoever connects, fails the test.
+    It stands in for the system's resolver. A look-up too many, by any connection, fails the test.
     """
     table: dict[str, list[list[str]]] = {}
     too_many: list[str] = []

@@ -166,7 +166,7 @@ def test_a_stopped_holder_is_taken_over_and_must_not_publish_when_it_wakes(tmp_p
             assert files(tmp_path) == ["2.json"]
 
 
-@pytest.mark.parametrize("after", ["let go", "held by a third", "its folder removed", "begun anew"])
+@pytest.mark.parametrize("after", ["let go", "held by a third", "its folder removed", "begun again"])
 def test_a_sleeper_that_wakes_when_others_are_long_done_knows_it(tmp_path: Path, clock: Clock, after: str) -> None:
     folder = tmp_path / "lease"
     with child(HOLD, folder) as first, contextlib.ExitStack() as stack:
@@ -174,10 +174,10 @@ def test_a_sleeper_that_wakes_when_others_are_long_done_knows_it(tmp_path: Path,
         first.send_signal(signal.SIGSTOP)
         with leased(folder, what="the thing"):
             pass
-        if after in {"its folder removed", "begun anew"}:
+        if after in {"its folder removed", "begun again"}:
             (folder / "2.json").unlink()
             folder.rmdir()
-        if after in {"held by a third", "begun anew"}:
+        if after in {"held by a third", "begun again"}:
             third = stack.enter_context(leased(folder, what="the thing"))
             assert third.generation == (3 if after == "held by a third" else 1)
         first.send_signal(signal.SIGCONT)
@@ -185,7 +185,7 @@ def test_a_sleeper_that_wakes_when_others_are_long_done_knows_it(tmp_path: Path,
         lost = "it was there and is gone" if after == "its folder removed" else "the thing: another process took over"
         assert lost in line(first)
         assert first.wait() == 0
-        if after in {"held by a third", "begun anew"}:
+        if after in {"held by a third", "begun again"}:
             third.check()
 
 

@@ -141,7 +141,7 @@ class Grader:
     """A judge for the server: rates by `rating_of`, and notes what it answered.
 
     It fails over prompts of which `fails` says so, and after `last` answers it waits until `go_on` is
-    set and then hangs up: whoever asked is gone.
+    set and then closes the connection: the client is gone.
     """
 
     def __init__(self, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""What training is told while it trains: what is saved then, and that whoever goes on comes to the same end."""
+"""What training is told while it trains: what is saved then, and that the workers that go on come to the same end."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def test_the_tables_say_what_is_saved() -> None:
 
 
 def test_a_grid_of_hundreds_looks_at_each_source_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has large files must not have them read once a trial."""
+    """Large files must not be read once a trial."""
     digested: list[Any] = []
 
     def counted(spec: Any, system: Any) -> dict[str, Any]:

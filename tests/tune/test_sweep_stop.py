@@ -55,7 +55,7 @@ def metrics(folder: Path) -> dict[str, Any]:
 
 def under_way(folder: Path, step: str) -> list[Path]:
     """Folders of a step that has been trained for a while, in the trials that have it."""
-    with contextlib.suppress(OSError):  # a link is laid anew
+    with contextlib.suppress(OSError):  # a link is laid again
         return [
             path for path in folder.glob(f"{TRIALS}/*/steps/{step}") if len(read_metrics(path / "metrics.jsonl")) > 3
         ]

@@ -1,4 +1,4 @@
-"""What follows a trial's steps: every line once, whoever writes them, and a stop that gets through."""
+"""What follows a trial's steps: every line once, whichever process writes it, and a stop that gets through."""
 
 from __future__ import annotations
 

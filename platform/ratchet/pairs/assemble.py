@@ -25,7 +25,7 @@ from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.plan.data import Source
 from ratchet.store.record import checked
 
-# A row group is held in memory whole, by whoever reads it: so it has a bound in rows and in characters.
+# A reader holds a whole row group in memory, so it has a bound in rows and in characters.
 _ROWS = 2048
 _CHARACTERS = 4 << 20
 

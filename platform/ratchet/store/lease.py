@@ -2,8 +2,8 @@
 
     <folder>/<generation>.json      the highest generation holds; an empty file was let go
 
-A lease is a file that appears whole, under a number that only one process can take: whoever sees that
-generation n was let go, or that its holder is dead, links generation n + 1, and of many only one succeeds. The
+A lease is a file that appears whole, under a number that only one process can take. A process that sees
+that generation n was let go, or that its holder is dead, links generation n + 1; of many only one succeeds. The
 highest file stays when it is let go (emptied, which needs no space on the disk), so no number ever
 comes back, and a process suspended after reading a lease cannot evict a holder that it never saw.
 

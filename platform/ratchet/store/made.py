@@ -192,7 +192,7 @@ def record_of(artefact: Identified, made: Product, started: str, seconds: float)
 def hold(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[Lease]:
     """Hold `folder` for this process. `Lease.check` says, before something is recorded, whether it still does.
 
-    Whoever held it and is lost is displaced: on this machine at once, on another one when its lease was seen
+    A holder that is lost is displaced: on this machine at once, on another one when its lease was seen
     to lapse, which `say` reports. Raises RunError naming the holder where that one is alive.
     """
     fix = "wait for it, stop it, or give this plan another name"

@@ -19,7 +19,7 @@ from ratchet.errors import RatchetError
 T = TypeVar("T")
 
 _OTHERS_SECONDS = 3.0
-"""How long whoever gives up waiting leaves the others to do so too."""
+"""How long a worker that gives up waiting leaves the others to do so too."""
 
 
 class Communicator(Protocol):
@@ -35,7 +35,7 @@ class Communicator(Protocol):
         """Return every worker's value, by rank, on every worker."""
 
     def reached(self, step: int) -> None:
-        """Leave word that this worker is at `step`, for those that may wait for it in vain. No collective."""
+        """Leave word that this worker is at `step`, for those that wait for it. No collective."""
 
 
 class Alone:
@@ -89,13 +89,13 @@ class Group:
             missing = self._missing()
             said = str(error).strip().splitlines()
             raise RuntimeError(
-                f"in step {self._step} worker {self.rank} waited in vain for {missing}: {said[-1] if said else error}"
+                f"in step {self._step} worker {self.rank} gave up waiting for {missing}: {said[-1] if said else error}"
             ) from error
 
     def _missing(self) -> str:
         """Name the workers that did not give up as well, each with the step it was last heard of in.
 
-        Whoever keeps the store may be the one that is lost, and an answer from it may never come.
+        The worker that keeps the store may be the lost one, and then no answer comes from it.
         """
         found: list[str] = []
 

@@ -187,7 +187,7 @@ class DeepSpeedEngine:
         torch.distributed.broadcast_object_list(told)
         if told[0]:
             raise (StorageError if "No space left" in told[0] else RunError)(
-                f"the checkpoint could not be divided anew: {told[0]}",
+                f"the checkpoint could not be divided again: {told[0]}",
                 where=str(folder),
                 fix="free some space if that ran out; or go on with the number of workers that wrote it",
             )

@@ -20,7 +20,7 @@ from ratchet.train.spec import TrainSpec
 from ratchet.train.worker import WORKERS
 
 LOOKS = 25
-"""How often in a row, a second apart, there must be room: Ray counts nodes anew every 20 s when it begins workers, and
+"""How often in a row, a second apart, there must be room: Ray counts nodes again every 20 s when it begins workers, and
 what is free for a moment between two tasks is no room.
 """
 
@@ -96,7 +96,7 @@ class NodeWatch:
         return Notice("grow", f"there is room for {possible} workers in place of {len(used)}")
 
     def regrouped(self, kind: str, workers: int, nodes: Nodes) -> None:
-        """Take note that so many workers ended to begin anew: where no more come, they are not asked to again."""
+        """Take note that so many workers ended to begin again: where no more come, they are asked only once."""
         self._roomy = 0
         if kind == "grow":
             self._hoped = (workers, frozenset(nodes.total))

@@ -123,7 +123,7 @@ class TorchEngine:
         self.optimizer = adamw(spec, self.masters[:count], self.masters[count:])
 
     def _room(self, dtype: torch.dtype) -> Tensor:
-        """Return zeros for all gradients: memory that is really held, so that whoever looks at what is free sees it."""
+        """Return zeros for all gradients: memory that is really held, so that a look at what is free sees it."""
         if any(weight.dtype == torch.float64 for weight in self.trained):
             dtype = torch.float64
         count = sum(weight.numel() for weight in self.trained)

@@ -60,7 +60,7 @@ def kill_if_due(point: str, step: int, rank: int) -> None:
 
 
 def hang_if_due(step: int, rank: int) -> None:
-    """Stand still for good if `step:hang` is due: the others wait in vain."""
+    """Stand still for good if `step:hang` is due: the others wait until they give up."""
     if due("step:hang", step, rank):
         while True:
             time.sleep(3600)

@@ -82,7 +82,7 @@ def train(
 
     `slots` is a file that names the placement group of the workers as long as they are there: `free_slots`
     lets it go where this process is lost, which Ray does not. `stop` says why training should stop, if it should;
-    `say` gets a line for people when something befell the step.
+    `say` gets a line for people when something happened to the step.
 
     A lost worker starts the group again from the newest good checkpoint, `max_restarts` times; a node that is taken
     away with notice, or room for more workers, after a checkpoint, any number of times. Ray's

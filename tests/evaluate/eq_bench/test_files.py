@@ -1,4 +1,4 @@
-"""EQ-Bench's questions: whose they are, where they come from, and what is wrong with them."""
+"""EQ-Bench's questions: of which version they are, where they come from, and what is wrong with them."""
 
 from __future__ import annotations
 
