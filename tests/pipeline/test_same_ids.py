@@ -16,6 +16,7 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import SourcePairs
 from ratchet.pipeline.context import Order, Run, Tokens
 from ratchet.pipeline.graph import BASE, chunk_names, heirs, planned_steps
+from ratchet.pipeline.order import order_of_stage
 from ratchet.pipeline.prepare import source_tokens
 from ratchet.pipeline.sizes import Sizes
 from ratchet.pipeline.state import find_inputs, known_steps
@@ -28,6 +29,7 @@ from ratchet.reference.partition import order_chunks, split_rows
 from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import layout_at
+from ratchet.store.made import keep_document
 from ratchet.track.progress import Console
 from ratchet.tune.forecast import foreseen_steps
 
@@ -138,6 +140,15 @@ def shown_ids(plan: Plan, model: Path, order: Order, sizes: Sizes) -> Iterator[s
     return (one.id for one in known_steps(run))
 
 
+def ids_by_the_order_of(other: Run, plan: Plan, model: Path, sizes: Sizes) -> list[str | None]:
+    """Return what `show` knows the steps of `align` by where the run folder has the order that another run decided."""
+    run, order = opened(plan, model), order_of_stage(other, "align")
+    assert order is not None
+    keep_document(run.layout.order(plan.name, "align"), order, dataclasses.asdict(other.orders["align"]))
+    find_inputs(run, sizes)
+    return [one.id for one in known_steps(run) if one.step.stage == "align"]
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "model"
@@ -149,7 +160,8 @@ def test_run_show_and_the_forecast_name_the_same_steps(model: Path, tmp_path: Pa
     """Of a forecast, which reads no model, steps are the same exactly where a run's are."""
     foreseen: dict[str, str] = {}
     made: dict[str, str] = {}
-    sizes = Sizes()
+    sizes, taken = Sizes(), 0
+    before: Run | None = None
     for number in range(examples(200)):
         plan = planned(number, model, tmp_path)
         run = opened(plan, model)
@@ -162,4 +174,9 @@ def test_run_show_and_the_forecast_name_the_same_steps(model: Path, tmp_path: Pa
             assert named == real or (named is None and carried), f"{at}: show names another one"
             assert foreseen.setdefault(real, known) == known, f"{at}: the forecast names two where a run has one"
             assert made.setdefault(known, real) == real, f"{at}: the forecast names one where a run has two"
-    assert len(made) > examples(200)
+        if before is not None:
+            named = [one for one in ids_by_the_order_of(before, plan, model, sizes) if one is not None]
+            assert {*named} <= {*ran}, f"plan {number}: show goes by an order that was decided for another plan"
+            taken += bool(named) and bool(run.orders["align"].rows)
+        before = run
+    assert len(made) > examples(200) and taken

@@ -221,6 +221,25 @@ def recipe(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
     }
 
 
+def chunking(plan: Plan, name: str, names: Names) -> dict[str, Any]:
+    """Return what decides the order of a stepwise stage's chunks and the rows that they hold, beside their number."""
+    stage = plan.stages[name]
+    steps = stepwise(stage)
+    assert trains(stage) and steps is not None  # noqa: S101  the caller looked
+    union = [[names.tokens(source, stage), share] for source, share in stage.shares().items()]
+    found: dict[str, Any] = {"order": steps.order, "union": union}
+    if needs_difficulty(stage):
+        found |= {
+            "start": names.model(final_model(plan, start_of(plan, name))),
+            "length_normalised": steps.length_normalised,
+            "base": steps.base and [names.model(steps.base), steps.base.dtype],
+            "engine": plan.reference.model_dump(mode="json", include={"engine", "quantisation"}),
+        }
+    if steps.order == "random" or min(stage.shares().values()) < 1:
+        found |= {"seed": stage.seed}
+    return found
+
+
 def scored_reference(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
     """Return what decides the scores of a step's reference, apart from the pairs. The step must have one."""
     assert step.reference is not None  # noqa: S101  the caller looked

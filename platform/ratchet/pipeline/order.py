@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ratchet.errors import DataError
+from ratchet.errors import CorruptError, DataError
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Order, Run
-from ratchet.pipeline.graph import chunk_names, final_model, needs_difficulty, stepwise
+from ratchet.pipeline.graph import BASE, chunk_names, chunking, final_model, needs_difficulty, stepwise
 from ratchet.pipeline.prepare import external_model, stage_tokens
-from ratchet.pipeline.reference_passes import ensure_scores, gamma_job, gate_of, train_job
+from ratchet.pipeline.reference_passes import GAMMA_SAMPLE, ensure_scores, gamma_job, gate_of, train_job
+from ratchet.pipeline.step_inputs import Contents
 from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.plan.training import Steps, TrainingStage
 from ratchet.reference.models import TRAINER, Model, ScoreJob
-from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
+from ratchet.reference.partition import Difficulty, difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import Floats, read_job
-from ratchet.store.files import write_sealed
+from ratchet.store.made import find_document, keep_document
 
 
 def stage_table(run: Run, stage: TrainingStage) -> TokenTable:
@@ -30,11 +34,75 @@ def stage_table(run: Run, stage: TrainingStage) -> TokenTable:
     )
 
 
-def decide_order(run: Run, name: str) -> Order:
-    """Return the order of a stage's chunks, scoring its start model where the order depends on it.
+@dataclasses.dataclass(frozen=True)
+class StageOrder:
+    """The order of a preference stage's chunks, a document of the run folder.
 
-    Every source's reward accuracy is measured, on all its pairs where the order needs it, else on
-    the fixed sample. The result is kept in the run folder. Raises DataError, ModelError.
+    Its sources' pairs and all its models are known. `start` is the model that it starts from, which is known by its
+    weights: they decide how hard each source is, and one recipe may come out with other weights.
+    """
+
+    run: Run
+    stage: str
+    start: Model
+    kind: ClassVar[str] = "order"
+
+    @property
+    def what(self) -> str:
+        return f"order of {self.stage}"
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, Any]:
+        run, stage, names = self.run, self.run.plan.stages[self.stage], Contents(self.run)
+        assert trains(stage)  # noqa: S101  `order_of_stage` looked
+        found: dict[str, Any] = {
+            "kind": self.kind,
+            "version": 1,
+            "chunks": chunk_names(stage),
+            "measured": [[source, names.tokens(source, stage)] for source in stage.shares()],
+            "by": [self.start.identity, self.start.weights, self.start.dtype],
+            "sample": GAMMA_SAMPLE,
+        }
+        return found | (chunking(run.plan, self.stage, names) if stepwise(stage) else {})
+
+
+def order_of_stage(run: Run, name: str) -> StageOrder | None:
+    """Return the order of a preference stage as it is kept; None where something is not known that decides it."""
+    stage, start = run.plan.stages[name], run.models.get(final_model(run.plan, start_of(run.plan, name)))
+    known = BASE in run.models and run.pairs.keys() >= stage.shares().keys()
+    return StageOrder(run, name, start) if known and start is not None else None
+
+
+def find_order(run: Run, name: str, *, unnamed: bool = False) -> Order | None:
+    """Return the order of a stage as the run folder has it, made from what the plan now asks for; else None.
+
+    `unnamed` as `find_document` has it. Raises CorruptError where it is not as it was written.
+    """
+    stage = run.plan.stages[name]
+    if not reads_pairs(stage):
+        return None
+    kept = find_document(run.layout.order(run.plan.name, name), order_of_stage(run, name), unnamed=unnamed)
+    if kept is None or sorted(kept["chunks"]) != sorted(chunk_names(stage)):
+        return None
+    rows = kept["rows"] and tuple(map(tuple, kept["rows"]))
+    return Order(tuple(kept["chunks"]), tuple(Difficulty(**one) for one in kept["difficulties"]), rows)
+
+
+def ensure_order(run: Run, name: str) -> Order:
+    """Return the order of a stage's chunks, decided if need be, and with `--fresh`. Raises DataError, ModelError."""
+    with contextlib.suppress(CorruptError):  # it is decided again
+        if not run.fresh and (found := find_order(run, name)) is not None:
+            return found
+    order = decide_order(run, name)
+    if (kept := order_of_stage(run, name) if reads_pairs(run.plan.stages[name]) else None) is not None:
+        keep_document(run.layout.order(run.plan.name, name), kept, dataclasses.asdict(order))
+    return order
+
+
+def decide_order(run: Run, name: str) -> Order:
+    """Decide the order of a stage's chunks, scoring its start model where the order depends on it.
+
+    Every source's reward accuracy is measured, on all its pairs where the order needs it, else on the fixed sample.
     """
     stage = run.plan.stages[name]
     if not reads_pairs(stage):
@@ -47,11 +115,8 @@ def decide_order(run: Run, name: str) -> Order:
         found = [difficulty(source, values) for source, values in ratios.items()]
         accuracy = {one.chunk: one.accuracy for one in found}
         ordered = order_chunks(steps.order, chunks, accuracy, stage.seed) if steps else chunks
-        order = Order(tuple(ordered), tuple(found))
-    else:
-        order = _cut(run, name, steps, start, chunks)
-    write_sealed(run.layout.order(run.plan.name, name), dataclasses.asdict(order))
-    return order
+        return Order(tuple(ordered), tuple(found))
+    return _cut(run, name, steps, start, chunks)
 
 
 def _source_ratios(run: Run, name: str, start: Model, *, whole: bool) -> dict[str, Floats]:

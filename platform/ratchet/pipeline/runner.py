@@ -27,7 +27,7 @@ from ratchet.pipeline.graph import (
     steps_of,
 )
 from ratchet.pipeline.heldout_scores import check_suites, evaluate_model, evaluated_models
-from ratchet.pipeline.order import decide_order
+from ratchet.pipeline.order import ensure_order
 from ratchet.pipeline.pins import pin
 from ratchet.pipeline.prepare import (
     base_model,
@@ -201,7 +201,7 @@ def _steps(run: Run) -> Iterator[PlannedStep]:
         (first, *_) = steps_of(run.plan, name, chunks := chunk_names(run.plan.stages[name]))
         if first.start not in run.models:
             return chunks
-        run.orders[name] = decide_order(run, name)
+        run.orders[name] = ensure_order(run, name)
         return run.orders[name].chunks
 
     return planned_steps(run.plan, Contents(run), order_of)

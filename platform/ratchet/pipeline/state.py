@@ -14,8 +14,9 @@ from ratchet.pairs.render import find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.changes import changed_in_plan, is_kept
-from ratchet.pipeline.context import Order, Run, Tokens
+from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, PlannedStep, Step, built_on, chunk_names, needs_difficulty, planned_steps
+from ratchet.pipeline.order import find_order
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import scratch_model, source_tokens, used_sources
 from ratchet.pipeline.sizes import (
@@ -35,8 +36,6 @@ from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.models import model_of
-from ratchet.reference.partition import Difficulty
-from ratchet.store.files import read_sealed
 from ratchet.store.layout import layout_at
 from ratchet.store.made import find
 from ratchet.store.record import NAME, finished_record, legible_record
@@ -97,12 +96,11 @@ def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
 
 
 def find_inputs(run: Run, sizes: Sizes) -> list[SourceState]:
-    """Find what a run has made of its sources, its start model and its orders, and return the state of its sources."""
+    """Find what a run has made of its sources and its start model, and return the state of its sources."""
     sources = _find_sources(run, sizes)
     if BASE not in run.models:  # one from scratch is found by its pairs, so that they come first
         find_base(run)
     _find_tokens(run)
-    _find_orders(run)
     return sources
 
 
@@ -110,7 +108,11 @@ def known_steps(run: Run) -> Iterator[PlannedStep]:
     """Yield the steps of a run, each with its identity as far as what was found says."""
 
     def order_of(stage: str) -> Sequence[str]:
-        return run.orders[stage].chunks if stage in run.orders else chunk_names(run.plan.stages[stage])
+        # Looked for once the stage is reached: by then it is known whether its start model is made.
+        if (order := find_order(run, stage, unnamed=True)) is None:
+            return chunk_names(run.plan.stages[stage])
+        run.orders[stage] = order
+        return order.chunks
 
     return planned_steps(run.plan, Contents(run), order_of)
 
@@ -169,15 +171,6 @@ def _find_tokens(run: Run) -> None:
                 continue
             if (made := find(run.layout, source_tokens(run, name, stage), unseen=True)) is not None:
                 run.tokens[key] = Tokens(name, made.fingerprint, made.folder)
-
-
-def _find_orders(run: Run) -> None:
-    for name in run.plan.stages:
-        kept = read_sealed(run.layout.order(run.plan.name, name), "run the plan: the order is decided again")
-        if kept is not None and sorted(kept["chunks"]) == sorted(chunk_names(run.plan.stages[name])):
-            rows = kept["rows"] and tuple(map(tuple, kept["rows"]))
-            difficulties = tuple(Difficulty(**one) for one in kept["difficulties"])
-            run.orders[name] = Order(tuple(kept["chunks"]), difficulties, rows)
 
 
 def _state(run: Run, one: PlannedStep, sizes: Sizes, changed: list[str]) -> StepState:

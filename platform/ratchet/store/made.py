@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from ratchet.store.files import folder_aside, remove_leftovers
+from ratchet.store.files import folder_aside, read_sealed, remove_leftovers, write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Lease, Wait, leased
@@ -25,6 +25,8 @@ from ratchet.store.record import Record, legible_record, make_room, now, sound_r
 Found = TypeVar("Found")
 HELD = "lease"
 """The folder of a run folder's lease."""
+_OF = "made_of"
+"""The key of a document that says of which artefact it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +161,26 @@ def keep(layout: Layout, artefact: Artefact, leases: Sequence[Lease], *, apart: 
     # `_publish` renames onto a name, and never over a folder.
     make_room(folder, layout.damaged)
     return _publish(folder, artefact, leases)
+
+
+def keep_document(path: Path, artefact: Identified, content: Mapping[str, Any]) -> None:
+    """Write an artefact that is one document, in the run folder that the caller holds. Raises StorageError."""
+    write_sealed(path, {**content, _OF: fingerprint(artefact.identity)})
+
+
+def find_document(path: Path, artefact: Identified | None, *, unnamed: bool = False) -> dict[str, Any] | None:
+    """Return the content of an artefact's document; None where it is not there, or is that of another artefact.
+
+    An artefact of None is one that is not known yet. `unnamed`: a document written before documents said what they are
+    of counts too, for those who only show what is there. Raises CorruptError.
+    """
+    content = read_sealed(path, "run the plan: what it says is decided again")
+    if content is None:
+        return None
+    known = content.pop(_OF, None)
+    if known is None:
+        return content if unnamed else None
+    return content if artefact is not None and known == fingerprint(artefact.identity) else None
 
 
 def made_folder(layout: Layout, artefact: Identified) -> Path:

@@ -14,7 +14,7 @@ from ratchet.pipeline.graph import (
     BASE,
     Step,
     chunk_names,
-    final_model,
+    chunking,
     heirs,
     needs_difficulty,
     planned_steps,
@@ -23,7 +23,6 @@ from ratchet.pipeline.graph import (
 )
 from ratchet.pipeline.sizes import Known, Sizes, pairs_seen, step_rows
 from ratchet.plan.model import ModelSpec
-from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.stages import Stage
@@ -179,18 +178,8 @@ class Foreseen:
         stage, steps = step.settings, stepwise(step.settings)
         if not trains(stage) or steps is None or (steps.by == "source" and not needs_difficulty(stage)):
             return None
-        union = [[self.tokens(source, stage), share] for source, share in stage.shares().items()]
-        found: dict[str, Any] = {"part": [step.chunk.part, step.chunk.parts], "order": steps.order, "union": union}
-        if needs_difficulty(stage):
-            found |= {
-                "start": self.made[final_model(self.plan, start_of(self.plan, step.stage))],
-                "length_normalised": steps.length_normalised,
-                "base": steps.base and [self.model(steps.base), steps.base.dtype],
-                "engine": self.plan.reference.model_dump(mode="json", include={"engine", "quantisation"}),
-            }
-        if steps.order == "random" or min(stage.shares().values()) < 1:
-            found |= {"seed": stage.seed}
-        return fingerprint(found)
+        part = [step.chunk.part, step.chunk.parts]
+        return fingerprint({"part": part, **chunking(self.plan, step.stage, self)})
 
 
 def _pass(plan: Plan, step: Step, names: Foreseen, source: str) -> str:
