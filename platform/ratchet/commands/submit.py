@@ -122,6 +122,7 @@ def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[st
         environment = job_runtime_env(str(archive), str(shipped) if library else None, values)
         job_id, new = submit_once(jobs, Submission(plan.name, digest, command, environment), arguments.id)
     sys.stdout.write(f"job: {job_id}\n")
+    # Into a pipe it would otherwise come only with the end of the job.
     sys.stdout.flush()
     console.say(f"{job_id}: {'submitted' if new else 'is there already: attached to it'}")
     return job_id, jobs

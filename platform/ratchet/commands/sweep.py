@@ -69,6 +69,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
         return 0
     page, outcome = run_sweep(sweep, fresh=arguments.fresh)
     sys.stdout.write(f"report: {page}\n")
+    # After the page is named: a sweep of which nothing came has one too.
     refuse_nothing(outcome)
     if arguments.promote is not None:
         command = shlex.join(["ratchet", *sys.argv[1:]])

@@ -60,7 +60,8 @@ def nobody_reads() -> bool:
 
 
 def let_go() -> None:
-    """Send what is still to be written to nowhere: Python would fail for it when it ends."""
+    """Send what is still to be written to nowhere."""
+    # Python writes what is left when it ends, and would fail for it.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())

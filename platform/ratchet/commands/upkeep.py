@@ -85,6 +85,7 @@ def fsck_command(arguments: argparse.Namespace) -> int:
     def say(outcome: Outcome) -> None:
         counts[outcome.part.state] += 1
         sys.stdout.write(outcome_line(outcome, root) + "\n")
+        # Into a pipe the lines of a large store would otherwise come all at once.
         sys.stdout.flush()
 
     status = fsck(root, dry_run=arguments.dry_run, say=say)

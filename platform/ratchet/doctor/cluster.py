@@ -102,9 +102,10 @@ def _everywhere(ids: Sequence[str], function: Callable[..., Any], *arguments: An
 
 
 def _skews(ids: Sequence[str]) -> dict[str, Skew]:
-    """Bound each node's clock by the round trip to it: the narrowest of a few, since the first is slow."""
+    """Bound each node's clock by the round trip to it: the narrowest of a few."""
     found: dict[str, Skew] = {}
     for one in ids:
+        # The first round is slow, and the narrowest bounds count.
         for _ in range(_ROUNDS):
             before = time.time()
             # One node at a time: waiting for others would widen the bounds.

@@ -110,6 +110,7 @@ class Candidates:
                 what=f"answers of {self.model.name}",
                 wait=Wait(on_wait, self.bench.end_if_stopped),
             )
+            # In one order for all, so that no two processes wait for each other.
             for name in sorted({fingerprint(self.identity_for(task)) for task in tasks})
         ]
         # Released at the end of the `with`, after the journals, which are opened later, are closed.

@@ -126,6 +126,7 @@ def paired(
     freedom = max(1, design.count - len(design.clusters_of_group))
     reach = None if error is None else error * t_reach(freedom)
     ends = None if reach is None else (difference - reach, difference + reach)
+    # Student's interval of such values is a point where nothing differs.
     if error is not None and set(np.unique([values_a, values_b])) <= {0.0, 1.0}:
         same_weights = weights is None or bool(np.all(np.asarray(weights) == weights[0]))
         if design.count == len(differences) and same_weights and groups is None:

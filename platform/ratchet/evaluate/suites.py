@@ -168,7 +168,8 @@ def _kept(layout: Layout, model: Model, name: str, parts: Mapping[str, ScoredTas
 
 
 def _read(model: str, suite: str, task: str, made: Made, *, reused: bool) -> Scored:
-    """Return a result as it is kept, also where it was just made: one form, whenever it was made."""
+    """Return a result as it is kept."""
+    # Read back also where it was just made, so that it has one form whenever it was made.
     result = dataclasses.replace(read_result(made.folder), task=task)
     return Scored(model, suite, task, result, made.folder, made.record.seconds, reused)
 

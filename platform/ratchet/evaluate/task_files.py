@@ -28,17 +28,17 @@ def read_rows(
 ) -> tuple[list[dict[str, str]], str]:
     """Return the first `max_rows` rows' texts in `columns`, and 20 hex digits over them.
 
-    The digest is of the texts in their order, so the hub's rows and the same rows in a file share it. `blank`
-    lets texts without content pass. A .txt file is one row, whatever its column is called.
+    `blank` lets texts without content pass. A .txt file is one row, whatever its column is called.
 
-    Raises DataError with file:row for a row that is no object, lacks a column, or holds there what is no text;
-    also where a file is absent, damaged, of no known kind or without rows, and where the hub cannot be reached.
+    Raises DataError with file:row for a row that is no object, lacks a column, or holds there what is no text; also
+    where a file is absent, damaged, of no known kind or without rows, and where the hub cannot be reached.
     """
     found = []
     for where, row in itertools.islice(_located(rows, columns), max_rows):
         found.append({column: _text(row, column, where, blank=blank) for column in columns})
     if not found:
         raise DataError("there are no rows", where=_name(rows), fix="name another split or file")
+    # Of the texts in their order, so that the hub's rows and the same rows in a file share it.
     texts = json.dumps([[row[column] for column in columns] for row in found], separators=(",", ":"))
     return found, hashlib.sha256(texts.encode()).hexdigest()[:20]
 

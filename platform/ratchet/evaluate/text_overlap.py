@@ -141,14 +141,14 @@ def measure_overlap(answers: Sequence[str], references: Sequence[str]) -> Overla
     """Return how N answers overlap with N references, case and all, in words as mteval-v13a cuts them.
 
     Sentence scores use the orders that an answer is long enough for (`eff:yes`), the corpus all four; both smooth
-    orders without a match exponentially, as sacrebleu does unless told otherwise. ROUGE is without stemming, as
-    rouge-score is unless told otherwise.
+    orders without a match exponentially, as sacrebleu does unless told otherwise. ROUGE is without stemming.
     """
     import sacrebleu
     from rouge_score.rouge_scorer import RougeScorer
 
     corpus, sentence = sacrebleu.BLEU(), sacrebleu.BLEU(effective_order=True)
     bleu = [sentence.sentence_score(answer, [gold]) for answer, gold in zip(answers, references, strict=True)]
+    # As rouge-score is unless told otherwise.
     scorer = RougeScorer(list(ROUGES), use_stemmer=False)
     rouge = [scorer.score(gold, answer) for answer, gold in zip(answers, references, strict=True)]
     return Overlap(

@@ -91,6 +91,7 @@ def leftovers(layout: Layout) -> Iterator[StorePart]:
     for top in (layout.store, layout.run("x").parent, layout.root / "sweeps", layout.root / "evaluations"):
         for path in _hidden(top):
             lease = _lease(path, layout)
+            # Where no lease tells who writes it, only its age tells that nobody does.
             if lease is not None or time.time() - _newest(path) > _LONG_AGO:
                 yield StorePart(path, "leftover", "it was never finished", lease, lambda one=path: _remove(one))  # type: ignore[misc]
 
@@ -101,6 +102,7 @@ def _hidden(top: Path) -> Iterator[Path]:
             folders.clear()
             continue
         found = [name for name in (*folders, *files) if _ASIDE.fullmatch(name)]
+        # What was being written goes as a whole, so nothing in it is looked at.
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent) / name for name in sorted(found))
 

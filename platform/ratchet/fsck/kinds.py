@@ -188,8 +188,9 @@ def _aside(folder: Path, layout: Layout) -> str:
 
 
 def _aside_step(folder: Path, layout: Layout, *, shared: bool) -> str:
-    """Put a step aside; one that began with float32 masters stays known as that, so that it begins with them again."""
+    """Put a step aside; say what was done."""
     begun, told = begun_as(folder), _aside(folder, layout)
+    # One that began with float32 masters stays known as that, so that it begins with them again.
     if begun is not None and KEY in begun and not shared:
         folder.mkdir()
         write_sealed(folder / IDENTITY, begun)

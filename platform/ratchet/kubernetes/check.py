@@ -62,7 +62,8 @@ def read_objects(paths: Iterable[Path]) -> list[Document]:
 
 
 def holding(objects: list[Document], where: str) -> list[Document]:
-    """Return objects as they are. Raises PlanError for an empty list: a check of nothing would always pass."""
+    """Return objects as they are. Raises PlanError for an empty list."""
+    # A check of nothing would always pass.
     if not objects:
         raise PlanError("holds no object: there is nothing to check", where=where, code="plan.manifest")
     return objects
@@ -105,6 +106,7 @@ def _twice(objects: Sequence[Document]) -> Iterator[Problem]:
     seen: set[tuple[str, str, str]] = set()
     for document in objects:
         one = (object_kind(document), name_of(document), str(at(document.data, "metadata", "namespace")))
+        # Each object with generateName gets a name of its own.
         if name_of(document) and one in seen:
             yield document.problem(("metadata", "name"), f"{one[0]} {one[1]} is here twice")
         seen.add(one)

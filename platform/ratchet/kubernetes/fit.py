@@ -111,7 +111,8 @@ def lacks(cluster: Cluster, rooms: list[Room]) -> Iterator[str]:
 
 
 def _holds(room: Room, needs: dict[str, float]) -> int:
-    """Return how many workers a pod holds; Ray rounds a pod's CPUs up."""
+    """Return how many workers a pod holds."""
+    # Ray rounds a pod's CPUs up.
     by_cpu = math.ceil(room.cpus) // needs["CPU"]
     return int(min(by_cpu, room.gpus // needs["GPU"]) if needs["GPU"] else by_cpu)
 

@@ -90,8 +90,9 @@ def mapping(value: Any, *path: str | int) -> dict[str, Any]:
 
 
 def mappings(value: Any, *path: str | int) -> list[dict[str, Any]]:
-    """Return the mappings in the list at `path`; an empty one stands for an item that is none, so that places stay."""
+    """Return the mappings in the list at `path`."""
     found = at(value, *path)
+    # An empty one stands for an item that is none, so that places stay.
     return [item if isinstance(item, dict) else {} for item in found] if isinstance(found, list) else []
 
 

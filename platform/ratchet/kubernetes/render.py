@@ -122,13 +122,11 @@ def render_overlay(asked: RenderOptions) -> list[dict[str, Any]]:
 
 
 def _name(asked: RenderOptions, plan: Plan, kind: str, digest: str) -> str:
-    """Return the object's name: as asked, or the plan's with a digest of all that makes the job.
-
-    KubeRay runs a RayJob once, whatever is applied under its name later: another plan must have another name. A
-    RayCronJob takes a changed template for its next run, and keeps its name.
-    """
+    """Return the object's name: as asked, or the plan's with a digest of all that makes the job."""
     name = asked.name or plan.name
     if asked.name is None and kind != "RayCronJob":
+        # KubeRay runs a RayJob once, whatever is applied under its name later: another plan must have another name. A
+        # RayCronJob takes a changed template for its next run, and keeps its name.
         name = f"{plan.name[: LONGEST_NAMES[kind] - _DIGITS - 1].rstrip('-')}-{digest[:_DIGITS]}"
     if what := name_fault(name, LONGEST_NAMES[kind]):
         raise PlanError(what, where=f"the name of the {kind}", fix="give another: --name NAME")
@@ -226,6 +224,7 @@ def _size(cluster: RayPart, plan: Plan, asked: RenderOptions, *, sweep: bool) ->
         )
     # The overlay of a sweep says by its pods how many trials run at a time.
     trials = int(group.data.get("maxReplicas", 1)) if sweep else 1
+    # Without the autoscaler no pod is added later, so all are there from the start.
     fewest, most = (pods.fewest if autoscales(cluster) else pods.most) * trials, pods.most * trials
     group.data.update(replicas=fewest, minReplicas=fewest, maxReplicas=most)
     memory = _memory(limits, gpus, asked.memory_per_worker) * pods.workers
@@ -244,6 +243,7 @@ def _size(cluster: RayPart, plan: Plan, asked: RenderOptions, *, sweep: bool) ->
 def _memory(limits: dict[str, Any], gpus: float, wanted: str | None) -> float:
     """Return the bytes of each worker: as asked, or as a worker of the overlay has them."""
     if wanted is None:
+        # The pods of an overlay have a worker for each GPU.
         return (quantity(limits.get("memory")) or 0.0) / max(1.0, gpus)
     found = quantity(wanted)
     if found is None or found < _GI:

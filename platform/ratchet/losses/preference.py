@@ -46,11 +46,9 @@ class PairLogps:
 
     @property
     def fall_B(self) -> Tensor:
-        """The fall of the chosen answer below the reference, p = max(0, −h_w).
-
-        relu, because training starts on its kink: the subgradient there is 0, so that the first DPOP
-        gradient is the first DPO gradient (clamp's would be 1 and maximum's ½).
-        """
+        """The fall of the chosen answer below the reference, p = max(0, −h_w)."""
+        # relu, because training starts on its kink. Its subgradient there is 0, so the first DPOP gradient is the first
+        # DPO gradient; clamp's would be 1 and maximum's ½.
         return F.relu(-self.chosen_ratio_B)
 
 
@@ -117,11 +115,9 @@ def simpo(logps: PairLogps, *, beta: float, gamma: float) -> Tensor:
 
 
 def sft(logps_B: Tensor) -> Tensor:
-    """Return the summed negative log-likelihood of each answer's tokens, shape (B,), in nats.
-
-    Sums, not means: the loss of a step is their sum over the GLOBAL batch divided by the answer
-    tokens of the GLOBAL batch, so that no way of dividing the batch changes it.
-    """
+    """Return the summed negative log-likelihood of each answer's tokens, shape (B,), in nats."""
+    # Sums, not means: the loss of a step is their sum over the GLOBAL batch divided by its answer tokens. So no way of
+    # dividing the batch changes it.
     return -logps_B
 
 

@@ -69,16 +69,16 @@ def units(
 def divide_units(parts: Sequence[Unit], world: int, budget: int) -> list[list[Micro]]:
     """Return each worker's forward passes: as many for each, about as long at the same time.
 
-    Forests: longest processing time first (Graham 1969) into as few passes of at most `budget`
-    tokens as that finds. Padded rows: cut by width, the dearest pass as cheap as can be. Over all
-    workers each row stands once with weight 1; a worker without rows repeats the cheapest unit with
-    weight 0, because every worker must take part in every collective.
+    Forests: longest processing time first (Graham 1969) into as few passes of at most `budget` tokens as that finds.
+    Padded rows: cut by width, the dearest pass as cheap as can be. Over all workers each row stands once with weight 1;
+    a worker without rows repeats the cheapest unit with weight 0.
     """
     bins = _forests([part for part in parts if not part.width], world, budget)
     bins += _by_width([part for part in parts if part.width], len(bins), world, budget)
     cheapest = np.array(min(parts, key=lambda part: (part.cost, part.rows)).rows, np.int64)
     bins.sort(key=lambda held: -_cost(held))
     filled = [Micro(np.sort([row for part in held for row in part.rows]), 1.0) for held in bins]
+    # Every worker must take part in every collective.
     filled += [Micro(cheapest, 0.0)] * (-len(filled) % world)
     passes = [filled[start : start + world] for start in range(0, len(filled), world)]
     # Back and forth over the workers: the first would else have the dearest pass each time.

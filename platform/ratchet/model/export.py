@@ -43,13 +43,11 @@ _LIBRARY = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeErr
 
 
 def copy_companions(source: Path, out: Path, *, with_config: bool = True) -> None:
-    """Copy what stands beside the weights: tokenizer, chat template, generation settings, own code.
-
-    Files are copied as they are, so that the tokenizer stays the same to the byte.
-    """
+    """Copy what stands beside the weights: tokenizer, chat template, generation settings, own code."""
     own_code = [path.name for path in source.glob("*.py")]
     for name in (*_COMPANIONS, *own_code):
         if (source / name).is_file() and (with_config or name not in _OF_WEIGHTS):
+            # As they are, so that the tokenizer stays the same to the byte.
             shutil.copyfile(source / name, out / name)
 
 

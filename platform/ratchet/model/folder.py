@@ -126,9 +126,10 @@ def settings_without(fields: Mapping[str, Any], spared: Callable[[str, object], 
 def digest_model(folder: Path) -> str:
     """Return 20 hex digits over names, shapes, dtypes and bytes of all weights, and the configuration.
 
-    The same weights divided otherwise among files have the same digest. Raises ModelError, CorruptError.
+    Raises ModelError, CorruptError.
     """
     digest = hashlib.sha256(json.dumps(config_identity(folder), sort_keys=True).encode())
+    # By name, whatever file it is in: the same weights divided otherwise among files have the same digest.
     for tensor in stored_tensors(folder).values():
         digest.update(f"\0{tensor.name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
         with tensor.file.open("rb") as stream:

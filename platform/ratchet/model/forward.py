@@ -159,12 +159,13 @@ class PairScorer(nn.Module):
         return logits_EV.gather(1, targets_E[:, None])[:, 0] - logits_EV.logsumexp(1)
 
     def _head_calls(self, entries: int, rows: int, device: torch.device) -> int:
-        """How often such a head is called. Under ZeRO-3 each call gathers weights from every rank,
-        so the ranks agree on the largest count; a rank with fewer entries makes smaller chunks.
+        """How often such a head is called: as often on every rank under ZeRO-3, where one with fewer entries makes
+        smaller chunks.
         """
         calls = max(1, math.ceil(entries / rows))
         divided = any(hasattr(weight, "ds_id") for weight in self.model.parameters())  # DeepSpeed's mark
         if divided and torch.distributed.is_initialized():
+            # Each call gathers weights from every rank, so the ranks agree on the largest count.
             shared = torch.tensor(calls, device=device)
             torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
             calls = int(shared)

@@ -136,7 +136,8 @@ def _held_plainly(config: Any) -> str | None:
 
 
 def _forget_quantiser(model: Any) -> None:
-    """Let a model that was dequantised be saved as what it is: its quantiser would write no, or other, weights."""
+    """Let a model that was dequantised be saved as what it is, without its quantiser."""
+    # It would write no, or other, weights.
     model.hf_quantizer = None
     model._weight_conversions = None  # what saving undoes is then what the family itself asks for
     for config in {id(part): part for part in (model.config, model.config.get_text_config())}.values():

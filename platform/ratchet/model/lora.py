@@ -78,8 +78,7 @@ def _plain_name(name: str, layer: Any) -> str:
 
 def try_merge(model: Any) -> None:
     """Merge one adapter of each kind of module, and take it out again: what cannot be merged fails before training.
-
-    Adapters start at 0, so the weights stay as they are to the bit. Raises ModelError.
+    Raises ModelError.
     """
     kinds = {
         (type(layer), type(layer.get_base_layer()), getattr(layer, "parameter_name", None)): (name, layer)
@@ -93,6 +92,7 @@ def try_merge(model: Any) -> None:
             weight.data = before.to(torch.promote_types(before.dtype, torch.float32), copy=True)
             layer.merge()
             layer.merged_adapters.clear()
+            # Adapters start at 0, so a merge leaves the weights as they are, to the bit.
             unchanged = torch.equal(weight.data.to(before.dtype), before)
             weight.data = before
         except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:

@@ -63,9 +63,9 @@ def taken_by(action: Callable[[], object], device: torch.device) -> int:
 def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.device) -> int:
     """Return the largest token budget whose peak fits into `free` bytes, between FIRST and what MOST says.
 
-    `peak_at(tokens)` tries a pass and returns its bytes. Budgets double while twice the last peak
-    fits; the rest is by the square root of what is left, because a peak may grow with the square of a
-    pass. A budget that turned out not to fit, or for which a GPU had not enough, gives way to the one before.
+    `peak_at(tokens)` tries a pass and returns its bytes. Budgets double while twice the last peak fits; the rest is by
+    the square root of what is left. A budget that turned out not to fit, or for which a GPU had not enough, gives way
+    to the one before.
     """
     most = MOST.get(device.type, MOST["cuda"])
     budget, needed = FIRST, peak_at(FIRST)
@@ -77,11 +77,13 @@ def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.devic
         budget, needed = larger, bytes_larger
     if budget >= most or needed > free:
         return budget
+    # By the square root, because a peak may grow with the square of a pass.
     return min(most, int(budget * math.sqrt(free / needed))) // _STEP * _STEP
 
 
 def _trim() -> None:
-    """Hand freed memory back, which glibc may be set to keep: it would hide what the next pass takes."""
+    """Hand freed memory back to the system."""
+    # glibc may be set to keep freed memory, which would hide what the next pass takes.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -111,6 +111,7 @@ def _merge_file(
         readers = {path: stack.enter_context(safe_open(str(path), framework="pt")) for path in sorted(paths)}
         target = stack.enter_context(out.open("wb"))
         with file.open("rb") as source:
+            # Names, shapes and dtypes stay, so every tensor keeps the place that the header names.
             target.write(source.read(here[0].start))
         for tensor in here:
             parts = [readers[tensors[tensor.name].file].get_tensor(tensor.name) for tensors in stored]

@@ -33,7 +33,8 @@ class Noise:
     tokens: float = 0.0
 
     def a_token(self, dtype: torch.dtype) -> float:
-        """Return an answer's typical difference in nats by the root of its tokens, which add up as a random walk."""
+        """Return an answer's typical difference in nats by the root of its tokens."""
+        # The tokens' differences add up as a random walk.
         seen = math.sqrt(self.squares / self.tokens) if self.tokens else 0.0
         return max(seen, _LEAST * torch.finfo(dtype).eps)
 
@@ -55,12 +56,13 @@ def measure_noise(
 ) -> Noise:
     """Score each answer of `pairs` alone and without sharing, and return how far it is from `scores`.
 
-    Makes two forward passes a pair (`chosen_only`: one), whatever the pairs are, so that workers keep in step.
+    Makes two forward passes a pair (`chosen_only`: one).
     """
     sides = [(pair.chosen, scores.chosen_B[i]) for i, pair in enumerate(pairs)]
     if not chosen_only:
         sides += [(pair.rejected, scores.rejected_B[i]) for i, pair in enumerate(pairs)]
     squares = tokens = 0.0
+    # As many passes whatever the pairs are: other workers are in step with this one.
     for k, (answer, known) in enumerate(sides):
         prompt = pairs[k % len(pairs)].prompt
         batch = collate([TokenisedPair("", prompt, answer, answer[:0])], PADDED).to(device)

@@ -65,9 +65,8 @@ class Counts:
 def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: Source) -> Counts:
     """Write `train.parquet`, `heldout.parquet` and `skipped.parquet` into `folder`.
 
-    Equal pairs are kept once, the first of them; `max_rows` of them by the lowest seeded hash;
-    prompts divide by seeded hash, so no prompt is on both sides. Raises CorruptError where the
-    files do not hold what was counted.
+    Equal pairs are kept once, the first of them; `max_rows` of them by the lowest seeded hash; prompts divide by seeded
+    hash. Raises CorruptError where the files do not hold what was counted.
     """
     read, skipped = 0, collections.Counter[str]()
     with contextlib.ExitStack() as stack:
@@ -79,6 +78,7 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
         every = stack.enter_context(_Table(aside, PAIR_SCHEMA, pair_row)) if source.max_rows else None
 
         def side_of(pair: PreferencePair) -> _Table:
+            # By the prompt, so that none is on both sides.
             out = held_out(source.seed, source.held_out, pair.prompt_id)
             return sides[1] if out else sides[0]
 

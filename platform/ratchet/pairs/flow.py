@@ -169,7 +169,7 @@ def _on_ray(spans: list[Span], reading: SourceReading, look: Callable[[], None])
 def _span_tables(
     numbers: pa.Table, spans: list[Span], reading: SourceReading, warnings: str | None
 ) -> Iterator[pa.Table]:
-    """Yield a span's items in tables of bounded size. What stops a span is its last row: Ray would wrap it."""
+    """Yield a span's items in tables of bounded size. What stops a span is its last row."""
     warned.send(warnings)
     for number in numbers.column("span").to_pylist():
         waiting: list[dict[str, Any]] = []
@@ -183,6 +183,7 @@ def _span_tables(
                     yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
                     waiting, characters = [], 0
         except DataError as error:
+            # Ray would wrap it.
             waiting.append({"error": list(error_values(error).items())})
         yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
 

@@ -210,15 +210,13 @@ def _sum_row(draw: random.Random, steps: int, largest: int) -> dict[str, Any]:
 
 
 def _quiz_row(draw: random.Random, steps: int, largest: int) -> dict[str, Any]:
-    """The question with one right and three wrong answers, in any order; `answer` counts from 0.
-
-    It is asked in other words than the worked sum, so that no prompt is in both.
-    """
+    """The question with one right and three wrong answers, in any order; `answer` counts from 0."""
     question, _, total = _sum(draw, steps, largest)
     near = range(max(0, total - 10), total + 11)
     numbers = [total, *draw.sample([number for number in near if number != total], 3)]
     draw.shuffle(numbers)
     return {
+        # In other words than the worked sum, so that no prompt is in both.
         "question": question.replace("What", "At once: what"),
         "choices": [f"The answer is {number}." for number in numbers],
         "answer": numbers.index(total),

@@ -149,11 +149,11 @@ class TokenTable:
 def open_table(files: Sequence[Path], shares: Sequence[float], seed: int) -> TokenTable:
     """Return the table of `files`, in order; of each file, its share of rows.
 
-    A share below 1 keeps the rows whose seeded hash of the pair_id falls below it, so a smaller
-    share is part of a larger one and no order matters. A pair_id that stands in two files is kept
-    where it stands first. Raises DataError for a missing file, CorruptError for a broken one.
+    A share below 1 keeps the rows whose seeded hash of the pair_id falls below it. A pair_id that stands in two files
+    is kept where it stands first. Raises DataError for a missing file, CorruptError for a broken one.
     """
     opened = [_File(path) for path in files]
+    # By a hash, so that a smaller share is part of a larger one and no order matters.
     picked = [np.flatnonzero(_in_share(file, share, seed)) for file, share in zip(opened, shares, strict=True)]
     file_of_N = np.repeat(np.arange(len(files), dtype=np.int32), [len(rows) for rows in picked])
     row_of_N = np.concatenate([np.zeros(0, np.int64), *picked])

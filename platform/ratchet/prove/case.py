@@ -132,6 +132,7 @@ def read_token_pairs(files: Sequence[Path], ids: Sequence[str], *, moved: bool) 
     """Return pairs by id, straight from the token files; of an id in two files, the first. Raises DataError."""
     found: dict[str, Pair] = {}
     wanted = pa.array(sorted(set(ids)), pa.string())
+    # So that of an id in two files the first one stays.
     for path in reversed(files):
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()

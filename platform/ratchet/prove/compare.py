@@ -180,8 +180,9 @@ def _weights(
 
 def _noise(rounding: Tensor) -> Tensor:
     """Return how far rounding takes a gradient, of the shape of the tensor or broadcast to it: root mean squares, the
-    larger of the whole tensor's and of the row's, for some rows have hardly any gradient.
+    larger of the whole tensor's and of the row's.
     """
+    # The row's too, for some rows have hardly any gradient.
     squares = rounding.square()
     return torch.maximum(squares.mean(), squares.mean(-1, keepdim=True)).sqrt()
 

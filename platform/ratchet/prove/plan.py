@@ -151,10 +151,12 @@ def _open(plan: Plan) -> Run:
 
 
 def _prepare(run: Run) -> None:
-    """Read the sources and find the plan's models; one that cannot be used is an error before any file is read."""
+    """Read the sources and find the plan's models."""
+    # First, so that a model that cannot be used is an error before any file is read.
     if run.plan.model.scratch is None:
         run.models[BASE] = base_model(run)
     prepare_sources(run)
+    # After the sources, since its tokenizer is made from their rows.
     if run.plan.model.scratch is not None:
         run.models[BASE] = base_model(run)
     check_external_models(run)

@@ -41,6 +41,7 @@ class Recording:
     def __init__(self, inner: TrainingEngine, folder: Path, steps: int) -> None:
         self.inner, self.folder, self.steps, self.made = inner, folder, steps, 0
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        # Where one update is to be proved, the loop must find the notice before it calls `step`.
         self._end_if_known()
 
     def __call__(self, batch: SequenceBatch, /) -> Tensor:

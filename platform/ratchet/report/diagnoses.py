@@ -173,10 +173,10 @@ def _lost(skipped: Mapping[str, int], of: int) -> dict[str, str]:
 def repeats(text: str) -> bool:
     """Whether a text says the same again and again.
 
-    It does where zlib makes it more than `REPEATS` times smaller, with a byte for each sign: in UTF-8 half of a text
-    in Hindi or Thai is which script it is. Where a text is too short for that, a part of it that stands five times in
-    a row is most of it.
+    It does where zlib makes it more than `REPEATS` times smaller, with a byte for each sign. Where a text is too short
+    for that, a part of it that stands five times in a row is most of it.
     """
+    # A byte for each sign: in UTF-8 half of a text in Hindi or Thai is which script it is.
     places: dict[str, int] = {}
     signs = [places.setdefault(sign, len(places)) for sign in text]
     width = 1 if len(places) <= 256 else 3  # Chinese has more signs than a byte has values

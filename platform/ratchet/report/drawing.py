@@ -86,8 +86,8 @@ def layered(
 ) -> Drawing:
     """Place shapes, each after its parents, and draw `edges` (from, to, look) between boxes.
 
-    An shape stands one column to the right of its last parent. The first child of that one keeps its row, each further
-    one opens a new row below all others, so that of a tree given branch by branch no two lines cross.
+    A shape stands one column to the right of its last parent. The first child of that one keeps its row, each further
+    one opens a new row.
     """
     # No layout library: a run has a few dozen models, and graphviz is a program that must be installed.
     columns: dict[str, int] = {}
@@ -97,6 +97,7 @@ def layered(
     for shape in shapes:
         parent = max(shape.parents, key=columns.__getitem__, default=None)
         columns[shape.id] = 0 if parent is None else columns[parent] + 1
+        # A further child opens a row below all others, so that of a tree given branch by branch no two lines cross.
         if parent is None or parent in with_heir:
             rows[shape.id] = len(heights)
             heights.append(0)
@@ -128,14 +129,12 @@ def layered(
 
 
 def _path(left: Placed, right: Placed) -> str:
-    """Return a curve from the right side of one box to the left side of another.
-
-    A long one runs between the rows, above its target's, so that it crosses no box.
-    """
+    """Return a curve from the right side of one box to the left side of another."""
     x1, y1, x2, y2 = left.x + WIDTH, left.y + HEIGHT / 2, right.x, right.y + HEIGHT / 2
     bend = _GAP_X * 0.6
     if right.column - left.column <= 1:
         return f"M{x1},{y1:g} C{x1 + bend:g},{y1:g} {x2 - bend:g},{y2:g} {x2},{y2:g}"
+    # Between the rows, above its target's, so that it crosses no box.
     aisle = right.y - _GAP_Y / 2
     out = f"C{x1 + bend:g},{y1:g} {x1 + _GAP_X - bend:g},{aisle:g} {x1 + _GAP_X},{aisle:g}"
     back = f"C{x2 - _GAP_X + bend:g},{aisle:g} {x2 - bend:g},{y2:g} {x2},{y2:g}"

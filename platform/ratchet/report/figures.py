@@ -118,7 +118,8 @@ def cut(text: str, most: int = 16) -> str:
 
 
 def on_one_line(text: str, most: int) -> str:
-    """Return a text on one line, cut. What a model writes must not move the cursor of a terminal."""
+    """Return a text on one line, cut."""
+    # What a model writes must not move the cursor of a terminal.
     return cut(" ".join("".join(sign if sign.isprintable() else " " for sign in text).split()), most)
 
 

@@ -135,13 +135,11 @@ def thin(series: Sequence[tuple[float, float]], most: int = 400) -> Series:
 
 
 def smooth(series: Sequence[tuple[float, float]], window: int) -> Series:
-    """Return the centred running mean over `window` points, over fewer towards the ends.
-
-    It starts at the first value itself: that a step starts at ln 2 or at 0 must be seen.
-    """
+    """Return the centred running mean over `window` points, over fewer towards the ends."""
     half = window // 2  # the window shrinks at both ends alike: a lopsided one would bend a straight line
     made = []
     for index, (x, _) in enumerate(series):
+        # The first value stays itself: that a step starts at ln 2 or at 0 must be seen.
         near = series[index - min(half, index) : index + min(half, index) + 1]
         made.append((x, sum(y for _, y in near) / len(near)))
     return made

@@ -119,8 +119,9 @@ def check_plan(plan: Plan) -> None:
 
 
 def entrypoint(plan: str, overrides: Sequence[str], *, fresh: bool) -> str:
-    """Return the job's command. `python -m` needs no installed script, so that it also runs a library sent along."""
+    """Return the job's command."""
     sets = [word for override in overrides for word in ("--set", override)]
+    # `python -m` needs no installed script, so that it also runs a library sent along.
     return shlex.join(["python", "-m", "ratchet.cli", "run", plan, *sets, *(["--fresh"] if fresh else [])])
 
 

@@ -52,9 +52,10 @@ def refuse_secrets(texts: Mapping[str, str], files: Sequence[StagedFile], secret
     """Raise PlanError where a text or file that would be sent holds a secret; `texts` are by where they stand.
 
     Known secrets are looked for in everything, also as a URL, JSON or basic authentication spells them. Shapes of
-    secrets are looked for in the texts and in YAML files: rows of data may speak of them.
+    secrets are looked for in the texts and in YAML files.
     """
     problems = [f"{where}: holds the value of {name}" for where, name in _known(texts, files, secrets)]
+    # Not in other files: rows of data may speak of secrets.
     shaped = dict(texts) | {
         file.name: file.content.decode(errors="replace") for file in files if file.name.endswith((".yaml", ".yml"))
     }

@@ -46,7 +46,8 @@ class Console:
 
     @property
     def stream(self) -> TextIO:
-        """Where lines go: standard error is looked for at each one, as it may change."""
+        """Where lines go."""
+        # Looked for at each line, as it may change.
         return self._stream or sys.stderr
 
     def say(self, text: str) -> None:

@@ -69,11 +69,10 @@ def trial_run(
 ) -> WandbRun | None:
     """Return the wandb run of a trial, or None where none was asked for.
 
-    `chosen` is as the trial's point.json has it, `plan` its resolved plan and `folder` its run folder. Where a
-    wandb agent started this process, the run is the agent's, whether the plan asks for wandb or
-    not: its id, project and entity are those of the environment, where wandb itself takes them from
-    whatever else it is given; it also locks the keys of the config that the agent has set, under
-    the sweep's names. The run is online unless WANDB_MODE says otherwise.
+    `chosen` is as the trial's point.json has it, `plan` its resolved plan and `folder` its run folder. Where a wandb
+    agent started this process, the run is the agent's, whether the plan asks for wandb or not: its id, project and
+    entity are those of the environment; wandb also locks the keys of the config that the agent has set, under the
+    sweep's names. The run is online unless WANDB_MODE says otherwise.
     """
     if wandb is None and not by_agent():
         return None
@@ -101,6 +100,7 @@ def trial_run(
         return run
     return dataclasses.replace(
         run,
+        # wandb takes these from the environment, whatever else it is given.
         run_id=os.environ["WANDB_RUN_ID"],
         project=os.environ.get("WANDB_PROJECT", run.project),
         entity=os.environ.get("WANDB_ENTITY", run.entity),

@@ -136,8 +136,7 @@ def limit_waiting(seconds: float) -> None:
 def agree(communicator: Communicator, action: Callable[[], T]) -> T:
     """Run `action`, which holds no collective, on every worker; all return, or all raise.
 
-    A RatchetError on any worker is raised on all of them (the lowest rank's), so that none is left
-    waiting for the others. Other exceptions end the worker at once.
+    A RatchetError on any worker is raised on all of them (the lowest rank's). Other exceptions end the worker at once.
     """
     error: RatchetError | None = None
     result: T | None = None
@@ -146,6 +145,7 @@ def agree(communicator: Communicator, action: Callable[[], T]) -> T:
     except RatchetError as raised:
         error = raised
     first = next((found for found in communicator.gather(error) if found is not None), None)
+    # On all of them, so that none is left waiting for the others.
     if first is not None:
         raise first
     return result  # type: ignore[return-value]

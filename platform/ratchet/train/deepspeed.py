@@ -224,8 +224,9 @@ class DeepSpeedEngine:
 
 
 def _state_of(engine: Any, *given: Any, exclude_frozen_parameters: bool = False, **more: Any) -> dict[str, Any]:
-    """Return the module's state as DeepSpeed does, which of a frozen tied weight would leave out one name alone."""
+    """Return the module's state as DeepSpeed does, without any name of a frozen tied weight."""
     found: dict[str, Any] = type(engine).module_state_dict(engine, *given, **more)
+    # Of a frozen tied weight DeepSpeed would leave out one name alone.
     for name, weight in engine.module.named_parameters(remove_duplicate=False):
         if exclude_frozen_parameters and not weight.requires_grad:
             found.pop(name, None)

@@ -35,11 +35,12 @@ class Nodes:
 
 
 def live_nodes() -> Nodes:
-    """Ask Ray. Its drain state has no public function; Ray Train's own watcher asks for it in the same way."""
+    """Ask Ray which nodes live, what is free on them, and which are drained."""
     import ray
     from ray._private.state import available_resources_per_node, state
 
     total = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    # The drain state has no public function; Ray Train's own watcher asks for it in the same way.
     return Nodes(total, available_resources_per_node(), frozenset(state.get_draining_nodes() or {}))
 
 

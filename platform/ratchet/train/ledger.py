@@ -46,8 +46,9 @@ class Ledger:
             self._file.flush()
 
     def make_durable(self) -> None:
-        """Fsync, so that the ledger never holds less than a committed checkpoint. Raises StorageError."""
+        """Fsync. Raises StorageError."""
         with storage_errors(self.path):
+            # So that the ledger never holds less than a committed checkpoint.
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -197,9 +197,8 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
 def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, error: RatchetError | None) -> Agreed:
     """Return what all workers know of the step now.
 
-    Raises on all workers where any is in trouble; `error` is what worker 0 met in writing the step
-    before down. Until here every number stays on the device; a step waits for it here, and where
-    only the update knows the norm once more there.
+    Raises on all workers where any is in trouble; `error` is what worker 0 met in writing the step before down. A step
+    waits for the device here, and once more where only the update knows the norm.
     """
     communicator = parts.communicator
     norm = parts.engine.finish_gradient()
@@ -208,6 +207,7 @@ def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, er
     length = 0.0 if norm is None else norm / communicator.world
     counts = [nonfinite, error is not None, CODES[notice.kind] if notice else 0, tally.computed, length]
     mine = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=tally.sums.device) for value in counts])
+    # Until here every number stays on the device, so that a step waits for it only here.
     *sums, bad, troubled, told, computed, length = communicator.sum(torch.cat([tally.sums, mine])).tolist()
     if troubled:
         raise next(found for found in communicator.gather(error) if found is not None)
@@ -220,6 +220,7 @@ def agree_on(spec: TrainSpec, parts: Parts, batch: GlobalBatch, tally: Tally, er
     per = normaliser(spec, parts.data.table, batch.rows)
     metrics = {name: value / per for name, value in zip(tally.names, sums, strict=True)}
     if spec.supervised:
+        # Above 709 the exponential is no float64.
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
     metrics = {"epoch": batch.progress, **metrics, "tokens_computed": computed}
     return Agreed(metrics, None if norm is None else length, spoiled, notice)

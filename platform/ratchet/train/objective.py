@@ -192,10 +192,7 @@ def heldout_metrics(
 
 @contextlib.contextmanager
 def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
-    """Give `items` in order while a thread makes up to `depth` of them beforehand.
-
-    An error in making one is raised where its item would have come. Leaving stops the thread.
-    """
+    """Give `items` in order while a thread makes up to `depth` of them beforehand. Leaving stops the thread."""
     ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -214,6 +211,7 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[Iterator[T]]:
                     return
             put((_END, None))
         except BaseException as error:
+            # It is raised where the item would have come.
             put((_END, error))
 
     def read() -> Iterator[T]:

@@ -49,9 +49,8 @@ def ray_worker(
 ) -> dict[str, Any]:
     """Run one Ray Train worker; return its outcome as JSON types. `around` may put an engine around the engine.
 
-    A RatchetError is the same on all workers (they agree on it), would come again, and is returned
-    under ``error``; training that ended because it was told to is under ``ended``. Anything else is
-    raised, and Ray starts the group again from our checkpoint.
+    A RatchetError is returned under ``error``; training that ended because it was told to is under ``ended``. Anything
+    else is raised, and Ray starts the group again from our checkpoint.
     """
     redact.guard_process()
     warned.send(config["warnings"])
@@ -80,6 +79,7 @@ def ray_worker(
     except Ended as end:
         return {"ended": ended_of(end, group.world)}
     except RatchetError as error:
+        # All workers agree on it and it would come again, so Ray must not start the group again.
         return {"error": error_values(error)}
 
 

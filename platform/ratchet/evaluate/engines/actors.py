@@ -93,6 +93,7 @@ class Actors:
             ended: list[Any] = []
             while not ended:
                 self.look()
+                # With a limit, so that `look` ends it where the evaluation is stopped.
                 ended, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=_LOOK_SECONDS)
             [done] = ended
             try:

@@ -115,8 +115,8 @@ class LocalEngine:
     def _batches(self, requests: Sequence[Any]) -> list[list[int]]:
         """Divide requests, by their places, so that no row of a batch is led beyond the model's positions.
 
-        All rows of a batch are as wide as its longest prompt and go on for as long as its longest answer. Nor is any
-        led beyond the length up to which its rotary frequencies do not depend on the others: such a one is alone.
+        Nor is any led beyond the length up to which its rotary frequencies do not depend on the others: such a one is
+        alone.
         """
         batches: list[list[int]] = []
         prompts = [len(prompt_ids(self.tokenizer, request)) for request in requests]
@@ -127,6 +127,7 @@ class LocalEngine:
         most = min(self.longest, self.original or self.longest)
         for at in range(len(requests)):
             grown = [*batches[-1], at] if batches else [at]
+            # All rows of a batch are as wide as its longest prompt, and go on for as long as its longest answer.
             if batches and max(prompts[n] for n in grown) + max(answers[n] for n in grown) <= most:
                 batches[-1] = grown
             else:
@@ -177,10 +178,8 @@ class LocalEngine:
 
 
 def decoded_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of token ids without special tokens, but with those that mark thoughts.
-
-    Without them, what a model thought and what it said would be one text.
-    """
+    """Return the text of token ids without special tokens, but with those that mark thoughts."""
+    # Without the marks, what a model thought and what it said would be one text.
     special = {at: str(one) for at, one in tokenizer.added_tokens_decoder.items() if one.special}
     marks = {at for at, token in special.items() if is_token_of_marks(token)}
     text, begin = "", 0

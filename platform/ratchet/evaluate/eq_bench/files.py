@@ -81,11 +81,9 @@ def read_questions(files: Files, version: Version, *, revision: bool) -> Emotion
 
 
 def questions_digest(questions: tuple[EmotionQuestion, ...]) -> str:
-    """Return a digest of what is asked and compared, whatever file it was read from.
-
-    Prompts count as they are without revision, so that the same questions already cut are the same set.
-    """
+    """Return a digest of what is asked and compared, whatever file it was read from."""
     content = [
+        # Without revision, so that the same questions already cut are the same set.
         [each.item, cut_revision(each.prompt).strip(), {str(version): of for version, of in each.references.items()}]
         for each in questions
     ]

@@ -152,10 +152,7 @@ class HarnessRequests:
     joined: int
 
     def said(self, answers: Sequence[Answer]) -> dict[int, list[Any]]:
-        """Return lm-eval's answer to each instance, once for every repeat, by the instance's identity.
-
-        What lm-eval looks for in a text, it finds in what was said: thoughts are cut.
-        """
+        """Return lm-eval's answer to each instance, once for every repeat, by the instance's identity."""
         said: dict[int, list[Any]] = {}
         instances = [instance for instance in self.instances for _ in range(instance.repeats)]
         for instance, parts in zip(instances, self.parts, strict=True):
@@ -165,6 +162,7 @@ class HarnessRequests:
                 case "loglikelihood_rolling":
                     value = sum(_likelihood(answers, part)[0] for part in parts)
                 case _:
+                    # What lm-eval looks for in a text, it finds in what was said: thoughts are cut.
                     value = spoken(answers[parts[0][0]].text) or ""
             said.setdefault(id(instance), []).append(value)
         return said

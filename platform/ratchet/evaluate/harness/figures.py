@@ -55,10 +55,10 @@ def may_lack(how: How | None) -> bool:
 
 
 def value_of(how: How | None, value: Any) -> Any:
-    """Return a document's value as a number, where the figure `how` is a mean of what it makes of single documents.
-
-    That is Brier's score: lm-eval computes it of all documents at once, which must then have as many choices each.
+    """Return a document's value as a number, where the figure `how` is a mean of what it makes of single documents:
+    Brier's score.
     """
+    # lm-eval computes Brier's score of all documents at once, which must then have as many choices each.
     if how is not metrics.brier_score:
         return value
     return _computed(how, [value])[0] if _is_known(value) else math.nan
@@ -216,16 +216,17 @@ _SEED = 0
 def values_of(process: Process, doc: Any, answers: Any) -> Mapping[str, Any]:
     """Return a document's value for each metric: what `process` gives, but for two cases.
 
-    Where a likelihood is NaN, or all are of probability 0, no value is a number: lm-eval would count the first
-    choice as the model's. Where all likelihoods are below −690 nats, metrics of their differences alone are
-    computed from likelihoods that are moved up to 0.
+    Where a likelihood is NaN, or all are of probability 0, no value is a number. Where all likelihoods are below −690
+    nats, metrics of their differences alone are computed from likelihoods that are moved up to 0.
     """
     with np.errstate(all="ignore"):
         likely = _likelihoods(answers)
+        # lm-eval would count the first choice as the model's.
         if likely is not None and _has_none(likely):
             return dict.fromkeys(process(doc, _moved(answers, [0.0] * len(likely))), math.nan)
         if likely is None or max(likely) >= _LEAST:
             return process(doc, answers)
+        # In float64 exponentials lose digits below −708 nats, and are 0 below −745.
         raised = process(doc, _moved(answers, [one - max(likely) for one in likely]))
         sure = _of_differences(process, doc, answers)
         try:

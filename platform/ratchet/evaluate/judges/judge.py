@@ -104,12 +104,12 @@ class Verdict:
 def request_of(case: JudgeCase, attempt: int) -> ChatRequest:
     """Return what is asked at an attempt, from 0.
 
-    The first is FastChat's, at temperature 0. Each further one is a little warmer and has its own seed:
-    an equal request would be the same answer from the journal.
+    The first is FastChat's, at temperature 0. Each further one is a little warmer and has its own seed.
     """
     turns = (Turn("system", case.system), Turn("user", case.prompt))
     if not attempt:
         return ChatRequest(turns, Sampling(max_tokens=MAX_TOKENS))
+    # With a seed of its own: an equal request would be the same answer from the journal.
     return ChatRequest(turns, Sampling(max_tokens=MAX_TOKENS, temperature=WARMER * attempt, seed=attempt))
 
 
@@ -156,9 +156,8 @@ class VerdictReading:
 def read_verdict(text: str, finish_reason: str = "stop", quotable: Iterable[float] = ()) -> VerdictReading:
     """Return the rating in a judgment, or why it has none.
 
-    There is none in a judgment that did not come to its end, in thoughts, and where several ratings differ: nobody
-    can tell which one is meant. `quotable` are numbers that others wrote in square brackets, so that a bare
-    `[number]` among them may be a quotation.
+    There is none in a judgment that did not come to its end, in thoughts, and where several ratings differ. `quotable`
+    are numbers that others wrote in square brackets, so that a bare `[number]` among them may be a quotation.
     """
     said = spoken(text)
     if finish_reason.lower() not in _ENDED:
@@ -170,6 +169,7 @@ def read_verdict(text: str, finish_reason: str = "stop", quotable: Iterable[floa
     found = strong | _values(_STATED, said)
     if not found:
         return VerdictReading(None, NO_RATING)
+    # Where several ratings differ nobody can tell which one is meant.
     if len(found) > 1 or not _values(_OTHER, whole) <= found or (not strong and found & set(quotable)):
         return VerdictReading(None, DISPUTED)
     (rating,) = found

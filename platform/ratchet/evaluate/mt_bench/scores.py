@@ -79,8 +79,8 @@ def judgment_line(
 ) -> str:
     """Return a line of FastChat's `model_judgment`; `judge` has its name and its prompt's.
 
-    Where there is no rating, `score` is FastChat's -1, which its averages leave out, and `judgment` its
-    text for a judgment that could not be had; what the judge did say stands in `attempts`.
+    Where there is no rating, `score` is FastChat's -1, and `judgment` its text for a judgment that could not be had;
+    what the judge did say stands in `attempts`.
     """
     return json.dumps(
         {
@@ -89,6 +89,7 @@ def judgment_line(
             "judge": list(judge),
             "user_prompt": prompt,
             "judgment": _SAID_NOTHING if rating is None else texts[-1],
+            # FastChat's -1, which its averages leave out.
             "score": -1 if rating is None else rating,
             "turn": turn,
             "tstamp": when,
