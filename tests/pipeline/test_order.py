@@ -1,4 +1,4 @@
-"""The order of a stage is decided once, and again where the plan, a model or the file is another."""
+"""The order of a stage is decided once, and again where the plan, a model or the file is another; what it scores."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 from bits import flip
 from ratchet.model.scratch import make_scratch
 from ratchet.pipeline.context import Order, Run
-from ratchet.pipeline.graph import BASE
+from ratchet.pipeline.graph import BASE, all_steps
 from ratchet.pipeline.order import ensure_order, find_order, order_of_stage
 from ratchet.pipeline.prepare import prepare_sources
+from ratchet.pipeline.reference_passes import reference_jobs, step_jobs
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import model_of
@@ -97,3 +98,26 @@ def test_an_order_from_before_they_named_what_they_are_of_is_shown_and_decided_a
     assert find_order(run, "align") is None and find_order(run, "align", unnamed=True) == order
     ensure_order(run, "align")
     assert "made_of" in json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("steps", "splits"),
+    [
+        (None, ["train", "heldout"]),
+        ({"by": "source"}, ["train", "heldout"]),
+        ({"by": "source", "order": "easy_to_hard"}, ["train"]),
+        ({"by": "count", "count": 2}, []),
+        ({"by": "count", "count": 2, "order": "hard_to_easy"}, ["train"]),
+    ],
+)
+def test_a_model_is_scored_at_once_on_all_that_its_steps_will_ask(
+    decided: tuple[Path, Order], steps: dict[str, Any] | None, splits: list[str]
+) -> None:
+    """Cut chunks are scored with their steps; an order by difficulty asks for all pairs to train on first."""
+    run = prepared(decided[0], steps=steps)
+    found = [job for _, job in reference_jobs(run, BASE)]
+    assert [(job.split, job.rows) for job in found] == [(split, None) for split in splits]
+    if splits == ["train", "heldout"]:
+        stage: Any = run.plan.stages["align"]
+        assert [found] == [step_jobs(run, step, stage) for step in all_steps(run.plan, {})]
+    assert not list(reference_jobs(run, "align"))

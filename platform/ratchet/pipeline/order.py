@@ -11,27 +11,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ratchet.errors import CorruptError, DataError
-from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Order, Run
 from ratchet.pipeline.graph import BASE, chunk_names, chunking, final_model, needs_difficulty, stepwise
 from ratchet.pipeline.prepare import external_model, stage_tokens
-from ratchet.pipeline.reference_passes import GAMMA_SAMPLE, ensure_scores, gamma_job, gate_of, train_job
+from ratchet.pipeline.reference_passes import GAMMA_SAMPLE, ensure_scores, gamma_job, gate_of, stage_table, train_job
 from ratchet.pipeline.step_inputs import Contents
 from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, trains
-from ratchet.plan.training import Steps, TrainingStage
+from ratchet.plan.training import Steps
 from ratchet.reference.models import TRAINER, Model, ScoreJob
 from ratchet.reference.partition import Difficulty, difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import Floats, read_job
 from ratchet.store.made import find_document, keep_document
-
-
-def stage_table(run: Run, stage: TrainingStage) -> TokenTable:
-    """Return the table of all pairs of a stage: its sources' shares, each pair once."""
-    tokens = stage_tokens(run, stage)
-    return open_table(
-        [one.folder / "train.arrow" for one in tokens.values()], list(stage.shares().values()), stage.seed
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,25 @@ scores a reference once its scores agree with the trainer's.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ratchet.errors import DataError, ModelError, TrainingError
 from ratchet.evaluate.engines.kinds import need_vllm
+from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Gate, Run, Tokens
-from ratchet.pipeline.graph import options, preference_sources
+from ratchet.pipeline.graph import (
+    Step,
+    all_steps,
+    final_model,
+    needs_difficulty,
+    options,
+    preference_sources,
+    quantised,
+)
 from ratchet.pipeline.prepare import stage_tokens, tokens_of
+from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.calibrate import calibrate
@@ -58,6 +68,43 @@ def gamma_job(tokens: Tokens) -> ScoreJob:
 def sample_job(tokens: Tokens, size: int) -> ScoreJob:
     """Return the job of scoring a fixed sample of a source's pairs to train on."""
     return train_job(tokens, sample_rows(finished_record(tokens.folder).counts["train"], size))
+
+
+def stage_table(run: Run, stage: TrainingStage) -> TokenTable:
+    """Return the table of all pairs of a stage: its sources' shares, each pair once."""
+    tokens = stage_tokens(run, stage)
+    return open_table(
+        [one.folder / "train.arrow" for one in tokens.values()], list(stage.shares().values()), stage.seed
+    )
+
+
+def step_jobs(run: Run, step: Step, stage: TrainingStage) -> list[ScoreJob]:
+    """Return what a step's reference is asked for: the pairs of its chunk, and the held-out ones."""
+    tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
+    jobs = [train_job(one) for one in tokens]
+    if (rows := run.rows_of(step)) is not None:
+        table, part = stage_table(run, stage), np.asarray(rows)
+        files, lines = table.file_of_N[part], table.row_of_N[part]
+        jobs = [train_job(one, np.sort(lines[files == file]).tolist()) for file, one in enumerate(tokens)]
+    return jobs + [heldout_job(one) for one in tokens]
+
+
+def reference_jobs(run: Run, name: str) -> Iterator[tuple[str, ScoreJob]]:
+    """Yield the stages and jobs for which the model `name` is scored, but for those of one step alone.
+
+    It is the reference of steps, or decides the order of a stage's chunks. A cut chunk is scored with its step, and so
+    is a reference that is held as its training holds it.
+    """
+    plan = run.plan
+    undecided = [one for one, stage in plan.stages.items() if needs_difficulty(stage) and one not in run.orders]
+    for one in undecided:
+        stage = plan.stages[one]
+        if trains(stage) and final_model(plan, start_of(plan, one)) == name:
+            yield from ((one, train_job(tokens)) for tokens in stage_tokens(run, stage).values())
+    for step in all_steps(plan, {stage: order.chunks for stage, order in run.orders.items()}):
+        whole = step.chunk.parts == 1 and quantised(step) is None and step.stage not in undecided
+        if step.reference == name and whole and trains(step.settings):
+            yield from ((step.stage, job) for job in step_jobs(run, step, step.settings))
 
 
 def ensure_scores(

@@ -20,8 +20,6 @@ from ratchet.pipeline.graph import (
     PlannedStep,
     Step,
     chunk_names,
-    final_model,
-    needs_difficulty,
     planned_steps,
     quantised,
     steps_of,
@@ -35,7 +33,6 @@ from ratchet.pipeline.prepare import (
     check_merges,
     prepare_sources,
     reference_model,
-    stage_tokens,
     used_sources,
 )
 from ratchet.pipeline.reference_passes import (
@@ -43,9 +40,9 @@ from ratchet.pipeline.reference_passes import (
     evaluation_jobs,
     foreign_engine,
     gate_of,
-    heldout_job,
+    reference_jobs,
     score_together,
-    train_job,
+    step_jobs,
 )
 from ratchet.pipeline.samples import write_samples
 from ratchet.pipeline.scores_document import track_scores
@@ -54,11 +51,9 @@ from ratchet.pipeline.step_inputs import Contents
 from ratchet.pipeline.steps import ensure_step, finished_model, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import summarise
-from ratchet.pipeline.training import step_jobs
 from ratchet.plan.load import refuse_plan_here
-from ratchet.plan.references import start_of
 from ratchet.plan.schema import Plan
-from ratchet.plan.stage_kinds import reads_pairs, trains
+from ratchet.plan.stage_kinds import trains
 from ratchet.reference.models import TRAINER, EngineChoice, Model, ScoreJob
 from ratchet.reference.store import job_size
 from ratchet.report.answers import sample_lines
@@ -151,9 +146,8 @@ def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
                 elif step.reference is not None and trains(step.settings):
                     model, quantise = reference_model(run, step), quantised(step)
                     engine = gate_of(run, step.stage, model, quantise).engine
-                    tokens = [stage_tokens(run, step.settings)[name] for name in step.chunk.shares]
                     some = work.setdefault((engine, quantise), [])
-                    some += [(model, job) for job in step_jobs(run, step, step.settings, tokens) if job_size(job)]
+                    some += [(model, job) for job in step_jobs(run, step, step.settings) if job_size(job)]
                 if (made := finished_model(run, one)) is not None:
                     run.models[step.name] = made
             for (engine, quantise), some in work.items():
@@ -219,20 +213,3 @@ def _score(run: Run, name: str) -> None:
     by_engine.setdefault(TRAINER, []).extend(evaluation_jobs(run))
     for engine, some in by_engine.items():
         ensure_scores(run, model, some, engine)
-
-
-def reference_jobs(run: Run, name: str) -> Iterator[tuple[str, ScoreJob]]:
-    """Yield the stages and jobs for which `name` is the reference, as far as the order of chunks is known."""
-    for stage_name, stage in run.plan.stages.items():
-        if not reads_pairs(stage):
-            continue
-        tokens = stage_tokens(run, stage)
-        order = run.orders.get(stage_name)
-        if order is None and needs_difficulty(stage):
-            if final_model(run.plan, start_of(run.plan, stage_name)) == name:
-                yield from ((stage_name, train_job(one)) for one in tokens.values())
-            continue
-        for step in steps_of(run.plan, stage_name, order.chunks if order else tuple(stage.shares())):
-            if step.reference == name and step.chunk.parts == 1 and not (stage.lora and stage.lora.quantise):
-                for source in step.chunk.shares:
-                    yield from ((stage_name, job(tokens[source])) for job in (train_job, heldout_job))

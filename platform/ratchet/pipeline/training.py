@@ -17,14 +17,13 @@ from ratchet.pairs.chat import handed_of
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, options, quantised
-from ratchet.pipeline.order import stage_table
 from ratchet.pipeline.prepare import reference_model, stage_tokens
-from ratchet.pipeline.reference_passes import confirm, ensure_scores, gate_of, heldout_job, train_job
+from ratchet.pipeline.reference_passes import confirm, ensure_scores, gate_of, step_jobs
 from ratchet.pipeline.step_folder import REFERENCE, ROWS
 from ratchet.pipeline.step_inputs import leaves
 from ratchet.plan.stage_kinds import release_of
 from ratchet.plan.training import TrainingStage
-from ratchet.reference.models import ScoreJob, Scores
+from ratchet.reference.models import Scores
 from ratchet.store.files import read_sealed, storage_errors, write_sealed
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.record import finished_record
@@ -86,18 +85,18 @@ def ready(
 ) -> tuple[TrainSpec, Gate | None, list[Scores]]:
     """Return what the workers of a step need, its reference scored, and by whom. Raises what scoring raises."""
     tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
-    gate, scored = (None, []) if step.reference is None else _score_reference(run, step, stage, tokens)
+    gate, scored = (None, []) if step.reference is None else _score_reference(run, step, stage)
     noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
     spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
     return dataclasses.replace(spec, **_masters(run, step, carries=carries)), gate, scored
 
 
-def _score_reference(run: Run, step: Step, stage: TrainingStage, tokens: list[Tokens]) -> tuple[Gate, list[Scores]]:
+def _score_reference(run: Run, step: Step, stage: TrainingStage) -> tuple[Gate, list[Scores]]:
     """Score the pairs of a chunk, and the held-out ones, under the step's reference, by the engine it may trust."""
     model, quantise = reference_model(run, step), quantised(step)
     gate = gate_of(run, step.stage, model, quantise)
     _hold_to(run, step, gate)
-    scored = ensure_scores(run, model, step_jobs(run, step, stage, tokens), gate.engine, quantise)
+    scored = ensure_scores(run, model, step_jobs(run, step, stage), gate.engine, quantise)
     if gate.engine.foreign:
         confirm(run, step.stage, stage, model, scored)
     return gate, list(scored.values())
@@ -115,16 +114,6 @@ def _hold_to(run: Run, step: Step, gate: Gate) -> None:
             code="run.other-plan",
         )
     write_sealed(path, {"engine": gate.engine.label})
-
-
-def step_jobs(run: Run, step: Step, stage: TrainingStage, tokens: Sequence[Tokens]) -> list[ScoreJob]:
-    """Return what a step's reference is asked for: the pairs of its chunk, and the held-out ones."""
-    jobs = [train_job(one) for one in tokens]
-    if (rows := run.rows_of(step)) is not None:
-        table, part = stage_table(run, stage), np.asarray(rows)
-        files, lines = table.file_of_N[part], table.row_of_N[part]
-        jobs = [train_job(one, np.sort(lines[files == file]).tolist()) for file, one in enumerate(tokens)]
-    return jobs + [heldout_job(one) for one in tokens]
 
 
 def train_spec(
