@@ -39,7 +39,7 @@ help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
 	@echo 'make vllm        the same with the CPU build of vLLM, into $(VLLM_VENV) (about 3.2 GB)'
 	@echo 'make quickstart  run jobs/quickstart.yaml on a Ray of this machine'
-	@echo 'make test        tests: the default tier, then those that start Ray; the last line says what passed'
+	@echo 'make test        tests: the default tier, the heavy ones, those that start Ray; the last line says what passed'
 	@echo 'make test-fast   tests: the default tier alone'
 	@echo 'make test-examples tests: the default tier, with 200 examples of each property (nightly)'
 	@echo 'make test-slow   tests: whole runs, kills and comparisons; PART=1/6 to 6/6 runs a part of them'
@@ -91,7 +91,7 @@ quickstart: setup
 	$(BIN)/ratchet run jobs/quickstart.yaml
 
 test: setup
-	@$(BIN)/python -m tests.tiers default ray
+	@$(BIN)/python -m tests.tiers default heavy ray
 
 test-fast: setup
 	@$(BIN)/python -m tests.tiers default

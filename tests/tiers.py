@@ -1,6 +1,6 @@
 """Runs tiers of tests one after another, whatever each comes to, and ends with one line that says what passed.
 
-`python -m tests.tiers default ray` is `make test`; a tier with a part is `slow:1/6`.
+`python -m tests.tiers default heavy ray` is `make test`; a tier with a part is `slow:1/6`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 LONG = "not gpu and not vllm and not nodes and not prove"
 TIERS = {
     "default": ("-n", "logical", "--dist", "loadfile"),
+    "heavy": ("-n", "logical", "--dist", "loadfile", "-m", f"heavy and not ray and not slow and {LONG}"),
     "ray": ("-m", f"ray and not slow and {LONG}"),
     "slow": ("-m", f"slow and {LONG}"),
     "prove": ("-m", "prove"),

@@ -46,6 +46,7 @@ def test_a_table_of_12_equal_models_shows_a_difference_one_in_twenty_times_at_mo
     assert scipy.stats.binomtest(shown, 200, 0.05, "greater").pvalue > 0.01
 
 
+@pytest.mark.heavy
 def test_a_large_table_has_p_values_small_enough_for_it() -> None:
     """Of 10,000 flips the least p-value times 600 comparisons would be above 0.05."""
     up, same = result(items_of(np.ones(60))), result(items_of(np.zeros(60)))

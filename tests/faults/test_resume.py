@@ -20,6 +20,8 @@ from ratchet.train.spec import TrainSpec
 from tests.train.test_checkpoint import empty, truncate
 from train_bench import Pairs, flip, reference_of, same, spec_of, state_of, timeless, tiny_model, train
 
+pytestmark = pytest.mark.heavy
+
 Run = tuple[TrainSpec, Data, list[torch.Tensor]]
 KINDS: dict[str, dict[str, Any]] = {
     "dpo": {"options": {"beta": 0.5}},

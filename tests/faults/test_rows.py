@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from raised import raises
 from ratchet.pairs.assemble import assemble
@@ -42,6 +43,7 @@ def lines_and_faults(seed: int) -> tuple[list[bytes], dict[int, str]]:
     return lines, faults
 
 
+@pytest.mark.heavy
 def test_of_ten_thousand_rows_each_bad_one_is_named_and_every_other_is_kept(tmp_path: Path) -> None:
     lines, faults = lines_and_faults(3)
     assert len(POISON) + len(EXTRA) >= 12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.mutants.mutations import mutants_of
 from tests.mutants.run import ROOT, SUBJECTS, all_jobs, equivalents
 
@@ -45,6 +47,7 @@ def test_a_fault_in_several_lines_keeps_the_lines_below_where_they_are() -> None
     assert first.text.splitlines()[4] == "last = 3" and "one <= two" in first.text
 
 
+@pytest.mark.heavy
 def test_the_tables_name_what_there_is() -> None:
     absent = [name for module, tests in SUBJECTS.items() for name in (f"platform/ratchet/{module}", *tests)]
     assert not [name for name in absent if not (ROOT / name).exists()]

@@ -26,7 +26,7 @@ WORN = re.compile(
     re.IGNORECASE,
 )
 
-OUR_MARKS = {"ray", "slow", "gpu", "vllm", "nodes", "prove"}
+OUR_MARKS = {"heavy", "ray", "slow", "gpu", "vllm", "nodes", "prove"}
 PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures"}  # no xfail: a test passes
 
 DECISION_SECTIONS = ("Context", "Choice", "Cost", "In the code")

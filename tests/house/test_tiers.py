@@ -20,6 +20,7 @@ LIGHT = ("plan", "kubernetes", "submit", "doctor")
 """Rooms whose tests need no torch."""
 
 
+@pytest.mark.heavy
 def test_a_tier_that_fails_ends_no_other_and_one_line_says_what_passed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_text_that_is_no_part_is_refused(text: str) -> None:
         read_part(text)
 
 
+@pytest.mark.heavy
 def test_the_parts_of_a_tier_are_its_tests_each_once(tmp_path: Path) -> None:
     """By pytest itself, over a folder of its own that has our conftest."""
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow: long\n")
@@ -97,6 +99,7 @@ def light(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.heavy
 def test_tests_of_plans_manifests_submitting_and_the_doctor_are_found_without_torch() -> None:
     assert light("--collect-only").stderr.splitlines()[-1] == "loaded: [], status 0"
 

@@ -54,6 +54,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.heavy
 def test_capped_scores_of_strangers_are_not_computed() -> None:
     """The largest tensor, forward and backward, grows with the row and not with its square."""
     scorer, found = PairScorer(tiny("gemma2-capped"), head_rows=7), []

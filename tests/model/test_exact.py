@@ -21,6 +21,8 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.stage_kinds import STAGE_KINDS
 from tiny_models import CONFIGS, UNSHARED, family_of_pairs, ids, make_pairs, plain, tiny
 
+pytestmark = pytest.mark.heavy
+
 IN_FLOAT32 = {"cohere", "mixtral"}
 """Rotary embeddings of the one and expert routing of the other are float32 inside a float64 model."""
 

@@ -55,6 +55,7 @@ def test_a_kernel_that_does_not_run_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     assert said == "attention over a forest does not run on cpu (no such kernel)"
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(
     "copies", nightly([1, 8], lambda copies: copies == 1)

@@ -242,6 +242,7 @@ def test_globs_and_lists_give_each_file_once_under_a_label_free_of_place(tmp_pat
     assert [row.file for row in rows_of(Source(path=paths))] == ["b/y.jsonl", "a/x.jsonl", "b/x.jsonl"]
 
 
+@pytest.mark.heavy
 def test_the_hub_without_a_network_is_an_error_that_says_so() -> None:
     script = (
         "from ratchet.errors import DataError\n"

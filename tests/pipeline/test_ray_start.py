@@ -91,6 +91,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "arguments",
     nightly(

@@ -107,6 +107,7 @@ def test_checking_needs_neither_torch_nor_ray() -> None:
     assert done.stdout.count("\n") == 2
 
 
+@pytest.mark.heavy
 def test_the_command_is_installed_and_checks_the_repository() -> None:
     paths = [path for folder in ("jobs", "eval") for path in sorted((ROOT / folder).glob("*.yaml"))]
     files = [str(path.relative_to(ROOT)) for path in paths if path.stem != "stories"]  # whose data are not here

@@ -37,27 +37,32 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return found
 
 
+@pytest.mark.heavy
 def test_check_knows_the_options_without_torch(used: dict[str, object]) -> None:
     assert used["check"] == 0 and used["torch after check"] is False
     assert "stages.align.wdth: no such key; did you mean width?" in str(used["slip"])
 
 
+@pytest.mark.heavy
 def test_a_real_update_is_that_of_the_added_loss(used: dict[str, object]) -> None:
     assert used["loss"] == pytest.approx(used["loss by hand"], rel=1e-6)
     assert used["moved"] is True and used["reference"] is None
     assert "rewards/margins" in used["metrics"] and "logps/chosen_delta" not in used["metrics"]  # type: ignore[operator]
 
 
+@pytest.mark.heavy
 def test_its_version_is_in_the_identities_of_what_it_decides(used: dict[str, object]) -> None:
     assert used["step package"] == "ratchet-hinge 1.0"
     assert used["pairs packages"] == {"layout": "ratchet-hinge 1.0", "build": "ratchet-hinge 1.0"}
     assert used["pairs of a row"] == ["q", "good", "bad"]
 
 
+@pytest.mark.heavy
 def test_a_host_with_another_version_says_so(used: dict[str, object]) -> None:
     assert "kind hinge is of ratchet-hinge 0.9, and here of ratchet-hinge 1.0" in str(used["other version"])
 
 
+@pytest.mark.heavy
 def test_the_reference_page_lists_built_in_kinds_alone(used: dict[str, object]) -> None:
     assert used["page"] == (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
 
@@ -96,6 +101,7 @@ SUPERVISED = dataclasses.replace(ROW, stage=None)
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("losses", "wrong"),
     [

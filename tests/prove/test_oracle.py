@@ -24,6 +24,8 @@ from ratchet.train.engine import TorchEngine
 from ratchet.train.spec import TrainSpec
 from train_bench import Pairs, changed, write_logps, write_tokens
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:

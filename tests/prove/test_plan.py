@@ -25,6 +25,8 @@ from ratchet.prove.plan import Proof, move_reference, proof_lines, to_dict, unpr
 from ratchet.train.data import open_rows
 from train_bench import write_logps
 
+pytestmark = pytest.mark.heavy
+
 
 def case_of(model: Path, reference: Path | None, dtype: str = "float32", name: str = "dpo") -> ProvedStep:
     return ProvedStep("align", recipe_of("dpo", STAGES[name], 8), model, dtype, reference, dtype, 10, 5)

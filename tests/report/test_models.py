@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 
@@ -39,6 +40,7 @@ def test_a_run_without_folders_has_no_such_section() -> None:
     assert "how to load them" not in page_of(read_report(short()))
 
 
+@pytest.mark.heavy
 def test_the_line_of_a_card_loads_a_model_that_answers(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

@@ -21,6 +21,8 @@ from ratchet.report.tables import data as tables_data
 from report_example import bare, example, short
 from report_page import Page, charts_in, markdown_of, page_of, well_formed_tables
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_report_of_nothing_is_a_page() -> None:
     report = read_report(bare())

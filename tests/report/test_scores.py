@@ -20,6 +20,8 @@ from report_example import example
 from report_page import Page, markdown_of, page_of, well_formed_tables
 from scores_example import BOARD, MODELS, comparison, of, result, score, scores, standalone
 
+pytestmark = pytest.mark.heavy
+
 
 def texts(table: PageTable) -> list[list[str]]:
     return [[cell.text for cell in row.cells] for row in table.rows]

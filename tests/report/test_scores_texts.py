@@ -64,6 +64,7 @@ def test_half_a_character_in_an_answer_breaks_no_file(tmp_path: Path) -> None:
 BROWSER = which("chromium") or which("chromium-browser") or which("google-chrome")
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(BROWSER is None, reason="no browser here")
 def test_a_browser_shows_the_two_models_that_are_chosen(tmp_path: Path) -> None:
     """Choose other models with a script of the test's own, and read the page that comes of it."""

@@ -23,6 +23,8 @@ from ratchet.report.tables.sweep import MOST, ranked
 from report_page import Page, charts_in, sweep_markdown_of, sweep_page_of, well_formed_tables
 from sweep_example import ACCURACY, CHOSEN, LOSS, beta_lambda, orders, sweep, troubled, two_objectives
 
+pytestmark = pytest.mark.heavy
+
 BETA, PENALTY = "stages.align.beta", "stages.align.penalty"
 
 

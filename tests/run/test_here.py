@@ -15,6 +15,7 @@ from ratchet import cli
 from whole_run import PLAN, SUITE, environment, record, steps, weights, write_smallest
 
 
+@pytest.mark.heavy
 def test_a_whole_run_needs_no_ray_and_no_deepspeed(tmp_path: Path) -> None:
     write_smallest(tmp_path)
     found = subprocess.run(

@@ -78,6 +78,7 @@ def test_records_texts_logs_and_lines_hold_none(secret: str, tmp_path: Path, cap
     assert json.loads((tmp_path / "a.json").read_text()) == {"deep": [{"said": "x *** y", "***": 1}]}
 
 
+@pytest.mark.heavy
 def test_a_page_and_its_numbers_hold_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ratchet.documents.report import read_report
     from report_example import short
@@ -125,6 +126,7 @@ def test_ordinary_words_stay(text: str) -> None:
     assert redact.words(text) == text
 
 
+@pytest.mark.heavy
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -214,6 +216,7 @@ def test_a_traceback_and_what_is_logged_hold_none() -> None:
     assert ended.stderr.rstrip().endswith("RuntimeError: with ***")
 
 
+@pytest.mark.heavy
 def test_the_command_guards_its_process(tmp_path: Path) -> None:
     code = "import os, sys\nfrom ratchet.cli import main\nsys.exit(main(['check', os.environ['MY_API_KEY'] + '.yaml']))"
     ended = run(code, MY_API_KEY="key-of-a-process-2")

@@ -87,6 +87,7 @@ def assert_refused(text: str, kind: str) -> None:
     assert not Path("canary").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", nightly(["aliases", "depth", "ten megabytes", "python"], lambda name: name == "aliases")
 )

@@ -70,6 +70,7 @@ def test_every_command_touches_the_storage_before_it_loads_a_model(
     assert "--storage: it is a file" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("encoding", nightly(["ascii", "latin-1", "cp1252"], lambda encoding: encoding == "ascii"))
 def test_what_a_terminal_has_no_sign_for_becomes_one_that_it_has(encoding: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding}

@@ -118,6 +118,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.mark.heavy
 def test_of_many_processes_that_want_a_thing_one_makes_it_and_all_get_it(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         places = tmp_path / "lease", tmp_path / "thing", tmp_path / "log"

@@ -46,6 +46,8 @@ from ratchet.store.lease import Wait, leased
 from ratchet.track.progress import Console
 from token_pairs import PAIRS, SPEC, TEXTS, pair, row
 
+pytestmark = pytest.mark.heavy
+
 LENGTHS: dict[str, Any] = {"max_length": 128, "overlong": "drop", "chat_template": None}
 
 

@@ -69,6 +69,7 @@ def submit(server: JobServer, folder: Path, *more: str) -> subprocess.Popen[str]
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(server: JobServer, tmp_path: Path) -> None:
     with submit(server, tmp_path, "--set", "cluster.storage=/mnt/my store", "--stop-wait", "90") as following:
         assert following.stdout is not None
@@ -106,6 +107,7 @@ def test_a_stop_by_name_needs_no_plan_that_could_be_submitted(here: Callable[...
     assert "small-1: no such job runs" in told
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("status", "exit_code", "returned", "words"),
     [

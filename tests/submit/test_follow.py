@@ -59,6 +59,7 @@ def grows(server: JobServer, parts: list[str]) -> None:
     server.on_log = on_log
 
 
+@pytest.mark.heavy
 @settings(max_examples=examples(25))
 @given(
     st.lists(st.text("ab\né", min_size=1, max_size=5), min_size=1, max_size=6),

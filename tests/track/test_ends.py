@@ -16,6 +16,8 @@ from track_example import wandb_records
 from trial_example import CHOSEN
 from wandb_service import Service, service
 
+pytestmark = pytest.mark.heavy
+
 _DRIVER = """
 import dataclasses, json, sys
 from pathlib import Path

@@ -30,6 +30,8 @@ from trial_example import CHOSEN, PLAN, SWEEP, drive, write_step
 from wandb_service import Service, service
 from whole_run import until
 
+pytestmark = pytest.mark.heavy
+
 POINT = TrialPoint(**CHOSEN)
 WANDB = Wandb(project="ratchet-tests", mode="offline", tags=("a",))
 LINKS = (

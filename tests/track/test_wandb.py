@@ -22,6 +22,8 @@ from ratchet.track.jsonl import open_tracker, read_metrics
 from ratchet.track.wandb import WandbRun, WandbTracker, flatten
 from track_example import METRICS, settings_of, wandb_run
 
+pytestmark = pytest.mark.heavy
+
 
 def test_config_has_dotted_keys() -> None:
     assert flatten({"a": {"b": {}, "c": [1, 2]}, "d": None}) == {"a.b": "{}", "a.c": "[1, 2]", "d": None}

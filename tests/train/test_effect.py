@@ -20,6 +20,8 @@ from ratchet.train.objective import Data
 from ratchet.train.spec import TrainSpec
 from train_bench import CPU, Pairs, reference_of, spec_of, tiny_model, train_whole, write_inputs
 
+pytestmark = pytest.mark.heavy
+
 LORA = Lora(rank=4, alpha=8.0)
 HELD = Pairs(9, seed=5)
 

@@ -26,6 +26,8 @@ from ratchet.train.first_step import Figures, Side
 from ratchet.train.objective import Data, Reference
 from train_bench import CPU, Pairs, lines_of, spec_of, tiny_model, train
 
+pytestmark = pytest.mark.heavy
+
 BF16 = torch.bfloat16
 ENDED = Pairs(22)
 ENDED.rows = [

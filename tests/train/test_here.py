@@ -18,6 +18,8 @@ from ratchet.train.engine import TorchEngine
 from ratchet.train.here import train_here
 from train_bench import CPU, spec_of, timeless, train_whole
 
+pytestmark = pytest.mark.heavy
+
 
 def _ended(folder: Path, inputs: dict[str, Any], **changes: Any) -> str:
     """Train to the end and return the digest of the published model."""

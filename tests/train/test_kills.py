@@ -20,6 +20,8 @@ from ratchet.train.checkpoint import MANIFEST, newest_step
 from ratchet.train.objective import Data
 from train_bench import Pairs, changed, flip, reference_of, same, spec_of, state_of, tiny_model, train
 
+pytestmark = pytest.mark.heavy
+
 
 def run_killed(work: Callable[[], Any]) -> int:
     """Run `work` in a forked process; return the signal that ended it, 0 where none did."""

@@ -37,6 +37,8 @@ from train_bench import (
     train,
 )
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def data() -> Data:

@@ -25,6 +25,8 @@ from ratchet.train.engine import TorchEngine
 from ratchet.train.spec import TrainSpec
 from train_bench import CPU, Pairs, changed, flip, reference_of, spec_of, train_whole, write_inputs, write_logps
 
+pytestmark = pytest.mark.heavy
+
 HALF = {"dtype": "bfloat16", "keep_masters": True, "schedule": "constant", "epochs": 1}
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
 

@@ -15,6 +15,8 @@ from ratchet.train.notice import Ended, Kind, Notice, read_notice, write_notice
 from ratchet.train.objective import Data
 from train_bench import Pairs, lines_of, reference_of, same, spec_of, state_of, timeless, tiny_model, train
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def data() -> Data:

@@ -12,6 +12,8 @@ from nightly import nightly
 from precision_run import asked, by_engines, by_hand, spec_at
 from train_bench import tiny_model
 
+pytestmark = pytest.mark.heavy
+
 PASSES = [1, 8, 64]
 STRAIGHT = {"epsilon": 1e4, "learning_rate": 1e3, "weight_decay": 0.0, "clip": None, "warmup": 0.0}
 """AdamW's first update is then the gradient times 0.1 to within 1e-4: what is off in one is off in the other."""

@@ -223,6 +223,7 @@ def test_tpe_ends_where_no_other_point_is_left() -> None:
     assert propose(asked, known) is None
 
 
+@pytest.mark.heavy
 def test_tpe_comes_to_every_point_of_a_space_that_has_an_end() -> None:
     """The estimator crowds around what did best: without another way out it ended after 11 of the 24."""
     asked = space(

@@ -129,6 +129,7 @@ def test_a_draw_is_of_seed_number_and_key(seed: int, number: int, keys: list[str
     assert drawn(random(fewer, seed), number) == {key: point[key] for key in fewer}
 
 
+@pytest.mark.heavy
 def test_draws_are_spread_as_their_distributions_say() -> None:
     """4000 draws: each quantile within 4 standard errors (0.5/sqrt(4000) = 0.8 points at most) of its share."""
     made = [drawn(random(KEYS, 11), number) for number in range(4000)]

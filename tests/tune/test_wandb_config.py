@@ -60,6 +60,7 @@ def words_of(config: dict[str, Any], point: dict[str, Any]) -> list[str]:
     return made
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("by", ["grid", "random", "tpe"])
 @pytest.mark.parametrize("key", [*DISCRETE, *CONTINUOUS])
 def test_wandbs_schema_takes_every_distribution(by: str, key: str) -> None:

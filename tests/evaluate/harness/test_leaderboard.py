@@ -26,6 +26,8 @@ from ratchet.plan.tasks import Harness
 from ratchet.serving.requests import Answer, CompletionRequest
 from tests.conftest import ROOT, SHARED
 
+pytestmark = pytest.mark.heavy
+
 HASHES = json.loads((Path(__file__).parents[2] / "support" / "openllm_v1_hashes.json").read_text())
 METRICS = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm", "gsm8k": "exact_match"}
 

@@ -16,7 +16,7 @@ from plain_engine import run
 from raised import raises
 from ratchet.evaluate.engines.pool import Candidate
 
-pytestmark = pytest.mark.usefixtures("offline")
+pytestmark = [pytest.mark.usefixtures("offline"), pytest.mark.heavy]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ratchet.evaluate.results import TaskResult
 from ratchet.evaluate.statistics import estimate
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest
 
-pytestmark = pytest.mark.usefixtures("offline")
+pytestmark = [pytest.mark.usefixtures("offline"), pytest.mark.heavy]
 
 
 @pytest.fixture(scope="module")
