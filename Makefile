@@ -97,7 +97,7 @@ test-fast: setup
 	@$(BIN)/python -m tests.tiers default
 
 test-examples: setup
-	@RATCHET_EXAMPLES=200 $(BIN)/python -m tests.tiers default
+	@RATCHET_EXAMPLES=200 $(BIN)/python -m tests.tiers default heavy
 
 test-slow: setup
 	@$(BIN)/python -m tests.tiers slow$(OF)

@@ -25,10 +25,12 @@ import tomllib
 from pathlib import Path
 
 from tests.mutants.mutations import Mutant, mutants_of
+from tests.tiers import LONG
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 LOADED = ["numpy", "torch", "transformers"]
+HEAVY_TOO = f"not ray and not slow and {LONG}"
 QUIET = "ignore::pytest.PytestAssertRewriteWarning"  # of plugins that these libraries load
 _LOSSES = ("tests/losses",)
 _TREE = ("tests/model/test_tree.py", "tests/model/test_attention.py", "tests/model/test_forward.py")
@@ -119,7 +121,8 @@ def _tests(copy: Path, tests: tuple[str, ...]) -> None:
     log = os.open(copy / "tests.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os._exit(pytest.main(["-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-W", QUIET, *tests]))
+    options = ["-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-W", QUIET, "-m", HEAVY_TOO]
+    os._exit(pytest.main([*options, *tests]))
 
 
 def run(jobs: list[Job], workers: int, folder: Path) -> dict[Job, str]:
