@@ -65,7 +65,7 @@ def test_an_order_is_decided_once(decided: tuple[Path, Order]) -> None:
     kept, path = order_of_stage(run, "align"), run.layout.order("p", "align")
     assert kept is not None
     turned = dataclasses.replace(order, rows=order.rows and order.rows[::-1])
-    keep_document(path, kept, dataclasses.asdict(turned))
+    keep_document(path, kept, turned)
     assert ensure_order(prepared(root), "align") == turned, "what is kept is taken"
     assert ensure_order(prepared(root, fresh=True), "align") == order, "and with --fresh decided again"
 

@@ -144,7 +144,7 @@ def ids_by_the_order_of(other: Run, plan: Plan, model: Path, sizes: Sizes) -> li
     """Return what `show` knows the steps of `align` by where the run folder has the order that another run decided."""
     run, order = opened(plan, model), order_of_stage(other, "align")
     assert order is not None
-    keep_document(run.layout.order(plan.name, "align"), order, dataclasses.asdict(other.orders["align"]))
+    keep_document(run.layout.order(plan.name, "align"), order, other.orders["align"])
     find_inputs(run, sizes)
     return [one.id for one in known_steps(run) if one.step.stage == "align"]
 

@@ -20,7 +20,7 @@ from ratchet.plan.references import start_of
 from ratchet.plan.stage_kinds import reads_pairs, trains
 from ratchet.plan.training import Steps
 from ratchet.reference.models import TRAINER, Model, ScoreJob
-from ratchet.reference.partition import Difficulty, difficulty, log_ratio, order_chunks, split_rows
+from ratchet.reference.partition import difficulty, log_ratio, order_chunks, split_rows
 from ratchet.reference.store import Floats, read_job
 from ratchet.store.made import find_document, keep_document
 
@@ -72,11 +72,9 @@ def find_order(run: Run, name: str, *, unnamed: bool = False) -> Order | None:
     stage = run.plan.stages[name]
     if not reads_pairs(stage):
         return None
-    kept = find_document(run.layout.order(run.plan.name, name), order_of_stage(run, name), unnamed=unnamed)
-    if kept is None or sorted(kept["chunks"]) != sorted(chunk_names(stage)):
-        return None
-    rows = kept["rows"] and tuple(map(tuple, kept["rows"]))
-    return Order(tuple(kept["chunks"]), tuple(Difficulty(**one) for one in kept["difficulties"]), rows)
+    path = run.layout.order(run.plan.name, name)
+    kept = find_document(Order, path, order_of_stage(run, name), unnamed=unnamed)
+    return kept if kept is not None and sorted(kept.chunks) == sorted(chunk_names(stage)) else None
 
 
 def ensure_order(run: Run, name: str) -> Order:
@@ -86,7 +84,7 @@ def ensure_order(run: Run, name: str) -> Order:
             return found
     order = decide_order(run, name)
     if (kept := order_of_stage(run, name) if reads_pairs(run.plan.stages[name]) else None) is not None:
-        keep_document(run.layout.order(run.plan.name, name), kept, dataclasses.asdict(order))
+        keep_document(run.layout.order(run.plan.name, name), kept, order)
     return order
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from ratchet.errors import CorruptError
+from ratchet.store.codec import from_values, to_values
 from ratchet.store.files import folder_aside, read_sealed, remove_leftovers, write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -23,6 +25,7 @@ from ratchet.store.lease import SILENTLY, Lease, Wait, leased
 from ratchet.store.record import Record, legible_record, make_room, now, sound_record, write_record
 
 Found = TypeVar("Found")
+Document = TypeVar("Document")
 HELD = "lease"
 """The folder of a run folder's lease."""
 _OF = "made_of"
@@ -163,24 +166,29 @@ def keep(layout: Layout, artefact: Artefact, leases: Sequence[Lease], *, apart: 
     return _publish(folder, artefact, leases)
 
 
-def keep_document(path: Path, artefact: Identified, content: Mapping[str, Any]) -> None:
-    """Write an artefact that is one document, in the run folder that the caller holds. Raises StorageError."""
-    write_sealed(path, {**content, _OF: fingerprint(artefact.identity)})
+def keep_document(path: Path, artefact: Identified, document: Any) -> None:
+    """Write an artefact that is one document, a dataclass, in the run folder that the caller holds.
+
+    Raises StorageError.
+    """
+    write_sealed(path, to_values(document) | {_OF: fingerprint(artefact.identity)})
 
 
-def find_document(path: Path, artefact: Identified | None, *, unnamed: bool = False) -> dict[str, Any] | None:
-    """Return the content of an artefact's document; None where it is not there, or is that of another artefact.
+def find_document(
+    kind: type[Document], path: Path, artefact: Identified | None, *, unnamed: bool = False
+) -> Document | None:
+    """Return an artefact's document; None where it is not there, or is that of another artefact.
 
     An artefact of None is one that is not known yet. `unnamed`: a document written before documents said what they are
     of counts too, for those who only show what is there. Raises CorruptError.
     """
-    content = read_sealed(path, "run the plan: what it says is decided again")
-    if content is None:
+    fix = "run the plan: what it says is decided again"
+    values = read_sealed(path, fix)
+    if values is None:
         return None
-    known = content.pop(_OF, None)
-    if known is None:
-        return content if unnamed else None
-    return content if artefact is not None and known == fingerprint(artefact.identity) else None
+    of = values.pop(_OF, None)
+    mine = unnamed if of is None else artefact is not None and of == fingerprint(artefact.identity)
+    return from_values(kind, values, where=str(path), fix=fix, error=CorruptError) if mine else None
 
 
 def made_folder(layout: Layout, artefact: Identified) -> Path:
