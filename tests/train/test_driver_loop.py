@@ -17,8 +17,8 @@ from ratchet.store.files import write_json
 from ratchet.store.made import hold
 from ratchet.train import driver_loop as module
 from ratchet.train.driver_loop import Nodes, NodeWatch, Told, refuse_stopped, watched
-from ratchet.train.notice import Notice, read_notice
-from ratchet.train.worker import WORKERS, check_driver
+from ratchet.train.notice import WORKERS, Notice, read_notice
+from ratchet.train.worker import check_driver
 from train_bench import spec_of
 
 

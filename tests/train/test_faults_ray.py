@@ -16,7 +16,7 @@ from ratchet.errors import ClusterError
 from ratchet.plan.training import Checkpoint
 from ratchet.train.launch import TrainResult
 from ratchet.train.launch import train as launch
-from ratchet.train.worker import WORKERS
+from ratchet.train.notice import WORKERS
 from train_bench import lines_of
 from train_ray_bench import CALM, assert_same_end, go, spec_at
 

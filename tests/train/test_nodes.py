@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from ratchet.train.driver_loop import LOOKS, Nodes, NodeWatch, room
-from ratchet.train.notice import Notice
-from ratchet.train.worker import WORKERS
+from ratchet.train.notice import WORKERS, Notice
 from train_bench import spec_of
 
 ONE_CPU = {"CPU": 1.0}

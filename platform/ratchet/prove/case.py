@@ -17,6 +17,7 @@ from ratchet.errors import CorruptError
 from ratchet.plan.stage_kinds import stage_kind
 from ratchet.plan.training import TrainingStage
 from ratchet.prove.oracle import Adapters, Pair, Recipe
+from ratchet.store.codec import from_values
 from ratchet.store.files import storage_errors
 
 ADDITIONS = "additions.json"
@@ -47,16 +48,21 @@ class ProvedStep:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trace:
-    """What a trainer did, update by update: its metrics, the ids of the pairs it names, and a folder with its weights.
+class Additions:
+    """The factor by which the probe of `recording` made a gradient grow, and by which it should have."""
 
-    `additions` are the factor by which the probe of `recording` made a gradient grow, and by which it should have.
-    """
+    found: float
+    right: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What a trainer did, update by update: its metrics, the ids of the pairs it names, and a folder of its weights."""
 
     folder: Path
     metrics: tuple[Mapping[str, float], ...]
     rows: tuple[tuple[int, ...], ...]
-    additions: tuple[float, float]
+    additions: Additions
 
     def weights(self, update: int) -> Weights:
         """Return the optimiser's weights after an update (0: before the first)."""
@@ -93,9 +99,11 @@ def read_trace(folder: Path, updates: int) -> Trace:
     lines = {name: list(_lines(folder / f"{name}.jsonl"))[:updates] for name in ("metrics", "ledger")}
     if {len(found) for found in lines.values()} != {updates}:
         raise CorruptError(f"fewer than {updates} updates were written down", where=str(folder), fix="prove again")
-    kept = json.loads((folder / ADDITIONS).read_text(encoding="utf-8"))
+    path = folder / ADDITIONS
+    values = json.loads(path.read_text(encoding="utf-8"))
+    additions = from_values(Additions, values, where=str(path), fix="prove again", error=CorruptError)
     rows = tuple(tuple(line["rows"]) for line in lines["ledger"])
-    return Trace(folder, tuple(lines["metrics"]), rows, (float(kept["found"]), float(kept["right"])))
+    return Trace(folder, tuple(lines["metrics"]), rows, additions)
 
 
 def _lines(path: Path) -> Iterator[Any]:

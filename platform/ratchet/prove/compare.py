@@ -104,7 +104,7 @@ def compare_traces(
 def _sums(case: ProvedStep, trace: Trace) -> Iterator[Number]:
     """Compare how far the probe of `recording` made a gradient grow, where it is to be added up in float32."""
     if case.float32_sums:
-        made, right = trace.additions
+        made, right = trace.additions.found, trace.additions.right
         off = abs(made - right)
         yield Number(case.name, len(trace.rows), "sum of gradients", made, right, off, _ADDITIONS * right)
 

@@ -23,7 +23,8 @@ from ratchet.errors import RunError
 from ratchet.model.batch import SequenceBatch, collate
 from ratchet.model.forward import PairScorer
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.prove.case import ADDITIONS, masters_file
+from ratchet.prove.case import ADDITIONS, Additions, masters_file
+from ratchet.store.codec import to_values
 from ratchet.store.files import storage_errors, write_json
 from ratchet.train.engine import TrainingEngine, Update
 from ratchet.train.notice import Notice, write_notice
@@ -83,7 +84,8 @@ class Recording:
         first = [_LARGE] + [1.0] * _SMALL
         many = self._norm_of(first if self.rank == 0 else [1.0] + [0.0] * _SMALL)
         if self.rank == 0:
-            write_json(self.folder / ADDITIONS, {"found": many / one, "right": _LARGE + _SMALL + self.world - 1})
+            grown = Additions(found=many / one, right=_LARGE + _SMALL + self.world - 1)
+            write_json(self.folder / ADDITIONS, to_values(grown))
 
     def _norm_of(self, weights: Sequence[float]) -> float:
         """Return the norm of one gradient that is added up once for each weight, so many times as large."""

@@ -134,7 +134,7 @@ def _append(folder: Path, what: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, (json.dumps({"at": now(), "what": what}, ensure_ascii=False) + "\n").encode())
+        os.write(handle, (json.dumps(dataclasses.asdict(Warned(now(), what)), ensure_ascii=False) + "\n").encode())
         os.fsync(handle)
     finally:
         os.close(handle)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.documents.events import events_of
-from ratchet.errors import StoppedError, StorageError, TrainingError
+from ratchet.errors import CorruptError, StoppedError, StorageError, TrainingError
+from ratchet.store.codec import from_values
 from ratchet.store.record import read_json_or_none
-from ratchet.train.notice import Notice, write_notice
+from ratchet.train.notice import WORKERS, Notice, WorkerNodes, write_notice
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import WORKERS
 
 LOOKS = 25
 """How often in a row, a second apart, there must be room: Ray counts nodes again every 20 s when it begins workers, and
@@ -46,8 +46,11 @@ def live_nodes() -> Nodes:
 
 def on_nodes(step_folder: Path) -> list[str]:
     """Return the ids of the nodes that a step's workers are on, by rank; none where they have not begun."""
-    found = read_json_or_none(step_folder / WORKERS)
-    return [] if found is None else list(found["nodes"])
+    path = step_folder / WORKERS
+    values = read_json_or_none(path)
+    if values is None:
+        return []
+    return list(from_values(WorkerNodes, values, where=str(path), fix="run again", error=CorruptError).nodes)
 
 
 def room(nodes: Nodes, used: Sequence[str], each: Mapping[str, float]) -> int:

@@ -21,10 +21,10 @@ from ratchet.train import faults
 from ratchet.train.budget import known_budget
 from ratchet.train.communicate import out_of_memory
 from ratchet.train.driver_loop import NodeWatch, Told, live_nodes, refuse_stopped, watched
-from ratchet.train.notice import write_notice
+from ratchet.train.notice import WORKERS, write_notice
 from ratchet.train.out_of_memory import keep_text, memory_error
 from ratchet.train.spec import TrainSpec
-from ratchet.train.worker import WORKERS, ray_worker
+from ratchet.train.worker import ray_worker
 
 _NEVER = 1e9
 Worker = Callable[[Mapping[str, Any]], dict[str, Any]]

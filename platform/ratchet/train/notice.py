@@ -2,6 +2,8 @@
 
 The driver writes a notice into the step's folder. Worker 0 looks for one in each step, and its word goes
 along in the sum that all workers form anyway: so they end together, after the same step.
+
+Worker 0 writes down which nodes the workers are on, and the driver watches those.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from ratchet.store.files import write_json
 from ratchet.store.record import read_json_or_none
 
 NAME = "notice.json"
+WORKERS = "workers.json"
+"""The file of a step that names the nodes its workers are on."""
 
 Kind = Literal["drop", "grow", "leave", "stop", "known"]
 CODES: dict[Kind, int] = {"drop": 1, "grow": 2, "leave": 3, "stop": 4, "known": 5}
@@ -36,6 +40,13 @@ class Notice:
     def saves(self) -> bool:
         """Whether there is a checkpoint after this very step."""
         return self.kind in {"leave", "stop"}
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerNodes:
+    """The ids of the nodes that a step's workers are on, by rank."""
+
+    nodes: tuple[str, ...]
 
 
 class Ended(Exception):  # noqa: N818  no error: the step goes on later, from a checkpoint

@@ -33,13 +33,10 @@ from ratchet.train.data import course_of, open_data
 from ratchet.train.effect import sample_of
 from ratchet.train.engine import TorchEngine, TrainingEngine
 from ratchet.train.masters import carry, check_masters
-from ratchet.train.notice import Ended, Notice, read_notice
+from ratchet.train.notice import WORKERS, Ended, Notice, WorkerNodes, read_notice
 from ratchet.train.optimiser import warn_of_warmup
 from ratchet.train.publish import add_adapters, publish_model, rehearse, round_adapters, try_adapters
 from ratchet.train.spec import TrainSpec
-
-WORKERS = "workers.json"
-"""The file of a step that names the nodes its workers are on, by rank."""
 
 MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], TrainingEngine]
 
@@ -104,7 +101,7 @@ def _tell_nodes(spec: TrainSpec, group: Group) -> None:
 
     nodes = group.gather(ray.get_runtime_context().get_node_id())
     if group.rank == 0:
-        write_json(Path(spec.folder) / WORKERS, {"nodes": nodes})
+        write_json(Path(spec.folder) / WORKERS, to_values(WorkerNodes(tuple(nodes))))
 
 
 @contextlib.contextmanager

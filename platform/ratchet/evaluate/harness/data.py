@@ -11,6 +11,7 @@ holds a lease; who finds a sound one needs none.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import shutil
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from ratchet.errors import CorruptError
+from ratchet.store.codec import from_values, to_values
 from ratchet.store.files import read_sealed, write_sealed
 from ratchet.store.fingerprint import digest_file, digest_once
 from ratchet.store.lease import leased
@@ -27,6 +29,14 @@ from ratchet.store.record import faults
 
 NAME = "copies.json"
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownCopies:
+    """What a folder of copies holds: the configs that were read, and size and SHA-256 of each file."""
+
+    configs: tuple[str, ...]
+    files: Mapping[str, tuple[int, str]]
 
 
 class Copies:
@@ -59,27 +69,34 @@ class Copies:
             for folder, configs in self._made.items() if kind is None else ():
                 if folder.is_dir():
                     files = {name: (path.stat().st_size, digest_once(path)) for name, path in _files(folder).items()}
-                    write_sealed(folder / NAME, {"configs": sorted(configs), "files": files})
+                    write_sealed(folder / NAME, to_values(KnownCopies(tuple(sorted(configs)), files)))
 
 
 def copy_faults(folder: Path) -> list[str]:
     """Return what is wrong with a data set's copies, in words."""
     try:
-        known = read_sealed(folder / NAME)
+        known = _known(folder)
     except CorruptError as error:
         return [f"{NAME}: {error.what}"]
     if known is None:
         return ["they were never finished"]
-    files = {name: (size, digest) for name, (size, digest) in known["files"].items()}
-    strange = sorted(set(_files(folder)) - set(files))
-    return [*faults(folder, files), *(f"{name} is not named in {NAME}" for name in strange)]
+    strange = sorted(set(_files(folder)) - set(known.files))
+    return [*faults(folder, known.files), *(f"{name} is not named in {NAME}" for name in strange)]
 
 
 def _sound(folder: Path) -> set[str] | None:
     """Return the configs of which there are sound copies; None where they are damaged, or there are none."""
     if not folder.is_dir() or copy_faults(folder):
         return None
-    return set((read_sealed(folder / NAME) or {})["configs"])
+    known = _known(folder)
+    return None if known is None else set(known.configs)
+
+
+def _known(folder: Path) -> KnownCopies | None:
+    values = read_sealed(folder / NAME)
+    if values is None:
+        return None
+    return from_values(KnownCopies, values, where=str(folder / NAME), fix="run again", error=CorruptError)
 
 
 def _cleared(folder: Path) -> set[str]:
