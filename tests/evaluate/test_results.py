@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,13 @@ def kept() -> TaskResult:
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_result(tmp_path, kept())
     assert read_result(tmp_path) == kept()
+
+
+def test_a_value_that_is_no_number_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """A task of another package may give one; each evaluation reads its own result right after."""
+    write_result(tmp_path, dataclasses.replace(kept(), items=(Item("a:1", "a", {"acc": math.nan, "nll": math.inf}),)))
+    (item,) = read_result(tmp_path).items
+    assert math.isnan(item.values["acc"]) and item.values["nll"] == math.inf
 
 
 def changed(folder: Path, change: Any) -> Path:

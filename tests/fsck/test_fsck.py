@@ -14,6 +14,8 @@ from raised import raises
 from ratchet.cli import main
 from ratchet.fsck.examine import FINE, MENDED, WRONG, Outcome, fsck
 from ratchet.pipeline.step_folder import write_step_record
+from ratchet.serving.journal import UnitJournal
+from ratchet.serving.requests import Answer
 from ratchet.store.append import checked_line
 from ratchet.store.files import read_sealed, write_sealed
 from ratchet.store.layout import Layout
@@ -185,6 +187,23 @@ def test_a_line_of_a_journal_that_another_program_wrote_is_damage(layout: Layout
     path = layout.judgments("j")
     path.write_bytes(path.read_bytes() + checked_line({"key": "of nothing"}))
     assert look(layout, dry_run=True)[0] == WRONG
+
+
+def test_two_answers_to_one_request_both_go(layout: Layout) -> None:
+    """Nothing says which of them is right, and while both stand every evaluation is refused."""
+    path = layout.answers("two")
+    lines = []
+    for key, text in (("k", "one"), ("other", ""), ("k", "two")):
+        with UnitJournal(path) as journal:
+            journal.append(key, [Answer(text, "stop")])
+        lines.append(path.read_bytes())
+        path.unlink()
+    path.write_bytes(b"".join(lines))
+    status, found = look(layout)
+    assert status == MENDED and wrong(layout, found) == ["store/answers/two.jsonl"]
+    assert path.read_bytes() == lines[1]
+    path.write_bytes(lines[0] * 2)
+    assert look(layout)[0] == FINE, "the same answer twice is one"
 
 
 def test_the_command_counts_and_its_status_tells(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,9 +117,19 @@ def test_a_changed_start_model_is_refused_before_anything_is_scored(
     run.models[BASE] = dataclasses.replace(run.models[BASE], identity="another", weights="another")
     refuse_other_start(run)  # of a step that was begun and saved nothing
     write_record(folder, Record("step", fingerprint(identity), identity, {}, "2026-01-01T00:00:00Z", 1.0))
-    known = raises("run.other-plan")
+    known = raises("run.other-plan", "start model base")
     with known if order != "random" else contextlib.nullcontext():
         refuse_other_start(run)
+
+
+def test_show_fetches_and_hashes_no_reference_for_a_step_whose_tokens_are_not_made(made: Path, tmp_path: Path) -> None:
+    """A hub model may be large, and the machine that asks may have no network."""
+    reference = {"name": "owner/none", "revision": COMMIT}
+    stage = {"kind": "dpo", "data": ["a"], "max_length": 64, "reference": reference}
+    run = run_of({"path": str(made)}, {"align": stage}, tmp_path)
+    run.models[BASE] = base_model(run)
+    run.tokens.clear()
+    assert [one.id for one in state.known_steps(run)] == [None]
 
 
 def test_show_and_run_know_a_model_with_code_of_its_own_alike(trusted: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_parts_are_drawn_of_any_kind_of_task_that_is_no_share() -> None:
         one["kind"] = "from_another_package"
     report = read_report(standalone(scores=data))
     (chart,) = charts_scores.draw_parts(report, report.scores)
-    assert chart.caption.startswith("mt_bench by category, ")
+    assert chart.caption.startswith("mt_bench, part by part, ")
     assert "humanities" in chart.svg
 
 
@@ -243,7 +243,7 @@ def test_the_pictures_hold_up_to_eight_models_with_long_names(count: int) -> Non
     assert chart.caption == "Tasks and averages, by model, openllm-v1"
     drawn = charts_scores.draw_parts(report, report.scores)
     assert len(drawn) == 1
-    assert all(part in drawn[0].svg for part in ("all questions", "writing", "humanities"))
+    assert all(part in drawn[0].svg for part in ("whole task", "writing", "humanities"))
 
 
 def test_markdown_tables_are_well_formed() -> None:

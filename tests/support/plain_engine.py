@@ -17,7 +17,7 @@ from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequ
 
 
 class PlainEngine:
-    """Answers as `evaluate.candidate.GroupEngine` says; `asked` keeps the groups of each call."""
+    """Answers as `evaluate.engines.pool.GroupEngine` says; `asked` keeps the groups of each call."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -16,6 +17,7 @@ from ratchet.errors import StoppedError
 from ratchet.store.files import write_json
 from ratchet.store.made import hold
 from ratchet.train import driver_loop as module
+from ratchet.train import launch
 from ratchet.train.driver_loop import Nodes, NodeWatch, Told, refuse_stopped, watched
 from ratchet.train.notice import WORKERS, Notice, read_notice
 from ratchet.train.worker import check_driver
@@ -26,6 +28,14 @@ from train_bench import spec_of
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr("ratchet.train.driver_loop.live_nodes", lambda: Nodes({}, {}, frozenset()))
+
+
+def test_a_ray_train_that_cannot_be_loaded_is_no_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that starts it says why it ended, whatever it was: the driver waits for its word."""
+    monkeypatch.setitem(sys.modules, "ray.train.torch", None)
+    fitted: Future[Mapping[str, Any]] = Future()
+    launch._fit(fitted, spec_of(tmp_path), {"CPU": 1.0}, 0, None, lambda config: {})
+    assert isinstance(fitted.exception(timeout=0), ImportError)
 
 
 class Training:

@@ -292,7 +292,7 @@ def test_folders_that_are_no_trials_are_left_out_and_broken_ones_named(
     (damaged,) = gather(trials.layout, asked()).trials
     assert damaged.status == "unfinished" and not damaged.metrics and "counts as unfinished" in caplog.text
     write_sealed(path, {"metrics": {"m": 3}})
-    with raises("corrupt"):
+    with raises("corrupt", "trials/ta"):
         gather(trials.layout, asked())
 
 

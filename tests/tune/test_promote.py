@@ -34,7 +34,7 @@ KEYS = {"stages.align.beta": {"loguniform": [0.1, 1.0]}, "stages.align.learning_
 
 @pytest.fixture
 def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Document:
-    """The example's plan with the point_to_promote's values, read in a folder of its own."""
+    """The example's plan with the winner's values, read in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     path = plan_example.write(tmp_path)
     return override.apply(read(path), [f"{key}={value}" for key, value in VALUES.items()])

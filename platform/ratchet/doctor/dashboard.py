@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,18 @@ def answers_unasked(url: str) -> bool:
         return False
 
 
+class _SystemTrust(requests.adapters.HTTPAdapter):
+    """Trusts whom this machine trusts, SSL_CERT_FILE included; requests has a list of its own."""
+
+    def init_poolmanager(self, *sizes: Any, **options: Any) -> None:
+        super().init_poolmanager(*sizes, ssl_context=ssl.create_default_context(), **options)
+
+
 def get(url: str, token: str | None) -> tuple[int, bytes]:
     """Return status and body of a GET. Raises one of `_NO_ANSWER` where nothing answers."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with requests.Session() as session:
+        session.mount("https://", _SystemTrust())
         session.trust_env = False  # no proxy, and no password of a netrc in place of the token
         with session.get(url, headers=headers, timeout=_SECONDS, allow_redirects=False, stream=True) as answer:
             # A part is enough: a server that never ends must not fill the memory.

@@ -195,7 +195,7 @@ def disks(nodes: Sequence[NodeFacts], needed: int | None) -> Finding:
             ("temporary folder", machine.free_temporary, _LITTLE_DISK),
         ):
             if free < least:
-                told.append(f"{what} of {name}: {bytes_text(free)} free of {bytes_text(least)}")
+                told.append(f"{what} of {name}: {bytes_text(free, down=True)} free of {bytes_text(least)}")
                 bad |= free < _TOO_LITTLE_DISK or (what == "storage" and needed is not None)
     if told:
         do = "free some space, or choose another cluster.storage and --temp-dir"

@@ -117,9 +117,11 @@ def read_result(folder: Path) -> TaskResult:
     try:
         fields = json.loads(checked(folder / RESULT).read_text(encoding="utf-8"))
         rows = pq.read_table(checked(folder / ITEMS)).to_pylist()
+        # Not by the codec: a value of an added task may be NaN, which it writes as null and does not read as a number.
         # Arrow gives a map as a list of pairs.
-        items = [{**row, "values": dict(row["values"])} for row in rows]
-        return from_values(TaskResult, {**fields, "items": items}, where=str(folder), fix=fix, error=CorruptError)
+        items = tuple(Item(**{**row, "values": dict(row["values"])}) for row in rows)
+        found = from_values(TaskResult, {**fields, "items": []}, where=str(folder), fix=fix, error=CorruptError)
+        return dataclasses.replace(found, items=items)
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise CorruptError(f"not a result: {error}", where=str(folder), fix=fix) from error
 

@@ -149,7 +149,7 @@ def _bad(folder: Path) -> str:
     return "renamed to bad-…; training goes on from the previous one"
 
 
-def _journal(lease: str, parse: Callable[[bytes], object]) -> Callable[[Path, Layout], Iterator[StorePart]]:
+def _journal(lease: str, parse: Callable[[bytes], tuple[str, object]]) -> Callable[[Path, Layout], Iterator[StorePart]]:
     def find(path: Path, layout: Layout) -> Iterator[StorePart]:
         bad = damaged_lines(path, parse)
         if not bad:

@@ -56,7 +56,9 @@ def tokens_identity(
 
 def _marks(model_folder: Path) -> tuple[str, ...]:
     """Return digests of all files of a model folder that a tokenizer or its template is read from."""
-    small = (path for path in model_folder.rglob("*") if path.suffix in {".json", ".jinja", ".model", ".txt"})
+    # Not all below: a model's folder may hold data sets and outputs. The second folder is transformers' for templates.
+    found = (path for place in ("*", "additional_chat_templates/*") for path in model_folder.glob(place))
+    small = (path for path in found if path.suffix in {".json", ".jinja", ".model", ".txt"})
     return tuple(f"{path.name} {digest_once(path)}" for path in sorted(small) if path.is_file())
 
 

@@ -48,7 +48,16 @@ class Contents:
         carries = trains(step.settings) and step.name in self._heirs.get(step.start, ())
         if carries and not models <= run.models.keys():
             return False
-        return step.chunk.shares.keys() <= run.pairs.keys() and _ordered(run, step)
+        if not step.chunk.shares.keys() <= run.pairs.keys() or not _ordered(run, step):
+            return False
+        # A model that is named outside the plan is hashed whole, or fetched: only a run that comes so far does that.
+        reference, stage = step.reference, step.settings
+        return not (
+            isinstance(reference, ModelSpec)
+            and trains(stage)
+            and reference.model_dump_json() not in run.external
+            and any((name, stage.max_length, stage.overlong) not in run.tokens for name in step.chunk.shares)
+        )
 
     def model(self, which: str | ModelSpec) -> str:
         """Return the identity of a model."""

@@ -95,7 +95,8 @@ def layered(
     heights: list[int] = []
     with_heir: set[str] = set()
     for shape in shapes:
-        parent = max(shape.parents, key=columns.__getitem__, default=None)
+        # A document that somebody edited may name a parent further below, or none that is there.
+        parent = max((one for one in shape.parents if one in columns), key=columns.__getitem__, default=None)
         columns[shape.id] = 0 if parent is None else columns[parent] + 1
         # A further child opens a row below all others, so that of a tree given branch by branch no two lines cross.
         if parent is None or parent in with_heir:

@@ -37,7 +37,7 @@ class Journal(AppendLog[Answer]):
 class UnitJournal(AppendLog[list[Answer]]):
     """Answers of a model by the key of the unit that they were computed in. No other process may write it meanwhile.
 
-    Raises RunError where one does, CorruptError where a unit has two lines, StorageError.
+    Raises RunError where one does, CorruptError where a unit has two lines that differ, StorageError.
     """
 
     def __init__(self, path: Path) -> None:

@@ -125,17 +125,15 @@ def read_places(path: Path, parse: Callable[[bytes], tuple[str, object]]) -> tup
     end, bad = 0, []
     for number, start, raw in _lines(path):
         try:
-            key, _ = parse(raw)
+            key, content = parse(raw)
         except ValueError as error:
             bad.append((start, number, error))
             continue
-        # A digest of each line, not the line: a journal may be larger than the memory.
-        digest = hashlib.sha256(raw).digest()
-        if contents.setdefault(key, digest) != digest:
+        if contents.setdefault(key, digest := _digest(content)) != digest:
             raise CorruptError(
                 "another answer to a request that has one above",
                 where=f"{path}:{number}",
-                fix="remove that line; its request will be asked again",
+                fix="remove both lines, or run `ratchet fsck` over its storage, which does; they are asked again",
                 code="corrupt.two-answers",
             )
         end = start + len(raw)
@@ -151,15 +149,25 @@ def read_places(path: Path, parse: Callable[[bytes], tuple[str, object]]) -> tup
     return found, end
 
 
-def damaged_lines(path: Path, parse_line: Callable[[bytes], object]) -> dict[int, str]:
-    """Return the numbers, from 1, of the lines that `parse_line` raises ValueError for, and why."""
+def damaged_lines(path: Path, parse: Callable[[bytes], tuple[str, object]]) -> dict[int, str]:
+    """Return the numbers, from 1, of the lines that nobody can go by, and why.
+
+    Such is a line that `parse` raises ValueError for. So are all lines of a key that has two contents, since nothing
+    says which of them is right.
+    """
     found = {}
+    lines: dict[str, dict[int, bytes]] = {}
     for number, _, raw in _lines(path):
         try:
-            parse_line(raw)
+            key, content = parse(raw)
         except ValueError as error:
             found[number] = str(error)
-    return found
+        else:
+            lines.setdefault(key, {})[number] = _digest(content)
+    for same in lines.values():
+        if len(set(same.values())) > 1:
+            found |= dict.fromkeys(same, "its request has two answers")
+    return dict(sorted(found.items()))
 
 
 def rewrite(path: Path, *, without: Collection[int]) -> None:
@@ -177,6 +185,11 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         for number, raw in enumerate(file, 1):
             yield number, start, raw
             start += len(raw)
+
+
+def _digest(content: object) -> bytes:
+    """A digest of what a line says, and not the line: a journal may be larger than the memory."""
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).digest()
 
 
 def _text(value: Any) -> str:

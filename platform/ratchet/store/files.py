@@ -222,13 +222,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def bytes_text(count: int) -> str:
-    """Return bytes as people say them, rounded up: `312 B`, `4.1 KiB`, `7.0 MiB`, `2.0 GiB`."""
+def bytes_text(count: int, *, down: bool = False) -> str:
+    """Return bytes as people say them, rounded up or `down`: `312 B`, `4.1 KiB`, `7.0 MiB`, `2.0 GiB`."""
     power = max((one for one in range(4) if count >= 1 << 10 * one), default=0)
     if power == 0:
         return f"{count} B"
-    # Rounded up, so that what is over a limit reads so.
-    return f"{math.ceil(count / (1 << 10 * power) * 10) / 10:.1f} {'BKMG'[power]}iB"
+    # Rounded up, so that what is over a limit reads so; what is there goes down, and reads as less than what is asked.
+    tenths = (math.floor if down else math.ceil)(count / (1 << 10 * power) * 10)
+    return f"{tenths / 10:.1f} {'BKMG'[power]}iB"
 
 
 DIGEST = "digest"

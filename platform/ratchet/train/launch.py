@@ -156,11 +156,11 @@ def _fit(
     worker: Worker,
 ) -> None:
     """Run one Ray Train run to its end, and put what its workers returned into `fitted`."""
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
     try:
+        from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
         with _scratch(Path(spec.folder), name, slots) as scratch:
             cluster = spec.cluster
             fewest, most = cluster.fewest_workers, cluster.most_workers

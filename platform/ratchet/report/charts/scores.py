@@ -82,11 +82,11 @@ def draw_parts(report: Report, scores: SuiteScores) -> list[Chart]:
         if head is None or head.unit in _SHARES:  # the parts of a share, such as MMLU's 57 subjects, are a table
             continue
         parts = [one for found in results.values() for one in found.scores if one.metric == head.metric and one.group]
-        lines = [("all questions", _dots({name: one.headline for name, one in results.items()}, {head.unit}))]
+        lines = [("whole task", _dots({name: one.headline for name, one in results.items()}, {head.unit}))]
         for part in {(one.name, one.group): one for one in parts}.values():
             mine = {name: one.score(part.name, part.group) for name, one in results.items()}
             lines.append((part.group, _dots(mine, {head.unit})))
-        says = _caption(f"{scores.label(suite, task)} by category", results)
+        says = _caption(f"{scores.label(suite, task)}, part by part", results)
         if parts:
             made.append(_grouped(report, Picture(f"parts-{number}", says, head.unit, lines, _records(results))))
     return [one for one in made if one is not None]
