@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from certificate import self_signed
 from ratchet.cli import main
 from ratchet.doctor.dashboard import answers_unasked, get, inspect_dashboard, own_token
 from ratchet.doctor.facts import Dashboard
@@ -112,6 +114,16 @@ def test_a_redirect_is_not_followed_and_a_proxy_not_used(server: Any, monkeypatc
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     assert get(url(server) + "/away", TOKEN)[0] == 302
     assert [path for path, _ in server.seen] == ["/away"]
+
+
+def test_the_machines_own_authorities_are_trusted(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(self_signed(tmp_path / "ca.pem"))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    address = url(server).replace("http", "https")
+    assert not inspect_dashboard(address, TOKEN).reachable
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    assert inspect_dashboard(address, TOKEN).reachable
 
 
 def test_whose_token_counts(tmp_path: Path) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import io
-import ipaddress
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from certificate import self_signed
 from job_server import JobServer, job_server, resets, says, stops_half_way
 from raised import raises
 from ratchet.errors import PlanError
@@ -66,32 +65,6 @@ def test_no_server_no_tls_and_old_ray_are_told(server: JobServer) -> None:
     with raises("cluster.no-answer") as caught:
         connect_jobs(gone, None)
     assert "Connection refused" in caught.value.what
-
-
-def self_signed(path: Path) -> Path:
-    """Write a certificate of 127.0.0.1 with its key, valid today."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 def test_an_unknown_certificate_is_refused_and_ca_trusts_it(tmp_path: Path, server: JobServer) -> None:
