@@ -83,6 +83,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
         wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
     evaluated = evaluate_models(asked, arguments.suite, suite, cluster, wandb, here=arguments.here)
     sys.stdout.write(f"report: {evaluated.report}\n")
+    # After the report is named, which has what all other tasks found.
     if (error := evaluated.error()) is not None:
         raise error
     return 0
@@ -95,6 +96,7 @@ def read_models(arguments: argparse.Namespace, dtype: str) -> dict[str, ModelSpe
         text = getattr(arguments, option) or ""
         if text and (what := url_fault(text) or path_fault(NamedPath(part, option, (), text))):
             wrong.append(f"--{option.replace('_', '-')}: {what}")
+    # What is wrong with it would be said again for each model.
     template = None if wrong else arguments.chat_template
     for words in arguments.models:
         try:

@@ -88,6 +88,7 @@ def _render(arguments: argparse.Namespace) -> int:
             )
         )
     )
+    # Read back as `check` reads it, so that nothing is written which that refuses.
     fail(check_objects(parse_manifests(text, "the manifests"), Against(gates=tuple(arguments.gates))))
     if arguments.out is None:
         sys.stdout.write(text)
@@ -106,6 +107,7 @@ def _check(arguments: argparse.Namespace) -> int:
     files = [path for path in arguments.paths if str(path) != _STDIN]
     objects = read_objects(files)
     if len(files) < len(arguments.paths):
+        # One more than is allowed, so that too much is seen to be that.
         objects += holding(parse_manifests(sys.stdin.read(LARGEST_FILE + 1), "<stdin>"), "<stdin>")
     fail(check_objects(objects, against))
     sys.stdout.write(f"{len(objects)} objects: rules of KubeRay v1.7.0 and of Ratchet kept\n")

@@ -53,6 +53,7 @@ def show_command(arguments: argparse.Namespace) -> int:
     """Draw the plan; nothing is run and nothing written."""
     plan = load_plan(arguments.plan, arguments.overrides, path_problems)
 
+    # Inside: `ratchet check` is of this module too, and loads neither torch nor Ray.
     from ratchet.pipeline.state import survey
 
     sources, steps = survey(plan)
@@ -169,6 +170,7 @@ def prove_command(arguments: argparse.Namespace) -> int:
 
     proof = prove_plan(plan, arguments.updates)
     sys.stdout.write(redact.words("\n".join(proof_lines(proof))) + "\n")
+    # The table first: the error names one number alone.
     refuse_proof(proof)
     return 0
 

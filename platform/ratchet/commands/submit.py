@@ -109,6 +109,7 @@ def _submit(arguments: argparse.Namespace, plan: Plan, address: str) -> tuple[st
     command = entrypoint(staged.plan, arguments.overrides, fresh=arguments.fresh)
     texts = {"the command": command, "--id": arguments.id or ""} | {f"--env {name}": values[name] for name in values}
     known = secrets.known_secrets(os.environ, [one.text for one in key_variables(plan)])
+    # Before the cluster is spoken to at all.
     secrets.refuse_secrets(texts, [*staged.files, *library], known)
     if not arguments.ignored:
         files.refuse_ignored(staged.files)

@@ -55,6 +55,7 @@ def inspect(storage: Path | None) -> list[NodeFacts]:
     listed = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     ids = list(listed)
     machines = _everywhere(ids, probe.machine, storage or Path())
+    # Only where something ran: each other node would be waited for again.
     shared = _meet([one for one in ids if isinstance(machines[one], Machine)], storage) if storage else {}
     skews = _skews([one for one in ids if isinstance(machines[one], Machine)])
     found = []

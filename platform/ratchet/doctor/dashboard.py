@@ -173,6 +173,7 @@ def token_readable(mode: int | None, path: str) -> Finding:
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
+    # The answer is a stranger's: it may be nested deeper than Python can follow.
     except (ValueError, RecursionError):
         return None
 

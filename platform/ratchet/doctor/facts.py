@@ -139,8 +139,9 @@ def worst(findings: Iterable[Finding]) -> Level:
 
 
 def findings_text(findings: Iterable[Finding]) -> str:
-    """Return findings as lines for people: those that ask for something to be done last, where they are seen."""
+    """Return findings as lines for people."""
     lines = []
+    # What asks for something to be done comes last, where it is seen.
     for one in sorted(findings, key=lambda one: -_ORDER.index(one.level)):
         lines.append(f"{one.level:<8} {one.check}: {one.found}")
         lines += [f"         → {one.do}"] if one.do else []

@@ -115,21 +115,23 @@ def read_events(lines: typing.Iterable[Any]) -> tuple[Event, ...]:
 
 
 def write_event(step_folder: Path, event: Event) -> None:
-    """Add a line. Several processes may: a line is one write at the end of the file. Raises StorageError."""
+    """Add a line; several processes may. Raises StorageError."""
     path = step_folder / NAME
     values = to_values(dataclasses.replace(event, at=now()))
     line = json.dumps({key: value for key, value in values.items() if value is not None})
     with storage_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
+            # In one write, so that the lines of several processes do not mix.
             os.write(handle, f"{line}\n".encode())
         finally:
             os.close(handle)
 
 
 def events_of(step_folder: Path) -> list[Event]:
-    """Return the events of a step, oldest first; a line that a kill cut short is left out."""
+    """Return the events of a step, oldest first, from its whole lines."""
     try:
+        # What follows the last newline was cut short by a kill.
         lines = (step_folder / NAME).read_text(encoding="utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return []

@@ -193,6 +193,7 @@ def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         mine, theirs = a.get(key), b.get(key)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
             found += [f"{key}.{inner}" for inner in _changed(mine, theirs)]
+        # As JSON, since a tuple as made is a list as read back.
         elif (key in a) != (key in b) or (mine != theirs and _plain(mine) != _plain(theirs)):
             found.append(key)
     return found

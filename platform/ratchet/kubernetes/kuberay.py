@@ -148,9 +148,10 @@ def _ray_version(cluster: RayPart) -> tuple[int, int] | None:
 
 
 def _autoscaler_v2(cluster: RayPart) -> bool:
-    """Tell whether groups may have what only autoscaler v2 knows; KubeRay does not ask whether it is on."""
+    """Tell whether groups may have what only autoscaler v2 knows."""
     entry = environment(ray_container(cluster.part("headGroupSpec", "template", "spec")), _V2)
     by_variable = entry is not None and entry.data.get("value") in ("1", "true")
+    # KubeRay does not ask whether the autoscaler is on.
     return by_variable or at(cluster.data, "autoscalerOptions", "version") == "v2"
 
 

@@ -59,6 +59,7 @@ def network_faults(objects: Sequence[Document]) -> Iterator[Problem]:
     policies = [mapping(one.data, "spec") for one in objects if object_kind(one) == "NetworkPolicy"]
     for document in objects:
         cluster = cluster_of(document)
+        # Beside `networkPolicy` KubeRay makes a policy for the cluster.
         if cluster is None or "networkPolicy" in cluster.data:
             continue
         for part in (cluster.part("headGroupSpec"), *groups(cluster)):
@@ -70,6 +71,7 @@ def network_faults(objects: Sequence[Document]) -> Iterator[Problem]:
 
 def _selects(policy: object, labels: dict[str, object]) -> bool:
     wanted = mapping(policy, "podSelector", "matchLabels")
+    # Without policyTypes a NetworkPolicy is one of ingress.
     inward = "Ingress" in texts_in(at(policy, "policyTypes")) or at(policy, "policyTypes") is None
     return inward and all(labels.get(key) == value for key, value in wanted.items())
 
@@ -169,6 +171,7 @@ def security_faults(document: Document) -> Iterator[Problem]:
     if cluster is not None:
         yield from _auth_faults(cluster)
         for n, (_, pod) in enumerate(ray_pods(cluster)):
+            # The autoscaler runs on the head, and asks Kubernetes for pods.
             yield from _token_faults(pod, needs_token=n == 0 and autoscales(cluster))
             yield from _guard_faults(pod)
     if (job := job_of(document)) is not None:
@@ -242,6 +245,7 @@ def _container_faults(container: RayPart) -> Iterator[Problem]:
 def image_fault(image: str) -> str:
     """Return what is wrong with an image's name: nothing, or a sentence. Asks no registry."""
     name, _, digest = image.partition("@")
+    # A colon before the last slash is that of a registry's port.
     path, _, tag = name.rpartition("/")[2].partition(":")
     if digest:
         pinned = re.fullmatch(r"sha256:[0-9a-f]{64}", digest)

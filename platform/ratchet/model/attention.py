@@ -59,10 +59,11 @@ class TreePlan:
     @functools.cached_property
     def blocks(self) -> Any:
         """The forest as a FlexAttention block mask."""
+        # Uncompiled code writes out all rows by all rows on the way.
         return self.block_mask(compiled=self.end_T.is_cuda)
 
     def block_mask(self, *, compiled: bool) -> Any:
-        """Return the block mask; uncompiled code writes out all rows by all rows on the way."""
+        """Return the block mask."""
         end_T, rows = self.end_T, len(self.end_T)
 
         def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -258,6 +259,7 @@ def _without_tree(
 
     if mask is not None and tuple(mask.shape) == PASS and query.shape[2] > 1:
         raise ModelError("the tree did not reach attention", fix="run it unshared")
+    # torch's own attention leaves the soft cap out.
     if (softcap := extras.get("softcap")) is not None:
         rows, columns = query.shape[2], key.shape[2]
         causal = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)
@@ -279,7 +281,8 @@ def _mask_maker(compiled: bool) -> Callable[..., Any]:
 
 @functools.cache
 def _flex() -> Callable[..., Tensor]:
-    """FlexAttention, compiled once; row counts vary, so its shapes are dynamic."""
+    """FlexAttention, compiled once."""
     from torch.nn.attention.flex_attention import flex_attention
 
+    # Row counts vary, so its shapes are dynamic.
     return torch.compile(flex_attention, dynamic=True)

@@ -50,6 +50,7 @@ def load_plain_model(folder: Path, dtype: str, attention: str | None = None) -> 
 
 def exactly(folder: Path, dtype: str) -> Any:
     """Return the model that computes in float64 with the weights that `dtype` leaves of a folder's."""
+    # Loaded in `dtype` first, whose rounding of the weights the trainer begins with too.
     return load_plain_model(folder, dtype).double()
 
 

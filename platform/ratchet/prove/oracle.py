@@ -95,6 +95,7 @@ class LowRank(nn.Module):
     def __init__(self, linear: nn.Linear, adapters: Adapters) -> None:
         super().__init__()
         self.linear, self.scale = linear, adapters.alpha / adapters.rank
+        # Zeros for both: where they start is the draw of the trainer that is proved.
         self.lora_A = nn.Parameter(linear.weight.new_zeros(adapters.rank, linear.in_features))
         self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, adapters.rank))
 
@@ -116,6 +117,7 @@ def adapt(model: Any, adapters: Adapters) -> None:
 def answer_logp(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
     """Return the summed log-probability of an answer's tokens, nats, a scalar with its gradient."""
     ids_1T = torch.tensor([[*prompt, *answer]], device=model.device)
+    # One to the left: the logits of a position predict the token after it.
     logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0, len(prompt) - 1 : -1]
     wide = torch.promote_types(logits_TV.dtype, torch.float32)
     logps_TV = torch.log_softmax(logits_TV.to(wide), dim=-1)
@@ -225,6 +227,7 @@ class PlainTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
             for name, parameter in self.parameters.items():
                 if parameter.grad is not None:
+                    # Added up in the optimiser's precision: in the model's own each addition would round.
                     gradient[name] += parameter.grad.to(gradient[name].dtype)
                     parameter.grad = None
             total += float(loss.detach())
@@ -248,6 +251,7 @@ class PlainTrainer:
     def adamw(self, gradient: Weights, norm: float, rate: float) -> None:
         """AdamW (Loshchilov and Hutter 2019, algorithm 2) on the clipped gradient; norms and biases do not decay."""
         recipe, (b1, b2), t = self.recipe, self.recipe.betas, self.step
+        # 1e-6 as torch's clip_grad_norm_ has it.
         scale = 1.0 if recipe.clip is None else min(1.0, recipe.clip / (norm + 1e-6))
         for name, weight in self.weights.items():
             g, m, v = gradient[name] * scale, self.first[name], self.second[name]

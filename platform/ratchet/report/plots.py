@@ -89,6 +89,7 @@ def draw(
         axes.xaxis.set_major_locator(MaxNLocator(6))
         paint(axes)
         out = io.StringIO()
+        # Without a date, so that a page made again is the same to the byte.
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inline(out.getvalue(), name, label, size)
 

@@ -38,6 +38,7 @@ def likelihoods(model: Any, requests: Sequence[ContinuationRequest], *, share: b
         return _likelihoods(model, requests, share=share)
     long = [place for place, one in enumerate(requests) if _length(one) > limit]
     short = [place for place in range(len(requests)) if place not in set(long)]
+    # Each time: a call before, or this one, may leave the frequencies of a longer sequence behind.
     put_back(model)
     some = _likelihoods(model, [requests[place] for place in short], share=share) if short else []
     answers = dict(zip(short, some, strict=True))
@@ -97,6 +98,7 @@ def _shared(model: Any, requests: Sequence[ContinuationRequest]) -> tuple[list[f
     for row, request in enumerate(requests):
         ids_BW[row, width - len(request.context) :] = torch.tensor(request.context)
         mask_BW[row, width - len(request.context) :] = 1
+    # Padding stands on the left, and takes a place that every model has.
     places_BW = (mask_BW.cumsum(1) - 1).clamp(min=0)
     out = model(
         input_ids=ids_BW.to(device),
@@ -115,6 +117,7 @@ def _shared(model: Any, requests: Sequence[ContinuationRequest]) -> tuple[list[f
     for begin in range(0, len(long), step):
         places = long[begin : begin + step]
         owners = torch.tensor([rows[place][0] for place in places])
+        # The model appends to the cache that it is given, and the next rows need that of the contexts alone.
         cache = copy.deepcopy(out.past_key_values)
         cache.batch_select_indices(owners.to(device))
         more, same = _tails(model, [rows[place][1] for place in places], cache, mask_BW[owners], places_BW[owners])

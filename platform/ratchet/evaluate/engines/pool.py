@@ -118,6 +118,7 @@ def _padded(sizes: Sequence[_Size]) -> int:
 def _size(request: Request, length: Length) -> _Size:
     if isinstance(request, ContinuationRequest):
         tail = max(map(len, request.continuations))
+        # A first token takes no row of its own: the context's last position predicts it.
         return _Size(length(request), tail, len(request.continuations) if tail > 1 else 1)
     sampling = getattr(request, "sampling", None)
     return _Size(length(request), sampling.max_tokens if sampling else 0, 1)

@@ -89,6 +89,7 @@ def draw_chosen_overlay(report: Report) -> Chart | None:
             if series:
                 ends.append((_end(series), stage_label(report, stage), colour))
         low, high = axes.get_ylim()
+        # So that 0 has room on both sides, whatever the values are.
         axes.set_ylim(min(low, -0.15 * max(high, 0.1)), max(high, 0.15 * -low))
         axes.axhspan(axes.get_ylim()[0], 0, color=FALL, alpha=0.09, linewidth=0)
         axes.axhline(0, color=INK, linewidth=0.9)
@@ -234,6 +235,7 @@ def draw_margins(report: Report) -> list[Chart]:
             if factor == 1.0:
                 axes.axhline(0, color=INK, linewidth=0.9)
             else:
+                # matplotlib leaves room above, and no accuracy is above 100 %.
                 axes.set_ylim(top=min(100.0, axes.get_ylim()[1]))
                 axes.axhline(50, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             axes.margins(x=0)
@@ -266,6 +268,7 @@ def draw_times(report: Report) -> Chart | None:
     def paint(axes: Any) -> None:
         for place, step in enumerate(steps):
             colour, whole = colour_of(report, step.stage), step.seconds or 0.0
+            # Scores that were found in the store took this step no time, whatever they took once.
             scored = 0.0 if step.reference_reused else step.reference_seconds or 0.0
             trained = step.train_seconds or 0.0
             rest = max(0.0, whole - scored - trained)

@@ -125,6 +125,7 @@ def axis_of(sweep: SweepOutcome, key: Key, values: Iterable[Any], most: int = 24
 
 
 def _apart(low: float, high: float, by: float) -> tuple[float, float]:
+    # Of one value alone an axis would have no length.
     return (low, high) if high > low else (low - by, high + by)
 
 
@@ -133,6 +134,7 @@ def objective_axis(sweep: SweepOutcome, place: int, *, errors: bool = False) -> 
     found = [one.results[place] for one in with_values(sweep, place)]
     ends = [(one.value or 0.0, *(reach(one) if errors else (0.0, 0.0))) for one in found] or [(0.0, 0.0, 0.0)]
     low, high = min(value - down for value, down, _ in ends), max(value + up for value, _, up in ends)
+    # All values may be one, and that one may be 0.
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
     low, high = low - room, high + room
     if sweep.objectives[place].share:
