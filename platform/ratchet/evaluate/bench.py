@@ -143,7 +143,8 @@ class Candidates:
             actors.close()
 
     def step_back(self, line: str) -> None:
-        """Say that there is a wait, and keep no processes meanwhile: who is waited for may need their place."""
+        """Say that there is a wait, and keep no processes meanwhile."""
+        # The process that is waited for may need their place.
         self.rest()
         self.bench.console.say(line)
 

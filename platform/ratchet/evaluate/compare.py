@@ -187,7 +187,7 @@ def _reasons_against(row: Comparison, a: TaskResult, b: TaskResult) -> Iterator[
 
 
 def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Return the dotted keys in which two settings differ, be they as made or as read back from JSON."""
+    """Return the dotted keys in which two settings differ, whether they are as made or as read back from JSON."""
     found: list[str] = []
     for key in dict.fromkeys([*a, *b]):
         mine, theirs = a.get(key), b.get(key)

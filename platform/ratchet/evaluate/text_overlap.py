@@ -52,7 +52,7 @@ class Overlap:
 def run_text_overlap(name: str, task: TextOverlap, candidate: Candidate) -> TaskResult:
     """Ask each question as the only turn of a chat, and hold the greedy answers against the references.
 
-    What an answer thinks is no part of it. An empty answer is an answer: it scores 0, and is counted among the
+    Thoughts are no part of an answer. An empty answer is an answer: it scores 0, and is counted among the
     problems. Raises DataError where the rows cannot be used, and what the engine raises.
     """
     asked = _ask_rows(task, candidate)

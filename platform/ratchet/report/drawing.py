@@ -20,7 +20,7 @@ _NOTE_WIDTH, _LINE = 232, 17
 class Shape:
     """What a drawing places to the right of its `parents`: a box, or a note of bare lines.
 
-    `lines` stand below the `label`, which a note has not. `detail` is shown where the pointer rests; `look` names
+    `lines` stand below the `label`, which a note does not have. `detail` is shown where the pointer rests; `look` names
     classes of the page's style, and `colour` is that of a box's edge.
     """
 
@@ -47,7 +47,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """An shape with its upper left corner, in pixels."""
+    """A shape with its upper left corner, in pixels."""
 
     shape: Shape
     column: int

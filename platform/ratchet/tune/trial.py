@@ -64,7 +64,7 @@ class TrialTask:
         return self._layout.run(self.name)
 
     def folder_of(self, maker: str) -> Path:
-        """Return the folder of who made a step: a trial, as `<sweep>/<trial>`, or a plan."""
+        """Return the folder of what made a step: a trial, as `<sweep>/<trial>`, or a plan."""
         sweep, _, name = maker.rpartition("/")
         return self._layout.trials(sweep).run(name) if sweep else Layout(self._layout.root).run(name)
 

@@ -185,7 +185,7 @@ def _blamed(trier: _Trier, looks: Sequence[_Look], problem: Problem, own: str | 
 
 
 def _cause(point: Point, right: Sequence[Point], own: str | None) -> dict[str, int]:
-    """Return the fewest values of a point that no point has which is right; sooner with that of `own` than without."""
+    """Return the fewest values of a point that no right point has, with that of `own` where there is a choice."""
     keys = sorted(point, key=lambda key: key != own)
     for count in range(1, len(keys)):
         for some in itertools.combinations(keys, count):
@@ -227,7 +227,7 @@ def _told(trier: _Trier, problem: Problem, cause: Mapping[str, int]) -> Problem:
 
 
 def _advice(problem: Problem) -> str:
-    """Return how to be rid of a key of the plan's file that a kind has not."""
+    """Return how to get rid of a key of the plan's file that a kind does not have."""
     if problem.what.startswith("no such key for kind") and not problem.place.under:
         return f"; put {problem.key} under `unset` where no trial needs it"
     return ""

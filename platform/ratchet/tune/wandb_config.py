@@ -173,7 +173,7 @@ def _value(one: Distribution, text: str) -> Any:
 
 
 def _same(value: Any, read: Any) -> bool:
-    """Whether two plain values are equal, a number never being a truth."""
+    """Whether two plain values are equal; a number never equals true or false."""
     return json.dumps(_floats(value), sort_keys=True) == json.dumps(_floats(read), sort_keys=True)
 
 

@@ -68,7 +68,7 @@ def _scores(text: str) -> Scores:
 
 
 def trouble(scores: Scores, emotions: Collection[str]) -> str:
-    """Return why scores end no asking, in a few words, or "" where they do.
+    """Return why scores do not end the asking, in a few words, or "" where they do.
 
     The runner judges this by version 1's rule for version 2 as well: four scores, of exactly these
     emotions, that do not sum to 0.
