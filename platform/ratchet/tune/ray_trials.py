@@ -82,7 +82,8 @@ class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
         self.ended, self.look = ended, look
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look: a trial may have to be stopped while no trial reports anything."""
+        """Look, whatever trials report."""
+        # A trial may have to be stopped while no trial reports anything.
         self.look()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
@@ -98,6 +99,7 @@ class Endings(NotInSnapshots, TrialProgressCallback):  # type: ignore[misc]
         cause = trial.get_error()  # an exception, or its text
         text = str(cause or "the trial's process was lost").strip()
         write_text(task.folder / ERROR, f"{text}\n")
+        # Ray does not do so where a process is lost.
         free_slots(task.folder / SLOTS)
         error = plain_error(cause) if isinstance(cause, BaseException) else ClusterError(text.splitlines()[-1])
         self.ended(task, "failed", error_values(error) | {"where": error.where or str(task.folder / ERROR)})
@@ -172,22 +174,21 @@ class _Earlier:
 
 
 class Gently:
-    """Tells a trial to end itself, where Ray Tune's scheduler would have its process killed.
-
-    Ray would keep the slots of a killed trial's training workers until the end of the job.
-    """
+    """Tells a trial to end itself, where Ray Tune's scheduler would have its process killed."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.told: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return always that the trial goes on; what the scheduler says after it has ended one is not asked for."""
+        """Return always that the trial goes on."""
+        # What the scheduler says of a trial after it has ended it is not asked for.
         if trial.trial_id not in self.told:
             decision = super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
             if decision == TrialScheduler.STOP:
                 self.told.add(trial.trial_id)
                 if not isinstance(trial, _Earlier):
+                    # Not killed: Ray would keep the slots of its training workers until the end of the job.
                     tell(trial.config[TASK], f"did worse than others at step {result[STEP]}")
         return str(TrialScheduler.CONTINUE)
 
@@ -197,9 +198,10 @@ class Asha(Gently, AsyncHyperBandScheduler):  # type: ignore[misc]
 
 
 class MedianRule(Gently, MedianStoppingRule):  # type: ignore[misc]
-    """Ray Tune's median rule without its pauses (a paused trial would lose the steps since its checkpoint)."""
+    """Ray Tune's median rule without its pauses."""
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        # A paused trial would lose the steps since its checkpoint.
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:

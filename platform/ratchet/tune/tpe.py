@@ -63,11 +63,12 @@ def propose(space: Space, known: Sequence[Known]) -> dict[str, Any] | None:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return what optuna is told of each key; a key with values is known by their numbers, as no list is a category."""
+    """Return what optuna is told of each key."""
     found: dict[str, BaseDistribution] = {}
     for key, one in space.keys.items():
         numbers = one.row.range
         if numbers is None:
+            # By the numbers of its values, as no list is a category.
             found[key] = CategoricalDistribution(list(range(len(_values(one)))))
         elif numbers.whole:
             found[key] = IntDistribution(*one.given)

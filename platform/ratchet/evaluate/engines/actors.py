@@ -118,6 +118,7 @@ class Actors:
             raise failure
 
     def _hand_out(self, units: Sequence[Unit], waiting: deque[int], running: dict[Any, tuple[int, Any]]) -> None:
+        # In rounds, so that no process gets a second unit while another has none.
         for depth in range(1, _AHEAD + 1):
             for worker in self._ready:
                 if waiting and sum(owner is worker for _, owner in running.values()) < depth:
@@ -132,10 +133,7 @@ class Actors:
         running: dict[Any, tuple[int, Any]],
         deaths: list[int],
     ) -> None:
-        """Start another process in the place of a dead one; its units wait again.
-
-        The first of them is the one it died over: a process computes them in the order they were sent.
-        """
+        """Start another process in the place of a dead one; its units wait again."""
         lost = {ref: place for ref, (place, owner) in running.items() if owner is worker}
         for ref in lost:
             del running[ref]
@@ -150,6 +148,7 @@ class Actors:
                 )
             self._start()
             return
+        # A process computes units in the order they were sent, so it died over the first.
         over = next(iter(lost.values()))
         deaths[over] += 1
         if deaths[over] >= _MOST_DEATHS:

@@ -249,6 +249,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
             if sampling.top_p < 1.0:
                 warm_V = _nucleus(warm_V, sampling.top_p)
             uniform_V = torch.rand(warm_V.shape, generator=generator, dtype=torch.float64)
+            # The logarithm of 0 is infinite, and so is that of the logarithm of 1.
             noise_V = -torch.log(-torch.log(uniform_V.clamp(min=1e-300, max=1 - 1e-16)))
             drawn_SV[row] = warm_V + noise_V.to(warm_V)
         return drawn_SV
@@ -257,6 +258,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
 def _nucleus(logits_V: Tensor, top_p: float) -> Tensor:
     """Rule out all but the most likely tokens that together reach `top_p` (Holtzman et al. 2020)."""
     ordered_V, order_V = logits_V.sort(descending=True)
+    # What is likelier than a token, without the token: so the likeliest one always stays.
     before_V = ordered_V.softmax(-1).cumsum(-1) - ordered_V.softmax(-1)
     return logits_V.masked_fill(
         torch.zeros_like(logits_V, dtype=torch.bool).scatter(0, order_V, before_V >= top_p), -torch.inf

@@ -120,5 +120,6 @@ def revised_counts(first: Sequence[float], revised: Sequence[float]) -> bool:
 
 
 def enough(parsed: int, asked: int) -> bool:
-    """Tell whether enough was parsed for a total: the runner fails below 0.8333, so 5 of 6 and 50 of 60 pass."""
+    """Tell whether enough was parsed for a total."""
+    # The runner fails below 0.8333, so that 5 of 6 and 50 of 60 pass.
     return parsed / asked >= LEAST_PARSED

@@ -75,8 +75,9 @@ def ask_questions(questions: Sequence[EmotionQuestion], task: EqBench, engine: E
 
 
 def _said(answer: Answer) -> str:
-    """Return what an answer says: neither thoughts nor a number that the longest length may have cut in two."""
+    """Return what an answer says: neither thoughts nor half a number at its end."""
     said = spoken(answer.text) or ""
+    # The longest length may have cut its last number in two.
     return _HALF.sub("", said) if answer.finish_reason == "length" else said
 
 

@@ -122,8 +122,7 @@ def error_of_leaves(errors: Sequence[float], sizes: Sequence[int] | None) -> flo
 def bootstrap(how: How, values: Sequence[Any], draws: int) -> tuple[float | None, int]:
     """Return the standard error of `how` over N values by `draws` samples of N, and how many had no figure.
 
-    The spread of the samples is that of a population of N, and is brought to one of N − 1. The error is None where
-    half of the samples or more have no figure.
+    The error is None where half of the samples or more have no figure.
     """
     count = len(values)
     random = np.random.default_rng(_SEED)
@@ -136,6 +135,7 @@ def bootstrap(how: How, values: Sequence[Any], draws: int) -> tuple[float | None
     finite = [one for one in found if math.isfinite(one)]
     if 2 * len(finite) <= draws:
         return None, draws - len(finite)
+    # The spread of the samples is that of a population of N, and is brought to one of N − 1.
     return float(np.std(finite, ddof=1) * math.sqrt(count / (count - 1))), draws - len(finite)
 
 
@@ -257,13 +257,11 @@ def _moved(answers: Any, likely: Sequence[float]) -> list[tuple[float, bool]]:
 
 
 def _of_differences(process: Process, doc: Any, answers: Any) -> set[str]:
-    """Return the metrics that stay the same when all likelihoods move by as many nats, in every one of several tries.
-
-    They move down from 0, where the largest is: there a mean over length (acc_norm) shows that it is no difference.
-    """
+    """Return the metrics that stay the same when all likelihoods move by as many nats, in each of several tries."""
     random = np.random.default_rng(_SEED)
     tries = [np.array(_likelihoods(answers)), *random.uniform(-_SPREAD, 0.0, (_TRIES, len(answers)))]
     names: set[str] = set(process(doc, _moved(answers, tries[-1].tolist())))
+    # Down from 0, where a mean over length (acc_norm) shows that it is no difference.
     for likely in (one - one.max() for one in tries):
         here = process(doc, _moved(answers, likely.tolist()))
         for move in _MOVES:

@@ -53,13 +53,11 @@ def apply_openllm_v1(name: str, task: Any) -> None:
 
 
 class _KeepFinalDot:
-    """A filter of lm-eval's kind: `18.` is no `18`, as it was none in 2023.
-
-    Today's comparison drops a dot at the very end, which a space after it prevents.
-    """
+    """A filter of lm-eval's kind: `18.` is no `18`, as it was none in 2023."""
 
     def apply(self, resps: Sequence[Sequence[str]], docs: Sequence[Any]) -> list[list[str]]:
         """Return what the filter before found, each answer's list as it was."""
+        # Today's comparison drops a dot at the very end, which a space after it prevents.
         return [[f"{text} " if text.endswith(".") else text for text in found] for found in resps]
 
 

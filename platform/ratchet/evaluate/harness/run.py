@@ -94,6 +94,7 @@ def _alone(name: str, failed: dict[str, RatchetError]) -> Iterator[None]:
     """Let a task fail alone: what ends the block for a reason of the task's own is put into `failed`."""
     try:
         yield
+    # No task's own fault: all others would fail of it too.
     except StorageError:
         raise
     except Exception as error:

@@ -152,12 +152,13 @@ def _own_judge(candidates: Candidates, said: ModelJudge) -> Iterator[Judge]:
 
 
 class _InTurn:
-    """An engine that starts once the candidate's processes have ended: one GPU may have to do for both."""
+    """An engine that starts once the candidate's processes have ended."""
 
     def __init__(self, engine: Engine, candidates: Candidates) -> None:
         self.engine, self.candidates = engine, candidates
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        # One GPU may have to do for both.
         self.candidates.rest()
         return self.engine.answer(requests)
 

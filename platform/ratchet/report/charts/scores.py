@@ -103,9 +103,10 @@ def _dots(scores: Mapping[str, Score | Average | None], units: set[str]) -> list
 
 
 def _reach(one: Score | Average, factor: float) -> tuple[float, float] | None:
-    """Return how far an interval goes: an exact one where the items of a share all agree, and the formula says 0."""
+    """Return how far an interval goes: an exact one where the items of a share all agree."""
     if one.value is None or one.standard_error is None:
         return None
+    # The formula says 0 where all items agree, which is more than they tell.
     if one.unit == "share" and one.standard_error == 0 and isinstance(one, Score):
         low, high = interval_of(one.value, one.count) or (one.value, one.value)
         return factor * (one.value - low), factor * (high - one.value)
