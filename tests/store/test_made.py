@@ -168,3 +168,16 @@ def test_a_turn_keeps_the_leases_of_what_is_missing_alone(tmp_path: Path) -> Non
         assert mine.found == {"b": "two"} and mine.leases.keys() == {"b"}
         with leased(layout.lease("a"), what="another's", refuse="it must be free"):
             mine.check()
+
+
+def test_a_turn_under_a_lease_that_is_held_looks_once_and_checks_that_lease(tmp_path: Path) -> None:
+    layout, looks = Layout(tmp_path), list[bool]()
+    with (
+        leased(layout.lease("run"), what="x") as lease,
+        turn(layout, looks.append, lambda found: {"a": "one"}, SILENTLY, held=lease) as mine,
+    ):
+        assert looks == [True] and not layout.lease("a").exists()
+        mine.check()
+        (layout.lease("run") / "7.json").write_text("{}")  # as one does that has seen this lease lapse
+        with raises("run.taken-over"):
+            mine.check()

@@ -89,11 +89,6 @@ class Run:
     here: bool = False
     """Whether all of it happens in this process, without a Ray."""
 
-    def still_ours(self) -> None:
-        """Raise RunError where another process has taken the run folder over."""
-        if self.lease is not None:
-            self.lease.check()
-
     @property
     def wait(self) -> Wait:
         """How the run waits for other processes."""

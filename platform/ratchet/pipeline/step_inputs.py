@@ -5,11 +5,13 @@ Masters go from step to step: here is who leaves them, who starts from them, and
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ratchet.errors import CorruptError
 from ratchet.pipeline.context import Run
@@ -156,6 +158,39 @@ def home_key(run: Run, step: Step, identity: Mapping[str, Any]) -> str:
     """Return the name under which trials share a step; one that leaves masters is another than one that does not."""
     leaving = {"leaves": KEY} if leaves(run, step) else {}
     return fingerprint({"recipe": identity, "inputs": input_weights(run, step, identity), **leaving})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStep:
+    """A step whose inputs are there. It is made in its place, so that its checkpoints outlive a kill.
+
+    It has a name in its run folder. Trials share it by `home`, which also has the weights of its inputs: one recipe
+    may have come out with other weights elsewhere.
+    """
+
+    run: Run
+    step: Step
+    identity: Mapping[str, Any]
+    kind: ClassVar[str] = "step"
+
+    @property
+    def what(self) -> str:
+        return f"step {self.step.name} of {self.run.plan.name}"
+
+    @property
+    def folder(self) -> Path:
+        """The step in its run folder; of a trial's it is a link to its home."""
+        return self.run.layout.step(self.run.plan.name, self.step.name)
+
+    @functools.cached_property
+    def home(self) -> Path:
+        """Where it lies in the store when a trial made it."""
+        return self.run.layout.made_step(home_key(self.run, self.step, self.identity))
+
+    @property
+    def place(self) -> Path:
+        """Where this run makes it."""
+        return self.home if self.run.trial else self.folder
 
 
 def tell_of_rounding(run: Run, step: Step, identity: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ from ratchet.pipeline.step_folder import (
 from ratchet.pipeline.step_inputs import (
     KEY,
     Contents,
+    RunStep,
     drop_masters,
-    home_key,
     input_weights,
     left_by,
     tell_of_rounding,
@@ -50,7 +50,7 @@ from ratchet.reference.models import MASTERS, Adapter, Model, read_adapter, serv
 from ratchet.store.files import folder_aside, remove_leftovers, storage_errors, write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import Wait
-from ratchet.store.made import turn
+from ratchet.store.made import LeasedTurn, Product, record_of, turn
 from ratchet.store.record import NAME, Record, now, read_record
 from ratchet.train.publish import ADAPTER, MODEL
 
@@ -63,8 +63,10 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
     """
     step, identity = planned.step, planned.identity
     assert identity is not None  # noqa: S101  a run makes every input before
-    with _place(run, step, identity) as place:
-        folder, record = place.folder, place.found
+    made = RunStep(run, step, identity)
+    folder = made.place
+    with _turn(made) as mine:
+        record = mine.found
         if record is None:
             _clear(folder, identity)
             started, clock = now(), time.monotonic()
@@ -80,58 +82,58 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
                 with followed(run, spec):
                     result = train(spec)
                 counts, facts = result.counts, training_facts(run, result, gate, scored)
-            record = _record(run, step, folder, identity, started, time.monotonic() - clock, counts, facts)
-            place.check()
+            product = Product(counts, input_weights(run, step, identity), {**_facts(made), **facts})
+            record = record_of(made, product, started, time.monotonic() - clock)
+            mine.check()
             write_step_record(folder, record)
             run.console.done(step.name, _outcome(record), record.seconds)
         else:
             run.console.say(f"{step.name:<20} is there already")
         drop_checkpoints(folder)  # also of one that is there: its maker may have been killed before it could
-    if place.found is None or run.trial:
+    if mine.found is None or run.trial:
         run.stop.check()
     if run.trial is None:
         drop_masters(run, step)
     return known_model(run, step, record)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where a step is made or was found; `check` raises RunError where another process took the place over."""
-
-    folder: Path
-    found: Record | None
-    check: Callable[[], None]
-
-
 @contextlib.contextmanager
-def _place(run: Run, step: Step, identity: Mapping[str, Any]) -> Iterator[_Place]:
-    """Give a step its place: the run's own folder, or for a trial the store, where another that makes it is awaited."""
-    folder = run.layout.step(run.plan.name, step.name)
-    home = run.layout.made_step(home_key(run, step, identity))
-    if (trial := run.trial) is None:
-        clear_step(folder, run.layout.damaged, wanted=not run.fresh and wanted_again(run, step.name))
-        _claim(run, step, folder, identity)
-        if not folder.exists() and not run.fresh and (home / NAME).exists() and not step_faults(home):
-            link_step(folder, home)  # a sweep's trial made it
-        yield _Place(folder, read_record(folder), run.still_ours)
-        return
-    with trial.watch(step.name, folder):
-        link_step(folder, home)
+def _turn(made: RunStep) -> Iterator[LeasedTurn[Record | None]]:
+    """Look for a step, and hold its place: the run holds its own folder, and for a trial that makes it others wait."""
+    run, step, trial = made.run, made.step, made.run.trial
 
-        def look(mine: bool) -> Record | None:
-            if mine:
-                clear_step(home, run.layout.damaged)
-            return None if step_faults(home) else read_record(home)
+    def look(mine: bool) -> Record | None:
+        if trial is None:
+            return _found_in_run(made)
+        if mine:
+            clear_step(made.home, run.layout.damaged)
+        return None if step_faults(made.home) else read_record(made.home)
 
-        def missing(record: Record | None) -> dict[str, str]:
-            return {} if record else {f"step-{home.name}": f"step {step.name} of {run.plan.name}"}
+    def missing(record: Record | None) -> dict[str, str]:
+        return {} if record or trial is None else {f"{made.kind}-{made.home.name}": made.what}
 
-        def stopped() -> None:
+    def stopped() -> None:
+        if trial is not None:
             trial.check()
-            run.stop.check()
+        run.stop.check()
 
-        with turn(run.layout, look, missing, Wait(run.console.say, stopped)) as mine:
-            yield _Place(home, mine.found, mine.check)
+    with contextlib.ExitStack() as stack:
+        if trial is not None:
+            stack.enter_context(trial.watch(step.name, made.folder))
+            link_step(made.folder, made.home)
+        # The lease of a trial's folder keeps nobody out of the store.
+        held = run.lease if trial is None else None
+        yield stack.enter_context(turn(run.layout, look, missing, Wait(run.console.say, stopped), held=held))
+
+
+def _found_in_run(made: RunStep) -> Record | None:
+    """Return the record of a step in its run folder, made sure that it is this one; or of one that a trial made."""
+    run, folder, home = made.run, made.folder, made.home
+    clear_step(folder, run.layout.damaged, wanted=not run.fresh and wanted_again(run, made.step.name))
+    _claim(run, made.step, folder, made.identity)
+    if not folder.exists() and not run.fresh and (home / NAME).exists() and not step_faults(home):
+        link_step(folder, home)
+    return read_record(folder)
 
 
 def finished_model(run: Run, planned: PlannedStep) -> Model | None:
@@ -246,36 +248,19 @@ def _run_id(run: Run, step: Step, identity: Mapping[str, Any]) -> str:
     return fingerprint({**identity, "set_aside": aside})
 
 
-def _record(
-    run: Run,
-    step: Step,
-    folder: Path,
-    identity: Mapping[str, Any],
-    started: str,
-    seconds: float,
-    counts: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> Record:
-    return Record(
-        kind="step",
-        fingerprint=fingerprint(identity),
-        identity=identity,
-        counts=counts,
-        started=started,
-        seconds=round(seconds, 3),
-        inputs=input_weights(run, step, identity),
-        facts={
-            "step": step.name,
-            "stage": step.stage,
-            "chunk": step.chunk.label,
-            "start": step.start,
-            "reference_model": reference_model(run, step).name if step.reference else None,
-            "weights": digest_model(folder / "model"),
-            "made_by": f"{run.trial.sweep}/{run.plan.name}" if run.trial else run.plan.name,
-            **_trusted(run, step),
-            **facts,
-        },
-    )
+def _facts(made: RunStep) -> dict[str, Any]:
+    """Return what the record of a step says beside its training."""
+    run, step = made.run, made.step
+    return {
+        "step": step.name,
+        "stage": step.stage,
+        "chunk": step.chunk.label,
+        "start": step.start,
+        "reference_model": reference_model(run, step).name if step.reference else None,
+        "weights": digest_model(made.place / "model"),
+        "made_by": f"{run.trial.sweep}/{run.plan.name}" if run.trial else run.plan.name,
+        **_trusted(run, step),
+    }
 
 
 def _trusted(run: Run, step: Step) -> dict[str, Any]:

@@ -98,12 +98,18 @@ def turn(
     look: Callable[[bool], Found],
     missing: Callable[[Found], Mapping[str, str]],
     wait: Wait,
+    *,
+    held: Lease | None = None,
 ) -> Iterator[LeasedTurn[Found]]:
     """Look for something; hold the leases of what is missing, and look again, as others may have made it meanwhile.
 
     `look` gets True once the leases are held: only then may it put damaged parts aside. `missing` returns, by the key
-    of its lease, in a few words what is to be made. Raises what waiting raises; StorageError.
+    of its lease, in a few words what is to be made. With the lease of the folder that it lies in already `held`, as a
+    run holds its own, there is nothing to wait for, and one look is enough. Raises what waiting raises; StorageError.
     """
+    if held is not None:
+        yield LeasedTurn(look(True), {HELD: held})
+        return
     found = look(False)
     wanted = missing(found)
     with contextlib.ExitStack() as stack:
