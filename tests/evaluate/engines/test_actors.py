@@ -104,7 +104,7 @@ def test_a_request_that_kills_every_process_is_named_and_the_others_are_kept() -
 
 def test_an_error_of_loading_comes_back_as_it_is(tmp_path: Path) -> None:
     actors = Actors(functools.partial(LocalEngine, tmp_path, "float32", "cpu"), count=1)
-    with raises("model") as caught:
+    with raises("model.no-tokenizer") as caught:
         list(actors.compute([(CompletionRequest("a"),)]))
     assert caught.value.where.startswith(str(tmp_path))
     actors.close()
