@@ -205,6 +205,11 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
         "problem",
         "no node has as many",
     ),
+    "in one node": (
+        rules.enough_nodes(Cluster(cpus_per_worker=6), [NODE, node(resources={"CPU": 8.0})]),
+        "ok",
+        "6 of 12 CPUs",
+    ),
     "no GPU in Ray": (
         rules.enough_nodes(Cluster(gpus_per_worker=1), [NODE]),
         "problem",

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ratchet.doctor.facts import Finding, Machine, NodeFacts, Versions, ok, problem, warning
 from ratchet.errors import some
-from ratchet.pipeline.session import needs
+from ratchet.pipeline.session import holds_worker, needs, shortages
 from ratchet.pipeline.sizes import bytes_written, stored_parameters, weight_bytes
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import Plan
@@ -206,17 +206,15 @@ def disks(nodes: Sequence[NodeFacts], needed: int | None) -> Finding:
 def enough_nodes(cluster: Cluster, nodes: Sequence[NodeFacts]) -> Finding:
     """Whether CPUs and GPUs are there: for the fewest workers that the plan allows, and for the most."""
     have = {kind: sum(node.resources.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
-    fewest = needs(cluster.model_copy(update={"workers": cluster.fewest_workers}))
     do = "lower cluster.workers, cluster.score_actors or what each of them takes, or add nodes"
-    if short := _short(fewest, have):
-        return problem("room for the plan", short, do)
-    each = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    # A sum over nodes hides that no single one has room for a worker.
-    if not any(all(node.resources.get(kind, 0.0) >= need for kind, need in each.items()) for node in nodes):
-        told = f"a worker takes {each['CPU']:g} CPUs and {each['GPU']:g} GPUs, and no node has as many"
+    if short := shortages(cluster, cluster.fewest_workers, have):
+        return problem("room for the plan", _short(short), do)
+    if not holds_worker(cluster, [node.resources for node in nodes]):
+        cpus, gpus = cluster.cpus_per_worker, cluster.gpus_per_worker
+        told = f"a worker takes {cpus:g} CPUs and {gpus:g} GPUs, and no node has as many"
         return problem("room for the plan", told, "lower cluster.cpus_per_worker or cluster.gpus_per_worker")
-    if short := _short(needs(cluster), have):
-        return warning("room for the plan", f"not for all {cluster.most_workers} workers: {short}", do)
+    if short := shortages(cluster, cluster.most_workers, have):
+        return warning("room for the plan", f"not for all {cluster.most_workers} workers: {_short(short)}", do)
     told = ", ".join(f"{need:g} of {have[kind]:g} {kind}s" for kind, need in needs(cluster).items() if need)
     return ok("room for the plan", f"it takes {told}")
 
@@ -252,10 +250,8 @@ def _differing(what: str, values: Iterable[tuple[str, str]]) -> str:
     return f"{what} {told}" if len(places) > 1 else ""
 
 
-def _short(need: dict[str, float], have: dict[str, float]) -> str:
-    return ", ".join(
-        f"{need[kind]:g} {kind}s, and there are {have[kind]:g}" for kind in need if have[kind] < need[kind]
-    )
+def _short(lacking: Mapping[str, tuple[float, float]]) -> str:
+    return ", ".join(f"{need:g} {kind}s, and there are {there:g}" for kind, (need, there) in lacking.items())
 
 
 def _nodes(count: int) -> str:

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +175,25 @@ def machines() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def needs(cluster: Cluster) -> dict[str, float]:
-    """Return what one run takes at most, by kind: `CPU`, `GPU`."""
-    return _needs(cluster, cluster.most_workers)
-
-
-def _needs(cluster: Cluster, workers: int) -> dict[str, float]:
+def needs(cluster: Cluster, workers: int | None = None) -> dict[str, float]:
+    """Return what one run takes with so many workers, or at most, by kind: `CPU`, `GPU`."""
+    workers = cluster.most_workers if workers is None else workers
     return {
         "CPU": max(workers * cluster.cpus_per_worker, cluster.score_actors),
         "GPU": max(workers * cluster.gpus_per_worker, cluster.score_actors * cluster.gpus_per_actor),
     }
+
+
+def shortages(cluster: Cluster, workers: int, have: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Return what a cluster that has `have` in all lacks for a run with so many workers: by kind, needed and there."""
+    found = {kind: (need, have.get(kind, 0.0)) for kind, need in needs(cluster, workers).items()}
+    return {kind: (need, there) for kind, (need, there) in found.items() if there < need}
+
+
+def holds_worker(cluster: Cluster, nodes: Iterable[Mapping[str, float]]) -> bool:
+    """Whether some node has room for a worker of a run, which the sum over nodes does not tell."""
+    each = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    return any(all(node.get(kind, 0.0) >= need for kind, need in each.items()) for node in nodes)
 
 
 def runs_at_once(cluster: Cluster) -> int:
@@ -194,18 +203,17 @@ def runs_at_once(cluster: Cluster) -> int:
 
 
 def _check_size(cluster: Cluster) -> None:
-    have = resources()
-    for resource, need in _needs(cluster, cluster.fewest_workers).items():
-        if have.get(resource, 0.0) < need:
-            raise ClusterError(
-                f"the plan needs {need:g} {resource}s and Ray has {have.get(resource, 0.0):g}",
-                where="cluster",
-                fix="lower cluster.workers, cluster.score_actors or what each of them takes",
-            )
-    each = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    if not any(all(node.get(kind, 0.0) >= need for kind, need in each.items()) for node in machines()):
+    if short := shortages(cluster, cluster.fewest_workers, resources()):
+        kind, (need, there) = next(iter(short.items()))
         raise ClusterError(
-            f"a worker needs {each['CPU']:g} CPUs and {each['GPU']:g} GPUs, and no machine of the cluster has as many",
+            f"the plan needs {need:g} {kind}s and Ray has {there:g}",
+            where="cluster",
+            fix="lower cluster.workers, cluster.score_actors or what each of them takes",
+        )
+    if not holds_worker(cluster, machines()):
+        cpus, gpus = cluster.cpus_per_worker, cluster.gpus_per_worker
+        raise ClusterError(
+            f"a worker needs {cpus:g} CPUs and {gpus:g} GPUs, and no machine of the cluster has as many",
             where="cluster",
             fix="lower cluster.cpus_per_worker or cluster.gpus_per_worker",
         )
