@@ -18,6 +18,7 @@ from ratchet.pipeline.prepare import prepare_sources
 from ratchet.pipeline.reference_passes import reference_jobs, step_jobs
 from ratchet.plan.model import Scratch
 from ratchet.plan.schema import Plan
+from ratchet.plan.stage_kinds import trains
 from ratchet.reference.models import model_of
 from ratchet.store.files import write_sealed
 from ratchet.store.layout import layout_at
@@ -121,3 +122,15 @@ def test_a_model_is_scored_at_once_on_all_that_its_steps_will_ask(
         stage: Any = run.plan.stages["align"]
         assert [found] == [step_jobs(run, step, stage) for step in all_steps(run.plan, {})]
     assert not list(reference_jobs(run, "align"))
+
+
+def test_a_cut_chunk_is_scored_on_its_own_rows_and_on_all_that_is_held_out(decided: tuple[Path, Order]) -> None:
+    run = prepared(decided[0])
+    stage = run.plan.stages["align"]
+    assert trains(stage)
+    order = run.orders["align"] = ensure_order(run, "align")
+    jobs = [step_jobs(run, step, stage) for step in all_steps(run.plan, {"align": order.chunks})]
+    assert order.rows is not None and [[job.rows for job in some] for some in jobs] == [
+        [tuple(sorted(rows)), None] for rows in order.rows
+    ]
+    assert [[job.split for job in some] for some in jobs] == [["train", "heldout"]] * 2

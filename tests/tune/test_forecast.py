@@ -205,7 +205,10 @@ def test_the_pairs_of_a_step_are_those_that_its_batches_hold(rows: int, batch: i
 def test_cut_chunks_part_the_shares_of_the_union() -> None:
     steps = {"by": "count", "count": 3}
     plan = plan_of({"align": {"kind": "dpo", "data": {"s0": 1.0, "s1": 0.5}, "steps": steps, "epochs": 2}})
-    assert [step.pairs for step in foreseen_steps(plan, Sizes())] == [96, 96, 94], "143 pairs in three parts, twice"
+    foreseen = list(foreseen_steps(plan, Sizes()))
+    assert [step.pairs for step in foreseen] == [96, 96, 94], "143 pairs in three parts, twice"
+    asked = 95 // 3 + 5 + 95 // 2 // 3 + 5
+    assert [sum(step.passes.values()) for step in foreseen] == [asked] * 3, "a part of each share, and held out"
 
 
 def store(root: Path, plan: Plan, name: str, tokenised: bool, train: int, heldout: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.references import reference_of, stage_order, start_of
@@ -238,6 +238,15 @@ def chunking(plan: Plan, name: str, names: Names) -> dict[str, Any]:
     if steps.order == "random" or min(stage.shares().values()) < 1:
         found |= {"seed": stage.seed}
     return found
+
+
+def reference_reads(step: Step) -> list[tuple[str, Literal["train", "heldout"]]]:
+    """Return the source and the split of each pass over pairs that a step asks of its reference; none without one.
+
+    A pass reads a source whole, whatever share of it is trained; of what a cut chunk trains on, the chunk's rows alone.
+    """
+    sources = step.chunk.shares if step.reference else ()
+    return [(source, "train") for source in sources] + [(source, "heldout") for source in sources]
 
 
 def scored_reference(plan: Plan, step: Step, names: Names) -> dict[str, Any]:

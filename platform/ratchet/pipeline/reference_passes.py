@@ -24,6 +24,7 @@ from ratchet.pipeline.graph import (
     options,
     preference_sources,
     quantised,
+    reference_reads,
 )
 from ratchet.pipeline.prepare import stage_tokens, tokens_of
 from ratchet.plan.references import start_of
@@ -80,13 +81,15 @@ def stage_table(run: Run, stage: TrainingStage) -> TokenTable:
 
 def step_jobs(run: Run, step: Step, stage: TrainingStage) -> list[ScoreJob]:
     """Return what a step's reference is asked for: the pairs of its chunk, and the held-out ones."""
-    tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
-    jobs = [train_job(one) for one in tokens]
+    tokens, picked = stage_tokens(run, stage), dict[str, list[int]]()
     if (rows := run.rows_of(step)) is not None:
         table, part = stage_table(run, stage), np.asarray(rows)
         files, lines = table.file_of_N[part], table.row_of_N[part]
-        jobs = [train_job(one, np.sort(lines[files == file]).tolist()) for file, one in enumerate(tokens)]
-    return jobs + [heldout_job(one) for one in tokens]
+        picked = {source: np.sort(lines[files == file]).tolist() for file, source in enumerate(tokens)}
+    return [
+        heldout_job(tokens[source]) if split == "heldout" else train_job(tokens[source], picked.get(source))
+        for source, split in reference_reads(step)
+    ]
 
 
 def reference_jobs(run: Run, name: str) -> Iterator[tuple[str, ScoreJob]]:

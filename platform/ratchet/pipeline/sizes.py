@@ -136,6 +136,14 @@ def pairs_seen(rows: int, stage: TrainingStage) -> int:
     return (steps // each) * rows + (steps % each) * stage.batch if rows else 0
 
 
+def pairs_read(step: Step, size: SourceSize, source: str, split: Literal["train", "heldout"]) -> int:
+    """Return the pairs that a pass of a step's reference over a source reads, as `reference_reads` has the passes."""
+    if split == "heldout":
+        return size.heldout
+    chunk = step.chunk
+    return size.train if chunk.parts == 1 else int(chunk.shares[source] * size.train / chunk.parts)
+
+
 def stored_parameters(folder: Path) -> int:
     """Return how many weights a folder's safetensors files hold, from their headers. Raises ModelError."""
     total = 0

@@ -18,10 +18,11 @@ from ratchet.pipeline.graph import (
     heirs,
     needs_difficulty,
     planned_steps,
+    reference_reads,
     scored_reference,
     stepwise,
 )
-from ratchet.pipeline.sizes import Known, Sizes, pairs_seen, step_rows
+from ratchet.pipeline.sizes import Known, Sizes, pairs_read, pairs_seen, step_rows
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
@@ -120,12 +121,11 @@ def foreseen_steps(plan: Plan, sizes: Sizes) -> Iterator[Planned]:
             continue
         found = {source: sizes.of(plan, source, step.settings) for source in step.chunk.shares}
         pairs = pairs_seen(step_rows(step, {source: one.train for source, one in found.items()}), step.settings)
-        passes = {}
-        for source, one in found.items() if step.reference else ():
-            # A pass reads a source whole, whatever share of it is trained; a cut chunk's reads its part of the share.
-            cut = step.chunk.parts > 1
-            part = int(step.chunk.shares[source] * one.train / step.chunk.parts) if cut else one.train
-            passes[_pass(plan, step, names, source)] = part + one.heldout
+        asked: dict[str, int] = {}
+        for source, split in reference_reads(step):
+            asked[source] = asked.get(source, 0) + pairs_read(step, found[source], source, split)
+        # By its identity, as two sources of a plan may be of the same pairs: then it is one pass.
+        passes = {_pass(plan, step, names, source): read for source, read in asked.items()}
         yield Planned(known, home, pairs, passes)
 
 
