@@ -10,15 +10,15 @@ import pytest
 
 from ratchet.errors import RunError
 from ratchet.pairs.flow import pairs_identity
-from ratchet.pipeline.changes import changed_in_plan, in_words, is_kept, refuse_changed, weights_in_words
+from ratchet.pipeline.changes import changed_in_plan, identity_in, in_words, is_kept, refuse_changed, weights_in_words
 from ratchet.pipeline.context import Run
-from ratchet.pipeline.graph import all_steps, options
+from ratchet.pipeline.graph import Step, all_steps, options
 from ratchet.pipeline.runner import run_plan
 from ratchet.pipeline.state import survey
 from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.load import plan_of
 from ratchet.plan.reading import parse
-from ratchet.plan.stages import Merge
+from ratchet.plan.stage_kinds import trains
 from ratchet.store.files import write_sealed
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
@@ -48,6 +48,24 @@ def made(kind: str, identity: dict[str, Any]) -> Record:
     return Record(kind, fingerprint(identity), identity, {"train": 1, "heldout": 0}, "2026-01-01T00:00:00Z", 1.0)
 
 
+def tokens_of(run: Run, source: str, length: int) -> str:
+    """Return the fingerprint of a source's tokens, which are then in the store."""
+    pairs = fingerprint(pairs_identity(run.plan.data[source], None))
+    identity = {"pairs": pairs, "tokenizer": "t", "max_length": length, "overlong": "drop"}
+    write(run.layout.tokens(fingerprint(identity)), made("tokens", identity))
+    return fingerprint(identity)
+
+
+def identity_of(run: Run, step: Step) -> dict[str, Any]:
+    """Return what a step is made from, as far as the plan and its files tell."""
+    stage = step.settings
+    identity = {"kind": step.kind, "options": options(stage), "dtype": run.plan.model.dtype}
+    if not trains(stage):
+        return identity | {"of": ["w", "a"]}
+    data = {name: (tokens_of(run, name, stage.max_length), share) for name, share in step.chunk.shares.items()}
+    return identity | {"data": {name: {"tokens": one, "share": share} for name, (one, share) in data.items()}}
+
+
 @pytest.fixture(autouse=True)
 def _made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run folder as PLAN leaves it, as far as what its steps were made from: each step is finished."""
@@ -55,25 +73,17 @@ def _made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("prefs", "a", "b"):
         Path(f"{name}.jsonl").write_text(json.dumps({"prompt": name, "chosen": "yes", "rejected": "no"}) + "\n")
     run = a_run()
-    tokens = {}
-    for name, source in run.plan.data.items():
+    for source in run.plan.data.values():
         pairs = pairs_identity(source, None)
         write(run.layout.pairs(fingerprint(pairs)), made("pairs", pairs))
-        identity = {"pairs": fingerprint(pairs), "tokenizer": "t", "max_length": 64, "overlong": "drop"}
-        tokens[name] = fingerprint(identity)
-        write(run.layout.tokens(tokens[name]), made("tokens", identity))
     for step in all_steps(run.plan, {}):
-        data = {name: {"tokens": tokens[name], "share": share} for name, share in step.chunk.shares.items()}
-        identity = {"kind": step.kind, "options": options(step.settings), "dtype": "float32"}
-        identity |= {"of": ["w", "a"]} if isinstance(step.settings, Merge) else {"data": data}
-        folder = run.layout.step("mine", step.name)
-        folder.mkdir(parents=True)
+        folder, identity = run.layout.step("mine", step.name), identity_of(run, step)
+        write(folder, made("step", identity))
         write_sealed(folder / IDENTITY, identity)
-        write_record(folder, made("step", identity))
 
 
 def write(folder: Path, record: Record) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, record)
 
 
@@ -82,37 +92,53 @@ def test_nothing_changed() -> None:
     refuse_changed(a_run())
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "steps", "words"),
-    [
-        ("epochs: 3", "epochs: 5", ["align"], ["stages.align.epochs: 3 → 5"]),
-        ("more: 0.5", "more: 0.25", ["align"], ["stages.align.data.more: 0.5 → 0.25"]),
-        ("kind: sft", "kind: dpo", ["warm"], ["stages.warm.kind: sft → dpo"]),
-        (", more: 0.5", "", ["align"], ["stages.align.data: more is not named any more"]),
-        (
-            "{kind: sft, data: [prefs], max_length: 64",
-            "{kind: sft, data: [prefs, more], max_length: 32",
-            ["warm"],
-            ["stages.warm.data: more is new", "stages.warm.max_length: 64 → 32"],
-        ),
-        ("held_out: 0.1", "held_out: 0.2", ["align", "parts.2"], ["data.more.held_out: 0.1 → 0.2"]),
-        (
-            "[a.jsonl, b.jsonl]",
-            "[a.jsonl]",
-            ["align", "parts.2"],
-            ["data.more: b.jsonl is not among its files any more"],
-        ),
-        (
-            "of: [warm, align]",
-            "of: [warm, align], weights: [1, 2]",
-            ["blend"],
-            ["stages.blend.weights: None → [1.0, 2.0]"],
-        ),
-    ],
-)
+EDITS: list[tuple[str, str, list[str], list[str]]] = [
+    ("epochs: 3", "epochs: 5", ["align"], ["stages.align.epochs: 3 → 5"]),
+    ("more: 0.5", "more: 0.25", ["align"], ["stages.align.data.more: 0.5 → 0.25"]),
+    ("kind: sft", "kind: dpo", ["warm"], ["stages.warm.kind: sft → dpo"]),
+    (", more: 0.5", "", ["align"], ["stages.align.data: more is not named any more"]),
+    (
+        "{kind: sft, data: [prefs], max_length: 64",
+        "{kind: sft, data: [prefs, more], max_length: 32",
+        ["warm"],
+        ["stages.warm.data: more is new", "stages.warm.max_length: 64 → 32"],
+    ),
+    ("held_out: 0.1", "held_out: 0.2", ["align", "parts.2"], ["data.more.held_out: 0.1 → 0.2"]),
+    (
+        "[a.jsonl, b.jsonl]",
+        "[a.jsonl]",
+        ["align", "parts.2"],
+        ["data.more: b.jsonl is not among its files any more"],
+    ),
+    (
+        "of: [warm, align]",
+        "of: [warm, align], weights: [1, 2]",
+        ["blend"],
+        ["stages.blend.weights: None → [1.0, 2.0]"],
+    ),
+    ("[a.jsonl, b.jsonl]", "[b.jsonl, a.jsonl]", ["align", "parts.2"], ["data.more: its pairs changed"]),
+]
+"""What is changed in PLAN, the steps that this makes others, and in which words it is told."""
+
+
+@pytest.mark.parametrize(("old", "new", "steps", "words"), EDITS)
 def test_a_changed_plan_is_told_by_its_keys(old: str, new: str, steps: list[str], words: list[str]) -> None:
     assert old in PLAN
     assert changed_in_plan(a_run(PLAN.replace(old, new))) == dict.fromkeys(steps, words)
+
+
+@pytest.mark.parametrize(("old", "new", "steps", "words"), EDITS)
+def test_a_step_about_to_be_made_is_told_in_the_same_words(
+    old: str, new: str, steps: list[str], words: list[str]
+) -> None:
+    run = a_run(PLAN.replace(old, new))
+    found = {}
+    for step in all_steps(run.plan, {}):
+        before = identity_in(run.layout.step("mine", step.name))
+        assert before is not None
+        if told := in_words(run, step, before, identity_of(run, step)):
+            found[step.name] = told
+    assert found == dict.fromkeys(steps, words)
 
 
 def test_of_the_models_precision_every_step_is_told() -> None:

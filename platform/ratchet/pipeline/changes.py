@@ -7,7 +7,6 @@ A step of which nothing was saved refuses nothing: it begins again.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ratchet.codes import Code
 from ratchet.errors import CorruptError, RunError
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.context import Run
-from ratchet.pipeline.graph import Step, options, stepwise
+from ratchet.pipeline.graph import Step, chunk_names, options, steps_of, stepwise
 from ratchet.pipeline.prepare import source_tokens
 from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.stage_kinds import release_of, trains
@@ -28,6 +27,8 @@ from ratchet.store.record import read_record
 from ratchet.train.checkpoint import newest_step
 
 _CODE: Code = "run.other-plan"
+_FIRST = ("package", "options", "dtype", "data")
+"""Keys of an identity that are told first: people changed these, and the others follow from them."""
 _FIX = (
     "run with --fresh to put it aside and make it again, or give the plan another name; "
     "to train further on what is there, add a stage with `after:`"
@@ -51,7 +52,7 @@ def changed_in_plan(run: Run) -> dict[str, list[str]]:
     for name, stage in run.plan.stages.items():
         for folder in _folders(run, name):
             with contextlib.suppress(CorruptError):
-                if is_kept(folder) and (words := list(dict.fromkeys(_since(run, name, stage, folder)))):
+                if is_kept(folder) and (words := _since(run, name, stage, folder)):
                     found[folder.name] = words
     return found
 
@@ -73,16 +74,23 @@ def refusal(step: Step, folder: Path, words: list[str]) -> RunError:
 
 
 def in_words(run: Run, step: Step, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two identities of a step, by keys of the plan."""
+    """Return what differs between two identities of a step, by keys of the plan.
+
+    Tokens of `now` may stand there by their own identity, where nothing has made them.
+    """
+    if before.get("kind") != now.get("kind"):  # kinds have other options: each would be told as a change
+        return [f"stages.{step.stage}.kind: {before.get('kind')} → {now.get('kind')}"]
     found: list[str] = []
-    for change in changed_keys(before, now):
-        key, _, values = change.partition(": ")
-        source = re.fullmatch(r"data\.(.+)\.tokens", key)
-        if source is not None:
-            old, new = (identity["data"][source[1]]["tokens"] for identity in (before, now))
-            found += _tokens_since(run, step, source[1], old, new)
+    for key in sorted({*before, *now}, key=lambda one: (_FIRST.index(one) if one in _FIRST else len(_FIRST), one)):
+        if key == "data":
+            found += _data_since(run, step, before.get(key, {}), now.get(key, {}))
+        elif key in {"package", "dtype"}:
+            old, new = (str(identity.get(key) or "none") for identity in (before, now))
+            what = "model.dtype" if key == "dtype" else f"the package that adds {step.kind}"
+            found += [f"{what}: {old} → {new}"] if old != new else []
         else:
-            found.append(_said(step, key, values))
+            changes = changed_keys({key: before.get(key)}, {key: now.get(key)})
+            found += [_said(step, name, values) for name, _, values in (one.partition(": ") for one in changes)]
     return list(dict.fromkeys(found))
 
 
@@ -102,39 +110,61 @@ def _folders(run: Run, stage: str) -> list[Path]:
     return [path for path in (home, *sorted(home.parent.glob(f"{stage}.*"))) if path.is_dir()]
 
 
-def _since(run: Run, name: str, stage: Stage, folder: Path) -> Iterator[str]:
+def _since(run: Run, name: str, stage: Stage, folder: Path) -> list[str]:
     before = identity_in(folder)
     if before is None:
-        return
-    if before["kind"] != stage.kind:
-        yield f"stages.{name}.kind: {before['kind']} → {stage.kind}"
-        return
-    if (was := before.get("package")) != (now := release_of(stage.kind)):
-        yield f"the package that adds {stage.kind}: {was or 'none'} → {now or 'none'}"
-    yield from changed_keys(before["options"], options(stage), f"stages.{name}.")
-    if run.plan.model.dtype != before["dtype"]:
-        yield f"model.dtype: {before['dtype']} → {run.plan.model.dtype}"
-    if trains(stage):
-        yield from _data_since(run, name, stage, before["data"])
+        return []
+    # One step stands for all of its stage: a kept one may have a number that the plan has no more.
+    step, *_ = steps_of(run.plan, name, chunk_names(stage))
+    return in_words(run, step, before, _as_planned(run, stage, before))
 
 
-def _data_since(run: Run, name: str, stage: TrainingStage, before: Mapping[str, Any]) -> Iterator[str]:
-    shares = stage.shares()
-    if stepwise(stage) is None:
-        yield from (f"stages.{name}.data: {source} is new" for source in shares if source not in before)
-    for source, was in before.items():
-        if source not in shares:
-            yield f"stages.{name}.data: {source} is not named any more"
-            continue
-        if shares[source] != was["share"]:
-            yield f"stages.{name}.data.{source}: {was['share']:g} → {shares[source]:g}"
-        tokens = read_record(run.layout.tokens(was["tokens"]))
-        if tokens is None:
-            continue
-        now = {"max_length": stage.max_length, "overlong": stage.overlong}
-        yield from changed_keys({key: tokens.identity[key] for key in now}, now, f"stages.{name}.")
-        if run.plan.data[source].hub is None:
-            yield from _pairs_since(run, source, tokens.identity["pairs"])
+def _as_planned(run: Run, stage: Stage, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a kept identity with all that the plan and its files tell in its place.
+
+    Models, and which rows chunks hold, stay as they were: what they are now is known when the step is about to be made.
+    """
+    now = {**before, "kind": stage.kind, "package": release_of(stage.kind), "options": options(stage)}
+    now["dtype"] = run.plan.model.dtype
+    if trains(stage) and stage.kind == before["kind"]:
+        kept = before["data"]
+        now["data"] = {
+            source: {
+                "tokens": _tokens_as_planned(run, source, stage, kept[source]["tokens"]) if source in kept else None,
+                "share": share,
+            }
+            for source, share in stage.shares().items()
+            if source in kept or stepwise(stage) is None  # else it may be that of another chunk
+        }
+    return now
+
+
+def _tokens_as_planned(run: Run, source: str, stage: TrainingStage, old: str) -> str | dict[str, Any]:
+    """Return the identity of kept tokens with what the plan tells in its place; `old` where that changes nothing."""
+    record = read_record(run.layout.tokens(old))
+    if record is None:
+        return old
+    now = {**record.identity, "max_length": stage.max_length, "overlong": stage.overlong}
+    # Which rows a source on the hub means is known once the run has looked for its commit.
+    if (spec := run.plan.data[source]).hub is None:
+        now["pairs"] = fingerprint(pairs_identity(spec, run.plan.model.system))
+    return old if now == record.identity else now
+
+
+def _data_since(run: Run, step: Step, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    at, whole = f"stages.{step.stage}.data", stepwise(step.settings) is None
+    named = step.settings.shares() if trains(step.settings) else {}
+    for source in [*(one for one in now if one not in before), *before]:
+        old, new = before.get(source), now.get(source)
+        if new is None and source not in named:
+            yield f"{at}: {source} is not named any more"
+        elif old is None or new is None:
+            yield f"{at}: {source} is new" if whole and old is None else f"{at}: {source} is another chunk now"
+        else:
+            if old["share"] != new["share"]:
+                yield f"{at}.{source}: {old['share']:g} → {new['share']:g}"
+            if old["tokens"] != new["tokens"]:
+                yield from _tokens_since(run, step, source, old["tokens"], new["tokens"])
 
 
 def _pairs_since(run: Run, source: str, old: str) -> Iterator[str]:
@@ -165,14 +195,19 @@ def _origin_since(source: str, old: Mapping[str, Any], new: Mapping[str, Any]) -
             yield f"data.{source}: {file} changed"
 
 
-def _tokens_since(run: Run, step: Step, source: str, old: str, new: str) -> list[str]:
+def _tokens_since(run: Run, step: Step, source: str, old: str, new: str | Mapping[str, Any]) -> list[str]:
     """Return why a source's tokens are others now."""
-    before, made = (read_record(run.layout.tokens(name)) for name in (old, new))
-    if before is None or not trains(step.settings):
+    record = read_record(run.layout.tokens(old))
+    if record is None or not trains(step.settings):
         return [f"data.{source}: its tokens changed"]
-    found = list(_pairs_since(run, source, before.identity["pairs"]))
-    now = source_tokens(run, source, step.settings).identity if made is None else made.identity
-    for change in changed_keys(before.identity, now):
+    before, now = record.identity, new
+    if isinstance(now, str):
+        made = read_record(run.layout.tokens(now))
+        now = source_tokens(run, source, step.settings).identity if made is None else made.identity
+    found: list[str] = []
+    if run.plan.data[source].hub is None or before["pairs"] != now["pairs"]:
+        found += _pairs_since(run, source, before["pairs"])
+    for change in changed_keys(before, now):
         key, _, values = change.partition(": ")
         if key in {"max_length", "overlong"}:
             found.append(f"stages.{step.stage}.{key}: {values}")
@@ -186,10 +221,7 @@ def _said(step: Step, key: str, values: str) -> str:
     stage = f"stages.{step.stage}"
     if key.startswith("options."):
         return f"{stage}.{key.removeprefix('options.')}: {values}"
-    if match := re.fullmatch(r"data\.(.+?)(\.share)?", key):
-        return f"{stage}.data.{match[1]}: {values}" if match[2] else f"{stage}.data: {match[1]} is another chunk now"
     words = {
-        "dtype": f"model.dtype: {values}",
         "rows": "the rows of its chunk are others",
         "start": f"its start model {step.start} is another one",
         "masters": f"the float32 weights that it takes over from {step.start} are others",
