@@ -72,12 +72,19 @@ class Sizes:
         key = (plan.cluster.storage, pairs, stage.max_length, stage.overlong)
         if key not in self._sizes:
             layout = layout_at(plan.cluster.storage)
-            self._sizes[key] = self._look(layout, pairs, stage) or self.guess(plan, source)
+            self._sizes[key] = self._tokenised(layout, pairs, stage) or self.pairs(plan, source)
         size = self._sizes[key]
         self._known[source] = max(size.known, self._known.get(source, size.known), key=_WORST.index)
         return size
 
-    def guess(self, plan: Plan, source: str) -> SourceSize:
+    def pairs(self, plan: Plan, source: str) -> SourceSize:
+        """Return the size of a source with the pairs that are too long for a stage: guessed where it was never read."""
+        record = legible_record(layout_at(plan.cluster.storage).pairs(self.identity(plan, source)))
+        if record is None:
+            return self._guess(plan, source)
+        return SourceSize(record.counts["train"], record.counts["heldout"], "before length")
+
+    def _guess(self, plan: Plan, source: str) -> SourceSize:
         """Return about how many pairs a source has, by its first rows and the size of its files."""
         spec = plan.data[source]
         key = spec.model_dump_json()
@@ -88,15 +95,11 @@ class Sizes:
             self._guesses[key] = SourceSize(rows - held, held, known)
         return self._guesses[key]
 
-    def _look(self, layout: Layout, pairs: str, stage: TrainingStage) -> SourceSize | None:
+    def _tokenised(self, layout: Layout, pairs: str, stage: TrainingStage) -> SourceSize | None:
         wanted = {"pairs": pairs, "max_length": stage.max_length, "overlong": stage.overlong}
-        tokenised = {
-            source_size(record) for record in self._tokens(layout) if wanted.items() <= record.identity.items()
-        }
-        if len(tokenised) == 1:  # else tokenizers differ in what is too long, and nothing says which one it will be
-            return tokenised.pop()
-        record = legible_record(layout.pairs(pairs))
-        return None if record is None else SourceSize(record.counts["train"], record.counts["heldout"], "before length")
+        found = {source_size(record) for record in self._tokens(layout) if wanted.items() <= record.identity.items()}
+        # Else tokenizers differ in what is too long, and nothing says which one it will be.
+        return found.pop() if len(found) == 1 else None
 
     def _tokens(self, layout: Layout) -> list[Record]:
         folder = layout.tokens("-").parent

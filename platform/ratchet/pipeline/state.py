@@ -121,14 +121,11 @@ def _find_sources(run: Run, sizes: Sizes) -> list[SourceState]:
     found = []
     for name in used_sources(run):
         source = run.plan.data[name]
-        fp = sizes.identity(run.plan, name)
+        fp, size = sizes.identity(run.plan, name), sizes.pairs(run.plan, name)
         if names_rows(source):
             run.pairs[name] = (fp, run.layout.pairs(fp))
-        record = legible_record(run.layout.pairs(fp))
-        if record is None:
-            found.append(SourceState(name, False, sizes.guess(run.plan, name).train, True))
-        else:
-            found.append(SourceState(name, True, record.counts["train"], False))
+        read = size.known == "before length"
+        found.append(SourceState(name, read, size.train, not read))
     return found
 
 
