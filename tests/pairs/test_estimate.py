@@ -14,7 +14,7 @@ import pytest
 from raised import raises
 from ratchet.pairs import estimate
 from ratchet.pairs.estimate import estimate_pairs, estimate_rows
-from ratchet.pipeline.state import survey
+from ratchet.pipeline.state import plan_state
 from ratchet.plan.data import Generated, Hub, Source
 from ratchet.plan.load import plan_of
 from ratchet.plan.reading import parse
@@ -91,7 +91,7 @@ def test_show_counts_and_measures_with_the_models_own_tokenizer(
     monkeypatch.chdir(tmp_path)
     make_scratch(SPEC, TEXTS, Path("start"))
     write(Path("prefs.jsonl"), [row for pair in zip(rows(100, 2), rows(100, 90), strict=True) for row in pair])
-    sources, (state,) = survey(plan_of(parse(PLAN, "plan.yaml")))
+    sources, (state,) = plan_state(plan_of(parse(PLAN, "plan.yaml")))
     assert [(one.pairs, one.estimated) for one in sources] == [(180, True)]
     assert state.size is not None
     assert (state.size.pairs, state.size.steps) == (90, 18)

@@ -14,7 +14,7 @@ from ratchet.pipeline.changes import changed_in_plan, identity_in, in_words, is_
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step, all_steps, options
 from ratchet.pipeline.runner import run_plan
-from ratchet.pipeline.state import survey
+from ratchet.pipeline.state import plan_state
 from ratchet.pipeline.step_folder import IDENTITY
 from ratchet.plan.load import plan_of
 from ratchet.plan.reading import parse
@@ -151,10 +151,10 @@ def test_a_changed_file_is_told_by_its_source_and_name_also_by_show() -> None:
     Path("b.jsonl").write_text(json.dumps({"prompt": "b", "chosen": "no", "rejected": "yes"}) + "\n")
     words = ["data.more: b.jsonl changed"]
     assert changed_in_plan(a_run()) == {"align": words, "parts.2": words}
-    _, states = survey(a_run().plan)
+    _, states = plan_state(a_run().plan)
     assert {one.step.name: one.why for one in states if one.status == "changed"} == {}, "their start is not there"
     Path("prefs.jsonl").write_text(Path("b.jsonl").read_text())
-    _, states = survey(a_run().plan)
+    _, states = plan_state(a_run().plan)
     changed = {one.step.name: one.why for one in states if one.status == "changed"}
     assert changed == {"warm": "data.prefs: prefs.jsonl changed"}
 

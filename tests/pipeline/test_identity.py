@@ -266,10 +266,10 @@ def test_show_knows_every_step_that_a_run_has_made(made: Path, document: dict[st
     with tempfile.TemporaryDirectory() as root:
         plan = planned(document, made, Path(root))
         as_a_run_leaves_it(plan)
-        _, steps = state.survey(plan)
+        _, steps = state.plan_state(plan)
         assert [(one.step.name, one.status, one.why[:3]) for one in steps] == [
             (step.name, "done", "on ") for step in all_steps(plan, {})
         ]
         document["stages"]["warm"]["seed"] = 7
-        _, steps = state.survey(planned(document, made, Path(root)))
+        _, steps = state.plan_state(planned(document, made, Path(root)))
         assert {one.step.name: one.status for one in steps}["warm"] == "changed"

@@ -17,7 +17,7 @@ from ratchet.errors import DataError
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait, leased
-from ratchet.store.made import Product, ensure, find, keep, record_of, turn
+from ratchet.store.made import Product, ensure, find, keep, record_of, survey, turn
 from ratchet.store.record import read_record
 
 
@@ -40,6 +40,11 @@ class Thing:
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         look()
         return self.work(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Other(Thing):
+    identity: ClassVar[Mapping[str, Any]] = {"kind": "things", "of": 2}
 
 
 DIGEST = fingerprint(Thing.identity)
@@ -71,9 +76,9 @@ def test_what_is_there_is_found_and_says_whether_it_was_made_just_now(tmp_path: 
     found = find(layout, Thing(there))
     assert found is not None and (found.fingerprint, found.folder) == (DIGEST, made.folder)
     flip(made.folder / "content", 3)
-    assert find(layout, Thing()) is None and find(layout, Thing(), unseen=True) is not None
+    assert find(layout, Thing()) is None and [*survey(layout, {1: Thing(), 2: Other()})] == [1]
     flip(made.folder / "record.json", 40)
-    assert find(layout, Thing(), unseen=True) is None, "a record that cannot be believed counts for nothing"
+    assert survey(layout, {1: Thing()}) == {}, "a record that cannot be believed counts for nothing"
 
 
 def test_what_is_kept_under_anothers_lease_is_found_and_put_aside_where_it_is_damaged(tmp_path: Path) -> None:

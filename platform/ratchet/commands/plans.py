@@ -54,9 +54,9 @@ def show_command(arguments: argparse.Namespace) -> int:
     plan = load_plan(arguments.plan, arguments.overrides, path_problems)
 
     # Inside: `ratchet check` is of this module too, and loads neither torch nor Ray.
-    from ratchet.pipeline.state import survey
+    from ratchet.pipeline.state import plan_state
 
-    sources, steps = survey(plan)
+    sources, steps = plan_state(plan)
     sys.stdout.write("\n".join(draw_plan(plan.name, sources, steps)) + "\n")
     return 0
 

@@ -37,7 +37,7 @@ from ratchet.plan.stage_kinds import trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.models import model_of
 from ratchet.store.layout import layout_at
-from ratchet.store.made import find
+from ratchet.store.made import survey
 from ratchet.store.record import NAME, finished_record, legible_record
 from ratchet.track.progress import Console
 from ratchet.train.checkpoint import read_checkpoint
@@ -81,7 +81,7 @@ class SourceState:
     estimated: bool
 
 
-def survey(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
+def plan_state(plan: Plan) -> tuple[list[SourceState], list[StepState]]:
     """Return the state of a plan's sources and steps. Nothing is written and no Ray is started.
 
     Raises DataError where a source is missing, ModelError where the start model cannot be used.
@@ -146,7 +146,7 @@ def find_base(run: Run) -> None:
     spec = run.plan.model
     if spec.scratch is not None:
         model = scratch_model(run, spec.scratch)
-        made = None if model is None else find(run.layout, model, unseen=True)
+        made = None if model is None else survey(run.layout, {BASE: model}).get(BASE)
         if made is None:
             return
         folder = made.folder
@@ -159,15 +159,15 @@ def find_base(run: Run) -> None:
 def _find_tokens(run: Run) -> None:
     if BASE not in run.models:
         return
-    for stage in run.plan.stages.values():
-        if not trains(stage):
-            continue
-        for name in stage.shares():
-            key = (name, stage.max_length, stage.overlong)
-            if name not in run.pairs or key in run.tokens:
-                continue
-            if (made := find(run.layout, source_tokens(run, name, stage), unseen=True)) is not None:
-                run.tokens[key] = Tokens(name, made.fingerprint, made.folder)
+    wanted = {
+        (name, stage.max_length, stage.overlong): source_tokens(run, name, stage)
+        for stage in run.plan.stages.values()
+        if trains(stage)
+        for name in stage.shares()
+        if name in run.pairs
+    }
+    for key, made in survey(run.layout, wanted).items():
+        run.tokens[key] = Tokens(key[0], made.fingerprint, made.folder)
 
 
 def _state(run: Run, one: PlannedStep, sizes: Sizes, changed: list[str]) -> StepState:

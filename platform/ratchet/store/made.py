@@ -25,6 +25,7 @@ from ratchet.store.lease import SILENTLY, Lease, Wait, leased
 from ratchet.store.record import Record, legible_record, make_room, now, sound_record, write_record
 
 Found = TypeVar("Found")
+Key = TypeVar("Key")
 Document = TypeVar("Document")
 HELD = "lease"
 """The folder of a run folder's lease."""
@@ -130,15 +131,21 @@ def lease_key(artefact: Identified) -> str:
     return f"{artefact.kind}-{fingerprint(artefact.identity)}"
 
 
-def find(layout: Layout, artefact: Identified, *, unseen: bool = False) -> Made | None:
-    """Return where an artefact lies, or None where it does not, or not as it was written.
+def find(layout: Layout, artefact: Identified) -> Made | None:
+    """Return where an artefact lies, or None where it does not, or not as it was written."""
+    folder = made_folder(layout, artefact)
+    record = sound_record(folder)
+    return None if record is None else Made(folder.name, folder, record)
 
-    `unseen`: its record alone is read, and not its files, for those who only show what is there.
+
+def survey(layout: Layout, artefacts: Mapping[Key, Identified]) -> dict[Key, Made]:
+    """Return those artefacts that are there, by their keys, for who only shows it: their files are not looked at.
+
+    One whose record cannot be believed is left out, as a run makes it again.
     """
-    digest = fingerprint(artefact.identity)
-    folder = layout.made(artefact.kind, digest)
-    record = legible_record(folder) if unseen else sound_record(folder)
-    return None if record is None else Made(digest, folder, record)
+    folders = {key: made_folder(layout, one) for key, one in artefacts.items()}
+    records = {key: legible_record(folder) for key, folder in folders.items()}
+    return {key: Made(folders[key].name, folders[key], one) for key, one in records.items() if one is not None}
 
 
 def ensure(layout: Layout, artefact: Artefact, wait: Wait = SILENTLY) -> Made:
