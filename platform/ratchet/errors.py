@@ -48,6 +48,7 @@ class RatchetError(Exception):
     class_code: ClassVar[str] = "ratchet"
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", code: Code | None = None) -> None:
+        # Here, because what shows, logs or sends an error knows nothing of secrets.
         self.what, self.where, self.fix = redact.words(what), redact.words(where), redact.words(fix)
         self.finer = code
         super().__init__(self.what, self.where, self.fix)
@@ -62,6 +63,7 @@ class RatchetError(Exception):
         return f"{head}\n  {self.fix}" if self.fix else head
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # By default pickle gives all values by position, and but for the first they are keywords.
         return _rebuild, (type(self), self.what, self.where, self.fix, self.finer)
 
 

@@ -133,6 +133,7 @@ class _LogRecord(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.exc_info and self.exc_info[0] is not None:
+            # A formatter takes this text where it is set, and makes none of its own.
             self.exc_text = words("".join(traceback.format_exception(*self.exc_info))).rstrip()
 
     def getMessage(self) -> str:
@@ -175,6 +176,7 @@ def _secrets() -> frozenset[str]:
 
 def _content(path: Path) -> str:
     """Return what a file of secrets holds; empty where it cannot be read yet."""
+    # Kept, as every text that leaves asks again.
     if path not in _contents:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if path.stat().st_size <= _LARGEST_FILE:
@@ -188,6 +190,7 @@ def spellings(secrets: frozenset[str]) -> tuple[str, ...]:
     found = set(secrets)
     for secret in secrets:
         found |= {quote(secret, safe=""), json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+        # In basic authentication a name and a colon stand before it: wandb's name is `api`, others send none.
         found |= {base64.b64encode(prefix + secret.encode()).decode() for prefix in (b"", b"api:", b":")}
     return tuple(sorted(found, key=lambda spelling: (-len(spelling), spelling)))
 

@@ -93,6 +93,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         compiled = re.compile(pattern)
     except re.error as error:
         raise PlanError(f"not a regular expression: {pattern!r}: {error}") from error
+    # `findall` gives whole matches without a group, and tuples for several.
     if compiled.groups != 1:
         raise PlanError(f"the pattern {pattern!r} has {compiled.groups} groups", fix="give it exactly one")
     return compiled
@@ -101,6 +102,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 def last_match(pattern: re.Pattern[str], text: str) -> str | None:
     """Return the group of the last match in what `text` says, stripped, or None."""
     found = pattern.findall(spoken(text) or "")
+    # The last one, as a model may name others on its way to the answer.
     return found[-1].strip() if found else None
 
 

@@ -49,6 +49,7 @@ def run_perplexity(name: str, task: Perplexity, candidate: Candidate) -> TaskRes
     window, stride = _lengths(name, task, candidate.longest)
     rows, digest = read_rows(task.rows, (task.column,), task.max_rows, blank=True)
     text = "\n\n".join(row[task.column] for row in rows)
+    # Quietly: the tokenizer would warn of a text longer than the model takes, and windows follow.
     ids = tuple(candidate.tokenizer(text, verbose=False)["input_ids"])
     if len(ids) < 2:
         fix = "a text of at least two tokens has something to predict"

@@ -105,6 +105,7 @@ _SCHEMA = pa.schema([*((name, pa.string()) for name in _TEXTS), ("values", pa.ma
 def write_result(folder: Path, result: TaskResult) -> None:
     """Write a result into `folder`. Raises StorageError."""
     columns: dict[str, list[Any]] = {name: [getattr(item, name) for item in result.items] for name in _TEXTS}
+    # Sorted, so that the same values are the same bytes.
     columns["values"] = [sorted(item.values.items()) for item in result.items]
     pq.write_table(pa.table(columns, _SCHEMA), folder / ITEMS, compression="zstd")
     values = to_values(dataclasses.replace(result, items=()))

@@ -20,9 +20,11 @@ from ratchet.errors import DataError
 from ratchet.reference.share import error_of
 from ratchet.reference.store import Floats
 
+# Clusters of which all 4,096 ways are gone through: fewer than the draws that would stand for them.
 _EXACT = 12
 FLIPS = 10_000
 """Sign flips of which a p-value is made, where there are too many to go through all."""
+# Signs in memory at a time, of a byte each.
 _AT_ONCE = 1 << 22
 _TIE = 1e-9
 NORMAL_95 = float(special.ndtri(0.975))

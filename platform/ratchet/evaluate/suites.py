@@ -120,6 +120,7 @@ def score_suite(
         if wanted := [suite.tasks[task] for task in suite.tasks if task not in found]:
             leases = candidates.alone(wanted, candidates.step_back)
             found = failed | _kept(bench.layout, model, name, parts)  # another process may have asked meanwhile
+            # Reversed, so that of tasks with one identity the first is asked.
             keys = {fingerprint(parts[task].identity): task for task in reversed(suite.tasks) if task not in found}
             left = {task: read.ready[task] for task in suite.tasks if task in keys.values()}
             for task, outcome, seconds in _ask(candidates, left):

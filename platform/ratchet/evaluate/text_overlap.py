@@ -234,6 +234,7 @@ def jackknife(counts: npt.NDArray[np.int64], score: Callable[[npt.NDArray[np.int
 
 
 def _item(at: int, question: str, gold: str, answer: Answer, values: Mapping[str, float]) -> Item:
+    # Divided by a zero, or `ab` and `c` would be the item that `a` and `bc` are.
     content = hashlib.sha256(f"{question}\0{gold}".encode()).hexdigest()[:8]
     item = f"{at + 1} {content}"
     said = spoken(answer.text)

@@ -67,6 +67,7 @@ class Evaluations:
     def finish(self, names: Sequence[str]) -> dict[str, list[Scored]]:
         """Evaluate what is left and return every model's results. Raises what went wrong in the background."""
         if self._thread is not None:
+            # The queue keeps its order, so the thread has every model behind it when it comes to this.
             self._waiting.put(None)
             self._thread.join()
         self.beside = 0  # nothing is trained any more
@@ -82,6 +83,7 @@ class Evaluations:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Before the None: so the thread passes over the models that still wait.
         self._stop.set()
         if self._thread is not None:
             self._waiting.put(None)
@@ -156,6 +158,7 @@ def spare_actors(cluster: Cluster) -> int:
     if not on_ray():
         return 0
     have = resources()
+    # An engine that is spread over several GPUs takes them all.
     gpus = cluster.gpus_per_worker and max(cluster.gpus_per_worker, cluster.tensor_parallel)
     rooms = [have.get("CPU", 0.0) - cluster.most_workers * cluster.cpus_per_worker - 1]  # one is Ray Train's own
     if gpus:

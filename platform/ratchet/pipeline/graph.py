@@ -99,6 +99,7 @@ def steps_of(plan: Plan, name: str, order: Sequence[str]) -> list[Step]:
     """Return the steps of one stage; `order` names its chunks as they will be trained."""
     stage = plan.stages[name]
     if not trains(stage):
+        # The first part of a merge is its start, as what its model is held against.
         return [Step(name, name, stage.kind, Chunk({}), final_model(plan, stage.of[0]), None, stage)]
     start = final_model(plan, start_of(plan, name))
     named = reference_of(plan, name) if reads_reference(stage) else None
@@ -197,6 +198,7 @@ def planned_steps(plan: Plan, names: Names, order_of: Callable[[str], Sequence[s
 def step_identity(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
     """Return what decides a step's weights. Its inputs must be known."""
     identity = recipe(plan, step, names)
+    # Last, because the rest says where a step that was made with them would lie.
     return {**identity, **names.masters(step, identity)}
 
 
@@ -235,6 +237,7 @@ def chunking(plan: Plan, name: str, names: Names) -> dict[str, Any]:
             "base": steps.base and [names.model(steps.base), steps.base.dtype],
             "engine": plan.reference.model_dump(mode="json", include={"engine", "quantisation"}),
         }
+    # Elsewhere the seed decides neither the order nor the rows.
     if steps.order == "random" or min(stage.shares().values()) < 1:
         found |= {"seed": stage.seed}
     return found
@@ -295,8 +298,10 @@ def options(stage: Stage) -> dict[str, Any]:
     """Return the settings of a stage that decide its numbers, apart from its data and models."""
     found = stage.model_dump(mode="json", exclude=NOT_IDENTITY)
     if trains(stage) and stage.checkpoint.publish == "best":
+        # Which checkpoint is best depends on which there are.
         found |= {"publish": "best", "checkpoint_every": stage.checkpoint.every}
     if trains(stage) and stage.skip_nonfinite:
+        # Named only where it is set, so that steps from before there was such a key keep their identity.
         found |= {"skip_nonfinite": stage.skip_nonfinite}
     return found
 

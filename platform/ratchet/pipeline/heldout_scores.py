@@ -70,6 +70,7 @@ def _opponents(run: Run, step: Step | None) -> list[Model]:
     if not trains(step.settings):
         return [run.models[step.start]]
     start = run.models[final_model(run.plan, start_of(run.plan, step.stage))]
+    # The reference of a first step is as a rule the start of its stage: one opponent then, and not two.
     return [start] if step.reference is None else list(dict.fromkeys([reference_model(run, step), start]))
 
 
@@ -111,6 +112,7 @@ def _heldout(run: Run, model: Model, opponents: list[Model], reward: Reward) -> 
     for tokens in evaluation_tokens(run):
         job = heldout_job(tokens)
         for other in opponents:
+            # A source that holds nothing out has no such job, and its models no row.
             if job not in (mine := ensure_scores(run, model, [job])):
                 continue
             theirs = ensure_scores(run, other, [job])
@@ -155,6 +157,7 @@ def questions_of(run: Run, source: str, rows: int) -> list[HeldoutQuestion]:
     texts = _heldout_pairs(run, source)
     seen: dict[bytes, int] = {}
     for row in range(len(table)):
+        # Several pairs may share a prompt. The first of them says what the right answer is.
         seen.setdefault(table[row].prompt.tobytes(), row)
     found = []
     for row in list(seen.values())[:rows]:
@@ -171,6 +174,7 @@ def questions_identity(run: Run, source: str) -> str:
 
 def _widest_tokens(run: Run, source: str) -> Tokens:
     longest = max(stage.max_length for stage in run.plan.stages.values() if trains(stage))
+    # Whatever the stages say of pairs that are too long: a prompt with its beginning cut off is another question.
     return tokens_of(run, source, longest, "drop")
 
 

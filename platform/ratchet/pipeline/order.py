@@ -74,6 +74,7 @@ def find_order(run: Run, name: str, *, unnamed: bool = False) -> Order | None:
         return None
     path = run.layout.order(run.plan.name, name)
     kept = find_document(Order, path, order_of_stage(run, name), unnamed=unnamed)
+    # An `unnamed` document does not say what it was made from: its chunks at least must be those of the plan.
     return kept if kept is not None and sorted(kept.chunks) == sorted(chunk_names(stage)) else None
 
 
@@ -155,5 +156,6 @@ def _cut(run: Run, name: str, steps: Steps, start: Model, chunks: Sequence[str])
     rows = split_rows(steps.order, len(table), len(chunks), ratios, stage.seed)
     if ratios is not None:
         found = [difficulty(chunk, ratios[part]) for chunk, part in zip(chunks, rows, strict=True)]
+    # For the page alone: the parts of a union have no source to be named by.
     sources = [difficulty(name, values) for name, values in _source_ratios(run, name, start, whole=False).items()]
     return Order(tuple(chunks), (*found, *sources), tuple(tuple(part.tolist()) for part in rows))

@@ -107,6 +107,7 @@ def _there(text: str, kind: str, found: Callable[[Path], bool]) -> str | None:
     path = Path(text).expanduser()
     if found(path):
         return None
+    # `exists` follows links, so one that leads nowhere would read as a file that is missing.
     if (what := _leads_nowhere(path)) is not None:
         return what
     if (what := _written_wrongly(text)) is not None:
@@ -222,6 +223,7 @@ def _too_long(document: Document) -> Iterator[Problem]:
 def _positions(model: dict[str, Any]) -> int | None:
     """Return the longest sequence that a model's config.json names, or None where it is not here or names none."""
     config = _config(model)
+    # A model of texts and images keeps its language model's settings one level down. `n_positions` is GPT-2's name.
     text = config.get("text_config", config)
     longest = text.get("max_position_embeddings") or text.get("n_positions") if isinstance(text, dict) else None
     return longest if isinstance(longest, int) else None
@@ -245,6 +247,7 @@ def _cached(name: str, revision: Any) -> Path:
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
     asked = revision if isinstance(revision, str) else "main"
     try:
+        # In the hub's cache a branch or tag is a file that holds its commit; a commit has no such file.
         commit = (hub / "refs" / asked).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         commit = asked

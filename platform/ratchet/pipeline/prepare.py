@@ -199,6 +199,7 @@ def _texts(folders: list[Path]) -> Iterator[str]:
         for batch in file.iter_batches(columns=["prompt", "chosen", "rejected"]):
             for row in batch.to_pylist():
                 yield from (turn["content"] for turn in row["prompt"])
+                # A demonstration has no rejected answer.
                 yield from (text for text in (row["chosen"], row["rejected"]) if text)
 
 

@@ -44,6 +44,7 @@ def connect(
     `options` are those of `ray.init`, `local` more of them for a Ray of this machine. Raises ClusterError.
     """
     address, key = asked or os.environ.get("RAY_ADDRESS") or LOCAL, "cluster.ray.address" if asked else "RAY_ADDRESS"
+    # What workers write would run through the lines for people. What they warn of comes by way of `store.warned`.
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         say("starting Ray on this machine")
@@ -79,6 +80,7 @@ def check_port(address: str, key: str = "cluster.ray.address") -> None:
 
 
 def _start(options: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    # Children that the caller had before are not this attempt's to end.
     before = set(family(os.getpid()))
     for attempt in itertools.count(1):
         if (error := _init(options)) is None:
@@ -101,6 +103,7 @@ def _init(options: Mapping[str, Any]) -> Exception | None:
     try:
         ray.init(**options)
     except Exception as error:
+        # A connection that is half made would let the next `ray.init` fail: it refuses to be called twice.
         ray.shutdown()
         return error
     return None

@@ -85,6 +85,7 @@ def step_jobs(run: Run, step: Step, stage: TrainingStage) -> list[ScoreJob]:
     if (rows := run.rows_of(step)) is not None:
         table, part = stage_table(run, stage), np.asarray(rows)
         files, lines = table.file_of_N[part], table.row_of_N[part]
+        # In rising order, as the rows are a part of what scores are known by: the same rows are then the same scores.
         picked = {source: np.sort(lines[files == file]).tolist() for file, source in enumerate(tokens)}
     return [
         heldout_job(tokens[source]) if split == "heldout" else train_job(tokens[source], picked.get(source))
@@ -114,6 +115,7 @@ def ensure_scores(
     run: Run, model: Model, jobs: Iterable[ScoreJob], engine: EngineChoice = TRAINER, quantise: str | None = None
 ) -> dict[ScoreJob, Scores]:
     """Score `jobs` under `model` where the store does not hold them yet. Raises DataError, ModelError."""
+    # A job without pairs gets no scores, so callers look whether theirs is in the answer.
     wanted = list(dict.fromkeys(job for job in jobs if job_size(job)))
     return dict(zip(wanted, score_together(run, [(model, job) for job in wanted], engine, quantise), strict=True))
 
@@ -176,6 +178,7 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
         said = f"the reference of {stage_name} is held in {quantise} as its training holds it: the trainer scores it"
         run.warnings += [said] if said not in run.warnings else []
         return Gate(TRAINER, None)
+    # By stage too, since its loss and options decide how much a difference matters.
     key = (stage_name, model.identity, model.dtype)
     if key not in run.gates:
         stage = run.plan.stages[stage_name]
@@ -214,6 +217,7 @@ def _compare(run: Run, name: str, stage: TrainingStage, model: Model, foreign: E
     try:
         theirs = ensure_scores(run, model, jobs, foreign)
     except (ModelError, DataError) as error:
+        # An engine that the plan names must do it; `auto` takes the trainer's where the other one cannot.
         if asked.engine != "auto":
             raise
         run.warnings.append(f"the reference of {name} is scored by the trainer: {error.what}")

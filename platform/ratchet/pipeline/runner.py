@@ -79,6 +79,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     heard, steps = Heard(run.folder, run.console.say), list[Step]()
     with hold(run.folder, run.console.say) as lease, heard.all():
         run.lease = lease
+        # First of all, as it needs the run folder and the plan alone: no model, no Ray, no request to the hub.
         if not (fresh or trial):
             refuse_changed(run)
         _look(run)
@@ -86,6 +87,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),
             session(plan.cluster, run.console.say, here=here),
+            # Last of them, because Ray takes SIGTERM for itself when it starts.
             stoppable(run.stop),
         ):
             _prepare(run)
@@ -101,6 +103,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
                     _score(run, step.name)
                     evaluations.made(step.name)
                     steps.append(step)
+                # Only now: until all steps are made from it, the folder may still hold those of the plan before.
                 write_text(run.folder / "plan.yaml", text)
                 write_json(run.folder / "resolved.json", run.plan.model_dump(mode="json"))
                 models = evaluated_models(run, steps)
@@ -205,11 +208,13 @@ def _score(run: Run, name: str) -> None:
     """Score a model on all that the run will ask of it, in one pass of each engine."""
     model: Model = run.models[name]
     jobs = list(reference_jobs(run, name))
+    # Random weights are not evaluated: without a job nobody would read their scores.
     if name == BASE and run.plan.model.scratch and not jobs:
         return
     by_engine: dict[EngineChoice, list[ScoreJob]] = {}
     for stage, job in jobs:
         by_engine.setdefault(gate_of(run, stage, model).engine, []).append(job)
+    # Models are compared with one another by these, so one engine scores them all.
     by_engine.setdefault(TRAINER, []).extend(evaluation_jobs(run))
     for engine, some in by_engine.items():
         ensure_scores(run, model, some, engine)

@@ -68,6 +68,7 @@ def write_samples(run: Run) -> tuple[SampledPrompt, ...]:
         try:
             with under_way(f"asked {name}", f"answers {len(prompts)} prompts", run.console):
                 written[name] = _ask(run, name, prompts)
+        # Both are a RatchetError too. After one of these no report can be written either.
         except (StoppedError, StorageError):
             raise
         except RatchetError as error:
@@ -89,6 +90,7 @@ def chosen_prompts(run: Run) -> list[ChosenPrompt]:
     tokens: dict[str, Tokens] = {}
     for stage in run.plan.stages.values():
         if trains(stage):
+            # What is there already wins: a source is shown as the first stage that reads it has it.
             tokens = {**stage_tokens(run, stage), **tokens}
     for split in SPLITS:
         streams = [_prompts(run, one, split) for one in tokens.values() if finished_record(one.folder).counts[split]]
@@ -102,6 +104,7 @@ def _prompts(run: Run, tokens: Tokens, split: Split) -> Iterator[ChosenPrompt]:
     """Yield different prompts of a source in the order of their pairs' ids, which are digests."""
     table = open_table([tokens.folder / f"{split}.arrow"], [1.0], 0)
     ids = table.pair_ids().to_pylist()
+    # Some prompts are too long and some are the same, so more are looked at; a source may have millions.
     texts = _texts(run.pairs[tokens.source][1] / f"{split}.parquet", sorted(ids)[: 20 * PROMPTS])
     seen: set[bytes] = set()
     for row in sorted(range(len(ids)), key=ids.__getitem__)[: 20 * PROMPTS]:

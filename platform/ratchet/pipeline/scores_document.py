@@ -217,6 +217,7 @@ def track_scores(wandb: Wandb | None, group: str, scores: SuiteScores, folder: P
 
 def score_facts(score: Score) -> dict[str, str | int]:
     """Return a score with its error as the console shows it, and of how many items it is."""
+    # Where all items agree the formula gives an error of 0, and nothing is known that well.
     alike = score.standard_error == 0
     ends = (interval_of(score.value, score.count) if alike and score.unit == "share" else None) or (None, None)
     value = "no score" if score.value is None else with_ends(score.value, score.standard_error or None, ends, 2)

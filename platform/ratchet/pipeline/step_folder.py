@@ -96,6 +96,7 @@ def link_step(folder: Path, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.is_symlink() or folder.readlink() != target:
+            # No link can be made over another one, but a rename replaces it: others see the old or the new.
             aside.symlink_to(target)
             aside.replace(folder)
 

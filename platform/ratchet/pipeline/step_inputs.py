@@ -151,6 +151,7 @@ def _lacks(run: Run, name: str) -> bool:
     begun = begun_as(folder)
     if begun is None or KEY not in begun:
         return False
+    # In a chain too: a step that is made again for its own heirs needs the masters of its start.
     return not (folder / NAME).exists() or bool(step_faults(folder)) or wanted_again(run, name)
 
 

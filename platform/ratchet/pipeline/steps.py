@@ -84,12 +84,14 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
                 counts, facts = result.counts, training_facts(run, result, gate, scored)
             product = Product(counts, input_weights(run, step, identity), {**_facts(made), **facts})
             record = record_of(made, product, started, time.monotonic() - clock)
+            # Another process may have taken the place over meanwhile: then nothing is recorded.
             mine.check()
             write_step_record(folder, record)
             run.console.done(step.name, _outcome(record), record.seconds)
         else:
             run.console.say(f"{step.name:<20} is there already")
         drop_checkpoints(folder)  # also of one that is there: its maker may have been killed before it could
+    # While it trains, a signal is only remembered (`Stop.patiently`). Now the step is recorded, and the run may end.
     if mine.found is None or run.trial:
         run.stop.check()
     if run.trial is None:

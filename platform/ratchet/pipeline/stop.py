@@ -78,6 +78,7 @@ def stoppable(stop: Stop) -> Iterator[None]:
         return
 
     def take(number: int, frame: FrameType | None) -> None:
+        # A signal may come when the block has ended, and the handlers from before are not back yet.
         if not over:
             stop.ask(number)
 
@@ -88,6 +89,7 @@ def stoppable(stop: Stop) -> Iterator[None]:
     except BaseException as error:
         if not _interrupted(error):
             raise
+        # This raises: who raised the Interruption has said why before.
         stop.check()
     finally:
         over = True

@@ -83,6 +83,7 @@ def _source(run: Run, name: str) -> SourceSummary:
     folder = run.pairs[name][1]
     record = finished_record(folder)
     tokens = [(one, finished_record(one.folder)) for one in run.tokens.values() if one.source == name]
+    # Of several length policies the widest leaves the fewest pairs out.
     longest = max(tokens, key=lambda pair: pair[1].identity["max_length"], default=None)
     return SourceSummary(
         name=name,

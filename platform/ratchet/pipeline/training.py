@@ -86,6 +86,7 @@ def ready(
     """Return what the workers of a step need, its reference scored, and by whom. Raises what scoring raises."""
     tokens = [stage_tokens(run, stage)[name] for name in step.chunk.shares]
     gate, scored = (None, []) if step.reference is None else _score_reference(run, step, stage)
+    # The trainer's own scores need no room beside rounding: policy and reference are computed alike.
     noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
     spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
     return dataclasses.replace(spec, **_masters(run, step, carries=carries)), gate, scored
@@ -95,6 +96,7 @@ def _score_reference(run: Run, step: Step, stage: TrainingStage) -> tuple[Gate, 
     """Score the pairs of a chunk, and the held-out ones, under the step's reference, by the engine it may trust."""
     model, quantise = reference_model(run, step), quantised(step)
     gate = gate_of(run, step.stage, model, quantise)
+    # Before the pass, which may take hours, and whose scores a refusal would leave unused.
     _hold_to(run, step, gate)
     scored = ensure_scores(run, model, step_jobs(run, step, stage), gate.engine, quantise)
     if gate.engine.foreign:

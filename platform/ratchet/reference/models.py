@@ -250,6 +250,7 @@ class ScoredPairs:
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
+        # Little-endian on any machine: the digest names a folder that machines share.
         some = hashlib.sha256(np.asarray(self.rows or (), dtype="<i8").tobytes()).hexdigest()[:20]
         return {
             "kind": self.kind,

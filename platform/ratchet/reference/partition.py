@@ -63,6 +63,7 @@ def split_rows(order: str, rows: int, count: int, ratios: Floats | None, seed: i
     if order in {"easy_to_hard", "hard_to_easy"}:
         if ratios is None:
             raise ValueError("an order by difficulty needs the log-ratios")
+        # Stable, so that pairs of one γ keep the order of the table, whichever way numpy sorts.
         ranked = np.argsort(-ratios if order == "easy_to_hard" else ratios, kind="stable")
     elif order == "random":
         ranked = np.random.Generator(np.random.Philox(key=seed)).permutation(rows)

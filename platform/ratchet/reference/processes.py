@@ -51,6 +51,8 @@ def gone_afterwards() -> Iterator[Any]:
     """
     import ray
 
+    # No CPU of its own, since the pass that signs it may take them all. DEFAULT, because a trial of a sweep is itself
+    # in a placement group, which has no room for it.
     register = ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(Register).remote()
     try:
         yield register
@@ -77,6 +79,7 @@ def family(pid: int) -> list[int]:
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 parents[int(entry.name)] = int(stat(int(entry.name))[1])
     found = [pid]
+    # The list grows while it is walked, so children of children come into it too.
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]
     return found

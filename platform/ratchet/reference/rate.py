@@ -54,6 +54,7 @@ class TrainerRater:
         loaded = load_model(
             model.folder, model.dtype, trust_remote_code=model.trust_remote_code, quantise=model.quantise
         )
+        # bitsandbytes has put its weights where they belong.
         on_device = loaded if model.quantise else loaded.to(self.device)
         return PairScorer(on_device, sharing=self.sharing).eval()
 
@@ -66,6 +67,7 @@ def score_rows(scorer: Any, table: TokenTable, rows: Any, token_budget: int, dev
     from ratchet.model.forward import score
 
     place = {int(row): at for at, row in enumerate(rows)}
+    # NaN, so that a row that no part covered is found when the scores are proved.
     out = np.full((4, len(rows)), np.nan)
     parts = units(table.__getitem__, rows, scorer.packing, token_budget)
     with torch.inference_mode():

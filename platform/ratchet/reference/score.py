@@ -120,6 +120,7 @@ def _score(
     models = list(dict.fromkeys(model for model, _ in work))
     items = [
         {**item, "model": models.index(model)}
+        # By model, because an engine that changes its model loads the whole of it.
         for (model, _), plan in sorted(zip(work, mine.found, strict=True), key=lambda pair: models.index(pair[0][0]))
         if plan.missing
         for item in _items(plan)
@@ -260,10 +261,13 @@ def _on_ray(
     import ray
 
     make, sign_in = _maker(models, items, engine, pool), functools.partial(sign, register)
+    # A foreign engine may be spread over more GPUs than a worker of the training has.
     gpus = max(pool.gpus, engine.tensor_parallel) if pool.gpus and engine.foreign else pool.gpus
+    # A block of Ray Data for each item, or a process would be handed several at once, and report them together.
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         BlockScorer,
         fn_constructor_args=(make, models, uuid.uuid4().hex, sign_in, warned.destination()),
+        # No more processes than blocks: each holds a whole engine.
         compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(items))),
         num_cpus=1,
         num_gpus=gpus or None,

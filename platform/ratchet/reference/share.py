@@ -17,6 +17,7 @@ def exact_interval(hits: int, count: int) -> tuple[float, float]:
     if not 0 <= hits <= count:
         raise ValueError(f"{hits} of {count} is no share")
     tail = (1 - LEVEL) / 2
+    # At these two ends a parameter of the beta distribution would be 0, where scipy gives NaN.
     low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
     high = float(special.betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
     return low, high
@@ -24,6 +25,7 @@ def exact_interval(hits: int, count: int) -> tuple[float, float]:
 
 def interval_of(share: float | None, count: int) -> tuple[float, float] | None:
     """Return the exact interval of a share of `count` things; None where it is not one."""
+    # Documents hold the share, and the formula wants how many it was of.
     return None if share is None or not count else exact_interval(round(share * count), count)
 
 

@@ -79,6 +79,7 @@ def sample_rows(rows: int, size: int) -> tuple[int, ...] | None:
     """Return a fixed sample of `size` row numbers in rising order, or None where that is all of them."""
     if size >= rows:
         return None
+    # The key is in no identity: another one would let every run score another sample.
     return tuple(np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(rows)[:size]).tolist())
 
 
@@ -99,6 +100,7 @@ def write_block(folder: Path, number: int, pair_ids: Sequence[str], logps: Logps
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     path, data = block_path(folder, number), buffer.getvalue()
+    # A kill between the two leaves a digest without a block, which is made; the other way round it would be made again.
     write_bytes(_digest_path(path), _digest_line(path, hashlib.sha256(data).hexdigest()))
     write_bytes(path, data)
 
@@ -236,6 +238,7 @@ def ids_in(folder: Path) -> list[str]:
 
 def _not_scores(logps: Logps) -> npt.NDArray[np.bool_]:
     """Mark the rows with a number that no answer's log-probability can be."""
+    # A demonstration has no rejected answer: no tokens, and NaN for its score.
     right = np.isfinite(logps.chosen) & (logps.chosen <= 0)
     return ~right | ((logps.rejected_tokens > 0) & ~(np.isfinite(logps.rejected) & (logps.rejected <= 0)))
 

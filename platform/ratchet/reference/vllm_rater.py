@@ -60,6 +60,7 @@ class VllmRater:
         self._close()
 
     def _rate(self, model: ScoringModel, pairs: list[TokenisedPair]) -> Logps:
+        # One position less, as vLLM draws a token behind what it scores.
         _refuse_longer(pairs, context(model.folder) - 1, model.folder)
         engine = self._holding(model)
         sequences = [

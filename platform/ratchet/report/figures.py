@@ -15,6 +15,7 @@ def number(value: float | None, decimals: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return NONE
     text = f"{value:,.{decimals}f}"
+    # What rounds to 0 loses its sign: −0.00 would read as a fall.
     return ("−" + text[1:] if text.startswith("-") else text) if float(text.replace(",", "")) else text.lstrip("-")
 
 
@@ -88,6 +89,7 @@ def with_ends(value: float | None, error: float | None, ends: tuple[float | None
     low, high = ends
     if value is None or low is None or high is None:
         return with_error(value, error, decimals)
+    # To two digits of the interval's width, as an error is shown to two of its own.
     decimals = max(2, decimals_of(high - low)) if high > low else decimals
     return f"{number(value, decimals)} ({number(low, decimals)} to {number(high, decimals)})"
 

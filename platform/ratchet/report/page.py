@@ -84,6 +84,7 @@ def run_page(report: Report) -> Page:
         about="Made with",
         facts=tuple(run_facts(report)),
         sources=tuple(one for one in sources if one.text),
+        # The page's style has eight colours; a ninth stage has the first again.
         stages={name: index % 8 for index, name in enumerate(coloured(report))},
         answers=side_by_side(report),
     )

@@ -26,6 +26,7 @@ _VARIABLES |= {f"#0102{index:02x}": f"--stage-{index}" for index in range(STAGES
 LEVELS = 8
 _VARIABLES |= {f"#0103{index:02x}": f"--level-{index}" for index in range(LEVELS)}
 _STYLE = {
+    # Text and no outlines: it takes the page's font, can be searched, and is read aloud.
     "svg.fonttype": "none",
     "svg.hashsalt": "ratchet",  # ids are the same each time, so that a page made again is the same to the byte
     "text.parse_math": False,  # a source or model may have dollar signs in its name
@@ -78,6 +79,8 @@ def draw(
     left, right, top, bottom = margins
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser has the glyph
+        # 72 points are an inch, and matplotlib writes a point as one unit of SVG. Without pyplot, which keeps each
+        # figure and looks for a screen.
         figure = Figure(figsize=(width / 72, height / 72))
         axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
         axes.grid(axis="y", color=RULE, linewidth=0.6)
@@ -178,6 +181,7 @@ def _pushed_apart(axes: Any, items: Sequence[Item], gap: float) -> list[tuple[fl
     They are pushed upwards, and down again where the last one would stand above the axes.
     """
     low, high = axes.get_ylim()
+    # The extent is in dots, the gap in points.
     share = gap / (axes.get_window_extent().height * 72 / axes.figure.dpi)
     places = [(one[0] - low) / (high - low) for one in items]
     for index in range(1, len(places)):
@@ -192,6 +196,7 @@ def _pushed_apart(axes: Any, items: Sequence[Item], gap: float) -> list[tuple[fl
 def across(axes: Any, names: Sequence[str], above: float = 0.6) -> None:
     """Turn axes into a chart of one line a name: names down the side, the grid along the values."""
     axes.set_yticks(range(len(names)), names)
+    # Upside down, so that the first name stands at the top.
     axes.set_ylim(len(names) - 1 + above, -above)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=RULE, linewidth=0.6)

@@ -54,6 +54,7 @@ class AppendLog(Generic[T]):
 
     def _lock(self, held: str, fix: str) -> None:
         try:
+            # The system drops this lock with the process, whatever ends that: none has to lapse.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(held, where=str(self.path), fix=fix, code="run.held") from None
@@ -193,6 +194,7 @@ def _digest(content: object) -> bytes:
 
 
 def _text(value: Any) -> str:
+    # The keys stay in their own order, which JSON keeps: the check of a line that is read is of the same text.
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 

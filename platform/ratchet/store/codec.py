@@ -122,6 +122,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     count = 0
     try:
+        # Editors on Windows put a byte order mark before the first line.
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():

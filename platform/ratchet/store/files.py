@@ -85,6 +85,7 @@ def fsync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` by way of a file aside, fsync and rename. Raises StorageError."""
+    # Beside it, as a rename is whole only within one file system.
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +98,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
+        # The name is on the disk only once its folder is.
         fsync_folder(path.parent)
 
 
@@ -122,6 +124,7 @@ def write_json_once(path: Path, value: Any) -> bool:
     write_json(aside, value)
     try:
         with storage_errors(path):
+            # A link fails where the name is taken; a rename would replace what is there.
             os.link(aside, path)
     except FileExistsError:
         return False
@@ -164,6 +167,7 @@ def remove_leftovers(final: Path) -> None:
     """Remove what killed processes left beside `final` in making it; for who alone may make it now."""
     with storage_errors(final):
         for path in final.parent.glob(f".{glob.escape(final.name)}.*"):
+            # Other hidden names beside it are not of our making.
             if re.fullmatch(r"[0-9a-f]{8}", path.name.removeprefix(f".{final.name}.")):
                 _remove(path)
 
@@ -180,6 +184,7 @@ def publish_folder(aside: Path, final: Path) -> None:
     try:
         aside.rename(final)
     except OSError as error:
+        # POSIX leaves it to the file system which of the two a full folder gives.
         if error.errno in {errno.EEXIST, errno.ENOTEMPTY}:
             raise FileExistsError(str(final)) from error
         raise
@@ -238,6 +243,7 @@ DIGEST = "digest"
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return `document` as JSON types, the values of secrets masked, with its digest as the last key."""
+    # As a reader will have it, a tuple as a list: the digest is taken of that.
     plain: dict[str, Any] = json.loads(json.dumps(redact.tree(dict(document))))
     plain.pop(DIGEST, None)
     return {**plain, DIGEST: _digest(plain)}

@@ -26,6 +26,7 @@ def canonical(value: Any, *, at: str = "") -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise TypeError(f"no fingerprint for {value!r} at {at or 'top'}")
+        # A plan may say 1 or 1.0 and means the same. From 2**53 on a float does not hold every whole number.
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if isinstance(value, Mapping):
         if bad := [key for key in value if not isinstance(key, str)]:
@@ -59,6 +60,7 @@ def digest_once(path: Path) -> str:
     state = path.stat()
     if time.time_ns() - state.st_ctime_ns < _MOMENT_NS:
         return digest_file(path)
+    # Inode, size and times are the cache's key alone: a file of which one has changed is read again.
     return _digest(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 

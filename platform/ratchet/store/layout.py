@@ -56,6 +56,7 @@ def layout_at(
 
 def root_of(storage: str) -> Path:
     """Return a storage folder as an absolute path, `~` and links followed. Links in a circle stay as they are."""
+    # `Path.resolve` raises RuntimeError where links lead in a circle.
     return Path(os.path.realpath(at_home(storage)))
 
 

@@ -95,6 +95,7 @@ class Process:
             found = stat(self.pid)
         except OSError:
             return False
+        # Field 22 of proc(5), when it was started: here without the two fields before the state.
         return found[0] in {"Z", "X"} or int(found[19]) != self.started
 
 
@@ -122,6 +123,7 @@ def stat(pid: int) -> list[str]:
 def _machine() -> str | None:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        # Containers of one machine share its boot, and not its process numbers.
         return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return None

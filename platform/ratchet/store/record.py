@@ -57,6 +57,7 @@ def versions() -> dict[str, str]:
 def code_commit() -> str:
     """Return the commit of Ratchet's own checkout, with `+` where files changed, or ``unknown``."""
     here = Path(__file__).resolve().parent
+    # No tags, so that it is the commit's own number, whatever people call it.
     command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

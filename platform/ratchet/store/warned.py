@@ -65,6 +65,7 @@ def send(folder: str | None) -> None:
 
     A process that works for the driver calls it with what `destination` returned in the driver.
     """
+    # Ours and not the root: what other libraries log is not for the page.
     logger = logging.getLogger("ratchet")
     if _handler not in logger.handlers:
         logger.addHandler(_handler)
@@ -134,6 +135,7 @@ def _append(folder: Path, what: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        # In one write, so that the lines of several threads do not mix.
         os.write(handle, (json.dumps(dataclasses.asdict(Warned(now(), what)), ensure_ascii=False) + "\n").encode())
         os.fsync(handle)
     finally:

@@ -40,6 +40,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
     """Ray's client with one way to ask."""
 
     def __init__(self, address: str, headers: dict[str, str], verify: bool | str) -> None:
+        # Which JobSubmissionClient would set, and `submit_job` reads.
         self._client_ray_version = ray.__version__
         # JobSubmissionClient's own would take RAY_API_SERVER_ADDRESS or RAY_ADDRESS in place of `address`.
         SubmissionClient.__init__(self, address=address, headers=headers, verify=verify)
@@ -162,6 +163,7 @@ def connect_jobs(address: str, ca: str | None) -> RayJobs:
     The token is taken from Ray's own variables. Raises ClusterError where there is no such cluster, it refuses, or
     its Ray is too old.
     """
+    # Ray tells by these what it packs and uploads, between our own lines.
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -121,6 +121,7 @@ def _expand(entry: str, where: str) -> list[Path]:
         )
     path = Path(entry)
     found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    # A file may have the signs of a pattern in its own name.
     if not path.exists() and glob.has_magic(entry):
         found = sorted(Path(name) for name in glob.glob(entry, recursive=True))  # noqa: PTH207 - the rule of `pairs.files`
     _refuse_links(found, where)

@@ -42,10 +42,12 @@ def check_space(plan: Document, written: Document, space: Space, metrics: Callab
 
     Raises PlanError, whose `what` has one line for each problem. Reads the plan and its suites; trains nothing.
     """
+    # First by itself: what is wrong with the plan alone is no fault of the space.
     plan_of(plan)
     base = base_document(plan, space, written)
     faults = {key: list(_key_faults(base, written, key, one)) for key, one in space.keys.items()}
     problems = [*base.problems, *_names(written, space), *(found for each in faults.values() for found in each)]
+    # A key that is wrong by itself would bring its fault at every point.
     tried = try_points(plan, written, space, [key for key, found in faults.items() if not found])
     problems += tried.problems
     plans = {at: plan_of(one) for at, one in tried.good.items()} or {"": _near(plan, base)}

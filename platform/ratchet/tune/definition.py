@@ -102,6 +102,7 @@ def open_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ())
     fail(_path_problems(document, written, space))
     with contextlib.suppress(PlanError):  # by itself it may lack what every trial has
         plan = plan_of(base_document(document, space, written))
+    # `report.sweep.words` reads these lines back, for the command that repeats the sweep.
     head = "".join(f"# --set {one}\n" for one in overrides)
     return Sweep(
         plan,

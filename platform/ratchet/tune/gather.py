@@ -64,11 +64,13 @@ def gather(
     `marks` gives words to points by their id. A folder without point.json is no trial; one without trial.json is
     unfinished. Raises CorruptError where a file of a trial is not what was written.
     """
+    # The name is any trial's: what is wanted is the folder above it.
     found = written_trials(layout.trials(asked.name).run("-").parent)
     trials = tuple(_outcome(layout, trial) for trial in found)
     objectives = tuple(
         Objective(metric, mode, any(shares_of(trials, metric))) for metric, mode in asked.space.objectives.items()
     )
+    # Reversed, so that the first trial of a point gives its values: one that says 1 and one that says 1.0 share the id.
     values = {trial.point.point_id: trial.point.point for trial in reversed(found)}
     points = points_of(trials, values, objectives, marks or {}, asked.space.seeds or ())
     keys = tuple(Key(key, one.kind, tuple(one.row.shown(one.given))) for key, one in asked.space.keys.items())

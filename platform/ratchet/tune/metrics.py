@@ -181,6 +181,7 @@ class RunFiles:
             "score": self.score,
             "train": self.train,
         }
+        # Of the run folders alone, from where they are: those of plans and of trials lie at different depths.
         self._layout = Layout(folder.parent.parent, folder.parent.name)
         self._read: dict[Path, Any] = {}
         self._scores: dict[str, _Score] | None = None

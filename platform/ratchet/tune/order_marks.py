@@ -59,6 +59,7 @@ def _accuracies(
                 continue
             for scored in step.references:
                 record = sound_record(folder := layout.logps(scored))
+                # Scores of a sample or of one part do not say how hard the source is.
                 if record is not None and covers_split(record.identity, "train"):
                     ratios = log_ratio(read_all(folder), length_normalised=steps.length_normalised)
                     found[step.start][step.chunk] = difficulty(step.chunk, ratios).accuracy

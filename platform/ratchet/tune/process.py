@@ -110,6 +110,7 @@ def _run(task: TrialTask, watch: Watch, wandb: TrialRun, console: Console, asked
         watch.check()
         raise_if_told(task)
 
+    # Told by an earlier call, too: its scheduler may have ended the trial just before the driver was killed.
     check()
     run_plan(task.plan, task.text, trial=Trial(task.sweep, follow, console, task.folder / STOP, check, asked))
     scores = read_json_or_none(task.folder / SCORES)

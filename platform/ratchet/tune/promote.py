@@ -90,6 +90,7 @@ def promote(document: Document, sweep: SweepOutcome, point: Point, origin: Origi
     """
     name = promoted_name(sweep.plan, str(sweep.space["name"]))
     data = {**document.data, "name": name}
+    # Checked before it is written, under the name that it will have.
     plan_of(dataclasses.replace(document, data=data))
     path = jobs / f"{name}.yaml"
     _refuse_other(path, sweep)
@@ -102,6 +103,7 @@ def promote(document: Document, sweep: SweepOutcome, point: Point, origin: Origi
 def _refuse_other(path: Path, sweep: SweepOutcome) -> None:
     if not path.exists():
         return
+    # It may be any file of that name, and then need not be UTF-8.
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     told = next((line.removeprefix(_CONTENT) for line in lines if line.startswith(_CONTENT)), None)
     mine = lines[:1] == [f"{_BY}{one_line(sweep.name)}"] and told is not None
@@ -113,6 +115,7 @@ def _refuse_other(path: Path, sweep: SweepOutcome) -> None:
             fix=fix,
             code="run.not-promoted",
         )
+    # Of the values and not of the text: people may lay the file out otherwise, and comment on it.
     if fingerprint(read(path).data) != told:
         what = "was promoted from this sweep, and has been changed since"
         raise RunError(what, where=str(path), fix=fix, code="run.edited")

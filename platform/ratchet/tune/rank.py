@@ -30,6 +30,7 @@ def points_of(
     results = {point: tuple(_result(mine, wanted.metric) for wanted in objectives) for point, mine in own.items()}
     whole = {point for point, mine in own.items() if _whole(mine, objectives, seeds)}
     ranks = _ranks(results, numbers, whole, objectives[0].mode) if len(objectives) == 1 else {}
+    # Where no point is whole, those that there are stand against one another.
     compared = {point: found for point, found in results.items() if point in whole or not whole}
     front = pareto(compared, objectives) if len(objectives) > 1 else set()
     return tuple(

@@ -200,6 +200,7 @@ def made_steps(folder: Path) -> tuple[TrialStep, ...]:
         if record is not None:
             found.append((path.name, path.resolve().name, record))
     ids = {name: fp for name, fp, _ in found}
+    # A step begins after those that it builds on.
     found.sort(key=lambda one: (one[2].started, one[0]))
     return tuple(_step(name, fp, record, ids) for name, fp, record in found)
 

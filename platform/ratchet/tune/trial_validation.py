@@ -167,6 +167,7 @@ def _own(trier: _Trier, problem: Problem) -> str | None:
     """Return the key whose value a problem stands at."""
     if problem.place.under != "keys":
         return None
+    # With a dot behind both, or stages.align would stand for stages.align2 too.
     mine = (key for key in trier.values if f"{problem.key}.".replace("[", ".").startswith(f"{key}."))
     return next(mine, None)
 

@@ -64,6 +64,7 @@ def _flow(value: Any) -> str:
         case list() | tuple():
             return f"[{', '.join(map(_flow, value))}]"
         case str():
+            # A word such as `null` reads back as something else, and needs quotes.
             return value if _PLAIN.fullmatch(value) and parse(value, SET).data == value else _quoted(value)
         case float():
             return _number(value)
@@ -77,6 +78,7 @@ def _number(value: float) -> str:
         return str(int(value))
     if _SMALL <= abs(value) < _LARGEST_WHOLE:
         return json.dumps(value)
+    # Seventeen digits distinguish any two floats; most need far fewer.
     digits = next(text for places in range(18) if float(text := f"{value:.{places}e}") == value)
     return re.sub(r"e([+-])0*", lambda sign: f"e{sign[1].strip('+')}", digits)
 

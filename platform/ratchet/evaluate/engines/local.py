@@ -146,6 +146,7 @@ class LocalEngine:
         ids_ST = torch.full((len(prompts), width), pad, dtype=torch.long)
         mask_ST = torch.zeros_like(ids_ST)
         for row, prompt in enumerate(prompts):
+            # To the right, as an answer goes on where its prompt ends.
             ids_ST[row, width - len(prompt) :] = torch.tensor(prompt)
             mask_ST[row, width - len(prompt) :] = 1
         device = self.model.device
@@ -284,6 +285,7 @@ class Done(StoppingCriteria):  # type: ignore[misc]
         if not stop:
             return False
         # The end is enough: what came before was looked at when it came.
+        # A token has a letter at least, but for some that decode to nothing.
         reach = max(map(len, stop)) + 8
         text = self.tokenizer.decode(ids_T[max(self.width, len(ids_T) - reach) :], skip_special_tokens=True)
         return any(one in text for one in stop)

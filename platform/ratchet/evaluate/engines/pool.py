@@ -79,6 +79,7 @@ def units_of(requests: Sequence[Request], length: Length, budget: int, key: Key 
     """
     distinct = {key(request): request for request in requests}
     sizes = {name: _size(request, length) for name, request in distinct.items()}
+    # The key decides between requests of one length, so that units do not depend on the order of asking.
     order = sorted(distinct, key=lambda name: (distinct[name].kind, -sizes[name].head - sizes[name].tail, name))
     units: list[list[str]] = []
     for name in order:
@@ -191,6 +192,7 @@ class AnswerPool:
             for unit in some
             if (key := unit_key(self.identity, unit, self._key)) not in self.journal
         }
+        # The longest first: begun last, it would let all other processes wait for one.
         self._compute(dict(sorted(missing.items(), key=lambda pair: (-weight(pair[1], self._length), pair[0]))))
         return {name: self._in_order(groups[name], units[name]) for name in groups}
 

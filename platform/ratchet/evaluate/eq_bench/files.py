@@ -119,6 +119,7 @@ def _records(path: Path, source: str) -> list[tuple[str, Any]]:
         if path.suffix == ".parquet":
             content: Any = pq.read_table(path).to_pylist()
         elif path.suffix == ".jsonl":
+            # Not by `splitlines`, which also divides at signs that JSON allows inside a text.
             content = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         else:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -155,6 +156,7 @@ def _reference(value: Any, at: str) -> Scores:
     """Return the four emotions of a reference with their scores. Rows of data sets hold it as text."""
     if isinstance(value, str):
         try:
+            # Data sets hold it as Python writes it, in single quotes, which is no JSON.
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError) as error:
             raise broken_questions("is no dictionary", where=at, fix=_FORMAT) from error

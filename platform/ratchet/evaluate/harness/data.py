@@ -53,6 +53,7 @@ class Copies:
         if folder not in self._made and config in (_sound(folder) or ()):
             return folder
         if not self._made:
+            # One lease for all data sets: a task may load several, and two processes could wait for each other.
             self._open.enter_context(leased(self.folder.parent / "leases" / "datasets", what="copies of data sets"))
         if folder not in self._made:
             self._made[folder] = _cleared(folder)  # another process may have made it meanwhile
@@ -66,6 +67,7 @@ class Copies:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._open:
+            # A loading that failed says nothing of the copies that it left: without a list they are made again.
             for folder, configs in self._made.items() if kind is None else ():
                 if folder.is_dir():
                     files = {name: (path.stat().st_size, digest_once(path)) for name, path in _files(folder).items()}
@@ -122,6 +124,7 @@ def content_of(task: Any) -> str:
     for split in sorted(names & set(task.dataset)):
         digest.update(f"{split} {len(task.dataset[split])}\n".encode())
         table = task.dataset[split].data.table
+        # In one piece, as how a table is cut is no part of what it holds.
         for batch in table.combine_chunks().to_batches():
             digest.update(batch.serialize())
         digest.update(str(table.schema.remove_metadata()).encode())

@@ -137,6 +137,7 @@ def digest_fault(raw: bytes) -> str:
     """Return what is wrong with a file of requests, in words; nothing where it is as it was written."""
     head, newline, body = raw.partition(b"\n")
     key = head.rpartition(b" ")[2]
+    # A damaged head need not be UTF-8.
     right = bool(key) and head + newline == _head(key.decode(errors="replace"), body)
     return "" if right else "it does not have the bytes that were written"
 
@@ -176,6 +177,7 @@ class Others:
         self.before: Any = None
         self.redrawn = False
         self._pool = list(sampler.fewshot_docs())
+        # By identity, as documents are dictionaries; the pool keeps them, so no other gets the number.
         self._questions = {id(doc): self._question(doc) for doc in self._pool}
 
     def sample(self, n: int, eval_doc: Any = None, **options: Any) -> Any:

@@ -49,6 +49,7 @@ class Guard:
     """Defuses texts for the prompts of `templates`; `control` are more control texts, of a judge's own tokenizer."""
 
     def __init__(self, templates: Iterable[str], control: Sequence[str] = ()) -> None:
+        # The longest first, because a pattern takes the first alternative that fits.
         marks = sorted({mark for text in templates for mark in _MARK.findall(text)}, key=len, reverse=True)
         parts = [_RATING]
         if marks:
@@ -95,6 +96,7 @@ def _look(text: str) -> tuple[str, Sequence[int]]:
 
 
 def _unescaped(piece: str) -> str:
+    # Again and again: `&amp;lt;` is `&lt;` at first.
     while (further := html.unescape(piece)) != piece:
         piece = further
     return piece

@@ -84,6 +84,7 @@ def read_set(files: Files, references: str) -> TalkQuestions:
     prompts = _read_prompts(prompts_file)
     questions, references_digest = _with_references(home, _read_questions(home / "question.jsonl"), references)
     told = [[q.question_id, q.category, *q.turns] for q in questions]
+    # Sorted as texts: one file may have numbers and texts as ids, which do not compare.
     digest = fingerprint({"questions": sorted(told, key=str)})
     prompts_digest = fingerprint({name: dataclasses.asdict(prompts[name]) for name in PROMPTS})
     is_mt_bench = (digest, prompts_digest) == (MT_BENCH_QUESTIONS, MT_BENCH_PROMPTS)
@@ -231,6 +232,7 @@ def _check_fields(name: str, template: str, where: str) -> None:
 
 def _id(row: Mapping[str, Any], where: str) -> int | str:
     question_id = row.get("question_id")
+    # In Python true is a whole number too.
     if isinstance(question_id, bool) or not isinstance(question_id, int | str) or question_id == "":
         raise broken_questions("no question_id", where=where, fix="give each line the number of its question")
     return question_id

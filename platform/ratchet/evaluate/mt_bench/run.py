@@ -34,6 +34,7 @@ TEMPERATURES = {
     "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1,
 }  # fmt: skip
 OTHER_TEMPERATURE = 0.7
+# Below this temperature FastChat draws nothing.
 GREEDY_BELOW = 1e-4
 SEED = 0
 """FastChat seeds each answer with the number of the choice; there is one."""
@@ -152,6 +153,7 @@ def _next_request(talk: Talk, candidate: Candidate, max_new_tokens: int) -> Chat
             fix="set model.chat_template to one for several turns",
             code="model.template-fails",
         ) from error
+    # The template writes special tokens itself: the tokenizer would put some before them again.
     room = candidate.longest - len(candidate.tokenizer(text, add_special_tokens=False)["input_ids"])
     temperature = TEMPERATURES.get(talk.question.category, OTHER_TEMPERATURE)
     if temperature < GREEDY_BELOW:
@@ -226,6 +228,7 @@ def _result(
         "temperatures": {**TEMPERATURES, "other": OTHER_TEMPERATURE},
         "seed": SEED,
     }
+    # Another kind, because results of two kinds are never held against each other.
     kind = "mt_bench" if asked.is_mt_bench else "mt_bench_format"
     warnings = tuple(_warnings(asked, talks, judged, scores[0]))
     whole = not any(one.verdict.unanswered for one in judged)

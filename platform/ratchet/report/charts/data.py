@@ -20,6 +20,7 @@ def draw_gamma(report: Report) -> list[Chart]:
         return []
     models = list(dict.fromkeys(one.model for one in known))
     stages = {step.name: step.stage for step in report.steps}
+    # Of all sources: charts that lie beside each other are compared by eye.
     reach = [side for one in known for side in ((one.mean or 0.0) - _error(one), (one.mean or 0.0) + _error(one))]
     room = 0.05 * ((max(reach) - min(reach)) or 1.0)
 
@@ -31,6 +32,7 @@ def draw_gamma(report: Report) -> list[Chart]:
             for one in mine:
                 colour = colour_of(report, stages.get(one.model, ""))
                 train = one.split == "train"
+                # Beside each other, or the bars of a model's two dots would lie on one line.
                 place = models.index(one.model) + (0.17 if train else -0.13)
                 axes.errorbar(
                     one.mean,
@@ -67,6 +69,7 @@ def draw_difficulty(report: Report) -> list[Chart]:
         mine.sort(key=lambda one: one.position or 0)
 
         def paint(axes: Any) -> None:
+            # Half is what a model prefers that knows nothing of the pairs.
             axes.axvline(50, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
             for place, one in enumerate(mine):
                 value, ends = 100 * (one.accuracy or 0.0), interval_of(one.accuracy, one.pairs) or (0.0, 1.0)
@@ -100,10 +103,12 @@ def draw_edit_distances(report: Report) -> list[Chart]:
                 found.edges[:-1], found.counts, width=widths, align="edge", color=colour, edgecolor=PAGE, linewidth=0.8
             )
             axes.set_xlim(0, 1)
+            # Room above the highest bar, for the median's words.
             axes.set_ylim(0, 1.2 * max(found.counts))
             axes.axvline(LOW_EDIT_DISTANCE, color=RULE, linewidth=1.2)
             if found.median is not None:
                 axes.axvline(found.median, color=INK, linewidth=1.2)
+                # The words stand on the side that has room for them.
                 right = found.median < 0.6
                 axes.annotate(
                     f"median {found.median:.3f}",

@@ -147,11 +147,13 @@ def _grouped(report: Report, picture: Picture) -> Chart | None:
 
     def drawn(name: str, width: int, side: int, longest: int) -> str:
         entries = [(cut(model, longest), *looks[model]) for model in models]
+        # 7 units a letter: how wide it is, only the reader's browser knows.
         wide = 26 + 7 * max(len(text) for text, *_ in entries)
         columns = max(1, min(len(entries), (width - 20) // wide))
         top = 20 + 18 * -(-len(entries) // columns)
 
         def paint(axes: Any) -> None:
+            # Less than the whole line, so that a gap divides the dots of one from those of the next.
             step = 0.74 / len(models)
             for place, (_, dots) in enumerate(lines):
                 if place % 2:

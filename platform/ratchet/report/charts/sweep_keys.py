@@ -26,6 +26,7 @@ def draw_against_keys(sweep: SweepOutcome, place: int) -> list[Chart]:
     made = []
     for number, key in enumerate(sweep.keys if points else ()):
         axis = axis_of(sweep, key, [one.values.get(key.key) for one in points], 46)
+        # Names that do not fit below a small chart side by side have a line each.
         long = axis.scale == "names" and (len(axis.names) > 6 or max(map(len, axis.names)) > 7)
         made.append((_lines if long else _upright_dots)(sweep, place, number, key, axis))
     return made
@@ -57,6 +58,7 @@ def _lines(sweep: SweepOutcome, place: int, number: int, key: Key, axis: Axis) -
     points, goal = with_values(sweep, place), objective_axis(sweep, place, errors=True)
     where = {one.id: axis.place(one.values.get(key.key)) for one in points}
     best = list(dict.fromkeys(at for one in points if (at := where[one.id]) is not None))
+    # Points come best first, so these are the categories of the best.
     kept = sorted(best[:MOST_NAMES])
     row_of = {at: row for row, at in enumerate(kept)}
     labels = dict(axis.ticks())

@@ -99,6 +99,7 @@ def draw_chosen_overlay(report: Report) -> Chart | None:
 
     label = "Log-probability of the chosen answer against the reference, over training steps, by stage"
 
+    # The narrow chart has no room for these words.
     def paint_wide(axes: Any) -> None:
         paint(axes)
         axes.text(0.012, 0.03, "below: less likely than under the reference", transform=axes.transAxes, color=MUTED)
@@ -114,6 +115,7 @@ def draw_chosen_overlay(report: Report) -> Chart | None:
 
 
 def _end(series: Series) -> float:
+    # Not the last value alone: a batch may lie far from the bold line that the label is for.
     last = series[-max(1, len(series) // 10) :]
     return sum(y for _, y in last) / len(last)
 
@@ -172,6 +174,7 @@ def divide(axes: Any, parts: list[Part]) -> None:
         if part.offset:
             axes.axvline(part.offset + 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)))
         name = part.step.chunk[0] if len(part.step.chunk) == 1 else part.step.name
+        # Fewer letters than four tell no name.
         if (room := int((after - part.offset) / width * 42)) >= 4:
             axes.annotate(
                 cut(name, room),

@@ -151,6 +151,7 @@ def differences(report: Report, scores: SuiteScores) -> PageTable | None:
     order = {name: place for place, name in enumerate(scores.names)}
     rows = [
         _difference(report, scores, sides)
+        # `sorted` keeps the order of equals: the tasks of one model stand as in their suite.
         for _, sides in sorted(found.items(), key=lambda pair: order.get(pair[0][0], len(order)))
     ]
     note = (
