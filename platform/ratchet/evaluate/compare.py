@@ -37,11 +37,10 @@ def compare_models(
 ) -> list[Comparison]:
     """Return each model against the base, which is the first, and against its `before` if that is another.
 
-    In the order of `models`; for each of the two, its tasks and then its `averages`, whose values name
-    tasks as `results` does. The `task` of a row is what `results` or `averages` calls it, and its `suite` is empty.
-    Items are joined by their id. All p-values of the table are adjusted together (Holm):
-    where no model differs from any other, a table in which anything is called better or worse comes up one time in
-    20 at most, however many models and tasks it has.
+    In the order of `models`; for each of the two, its tasks and then its `averages`, whose values name tasks as
+    `results` does. The `task` of a row is what `results` or `averages` calls it, and its `suite` is empty. Items are
+    joined by their id. All p-values of the table are adjusted together (Holm). Where no model differs from any other,
+    one table in 20 at most calls anything better or worse, however many models and tasks it has.
 
     `settings["headline_mean"]` says how items make the score: `groups` is the plain mean of the means over
     `Item.group`; `corpus` is no mean of items (BLEU), and the mean of the items' own values is compared instead;
@@ -226,7 +225,7 @@ def _averaged(
     """Return `row` with the mean of the tasks' differences; its interval and p-value are those of the normal law.
 
     Tasks ask different questions, so their errors add up as those of independent numbers do. Where the items of a task
-    all agree its error is 0 and its interval is not: then the ends of the tasks' intervals add up in the same way
+    all agree, its error is 0 and its interval is no point. Then the ends of the tasks' intervals add up in the same way
     (Zou and Donner 2008).
     """
     rows = [tasks[task] for task in of if task in tasks]

@@ -41,10 +41,10 @@ class Window:
 def run_perplexity(name: str, task: Perplexity, candidate: Candidate) -> TaskResult:
     """Score a text under a model: perplexity, nats for each token, bits for each byte.
 
-    The text is the rows joined by blank lines, made into tokens at once, with what the tokenizer puts around a
-    text of itself (the BOS of Llama, for one). Its first token has nothing before it and is not predicted; every
-    other one is, once. Raises DataError where the rows cannot be used or hold fewer than two tokens, PlanError where
-    the windows do not fit the model, ModelError where a likelihood is not finite, and what the engine raises.
+    The text is the rows joined by blank lines, made into tokens at once. The tokenizer puts around it what it puts
+    around any text, such as Llama's BOS. Its first token has nothing before it and is not predicted; every other one
+    is, once. Raises DataError where the rows cannot be used or hold fewer than two tokens; PlanError where the windows
+    do not fit the model; ModelError where a likelihood is not finite; what the engine raises.
     """
     window, stride = _lengths(name, task, candidate.longest)
     rows, digest = read_rows(task.rows, (task.column,), task.max_rows, blank=True)

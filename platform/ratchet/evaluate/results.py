@@ -33,10 +33,10 @@ NOT_ASKED = "not asked"
 class Item:
     """One thing that was asked.
 
-    `cluster` holds together items that are not independent of each other (the turns of one
-    conversation); it is the item's own id where there are none. `values` has a number for each metric,
-    and none where the item has no verdict: then `problem` says why, in a few words that are the
-    same for all items with that trouble. `question`, `answer` and `reference` are for people.
+    `cluster` holds together items that are not independent of each other (the turns of one conversation); it is the
+    item's own id where there are none. `values` has a number for each metric, and none where the item has no verdict.
+    Then `problem` says why, in a few words, the same for all items with that trouble. `question`, `answer` and
+    `reference` are for people.
     """
 
     item: str
@@ -143,9 +143,9 @@ def without_error(error: float | None, what: str) -> str:
 def unanimous(values: Floats, draws: int | None = None) -> str:
     """Return what N items, (N,), that are all 0 or all 1 leave open of a share; nothing where they differ.
 
-    Such a share has a standard error of 0 by the formula, and still is no more sure than its items are many: the other
-    answer is rarer than 1 − 0.05^(1/n) with 95 % confidence (Clopper and Pearson 1934, one-sided), here in
-    per cent and rounded away from certainty. n is `draws` where that is given, else N.
+    The formula gives such a share a standard error of 0, and a few items still tell little. The other answer is rarer
+    than 1 − 0.05^(1/n) with 95 % confidence (Clopper and Pearson 1934, one-sided). It is given in per cent, rounded
+    away from certainty. n is `draws` where that is given, else N.
     """
     if not len(values) or not (np.all(values == 0) or np.all(values == 1)):
         return ""

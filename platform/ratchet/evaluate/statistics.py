@@ -99,21 +99,21 @@ def paired(
 ) -> PairedDifference:
     """Return by how much the score of `values_a` (N,) is above that of `values_b` (N,), item by item.
 
-    Both scores are the mean that `clustered` takes, with the same `weights` (N,) and `groups`, so the
-    difference is that mean of the items' differences, and has its error. The interval is Student's t with
-    clusters − 1 degrees of freedom (clusters − groups, if there are groups).
+    Both scores are the mean that `clustered` takes, with the same `weights` (N,) and `groups`. So the difference is
+    that mean of the items' differences, and has its error. The interval is Student's t with clusters − 1 degrees of
+    freedom (clusters − groups, if there are groups).
 
-    The p-value, two-sided, is that of flipping the sign of each cluster's part at random (Fisher 1935): which of the
-    two models gave which answers is a toss-up if they do not differ. All ways are gone through up to
-    12 clusters whose parts are not 0, else `flips` seeded ones, as (k + 1) / (flips + 1). It does not depend on
-    the order of items, nor on which model is a.
+    The p-value, two-sided, is that of flipping the sign of each cluster's part at random (Fisher 1935). If two models
+    do not differ, a toss-up decides which of them gave which answers. All ways are gone through up to 12 clusters whose
+    parts are not 0, else `flips` seeded ones, as (k + 1) / (flips + 1). It does not depend on the order of items, nor
+    on which model is a.
 
     With groups, differences between the groups' means make p a little large, never small. Near its 5 % the
     interval and p can disagree; verdicts go by p.
 
-    Where all values are 0 or 1, and each counts the same and is its own cluster, the interval is the score interval of
-    a difference of paired shares (`score_interval`), which is no point where nothing differs: 0 of 60 against 0 of 60
-    is 0 within 6 points. So it is of clusters where all of them differ by the same, 0, 1 or −1.
+    Where all values are 0 or 1, and each counts the same and is its own cluster, the interval is that of paired shares
+    (`score_interval`). It is no point where nothing differs: 0 of 60 against 0 of 60 is 0 within 6 points. So it is of
+    clusters where all of them differ by the same, 0, 1 or −1.
 
     Where nothing differs, p is 1. One cluster alone has p = 1 and no interval. Other values of which all clusters
     differ by the same have a point as their interval; p still counts clusters.
@@ -154,8 +154,8 @@ def t_reach(freedom: int) -> float:
 def score_interval(items: int, ups: int, downs: int) -> tuple[float, float]:
     """Return the 95 % score interval of the difference of two shares over the same `items` (Tango 1998, equation 8).
 
-    `ups` items are right for the first alone and `downs` for the second alone. Its ends are the differences Δ at which
-    (ups − downs − nΔ)² is 3.84 times its variance n(2q + Δ(1 − Δ)), with q the likeliest share of `downs` under Δ.
+    `ups` items are right for the first alone and `downs` for the second alone. At an end Δ, (ups − downs − nΔ)² is 3.84
+    times its variance n(2q + Δ(1 − Δ)). Here q is the likeliest share of `downs` under Δ.
     """
     most = NORMAL_95**2
 

@@ -35,8 +35,8 @@ CHARACTERS = 6
 class Overlap:
     """How N answers overlap with their references.
 
-    `counts` (N, 10) is what a corpus's BLEU is made of, summed over its sentences: words of the answer, words of
-    the reference, n-grams of order 1 to 4 that both have, n-grams of the answer. `bleu` is the corpus's score and
+    `counts` (N, 10) is what a corpus's BLEU is made of, summed over its sentences. It has words of the answer and of
+    the reference, n-grams of order 1 to 4 that both have, and n-grams of the answer. `bleu` is the corpus's score and
     `sentence_bleu` (N,) each answer's, in percent; `rouge` has (N,) F-measures, shares, for each of ROUGES. The
     signatures are sacrebleu's own.
     """
@@ -210,8 +210,8 @@ def chrf_counts(answer: str, reference: str) -> list[int]:
 def corpus_chrf(counts: npt.NDArray[np.int64]) -> Floats:
     """Return the chrF2 of corpora in percent, shape (…), from their summed counts (…, 18).
 
-    F with β = 2, which weighs recall twice as much, of the means of precision and recall over the orders that both
-    sides have (Popović 2015, equation 1).
+    F with β = 2, which weighs recall twice as much (Popović 2015, equation 1). Precision and recall are means over the
+    orders that both sides have.
     """
     mine, gold, both = (counts[..., at::3].astype(np.float64) for at in range(3))
     had = (mine > 0) & (gold > 0)
@@ -225,8 +225,8 @@ def corpus_chrf(counts: npt.NDArray[np.int64]) -> Floats:
 def jackknife(counts: npt.NDArray[np.int64], score: Callable[[npt.NDArray[np.int64]], Floats] = corpus_bleu) -> float:
     """Return the standard error of a corpus's `score`, in percent, from its sentences' counts (N, …), N > 1.
 
-    A corpus's score is no mean over sentences, but it is a smooth function of means: the scores of the N corpora
-    that lack one sentence each spread √(N − 1) times less than those of new corpora would (Efron and Stein 1981).
+    A corpus's score is no mean over sentences, but a smooth function of means. The scores of the N corpora that lack
+    one sentence each spread √(N − 1) times less than those of new corpora (Efron and Stein 1981).
     """
     # From counts, not texts: N corpora of N − 1 sentences would be N² sentences to compare.
     left = score(counts.sum(axis=0) - counts)

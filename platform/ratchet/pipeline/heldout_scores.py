@@ -77,8 +77,8 @@ def _opponents(run: Run, step: Step | None) -> list[Model]:
 def check_suites(run: Run) -> None:
     """Check what can be checked of suites before anything is trained.
 
-    Every exact_match task has prompts to answer and finds the right answers, what other tasks read is there, and
-    no task asks for an engine that is not installed. Raises DataError, ModelError, PlanError.
+    Every exact_match task has prompts to answer, and finds the right answers. What other tasks read is there, and the
+    engines that tasks ask for are installed. Raises DataError, ModelError, PlanError.
     """
     tokenizer = load_tokenizer(run.models[BASE].folder, run.chat_template)
     heldout = Heldout(lambda source, rows: [], lambda source: "")

@@ -29,8 +29,8 @@ from ratchet.store.made import find_document, keep_document
 class StageOrder:
     """The order of a preference stage's chunks, a document of the run folder.
 
-    Its sources' pairs and all its models are known. `start` is the model that it starts from, which is known by its
-    weights: they decide how hard each source is, and one recipe may come out with other weights.
+    Its sources' pairs and all its models are known. `start` is the model that it starts from, known by its weights:
+    they decide how hard each source is. One recipe may come out with other weights.
     """
 
     run: Run
@@ -119,8 +119,8 @@ def _source_ratios(run: Run, name: str, start: Model, *, whole: bool) -> dict[st
 def _ratios(run: Run, name: str, start: Model, jobs: Sequence[ScoreJob], *, whole: bool) -> list[Floats]:
     """Return γ of each job's pairs.
 
-    Whole sources are scored by the engine that scores the stage's reference, samples by the trainer's,
-    as for γ in the report: each pass then serves two ends.
+    The engine that scores the stage's reference scores whole sources. The trainer's scores samples, as for γ in the
+    report. So each pass serves two ends.
     """
     steps = stepwise(run.plan.stages[name])
     scored = ensure_scores(run, start, jobs, gate_of(run, name, start).engine if whole else TRAINER)

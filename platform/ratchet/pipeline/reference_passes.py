@@ -1,8 +1,8 @@
 """Which scores a model owes the run, made in one pass as soon as the model is there, and which engine may make them.
 
-A model is scored on every held-out set, on a fixed sample of every source (for γ, where training
-data is compared with data never seen), and on all pairs that it is the reference of. The engine that the plan asks for
-scores a reference once its scores agree with the trainer's.
+A model is scored on every held-out set, on a fixed sample of every source, and on all pairs that it is the reference
+of. The samples are for γ, which compares training data with data never seen. The engine that the plan asks for scores a
+reference once its scores agree with the trainer's.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def gate_of(run: Run, stage_name: str, model: Model, quantise: str | None = None
 def confirm(run: Run, name: str, stage: TrainingStage, model: Model, scored: Mapping[ScoreJob, Scores]) -> None:
     """Compare what a pass of another engine really wrote with the trainer's scores of the sample, as `gate_of` does.
 
-    Nothing is computed: an engine that went wrong after the gate (weights changed in place, another
-    machine) is found before anything is trained on its numbers. Raises TrainingError.
+    Nothing is computed. An engine may go wrong after the gate: weights change in place, or another machine scores. That
+    is found before a step is trained on its numbers. Raises TrainingError.
     """
     jobs = [sample_job(tokens, run.plan.reference.sample) for tokens in stage_tokens(run, stage).values()]
     own = ensure_scores(run, model, jobs)

@@ -113,7 +113,7 @@ def carried(run: Run, step: Step, identity: Mapping[str, Any]) -> dict[str, str]
     """Return the masters that a step starts from, as its identity has them; empty where it starts from rounded weights.
 
     A step that is begun goes on as it began. Another has them where they are there, or where it was made with them for
-    another run: masters go once no step of the plan needs them, and a stage that is added later starts without.
+    another run. Masters go once no step of the plan needs them; a stage that is added later starts without.
     """
     digest = run.models[step.start].masters if trains(step.settings) else None
     if digest is None:
@@ -136,8 +136,8 @@ def begun_as(folder: Path) -> Mapping[str, Any] | None:
 
 
 def wanted_again(run: Run, name: str) -> bool:
-    """Whether a finished step must be made again for its masters: they went, and a step that began with them has to be
-    made again itself, being damaged or cut short.
+    """Whether a finished step must be made again for its masters: they went, and a step that began with them is damaged
+    or was cut short.
     """
     folder = run.layout.step(run.plan.name, name)
     record = legible_record(folder)

@@ -62,7 +62,7 @@ class Budget(Strict):
     trials: Annotated[int, Field(ge=1)] | None = None
     """Plan runs, every seed counted. Left out: every combination of a grid."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Hours after which no trial is begun, over all calls that work on the sweep; those under way end as usual, and
+    """Hours after which no trial is begun, over all calls that work on the sweep. Those under way end as usual, and
     those that a kill left unfinished are finished."""
 
 
@@ -88,8 +88,8 @@ class Space(Strict):
     at_once: Annotated[int, Field(ge=1)] | None = None
     """Trials under way at a time; left out: as many as the cluster has room for."""
     seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] | None = None
-    """Run each point once with each of these: `seed` of the stages whose keys vary, or of all training stages where
-    no key of a stage does. Left out: the plan's own seeds."""
+    """Run each point once with each of these. They are the `seed` of the stages whose keys vary, or of all training
+    stages where no key of a stage does. Left out: the plan's own seeds."""
 
 
 def space_problems(document: Document, space: Space) -> list[Problem]:

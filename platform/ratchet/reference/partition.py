@@ -1,8 +1,8 @@
 """How hard a chunk of pairs is for a model, and the order that follows (sDPO, section 3.2).
 
-With M_0 as its own reference the DPO reward is 0 for every pair, so the paper's reward accuracy
-is read as the share of pairs whose log-ratio γ = log π(w|x) − log π(l|x) is positive; naming a
-base model gives the implicit reward β(log M_0 − log base) instead.
+With M_0 as its own reference the DPO reward is 0 for every pair. So the paper's reward accuracy is read as the share of
+pairs whose log-ratio γ = log π(w|x) − log π(l|x) is positive. Naming a base model gives the implicit reward β(log M_0 −
+log base) instead.
 """
 
 from __future__ import annotations

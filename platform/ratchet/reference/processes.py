@@ -1,7 +1,7 @@
 """The processes of a pass: how often they died over a block, and waiting until they have ended.
 
 A block that kills its process must not go on killing. How often it was begun is counted beside its file while it is
-computed, for one pass: a run that a person stops and starts again begins at none.
+computed, and for one pass. A run that a person stops and starts again begins at none.
 
 Ray Data releases its actors when a pass is over, and does not look back.
 

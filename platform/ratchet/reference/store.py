@@ -7,9 +7,8 @@
 A block is held against its digest before it is read, also in a folder that is not finished; one that is not as it was
 written, or has no digest, is scored again, and no other.
 
-The identity holds what decides the numbers (tokens, which rows, weights, code, precision, engine) and
-nothing that does not (no names, no β, no learning rate), so every stage, epoch, run and trial
-that asks for the same scores finds them.
+The identity holds what decides the numbers: tokens, which rows, weights, code, precision, engine. It holds no names, no
+β and no learning rate. So every stage, epoch, run and trial that asks for the same scores finds them.
 """
 
 from __future__ import annotations

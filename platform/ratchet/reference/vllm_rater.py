@@ -22,8 +22,8 @@ from ratchet.serving.vllm import VllmEngine
 class VllmRater:
     """Scores pairs as token ids. `models` are all that will be asked for, `longest` the longest sequence's tokens.
 
-    A model that is another one with an adapter is served as that one and its adapter, on the engine
-    that is up if it holds it. A model of the same shape as the one before it is loaded in its place.
+    A model that is another one with an adapter is served as these two, on the running engine if that holds the other
+    one. A model of the same shape as the one before it is loaded in its place.
     """
 
     def __init__(self, choice: EngineChoice, models: Sequence[ScoringModel], longest: int, *, gpu: bool) -> None:

@@ -1,9 +1,9 @@
 """Dataclasses to JSON values and back, and JSON lines of other programs. The only place that knows how a document is
 written and read.
 
-A frozen dataclass says which keys a document has. mypy holds the code that fills it to that, and pydantic
-holds a file to it: a key that is absent without a default, or has another type, is an error with its dotted path.
-A file may have keys that its dataclass does not name: those of a later version are passed over.
+A frozen dataclass says which keys a document has. mypy holds the code that fills it to that, and pydantic holds a file
+to it. A key that is absent without a default, or has another type, is an error with its dotted path. A file may have
+keys that its dataclass does not name: those of a later version are passed over.
 """
 
 from __future__ import annotations

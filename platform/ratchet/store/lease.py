@@ -2,22 +2,22 @@
 
     <folder>/<generation>.json      the highest generation holds; an empty file was let go
 
-A lease is a file that appears whole, under a number that only one process can take. A process that sees
-that generation n was let go, or that its holder is dead, links generation n + 1; of many only one succeeds. The
-highest file stays when it is let go (emptied, which needs no space on the disk), so no number ever
-comes back, and a process suspended after reading a lease cannot evict a holder that it never saw.
+A lease is a file that appears whole, under a number that only one process can take. A process that sees that generation
+n was let go, or that its holder is dead, links generation n + 1; of many only one succeeds. The highest file stays when
+it is let go: it is emptied, which needs no space on the disk. So no number ever comes back. A process suspended after
+reading a lease cannot evict a holder that it never saw.
 
 Who holds a lease renews it: a thread sets the file's time. No clocks of machines are compared: who waits takes
 the lease over when it has watched the time stand still for `LAPSE_SECONDS` of its own clock. A holder on the
 same machine whose process has ended is found out at once.
 
-A holder that slept longer than that has lost its lease: `Lease.check` raises, and is called right before
-something is published. Between a check and what follows it lies a moment that no lease can close: what is published
-appears whole, by one rename, and is the same whichever process made it.
+A holder that slept longer than that has lost its lease: `Lease.check` raises, and is called right before something is
+published. No lease can close the moment between a check and what follows it. So what is published appears whole, by one
+rename, and is the same whichever process made it.
 
-No two processes may wait for each other. So a lease is taken before those of what it is made from,
-and several of one kind in the order of their names: a sweep's trial, a step, then a model's answers, then
-judgments, then scores, tokens, pairs and models. While a sweep's folder is held, no other is waited for.
+No two processes may wait for each other. So a lease is taken before those of what it is made from, and several of one
+kind in the order of their names. The order is: a sweep's trial, a step, a model's answers, judgments, then scores,
+tokens, pairs and models. While a sweep's folder is held, no other is waited for.
 """
 
 from __future__ import annotations
@@ -134,10 +134,10 @@ def leased(
 ) -> Iterator[Lease]:
     """Hold the lease in `folder`, once its holder has released it, ended, or not been heard of for `LAPSE_SECONDS`.
 
-    After a wait, look again for what is to be made: it may be there. `what` says in a few words what is made.
-    With `refuse`, the advice of an error, a living holder is not waited for: a process that runs on this machine, or
-    one elsewhere that renews the lease while it is watched. Raises RunError then; StorageError; RuntimeError where
-    the thread holds the lease already.
+    After a wait, look again for what is to be made: it may be there. `what` says in a few words what is made. With
+    `refuse`, the advice of an error, a living holder is not waited for. It is alive where its process runs on this
+    machine, or renews the lease while it is watched. Raises RunError then; StorageError; RuntimeError where the thread
+    holds the lease already.
     """
     mine = Holder(uuid.uuid4().hex, what, this_process(), threading.get_native_id(), now())
     lease = _wait(folder, mine, wait, refuse)
@@ -197,8 +197,8 @@ class _Seen:
 
 
 class _Watch:
-    """What is seen of a lease, for how long it was watched without a change (`still`, in seconds), and whether its
-    holder renewed it before these eyes.
+    """What is seen of a lease, for how many seconds it was watched without a change (`still`), and whether its holder
+    renewed it meanwhile.
     """
 
     def __init__(self) -> None:

@@ -2,9 +2,9 @@
 
     <run folder>/warnings/<host>-<pid>.jsonl      a line for each warning that a process logged, once
 
-Ray keeps the logs of its workers to itself. So what code of ours logs, at the level of a warning or above, is
-appended to a file in the folder of the run: each process has a file of its own, as appending to a common one is not
-safe on network disks. The driver follows the folder (`track.heard`); pages list what it holds.
+Ray keeps the logs of its workers to itself. So what code of ours logs, at the level of a warning or above, is appended
+to a file in the folder of the run. Each process has a file of its own, as appending to a common one is not safe on
+network disks. The driver follows the folder (`track.heard`); pages list what it holds.
 """
 
 from __future__ import annotations

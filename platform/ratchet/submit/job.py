@@ -128,8 +128,8 @@ def entrypoint(plan: str, overrides: Sequence[str], *, fresh: bool) -> str:
 def variables(settings: Sequence[str], cluster: Cluster, stop_wait: int) -> dict[str, str]:
     """Return the variables of a job: the time that a stop gives, and `NAME=VALUE` settings.
 
-    Raises PlanError where that is no time, and where a setting looks like a secret, or is one that the run itself
-    sets: Ray ends a driver whose `ray.init` and job both set a variable.
+    Raises PlanError where that is no time, or a setting looks like a secret. So it does for a variable that the run
+    itself sets: Ray ends a driver whose `ray.init` and job both set one.
     """
     if stop_wait < 1:
         raise PlanError(

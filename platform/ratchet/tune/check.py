@@ -35,10 +35,9 @@ _NAME = "names the run, and every trial has a name of its own: leave it out"
 def check_space(plan: Document, written: Document, space: Space, metrics: Callable[[Plan], Sequence[str]]) -> None:
     """Check a space, and the document that it was read from, against a plan.
 
-    Looked at: whether the plan has the keys, whether they decide what is made, whether they take such values,
-    whether the plan is valid at every value and both ends of every range, each key by itself and keys together,
-    whether the objectives are among the names that `metrics` gives for every trial's plan, and whether the scheduler's
-    metric tells trials apart.
+    The plan must have the keys, and they must decide what is made and take such values. The plan must be valid at every
+    value and at both ends of every range: each key by itself, and keys together. The objectives must be among the names
+    that `metrics` gives for every trial's plan. The scheduler's metric must tell trials apart.
 
     Raises PlanError, whose `what` has one line for each problem. Reads the plan and its suites; trains nothing.
     """

@@ -35,8 +35,8 @@ def compare(
     be independent.
 
     The first point is the first because of the same values, so its differences are the largest that chance gave. p is
-    therefore adjusted for all pairs of points, not for those of the first alone (Bonferroni): where no point differs
-    from any other, one is called worse than the first in one sweep of 20 at most.
+    therefore adjusted for all pairs of points, not for those of the first alone (Bonferroni). Where no point differs
+    from any other, one sweep of 20 at most calls one worse than the first.
     """
     ranked = best_of(points)
     if len(ranked) < 2:

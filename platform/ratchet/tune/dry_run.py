@@ -27,8 +27,8 @@ _NOTES: dict[Known, str] = {
 def dry_run(sweep: Sweep) -> str:
     """Return what a sweep takes, as lines for people. Reads sources that are there; makes nothing.
 
-    Where tpe will choose a number of trials, as many different ones are drawn: what trials share depends on which keys
-    vary far more than on where they lie. Raises DataError where a source is absent.
+    Where tpe will choose a number of trials, as many different ones are drawn. What trials share depends on which keys
+    vary, and hardly on their values. Raises DataError where a source is absent.
     """
     space, count = sweep.space, trial_count(sweep.space)
     if space.search.by == "tpe" and space.budget.trials is not None:

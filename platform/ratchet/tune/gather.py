@@ -182,8 +182,8 @@ def _steps(trial: WrittenTrial) -> tuple[TrialStep, ...]:
 def _makers(sweep: str, found: Sequence[WrittenTrial]) -> dict[str, str]:
     """Return the trial that made it of each stage that this sweep made; all others were found in the store.
 
-    A sweep that was put aside had this one's name too, and may have had trials of the same names: what was begun
-    before the first trial of this one was chosen is that one's.
+    A sweep that was put aside had this one's name too, and may have had trials of the same names. What was begun before
+    the first trial of this one was chosen belongs to that sweep.
     """
     first = min((trial.point.at for trial in found), default="")
     made: dict[str, str] = {}
@@ -200,8 +200,8 @@ def _work(layout: Layout, sweep: str, found: Sequence[WrittenTrial]) -> SweepWor
     What was in the store before, of other runs and sweeps, is no work of this one. A reference pass counts as this
     sweep's where a stage that it made used it, whichever trial scored it first.
 
-    Reference scores are added up by their own folders in the store: stages that differ in their loss alone share
-    them, which no sum over stages shows. A run by itself makes none twice either.
+    Reference scores are added up by their own folders in the store. Stages that differ in their loss alone share them,
+    which no sum over stages shows. A run by itself makes none twice either.
     """
     asked = [step for trial in found for step in _steps(trial)]
     distinct = {step.id: step for step in asked}

@@ -27,8 +27,8 @@ def importance(keys: Sequence[Key], points: Sequence[Point], metric: str) -> dic
 
     Functional ANOVA of a random forest that is fitted to the points (Hutter et al. 2014): what keys explain each by
     itself, divided by the sum of these. Values of ranges are numbers (of loguniform their logarithms), numbers of grid
-    and choice keys stand in their order, all with the same weight. Other values, such as orders, are categories, which
-    stand in the order of their mean results: a tree's best cut of them is one of that order (Fisher 1958).
+    and choice keys stand in their order, all with the same weight. Other values, such as orders, are categories, and
+    stand in the order of their mean results. A tree's best cut of categories is one of that order (Fisher 1958).
 
     Nothing, where there is only one key (it would have it all), fewer than 4 points have a value, or all values
     are equal.

@@ -106,8 +106,8 @@ def ends_of(folder: Path, plan: Plan, names: Iterable[str]) -> dict[str, tuple[f
 def pooled_over_sources(parts: Sequence[tuple[float, float | None, int]]) -> Found:
     """Return the mean over all items of several sources, from each one's (mean, standard error, count).
 
-    Σ n m / N with the error √(Σ (n/N)² se²): each source is a stratum of its own size, as sources of a plan are
-    (Cochran 1977, eq. 5.3 and 5.6), so that how far sources lie apart adds nothing. No error where one has none.
+    Σ n m / N with the error √(Σ (n/N)² se²): each source is a stratum of its own size (Cochran 1977, eq. 5.3 and 5.6).
+    So how far sources lie apart adds nothing. No error where one has none.
     """
     items = sum(count for _, _, count in parts)
     if not items:

@@ -22,9 +22,9 @@ EASY, RANDOM = "easy to hard", "random"
 def order_marks(space: Space, plan: Plan, trials: Sequence[TrialEnd], layout: Layout) -> dict[str, tuple[str, ...]]:
     """Return the marks of points by id. `plan` is the one that is swept, `trials` are those that have ended.
 
-    Easy is what the stage's start model prefers the right way round, on all pairs of a source (sDPO, section
-    3.2), as `steps.order` has it. Its scores were made where it was the reference of the first step: where some
-    source never came first under a start model, or `steps.base` is set, no order of that start is marked as easy.
+    Easy is what the stage's start model prefers the right way round, on all pairs of a source (sDPO, section 3.2), as
+    `steps.order` has it. Its scores were made where it was the reference of the first step. No order is marked as easy
+    whose start model never had some source first, or whose stage has `steps.base`.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for key, one in space.keys.items():

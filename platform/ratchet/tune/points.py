@@ -87,8 +87,8 @@ def _combinations(keys: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
 
 
 def _combination(keys: Mapping[str, Distribution], sizes: Sequence[int], index: int) -> dict[str, Any]:
-    """Return one combination. Each index is shifted by those before it: neighbours then differ in every key they can,
-    and so in the first stage that any key changes, where they would otherwise wait for each other.
+    """Return one combination. Each index is shifted by those before it, so that neighbours differ in every key they
+    can. They then differ in the first stage that any key changes, and do not wait for each other there.
     """
     found, shift = {}, 0
     for (key, one), size in zip(keys.items(), sizes, strict=True):

@@ -35,8 +35,8 @@ class Origin:
 def point_to_promote(sweep: SweepOutcome, point: str | None = None) -> Point:
     """Return the point to promote: the best one, or the one whose id is `point`.
 
-    Raises PlanError where the sweep has no such point, where with several objectives or in a tie none is named, and
-    where the point has no result.
+    Raises PlanError where the sweep has no such point, or the point has no result. Several objectives, or a tie, need a
+    point named: else PlanError too.
     """
     if point is not None:
         found = next((one for one in sweep.points if one.id == point), None)

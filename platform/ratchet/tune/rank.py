@@ -19,9 +19,9 @@ def points_of(
 ) -> tuple[Point, ...]:
     """Return the points of `trials` in the order in which they were chosen; `values` are theirs by their id.
 
-    `seeds` are those that each point is to be run with. A point is whole once they have all finished and no trial of
-    it came to another end: seeds that fail are often those that would have done badly, and a mean over the others
-    flatters. Points that are not whole have their ranks after those that are, and are on no front beside them.
+    `seeds` are those that each point is to be run with. A point is whole once they have all finished, and no trial of
+    it came to another end. Seeds that fail are often those that would have done badly: a mean over the others flatters.
+    Points that are not whole have their ranks after those that are, and are on no front beside them.
     """
     numbers: dict[str, int] = {}
     for trial in trials:

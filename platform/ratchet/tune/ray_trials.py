@@ -3,9 +3,9 @@
 Schedulers are Ray Tune's own, given again what an earlier call had seen. ASHA: Li et al. 2020, "A System for Massively
 Parallel Hyperparameter Tuning". Median rule: Golovin et al. 2017, "Google Vizier", section 3.2.1.
 
-A trial's process holds no slot of the cluster: its training workers come as one placement group, its
-scoring processes one by one, so no two trials can hold what the other waits for. Ray's own snapshot
-of an experiment is not used: the trials' folders are what a killed driver goes on from.
+A trial's process holds no slot of the cluster. Its training workers come as one placement group, its scoring processes
+one by one. So no two trials can hold what the other waits for. Ray's own snapshot of an experiment is not used: the
+trials' folders are what a killed driver goes on from.
 """
 
 from __future__ import annotations

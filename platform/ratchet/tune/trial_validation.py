@@ -1,4 +1,4 @@
-"""Try a space on a plan at its values and the ends of its ranges, and say which of them are to blame for what is wrong.
+"""Try a space on a plan, at its values and the ends of its ranges; say which of them cause what is wrong.
 
 A key with a few values is tried at each; a range at its ends; an order at the first and the last. Few combinations are
 all tried; of many, those in which at most two keys differ from a point that is right.

@@ -1,10 +1,10 @@
 """A space as the configuration of a wandb sweep, and the words with which its agent runs one trial.
 
-`wandb sweep FILE` reads the configuration and `wandb agent` asks the service for points, one after
-another; each is one call of `ratchet sweep PLAN SPACE --trial key=value …`. The agent fills the
-macro `${args_no_hyphens}` of the command with one word `key=value` for each parameter, the value
-as Python's `str` writes it. Parameter names keep their dots: wandb nests parameters only under
-`parameters`, and a nested one would reach the command as the text of a Python dictionary.
+`wandb sweep FILE` reads the configuration and `wandb agent` asks the service for points, one after another; each is one
+call of `ratchet sweep PLAN SPACE --trial key=value …`. The agent fills the macro `${args_no_hyphens}` of the command
+with one word `key=value` for each parameter, the value as Python's `str` writes it. Parameter names keep their dots.
+wandb nests parameters only under `parameters`, and a nested one would reach the command as the text of a Python
+dictionary.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def wandb_yaml(
 def values_of_arguments(words: Sequence[str], space: Space) -> tuple[dict[str, Any], int | None]:
     """Return a point of `space` and its seed from words `key=value`, as wandb's agent or a person writes them.
 
-    A value is read as YAML and must lie in its key's distribution, whose own value (1.0 for `1`,
-    0.3 for `0.30`, a list for the text of an order) is returned; every key is given once. wandb's own
-    `_wandb` is left out. Raises PlanError with a line for each word that is wrong.
+    A value is read as YAML and must lie in its key's distribution. What is returned is the distribution's own value:
+    1.0 for `1`, 0.3 for `0.30`, a list for the text of an order. Every key is given once. wandb's own `_wandb` is left
+    out. Raises PlanError with a line for each word that is wrong.
     """
     found: dict[str, Any] = {}
     problems: list[str] = []

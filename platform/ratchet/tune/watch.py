@@ -1,7 +1,7 @@
 """Follow what the steps of a trial write, whichever trial trains them, and hand each line on once.
 
-Training runs in other processes, and a step that trials share may be trained by another trial's
-workers: what all of them have is the step's metrics.jsonl. A thread reads it as it grows.
+Training runs in other processes, and another trial's workers may train a step that trials share. What all of them have
+is the step's metrics.jsonl. A thread reads it as it grows.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Watch:
     over up to the highest step that was handed on. Listeners are called in a thread of the watch
     (at the end of a block: in that of the block), never two at a time.
 
-    A listener that raises TrialStop ends the trial: the stop is raised in the driver's own thread by
-    `check`, and at the end of the block whatever else came of it. A listener that raises anything
-    else is logged and called no more; training and the other listeners go on, and `close`
-    raises its error. So nothing that a listener does ends training but a TrialStop, and nothing is lost.
+    A listener that raises TrialStop ends the trial: `check` raises the stop in the driver's own thread. So does the end
+    of the block, whatever else came of it. A listener that raises anything else is logged and called no more; training
+    and the other listeners go on, and `close` raises its error. So nothing that a listener does ends training but a
+    TrialStop, and nothing is lost.
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:

@@ -51,8 +51,8 @@ class EmotionQuestions:
 def read_questions(files: Files, version: Version, *, revision: bool) -> EmotionQuestions:
     """Return the questions that a task names, all of them fit for `version` and for `revision`.
 
-    Raises DataError with file and question where there is none, where one is broken, lacks the
-    reference of the version, or, with revision, does not ask for one.
+    Raises DataError with file and question where there is none, or one is broken or lacks the reference of the version.
+    With `revision`, each must ask for one.
     """
     path, source = _file(files)
     questions = tuple(_question(source, item, record) for item, record in _records(path, source))

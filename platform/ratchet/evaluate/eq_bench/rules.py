@@ -87,9 +87,9 @@ def trouble(scores: Scores, emotions: Collection[str]) -> str:
 def question_score(version: Version, reference: Scores, scores: Scores) -> float | None:
     """Return the score of one pass over a question, at most 10 and possibly negative; None where it has none.
 
-    Version 1 brings the scores to a sum of 10, where that is possible, and takes the absolute
-    differences d from the reference: 10 − Σ d. Version 2 takes them as they are:
-    10 − 0.7477 Σ f(d), f(0) = 0, f(d) = 6.5 / (1 + exp(−1.2 (d − 4))) up to 5, and d above.
+    Version 1 brings the scores to a sum of 10, where that is possible. With d, the absolute differences from the
+    reference, it gives 10 − Σ d. Version 2 takes them as they are: 10 − 0.7477 Σ f(d), f(0) = 0, f(d) = 6.5 / (1 +
+    exp(−1.2 (d − 4))) up to 5, and d above.
     """
     if set(scores) != set(reference) or max(scores.values()) > _LARGEST:
         return None

@@ -74,7 +74,7 @@ class Encoder(TemplateLM):  # type: ignore[misc]
     def _encode_pair(self, context: str, continuation: str) -> Window:
         """Return the tokens of a context and of a text after it.
 
-        Where one token reaches over the join, the text after it may be left without any: then both are encoded by
+        Where one token reaches over the join, the text after it may be left without any. Then both are encoded by
         themselves, which `joined` counts (EleutherAI/lm-evaluation-harness, issue 1053).
         """
         before, after = super()._encode_pair(context, continuation)

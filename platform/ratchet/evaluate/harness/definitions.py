@@ -1,8 +1,8 @@
 """lm-eval's own tasks, found by name, with data from the hub or from an offline mirror of it.
 
-A definition is used as it stands. Two keys of it say where its data lie and are filled in: `dataset_path`, where
-there is a mirror, and the cache folder of `datasets`. That cache knows a local data set by the name of its folder
-alone, so that another folder of that name would be given the first one's rows: here every content has its own cache.
+A definition is used as it stands. Two keys of it say where its data lie and are filled in: `dataset_path`, where there
+is a mirror, and the cache folder of `datasets`. That cache knows a local data set by the name of its folder alone.
+Another folder of that name would be given the first one's rows, so here every content has its own cache.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a candidate's text must not do to its judge: close its own block, open another turn, write a rating.
 
-Each is found in the text as it looks, however it is spelt: all that opens or closes counts as `[` or
-`]`, a character reference as its sign, signs without width as nothing. An ordinary answer goes to the
-judge as it is.
+Each is found in the text as it looks, however it is spelt. All that opens or closes counts as `[` or `]`, a character
+reference as its sign, signs without width as nothing. An ordinary answer goes to the judge as it is.
 """
 
 from __future__ import annotations

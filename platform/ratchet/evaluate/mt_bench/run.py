@@ -1,7 +1,7 @@
 """MT-Bench: two-turn conversations, each answer rated by a judge (Zheng et al. 2023, arXiv 2306.05685).
 
-The protocol is FastChat's llm_judge in its single-answer mode: temperatures by category, the four
-`single-*` prompts, references for math, reasoning and coding, the mean over all rated answers.
+The protocol is FastChat's llm_judge in its single-answer mode. It has temperatures by category, the four `single-*`
+prompts, and references for math, reasoning and coding. The score is the mean over all rated answers.
 """
 
 from __future__ import annotations
