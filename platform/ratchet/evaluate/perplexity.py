@@ -131,6 +131,7 @@ def perplexity_scores(nats: Sequence[float], tokens: Sequence[int], text_bytes: 
 def _lengths(name: str, task: Perplexity, longest: int) -> tuple[int, int]:
     """Return window and stride in tokens. Raises PlanError where they do not fit the model or each other."""
     window = task.window or min(longest, LONGEST_WINDOW)
+    # Half: every token but the first ones then has half a window before it, for twice the work.
     stride = task.stride or window // 2
     if window > longest:
         what = f"{window} is more than the {longest} positions of the model"

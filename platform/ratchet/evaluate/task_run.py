@@ -131,6 +131,7 @@ def by_candidate(
 
 def task_run(kind: str) -> TaskRun:
     """Return how a kind of task is asked. Raises PlanError where its row names none."""
+    # By name, because the rows of `plan` may not load what asks a model.
     named = task_kind(kind).run
     module, _, name = named.partition(":")
     try:

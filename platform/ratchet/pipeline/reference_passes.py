@@ -47,6 +47,7 @@ def evaluation_tokens(run: Run) -> list[Tokens]:
     stages = [stage for stage in run.plan.stages.values() if reads_pairs(stage)]
     if not stages:
         return []
+    # The widest leaves the fewest pairs out, and all models are compared on the same ones.
     widest = max(stages, key=lambda stage: stage.max_length)
     return [tokens_of(run, name, widest.max_length, widest.overlong) for name in preference_sources(run.plan)]
 

@@ -79,7 +79,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
     heard, steps = Heard(run.folder, run.console.say), list[Step]()
     with hold(run.folder, run.console.say) as lease, heard.all():
         run.lease = lease
-        # First of all, as it needs the run folder and the plan alone: no model, no Ray, no request to the hub.
+        # First of all, as it needs no model and no Ray.
         if not (fresh or trial):
             refuse_changed(run)
         _look(run)
@@ -103,7 +103,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
                     _score(run, step.name)
                     evaluations.made(step.name)
                     steps.append(step)
-                # Only now: until all steps are made from it, the folder may still hold those of the plan before.
+                # Only now, when all steps that the folder holds are made from it.
                 write_text(run.folder / "plan.yaml", text)
                 write_json(run.folder / "resolved.json", run.plan.model_dump(mode="json"))
                 models = evaluated_models(run, steps)
@@ -111,6 +111,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
             scores = [evaluate_model(run, name, step, scored[name]) for name, step in models]
             samples = write_samples(run)
         document = write_scores(run, models, scored, evaluations.suites)
+        # A trial's own process sends its scores, to the one run that it has there.
         if document is not None and trial is None:
             track_scores(plan.track.wandb, plan.name, document, run.folder)
         summary = summarise(run, steps, scores, text, time.monotonic() - clock)

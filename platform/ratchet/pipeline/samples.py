@@ -68,7 +68,7 @@ def write_samples(run: Run) -> tuple[SampledPrompt, ...]:
         try:
             with under_way(f"asked {name}", f"answers {len(prompts)} prompts", run.console):
                 written[name] = _ask(run, name, prompts)
-        # Both are a RatchetError too. After one of these no report can be written either.
+        # Both are a RatchetError too, and end the run: it was asked to stop, or cannot write.
         except (StoppedError, StorageError):
             raise
         except RatchetError as error:

@@ -36,6 +36,7 @@ from ratchet.track.wandb import WandbRun, WandbTracker, wandb_summary, wandb_tab
 
 SHOWN_ANSWERS = 20
 """Items of a task whose answers stand in the document."""
+# Characters of a text; the items' own file has it whole.
 _SHOWN_TEXT = 20_000
 
 

@@ -76,6 +76,7 @@ def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: 
 
 
 def _where(run: Run, folder: Path | str) -> str:
+    # Relative to the storage, which may move, or be mounted elsewhere.
     return str(Path(folder).relative_to(run.layout.root))
 
 

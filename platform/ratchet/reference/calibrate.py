@@ -87,6 +87,7 @@ def calibrate(
         )
     off_w, off_l = foreign.chosen - own.chosen, foreign.rejected - own.rejected
     by = gain(options)
+    # Such a loss divides by the tokens, and an error of the score with it.
     tokens_w, tokens_l = (own.chosen_tokens, own.rejected_tokens) if by.per_token else (1, 1)
     z_N = by.chosen * off_w / tokens_w - by.rejected * off_l / tokens_l
     return Calibration(
@@ -112,6 +113,7 @@ def _first_loss(kind: str, options: Mapping[str, Any], own: Logps, foreign: Logp
 
     from ratchet.losses.preference import PairLogps, loss_of, preference_loss
 
+    # Of another loss nobody knows what the first step should give.
     if loss_of(kind).start is None:
         return None
     columns = (own.chosen, own.rejected, foreign.chosen, foreign.rejected, own.chosen_tokens, own.rejected_tokens)

@@ -194,6 +194,7 @@ def model_content(spec: ModelSpec | None) -> Mapping[str, Any] | None:
     folder = model_folder(spec)
     tokenizer = load_tokenizer(folder, chat_template_of(spec))
     return {
+        # The name is nothing that it is known by.
         "weights": model_of("read", spec, folder).identity,
         "tokenizer": digest_tokenizer(folder),
         "chat_template": tokenizer.chat_template,

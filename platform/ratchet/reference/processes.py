@@ -36,6 +36,7 @@ class Register:
 
     def add(self, node: str, pids: list[int], actor: Any) -> None:
         self.known.update(dict.fromkeys((node, pid) for pid in pids))
+        # `family` has the process itself first.
         self.actors[pids[0]] = actor
 
     def all(self) -> tuple[list[tuple[str, int]], list[Any]]:

@@ -281,6 +281,7 @@ def _maker(
 ) -> Callable[[], Rater]:
     """Return what makes a process's engine."""
     if not engine.foreign:
+        # Of a GPU what Ray gives it; the machine's memory is divided among the processes.
         share = min(1.0, pool.gpus) if pool.gpus else 1 / pool.actors
         return functools.partial(TrainerRater, pool.passes, "cuda" if pool.gpus else "cpu", share)
     from ratchet.reference.vllm_rater import VllmRater

@@ -27,6 +27,7 @@ class VllmRater:
     """
 
     def __init__(self, choice: EngineChoice, models: Sequence[ScoringModel], longest: int, *, gpu: bool) -> None:
+        # Of all models that will come: an engine is told of rank and targets once, when it starts.
         adapters = [model.adapter for model in models if model.adapter is not None]
         self.choice, self.longest, self.gpu = choice, longest, gpu
         self.rank = max((adapter.rank for adapter in adapters), default=0)

@@ -39,6 +39,7 @@ def with_error(value: float | None, error: float | None, decimals: int = 2) -> s
 
 def decimals_of(error: float) -> int:
     """Return how many decimals show two digits of an error."""
+    # Six at most: an error of nearly 0 would ask for any number.
     return min(6, max(0, 1 - math.floor(math.log10(error))))
 
 

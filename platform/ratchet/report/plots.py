@@ -133,6 +133,7 @@ def _attribute(text: str) -> str:
 
 def thin(series: Sequence[tuple[float, float]], most: int = 400) -> Series:
     """Return at most `most` points, each the mean of as many consecutive ones: none is left out."""
+    # Rounded up, or there would be more points than `most`.
     bin_size = -(-len(series) // most) if series else 1
     bins = [series[start : start + bin_size] for start in range(0, len(series), bin_size)]
     return [(sum(x for x, _ in one) / len(one), sum(y for _, y in one) / len(one)) for one in bins]

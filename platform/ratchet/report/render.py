@@ -103,6 +103,7 @@ def _cell(cell: Cell) -> str:
 
 def escape(text: str) -> str:
     """Return text that Markdown shows as it is, on one line: no table, HTML, link or emphasis comes of it."""
+    # A line break would end the row of a table.
     text = " ".join(text.split())
     return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", text)
 

@@ -102,6 +102,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def _sentence(error: ErrorDetails) -> str:
     """Say what is wrong, and at which dotted key: `steps[3].pairs: expected a whole number, got 'many'`."""
     at = ""
+    # The first part is the place in the tuple that the document was put into.
     for part in error["loc"][1:]:
         at += f"[{part}]" if isinstance(part, int) else f".{part}" if at else str(part)
     kind, found = error["type"], error["input"]

@@ -65,6 +65,7 @@ def open_storage(root: Path) -> None:
     with storage_errors(root):
         try:
             root.mkdir(parents=True, exist_ok=True)
+            # Permissions do not tell it all: the disk may be full, or mounted to be read only.
             probe.write_bytes(b"1")
             probe.unlink()
         except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:

@@ -88,6 +88,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
             raise ClusterError(f"too much for one request: {words}", where=self._address)
         if status >= 500:
             raise UnreachableError(f"the server fails ({status}): {words}", where=self._address)
+        # A proxy's page for a login comes with status 200 too.
         json_wanted = status == 200 and endpoint.startswith(_JSON)
         if response.is_redirect or (json_wanted and "json" not in response.headers.get("Content-Type", "")):
             raise UnreachableError(

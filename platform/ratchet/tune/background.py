@@ -14,6 +14,7 @@ from ratchet.errors import RatchetError
 from ratchet.store.files import write_json
 from ratchet.store.record import now, read_json_or_none
 
+# What a kill takes from the hours that a budget counts.
 _TICK_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Pages(_Thread):
     def _work(self) -> None:
         while True:
             self._asked.wait()
+            # Before the work: what is asked for meanwhile is another page.
             self._asked.clear()
             if self._over.is_set():  # the last page is written by who waits for it
                 return

@@ -71,6 +71,7 @@ def _compared(
         return _over_seeds(first, other, np.array([seeds[0][seed] - seeds[1][seed] for seed in shared]))
     if len(mine) == len(theirs) == 1:
         left, right = values[mine[0].id], values[theirs[0].id]
+        # Only the same pairs can be set side by side.
         if left is not None and right is not None and left.keys() == right.keys():
             return _over_pairs(first, other, left, right, flips)
     return _independent(first, other, first.results[0], other.results[0])
@@ -111,6 +112,7 @@ def _independent(first: Point, other: Point, one: ObjectiveResult, two: Objectiv
     error = math.hypot(*errors) if len(errors) == 2 else None
     if error is not None:
         ends = (difference - NORMAL_95 * error, difference + NORMAL_95 * error)
+    # Shares whose pairs or items all agree have no error, and yet the ends of an interval.
     elif None not in {one.low, one.high, two.low, two.high}:
         ends = newcombe(_ends(one), _ends(two))
     return PointComparison(first.id, other.id, difference, error, *ends, _p_of(difference, ends), "independent", 0)

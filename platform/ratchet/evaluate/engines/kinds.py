@@ -105,7 +105,9 @@ def need_vllm(where: str) -> str:
 
 def _trainer_libraries() -> str:
     return ", ".join(
-        f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in ("transformers", "torch")
+        # Without what follows a +, such as cpu: `engine_label` says by itself what it ran on.
+        f"{name} {importlib.metadata.version(name).partition('+')[0]}"
+        for name in ("transformers", "torch")
     )
 
 

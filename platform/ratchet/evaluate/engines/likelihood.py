@@ -18,6 +18,7 @@ from ratchet.serving.requests import Answer, ContinuationRequest
 
 # Logits made at a time: a gigabyte in float32.
 _LOGITS = 1 << 28
+# Contexts and continuations of several lengths, so that both are padded; small ids, which every vocabulary has.
 _PROBE = (
     ContinuationRequest((3, 1, 4, 1, 5, 2, 6), ((5, 3), (5,), (2, 6, 4))),
     ContinuationRequest((2, 7), ((1, 2, 3, 4), (6,))),
@@ -81,6 +82,7 @@ def may_share(model: Any) -> bool:
     Models that read from left to right in another way than attention does may not take padding or a
     cache that was copied.
     """
+    # Both sides round, and half precision more.
     coarse = model.dtype in {torch.bfloat16, torch.float16}
     apart = [value for answer in likelihoods(model, _PROBE, share=False) for value in answer.logprobs or ()]
     try:
@@ -181,6 +183,7 @@ def _right_padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def _of_targets(logits_RTV: Tensor, targets_RT: Tensor, asked_RT: Tensor) -> tuple[Tensor, Tensor]:
     asked = asked_RT.bool()
     logits_RTV = logits_RTV.float()
+    # A whole log_softmax would be the logits once more in memory.
     picked_RT = logits_RTV.gather(-1, targets_RT[..., None])[..., 0] - logits_RTV.logsumexp(-1)
     same_RT = (logits_RTV.argmax(-1) == targets_RT) | ~asked
     return picked_RT.double().masked_fill(~asked, 0.0).sum(-1), same_RT.all(-1)

@@ -76,6 +76,7 @@ class LocalEngine:
         self.share = may_share(self.model)
         config = self.model.config.get_text_config()
         self.original = original_length(self.model.config)
+        # A model whose layers keep a state, such as Mamba, names no limit.
         self.longest = getattr(config, "max_position_embeddings", None) or sys.maxsize
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
@@ -285,7 +286,6 @@ class Done(StoppingCriteria):  # type: ignore[misc]
         if not stop:
             return False
         # The end is enough: what came before was looked at when it came.
-        # A token has a letter at least, but for some that decode to nothing.
         reach = max(map(len, stop)) + 8
         text = self.tokenizer.decode(ids_T[max(self.width, len(ids_T) - reach) :], skip_special_tokens=True)
         return any(one in text for one in stop)

@@ -46,6 +46,7 @@ def cut_revision(prompt: str) -> str:
 
 def temperatures(attempts: int) -> list[float]:
     """Return the temperature of each attempt."""
+    # Rounded, as a request is known by its temperature too, and a sum of floats may have a last digit of its own.
     return [round(FIRST_TEMPERATURE + WARMER * attempt, 2) for attempt in range(attempts)]
 
 
@@ -96,6 +97,7 @@ def question_score(version: Version, reference: Scores, scores: Scores) -> float
     if version == "v2":
         return 10 - V2_SCALE * sum(_scaled(abs(scores[name] - reference[name])) for name in scores)
     total = sum(scores.values())
+    # There is no sum of 10 to bring it to.
     if total <= 0:
         return None
     return 10 - sum(abs(scores[name] / total * 10 - reference[name]) for name in scores)

@@ -22,6 +22,7 @@ from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequ
 
 MAX_NEW_TOKENS = 256
 """What lm-eval lets a model say where the task sets no bound."""
+# What engines here can do of what a definition may ask for.
 _KNOWN = frozenset({"until", "do_sample", "temperature", "top_p", "max_gen_toks"})
 Window = tuple[list[int], list[int]]
 Tokens = tuple[int, ...]
@@ -133,6 +134,7 @@ class ReplayModel(LM):  # type: ignore[misc]
         self.said = {key: iter(answers) for key, answers in said.items()}
 
     def _next(self, requests: Sequence[Any]) -> list[Any]:
+        # By identity, as requests of several documents may be equal.
         return [next(self.said[id(request)]) for request in requests]
 
     loglikelihood = loglikelihood_rolling = generate_until = _next
@@ -200,6 +202,7 @@ def encode_requests(encoder: Encoder, instances: Sequence[Any]) -> HarnessReques
 
 def _tokens_of(encoder: Encoder, instances: Sequence[Any]) -> list[Any]:
     found: dict[int, Any] = {}
+    # One kind at a time, as lm-eval's methods take requests of one kind.
     for kind in sorted({instance.request_type for instance in instances}):
         some = [instance for instance in instances if instance.request_type == kind]
         answers = getattr(encoder, kind)(some, disable_tqdm=True)

@@ -25,6 +25,7 @@ How = Callable[[Sequence[Any]], float]
 TOO_LARGE = "no score: too large for a number"
 
 _SEED = 0
+# Fewer where a draw takes longer: texts are compared again for each.
 _DRAWS_OF_NUMBERS, _DRAWS_OF_TEXTS, _DRAWS_OF_OTHERS = 1000, 100, 25
 _SHOWN = 120
 _OF_TEXTS = (metrics.bleu, metrics.chrf, metrics.chrfpp, metrics.ter)
@@ -133,6 +134,7 @@ def bootstrap(how: How, values: Sequence[Any], draws: int) -> tuple[float | None
             sample = [values[place] for place in random.integers(0, count, count)]
             found.append(_computed(how, sample)[0])
     finite = [one for one in found if math.isfinite(one)]
+    # The spread of the few that are left would be that of lucky samples.
     if 2 * len(finite) <= draws:
         return None, draws - len(finite)
     # The spread of the samples is that of a population of N, and is brought to one of N − 1.

@@ -130,6 +130,7 @@ def _leaf(loaded: Loaded, name: str, candidate: Candidate, store: Path) -> _Leaf
         "limit": asked.limit,
         "data": loaded.contents[name],
         "include": loaded.include,
+        # Of the tokenizer the template alone: kept requests are texts, which all models share.
         "template": _template(candidate.tokenizer) if template else {},
     }
     key = requests_key(task, made_from)

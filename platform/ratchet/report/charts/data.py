@@ -32,7 +32,7 @@ def draw_gamma(report: Report) -> list[Chart]:
             for one in mine:
                 colour = colour_of(report, stages.get(one.model, ""))
                 train = one.split == "train"
-                # Beside each other, or the bars of a model's two dots would lie on one line.
+                # Apart, or the bars of a model's two dots would lie on one line.
                 place = models.index(one.model) + (0.17 if train else -0.13)
                 axes.errorbar(
                     one.mean,
@@ -41,6 +41,7 @@ def draw_gamma(report: Report) -> list[Chart]:
                     color=colour,
                     marker="s" if train else "o",
                     markersize=6.5,
+                    # Hollow where memorised, as the section's legend says.
                     markerfacecolor=PAGE if one.seen else colour,
                     elinewidth=1.3,
                 )

@@ -193,6 +193,7 @@ def _small(report: Report, picture: Picture) -> Chart | None:
 
 def _dot(axes: Any, dot: Dot, y: float, looks: Mapping[str, tuple[str, str]]) -> None:
     colour, marker = looks[dot.model]
+    # Hollow, as the section's legend says of a mark without an error.
     face = PAGE if dot.reach is None else colour
     look = {"color": colour, "marker": marker, "markersize": 6, "markerfacecolor": face, "clip_on": False}
     reach = None if dot.reach is None else [[end] for end in dot.reach]

@@ -216,7 +216,6 @@ def draw_importance(sweep: SweepOutcome) -> list[Chart]:
         names = [known.get(one.key, one.key) for one in found]
         shares = [100 * one.share for one in found]
 
-        # By default values, because a closure would have those of the last objective.
         def paint(axes: Any, names: list[str] = names, shares: list[float] = shares) -> None:
             axes.barh(range(len(shares)), shares, height=0.6, color=DOT, linewidth=0)
             for row, share in enumerate(shares):

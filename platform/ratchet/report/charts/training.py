@@ -150,6 +150,7 @@ def draw_chosen_and_rejected(report: Report) -> list[Chart]:
                 for key, dashed in zip(keys, (False, True), strict=True):
                     line(axes, part.series(key), colour, dashed=dashed)
             axes.axhline(0, color=INK, linewidth=0.9)
+            # Of one step alone an axis would have no length.
             axes.set_xlim(1, max(longest, 2))
             divide(axes, parts)
             names = zip(keys, ("chosen", "rejected"), strict=True)

@@ -31,6 +31,7 @@ def common_reason(trials: list[TrialOutcome]) -> tuple[str, int]:
 
 
 def _kind(reason: str) -> str:
+    # The first line is the reason, and the advice follows.
     what = reason.partition("\n")[0].partition(";")[0]
     return re.sub(r"[\d.,+-]+(e[+-]?\d+)?", "0", what)
 

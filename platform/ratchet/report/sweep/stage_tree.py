@@ -60,6 +60,7 @@ def _end(sweep: SweepOutcome, trial: TrialOutcome) -> str:
     """Return the stage that a trial's first objective is of, as far as it came: its last step, else its last of all."""
     names = {stage.id: stage.name for stage in sweep.stages}
     wanted = sweep.objectives[0].metric.split("/")[0]
+    # Steps of a stepwise stage are named by it and a number.
     found = [one for one in trial.steps if names[one].split(".")[0] == wanted]
     return (found or trial.steps)[-1]
 

@@ -48,7 +48,9 @@ class Axis:
     def _round(self, most: int) -> list[float]:
         rough = (self.high - self.low) / most
         size = 10.0 ** math.floor(math.log10(rough))
+        # A little less than `rough` will do, as a power of ten is rounded.
         step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= rough * 0.999)
+        # Between whole numbers there is nothing to mark.
         step = max(1.0, step) if self.whole else step
         # 0.3 / 0.1 is 2.9999…96: without the room a tick at an end would be lost.
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
@@ -56,6 +58,7 @@ class Axis:
 
 
 def _round_logs(low: float, high: float, most: int) -> list[float]:
+    # From fine to coarse: the first that leaves room for the labels.
     for factors in ((1, 2, 5), (1, 3), (1,)):
         powers = range(math.floor(low), math.ceil(high) + 1)
         found = [factor * 10.0**power for power in powers for factor in factors]
@@ -182,6 +185,7 @@ def decimals(sweep: SweepOutcome, place: int) -> int:
     """Return how many decimals tell an objective's values apart."""
     values = [found.value for one in sweep.points if (found := result_of(one, place)) and found.value is not None]
     spread = (max(values) - min(values) if values else 0.0) or max(map(abs, values), default=0.0) or 1.0
+    # A digit more than the spread needs, so that neighbours differ too.
     return min(6, max(2, fig.decimals_of(spread) + 1))
 
 

@@ -220,6 +220,7 @@ def _caution(sweep: SweepOutcome, best: Point, others: list[Point]) -> str:
     said += f"As the pick of {len(others) + 1} points its value flatters it: run it again with other seeds to know it."
     if not first.of_seeds:
         return f"{said} An error over items says nothing of how training with another seed would have come out."
+    # An error from n seeds is itself known to 1/√(2(n − 1)) of it: 41 % at four.
     return f"{said} An error from {first.seeds} seeds is itself rough." if first.seeds < 5 else said
 
 

@@ -258,4 +258,5 @@ def _pool(rows: list[HeldOutScores], key: str, error: str) -> Mean:
     errors = [getattr(one, error) for one in known]
     if any(value is None for value in errors):
         return mean, None  # one unknown error leaves that of the whole unknown
+    # Sources are independent of one another, so their errors add up in squares.
     return mean, sum((value * one.pairs) ** 2 for value, one in zip(errors, known, strict=True)) ** 0.5 / total

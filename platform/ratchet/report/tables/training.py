@@ -95,6 +95,7 @@ def chosen(report: Report) -> PageTable | None:
         if not step.does.reads_pairs:
             continue  # sft and merges have no rejected answer, so nothing to lower
         end, held = end_of(step, "logps/chosen_delta"), held_of[step.name]
+        # Of held-out pairs where there are some: the last batches were trained on.
         verdict = verdict_of(*(held.chosen if held and held.chosen[0] is not None else end), len(held_of))
         entries = [
             text("step", model_cell(report, step.name)),
@@ -179,6 +180,7 @@ def merges(report: Report) -> PageTable | None:
         names = [report.last_step(name) for name in step.options.get("of", ())]
         weights = step.options.get("weights") or [1.0] * len(names)
         total = sum(weights)
+        # A document that somebody edited may have other numbers of the two.
         parts = [f"{weight / total:.3g} × {name}" for weight, name in zip(weights, names, strict=False)]
         entries = [text("model", model_cell(report, step.name)), text("average of", " + ".join(parts))]
         rows.append(row(entries, step.record))
