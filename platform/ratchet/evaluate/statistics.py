@@ -245,6 +245,7 @@ def _design(values: Floats, clusters: Sequence[str], weights: Floats | None, gro
     names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     group = np.zeros(items, np.intp) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     totals = np.bincount(group, weight)
+    # A cluster may have items in several groups, and is counted in each.
     pairs = np.unique(group * len(names) + cluster)
     return _Design(
         share=weight / (totals[group] * len(totals)),

@@ -173,7 +173,7 @@ def _open(plan: Plan, fresh: bool = False, trial: Trial | None = None, *, here: 
 
 
 def _look(run: Run) -> None:
-    """Tell a model that cannot be used, and files whose first rows cannot, before Ray starts, which takes its time."""
+    """Raise where the model cannot be used, or the first rows of a file, before Ray starts, which takes its time."""
     pin(run)
     if run.plan.model.scratch is None:
         run.models[BASE] = base_model(run)

@@ -126,7 +126,7 @@ def _rendering(spec: ModelSpec, model: Model) -> dict[str, Any]:
 
 
 def _check(suite_file: Path, suite: Suite) -> None:
-    """Tell what cannot be asked before anything is loaded. Raises PlanError."""
+    """Check that every task can be asked, before anything is loaded. Raises PlanError."""
     for name, task in suite.tasks.items():
         where = f"{suite_file}: tasks.{name}"
         kind = task_kind(task.kind)

@@ -45,7 +45,7 @@ def step_faults(folder: Path) -> list[str]:
 
 
 def masters_files(folder: Path, record: Record) -> dict[str, Entry]:
-    """Return the float32 masters that a finished step left, as long as they are there: none is missed once it went."""
+    """Return the float32 masters that a finished step left, as long as they are there: they may go."""
     masters, name = masters_of(record), f"{MASTERS}/{MASTERS_FILE}"
     there = masters is not None and (folder / name).exists()
     return {name: (masters["bytes"], masters["sha256"])} if masters is not None and there else {}

@@ -190,6 +190,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 def _digest(content: object) -> bytes:
     """A digest of what a line says, and not the line: a journal may be larger than the memory."""
+    # Half a surrogate pair may come out of JSON, and no plain encoding takes it.
     return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).digest()
 
 

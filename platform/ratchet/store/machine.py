@@ -34,6 +34,7 @@ def memory() -> Memory:
     found = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"), re.M))
     whole = Memory(int(found.get("MemTotal", 0)) * _KB, int(found.get("MemAvailable", 0)) * _KB)
     limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
+    # `max` stands where the container has no limit.
     if not (limit.exists() and used.exists()) or (most := limit.read_text(encoding="utf-8").strip()) == "max":
         return whole
     left = int(most) - int(used.read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ def _drawn_faults(written: Document, path: KeyPath, drawn: NumberRange, annotati
 
 
 def _objectives(written: Document, space: Space, known: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
-    """Yield which objectives are not had by all trials; `known` are the metrics of trials, by where they lie."""
+    """Yield the objectives that some trial does not have; `known` are the metrics of trials, by their values."""
     named, common = _named(known)
     for metric in space.objectives:
         if metric not in named:

@@ -130,6 +130,7 @@ def _fraction(seed: int, number: int, key: str) -> float:
     bits = np.random.Philox(
         key=np.array([seed, number], dtype=np.uint64), counter=np.array([0, 0, 0, stream], dtype=np.uint64)
     )
+    # 53 of the 64 bits, as many as a float holds.
     return int(bits.random_raw() >> np.uint64(11)) * _UNIT
 
 

@@ -87,7 +87,7 @@ def work(task: TrialTask, report: Report, asked: Asked = lambda: None) -> TrialE
 def end_from_outside(task: TrialTask, status: Status, reason: Mapping[str, str]) -> tuple[TrialEnd, WandbRun | None]:
     """Write down the end of a trial whose process could not; return its trial.json and the wandb run to send it to.
 
-    A trial that wrote down its own end keeps that, and its run knows.
+    A trial that wrote down its own end keeps that, and its wandb run has it.
     """
     run = trial_run(
         task.plan.track.wandb, task.sweep, write_point(task), task.plan.model_dump(mode="json"), task.folder

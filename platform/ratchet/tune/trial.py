@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 PAUSE = "pause.json"
 """The file of a sweep's folder that asks all its trials to save and to end, with the reason: they go on later.
 
-Trials run on the driver's machine, so that no network disk keeps in mind that it was not there.
+Trials run on the driver's machine, so no cache of a network disk says that the file is not there.
 """
 TASK = "task"
 """The key of a trial's task in its configuration for Ray Tune."""

@@ -37,7 +37,7 @@ Point = Mapping[str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """What came of it: what is wrong, and documents of trials that are right, by how people write where they lie.
+    """What came of it: what is wrong, and documents of trials that are right, by their values as people write them.
 
     There is one for each set of values that may decide which metrics a trial has; none where no point is right.
     """

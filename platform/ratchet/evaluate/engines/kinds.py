@@ -104,10 +104,9 @@ def need_vllm(where: str) -> str:
 
 
 def _trainer_libraries() -> str:
+    # Without what follows a +, such as cpu: `engine_label` says by itself what it ran on.
     return ", ".join(
-        # Without what follows a +, such as cpu: `engine_label` says by itself what it ran on.
-        f"{name} {importlib.metadata.version(name).partition('+')[0]}"
-        for name in ("transformers", "torch")
+        f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in ("transformers", "torch")
     )
 
 

@@ -165,6 +165,7 @@ def _reference(value: Any, at: str) -> Scores:
         emotion, score = (
             value.get(f"emotion{number}{end}") if isinstance(value, dict) else None for end in ("", "_score")
         )
+        # Answers are read word by word, so that a name of two words would never be found.
         if not isinstance(emotion, str) or not re.fullmatch(r"\w+", emotion) or emotion in found:
             raise broken_questions(
                 f"emotion{number} is {emotion!r}", where=at, fix="a reference has four different emotions, of one word"

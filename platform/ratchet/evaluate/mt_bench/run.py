@@ -182,7 +182,7 @@ def prompt_for(asked: TalkQuestions, question: TalkQuestion, answers: Sequence[s
 def judge_talks(asked: TalkQuestions, talks: Sequence[Talk], judge: Judge, retries: int) -> list[Judged]:
     """Return every given answer with its verdict; all answers go to the judge together. Raises RatchetError.
 
-    What a recording was asked, by FastChat's own prompt, it is asked again by that; else the guard reads first.
+    A recording is asked by FastChat's own prompt, where it was made with that. Else the guard reads the answers first.
     """
     guard = Guard([prompt.template for prompt in asked.prompts.values()], judge.control)
     cases, told = [], []

@@ -14,6 +14,7 @@ from ratchet.evaluate.results import Item, join_notes, without_error
 MOST_MISSING = 0.05
 """Share of judgments that may be missing from a score; with more it has no value."""
 METRIC = "rating"
+# What FastChat writes in place of a judgment that could not be had.
 _SAID_NOTHING = "$ERROR$"
 
 

@@ -150,6 +150,7 @@ def _grouped(report: Report, picture: Picture) -> Chart | None:
         # 7 units a letter: how wide it is, only the reader's browser knows.
         wide = 26 + 7 * max(len(text) for text, *_ in entries)
         columns = max(1, min(len(entries), (width - 20) // wide))
+        # The legend's rows stand above the axes, each 18 units high.
         top = 20 + 18 * -(-len(entries) // columns)
 
         def paint(axes: Any) -> None:

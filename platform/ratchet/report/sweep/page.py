@@ -55,6 +55,7 @@ def sweep_page(sweep: SweepOutcome) -> Page:
             f"Saved: {saved(sweep)}",
         ),
         made=f"{sweep.created} · ratchet {sweep.ratchet} · commit {sweep.commit}",
+        # Cut, because names and reasons of trials may be of any length.
         callouts=tuple(Callout(one.name, cut(one.says, 600), cut(one.do, 300), one.grave) for one in sweep.diagnoses),
         warnings=tuple(cut(text, 600) for text in sweep.warnings),
         sections=tuple(sweep_sections(sweep)),
