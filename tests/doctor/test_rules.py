@@ -188,6 +188,11 @@ FINDINGS: dict[str, tuple[Finding, str, str]] = {
         "problem",
         "50.0 GiB free of 80.0",
     ),
+    "full for a small model": (
+        rules.disks([node(free_storage=GIB // 2)], 1 << 20),
+        "problem",
+        "512.0 MiB free of 1.0 GiB",
+    ),
     "not writable": (rules.disks([node(free_storage=None)], None), "problem", "n2 cannot write"),
     "it fits": (rules.enough_nodes(Cluster(workers=3), [NODE]), "ok", "3 of 4 CPUs"),
     "it does not fit": (

@@ -191,7 +191,7 @@ def disks(nodes: Sequence[NodeFacts], needed: int | None) -> Finding:
             do = "set cluster.storage to a folder that you may write to"
             return problem("disk", f"{name} cannot write to the storage folder", do)
         for what, free, least in (
-            ("storage", machine.free_storage, needed or _LITTLE_DISK),
+            ("storage", machine.free_storage, max(needed, _TOO_LITTLE_DISK) if needed else _LITTLE_DISK),
             ("temporary folder", machine.free_temporary, _LITTLE_DISK),
         ):
             if free < least:

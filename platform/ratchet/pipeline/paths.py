@@ -32,7 +32,6 @@ from ratchet.plan.task_parts import Files, PathKind, Rows
 from ratchet.plan.training import TrainingStage
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|[^/]*\\")
-_SYSTEM = ("/proc", "/sys")
 
 
 def path_problems(document: Document, schema: type[Plan] | type[Suite], *, sent: bool = False) -> Iterator[Problem]:
