@@ -157,7 +157,7 @@ CODES: Mapping[Code, str] = {
     "data.no-file": "a file or folder of rows is not there",
     "data.no-rows": "a file holds no rows",
     "data.damaged": "a file of rows is damaged or cut off",
-    "data.form": "a file or folder is none that rows can be read from",
+    "data.form": "a file or folder has no form that rows can be read from",
     "data.hub": "the hub does not serve a data set",
     "data.hub-or-folder": "a name on the hub is also that of a file or folder here",
     "data.no-layout": "the rows fit no layout",

@@ -63,7 +63,7 @@ KEYS = CHOICES | {
 
 
 def drawn(number: int) -> dict[str, Any]:
-    """Return a plan of four stages; one of an odd number differs in one key from the one before it.
+    """Return a plan of four stages; one of an odd number differs in one key from the previous one.
 
     OTHER stands for the folder of its models.
     """

@@ -179,7 +179,7 @@ def question(suite: str, task: str, item: str, by: dict[str, Any], **more: Any) 
 
 
 def scores(models: tuple[str, ...] = MODELS) -> dict[str, Any]:
-    """Return a whole scores document of these models, each made from the one before."""
+    """Return a whole scores document of these models, each made from the previous one."""
     random = np.random.default_rng(5)
     gains = [0.06 * place / max(1, len(models) - 1) for place in range(len(models))]
     results = [one for name, gain in zip(models, gains, strict=True) for one in board(name, gain, random)]

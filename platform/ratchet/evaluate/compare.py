@@ -47,7 +47,7 @@ def compare_models(
     without it, the mean over all items. Items of the metric `nll` that have `tokens` are summed, and
     compared in nats for each token.
 
-    Raises DataError where two models have one name, or `before` is none of the models ahead of it.
+    Raises DataError where two models have one name, or `before` is not one of the models ahead of it.
     """
     ahead: dict[str, ModelResults] = {}
     pairs: list[tuple[ModelResults, ModelResults, Relation]] = []
@@ -56,7 +56,7 @@ def compare_models(
             raise DataError(f"two models are named {mine.model}", code="data.not-comparable")
         if ahead and mine.before is not None and mine.before not in ahead:
             raise DataError(
-                f"{mine.model} was made from {mine.before}, which is none of the models ahead of it: {some([*ahead])}",
+                f"{mine.model} was made from {mine.before}, which is not one of the models before it: {some([*ahead])}",
                 code="data.not-comparable",
             )
         if ahead:

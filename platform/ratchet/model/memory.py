@@ -65,7 +65,7 @@ def largest_budget(peak_at: Callable[[int], int], free: int, device: torch.devic
 
     `peak_at(tokens)` tries a pass and returns its bytes. Budgets double while twice the last peak fits; the rest is by
     the square root of what is left. A budget that turned out not to fit, or for which a GPU had not enough, gives way
-    to the one before.
+    to the previous one.
     """
     most = MOST.get(device.type, MOST["cuda"])
     budget, needed = FIRST, peak_at(FIRST)

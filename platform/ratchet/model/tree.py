@@ -95,7 +95,7 @@ def rows_laid_out(branches: Sequence[Branch], sharing: Sharing = "auto", least: 
 
 
 def _order(branches: Sequence[Branch], sharing: Sharing, least: int) -> tuple[list[int], list[int]]:
-    """Return the sequences in depth-first order, and what each shares with the one before it."""
+    """Return the sequences in depth-first order, and what each shares with the previous sequence."""
     if sharing == "none":
         return list(range(len(branches))), [0] * len(branches)
     if sharing == "prompt":

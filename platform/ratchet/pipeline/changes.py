@@ -28,7 +28,7 @@ from ratchet.train.checkpoint import newest_step
 
 _CODE: Code = "run.other-plan"
 _FIRST = ("package", "options", "dtype", "data")
-"""Keys of an identity that are told first: people changed these, and the others follow from them."""
+"""Keys of an identity that are named first: people changed these, and the others follow from them."""
 _FIX = (
     "run with --fresh to put it aside and make it again, or give the plan another name; "
     "to train further on what is there, add a stage with `after:`"

@@ -75,7 +75,7 @@ def evaluate_models(
 ) -> Evaluated:
     """Put models through a suite, write the report, and return where it is and what could not be asked.
 
-    The first is the one that the others are compared with, beside the one before each. What a model was
+    The first is the one that the others are compared with, beside the previous one of each. What a model was
     asked before is not asked again. With `here` this process asks them, without a Ray. Raises PlanError, ModelError,
     DataError where nothing can be asked, EndpointError, ClusterError, StorageError, RunError; StoppedError where a
     signal asked for the end.

@@ -23,11 +23,11 @@ class VllmRater:
     """Scores pairs as token ids. `models` are all that will be asked for, `longest` the longest sequence's tokens.
 
     A model that is another one with an adapter is served as these two, on the running engine if that holds the other
-    one. A model of the same shape as the one before it is loaded in its place.
+    one. A model of the same shape as the previous one replaces it in the engine.
     """
 
     def __init__(self, choice: EngineChoice, models: Sequence[ScoringModel], longest: int, *, gpu: bool) -> None:
-        # Of all models that will come: an engine is told of rank and targets once, when it starts.
+        # Of all models that will come: an engine takes the rank and targets of adapters once, when it starts.
         adapters = [model.adapter for model in models if model.adapter is not None]
         self.choice, self.longest, self.gpu = choice, longest, gpu
         self.rank = max((adapter.rank for adapter in adapters), default=0)

@@ -50,7 +50,7 @@ class UnitJournal(AppendLog[list[Answer]]):
 
 
 def parse_answer(raw: bytes) -> tuple[str, Answer]:
-    """Return the key and the answer of one line. Raises ValueError where it is none."""
+    """Return the key and the answer of one line. Raises ValueError where it is not one of a server's journal."""
     line = parse_checked_line(raw)
     try:
         if line["key"] != fingerprint(line["request"]):
@@ -61,7 +61,7 @@ def parse_answer(raw: bytes) -> tuple[str, Answer]:
 
 
 def parse_unit(raw: bytes) -> tuple[str, list[Answer]]:
-    """Return the key of a unit's line, and its answers. Raises ValueError where it is none."""
+    """Return the key of a unit's line, and its answers. Raises ValueError where it is not such a line."""
     line = parse_checked_line(raw)
     try:
         return line["key"], list(map(_answer, line["answers"]))

@@ -31,8 +31,8 @@ Place = tuple[int, int]
 class AppendLog(Generic[T]):
     """Lines by their keys, open for appending. Use it in a `with`.
 
-    `parse` returns the key and the content of a line, and raises ValueError where it is none. Only places are held in
-    memory, not contents. Raises RunError with the sentences `held` and `fix` where another process writes the file,
+    `parse` returns the key and the content of a line, and raises ValueError where it is not a line of this log.
+    Only places are held in memory, not contents. Raises RunError with the sentences `held` and `fix` where another process writes the file,
     CorruptError where one key has two contents, StorageError.
     """
 

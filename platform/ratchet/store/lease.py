@@ -1,11 +1,11 @@
 """Leases: one maker at a time of what several processes want, on one machine or on many that share a folder.
 
-    <folder>/<generation>.json      the highest generation holds; an empty file was let go
+    <folder>/<generation>.json      the highest generation holds; an empty file is a released lease
 
 A lease is a file that appears whole, under a number that only one process can take. A process that sees that generation
-n was let go, or that its holder is dead, links generation n + 1; of many only one succeeds. The highest file stays when
-it is let go: it is emptied, which needs no space on the disk. So no number ever comes back. A process suspended after
-reading a lease cannot evict a holder that it never saw.
+n was released, or that its holder is dead, links generation n + 1; of many only one succeeds. The highest file stays
+when it is released: it is emptied, which needs no space on the disk. So no number ever comes back. A process suspended
+after reading a lease cannot evict a holder that it never saw.
 
 Who holds a lease renews it: a thread sets the file's time. No clocks of machines are compared: who waits takes
 the lease over when it has watched the time stand still for `LAPSE_SECONDS` of its own clock. A holder on the
@@ -95,7 +95,7 @@ class Lease:
         seen = _look(self.folder)
         if seen.generation == self.generation and seen.holder is not None and seen.holder.token == self.holder.token:
             return
-        if not seen.generation:  # a lease that was let go leaves its last file
+        if not seen.generation:  # a released lease leaves its last file
             raise gone(self.folder)
         raise RunError(
             f"{self.holder.what}: another process took over ({seen.holder or 'it has finished'}), as this one was "
@@ -183,7 +183,7 @@ class _Seen:
 
     @property
     def free(self) -> bool:
-        """Whether it was let go, or never taken."""
+        """Whether it was released, or never taken."""
         return not self.raw
 
     @property
@@ -295,7 +295,7 @@ def highest(folder: Path) -> int:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Return who holds a lease now; None where it was let go, or its holder is known to have ended.
+    """Return who holds a lease now; None where it was released, or its holder is known to have ended.
 
     Raises StorageError.
     """

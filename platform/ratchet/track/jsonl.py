@@ -148,7 +148,7 @@ class Tracker(Protocol):
         """Take the figures that a finished step is known by."""
 
     def close(self) -> None:
-        """Let go of files and connections. Nothing is logged after it."""
+        """Close files and connections. Nothing is logged after it."""
 
 
 class _Several:

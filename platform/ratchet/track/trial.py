@@ -181,7 +181,7 @@ class TrialRun:
         self._exit_code = int(status in {"failed", "unfinished"})
 
     def close(self) -> None:
-        """Let go of wandb, after trial.json is written: an upload that hangs is given some 20 seconds."""
+        """Finish wandb, after trial.json is written: an upload that hangs is given some 20 seconds."""
         if self._tracker:
             self._tracker.close(self._exit_code)
 

@@ -231,7 +231,7 @@ def _told_group(workers: Path, slots: Path | None) -> Any:
 
 
 def free_slots(path: Path) -> None:
-    """Let go of the placement group that a lost process left, where `path` names one: Ray keeps it until the job ends.
+    """Remove the placement group that a lost process left, where `path` names one: Ray keeps it until the job ends.
 
     Its workers, if any are left, end with it.
     """

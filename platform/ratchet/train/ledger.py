@@ -52,7 +52,7 @@ class Ledger:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with storage_errors(self.path):
             self._file.close()
 

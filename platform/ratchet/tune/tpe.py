@@ -63,7 +63,7 @@ def propose(space: Space, known: Sequence[Known]) -> dict[str, Any] | None:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return what optuna is told of each key."""
+    """Return the distribution of each key for optuna."""
     found: dict[str, BaseDistribution] = {}
     for key, one in space.keys.items():
         numbers = one.row.range

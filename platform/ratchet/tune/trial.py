@@ -93,7 +93,7 @@ class WrittenTrial:
 
 
 def written_trials(folder: Path) -> list[WrittenTrial]:
-    """Return the trials in a folder in the order in which they were chosen; one without point.json is none.
+    """Return the trials in a folder in the order in which they were chosen; a trial has a point.json.
 
     Raises CorruptError where a file of one is not as it was written.
     """

@@ -45,7 +45,7 @@ def endpoint_judge(
 
 
 def replay_judge(said: ReplayJudge) -> Judge:
-    """Return a recording as judge. Raises DataError where the file is none, or has nothing by that judge."""
+    """Return a recording as judge. Raises DataError where the file is not a recording, or has nothing by that judge."""
     path = at_home(said.file)
     replay = ReplayEngine(path, said.judge)
     return Judge(said.judge, f"replay of {path.name}, sha256 {digest_file(path)}", replay.attempt, holds=replay.holds)

@@ -174,7 +174,7 @@ def _difference(report: Report, scores: SuiteScores, sides: Mapping[str, Compari
         text("model", model_cell(report, one.model)),
         text("task", Cell(scores.label(one.suite, one.task), aside=comma(one.metric, unit_name(unit), says))),
         *_side(base, unit, f"against {scores.names[0] if scores.names else 'the base'}"),
-        text("the one before", model_cell(report, before.against) if before else fig.NONE),
+        text("the previous model", model_cell(report, before.against) if before else fig.NONE),
         *_side(before, unit, "against it"),
         amount("items", Cell(fig.count(one.items), aside=clusters)),
     ]
