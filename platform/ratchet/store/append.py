@@ -32,8 +32,8 @@ class AppendLog(Generic[T]):
     """Lines by their keys, open for appending. Use it in a `with`.
 
     `parse` returns the key and the content of a line, and raises ValueError where it is not a line of this log.
-    Only places are held in memory, not contents. Raises RunError with the sentences `held` and `fix` where another process writes the file,
-    CorruptError where one key has two contents, StorageError.
+    Only places are held in memory, not contents. Raises RunError with the sentences `held` and `fix` where another
+    process writes the file, CorruptError where one key has two contents, StorageError.
     """
 
     def __init__(self, path: Path, parse: Callable[[bytes], tuple[str, T]], *, held: str, fix: str) -> None:
