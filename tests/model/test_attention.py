@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ratchet.model import memory
 from ratchet.model.attention import TreePlan, attend, dense
 from ratchet.model.batch import branches_of, collate
 from ratchet.model.forward import PairScorer, score
-from ratchet.model.tree import lay_out
+from ratchet.model.tree import Chain, lay_out
 from ratchet.pairs.pair import TokenisedPair
 from tiny_models import family_of_pairs, make_pairs, tiny
 
@@ -39,6 +40,67 @@ def test_chains_give_what_the_whole_row_gives(softcap: float | None, value_size:
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(*(torch.autograd.grad(out, inputs, weight) for out in (found, wanted)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+class Backwards(TorchDispatchMode):
+    """The precisions in which chains' backward passes run, by their own rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtype_of: dict[int, torch.dtype] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+            self.dtype_of[args[0].shape[2]] = args[0].dtype
+        return func(*args, **(kwargs or {}))
+
+
+def chains_apart(own: int, other: int) -> TreePlan:
+    """Two chains that share 8 rows: of `own` rows, and of `other` below its first 8."""
+    return TreePlan((Chain(0, own, ()), Chain(own, own + other, ((0, 8),))), torch.tensor([own + other]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "rows", "in_float32"),
+    [
+        (torch.bfloat16, 64, (512, 7), (True, True)),
+        (torch.bfloat16, 64, (513, 512), (False, True)),
+        (torch.bfloat16, 128, (256, 257), (True, False)),
+        (torch.float16, 64, (513, 9), (True, True)),
+        (torch.float64, 64, (9, 513), (False, False)),
+    ],
+)
+def test_short_chains_of_low_precision_go_back_in_float32(
+    dtype: torch.dtype, size: int, rows: tuple[int, int], in_float32: tuple[bool, bool]
+) -> None:
+    query, key, value = torch.randn(3, 1, 1, sum(rows), size, dtype=dtype, requires_grad=True).unbind()
+    with Backwards() as seen:
+        out, _ = attend(torch.nn.Identity(), query, key, value, None, tree=chains_apart(*rows))
+        out.sum().backward()
+    wanted = {own: torch.float32 if wide else dtype for own, wide in zip(rows, in_float32, strict=True)}
+    assert seen.dtype_of == wanted
+
+
+def test_gradients_of_bfloat16_chains_are_as_near_as_those_of_torchs_own_attention() -> None:
+    torch.manual_seed(0)
+    rows, size = 120, 64
+    exact = torch.randn(3, 1, 4, rows, size).bfloat16().double()
+    weight = torch.randn(1, 4, rows, size).bfloat16()
+    plan = TreePlan((Chain(0, rows, ()),), torch.full((rows,), rows))
+
+    def ours(inputs: Tensor) -> Tensor:
+        return attend(torch.nn.Identity(), *inputs.unbind(), None, tree=plan)[0].transpose(1, 2)
+
+    def theirs(inputs: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(*inputs.unbind(), is_causal=True)
+
+    def gradient(attention: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+        inputs = exact.to(dtype).requires_grad_()
+        return torch.autograd.grad(attention(inputs), inputs, weight.to(dtype))[0].double()
+
+    truth = gradient(theirs, torch.float64)
+    off = [float((gradient(way, torch.bfloat16) - truth).norm() / truth.norm()) for way in (ours, theirs)]
+    assert off[0] <= off[1] < 0.01
 
 
 class Largest(TorchDispatchMode):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,10 @@ NAME = "token_tree"
 PASS = (1, 1, 1, 1)
 """Shape of the stand-in mask: transformers hands a mask of four dimensions through as it is."""
 
+FLOAT32_UP_TO: Mapping[torch.dtype, float] = {torch.bfloat16: 2**15, torch.float16: math.inf}
+"""Own rows times head size up to which a chain's backward pass on a CPU runs in float32, by precision: torch's kernel
+is so much slower below float32 that the casts pay. Found by trying (docs/performance.md)."""
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
@@ -35,13 +39,13 @@ class TreePlan:
 
     def __init__(self, chains: tuple[Chain, ...], end_T: Tensor) -> None:
         self.chains, self.end_T = chains, end_T
-        self._masks: dict[torch.dtype, list[Tensor | None]] = {}
+        self._masks: dict[tuple[int, torch.dtype], Tensor | None] = {}
 
-    def masks(self, dtype: torch.dtype) -> list[Tensor | None]:
-        """Return each chain's additive mask (1, 1, own rows, ancestors and own rows); None is plain causal."""
-        if dtype not in self._masks:
-            self._masks[dtype] = [_chain_mask(chain, dtype) for chain in self.chains]
-        return self._masks[dtype]
+    def mask(self, k: int, dtype: torch.dtype) -> Tensor | None:
+        """Return chain k's additive mask (1, 1, own rows, ancestors and own rows); None is plain causal."""
+        if (k, dtype) not in self._masks:
+            self._masks[k, dtype] = _chain_mask(self.chains[k], dtype)
+        return self._masks[k, dtype]
 
     @functools.cached_property
     def sees(self) -> list[Tensor]:
@@ -133,7 +137,8 @@ class _ChainAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scale: float) -> Tensor:
         outs, sums = [], []
-        for chain, mask in zip(plan.chains, plan.masks(query.dtype), strict=True):
+        for k, chain in enumerate(plan.chains):
+            mask = plan.mask(k, query.dtype)
             keys, values = _seen(key, chain), _seen(value, chain)
             own = query[:, :, chain.start : chain.stop]
             out, log_sum = _flash(own, keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
@@ -149,23 +154,17 @@ class _ChainAttention(torch.autograd.Function):
         query, key, value, out, *sums = ctx.saved_tensors
         wide = torch.promote_types(key.dtype, torch.float32)  # a prompt's keys add up over all its answers
         d_query, d_key, d_value = _rows_like(query), _rows_like(key, wide), _rows_like(value, wide)
-        for chain, mask, log_sum in zip(ctx.plan.chains, ctx.plan.masks(query.dtype), sums, strict=True):
+        for k, (chain, log_sum) in enumerate(zip(ctx.plan.chains, sums, strict=True)):
             own = slice(chain.start, chain.stop)
-            parts = _flash_backward(
-                grad[:, :, own],
-                query[:, :, own],
-                _seen(key, chain),
-                _seen(value, chain),
-                out[:, :, own],
-                log_sum,
-                0.0,
-                mask is None,
-                attn_mask=mask,
-                scale=ctx.scale,
+            dtype = _backward_dtype(query[:, :, own])
+            mask = ctx.plan.mask(k, dtype)
+            rows = grad[:, :, own], query[:, :, own], _seen(key, chain), _seen(value, chain), out[:, :, own]
+            d_own, d_keys, d_values = _flash_backward(
+                *(some.to(dtype) for some in rows), log_sum, 0.0, mask is None, attn_mask=mask, scale=ctx.scale
             )
-            d_query[:, :, own] = parts[0]
-            _add_seen(d_key, parts[1], chain)
-            _add_seen(d_value, parts[2], chain)
+            d_query[:, :, own] = d_own
+            _add_seen(d_key, d_keys, chain)
+            _add_seen(d_value, d_values, chain)
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
@@ -216,6 +215,12 @@ def _add_seen(sums_BHTD: Tensor, rows_BHTD: Tensor, chain: Chain) -> None:
     for first, stop in (*chain.ancestors, (chain.start, chain.stop)):
         sums_BHTD[:, :, first:stop] += rows_BHTD[:, :, at : at + stop - first]
         at += stop - first
+
+
+def _backward_dtype(own_BHTD: Tensor) -> torch.dtype:
+    """The precision of a chain's backward pass, by its own queries; its gradients are cast back."""
+    rows, size = own_BHTD.shape[2:]
+    return torch.float32 if rows * size <= FLOAT32_UP_TO.get(own_BHTD.dtype, 0) else own_BHTD.dtype
 
 
 def _chain_mask(chain: Chain, dtype: torch.dtype) -> Tensor | None:
