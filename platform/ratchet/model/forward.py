@@ -25,6 +25,9 @@ from ratchet.model.support import packing_of
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
 
+_LOGIT_BYTES = 16
+"""What a logit takes in another module's head: itself, its float32 copy, and what autograd keeps of both."""
+
 
 class Scorer(Protocol):
     """A PairScorer, or an engine around one."""
@@ -140,7 +143,8 @@ class PairScorer(nn.Module):
     def _entries(self, hidden_EH: Tensor, targets_E: Tensor) -> Tensor:
         """Return each entry's log-probability, shape (E,)."""
         head = self.causal.get_output_embeddings()
-        rows = self.head_rows or chunk_rows(self.causal.config.get_text_config().vocab_size, hidden_EH.device)
+        size = hidden_EH.element_size() if isinstance(head, AnswerHead) else _LOGIT_BYTES
+        rows = self.head_rows or chunk_rows(self.causal.config.get_text_config().vocab_size, hidden_EH.device, size)
         if isinstance(head, AnswerHead):
             return head(hidden_EH, targets_E, self.scaling, rows)  # type: ignore[no-any-return]
         calls = self._head_calls(len(targets_E), rows, targets_E.device)

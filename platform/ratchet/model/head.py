@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
-"""Logits that may live at a time, by kind of device: 64 MB in float32 on a CPU, 1 GB on a GPU."""
+CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**30}
+"""Room of the logits that live at a time, by kind of device: 256 MB on a CPU, 1 GB on a GPU."""
+
+WIDE_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
+"""Logits that are float32 at a time: on a CPU they stay in its cache, and on a GPU each round is a launch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +44,9 @@ def scaling_of(model: Any) -> LogitScaling:
     return LogitScaling(scale, getattr(config, "final_logit_softcapping", None))  # Gemma
 
 
-def chunk_rows(vocabulary: int, device: torch.device) -> int:
-    """Return how many entries are scored at a time."""
-    return max(16, CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["cuda"]) // vocabulary)
+def chunk_rows(vocabulary: int, device: torch.device, size: int) -> int:
+    """Return how many entries are scored at a time, where each of their logits takes `size` bytes."""
+    return max(16, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (vocabulary * size))
 
 
 class AnswerHead(nn.Linear):
@@ -80,10 +83,11 @@ class AnswerHead(nn.Linear):
 
 
 class _Logps(torch.autograd.Function):
-    """log p(target), in chunks of rows; the backward pass computes each chunk's logits again.
+    """log p(target), in chunks of rows.
 
-    A head that is not trained needs no second pass: ∂log p/∂h = W[target] − Σ p W, of the size of h,
-    is made at once.
+    The logits of the last chunk are kept for the backward pass, which becomes their gradient in place; those of the
+    others are computed again. A head that is not trained needs no second pass: ∂log p/∂h = W[target] − Σ p W, of the
+    size of h, is made at once.
     """
 
     @staticmethod
@@ -98,16 +102,21 @@ class _Logps(torch.autograd.Function):
     ) -> Tensor:
         frozen = ctx.needs_input_grad[0] and not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2])
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        logps = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        log_sums = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        logps = torch.empty_like(log_sums)
         slopes = torch.empty_like(hidden) if frozen else None
+        logits = None
         for at in _spans(len(hidden), rows):
+            del logits  # else two chunks would live at a time
             logits = _logits(hidden[at], weight, bias, scaling)
-            logps[at] = logits.log_softmax(1, dtype=wide).gather(1, targets[at, None])[:, 0]
+            log_sums[at] = _log_sums(logits, wide)
+            logps[at] = logits.gather(1, targets[at, None])[:, 0] - log_sums[at]
             if slopes is not None:
-                ones = torch.ones_like(logps[at])
-                slopes[at] = _by_logits(logits, targets[at], ones, scaling).to(weight.dtype) @ weight
+                some = _Entries(targets[at], log_sums[at], torch.ones_like(logps[at]))
+                slopes[at] = _by_logits_(logits, None, some, scaling) @ weight
         ctx.frozen, ctx.scaling, ctx.rows = frozen, scaling, rows
-        ctx.save_for_backward(*((slopes,) if slopes is not None else (hidden, weight, bias, targets)))
+        ctx.save_for_backward(*((slopes,) if slopes is not None else (hidden, weight, bias, targets, log_sums)))
+        ctx.kept = None if frozen else logits
         return logps
 
     @staticmethod
@@ -115,23 +124,46 @@ class _Logps(torch.autograd.Function):
         if ctx.frozen:
             (slopes,) = ctx.saved_tensors
             return (slopes * grad[:, None]).to(slopes.dtype), None, None, None, None, None
-        hidden, weight, bias, targets = ctx.saved_tensors
+        hidden, weight, bias, targets, log_sums = ctx.saved_tensors
         several = len(hidden) > ctx.rows  # chunks add up in float32
-        d_hidden = torch.empty_like(hidden)
+        d_hidden = torch.zeros_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=grad.dtype if several else weight.dtype)
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=grad.dtype)
-        for at in _spans(len(hidden), ctx.rows):
-            logits = _logits(hidden[at], weight, bias, ctx.scaling)
-            by_logits = _by_logits(logits, targets[at], grad[at], ctx.scaling)
-            if d_bias is not None:
-                d_bias += by_logits.sum(0)
-            small = by_logits.to(weight.dtype)
-            d_hidden[at] = small @ weight
-            if d_weight.dtype == small.dtype:
-                d_weight.addmm_(small.T, hidden[at])
+        kept, ctx.kept = ctx.kept, None  # a second backward pass would find it changed
+        for at in reversed(_spans(len(hidden), ctx.rows)):
+            live = _live(grad[at])
+            rows = at if live is None else live + at.start
+            if kept is None:
+                logits, live = _logits(hidden[rows], weight, bias, ctx.scaling), None
             else:
-                d_weight += small.T @ hidden[at]
+                logits, kept = kept, None
+            by_logits = _by_logits_(logits, live, _Entries(targets[rows], log_sums[rows], grad[rows]), ctx.scaling)
+            if d_bias is not None:
+                d_bias += by_logits.sum(0, dtype=grad.dtype)
+            d_hidden[rows] = by_logits @ weight
+            if d_weight.dtype == by_logits.dtype:
+                d_weight.addmm_(by_logits.T, hidden[rows])
+            else:
+                d_weight += by_logits.T @ hidden[rows]
+            del logits, by_logits
         return d_hidden, d_weight.to(weight.dtype), None if d_bias is None else d_bias.to(bias.dtype), None, None, None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entries:
+    """Targets, log-sums of logits, and gradients by log-probability of some entries, each (E,)."""
+
+    targets_E: Tensor
+    log_sums_E: Tensor
+    grad_E: Tensor
+
+
+def _live(grad_E: Tensor) -> Tensor | None:
+    """Which entries have a gradient: tokens that both sides of a pair share often have none. None: all count.
+
+    On a GPU nobody asks, for the answer would have to be waited for.
+    """
+    return grad_E.nonzero()[:, 0] if grad_E.device.type == "cpu" else None
 
 
 def _spans(count: int, rows: int) -> list[slice]:
@@ -143,10 +175,32 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scaling: LogitS
     return scaling.apply(nn.functional.linear(hidden, weight, bias))
 
 
-def _by_logits(logits: Tensor, targets: Tensor, grad: Tensor, scaling: LogitScaling) -> Tensor:
-    """The gradient by head(hidden), grad · (onehot − p) · slope, in the precision of `grad`."""
-    by_logits = logits.softmax(1, dtype=grad.dtype).mul_(-grad[:, None])
-    by_logits.scatter_add_(1, targets[:, None], grad[:, None])
-    if scaling.cap is not None:
-        return by_logits.mul_(scaling.slope(logits.to(grad.dtype)))
-    return by_logits if scaling.scale == 1.0 else by_logits.mul_(scaling.scale)
+def _log_sums(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Log Σ exp of each row, in `dtype`."""
+    return torch.cat([logits[at].to(dtype).logsumexp(1) for at in _wide_spans(len(logits), logits)])
+
+
+def _by_logits_(logits: Tensor, live: Tensor | None, some: _Entries, scaling: LogitScaling) -> Tensor:
+    """Turn logits into the gradient by head(hidden), grad · (onehot − p) · slope, in place, and return it.
+
+    Of the `live` rows alone, one after the other from the first row on, where they are given.
+    """
+    count, dtype = len(some.grad_E), some.grad_E.dtype
+    for at in _wide_spans(count, logits):
+        # A row is never below the place that it goes to.
+        part = logits[at if live is None else live[at]].to(dtype)
+        grad = some.grad_E[at, None]
+        by_logits = (part - some.log_sums_E[at, None]).exp_().mul_(-grad)
+        by_logits.scatter_add_(1, some.targets_E[at, None], grad)
+        if scaling.cap is not None:
+            by_logits.mul_(scaling.slope(part))
+        elif scaling.scale != 1.0:
+            by_logits.mul_(scaling.scale)
+        logits[at] = by_logits
+    return logits[:count]
+
+
+def _wide_spans(count: int, logits: Tensor) -> list[slice]:
+    """So many rows at a time as may be in float32."""
+    elements = WIDE_ELEMENTS.get(logits.device.type, WIDE_ELEMENTS["cuda"])
+    return _spans(count, max(1, elements // logits.shape[1]))
