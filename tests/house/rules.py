@@ -22,6 +22,7 @@ LAYERS = {
     "errors": 0,
     "plan": 1,
     "store": 1,
+    "warm": 1,
     "documents": 2,
     "pairs": 3,
     "losses": 3,
@@ -45,7 +46,7 @@ LAYERS = {
 
 # An outside library comes in through these modules alone.
 DOORS = {
-    "deepspeed": {"train.deepspeed"},
+    "deepspeed": {"train.deepspeed", "warm.server"},
     "peft": {"model.lora"},
     "wandb": {"track.wandb"},
     "bitsandbytes": {"model.load"},
@@ -70,6 +71,7 @@ DOORS = {
         "reference.score",
         "evaluate.engines.actors",
         "train.worker",
+        "train.group",
         "train.launch",
         "train.driver_loop",
         "pipeline.session",

@@ -17,6 +17,7 @@ from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
 from ratchet.store.machine import on_ray
 from ratchet.train.out_of_memory import keep_text, memory_error
+from ratchet.warm.launcher import python_of_workers
 
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -78,8 +79,10 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
         with _checked(cluster):
             yield
         return
-    environment = {"runtime_env": {"env_vars": worker_environment(cluster)}}
-    connect(cluster.ray.address, environment, _local(cluster, runs), say)
+    environment: dict[str, Any] = {"env_vars": worker_environment(cluster)}
+    if cluster.ray.warm:
+        environment["py_executable"] = python_of_workers()
+    connect(cluster.ray.address, {"runtime_env": environment}, _local(cluster, runs), say)
     try:
         with _checked(cluster):
             yield

@@ -77,6 +77,8 @@ class Ray(Strict):
     """Logical CPUs of a local Ray; left out: what this plan needs, at least the machine's."""
     object_store_mb: Annotated[int, Field(ge=80)] = 200
     """Object store of a local Ray."""
+    warm: bool = True
+    """Fork workers from a process on each node that has done their imports, instead of starting a Python for each."""
 
     @property
     def elsewhere(self) -> bool:

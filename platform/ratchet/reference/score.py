@@ -28,7 +28,7 @@ from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
-from ratchet.store.machine import on_ray
+from ratchet.store.machine import keep_to_threads, on_ray
 from ratchet.store.made import LeasedTurn, Made, Product, find, lease_key, made_folder, record_of, turn
 from ratchet.store.record import now, write_record
 
@@ -57,6 +57,7 @@ class BlockScorer:
         warnings: str | None,
     ) -> None:
         warned.send(warnings)
+        keep_to_threads()
         self.make_rater, self.models, self.run, self.sign_in = make_rater, models, run, sign_in
         self.tables: dict[str, TokenTable] = {}
 

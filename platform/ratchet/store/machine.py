@@ -128,3 +128,14 @@ def _machine() -> str | None:
         return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return None
+
+
+def keep_to_threads() -> None:
+    """Let torch, where it is imported already, use as many threads as Ray says, if this is a process of Ray.
+
+    Ray sets `OMP_NUM_THREADS` to the CPUs of a task or an actor when it begins; torch reads that once, when it is
+    imported, which for a worker that begins warm was before.
+    """
+    torch, threads = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
+    if on_ray() and torch is not None and threads.isdigit():
+        torch.set_num_threads(max(1, int(threads)))

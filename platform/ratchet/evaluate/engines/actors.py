@@ -13,6 +13,7 @@ from ratchet.evaluate.engines.pool import Unit
 from ratchet.reference.processes import family, wait_until_gone
 from ratchet.serving.requests import Answer, Engine, request_words
 from ratchet.store import warned
+from ratchet.store.machine import keep_to_threads
 
 _log = logging.getLogger(__name__)
 # Processes that may die over one unit.
@@ -28,6 +29,7 @@ class _Worker:
 
     def __init__(self, make: Callable[[], Engine], warnings: str | None) -> None:
         warned.send(warnings)
+        keep_to_threads()
         self.make = make
         self.engine: Engine | None = None
 

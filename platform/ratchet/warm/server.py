@@ -1,0 +1,235 @@
+"""The fork server of a node: it has done the imports that workers need, and forks one whenever a launcher asks.
+
+It is run by its path, and serves the workers of one Ray job, so the code that it has is never that of another job. It
+has computed nothing and touched no accelerator. It ends with the Ray node that it belongs to, or when it was idle for
+long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_IMPORTS = (
+    "ray._private.worker",
+    "ray.data",
+    "ray.train.torch",
+    "torch",
+    "pyarrow.parquet",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
+_OURS = (
+    "ratchet.train.worker",
+    "ratchet.train.group",
+    "ratchet.reference.score",
+    "ratchet.evaluate.engines.actors",
+    "ratchet.evaluate.engines.kinds",
+)
+"""By name, and where a worker would find the Ratchet that this file is part of."""
+_IDLE_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0
+
+
+@dataclasses.dataclass
+class Launched:
+    """A launcher's socket, and once there is one its worker: the process id, and a descriptor that tells its end."""
+
+    launcher: socket.socket
+    worker: int = 0
+    ended: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a worker is made of: arguments, environment, folder and umask, and the three standard streams."""
+
+    values: Mapping[str, Any]
+    streams: list[int]
+
+
+def main() -> None:
+    """Serve the socket that the arguments name; in a forked process, be the worker."""
+    listening, path, raylet = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
+    # What is found by the name of a library is what a worker would find, and nothing of the folder of this file.
+    sys.path[0] = sys.argv[4]
+    try:
+        made = import_ahead()
+    except BaseException:
+        # Said before the socket goes: launchers that find none would start one server after the other.
+        path.with_name(f"{path.name}.failed").touch()
+        path.unlink(missing_ok=True)
+        raise
+    wanted = serve(listening, raylet)
+    if wanted is None:
+        path.unlink(missing_ok=True)
+    else:
+        become(wanted, made)
+
+
+def import_ahead() -> dict[str, str]:
+    """Import what workers need; return the variables that imports have set. Raises RuntimeError where CUDA is up."""
+    before = dict(os.environ)
+    # How many GPUs there are is asked without starting CUDA, which no forked process could start again.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    for name in _IMPORTS:
+        importlib.import_module(name)
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # else it asks for the accelerator
+        importlib.import_module("deepspeed")
+    ratchet = importlib.util.find_spec("ratchet")
+    if ratchet is not None and ratchet.origin == str(Path(__file__).parents[1] / "__init__.py"):
+        for name in _OURS:
+            importlib.import_module(name)
+    if before.get("PYTORCH_NVML_BASED_CUDA_CHECK") is None:
+        del os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
+    if _forks_are_bad():
+        raise RuntimeError("an import has started CUDA, so forked processes could not use it")
+    gc.collect()
+    # A worker that collects garbage would else write to every page that it shares with this process.
+    gc.freeze()
+    return {name: value for name, value in os.environ.items() if before.get(name) != value}
+
+
+def _forks_are_bad() -> bool:
+    import torch
+
+    told = getattr(torch._C, "_cuda_isInBadFork", None)  # only where torch was built with CUDA
+    if told is None:
+        return False
+    child = os.fork()
+    if child == 0:
+        os._exit(int(told()))
+    return os.waitpid(child, 0)[1] != 0
+
+
+def serve(listening: socket.socket, raylet: int) -> Wanted | None:
+    """Fork workers as they are asked for, until the Ray node is gone or nothing was asked for long.
+
+    Returns None then; in a forked process it returns what that shall be.
+    """
+    known: dict[int, Launched] = {}
+    last = time.monotonic()
+    while _alive(raylet) and time.monotonic() - last < _IDLE_SECONDS:
+        if known:
+            last = time.monotonic()
+        watched: list[Any] = [listening, *known]
+        ready, _, _ = select.select(watched, [], [], _LOOK_SECONDS)
+        for one in ready:
+            if one is listening:
+                launcher, _ = listening.accept()
+                known[launcher.fileno()] = Launched(launcher)
+            elif one in known:
+                wanted = _hear(one, known, listening)
+                if wanted is not None:
+                    return wanted
+    return None
+
+
+def _hear(descriptor: int, known: dict[int, Launched], listening: socket.socket) -> Wanted | None:
+    """Do what became ready asks for: a launcher's wish, its end, or a worker's end."""
+    asked = known.pop(descriptor)
+    if descriptor == asked.ended:
+        _, status = os.waitpid(asked.worker, 0)
+        with contextlib.suppress(OSError):
+            asked.launcher.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+        known.pop(asked.launcher.fileno(), None)
+        os.close(descriptor)
+        asked.launcher.close()
+    elif asked.worker:
+        # The launcher is gone, and its worker must go; the descriptor of its end is watched on.
+        signal.pidfd_send_signal(asked.ended, signal.SIGKILL)
+    else:
+        return _fork(asked, known, listening)
+    return None
+
+
+def _fork(asked: Launched, known: dict[int, Launched], listening: socket.socket) -> Wanted | None:
+    """Fork a worker for a launcher that has asked; return what it wants in the new process."""
+    try:
+        wanted = _read(asked.launcher)
+    except (OSError, ValueError):  # it was killed meanwhile, or is none of ours
+        asked.launcher.close()
+        return None
+    worker = os.fork()
+    if worker == 0:
+        for one in [listening, asked.launcher, *(other.launcher for other in known.values())]:
+            one.close()
+        for ended in {other.ended for other in known.values() if other.worker}:
+            os.close(ended)
+        return wanted
+    for stream in wanted.streams:
+        os.close(stream)
+    asked.worker, asked.ended = worker, os.pidfd_open(worker)
+    known[asked.launcher.fileno()] = known[asked.ended] = asked
+    with contextlib.suppress(OSError):  # its end is heard, too
+        asked.launcher.sendall(worker.to_bytes(4, "big"))
+    return None
+
+
+def _read(launcher: socket.socket) -> Wanted:
+    """Return what a launcher asks for. Raises OSError and ValueError where it does not say it."""
+    launcher.settimeout(_PATIENCE_SECONDS)
+    head, streams, _, _ = socket.recv_fds(launcher, 4, 3)
+    text = b""
+    while len(text) < int.from_bytes(head, "big"):
+        text += (part := launcher.recv(1 << 20))
+        if not part:
+            break
+    launcher.settimeout(None)
+    return Wanted(json.loads(text), streams)
+
+
+def become(wanted: Wanted, made: Mapping[str, str]) -> None:
+    """Be what a new Python with these arguments would be, from here to its end. `made`: what imports set."""
+    os.setsid()
+    for number, stream in enumerate(wanted.streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.chdir(wanted.values["folder"])
+    os.umask(wanted.values["umask"])
+    os.environ.clear()
+    os.environ.update({**made, **wanted.values["environment"]})
+    sys.argv = list(wanted.values["arguments"])
+    _draw_seeds()
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _draw_seeds() -> None:
+    """Begin with random numbers of one's own, as each new process does."""
+    import numpy as np
+    import torch
+
+    random.seed()
+    np.random.seed()
+    torch.default_generator.seed()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

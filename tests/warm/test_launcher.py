@@ -1,0 +1,210 @@
+"""Workers that begin warm are what cold ones are, and end as they end: the launcher and its server, without a Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet.store.machine import stat
+from ratchet.warm import launcher, server
+
+pytestmark = pytest.mark.heavy
+
+WORKER = """
+import importlib.util, json, os, random, signal, sys, time
+import numpy as np, torch, ray, transformers
+from transformers import AutoModelForCausalLM
+facts = {
+    "argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environment": dict(os.environ), "umask": os.umask(0),
+    "name": [__name__, __file__, sys.modules["__main__"].__file__],
+    "signals": {str(one): str(signal.getsignal(one)) for one in signal.valid_signals()},
+    "descriptors": sorted(os.readlink(f"/proc/self/fd/{one}") for one in (0, 1, 2)),
+    "open": len(os.listdir("/proc/self/fd")),
+    "threads": torch.get_num_threads(), "leader": os.getsid(0) == os.getpid(),
+    "ratchet": importlib.util.find_spec("ratchet").origin, "loaded": "ratchet.train.worker" in sys.modules,
+    "drawn": [random.random(), float(np.random.rand()), float(torch.rand(1)), torch.initial_seed()],
+}
+torch.manual_seed(0)
+torch.set_num_threads(2)
+a, b = torch.randn(129, 257), torch.randn(257, 65)
+facts["bits"] = [(a @ b).softmax(-1).double().sum().item().hex()]
+facts["bits"].append(torch.randn(3, 99).bfloat16().float().sum().item().hex())
+print(json.dumps(facts), flush=True)
+print("to stderr", file=sys.stderr)
+if len(sys.argv) > 3:
+    open(sys.argv[3], "w").write(str(os.getpid()))
+    time.sleep(600)
+sys.exit(int(sys.argv[2]))
+"""
+
+
+Begun = subprocess.Popen[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A folder as a Ray node has it, and how a worker is begun there."""
+
+    folder: Path
+
+    def begin(self, *arguments: str, warm: bool = True, said: int = subprocess.PIPE, **environment: str) -> Begun:
+        python = [sys.executable, *(["-I", "-S", launcher.__file__] if warm else [])]
+        command = [*python, str(self.folder / "worker.py"), f"--raylet-name={self.folder}/sockets/raylet", *arguments]
+        own = {"DS_ACCELERATOR": "cpu", "RAY_RAYLET_PID": str(os.getpid()), "A_SECRET": "a"}
+        # pytest's own variable changes from test to test, and would make a server for each.
+        ours = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        return subprocess.Popen(
+            command,
+            env={**ours, **own, **environment},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            text=True,
+        )
+
+    def facts(self, *arguments: str, **options: Any) -> dict[str, Any]:
+        with self.begin(*arguments, **options) as worker:
+            said, warned = worker.communicate()
+        facts: dict[str, Any] = json.loads(said.splitlines()[-1])
+        return facts | {"status": worker.returncode, "said": warned.splitlines()[-1:]}
+
+    def sleeping(self, name: str) -> tuple[Begun, int]:
+        """Begin a worker that sleeps; return its launcher, and its own process id."""
+        note = self.folder / name
+        begun = self.begin("0", str(note), said=subprocess.DEVNULL)
+        until(lambda: note.exists() and note.read_text() != "")
+        return begun, int(note.read_text())
+
+    def servers(self, *workers: int) -> list[int]:
+        """Return the process ids of the servers that live; `workers` are forks of one, and have its command line."""
+        living = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()} - {*workers}
+        return [one for one in sorted(living) if runs(one) and f"{self.folder}/sockets/warm-" in command_of(one)]
+
+
+def command_of(process: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode().replace("\0", " ")
+    return ""
+
+
+def until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.02)
+
+
+def runs(process: int) -> bool:
+    try:
+        return stat(process)[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    # Longer than a socket's path may be.
+    folder = tmp_path_factory.mktemp("a" * 120)
+    for name in ("sockets", "logs"):
+        (folder / name).mkdir()
+    (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+    found = Node(folder)
+    yield found
+    for process in found.servers():
+        os.kill(process, signal.SIGTERM)
+
+
+def test_a_warm_worker_is_what_a_cold_one_is(node: Node) -> None:
+    cold, warm, again = (node.facts("3", warm=warm) for warm in (False, True, True))
+    drawn = [facts.pop("drawn") for facts in (cold, warm, again)]
+    assert all(len({*column}) == 3 for column in zip(*drawn, strict=True))  # random numbers of one's own
+    assert warm.pop("leader") and again.pop("leader")  # a signal to the server's group ends no worker
+    assert warm.pop("loaded") and again.pop("loaded")
+    assert not (cold.pop("leader") or cold.pop("loaded"))
+    for facts in (cold, warm, again):  # pipes have numbers of their own
+        facts["descriptors"] = sorted(name.partition(":")[0] for name in facts["descriptors"])
+    assert warm == cold
+    assert again == cold
+    assert cold["status"] == 3
+    assert len(node.servers()) == 1  # the same environment, the same server
+
+
+def test_whatever_ends_one_of_them_ends_the_other(node: Node) -> None:
+    begun, worker = node.sleeping("killed")
+    assert worker != begun.pid
+    os.kill(worker, signal.SIGKILL)
+    assert begun.wait() == -signal.SIGKILL
+    begun, worker = node.sleeping("launcher")
+    begun.kill()
+    begun.wait()
+    until(lambda: not runs(worker))
+    begun, worker = node.sleeping("asked")
+    begun.terminate()
+    assert begun.wait() == -signal.SIGTERM
+    assert not runs(worker)
+
+
+def test_a_lost_server_costs_no_worker_and_the_next_worker_has_another(node: Node) -> None:
+    begun, worker = node.sleeping("orphan")
+    [lost] = node.servers(worker)
+    os.kill(lost, signal.SIGKILL)
+    until(lambda: not runs(lost))
+    assert node.facts("4")["status"] == 4
+    assert len(node.servers(worker)) == 1
+    assert runs(worker)
+    os.kill(worker, signal.SIGTERM)
+    assert begun.wait() == 1  # nobody knows how it ended
+
+
+def test_a_worker_has_the_library_that_came_with_its_job(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "ratchet").mkdir()
+    (tmp_path / "ratchet" / "__init__.py").touch()
+    facts = node.facts("0", PYTHONPATH=str(tmp_path))
+    assert facts["ratchet"] == str(tmp_path / "ratchet" / "__init__.py")
+    assert not facts["loaded"]
+
+
+def test_where_a_server_cannot_begin_workers_begin_cold(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "deepspeed.py").write_text("raise ImportError('not here')", encoding="utf-8")
+    before = node.servers()
+    for _ in range(2):  # the second launcher does not try again
+        facts = node.facts("5", PYTHONPATH=str(tmp_path))
+        assert facts["status"] == 5
+        assert str(tmp_path) in facts["path"]
+    assert node.servers() == before  # an environment of its own has a server of its own
+    assert len([*(node.folder / "sockets").glob("warm-*.failed")]) == 1
+
+
+def test_each_job_and_each_environment_has_a_server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(**values: str) -> str:
+        with monkeypatch.context() as patch:
+            for key, value in values.items():
+                patch.setenv(key, value)
+            return launcher._name("worker.py")
+
+    assert name() == name(SHLVL="7")
+    settings = [{"RAY_JOB_ID": "02"}, {"MALLOC_TRIM_THRESHOLD_": "1"}, {"OMP_NUM_THREADS": "7"}, {"PYTHONPATH": "/x"}]
+    assert len({name(), *(name(**one) for one in settings)}) == 5
+
+
+def test_a_server_ends_with_its_ray_node_or_when_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("")
+        listening.listen()
+        assert server.serve(listening, gone.pid) is None
+        monkeypatch.setattr(server, "_IDLE_SECONDS", 0.0)
+        assert server.serve(listening, os.getpid()) is None
