@@ -58,6 +58,7 @@ class TaskScores:
 
     `settings` is all that decides the numbers beside the model, `problems` counts items without a
     verdict by reason, `items` is the Parquet file of the single items. `reused`: answered before.
+    Of `seconds`, `start_seconds` went by until a process was ready that computes answers.
     """
 
     model: str
@@ -72,6 +73,7 @@ class TaskScores:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     items: str = ""
     record: str = ""
+    start_seconds: float | None = None
 
     @property
     def headline(self) -> Score | None:

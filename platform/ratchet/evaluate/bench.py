@@ -137,6 +137,10 @@ class Candidates:
         )
         return Candidate(pool, self.tokenizer, longest, name)
 
+    def start_seconds(self) -> float:
+        """Return the seconds that were waited for processes of this model until some were ready."""
+        return sum(actors.start_seconds for actors in self._actors.values())
+
     def rest(self) -> None:
         """End the processes, so that others can have what they held. They start again when something is asked."""
         for actors in self._actors.values():

@@ -33,7 +33,8 @@ VERSION = 4
 class Scored:
     """One task's result for one model; `folder` holds it, `reused` says that it was there before.
 
-    `failure` is why the task could not be asked; its result then has no score.
+    `failure` is why the task could not be asked; its result then has no score. `start_seconds` of `seconds` went by
+    until a process was ready; None where the record was written before records said so.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Scored:
     seconds: float
     reused: bool
     failure: RatchetError | None = None
+    start_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +68,11 @@ class ScoredTask:
 
 @dataclasses.dataclass(frozen=True)
 class AnsweredTask(ScoredTask):
-    """One that was answered, in `seconds`."""
+    """One that was answered, in `seconds`, of which `start_seconds` went by until a process was ready."""
 
     answered: Answered
     seconds: float
+    start_seconds: float
 
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         """Write the result, and the lines beside it."""
@@ -78,7 +81,7 @@ class AnsweredTask(ScoredTask):
         for name, lines in self.answered.lines.items():
             write_text(folder / name, "".join(f"{line}\n" for line in lines))
         counts = {"items": len(result.items), "problems": sum(result.problems.values())}
-        return Product(counts, seconds=self.seconds)
+        return Product(counts, facts={"start_seconds": round(self.start_seconds, 3)}, seconds=self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,14 +126,14 @@ def score_suite(
             # Reversed, so that of tasks with one identity the first is asked.
             keys = {fingerprint(parts[task].identity): task for task in reversed(suite.tasks) if task not in found}
             left = {task: read.ready[task] for task in suite.tasks if task in keys.values()}
-            for task, outcome, seconds in _ask(candidates, left):
+            for task, outcome, seconds, start in _ask(candidates, left):
                 # A task may stand in a suite under several names.
                 alike = [same for same in parts if parts[same].identity == parts[task].identity]
                 answered = _of_known_unit(suite.tasks[task].kind, outcome)
                 if isinstance(answered, RatchetError):
                     found |= {one: _fail(bench, model, name, one, suite.tasks[one], answered) for one in alike}
                     continue
-                made = keep_result(bench.layout, parts[task], answered, seconds, leases)
+                made = keep_result(bench.layout, parts[task], answered, seconds, leases, start)
                 found |= {one: _read(model.name, name, one, made, reused=False) for one in alike}
                 tell(found[task])
     return [found[task] for task in suite.tasks]
@@ -153,12 +156,19 @@ def _fail(bench: Bench, model: Model, suite: str, task: str, settings: Task, err
     return Scored(model.name, suite, task, result, made.folder, 0.0, reused=False, failure=error)
 
 
-def keep_result(layout: Layout, part: ScoredTask, answered: Answered, seconds: float, leases: Sequence[Lease]) -> Made:
+def keep_result(
+    layout: Layout,
+    part: ScoredTask,
+    answered: Answered,
+    seconds: float,
+    leases: Sequence[Lease],
+    start_seconds: float = 0.0,
+) -> Made:
     """Write a result down. One that is not whole is where the next run does not look for it.
 
     Raises RunError where another process took over.
     """
-    task = AnsweredTask(part.task, part.model, part.read, answered, seconds)
+    task = AnsweredTask(part.task, part.model, part.read, answered, seconds, start_seconds)
     return keep(layout, task, leases, apart=not answered.result.whole)
 
 
@@ -172,7 +182,8 @@ def _read(model: str, suite: str, task: str, made: Made, *, reused: bool) -> Sco
     """Return a result as it is kept."""
     # Read back also where it was just made, so that it has one form whenever it was made.
     result = dataclasses.replace(read_result(made.folder), task=task)
-    return Scored(model, suite, task, result, made.folder, made.record.seconds, reused)
+    start = made.record.facts.get("start_seconds")
+    return Scored(model, suite, task, result, made.folder, made.record.seconds, reused, start_seconds=start)
 
 
 def check_suite(
@@ -221,19 +232,24 @@ def _check_task(where: str, settings: Task, tokenizer: Any) -> None:
         )
 
 
-def _ask(candidates: Candidates, tasks: Mapping[str, Ready]) -> Iterator[tuple[str, Answered | RatchetError, float]]:
-    """Yield (task, result or why it has none, seconds), in the turn of each kind, those together that may be."""
+def _ask(
+    candidates: Candidates, tasks: Mapping[str, Ready]
+) -> Iterator[tuple[str, Answered | RatchetError, float, float]]:
+    """Yield (task, result or why it has none, seconds, and how many of them processes took to begin).
+
+    It goes by the turn of each kind, those together that may be.
+    """
     groups: dict[tuple[str, Hashable], dict[str, Ready]] = {}
     for name, ready in tasks.items():
         together = task_run(ready.settings.kind).together
         key = (ready.settings.kind, name if together is None else together(ready.settings))
         groups.setdefault(key, {})[name] = ready
     for (kind, _), some in sorted(groups.items(), key=lambda group: task_run(group[0][0]).turn):
-        clock = time.monotonic()
+        clock, before = time.monotonic(), candidates.start_seconds()
         outcomes = task_run(kind).run(candidates, some)
-        seconds = time.monotonic() - clock
+        seconds, start = time.monotonic() - clock, candidates.start_seconds() - before
         for name, (answered, share) in outcomes.items():
-            yield name, answered, seconds * share
+            yield name, answered, seconds * share, start * share
 
 
 def _of_known_unit(kind: str, answered: Answered | RatchetError) -> Answered | RatchetError:

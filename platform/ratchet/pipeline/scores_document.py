@@ -87,6 +87,7 @@ def _task_scores(scored: Scored, entry: Entry, folder: Path, root: Path) -> Task
         settings=result.settings,
         items=os.path.relpath(scored.folder / ITEMS, folder),
         record=str(scored.folder.relative_to(root)),
+        start_seconds=scored.start_seconds,
     )
 
 

@@ -21,7 +21,10 @@ from ratchet.warm.launcher import python_of_workers
 
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    # How soon a stage knows that its workers have ended.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # The driver watches the nodes itself (`train.driver_loop`); Ray's watcher is a process more for each stage.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Several runs at once have more processes than cores, most of them waiting: no reason for a warning on stdout.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
 }

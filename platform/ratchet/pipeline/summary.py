@@ -155,6 +155,7 @@ def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary
         steps=record.counts["steps"],
         workers=training["workers"],
         train_seconds=training["seconds"]["training"],
+        start_seconds=training["seconds"].get("starting"),
         pairs_per_second=_median(history, "pairs_per_second"),
         tokens_per_second=_median(history, "tokens_per_second"),
         peak_memory_mb=training["peak_memory_mb"],
@@ -169,6 +170,7 @@ def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary
     return dataclasses.replace(
         trained,
         reference_seconds=reference["seconds"],
+        reference_start_seconds=reference.get("start_seconds"),
         reference_pairs=reference["pairs"],
         reference_reused=reference["reused"],
         reference_engine=reference["engine"],

@@ -67,6 +67,8 @@ def training_facts(run: Run, result: TrainResult, gate: Gate | None, scored: Seq
     run.scored_now -= fresh
     reference = {
         "seconds": round(sum(one.seconds for one in scored), 3),
+        # Of one pass, unless parts of it were scored before.
+        "start_seconds": max((one.start_seconds or 0.0 for one in scored), default=0.0),
         "pairs": sum(one.pairs for one in scored),
         "reused": not fresh,
         "records": [str(one.folder) for one in scored],

@@ -112,12 +112,17 @@ class Passes:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Where a job's scores lie; `reused` where nothing had to be computed."""
+    """Where a job's scores lie; `reused` where nothing had to be computed.
+
+    `seconds` of work on all processes; `start_seconds` for the pass's processes to begin and end, None where the record
+    was written before records said so.
+    """
 
     folder: Path
     fingerprint: str
     pairs: int
     seconds: float
+    start_seconds: float | None
     reused: bool
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -126,10 +127,10 @@ def _score(
         if plan.missing
         for item in _items(plan)
     ]
-    seconds = _run(models, items, engine, pool, on_pairs, look) if items else {}
+    seconds, start = _run(models, items, engine, pool, on_pairs, look) if items else ({}, 0.0)
     mine.check()
     return [
-        _finish(plan, started, clock, seconds.get(str(plan.folder), 0.0)) if plan.missing else _found(plan)
+        _finish(plan, started, clock, seconds.get(str(plan.folder), 0.0), start) if plan.missing else _found(plan)
         for plan in mine.found
     ]
 
@@ -214,19 +215,21 @@ def _rows(job: ScoreJob) -> npt.NDArray[np.int64]:
 def _found(plan: _JobPlan) -> Scores:
     """Return the scores of a job for which nothing had to be computed."""
     if plan.part or plan.made is None:
-        return Scores(plan.folder, fingerprint(plan.scores.identity), len(_rows(plan.job)), 0.0, reused=True)
+        return Scores(plan.folder, fingerprint(plan.scores.identity), len(_rows(plan.job)), 0.0, 0.0, reused=True)
     record = plan.made.record
-    return Scores(plan.folder, record.fingerprint, record.counts["pairs"], record.seconds, reused=True)
+    start = record.facts.get("start_seconds")
+    return Scores(plan.folder, record.fingerprint, record.counts["pairs"], record.seconds, start, reused=True)
 
 
-def _finish(plan: _JobPlan, started: str, clock: float, seconds: float) -> Scores:
+def _finish(plan: _JobPlan, started: str, clock: float, seconds: float, start: float) -> Scores:
     table = open_table([plan.job.file], [1.0], 0)
     counts = prove(plan.folder, table.subset(_rows(plan.job)).pair_ids())
     plan.folder.mkdir(parents=True, exist_ok=True)
-    product = Product(counts, facts={"wall_seconds": round(time.monotonic() - clock, 3)})
+    facts = {"wall_seconds": round(time.monotonic() - clock, 3), "start_seconds": round(start, 3)}
+    product = Product(counts, facts=facts)
     record = record_of(plan.scores, product, started, seconds)
     write_record(plan.folder, record, finished_files(plan.folder))
-    return Scores(plan.folder, record.fingerprint, counts["pairs"], seconds, reused=False)
+    return Scores(plan.folder, record.fingerprint, counts["pairs"], seconds, start, reused=False)
 
 
 def _run(
@@ -236,10 +239,11 @@ def _run(
     pool: Pool,
     on_pairs: Callable[[int, int], None],
     look: Callable[[], None],
-) -> dict[str, float]:
-    """Send the items through the pool; return the seconds spent on each score folder."""
+) -> tuple[dict[str, float], float]:
+    """Send the items through the pool; return the seconds spent on each score folder, and on starting and ending."""
     total, done = sum(len(item["rows"]) for item in items), 0
     seconds: dict[str, float] = {}
+    clock, began, ended = time.monotonic(), math.inf, -math.inf
     with contextlib.ExitStack() as stack:
         if on_ray():
             scored = _on_ray(models, items, engine, pool, stack.enter_context(gone_afterwards()))
@@ -248,11 +252,13 @@ def _run(
             scorer = BlockScorer(make, models, uuid.uuid4().hex, lambda: None, warned.destination())
             scored = map(scorer, items)
         for row in scored:
+            ended = time.monotonic()
+            began = min(began, ended - row["seconds"])
             done += row["pairs"]
             seconds[row["folder"]] = seconds.get(row["folder"], 0.0) + row["seconds"]
             on_pairs(done, total)
             look()
-    return seconds
+    return seconds, time.monotonic() - clock - (ended - began)
 
 
 def _on_ray(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import threading
 import time
 import uuid
@@ -16,11 +15,11 @@ from typing import Any
 from ratchet.documents.events import Event, events_of, read_events, write_event
 from ratchet.errors import ClusterError, StoppedError, TrainingError, error_from
 from ratchet.store import warned
-from ratchet.store.files import write_text
 from ratchet.train import faults
 from ratchet.train.budget import known_budget
 from ratchet.train.communicate import out_of_memory
 from ratchet.train.driver_loop import NodeWatch, Told, live_nodes, refuse_stopped, watched
+from ratchet.train.group import scratch_folder, told_group, torch_trainer
 from ratchet.train.notice import WORKERS, write_notice
 from ratchet.train.out_of_memory import keep_text, memory_error
 from ratchet.train.spec import TrainSpec
@@ -39,7 +38,8 @@ class TrainResult:
     engine's in nats; `events` what happened to the step (`documents.events`);
     `token_budget` what a forward pass computed at most, `unshared` why tokens were not shared, of all pairs or of
     some (None: they could be); `peak_memory_mb` the largest worker's peak; `seconds` of set-up,
-    training and publishing on the workers, and in all.
+    training and publishing on the workers, in all, and of starting: what is left of it, for processes to begin and end
+    and for groups of workers that ended before.
     """
 
     steps: int
@@ -63,7 +63,8 @@ class TrainResult:
 
 def train_result(found: Mapping[str, Any], began: float) -> TrainResult:
     """Return what workers found as a TrainResult; `began` is the monotonic clock's reading when they were asked for."""
-    seconds = {**found["seconds"], "all": time.monotonic() - began}
+    whole = time.monotonic() - began
+    seconds = {"starting": whole - sum(found["seconds"].values()), **found["seconds"], "all": whole}
     return TrainResult(**{**found, "events": read_events(found["events"]), "seconds": seconds})
 
 
@@ -158,13 +159,13 @@ def _fit(
     """Run one Ray Train run to its end, and put what its workers returned into `fitted`."""
     try:
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
 
         name = f"{spec.step.replace('.', '-')}-{uuid.uuid4().hex[:8]}"
-        with _scratch(Path(spec.folder), name, slots) as scratch:
+        with scratch_folder(Path(spec.folder), name, slots) as scratch:
             cluster = spec.cluster
             fewest, most = cluster.fewest_workers, cluster.most_workers
-            trainer = TorchTrainer(
+            trainer = torch_trainer()(
                 worker,
                 train_loop_config={
                     "spec": spec,
@@ -187,7 +188,7 @@ def _fit(
                     storage_path=str(scratch),
                     failure_config=FailureConfig(max_failures=max_restarts),
                     logging_config=LoggingConfig(log_level="ERROR"),
-                    callbacks=[_told_group(Path(spec.folder) / WORKERS, slots)],
+                    callbacks=[told_group(Path(spec.folder) / WORKERS, slots)],
                 ),
             )
             value = trainer.fit().return_value
@@ -195,55 +196,6 @@ def _fit(
         fitted.set_exception(error)
     else:
         fitted.set_result(value)
-
-
-@contextlib.contextmanager
-def _scratch(folder: Path, name: str, slots: Path | None) -> Iterator[Path]:
-    """Give Ray Train a folder for its snapshots, which nothing reads; it goes at the end, and `slots` too."""
-    for left in folder.glob(".ray-*"):  # of a driver that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    scratch = folder / f".ray-{name}"
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if slots is not None:
-            slots.unlink(missing_ok=True)
-
-
-def _told_group(workers: Path, slots: Path | None) -> Any:
-    """Return a callback of Ray Train: it writes the workers' placement group into `slots` once they have it, and takes
-    away what says that there are `workers` once they are gone.
-    """
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-
-    class Group(WorkerGroupCallback):  # type: ignore[misc]
-        def after_worker_group_start(self, worker_group: Any) -> None:
-            if slots is not None:
-                group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-                write_text(slots, group.id.hex())
-
-        def before_worker_group_shutdown(self, worker_group: Any) -> None:
-            workers.unlink(missing_ok=True)
-
-    return Group()
-
-
-def free_slots(path: Path) -> None:
-    """Remove the placement group that a lost process left, where `path` names one: Ray keeps it until the job ends.
-
-    Its workers, if any are left, end with it.
-    """
-    try:
-        name = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return
-    from ray import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
-    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from ratchet.track.jsonl import JsonLines
 from ratchet.track.progress import Console
 from ratchet.track.trial import StageLink, TrialRun, trial_run
 from ratchet.track.wandb import WandbRun, wandb_summary, wandb_tables
-from ratchet.train.launch import free_slots
+from ratchet.train.group import free_slots
 from ratchet.tune.metrics import ends_of, metric_names, read_metrics_of
 from ratchet.tune.trial import STOP, TRIAL, TrialTask, end_trial, made_steps, passing, read_end, run_trial, write_point
 from ratchet.tune.watch import Listener, TrialStop, Watch

@@ -32,7 +32,7 @@ from ratchet.pipeline.training import SLOTS
 from ratchet.plan.space import Scheduler
 from ratchet.store.files import write_text
 from ratchet.track.jsonl import read_metrics
-from ratchet.train.launch import free_slots
+from ratchet.train.group import free_slots
 from ratchet.tune.process import PROGRESS, tell
 from ratchet.tune.trial import TASK, TrialTask
 

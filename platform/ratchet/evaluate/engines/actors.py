@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -58,6 +59,7 @@ class Actors:
     `make` makes an engine in a process of its own, `count` says how many there are at most, and each
     takes `cpus` and `gpus`; one that finds no room yet is given no work. A process that dies is
     replaced and its units computed again. `look` is called again and again meanwhile; what it raises ends the work.
+    `start_seconds` counts what was waited for until one was ready.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Actors:
     ) -> None:
         self.look = look
         self.make, self.count, self.cpus, self.gpus = make, count, cpus, gpus
+        self.start_seconds = 0.0
         self._ready: list[Any] = []
         self._stillborn = 0
         self._starting: dict[Any, Any] = {}
@@ -89,6 +92,7 @@ class Actors:
         while len(self._ready) + len(self._starting) < min(self.count, len(units)):
             self._start()
         failure: RatchetError | None = None
+        clock = time.monotonic()
         while running or (waiting and failure is None):
             if failure is None:
                 self._hand_out(units, waiting, running)
@@ -106,6 +110,7 @@ class Actors:
                 self._replace(worker, units, waiting, running, deaths)
                 continue
             if done in self._starting:
+                self.start_seconds += 0.0 if self._ready else time.monotonic() - clock
                 self._ready.append(self._starting.pop(done))
                 self._stillborn = 0
                 self._known.update(dict.fromkeys(found))

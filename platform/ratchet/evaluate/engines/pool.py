@@ -138,6 +138,7 @@ class OneEngine:
     def __init__(self, make: Callable[[], Engine], look: Callable[[], None] = lambda: None) -> None:
         self.make, self.look = make, look
         self.engine: Engine | None = None
+        self.start_seconds = 0.0
 
     def compute(self, units: Sequence[Unit]) -> Iterator[tuple[int, list[Answer]]]:
         """Yield (place, answers) of each unit in their order. Raises what the engine raises."""

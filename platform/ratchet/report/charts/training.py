@@ -263,7 +263,7 @@ def _moved(part: Part, key: str, factor: float) -> Series:
 
 
 def draw_times(report: Report) -> Chart | None:
-    """Seconds of each step: its reference pass, its training, and the rest of it."""
+    """Seconds of each step: its reference pass, its training, the rest of it, and starting processes."""
     steps = [step for step in report.steps if step.seconds]
     if not steps:
         return None
@@ -275,9 +275,11 @@ def draw_times(report: Report) -> Chart | None:
             # Scores that were found in the store took this step no time, whatever they took once.
             scored = 0.0 if step.reference_reused else step.reference_seconds or 0.0
             trained = step.train_seconds or 0.0
-            rest = max(0.0, whole - scored - trained)
+            begun = step.start_seconds or 0.0
+            begun += 0.0 if step.reference_reused else step.reference_start_seconds or 0.0
+            rest = max(0.0, whole - scored - trained - begun)
             left = 0.0
-            for part, alpha in ((scored, 0.4), (trained, 1.0), (rest, 0.15)):
+            for part, alpha in ((scored, 0.4), (trained, 1.0), (rest, 0.25), (begun, 0.1)):
                 axes.barh(
                     place, part / seconds, left=left / seconds, height=0.62, color=colour, alpha=alpha, linewidth=0
                 )
@@ -288,7 +290,8 @@ def draw_times(report: Report) -> Chart | None:
 
     size = (760, 66 + 26 * len(steps))
     svg = draw("times", "Time of each step", paint, size=size, margins=(118, 84, 14, 40))
-    caption = "Pale: scoring the reference, where the step did it. Full: training. Faint: starting, saving, publishing."
+    caption = "Pale: scoring the reference, where the step did it. Full: training. "
+    caption += "Fainter: making ready, publishing. Faintest: processes that begin and end."
     return Chart(svg, caption, tuple(step.record for step in steps), wide=True)
 
 

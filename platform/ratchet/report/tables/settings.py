@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ratchet.documents.report import Report
-from ratchet.documents.scores import SuiteScores
+from ratchet.documents.scores import SuiteScores, TaskScores
 from ratchet.report import figures as fig
 from ratchet.report.parts import Cell, PageTable, amount, colour_key, model_cell, row, table, text
 from ratchet.track.progress import duration
@@ -38,12 +38,20 @@ def times(report: Report, scores: SuiteScores) -> PageTable | None:
         entries = [text("task", scores.label(suite, task))]
         for name in scores.names:
             one = found.get(name)
-            cell = Cell(duration(one.seconds), aside="reused" if one.reused else "") if one else fig.NONE
+            cell = Cell(duration(one.seconds), aside=_aside(one)) if one else fig.NONE
             entries.append(amount(name, cell, stage=colour_key(report, name)))
         rows.append(row(entries, *(one.record for one in found.values())))
-    note = "Reused: these weights had answered it before; the time is what it took then."
-    said = note if any(one.reused for one in scores.results) else ""
-    return table(rows, said, "Time of each task", folded=True)
+    notes = []
+    if any(one.start_seconds for one in scores.results):
+        notes.append("Starting: until a process was ready that computes answers.")
+    if any(one.reused for one in scores.results):
+        notes.append("Reused: these weights had answered it before; the time is what it took then.")
+    return table(rows, " ".join(notes), "Time of each task", folded=True)
+
+
+def _aside(one: TaskScores) -> str:
+    starting = f"{duration(one.start_seconds)} of it starting" if one.start_seconds else ""
+    return ", ".join(filter(None, [starting, "reused" if one.reused else ""]))
 
 
 def settings(scores: SuiteScores) -> list[PageTable]:
