@@ -63,9 +63,8 @@ def used(folder: Path) -> int:
 
 
 def checkpoint_size(whole: Path) -> int:
-    last = Checkpoints(steps(whole) / "warm", Alone(), 2).newest()
-    assert last is not None
-    return last.size
+    """Return the bytes of a checkpoint: weights and Adam's two moments. A finished step keeps none to look at."""
+    return 3 * (steps(whole) / "warm/model/model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("at", ["the first checkpoint", "the second checkpoint"])
