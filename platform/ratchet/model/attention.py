@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ratchet.errors import ModelError
+from ratchet.model.last_layer import is_last, scored_chains
 from ratchet.model.tree import Chain
 
 NAME = "token_tree"
@@ -35,17 +36,32 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class TreePlan:
-    """What attention needs to know of a `Forest`; masks are made once and serve all layers."""
+    """What attention needs to know of a `Forest`; masks are made once and serve all layers.
 
-    def __init__(self, chains: tuple[Chain, ...], end_T: Tensor) -> None:
-        self.chains, self.end_T = chains, end_T
+    `scored_K` are the rows whose hidden states are read, int64, rising; without them all are.
+    """
+
+    def __init__(self, chains: tuple[Chain, ...], end_T: Tensor, scored_K: Tensor | None = None) -> None:
+        self.chains, self.end_T, self.scored_K = chains, end_T, scored_K
         self._masks: dict[tuple[int, torch.dtype], Tensor | None] = {}
+
+    def to(self, device: torch.device | str) -> TreePlan:
+        """Return the plan on `device`; from pinned memory the copy does not wait."""
+        scored_K = None if self.scored_K is None else self.scored_K.to(device, non_blocking=True)
+        return TreePlan(self.chains, self.end_T.to(device, non_blocking=True), scored_K)
 
     def mask(self, k: int, dtype: torch.dtype) -> Tensor | None:
         """Return chain k's additive mask (1, 1, own rows, ancestors and own rows); None is plain causal."""
         if (k, dtype) not in self._masks:
             self._masks[k, dtype] = _chain_mask(self.chains[k], dtype)
         return self._masks[k, dtype]
+
+    @functools.cached_property
+    def last(self) -> TreePlan:
+        """The plan of the last layer."""
+        if self.scored_K is None:
+            return self
+        return TreePlan(scored_chains(self.chains, self.scored_K.tolist()), self.end_T)
 
     @functools.cached_property
     def sees(self) -> list[Tensor]:
@@ -113,7 +129,8 @@ def attend(
     elif query.is_cuda:
         out = _flex()(query, key, value, block_mask=tree.blocks, scale=scale, enable_gqa=key.shape[1] != query.shape[1])
     else:
-        out = _ChainAttention.apply(query, key, value, tree, scale)  # type: ignore[no-untyped-call]
+        plan = tree.last if is_last(module) else tree
+        out = _ChainAttention.apply(query, key, value, plan, scale)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2), None
 
 
@@ -136,15 +153,13 @@ class _ChainAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scale: float) -> Tensor:
-        outs, sums = [], []
+        joined, sums = _rows_like(query), []
         for k, chain in enumerate(plan.chains):
-            mask = plan.mask(k, query.dtype)
+            mask, own = plan.mask(k, query.dtype), slice(chain.start, chain.stop)
             keys, values = _seen(key, chain), _seen(value, chain)
-            own = query[:, :, chain.start : chain.stop]
-            out, log_sum = _flash(own, keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
-            outs.append(out)
+            out, log_sum = _flash(query[:, :, own], keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
+            joined[:, :, own] = out
             sums.append(log_sum)
-        joined = torch.cat(outs, 2)
         ctx.save_for_backward(query, key, value, joined, *sums)
         ctx.plan, ctx.scale = plan, scale
         return joined

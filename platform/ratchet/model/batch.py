@@ -85,7 +85,7 @@ class SequenceBatch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        plan = self.plan and TreePlan(self.plan.chains, self.plan.end_T.to(device, non_blocking=True))
+        plan = self.plan and self.plan.to(device)
         return dataclasses.replace(self, **moved, plan=plan)
 
 
@@ -125,7 +125,7 @@ def collate(
     return SequenceBatch(
         ids_RT,
         None if forest is None else tensor(forest.depth_T[None]),
-        None if forest is None else TreePlan(forest.chains, tensor(forest.end_T)),
+        None if forest is None else TreePlan(forest.chains, tensor(forest.end_T), tensor(np.unique(forest.rows_E))),
         rows_E,
         targets_E,
         entry_C,

@@ -20,6 +20,7 @@ from ratchet.errors import ModelError
 from ratchet.model.attention import PASS
 from ratchet.model.batch import Device, Packing, SequenceBatch, collate
 from ratchet.model.head import AnswerHead, chunk_rows, scaling_of
+from ratchet.model.last_layer import narrow
 from ratchet.model.load import original_length, put_back
 from ratchet.model.support import packing_of
 from ratchet.model.tree import Sharing
@@ -84,6 +85,7 @@ class PairScorer(nn.Module):
             AnswerHead.adopt(head)
         self.head_rows = head_rows
         self.check()
+        narrow(self.causal.get_decoder())
         here: torch.device = self.causal.get_input_embeddings().weight.device
         self.packing = packing_of(self.causal, sharing, self.forward, device or here)
 
@@ -94,7 +96,10 @@ class PairScorer(nn.Module):
         return inner() if inner is not None else self.model
 
     def hidden(self, batch: SequenceBatch) -> Tensor:
-        """Return the decoder's last hidden states, shape (R, T, H). Raises ModelError."""
+        """Return the decoder's last hidden states, shape (R, T, H). Raises ModelError.
+
+        In a forest those of the rows in `batch.rows_E` alone are right.
+        """
         if batch.plan is None and self.original is not None and batch.input_ids_RT.shape[1] > self.original:
             return self._row_by_row(batch)
         if self.original is not None:
