@@ -62,6 +62,17 @@ def test_weight_decay_falls_on_norms_where_the_stage_asks_for_it(tmp_path: Path,
         torch.testing.assert_close(weight.detach(), before[name] * shrunk, msg=name)
 
 
+def test_a_weight_that_no_pass_of_a_step_reaches_has_gradient_0_there(tmp_path: Path) -> None:
+    engine, table = TorchEngine(spec_of(tmp_path), PairScorer(tiny_model()), CPU), Pairs(8)
+    engine.backward(score(engine, table.rows, CPU).chosen_B.sum(), last=True)
+    assert all(total.any() for total in engine.sums)
+    engine.step(0.0, float(engine.finish_gradient()))
+    for last in (False, True):  # two passes add up
+        engine.backward(engine.trained[0].sum(), last=last)
+    assert float(engine.finish_gradient()) == pytest.approx(2 * math.sqrt(engine.trained[0].numel()))
+    assert [float(total.sum()) for total in engine.sums] == [2 * engine.trained[0].numel(), *[0] * len(engine.sums[1:])]
+
+
 def test_what_does_not_train_is_in_no_group(tmp_path: Path) -> None:
     model = tiny_model()
     model.model.embed_tokens.weight.requires_grad_(False)

@@ -116,9 +116,11 @@ class TorchEngine:
         self.scale = LossScale() if spec.dtype == "float16" else None
         self.gradient = self._room(DTYPES[spec.stage.gradients])
         self.sums = _views(self.gradient, self.trained)
-        for weight, total in zip(self.trained, self.sums, strict=True):
+        self.begun = [False] * len(self.trained)
+        """Whether each sum holds something of the coming update; otherwise it is still that of the last one."""
+        for k, weight in enumerate(self.trained):
             # Each pass's gradient goes into the sum at once: in the weight's own precision each addition would round.
-            weight.register_post_accumulate_grad_hook(functools.partial(_add, total))  # type: ignore[no-untyped-call]
+            weight.register_post_accumulate_grad_hook(functools.partial(self._add, k))  # type: ignore[no-untyped-call]
         count = len(found.decayed)
         self.optimizer = adamw(spec, self.masters[:count], self.masters[count:])
 
@@ -128,6 +130,16 @@ class TorchEngine:
             dtype = torch.float64
         count = sum(weight.numel() for weight in self.trained)
         return torch.empty(count, dtype=dtype, device=self.device).zero_()
+
+    @torch.no_grad()
+    def _add(self, k: int, weight: Tensor) -> None:
+        """Move the gradient that a pass left at the k-th weight into its sum."""
+        assert weight.grad is not None  # noqa: S101  torch calls this once there is one
+        if self.begun[k]:
+            self.sums[k].add_(weight.grad)
+        else:
+            self.sums[k].copy_(weight.grad)  # cheaper than zeros to which it is added
+        self.begun[k], weight.grad = True, None
 
     @property
     def coming_bytes(self) -> int:
@@ -145,6 +157,9 @@ class TorchEngine:
         (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
 
     def finish_gradient(self) -> Tensor:
+        for total, begun in zip(self.sums, self.begun, strict=True):
+            if not begun:
+                total.zero_()
         if self.world > 1:
             for part in torch.split(self.gradient, _EXCHANGE):
                 torch.distributed.all_reduce(part)
@@ -161,7 +176,7 @@ class TorchEngine:
         if finite:
             for master, total in zip(self.masters, self.sums, strict=True):
                 master.grad = total.to(master.dtype)
-            if self.clip is not None:
+            if self.clip is not None and norm > self.clip:
                 # By the norm over all workers, which is known: clip_grad_norm_ would compute one worker's again.
                 torch.nn.utils.clip_grads_with_norm_(self.masters, self.clip, torch.tensor(norm))
             for group in self.optimizer.param_groups:
@@ -170,7 +185,7 @@ class TorchEngine:
             self._copy_masters()
             for master in self.masters:
                 master.grad = None
-        self.gradient.zero_()
+        self.begun = [False] * len(self.trained)
         if self.scale is not None:
             self.scale.seen(finite)
         return Update(norm, finite)
@@ -223,14 +238,6 @@ def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Return parts of `flat`, one in the shape of each tensor."""
     parts = torch.split(flat, [tensor.numel() for tensor in like])
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
-
-
-@torch.no_grad()
-def _add(total: Tensor, weight: Tensor) -> None:
-    """Move the gradient that a pass left at `weight` into `total`."""
-    assert weight.grad is not None  # noqa: S101  torch calls this once there is one
-    total.add_(weight.grad)
-    weight.grad = None
 
 
 def save_tensors(state: Any, path: Path) -> None:
