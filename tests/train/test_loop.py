@@ -213,7 +213,7 @@ def test_bfloat16_keeps_float32_masters(tmp_path: Path, data: Data) -> None:
     weight, master = engine.trained[1], engine.masters[1]
     before, start = master.clone(), weight.detach().clone()
     for rate, moved in ((1e-6, False), (1e-2, True)):
-        engine.sums[1].fill_(1.0)
+        engine.backward(weight.sum(), last=True)
         assert engine.step(rate, float(engine.finish_gradient())).applied
         assert not torch.equal(master, before)
         assert torch.equal(weight, start) is not moved
