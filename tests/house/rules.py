@@ -125,13 +125,26 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports_of(root: Path, library: str = "ratchet") -> Iterator[Import]:
-    """Yield every import below `root/library`, those inside functions and relative ones too."""
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Return all nodes of a file's tree, the outer before the inner: going through a tree takes as long as parsing."""
+    return tuple(ast.walk(tree_of(path)))
+
+
+@functools.cache
+def imports_of(root: Path, library: str = "ratchet") -> tuple[Import, ...]:
+    """Return every import below `root/library`, those inside functions and relative ones too."""
+    return tuple(_imports(root, library))
+
+
+def _imports(root: Path, library: str) -> Iterator[Import]:
     for path in sorted((root / library).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         package = parts[:-1]
         module = ".".join(parts[1:]).removesuffix("__init__").rstrip(".")
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
+            if not isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
+                continue
             for name in _names(node, package):
                 yield Import(module, name, f"{path.relative_to(root.parent)}:{node.lineno}")
 
@@ -185,7 +198,7 @@ def door_faults(root: Path) -> Iterator[str]:
 
 def reach_faults(root: Path) -> Iterator[str]:
     """Modules that must run without Ray and DeepSpeed, and import their way to one of them."""
-    found = list(imports_of(root))
+    found = imports_of(root)
     modules = {item.module for item in found}
     for start in sorted(module for module in modules if any(within(module, part) for part in WITHOUT_RAY)):
         came_from: dict[str, str] = {start: ""}
@@ -213,7 +226,7 @@ def circle_faults(root: Path, library: str = "ratchet") -> Iterator[str]:
 
     A reader of one of them must read all of them, and none can be taken out or tested alone.
     """
-    found = list(imports_of(root, library))
+    found = imports_of(root, library)
     modules = {item.module for item in found}
     imports: dict[str, dict[str, str]] = {module: {} for module in modules}
     for item in found:
@@ -238,7 +251,7 @@ def circle_faults(root: Path, library: str = "ratchet") -> Iterator[str]:
 def print_faults(root: Path) -> Iterator[str]:
     """Calls of `print`: the library returns, raises or tracks."""
     for path in sorted((root / "ratchet").rglob("*.py")):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 yield f"{path.relative_to(root.parent)}:{node.lineno}: calls print"
 
@@ -254,8 +267,8 @@ def warning_faults(root: Path) -> Iterator[str]:
         source = path.read_text(encoding="utf-8")
         sends = [
             node
-            for node in ast.walk(ast.parse(source))
-            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in SENDS
+            for node in nodes_of(path)
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in SENDS
         ]
         told = "warned.destination()" in source or "work(task" in source  # a trial's process says where its own go
         if sends and not told and str(path.relative_to(root / "ratchet")) not in WITHOUT_WARNINGS:
@@ -265,7 +278,7 @@ def warning_faults(root: Path) -> Iterator[str]:
 def encoding_faults(root: Path) -> Iterator[str]:
     """Texts that are read or written as the machine's locale has it, which is UTF-8 on most machines and not on all."""
     for path in sorted((root / "ratchet").rglob("*.py")):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             texts = {"read_text": 0, "write_text": 1}

@@ -19,9 +19,9 @@ from tests.house.rules import (
     door_faults,
     encoding_faults,
     layer_faults,
+    nodes_of,
     print_faults,
     reach_faults,
-    tree_of,
     warning_faults,
 )
 
@@ -142,7 +142,7 @@ def kinds_by_name(platform: Path) -> list[str]:
     for path in sorted((platform / "ratchet").rglob("*.py")):
         if str(path.relative_to(platform / "ratchet")) in KNOWS_KINDS:
             continue
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             named = (
                 {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} if isinstance(node, ast.Call) else set()
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from tests.house.rules import nodes_of
+
 PLATFORM = Path(__file__).resolve().parents[2] / "platform" / "ratchet"
 WRITERS = {"write_json", "write_json_once", "write_sealed", "write_sealed_once", "dump", "dumps"}
 
@@ -23,7 +25,7 @@ def written_by_hand(root: Path) -> list[str]:
     """Return the places where a dict that is spelt out is handed to what writes JSON."""
     found = []
     for path in sorted(root.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if not isinstance(node, ast.Call) or not any(isinstance(one, ast.Dict) for one in node.args):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -14,6 +14,7 @@ import pytest
 from ratchet import errors
 from ratchet.codes import CODES, Code
 from ratchet.errors import PlanError, RatchetError, RunError, error_from, error_values
+from tests.house.rules import nodes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
@@ -27,7 +28,7 @@ BECOMES = {"Trouble": "EndpointError"}
 def raised(root: Path) -> Iterator[tuple[str, str]]:
     """Yield (class, code) of every error that is made with a code below `root`."""
     for path in sorted(root.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
             name = BECOMES.get(node.func.id, node.func.id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from tests.house.rules import tree_of
+
 PLATFORM = Path(__file__).resolve().parents[2] / "platform" / "ratchet"
 
 SAME_THING = {
@@ -17,7 +19,7 @@ def shared_names(root: Path) -> dict[str, list[str]]:
     """Return the public functions and classes at the top of two modules or more, with their places."""
     found: dict[str, list[str]] = {}
     for path in sorted(root.rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
                 found.setdefault(node.name, []).append(f"{path.relative_to(root)}:{node.lineno}")
     return {name: places for name, places in found.items() if len(places) > 1 and name not in SAME_THING}

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ WORN = re.compile(
 )
 
 OUR_MARKS = {"heavy", "ray", "slow", "gpu", "vllm", "nodes", "prove"}
-PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures"}  # no xfail: a test passes
+PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures", "xdist_group"}  # no xfail
 
 DECISION_SECTIONS = ("Context", "Choice", "Cost", "In the code")
 CODE_PATH = re.compile(r"`((?:benchmarks|docs|platform|tests)/[^`\s]*)`")
@@ -189,27 +189,29 @@ def test_the_page_of_errors_lists_every_class_and_its_exit_status() -> None:
     assert {name: int(code) for name, code in rows} == classes
 
 
-def marks_of(tree: ast.AST) -> set[str]:
+def marks_of(nodes: Iterable[ast.AST]) -> set[str]:
     """Return the X of every `pytest.mark.X`."""
     return {
         node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pytest.mark"
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and ast.unparse(node.value) == "pytest.mark"
     }
 
 
-def imports_ray(tree: ast.AST) -> bool:
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+def imports_ray(nodes: Iterable[ast.AST]) -> bool:
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     return any(name.partition(".")[0] == "ray" for name in names)
 
 
 def mark_faults(name: str, source: str) -> Iterator[str]:
-    tree = ast.parse(source)
-    marks = marks_of(tree)
+    nodes = tuple(ast.walk(ast.parse(source)))
+    marks = marks_of(nodes)
     if unknown := marks - OUR_MARKS - PYTEST_MARKS:
         yield f"{name}: marks {sorted(unknown)}"
-    if imports_ray(tree) and name.startswith("test_") and not marks & {"ray", "slow"}:
+    if imports_ray(nodes) and name.startswith("test_") and not marks & {"ray", "slow"}:
         yield f"{name}: imports ray, but no test of it is marked ray or slow"
 
 

@@ -46,6 +46,7 @@ from ratchet.store.layout import Layout, layout_at
 from ratchet.store.made import Artefact
 from ratchet.store.record import Record, write_record
 from ratchet.track.progress import Console
+from tests.house.rules import nodes_of
 from token_pairs import TEXTS
 
 
@@ -164,7 +165,7 @@ def test_models_come_from_one_function() -> None:
     makers = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Model"
     }
     assert makers == {"reference/models.py", "pipeline/steps.py"}, "from a spec, and from a finished step's record"

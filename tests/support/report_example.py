@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from typing import Any
 
@@ -58,6 +60,15 @@ EFFECT = {
     "chosen_trained": -101.25,
     "chosen_published": -101.5,
     "kept": 0.1717 / 0.2931,
+}
+
+
+HEAD: dict[str, Any] = {
+    "plan": "sums-then-care",
+    "created": "2026-11-21T09:14:05Z",
+    "ratchet": "0.1.0",
+    "commit": "dcdfbfe0a1b2",
+    "seconds": 5143.7,
 }
 
 
@@ -241,16 +252,12 @@ def steps() -> list[dict[str, Any]]:
     ]
 
 
-def example() -> dict[str, Any]:
-    """Return a whole report document."""
+@functools.cache
+def _text() -> str:
+    """The whole report document as JSON: it is made once in a process, and read for each test that takes it."""
     accuracy = {"quiz": (0.714, 168), "helpful": (0.462, 640), "slips": (0.403, 360)}
-    return {
-        "plan": "sums-then-care",
+    document = HEAD | {
         "title": "sums-then-care",
-        "created": "2026-11-21T09:14:05Z",
-        "ratchet": "0.1.0",
-        "commit": "dcdfbfe0a1b2",
-        "seconds": 5143.7,
         "plan_text": PLAN_TEXT,
         "resolved": {"name": "sums-then-care", "stages": {"align": {"kind": "dpop", "beta": 0.3, "penalty": 50.0}}},
         "hardware": {"cpu": "AMD EPYC 7B13", "cores": 16, "memory_gb": 125.8, "gpus": ["NVIDIA H100 80GB HBM3"]},
@@ -278,11 +285,17 @@ def example() -> dict[str, Any]:
             "quiz and helpful share 3 pairs and 41 prompts: gains on one may be memory of the other",
         ],
     }
+    return json.dumps(document)
+
+
+def example() -> dict[str, Any]:
+    """Return a whole report document."""
+    found: dict[str, Any] = json.loads(_text())
+    return found
 
 
 def bare(**more: Any) -> dict[str, Any]:
-    keys = ("plan", "created", "ratchet", "commit", "seconds")
-    return {key: example()[key] for key in keys} | more
+    return HEAD | more
 
 
 def short() -> dict[str, Any]:

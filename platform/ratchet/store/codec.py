@@ -51,13 +51,15 @@ def to_values(document: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON types, with null for numbers that are not finite, and no half characters."""
+    if isinstance(value, float):  # most values of a long history are numbers
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
 
 
 def from_values(kind: type[T], values: Any, *, where: str, fix: str, error: type[RatchetError] = DataError) -> T:
