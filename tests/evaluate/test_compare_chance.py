@@ -32,6 +32,7 @@ def shown_by_chance(experiments: int, count: int, items: int, tasks: int, before
     return sum(any(row.verdict != "not shown" for row in rows) for rows in tables)
 
 
+@pytest.mark.heavy
 def test_a_chain_of_equal_models_is_called_different_one_in_twenty_times_at_most() -> None:
     shown = shown_by_chance(40, 5, 40, 1, True)
     assert scipy.stats.binomtest(shown, 40, 0.05, "greater").pvalue > 0.01

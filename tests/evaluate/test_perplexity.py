@@ -102,6 +102,7 @@ def guide(model: Any, ids: Sequence[int], window: int, stride: int) -> list[tupl
     return found
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("window", "stride"),
     [(64, 48), pytest.param(64, 32, marks=pytest.mark.slow), pytest.param(30, 7, marks=pytest.mark.slow), (None, None)],

@@ -50,6 +50,7 @@ def test_clusters_of_equal_size_are_as_good_as_their_means() -> None:
     assert (found.mean, found.standard_error) == pytest.approx((by_cluster.mean, by_cluster.standard_error))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["clusters", "weights", "groups"])
 def test_errors_are_the_spread_of_scores_over_new_draws_of_questions(kind: str) -> None:
     random = np.random.default_rng(4)

@@ -82,6 +82,7 @@ def test_the_order_of_items_and_of_models_changes_nothing(values: list[float], r
     assert here.low == (None if back.high is None else pytest.approx(-back.high))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", nightly(["items", "clusters", "weights", "groups"], lambda kind: kind == "groups"))
 def test_models_that_do_not_differ_give_even_p_values_and_intervals_that_hold_95_percent(kind: str) -> None:
     random = np.random.default_rng(8)
@@ -104,6 +105,7 @@ def test_models_that_do_not_differ_give_even_p_values_and_intervals_that_hold_95
     assert scipy.stats.binomtest(sum(p < 0.05 for p in ps), 600, 0.05).pvalue > 0.01
 
 
+@pytest.mark.heavy
 def test_groups_that_differ_in_opposite_ways_do_not_make_a_difference() -> None:
     random = np.random.default_rng(9)
     groups, shift = ["a"] * 15 + ["b"] * 30, np.array([0.5] * 15 + [-0.5] * 30)

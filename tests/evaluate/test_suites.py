@@ -61,6 +61,7 @@ def test_a_task_for_which_the_model_is_too_small_fails_alone(small: Candidate, t
     assert good == run_all({"sums": SUMS}, small, data_root=None, store=tmp_path / "other")["sums"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("raises", "kind", "what", "fix"),
     [

@@ -225,6 +225,7 @@ def check(site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.heavy
 def test_check_reads_a_suite_of_a_kind_that_was_added(site: Path, tmp_path: Path) -> None:
     install(site)
     (tmp_path / "suite.yaml").write_text(

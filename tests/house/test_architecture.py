@@ -114,6 +114,7 @@ def test_platform_does_not_hide_the_standard_library() -> None:
 HEAVY = "{'torch', 'ray', 'transformers', 'deepspeed', 'datasets', 'peft', 'wandb', 'matplotlib', 'pandas'}"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "code",
     [

@@ -27,7 +27,7 @@ WORN = re.compile(
 )
 
 OUR_MARKS = {"heavy", "ray", "slow", "gpu", "vllm", "nodes", "prove"}
-PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures", "xdist_group"}  # no xfail
+PYTEST_MARKS = {"filterwarnings", "parametrize", "skipif", "timeout", "usefixtures"}  # no xfail: a test passes
 
 DECISION_SECTIONS = ("Context", "Choice", "Cost", "In the code")
 CODE_PATH = re.compile(r"`((?:benchmarks|docs|platform|tests)/[^`\s]*)`")

@@ -39,6 +39,7 @@ TENFOLD = "".join(f"{one}: &{one} [{', '.join([f'*{other}'] * 10)}]\n" for one, 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + TENFOLD
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("folder", APPLIED)
 def test_a_kustomization_is_built_as_kubectl_builds_it(folder: str) -> None:
     if shutil.which("kubectl") is None:

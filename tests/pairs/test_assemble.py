@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -148,6 +149,7 @@ def test_no_prompt_on_both_sides_and_every_pair_once(
     assert [row["row"] for row in train] == sorted(row["row"] for row in train)
 
 
+@pytest.mark.heavy
 def test_shares_and_samples_are_as_large_as_asked(tmp_path: Path) -> None:
     items: list[PreferencePair | Skipped] = [make(f"p{at}", row=at) for at in range(6000)]
     counts, train, held, _ = assembled(items, tmp_path / "a", held_out=0.2, seed=1)

@@ -44,6 +44,7 @@ def test_two_hundred_rows_are_two_hundred(tmp_path: Path, name: str) -> None:
     assert estimate_pairs(source.model_copy(update={"max_rows": 30})) == 30
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl.gz", "x.json.gz"])
 def test_of_a_long_file_the_first_bytes_tell(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "_LOOK_BYTES", 1 << (20 if name == "x.json" else 17))

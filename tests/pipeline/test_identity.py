@@ -261,6 +261,7 @@ def base(run: Run) -> Path:
     return run.models[BASE].folder
 
 
+@pytest.mark.heavy
 @settings(max_examples=examples(8))
 @given(document=documents())
 def test_show_knows_every_step_that_a_run_has_made(made: Path, document: dict[str, Any]) -> None:

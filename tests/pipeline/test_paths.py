@@ -215,6 +215,7 @@ def test_every_key_that_names_something_is_looked_at() -> None:
     assert named == _LOOKS.keys()
 
 
+@pytest.mark.heavy
 def test_checking_paths_brings_no_heavy_library() -> None:
     code = (
         "import sys; from ratchet import cli; cli.main(['check', 'plan.yaml']);"

@@ -166,6 +166,7 @@ def without_masters(plan: Plan) -> set[int]:
     return {*unseen.values()}
 
 
+@pytest.mark.heavy
 def test_run_show_and_the_forecast_name_the_same_steps(model: Path, tmp_path: Path) -> None:
     """Of a forecast, which reads no model, steps are the same exactly where a run's are."""
     foreseen: dict[str, str] = {}

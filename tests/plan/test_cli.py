@@ -96,6 +96,7 @@ def test_a_fault_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
     assert not issubclass(ZeroDivisionError, RatchetError)
 
 
+@pytest.mark.heavy
 def test_checking_needs_neither_torch_nor_ray() -> None:
     script = (
         "import sys; from ratchet import cli; status = cli.main(['check', 'jobs/x.yaml', 'eval/quick.yaml']);"
@@ -117,6 +118,7 @@ def test_the_command_is_installed_and_checks_the_repository() -> None:
     assert done.stdout.count("\n") == len(files)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("words", "status"), [(["check", "jobs/x.yaml"], 141), (["run", "absent.yaml"], 2)])
 def test_output_that_nobody_reads_is_no_traceback(words: list[str], status: int) -> None:
     """As `| head` leaves it: of `check` standard output, of `run` with `2>&1` standard error too."""

@@ -18,6 +18,7 @@ from report_page import Page, markdown_of, page_of
 from token_pairs import SPEC, TEXTS
 
 
+@pytest.mark.heavy
 def test_the_final_models_are_named_with_their_folder_and_the_line_that_loads_them() -> None:
     data = short()
     for step in data["steps"]:
@@ -35,6 +36,7 @@ def test_the_final_models_are_named_with_their_folder_and_the_line_that_loads_th
         assert line in text and line in plain
 
 
+@pytest.mark.heavy
 def test_a_run_without_folders_has_no_such_section() -> None:
     assert list(model_lines(read_report(short()))) == []
     assert "how to load them" not in page_of(read_report(short()))

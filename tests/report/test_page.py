@@ -156,6 +156,7 @@ HOSTILE = '<script>alert("x")</script> & $\\frac{1}{0}$ | `a` ](javascript:x) --
 FORMULA = "$\\frac{1}{0}$"
 
 
+@pytest.mark.heavy
 def test_hostile_names_and_plans_stay_text() -> None:
     text = json.dumps(short())
     for name, other in (("align", HOSTILE), ("quiz", FORMULA), ("warm", HOSTILE)):
@@ -187,6 +188,7 @@ def test_markdown_tables_are_well_formed() -> None:
         assert f"r{number} |" in made or f"r{number} " in made, path
 
 
+@pytest.mark.heavy
 @given(st.text())
 def test_escaped_text_is_what_a_markdown_reader_shows(text: str) -> None:
     markdown_it = pytest.importorskip("markdown_it")
@@ -220,6 +222,7 @@ def test_thinning_keeps_the_mean_and_the_limit(values: list[float], most: int) -
     ]
 
 
+@pytest.mark.heavy
 def test_a_long_history_is_thinned_and_said_so() -> None:
     data = example()
     before = draw_chosen_overlay(read_report(data))
@@ -266,6 +269,7 @@ def test_a_share_is_shown_with_its_error_or_that_it_has_none() -> None:
     assert figures.interval(-1.0, 2.0, None) == "−1.00 to +2.00"
 
 
+@pytest.mark.heavy
 def test_one_pair_is_shown_without_an_error_and_gives_no_verdict() -> None:
     data = example()
     for row in data["evaluation"][2]["heldout"]:

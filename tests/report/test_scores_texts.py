@@ -36,6 +36,7 @@ def hostile() -> dict[str, Any]:
     return data
 
 
+@pytest.mark.heavy
 def test_no_answer_becomes_part_of_the_page() -> None:
     html = page_of(read_report(standalone(scores=hostile())))
     seen = Page(html)  # which fails on a handler such as onerror
@@ -53,6 +54,7 @@ def test_no_answer_becomes_part_of_the_page() -> None:
     assert well_formed_tables(made) > 5
 
 
+@pytest.mark.heavy
 def test_half_a_character_in_an_answer_breaks_no_file(tmp_path: Path) -> None:
     data = scores()
     data["answers"][0]["by"]["base"]["answer"] = "cut \ud83d off"

@@ -180,6 +180,7 @@ def test_the_plans_own_order_is_the_one_listed_or_the_one_marked(order: str, own
     assert plan_point(read_sweep(orders() | {"plan_text": "\t: no YAML"})) is None
 
 
+@pytest.mark.heavy
 def test_a_front_is_told_by_its_points_and_not_by_one() -> None:
     document = two_objectives()
     said = winner(read_sweep(document))
@@ -224,6 +225,7 @@ def hostile() -> dict[str, Any]:
     }
 
 
+@pytest.mark.heavy
 def test_hostile_texts_stay_text_and_are_cut() -> None:
     read = read_sweep(hostile())
     html = sweep_page_of(read)

@@ -181,6 +181,7 @@ with Journal(Path(sys.argv[2])) as journal:
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_after_a_kill_or_ctrl_c_nothing_that_was_answered_is_asked_again(
     server: Server, tmp_path: Path, how: signal.Signals

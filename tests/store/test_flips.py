@@ -173,6 +173,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return write_store(tmp_path_factory.mktemp("store"))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_changed_bit_changes_a_number_unseen(layout: Layout, kind: str) -> None:
     seen = try_flips(layout, kind, 40, seed=0)

@@ -53,6 +53,7 @@ def test_a_record_names_every_file_and_every_change_of_one_is_seen(tmp_path: Pat
         checked(folder / "stranger")
 
 
+@pytest.mark.heavy
 def test_a_changed_bit_of_a_record_is_seen_or_changes_nothing(tmp_path: Path) -> None:
     folder = finished(tmp_path / "x")
     path = folder / "record.json"

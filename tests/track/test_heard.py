@@ -30,6 +30,7 @@ def worker(folder: Path | str, *texts: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
+@pytest.mark.heavy
 def test_equal_warnings_of_several_processes_are_one_line(tmp_path: Path) -> None:
     said: list[str] = []
     heard = Heard(tmp_path, said.append)
@@ -69,6 +70,7 @@ def test_what_an_earlier_call_said_stays_on_the_page_with_its_day(tmp_path: Path
     assert said == ["warning: new"]
 
 
+@pytest.mark.heavy
 def test_a_sweep_hears_its_trials(tmp_path: Path) -> None:
     said: list[str] = []
     heard = Heard(tmp_path, said.append, (".", "trials/*"))

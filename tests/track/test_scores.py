@@ -16,6 +16,7 @@ from track_example import wandb_records, wandb_run
 WANDB = Wandb(project="ratchet-tests", mode="offline", tags=("a",))
 
 
+@pytest.mark.heavy
 def test_a_model_that_was_asked_has_a_run_with_figures_and_tables(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,7 @@ def swap(path: Path) -> None:
         other.write_bytes(mine)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("harm", [truncate, empty, flip, swap, Path.unlink])
 @pytest.mark.parametrize("name", FILES)
 def test_every_harm_to_every_file_is_found(tmp_path: Path, name: str, harm: Callable[[Path], None]) -> None:

@@ -47,6 +47,7 @@ def met(data: Data, folder: Path) -> list[int]:
     return [batch.step for batch in global_batches(course_of(spec_of(folder), 22)) if bad & set(batch.rows.tolist())]
 
 
+@pytest.mark.heavy
 def test_as_many_steps_as_the_stage_allows_are_skipped_and_told(tmp_path: Path, data: Data) -> None:
     bad = spoiled(data, tmp_path, 2)
     steps = met(bad, tmp_path)
@@ -61,6 +62,7 @@ def test_as_many_steps_as_the_stage_allows_are_skipped_and_told(tmp_path: Path, 
     assert all(torch.isfinite(tensor).all() for tensor in state_of(bench.engine))
 
 
+@pytest.mark.heavy
 def test_pairs_are_named_by_their_file_and_row(tmp_path: Path, data: Data) -> None:
     bad = spoiled(data, tmp_path, 2)
     row = next(row for row, value in enumerate(bad.reference.chosen_N) if value != value)  # type: ignore[union-attr]
@@ -78,6 +80,7 @@ def test_pairs_are_named_by_their_file_and_row(tmp_path: Path, data: Data) -> No
     assert places_of_pairs([table], ["another", "unknown"]) == ["prefs.jsonl:18", "unknown"]
 
 
+@pytest.mark.heavy
 def test_a_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path: Path, data: Data) -> None:
     bad = spoiled(data, tmp_path, 2)
     before = train(spec_of(tmp_path / "before", max_steps=1), bad)
@@ -85,6 +88,7 @@ def test_a_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path: Path, 
     assert same(state_of(before.engine), state_of(after.engine))
 
 
+@pytest.mark.heavy
 def test_a_loss_without_a_number_updates_nothing_though_its_gradient_has_one(
     tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +108,7 @@ def test_a_loss_without_a_number_updates_nothing_though_its_gradient_has_one(
     assert same(state_of(before.engine), state_of(after.engine))
 
 
+@pytest.mark.heavy
 def test_one_step_too_many_stops_before_its_update(tmp_path: Path, data: Data) -> None:
     bad = spoiled(data, tmp_path, 2)
     steps = met(bad, tmp_path)
@@ -116,6 +121,7 @@ def test_one_step_too_many_stops_before_its_update(tmp_path: Path, data: Data) -
         assert all(torch.isfinite(tensor).all() for tensor in state["masters"])
 
 
+@pytest.mark.heavy
 def test_a_run_that_goes_on_remembers_what_was_skipped(tmp_path: Path, data: Data) -> None:
     bad = spoiled(data, tmp_path, 2)
     steps = met(bad, tmp_path)
@@ -125,6 +131,7 @@ def test_a_run_that_goes_on_remembers_what_was_skipped(tmp_path: Path, data: Dat
             train(spec, bad)
 
 
+@pytest.mark.heavy
 def test_skips_long_ago_do_not_count(tmp_path: Path, data: Data) -> None:
     spec = spec_of(tmp_path, epochs=8, skip_nonfinite=1, checkpoint=Checkpoint(every=5))
     steps = iter([2, 14, 21])

@@ -40,6 +40,7 @@ def data() -> Data:
     return Data(table, reference_of(tiny_model(), table))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["dpo", "dpop", "ipo"])
 @pytest.mark.parametrize("side", ["chosen_N", "rejected_N"])
 def test_a_reference_row_that_is_off_stops_the_first_step(tmp_path: Path, data: Data, kind: str, side: str) -> None:

@@ -186,6 +186,7 @@ def test_checking_looks_at_few_points_and_finds_what_two_keys_bring(
     ]
 
 
+@pytest.mark.heavy
 def test_checking_brings_no_heavy_library() -> None:
     code = "import sys, ratchet.tune.check; sys.exit(str({'torch', 'ray', 'optuna', 'wandb', 'transformers'} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -250,6 +251,7 @@ def refused(key: str, value: Any) -> bool:
     return False
 
 
+@pytest.mark.heavy
 @settings(max_examples=examples(10))
 @given(st.data())
 def test_every_point_of_a_checked_space_is_a_plan(data: st.DataObject) -> None:

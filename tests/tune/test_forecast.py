@@ -183,6 +183,7 @@ def real_identities(plan: Plan) -> list[str]:
     return found
 
 
+@pytest.mark.heavy
 @settings(max_examples=examples(8))
 @given(plans_alike())
 def test_steps_are_equal_where_the_pipeline_s_identities_are(plans: list[Plan]) -> None:

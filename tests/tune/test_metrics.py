@@ -61,6 +61,7 @@ def plan_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -234,6 +235,7 @@ def test_a_file_that_is_not_scores_is_named(plan_of: Any, tmp_path: Path) -> Non
     assert caught.value.where.endswith("align.2.json") and caught.value.what.startswith("model:")
 
 
+@pytest.mark.heavy
 def test_naming_metrics_takes_neither_torch_nor_ray() -> None:
     code = "import sys, ratchet.tune.metrics; sys.exit(str({'torch', 'ray', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

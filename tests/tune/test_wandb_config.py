@@ -121,6 +121,7 @@ def test_the_head_says_what_wandb_does_otherwise() -> None:
     assert "early_terminate" not in yaml.safe_load(text)
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("by", ["grid", "random", "tpe"])
 def test_what_wandb_suggests_comes_back_as_values_of_the_space(by: str) -> None:

@@ -40,6 +40,7 @@ def recorded_total(run: dict[str, Any], questions: dict[str, Any], *, raw: bool)
     return total(chosen), len(chosen)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("raw", [False, True], ids=["from the parsed answers", "from the raw text"])
 def test_recorded_runs_score_as_published(shared: Path, raw: bool) -> None:
     questions = json.loads((shared / "eq_bench/eq_bench_v2_questions_171.json").read_text())

@@ -28,6 +28,7 @@ from token_pairs import CHATML
 pytestmark = pytest.mark.usefixtures("offline")
 
 
+@pytest.mark.heavy
 def test_text_in_windows_scores_as_by_lm_evals_own_model(
     small: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

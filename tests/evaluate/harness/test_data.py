@@ -35,6 +35,7 @@ def copies(store: Path) -> Path:
     return found
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("damage", ["bit", "gone", "strange", "list", "unfinished"])
 def test_a_damaged_copy_is_made_again(folder: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     store = folder / "store"

@@ -51,6 +51,7 @@ def test_the_published_set_is_known_by_its_content(shared: Path, asked: TalkQues
     assert not changed.is_mt_bench and changed.name.endswith("(80 questions; not MT-Bench)")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("folder", "name", "count"),
     [(FIVE, "gpt-4_single", 800), (SOLAR, "gpt-4_single", 160), (LLAMA3, "gpt-4_single-origin", 330)],
