@@ -33,7 +33,7 @@ MISSED := torchvision|torchaudio|torchcodec|triton|intel-openmp|setuptools==|not
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm quickstart test test-fast test-examples test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow mutants bench counts lint types ci
+.PHONY: help setup vllm quickstart test test-fast test-examples test-slow test-prove test-vllm test-vllm-slow test-nodes test-nodes-slow mutants bench bench-quick counts lint types ci
 
 help:
 	@echo 'make setup       install everything into $(VENV) (about 2.2 GB)'
@@ -47,7 +47,8 @@ help:
 	@echo 'make test-vllm   tests: those that need vLLM, in $(VLLM_VENV); test-vllm-slow runs whole plans, also by PART'
 	@echo 'make test-nodes  tests: a Ray of three hosts in network namespaces (root, iproute2); test-nodes-slow takes hosts away'
 	@echo 'make mutants     small faults put into the code that may never be wrong: which do its tests miss? (hours)'
-	@echo 'make bench       training against TRL (hours; BENCH=--quick: minutes)'
+	@echo 'make bench       training against plain loops and TRL (hours; BENCH=--quick: minutes)'
+	@echo 'make bench-quick what no machine changes, against the last landed figures: tokens, GFLOP, modules, processes, files'
 	@echo 'make counts      the size of the code and its texts, in a few numbers'
 	@echo 'make lint        ruff: rules and layout'
 	@echo 'make types       mypy, strict'
@@ -124,6 +125,9 @@ bench:
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),bench
 	$(BIN)/python -m benchmarks.train --out outputs/benchmarks.json $(BENCH)
 	$(BIN)/python -m benchmarks.plot outputs/benchmarks.json outputs/benchmarks.svg
+
+bench-quick: setup
+	@$(BIN)/python -m benchmarks.quick
 
 counts: setup
 	@$(BIN)/python -m tests.house.counts

@@ -61,7 +61,9 @@ def training_flops(of: Sizes, work: Work) -> Flops:
     """Count a forward and a backward pass: the backward pass is twice the forward."""
     forward = _forward(of, work)
     masked = 3 * forward.masked
-    recomputed = (forward.layers + forward.attention + forward.masked) * work.layers_again
+    # Torch stops a layer's second pass once all is there that its backward pass needs: its last product is not.
+    last = 2 * of.layers * of.hidden * of.intermediate * work.tokens
+    recomputed = (forward.layers - last + forward.attention + forward.masked) * work.layers_again
     recomputed += forward.head * work.head_again
     return Flops(3 * forward.layers, 3 * forward.attention, 3 * forward.head, recomputed, masked)
 

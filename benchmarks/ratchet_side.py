@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.flops import Work, total
-from benchmarks.models import Device, build
+from benchmarks.models import Device
 from benchmarks.side import BETA, BETAS, CLIP, EPSILON, LEARNING_RATE, Rows, Task, tensor_bytes
 from ratchet.model.batch import PADDED, SequenceBatch
 from ratchet.model.forward import PairScorer
@@ -70,10 +71,10 @@ class RatchetSide:
         head_rows: int | None = None,
         recompute: bool = False,
     ) -> None:
-        self.task, self.budget = task, budget or BUDGETS[task.device]
+        self.task, self.budget, self.recompute = task, budget or BUDGETS[task.device], recompute
         self.table = Pairs(task.draw())
         self.logps_N2 = np.full((task.pairs, 2), np.nan)
-        self.model = build(task.sizes, task.precision, task.device)
+        self.model = task.build()
         if recompute:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         scorer = PairScorer(self.model, sharing=sharing, head_rows=head_rows)
@@ -100,13 +101,17 @@ class RatchetSide:
         spec, parts, batch = self._spec(len(rows)), self._parts(), _global_batch(rows)
         tally = accumulate(spec, parts, batch, works_of(spec, parts, batch.rows))
         agreed = agree_on(spec, parts, batch, tally, None)
-        found = {name: cast(Tensor, weight.grad).float() for name, weight in self.model.named_parameters()}
-        self.model.zero_grad()
+        names = {id(weight): name for name, weight in self.model.named_parameters()}
+        sums = zip(self.engine.trained, self.engine.sums, strict=True)
+        found = {names[id(weight)]: total.float().clone() for weight, total in sums}
+        self.engine.gradient.zero_()
         return agreed.metrics["loss"], found
 
     def training_work(self, rows: Rows) -> Work:
         works = works_of(self._spec(len(rows)), self._parts(), np.asarray(rows, np.int64))
-        return total(_work(work.batch, self.task.device) for work in works)
+        return dataclasses.replace(
+            total(chain_work(work.batch, self.task.device) for work in works), layers_again=self.recompute
+        )
 
     def scoring_work(self, rows: Rows) -> Work:
         return self.training_work(rows)
@@ -114,10 +119,7 @@ class RatchetSide:
     def own_bytes(self) -> int:
         weights = list(self.model.parameters())
         state = [value for held in self.engine.optimizer.state.values() for value in held.values()]
-        gradients = tensor_bytes(weights)
-        if self.engine.masters is not self.engine.trained:
-            gradients += tensor_bytes(self.engine.masters)  # the masters have gradients of their own
-        return gradients + tensor_bytes([*weights, *self.engine.masters, *state])
+        return tensor_bytes([*weights, *self.engine.masters, *state, self.engine.gradient])
 
     def _spec(self, batch: int) -> TrainSpec:
         stage = Dpo(
@@ -163,8 +165,8 @@ def _global_batch(rows: Rows) -> GlobalBatch:
     return GlobalBatch(step=2, epoch=1, rows=np.asarray(rows, np.int64), progress=0.0)  # step 1 has checks of its own
 
 
-def _work(batch: SequenceBatch, device: Device) -> Work:
-    """What a pass computes: a chain's rows attend to each other causally and to all of their ancestors' rows.
+def chain_work(batch: SequenceBatch, device: Device) -> Work:
+    """Return what a pass computes: a chain's rows attend to each other causally and to all of their ancestors' rows.
 
     A CPU's kernel is given an explicit mask where a chain has ancestors, and then computes whole rectangles;
     FlexAttention leaves out the blocks that nobody sees, and is counted as if it left out all else too.

@@ -1,4 +1,8 @@
-"""Made-up preference pairs as token ids: three shapes that real sets of preferences have.
+"""Made-up preference pairs as token ids: with the lengths of real sets of preferences, or of three plain shapes.
+
+`DRAWN` has the lengths of public rows, as `rows.py` counted them; their tokens are random. A prompt's
+own pairs come together. The plain shapes are made from a few numbers. Their `long answers` are much
+longer than those of AlpacaEval, and pad more.
 
 Everything is drawn with integers from a raw Philox stream, so one seed gives one set of pairs on
 every machine and under every version of numpy. Ids 0 to 3 are left to special tokens; an answer ends
@@ -13,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from benchmarks.rows import Group, read_lengths
 from ratchet.pairs.pair import Ids, TokenisedPair
 
 PAD: Final = 0
@@ -104,11 +109,49 @@ def one_right_three_wrong(count: int, vocab: int, seed: int = 0) -> list[Tokenis
     return pairs[:count]
 
 
-SHAPES: Mapping[str, Callable[[int, int, int], list[TokenisedPair]]] = {
+def drawn_from(name: str) -> Shape:
+    """Return what makes pairs with the lengths of a set of `lengths.json`, prompt by prompt."""
+
+    def make(count: int, vocab: int, seed: int = 0) -> list[TokenisedPair]:
+        groups = [group for group in read_lengths()[name] if fits(group)]
+        pairs: list[TokenisedPair] = []
+        while len(pairs) < count:
+            draw = Draw(seed, len(pairs))
+            pairs += like(groups[draw.below(len(groups))], draw, vocab)
+        return pairs[:count]
+
+    return make
+
+
+def fits(group: Group) -> bool:
+    """Return whether all pairs of a prompt are short enough."""
+    return group.prompt + max(group.chosen, *(length for length, _, _ in group.rejected)) <= MAX_LENGTH
+
+
+def like(group: Group, draw: Draw, vocab: int) -> list[TokenisedPair]:
+    """Return the pairs of one made-up prompt, with the lengths of `group` and as much in common."""
+    prompt, chosen = draw.ids(group.prompt, vocab), draw.answer(group.chosen, vocab)
+    pairs = []
+    for length, start, end in group.rejected:
+        rejected = draw.answer(length, vocab)
+        rejected[:start], rejected[length - end :] = chosen[:start], chosen[len(chosen) - end :]
+        if start < min(len(chosen), length) - end:  # else one is the other with tokens left out
+            _differ(chosen, rejected, start, vocab)
+        pairs.append(pair_of(prompt, chosen, rejected))
+    return pairs
+
+
+Shape = Callable[[int, int, int], list[TokenisedPair]]
+DRAWN: Mapping[str, Shape] = {
+    name: drawn_from(name) for name in ("AlpacaEval", "GSM8K twins", "ARC, one against three")
+}
+PLAIN: Mapping[str, Shape] = {
     "long answers": long_answers,
     "near twins": near_twins,
     "one right, three wrong": one_right_three_wrong,
 }
+MORE: Mapping[str, Shape] = {name: drawn_from(name) for name in ("LLaMA-Factory's demo", "HH-RLHF harmless")}
+SHAPES: Mapping[str, Shape] = {**DRAWN, **MORE, **PLAIN}
 
 
 def pair_of(prompt: Ids, chosen: Ids, rejected: Ids) -> TokenisedPair:

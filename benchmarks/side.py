@@ -1,6 +1,6 @@
 """What a measured side can be asked for. A side holds one model, one optimiser and one set of pairs.
 
-Both sides get the same pairs in the same order, the same weights, AdamW with the same settings and the
+All sides get the same pairs in the same order, the same weights, AdamW with the same settings and the
 same global batches. `rows` are indexes into the pairs; a global batch is one call of `step`.
 """
 
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from benchmarks.flops import Work
-from benchmarks.models import Device, Precision, Sizes, sizes
+from benchmarks.models import Device, Precision, Sizes, build, sizes
+from benchmarks.rows import rows_of
 from benchmarks.shapes import SHAPES
 from ratchet.pairs.pair import TokenisedPair
 
@@ -30,7 +34,11 @@ Rows = Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all sides of a comparison share. `micro` is in pairs of one forward pass."""
+    """What all sides of a comparison share.
+
+    `micro` is in pairs of one forward pass. `rounded` weights are float32 numbers that bfloat16 can hold, so
+    that a float32 gradient is of the very weights that bfloat16 sides have.
+    """
 
     shape: str
     model: str
@@ -41,15 +49,27 @@ class Task:
     seed: int = 0
     threads: int = 2
     device: Device = "cpu"
+    rounded: bool = False
+    rows: str = ""
 
     def draw(self) -> list[TokenisedPair]:
-        """Return the pairs."""
+        """Return the pairs: those of the token file `rows` where there is one, else made-up ones of the shape.
+
+        Raises ValueError where the file has too few.
+        """
+        if self.rows:
+            return rows_of(Path(self.rows), self.pairs, self.seed)
         return SHAPES[self.shape](self.pairs, self.vocab, self.seed)
 
     @property
     def sizes(self) -> Sizes:
         """The model's."""
         return sizes(self.model, self.vocab)
+
+    def build(self) -> LlamaForCausalLM:
+        """Return the model, with the weights that every side begins with."""
+        model = build(self.sizes, self.precision, self.device)
+        return model.to(torch.bfloat16).to(torch.float32) if self.rounded else model
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON types."""

@@ -5,76 +5,84 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-PEERS = ("TRL default", "TRL best")
+OURS = "Ratchet"
 HEADERS = (
     "shape",
     "vocabulary",
     "dtype",
+    "allocator",
     "side",
-    "pairs/s",
-    "× default",
-    "× best",
-    "scoring pairs/s",
-    "scoring × default",
-    "scoring × best",
+    "× Ratchet's step",
+    "step, CPU s",
+    "× Ratchet's scoring",
     "tokens/pair",
     "GFLOP/pair",
-    "executed",
+    "× Ratchet's GFLOP",
     "memory, GB",
     "of peak",
-    "gradient",
+    "gradient off",
 )
 
 LEGEND = (
-    "pairs/s by the wall clock; × is how many times fewer CPU seconds a step takes than TRL's (median over "
-    "rounds, by the wall clock in brackets; on a GPU by the wall clock alone); tokens through the layers for each "
-    "pair, padding included; GFLOP of a training step without and with what is computed twice or masked away; memory "
-    "at the peak of a step, above weights, gradients, optimiser state and libraries; executed FLOP by the wall clock "
-    "over the best matrix product measured beside it (on a GPU those of the model over the tokens computed, without "
-    "what is done twice or masked away: MFU); largest difference of a gradient from the last side's, relative "
-    "to the parameter's largest "
-    "(bfloat16: rounding)."
+    "× is how many times more CPU seconds the side takes than Ratchet (median over rounds; by the wall clock in "
+    "brackets; on a GPU by the wall clock alone); allocator: keep is the same setting on all sides, shipped is "
+    "Ratchet's own on Ratchet alone; tokens through the layers for each pair, padding included; GFLOP of a training "
+    "step, all that is executed, which is what a GPU sees; memory at the peak of a step, above weights, gradients, "
+    "optimiser state and libraries; executed FLOP by the wall clock over the best matrix product measured beside it "
+    "(on a GPU those of the model over the tokens computed: MFU); norm of the gradient's difference from the naive "
+    "loop's in float32, of the same weights, over the norm of that."
 )
 
 
 def markdown(cells: list[dict[str, Any]]) -> str:
-    """Return the table with a row for each side of each cell."""
+    """Return the table with a row for each side of each cell, and a line for each side that did not run."""
     lines = [_line(HEADERS), _line(["---"] * len(HEADERS))]
     lines += [_line(row) for cell in cells for row in rows(cell)]
-    return "\n".join([*lines, "", LEGEND])
+    lost = dict.fromkeys(line for cell in cells for line in missing(cell))
+    return "\n".join([*lines, "", LEGEND, *lost])
 
 
 def brief(cell: dict[str, Any]) -> str:
-    """Return one line about a cell: its last side against the others."""
-    task, (*others, (name, side)) = cell["task"], cell["sides"].items()
-    ratios = [f"{ratio(cell, other, side, 'training')}× {peer}" for peer, other in others]
-    where = f"{task['shape']}, vocabulary {task['vocab']}, {task['precision']}"
-    return f"{where}: {name} {pairs_per_second(cell, side, 'training'):.2f} pairs/s; {', '.join(ratios)}"
+    """Return one line about a cell: how many times more each other side takes than Ratchet, and who did not run."""
+    task, sides = cell["task"], cell["sides"]
+    where = f"{task['shape']}, vocabulary {task['vocab']}, {task['precision']}, {cell['malloc']}"
+    if OURS not in sides:
+        return "; ".join([f"{where}: {OURS} was not measured", *missing(cell)])
+    ours = sides[OURS]
+    ratios = [f"{ratio(cell, side, ours, 'training')}× {name}" for name, side in sides.items() if name != OURS]
+    pairs = f"{OURS} {pairs_per_second(cell, ours, 'training'):.2f} pairs/s"
+    return "; ".join([f"{where}: {pairs}", ", ".join(ratios), *missing(cell)])
+
+
+def missing(cell: dict[str, Any]) -> list[str]:
+    """Return a sentence for each side that did not run, with its reason."""
+    return [f"{name} cannot run: {reason}" for name, reason in cell["lost"].items()]
 
 
 def rows(cell: dict[str, Any]) -> list[list[str]]:
     """Return one row of texts for each side of a cell."""
-    task, sides, out = cell["task"], cell["sides"], []
+    task, sides = cell["task"], cell["sides"]
+    ours, out = sides.get(OURS), []
     for name, side in sides.items():
-        figures = side["flops"]["training"]
-        earlier = list(sides)[: list(sides).index(name)]
-        peers = [sides[peer] if peer in earlier else None for peer in PEERS]
+        executed = side["flops"]["training"]["executed"]
+        memory, off = side["memory_bytes"], side["gradient"]
+        times = "" if ours is None else f"{executed / ours['flops']['training']['executed']:.2f}"
         out.append(
             [
                 task["shape"],
                 f"{task['vocab'] // 1000}k",
                 task["precision"],
+                cell["malloc"],
                 name,
-                f"{pairs_per_second(cell, side, 'training'):.2f}",
-                *(ratio(cell, peer, side, "training") for peer in peers),
-                f"{pairs_per_second(cell, side, 'scoring'):.2f}",
-                *(ratio(cell, peer, side, "scoring") for peer in peers),
+                ratio(cell, side, ours, "training"),
+                f"{statistics.median(step['cpu'] for step in side['training']):.2f}",
+                ratio(cell, side, ours, "scoring"),
                 f"{side['work']['training']['tokens'] / task['pairs']:.0f}",
-                f"{figures['model'] / task['pairs'] / 1e9:.1f}",
-                f"{figures['executed'] / task['pairs'] / 1e9:.1f}",
-                f"{side['memory_bytes'] / 1e9:.2f}",
+                f"{executed / task['pairs'] / 1e9:.1f}",
+                times,
+                "–" if memory is None else f"{memory / 1e9:.2f}",
                 f"{share_of_peak(cell, side):.0%}",
-                f"{side['gradient_difference']['largest']:.1e}",
+                "–" if off is None else f"{off['relative']:.1e}",
             ]
         )
     return out
@@ -85,9 +93,9 @@ def clock(cell: dict[str, Any]) -> str:
     return "wall" if cell["task"]["device"] == "cuda" else "cpu"
 
 
-def ratio(cell: dict[str, Any], slow: dict[str, Any] | None, fast: dict[str, Any], phase: str) -> str:
-    """Return the median ratio by the cell's clock, on a CPU that of wall seconds in brackets; empty without `slow`."""
-    if slow is None:
+def ratio(cell: dict[str, Any], slow: dict[str, Any], fast: dict[str, Any] | None, phase: str) -> str:
+    """Return the median ratio by the cell's clock, on a CPU that of wall seconds in brackets; empty without `fast`."""
+    if fast is None:
         return ""
     wall = f"{median_ratio(slow, fast, phase, 'wall'):.2f}"
     return wall if clock(cell) == "wall" else f"{median_ratio(slow, fast, phase, 'cpu'):.2f} ({wall})"

@@ -1,34 +1,39 @@
-"""Measure training and scoring of Ratchet against TRL: `python -m benchmarks.train`.
+"""Measure training and scoring of Ratchet against plain loops and TRL: `python -m benchmarks.train`.
 
-Every side runs in a process of its own; the sides take turns (A B C A B C …) on the same global
-batches, and a ratio is the median over the rounds of CPU seconds, so that what else the machine
-does falls on all of them alike.
+Six sides: a careful and a naive loop of plain transformers, TRL at its best and by default, Ratchet
+without sharing, and Ratchet. Each runs in a process of its own. They take turns (A B C A B C …) on the
+same global batches, and a ratio is the median over the rounds of CPU seconds, so that what else the
+machine does falls on all of them alike. A side that cannot run is named, and the others go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import json
-import math
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from benchmarks import machine
-from benchmarks.flops import Flops, Work, scoring_flops, training_flops
+from benchmarks.flops import Flops, Work, scoring_flops, total, training_flops
 from benchmarks.models import PRECISIONS, names
-from benchmarks.shapes import SHAPES
+from benchmarks.rows import tokenise_rows
+from benchmarks.shapes import DRAWN, MAX_LENGTH, SHAPES
 from benchmarks.side import Task
 from benchmarks.tables import brief, markdown
-from benchmarks.worker import ABLATION, COMPARED, SIDES, Worker
+from benchmarks.team import MALLOCS, Batch, Team, gradient_difference
+from benchmarks.worker import ABLATION, COMPARED, SIDES
+from ratchet.pairs.table import open_table
+from ratchet.plan.data import Source
 
 VOCABULARIES = {"2k": 2_000, "32k": 32_000, "128k": 128_000}
 
@@ -45,24 +50,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cells": [],
     }
     print(results["machine"], flush=True)
-    with contextlib.nullcontext() if options.verbose else open(os.devnull, "w") as errors:
-        for task in tasks(options):
-            before = machine.peaks(task.device)
-            cell = measure(task, options, errors)
-            cell["matmul_peak"] = max(peaks[task.precision] for peaks in (before, machine.peaks(task.device)))
+    with contextlib.ExitStack() as stack:
+        errors = None if options.verbose else stack.enter_context(open(os.devnull, "w"))
+        rows = _rows(options, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        for cell in cells(list(tasks(options, rows)), options, errors):
             results["cells"].append(cell)
             print(brief(cell), flush=True)
             if options.out:
                 options.out.parent.mkdir(parents=True, exist_ok=True)
-                options.out.write_text(json.dumps(results, indent=1) + "\n")
+                options.out.write_text(json.dumps(results, indent=1, default=str) + "\n")
     print("\n" + markdown(results["cells"]))
+
+
+def cells(todo: list[Task], options: argparse.Namespace, errors: IO[str] | None) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each task under each allocator setting, those of each side under `sides`.
+
+    A side's process does all tasks, one after the other. One that cannot run is in `lost`, with the reason.
+    """
+    batches = [(start, start + options.batch) for start in range(0, options.batch * options.rounds, options.batch)]
+    where: dict[str, Any] = {"threads": options.threads, "device": options.device}
+    counted: dict[int, dict[str, dict[str, Any]]] = {}
+    lost: dict[str, str] = {}
+    for malloc in options.malloc:
+        with Team([side for side in options.side if side not in lost], errors, malloc, **where) as team:
+            if not counted:
+                with Team(["naive loop"], errors, "return", **where) as truth:
+                    counted = {number: count(team, truth, task, batches) for number, task in enumerate(todo)}
+            for number, task in enumerate(todo):
+                peak = machine.peaks(task.device)[task.precision]
+                found = measure(team, task, batches)
+                peak = max(peak, machine.peaks(task.device)[task.precision])
+                lost |= team.lost
+                yield {
+                    "task": task.to_dict(),
+                    "batch": options.batch,
+                    "malloc": malloc,
+                    "matmul_peak": peak,
+                    "sides": {name: figures | counted[number][name] for name, figures in found.items()},
+                    "lost": dict(lost),
+                }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; `--quick` is a run of about a minute that shows that everything works."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny model, 2 rounds of 8 pairs, float32")
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(DRAWN))
+    parser.add_argument("--rows", nargs="+", metavar="FILE", help="rows of yours in place of shapes")
+    parser.add_argument("--name", default="your rows", help="what tables call your rows")
+    parser.add_argument("--layout", default="auto", help="of the rows, as `layout:` of a plan's source")
+    parser.add_argument("--build", help="make pairs from rows that have none, as `build:` of a plan's source")
+    parser.add_argument("--tokenizer", type=Path, help="a model folder; default: a BPE trained on the rows")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=names(), help="default: 30m, on a GPU 0.5b")
     parser.add_argument("--vocab", nargs="+", choices=VOCABULARIES, default=["32k", "128k"])
@@ -75,9 +113,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
         "--malloc",
-        choices=("keep", "shipped", "return"),
-        default="keep",
-        help="what sides do with freed memory, see worker.py",
+        nargs="+",
+        choices=MALLOCS,
+        default=list(MALLOCS[:2]),
+        help="what sides do with freed memory, see team.py; default: the same on all sides, then as shipped",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where all figures go, as JSON")
@@ -94,9 +133,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def tasks(options: argparse.Namespace) -> Iterator[Task]:
-    """Yield a task for every combination that was asked for."""
-    for shape in options.shape:
+def tasks(options: argparse.Namespace, rows: Path | None = None) -> Iterator[Task]:
+    """Yield a task for every combination that was asked for; `rows` is a token file in place of shapes."""
+    for shape in [options.name] if rows else options.shape:
         for vocab in options.vocab:
             for precision in options.dtype:
                 yield Task(
@@ -109,93 +148,89 @@ def tasks(options: argparse.Namespace) -> Iterator[Task]:
                     seed=options.seed,
                     threads=options.threads,
                     device=options.device,
+                    rows=str(rows or ""),
                 )
 
 
-def measure(task: Task, options: argparse.Namespace, errors: Any) -> dict[str, Any]:
-    """Return the figures of one task, with those of each side under `sides`."""
-    batches = [(start, start + options.batch) for start in range(0, task.pairs, options.batch)]
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        workers = [
-            stack.enter_context(Worker(side, task, errors, keep_memory=keeps(side, options.malloc)))
-            for side in options.side
-        ]
-        warm = (0, task.micro)
-        for worker in workers:
-            worker.ask("score", rows=warm)
-        scores = _take_turns(workers, "score", batches)
-        compared = batches[0] if task.precision == "float32" else warm
-        for i, worker in enumerate(workers):
-            worker.ask("gradients", rows=compared, path=str(folder / f"{i}.pt"))
-        differences = gradient_differences([folder / f"{i}.pt" for i in range(len(workers))])
-        for worker in workers:
-            worker.ask("step", rows=warm)
-        steps = _take_turns(workers, "step", batches)
-        work = [worker.ask("work", rows=(0, task.pairs)) for worker in workers]
-    sides = {
-        worker.side: {
-            "scoring": scores[i],
-            "training": steps[i],
-            "work": work[i],
-            "flops": _flops(task, work[i]),
-            "gradient_difference": differences[i],
-            "memory_bytes": peak_memory(worker.side, task, errors, batches[0]),
-        }
-        for i, worker in enumerate(workers)
-    }
-    return {"task": task.to_dict(), "batch": options.batch, "sides": sides}
+def _rows(options: argparse.Namespace, folder: Path) -> Path | None:
+    """Return the token file of the user's rows; None where there are none."""
+    if not options.rows:
+        return None
+    source = Source(path=tuple(options.rows), layout=options.layout, build=options.build, held_out=0.0)
+    vocab = min(VOCABULARIES[name] for name in options.vocab)
+    file = tokenise_rows(source, options.tokenizer, vocab, MAX_LENGTH, folder)
+    table = open_table([file], [1.0], 0)
+    if table.demonstrations:
+        raise SystemExit("some rows have no rejected answer: --build makes pairs of them")
+    pairs = [table[row] for row in range(len(table))]
+    highest = max(int(ids.max()) for pair in pairs for ids in (pair.prompt, pair.chosen, pair.rejected))
+    if highest >= vocab:
+        raise SystemExit(f"the tokenizer has ids up to {highest}: --vocab of more than that")
+    print(f"{', '.join(options.rows)}: {len(table)} pairs of at most {MAX_LENGTH} tokens", flush=True)
+    return file
 
 
-def keeps(side: str, malloc: str) -> bool:
-    """Return whether a side's process keeps freed memory: as shipped, Ratchet's workers do and TRL's do not."""
-    return malloc == "keep" or (malloc == "shipped" and not side.startswith("TRL"))
+def measure(team: Team, task: Task, batches: Sequence[Batch]) -> dict[str, dict[str, Any]]:
+    """Return each side's seconds, of one task under the allocator setting of the team, of the sides that ran.
 
-
-def peak_memory(side: str, task: Task, errors: Any, rows: tuple[int, int]) -> int:
-    """Return the bytes of a step's peak above what a side owns, from a process that hands freed memory back."""
-    with Worker(side, task, errors, keep_memory=False) as worker:
-        return int(worker.ask("memory", rows=rows)["bytes"])
-
-
-def _take_turns(workers: list[Worker], do: str, batches: list[tuple[int, int]]) -> list[list[dict[str, float]]]:
-    """Return each worker's answers, one for each batch; who begins changes from round to round."""
-    answers: list[list[dict[str, float]]] = [[] for _ in workers]
-    for turn, rows in enumerate(batches):
-        for place in range(len(workers)):
-            who = (place + turn) % len(workers)
-            answers[who].append(workers[who].ask(do, rows=rows))
-    return answers
-
-
-def gradient_differences(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return how far each side's gradient is from the last side's: the largest of all parameters.
-
-    The difference of a parameter is the largest of its entries, over the largest entry of the gradient.
+    `memory_bytes` is the largest above what a side owns, and found only where freed memory is handed back.
     """
-    ours = torch.load(paths[-1], map_location="cpu", weights_only=True)["gradients"]
-    differences = []
-    for path in paths:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        if found["gradients"].keys() != ours.keys():
-            raise RuntimeError(f"the sides have different parameters: {found['gradients'].keys() ^ ours.keys()}")
-        of = {
-            name: float((gradient - ours[name]).abs().max() / ours[name].abs().max())
-            for name, gradient in found["gradients"].items()
+    warm = (0, task.micro)
+    team.begin(task)
+    team.ask("score", rows=warm)
+    scores = team.take_turns("score", batches)
+    team.ask("step", rows=warm)
+    steps = team.take_turns("step", batches)
+    return {
+        name: {
+            "scoring": scores[name],
+            "training": taken,
+            "memory_bytes": max(step["memory_bytes"] for step in taken) if team.malloc == "return" else None,
         }
-        worst = max(of, key=lambda name: of[name] if math.isfinite(of[name]) else math.inf)
-        differences.append({"largest": of[worst], "parameter": worst, "loss": found["loss"]})
-    return differences
+        for name, taken in steps.items()
+    }
 
 
-def _flops(task: Task, work: dict[str, Any]) -> dict[str, dict[str, int]]:
+def count(team: Team, truth: Team, task: Task, batches: Sequence[Batch]) -> dict[str, dict[str, Any]]:
+    """Return what no allocator changes: each side's counted work, and how far its gradient is from the truth.
+
+    The truth is the float32 gradient of one batch by the naive loop, of the same weights and pairs, each with its
+    own reference scores. `gradient` is None where that loop cannot run.
+    """
+    exact = dataclasses.replace(task, precision="float32", rounded=task.precision == "bfloat16")
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        right = Path(folder) / "truth.pt"
+        for one, of in ((truth, exact), (team, task)):
+            one.begin(of)
+            one.ask("score", rows=batches[0])
+        known = truth.ask("gradients", rows=batches[0], path=str(right))
+        for number, name in enumerate(list(team.members)):
+            path = Path(folder) / f"{number}.pt"
+            works = [answer for rows in batches if (answer := team.ask_one(name, "work", rows=rows))]
+            if team.ask_one(name, "gradients", rows=batches[0], path=str(path)) is None:
+                continue
+            found[name] = {
+                **_counted(task, works),
+                "gradient": gradient_difference(path, right) if known else None,
+            }
+            path.unlink()  # as large as the model
+    return found
+
+
+def _counted(task: Task, works: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the work of all batches, and its floating-point operations."""
+    training, scoring = (total(Work(**work[name]) for work in works) for name in ("training", "scoring"))
+
     def told(flops: Flops) -> dict[str, int]:
         return vars(flops) | {"model": flops.model, "executed": flops.executed}
 
-    training, scoring = (Work(**work[name]) for name in ("training", "scoring"))
     return {
-        "training": told(training_flops(task.sizes, training)),
-        "scoring": told(scoring_flops(task.sizes, scoring)),
+        "work": {"training": vars(training), "scoring": vars(scoring)},
+        "flops": {
+            "training": told(training_flops(task.sizes, training)),
+            "scoring": told(scoring_flops(task.sizes, scoring)),
+        },
     }
 
 

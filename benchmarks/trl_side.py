@@ -31,7 +31,6 @@ from transformers.utils import is_liger_kernel_available
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks.flops import Work, total
-from benchmarks.models import build
 from benchmarks.shapes import END, MAX_LENGTH, PAD
 from benchmarks.side import BETA, BETAS, CLIP, EPSILON, LEARNING_RATE, Rows, Task, micro_batches, tensor_bytes
 from ratchet.pairs.pair import TokenisedPair
@@ -85,7 +84,7 @@ class TrlSide:
         self.logps_N2 = np.full((task.pairs, 2), np.nan)
         self.rows = datasets.Dataset.from_list([_row(pair) for pair in self.pairs])
         self.trainer = TokenTrainer(
-            model=build(task.sizes, task.precision, task.device),
+            model=task.build(),
             args=self._arguments(),
             train_dataset=self.rows,
             processing_class=_tokenizer(),

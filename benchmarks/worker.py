@@ -6,7 +6,9 @@ print goes to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -27,13 +29,6 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_KEEP = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 33),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-    "MALLOC_TOP_PAD_": str(1 << 28),
-}
-"""Let glibc keep freed memory. By default it hands large blocks back, and every new one is cleared by the
-kernel, page by page: up to half of a step's CPU seconds, most of all where large tensors come and go."""
 
 
 def _trl(setting: str) -> Callable[[Task], Side]:
@@ -41,6 +36,15 @@ def _trl(setting: str) -> Callable[[Task], Side]:
         from benchmarks.trl_side import SETTINGS, TrlSide
 
         return TrlSide(task, SETTINGS[setting])
+
+    return make
+
+
+def _plain(loop: str) -> Callable[[Task], Side]:
+    def make(task: Task) -> Side:
+        from benchmarks.plain_side import LOOPS, PlainSide
+
+        return PlainSide(task, LOOPS[loop])
 
     return make
 
@@ -55,10 +59,14 @@ def _ratchet(**settings: Any) -> Callable[[Task], Side]:
 
 
 COMPARED: Mapping[str, Callable[[Task], Side]] = {
-    "TRL default": _trl("default"),
+    "careful loop": _plain("careful"),
+    "naive loop": _plain("naive"),
     "TRL best": _trl("best"),
+    "TRL default": _trl("default"),
+    "no sharing": _ratchet(sharing="none"),
     "Ratchet": _ratchet(),
 }
+"""The six sides: the strongest plain opponent first. `no sharing` is Ratchet's packing without its token trees."""
 ABLATION: Mapping[str, Callable[[Task], Side]] = {
     "padded rows": _ratchet(padded=True),
     "no sharing": _ratchet(sharing="none"),
@@ -70,22 +78,28 @@ ABLATION: Mapping[str, Callable[[Task], Side]] = {
 }
 """One technique off at a time, against all of them."""
 SIDES = {**COMPARED, **ABLATION}
+OURS = frozenset(ABLATION)
+"""Sides that are Ratchet in some setting."""
+
+
+class SideError(RuntimeError):
+    """A side cannot do what it was asked for: its name, and why."""
 
 
 class Worker:
-    """The asking end: starts a side's process and sends it requests."""
+    """The asking end: starts a side's process and sends it requests; the first that it wants is a task."""
 
-    def __init__(self, side: str, task: Task, errors: IO[str] | None, *, keep_memory: bool) -> None:
+    def __init__(
+        self, side: str, errors: IO[str] | None, allocator: Mapping[str, str], *, threads: int, device: Device
+    ) -> None:
         path = os.pathsep.join([str(ROOT), str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")])
-        hidden = {"CUDA_VISIBLE_DEVICES": ""} if task.device == "cpu" else {}
-        environment = {**os.environ, **_QUIET, **hidden, "OMP_NUM_THREADS": str(task.threads), "PYTHONPATH": path}
-        if keep_memory:
-            environment |= _KEEP
-        self.side = side
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+        own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", side, json.dumps(task.to_dict())],
+            [sys.executable, "-m", "benchmarks.worker", side],
             cwd=ROOT,
-            env=environment,
+            env={**inherited, **_QUIET, **hidden, **own, **allocator},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -100,19 +114,18 @@ class Worker:
         self.process.communicate()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer. Raises RuntimeError where the process has ended."""
-        try:
-            stdin, stdout = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
+        """Send a request and wait for its answer. Raises SideError where the side failed or its process has ended."""
+        stdin, stdout = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
+        with contextlib.suppress(BrokenPipeError):  # a side that has failed still says why
             stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             stdin.flush()
-            line = stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        line = stdout.readline()
         if not line:
-            raise RuntimeError(
-                f"the process of {self.side} ended with status {self.process.wait()} while asked to {do}"
-            )
-        return cast(dict[str, Any], json.loads(line))
+            raise SideError(f"its process ended with status {self.process.wait()} while asked to {do}")
+        answer = cast(dict[str, Any], json.loads(line))
+        if "failed" in answer:
+            raise SideError(answer["failed"])
+        return answer
 
 
 def status_bytes(field: str) -> int:
@@ -150,37 +163,51 @@ def _measured_on_gpu(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return result, cost | {"peak_bytes": float(torch.cuda.max_memory_allocated())}
 
 
-def serve(side_name: str, task: Task, answer: Callable[[Any], None]) -> None:
-    """Build the side and answer requests until the input ends."""
+def serve(side_name: str, answer: Callable[[Any], None]) -> None:
+    """Build a side for each task that comes, and answer requests about it, until the input ends."""
     import torch
 
-    torch.set_num_threads(task.threads)
     make = SIDES[side_name]
-    small = dataclasses.replace(task, model="tiny", vocab=64, pairs=8, micro=8)
-    make(small).score([0])  # loads every library
-    before = status_bytes("VmRSS") if task.device == "cpu" else torch.cuda.memory_allocated()
-    side = make(task)
+    loaded = False
+    side: Side | None = None
+    before = 0.0
     for line in sys.stdin:
         request = json.loads(line)
-        rows = range(*request["rows"])
-        match request["do"]:
-            case "score":
-                _, cost = measured(lambda rows=rows: side.score(rows), task.device)
-                answer(cost)
-            case "step":
-                loss, cost = measured(lambda rows=rows: side.step(rows), task.device)
-                answer({**cost, "loss": loss})
-            case "memory":
-                side.logps_N2[:] = 0.0  # any reference will do
-                _, cost = measured(lambda rows=rows: side.step(rows), task.device)
-                answer({"bytes": cost["peak_bytes"] - before - side.own_bytes()})
-            case "gradients":
-                loss, gradients = side.gradients(rows)
-                torch.save({"loss": loss, "gradients": gradients}, request["path"])
-                answer({})
-            case "work":
-                works = {"training": side.training_work(rows), "scoring": side.scoring_work(rows)}
-                answer({name: vars(work) for name, work in works.items()})
+        if request["do"] == "task":
+            task = Task(**request["task"])
+            torch.set_num_threads(task.threads)
+            if not loaded:
+                small = dataclasses.replace(task, rows="", shape="near twins", model="tiny", vocab=64, pairs=8, micro=8)
+                make(small).score([0])  # loads every library
+                loaded = True
+            side = None  # before the next one takes its memory
+            gc.collect()
+            before = status_bytes("VmRSS") if task.device == "cpu" else torch.cuda.memory_allocated()
+            side = make(task)
+            answer({"device": task.device})
+        else:
+            assert side is not None
+            answer(_answer(side, request, task.device, before))
+
+
+def _answer(side: Side, request: dict[str, Any], device: Device, before: float) -> dict[str, Any]:
+    rows = range(*request["rows"])
+    match request["do"]:
+        case "score":
+            return measured(lambda: side.score(rows), device)[1]
+        case "step":
+            loss, cost = measured(lambda: side.step(rows), device)
+            return {**cost, "loss": loss, "memory_bytes": cost["peak_bytes"] - before - side.own_bytes()}
+        case "gradients":
+            import torch
+
+            loss, gradients = side.gradients(rows)
+            torch.save({"loss": loss, "gradients": gradients}, request["path"])
+            return {"loss": loss}
+        case "work":
+            return {"training": vars(side.training_work(rows)), "scoring": vars(side.scoring_work(rows))}
+        case other:
+            raise ValueError(f"no such request: {other}")
 
 
 if __name__ == "__main__":
@@ -192,4 +219,8 @@ if __name__ == "__main__":
         out.write(json.dumps(value) + "\n")
         out.flush()
 
-    serve(sys.argv[1], Task(**json.loads(sys.argv[2])), send)
+    try:
+        serve(sys.argv[1], send)
+    except Exception as error:
+        send({"failed": f"{type(error).__name__}: {error}"})
+        raise
