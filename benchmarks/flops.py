@@ -17,8 +17,9 @@ class Work:
 
     `tokens` go through the layers and `head_rows` through the head. `attended` are the (query, key)
     pairs that causal attention over `tokens` needs, and `attended_computed` those that the kernel works
-    on: with an explicit mask that is the whole square. `layers_again` and `head_again` say what the
-    backward pass computes a second time.
+    on: with an explicit mask that is the whole square. `layers_again` says that the backward pass
+    computes the layers a second time, and `head_again` how many rows of the head. `head_idle` rows have no
+    gradient, as both answers of a pair share them, and the head's backward pass leaves them out.
     """
 
     tokens: int
@@ -26,7 +27,8 @@ class Work:
     attended: int
     attended_computed: int
     layers_again: bool = False
-    head_again: bool = False
+    head_again: int = 0
+    head_idle: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,10 @@ def training_flops(of: Sizes, work: Work) -> Flops:
     # Torch stops a layer's second pass once all is there that its backward pass needs: its last product is not.
     last = 2 * of.layers * of.hidden * of.intermediate * work.tokens
     recomputed = (forward.layers - last + forward.attention + forward.masked) * work.layers_again
-    recomputed += forward.head * work.head_again
-    return Flops(3 * forward.layers, 3 * forward.attention, 3 * forward.head, recomputed, masked)
+    row = 2 * of.hidden * of.vocab
+    recomputed += row * work.head_again
+    head = row * (3 * work.head_rows - 2 * work.head_idle)
+    return Flops(3 * forward.layers, 3 * forward.attention, head, recomputed, masked)
 
 
 def scoring_flops(of: Sizes, work: Work) -> Flops:
@@ -77,10 +81,10 @@ def total(parts: Iterable[Work]) -> Work:
     """Add up the work of several passes of the same kind."""
     parts = list(parts)
     sums = (sum(getattr(part, name) for part in parts) for name in _COUNTS)
-    return Work(*sums, layers_again=parts[0].layers_again, head_again=parts[0].head_again)
+    return Work(**dict(zip(_COUNTS, sums, strict=True)), layers_again=parts[0].layers_again)
 
 
-_COUNTS = ("tokens", "head_rows", "attended", "attended_computed")
+_COUNTS = ("tokens", "head_rows", "attended", "attended_computed", "head_again", "head_idle")
 
 
 def _forward(of: Sizes, work: Work) -> Flops:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks import spy
 from benchmarks.flops import total, training_flops
@@ -29,6 +30,7 @@ from benchmarks.ratchet_side import BUDGETS, chain_work
 from benchmarks.shapes import DRAWN, SHAPES
 from ratchet.model.batch import Packing, collate
 from ratchet.model.divide import divide_units, units
+from ratchet.model.head import chunk_rows
 
 LANDED = Path(__file__).parent / "landed.json"
 COMMAND = "python -m benchmarks.quick --renew"
@@ -62,6 +64,7 @@ Counts = dict[str, float]
 def steps() -> Counts:
     """Count a training step of 8 pairs of the 30M model on a CPU, on the lengths of real rows; nothing is trained."""
     of, packing, found = sizes("30m", _VOCAB), Packing(), Counts()
+    head_rows = chunk_rows(_VOCAB, torch.device("cpu"), 2)  # in bfloat16
     for shape in DRAWN:
         pairs = SHAPES[shape](_STEPS * _BATCH, _VOCAB, 0)
         works = []
@@ -69,7 +72,7 @@ def steps() -> Counts:
             held = units(pairs.__getitem__, np.arange(start, start + _BATCH), packing, BUDGETS["cpu"])
             (mine,) = divide_units(held, 1, BUDGETS["cpu"])
             batches = [collate([pairs[int(row)] for row in micro.rows], packing) for micro in mine]
-            works.append(total(chain_work(batch, "cpu") for batch in batches))
+            works.append(total(chain_work(batch, "cpu", head_rows) for batch in batches))
         work = total(works)
         found[f"tokens a pair, {shape}"] = round(work.tokens / len(pairs), 2)
         found[f"GFLOP a step, {shape}"] = round(training_flops(of, work).executed / _STEPS / 1e9, 2)

@@ -16,6 +16,7 @@ from benchmarks.models import Device
 from benchmarks.side import BETA, BETAS, CLIP, EPSILON, LEARNING_RATE, Rows, Task, tensor_bytes
 from ratchet.model.batch import PADDED, SequenceBatch
 from ratchet.model.forward import PairScorer
+from ratchet.model.head import chunk_rows
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.cluster import Cluster
@@ -75,6 +76,8 @@ class RatchetSide:
         self.table = Pairs(task.draw())
         self.logps_N2 = np.full((task.pairs, 2), np.nan)
         self.model = task.build()
+        size = 4 if task.precision == "float32" else 2
+        self.head_rows = head_rows or chunk_rows(task.vocab, torch.device(task.device), size)
         if recompute:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         scorer = PairScorer(self.model, sharing=sharing, head_rows=head_rows)
@@ -110,7 +113,8 @@ class RatchetSide:
     def training_work(self, rows: Rows) -> Work:
         works = works_of(self._spec(len(rows)), self._parts(), np.asarray(rows, np.int64))
         return dataclasses.replace(
-            total(chain_work(work.batch, self.task.device) for work in works), layers_again=self.recompute
+            total(chain_work(work.batch, self.task.device, self.head_rows) for work in works),
+            layers_again=self.recompute,
         )
 
     def scoring_work(self, rows: Rows) -> Work:
@@ -165,16 +169,21 @@ def _global_batch(rows: Rows) -> GlobalBatch:
     return GlobalBatch(step=2, epoch=1, rows=np.asarray(rows, np.int64), progress=0.0)  # step 1 has checks of its own
 
 
-def chain_work(batch: SequenceBatch, device: Device) -> Work:
+def chain_work(batch: SequenceBatch, device: Device, head_rows: int) -> Work:
     """Return what a pass computes: a chain's rows attend to each other causally and to all of their ancestors' rows.
 
     A CPU's kernel is given an explicit mask where a chain has ancestors, and then computes whole rectangles;
     FlexAttention leaves out the blocks that nobody sees, and is counted as if it left out all else too.
+    The head takes `head_rows` at a time; the last of these chunks is kept for the backward pass.
     """
+    scored = len(batch.rows_E)
+    live_E = _with_gradient(batch, device)
+    last = (scored - 1) // head_rows * head_rows
+    again, idle = int(live_E[:last].sum()), scored - int(live_E.sum())
     if batch.plan is None:
         sequences, length = batch.input_ids_RT.shape
         attended = sequences * length * (length + 1) // 2
-        return Work(batch.computed, len(batch.rows_E), attended, attended, head_again=True)
+        return Work(batch.computed, scored, attended, attended, head_again=again, head_idle=idle)
     needed = computed = 0
     for chain in batch.plan.chains:
         own = chain.stop - chain.start
@@ -183,4 +192,18 @@ def chain_work(batch: SequenceBatch, device: Device) -> Work:
         needed += own * above + triangle
         rectangle = bool(chain.ancestors) and device == "cpu"
         computed += own * (above + own) if rectangle else own * above + triangle
-    return Work(batch.computed, len(batch.rows_E), needed, computed, head_again=True)
+    return Work(batch.computed, scored, needed, computed, head_again=again, head_idle=idle)
+
+
+def _with_gradient(batch: SequenceBatch, device: Device) -> Tensor:
+    """Return which entries have a gradient in DPO, bool, shape (E,): not those where the two sides of pairs cancel.
+
+    A GPU computes them all: to ask would be to wait.
+    """
+    if device == "cuda":
+        return torch.ones(len(batch.rows_E), dtype=torch.bool)
+    # Whole numbers, one for each pair, so that equal ones cancel exactly and others do not by chance.
+    of_pair_B = torch.randint(1 << 40, (batch.pairs,), generator=torch.Generator().manual_seed(0))
+    of_sequence_S = torch.cat([of_pair_B, -of_pair_B[batch.rejected_of_K]])
+    sums_E = torch.zeros(len(batch.rows_E), dtype=torch.int64)
+    return sums_E.index_add(0, batch.entry_C, of_sequence_S[batch.sequence_C]) != 0

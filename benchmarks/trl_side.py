@@ -120,10 +120,9 @@ class TrlSide:
 
     def training_work(self, rows: Rows) -> Work:
         parts = micro_batches(self._order(rows), self.task.micro)
+        work = total(self._work(self._collate(part)) for part in parts)
         again = self.setting.gradient_checkpointing
-        return dataclasses.replace(
-            total(self._work(self._collate(part)) for part in parts), layers_again=again, head_again=True
-        )
+        return dataclasses.replace(work, layers_again=again, head_again=work.head_rows)
 
     def scoring_work(self, rows: Rows) -> Work:
         return total(self._work(self._collate(part)) for part in micro_batches(self._order(rows), self.task.micro))

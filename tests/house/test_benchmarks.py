@@ -94,7 +94,7 @@ HAND = Sizes(hidden=6, layers=2, heads=4, key_value_heads=2, head_dim=3, interme
 def test_flops_against_a_count_by_hand() -> None:
     # Query and output 6·12 each, key and value 6·6 each, three projections of 6·5: 306 weights a layer.
     assert layer_parameters(HAND) == 2 * (72 + 72 + 36 + 36 + 90)
-    work = Work(tokens=10, head_rows=3, attended=20, attended_computed=32, layers_again=True, head_again=True)
+    work = Work(tokens=10, head_rows=3, attended=20, attended_computed=32, layers_again=True, head_again=3)
     # Layers 2·612·10; scores and weighted values 2·2·(4·3)·20 in each of two layers; head 2·6·11·3.
     scoring = scoring_flops(HAND, work)
     assert (scoring.layers, scoring.attention, scoring.head) == (12_240, 1_920, 396)
@@ -108,6 +108,8 @@ def test_flops_against_a_count_by_hand() -> None:
     assert training.executed == training.model + training.masked + training.recomputed
     plain = training_flops(HAND, Work(10, 3, 20, 20))
     assert plain.executed == plain.model == training.model
+    idle = training_flops(HAND, Work(10, 3, 20, 20, head_idle=2))
+    assert plain.head - idle.head == 2 * 2 * 2 * 6 * 11
     assert total([work, work]).tokens == 20 and total([work, work]).layers_again
 
 
@@ -128,7 +130,7 @@ def test_attention_is_counted_as_the_kernel_computes_it(device: Device) -> None:
     """A prompt of 10 with answers of 4 and 6: one answer in the prompt's chain, the other below it."""
     ids = lambda first, n: np.arange(first, first + n, dtype=np.int32)  # noqa: E731
     batch = collate([TokenisedPair("a", ids(3, 10), ids(20, 4), ids(30, 6))], Packing())
-    work = chain_work(batch, device)
+    work = chain_work(batch, device, 512)
     trunk, own = [chain.stop - chain.start for chain in batch.plan.chains]  # type: ignore[union-attr]
     needed = trunk * (trunk + 1) // 2 + own * 10 + own * (own + 1) // 2
     assert work.attended == needed
