@@ -2,8 +2,9 @@
 
 The naive loop does what a first version does: it pads chosen and rejected sequences with a mask, asks
 the model for all logits, and takes their log-softmax in float32. The careful loop knows where that
-wastes work, and still needs no library: it sorts a global batch by length, pads at the right, where
-causal attention needs no mask, and gives the head the hidden states of answers alone.
+wastes work, and still needs no library: it sorts a global batch by length, passes the longer half of a
+micro-batch's sequences and then the shorter one, pads at the right, where causal attention needs no
+mask, and gives the head the hidden states of answers alone.
 
 Neither recomputes activations. In bfloat16 both update the bfloat16 weights themselves, as TRL does
 there; Ratchet updates float32 copies, which costs it a little more.
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,18 +25,21 @@ from torch.nn import functional as F
 from benchmarks.flops import Work, total
 from benchmarks.shapes import PAD
 from benchmarks.side import BETA, BETAS, CLIP, EPSILON, LEARNING_RATE, Rows, Task, micro_batches, tensor_bytes
-from ratchet.pairs.pair import TokenisedPair
+from ratchet.pairs.pair import Ids, TokenisedPair
 
 _NO_LABEL = -100
+
+Answered = tuple[Ids, Ids]
+"""A prompt and an answer to it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Care:
     """What a loop takes care of.
 
-    `by_length` sorts the pairs of a global batch, on which an update does not depend; `mask` hands the
-    model the padding; `answers_only` keeps the head from positions that nobody scores; `fused` takes
-    torch's AdamW in one kernel.
+    `by_length` sorts the pairs of a global batch, on which an update does not depend, and makes two passes
+    of a micro-batch, by the length of sequences; `mask` hands the model the padding; `answers_only` keeps
+    the head from positions that nobody scores; `fused` takes torch's AdamW in one kernel.
     """
 
     by_length: bool
@@ -51,7 +55,7 @@ LOOPS: Mapping[str, Care] = {
 
 
 class PlainSide:
-    """A loop in one process. `micro` pairs of the task are one forward pass: chosen sequences, then rejected ones."""
+    """A loop in one process. `micro` pairs of the task are one backward pass."""
 
     def __init__(self, task: Task, care: Care) -> None:
         self.task, self.care = task, care
@@ -110,15 +114,18 @@ class PlainSide:
 
     def _logps(self, part: list[int]) -> Tensor:
         """Return the summed log-probabilities of chosen and rejected answers, float32, shape (B, 2)."""
-        ids_SL, labels_SL, mask_SL = (tensor.to(self.task.device) for tensor in self._padded(part))
+        groups = self._passes(part)
+        logps_S = torch.cat([self._one_pass([sequence for _, sequence in group]) for group in groups])
+        order = torch.tensor([place for group in groups for place, _ in group])
+        return logps_S[order.argsort().to(logps_S.device)].view(2, len(part)).T
+
+    def _one_pass(self, sequences: Sequence[Answered]) -> Tensor:
+        ids_SL, labels_SL, mask_SL = (tensor.to(self.task.device) for tensor in _padded(sequences))
         autocast = self.task.precision == "autocast"
         with torch.autocast(self.task.device, torch.bfloat16) if autocast else contextlib.nullcontext():
             attends = {"attention_mask": mask_SL} if self.care.mask else {}
-            if self.care.answers_only:
-                logps_S = self._of_answers(ids_SL, labels_SL, attends)
-            else:
-                logps_S = self._of_all(ids_SL, labels_SL, attends)
-        return logps_S.view(2, len(part)).T
+            of = self._of_answers if self.care.answers_only else self._of_all
+            return of(ids_SL, labels_SL, attends)
 
     def _of_all(self, ids_SL: Tensor, labels_SL: Tensor, attends: dict[str, Tensor]) -> Tensor:
         logits_SLV = self.model(input_ids=ids_SL, use_cache=False, **attends).logits[:, :-1].float()
@@ -139,28 +146,40 @@ class PlainSide:
         ordered = sorted(rows, key=lambda i: -_longest(self.pairs[i])) if self.care.by_length else rows
         return micro_batches(ordered, self.task.micro)
 
-    def _padded(self, part: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return token ids, labels and mask of a pass, each int64, shape (S, L): chosen ones, then rejected ones."""
+    def _passes(self, part: list[int]) -> list[list[tuple[int, Answered]]]:
+        """Return the sequences of each forward pass, with their places: all chosen ones first, then the rejected."""
         pairs = [self.pairs[i] for i in part]
-        sides: list[tuple[Any, Any]] = [(pair.prompt, pair.chosen) for pair in pairs]
-        sides += [(pair.prompt, pair.rejected) for pair in pairs]
-        length = max(len(prompt) + len(answer) for prompt, answer in sides)
-        ids, labels, mask = (torch.full((len(sides), length), fill) for fill in (PAD, _NO_LABEL, 0))
-        for s, (prompt, answer) in enumerate(sides):
-            end = len(prompt) + len(answer)
-            ids[s, :end] = torch.from_numpy(np.concatenate([prompt, answer]))
-            labels[s, len(prompt) : end] = torch.from_numpy(np.asarray(answer))
-            mask[s, :end] = 1
-        return ids, labels, mask
+        sequences: list[Answered] = [(pair.prompt, pair.chosen) for pair in pairs]
+        sequences += [(pair.prompt, pair.rejected) for pair in pairs]
+        placed = list(enumerate(sequences))
+        if not self.care.by_length:
+            return [placed]
+        placed.sort(key=lambda one: -sum(map(len, one[1])))
+        return [placed[: len(pairs)], placed[len(pairs) :]]
 
     def _work(self, part: list[int]) -> Work:
-        ids_SL, labels_SL, mask_SL = self._padded(part)
-        sequences, length = ids_SL.shape
-        scored = int((labels_SL != _NO_LABEL).sum()) if self.care.answers_only else sequences * length
-        attended = sequences * length * (length + 1) // 2
+        return total(self._work_of([sequence for _, sequence in group]) for group in self._passes(part))
+
+    def _work_of(self, sequences: Sequence[Answered]) -> Work:
+        ids_SL, labels_SL, mask_SL = _padded(sequences)
+        count, length = ids_SL.shape
+        scored = int((labels_SL != _NO_LABEL).sum()) if self.care.answers_only else count * length
+        attended = count * length * (length + 1) // 2
         # transformers leaves the mask away, and the kernel the upper half, where nothing is padded
         square = self.care.mask and not bool(mask_SL.all())
-        return Work(sequences * length, scored, attended, sequences * length**2 if square else attended)
+        return Work(count * length, scored, attended, count * length**2 if square else attended)
+
+
+def _padded(sequences: Sequence[Answered]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token ids, labels and mask of a pass, each int64, shape (S, L), padded at the right."""
+    length = max(len(prompt) + len(answer) for prompt, answer in sequences)
+    ids, labels, mask = (torch.full((len(sequences), length), fill) for fill in (PAD, _NO_LABEL, 0))
+    for s, (prompt, answer) in enumerate(sequences):
+        end = len(prompt) + len(answer)
+        ids[s, :end] = torch.from_numpy(np.concatenate([prompt, answer]))
+        labels[s, len(prompt) : end] = torch.from_numpy(np.asarray(answer))
+        mask[s, :end] = 1
+    return ids, labels, mask
 
 
 def _longest(pair: TokenisedPair) -> int:
