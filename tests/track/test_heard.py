@@ -45,7 +45,8 @@ def test_equal_warnings_of_several_processes_are_one_line(tmp_path: Path) -> Non
     assert said[3:] == ["warning: of the plan"]
 
 
-def test_a_warning_is_said_while_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_warning_is_said_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratchet.track.heard._LOOK_SECONDS", 0.05)
     said: list[str] = []
     heard = Heard(tmp_path, said.append)
     with heard.all(), heard.meanwhile():

@@ -153,6 +153,7 @@ def test_a_failure_inside_is_told_and_passed_on(tmp_path: Path, capfd: pytest.Ca
 @pytest.mark.parametrize("ci", [False, True])
 def test_on_a_terminal_a_bar_goes_forth_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: bool) -> None:
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(progress, "_POLL_SECONDS", 0.02)
     if ci:
         monkeypatch.setenv("CI", "true")
     path = tmp_path / "metrics.jsonl"
@@ -169,7 +170,7 @@ def test_on_a_terminal_a_bar_goes_forth_and_back(tmp_path: Path, monkeypatch: py
 
     def seen(steps: bytes) -> None:
         if ci:
-            time.sleep(0.4)  # for a bar that must not come
+            time.sleep(0.1)  # for a bar that must not come
         while not ci and steps not in b"".join(shown):
             time.sleep(0.01)
 

@@ -146,7 +146,7 @@ def test_what_a_stuck_wandb_has_no_room_for_is_dropped_and_told(
 def test_a_wandb_that_is_stuck_at_the_end_is_left(
     tmp_path: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, at: str
 ) -> None:
-    monkeypatch.setattr("ratchet.track.wandb._FINISH_SECONDS", -4.0)  # `close` adds 5
+    monkeypatch.setattr("ratchet.track.wandb._FINISH_SECONDS", -4.9)  # `close` adds 5
     stuck.at = at
     tracker = finished(lambda: open_tracker(tmp_path, settings_of(), 0))
     finished(lambda: tracker.log(1, METRICS))

@@ -75,11 +75,14 @@ def test_lines_come_while_the_step_is_trained_and_the_last_ones_at_its_end(tmp_p
     watch.close()
 
 
-def test_a_step_of_another_trial_is_followed_through_a_link_that_comes_later(tmp_path: Path) -> None:
+def test_a_step_of_another_trial_is_followed_through_a_link_that_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ratchet.tune.watch._POLL_SECONDS", 0.02)
     kept, shared, own = Kept(), tmp_path / "store" / "0f", tmp_path / "steps" / "align.1"
     with Watch([kept])("align.1", own):
         grow(shared / "metrics.jsonl", 1, 2)
-        time.sleep(0.6)
+        time.sleep(0.1)
         own.parent.mkdir()
         own.symlink_to(shared, target_is_directory=True)
         kept.wait(2)
