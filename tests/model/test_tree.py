@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ratchet.model.attention import TreePlan
 from ratchet.model.batch import PADDED, Packing, collate, computed_tokens
 from ratchet.model.divide import Unit, divide_units, units
-from ratchet.model.tree import Branch, Forest, Sharing, lay_out, rows_laid_out
+from ratchet.model.tree import Branch, Forest, Sharing, cut_passes, divide_groups, lay_out, rows_laid_out
 from ratchet.pairs.pair import TokenisedPair
 
 # Two token values and short sequences: prefixes, equal sequences and forks everywhere.
@@ -64,6 +64,37 @@ def test_chains_and_subtree_ends_say_the_same(some: list[Branch], sharing: Shari
                 by_chain[row, first:stop] = True
     assert (by_chain == sees(forest)).all()
     assert (TreePlan(forest.chains, torch.from_numpy(forest.end_T)).dense.numpy() == by_chain).all()
+
+
+@given(branches, st.integers(1, 4), st.integers(1, 9))
+def test_what_a_pass_sees_is_its_own_rows_and_those_that_are_kept(some: list[Branch], least: int, budget: int) -> None:
+    forest = lay_out(some, "auto", least)
+    wanted, computed = sees(forest), []
+    for one in cut_passes(forest, budget):
+        rows = np.concatenate([one.kept_K, np.arange(one.start, one.stop)])
+        computed += range(one.start, one.stop)
+        kept = len(one.kept_K)
+        assert one.stop - one.start <= budget and (forest.depth_T[one.kept_K] == np.arange(kept)).all()
+        assert not wanted[one.start : one.stop, [row for row in range(one.start) if row not in one.kept_K]].any()
+        found = np.zeros((len(rows) - kept, len(rows)), bool)
+        for chain in one.chains:
+            for row in range(chain.start, chain.stop):
+                found[row - kept, chain.start : row + 1] = True
+                for first, stop in chain.ancestors:
+                    found[row - kept, first:stop] = True
+        assert (found == wanted[one.start : one.stop, rows]).all()
+        assert (TreePlan(one.chains, torch.from_numpy(one.end_KT), kept=kept).dense.numpy() == found).all()
+    assert computed == list(range(len(forest.ids_T)))
+
+
+@given(st.lists(branches, min_size=1, max_size=5), st.integers(1, 40))
+def test_groups_stay_together_while_their_rows_fit(some: list[list[Branch]], budget: int) -> None:
+    groups = [[branch.ids for branch in group] for group in some]
+    divided = divide_groups(groups, budget, 1)
+    assert sorted(place for places in divided for place in places) == list(range(len(groups)))
+    for places in divided:
+        prefixes = {tuple(ids[:end]) for place in places for ids in groups[place] for end in range(1, len(ids) + 1)}
+        assert len(places) == 1 or len(prefixes) <= budget
 
 
 @given(branches)

@@ -38,17 +38,20 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 class TreePlan:
     """What attention needs to know of a `Forest`; masks are made once and serve all layers.
 
-    `scored_K` are the rows whose hidden states are read, int64, rising; without them all are.
+    The first `kept` rows of keys are those of a path that was computed before: they have no queries. `scored_K` are the
+    rows whose hidden states are read, int64, rising; without them all are.
     """
 
-    def __init__(self, chains: tuple[Chain, ...], end_T: Tensor, scored_K: Tensor | None = None) -> None:
-        self.chains, self.end_T, self.scored_K = chains, end_T, scored_K
+    def __init__(
+        self, chains: tuple[Chain, ...], end_T: Tensor, scored_K: Tensor | None = None, *, kept: int = 0
+    ) -> None:
+        self.chains, self.end_T, self.scored_K, self.kept = chains, end_T, scored_K, kept
         self._masks: dict[tuple[int, torch.dtype], Tensor | None] = {}
 
     def to(self, device: torch.device | str) -> TreePlan:
         """Return the plan on `device`; from pinned memory the copy does not wait."""
         scored_K = None if self.scored_K is None else self.scored_K.to(device, non_blocking=True)
-        return TreePlan(self.chains, self.end_T.to(device, non_blocking=True), scored_K)
+        return TreePlan(self.chains, self.end_T.to(device, non_blocking=True), scored_K, kept=self.kept)
 
     def mask(self, k: int, dtype: torch.dtype) -> Tensor | None:
         """Return chain k's additive mask (1, 1, own rows, ancestors and own rows); None is plain causal."""
@@ -56,12 +59,16 @@ class TreePlan:
             self._masks[k, dtype] = _chain_mask(self.chains[k], dtype)
         return self._masks[k, dtype]
 
+    def own(self, chain: Chain) -> slice:
+        """Return where a chain's queries are."""
+        return slice(chain.start - self.kept, chain.stop - self.kept)
+
     @functools.cached_property
     def last(self) -> TreePlan:
         """The plan of the last layer."""
         if self.scored_K is None:
             return self
-        return TreePlan(scored_chains(self.chains, self.scored_K.tolist()), self.end_T)
+        return TreePlan(scored_chains(self.chains, self.scored_K.tolist()), self.end_T, kept=self.kept)
 
     @functools.cached_property
     def sees(self) -> list[Tensor]:
@@ -72,9 +79,10 @@ class TreePlan:
 
     @functools.cached_property
     def dense(self) -> Tensor:
-        """Who sees whom, bool, shape (T, T)."""
+        """Who sees whom, bool, shape (queries, keys)."""
         row = torch.arange(len(self.end_T), device=self.end_T.device)
-        return (row[None] <= row[:, None]) & (row[:, None] < self.end_T[None])
+        query = row[self.kept :, None]
+        return (row[None] <= query) & (query < self.end_T[None])
 
     @functools.cached_property
     def blocks(self) -> Any:
@@ -84,12 +92,12 @@ class TreePlan:
 
     def block_mask(self, *, compiled: bool) -> Any:
         """Return the block mask."""
-        end_T, rows = self.end_T, len(self.end_T)
+        end_T, rows, kept = self.end_T, len(self.end_T), self.kept
 
         def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (key <= query) & (query < end_T[key])
+            return (key <= query + kept) & (query + kept < end_T[key])
 
-        return _mask_maker(compiled)(sees, None, None, rows, rows, device=end_T.device)
+        return _mask_maker(compiled)(sees, None, None, rows - kept, rows, device=end_T.device)
 
 
 def register() -> None:
@@ -155,7 +163,7 @@ class _ChainAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scale: float) -> Tensor:
         joined, sums = _rows_like(query), []
         for k, chain in enumerate(plan.chains):
-            mask, own = plan.mask(k, query.dtype), slice(chain.start, chain.stop)
+            mask, own = plan.mask(k, query.dtype), plan.own(chain)
             keys, values = _seen(key, chain), _seen(value, chain)
             out, log_sum = _flash(query[:, :, own], keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
             joined[:, :, own] = out
@@ -170,7 +178,7 @@ class _ChainAttention(torch.autograd.Function):
         wide = torch.promote_types(key.dtype, torch.float32)  # a prompt's keys add up over all its answers
         d_query, d_key, d_value = _rows_like(query), _rows_like(key, wide), _rows_like(value, wide)
         for k, (chain, log_sum) in enumerate(zip(ctx.plan.chains, sums, strict=True)):
-            own = slice(chain.start, chain.stop)
+            own = ctx.plan.own(chain)
             dtype = _backward_dtype(query[:, :, own])
             mask = ctx.plan.mask(k, dtype)
             rows = grad[:, :, own], query[:, :, own], _seen(key, chain), _seen(value, chain), out[:, :, own]
@@ -193,7 +201,7 @@ class _ChainDense(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         ctx.plan, ctx.options = plan, (scale, softcap)
         outs = [
-            dense(query[:, :, chain.start : chain.stop], _seen(key, chain), _seen(value, chain), sees, scale, softcap)
+            dense(query[:, :, plan.own(chain)], _seen(key, chain), _seen(value, chain), sees, scale, softcap)
             for chain, sees in zip(plan.chains, plan.sees, strict=True)
         ]
         return torch.cat(outs, 2)
@@ -204,7 +212,7 @@ class _ChainDense(torch.autograd.Function):
         wide = torch.promote_types(key.dtype, torch.float32)  # as above
         d_query, d_key, d_value = _rows_like(query), _rows_like(key, wide), _rows_like(value, wide)
         for chain, sees in zip(ctx.plan.chains, ctx.plan.sees, strict=True):
-            own = slice(chain.start, chain.stop)
+            own = ctx.plan.own(chain)
             rows = query[:, :, own], _seen(key, chain), _seen(value, chain)
             inputs = tuple(some.detach().requires_grad_() for some in rows)
             with torch.enable_grad():

@@ -36,9 +36,7 @@ def packing_of(
     scores, is left as it was and runs unshared; the reason is logged and stands in the packing.
     """
     config = causal.config.get_text_config()
-    reason, longest = _reason(causal, config), _longest(config)
-    if reason is None and longest is not None and longest < _SHORTEST_WINDOW:
-        reason = f"its attention reaches {longest} tokens only"
+    reason, longest = make_up(causal)
     if reason is None:
         before = causal.config._attn_implementation
         attention.register()
@@ -50,6 +48,15 @@ def packing_of(
         causal.set_attn_implementation(before)
     logger.warning("%s shares no tokens: %s", type(causal).__name__, reason)
     return Packing(sharing, why_padded=reason)
+
+
+def make_up(causal: Any) -> tuple[str | None, int | None]:
+    """Return what in a model's make-up forbids forests, or None, and how long a sequence of one may be (None: any)."""
+    config = causal.config.get_text_config()
+    reason, longest = _reason(causal, config), _longest(config)
+    if reason is None and longest is not None and longest < _SHORTEST_WINDOW:
+        reason = f"its attention reaches {longest} tokens only"
+    return reason, longest
 
 
 def _reason(causal: Any, config: Any) -> str | None:

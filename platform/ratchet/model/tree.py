@@ -4,8 +4,11 @@ Sorted by their tokens, neighbours share the longest prefixes, and that order is
 depth-first order. Each sequence adds one *chain*: the tokens that it does not share with the one
 before. A chain's tokens see the rows of its ancestors and each other causally, nothing else.
 
+A forest of any size is computed in passes: a pass sees of earlier ones a single path from the root, whose keys and
+values are kept (`cut_passes`). Training, scoring and evaluation lay out their sequences here.
+
 Legend: _T rows of the layout (one distinct token each), _E scored entries, _C (entry, sequence)
-incidences, _S sequences.
+incidences, _S sequences, _K rows that are kept.
 """
 
 from __future__ import annotations
@@ -64,28 +67,116 @@ class Forest:
     sequence_C: Index
 
 
+@dataclasses.dataclass(frozen=True)
+class Trunks:
+    """Trees in one row, of which nothing is scored: rows as of a `Forest`, and those of each sequence from the root."""
+
+    ids_T: Index
+    depth_T: Index
+    end_T: Index
+    chains: tuple[Chain, ...]
+    rows_of: tuple[Index, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Rows `start` to `stop` of a layout, which are computed together.
+
+    Of earlier passes they see the rows `kept_K` alone, one path from the root: kept_K[d] is at depth d. `chains` and
+    `end_KT` number the kept rows first, from 0, and then the pass's own. `end_KT` says of both where their subtree
+    ends within the pass.
+    """
+
+    start: int
+    stop: int
+    kept_K: Index
+    chains: tuple[Chain, ...]
+    end_KT: Index
+
+
 def lay_out(branches: Sequence[Branch], sharing: Sharing = "auto", least: int = LEAST_SHARED) -> Forest:
     """Return the forest of `branches`, in which each distinct prefix of `least` tokens or more stands once.
 
     ``prompt`` shares nothing of an answer, ``none`` nothing at all. Any sequence may be a prefix of
     another or equal to it.
     """
-    order, shared = _order(branches, sharing, least)
+    return _scored(branches, _rows([branch.ids for branch in branches], *_order(branches, sharing, least)))
+
+
+def lay_trunks(sequences: Sequence[Ids], least: int = LEAST_SHARED) -> Trunks:
+    """Return the layout of `sequences`, none of them empty, that shares as `lay_out` does and scores nothing."""
+    return _rows(sequences, *_order([Branch(ids, len(ids)) for ids in sequences], "auto", least))
+
+
+def cut_passes(layout: Forest | Trunks, budget: int) -> list[Pass]:
+    """Return the layout in passes of at most `budget` rows, as equal as can be, none of them computed twice.
+
+    A pass may end anywhere, also within a chain: what the next one sees of it is kept.
+    """
+    total = len(layout.end_T)
+    edges = np.linspace(0, total, max(1, -(-total // budget)) + 1).astype(np.int64)
+    return [_pass(layout, int(start), int(stop)) for start, stop in itertools.pairwise(edges)]
+
+
+def _pass(layout: Forest | Trunks, start: int, stop: int) -> Pass:
+    # What a row of the pass sees before `start`, the first row sees too: the order is depth-first.
+    kept_K = np.flatnonzero(layout.end_T[:start] > start)
+    moved = len(kept_K) - start
+    chains = []
+    for chain in layout.chains:
+        if chain.stop <= start or chain.start >= stop:
+            continue
+        first, end = max(chain.start, start), min(chain.stop, stop)
+        above = chain.ancestors if first == chain.start else (*chain.ancestors, (chain.start, first))
+        deep = sum(min(last, start) - begin for begin, last in above if begin < start)
+        spans = [(0, deep)] if deep else []
+        spans += [(max(begin, start) + moved, last + moved) for begin, last in above if last > start]
+        chains.append(Chain(first + moved, end + moved, tuple(spans)))
+    end_KT = np.minimum(np.concatenate([layout.end_T[kept_K], layout.end_T[start:stop]]), stop) + moved
+    return Pass(start, stop, kept_K, tuple(chains), end_KT)
+
+
+def divide_groups(groups: Sequence[Sequence[Ids]], budget: int, least: int = LEAST_SHARED) -> list[list[int]]:
+    """Return groups of sequences, by their places, together while they take `budget` rows at most, one group at least.
+
+    All sequences of a group begin alike. Groups that begin alike stand beside each other, whatever their order was.
+    """
+    heads = [min(group, key=len) for group in groups]
+    order = sorted(range(len(groups)), key=lambda place: (_as_key(heads[place]), place))
+    found: list[list[int]] = []
+    room = 0
+    for at, place in enumerate(order):
+        own = rows_laid_out([Branch(ids, len(ids)) for ids in groups[place]], "auto", least)
+        common = _common(heads[order[at - 1]], heads[place]) if at else 0
+        new = own - (common if common >= least else 0)
+        if found and new <= room:
+            found[-1].append(place)
+            room -= new
+        else:
+            found.append([place])
+            room = budget - own
+    return found
+
+
+def _rows(sequences: Sequence[Ids], order: Sequence[int], shared: Sequence[int]) -> Trunks:
     path: list[tuple[int, int, int]] = []  # segments of the current root-to-leaf path: depth, length, first row
     chains: list[Chain] = []
     rows_of: dict[int, Index] = {}
-    total = sum(len(branches[s].ids) - common for s, common in zip(order, shared, strict=True))
+    total = sum(len(sequences[s]) - common for s, common in zip(order, shared, strict=True))
     end_T = np.full(total, total, np.int64)
+    ids_T, depth_T = np.zeros(total, np.int64), np.zeros(total, np.int64)
     row = 0
     for s, common in zip(order, shared, strict=True):
         path = _cut(path, common, row, end_T)
-        new = len(branches[s].ids) - common
+        new = len(sequences[s]) - common
         if new:
             chains.append(Chain(row, row + new, tuple((first, first + length) for _, length, first in path)))
             path.append((common, new, row))
+            ids_T[row : row + new] = sequences[s][common:]
+            depth_T[row : row + new] = np.arange(common, common + new)
             row += new
         rows_of[s] = np.concatenate([np.arange(first, first + length) for _, length, first in path])
-    return _forest(branches, order, shared, rows_of, tuple(chains), end_T)
+    return Trunks(ids_T, depth_T, end_T, tuple(chains), tuple(rows_of[s] for s in range(len(sequences))))
 
 
 def rows_laid_out(branches: Sequence[Branch], sharing: Sharing = "auto", least: int = LEAST_SHARED) -> int:
@@ -99,9 +190,9 @@ def _order(branches: Sequence[Branch], sharing: Sharing, least: int) -> tuple[li
     if sharing == "none":
         return list(range(len(branches))), [0] * len(branches)
     if sharing == "prompt":
-        key = [branch.ids[: branch.start].astype(">u4").tobytes() for branch in branches]
+        key = [_as_key(branch.ids[: branch.start]) for branch in branches]
     else:
-        key = [branch.ids.astype(">u4").tobytes() for branch in branches]  # big-endian bytes sort as numbers do
+        key = [_as_key(branch.ids) for branch in branches]
     order = sorted(range(len(branches)), key=lambda s: (key[s], s))
     shared = [0]
     for before, s in itertools.pairwise(order):
@@ -111,6 +202,10 @@ def _order(branches: Sequence[Branch], sharing: Sharing, least: int) -> tuple[li
             common = _common(branches[before].ids, branches[s].ids)
         shared.append(common if common >= least else 0)
     return order, shared
+
+
+def _as_key(ids: Ids) -> bytes:
+    return ids.astype(">u4").tobytes()  # big-endian bytes sort as numbers do
 
 
 def _common(left: Ids, right: Ids) -> int:
@@ -131,30 +226,19 @@ def _cut(path: list[tuple[int, int, int]], depth: int, row: int, end_T: Index) -
     return kept
 
 
-def _forest(
-    branches: Sequence[Branch],
-    order: Sequence[int],
-    shared: Sequence[int],
-    rows_of: dict[int, Index],
-    chains: tuple[Chain, ...],
-    end_T: Index,
-) -> Forest:
-    total = len(end_T)
-    ids_T, depth_T, parent_T = (np.zeros(total, np.int64) for _ in range(3))
-    for s, common in zip(order, shared, strict=True):
-        rows = rows_of[s]
-        ids_T[rows[common:]] = branches[s].ids[common:]
-        depth_T[rows[common:]] = np.arange(common, len(rows))
+def _scored(branches: Sequence[Branch], laid: Trunks) -> Forest:
+    parent_T = np.zeros(len(laid.end_T), np.int64)
+    for rows in laid.rows_of:
         parent_T[rows[1:]] = rows[:-1]
-    owned = [rows_of[s][branch.start :] for s, branch in enumerate(branches)]
+    owned = [rows[branch.start :] for rows, branch in zip(laid.rows_of, branches, strict=True)]
     tokens_E, entry_C = np.unique(np.concatenate(owned), return_inverse=True)
     return Forest(
-        ids_T=ids_T,
-        depth_T=depth_T,
-        end_T=end_T,
-        chains=chains,
+        ids_T=laid.ids_T,
+        depth_T=laid.depth_T,
+        end_T=laid.end_T,
+        chains=laid.chains,
         rows_E=parent_T[tokens_E],
-        targets_E=ids_T[tokens_E],
+        targets_E=laid.ids_T[tokens_E],
         entry_C=entry_C.astype(np.int64),
         sequence_C=np.repeat(np.arange(len(branches)), [len(rows) for rows in owned]),
     )

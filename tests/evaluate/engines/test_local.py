@@ -12,7 +12,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from raised import raises
-from ratchet.evaluate.engines.likelihood import likelihoods, may_share
+from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods, may_share
 from ratchet.evaluate.engines.local import Draw, LocalEngine, cut_answers, end_ids_of, prompt_ids
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.pair import Turn
@@ -59,17 +59,19 @@ def plainly(model, request: ContinuationRequest) -> list[tuple[float, bool]]:
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-gqa-tied", "qwen3", "gemma2-capped", "gpt2", "mixtral", "phi"])
-@pytest.mark.parametrize("share", [True, False])
-def test_likelihoods_are_those_of_each_sequence_alone(name: str, share: bool) -> None:
+@pytest.mark.parametrize("way", ["forest", "shared contexts", "apart"])
+def test_likelihoods_are_those_of_each_sequence_alone(name: str, way: str) -> None:
     exact = name != "mixtral"  # whose grouped matrix product knows no float64
     model = tiny(name, torch.float64 if exact else torch.float32)
+    reach, share = forest_reach(model) if way == "forest" else 0, way != "apart"
+    assert way != "forest" or reach or name == "gemma2-capped"
     greedy_one = ContinuationRequest((5, 9), ((int(model(torch.tensor([[5, 9]])).logits[0, -1].argmax()),),))
     for asked in ([*RAGGED, greedy_one], RAGGED[:1]):
-        for request, answer in zip(asked, likelihoods(model, asked, share=share), strict=True):
+        for request, answer in zip(asked, likelihoods(model, asked, share=share, reach=reach), strict=True):
             wanted = plainly(model, request)
             assert answer.logprobs == pytest.approx([value for value, _ in wanted], abs=1e-5 if exact else 2e-3)
             assert list(answer.greedy or ()) == [same for _, same in wanted]
-    assert likelihoods(model, [greedy_one], share=share)[0].greedy == (True,)
+    assert likelihoods(model, [greedy_one], share=share, reach=reach)[0].greedy == (True,)
 
 
 def test_many_continuations_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +86,9 @@ def test_many_continuations_are_computed_in_parts(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", ["bloom", "mamba", "narrow-window", "gemma3", "cohere", "gpt-neox"])
 def test_models_of_other_kinds_share_only_what_they_can(name: str) -> None:
     model = tiny(name, torch.float32)
-    for request, answer in zip(RAGGED, likelihoods(model, RAGGED, share=may_share(model)), strict=True):
+    for request, answer in zip(
+        RAGGED, likelihoods(model, RAGGED, share=may_share(model), reach=forest_reach(model)), strict=True
+    ):
         assert answer.logprobs == pytest.approx([value for value, _ in plainly(model, request)], abs=2e-3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -47,15 +48,29 @@ def test_units_hold_every_request_once_whatever_the_order(requests, random, budg
     for unit in units:
         assert len({request.kind for request in unit}) == 1
         if len(unit) > 1:
-            assert padded(unit) <= budget
+            assert tokens(unit) <= budget
 
 
-def padded(unit: Unit) -> int:
-    head = max(map(length, unit))
+def tokens(unit: Unit) -> int:
+    """What a unit computes: texts are padded; of continuations, prefixes of 8 tokens and more are computed once."""
     if isinstance(unit[0], CompletionRequest):
-        return len(unit) * (head + max(one.sampling.max_tokens for one in unit))  # type: ignore[union-attr]
-    rows = sum(1 if max(map(len, one.continuations)) == 1 else len(one.continuations) for one in unit)  # type: ignore[union-attr]
-    return rows * (head + max(len(tail) for one in unit for tail in one.continuations))  # type: ignore[union-attr]
+        return len(unit) * (max(map(length, unit)) + max(one.sampling.max_tokens for one in unit))  # type: ignore[union-attr]
+    read = sorted({(*one.context, *tail[:-1]) for one in unit for tail in one.continuations})  # type: ignore[union-attr]
+    alike = [
+        next((n for n, (a, b) in enumerate(zip(*two, strict=False)) if a != b), min(map(len, two)))
+        for two in itertools.pairwise(read)
+    ]
+    return sum(map(len, read)) - sum(common for common in alike if common >= 8)
+
+
+def test_requests_that_begin_alike_are_one_unit_while_their_own_tokens_fit() -> None:
+    shots = [tuple(range(100 * subject, 100 * subject + 50)) for subject in (1, 2)]
+    asked = [ContinuationRequest((*shots[n % 2], 1000 + n, 7, 8, 9), ((1,), (2,), (3,))) for n in range(20)]
+    units = units_of(asked, length, 90)  # 50 + 10 times 4
+    assert [len(unit) for unit in units] == [10, 10] and [tokens(unit) for unit in units] == [90, 90]
+    assert {one.context[:50] for one in units[0]} in ({shots[0]}, {shots[1]})
+    assert [len(unit) for unit in units_of(asked, length, 70)] == [5, 5, 5, 5]
+    assert [len(unit) for unit in units_of(asked, length, 3)] == [1] * 20
 
 
 class Echo:
@@ -126,7 +141,7 @@ def test_other_weights_are_asked_again(tmp_path: Path) -> None:
 def test_the_longest_units_come_first(tmp_path: Path) -> None:
     compute = Echo()
     answers(tmp_path / "j.jsonl", {"b": OTHERS, "a": REQUESTS}, compute)
-    sizes = [padded(unit) for unit in compute.units]
+    sizes = [tokens(unit) for unit in compute.units]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) > 2
 
 

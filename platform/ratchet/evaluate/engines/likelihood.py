@@ -1,4 +1,6 @@
-"""How likely continuations of a context are: the context is computed once for all of them.
+"""How likely continuations of a context are: in one forest, or, where a model takes none, by padded rows.
+
+In padded rows a context is computed once for its own continuations, and they share nothing with other requests.
 
 Axes: _B contexts, _R continuations, _W context tokens (padded left), _T continuation tokens (padded
 right), _V vocabulary.
@@ -7,13 +9,19 @@ right), _V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ratchet.errors import ModelError
+from ratchet.evaluate.engines.forest import forest_likelihoods, layout_rows, read_length
 from ratchet.model.load import original_length, put_back
+from ratchet.model.memory import FIRST
+from ratchet.model.support import make_up
 from ratchet.serving.requests import Answer, ContinuationRequest
 
 # Logits made at a time: a gigabyte in float32.
@@ -25,37 +33,72 @@ _PROBE = (
 )
 
 
+# Two contexts that begin alike beyond the shortest prefix that is shared, and a stranger.
+_FOREST_PROBE = (
+    ContinuationRequest((9, 8, 7, 6, 5, 4, 3, 2, 1, 2, 3), ((5, 3), (5,), (2, 6))),
+    ContinuationRequest((9, 8, 7, 6, 5, 4, 3, 2, 1, 4), ((1,), (3,), (5, 3))),
+    ContinuationRequest((2, 7), ((1, 2, 3, 4), (6,))),
+)
+_PASS_TRIED = 5
+"""Tokens of a pass that is tried: passes then end within contexts and within continuations."""
+
+
 @torch.inference_mode()
-def likelihoods(model: Any, requests: Sequence[ContinuationRequest], *, share: bool) -> list[Answer]:
+def likelihoods(model: Any, requests: Sequence[ContinuationRequest], *, share: bool, reach: int = 0) -> list[Answer]:
     """Return, for each request, Σ log p of each continuation's tokens in nats, and whether each is greedy.
 
-    Log-probabilities are taken in float32 and added in float64. With `share` a context is computed
-    once, and its keys and values serve all of its continuations; without, each continuation is a
-    sequence of its own. Both give the same numbers but for rounding. Where a model's rotary frequencies follow the
-    longest sequence of a call, what is longer than its original length is computed alone.
+    Log-probabilities are taken in float32 and added in float64. Requests of at most `reach` tokens are laid out in one
+    forest. Of others, with `share`, a context is computed once, and its keys and values serve all of its
+    continuations; without, each continuation is a sequence of its own. All give the same numbers but for rounding.
+    Where a model's rotary frequencies follow the longest sequence of a call, what is longer than its original length
+    is computed alone.
     """
     limit = original_length(model.config)
-    if limit is None:
-        return _likelihoods(model, requests, share=share)
-    long = [place for place, one in enumerate(requests) if _length(one) > limit]
-    short = [place for place in range(len(requests)) if place not in set(long)]
-    # Each time: a call before, or this one, may leave the frequencies of a longer sequence behind.
-    put_back(model)
-    some = _likelihoods(model, [requests[place] for place in short], share=share) if short else []
-    answers = dict(zip(short, some, strict=True))
-    for place in long:
-        parts = []
-        for one in requests[place].continuations:
-            put_back(model)
-            parts += _likelihoods(model, [ContinuationRequest(requests[place].context, (one,))], share=False)
-        answers[place] = _together(requests[place], parts)
-    put_back(model)
+    if limit is not None:
+        # Each time: a call before, or this one, may leave the frequencies of a longer sequence behind.
+        put_back(model)
+    lengths = [read_length(one) for one in requests]
+    near = [place for place, length in enumerate(lengths) if length <= reach]
+    far = [place for place, length in enumerate(lengths) if length > reach and (limit is None or length <= limit)]
+    answers: dict[int, Answer] = {}
+    if near:
+        answers |= zip(near, forest_likelihoods(model, [requests[place] for place in near]), strict=True)
+    for places in _padded_batches(requests, far):
+        some = _likelihoods(model, [requests[place] for place in places], share=share)
+        answers |= zip(places, some, strict=True)
+    for place in range(len(requests)):
+        if place not in answers:
+            answers[place] = _alone(model, requests[place])
     return [answers[place] for place in range(len(requests))]
 
 
-def _length(request: ContinuationRequest) -> int:
-    """Return the tokens that the model reads of a request's longest sequence: the last is predicted alone."""
-    return len(request.context) + max(map(len, request.continuations)) - 1
+def _padded_batches(requests: Sequence[ContinuationRequest], places: Sequence[int]) -> list[list[int]]:
+    """Return the places in batches, the longest first, that take no more padded tokens than all do in one layout.
+
+    That many fit: a unit of requests is cut by its tokens in one layout. A few always do.
+    """
+    room = max(layout_rows([requests[place] for place in places]), FIRST) if places else 0
+    batches: list[list[int]] = []
+    for place in sorted(places, key=lambda place: (-read_length(requests[place]), place)):
+        grown = [*batches[-1], place] if batches else [place]
+        width = max(read_length(requests[one]) for one in grown)
+        # A first token takes no row of its own: the context's last position predicts it.
+        rows = sum(len(tails) if max(map(len, tails := requests[one].continuations)) > 1 else 1 for one in grown)
+        if batches and width * rows <= room:
+            batches[-1] = grown
+        else:
+            batches.append([place])
+    return batches
+
+
+def _alone(model: Any, request: ContinuationRequest) -> Answer:
+    """Compute each continuation by itself, with the frequencies that it has alone."""
+    parts = []
+    for one in request.continuations:
+        put_back(model)
+        parts += _likelihoods(model, [ContinuationRequest(request.context, (one,))], share=False)
+    put_back(model)
+    return _together(request, parts)
 
 
 def _together(request: ContinuationRequest, parts: Sequence[Answer]) -> Answer:
@@ -82,13 +125,38 @@ def may_share(model: Any) -> bool:
     Models that read from left to right in another way than attention does may not take padding or a
     cache that was copied.
     """
+    return _agree(model, _PROBE, lambda: _likelihoods(model, _PROBE, share=True))
+
+
+def forest_reach(model: Any) -> int:
+    """Return how long a sequence may be that is laid out in a forest; 0 for a model that takes none.
+
+    A model's make-up may forbid it (`model.support`); what that allows is tried, in one pass and in several.
+    Soft-capped scores are left to padded rows: there torch's attention leaves the cap out, as in lm-eval's own class.
+    """
+    reason, longest = make_up(model)
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    fits = (
+        reason is None
+        and not capped
+        and all(
+            _agree(model, _FOREST_PROBE, functools.partial(forest_likelihoods, model, _FOREST_PROBE, tokens))
+            for tokens in (None, _PASS_TRIED)
+        )
+    )
+    return (sys.maxsize if longest is None else longest) if fits else 0
+
+
+@torch.inference_mode()
+def _agree(model: Any, probe: Sequence[ContinuationRequest], compute: Callable[[], list[Answer]]) -> bool:
+    """Tell whether what `compute` gives for a probe is what each of its sequences gives alone."""
     # Both sides round, and half precision more.
     coarse = model.dtype in {torch.bfloat16, torch.float16}
-    apart = [value for answer in likelihoods(model, _PROBE, share=False) for value in answer.logprobs or ()]
+    apart = [value for answer in likelihoods(model, probe, share=False) for value in answer.logprobs or ()]
     try:
-        shared = [value for answer in likelihoods(model, _PROBE, share=True) for value in answer.logprobs or ()]
-    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
-        return False  # its cache is of its own kind
+        shared = [value for answer in compute() for value in answer.logprobs or ()]
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, ModelError):
+        return False  # its cache, or its attention, is of its own kind
     scale = max(abs(value) for value in apart if value is not None)
     return all(abs(a - b) <= (0.02 if coarse else 1e-3) * scale for a, b in zip(apart, shared, strict=True))  # type: ignore[operator]
 

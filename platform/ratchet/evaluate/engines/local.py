@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from ratchet.errors import EngineDeathError, ModelError
-from ratchet.evaluate.engines.likelihood import likelihoods, may_share
+from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods, may_share
 from ratchet.evaluate.thoughts import is_token_of_marks
 from ratchet.model.load import load_model, original_length, put_back
 from ratchet.pairs.chat import ChatTemplate
@@ -73,7 +73,7 @@ class LocalEngine:
             self.model.to(device)
         self.ends = end_ids_of(self.tokenizer)
         # Tried once and not looked up by architecture: remote code may bring a cache of its own.
-        self.share = may_share(self.model)
+        self.share, self.reach = may_share(self.model), forest_reach(self.model)
         config = self.model.config.get_text_config()
         self.original = original_length(self.model.config)
         # A model whose layers keep a state, such as Mamba, names no limit.
@@ -110,7 +110,7 @@ class LocalEngine:
                 answers |= zip(places, self._write([requests[place] for place in places]), strict=True)
         if scores:
             asked = [one for one in requests if isinstance(one, ContinuationRequest)]
-            answers |= zip(scores, likelihoods(self.model, asked, share=self.share), strict=True)
+            answers |= zip(scores, likelihoods(self.model, asked, share=self.share, reach=self.reach), strict=True)
         return [answers[place] for place in range(len(requests))]
 
     def _batches(self, requests: Sequence[Any]) -> list[list[int]]:

@@ -12,7 +12,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from ratchet.evaluate.engines.forest import layout_rows, sequences_of
 from ratchet.evaluate.engines.local import prompt_ids
+from ratchet.model.tree import divide_groups
 from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import (
     TOO_LONG,
@@ -74,13 +76,22 @@ def request_key(request: Request) -> str:
 def units_of(requests: Sequence[Request], length: Length, budget: int, key: Key = request_key) -> list[Unit]:
     """Return the different requests as units, the longest first; the order of `requests` does not matter.
 
-    A unit holds requests of one kind, and at most `budget` tokens, padding and new tokens included,
-    or a single request.
+    A unit holds requests of one kind, and at most `budget` tokens, or a single request. Texts count with padding and
+    new tokens; continuations as one layout computes them, those that begin alike beside each other.
     """
     distinct = {key(request): request for request in requests}
+    texts = {name: one for name, one in distinct.items() if not isinstance(one, ContinuationRequest)}
+    scored = [distinct[name] for name in sorted(distinct.keys() - texts.keys())]
+    units = _texts(texts, length, budget)
+    groups = [sequences_of(one) for one in scored if isinstance(one, ContinuationRequest)]
+    units += [tuple(scored[place] for place in places) for places in divide_groups(groups, budget)]
+    return sorted(units, key=lambda unit: -weight(unit, length))
+
+
+def _texts(distinct: Mapping[str, Request], length: Length, budget: int) -> list[Unit]:
     sizes = {name: _size(request, length) for name, request in distinct.items()}
     # The key decides between requests of one length, so that units do not depend on the order of asking.
-    order = sorted(distinct, key=lambda name: (distinct[name].kind, -sizes[name].head - sizes[name].tail, name))
+    order = sorted(distinct, key=lambda name: (distinct[name].kind, -sum(sizes[name]), name))
     units: list[list[str]] = []
     for name in order:
         grown = [*units[-1], name] if units else [name]
@@ -94,35 +105,32 @@ def units_of(requests: Sequence[Request], length: Length, budget: int, key: Key 
 
 def weight(unit: Unit, length: Length) -> int:
     """Return how much work a unit is, in tokens."""
-    return _padded([_size(request, length) for request in unit])
+    scored = [request for request in unit if isinstance(request, ContinuationRequest)]
+    return layout_rows(scored) if scored else _padded([_size(request, length) for request in unit])
 
 
 def unit_key(identity: str, unit: Unit, key: Key = request_key) -> str:
     """Return the key of a unit as the model `identity` computes it."""
-    return fingerprint({"version": 1, "model": identity, "requests": [key(request) for request in unit]})
+    # Continuations were computed in another layout before 2, with other last bits: one result mixes no two.
+    version = 2 if isinstance(unit[0], ContinuationRequest) else 1
+    return fingerprint({"version": version, "model": identity, "requests": [key(request) for request in unit]})
 
 
 class _Size(NamedTuple):
-    """Tokens of a request's prompt and of its longest continuation, and the rows that it takes."""
+    """Tokens of a request's prompt, and those that it may write."""
 
     head: int
     tail: int
-    rows: int
 
 
 def _padded(sizes: Sequence[_Size]) -> int:
     """Return the tokens of a batch: heads are padded to the longest head, tails to the longest tail."""
-    width = max(size.head for size in sizes) + max(size.tail for size in sizes)
-    return width * sum(size.rows for size in sizes)
+    return (max(size.head for size in sizes) + max(size.tail for size in sizes)) * len(sizes)
 
 
 def _size(request: Request, length: Length) -> _Size:
-    if isinstance(request, ContinuationRequest):
-        tail = max(map(len, request.continuations))
-        # A first token takes no row of its own: the context's last position predicts it.
-        return _Size(length(request), tail, len(request.continuations) if tail > 1 else 1)
     sampling = getattr(request, "sampling", None)
-    return _Size(length(request), sampling.max_tokens if sampling else 0, 1)
+    return _Size(length(request), sampling.max_tokens if sampling else 0)
 
 
 Compute = Callable[[Sequence[Unit]], Iterator[tuple[int, list[Answer]]]]
