@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,22 @@ from ratchet.evaluate.bench import Bench
 from ratchet.evaluate.engines.pool import Candidate
 from ratchet.evaluate.harness import run as harness
 from ratchet.evaluate.harness.asking import Encoder
+from ratchet.evaluate.perplexity import windows
 from ratchet.evaluate.results import NOT_ASKED, TaskResult, why_of
 from ratchet.evaluate.suites import check_suite, raise_failed, score_suite
 from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pipeline.scores_document import say_score
 from ratchet.pipeline.standalone_evaluation import Evaluated
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.suite import Suite
 from ratchet.plan.tasks import Harness
 from ratchet.reference.models import Model
+from ratchet.serving.requests import ContinuationRequest
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
+from tests.evaluate.engines.test_pool import tokens
 
 WRITES = {
     "output_type": "generate_until",
@@ -161,6 +167,23 @@ def test_all_that_fails_is_told_by_name_kept_without_a_score_and_asked_again(
     error = Evaluated(tmp_path, tuple(scored)).error()
     assert isinstance(error, PlanError) and error.what.count("was not asked") == 3
     assert Evaluated(tmp_path).error() is None
+
+
+def test_a_record_counts_tokens_that_were_asked_and_computed(place: tuple[Bench, Model], tmp_path: Path) -> None:
+    bench, model = place
+    line = "what is 3 of 4? " * 12
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": line}) + "\n")
+    rows = {"path": str(tmp_path / "text.jsonl")}
+    task = {"kind": "perplexity", "rows": rows, "column": "text", "window": 24, "stride": 8}
+    (scored,) = score_suite(bench, model, "mine.yaml", Suite.model_validate({"tasks": {"t": task}}), lambda _: None)
+    ids = load_tokenizer(model.folder, None)(line)["input_ids"]
+    cut = windows(len(ids), 24, 8)
+    asked = tuple(ContinuationRequest(tuple(ids[w.start : w.first]), (tuple(ids[w.first : w.end]),)) for w in cut)
+    assert scored.tokens == {"asked": sum(w.end - w.start - 1 for w in cut), "computed": tokens(asked)}
+    assert scored.tokens["computed"] < scored.tokens["asked"]  # the text repeats itself: some windows begin alike
+    said = io.StringIO()
+    say_score(Console(said), scored)
+    assert f"{tokens(asked)} computed of {scored.tokens['asked']}" in said.getvalue()
 
 
 def test_a_plan_is_told_of_all_of_them_before_it_trains(place: tuple[Bench, Model], tmp_path: Path) -> None:

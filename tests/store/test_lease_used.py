@@ -23,7 +23,7 @@ from ratchet.evaluate import suites
 from ratchet.evaluate.bench import Bench, Candidates
 from ratchet.evaluate.judges.kinds import open_judge
 from ratchet.evaluate.results import Item, TaskResult
-from ratchet.evaluate.suites import keep_result, score_suite
+from ratchet.evaluate.suites import AskingWork, keep_result, score_suite
 from ratchet.evaluate.task_run import Answered
 from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
@@ -199,7 +199,7 @@ def test_a_model_that_is_evaluated_is_waited_for_and_its_result_read(
         assert not waiting.done()
         read = suites.check_suite("suite", suite, candidates.tokenizer, place.layout, None, gpu=False)
         part = suites.ScoredTask("text", candidates.identity_for(task), read.identities["text"])
-        folder = keep_result(place.layout, part, Answered(result_of("text"), {}), 1.0, leases).folder
+        folder = keep_result(place.layout, part, Answered(result_of("text"), {}), AskingWork(1.0), leases).folder
     (scored,) = waiting.result()
     assert (scored.folder, scored.reused, scored.result.headline.value) == (folder, True, 3.0)
 

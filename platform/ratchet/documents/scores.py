@@ -59,6 +59,7 @@ class TaskScores:
     `settings` is all that decides the numbers beside the model, `problems` counts items without a
     verdict by reason, `items` is the Parquet file of the single items. `reused`: answered before.
     Of `seconds`, `start_seconds` went by until a process was ready that computes answers.
+    `tokens` has those `asked` and `computed`, and nothing where the engine does not count.
     """
 
     model: str
@@ -74,6 +75,7 @@ class TaskScores:
     items: str = ""
     record: str = ""
     start_seconds: float | None = None
+    tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def headline(self) -> Score | None:

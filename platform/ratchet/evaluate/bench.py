@@ -13,7 +13,7 @@ from typing import Any
 from ratchet.errors import ModelError, StoppedError
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.kinds import Subject, engine_kind, engine_label
-from ratchet.evaluate.engines.pool import AnswerPool, Candidate, OneEngine
+from ratchet.evaluate.engines.pool import AnswerPool, Candidate, OneEngine, TokenCount
 from ratchet.model.folder import check_model, digest_code, digest_model, file_marks
 from ratchet.pairs.chat import PLAIN, ChatTemplate, handed_of
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
@@ -83,6 +83,7 @@ class Candidates:
             )
         self._actors: dict[tuple[str, str | None], Actors | OneEngine] = {}
         self._journals: dict[str, UnitJournal] = {}
+        self._tokens: dict[str, TokenCount] = {}
         self._open = contextlib.ExitStack()
 
     def identity(self, engine: str, quantise: str | None = None) -> dict[str, Any]:
@@ -134,12 +135,21 @@ class Candidates:
             task.batch_tokens,
             longest,
             self._on_units,
+            self._on_tokens,
         )
         return Candidate(pool, self.tokenizer, longest, name)
 
     def start_seconds(self) -> float:
         """Return the seconds that were waited for processes of this model until some were ready."""
         return sum(actors.start_seconds for actors in self._actors.values())
+
+    def take_tokens(self) -> dict[str, TokenCount]:
+        """Return the tokens of each group of requests that was answered since the last call."""
+        taken, self._tokens = self._tokens, {}
+        return taken
+
+    def _on_tokens(self, group: str, count: TokenCount) -> None:
+        self._tokens[group] = self._tokens.get(group, TokenCount()) + count
 
     def rest(self) -> None:
         """End the processes, so that others can have what they held. They start again when something is asked."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from ratchet.errors import ModelError, PlanError, RatchetError
 from ratchet.evaluate.bench import Bench, Candidates
+from ratchet.evaluate.engines.pool import TokenCount
 from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.evaluate.results import TaskResult, not_asked, read_result, why_of, write_result
 from ratchet.evaluate.task_run import FAILS_ALONE, Answered, Content, Heldout, Inputs, Ready, task_run
@@ -34,7 +35,8 @@ class Scored:
     """One task's result for one model; `folder` holds it, `reused` says that it was there before.
 
     `failure` is why the task could not be asked; its result then has no score. `start_seconds` of `seconds` went by
-    until a process was ready; None where the record was written before records said so.
+    until a process was ready; None where the record was written before records said so. `tokens` has those that were
+    asked and computed, and nothing where the engine does not count.
     """
 
     model: str
@@ -46,6 +48,16 @@ class Scored:
     reused: bool
     failure: RatchetError | None = None
     start_seconds: float | None = None
+    tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class AskingWork:
+    """What asking a task took: seconds, those of them until a process was ready, and tokens where they are known."""
+
+    seconds: float
+    start_seconds: float = 0.0
+    tokens: TokenCount | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +80,10 @@ class ScoredTask:
 
 @dataclasses.dataclass(frozen=True)
 class AnsweredTask(ScoredTask):
-    """One that was answered, in `seconds`, of which `start_seconds` went by until a process was ready."""
+    """One that was answered, and what that took."""
 
     answered: Answered
-    seconds: float
-    start_seconds: float
+    work: AskingWork
 
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         """Write the result, and the lines beside it."""
@@ -81,7 +92,10 @@ class AnsweredTask(ScoredTask):
         for name, lines in self.answered.lines.items():
             write_text(folder / name, "".join(f"{line}\n" for line in lines))
         counts = {"items": len(result.items), "problems": sum(result.problems.values())}
-        return Product(counts, facts={"start_seconds": round(self.start_seconds, 3)}, seconds=self.seconds)
+        facts: dict[str, Any] = {"start_seconds": round(self.work.start_seconds, 3)}
+        if self.work.tokens is not None:
+            facts["tokens"] = dataclasses.asdict(self.work.tokens)
+        return Product(counts, facts=facts, seconds=self.work.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +140,14 @@ def score_suite(
             # Reversed, so that of tasks with one identity the first is asked.
             keys = {fingerprint(parts[task].identity): task for task in reversed(suite.tasks) if task not in found}
             left = {task: read.ready[task] for task in suite.tasks if task in keys.values()}
-            for task, outcome, seconds, start in _ask(candidates, left):
+            for task, outcome, work in _ask(candidates, left):
                 # A task may stand in a suite under several names.
                 alike = [same for same in parts if parts[same].identity == parts[task].identity]
                 answered = _of_known_unit(suite.tasks[task].kind, outcome)
                 if isinstance(answered, RatchetError):
                     found |= {one: _fail(bench, model, name, one, suite.tasks[one], answered) for one in alike}
                     continue
-                made = keep_result(bench.layout, parts[task], answered, seconds, leases, start)
+                made = keep_result(bench.layout, parts[task], answered, work, leases)
                 found |= {one: _read(model.name, name, one, made, reused=False) for one in alike}
                 tell(found[task])
     return [found[task] for task in suite.tasks]
@@ -152,23 +166,18 @@ def _fail(bench: Bench, model: Model, suite: str, task: str, settings: Task, err
     _log.warning("%s: tasks.%s of %s was not asked: %s; %s", suite, task, model.name, why_of(error), error.fix)
     result = not_asked(task, settings.kind, getattr(settings, "metric", settings.kind), error)
     why = {"task": settings.model_dump(mode="json"), "not asked": error.what}
-    made = keep_result(bench.layout, ScoredTask(task, model.weights, why), Answered(result, {}), 0.0, ())
+    made = keep_result(bench.layout, ScoredTask(task, model.weights, why), Answered(result, {}), AskingWork(0.0), ())
     return Scored(model.name, suite, task, result, made.folder, 0.0, reused=False, failure=error)
 
 
 def keep_result(
-    layout: Layout,
-    part: ScoredTask,
-    answered: Answered,
-    seconds: float,
-    leases: Sequence[Lease],
-    start_seconds: float = 0.0,
+    layout: Layout, part: ScoredTask, answered: Answered, work: AskingWork, leases: Sequence[Lease]
 ) -> Made:
     """Write a result down. One that is not whole is where the next run does not look for it.
 
     Raises RunError where another process took over.
     """
-    task = AnsweredTask(part.task, part.model, part.read, answered, seconds, start_seconds)
+    task = AnsweredTask(part.task, part.model, part.read, answered, work)
     return keep(layout, task, leases, apart=not answered.result.whole)
 
 
@@ -182,8 +191,10 @@ def _read(model: str, suite: str, task: str, made: Made, *, reused: bool) -> Sco
     """Return a result as it is kept."""
     # Read back also where it was just made, so that it has one form whenever it was made.
     result = dataclasses.replace(read_result(made.folder), task=task)
-    start = made.record.facts.get("start_seconds")
-    return Scored(model, suite, task, result, made.folder, made.record.seconds, reused, start_seconds=start)
+    start, tokens = made.record.facts.get("start_seconds"), made.record.facts.get("tokens", {})
+    return Scored(
+        model, suite, task, result, made.folder, made.record.seconds, reused, start_seconds=start, tokens=tokens
+    )
 
 
 def check_suite(
@@ -234,11 +245,8 @@ def _check_task(where: str, settings: Task, tokenizer: Any) -> None:
 
 def _ask(
     candidates: Candidates, tasks: Mapping[str, Ready]
-) -> Iterator[tuple[str, Answered | RatchetError, float, float]]:
-    """Yield (task, result or why it has none, seconds, and how many of them processes took to begin).
-
-    It goes by the turn of each kind, those together that may be.
-    """
+) -> Iterator[tuple[str, Answered | RatchetError, AskingWork]]:
+    """Yield (task, result or why it has none, what it took), in the turn of each kind, those together that may be."""
     groups: dict[tuple[str, Hashable], dict[str, Ready]] = {}
     for name, ready in tasks.items():
         together = task_run(ready.settings.kind).together
@@ -248,8 +256,11 @@ def _ask(
         clock, before = time.monotonic(), candidates.start_seconds()
         outcomes = task_run(kind).run(candidates, some)
         seconds, start = time.monotonic() - clock, candidates.start_seconds() - before
+        tokens = candidates.take_tokens()
         for name, (answered, share) in outcomes.items():
-            yield name, answered, seconds * share, start * share
+            # Groups of tasks that are asked together begin with their task's name.
+            own = [count for group, count in tokens.items() if len(some) == 1 or group.startswith(f"{name}/")]
+            yield name, answered, AskingWork(seconds * share, start * share, sum(own, TokenCount()) if own else None)
 
 
 def _of_known_unit(kind: str, answered: Answered | RatchetError) -> Answered | RatchetError:

@@ -88,6 +88,7 @@ def _task_scores(scored: Scored, entry: Entry, folder: Path, root: Path) -> Task
         items=os.path.relpath(scored.folder / ITEMS, folder),
         record=str(scored.folder.relative_to(root)),
         start_seconds=scored.start_seconds,
+        tokens=scored.tokens,
     )
 
 
@@ -228,4 +229,7 @@ def score_facts(score: Score) -> dict[str, str | int]:
 
 def say_score(console: Console, one: Scored) -> None:
     """Write a line that says what a task gave, as soon as it is there."""
-    console.done(f"{one.task} {one.model}", score_facts(one.result.headline), one.seconds)
+    facts = score_facts(one.result.headline)
+    if one.tokens.get("asked", 0) > one.tokens.get("computed", 0):
+        facts["tokens"] = f"{one.tokens['computed']:,} computed of {one.tokens['asked']:,}"
+    console.done(f"{one.task} {one.model}", facts, one.seconds)

@@ -83,6 +83,8 @@ class Answer:
     does not tell them. A score has no text but `logprobs`: natural logarithms, one for each token
     id of the request, and None for the first, which has nothing before it. Of continuations it has the
     sum over each one's tokens, and in `greedy` whether each is what the model would say unasked.
+    `computed` is its share of the tokens that the engine computed for all answers of a call, padding and all; None
+    where the engine does not count. It says nothing of what was answered.
     """
 
     text: str
@@ -91,6 +93,7 @@ class Answer:
     completion_tokens: int | None = None
     logprobs: tuple[float | None, ...] | None = None
     greedy: tuple[bool, ...] | None = None
+    computed: int | None = dataclasses.field(default=None, compare=False)
 
 
 class Engine(Protocol):

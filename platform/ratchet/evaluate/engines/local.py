@@ -78,20 +78,28 @@ class LocalEngine:
         self.original = original_length(self.model.config)
         # A model whose layers keep a state, such as Mamba, names no limit.
         self.longest = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        self.computed = 0
+        self.model.get_input_embeddings().register_forward_hook(self._count)
+
+    def _count(self, _module: Any, _inputs: Any, out_STH: Tensor) -> None:
+        self.computed += out_STH.shape[:-1].numel()
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Return one answer for each request, in their order.
 
         Raises ModelError for what no model is asked, EngineDeathError where memory runs out.
         """
+        before = self.computed
         try:
-            return self._answer_all(requests)
+            answers = self._answer_all(requests)
         except torch.OutOfMemoryError as error:
             raise EngineDeathError(
                 f"no memory for a batch of {len(requests)} requests, the first {request_words(requests[0])}",
                 where=str(self.folder),
                 fix="lower the task's batch_tokens; what was answered is kept, other batches give other last bits",
             ) from error
+        each, rest = divmod(self.computed - before, max(1, len(answers)))
+        return [dataclasses.replace(one, computed=each + (at < rest)) for at, one in enumerate(answers)]
 
     def _answer_all(self, requests: Sequence[Request]) -> list[Answer]:
         answers: dict[int, Answer] = {}

@@ -161,12 +161,24 @@ class OneEngine:
         self.engine = None
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenCount:
+    """Tokens of requests: `asked`, were each text and each continuation a sequence of its own, and `computed`."""
+
+    asked: int = 0
+    computed: int = 0
+
+    def __add__(self, other: TokenCount) -> TokenCount:
+        return TokenCount(self.asked + other.asked, self.computed + other.computed)
+
+
 class AnswerPool:
     """Answers as a `GroupEngine`: what the journal holds is not computed again.
 
     `identity` is all that decides an answer beside the requests of its unit. `budget` is the tokens of
     a unit. A text whose prompt leaves no room in `longest` positions is not asked for: its answer is empty,
-    and its `finish_reason` is `TOO_LONG`. `on_units(done, total)` follows the work.
+    and its `finish_reason` is `TOO_LONG`. `on_units(done, total)` follows the work, and
+    `on_tokens(group, count)` is called of each group once it is answered by an engine that counts.
     """
 
     def __init__(
@@ -178,7 +190,9 @@ class AnswerPool:
         budget: int,
         longest: int,
         on_units: Callable[[int, int], None] = lambda done, total: None,
+        on_tokens: Callable[[str, TokenCount], None] = lambda group, count: None,
     ) -> None:
+        self.on_tokens = on_tokens
         self.compute, self.identity, self.tokenizer = compute, identity, tokenizer
         self.journal, self.budget, self.longest, self.on_units = journal, budget, longest, on_units
         self._lengths: dict[Request, int] = {}
@@ -203,7 +217,17 @@ class AnswerPool:
         }
         # The longest first: begun last, it would let all other processes wait for one.
         self._compute(dict(sorted(missing.items(), key=lambda pair: (-weight(pair[1], self._length), pair[0]))))
-        return {name: self._in_order(groups[name], units[name]) for name in groups}
+        found = {name: self._in_order(groups[name], units[name]) for name in groups}
+        for name in groups:
+            self._tell_tokens(name, groups[name], found[name])
+        return found
+
+    def _tell_tokens(self, group: str, requests: Sequence[Request], answers: Sequence[Answer]) -> None:
+        asked = sum(map(_tokens_asked, requests, answers))
+        shares = {self._key(request): one.computed for request, one in zip(requests, answers, strict=True)}
+        computed = [share for share in shares.values() if share is not None]
+        if computed and len(computed) == len(shares):
+            self.on_tokens(group, TokenCount(asked, sum(computed)))
 
     def _compute(self, missing: Mapping[str, Unit]) -> None:
         if not missing:
@@ -219,7 +243,9 @@ class AnswerPool:
             answers = self.journal.find(unit_key(self.identity, unit, self._key))
             found |= {self._key(request): answer for request, answer in zip(unit, answers, strict=True)}
         return [
-            Answer("", TOO_LONG, self._length(request), 0) if self._too_long(request) else found[self._key(request)]
+            Answer("", TOO_LONG, self._length(request), 0, computed=0)
+            if self._too_long(request)
+            else found[self._key(request)]
             for request in requests
         ]
 
@@ -243,3 +269,9 @@ class AnswerPool:
             case ChatRequest() | CompletionRequest():
                 return len(prompt_ids(self.tokenizer, request))
         return len(request.token_ids)
+
+
+def _tokens_asked(request: Request, answer: Answer) -> int:
+    if isinstance(request, ContinuationRequest):
+        return sum(len(request.context) + len(one) - 1 for one in request.continuations)
+    return (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)

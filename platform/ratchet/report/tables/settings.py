@@ -44,6 +44,8 @@ def times(report: Report, scores: SuiteScores) -> PageTable | None:
     notes = []
     if any(one.start_seconds for one in scores.results):
         notes.append("Starting: until a process was ready that computes answers.")
+    if any(one.tokens for one in scores.results):
+        notes.append("Tokens: those computed, of those that each text and each choice has as a sequence of its own.")
     if any(one.reused for one in scores.results):
         notes.append("Reused: these weights had answered it before; the time is what it took then.")
     return table(rows, " ".join(notes), "Time of each task", folded=True)
@@ -51,7 +53,9 @@ def times(report: Report, scores: SuiteScores) -> PageTable | None:
 
 def _aside(one: TaskScores) -> str:
     starting = f"{duration(one.start_seconds)} of it starting" if one.start_seconds else ""
-    return ", ".join(filter(None, [starting, "reused" if one.reused else ""]))
+    count = one.tokens.get("computed")
+    tokens = f"{count:,} of {one.tokens['asked']:,} tokens" if count is not None else ""
+    return ", ".join(filter(None, [starting, tokens, "reused" if one.reused else ""]))
 
 
 def settings(scores: SuiteScores) -> list[PageTable]:
