@@ -12,7 +12,7 @@ import pytest
 from plan_example import PLAN, SUITE, write
 from ratchet.errors import PlanError
 from ratchet.plan.data import BUILDERS
-from ratchet.plan.load import check_file, load_plan, load_suite
+from ratchet.plan.load import file_kind, load_file, load_plan, load_suite
 from ratchet.plan.outline import either
 from ratchet.plan.stage_kinds import STAGE_KINDS
 
@@ -147,8 +147,8 @@ def test_first_line_of_a_bad_plan(good: str, bad: str, first: str) -> None:
 def test_the_good_plan_is_good() -> None:
     plan = load_plan(write(Path()))
     assert plan.stages["warm"].learning_rate == 2e-5  # type: ignore[union-attr]
-    assert check_file(Path("jobs/x.yaml")) == "a plan of 4 stages"
-    assert check_file(Path("eval/quick.yaml")) == "a suite of 1 task"
+    assert file_kind(load_file(Path("jobs/x.yaml"))) == "a plan of 4 stages"
+    assert file_kind(load_file(Path("eval/quick.yaml"))) == "a suite of 1 task"
 
 
 def test_everything_at_once_in_the_order_of_lines() -> None:

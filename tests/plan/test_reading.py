@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratchet.errors import PlanError
-from ratchet.plan.load import check_file, load_plan
+from ratchet.plan.load import load_file, load_plan
 from ratchet.plan.reading import LARGEST_FILE, parse, read
 
 
@@ -181,5 +181,5 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "a suite (with `tasks`) nor a sweep space (with `keys`)",
     }.items():
         with pytest.raises(PlanError) as caught:
-            check_file(Path(name))
+            load_file(Path(name))
         assert caught.value.what == said

@@ -13,7 +13,7 @@ from raised import raises
 from ratchet.errors import PlanError
 from ratchet.plan.distributions import DISTRIBUTIONS
 from ratchet.plan.document import Place
-from ratchet.plan.load import check_file, load_plan, load_space, plan_of, read_space, space_of
+from ratchet.plan.load import file_kind, load_file, load_plan, load_space, plan_of, read_space, space_of
 from ratchet.plan.outline import either
 from ratchet.plan.override import leave_out, put
 from ratchet.plan.reading import read
@@ -57,7 +57,7 @@ def test_a_space_is_read() -> None:
 def test_check_says_what_it_is(count: int, words: str) -> None:
     lines = SPACE.splitlines(keepends=True)
     Path("s.yaml").write_text("".join(lines if count == 2 else lines[:3] + lines[4:]))
-    assert check_file(Path("s.yaml")) == words
+    assert file_kind(load_file(Path("s.yaml"))) == words
 
 
 def test_a_plan_is_no_space_and_a_space_no_plan(tmp_path: Path) -> None:

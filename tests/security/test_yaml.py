@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nightly import nightly
 from ratchet.errors import PlanError
 from ratchet.plan import reading
-from ratchet.plan.load import check_file, load_plan, load_space, load_suite
+from ratchet.plan.load import load_file, load_plan, load_space, load_suite
 from ratchet.plan.reading import LARGEST_FILE, MOST_VALUES, parse
 from tests.plan.test_reading import bomb
 
@@ -78,7 +78,7 @@ def test_more_values_than_the_real_limit_are_refused_in_every_kind_of_file(
 def assert_refused(text: str, kind: str) -> None:
     mark, load = MARKS[kind]
     Path("f.yaml").write_text(f"{mark}: {{}}\n{text}")
-    for read in (load, check_file):
+    for read in (load, load_file):
         with pytest.raises(PlanError) as caught:
             read(Path("f.yaml"))
         assert caught.value.what.startswith("f.yaml:"), caught.value.what

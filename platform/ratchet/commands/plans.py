@@ -11,7 +11,7 @@ from ratchet import redact
 from ratchet.commands.arguments import add_here, add_overrides, add_plan, begin
 from ratchet.errors import PlanError, TrainingError, some
 from ratchet.pipeline.paths import path_problems
-from ratchet.plan.load import check_file, load_plan, refuse_plan_here
+from ratchet.plan.load import file_kind, load_file, load_plan, refuse_plan_here
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
 
@@ -31,17 +31,31 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_command(arguments: argparse.Namespace) -> int:
-    """Write a line for each good file to stdout and each problem to stderr; return 2 where there is one."""
+    """Write a line for each good file to stdout, below a plan's what its tokens come to, and each problem to stderr.
+
+    Returns 2 where there is a problem.
+    """
     status = 0
     for path in arguments.files:
         try:
-            kind = check_file(path, arguments.overrides, path_problems)
+            loaded = load_file(path, arguments.overrides, path_problems)
         except PlanError as error:
             sys.stderr.write(f"{error}\n")
             status = error.exit_code
         else:
-            sys.stdout.write(f"{path}: {kind}\n")
+            lines = advice_lines(loaded) if isinstance(loaded, Plan) else []
+            sys.stdout.write("\n".join([f"{path}: {file_kind(loaded)}", *lines]) + "\n")
     return status
+
+
+def advice_lines(plan: Plan) -> list[str]:
+    """Return what the tokens of a plan's stages come to, and which keys would save some, indented."""
+    # Inside: a suite or a space is checked without the libraries that read rows.
+    from ratchet.documents.token_use import use_in_words
+    from ratchet.pipeline.advice import advise
+
+    advice = advise(plan)
+    return [f"  {line}" for line in (*(line for use in advice.uses for line in use_in_words(use)), *advice.uncounted)]
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +71,10 @@ def show_command(arguments: argparse.Namespace) -> int:
     from ratchet.pipeline.state import plan_state
 
     sources, steps = plan_state(plan)
-    sys.stdout.write("\n".join(draw_plan(plan.name, sources, steps)) + "\n")
+    lines = draw_plan(plan.name, sources, steps)
+    if advice := advice_lines(plan):
+        lines += ["", "tokens", *advice]
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 

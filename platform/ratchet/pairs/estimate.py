@@ -30,8 +30,8 @@ LOOK = 50
 """Rows that are looked at."""
 _LOOK_BYTES = 8 << 20
 _BLOCK = 1 << 20
-# The usual figure for English prose with a vocabulary of some 50,000.
-_CHARACTERS_A_TOKEN = 4
+CHARACTERS_A_TOKEN = 4
+"""The usual figure for English prose with a vocabulary of some 50,000."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class First:
     @property
     def tokens(self) -> float:
         """Tokens of a pair, both sides, at four characters a token: for a model whose tokenizer is not there yet."""
-        return sum(map(characters_of, self.pairs)) / _CHARACTERS_A_TOKEN / max(len(self.pairs), 1)
+        return sum(map(characters_of, self.pairs)) / CHARACTERS_A_TOKEN / max(len(self.pairs), 1)
 
     def tokenised(self, tokenizer: Any, style: Style, policy: Policy) -> tuple[float, float]:
         """Return the share of the pairs that a length policy keeps, and the mean tokens of those."""

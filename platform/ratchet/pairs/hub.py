@@ -42,14 +42,24 @@ def commit_of(kind: Kind, name: str, revision: str | None) -> str:
         return kept
 
 
-def _in_cache(kind: Kind, name: str, revision: str | None) -> str | None:
-    """Return the commit to which a branch or tag leads in the local cache, or None."""
+def cached_file(kind: Kind, name: str, revision: str | None, file: str) -> Path | None:
+    """Return a file of a commit that this machine's cache has, or None. No request is sent."""
+    commit = revision if revision is not None and is_commit(revision) else _in_cache(kind, name, revision)
+    path = None if commit is None else _home(kind, name) / "snapshots" / commit / file
+    return path if path is not None and path.is_file() else None
+
+
+def _home(kind: Kind, name: str) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+
+
+def _in_cache(kind: Kind, name: str, revision: str | None) -> str | None:
+    """Return the commit to which a branch or tag leads in the local cache, or None."""
     try:
-        commit = (home / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+        commit = (_home(kind, name) / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return commit if is_commit(commit) else None

@@ -171,12 +171,12 @@ def _in_share(file: _File, share: float, seed: int) -> npt.NDArray[np.bool_]:
     if share >= 1:
         return np.ones(file.rows, np.bool_)
     ids = (pair_id.as_py() for piece in file.strings("pair_id") for pair_id in piece)
-    return np.fromiter((_unit(seed, pair_id) < share for pair_id in ids), np.bool_, file.rows)
+    return np.fromiter((in_share(seed, pair_id, share) for pair_id in ids), np.bool_, file.rows)
 
 
-def _unit(seed: int, pair_id: str) -> float:
-    """A number in [0, 1) that only `seed` and `pair_id` decide."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{pair_id}".encode()).digest()[:7], "big") / 2**56
+def in_share(seed: int, pair_id: str, share: float) -> bool:
+    """Whether a pair is in a stage's share of its source, which only the stage's seed and its id decide."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{pair_id}".encode()).digest()[:7], "big") / 2**56 < share
 
 
 def _batches(reader: Any) -> list[Any]:

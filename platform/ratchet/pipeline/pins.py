@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchet.errors import ModelError
 from ratchet.pairs.hub import Kind, at_commit, commit_of
-from ratchet.pipeline.context import Run
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec, is_commit
 from ratchet.plan.schema import Plan
@@ -22,6 +21,9 @@ from ratchet.store.files import write_json, write_json_once
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.record import now, read_json_or_none
+
+if TYPE_CHECKING:  # a run's state brings torch along, and `ratchet check` looks here too
+    from ratchet.pipeline.context import Run
 
 
 def pin(run: Run) -> None:

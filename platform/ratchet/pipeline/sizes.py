@@ -95,11 +95,20 @@ class Sizes:
             self._guesses[key] = SourceSize(rows - held, held, known)
         return self._guesses[key]
 
+    def tokens_folder(self, plan: Plan, source: str, stage: TrainingStage) -> Path | None:
+        """Return the folder of a source's tokens as a stage reads them; None where there is none, or more than one."""
+        layout = layout_at(plan.cluster.storage)
+        found = self._made(layout, self.identity(plan, source), stage)
+        return layout.tokens(found[0].fingerprint) if len(found) == 1 else None
+
     def _tokenised(self, layout: Layout, pairs: str, stage: TrainingStage) -> SourceSize | None:
-        wanted = {"pairs": pairs, "max_length": stage.max_length, "overlong": stage.overlong}
-        found = {source_size(record) for record in self._tokens(layout) if wanted.items() <= record.identity.items()}
+        found = {source_size(record) for record in self._made(layout, pairs, stage)}
         # Else tokenizers differ in what is too long, and nothing says which one it will be.
         return found.pop() if len(found) == 1 else None
+
+    def _made(self, layout: Layout, pairs: str, stage: TrainingStage) -> list[Record]:
+        wanted = {"pairs": pairs, "max_length": stage.max_length, "overlong": stage.overlong}
+        return [record for record in self._tokens(layout) if wanted.items() <= record.identity.items()]
 
     def _tokens(self, layout: Layout) -> list[Record]:
         folder = layout.tokens("-").parent

@@ -99,8 +99,8 @@ def own_problems(document: Document) -> list[Problem]:
     return [*document.problems, *problems, *references.contradictions(document)]
 
 
-def check_file(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> str:
-    """Check any YAML file that has a schema, and say what it is. Raises PlanError."""
+def load_file(path: Path, overrides: Sequence[str] = (), also: Also = nothing_more) -> Plan | Suite | Space:
+    """Read any YAML file that has a schema. Raises PlanError."""
     refuse_broken()
     document = read(path)
     mark = next((mark for mark in _SCHEMAS if mark in document.data), None)
@@ -109,10 +109,19 @@ def check_file(path: Path, overrides: Sequence[str] = (), also: Also = nothing_m
         what = "neither a plan (with `stages`), a suite (with `tasks`) nor a sweep space (with `keys`)"
         fail([document.problem((), f"{what}{hint(near)}")])
     if mark == "stages":
-        return f"a plan of {_counted(plan_of(override.apply(document, overrides), also).stages, 'stage')}"
+        return plan_of(override.apply(document, overrides), also)
     if mark == "tasks":
-        return f"a suite of {_counted(load_suite(path, overrides, also).tasks, 'task')}"
-    return f"a sweep space of {_counted(space_of(override.apply(document, overrides, Space)).keys, 'key')}"
+        return load_suite(path, overrides, also)
+    return space_of(override.apply(document, overrides, Space))
+
+
+def file_kind(loaded: Plan | Suite | Space) -> str:
+    """Say what a file holds, and how many of its parts."""
+    if isinstance(loaded, Plan):
+        return f"a plan of {_counted(loaded.stages, 'stage')}"
+    if isinstance(loaded, Suite):
+        return f"a suite of {_counted(loaded.tasks, 'task')}"
+    return f"a sweep space of {_counted(loaded.keys, 'key')}"
 
 
 def _counted(things: Sized, word: str) -> str:

@@ -1,0 +1,134 @@
+"""Pairs to train on of a source that need not be read yet: all of a small one, else those of rows drawn by a seed.
+
+They become token ids by a tokenizer alone, without a chat template, or a number for each character where there is none.
+Neither torch nor transformers is loaded: `ratchet check` looks here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
+from ratchet.pairs.files import Span, damage, plan_spans
+from ratchet.pairs.ids import held_out, sample_key
+from ratchet.pairs.pair import Ids, PreferencePair, TokenisedPair
+from ratchet.pairs.read import read_span
+from ratchet.pairs.source import make_reading, pairs_of
+from ratchet.pairs.tokens import Policy
+from ratchet.plan.data import Source
+
+_SMALL_BYTES = 4 << 20
+_SMALL_ROWS = 5_000
+# Places at which rows of a large source are read. Rows of a prompt stand side by side, so that each gives some.
+_SPOTS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSample:
+    """Pairs of a source's train part. `whole`: these are all of them, else as many as were asked for, or about."""
+
+    pairs: tuple[PreferencePair, ...]
+    whole: bool
+
+
+def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
+    """Return at most about `most` pairs of a source, whole prompts; of one on the hub none.
+
+    Raises DataError where a file is absent or damaged, PlanError where the source asks for what its rows cannot give.
+    """
+    if source.hub is not None:
+        return PairSample((), whole=False)
+    files = plan_spans(source, span_bytes=1 << 62, span_rows=1 << 62)
+    reading = make_reading(source, files, system)
+    small = all(_is_small(span) for span in files)
+    spots = files if small else [spot for span in files for spot in _spots(span, source.seed, -(-_SPOTS // len(files)))]
+    each = None if small else -(-most // len(spots))
+    rows = itertools.chain.from_iterable(itertools.islice(read_span(spot, source), each) for spot in spots)
+    items = (item for row in rows for item in pairs_of(row, reading))
+    unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
+    drawn = sorted(unique, key=lambda pair_id: sample_key(source.seed, pair_id))[: source.max_rows if small else None]
+    kept = {*drawn}
+    to_train = (pair for pair in unique.values() if not held_out(source.seed, source.held_out, pair.prompt_id))
+    found = [pair for pair in to_train if pair.pair_id in kept]
+    some = whole_prompts([pair.prompt_id for pair in found], most, source.seed)
+    return PairSample(tuple(found[i] for i in some), whole=small and len(some) == len(found))
+
+
+def whole_prompts(prompts: Sequence[str], most: int, seed: int) -> list[int]:
+    """Return the places of the pairs of prompts that a seed draws until there are `most`; all where that is all."""
+    if len(prompts) <= most:
+        return list(range(len(prompts)))
+    of: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        of.setdefault(prompt, []).append(place)
+    drawn = sorted(of, key=lambda prompt: sample_key(seed, prompt))
+    starts = itertools.accumulate((len(of[prompt]) for prompt in drawn), initial=0)
+    return sorted(place for prompt, start in zip(drawn, starts) if start < most for place in of[prompt])  # noqa: B905
+
+
+def _is_small(span: Span) -> bool:
+    if span.form == "generate":
+        return span.stop <= _SMALL_ROWS
+    return Path(span.path).stat().st_size <= _SMALL_BYTES
+
+
+def _spots(span: Span, seed: int, count: int) -> Iterator[Span]:
+    """Yield parts of a file that begin at seeded places; of one that can only be read from its beginning, that."""
+    draw = random.Random(f"{seed}:{span.file}")
+    if span.form == "generate":
+        for start in sorted(draw.sample(range(span.stop), min(count, span.stop))):
+            yield dataclasses.replace(span, start=start, rows_before=start)
+    elif span.form == "parquet":
+        groups = pq.read_metadata(span.path).num_row_groups
+        for group in sorted(draw.sample(range(groups), min(count, groups))):
+            yield dataclasses.replace(span, start=group, stop=group + 1)
+    elif span.form == "lines" and not span.path.endswith(".gz"):
+        size = Path(span.path).stat().st_size
+        for place in sorted(draw.randrange(size) for _ in range(count)):
+            with damage(span), open(span.path, "rb") as file:
+                file.seek(place)
+                file.readline()
+                # From the beginning where the last line was drawn.
+                yield dataclasses.replace(span, start=file.tell() if file.tell() < size else 0, stop=size)
+    else:
+        yield span
+
+
+def encoded(pairs: Iterable[PreferencePair], tokenizer: Any, policy: Policy) -> list[TokenisedPair]:
+    """Return pairs as ids, those alone that a length policy keeps; `tokenizer` is of the library tokenizers, or None.
+
+    Without one each character is an id, and the policy's length is that many times `CHARACTERS_A_TOKEN`.
+    """
+    held = list(pairs)
+    texts = list(dict.fromkeys(text for pair in held for text in _texts(pair) if text))
+    ids_of = dict(zip(texts, _ids(texts, tokenizer), strict=True))
+    ids_of[""] = np.zeros(0, np.int32)
+    longest = policy.max_length * (1 if tokenizer else CHARACTERS_A_TOKEN)
+    found = []
+    for pair in held:
+        prompt, chosen, rejected = (ids_of[text] for text in _texts(pair))
+        room = longest - max(len(chosen), len(rejected))
+        if policy.overlong == "trim_prompt" and room > 0:
+            prompt = prompt[-room:]
+        if 0 < len(prompt) <= room and len(chosen):
+            found.append(TokenisedPair(pair.pair_id, prompt, chosen, rejected))
+    return found
+
+
+def _texts(pair: PreferencePair) -> tuple[str, str, str]:
+    return "\n".join(turn.content for turn in pair.prompt), pair.chosen, pair.rejected or ""
+
+
+def _ids(texts: Sequence[str], tokenizer: Any) -> list[Ids]:
+    if tokenizer is None:
+        return [np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32) for text in texts]
+    found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(one.ids, np.int32) for one in found]

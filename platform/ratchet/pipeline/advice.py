@@ -1,0 +1,143 @@
+"""What the tokens of a plan's stages come to, on its own rows, before anything runs. No torch, and nothing is written.
+
+Tokens that lie in the store are counted as training has them. Else the rows are read: all of a small source, a seeded
+sample of a large one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratchet.documents.token_use import Counted, TokenUse
+from ratchet.errors import RatchetError
+from ratchet.model.tree import LEAST_SHARED
+from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
+from ratchet.pairs.hub import cached_file
+from ratchet.pairs.sample import encoded, sample_pairs, whole_prompts
+from ratchet.pairs.table import in_share, open_table
+from ratchet.pairs.tokens import Policy
+from ratchet.pipeline.pins import pinned_before
+from ratchet.pipeline.sizes import Sizes
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.schema import Plan
+from ratchet.plan.stage_kinds import supervised, trains
+from ratchet.plan.training import TrainingStage
+from ratchet.store.files import at_home
+from ratchet.store.layout import layout_at
+from ratchet.train.token_cost import BatchRoom, CostedRows, token_cost
+
+_STORED = 20_000
+"""Pairs in the store that are counted one by one, in about a second; of more, so many are drawn."""
+_READ = 1_000
+"""Pairs that are read from files and become tokens for this alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What the plan's stages use, and why some were not counted, in words."""
+
+    uses: tuple[TokenUse, ...]
+    uncounted: tuple[str, ...]
+
+
+def advise(plan: Plan) -> Advice:
+    """Count the tokens of each stage that trains, once where some train alike. A fault becomes a reason in words."""
+    uses, uncounted = [], []
+    for names, stage in _alike(plan):
+        try:
+            rows, how = _rows(plan, stage)
+            if not len(rows.prompt_of_N):
+                uncounted.append(f"{', '.join(names)}: tokens a pair are not known before its sources are read")
+                continue
+            uses.append(_use(plan, names, stage, rows, how))
+        except RatchetError as error:  # advice is never a reason to stop: a run says what is wrong, and where
+            uncounted.append(f"{', '.join(names)}: tokens a pair were not counted: {error.what.splitlines()[0]}")
+    return Advice(tuple(uses), tuple(uncounted))
+
+
+def _alike(plan: Plan) -> list[tuple[tuple[str, ...], TrainingStage]]:
+    found: dict[str, tuple[tuple[str, ...], TrainingStage]] = {}
+    for name, stage in plan.stages.items():
+        if trains(stage):
+            key = repr((stage.shares(), stage.batch, stage.shuffle, _policy(stage), supervised(stage)))
+            found[key] = ((*found.get(key, ((), stage))[0], name), found.get(key, ((), stage))[1])
+    return list(found.values())
+
+
+def _use(plan: Plan, names: tuple[str, ...], stage: TrainingStage, rows: CostedRows, how: Counted) -> TokenUse:
+    budget, by_characters = plan.cluster.token_budget, how == "characters"
+    scale = CHARACTERS_A_TOKEN if by_characters else 1
+    room = BatchRoom(stage.batch, None if budget == "auto" else budget * scale, plan.cluster.fewest_workers)
+    cost = token_cost(rows, room, stage.seed, chosen_only=supervised(stage), least=LEAST_SHARED * scale)
+    return TokenUse(
+        stages=names,
+        shuffle=stage.shuffle,
+        batch=stage.batch,
+        pairs=cost.pairs,
+        how=how,
+        padded=round(cost.padded / scale, 2),
+        packed=round(cost.packed / scale, 2),
+        by_pairs=round(cost.shared["pairs"] / scale, 2),
+        by_prompts=round(cost.shared["prompts"] / scale, 2),
+        several=round(cost.several, 4),
+    )
+
+
+def _policy(stage: TrainingStage) -> Policy:
+    return Policy(stage.max_length, stage.overlong)
+
+
+def _rows(plan: Plan, stage: TrainingStage) -> tuple[CostedRows, Counted]:
+    """Return the pairs of a stage, or some of them, and how they are known."""
+    sizes, plan = Sizes(), pinned_before(plan, layout_at(plan.cluster.storage))
+    folders = [sizes.tokens_folder(plan, source, stage) for source in stage.shares()]
+    if all(folders):
+        return stored_rows([folder / "train.arrow" for folder in folders if folder], stage)
+    return _read_rows(plan, stage, sizes)
+
+
+def stored_rows(files: Sequence[Path], stage: TrainingStage) -> tuple[CostedRows, Counted]:
+    """Return the pairs of a stage by its token files; of very many a sample. Raises DataError, CorruptError."""
+    table = open_table(files, list(stage.shares().values()), stage.seed)
+    sampled = len(table) > _STORED
+    if sampled:
+        table = table.subset(whole_prompts([str(one) for one in table.prompt_of_N.tolist()], _STORED, stage.seed))
+    return CostedRows(table.__getitem__, table.prompt_of_N, sampled), "sampled" if sampled else "counted"
+
+
+def _read_rows(plan: Plan, stage: TrainingStage, sizes: Sizes) -> tuple[CostedRows, Counted]:
+    """Return pairs of a stage that are read now, from each source as many as its part of the stage's pairs."""
+    parts = {name: share * sizes.pairs(plan, name).train for name, share in stage.shares().items()}
+    tokenizer, most = _tokenizer(plan.model), min(1.0, _READ / max(sum(parts.values()), 1))
+    pairs, sampled = [], False
+    for name, share in stage.shares().items():
+        found = sample_pairs(plan.data[name], plan.model.system, max(1, round(parts[name] * most / share)))
+        pairs += [pair for pair in found.pairs if share >= 1 or in_share(stage.seed, pair.pair_id, share)]
+        sampled |= not found.whole
+    prompts = {pair.pair_id: pair.prompt_id for pair in pairs}
+    rows = encoded(pairs, tokenizer, _policy(stage))
+    _, numbers = np.unique([prompts[pair.pair_id] for pair in rows], return_inverse=True)
+    return CostedRows(
+        rows.__getitem__, numbers.astype(np.int64), sampled
+    ), "characters" if tokenizer is None else "plain"
+
+
+def _tokenizer(spec: ModelSpec) -> Any:
+    """Return the tokenizer of a model that is on this machine, or None; the library's own, which needs no torch."""
+    if spec.path is not None:
+        file: Path | None = at_home(spec.path) / "tokenizer.json"
+    else:
+        file = None if spec.name is None else cached_file("model", spec.name, spec.revision, "tokenizer.json")
+    if file is None or not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception:  # it raises a bare Exception for a damaged file, which a run names
+        return None
