@@ -76,7 +76,7 @@ def test_words_name_the_figures_and_the_key(capsys: pytest.CaptureFixture[str]) 
         f"  align, again: {align.by_pairs:.0f} tokens a pair with shuffle: pairs; 23 with the pairs of a prompt "
         "together, 110 packed without sharing, 110 padded (about, without the chat template's tokens, on 180 pairs)"
     )
-    assert lines[at + 1].startswith("  set stages.align.shuffle, stages.again.shuffle to prompts: 2.")
+    assert lines[at + 1].startswith("  set stages.align.shuffle, stages.again.shuffle to prompts for 2.")
     assert "× fewer tokens" in lines[at + 1]
     assert sum("stages.near" in line for line in lines) == 0
 
@@ -157,3 +157,41 @@ def test_rows_that_fit_a_sample_are_not_counted_as_all() -> None:
         several=1,
     )
     assert "about, from a sample of 1,000 pairs" in use_in_words(use)[0] and "3.5× fewer" in use_in_words(use)[1]
+
+
+RUN = """\
+name: tiny
+model:
+  scratch: {tokenizer_from: [quiz], vocab_size: 300, hidden_size: 16, layers: 1, heads: 2, key_value_heads: 1,
+            intermediate_size: 32, max_positions: 96}
+data:
+  quiz: {generate: {kind: arithmetic_quiz, rows: 40, steps: 1, seed: 2}, build: multiple_choice, held_out: 0.2}
+stages:
+  warm: {kind: sft, data: [quiz], batch: 12, max_length: 96, max_steps: 20, shuffle: pairs}
+  align: {kind: dpo, after: warm, data: [quiz], batch: 8, max_length: 96}
+  near: {kind: dpo, after: warm, data: [quiz], batch: 8, max_length: 96, shuffle: prompts}
+cluster: {storage: out, token_budget: 4096}
+"""
+
+
+@pytest.mark.heavy
+def test_a_run_reports_what_its_training_computed_and_warns(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plan.yaml").write_text(RUN)
+    assert cli.main(["run", "--here", "plan.yaml"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    report = json.loads(Path("out/runs/tiny/report.json").read_text())
+    for use in report["token_use"]:
+        (stage,) = use["stages"]
+        lines = Path(f"out/runs/tiny/steps/{stage}/metrics.jsonl").read_text().splitlines()
+        computed = sum(json.loads(line)["tokens_computed"] for line in lines) / use["pairs"]
+        assert use["how"] == "counted"
+        assert use["by_prompts" if use["shuffle"] == "prompts" else "by_pairs"] == pytest.approx(computed, abs=0.01)
+    assert [use["stages"] for use in report["token_use"]] == [["warm"], ["align"], ["near"]]
+    # Of the other two the plan names the order.
+    (warning,) = (one for one in report["warnings"] if "several answers a prompt" in one)
+    assert warning.startswith("align: ") and "set stages.align.shuffle to prompts for 1." in warning and warning in told
+    assert "prompts would save" in Path("out/runs/tiny/report.md").read_text()
+    found = advise(plan(RUN))
+    assert [use.by_prompts for use in found.uses] == [use["by_prompts"] for use in report["token_use"]]
+    assert cli.main(["show", "plan.yaml"]) == 0
+    assert "  set stages.align.shuffle to prompts for" in capsys.readouterr().out.split("tokens\n")[-1]

@@ -15,6 +15,7 @@ from typing import Any
 
 from ratchet.documents.heldout import Gamma, ModelEvaluation, SampledPrompt
 from ratchet.documents.scores import SuiteScores
+from ratchet.documents.token_use import TokenUse
 from ratchet.plan.stage_kinds import stage_kind
 from ratchet.plan.stages import StageKind
 from ratchet.store.codec import from_values, read_document
@@ -252,6 +253,7 @@ class Report:
     hardware: Hardware | None = None
     seconds: float
     sources: tuple[SourceSummary, ...] = ()
+    token_use: tuple[TokenUse, ...] = ()
     overlap: tuple[SourceOverlap, ...] = ()
     difficulty: tuple[ChunkDifficulty, ...] = ()
     steps: tuple[StepSummary, ...] = ()

@@ -17,6 +17,10 @@ _HOW: Final[dict[Counted, str]] = {
 }
 WORTH_SAYING: Final = 1.1
 """How many times fewer tokens a setting must take to be named."""
+WORTH_A_WARNING: Final = 1.25
+"""How many times fewer it must take for a run to warn of it."""
+PAGE: Final = "docs/performance.md, Orders"
+"""Where it says what the order does to a model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,8 @@ class TokenUse:
     """Tokens a pair of stages with the same data, batch and order.
 
     `padded`: as TRL pads a batch of `batch` pairs. `packed`: without padding, nothing shared. `by_pairs` and
-    `by_prompts`: what training computes with each `shuffle`. `several` is the share of pairs whose prompt has more.
+    `by_prompts`: what training computes with each `shuffle`. `several` is the share of pairs whose prompt has more,
+    and `named` says whether the plan names its order.
     """
 
     stages: tuple[str, ...]
@@ -37,6 +42,7 @@ class TokenUse:
     by_pairs: float
     by_prompts: float
     several: float
+    named: bool = False
 
     @property
     def planned(self) -> float:
@@ -61,5 +67,18 @@ def use_in_words(use: TokenUse) -> list[str]:
         return [f"{line}; no prompt has two pairs, so the order changes none of these"]
     if use.saves < WORTH_SAYING:
         return [line]
+    return [line, _to_set(use)]
+
+
+def costly_order(use: TokenUse) -> str | None:
+    """Return a warning where the order that nobody chose takes many more tokens than it must, else None."""
+    if use.named or use.saves < WORTH_A_WARNING:
+        return None
+    each = f"{use.planned:,.0f} tokens a pair, and {use.by_prompts:,.0f} would do"
+    whose = ", ".join(use.stages)
+    return f"{whose}: several answers a prompt cost {each}: {_to_set(use)}; name the order, either one, to end this"
+
+
+def _to_set(use: TokenUse) -> str:
     keys = ", ".join(f"stages.{stage}.shuffle" for stage in use.stages)
-    return [line, f"set {keys} to prompts: {use.saves:.1f}× fewer tokens, as the pairs of a prompt share it in a batch"]
+    return f"set {keys} to prompts for {use.saves:.1f}× fewer tokens, in batches of fewer prompts ({PAGE})"

@@ -7,7 +7,8 @@ sample of a large one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,19 @@ class Advice:
     uncounted: tuple[str, ...]
 
 
-def advise(plan: Plan) -> Advice:
-    """Count the tokens of each stage that trains, once where some train alike. A fault becomes a reason in words."""
+Made = Callable[[str, TrainingStage], Path | None]
+"""Where the tokens of a source lie as a stage reads them; None where they are not there."""
+
+
+def advise(plan: Plan, made: Made | None = None) -> Advice:
+    """Count the tokens of each stage that trains, once where some train alike. A fault becomes a reason in words.
+
+    `made` is a run's knowledge of its tokens; without it they are looked for in the plan's store.
+    """
     uses, uncounted = [], []
     for names, stage in _alike(plan):
         try:
-            rows, how = _rows(plan, stage)
+            rows, how = _rows(plan, stage, made)
             if not len(rows.prompt_of_N):
                 uncounted.append(f"{', '.join(names)}: tokens a pair are not known before its sources are read")
                 continue
@@ -77,6 +85,7 @@ def _use(plan: Plan, names: tuple[str, ...], stage: TrainingStage, rows: CostedR
     return TokenUse(
         stages=names,
         shuffle=stage.shuffle,
+        named="shuffle" in stage.model_fields_set,
         batch=stage.batch,
         pairs=cost.pairs,
         how=how,
@@ -92,16 +101,17 @@ def _policy(stage: TrainingStage) -> Policy:
     return Policy(stage.max_length, stage.overlong)
 
 
-def _rows(plan: Plan, stage: TrainingStage) -> tuple[CostedRows, Counted]:
+def _rows(plan: Plan, stage: TrainingStage, made: Made | None) -> tuple[CostedRows, Counted]:
     """Return the pairs of a stage, or some of them, and how they are known."""
     sizes, plan = Sizes(), pinned_before(plan, layout_at(plan.cluster.storage))
-    folders = [sizes.tokens_folder(plan, source, stage) for source in stage.shares()]
+    look = made or functools.partial(sizes.tokens_folder, plan)
+    folders = [look(source, stage) for source in stage.shares()]
     if all(folders):
-        return stored_rows([folder / "train.arrow" for folder in folders if folder], stage)
+        return _stored_rows([folder / "train.arrow" for folder in folders if folder], stage)
     return _read_rows(plan, stage, sizes)
 
 
-def stored_rows(files: Sequence[Path], stage: TrainingStage) -> tuple[CostedRows, Counted]:
+def _stored_rows(files: Sequence[Path], stage: TrainingStage) -> tuple[CostedRows, Counted]:
     """Return the pairs of a stage by its token files; of very many a sample. Raises DataError, CorruptError."""
     table = open_table(files, list(stage.shares().values()), stage.seed)
     sampled = len(table) > _STORED

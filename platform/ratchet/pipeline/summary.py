@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import platform
 import statistics
@@ -33,11 +34,14 @@ from ratchet.documents.report import (
     SourceTokens,
     StepSummary,
 )
+from ratchet.documents.token_use import costly_order
 from ratchet.pairs.ids import overlaps_of
+from ratchet.pipeline.advice import advise
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
 from ratchet.pipeline.step_folder import unchanged
 from ratchet.plan.stage_kinds import reads_pairs, trains
+from ratchet.plan.training import TrainingStage
 from ratchet.reference.share import interval_of
 from ratchet.store.codec import from_values
 from ratchet.store.record import Record, code_commit, finished_record, now, versions
@@ -49,6 +53,7 @@ Part = TypeVar("Part")
 def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: str, seconds: float) -> Report:
     """Return the run's report, without suites and samples; every number in it names the record that it came from."""
     overlaps = overlaps_of({name: folder for name, (_, folder) in run.pairs.items()})
+    uses = advise(run.plan, functools.partial(_tokens_folder, run)).uses
     return Report(
         plan=run.plan.name,
         title=run.plan.name,
@@ -61,6 +66,7 @@ def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: 
         hardware=hardware(),
         seconds=round(seconds, 1),
         sources=tuple(_source(run, name) for name in run.pairs),
+        token_use=uses,
         overlap=tuple(overlaps),
         difficulty=tuple(_difficulty(run)),
         steps=tuple(_step(run, step) for step in steps),
@@ -69,6 +75,7 @@ def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: 
         warnings=(
             *run.warnings,
             *_unshared(run, steps),
+            *filter(None, map(costly_order, uses)),
             *notable_events(run, steps),
             *_overlap_warnings(run, overlaps),
         ),
@@ -78,6 +85,11 @@ def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: 
 def _where(run: Run, folder: Path | str) -> str:
     # Relative to the storage, which may move, or be mounted elsewhere.
     return str(Path(folder).relative_to(run.layout.root))
+
+
+def _tokens_folder(run: Run, source: str, stage: TrainingStage) -> Path | None:
+    found = run.tokens.get((source, stage.max_length, stage.overlong))
+    return found.folder if found else None
 
 
 def _source(run: Run, name: str) -> SourceSummary:

@@ -84,7 +84,7 @@ class TrainingStage(Strict):
     """Pairs in one optimiser step, over all workers."""
     shuffle: Literal["pairs", "prompts"] = "pairs"
     """What is shuffled in each epoch: pairs, or prompts, so that a prompt's pairs come in one batch and share their
-    tokens. That is quicker, and batches are less varied; the same where no prompt has two pairs."""
+    tokens. That is quicker with several pairs a prompt, and batches are less varied. `ratchet check` says how much."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-7
     """Highest learning rate (AdamW)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

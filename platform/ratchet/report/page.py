@@ -184,6 +184,7 @@ def run_sections(report: Report) -> list[Section]:
             tables_data.sources(report),
             tables_data.skipped(report),
             tables_data.tokens(report),
+            tables_data.token_use(report),
         ),
         section(
             "overlap",

@@ -75,6 +75,28 @@ def tokens(report: Report) -> PageTable | None:
     return table(rows, "Boundaries moved: pairs whose prompt and answer share a token when written as one text.")
 
 
+def token_use(report: Report) -> PageTable | None:
+    """Tokens a pair of each stage: padded, packed, and with the pairs of a prompt apart or together."""
+    rows = [
+        row(
+            [
+                text("stage", ", ".join(one.stages)),
+                amount("batch", fig.count(one.batch)),
+                amount("pairs counted", f"{'' if one.how == 'counted' else '≈ '}{fig.count(one.pairs)}"),
+                amount("padded", fig.number(one.padded, 0)),
+                amount("packed", fig.number(one.packed, 0)),
+                amount("shuffle: pairs", fig.number(one.by_pairs, 0)),
+                amount("shuffle: prompts", fig.number(one.by_prompts, 0)),
+                text("the plan's", one.shuffle),
+                amount("prompts would save", fig.number(one.saves, 2), "×"),
+            ]
+        )
+        for one in report.token_use
+    ]
+    note = "Tokens that a pair takes: padded as TRL pads a batch, packed without sharing, and as training shares them."
+    return table(rows, note)
+
+
 def overlap(report: Report) -> PageTable | None:
     """Pairs and prompts that stand in two sources."""
     records = {source.name: source.record for source in report.sources}
