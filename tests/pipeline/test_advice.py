@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ratchet import cli
 from ratchet.documents.token_use import TokenUse, use_in_words
+from ratchet.pipeline import advice
 from ratchet.pipeline.advice import advise
 from ratchet.plan.load import plan_of
 from ratchet.plan.reading import parse
@@ -175,7 +176,9 @@ cluster: {storage: out, token_budget: 4096}
 
 
 @pytest.mark.heavy
-def test_a_run_reports_what_its_training_computed_and_warns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reports_what_its_training_computed_and_warns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("plan.yaml").write_text(RUN)
     assert cli.main(["run", "--here", "plan.yaml"]) == 0
     told = " ".join(capsys.readouterr().err.split())
@@ -195,3 +198,9 @@ def test_a_run_reports_what_its_training_computed_and_warns(capsys: pytest.Captu
     assert [use.by_prompts for use in found.uses] == [use["by_prompts"] for use in report["token_use"]]
     assert cli.main(["show", "plan.yaml"]) == 0
     assert "  set stages.align.shuffle to prompts for" in capsys.readouterr().out.split("tokens\n")[-1]
+    monkeypatch.setattr(advice, "_STORED", 60)
+    _, sampled, _ = advise(plan(RUN)).uses
+    assert sampled.how == "sampled" and 60 <= sampled.pairs < 63
+    assert sampled.by_prompts == pytest.approx(found.uses[1].by_prompts, rel=0.15)
+    # By chance two pairs of a prompt meet in a batch of 8 of some 100, and of a sample they count as of very many.
+    assert found.uses[1].by_pairs <= sampled.by_pairs * 1.02 < 1.3 * found.uses[1].by_pairs

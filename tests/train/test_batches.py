@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 from pathlib import Path
 
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
+from benchmarks import orders
 from ratchet.plan.cluster import Cluster, DeepSpeed
+from ratchet.plan.load import load_plan
+from ratchet.plan.stage_kinds import trains
 from ratchet.plan.stages import Dpop
 from ratchet.plan.training import Checkpoint, Lora
 from ratchet.train.batches import Course, epoch_order, global_batches
@@ -104,3 +109,27 @@ def test_a_spec_made_absolute_names_the_same_files(tmp_path: Path, monkeypatch: 
     assert (made.folder, made.model, made.rows) == (f"{tmp_path}/f", f"{tmp_path}/m", f"{tmp_path}/r.npy")
     assert made.tokens == (f"{tmp_path}/t", "/u") and made.references == ()
     assert made.absolute() == made
+
+
+def test_models_of_two_orders_are_compared_seed_by_seed() -> None:
+    """Student's interval of the differences, and Fisher's of the deviations, by their formulas."""
+    left, right = [0.61, 0.58, 0.63, 0.60], [0.59, 0.60, 0.60, 0.55]
+    off = np.subtract(right, left)
+    reach = stats.t.ppf(0.975, 3) * off.std(ddof=1) / 2
+    ratio = np.std(right, ddof=1) / np.std(left, ddof=1)
+    widest = np.sqrt(stats.f.ppf(0.975, 3, 3))
+    assert orders.row("accuracy", left, right)[3:] == [
+        f"{off.mean():+.4f}",
+        f"{off.mean() - reach:+.4f} to {off.mean() + reach:+.4f}",
+        f"{ratio:.2f} ({ratio / widest:.2f} to {ratio * widest:.2f})",
+    ]
+
+
+@pytest.mark.parametrize(("words", "stages"), [(["--seeds", "2"], 5), (["--kind", "sft", "--source", "twins"], 17)])
+def test_two_orders_are_trained_by_one_plan(words: list[str], stages: int, tmp_path: Path) -> None:
+    written = json.dumps(orders.plan_of(orders.parse(words), tmp_path))
+    (tmp_path / "plan.yaml").write_text(written)
+    plan = load_plan(tmp_path / "plan.yaml")
+    assert len(plan.stages) == stages
+    trained = [stage for name, stage in plan.stages.items() if name != "warm" and trains(stage)]
+    assert {stage.shuffle for stage in trained} == {*orders.ORDERS}

@@ -12,7 +12,9 @@ from ratchet.model.batch import PADDED, Packing, computed_tokens
 from ratchet.model.divide import divide_units, units
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train.batches import Course, global_batches
-from ratchet.train.token_cost import SHUFFLES, BatchRoom, CostedRows, token_cost
+from ratchet.train.token_cost import BatchRoom, CostedRows, Shuffle, token_cost
+
+ORDERS: tuple[Shuffle, ...] = ("pairs", "prompts")
 
 
 def costed(pairs: Sequence[TokenisedPair], *, sampled: bool = False) -> CostedRows:
@@ -43,7 +45,7 @@ def test_shared_tokens_are_the_distinct_beginnings_of_each_batch(chosen_only: bo
     cost = token_cost(rows, BatchRoom(7), 5, chosen_only=chosen_only, least=1)
     sides = [len(pair.prompt) + len(one) for pair in pairs for one in (pair.chosen, pair.rejected)[: 2 - chosen_only]]
     assert cost.packed == pytest.approx(sum(sides) / 24, rel=1e-12)
-    for order in SHUFFLES:
+    for order in ORDERS:
         batch_of = [[pairs[row] for row in one] for one in batches(rows, 7, order)]
         found = sum(beginnings(one, chosen_only=chosen_only) for one in batch_of)
         assert cost.shared[order] == pytest.approx(found / 24, rel=1e-12)
@@ -65,7 +67,7 @@ def test_it_is_what_training_computes(shape: str, budget: int | None, workers: i
     pairs = SHAPES[shape](36, 300, 1)
     rows, packing, most = costed(pairs), Packing(), budget or 1 << 30
     cost = token_cost(rows, BatchRoom(12, budget, workers), 5)
-    for order in SHUFFLES:
+    for order in ORDERS:
         computed = sum(
             computed_tokens([pairs[int(row)] for row in micro.rows], packing)
             for batch in batches(rows, 12, order)

@@ -5,19 +5,19 @@ Legend: _N rows of the table.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 
 from ratchet.model.tree import LEAST_SHARED, Branch, rows_laid_out
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.train.batches import Course, Rows, global_batches
+from ratchet.train.batches import Course, Rows, epoch_order, global_batches
 
 Shuffle = Literal["pairs", "prompts"]
-SHUFFLES: Final[tuple[Shuffle, ...]] = ("pairs", "prompts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +67,26 @@ def token_cost(
     branches = [_branches(rows.pair_of(i), chosen_only) for i in range(len(rows.prompt_of_N))]
     lengths = [[len(branch.ids) for branch in sides] for sides in branches]
     count = len(branches)
-    numbers, each = np.unique(rows.prompt_of_N, return_counts=True)
+    _, each = np.unique(rows.prompt_of_N, return_counts=True)
+    several = int(each[each > 1].sum())
+
+    def shared(order: Shuffle) -> float:
+        passes = (
+            one
+            for batch in _batches(rows, room, seed, order)
+            for one in _passes(batch, rows.prompt_of_N, branches, room)
+        )
+        laid_out = (rows_laid_out([branch for row in one for branch in branches[row]], least=least) for one in passes)
+        return sum(laid_out) / count
+
+    by_pairs = shared("pairs")
     return TokenCost(
         pairs=count,
         padded=sum(_padded(lengths, batch) for batch in _batches(rows, room, seed, "pairs")) / count,
         packed=sum(map(sum, lengths)) / count,
-        shared={
-            order: sum(
-                rows_laid_out([branch for row in one for branch in branches[row]], least=least)
-                for batch in _batches(rows, room, seed, order)
-                for one in _passes(batch, rows.prompt_of_N, branches, room)
-            )
-            / count
-            for order in SHUFFLES
-        },
-        several=float(each[each > 1].sum() / count) if len(numbers) else 0.0,
+        # Without a prompt of two pairs the orders are one.
+        shared={"pairs": by_pairs, "prompts": shared("prompts") if several else by_pairs},
+        several=several / count,
     )
 
 
@@ -91,23 +96,23 @@ def _branches(pair: TokenisedPair, chosen_only: bool) -> list[Branch]:
 
 
 def _batches(rows: CostedRows, room: BatchRoom, seed: int, order: Shuffle) -> Iterator[Rows]:
-    course = Course(len(rows.prompt_of_N), room.batch, 1, seed)
+    count, prompt_of_N = len(rows.prompt_of_N), rows.prompt_of_N
     if order == "pairs" and rows.sampled:
-        apart = _apart(rows.prompt_of_N)
-        for batch in global_batches(Course(len(apart), room.batch, 1, seed)):
-            yield apart[batch.step * room.batch - room.batch : batch.step * room.batch]
+        apart = _apart(epoch_order(count, seed, 1), prompt_of_N)
+        yield from (apart[start : start + room.batch] for start in range(0, count, room.batch))
         return
-    for batch in global_batches(course, 0, rows.prompt_of_N if order == "prompts" else None):
+    for batch in global_batches(Course(count, room.batch, 1, seed), 0, prompt_of_N if order == "prompts" else None):
         yield batch.rows
 
 
-def _apart(prompt_of_N: Rows) -> Rows:
-    """Return the rows with the pairs of a prompt as far from one another as can be."""
-    by_prompt: Rows = np.argsort(prompt_of_N, kind="stable")
-    sorted_N = prompt_of_N[by_prompt]
-    first_N = np.searchsorted(sorted_N, sorted_N)
-    # The first pair of each prompt, then the second of each.
-    apart: Rows = by_prompt[np.argsort(np.arange(len(sorted_N)) - first_N, kind="stable")]
+def _apart(shuffled_N: Rows, prompt_of_N: Rows) -> Rows:
+    """Return shuffled rows with the pairs of a prompt far apart: the first of each prompt, then the second of each."""
+    seen: collections.Counter[int] = collections.Counter()
+    turn_N = []
+    for prompt in prompt_of_N[shuffled_N].tolist():
+        turn_N.append(seen[prompt])
+        seen[prompt] += 1
+    apart: Rows = shuffled_N[np.argsort(turn_N, kind="stable")]
     return apart
 
 
