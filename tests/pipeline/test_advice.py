@@ -103,6 +103,20 @@ def test_one_pair_a_prompt_has_nothing_to_save() -> None:
     assert line.endswith("; no prompt has two pairs, so the order changes none of these")
 
 
+@pytest.mark.parametrize(("sharing", "planned"), [("none", 110), ("prompt", 60)])
+def test_a_plan_that_shares_less_is_told_what_sharing_saves(sharing: str, planned: int) -> None:
+    """With `prompt` a pair's own prompt is shared, and the prompts of a batch's other pairs where they are the same."""
+    found = advise(plan(PLAN.replace("storage: out", f"storage: out, sharing: {sharing}"))).uses
+    whole = advise(plan()).uses
+    assert [one.if_shared for one in found] == [one.planned for one in whole]
+    align = found[1]
+    assert align.planned == pytest.approx(planned, rel=0.15) and whole[1].if_shared is None
+    said = any("set cluster.sharing to auto for" in line for line in use_in_words(align))
+    assert said == (sharing == "none")
+    # Nothing is shared, so that the order saves nothing.
+    assert (align.saves == 1) == (sharing == "none")
+
+
 def test_a_stage_trains_on_its_share_of_each_source() -> None:
     shared = PLAN.replace(
         "stages:", "  more: {path: quiz.jsonl, build: multiple_choice, held_out: 0, where: [answer == 0]}\nstages:"

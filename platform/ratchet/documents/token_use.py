@@ -29,7 +29,8 @@ class TokenUse:
 
     `padded`: as TRL pads a batch of `batch` pairs. `packed`: without padding, nothing shared. `by_pairs` and
     `by_prompts`: what training computes with each `shuffle`. `several` is the share of pairs whose prompt has more,
-    and `named` says whether the plan names its order.
+    and `named` says whether the plan names its order. `if_shared` is what the plan's order would take with
+    `cluster.sharing: auto`, where the plan asks for less.
     """
 
     stages: tuple[str, ...]
@@ -43,6 +44,7 @@ class TokenUse:
     by_prompts: float
     several: float
     named: bool = False
+    if_shared: float | None = None
 
     @property
     def planned(self) -> float:
@@ -64,10 +66,12 @@ def use_in_words(use: TokenUse) -> list[str]:
         f"{use.padded:,.0f} padded ({how})"
     )
     if not use.several:
-        return [f"{line}; no prompt has two pairs, so the order changes none of these"]
-    if use.saves < WORTH_SAYING:
-        return [line]
-    return [line, _to_set(use)]
+        line += "; no prompt has two pairs, so the order changes none of these"
+    found = [line]
+    if use.if_shared is not None and use.planned >= WORTH_SAYING * use.if_shared:
+        factor = use.planned / use.if_shared
+        found.append(f"set cluster.sharing to auto for {factor:.1f}× fewer tokens, and the same results to rounding")
+    return [*found, _to_set(use)] if use.saves >= WORTH_SAYING else found
 
 
 def costly_order(use: TokenUse) -> str | None:

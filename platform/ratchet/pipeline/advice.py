@@ -80,11 +80,17 @@ def _alike(plan: Plan) -> list[tuple[tuple[str, ...], TrainingStage]]:
 def _use(plan: Plan, names: tuple[str, ...], stage: TrainingStage, rows: CostedRows, how: Counted) -> TokenUse:
     budget, by_characters = plan.cluster.token_budget, how == "characters"
     scale = CHARACTERS_A_TOKEN if by_characters else 1
-    room = BatchRoom(stage.batch, None if budget == "auto" else budget * scale, plan.cluster.fewest_workers)
-    cost = token_cost(rows, room, stage.seed, chosen_only=supervised(stage), least=LEAST_SHARED * scale)
+    most, sharing = None if budget == "auto" else budget * scale, plan.cluster.sharing
+    room = BatchRoom(stage.batch, most, plan.cluster.fewest_workers, sharing)
+    count = functools.partial(
+        token_cost, rows, seed=stage.seed, chosen_only=supervised(stage), least=LEAST_SHARED * scale
+    )
+    cost = count(room=room)
+    better = None if sharing == "auto" else count(room=dataclasses.replace(room, sharing="auto")).shared[stage.shuffle]
     return TokenUse(
         stages=names,
         shuffle=stage.shuffle,
+        if_shared=None if better is None else round(better / scale, 2),
         named="shuffle" in stage.model_fields_set,
         batch=stage.batch,
         pairs=cost.pairs,

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ratchet.model.tree import LEAST_SHARED, Branch, rows_laid_out
+from ratchet.model.tree import LEAST_SHARED, Branch, Sharing, rows_laid_out
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train.batches import Course, Rows, epoch_order, global_batches
 
@@ -49,11 +49,12 @@ class CostedRows:
 
 @dataclasses.dataclass(frozen=True)
 class BatchRoom:
-    """How a batch is divided: pairs of a batch, tokens of a pass (None: as many as there are), and workers."""
+    """How a batch is divided and shared: its pairs, tokens of a pass (None: as many as there are), and workers."""
 
     batch: int
     budget: int | None = None
     workers: int = 1
+    sharing: Sharing = "auto"
 
 
 def token_cost(
@@ -76,8 +77,8 @@ def token_cost(
             for batch in _batches(rows, room, seed, order)
             for one in _passes(batch, rows.prompt_of_N, branches, room)
         )
-        laid_out = (rows_laid_out([branch for row in one for branch in branches[row]], least=least) for one in passes)
-        return sum(laid_out) / count
+        held = ([branch for row in one for branch in branches[row]] for one in passes)
+        return sum(rows_laid_out(one, room.sharing, least) for one in held) / count
 
     by_pairs = shared("pairs")
     return TokenCost(
@@ -136,7 +137,7 @@ def _passes(
         for _, group in itertools.groupby(rows, key=lambda row: int(prompt_of_N[row]))
         for part in _parts(list(group), branches, room.budget or whole)
     ]
-    costs = [rows_laid_out([branch for row in part for branch in branches[row]]) for part in held]
+    costs = [rows_laid_out([branch for row in part for branch in branches[row]], room.sharing) for part in held]
     most = -(-sum(costs) // room.workers)
     for one in _filled(costs, most if room.budget is None else min(most, room.budget)):
         yield [row for place in one for row in held[place]]
