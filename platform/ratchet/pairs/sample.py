@@ -26,7 +26,7 @@ from ratchet.pairs.tokens import Policy
 from ratchet.plan.data import Source
 
 _SMALL_BYTES = 4 << 20
-_SMALL_ROWS = 5_000
+_SMALL_ROWS = 2_000
 # Places at which rows of a large source are read. Rows of a prompt stand side by side, so that each gives some.
 _SPOTS = 16
 
