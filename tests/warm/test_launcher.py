@@ -19,8 +19,6 @@ import pytest
 from ratchet.store.machine import stat
 from ratchet.warm import launcher, server
 
-pytestmark = pytest.mark.heavy
-
 WORKER = """
 import importlib.util, json, os, random, signal, sys, time
 import numpy as np, torch, ray, transformers
@@ -124,8 +122,12 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         os.kill(process, signal.SIGTERM)
 
 
+@pytest.mark.heavy
 def test_a_warm_worker_is_what_a_cold_one_is(node: Node) -> None:
+    begun = node.facts("3")  # while the server imports, a worker imports the rest itself
+    until(lambda: node.facts("3")["loaded"])
     cold, warm, again = (node.facts("3", warm=warm) for warm in (False, True, True))
+    assert {key for key in begun if begun[key] != warm[key]} <= {"drawn", "loaded", "descriptors", "path"}
     drawn = [facts.pop("drawn") for facts in (cold, warm, again)]
     assert all(len({*column}) == 3 for column in zip(*drawn, strict=True))  # random numbers of one's own
     assert warm.pop("leader") and again.pop("leader")  # a signal to the server's group ends no worker
@@ -139,6 +141,7 @@ def test_a_warm_worker_is_what_a_cold_one_is(node: Node) -> None:
     assert len(node.servers()) == 1  # the same environment, the same server
 
 
+@pytest.mark.heavy
 def test_whatever_ends_one_of_them_ends_the_other(node: Node) -> None:
     begun, worker = node.sleeping("killed")
     assert worker != begun.pid
@@ -154,6 +157,7 @@ def test_whatever_ends_one_of_them_ends_the_other(node: Node) -> None:
     assert not runs(worker)
 
 
+@pytest.mark.heavy
 def test_a_lost_server_costs_no_worker_and_the_next_worker_has_another(node: Node) -> None:
     begun, worker = node.sleeping("orphan")
     [lost] = node.servers(worker)
@@ -166,6 +170,7 @@ def test_a_lost_server_costs_no_worker_and_the_next_worker_has_another(node: Nod
     assert begun.wait() == 1  # nobody knows how it ended
 
 
+@pytest.mark.heavy
 def test_a_worker_has_the_library_that_came_with_its_job(node: Node, tmp_path: Path) -> None:
     (tmp_path / "ratchet").mkdir()
     (tmp_path / "ratchet" / "__init__.py").touch()
@@ -174,6 +179,7 @@ def test_a_worker_has_the_library_that_came_with_its_job(node: Node, tmp_path: P
     assert not facts["loaded"]
 
 
+@pytest.mark.heavy
 def test_where_a_server_cannot_begin_workers_begin_cold(node: Node, tmp_path: Path) -> None:
     (tmp_path / "deepspeed.py").write_text("raise ImportError('not here')", encoding="utf-8")
     before = node.servers()
@@ -197,6 +203,28 @@ def test_each_job_and_each_environment_has_a_server_of_its_own(monkeypatch: pyte
     assert len({name(), *(name(**one) for one in settings)}) == 5
 
 
+def test_what_ray_starts_as_python_is_python_but_for_workers(tmp_path: Path) -> None:
+    """Ray's own way of making a worker ready is gone round only where it sets variables and nothing else."""
+    wrapper, script = launcher.write_wrapper(tmp_path), tmp_path / "default_worker.py"
+    script.write_text("import os, sys; print(sys.argv[1:], os.environ['LIST'], sys.executable)", encoding="utf-8")
+    (tmp_path / "setup_worker.py").write_text("import sys; print('set up by Ray', sys.executable)", encoding="utf-8")
+
+    def said(*words: str) -> str:
+        done = subprocess.run([wrapper, *words], capture_output=True, text=True, env={"HOME": "/h"}, check=True)
+        return done.stdout.strip()
+
+    def worker(**context: Any) -> str:
+        options = ["--language=PYTHON", f"--serialized-runtime-env-context={json.dumps(context)}"]
+        return said(str(tmp_path / "setup_worker.py"), str(script), "--one=1", *options, "--two")
+
+    assert said("-c", "import sys; print(sys.executable)") == sys.executable
+    variables = {"LIST": "a:${HOME}:${NOT_SET}"}
+    assert worker(env_vars=variables) == f"['--one=1', '--two'] a:/h: {sys.executable}"
+    assert worker(env_vars=variables, py_executable=sys.executable).startswith("['--one=1', '--two'] a:/h:")
+    for context in ({"py_executable": "/usr/bin/python3"}, {"command_prefix": ["nice"]}):
+        assert worker(env_vars=variables, **context) == f"set up by Ray {sys.executable}"
+
+
 def test_a_server_ends_with_its_ray_node_or_when_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
@@ -205,6 +233,6 @@ def test_a_server_ends_with_its_ray_node_or_when_it_was_idle(monkeypatch: pytest
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("")
         listening.listen()
-        assert server.serve(listening, gone.pid) is None
+        assert server.serve(listening, gone.pid, iter(())) is None
         monkeypatch.setattr(server, "_IDLE_SECONDS", 0.0)
-        assert server.serve(listening, os.getpid()) is None
+        assert server.serve(listening, os.getpid(), iter(())) is None

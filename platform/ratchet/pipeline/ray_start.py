@@ -13,8 +13,9 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,23 @@ PATIENCE = {
 
 
 def connect(
-    asked: str | None, options: Mapping[str, Any], local: Mapping[str, Any], say: Callable[[str], None]
+    asked: str | None,
+    options: Mapping[str, Any],
+    local: Mapping[str, Any],
+    say: Callable[[str], None],
+    python: str = sys.executable,
 ) -> None:
     """Reach the Ray at `asked` or at RAY_ADDRESS, or start one on this machine.
 
-    `options` are those of `ray.init`, `local` more of them for a Ray of this machine. Raises ClusterError.
+    `options` are those of `ray.init`, `local` those that a Ray of this machine has in their place or beside them. Its
+    processes run `python`. Raises ClusterError.
     """
     address, key = asked or os.environ.get("RAY_ADDRESS") or LOCAL, "cluster.ray.address" if asked else "RAY_ADDRESS"
     # What workers write would run through the lines for people. What they warn of comes by way of `store.warned`.
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         say("starting Ray on this machine")
-        with line_by_line(say, lambda: f"Ray is still starting; {busy()}"):
+        with line_by_line(say, lambda: f"Ray is still starting; {busy()}"), _executable(python):
             _start({"address": LOCAL, "include_dashboard": False, **quiet, **options, **local}, say)
         return
     check_port(address, key)
@@ -94,6 +100,16 @@ def _start(options: Mapping[str, Any], say: Callable[[str], None]) -> None:
             ) from error
         say(f"Ray did not start ({why}); {busy()}; trying again, {attempt + 1} of {ATTEMPTS}")
         time.sleep(_PAUSE_SECONDS)
+
+
+@contextlib.contextmanager
+def _executable(python: str) -> Iterator[None]:
+    """Let Ray start its processes with `python` meanwhile: it takes what Python names, and has no setting for it."""
+    before, sys.executable = sys.executable, python
+    try:
+        yield
+    finally:
+        sys.executable = before
 
 
 def _init(options: Mapping[str, Any]) -> Exception | None:

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
 from ratchet.store.machine import on_ray
 from ratchet.train.out_of_memory import keep_text, memory_error
-from ratchet.warm.launcher import python_of_workers
+from ratchet.warm.launcher import python_of_workers, write_wrapper
 
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -82,15 +83,18 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
         with _checked(cluster):
             yield
         return
-    environment: dict[str, Any] = {"env_vars": worker_environment(cluster)}
-    if cluster.ray.warm:
-        environment["py_executable"] = python_of_workers()
-    connect(cluster.ray.address, {"runtime_env": environment}, _local(cluster, runs), say)
-    try:
-        with _checked(cluster):
-            yield
-    finally:
-        ray.shutdown()
+    environment = {"env_vars": worker_environment(cluster)}
+    # A Ray that is there already starts workers in its own way. There it is told what to start in the place of Python.
+    there = {"runtime_env": environment | ({"py_executable": python_of_workers()} if cluster.ray.warm else {})}
+    local = {"runtime_env": environment} | _local(cluster, runs)
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        python = write_wrapper(Path(folder)) if cluster.ray.warm else sys.executable
+        connect(cluster.ray.address, there, local, say, python)
+        try:
+            with _checked(cluster):
+                yield
+        finally:
+            ray.shutdown()
 
 
 def session(cluster: Cluster, say: Callable[[str], None], *, here: bool) -> contextlib.AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """What Ray runs in the place of Python for a worker: it asks the node's fork server for one, and stands for it.
 
-`python_of_workers` is how Ray comes to run it: by its path with `python -I -S`. So nothing here may import anything but
-the standard library, and little of that.
+`python_of_workers` and `write_wrapper` are how Ray comes to run it: by its path with `python -I -S`. So nothing here
+may import anything but the standard library, and little of that.
 A worker begins warm, as a fork of a server that has done the imports (`server.py`), or cold, as a new Python, where
 there is no server or it fails: a run never fails because of a server.
 
@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import select
 import shlex
 import signal
@@ -56,9 +57,31 @@ def python_of_workers() -> str:
     return f"bash -c {shlex.quote(script)} worker"
 
 
+_WRAPPER = """\
+#!/bin/sh
+case "$1" in
+  */setup_worker.py) exec PYTHON -I -S LAUNCHER "$@" ;;
+  *) exec PYTHON "$@" ;;
+esac
+"""
+
+
+def write_wrapper(folder: Path) -> str:
+    """Write a program that is Python but for Ray's `setup_worker.py`, in whose place it runs the launcher.
+
+    Ray starts each worker by `setup_worker.py`, which imports all of Ray before it becomes the `py_executable`. A Ray
+    whose processes run this program in the place of Python goes without. Returns its path in `folder`.
+    """
+    wrapper = folder / Path(sys.executable).name
+    text = _WRAPPER.replace("PYTHON", shlex.quote(sys.executable)).replace("LAUNCHER", shlex.quote(__file__))
+    wrapper.write_text(text, encoding="utf-8")
+    wrapper.chmod(0o700)
+    return str(wrapper)
+
+
 def main() -> None:
     """Begin the worker that the arguments name, and end as it ends."""
-    arguments = sys.argv[1:]
+    arguments = _set_up(sys.argv[1:])
     sockets = next((Path(one.partition("=")[2]).parent for one in arguments if one.startswith("--raylet-name=")), None)
     if sockets is not None and "RAY_RAYLET_PID" in os.environ:
         try:
@@ -70,6 +93,27 @@ def main() -> None:
         else:
             _stand_for(worker, connection)
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606  no shell is what is wanted
+
+
+def _set_up(arguments: list[str]) -> list[str]:
+    """Do what `setup_worker.py` of Ray 2.60 does, if it is to run; return the arguments of the worker itself.
+
+    Where it is asked for more than variables it does so itself.
+    """
+    if Path(arguments[0]).name != "setup_worker.py":
+        return arguments
+    context_of, language = "--serialized-runtime-env-context=", "--language="
+    context = json.loads(next((one.removeprefix(context_of) for one in arguments if one.startswith(context_of)), "{}"))
+    others = [context.get("command_prefix"), context.get("override_worker_entrypoint")]
+    if (
+        f"{language}PYTHON" not in arguments
+        or any(others)
+        or context.get("py_executable") not in {None, sys.executable}
+    ):
+        os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606  no shell is what is wanted
+    for name, value in (context.get("env_vars") or {}).items():
+        os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
+    return [one for one in arguments[1:] if not one.startswith((context_of, language))]
 
 
 def _name(script: str) -> str:

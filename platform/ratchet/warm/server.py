@@ -1,8 +1,8 @@
 """The fork server of a node: it has done the imports that workers need, and forks one whenever a launcher asks.
 
 It is run by its path, and serves the workers of one Ray job, so the code that it has is never that of another job. It
-has computed nothing and touched no accelerator. It ends with the Ray node that it belongs to, or when it was idle for
-long.
+has computed nothing and touched no accelerator. Who asks while it still imports gets a fork between two imports, and
+imports the rest itself. It ends with the Ray node that it belongs to, or when it was idle for long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ _OURS = (
     "ratchet.evaluate.engines.kinds",
 )
 """By name, and where a worker would find the Ratchet that this file is part of."""
+_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 _IDLE_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
@@ -70,67 +71,66 @@ def main() -> None:
     listening, path, raylet = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
     # What is found by the name of a library is what a worker would find, and nothing of the folder of this file.
     sys.path[0] = sys.argv[4]
+    before = dict(os.environ)
     try:
-        made = import_ahead()
+        wanted = serve(listening, raylet, import_ahead())
     except BaseException:
         # Said before the socket goes: launchers that find none would start one server after the other.
         path.with_name(f"{path.name}.failed").touch()
         path.unlink(missing_ok=True)
         raise
-    wanted = serve(listening, raylet)
     if wanted is None:
         path.unlink(missing_ok=True)
     else:
+        made = {name: value for name, value in os.environ.items() if before.get(name) != value and name != _NVML}
         become(wanted, made)
 
 
-def import_ahead() -> dict[str, str]:
-    """Import what workers need; return the variables that imports have set. Raises RuntimeError where CUDA is up."""
-    before = dict(os.environ)
+def import_ahead() -> Iterator[str]:
+    """Import what workers need, and yield each name once it is there. Raises RuntimeError where CUDA is up."""
     # How many GPUs there are is asked without starting CUDA, which no forked process could start again.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    for name in _IMPORTS:
+    os.environ[_NVML] = "1"
+    names = [*_IMPORTS]
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # else DeepSpeed asks for the accelerator when it is imported
+        names.append("deepspeed")
+    found = importlib.util.find_spec("ratchet")
+    if found is not None and found.origin == str(Path(__file__).parents[1] / "__init__.py"):
+        names += _OURS
+    for name in names:
         importlib.import_module(name)
-    if os.environ.get("DS_ACCELERATOR") == "cpu":  # else it asks for the accelerator
-        importlib.import_module("deepspeed")
-    ratchet = importlib.util.find_spec("ratchet")
-    if ratchet is not None and ratchet.origin == str(Path(__file__).parents[1] / "__init__.py"):
-        for name in _OURS:
-            importlib.import_module(name)
-    if before.get("PYTORCH_NVML_BASED_CUDA_CHECK") is None:
-        del os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
-    if _forks_are_bad():
-        raise RuntimeError("an import has started CUDA, so forked processes could not use it")
+        if _forks_are_bad():
+            raise RuntimeError(f"importing {name} has started CUDA, so forked processes could not use it")
+        yield name
     gc.collect()
     # A worker that collects garbage would else write to every page that it shares with this process.
     gc.freeze()
-    return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 
 def _forks_are_bad() -> bool:
-    import torch
-
-    told = getattr(torch._C, "_cuda_isInBadFork", None)  # only where torch was built with CUDA
-    if told is None:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch._C, "_cuda_isInBadFork"):  # only a torch with CUDA has it
         return False
     child = os.fork()
     if child == 0:
-        os._exit(int(told()))
+        os._exit(int(torch._C._cuda_isInBadFork()))
     return os.waitpid(child, 0)[1] != 0
 
 
-def serve(listening: socket.socket, raylet: int) -> Wanted | None:
+def serve(listening: socket.socket, raylet: int, imports: Iterator[str]) -> Wanted | None:
     """Fork workers as they are asked for, until the Ray node is gone or nothing was asked for long.
 
-    Returns None then; in a forked process it returns what that shall be.
+    Takes up one of `imports` whenever nobody waits. Returns None at the end; in a forked process what that shall be.
     """
+    importing = True
     known: dict[int, Launched] = {}
     last = time.monotonic()
     while _alive(raylet) and time.monotonic() - last < _IDLE_SECONDS:
         if known:
             last = time.monotonic()
         watched: list[Any] = [listening, *known]
-        ready, _, _ = select.select(watched, [], [], _LOOK_SECONDS)
+        ready, _, _ = select.select(watched, [], [], 0 if importing else _LOOK_SECONDS)
+        if importing and not ready:
+            importing = next(imports, None) is not None
         for one in ready:
             if one is listening:
                 launcher, _ = listening.accept()
@@ -215,12 +215,11 @@ def become(wanted: Wanted, made: Mapping[str, str]) -> None:
 
 def _draw_seeds() -> None:
     """Begin with random numbers of one's own, as each new process does."""
-    import numpy as np
-    import torch
-
     random.seed()
-    np.random.seed()
-    torch.default_generator.seed()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed()
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.default_generator.seed()
 
 
 def _alive(pid: int) -> bool:
