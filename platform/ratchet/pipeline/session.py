@@ -23,7 +23,7 @@ from ratchet.warm.launcher import python_of_workers, write_wrapper
 _WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     # How soon a stage knows that its workers have ended.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # The driver watches the nodes itself (`train.driver_loop`); Ray's watcher is a process more for each stage.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Several runs at once have more processes than cores, most of them waiting: no reason for a warning on stdout.

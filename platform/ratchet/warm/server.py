@@ -41,6 +41,8 @@ _OURS = (
     "ratchet.reference.score",
     "ratchet.evaluate.engines.actors",
     "ratchet.evaluate.engines.kinds",
+    "ratchet.tune.process",
+    "ray.tune",
 )
 """By name, and where a worker would find the Ratchet that this file is part of."""
 _NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
