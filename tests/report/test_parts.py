@@ -51,6 +51,15 @@ def test_a_run_with_sft_alone_leaves_preferences_out() -> None:
     assert "reference pass" not in seen.text
 
 
+def test_starting_processes_stands_apart_from_work() -> None:
+    steps = [one | {"start_seconds": 61.0, "reference_start_seconds": 7.125} for one in example()["steps"]]
+    report = read_report(example() | {"steps": steps})
+    [table] = [one for section in run_sections(report) if section.key == "throughput" for one in section.tables]
+    shown = str(table)
+    for words in ("training processes", "1 min 01 s", "reference processes", "7.1 s"):
+        assert words in shown
+
+
 DRAWN = "How far apart chosen and rejected are"  # a heading over charts alone, which Markdown has not
 HEADINGS = {  # of what is said of each part
     "evaluation": {"Held-out pairs and answers"},

@@ -21,6 +21,7 @@ from ratchet.reference.store import Logps
 from ratchet.reference.store import write_block as write_scores
 from ratchet.train.batches import Course, global_batches
 from ratchet.train.data import join_reference
+from ratchet.train.launch import train_result
 from ratchet.train.ledger import Ledger, prove_ledger
 from ratchet.train.optimiser import learning_rate, warmup_steps
 
@@ -29,6 +30,15 @@ THEIRS = {
     "linear": get_linear_schedule_with_warmup,
     "constant": lambda optimizer, warm, _: get_constant_schedule_with_warmup(optimizer, warm),
 }
+
+
+def test_what_starting_took_is_apart_from_work_and_all_of_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 112.5)
+    unasked = dict.fromkeys(("steps", "resumed_from", "workers", "token_budget", "peak_memory_mb"), 0)
+    unasked |= dict.fromkeys(("counts", "metrics", "first", "published", "attempt", "unshared"))
+    work = {"setup": 1.5, "training": 6.0, "publishing": 0.25}
+    found = train_result(unasked | {"events": [], "seconds": work}, 100.0)
+    assert found.seconds == {"starting": 4.75, **work, "all": 12.5}
 
 
 @pytest.mark.parametrize("kind", sorted(THEIRS))

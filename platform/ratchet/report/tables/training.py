@@ -253,12 +253,12 @@ def throughput(report: Report) -> PageTable | None:
             text("step", model_cell(report, step.name)),
             amount("whole step", _time(step.seconds)),
             amount("training", _time(step.train_seconds)),
-            amount("its processes", _time(step.start_seconds)),
+            amount("training processes", _time(step.start_seconds)),
             amount("training", fig.number(step.pairs_per_second, 1), "pairs/s"),
             amount("training", fig.number(step.tokens_per_second, 0), "tokens/s"),
             text("reference", how),
             amount("reference pass", _time(step.reference_seconds)),
-            amount("its processes", _time(step.reference_start_seconds)),
+            amount("reference processes", _time(step.reference_start_seconds)),
             amount("reference pairs", fig.count(step.reference_pairs)),
             amount("reference", fig.number(rate, 1), "pairs/s"),
             amount("peak memory", fig.number(step.peak_memory_mb, 0), "MB"),
@@ -266,7 +266,7 @@ def throughput(report: Report) -> PageTable | None:
         ]
         rows.append(row(entries, step.record))
     note = (
-        "Its processes: the time for them to begin and to end, apart from their work. "
+        "Processes: the time for them to begin and to end, apart from their work. "
         "Reused: scored before, for another step or by another run; its time is not in this step's."
     )
     return table(rows, note)
