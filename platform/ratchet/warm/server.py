@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,7 @@ def main() -> None:
     # What is found by the name of a library is what a worker would find, and nothing of the folder of this file.
     sys.path[0] = sys.argv[4]
     before = dict(os.environ)
-    try:
-        wanted = serve(listening, raylet, import_ahead())
-    except BaseException:
-        # Said before the socket goes: launchers that find none would start one server after the other.
-        path.with_name(f"{path.name}.failed").touch()
-        path.unlink(missing_ok=True)
-        raise
+    wanted = serve(listening, path, raylet, import_ahead())
     if wanted is None:
         path.unlink(missing_ok=True)
     else:
@@ -118,21 +113,27 @@ def _forks_are_bad() -> bool:
     return os.waitpid(child, 0)[1] != 0
 
 
-def serve(listening: socket.socket, raylet: int, imports: Iterator[str]) -> Wanted | None:
+def serve(listening: socket.socket, path: Path, raylet: int, imports: Iterator[str]) -> Wanted | None:
     """Fork workers as they are asked for, until the Ray node is gone or nothing was asked for long.
 
-    Takes up one of `imports` whenever nobody waits. Returns None at the end; in a forked process what that shall be.
+    Takes up one of `imports` whenever nobody waits. Where one fails, nobody is served any more, and the server waits
+    for the workers that it has. Returns None at the end; in a forked process what that shall be.
     """
-    importing = True
+    importing, failed = True, False
     known: dict[int, Launched] = {}
     last = time.monotonic()
-    while _alive(raylet) and time.monotonic() - last < _IDLE_SECONDS:
+    while _alive(raylet) and (known or (not failed and time.monotonic() - last < _IDLE_SECONDS)):
         if known:
             last = time.monotonic()
-        watched: list[Any] = [listening, *known]
+        watched: list[Any] = [*known] if failed else [listening, *known]
         ready, _, _ = select.select(watched, [], [], 0 if importing else _LOOK_SECONDS)
         if importing and not ready:
-            importing = next(imports, None) is not None
+            try:
+                importing = next(imports, None) is not None
+            except Exception:
+                traceback.print_exc()
+                importing, failed = False, True
+                _refuse(listening, path, known)
         for one in ready:
             if one is listening:
                 launcher, _ = listening.accept()
@@ -142,6 +143,17 @@ def serve(listening: socket.socket, raylet: int, imports: Iterator[str]) -> Want
                 if wanted is not None:
                     return wanted
     return None
+
+
+def _refuse(listening: socket.socket, path: Path, known: dict[int, Launched]) -> None:
+    """Let launchers go that have no worker yet, and those that come: theirs begin cold."""
+    # Said before the socket goes: launchers that find none would start one server after the other.
+    path.with_name(f"{path.name}.failed").touch()
+    path.unlink(missing_ok=True)
+    listening.close()
+    for waiting in [one for one in known.values() if not one.worker]:
+        del known[waiting.launcher.fileno()]
+        waiting.launcher.close()
 
 
 def _hear(descriptor: int, known: dict[int, Launched], listening: socket.socket) -> Wanted | None:
