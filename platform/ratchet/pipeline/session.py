@@ -26,6 +26,8 @@ _WORKER_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # The driver watches the nodes itself (`train.driver_loop`); Ray's watcher is a process more for each stage.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray Train sets this for its own processes. With another environment they would have a fork server of their own.
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     # Several runs at once have more processes than cores, most of them waiting: no reason for a warning on stdout.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
 }
