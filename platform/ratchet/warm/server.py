@@ -125,8 +125,7 @@ def serve(listening: socket.socket, path: Path, raylet: int, imports: Iterator[s
     while _alive(raylet) and (known or (not failed and time.monotonic() - last < _IDLE_SECONDS)):
         if known:
             last = time.monotonic()
-        watched: list[Any] = [*known] if failed else [listening, *known]
-        ready, _, _ = select.select(watched, [], [], 0 if importing else _LOOK_SECONDS)
+        ready = _ready([*known] if failed else [listening.fileno(), *known], 0 if importing else _LOOK_SECONDS)
         if importing and not ready:
             try:
                 importing = next(imports, None) is not None
@@ -135,7 +134,7 @@ def serve(listening: socket.socket, path: Path, raylet: int, imports: Iterator[s
                 importing, failed = False, True
                 _refuse(listening, path, known)
         for one in ready:
-            if one is listening:
+            if not failed and one == listening.fileno():
                 launcher, _ = listening.accept()
                 known[launcher.fileno()] = Launched(launcher)
             elif one in known:
@@ -143,6 +142,14 @@ def serve(listening: socket.socket, path: Path, raylet: int, imports: Iterator[s
                 if wanted is not None:
                     return wanted
     return None
+
+
+def _ready(descriptors: list[int], seconds: float) -> list[int]:
+    """Return which of them can be read or have ended, as soon as one can, or after so many seconds."""
+    poll = select.poll()  # `select.select` knows descriptors up to 1,023 alone, and a worker takes three
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(seconds * 1000)]
 
 
 def _refuse(listening: socket.socket, path: Path, known: dict[int, Launched]) -> None:
