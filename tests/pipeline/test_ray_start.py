@@ -13,6 +13,8 @@ import pytest
 from nightly import nightly
 from raised import raises
 from ratchet.pipeline import ray_start
+from ratchet.pipeline.session import worker_environment
+from ratchet.plan.cluster import Cluster
 from ratchet.reference.processes import family
 
 SLOW = """
@@ -110,3 +112,21 @@ def test_the_first_line_comes_before_anything_heavy_is_loaded(arguments: list[st
     said = done.stderr.splitlines()
     assert said[0].endswith(": loading libraries"), done.stderr
     assert said[1].endswith("is loaded")
+
+
+@pytest.mark.ray
+def test_processes_of_ray_train_have_the_environment_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would be forked by a second server, after all its imports."""
+    from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
+    from ray.train.v2._internal import constants
+
+    for name in constants.ENV_VARS_TO_PROPAGATE:
+        monkeypatch.delenv(name, raising=False)
+    ours = worker_environment(Cluster())
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    theirs = constants.get_env_vars_to_propagate()
+    theirs.setdefault(
+        RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR, constants.DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE
+    )
+    assert ours | theirs == ours

@@ -37,23 +37,6 @@ def test_native_noise_goes_to_the_file_and_python_to_the_terminal(
     assert capfd.readouterr().err == "for people\nafter\n"
 
 
-def test_processes_of_ray_train_have_the_environment_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else they would be forked by a second server, after all its imports."""
-    from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
-    from ray.train.v2._internal import constants
-
-    for name in constants.ENV_VARS_TO_PROPAGATE:
-        monkeypatch.delenv(name, raising=False)
-    ours = worker_environment(Cluster())
-    for name, value in ours.items():
-        monkeypatch.setenv(name, value)
-    theirs = constants.get_env_vars_to_propagate()
-    theirs.setdefault(
-        RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR, constants.DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE
-    )
-    assert ours | theirs == ours
-
-
 def test_workers_are_told_which_accelerator_there_is() -> None:
     assert worker_environment(Cluster())["DS_ACCELERATOR"] == "cpu"
     assert "DS_ACCELERATOR" not in worker_environment(Cluster(gpus_per_worker=1))
