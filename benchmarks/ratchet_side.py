@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,12 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.flops import Work, total
 from benchmarks.models import Device
 from benchmarks.side import BETA, BETAS, CLIP, EPSILON, LEARNING_RATE, Rows, Task, tensor_bytes
 from ratchet.model.batch import PADDED, SequenceBatch
 from ratchet.model.forward import PairScorer
-from ratchet.model.head import chunk_rows
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.cluster import Cluster
@@ -72,12 +69,10 @@ class RatchetSide:
         head_rows: int | None = None,
         recompute: bool = False,
     ) -> None:
-        self.task, self.budget, self.recompute = task, budget or BUDGETS[task.device], recompute
+        self.task, self.budget = task, budget or BUDGETS[task.device]
         self.table = Pairs(task.draw())
         self.logps_N2 = np.full((task.pairs, 2), np.nan)
         self.model = task.build()
-        size = 4 if task.precision == "float32" else 2
-        self.head_rows = head_rows or chunk_rows(task.vocab, torch.device(task.device), size)
         if recompute:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         scorer = PairScorer(self.model, sharing=sharing, head_rows=head_rows)
@@ -110,15 +105,9 @@ class RatchetSide:
         self.engine.gradient.zero_()
         return agreed.metrics["loss"], found
 
-    def training_work(self, rows: Rows) -> Work:
+    def tokens(self, rows: Rows) -> int:
         works = works_of(self._spec(len(rows)), self._parts(), np.asarray(rows, np.int64))
-        return dataclasses.replace(
-            total(chain_work(work.batch, self.task.device, self.head_rows) for work in works),
-            layers_again=self.recompute,
-        )
-
-    def scoring_work(self, rows: Rows) -> Work:
-        return self.training_work(rows)
+        return sum(work.batch.computed for work in works)
 
     def own_bytes(self) -> int:
         weights = list(self.model.parameters())
@@ -167,43 +156,3 @@ class Autocast(nn.Module):
 
 def _global_batch(rows: Rows) -> GlobalBatch:
     return GlobalBatch(step=2, epoch=1, rows=np.asarray(rows, np.int64), progress=0.0)  # step 1 has checks of its own
-
-
-def chain_work(batch: SequenceBatch, device: Device, head_rows: int) -> Work:
-    """Return what a pass computes: a chain's rows attend to each other causally and to all of their ancestors' rows.
-
-    A CPU's kernel is given an explicit mask where a chain has ancestors, and then computes whole rectangles;
-    FlexAttention leaves out the blocks that nobody sees, and is counted as if it left out all else too.
-    The head takes `head_rows` at a time; the last of these chunks is kept for the backward pass.
-    """
-    scored = len(batch.rows_E)
-    live_E = _with_gradient(batch, device)
-    last = (scored - 1) // head_rows * head_rows
-    again, idle = int(live_E[:last].sum()), scored - int(live_E.sum())
-    if batch.plan is None:
-        sequences, length = batch.input_ids_RT.shape
-        attended = sequences * length * (length + 1) // 2
-        return Work(batch.computed, scored, attended, attended, head_again=again, head_idle=idle)
-    needed = computed = 0
-    for chain in batch.plan.chains:
-        own = chain.stop - chain.start
-        above = sum(stop - first for first, stop in chain.ancestors)
-        triangle = own * (own + 1) // 2
-        needed += own * above + triangle
-        rectangle = bool(chain.ancestors) and device == "cpu"
-        computed += own * (above + own) if rectangle else own * above + triangle
-    return Work(batch.computed, scored, needed, computed, head_again=again, head_idle=idle)
-
-
-def _with_gradient(batch: SequenceBatch, device: Device) -> Tensor:
-    """Return which entries have a gradient in DPO, bool, shape (E,): not those where the two sides of pairs cancel.
-
-    A GPU computes them all: to ask would be to wait.
-    """
-    if device == "cuda":
-        return torch.ones(len(batch.rows_E), dtype=torch.bool)
-    # Whole numbers, one for each pair, so that equal ones cancel exactly and others do not by chance.
-    of_pair_B = torch.randint(1 << 40, (batch.pairs,), generator=torch.Generator().manual_seed(0))
-    of_sequence_S = torch.cat([of_pair_B, -of_pair_B[batch.rejected_of_K]])
-    sums_E = torch.zeros(len(batch.rows_E), dtype=torch.int64)
-    return sums_E.index_add(0, batch.entry_C, of_sequence_S[batch.sequence_C]) != 0

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from benchmarks.flops import Work
 from benchmarks.models import Device, Precision, Sizes, build, sizes
 from benchmarks.rows import rows_of
 from benchmarks.shapes import SHAPES
@@ -91,11 +90,8 @@ class Side(Protocol):
     def gradients(self, rows: Rows) -> tuple[float, dict[str, Tensor]]:
         """Return the mean loss over `rows` and its gradient by parameter name, float32, and update nothing."""
 
-    def training_work(self, rows: Rows) -> Work:
-        """Count what `step` computes."""
-
-    def scoring_work(self, rows: Rows) -> Work:
-        """Count what `score` computes."""
+    def tokens(self, rows: Rows) -> int:
+        """Return the tokens that a step over `rows` sends through the layers, padding included."""
 
     def own_bytes(self) -> int:
         """Return the bytes of weights, gradients and optimiser state."""

@@ -27,10 +27,10 @@ LEGEND = (
     "× is how many times more CPU seconds the side takes than Ratchet (median over rounds; by the wall clock in "
     "brackets; on a GPU by the wall clock alone); allocator: keep is the same setting on all sides, shipped is "
     "Ratchet's own on Ratchet alone; tokens through the layers for each pair, padding included; GFLOP of a training "
-    "step, all that is executed, which is what a GPU sees; memory at the peak of a step, above weights, gradients, "
-    "optimiser state and libraries; executed FLOP by the wall clock over the best matrix product measured beside it "
-    "(on a GPU those of the model over the tokens computed: MFU); norm of the gradient's difference from the naive "
-    "loop's in float32, of the same weights, over the norm of that."
+    "step, all that torch's counter sees running, over the first batch; memory at the peak of a step, above weights, "
+    "gradients, optimiser state and libraries, where freed memory is handed back; of peak: these FLOP by the wall "
+    "clock over the best matrix product measured beside it; norm of the gradient's difference from the naive loop's "
+    "in float32, of the same weights, over the norm of that."
 )
 
 
@@ -64,9 +64,9 @@ def rows(cell: dict[str, Any]) -> list[list[str]]:
     task, sides = cell["task"], cell["sides"]
     ours, out = sides.get(OURS), []
     for name, side in sides.items():
-        executed = side["flops"]["training"]["executed"]
+        executed = side["flops"]
         memory, off = side["memory_bytes"], side["gradient"]
-        times = "" if ours is None else f"{executed / ours['flops']['training']['executed']:.2f}"
+        times = "" if ours is None else f"{executed / ours['flops']:.2f}"
         out.append(
             [
                 task["shape"],
@@ -77,8 +77,8 @@ def rows(cell: dict[str, Any]) -> list[list[str]]:
                 ratio(cell, side, ours, "training"),
                 f"{statistics.median(step['cpu'] for step in side['training']):.2f}",
                 ratio(cell, side, ours, "scoring"),
-                f"{side['work']['training']['tokens'] / task['pairs']:.0f}",
-                f"{executed / task['pairs'] / 1e9:.1f}",
+                f"{side['tokens'] / task['pairs']:.0f}",
+                f"{executed / cell['batch'] / 1e9:.1f}",
                 times,
                 "–" if memory is None else f"{memory / 1e9:.2f}",
                 f"{share_of_peak(cell, side):.0%}",
@@ -112,10 +112,8 @@ def pairs_per_second(cell: dict[str, Any], side: dict[str, Any], phase: str) -> 
 
 
 def share_of_peak(cell: dict[str, Any], side: dict[str, Any]) -> float:
-    """Return FLOP a second of all rounds over the measured peak: executed ones, on a GPU those of the model."""
-    counted = "model" if cell["task"]["device"] == "cuda" else "executed"
-    seconds = sum(step["wall"] for step in side["training"])
-    return float(side["flops"]["training"][counted] / seconds / cell["matmul_peak"])
+    """Return FLOP a second of the first round, whose FLOP are counted, over the measured peak."""
+    return float(side["flops"] / side["training"][0]["wall"] / cell["matmul_peak"])
 
 
 def _line(values: Any) -> str:

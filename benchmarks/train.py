@@ -24,7 +24,6 @@ from typing import IO, Any
 import torch
 
 from benchmarks import machine
-from benchmarks.flops import Flops, Work, scoring_flops, total, training_flops
 from benchmarks.models import PRECISIONS, names
 from benchmarks.rows import tokenise_rows
 from benchmarks.shapes import DRAWN, MAX_LENGTH, SHAPES
@@ -192,7 +191,9 @@ def measure(team: Team, task: Task, batches: Sequence[Batch]) -> dict[str, dict[
 
 
 def count(team: Team, truth: Team, task: Task, batches: Sequence[Batch]) -> dict[str, dict[str, Any]]:
-    """Return what no allocator changes: each side's counted work, and how far its gradient is from the truth.
+    """Return what no allocator changes: each side's tokens and operations, and how far its gradient is from the truth.
+
+    Operations are those of the first batch, as torch counts them while its gradient is made.
 
     The truth is the float32 gradient of one batch by the naive loop, of the same weights and pairs, each with its
     own reference scores. `gradient` is None where that loop cannot run.
@@ -207,31 +208,14 @@ def count(team: Team, truth: Team, task: Task, batches: Sequence[Batch]) -> dict
         known = truth.ask("gradients", rows=batches[0], path=str(right))
         for number, name in enumerate(list(team.members)):
             path = Path(folder) / f"{number}.pt"
-            works = [answer for rows in batches if (answer := team.ask_one(name, "work", rows=rows))]
-            if team.ask_one(name, "gradients", rows=batches[0], path=str(path)) is None:
+            tokens = [answer["tokens"] for rows in batches if (answer := team.ask_one(name, "tokens", rows=rows))]
+            made = team.ask_one(name, "gradients", rows=batches[0], path=str(path))
+            if made is None:
                 continue
-            found[name] = {
-                **_counted(task, works),
-                "gradient": gradient_difference(path, right) if known else None,
-            }
+            off = gradient_difference(path, right) if known else None
+            found[name] = {"tokens": sum(tokens), "flops": made["flops"], "gradient": off}
             path.unlink()  # as large as the model
     return found
-
-
-def _counted(task: Task, works: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the work of all batches, and its floating-point operations."""
-    training, scoring = (total(Work(**work[name]) for work in works) for name in ("training", "scoring"))
-
-    def told(flops: Flops) -> dict[str, int]:
-        return vars(flops) | {"model": flops.model, "executed": flops.executed}
-
-    return {
-        "work": {"training": vars(training), "scoring": vars(scoring)},
-        "flops": {
-            "training": told(training_flops(task.sizes, training)),
-            "scoring": told(scoring_flops(task.sizes, scoring)),
-        },
-    }
 
 
 if __name__ == "__main__":

@@ -124,8 +124,8 @@ class TrlSide:
         again = self.setting.gradient_checkpointing
         return dataclasses.replace(work, layers_again=again, head_again=work.head_rows)
 
-    def scoring_work(self, rows: Rows) -> Work:
-        return total(self._work(self._collate(part)) for part in micro_batches(self._order(rows), self.task.micro))
+    def tokens(self, rows: Rows) -> int:
+        return self.training_work(rows).tokens
 
     def own_bytes(self) -> int:
         weights = list(self.trainer.model.parameters())

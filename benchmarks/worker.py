@@ -201,11 +201,13 @@ def _answer(side: Side, request: dict[str, Any], device: Device, before: float) 
         case "gradients":
             import torch
 
-            loss, gradients = side.gradients(rows)
+            from benchmarks.flops import counted
+
+            (loss, gradients), flops = counted(lambda: side.gradients(rows))
             torch.save({"loss": loss, "gradients": gradients}, request["path"])
-            return {"loss": loss}
-        case "work":
-            return {"training": vars(side.training_work(rows)), "scoring": vars(side.scoring_work(rows))}
+            return {"loss": loss, "flops": flops}
+        case "tokens":
+            return {"tokens": side.tokens(rows)}
         case other:
             raise ValueError(f"no such request: {other}")
 

@@ -23,7 +23,7 @@ def refuse_growth(counts: quick.Counts) -> None:
     assert not worse, "\n".join([*worse, RENEW])
 
 
-@pytest.mark.parametrize("part", ["steps", "opens"])
+@pytest.mark.parametrize("part", ["tokens", "opens", pytest.param("flops", marks=pytest.mark.heavy)])
 def test_no_step_computes_more_and_no_worker_opens_more(part: str) -> None:
     refuse_growth(quick.PARTS[part]())
 

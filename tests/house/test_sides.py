@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import rows, train
-from benchmarks.flops import Work, training_flops
+from benchmarks.flops import counted, training_flops
 from benchmarks.models import build
 from benchmarks.rows import Group
 from benchmarks.shapes import DRAWN, MORE, Draw, fits, like
@@ -91,39 +90,15 @@ def _has_trl() -> bool:
     return True
 
 
-def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """Count the products of torch's CPU kernel as `flops.py` does: with a mask the rectangle, else the triangle."""
-    (batch, heads, own, width), seen = query, key[2]
-    causal = kwargs.get("attn_mask") is None
-    return 4 * batch * heads * width * (own * (own + 1) // 2 if causal else own * seen)
-
-
-def _backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return 2 * _attention(query, key, value, **kwargs)
-
-
-def _product(total: Any, left: Any, right: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return 2 * left[0] * left[1] * right[1]
-
-
-KERNELS = {
-    torch.ops.aten.addmm_: _product,  # torch counts the form that is not in place alone
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
-}
-
-
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", NAMES)
-def test_the_counted_work_is_what_torch_counts_while_a_side_runs(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in COMPARED if "loop" in name or "TRL" in name])
+def test_what_torch_counts_while_a_side_runs_is_what_paper_says(name: str) -> None:
     # Not the tiny model: torch has no flash kernel on a CPU for groups of heads, and computes whole squares.
     task = Task("near twins", "30m", VOCAB, "float32", pairs=2, micro=1, threads=1)
-    side = side_of(name, task)
+    side: Any = side_of(name, task)
     side.score(range(2))
-    with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:
-        side.gradients(range(2))
-    counted = training_flops(task.sizes, side.training_work(range(2))).executed
-    assert counter.get_total_flops() == pytest.approx(counted, rel=1e-3)
+    _, found = counted(lambda: side.gradients(range(2)))
+    assert found == pytest.approx(training_flops(task.sizes, side.training_work(range(2))).executed, rel=1e-3)
 
 
 def test_a_gradient_that_differs_is_seen(tmp_path: Path) -> None:
@@ -210,6 +185,6 @@ def test_the_whole_benchmark_runs_on_rows_of_a_user(tmp_path: Path, capsys: pyte
     assert cell["lost"] == {} and list(cell["sides"]) == ["careful loop", "Ratchet"]
     for figures in cell["sides"].values():
         assert figures["gradient"]["relative"] < 1e-4 and len(figures["training"]) == 2
-    careful, ours = (Work(**figures["work"]["training"]) for figures in cell["sides"].values())
-    assert careful.tokens > ours.tokens
+    careful, ours = cell["sides"].values()
+    assert careful["tokens"] > ours["tokens"] and careful["flops"] > ours["flops"] > 0
     assert "20 pairs of at most" in capsys.readouterr().out
