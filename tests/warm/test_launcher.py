@@ -182,13 +182,13 @@ def test_a_worker_has_the_library_that_came_with_its_job(node: Node, tmp_path: P
 @pytest.mark.heavy
 def test_where_a_server_cannot_begin_workers_begin_cold(node: Node, tmp_path: Path) -> None:
     (tmp_path / "deepspeed.py").write_text("raise ImportError('not here')", encoding="utf-8")
-    before = node.servers()
+    before = {*node.servers()}
     assert node.facts("5", PYTHONPATH=str(tmp_path))["status"] == 5  # begun before the import that fails
-    until(lambda: node.servers() == before)
+    until(lambda: {*node.servers()} <= before)  # those of other tests may end meanwhile, as nobody asks them
     facts = node.facts("5", PYTHONPATH=str(tmp_path))  # and this launcher does not try again
     assert facts["status"] == 5
     assert str(tmp_path) in facts["path"]
-    assert node.servers() == before
+    assert {*node.servers()} <= before
     assert len([*(node.folder / "sockets").glob("warm-*.failed")]) == 1
 
 
