@@ -86,7 +86,7 @@ DOORS = {
     "kubernetes_validate": {"kubernetes.schema"},
 }
 
-# These parts answer without torch: checking a plan takes under a second, and asking a server needs no more.
+# These parts answer without torch: checking a plan takes about a second, and asking a server needs no more.
 WITHOUT_TORCH = (
     "redact",
     "codes",
