@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ratchet.model.batch import collate
 from ratchet.model.divide import Micro
 from ratchet.model.forward import PairScorer
 from ratchet.plan.cluster import DeepSpeed
@@ -54,7 +55,8 @@ def rate(spec: TrainSpec, step: int) -> float:
 
 def loss_of(spec: TrainSpec, scorer: Any, rows: np.ndarray, held: Data) -> torch.Tensor:
     """A pass's share of the mean over the batch."""
-    work = prepare(spec, held, Micro(rows, 1.0), scorer.packing).to(CPU)
+    batch = collate([held.table[int(row)] for row in rows], scorer.packing)
+    work = prepare(spec, held, Micro(rows, 1.0), batch).to(CPU)
     return loss_function(spec)(answer_logps(scorer, work)).sum() / BATCH
 
 

@@ -83,11 +83,15 @@ def tiny(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, **changes)
     for weight in model.parameters():  # norms and biases too, so that nothing is trained from 0 or 1
         nn.init.normal_(weight, std=0.3)
-    if dtype == torch.float64:
-        for module in list(model.modules()):
-            for child, part in module.named_children():
-                if type(part).__name__.endswith("RMSNorm") or type(part).__name__ == "CohereLayerNorm":
-                    setattr(module, child, ExactNorm(part))
+    return exact_norms(model) if dtype == torch.float64 else model
+
+
+def exact_norms(model: Any) -> Any:
+    """The model, with norms of its own precision."""
+    for module in list(model.modules()):
+        for child, part in module.named_children():
+            if type(part).__name__.endswith("RMSNorm") or type(part).__name__ == "CohereLayerNorm":
+                setattr(module, child, ExactNorm(part))
     return model
 
 

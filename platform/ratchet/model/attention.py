@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ratchet.errors import ModelError
 from ratchet.model.last_layer import is_last, scored_chains
 from ratchet.model.tree import Chain
+from ratchet.model.trunk import Sight
 
 NAME = "token_tree"
 PASS = (1, 1, 1, 1)
@@ -68,7 +69,7 @@ class TreePlan:
         """The plan of the last layer."""
         if self.scored_K is None:
             return self
-        return TreePlan(scored_chains(self.chains, self.scored_K.tolist()), self.end_T, kept=self.kept)
+        return TreePlan(scored_chains(self.chains, (self.scored_K + self.kept).tolist()), self.end_T, kept=self.kept)
 
     @functools.cached_property
     def sees(self) -> list[Tensor]:
@@ -118,6 +119,7 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     tree: TreePlan | None = None,
+    sight: Sight | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers asks for it: (1, H, T, D) in, (1, T, H, D) out. Raises ModelError.
@@ -132,6 +134,8 @@ def attend(
     if dropout or sinks is not None or extras.get("position_bias") is not None:
         raise ModelError("attention with dropout, sinks or a position bias", fix="run it unshared")
     query, key, value = _one_dtype(query, key, value)
+    if sight is not None:
+        key, value = sight.joined(module, key, value)
     if softcap is not None or value.shape[-1] != query.shape[-1]:
         out = _ChainDense.apply(query, key, value, tree, scale, softcap)  # type: ignore[no-untyped-call]
     elif query.is_cuda:

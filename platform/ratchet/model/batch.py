@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ratchet.errors import DataError
 from ratchet.model.attention import TreePlan
-from ratchet.model.tree import Branch, Forest, Sharing, lay_out, rows_laid_out
+from ratchet.model.tree import Branch, Forest, Ids, Sharing, lay_out, rows_laid_out, stretch, without_trunk
+from ratchet.model.trunk import Sight
 from ratchet.pairs.pair import TokenisedPair
 
 Device = torch.device | str
@@ -52,7 +53,8 @@ class SequenceBatch:
     `rows_E` indexes the R·T positions, flattened, whose hidden state predicts `targets_E`. Entry
     `entry_C[c]` belongs to sequence `sequence_C[c]`, and `tokens_S` counts each sequence's.
     `rejected_of_K` is the pair of each rejected sequence: demonstrations have none. `positions_RT`
-    and `plan` are a forest's; without them rows are padded on the right. Index tensors are int64.
+    and `plan` are a forest's; without them rows are padded on the right. With `sight` a trunk keeps the rows above it.
+    Index tensors are int64.
     """
 
     input_ids_RT: Tensor
@@ -64,6 +66,7 @@ class SequenceBatch:
     sequence_C: Tensor
     tokens_S: Tensor
     rejected_of_K: Tensor
+    sight: Sight | None = None
 
     @property
     def sequences(self) -> int:
@@ -107,31 +110,57 @@ def branches_of(pairs: Sequence[TokenisedPair], *, chosen_only: bool = False) ->
 
 
 def collate(
-    pairs: Sequence[TokenisedPair], packing: Packing, *, chosen_only: bool = False, pin: bool = False
+    pairs: Sequence[TokenisedPair],
+    packing: Packing,
+    *,
+    chosen_only: bool = False,
+    pin: bool = False,
+    sight: Sight | None = None,
 ) -> SequenceBatch:
     """Return the batch of `pairs`, on the CPU (with `pin` in pinned memory).
 
-    With `chosen_only` the rejected answers are left out (sft). Raises DataError as `branches_of`.
+    With `chosen_only` the rejected answers are left out (sft). With `sight` all pairs have the same prompt, and those
+    of its rows that the trunk keeps are left out. Raises DataError as `branches_of`.
     """
     branches, rejected_of = branches_of(pairs, chosen_only=chosen_only)
     forest = lay_out(branches, packing.sharing) if packing.as_forest(branches) else None
+    if forest is not None and sight is not None:
+        forest = without_trunk(forest, sight.before)
+    return _batch(branches, rejected_of, forest, pin=pin, sight=sight)
 
+
+def collate_trunk(prompt: Ids, stop: int, sight: Sight, *, pin: bool = False) -> SequenceBatch:
+    """Return the batch of a prompt's rows from `sight.before` to `stop`, which its trunk keeps.
+
+    Its one entry scores the next token, for an engine that wants a loss of every pass.
+    """
+    branch = Branch(prompt[: stop + 1], stop)
+    return _batch([branch], (), stretch(prompt, sight.before, stop), pin=pin, sight=sight)
+
+
+def _batch(
+    branches: Sequence[Branch], rejected_of: Sequence[int], forest: Forest | None, *, pin: bool, sight: Sight | None
+) -> SequenceBatch:
     def tensor(array: npt.NDArray[np.int64]) -> Tensor:
         made = torch.from_numpy(array)
         return made.pin_memory() if pin else made
 
     arrays = _padded(branches) if forest is None else _one_row(forest)
     ids_RT, rows_E, targets_E, entry_C, sequence_C = (tensor(array) for array in arrays)
+    plan, kept = None, sight.before if sight else 0
+    if forest is not None:
+        plan = TreePlan(forest.chains, tensor(forest.end_T), tensor(np.unique(forest.rows_E)), kept=kept)
     return SequenceBatch(
         ids_RT,
         None if forest is None else tensor(forest.depth_T[None]),
-        None if forest is None else TreePlan(forest.chains, tensor(forest.end_T), tensor(np.unique(forest.rows_E))),
+        plan,
         rows_E,
         targets_E,
         entry_C,
         sequence_C,
         tokens_S=tensor(np.array([len(branch.ids) - branch.start for branch in branches], np.int64)),
         rejected_of_K=tensor(np.array(rejected_of, np.int64)),
+        sight=sight,
     )
 
 

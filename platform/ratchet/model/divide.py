@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import heapq
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from ratchet.model.batch import Packing, branches_of, footprint
 from ratchet.pairs.pair import TokenisedPair
 
 Rows = npt.NDArray[np.int64]
+Role = Literal["score", "keep", "return"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +36,21 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Micro:
-    """Rows of one forward pass. `weight` is 0 for a stand-in that only keeps workers in step."""
+    """Rows of one forward pass, and the tokens that it computes. `weight` is 0 for a stand-in that only keeps workers
+    in step.
+
+    `trunk` numbers a prompt that stays across passes of its worker. A pass that scores sees the first `before` tokens
+    of it. ``keep`` computes its tokens from `before` to `stop` for them, without a graph; ``return`` does so again
+    with one, for the gradients that they brought. `rows` of these two is a row with that prompt.
+    """
 
     rows: Rows
     weight: float
+    cost: int = 0
+    role: Role = "score"
+    trunk: int | None = None
+    before: int = 0
+    stop: int = 0
 
 
 def units(
@@ -56,13 +69,21 @@ def units(
     def fits(group: list[int], start: int, stop: int) -> bool:
         return measured(group[start:stop])[0] <= budget
 
-    found: list[Unit] = []
-    for group in groups.values():
-        start = 0
-        while start < len(group):
-            stop = _furthest(start, len(group), functools.partial(fits, group, start))
-            found.append(Unit(tuple(group[start:stop]), *measured(group[start:stop])))
-            start = stop
+    return [
+        Unit(tuple(some), *measured(some))
+        for group in groups.values()
+        for some in filled(group, functools.partial(fits, group))
+    ]
+
+
+def filled(group: list[int], fits: Callable[[int, int], bool]) -> list[list[int]]:
+    """Return a group's rows in their order, as many together as `fits(start, stop)` allows, and one at least."""
+    found: list[list[int]] = []
+    start = 0
+    while start < len(group):
+        stop = _furthest(start, len(group), functools.partial(fits, start))
+        found.append(group[start:stop])
+        start = stop
     return found
 
 
@@ -73,16 +94,26 @@ def divide_units(parts: Sequence[Unit], world: int, budget: int) -> list[list[Mi
     Padded rows: cut by width, the dearest pass as cheap as can be. Over all workers each row stands once with weight 1;
     a worker without rows repeats the cheapest unit with weight 0.
     """
-    bins = _forests([part for part in parts if not part.width], world, budget)
-    bins += _by_width([part for part in parts if part.width], len(bins), world, budget)
-    cheapest = np.array(min(parts, key=lambda part: (part.cost, part.rows)).rows, np.int64)
-    bins.sort(key=lambda held: -_cost(held))
-    filled = [Micro(np.sort([row for part in held for row in part.rows]), 1.0) for held in bins]
+    bins = bins_of(parts, world, budget)
     # Every worker must take part in every collective.
-    filled += [Micro(cheapest, 0.0)] * (-len(filled) % world)
-    passes = [filled[start : start + world] for start in range(0, len(filled), world)]
+    bins += [stand_in(parts)] * (-len(bins) % world)
+    passes = [bins[start : start + world] for start in range(0, len(bins), world)]
     # Back and forth over the workers: the first would else have the dearest pass each time.
     return [[row[rank if k % 2 == 0 else world - 1 - rank] for k, row in enumerate(passes)] for rank in range(world)]
+
+
+def bins_of(parts: Sequence[Unit], world: int, budget: int) -> list[Micro]:
+    """Return the passes of all workers over `parts`, dearest first, as `divide_units` deals them."""
+    bins = _forests([part for part in parts if not part.width], world, budget)
+    bins += _by_width([part for part in parts if part.width], len(bins), world, budget)
+    bins.sort(key=lambda held: -_cost(held))
+    return [Micro(np.sort([row for part in held for row in part.rows]), 1.0, _cost(held)) for held in bins]
+
+
+def stand_in(parts: Sequence[Unit]) -> Micro:
+    """Return the cheapest unit as a pass that counts for nothing."""
+    cheapest = min(parts, key=lambda part: (part.cost, part.rows))
+    return Micro(np.array(cheapest.rows, np.int64), 0.0, cheapest.cost)
 
 
 def _cost(held: Sequence[Unit]) -> int:

@@ -107,7 +107,12 @@ class PairScorer(nn.Module):
         forest: dict[str, Any] = {}
         if batch.plan is not None:
             mask = torch.zeros(PASS, device=batch.input_ids_RT.device)
-            forest = {"position_ids": batch.positions_RT, "attention_mask": mask, "tree": batch.plan}
+            forest = {
+                "position_ids": batch.positions_RT,
+                "attention_mask": mask,
+                "tree": batch.plan,
+                "sight": batch.sight,
+            }
         output = self.causal.get_decoder()(input_ids=batch.input_ids_RT, use_cache=False, **forest)
         return output[0]  # type: ignore[no-any-return]
 

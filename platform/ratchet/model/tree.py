@@ -179,6 +179,38 @@ def _rows(sequences: Sequence[Ids], order: Sequence[int], shared: Sequence[int])
     return Trunks(ids_T, depth_T, end_T, tuple(chains), tuple(rows_of[s] for s in range(len(sequences))))
 
 
+def without_trunk(forest: Forest, before: int) -> Forest:
+    """Return the forest without its first `before` rows, which stand above all others and are computed elsewhere.
+
+    Row numbers of chains and `end_T` stay those of the whole forest; `rows_E` are those of what is left. No entry is
+    scored from a row that is left out, so `before` is less than every prompt's length.
+    """
+    if not before:
+        return forest
+    first, *others = forest.chains
+    return dataclasses.replace(
+        forest,
+        ids_T=forest.ids_T[before:],
+        depth_T=forest.depth_T[before:],
+        chains=(Chain(before, first.stop, ((0, before),)), *others),
+        rows_E=forest.rows_E - before,
+    )
+
+
+def stretch(prompt: Ids, start: int, stop: int) -> Forest:
+    """Return the rows `start` to `stop` of a prompt below its others. Its one entry scores the token that follows."""
+    return Forest(
+        ids_T=prompt[start:stop].astype(np.int64),
+        depth_T=np.arange(start, stop),
+        end_T=np.full(stop, stop, np.int64),
+        chains=(Chain(start, stop, ((0, start),) if start else ()),),
+        rows_E=np.array([stop - start - 1]),
+        targets_E=prompt[stop : stop + 1].astype(np.int64),
+        entry_C=np.zeros(1, np.int64),
+        sequence_C=np.zeros(1, np.int64),
+    )
+
+
 def rows_laid_out(branches: Sequence[Branch], sharing: Sharing = "auto", least: int = LEAST_SHARED) -> int:
     """Return how many rows `lay_out` takes, without making them."""
     order, shared = _order(branches, sharing, least)

@@ -100,7 +100,8 @@ class Cluster(Strict):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray sets aside for each worker."""
     token_budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # noqa: S105  tokens of text
-    """Tokens that one forward pass computes, shared ones once; a longer pair has a pass to itself.
+    """Tokens that one forward pass computes, shared ones once; a longer pair has a pass to itself. A prompt whose
+    answers need several passes stays across them where that saves time, and may be longer than a pass.
     `auto` tries passes of the longest pairs and takes what fits into memory."""
     sharing: Literal["auto", "prompt", "none"] = "auto"
     """Tokens computed once for all sequences that begin with them: any prefix, prompts alone, or none."""

@@ -63,16 +63,20 @@ def score_rows(scorer: Any, table: TokenTable, rows: Any, token_budget: int, dev
     """Return the scores of `rows` in their order; forward alone, at most `token_budget` tokens at a time."""
     import torch
 
-    from ratchet.model.divide import divide_units, units
-    from ratchet.model.forward import score
+    from ratchet.model.forward import by_side
+    from ratchet.model.passes import batches, divide_passes
 
     place = {int(row): at for at, row in enumerate(rows)}
     # NaN, so that a row that no part covered is found when the scores are proved.
     out = np.full((4, len(rows)), np.nan)
-    parts = units(table.__getitem__, rows, scorer.packing, token_budget)
+    (micros,) = divide_passes(table.__getitem__, rows, scorer.packing, token_budget, 1, backward=False)
     with torch.inference_mode():
-        for micro in divide_units(parts, 1, token_budget)[0]:
-            sides = score(scorer, [table[int(row)] for row in micro.rows], device)
+        for micro, made in batches(micros, table.__getitem__, scorer.packing):
+            batch = made.to(device)
+            logps_S = scorer(batch)
+            if micro.role != "score":
+                continue
+            sides = by_side(batch, logps_S)
             columns = (sides.chosen_B, sides.rejected_B, sides.chosen_tokens_B, sides.rejected_tokens_B)
             for line, column in zip(out, columns, strict=True):
                 line[[place[int(row)] for row in micro.rows]] = column.double().cpu().numpy()

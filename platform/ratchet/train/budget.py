@@ -17,12 +17,12 @@ import torch
 
 from ratchet.errors import CorruptError
 from ratchet.model import memory
-from ratchet.model.batch import Packing
-from ratchet.model.divide import Micro, Rows, filling
+from ratchet.model.batch import Packing, collate
+from ratchet.model.divide import Rows, filling
 from ratchet.store.files import read_sealed, write_sealed
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.engine import TrainingEngine
-from ratchet.train.objective import Data, Table, prepare
+from ratchet.train.objective import Data, Table
 from ratchet.train.spec import TrainSpec
 
 _log = logging.getLogger(__name__)
@@ -99,8 +99,9 @@ def _try_pass(spec: TrainSpec, engine: TrainingEngine, data: Data, longest: Rows
     """Run forward and backward over the longest pairs, about `tokens` in all, adding zeros to the gradient."""
     rows = (data.table[int(row)] for row in longest)
     count = len(filling(rows, engine.packing, tokens, chosen_only=spec.supervised))
-    work = prepare(spec, data, Micro(longest[:count], 0.0), engine.packing).to(engine.device)
-    engine.backward(torch.nan_to_num(engine(work.batch)).sum() * 0.0, last=False)
+    pairs = [data.table[int(row)] for row in longest[:count]]
+    batch = collate(pairs, engine.packing, chosen_only=spec.supervised).to(engine.device)
+    engine.backward(torch.nan_to_num(engine(batch)).sum() * 0.0, last=False)
 
 
 def why_unshared(packing: Packing, table: Table) -> str | None:

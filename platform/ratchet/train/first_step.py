@@ -24,7 +24,7 @@ from ratchet.model.forward import by_side
 from ratchet.model.load import DTYPES
 from ratchet.model.noise import Noise
 from ratchet.train.engine import TrainingEngine
-from ratchet.train.objective import Work
+from ratchet.train.objective import Work, pass_over_prompt
 from ratchet.train.spec import TrainSpec
 
 _LOG = logging.getLogger(__name__)
@@ -104,11 +104,16 @@ def measured(engine: TrainingEngine, works: Sequence[Work]) -> Figures:
     """
     engine.train(False)
     parts = []
-    some = works[:_PASSES]
-    for work in some:
+    scored = [k for k, work in enumerate(works) if work.role == "score"]
+    # Where prompts stay across passes, only the first that scores is so on every worker.
+    scored = scored[:_PASSES] if len(scored) == len(works) else scored[:1]
+    for work in works[: scored[-1] + 1]:
         here = work.to(engine.device)
+        if work.role != "score":
+            pass_over_prompt(engine, here, last=False)
+            continue
         scores = by_side(here.batch, engine(here.batch))
-        for k in range(_PASSES * _PAIRS // len(some)):
+        for k in range(_PASSES * _PAIRS // len(scored)):
             one = k % len(work.pairs)
             parts.append(noise.measure_noise(engine, work.pairs[one : one + 1], scores.at(one), engine.device))
     engine.train(True)

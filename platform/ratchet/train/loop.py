@@ -37,6 +37,7 @@ from ratchet.train.objective import (
     metrics_of,
     normaliser,
     own_tokens,
+    pass_over_prompt,
     passes_over,
     prefetch,
 )
@@ -178,6 +179,9 @@ def accumulate(spec: TrainSpec, parts: Parts, batch: GlobalBatch, works: list[Wo
         figures.append(first_step.measured(engine, works))
     for k, prepared in enumerate(works, 1):
         work = prepared.to(engine.device)
+        if work.role != "score":
+            pass_over_prompt(engine, work, last=k == len(works))
+            continue
         logps = answer_logps(engine, work)
         loss_B = loss(logps)
         metrics = metrics_of(spec, logps, loss_B)

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ratchet.losses.preference import PairLogps, bound_loss, pair_metrics, rewards_of, sft
-from ratchet.model.batch import Packing, SequenceBatch, collate
-from ratchet.model.divide import Micro, divide_units, units
+from ratchet.model.batch import SequenceBatch
+from ratchet.model.divide import Micro, Role
 from ratchet.model.forward import Scorer, by_side
+from ratchet.model.passes import batches, divide_passes
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.train.batches import Rows, epoch_order
 from ratchet.train.communicate import Communicator
@@ -66,6 +67,8 @@ class Data:
 class Work:
     """One forward pass, prepared: its pairs and their ids, their weight in the loss (1, or 0 for a stand-in), the
     model's input, and the reference's log-probabilities, (2, B) float64 chosen then rejected, 0 without one.
+
+    A pass whose role is not ``score`` is over a prompt that stays across passes, and has no pairs.
     """
 
     pairs: tuple[TokenisedPair, ...]
@@ -73,6 +76,7 @@ class Work:
     weight: float
     batch: SequenceBatch
     reference_2B: Tensor
+    role: Role = "score"
 
     def to(self, device: torch.device) -> Work:
         """Return the work on `device`; from pinned memory the copy does not wait."""
@@ -80,31 +84,52 @@ class Work:
         return dataclasses.replace(self, batch=self.batch.to(device), reference_2B=moved)
 
 
-def prepare(spec: TrainSpec, data: Data, micro: Micro, packing: Packing, *, pin: bool = False) -> Work:
+def prepare(spec: TrainSpec, data: Data, micro: Micro, batch: SequenceBatch, *, pin: bool = False) -> Work:
     """Return the work of one forward pass, on the CPU (with `pin` in pinned memory)."""
-    pairs = [data.table[int(row)] for row in micro.rows]
+    rows = micro.rows if micro.role == "score" else micro.rows[:0]
     # 0 where the loss reads no reference: a Work has the same form for every kind.
-    known = np.zeros((2, len(pairs)))
+    known = np.zeros((2, len(rows)))
     if data.reference is not None:
-        known = np.stack([data.reference.chosen_N[micro.rows], data.reference.rejected_N[micro.rows]])
+        known = np.stack([data.reference.chosen_N[rows], data.reference.rejected_N[rows]])
     reference_2B = torch.from_numpy(known.astype(np.float64))
     return Work(
-        pairs=tuple(pairs),
-        ids=tuple(data.table.pair_id(int(row)) for row in micro.rows),
+        pairs=tuple(data.table[int(row)] for row in rows),
+        ids=tuple(data.table.pair_id(int(row)) for row in rows),
         weight=micro.weight,
-        batch=collate(pairs, packing, chosen_only=spec.supervised, pin=pin),
+        batch=batch,
         reference_2B=reference_2B.pin_memory() if pin else reference_2B,
+        role=micro.role,
     )
 
 
 def passes_over(
-    spec: TrainSpec, data: Data, rows: Rows, engine: TrainingEngine, token_budget: int, communicator: Communicator
+    spec: TrainSpec,
+    data: Data,
+    rows: Rows,
+    engine: TrainingEngine,
+    token_budget: int,
+    communicator: Communicator,
+    *,
+    backward: bool = True,
 ) -> Iterator[Work]:
-    """Yield this worker's forward passes over `rows`, as many as every other worker has."""
-    held = units(data.table.__getitem__, rows, engine.packing, token_budget, chosen_only=spec.supervised)
-    pin = engine.device.type == "cuda"
-    for micro in divide_units(held, communicator.world, token_budget)[communicator.rank]:
-        yield prepare(spec, data, micro, engine.packing, pin=pin)
+    """Yield this worker's forward passes over `rows`, as many as every other worker has, and of the same kinds."""
+    pin, only = engine.device.type == "cuda", spec.supervised
+    pair_of, packing, world = data.table.__getitem__, engine.packing, communicator.world
+    workers = divide_passes(pair_of, rows, packing, token_budget, world, chosen_only=only, backward=backward)
+    for micro, batch in batches(workers[communicator.rank], pair_of, packing, chosen_only=only, pin=pin):
+        yield prepare(spec, data, micro, batch, pin=pin)
+
+
+def pass_over_prompt(engine: TrainingEngine, work: Work, *, last: bool) -> None:
+    """Compute rows of a prompt that stays across passes: to keep them, or to return the gradients that they brought."""
+    sight = work.batch.sight
+    assert sight is not None  # noqa: S101  only such passes have these roles
+    with torch.set_grad_enabled(work.role == "return"), sight.drawing(engine.device):
+        logps = engine(work.batch)
+        if work.role == "return":
+            # Its loss is 0: the gradients come in at its keys and values. But it reaches every weight, as engines ask.
+            engine.backward(torch.nan_to_num(logps).sum() * 0.0, last=last)
+            sight.returned()
 
 
 def answer_logps(scorer: Scorer, work: Work) -> PairLogps:
@@ -177,8 +202,11 @@ def heldout_metrics(
     loss = loss_function(spec)
     # Without dropout, as the published model will answer.
     engine.train(False)
-    for prepared in passes_over(spec, data, rows, engine, token_budget, communicator):
+    for prepared in passes_over(spec, data, rows, engine, token_budget, communicator, backward=False):
         work = prepared.to(engine.device)
+        if work.role != "score":
+            pass_over_prompt(engine, work, last=False)
+            continue
         logps = answer_logps(engine, work)
         sums[0] += loss(logps).double().sum() * work.weight
         if not spec.supervised:
