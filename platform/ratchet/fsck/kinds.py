@@ -14,7 +14,8 @@ from ratchet.evaluate.harness.requests import digest_fault
 from ratchet.pipeline.step_folder import IDENTITY, SHOWN, masters_files
 from ratchet.pipeline.step_inputs import KEY, begun_as
 from ratchet.reference.models import of_whole_split
-from ratchet.reference.store import block_fault, block_paths, remove_block
+from ratchet.reference.pack import is_packed
+from ratchet.reference.store import block_fault, block_paths, remove_block, unpack
 from ratchet.serving.journal import parse_answer, parse_unit
 from ratchet.store.append import damaged_lines, rewrite
 from ratchet.store.files import read_sealed, write_sealed
@@ -55,19 +56,30 @@ def _logps(folder: Path, layout: Layout) -> Iterator[StorePart]:
         told = faults(folder, record.files) if record else []
     except CorruptError as error:
         record, told = None, [f"{NAME}: {error.what}"]
-    bad = {path: fault for path in block_paths(folder) if (fault := block_fault(path))}
+    packed = is_packed(record)
+    bad = {} if packed else {path: fault for path in block_paths(folder) if (fault := block_fault(path))}
     told = told or [f"{path.name} {fault}" for path, fault in bad.items()]
     if not told:
         yield StorePart(folder, "ok" if record else "unfinished")
+        for path in block_paths(folder) if packed else ():  # of a process that was killed before it could remove them
+            guard = _logps_lease(folder, record, layout)
+            yield StorePart(path, "leftover", "scores.arrow has it", guard, lambda one=path: _no_block(one))  # type: ignore[misc]
         return
 
     def mend() -> str:
         for path in bad:
             remove_block(path)
+        given = unpack(folder)
         (folder / NAME).unlink(missing_ok=True)
-        return f"removed its record and {len(bad)} blocks; the other blocks stay"
+        more = f", {given} of them unpacked" if given else ""
+        return f"removed its record and {len(bad)} blocks; the other blocks stay{more}"
 
     yield StorePart(folder, "damaged", some(told), _logps_lease(folder, record, layout), mend)
+
+
+def _no_block(path: Path) -> str:
+    remove_block(path)
+    return "removed"
 
 
 def _logps_lease(folder: Path, record: Record | None, layout: Layout) -> Path:

@@ -24,14 +24,14 @@ from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.models import TRAINER, EngineChoice, Passes, ScoredPairs, ScoreJob, Scores, ScoringModel
 from ratchet.reference.processes import MOST, attempt, gone_afterwards, sign
 from ratchet.reference.rate import Rater, TrainerRater
-from ratchet.reference.store import block_path, finished_files, missing_blocks, prove, write_block
+from ratchet.reference.store import block_path, block_rows, finish, missing_blocks, proved, write_block
 from ratchet.store import warned
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.machine import keep_to_threads, on_ray
 from ratchet.store.made import LeasedTurn, Made, Product, find, lease_key, made_folder, record_of, turn
-from ratchet.store.record import now, write_record
+from ratchet.store.record import now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,12 +223,13 @@ def _found(plan: _JobPlan) -> Scores:
 
 def _finish(plan: _JobPlan, started: str, clock: float, seconds: float, start: float) -> Scores:
     table = open_table([plan.job.file], [1.0], 0)
-    counts = prove(plan.folder, table.subset(_rows(plan.job)).pair_ids())
+    scored = block_rows(plan.folder)
+    counts = proved(scored, plan.folder, table.subset(_rows(plan.job)).pair_ids())
     plan.folder.mkdir(parents=True, exist_ok=True)
     facts = {"wall_seconds": round(time.monotonic() - clock, 3), "start_seconds": round(start, 3)}
     product = Product(counts, facts=facts)
     record = record_of(plan.scores, product, started, seconds)
-    write_record(plan.folder, record, finished_files(plan.folder))
+    finish(plan.folder, record, scored)
     return Scores(plan.folder, record.fingerprint, counts["pairs"], seconds, start, reused=False)
 
 

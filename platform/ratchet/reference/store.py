@@ -4,8 +4,8 @@
     store/logps/<fp>/block-000000.sha256    the block's SHA-256, as `sha256sum -c` reads it
     store/logps/<fp>/record.json            written last, once every block is there and proved
 
-A block is held against its digest before it is read, also in a folder that is not finished; one that is not as it was
-written, or has no digest, is scored again, and no other.
+A finished pass of many blocks has them in one file (`pack`). A block is held against its digest before it is read, also
+in an unfinished folder; one that is not as it was written, or has no digest, is scored again, and no other.
 
 The identity holds what decides the numbers: tokens, which rows, weights, code, precision, engine. It holds no names, no
 β and no learning rate. So every stage, epoch, run and trial that asks for the same scores finds them.
@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,9 +30,10 @@ import pyarrow.parquet as pq
 from ratchet.errors import CorruptError, DataError, some
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.reference.models import ScoreJob, Scores
+from ratchet.reference.pack import MOST_BLOCKS, is_packed, read_pack, remove_pack, sound_blocks, write_pack
 from ratchet.store.files import write_bytes
 from ratchet.store.fingerprint import digest_once
-from ratchet.store.record import NAME, Record, examine_folder, finished_record
+from ratchet.store.record import NAME, Record, examine_folder, finished_record, read_record, write_record
 
 _log = logging.getLogger(__name__)
 
@@ -110,11 +111,11 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
     So are blocks that `rows` rows do not have. One warning names what a finished folder lacks, and what was damaged.
     """
     wanted = {block_path(folder, number): (number, start, end) for number, start, end in blocks(rows)}
+    told = examine_folder(folder) if (folder / NAME).exists() else None
+    unpack(folder)
     damaged = {path.name: fault for path in wanted if path.exists() and (fault := block_fault(path))}
     damaged |= {path.name: "does not belong to it" for path in block_paths(folder) if path not in wanted}
-    told = (
-        examine_folder(folder) if (folder / NAME).exists() else [f"{name} {fault}" for name, fault in damaged.items()]
-    )
+    told = [f"{name} {fault}" for name, fault in damaged.items()] if told is None else told
     for name in damaged:
         remove_block(folder / name)
     missing = [block for path, block in wanted.items() if not path.exists()]
@@ -130,6 +131,28 @@ def block_fault(path: Path) -> str:
     except FileNotFoundError:
         return "has no digest"
     return "" if written == _digest_line(path, digest_once(path)) else "does not have the bytes that were written"
+
+
+def unpack(folder: Path) -> int:
+    """Give back the sound blocks of a packed file, which goes, and return how many. The folder's lease must be held."""
+    given = list(sound_blocks(folder))
+    for number, rows in given:
+        if not block_path(folder, number).exists():
+            write_block(folder, number, rows["pair_id"].to_pylist(), _logps_of(rows))
+    remove_pack(folder)
+    return len(given)
+
+
+def finish(folder: Path, record: Record, rows: pa.Table) -> None:
+    """Write the record of a folder whose `rows` are proved; many blocks become one file. Raises StorageError."""
+    paths = block_paths(folder)
+    if len(paths) <= MOST_BLOCKS:
+        write_record(folder, record, finished_files(folder))
+        return
+    names = write_pack(folder, [rows.slice(start, end - start) for _, start, end in blocks(len(rows))])
+    write_record(folder, record, names)
+    for path in paths:
+        remove_block(path)
 
 
 def remove_block(path: Path) -> None:
@@ -177,11 +200,16 @@ def prove(folder: Path, pair_ids: PairIds) -> dict[str, Any]:
 
     Raises DataError with the counts where they do not.
     """
-    table, wanted = _read([folder]), _column(pair_ids)
+    return proved(scored_rows(folder), folder, pair_ids)
+
+
+def proved(table: pa.Table, folder: Path, pair_ids: PairIds) -> dict[str, Any]:
+    """As `prove`, of a folder's rows that were read."""
+    wanted = _column(pair_ids)
     ids = table["pair_id"]
     absent, foreign = (len(some) - pc.sum(pc.is_in(some, of)).as_py() for some, of in ((wanted, ids), (ids, wanted)))
     doubled = len(ids) - pc.count_distinct(ids).as_py()
-    bad = ids.filter(pa.array(_not_scores(Logps(*(table[key].to_numpy() for key in SCHEMA.names[1:])))))
+    bad = ids.filter(pa.array(_not_scores(_logps_of(table))))
     if absent or foreign or doubled or len(bad):
         raise DataError(
             f"scores do not match their pairs: {absent} absent, {foreign} foreign, {doubled} doubled, "
@@ -201,7 +229,13 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
 
     Raises DataError with counts where an id has no score or a score is not finite.
     """
-    table, wanted = _read(folders), _column(pair_ids)
+    return find_logps({folder: scored_rows(folder) for folder in folders}, pair_ids)
+
+
+def find_logps(scored: Mapping[Path, pa.Table], pair_ids: PairIds) -> Logps:
+    """Return the scores of `pair_ids`, joined by id, from folders' rows that were read. Raises as `read_logps`."""
+    folders, wanted = list(scored), _column(pair_ids)
+    table = pa.concat_tables(scored.values()) if scored else SCHEMA.empty_table()
     found = pc.index_in(wanted, value_set=table["pair_id"].combine_chunks())
     if found.null_count:
         raise DataError(
@@ -211,8 +245,7 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
             fix="run again: what is not there is scored again",
             code="data.no-score",
         )
-    rows = table.take(found)
-    logps = Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
+    logps = _logps_of(table.take(found))
     bad = ~np.isfinite(logps.chosen) | ((logps.rejected_tokens > 0) & ~np.isfinite(logps.rejected))
     if bad.any():
         raise DataError(
@@ -226,13 +259,12 @@ def read_logps(folders: Sequence[Path], pair_ids: PairIds) -> Logps:
 
 def read_all(folder: Path) -> Logps:
     """Return all scores of a finished folder, in the order in which they were made. Raises CorruptError."""
-    rows = _read([folder])
-    return Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
+    return _logps_of(scored_rows(folder))
 
 
 def ids_in(folder: Path) -> list[str]:
     """Return the ids of the pairs that a folder has scores of, in the order in which they were made."""
-    return [str(one) for one in _read([folder])["pair_id"].to_pylist()]
+    return [str(one) for one in scored_rows(folder)["pair_id"].to_pylist()]
 
 
 def _not_scores(logps: Logps) -> npt.NDArray[np.bool_]:
@@ -246,9 +278,20 @@ def _column(pair_ids: PairIds) -> pa.ChunkedArray:
     return pair_ids if isinstance(pair_ids, pa.ChunkedArray) else pa.chunked_array([pair_ids], pa.string())
 
 
-def _read(folders: Sequence[Path]) -> pa.Table:
-    tables = [read_block(path) for folder in folders for path in block_paths(folder)]
+def scored_rows(folder: Path) -> pa.Table:
+    """Return a folder's rows in the order in which they were made; each file is opened once. Raises CorruptError."""
+    record = read_record(folder)
+    return block_rows(folder) if record is None or not is_packed(record) else read_pack(folder, record)
+
+
+def block_rows(folder: Path) -> pa.Table:
+    """Return the rows of a folder's blocks, which a pass that is not finished has. Raises CorruptError."""
+    tables = [read_block(path) for path in block_paths(folder)]
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def _logps_of(rows: pa.Table) -> Logps:
+    return Logps(*(rows[key].to_numpy() for key in SCHEMA.names[1:]))
 
 
 def read_job(job: ScoreJob, scored: Scores) -> Logps:

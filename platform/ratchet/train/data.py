@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from ratchet.errors import CorruptError, DataError, TrainingError
 from ratchet.losses.preference import loss_of
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.plan.stage_kinds import release_of
-from ratchet.reference.store import Floats, PairIds, block_paths, read_block, read_logps
+from ratchet.reference.store import Floats, PairIds, find_logps, scored_rows
 from ratchet.store.fingerprint import digest_file
 from ratchet.train.batches import Course
 from ratchet.train.objective import Data, Reference
@@ -64,11 +64,17 @@ def open_data(spec: TrainSpec) -> tuple[Data, Data | None]:
             fix="train on demonstrations with an sft stage",
             code="data.one-sided",
         )
-    data = _joined(table, spec.references, spec)
+    reads = not spec.supervised and loss_of(kind).reads_reference
+    # Once, as both halves are joined from the same folders, which have millions of rows.
+    folders = dict.fromkeys((*spec.references, *spec.heldout_references)) if reads else {}
+    scored = {folder: scored_rows(Path(folder)) for folder in folders}
+    data = _joined(table, spec.references, scored, spec) if reads else Data(table, None)
     files = [Path(path) for path in spec.heldout_tokens]
     # Held-out pairs are taken whole, whatever share of a source is trained on.
     heldout = open_table(files, [1.0] * len(files), spec.stage.seed)
-    return data, _joined(heldout, spec.heldout_references, spec) if len(heldout) else None
+    if not len(heldout):
+        return data, None
+    return data, _joined(heldout, spec.heldout_references, scored, spec) if reads else Data(heldout, None)
 
 
 def course_of(spec: TrainSpec, rows: int) -> Course:
@@ -85,16 +91,14 @@ def count_steps(spec: TrainSpec) -> int:
     return course_of(spec, len(open_rows(spec))).total_steps
 
 
-def _joined(table: TokenTable, folders: Sequence[str], spec: TrainSpec) -> Data:
-    if spec.supervised or not loss_of(spec.stage.kind).reads_reference:
-        return Data(table, None)
+def _joined(table: TokenTable, folders: Sequence[str], scored: Mapping[str, pa.Table], spec: TrainSpec) -> Data:
     if not folders:
         raise DataError(
             f"{spec.stage.kind} needs the reference's log-probabilities",
             where=f"step {spec.step}",
             code="data.unscored",
         )
-    return Data(table, Reference(*join_reference(table.pair_ids(), [Path(folder) for folder in folders])))
+    return Data(table, Reference(*_join(table.pair_ids(), {Path(folder): scored[folder] for folder in folders})))
 
 
 _SHOWN = 3
@@ -108,9 +112,13 @@ def join_reference(pair_ids: PairIds, folders: Sequence[Path]) -> tuple[Floats, 
     are. Raises DataError with counts where a pair is absent, stands twice in one folder, or has a
     number that is not finite; CorruptError where a block cannot be read.
     """
-    logps = read_logps(folders, pair_ids)
-    for folder in folders:
-        _refuse_doubled(folder)
+    return _join(pair_ids, {folder: scored_rows(folder) for folder in folders})
+
+
+def _join(pair_ids: PairIds, scored: Mapping[Path, pa.Table]) -> tuple[Floats, Floats]:
+    logps, folders = find_logps(scored, pair_ids), list(scored)
+    for folder, rows in scored.items():
+        _refuse_doubled(folder, rows)
     one_sided = np.flatnonzero(~np.isfinite(logps.rejected))
     if len(one_sided):
         raise DataError(
@@ -123,9 +131,8 @@ def join_reference(pair_ids: PairIds, folders: Sequence[Path]) -> tuple[Floats, 
     return logps.chosen, logps.rejected
 
 
-def _refuse_doubled(folder: Path) -> None:
-    ids = [read_block(block)["pair_id"] for block in block_paths(folder)]
-    counts = pc.value_counts(pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string()))
+def _refuse_doubled(folder: Path, rows: pa.Table) -> None:
+    counts = pc.value_counts(rows["pair_id"])
     doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(doubled):
         raise DataError(
