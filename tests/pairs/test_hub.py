@@ -19,7 +19,7 @@ from hub_server import Hub as Server
 from hub_server import serving
 from raised import raises
 from ratchet.evaluate.task_files import folder_of
-from ratchet.model.load import model_folder
+from ratchet.model.folder import model_folder
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.hub import commit_of, hub_rows

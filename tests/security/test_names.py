@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from raised import raises
 from ratchet.commands.evaluate import read_model
 from ratchet.errors import PlanError
-from ratchet.model.load import model_folder
+from ratchet.model.folder import model_folder
 from ratchet.plan.base import Name
 from ratchet.plan.load import load_plan, load_space, load_suite
 from ratchet.store.layout import Layout

@@ -19,7 +19,8 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from raised import raises
 from ratchet.model.export import save_model, try_saving
-from ratchet.model.load import load_model, model_folder, skeleton
+from ratchet.model.folder import model_folder
+from ratchet.model.load import load_model, skeleton
 from ratchet.model.lora import add_lora, merge_lora, try_merge
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import chat_template_of, template_text

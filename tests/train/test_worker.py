@@ -17,12 +17,11 @@ from raised import raises
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import load_model
 from ratchet.plan.training import Checkpoint, Lora
-from ratchet.train import publish
 from ratchet.train.communicate import Alone
 from ratchet.train.data import count_steps
 from ratchet.train.engine import TorchEngine
 from ratchet.train.notice import Ended, Notice, write_notice
-from ratchet.train.spec import TrainSpec
+from ratchet.train.spec import MODEL, TrainSpec
 from train_bench import (
     CPU,
     Pairs,
@@ -202,7 +201,7 @@ def test_weights_that_do_not_score_as_trained_are_not_published(
 
     with raises("model.unlike-trained"):
         train_whole(spec_of(tmp_path, max_steps=2, **inputs), Alone(), CPU, Lossy)
-    assert not (tmp_path / publish.MODEL).exists()
+    assert not (tmp_path / MODEL).exists()
 
 
 @pytest.mark.parametrize("lora", nightly([None, Lora(rank=4, alpha=16.0)], bool))

@@ -67,14 +67,19 @@ def show_command(arguments: argparse.Namespace) -> int:
     """Draw the plan; nothing is run and nothing written."""
     plan = load_plan(arguments.plan, arguments.overrides, path_problems)
 
-    # Inside: `ratchet check` is of this module too, and loads neither torch nor Ray.
+    # Inside: `ratchet check` is of this module too, and loads less.
+    from ratchet.pairs.lean import tokenizers_alone
     from ratchet.pipeline.state import plan_state
 
-    sources, steps = plan_state(plan)
+    with tokenizers_alone():
+        sources, steps = plan_state(plan)
+        advice = advice_lines(plan)
     lines = draw_plan(plan.name, sources, steps)
-    if advice := advice_lines(plan):
+    if advice:
         lines += ["", "tokens", *advice]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("
+".join(lines) + "
+")
     return 0
 
 

@@ -22,7 +22,7 @@ from ratchet.evaluate.results import Item, TaskResult, join_notes, unanimous, wi
 from ratchet.evaluate.statistics import estimate, estimate_share, ratio
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.losses.preference import Reward, log_ratio_reward
-from ratchet.model.load import model_folder
+from ratchet.model.folder import model_folder
 from ratchet.pairs.flow import pairs_identity, prepare_pairs
 from ratchet.pairs.left_out import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn

@@ -17,14 +17,52 @@ from typing import Any
 
 from ratchet.errors import CorruptError, ModelError
 from ratchet.pairs.chat import ChatTemplate
+from ratchet.pairs.hub import commit_of
 from ratchet.pairs.render import find_style
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
+from ratchet.plan.model import ModelSpec
+from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_files
 
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype"}
 """Keys of config.json that say nothing of what the model computes from its weights."""
 _CHUNK = 1 << 22
 _LONGEST_HEADER = 100 << 20
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
+
+
+def model_folder(spec: ModelSpec) -> Path:
+    """Return the absolute folder of a `path` or `name` spec; a hub model is fetched, or found in the local cache.
+
+    Raises ModelError where there is no such folder or model, or no way to the hub.
+    """
+    if spec.path is not None:
+        folder = at_home(spec.path).absolute()  # workers run in another folder
+        if not folder.is_dir():
+            raise ModelError("no such model folder", where=spec.path, fix="correct model.path", code="model.no-folder")
+        return folder
+    if spec.name is None:
+        raise ModelError("a scratch model has no folder yet", where="model.scratch", fix="make it first")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        commit = commit_of("model", spec.name, spec.revision)
+        return Path(snapshot_download(spec.name, revision=commit, allow_patterns=list(_HUB_FILES)))
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the hub has no model {spec.name!r} that you may read",
+            where="model.name",
+            fix="correct the name, or set HF_TOKEN for a private or gated model",
+            code="model.hub",
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{spec.name} is not in the local cache and cannot be fetched: {str(error).strip().splitlines()[0]}",
+            where="model.name",
+            fix="check the name, the revision and the network; or download it elsewhere and set model.path",
+            code="model.hub",
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

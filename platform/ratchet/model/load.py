@@ -17,10 +17,8 @@ from torch import nn
 
 from ratchet.errors import ModelError
 from ratchet.model.folder import weight_files
-from ratchet.pairs.hub import commit_of
+from ratchet.pairs.lean import lean_transformers
 from ratchet.pairs.trust import load_config
-from ratchet.plan.model import ModelSpec
-from ratchet.store.files import at_home
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
@@ -30,41 +28,6 @@ _UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
 # alone, after the model was put back: then its numbers depend on nothing else.
 _FOLLOWS = {"dynamic", "longrope"}
 _log = logging.getLogger(__name__)
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
-
-
-def model_folder(spec: ModelSpec) -> Path:
-    """Return the absolute folder of a `path` or `name` spec; a hub model is fetched, or found in the local cache.
-
-    Raises ModelError where there is no such folder or model, or no way to the hub.
-    """
-    if spec.path is not None:
-        folder = at_home(spec.path).absolute()  # workers run in another folder
-        if not folder.is_dir():
-            raise ModelError("no such model folder", where=spec.path, fix="correct model.path", code="model.no-folder")
-        return folder
-    if spec.name is None:
-        raise ModelError("a scratch model has no folder yet", where="model.scratch", fix="make it first")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        commit = commit_of("model", spec.name, spec.revision)
-        return Path(snapshot_download(spec.name, revision=commit, allow_patterns=list(_HUB_FILES)))
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"the hub has no model {spec.name!r} that you may read",
-            where="model.name",
-            fix="correct the name, or set HF_TOKEN for a private or gated model",
-            code="model.hub",
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{spec.name} is not in the local cache and cannot be fetched: {str(error).strip().splitlines()[0]}",
-            where="model.name",
-            fix="check the name, the revision and the network; or download it elsewhere and set model.path",
-            code="model.hub",
-        ) from error
 
 
 def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, quantise: str | None = None) -> Any:
@@ -77,6 +40,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     or MXFP4 are held in `dtype`, and saved so.
     Raises ModelError, CorruptError.
     """
+    lean_transformers()
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -119,6 +83,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
 
 def skeleton(folder: Path, dtype: str, trust_remote_code: bool = False) -> Any:
     """Return the model of a folder without the content of its weights. Raises ModelError."""
+    lean_transformers()
     from transformers import AutoModelForCausalLM
 
     config = load_config(folder, trust_remote_code=trust_remote_code)

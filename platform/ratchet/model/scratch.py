@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ratchet.pairs.chat import template_text
+from ratchet.pairs.lean import lean_transformers
 from ratchet.plan.model import Scratch
 
 PAD, BOS, TURN, END = "<|pad|>", "<|begin|>", "<|turn|>", "<|end|>"
@@ -25,6 +26,7 @@ def make_scratch(spec: Scratch, texts: Iterable[str], folder: Path) -> None:
 
 
 def _write_tokenizer(spec: Scratch, texts: Iterable[str], folder: Path) -> int:
+    lean_transformers()
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 from ratchet.errors import CorruptError
 from ratchet.pairs.checks import Reason
 from ratchet.pairs.ids import held_out, sample_key, unique_ids
+from ratchet.pairs.lean import lean_arrow
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.plan.data import Source
 from ratchet.store.record import checked
 
+lean_arrow()
 # A reader holds a whole row group in memory, so it has a bound in rows and in characters.
 _ROWS = 2048
 _CHARACTERS = 4 << 20

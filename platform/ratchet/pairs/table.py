@@ -17,9 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ratchet.errors import CorruptError, DataError
+from ratchet.pairs.lean import lean_arrow
 from ratchet.pairs.pair import Ids, TokenisedPair
 from ratchet.store.record import checked
 
+lean_arrow()
 SIDES = ("prompt", "chosen", "rejected")
 SCHEMA = pa.schema(
     [

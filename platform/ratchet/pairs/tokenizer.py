@@ -9,6 +9,7 @@ from typing import Any
 
 from ratchet.errors import ModelError
 from ratchet.pairs.chat import ChatTemplate, bind
+from ratchet.pairs.lean import tokenizer_class
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
 # These change with the place of the folder or the version that saved it, and turn no text into other ids.
@@ -21,8 +22,6 @@ def load_tokenizer(folder: Path, chat_template: ChatTemplate | None) -> Any:
     Code that comes with a tokenizer is never run, whatever is trusted. Raises ModelError where the folder has
     none that can be used.
     """
-    from transformers import AutoTokenizer
-
     settings = folder / "tokenizer_config.json"
     # Without that code transformers may take another class in its place, whose ids differ.
     if settings.is_file() and read_json(settings).get("auto_map"):
@@ -33,7 +32,7 @@ def load_tokenizer(folder: Path, chat_template: ChatTemplate | None) -> Any:
             code="model.code",
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = tokenizer_class().from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise ModelError(
             f"no tokenizer can be loaded: {str(error).strip().splitlines()[0]}",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import ModelError
+from ratchet.pairs.lean import lean_transformers
 from ratchet.pairs.tokenizer import read_json
 
 _CODE = {"auto_map", "trust_remote_code", "code_revision", "custom_generate", "custom_pipelines", "configuration_files"}
@@ -44,6 +45,7 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
     Raises ModelError where there is none that this transformers knows, or where trusted code is not in the folder.
     """
+    lean_transformers()
     from transformers import AutoConfig
 
     fields = read_json(folder / "config.json")

@@ -11,10 +11,7 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError, ModelError
-from ratchet.model.folder import check_model
-from ratchet.model.load import model_folder
-from ratchet.model.merge import check_start
-from ratchet.model.scratch import make_scratch
+from ratchet.model.folder import check_model, model_folder
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.left_out import tell_lost
@@ -116,6 +113,9 @@ def check_merges(run: Run) -> None:
     base = run.models[BASE]
     for name, stage in run.plan.stages.items():
         if not trains(stage) and BASE in stage.of:
+            # Here, as it needs torch, which a run without merges needs only for its work.
+            from ratchet.model.merge import check_start
+
             check_start(base.folder, base.dtype, f"stages.{name}.of", trust_remote_code=base.trust_remote_code)
 
 
@@ -173,6 +173,8 @@ class ScratchModel:
 
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         """Train the tokenizer and draw the weights. Raises ModelError."""
+        from ratchet.model.scratch import make_scratch  # it needs torch, and finding the model does not
+
         make_scratch(self.spec, _texts([pairs for _, pairs in self.pairs.values()]), folder)
         return Product()
 

@@ -16,7 +16,7 @@ from ratchet.evaluate.bench import Bench
 from ratchet.evaluate.engines.kinds import engine_kind
 from ratchet.evaluate.results import why_of
 from ratchet.evaluate.suites import Scored, score_suite
-from ratchet.model.load import model_folder
+from ratchet.model.folder import model_folder
 from ratchet.pairs.chat import chat_template_of, template_identity
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pipeline.scores_document import Entry, say_score, suite_scores, track_scores

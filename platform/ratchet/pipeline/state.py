@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ratchet.model.folder import check_model
-from ratchet.model.load import model_folder
+from ratchet.model.folder import check_model, model_folder
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import first_pairs
 from ratchet.pairs.render import find_style

@@ -12,7 +12,6 @@ from typing import Any
 
 from ratchet.errors import CorruptError
 from ratchet.model.folder import card_usage, digest_model
-from ratchet.model.merge import merge_models
 from ratchet.pipeline.changes import identity_in, in_words, is_kept, refusal, weights_in_words
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import (
@@ -52,7 +51,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.lease import Wait
 from ratchet.store.made import LeasedTurn, Product, record_of, turn
 from ratchet.store.record import NAME, Record, now, read_record
-from ratchet.train.publish import ADAPTER, MODEL
+from ratchet.train.spec import ADAPTER, MODEL
 
 
 def ensure_step(run: Run, planned: PlannedStep) -> Model:
@@ -273,6 +272,8 @@ def _trusted(run: Run, step: Step) -> dict[str, Any]:
 
 
 def _merge(run: Run, settings: Merge, final: Path) -> dict[str, Any]:
+    from ratchet.model.merge import merge_models  # it needs torch, and a merge that is there does not
+
     folders = [run.models[final_model(run.plan, name)].folder for name in settings.of]
     like = next((at for at, name in enumerate(settings.of) if name != BASE), 0)  # base may be stored otherwise
     with folder_aside(final) as aside:

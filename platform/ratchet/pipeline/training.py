@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,10 +28,10 @@ from ratchet.store.files import read_sealed, storage_errors, write_sealed
 from ratchet.store.fingerprint import digest_file
 from ratchet.store.record import finished_record
 from ratchet.track.progress import follow_training
-from ratchet.train.data import count_steps
-from ratchet.train.here import train_here
-from ratchet.train.launch import TrainResult, train
 from ratchet.train.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from ratchet.train.launch import TrainResult
 
 SLOTS = "slots"
 """The file of a trial that names its training workers' placement group."""
@@ -39,8 +39,13 @@ SLOTS = "slots"
 
 def training_of(run: Run) -> Callable[[TrainSpec], TrainResult]:
     """Return what trains a step: workers on the Ray, or this process."""
+    # Here, as torch takes seconds to load, and a run whose steps are there needs none.
     if run.here:
+        from ratchet.train.here import train_here
+
         return functools.partial(train_here, stop=run.stop.why, say=run.console.say)
+    from ratchet.train.launch import train
+
     cluster = run.plan.cluster
     return functools.partial(
         train,
@@ -56,6 +61,8 @@ def training_of(run: Run) -> Callable[[TrainSpec], TrainResult]:
 @contextlib.contextmanager
 def followed(run: Run, spec: TrainSpec) -> Iterator[None]:
     """Show how training goes on meanwhile, and let it come to a checkpoint where the run is asked to stop."""
+    from ratchet.train.data import count_steps
+
     metrics = Path(spec.folder) / "metrics.jsonl"
     with follow_training(metrics, spec.step, count_steps(spec), run.console), run.stop.patiently():
         yield

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from ratchet.errors import ModelError
 from ratchet.model import memory
+from ratchet.pairs.lean import lean_transformers
 from ratchet.pairs.trust import load_config
 from ratchet.pipeline.sizes import stored_parameters
 from ratchet.prove.case import ProvedStep, Weights
@@ -32,6 +33,7 @@ cancel where one kernel computes both, while in the trainer's passes it is round
 
 def load_plain_model(folder: Path, dtype: str, attention: str | None = None) -> Any:
     """Return a folder's causal language model in `dtype`, without dropout; no code of the folder runs."""
+    lean_transformers()
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

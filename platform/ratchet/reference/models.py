@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ratchet.errors import CorruptError
-from ratchet.model.folder import digest_code, digest_model
-from ratchet.model.load import model_folder
+from ratchet.model.folder import digest_code, digest_model, model_folder
 from ratchet.model.tree import Sharing
 from ratchet.pairs.chat import chat_template_of, handed_of
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer

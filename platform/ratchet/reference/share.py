@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from scipy import special
-
 LEVEL = 0.95
 
 
@@ -16,6 +14,8 @@ def exact_interval(hits: int, count: int) -> tuple[float, float]:
     """
     if not 0 <= hits <= count:
         raise ValueError(f"{hits} of {count} is no share")
+    from scipy import special  # here, as the processes that train and score come through this module and need none
+
     tail = (1 - LEVEL) / 2
     # At these two ends a parameter of the beta distribution would be 0, where scipy gives NaN.
     low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0

@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Protocol, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ratchet.errors import RatchetError
+
+if TYPE_CHECKING:  # checkpoints are looked at without torch, too, by way of `agree`
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Alone:
     world = 1
 
     def sum(self, values: Tensor) -> Tensor:
-        return values.to("cpu", torch.float64)
+        return values.cpu().double()
 
     def gather(self, value: T) -> list[T]:
         return [value]
@@ -58,18 +58,25 @@ class Group:
     """The workers of torch's default process group; tensors travel on `device`."""
 
     def __init__(self, device: torch.device) -> None:
+        import torch.distributed as dist
+
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
         # No public function gives the group's store, and it can be asked while an exchange hangs.
         self._store = dist.distributed_c10d._get_default_store()
         self._step = 0
 
     def sum(self, values: Tensor) -> Tensor:
+        import torch
+        import torch.distributed as dist
+
         # A copy, because the exchange overwrites; float64, so that counts stay exact.
         total = values.to(self.device, torch.float64, copy=True)
         dist.all_reduce(total)
         return total.cpu()
 
     def gather(self, value: T) -> list[T]:
+        import torch.distributed as dist
+
         found: list[T | None] = [None] * self.world
         dist.all_gather_object(found, value)
         return found  # type: ignore[return-value]
@@ -129,6 +136,8 @@ def out_of_memory(said: str) -> bool:
 
 def limit_waiting(seconds: float) -> None:
     """Let no process group wait longer than this: those that libraries make have torch's own limit of half an hour."""
+    import torch.distributed as dist
+
     for group in dist.distributed_c10d._world.pg_map:
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 

@@ -27,9 +27,8 @@ from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of
 from ratchet.train.engine import TrainingEngine
 from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
-from ratchet.train.spec import TrainSpec
+from ratchet.train.spec import ADAPTER, MODEL, TrainSpec
 
-MODEL, ADAPTER = "model", "adapter"
 _MEASURED = 4
 """Pairs by which the engine's own rounding is measured."""
 ROOM = 1.05

@@ -12,6 +12,8 @@ from ratchet.plan.stage_kinds import stage_kind
 from ratchet.plan.training import TrainingStage
 
 _PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references", "pair_files")
+MODEL, ADAPTER = "model", "adapter"
+"""Folders of a step in which its model is published."""
 _PATHS = ("folder", "model", "masters", "rows", "stop_file", "lease")
 
 

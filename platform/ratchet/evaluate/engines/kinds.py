@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ratchet.errors import DataError, EngineDeathError, PlanError, some
-from ratchet.evaluate.engines.local import LocalEngine, end_ids_of
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.plan.cluster import Cluster
 from ratchet.reference.models import Model
@@ -111,6 +110,9 @@ def _trainer_libraries() -> str:
 
 
 def _trainer(subject: Subject) -> Callable[[], Engine]:
+    # Here, as torch and transformers take seconds to load, and naming an engine needs neither.
+    from ratchet.evaluate.engines.local import LocalEngine
+
     return functools.partial(
         LocalEngine,
         subject.model.folder,
@@ -123,6 +125,8 @@ def _trainer(subject: Subject) -> Callable[[], Engine]:
 
 
 def _vllm(subject: Subject) -> Callable[[], Engine]:
+    from ratchet.evaluate.engines.local import end_ids_of
+
     served = Served(
         subject.model.folder,
         subject.model.dtype,

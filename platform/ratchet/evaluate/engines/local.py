@@ -15,13 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
 
 from ratchet.errors import EngineDeathError, ModelError
 from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods, may_share
@@ -68,6 +61,8 @@ class LocalEngine:
         self.tokenizer = load_tokenizer(folder, chat_template)
         self.model = load_model(folder, dtype, trust_remote_code=trust_remote_code, quantise=quantise)
         # Requests alone decide answers, as with vLLM: no penalties, beams or bans of the folder's own settings.
+        from transformers import GenerationConfig  # not before `load_model`, which leaves out what nobody needs of it
+
         self.model.generation_config = GenerationConfig()
         if quantise is None:  # bitsandbytes has put its weights where they belong
             self.model.to(device)
@@ -144,6 +139,8 @@ class LocalEngine:
         return batches
 
     def _write(self, requests: Sequence[Any]) -> list[Answer]:
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
         prompts = [prompt_ids(self.tokenizer, request) for request in requests]
         rooms = [self.longest - len(prompt) for prompt in prompts]
         asked = [
@@ -237,7 +234,7 @@ def _chat_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     return ids if style.bos_id is None or ids[:1] == [style.bos_id] else [style.bos_id, *ids]
 
 
-class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
+class Draw:
     """Turns each row's logits so that the greedy choice is that row's draw.
 
     Drawing is adding Gumbel noise to logits / temperature and taking the largest (Gumbel 1954; Maddison et al. 2014):
@@ -275,7 +272,7 @@ def _nucleus(logits_V: Tensor, top_p: float) -> Tensor:
     )
 
 
-class Done(StoppingCriteria):  # type: ignore[misc]
+class Done:
     """Ends a row at its own length, or once one of its stop texts stands in it."""
 
     def __init__(self, asked: Sequence[Sampling], tokenizer: Any, width: int) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ratchet.evaluate.engines.forest import layout_rows, sequences_of
-from ratchet.evaluate.engines.local import prompt_ids
 from ratchet.model.tree import divide_groups
 from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import (
@@ -267,6 +266,9 @@ class AnswerPool:
             case ContinuationRequest(context=context):
                 return len(context)
             case ChatRequest() | CompletionRequest():
+                # Here, as it stands beside an engine, whose libraries take seconds to load.
+                from ratchet.evaluate.engines.local import prompt_ids
+
                 return len(prompt_ids(self.tokenizer, request))
         return len(request.token_ids)
 

@@ -12,7 +12,7 @@ from ratchet.errors import DataError, ModelError, PlanError, RatchetError
 from ratchet.evaluate.bench import Candidates
 from ratchet.evaluate.engines.kinds import engine_label
 from ratchet.evaluate.judges.judge import Judge
-from ratchet.model.load import model_folder
+from ratchet.model.folder import model_folder
 from ratchet.pairs.chat import chat_template_of
 from ratchet.plan.judge import JUDGE_KINDS, EndpointJudge, ModelJudge, ReplayJudge
 from ratchet.plan.judge import Judge as AnyJudge
