@@ -1,0 +1,91 @@
+"""What processes load: modules are counted, never seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from whole_run import environment, write_smallest
+
+UNUSED = {"sklearn", "scipy", "pandas"}
+WORKER = """
+import json, sys
+from pathlib import Path
+import ratchet.train.worker, ratchet.reference.score, ratchet.evaluate.engines.local
+import ratchet.train.deepspeed
+from ratchet.model.load import load_model
+from ratchet.pairs.tokenizer import load_tokenizer
+folder = Path(sys.argv[1])
+load_tokenizer(folder, None)
+load_model(folder, "float32")
+import ratchet.model.lora
+loaded = sorted(sys.modules)
+import transformers.utils
+from lm_eval.api import metrics
+metrics.f1_score([(1, 1), (0, 0)])
+told = transformers.utils.is_sklearn_available() and transformers.utils.import_utils.is_scipy_available()
+print(json.dumps([loaded, told, sorted(sys.modules)]))
+"""
+
+
+COMMAND = """
+import json, sys
+from ratchet.cli import main
+status = main(sys.argv[2:])
+open(sys.argv[1], "w", encoding="utf-8").write(json.dumps(sorted(sys.modules)))
+sys.exit(status)
+"""
+
+
+def loaded_by(folder: Path, *words: str) -> set[str]:
+    """Return the modules that a command of Ratchet's has loaded at its end in `folder`; it must succeed."""
+    told = folder / "modules.json"
+    found = subprocess.run(
+        [sys.executable, "-c", COMMAND, str(told), *words],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return set(json.loads(told.read_text()))
+
+
+@pytest.mark.heavy
+def test_workers_load_nothing_that_nobody_needs(small_folder: Path) -> None:
+    """What trains, scores and evaluates goes without scikit-learn, scipy and pandas; lm-eval has them all the same."""
+    found = subprocess.run(
+        [sys.executable, "-c", WORKER, str(small_folder)], env=environment(), capture_output=True, text=True, check=True
+    )
+    loaded, told, afterwards = json.loads(found.stdout.splitlines()[-1])
+    assert "transformers.generation.candidate_generator" in loaded and not UNUSED & set(loaded)
+    assert told and {"sklearn.metrics", "scipy"} <= set(afterwards)
+
+
+@pytest.mark.heavy
+def test_show_needs_no_torch(tmp_path: Path, small_folder: Path) -> None:
+    """Before a run, where a tokenizer of a model folder counts the pairs' tokens."""
+    write_smallest(tmp_path)
+    told = (tmp_path / "plan.yaml").read_text()
+    head, _, rest = told.partition("model:")
+    (tmp_path / "plan.yaml").write_text(f"{head}model: {{path: {small_folder}}}\ndata:{rest.partition('data:')[2]}")
+    loaded = loaded_by(tmp_path, "show", "plan.yaml")
+    assert "tokenizers" in loaded and "ratchet.pipeline.state" in loaded
+    assert not {"torch", "ray", "matplotlib"} & loaded and not UNUSED & loaded
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder of random weights."""
+    from harness_example import SPEC
+    from ratchet.model.scratch import make_scratch
+    from token_pairs import TEXTS
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    make_scratch(SPEC, TEXTS, folder)
+    return folder
