@@ -36,6 +36,7 @@ DAMAGE = {
     "store/requests/task-k.requests": "store/requests/task-k.requests",
     "store/datasets/d/test.arrow": "store/datasets/d",
     "store/scores/r/items.parquet": "store/scores/r",
+    "store/answered/k.json": "store/answered/k.json",
     "runs/plan/steps/align/record.json": "runs/plan/steps/align",
     "runs/plan/orders/align.json": "runs/plan/orders/align.json",
     "sweeps/s/trials/t1/trial.json": "sweeps/s/trials/t1/trial.json",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from whole_run import environment, write_smallest
+from whole_run import environment, loaded_by, write_smallest
 
 UNUSED = {"sklearn", "scipy", "pandas"}
 WORKER = """
@@ -30,30 +30,6 @@ metrics.f1_score([(1, 1), (0, 0)])
 told = transformers.utils.is_sklearn_available() and transformers.utils.import_utils.is_scipy_available()
 print(json.dumps([loaded, told, sorted(sys.modules)]))
 """
-
-
-COMMAND = """
-import json, sys
-from ratchet.cli import main
-status = main(sys.argv[2:])
-open(sys.argv[1], "w", encoding="utf-8").write(json.dumps(sorted(sys.modules)))
-sys.exit(status)
-"""
-
-
-def loaded_by(folder: Path, *words: str) -> set[str]:
-    """Return the modules that a command of Ratchet's has loaded at its end in `folder`; it must succeed."""
-    told = folder / "modules.json"
-    found = subprocess.run(
-        [sys.executable, "-c", COMMAND, str(told), *words],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return set(json.loads(told.read_text()))
 
 
 @pytest.mark.heavy

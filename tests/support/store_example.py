@@ -125,6 +125,7 @@ def write_store(root: Path) -> Layout:
     write_step(layout.made_step("s"))
     write_step(layout.step("plan", "align"))
     write_sealed(layout.order("plan", "align"), {"chunks": ["a", "b"], "difficulties": [], "rows": [[1, 2], [3]]})
+    write_sealed(layout.answered("k"), {"says": {"report": "report.html"}})
     end = TrialEnd(1, "t1", 1, {"a.b": 0.1}, "p1", None, "finished", metrics={"m": Value(0.5)})
     write_sealed(layout.trials("s").run("t1") / "trial.json", to_values(end))
     return layout

@@ -110,6 +110,30 @@ def ratchet(folder: Path, *arguments: str, seconds: float = 3000) -> subprocess.
     )
 
 
+_COMMAND = """
+import json, sys
+from ratchet.cli import main
+status = main(sys.argv[2:])
+open(sys.argv[1], "w", encoding="utf-8").write(json.dumps(sorted(sys.modules)))
+sys.exit(status)
+"""
+
+
+def loaded_by(folder: Path, *words: str) -> set[str]:
+    """Return the modules that a command of Ratchet's has loaded at its end in `folder`; it must succeed."""
+    told = folder / "modules.json"
+    found = subprocess.run(
+        [sys.executable, "-c", _COMMAND, str(told), *words],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return set(json.loads(told.read_text()))
+
+
 def steps(folder: Path, plan: str = "tiny") -> Path:
     """Return the folder of a plan's steps."""
     return folder / "out" / "runs" / plan / "steps"

@@ -10,17 +10,21 @@ import pytest
 
 import sweep_run
 from raised import raises
+from ratchet.documents.sweep import Value
 from ratchet.errors import PlanError
+from ratchet.pipeline.answered import answer_in
 from ratchet.store.codec import to_values
 from ratchet.store.files import read_sealed
+from ratchet.store.layout import layout_at
 from ratchet.track.progress import Console
 from ratchet.tune import sweep as module
 from ratchet.tune.background import Clock, Pages
 from ratchet.tune.choose import Chosen
-from ratchet.tune.definition import Sweep, open_sweep
+from ratchet.tune.definition import Sweep, open_sweep, sweep_question
 from ratchet.tune.points import SeededPoint
 from ratchet.tune.process import tell, work
 from ratchet.tune.trial import end_trial, write_point
+from whole_run import loaded_by
 
 BETA = "stages.align.beta"
 
@@ -142,6 +146,31 @@ def test_a_trial_that_has_ended_is_left_as_it_is(betas: Sweep) -> None:
     ended = end_trial(task, "finished", metrics={})
     assert work(task, lambda line: None) == ended
     assert (task.folder / "progress.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.heavy
+def test_a_sweep_whose_trials_have_ended_is_answered_from_their_documents(betas: Sweep, tmp_path: Path) -> None:
+    claim(betas)
+    accuracy = {"align/heldout/accuracy": Value(0.5, 0.1)}
+    for number, beta in enumerate((0.1, 0.3, 1.0), 1):
+        task = betas.task(Chosen(SeededPoint({BETA: beta}), number, "grid"))
+        write_point(task)
+        end_trial(task, "finished", metrics=accuracy)
+    question, layout = sweep_question(betas), layout_at(betas.plan.cluster.storage)
+    assert answer_in(layout, betas.folder, question) is None
+    page, _ = module.run_sweep(betas, asked=question)
+    said = answer_in(layout, betas.folder, question)
+    assert said is not None and said["report"] == str(page)
+    loaded = loaded_by(tmp_path, "sweep", "plan.yaml", "space.yaml")
+    assert not {"torch", "ray", "matplotlib", "transformers", "scipy"} & loaded
+    for path in (page, task.folder / "trial.json", task.folder / "point.json", betas.folder / "sweep.json"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b" ")
+        assert answer_in(layout, betas.folder, question) is None, path
+        path.write_bytes(whole)
+    assert answer_in(layout, betas.folder, question) is not None
+    other = asked(tmp_path, sweep_run.BETAS + "budget: {trials: 2}\n")
+    assert answer_in(layout, other.folder, sweep_question(other)) is None
 
 
 def test_a_trial_that_was_told_to_end_before_its_driver_was_killed_ends_without_training(betas: Sweep) -> None:

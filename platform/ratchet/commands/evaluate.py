@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ratchet.commands.arguments import add_here, add_overrides, begin
 from ratchet.errors import PlanError
+from ratchet.pipeline.answered import evaluation_question, find_answer
 from ratchet.pipeline.paths import path_fault, path_problems
 from ratchet.plan.base import url_fault
 from ratchet.plan.cluster import Cluster
@@ -18,6 +19,10 @@ from ratchet.plan.model import DAY, ModelSpec, changed, is_commit
 from ratchet.plan.naming import NamedPath
 from ratchet.plan.reading import parse
 from ratchet.plan.schema import Wandb
+from ratchet.store.layout import layout_at
+from ratchet.store.lease import holder_of
+from ratchet.store.made import HELD
+from ratchet.track.progress import Console
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,18 +75,22 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     )
     if arguments.here:
         refuse_suite_here(str(arguments.suite), suite)
+    wandb = None
+    if arguments.wandb:
+        wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
+    specs = {name: rendered(spec, arguments.template_arguments, arguments.date) for name, spec in models.items()}
+    asked = evaluation_question(specs, arguments.suite, suite, cluster, wandb, here=arguments.here)
+    said = find_answer(layout_at(cluster.storage, "--storage "), asked)
+    if said is not None and holder_of(Path(said["report"]).with_name(HELD)) is None:
+        Console().say(f"{arguments.suite.stem:<20} nothing to do: answers, scores and the report are there")
+        sys.stdout.write(f"report: {said['report']}\n")
+        return 0
     begin(arguments.suite.stem, "evaluating models")
 
     from ratchet.pipeline.standalone_evaluation import EvaluationRequest, evaluate_models
 
-    asked = [
-        EvaluationRequest(name, rendered(spec, arguments.template_arguments, arguments.date))
-        for name, spec in models.items()
-    ]
-    wandb = None
-    if arguments.wandb:
-        wandb = Wandb(project=arguments.wandb, mode="offline" if arguments.wandb_offline else "online")
-    evaluated = evaluate_models(asked, arguments.suite, suite, cluster, wandb, here=arguments.here)
+    requests = [EvaluationRequest(name, spec) for name, spec in specs.items()]
+    evaluated = evaluate_models(requests, arguments.suite, suite, cluster, wandb, here=arguments.here, asked_as=asked)
     sys.stdout.write(f"report: {evaluated.report}\n")
     # After the report is named, which has what all other tasks found.
     if (error := evaluated.error()) is not None:

@@ -14,6 +14,7 @@ from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import file_kind, load_file, load_plan, refuse_plan_here
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
+from ratchet.track.progress import Console
 
 if TYPE_CHECKING:
     from ratchet.pipeline.state import Size, SourceState, StepState
@@ -140,11 +141,20 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run the plan; the last line on standard output names the report."""
-    plan = _begun(arguments, "running the plan")
+    # Inside, as in `show`.
+    from ratchet.pipeline.answered import answer_of_run, plan_question
+
+    plan, text = _read(arguments), arguments.plan.read_text(encoding="utf-8")
+    asked = plan_question("run", plan, text, here=arguments.here)
+    if not arguments.fresh and (said := answer_of_run(plan, asked)) is not None:
+        Console().say(f"{plan.name:<20} nothing to do: steps, scores and the report are there")
+        sys.stdout.write(f"report: {said['report']}\n")
+        return 0
+    begin(plan.name, "running the plan")
 
     from ratchet.pipeline.runner import run_plan
 
-    report = run_plan(plan, arguments.plan.read_text(encoding="utf-8"), fresh=arguments.fresh, here=arguments.here)
+    report = run_plan(plan, text, fresh=arguments.fresh, here=arguments.here, asked=asked)
     sys.stdout.write(f"report: {report}\n")
     return 0
 
@@ -157,22 +167,29 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def score_command(arguments: argparse.Namespace) -> int:
     """Score; the last line on standard output says how many pairs have scores, and what waits for a model."""
-    plan = _begun(arguments, "scoring references")
+    from ratchet.pipeline.answered import answer_of_run, plan_question
 
-    from ratchet.pipeline.runner import score_plan
+    plan = _read(arguments)
+    asked = plan_question("score", plan, "", here=arguments.here)
+    if (said := answer_of_run(plan, asked)) is not None:
+        Console().say(f"{plan.name:<20} nothing to do: the scores are there")
+        pairs, waiting = int(said["pairs"]), said["waiting"].split()
+    else:
+        begin(plan.name, "scoring references")
 
-    pairs, waiting = score_plan(plan, here=arguments.here)
+        from ratchet.pipeline.runner import score_plan
+
+        pairs, waiting = score_plan(plan, here=arguments.here, asked=asked)
     later = f"; {some(waiting)} can be scored once the model before is trained" if waiting else ""
     sys.stdout.write(f"scored: {pairs:,} pairs{later}\n")
     return 0
 
 
-def _begun(arguments: argparse.Namespace, what: str) -> Plan:
-    """Return the plan that is to be run or scored, and say that this begins."""
+def _read(arguments: argparse.Namespace) -> Plan:
+    """Return the plan that is to be run or scored."""
     plan = load_plan(arguments.plan, arguments.overrides, path_problems)
     if arguments.here:
         refuse_plan_here(plan)
-    begin(plan.name, what)
     return plan
 
 

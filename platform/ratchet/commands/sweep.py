@@ -9,7 +9,10 @@ from pathlib import Path
 
 from ratchet.commands.arguments import add_plan, begin
 from ratchet.errors import PlanError
-from ratchet.tune.definition import Sweep, open_sweep
+from ratchet.pipeline.answered import answer_in
+from ratchet.store.layout import layout_at
+from ratchet.track.progress import Console
+from ratchet.tune.definition import Sweep, open_sweep, sweep_question
 
 JOBS = Path("jobs")
 
@@ -56,6 +59,13 @@ def sweep_command(arguments: argparse.Namespace) -> int:
         return _write_wandb_config(arguments, sweep)
     if arguments.dry_run:
         return _write_forecast(sweep)
+    asked, layout = sweep_question(sweep), layout_at(sweep.plan.cluster.storage)
+    if not (arguments.fresh or arguments.trial or arguments.promote is not None) and (
+        said := answer_in(layout, sweep.folder, asked)
+    ):
+        Console().say(f"{sweep.name:<20} nothing to do: trials and the report are there")
+        sys.stdout.write(f"report: {said['report']}\n")
+        return 0
     begin(sweep.name, "running the sweep")
 
     from ratchet.tune.sweep import promote_point, refuse_nothing, run_one, run_sweep
@@ -67,7 +77,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
         report = run_one(sweep, values, seed)
         sys.stdout.write(f"report: {report}\n")
         return 0
-    page, outcome = run_sweep(sweep, fresh=arguments.fresh)
+    page, outcome = run_sweep(sweep, fresh=arguments.fresh, asked=asked)
     sys.stdout.write(f"report: {page}\n")
     # After the page is named: a sweep of which nothing came has one too.
     refuse_nothing(outcome)

@@ -120,7 +120,7 @@ def _documents(folder: Path, lease: Path) -> Iterator[StorePart]:
         yield from (part for part in _document(path, lease) if part.wrong)
 
 
-def _document(path: Path, lease: Path) -> Iterator[StorePart]:
+def _document(path: Path, lease: Path | None) -> Iterator[StorePart]:
     try:
         read_sealed(path)
     except CorruptError as error:
@@ -133,6 +133,10 @@ def _document(path: Path, lease: Path) -> Iterator[StorePart]:
 
 def _order(path: Path, layout: Layout) -> Iterator[StorePart]:
     yield from _document(path, path.parent.parent / "lease")
+
+
+def _kept_answer(path: Path, layout: Layout) -> Iterator[StorePart]:
+    yield from _document(path, None)
 
 
 def _trial(path: Path, layout: Layout) -> Iterator[StorePart]:
@@ -230,6 +234,7 @@ KINDS: Mapping[str, PartKind] = {
         PartKind("requests", "store/requests/*.requests", _requests),
         PartKind("copies of data sets", "store/datasets/*", _copies),
         PartKind("results", "store/scores/*", _whole(None)),
+        PartKind("kept answers", "store/answered/*.json", _kept_answer),
         PartKind("steps", "runs/*/steps/*", _step),
         PartKind("orders", "runs/*/orders/*.json", _order),
         PartKind("trials", "sweeps/*/trials/*/point.json", _trial),

@@ -27,7 +27,7 @@ from ratchet.plan.suite import source_of
 from ratchet.reference.models import Model
 from ratchet.store.codec import to_values
 from ratchet.store.files import write_json
-from ratchet.store.machine import on_ray
+from ratchet.store.machine import has_ray
 
 
 class Evaluations:
@@ -43,8 +43,7 @@ class Evaluations:
         self.found: dict[str, list[Scored]] = {}
         self.heldout = Heldout(functools.partial(questions_of, run), functools.partial(questions_identity, run))
         self.actors = run.plan.cluster.score_actors
-        # Room beside one trial's training is another trial's.
-        self.beside = spare_actors(run.plan.cluster) if self.suites and run.trial is None else 0
+        self.beside = 0
         self._waiting: queue.Queue[Model | None] = queue.Queue()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -56,6 +55,9 @@ class Evaluations:
             return
         for one in self._some(name, at_end=False):
             self._prepare(one)
+        # Asked each time, as a Ray is there with the first work; room beside one trial's training is another trial's.
+        if self._thread is None and self.run.trial is None:
+            self.beside = spare_actors(self.run.plan.cluster)
         if not self.beside:
             self._evaluate(self.run.models[name], self._some(name, at_end=False), self.actors)
             return
@@ -154,8 +156,8 @@ def write_scores(
 
 
 def spare_actors(cluster: Cluster) -> int:
-    """Return how many evaluation processes fit beside training, at most `score_actors`; none without a Ray."""
-    if not on_ray():
+    """Return how many evaluation processes fit beside training, at most `score_actors`; none while there is no Ray."""
+    if not has_ray():
         return 0
     have = resources()
     # An engine that is spread over several GPUs takes them all.

@@ -82,6 +82,8 @@ class Run:
     models: dict[str, Model] = dataclasses.field(default_factory=dict)
     orders: dict[str, Order] = dataclasses.field(default_factory=dict)
     external: dict[str, Model] = dataclasses.field(default_factory=dict)
+    scored: set[Path] = dataclasses.field(default_factory=set)
+    """Where the scores lie that the run has asked for, whenever they were made."""
     scored_now: set[str] = dataclasses.field(default_factory=set)
     foreign: EngineChoice | None = None
     gates: dict[tuple[str, str, str], Gate] = dataclasses.field(default_factory=dict)

@@ -290,18 +290,18 @@ def key_variables(plan: Plan) -> Iterator[Named]:
 
 
 def _parts_of(plan: Plan) -> Iterator[tuple[PlannedSuite | None, KeyPath, Strict]]:
-    yield from ((None, path, part) for path, part in _parts(plan, ()))
+    yield from ((None, path, part) for path, part in schema_parts(plan, ()))
     for one in planned_suites(plan):
-        yield from ((one, path, part) for path, part in _parts(one.suite, ()))
+        yield from ((one, path, part) for path, part in schema_parts(one.suite, ()))
 
 
-def _parts(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Strict]]:
+def schema_parts(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Strict]]:
     """Yield the parts of a schema's value that have keys of their own, with their paths."""
     if isinstance(value, Strict):
         yield path, value
         value = {key: getattr(value, key) for key in type(value).model_fields}
     for key, item in value.items() if isinstance(value, Mapping) else _numbered(value):
-        yield from _parts(item, (*path, key))
+        yield from schema_parts(item, (*path, key))
 
 
 def _numbered(value: Any) -> Iterator[tuple[int, Any]]:

@@ -138,6 +138,7 @@ def score_together(
             on_pairs=show,
             wait=run.wait,
         )
+    run.scored.update(one.folder for one in scored)
     fresh = sum(one.pairs for one in scored if not one.reused)
     run.scored_now.update(one.fingerprint for one in scored if not one.reused)
     if fresh:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import first_pairs
+from ratchet.pipeline.answered import Question, keep_answer_of_run
 from ratchet.pipeline.background_evaluation import Evaluations, write_scores
 from ratchet.pipeline.changes import refuse_changed
 from ratchet.pipeline.context import Run, Trial
@@ -44,9 +45,9 @@ from ratchet.pipeline.reference_passes import (
     score_together,
     step_jobs,
 )
-from ratchet.pipeline.samples import write_samples
+from ratchet.pipeline.samples import sampled_models, write_samples
 from ratchet.pipeline.scores_document import track_scores
-from ratchet.pipeline.session import native_noise_to, session
+from ratchet.pipeline.session import native_noise_to, once_needed
 from ratchet.pipeline.step_inputs import Contents
 from ratchet.pipeline.steps import ensure_step, finished_model, refuse_other_start
 from ratchet.pipeline.stop import Stop, stoppable
@@ -67,11 +68,20 @@ from ratchet.track.heard import Heard
 from ratchet.track.progress import Console
 
 
-def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None = None, here: bool = False) -> Path:
+def run_plan(
+    plan: Plan,
+    text: str,
+    *,
+    fresh: bool = False,
+    trial: Trial | None = None,
+    here: bool = False,
+    asked: Question | None = None,
+) -> Path:
     """Run a plan to its end and return the report that it wrote. `text` is the plan as written.
 
     A run that was cut short goes on where it was; a sweep's `trial` has its folder among the sweep's. With `here` all
-    of it happens in this process, without a Ray; what it makes and finds is the same.
+    of it happens in this process, without a Ray; what it makes and finds is the same. No Ray is started before
+    something is to be made. What came of it is kept as the answer to `asked`.
     Raises RunError where another process holds the run folder, or a step there was made from
     something else and `fresh` is not given; else what its parts raise.
     """
@@ -86,8 +96,7 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
         with (
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),
-            session(plan.cluster, run.console.say, here=here),
-            # Last of them, because Ray takes SIGTERM for itself when it starts.
+            once_needed(plan.cluster, run.console.say, here=here),
             stoppable(run.stop),
         ):
             _prepare(run)
@@ -121,14 +130,20 @@ def run_plan(plan: Plan, text: str, *, fresh: bool = False, trial: Trial | None 
         )
         for line in (*lines(report.diagnoses), *sample_lines(report), *model_lines(report)):
             run.console.say(line)
+        results = [one for some in scored.values() for one in some]
+        whole = all(len(prompt.answers) == len(sampled_models(run)) for prompt in samples)
+        # What could not be asked is asked again by the next run.
+        if whole and all(one.failure is None and one.result.whole for one in results):
+            journals = {answer.record for prompt in samples for answer in prompt.answers}
+            keep_answer_of_run(run, asked, {"report": str(html)}, [one.folder for one in results], sorted(journals))
     return html
 
 
-def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
+def score_plan(plan: Plan, *, here: bool = False, asked: Question | None = None) -> tuple[int, list[str]]:
     """Score the reference of every step whose reference model is there, in one pass of each engine.
 
     Trains nothing; with `here` it is done in this process, without a Ray. Returns how many pairs have scores now, and
-    the steps whose reference is not there yet. Raises what `run_plan` may.
+    the steps whose reference is not there yet, and keeps both as the answer to `asked`. Raises what `run_plan` may.
     """
     run, pairs, waiting = _open(plan, here=here), 0, []
     heard = Heard(run.folder, run.console.say)
@@ -138,7 +153,7 @@ def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
         with (
             native_noise_to(run.folder / "native.log"),
             heard.meanwhile(),
-            session(plan.cluster, run.console.say, here=here),
+            once_needed(plan.cluster, run.console.say, here=here),
             stoppable(run.stop),
         ):
             _prepare(run)
@@ -156,6 +171,7 @@ def score_plan(plan: Plan, *, here: bool = False) -> tuple[int, list[str]]:
                     run.models[step.name] = made
             for (engine, quantise), some in work.items():
                 pairs += sum(one.pairs for one in score_together(run, list(dict.fromkeys(some)), engine, quantise))
+        keep_answer_of_run(run, asked, {"pairs": str(pairs), "waiting": " ".join(waiting)})
     return pairs, waiting
 
 

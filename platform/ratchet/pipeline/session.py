@@ -6,17 +6,20 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ratchet.errors import ClusterError, RatchetError
 from ratchet.pipeline.ray_start import PATIENCE, connect
+from ratchet.pipeline.stop import SIGNALS
 from ratchet.plan.cluster import Cluster
 from ratchet.store.files import storage_errors
-from ratchet.store.machine import on_ray
+from ratchet.store.machine import has_ray, started_by_work
 from ratchet.train.out_of_memory import keep_text, memory_error
 from ratchet.warm.launcher import python_of_workers, write_wrapper
 
@@ -105,11 +108,31 @@ def session(cluster: Cluster, say: Callable[[str], None], *, here: bool) -> cont
 
 
 @contextlib.contextmanager
+def once_needed(cluster: Cluster, say: Callable[[str], None], *, here: bool) -> Iterator[None]:
+    """As `session`, begun with the first work that is to be done: where all is there already, no Ray is started.
+
+    Raises ClusterError then.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start() -> None:
+            main = threading.current_thread() is threading.main_thread()
+            # Ray takes SIGTERM for itself when it starts, and a run that listens already goes on listening.
+            before = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
+            stack.enter_context(session(cluster, say, here=here))
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        with started_by_work(start):
+            yield
+
+
+@contextlib.contextmanager
 def _this_process(cluster: Cluster) -> Iterator[None]:
     """Compute here with as many threads as a worker has, so that numbers are the same. Raises ClusterError."""
     import torch
 
-    if on_ray():
+    if has_ray():
         raise ClusterError("this process is connected to a Ray", where="--here", fix="call ray.shutdown() before")
     if cluster.gpus_per_worker and not torch.cuda.is_available():
         raise ClusterError(

@@ -19,8 +19,9 @@ from ratchet.evaluate.suites import Scored, score_suite
 from ratchet.model.folder import model_folder
 from ratchet.pairs.chat import chat_template_of, template_identity
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
+from ratchet.pipeline.answered import Question, evaluation_question, keep_answer
 from ratchet.pipeline.scores_document import Entry, say_score, suite_scores, track_scores
-from ratchet.pipeline.session import native_noise_to, session
+from ratchet.pipeline.session import native_noise_to, once_needed
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
 from ratchet.plan.cluster import Cluster
@@ -72,13 +73,14 @@ def evaluate_models(
     wandb: Wandb | None = None,
     *,
     here: bool = False,
+    asked_as: Question | None = None,
 ) -> Evaluated:
     """Put models through a suite, write the report, and return where it is and what could not be asked.
 
     The first is the one that the others are compared with, beside the previous one of each. What a model was
-    asked before is not asked again. With `here` this process asks them, without a Ray. Raises PlanError, ModelError,
-    DataError where nothing can be asked, EndpointError, ClusterError, StorageError, RunError; StoppedError where a
-    signal asked for the end.
+    asked before is not asked again. With `here` this process asks them, without a Ray. What came of it is kept as the
+    answer to `asked_as`. Raises PlanError, ModelError, DataError where nothing can be asked, EndpointError,
+    ClusterError, StorageError, RunError; StoppedError where a signal asked for the end.
     """
     _check(suite_file, suite)
     clock, console = time.monotonic(), Console()
@@ -92,7 +94,7 @@ def evaluate_models(
         with (
             native_noise_to(folder / "native.log"),
             heard.meanwhile(),
-            session(cluster, console.say, here=here),
+            once_needed(cluster, console.say, here=here),
             stoppable(stop),
         ):
             for one, model in zip(asked, models, strict=True):
@@ -108,6 +110,14 @@ def evaluate_models(
         data = _report(suite_file, scores, suite, models, time.monotonic() - clock)
         data = dataclasses.replace(data, warnings=tuple(heard.on_page(data.warnings)))
         html, _ = write_report(folder, data)
+        results = [one for entry in entries for one in entry.scored]
+        if asked_as is not None and all(one.failure is None and one.result.whole for one in results):
+            again = evaluation_question(
+                {one.name: one.spec for one in asked}, suite_file, suite, cluster, wandb, here=here
+            )
+            if again == asked_as:
+                files = [folder / NAME, *(html.with_suffix(ending) for ending in (".html", ".json", ".md"))]
+                keep_answer(layout, asked_as, {"report": str(html)}, [one.folder for one in results], files)
     return Evaluated(html, tuple(one for entry in entries for one in entry.scored if one.failure is not None))
 
 

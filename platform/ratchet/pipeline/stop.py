@@ -69,7 +69,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stoppable(stop: Stop) -> Iterator[None]:
-    """Let signals ask `stop`. Begin it when Ray is up: Ray takes SIGTERM for itself when it starts.
+    """Let signals ask `stop`. Ray takes SIGTERM for itself when it starts: `session.once_needed` gives it back.
 
     Only a process's main thread can take signals; elsewhere this does nothing. Raises StoppedError.
     """

@@ -278,6 +278,9 @@ def _processor() -> str:
 
 
 def _gpus() -> list[str]:
+    # A driver has a device file. Without one there is no GPU to name, and torch takes seconds to load.
+    if not any(Path(f"/dev/{name}").exists() for name in ("nvidiactl", "kfd", "dxg")):
+        return []
     import torch
 
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -26,6 +26,7 @@ from ratchet.plan.training import TrainingStage
 from ratchet.reference.models import Scores
 from ratchet.store.files import read_sealed, storage_errors, write_sealed
 from ratchet.store.fingerprint import digest_file
+from ratchet.store.machine import begin_work
 from ratchet.store.record import finished_record
 from ratchet.track.progress import follow_training
 from ratchet.train.spec import TrainSpec
@@ -39,6 +40,7 @@ SLOTS = "slots"
 
 def training_of(run: Run) -> Callable[[TrainSpec], TrainResult]:
     """Return what trains a step: workers on the Ray, or this process."""
+    begin_work()
     # Here, as torch takes seconds to load, and a run whose steps are there needs none.
     if run.here:
         from ratchet.train.here import train_here

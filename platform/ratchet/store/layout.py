@@ -2,7 +2,7 @@
 
 <root>/store/pairs/<fp>/    train.parquet  heldout.parquet  skipped.parquet  record.json
 <root>/store/tokens/<fp>/   train.arrow    heldout.arrow    skipped.parquet  record.json
-<root>/store/logps/<fp>/    block-000000.parquet …                           record.json
+<root>/store/logps/<fp>/    block-000000.parquet …, or scores.arrow          record.json
 <root>/store/models/<fp>/   a Hugging Face folder made from a `scratch:` spec
 <root>/store/answers/<fp>.jsonl   what a model answered, unit by unit
 <root>/store/judgments/<fp>.jsonl   answers of a judge behind a URL
@@ -15,6 +15,7 @@
 <root>/runs/<plan>/steps/<step>/   identity.json metrics.jsonl ledger.jsonl checkpoints/ masters/ model/ record.json
 <root>/runs/<plan>/scores/<model>.json
 <root>/evaluations/<suite>-<models>/   scores.json  report.{html,md,json}
+<root>/store/answered/<fp>.json   what a command was asked and answered, and what that rests on
 <root>/store/steps/<fp>/    what a step made, for all trials that have it: as in runs/<plan>/steps/<step>
 <root>/store/leases/<key>/  who is making something now
 <root>/proofs/<plan>/       prove.json, and while it is made a run folder
@@ -91,6 +92,9 @@ class Layout:
 
     def answers(self, fp: str) -> Path:
         return self.root / "store" / "answers" / f"{fp}.jsonl"
+
+    def answered(self, fp: str) -> Path:
+        return self.root / "store" / "answered" / f"{fp}.json"
 
     def judgments(self, fp: str) -> Path:
         return self.root / "store" / "judgments" / f"{fp}.jsonl"

@@ -9,7 +9,8 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -109,8 +110,36 @@ def this_process() -> Process:
     return Process(socket.gethostname(), _machine(), os.getpid(), started)
 
 
+_starts: list[Callable[[], object]] = []
+_starting = threading.RLock()
+
+
+@contextlib.contextmanager
+def started_by_work(start: Callable[[], object]) -> Iterator[None]:
+    """Call `start` once, with the first work that is to be done in the block; not at all where there is none."""
+    _starts.append(start)
+    try:
+        yield
+    finally:
+        if start in _starts:
+            _starts.remove(start)
+
+
+def begin_work() -> None:
+    """Start what work goes on in (a Ray, or this process's threads), where that waits for the first work."""
+    with _starting:
+        while _starts:
+            _starts.pop()()
+
+
 def on_ray() -> bool:
-    """Whether this process is connected to a Ray, over which work can be spread. Loads no Ray to find out."""
+    """Whether work that is now to be done can be spread over a Ray, which is started for it where it waits for work."""
+    begin_work()
+    return has_ray()
+
+
+def has_ray() -> bool:
+    """Whether this process is connected to a Ray by now. Loads and starts none to find out."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 

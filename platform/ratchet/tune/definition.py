@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ratchet.documents.sweep import SweepOutcome
 from ratchet.errors import PlanError
+from ratchet.pipeline.answered import Question, keep_answer, plan_question
 from ratchet.pipeline.paths import path_problems
 from ratchet.plan.document import Document, Problem, fail
 from ratchet.plan.load import plan_of, read_plan, read_space, space_of
@@ -16,6 +18,7 @@ from ratchet.plan.naming import NAMING
 from ratchet.plan.schema import Plan
 from ratchet.plan.space import Space
 from ratchet.store.layout import layout_at, root_of
+from ratchet.store.record import NAME as RECORD
 from ratchet.tune.check import check_space
 from ratchet.tune.choose import Chosen
 from ratchet.tune.metrics import metric_names
@@ -25,6 +28,8 @@ from ratchet.tune.yaml_text import in_yaml_block
 
 _WHERE = {"cluster", "track", "name"}
 TRIALS = "trials"
+_DOCUMENTS = ("*.json", "*.yaml", "sweep.*", f"{TRIALS}/*/*.json")
+"""What a sweep writes into its folder, and its trials into theirs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +117,27 @@ def open_sweep(plan_path: Path, space_path: Path, overrides: Sequence[str] = ())
         written,
         space_path.read_text(encoding="utf-8"),
     )
+
+
+def sweep_question(sweep: Sweep) -> Question | None:
+    """Return what a sweep is asked; None where its trials read other files than its plan."""
+    naming = {key for some in NAMING.values() for key in some}
+    if any(key.rpartition(".")[2] in naming for key in sweep.space.keys):
+        return None
+    # The texts have what was set on the command line, how the space is searched, and for how long.
+    return plan_question("sweep", sweep.plan, f"{sweep.plan_text}\n---\n{sweep.space_text}", here=False)
+
+
+def keep_answer_of_sweep(sweep: Sweep, asked: Question | None, page: Path, outcome: SweepOutcome) -> None:
+    """Keep the page as the answer to a question, with what trials made, where no input was written to meanwhile.
+
+    A sweep that came to nothing is told so each time. Raises StorageError.
+    """
+    if asked is None or asked != sweep_question(sweep) or any(one.grave for one in outcome.diagnoses):
+        return
+    steps = [record.parent for record in sorted(sweep.folder.glob(f"{TRIALS}/*/steps/*/{RECORD}"))]
+    documents = [path for pattern in _DOCUMENTS for path in sorted(sweep.folder.glob(pattern))]
+    keep_answer(layout_at(sweep.plan.cluster.storage), asked, {"report": str(page)}, steps, documents)
 
 
 def _path_problems(document: Document, written: Document, space: Space) -> Iterator[Problem]:

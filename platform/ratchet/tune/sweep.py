@@ -24,6 +24,7 @@ from ratchet.errors import (
 )
 from ratchet.model.folder import digest_model
 from ratchet.pairs.flow import pairs_identity
+from ratchet.pipeline.answered import Question
 from ratchet.pipeline.session import native_noise_to, needs, ray_session, runs_at_once
 from ratchet.pipeline.stop import Stop, stoppable
 from ratchet.pipeline.summary import hardware
@@ -42,7 +43,7 @@ from ratchet.track.progress import Console, line_by_line
 from ratchet.track.trial import Ends
 from ratchet.tune.background import Clock, Pages
 from ratchet.tune.choose import Chooser, Chosen
-from ratchet.tune.definition import TRIALS, Sweep
+from ratchet.tune.definition import TRIALS, Sweep, keep_answer_of_sweep
 from ratchet.tune.gather import SweepRequest, gather, write_sweep
 from ratchet.tune.order_marks import order_marks
 from ratchet.tune.points import SeededPoint, trial_count
@@ -68,12 +69,12 @@ _MOST_REFUSED = 100
 """Points in a row that the plan does not allow, after which a sweep gives up."""
 
 
-def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, SweepOutcome]:
+def run_sweep(sweep: Sweep, *, fresh: bool = False, asked: Question | None = None) -> tuple[Path, SweepOutcome]:
     """Run a sweep to the end of its budget; return its page, and what came of it. One that was cut short goes on.
 
-    Raises RunError where another process is at it, or its folder holds trials of another plan or
-    space and `fresh` is not given; ClusterError where Ray is too small for one trial; StoppedError where a
-    signal asked for the end, once trials that train have saved.
+    That is kept as the answer to `asked`. Raises RunError where another process is at it, or its folder holds trials of
+    another plan or space and `fresh` is not given; ClusterError where Ray is too small for one trial; StoppedError
+    where a signal asked for the end, once trials that train have saved.
     """
     folder, console = sweep.folder, Console()
     open_storage(root_of(sweep.plan.cluster.storage))
@@ -93,14 +94,14 @@ def run_sweep(sweep: Sweep, *, fresh: bool = False) -> tuple[Path, SweepOutcome]
         page, outcome = write_page(sweep, clock.seconds)
         for line in lines(one for one in outcome.diagnoses if not one.grave):
             console.say(line)
+        keep_answer_of_sweep(sweep, asked, page, outcome)
         return page, outcome
 
 
 def refuse_nothing(outcome: SweepOutcome) -> None:
     """Raise TrainingError where no trial of a sweep that is at its end has finished, with the reason of most."""
-    for one in outcome.diagnoses:
-        if one.grave:
-            raise TrainingError(f"{one.name}: {one.says}", where=one.of, fix=one.do)
+    for one in (one for one in outcome.diagnoses if one.grave):
+        raise TrainingError(f"{one.name}: {one.says}", where=one.of, fix=one.do)
 
 
 def _go_on(sweep: Sweep, clock: Clock, console: Console, heard: Heard) -> None:
