@@ -15,7 +15,7 @@ from ratchet.pipeline.step_folder import IDENTITY, SHOWN, masters_files
 from ratchet.pipeline.step_inputs import KEY, begun_as
 from ratchet.reference.models import of_whole_split
 from ratchet.reference.pack import is_packed
-from ratchet.reference.store import block_fault, block_paths, remove_block, unpack
+from ratchet.reference.store import block_fault, block_paths, remove_block, unpack_blocks
 from ratchet.serving.journal import parse_answer, parse_unit
 from ratchet.store.append import damaged_lines, rewrite
 from ratchet.store.files import read_sealed, write_sealed
@@ -69,7 +69,7 @@ def _logps(folder: Path, layout: Layout) -> Iterator[StorePart]:
     def mend() -> str:
         for path in bad:
             remove_block(path)
-        given = unpack(folder)
+        given = unpack_blocks(folder)
         (folder / NAME).unlink(missing_ok=True)
         more = f", {given} of them unpacked" if given else ""
         return f"removed its record and {len(bad)} blocks; the other blocks stay{more}"

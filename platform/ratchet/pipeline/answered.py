@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ratchet
 from ratchet.errors import CorruptError, DataError, ModelError
 from ratchet.model.folder import model_folder
 from ratchet.pairs.chat import shipped_templates
@@ -234,7 +233,7 @@ def _state(files: Iterable[Path]) -> str:
 @functools.cache
 def code_digest() -> str:
     """Return a digest of Ratchet's own code and templates, as a change of any may change what a command makes."""
-    root = Path(ratchet.__file__).parent
+    root = Path(__file__).parents[1]
     files = [path for path in _below([root]) if path.suffix in {".py", ".jinja"}]
     return fingerprint({str(path.relative_to(root)): digest_file(path) for path in files})
 

@@ -112,7 +112,7 @@ def missing_blocks(folder: Path, rows: int) -> list[tuple[int, int, int]]:
     """
     wanted = {block_path(folder, number): (number, start, end) for number, start, end in blocks(rows)}
     told = examine_folder(folder) if (folder / NAME).exists() else None
-    unpack(folder)
+    unpack_blocks(folder)
     damaged = {path.name: fault for path in wanted if path.exists() and (fault := block_fault(path))}
     damaged |= {path.name: "does not belong to it" for path in block_paths(folder) if path not in wanted}
     told = [f"{name} {fault}" for name, fault in damaged.items()] if told is None else told
@@ -133,7 +133,7 @@ def block_fault(path: Path) -> str:
     return "" if written == _digest_line(path, digest_once(path)) else "does not have the bytes that were written"
 
 
-def unpack(folder: Path) -> int:
+def unpack_blocks(folder: Path) -> int:
     """Give back the sound blocks of a packed file, which goes, and return how many. The folder's lease must be held."""
     given = list(sound_blocks(folder))
     for number, rows in given:
