@@ -53,9 +53,11 @@ def advice_lines(plan: Plan) -> list[str]:
     """Return what the tokens of a plan's stages come to, and which keys would save some, indented."""
     # Inside: a suite or a space is checked without the libraries that read rows.
     from ratchet.documents.token_use import use_in_words
+    from ratchet.pairs.lean import tokenizers_alone
     from ratchet.pipeline.advice import advise
 
-    advice = advise(plan)
+    with tokenizers_alone():
+        advice = advise(plan)
     return [f"  {line}" for line in (*(line for use in advice.uses for line in use_in_words(use)), *advice.uncounted)]
 
 
@@ -78,9 +80,7 @@ def show_command(arguments: argparse.Namespace) -> int:
     lines = draw_plan(plan.name, sources, steps)
     if advice:
         lines += ["", "tokens", *advice]
-    sys.stdout.write("
-".join(lines) + "
-")
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 

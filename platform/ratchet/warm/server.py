@@ -36,12 +36,15 @@ _IMPORTS = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
 )
+_LEAN = "ratchet.pairs.lean"
+"""Where our worker's transformers is imported from: without what nobody needs of it."""
 _OURS = (
     "ratchet.train.worker",
     "ratchet.train.group",
     "ratchet.reference.score",
     "ratchet.evaluate.engines.actors",
     "ratchet.evaluate.engines.kinds",
+    "ratchet.evaluate.engines.local",
     "ratchet.tune.process",
     "ray.tune",
 )
@@ -91,9 +94,10 @@ def import_ahead() -> Iterator[str]:
     if os.environ.get("DS_ACCELERATOR") == "cpu":  # else DeepSpeed asks for the accelerator when it is imported
         names.append("deepspeed")
     found = importlib.util.find_spec("ratchet")
-    if found is not None and found.origin == str(Path(__file__).parents[1] / "__init__.py"):
-        names += _OURS
-    for name in names:
+    ours = found is not None and found.origin == str(Path(__file__).parents[1] / "__init__.py")
+    for name in [*names, *(_OURS if ours else ())]:
+        if ours and name == "transformers":
+            importlib.import_module(_LEAN).lean_transformers()
         importlib.import_module(name)
         if _forks_are_bad():
             raise RuntimeError(f"importing {name} has started CUDA, so forked processes could not use it")
