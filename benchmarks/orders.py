@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, nargs=2, default=[1, 1], help="of pairs and of prompts")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--warm-epochs", type=int, default=6)
     parser.add_argument("--max-length", type=int, default=128)
@@ -89,14 +89,14 @@ def plan_of(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     else:
         rows = {**source, "generate": {**source["generate"], "rows": options.rows}}
     common = {"data": ["source"], "max_length": options.max_length, "batch": options.batch}
-    trained = {"kind": options.kind, "after": "warm", "epochs": options.epochs, "learning_rate": options.learning_rate}
+    trained = {"kind": options.kind, "after": "warm", "learning_rate": options.learning_rate}
     trained |= {} if options.kind == "sft" else {"beta": 0.3}
     # The start model is one for all; its order is the quick one.
     warm = {"kind": "sft", "epochs": options.warm_epochs, "learning_rate": 3e-3, "shuffle": "prompts"}
     stages = {"warm": {**common, **warm}}
     for seed in range(options.seeds):
-        for order in ORDERS:
-            stages[name(order, seed)] = {**common, **trained, "shuffle": order, "seed": seed}
+        for order, epochs in zip(ORDERS, options.epochs, strict=True):
+            stages[name(order, seed)] = {**common, **trained, "shuffle": order, "seed": seed, "epochs": epochs}
     sizes = {"vocab_size": 384, "hidden_size": 64, "layers": 2, "heads": 4, "key_value_heads": 2}
     scratch = {"tokenizer_from": ["source"], **sizes, "intermediate_size": 128, "max_positions": options.max_length}
     return {
