@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import gc
 import os
 import runpy
@@ -18,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from nodes import Nodes
     from ratchet.evaluate.engines.pool import Candidate
+    from ray_head import Head
 
 # A busy machine is no fault of the code; continuous integration judges a change by the same examples each time.
 # RATCHET_EXAMPLES=1000 tries more of each property than the 30 that a change is judged by.
@@ -93,6 +95,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield nodes
 
 
+@pytest.fixture(scope="session")
+def token_head() -> Iterator[Head]:
+    """A Ray head that asks for a token."""
+    from ray_head import ray_head
+
+    with ray_head() as head:
+        yield head
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     # The collector finds no garbage among millions of objects of modules and cases that live to the end, and looks
@@ -105,12 +116,47 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+_ray_of_this_process = contextlib.ExitStack()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep files that share a Ray or a run in one process, where pytest-xdist keeps each file in one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    from parts import group_of
+
+    class Grouped(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(super()._split_scope(nodeid))
+
+    return Grouped(config, log)
+
+
+def shared_by(item: pytest.Item) -> str:
+    """Return the shared fixture that a test takes, or ''."""
+    from parts import SHARED
+
+    taken = item.fixturenames if isinstance(item, pytest.Function) else ()
+    return next((name for name in SHARED if name in taken), "")
+
+
+@pytest.hookimpl(trylast=True)  # after the fixtures of the test
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the shared Ray of this process before a test that may start one of its own."""
+    if nextitem is None or shared_by(nextitem) != "session":
+        _ray_of_this_process.close()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", help="run one part of the tests that are chosen, such as 2/6; files stay whole")
 
 
 @pytest.hookimpl(trylast=True)  # after `-m`, so that the parts are those of a tier
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=shared_by)  # stable: all others keep their order, and come first
     if not config.getoption("part"):
         return
     from parts import lengths, parts_of, read_part
@@ -146,12 +192,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    """A Ray of this machine with room for four training workers."""
+def session() -> None:
+    """A Ray of this machine with room for four training workers: one for all tests in a row that take it."""
+    import ray
+
     from train_ray_bench import four_workers
 
-    with four_workers():
-        yield
+    if not ray.is_initialized():
+        _ray_of_this_process.enter_context(four_workers())
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ LONG = "not gpu and not vllm and not nodes and not prove"
 TIERS = {
     "default": ("-n", "logical", "--dist", "loadfile"),
     "heavy": ("-n", "logical", "--dist", "loadfile", "-m", f"heavy and not ray and not slow and {LONG}"),
-    "ray": ("-m", f"ray and not slow and {LONG}"),
+    "ray": ("-n", "2", "--dist", "loadfile", "-m", f"ray and not slow and {LONG}"),
     "slow": ("-m", f"slow and {LONG}"),
     "prove": ("-m", "prove"),
     "nodes": ("-m", "nodes and not slow"),

@@ -15,7 +15,7 @@ import pytest
 from ray_head import Head, authentication, ray_head
 from whole_run import command
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 PLAN = """\
 name: a
@@ -49,6 +49,7 @@ def open_head() -> Iterator[Head]:
         yield head
 
 
+@pytest.mark.ray
 def test_a_cluster_without_a_token_is_a_problem(open_head: Head, tmp_path: Path) -> None:
     disabled = {"RAY_AUTH_MODE": "disabled"}
     status, found, _ = doctor(tmp_path, "plan.yaml", "--address", open_head.address, **disabled)
@@ -63,6 +64,7 @@ def test_a_cluster_without_a_token_is_a_problem(open_head: Head, tmp_path: Path)
     assert status == 69 and found["nodes"]["level"] == "warning"
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_storage_folder_that_cannot_be_is_told(open_head: Head, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
@@ -77,6 +79,7 @@ def test_a_storage_folder_that_cannot_be_is_told(open_head: Head, tmp_path: Path
     assert found["room for the plan"]["level"] == "problem" and "there are 2" in found["room for the plan"]["found"]
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_secrets_in_a_jobs_runtime_environment_are_told_by_name_alone(open_head: Head, tmp_path: Path) -> None:
     code = (
@@ -97,36 +100,38 @@ def test_secrets_in_a_jobs_runtime_environment_are_told_by_name_alone(open_head:
     assert "hf_shown" not in said and "PLAIN" not in said
 
 
-def test_a_cluster_with_a_token_is_well_and_without_ours_told(tmp_path: Path) -> None:
-    with ray_head() as head:
-        assert head.token is not None
-        ours = authentication(head.token)
-        status, found, said = doctor(tmp_path, "plan.yaml", "--address", head.address, **ours)
-        assert found["authentication"] == {
-            "check": "authentication",
-            "level": "ok",
-            "found": "on: without a token jobs answer 401",
-            "do": "",
-        }
-        assert found["dashboard"]["level"] == "ok"
-        assert (status, [name for name, one in found.items() if one["level"] == "problem"]) == (0, [])
-        assert head.token not in said
+@pytest.mark.ray
+def test_a_cluster_with_a_token_is_well_and_without_ours_told(token_head: Head, tmp_path: Path) -> None:
+    assert token_head.token is not None
+    ours = authentication(token_head.token)
+    status, found, said = doctor(tmp_path, "plan.yaml", "--address", token_head.address, **ours)
+    assert found["authentication"] == {
+        "check": "authentication",
+        "level": "ok",
+        "found": "on: without a token jobs answer 401",
+        "do": "",
+    }
+    assert found["dashboard"]["level"] == "ok"
+    assert (status, [name for name, one in found.items() if one["level"] == "problem"]) == (0, [])
+    assert token_head.token not in said
 
-        status, found, _ = doctor(tmp_path, "--address", head.dashboard, RAY_AUTH_MODE="disabled")
-        assert (status, found["authentication"]["level"]) == (0, "ok")
+    status, found, _ = doctor(tmp_path, "--address", token_head.dashboard, RAY_AUTH_MODE="disabled")
+    assert (status, found["authentication"]["level"]) == (0, "ok")
 
-        wrong = authentication("another-token-of-nobody")
-        status, found, said = doctor(tmp_path, "--address", head.address, **wrong)
-        assert status == 69
-        assert "does not take us" in found["cluster"]["found"] and "RAY_AUTH_TOKEN" in found["cluster"]["do"]
-        assert "another-token-of-nobody" not in said
+    wrong = authentication("another-token-of-nobody")
+    status, found, said = doctor(tmp_path, "--address", token_head.address, **wrong)
+    assert status == 69
+    assert "does not take us" in found["cluster"]["found"] and "RAY_AUTH_TOKEN" in found["cluster"]["do"]
+    assert "another-token-of-nobody" not in said
 
 
+@pytest.mark.heavy
 def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     status, found, _ = doctor(tmp_path, "--address", "127.0.0.1:1")
     assert status == 69 and "no Ray answers at 127.0.0.1:1" in found["cluster"]["found"]
 
 
+@pytest.mark.heavy
 def test_without_a_cluster_this_machine_is_looked_at_and_nothing_started(tmp_path: Path) -> None:
     status, found, _ = doctor(tmp_path, "plan.yaml", RAY_TMPDIR=str(tmp_path / "ray"))
     assert found["cluster"]["found"].startswith("none is named")

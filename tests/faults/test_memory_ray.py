@@ -26,14 +26,15 @@ STORE_MB = 80
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[None]:
+def narrow() -> Iterator[None]:
+    """A Ray with a small object store."""
     with ray_session(Cluster(workers=2, ray=Ray(num_cpus=3, object_store_mb=STORE_MB))):
         yield
 
 
 @pytest.mark.parametrize("restarts", [0, 2])
 def test_workers_out_of_memory_are_restarted_as_often_as_asked_and_then_told_what_to_set(
-    session: None, tmp_path: Path, restarts: int
+    narrow: None, tmp_path: Path, restarts: int
 ) -> None:
     """DeepSpeed is told to gather gradients in a buffer of 20 terabytes, which the system refuses each time."""
     greedy = DeepSpeed(zero=2, overrides={"zero_optimization": {"reduce_bucket_size": 5_000_000_000_000}})
@@ -46,7 +47,7 @@ def test_workers_out_of_memory_are_restarted_as_often_as_asked_and_then_told_wha
     assert not list((tmp_path / "run/checkpoints").glob("step-*"))
 
 
-def test_an_object_store_of_a_tenth_of_the_data_gives_the_same_pairs(session: None, tmp_path: Path) -> None:
+def test_an_object_store_of_a_tenth_of_the_data_gives_the_same_pairs(narrow: None, tmp_path: Path) -> None:
     """The pairs are those of one process that has no object store at all."""
     text = "word " * 4000
     with (tmp_path / "x.jsonl").open("w") as file:

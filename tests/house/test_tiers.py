@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parts import SECONDS, lengths, parts_of, read_part
+from parts import SECONDS, SHARED, group_of, lengths, parts_of, read_part
 from tests import tiers
 from tests.conftest import ROOT
 
@@ -65,6 +65,15 @@ def test_what_was_timed_counts_and_what_was_not_counts_by_its_tests() -> None:
 def test_a_text_that_is_no_part_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no part"):
         read_part(text)
+
+
+def test_files_whose_tests_share_a_ray_are_one_group_and_any_other_is_its_own() -> None:
+    """Two processes would start it twice."""
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*_ray.py")]
+    groups = {file: group_of(file) for file in [*files, "tests/plan/test_cli.py", "a file that is not there"]}
+    assert groups["tests/train/test_faults_ray.py"] == group_of("tests/reference/test_ray.py") == "session"
+    assert all(group == file for file, group in groups.items() if group not in SHARED)
+    assert groups["tests/tune/test_sweep_ray.py"] == "tests/tune/test_sweep_ray.py"
 
 
 @pytest.mark.heavy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +79,9 @@ def test_a_file_that_is_absent_has_no_identity(tmp_path: Path) -> None:
         pairs_identity(Source(path=str(tmp_path / "x.jsonl")), None)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        object_store_memory=150 << 20,
-        configure_logging=False,
-        runtime_env={"env_vars": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}},
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
 def test_ray_gives_what_the_plain_path_gives_for_any_spans(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = lines(2000) + "nonsense\n" + lines(40, extra=1)
     (tmp_path / "x.jsonl").write_text(text)
@@ -129,7 +112,7 @@ def test_ray_gives_what_the_plain_path_gives_for_any_spans(
 
 
 @pytest.mark.ray
-def test_errors_cross_ray_and_leave_nothing_behind(tmp_path: Path, cluster: None) -> None:
+def test_errors_cross_ray_and_leave_nothing_behind(tmp_path: Path, session: None) -> None:
     import gzip
 
     data = gzip.compress(lines(5000).encode(), 1)
@@ -149,7 +132,7 @@ def test_errors_cross_ray_and_leave_nothing_behind(tmp_path: Path, cluster: None
 
 
 @pytest.mark.ray
-def test_generated_rows_on_ray(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_rows_on_ray(tmp_path: Path, session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source.model_validate({"generate": {"kind": "arithmetic_quiz", "rows": 50}, "build": "multiple_choice"})
     found = []
     for span_rows in (50, 17):

@@ -94,17 +94,11 @@ def test_nothing_left_to_train_on_is_an_error_and_leaves_no_folder(folder: Path,
 
 
 @pytest.mark.ray
-def test_ray_data_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    import ray
-
+def test_ray_data_writes_the_same_bytes(session: None, folder: Path, tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "pairs", some_pairs(2500), some_pairs(700, start=5000))
     arguments: dict[str, Any] = {"max_length": 128, "overlong": "drop", "chat_template": None}
     _, here = prepare_tokens(source, "x", folder, Layout(tmp_path / "a"), **arguments, small_rows=10_000)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20)
-    try:
-        _, there = prepare_tokens(source, "x", folder, Layout(tmp_path / "b"), **arguments, small_rows=100)
-    finally:
-        ray.shutdown()
+    _, there = prepare_tokens(source, "x", folder, Layout(tmp_path / "b"), **arguments, small_rows=100)
     for side in ("train", "heldout"):
         left, right = (pa.ipc.open_file(pa.memory_map(str(out / f"{side}.arrow"))).read_all() for out in (here, there))
         assert left.combine_chunks().equals(right.combine_chunks())

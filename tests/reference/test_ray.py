@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
-from ratchet.pipeline.session import ray_session
-from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Generated, Source
 from ratchet.plan.model import Scratch
 from ratchet.reference.models import Passes, ScoreJob, Scores, ScoringModel
@@ -34,18 +31,17 @@ SPEC = Scratch(tokenizer_from=("a",), vocab_size=300, hidden_size=16, layers=1, 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Layout, ScoringModel, ScoreJob]]:
+def made(session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, ScoringModel, ScoreJob]:
     layout = Layout(tmp_path_factory.mktemp("store"))
     source = Source(generate=Generated(kind="arithmetic", rows=700, largest=30), build="arithmetic_corruption")
-    with ray_session(Cluster()):
-        pairs_fp, pairs = prepare_pairs("a", source, layout, None)
-        folder = layout.root / "model"
-        folder.mkdir()
-        make_scratch(SPEC, ["What is 1 + 2 - 3?", "1 + 2 = 3. The answer is 3."], folder)
-        tokens_fp, tokens = prepare_tokens(
-            pairs, pairs_fp, folder, layout, max_length=96, overlong="drop", chat_template=None
-        )
-        yield layout, ScoringModel(folder, digest_model(folder), "float32"), ScoreJob(tokens_fp, tokens, "train")
+    pairs_fp, pairs = prepare_pairs("a", source, layout, None)
+    folder = layout.root / "model"
+    folder.mkdir()
+    make_scratch(SPEC, ["What is 1 + 2 - 3?", "1 + 2 = 3. The answer is 3."], folder)
+    tokens_fp, tokens = prepare_tokens(
+        pairs, pairs_fp, folder, layout, max_length=96, overlong="drop", chat_template=None
+    )
+    return layout, ScoringModel(folder, digest_model(folder), "float32"), ScoreJob(tokens_fp, tokens, "train")
 
 
 def score(layout: Layout, model: ScoringModel, *jobs: ScoreJob) -> list[Scores]:
@@ -74,8 +70,12 @@ def test_a_pass_cut_short_goes_on_with_the_blocks_that_are_missing(made: tuple[L
     assert score(layout, model, job)[0].reused
 
 
-def test_two_at_once_make_one_pass_in_whatever_order_they_ask(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:
+def test_two_at_once_make_one_pass_of_their_own_weights_and_leave_no_process(
+    made: tuple[Layout, ScoringModel, ScoreJob],
+) -> None:
+    """They ask in different orders. Scores of other weights that are there are not taken for theirs."""
     layout, model, job = made
+    (of_others,) = score(layout, model, job)
     small = ScoreJob(job.tokens_fp, job.tokens_folder, "heldout")
     model = ScoringModel(model.folder, "weights that two ask for", "float32")
     with ThreadPoolExecutor(2) as pool:
@@ -83,23 +83,8 @@ def test_two_at_once_make_one_pass_in_whatever_order_they_ask(made: tuple[Layout
         first, second = (future.result(300) for future in asked)
     assert [one.folder for one in first] == [one.folder for one in reversed(second)]
     assert sorted([[one.reused for one in first], [one.reused for one in second]]) == [[False] * 2, [True] * 2]
-
-
-def test_when_a_pass_is_over_its_processes_are_gone_and_their_cpus_free(
-    made: tuple[Layout, ScoringModel, ScoreJob],
-) -> None:
-    layout, model, job = made
-    score(layout, ScoringModel(model.folder, "weights of this test", "float32"), job)
-    left = [title for title in titles_below(os.getpid()) if "BlockScorer" in title]
-    assert left == []
-
-
-def test_other_weights_find_no_scores(made: tuple[Layout, ScoringModel, ScoreJob]) -> None:
-    layout, model, job = made
-    other = ScoringModel(model.folder, "other-weights", "float32")
-    small = ScoreJob(job.tokens_fp, job.tokens_folder, "heldout")
-    first, second = score(layout, model, small)[0], score(layout, other, small)[0]
-    assert first.folder != second.folder
+    assert first[0].folder != of_others.folder
+    assert [title for title in titles_below(os.getpid()) if "BlockScorer" in title] == []
 
 
 def test_an_error_in_a_scoring_process_comes_back_as_itself(

@@ -24,26 +24,20 @@ from ratchet.submit.files import StagedFile, library, pack, unpack
 from ratchet.submit.follow import follow_job, stop
 from ratchet.submit.job import Job, Submission, exit_status, job_runtime_env, submit_once
 from ratchet.track.progress import Console
-from ray_head import Head, get, plain_environment, ray_head
+from ray_head import Head, get, plain_environment
 from whole_run import processes_below
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with ray_head() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def jobs(head: Head) -> Iterator[RayJobs]:
+def jobs(token_head: Head) -> Iterator[RayJobs]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             patch.delenv(name)
         # Ray reads RAY_AUTH_MODE once in a process; commands of their own below get the token that way.
-        patch.setenv("RAY_JOB_HEADERS", json.dumps({"Authorization": f"Bearer {head.token}"}))
-        yield connect_jobs(head.dashboard, None)
+        patch.setenv("RAY_JOB_HEADERS", json.dumps({"Authorization": f"Bearer {token_head.token}"}))
+        yield connect_jobs(token_head.dashboard, None)
 
 
 def made(name: str, code: str, folder: Path, files: tuple[StagedFile, ...] = (), **more: str) -> Submission:
@@ -95,9 +89,9 @@ def test_exactly_the_staged_files_arrive_with_the_library_and_the_standard_libra
     assert version.count(".") == 2
 
 
-def test_two_submissions_at_one_moment_are_one_job(head: Head, jobs: RayJobs, tmp_path: Path) -> None:
+def test_two_submissions_at_one_moment_are_one_job(token_head: Head, jobs: RayJobs, tmp_path: Path) -> None:
     submission = made("race", "print('once')", tmp_path)
-    others = [connect_jobs(head.dashboard, None) for _ in range(4)]
+    others = [connect_jobs(token_head.dashboard, None) for _ in range(4)]
     start, found = threading.Barrier(4), []
 
     def submit(mine: RayJobs) -> None:
@@ -112,7 +106,7 @@ def test_two_submissions_at_one_moment_are_one_job(head: Head, jobs: RayJobs, tm
     assert sorted(found) == [(found[0][0], False)] * 3 + [(found[0][0], True)]
     job = follow_job(jobs, found[0][0], io.StringIO(), patience=60, poll=0.2)
     assert exit_status(job) == 0
-    listed = json.loads(get(head, "/api/jobs/"))
+    listed = json.loads(get(token_head, "/api/jobs/"))
     assert [one["submission_id"] for one in listed if one["metadata"].get("ratchet_plan") == "race"] == [job.id]
     assert submit_once(jobs, submission, None) == (job.id.removesuffix("1") + "2", True), (
         "one that has ended is tried again"
@@ -180,7 +174,7 @@ def test_a_stop_gives_the_time_that_was_asked_for(jobs: RayJobs, tmp_path: Path,
     assert out.getvalue() == ("committed\n" if committed else "")
 
 
-def test_no_token_and_a_wrong_one_are_refused(head: Head, tmp_path: Path) -> None:
+def test_no_token_and_a_wrong_one_are_refused(token_head: Head, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(
         "name: x\nmodel: {scratch: {tokenizer_from: [a]}}\ndata: {a: {generate: {kind: arithmetic}}}\n"
         "stages: {s: {kind: sft, data: [a], max_length: 512}}\ncluster: {storage: /mnt/store}\n"
@@ -188,14 +182,14 @@ def test_no_token_and_a_wrong_one_are_refused(head: Head, tmp_path: Path) -> Non
     found = []
     for token in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 32}):
         answer = subprocess.run(
-            ["ratchet", "submit", "plan.yaml", "--address", head.dashboard],
+            ["ratchet", "submit", "plan.yaml", "--address", token_head.dashboard],
             cwd=tmp_path, env=plain_environment() | {"HOME": str(tmp_path)} | token, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
         found.append((answer.returncode, answer.stderr.splitlines()[-2]))
     assert found == [
-        (69, f"error: {head.dashboard}: the cluster asks for a token (401)"),
-        (69, f"error: {head.dashboard}: the cluster refuses this token (403)"),
+        (69, f"error: {token_head.dashboard}: the cluster asks for a token (401)"),
+        (69, f"error: {token_head.dashboard}: the cluster refuses this token (403)"),
     ]
 
 
@@ -203,10 +197,10 @@ COUNTS = "import time\nfor n in range(100):\n    print(n, flush=True)\n    time.
 
 
 @pytest.mark.slow
-def test_a_dashboard_that_dies_and_comes_back_costs_no_line(head: Head, jobs: RayJobs, tmp_path: Path) -> None:
+def test_a_dashboard_that_dies_and_comes_back_costs_no_line(token_head: Head, jobs: RayJobs, tmp_path: Path) -> None:
     name, _ = submit_once(jobs, made("counts", COUNTS, tmp_path), None)
     until(lambda: "3" in jobs.log(name).splitlines())
-    [dashboard] = [pid for pid, title in processes_below(head.process.pid) if "dashboard/dashboard.py" in title]
+    [dashboard] = [pid for pid, title in processes_below(token_head.process.pid) if "dashboard/dashboard.py" in title]
     words = Path(f"/proc/{dashboard}/cmdline").read_bytes().decode().split("\0")[:-1]
     variables = dict(
         one.split("=", 1) for one in Path(f"/proc/{dashboard}/environ").read_text().split("\0") if "=" in one

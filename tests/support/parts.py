@@ -1,7 +1,8 @@
-"""Divides a long tier into parts of about equal length: which part each file of tests is in."""
+"""Divides tiers: which part of a long one each file of tests is in, and which files one process runs."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -11,6 +12,18 @@ SECONDS = Path(__file__).with_name("seconds.json")
 """Seconds that a file's long tests took when they were last timed, on 2 cores; any other file counts by its tests."""
 A_RUN, A_CASE = 60.0, 5.0
 """What a long test counts that was not timed: seconds of a whole run, and of a case that starts no Ray."""
+
+SHARED = ("session", "token_head")
+"""Fixtures that start a Ray for the tests of several files."""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def group_of(file: str) -> str:
+    """Return the name that files have in common whose tests take the same shared fixture; of any other file its own."""
+    path = ROOT / file
+    found = re.search(rf"\b({'|'.join(SHARED)}): \w", path.read_text(encoding="utf-8") if path.is_file() else "")
+    return found[1] if found else file
 
 
 def lengths(tests: Mapping[str, int]) -> dict[str, float]:

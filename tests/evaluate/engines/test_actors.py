@@ -18,8 +18,6 @@ from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.evaluate.engines.pool import AnswerPool, Unit
 from ratchet.pairs.tokenizer import load_tokenizer
-from ratchet.pipeline.session import ray_session
-from ratchet.plan.cluster import Cluster
 from ratchet.reference.processes import still_there
 from ratchet.serving.journal import UnitJournal
 from ratchet.serving.requests import Answer, CompletionRequest, ContinuationRequest, Request, Sampling
@@ -28,12 +26,10 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
+def by_value(session: None) -> None:
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its classes are nowhere to be imported from
-    with ray_session(Cluster(score_actors=2)):
-        yield
 
 
 @pytest.fixture(scope="module")
