@@ -59,7 +59,7 @@ def answers(
 
     try:
         with UnitJournal(journal) as kept:
-            return AnswerPool(compute, "w", load_tokenizer(stories, None), kept, 90, 512).answer_groups(asked), done
+            return AnswerPool(compute, "w", load_tokenizer(stories, None), kept, 60, 512).answer_groups(asked), done
     finally:
         known = [pid for _, pid in actors._known]
         actors.close()
