@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks import machine
 from benchmarks.models import PRECISIONS, build, sizes
 from benchmarks.shots import PrefixCached, made_up, of_rows
-from ratchet.evaluate.engines.forest import layout_rows
+from ratchet.evaluate.engines.forest import layout_rows, sequences_of
 from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods
 from ratchet.evaluate.engines.pool import units_of
 from ratchet.serving.requests import ContinuationRequest
@@ -102,7 +102,8 @@ def measure(model: torch.nn.Module, shape: str, precision: str, options: argpars
             found[name], took = timed(action)
             seconds[name].append(took)
     off = max(abs(mine - other) for mine, other in zip(found["Ratchet"], found["HFLM"], strict=True))
-    tokens = [sum(len(context) + len(one) - 1 for _, context, one in rows)]
+    # Choices of one token are one sequence of lm-eval's class, too.
+    tokens = [sum(map(len, [ids for one in asked for ids in sequences_of(one)]))]
     tokens += [sum(layout_rows([one]) for one in asked), sum(map(layout_rows, units))]
     cells = [f"{count / len(asked):.0f}" for count in tokens]
     order = ("HFLM", "own", "vLLM", "Ratchet")

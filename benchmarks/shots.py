@@ -7,6 +7,7 @@ Their tokenizer is made of themselves: BPE with as many words as the model has.
 from __future__ import annotations
 
 import csv
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,12 +70,15 @@ class PrefixCached:
     """vLLM with its prefix cache, asked for the log-probabilities of the choices after each context, one token each."""
 
     def __init__(self, model: torch.nn.Module, precision: str, longest: int) -> None:
+        # One process, whose CPU seconds are counted.
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
         from vllm import LLM
 
         self.folder = tempfile.TemporaryDirectory()
         model.save_pretrained(self.folder.name)  # type: ignore[operator]
         served = Served(Path(self.folder.name), precision, longest, gpu=False)
         self.engine = LLM(**engine_options(served) | {"enable_prefix_caching": True})
+        self.answer([ContinuationRequest((1, 2), ((3,), (4,)))])  # the first request is slow
 
     def answer(self, requests: Sequence[ContinuationRequest]) -> list[list[float]]:
         """Return the log-probability of each choice, in nats, with nothing in the cache at first."""

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nightly import examples
 from ratchet.model.attention import TreePlan
 from ratchet.model.batch import PADDED, Packing, collate, computed_tokens
 from ratchet.model.divide import Unit, divide_units, units
@@ -87,6 +88,7 @@ def test_what_a_pass_sees_is_its_own_rows_and_those_that_are_kept(some: list[Bra
     assert computed == list(range(len(forest.ids_T)))
 
 
+@settings(max_examples=examples(8))
 @given(st.lists(branches, min_size=1, max_size=5), st.integers(1, 40))
 def test_groups_stay_together_while_their_rows_fit(some: list[list[Branch]], budget: int) -> None:
     groups = [[branch.ids for branch in group] for group in some]

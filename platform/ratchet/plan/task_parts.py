@@ -97,9 +97,10 @@ class Answering(Strict):
 
     engine: Engine = "trainer"
     """Who runs the model: transformers, as the trainer loads it, or vLLM."""
-    # Padding changes the order in which a matrix product adds up, and with it the last bits of every score.
+    # What else is computed with it changes the order in which a matrix product adds up, and so a score's last bits.
     batch_tokens: Annotated[int, Field(ge=1)] = 16_384
-    """Tokens of one batch, padding and new ones included. Part of the result: batches decide the last bits."""
+    """Tokens of one batch: of texts padding and new ones included, of choices those that differ, each once.
+    Part of the result: batches decide the last bits."""
 
 
 class Comparing(Answering):

@@ -162,7 +162,7 @@ class OneEngine:
 
 @dataclasses.dataclass(frozen=True)
 class TokenCount:
-    """Tokens of requests: `asked`, were each text and each continuation a sequence of its own, and `computed`."""
+    """Tokens of requests: those `asked`, each text and each different sequence by itself, and those `computed`."""
 
     asked: int = 0
     computed: int = 0
@@ -275,5 +275,5 @@ class AnswerPool:
 
 def _tokens_asked(request: Request, answer: Answer) -> int:
     if isinstance(request, ContinuationRequest):
-        return sum(len(request.context) + len(one) - 1 for one in request.continuations)
+        return sum(map(len, sequences_of(request)))
     return (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)

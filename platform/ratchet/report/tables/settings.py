@@ -45,7 +45,9 @@ def times(report: Report, scores: SuiteScores) -> PageTable | None:
     if any(one.start_seconds for one in scores.results):
         notes.append("Starting: until a process was ready that computes answers.")
     if any(one.tokens for one in scores.results):
-        notes.append("Tokens: those computed, of those that each text and each choice has as a sequence of its own.")
+        notes.append(
+            "Tokens: those computed, of those that all texts and choices have, each with its context by itself."
+        )
     if any(one.reused for one in scores.results):
         notes.append("Reused: these weights had answered it before; the time is what it took then.")
     return table(rows, " ".join(notes), "Time of each task", folded=True)
