@@ -95,11 +95,18 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
         python = write_wrapper(Path(folder)) if cluster.ray.warm else sys.executable
         connect(cluster.ray.address, there, local, say, python)
+        if cluster.ray.warm:
+            # The first worker starts the fork server, which then imports while this process makes itself ready.
+            ray.remote(num_cpus=0)(_nothing).remote()
         try:
             with _checked(cluster):
                 yield
         finally:
             ray.shutdown()
+
+
+def _nothing() -> None:
+    """What a worker does that is there for its server's sake."""
 
 
 def session(cluster: Cluster, say: Callable[[str], None], *, here: bool) -> contextlib.AbstractContextManager[None]:
