@@ -18,6 +18,7 @@ from ratchet.errors import ClusterError, RatchetError
 from ratchet.pipeline.ray_start import PATIENCE, connect
 from ratchet.pipeline.stop import SIGNALS
 from ratchet.plan.cluster import Cluster
+from ratchet.reference.processes import start_one
 from ratchet.store.files import storage_errors
 from ratchet.store.machine import has_ray, started_by_work
 from ratchet.train.out_of_memory import keep_text, memory_error
@@ -96,17 +97,13 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
         python = write_wrapper(Path(folder)) if cluster.ray.warm else sys.executable
         connect(cluster.ray.address, there, local, say, python)
         if cluster.ray.warm:
-            # The first worker starts the fork server, which then imports while this process makes itself ready.
-            ray.remote(num_cpus=0)(_nothing).remote()
+            # It starts the fork server, which then imports while this process makes itself ready.
+            start_one()
         try:
             with _checked(cluster):
                 yield
         finally:
             ray.shutdown()
-
-
-def _nothing() -> None:
-    """What a worker does that is there for its server's sake."""
 
 
 def session(cluster: Cluster, say: Callable[[str], None], *, here: bool) -> contextlib.AbstractContextManager[None]:

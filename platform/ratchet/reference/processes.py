@@ -64,6 +64,17 @@ def gone_afterwards() -> Iterator[Any]:
         wait_until_gone(processes)
 
 
+def start_one() -> None:
+    """Let Ray start a process that does nothing, and wait for nothing."""
+    import ray
+
+    ray.remote(num_cpus=0, scheduling_strategy="DEFAULT")(_nothing).remote()
+
+
+def _nothing() -> None:
+    """Do what a process does that is there for its fork server's sake."""
+
+
 def sign(register: Any) -> None:
     """Write this process and its children down in a register."""
     import ray
