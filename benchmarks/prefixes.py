@@ -78,7 +78,7 @@ def _work(batch: SequenceBatch) -> Work:
     for chain in batch.plan.chains:
         own = chain.stop - chain.start
         attended += own * (own + 1) // 2 + own * sum(stop - first for first, stop in chain.ancestors)
-    return Work(batch.computed, len(batch.rows_E), attended, attended, head_again=True)
+    return Work(batch.computed, len(batch.rows_E), attended, attended)
 
 
 def compare(asked: argparse.Namespace, budget: int) -> str:
