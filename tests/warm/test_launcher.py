@@ -19,12 +19,14 @@ import pytest
 from ratchet.store.machine import stat
 from ratchet.warm import launcher, server
 
+# Without what scikit-learn sets, which a cold worker of this script has imported and a warm one has not.
 WORKER = """
 import importlib.util, json, os, random, signal, sys, time
 import numpy as np, torch, ray, transformers
 from transformers import AutoModelForCausalLM
 facts = {
-    "argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environment": dict(os.environ), "umask": os.umask(0),
+    "argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "umask": os.umask(0),
+    "environment": {name: text for name, text in os.environ.items() if not name.startswith("KMP_")},
     "name": [__name__, __file__, sys.modules["__main__"].__file__],
     "signals": {str(one): str(signal.getsignal(one)) for one in signal.valid_signals()},
     "descriptors": sorted(os.readlink(f"/proc/self/fd/{one}") for one in (0, 1, 2)),
