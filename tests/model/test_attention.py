@@ -43,7 +43,7 @@ def test_chains_give_what_the_whole_row_gives(softcap: float | None, value_size:
 
 
 class Backwards(TorchDispatchMode):
-    """The precisions in which chains' backward passes run, by their own rows."""
+    """The precisions in which chains' backward passes run, by their rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +52,19 @@ class Backwards(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
             self.dtype_of[args[0].shape[2]] = args[0].dtype
+        return func(*args, **(kwargs or {}))
+
+
+class Masks(TorchDispatchMode):
+    """Whether each forward call of the kernel has a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masked: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+            self.masked.append((kwargs or {}).get("attn_mask") is not None)
         return func(*args, **(kwargs or {}))
 
 
@@ -77,8 +90,32 @@ def test_short_chains_of_low_precision_go_back_in_float32(
     with Backwards() as seen:
         out, _ = attend(torch.nn.Identity(), query, key, value, None, tree=chains_apart(*rows))
         out.sum().backward()
-    wanted = {own: torch.float32 if wide else dtype for own, wide in zip(rows, in_float32, strict=True)}
-    assert seen.dtype_of == wanted
+    led = (rows[0], rows[1] + 8 * (rows[1] > 8))
+    assert seen.dtype_of == {own: torch.float32 if wide else dtype for own, wide in zip(led, in_float32, strict=True)}
+
+
+@pytest.mark.parametrize("forks", [(3, 9), (8, 4), (9, 9), (20, 1)])
+def test_a_chain_with_few_rows_above_is_computed_as_a_triangle(forks: tuple[int, int]) -> None:
+    """A chain of 20 rows, below its first ones another, and a third below these."""
+    above, own = forks
+    middle, last = Chain(20, 20 + own, ((0, above),)), Chain(20 + own, 25 + own, ((0, above), (20, 21)))
+    chains, rows = (Chain(0, 20, ()), middle, last), 25 + own
+    sees = torch.zeros(rows, rows, dtype=torch.bool)
+    for chain in chains:
+        for first, stop in (*chain.ancestors, (chain.start, chain.stop)):
+            sees[chain.start : chain.stop, first:stop] = True
+    sees &= torch.ones_like(sees).tril()
+    torch.manual_seed(0)
+    inputs = torch.randn(3, 1, 2, rows, 8, dtype=torch.float64, requires_grad=True)
+    with Masks() as seen:
+        found = attend(torch.nn.Identity(), *inputs.unbind(), None, tree=TreePlan(chains, torch.zeros(rows)))[0]
+    # Without a mask the kernel is causal, and has as many rows as keys.
+    assert seen.masked == [False, above >= own, above + 1 >= 5]
+    wanted = dense(*inputs.unbind(), sees, 8**-0.5).transpose(1, 2)
+    weight = torch.randn_like(wanted)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(out, inputs, weight)[0] for out in (found, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_of_bfloat16_chains_are_as_near_as_those_of_torchs_own_attention() -> None:

@@ -74,7 +74,7 @@ class TreePlan:
     @functools.cached_property
     def sees(self) -> list[Tensor]:
         """Whom each chain's rows see, bool, shape (own rows, ancestors and own rows)."""
-        sizes = [_rows_of(chain) for chain in self.chains]
+        sizes = [(chain.stop - chain.start, chain.above) for chain in self.chains]
         device = self.end_T.device
         return [torch.ones(own, above + own, dtype=torch.bool, device=device).tril(above) for own, above in sizes]
 
@@ -168,9 +168,9 @@ class _ChainAttention(torch.autograd.Function):
         joined, sums = _rows_like(query), []
         for k, chain in enumerate(plan.chains):
             mask, own = plan.mask(k, query.dtype), plan.own(chain)
-            keys, values = _seen(key, chain), _seen(value, chain)
-            out, log_sum = _flash(query[:, :, own], keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
-            joined[:, :, own] = out
+            queries, keys, values = _led(query[:, :, own], chain), _seen(key, chain), _seen(value, chain)
+            out, log_sum = _flash(queries, keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
+            joined[:, :, own] = out[:, :, chain.lead :]
             sums.append(log_sum)
         ctx.save_for_backward(query, key, value, joined, *sums)
         ctx.plan, ctx.scale = plan, scale
@@ -185,11 +185,12 @@ class _ChainAttention(torch.autograd.Function):
             own = ctx.plan.own(chain)
             dtype = _backward_dtype(query[:, :, own])
             mask = ctx.plan.mask(k, dtype)
-            rows = grad[:, :, own], query[:, :, own], _seen(key, chain), _seen(value, chain), out[:, :, own]
+            d_out, queries, outs = (_led(some[:, :, own].to(dtype), chain) for some in (grad, query, out))
+            keys, values = _seen(key, chain).to(dtype), _seen(value, chain).to(dtype)
             d_own, d_keys, d_values = _flash_backward(
-                *(some.to(dtype) for some in rows), log_sum, 0.0, mask is None, attn_mask=mask, scale=ctx.scale
+                d_out, queries, keys, values, outs, log_sum, 0.0, mask is None, attn_mask=mask, scale=ctx.scale
             )
-            d_query[:, :, own] = d_own
+            d_query[:, :, own] = d_own[:, :, chain.lead :]
             _add_seen(d_key, d_keys, chain)
             _add_seen(d_value, d_values, chain)
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
@@ -236,6 +237,11 @@ def _seen(rows_BHTD: Tensor, chain: Chain) -> Tensor:
     return torch.cat([*(rows_BHTD[:, :, first:stop] for first, stop in chain.ancestors), own], 2)
 
 
+def _led(own_BHTD: Tensor, chain: Chain) -> Tensor:
+    """A chain's own rows below its `lead`, of zeros: their gradient is 0, so they add nothing to any other."""
+    return nn.functional.pad(own_BHTD, (0, 0, chain.lead, 0)) if chain.lead else own_BHTD
+
+
 def _add_seen(sums_BHTD: Tensor, rows_BHTD: Tensor, chain: Chain) -> None:
     """Add rows in the order of `_seen` where they came from."""
     at = 0
@@ -251,17 +257,12 @@ def _backward_dtype(own_BHTD: Tensor) -> torch.dtype:
 
 
 def _chain_mask(chain: Chain, dtype: torch.dtype) -> Tensor | None:
-    if not chain.ancestors:
+    if not chain.ancestors or chain.lead:
         return None
-    own, above = _rows_of(chain)
+    own, above = chain.stop - chain.start, chain.above
     mask = torch.zeros(own, above + own, dtype=dtype)
     mask[:, above:].masked_fill_(torch.ones(own, own, dtype=torch.bool).triu(1), -math.inf)
     return mask[None, None]
-
-
-def _rows_of(chain: Chain) -> tuple[int, int]:
-    """A chain's own rows and its ancestors'."""
-    return chain.stop - chain.start, sum(stop - first for first, stop in chain.ancestors)
 
 
 def _rows_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -6,6 +6,7 @@ Legend: _E scored entries, _V vocabulary, _H hidden.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -177,7 +178,12 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scaling: LogitS
 
 def _log_sums(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """Log Σ exp of each row, in `dtype`."""
-    return torch.cat([logits[at].to(dtype).logsumexp(1) for at in _wide_spans(len(logits), logits)])
+    found = torch.empty(len(logits), dtype=dtype, device=logits.device)
+    for at, room in _wide(len(logits), logits, dtype):
+        part = room.copy_(logits[at])
+        most = part.amax(1, keepdim=True)
+        found[at] = part.sub_(most).exp_().sum(1).log_().add_(most[:, 0])
+    return found
 
 
 def _by_logits_(logits: Tensor, live: Tensor | None, some: _Entries, scaling: LogitScaling) -> Tensor:
@@ -186,21 +192,29 @@ def _by_logits_(logits: Tensor, live: Tensor | None, some: _Entries, scaling: Lo
     Of the `live` rows alone, one after the other from the first row on, where they are given.
     """
     count, dtype = len(some.grad_E), some.grad_E.dtype
-    for at in _wide_spans(count, logits):
+    for at, room in _wide(count, logits, dtype):
         # A row is never below the place that it goes to.
-        part = logits[at if live is None else live[at]].to(dtype)
+        part = room.copy_(logits[at if live is None else _rows(live[at])])
+        slope = scaling.slope(part)
         grad = some.grad_E[at, None]
-        by_logits = (part - some.log_sums_E[at, None]).exp_().mul_(-grad)
+        by_logits = part.sub_(some.log_sums_E[at, None]).exp_().mul_(-grad)
         by_logits.scatter_add_(1, some.targets_E[at, None], grad)
-        if scaling.cap is not None:
-            by_logits.mul_(scaling.slope(part))
-        elif scaling.scale != 1.0:
-            by_logits.mul_(scaling.scale)
-        logits[at] = by_logits
+        logits[at] = by_logits if isinstance(slope, float) and slope == 1.0 else by_logits.mul_(slope)
     return logits[:count]
 
 
-def _wide_spans(count: int, logits: Tensor) -> list[slice]:
-    """So many rows at a time as may be in float32."""
+def _rows(live: Tensor) -> slice | Tensor:
+    """Rows in rising order, as a slice (which copies nothing) where they follow one another."""
+    first, last = int(live[0]), int(live[-1])
+    return slice(first, last + 1) if last - first == len(live) - 1 else live
+
+
+def _wide(count: int, logits: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Yield so many rows at a time as may be in `dtype`, with room for them: the same again and again, so that it
+    stays in a CPU's cache.
+    """
     elements = WIDE_ELEMENTS.get(logits.device.type, WIDE_ELEMENTS["cuda"])
-    return _spans(count, max(1, elements // logits.shape[1]))
+    spans = _spans(count, max(1, elements // logits.shape[1]))
+    room = torch.empty(spans[0].stop if spans else 0, logits.shape[1], dtype=dtype, device=logits.device)
+    for at in spans:
+        yield at, room[: at.stop - at.start]

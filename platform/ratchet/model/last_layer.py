@@ -21,8 +21,7 @@ from ratchet.model.tree import Chain
 def scored_chains(chains: Sequence[Chain], scored: Sequence[int]) -> tuple[Chain, ...]:
     """Return the chains with their `scored` rows (in rising order) as their own, and the rows before as ancestors.
 
-    A chain without any is left out. One that is causal and cheaper as a whole stays whole: with ancestors torch's
-    kernel computes all pairs of its rows and keys.
+    A chain without any is left out, and one that is as cheap as a whole stays whole.
     """
     found = []
     for chain in chains:
@@ -30,12 +29,9 @@ def scored_chains(chains: Sequence[Chain], scored: Sequence[int]) -> tuple[Chain
         if not some:
             continue
         start, stop = some[0], some[-1] + 1
-        above = sum(last - first for first, last in chain.ancestors)
-        own = chain.stop - chain.start
-        whole = own * (above + own) if chain.ancestors else own * (own + 1) // 2
         before = ((chain.start, start),) if start > chain.start else ()
         cut = Chain(start, stop, (*chain.ancestors, *before))
-        found.append(cut if (stop - start) * (above + stop - chain.start) < whole or not before else chain)
+        found.append(cut if cut.attended < chain.attended or not before else chain)
     return tuple(found)
 
 

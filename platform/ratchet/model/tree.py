@@ -46,6 +46,25 @@ class Chain:
     stop: int
     ancestors: tuple[Span, ...]
 
+    @property
+    def above(self) -> int:
+        """The rows of its ancestors."""
+        return sum(stop - first for first, stop in self.ancestors)
+
+    @property
+    def lead(self) -> int:
+        """Rows that a CPU's kernel puts before the chain's own: all above, where these are fewer; their queries are 0.
+
+        Rows and keys are then alike, and causal: the kernel computes a triangle and not, with a mask, a rectangle.
+        """
+        return self.above if self.above < self.stop - self.start else 0
+
+    @property
+    def attended(self) -> int:
+        """How many pairs of a row and a key that kernel computes."""
+        own, above = self.stop - self.start, self.above
+        return own * (above + own) if above and not self.lead else (above + own) * (above + own + 1) // 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Forest:
