@@ -260,9 +260,7 @@ def _chain_mask(chain: Chain, dtype: torch.dtype) -> Tensor | None:
     if not chain.ancestors or chain.lead:
         return None
     own, above = chain.stop - chain.start, chain.above
-    mask = torch.zeros(own, above + own, dtype=dtype)
-    mask[:, above:].masked_fill_(torch.ones(own, own, dtype=torch.bool).triu(1), -math.inf)
-    return mask[None, None]
+    return torch.full((own, above + own), -math.inf, dtype=dtype).triu(above + 1)[None, None]
 
 
 def _rows_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
