@@ -105,6 +105,14 @@ def test_shots_are_computed_once_for_their_subject_and_a_token_for_all_that_shar
     assert computed == layout_rows(asked) == len(prefixes) + 1 + 4  # beginnings of fewer than 8 tokens stand apart
 
 
+def test_a_long_text_has_shorter_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked, passes = tiny("llama"), [ContinuationRequest(ids(1, 50), ((4, 5),))], []
+    monkeypatch.setattr("ratchet.evaluate.engines.forest.MASKED", 51 * 20)
+    with model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: passes.append(inputs[0].numel())):
+        (found,) = forest_likelihoods(model, asked)
+    assert passes == [17, 17, 17] and found.logprobs == pytest.approx([plainly(model, asked[0])[0][0]], abs=1e-5)
+
+
 def test_a_model_that_keeps_other_rows_takes_no_forest(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama", torch.float32)
     assert forest_reach(model) > LONGEST

@@ -23,6 +23,9 @@ from ratchet.model.head import chunk_rows, scaling_of
 from ratchet.model.tree import Branch, Ids, Index, Pass, Trunks, cut_passes, lay_trunks, rows_laid_out
 from ratchet.serving.requests import Answer, ContinuationRequest
 
+MASKED = 1 << 25
+"""Rows of a pass on a CPU times tokens of the longest sequence: a long text's mask has as many numbers."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
@@ -62,6 +65,8 @@ def forest_likelihoods(model: Any, requests: Sequence[ContinuationRequest], toke
     """
     laid, entries = _laid(requests)
     budget = tokens or memory.MOST.get(model.device.type, memory.MOST["cuda"])
+    if model.device.type == "cpu":
+        budget = min(budget, max(1, MASKED // max(map(read_length, requests))))
     logps_E, greedy_E = [], []
     for one, hidden_TH in _computed(model, laid, cut_passes(laid, budget)):
         low, high = np.searchsorted(entries.rows_E, (one.start, one.stop))
