@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from raised import raises
-from ratchet.pipeline.session import native_noise_to, ray_session, session, worker_environment
+from ratchet.pipeline.session import native_noise_to, once_needed, ray_session, session, worker_environment
 from ratchet.plan.cluster import Cluster, Ray
+from ratchet.store.machine import begin_work, has_ray, on_ray, started_by_work
 
 
 def test_an_address_that_nobody_answers_is_an_error_at_once() -> None:
@@ -47,3 +48,19 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_computed() -> None:
         pytest.skip("this machine has a GPU")
     with raises("cluster.no-gpu"), session(Cluster(gpus_per_worker=1), print, here=True):
         pass
+
+
+def test_what_work_goes_on_in_starts_with_the_first_work_and_only_once() -> None:
+    started: list[str] = []
+    with started_by_work(lambda: started.append("idle")):
+        assert not has_ray()
+    on_ray()
+    assert started == [], "no work came, and the block is over"
+    with started_by_work(lambda: started.append("busy")):
+        assert not on_ray() and not on_ray()
+    assert started == ["busy"]
+    cluster = Cluster(gpus_per_worker=1)
+    with once_needed(cluster, print, here=True):
+        assert not has_ray(), "nothing is to be made: what this machine lacks does not matter"
+    with raises("cluster.no-gpu"), once_needed(cluster, print, here=True):
+        begin_work()
