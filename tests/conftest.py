@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nodes import Nodes
     from ratchet.evaluate.engines.pool import Candidate
     from ray_head import Head
+    from whole_run import Whole
 
 # A busy machine is no fault of the code; continuous integration judges a change by the same examples each time.
 # RATCHET_EXAMPLES=1000 tries more of each property than the 30 that a change is judged by.
@@ -102,6 +103,15 @@ def token_head() -> Iterator[Head]:
 
     with ray_head() as head:
         yield head
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """A plan that has run to its end on a Ray of its own, with secrets in its environment."""
+    from whole_run import run_whole
+
+    with run_whole(tmp_path_factory.mktemp("whole")) as made:
+        yield made
 
 
 @pytest.hookimpl(wrapper=True)

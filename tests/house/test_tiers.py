@@ -71,6 +71,7 @@ def test_files_whose_tests_share_a_ray_are_one_group_and_any_other_is_its_own() 
     """Two processes would start it twice."""
     files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*_ray.py")]
     groups = {file: group_of(file) for file in [*files, "tests/plan/test_cli.py", "a file that is not there"]}
+    assert groups["tests/run/test_here_ray.py"] == groups["tests/security/test_run_ray.py"] == "whole_run"
     assert groups["tests/train/test_faults_ray.py"] == group_of("tests/reference/test_ray.py") == "session"
     assert all(group == file for file, group in groups.items() if group not in SHARED)
     assert groups["tests/tune/test_sweep_ray.py"] == "tests/tune/test_sweep_ray.py"

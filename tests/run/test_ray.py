@@ -17,7 +17,7 @@ import pytest
 
 from bits import flip
 from ratchet.store.made import hold
-from whole_run import command, environment, metrics, ratchet, record, steps, until, weights, write_plan
+from whole_run import Whole, command, environment, metrics, ratchet, record, steps, until, weights, write_plan
 
 pytestmark = pytest.mark.ray
 DAMAGED = (
@@ -30,14 +30,10 @@ STEPS = ("warm", "align.1", "align.2", "control", "blend")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(whole_run: Whole) -> Path:
     """A folder in which the plan has run to its end."""
-    folder = tmp_path_factory.mktemp("whole")
-    write_plan(folder)
-    found = ratchet(folder, "run", "plan.yaml")
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines()[-1] == f"report: {folder}/out/runs/tiny/report.html"
-    return folder
+    assert whole_run.stdout.splitlines()[-1] == f"report: {whole_run.folder}/out/runs/tiny/report.html"
+    return whole_run.folder
 
 
 def test_every_step_leaves_a_model_that_transformers_loads(done: Path) -> None:

@@ -13,8 +13,8 @@ SECONDS = Path(__file__).with_name("seconds.json")
 A_RUN, A_CASE = 60.0, 5.0
 """What a long test counts that was not timed: seconds of a whole run, and of a case that starts no Ray."""
 
-SHARED = ("session", "token_head")
-"""Fixtures that start a Ray for the tests of several files."""
+SHARED = ("session", "token_head", "whole_run")
+"""Fixtures that start a Ray, or run a whole plan, for the tests of several files."""
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import frames
 from ratchet.reference.processes import family
 
 MODEL = """\
@@ -76,6 +81,44 @@ SMALLEST_SUITE = """\
 tasks:
   sums: {kind: exact_match, source: slips, pattern: 'answer is (-?\\d+)', rows: 2, max_new_tokens: 2}
 """
+
+
+CANARIES = {
+    "WANDB_API_KEY": "c0ffee5e" * 5,
+    "HF_TOKEN": "hf_CanaryCanaryCanaryCanary01",
+    "OPENAI_API_KEY": "sk-canary-4f9a7c1e5b3d2086",
+    "RAY_AUTH_TOKEN": "canaryray0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+    "RAY_REDIS_PASSWORD": "canary/redis+pass=word",
+    "COMPANY_DB_PASSWORD": "canary-of-a-data-base",
+}
+"""Secrets in the environment of the whole run."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A plan that has run to its end: its folder, that of its Ray, and what it said."""
+
+    folder: Path
+    rays: Path
+    stdout: str
+    stderr: str
+
+
+@contextlib.contextmanager
+def run_whole(folder: Path) -> Iterator[Whole]:
+    """Run the plan in `folder`, with secrets in its environment, wandb offline, and a look at its way to a loss."""
+    write_plan(folder)
+    with (folder / "plan.yaml").open("a") as plan:
+        plan.write("track: {wandb: {project: canary, mode: offline}}\n")
+    rays = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp"))  # Ray's sockets lie there, and their paths must be short
+    settings = {**environment(), **CANARIES, "RAY_AUTH_MODE": "token", "RAY_TMPDIR": str(rays)}
+    line = [sys.executable, frames.__file__, "run", "plan.yaml"]
+    try:
+        found = subprocess.run(line, cwd=folder, env=settings, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        yield Whole(folder, rays, found.stdout, found.stderr)
+    finally:
+        shutil.rmtree(rays, ignore_errors=True)
 
 
 def write_smallest(folder: Path) -> None:
