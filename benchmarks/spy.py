@@ -2,8 +2,9 @@
 
 `watched` gives the environment in which every Python process that starts, whoever starts it, writes
 down its beginning and each module that it looks for. A process that is killed has still written it,
-and one that is forked begins a list of its own. `opened_files` counts what is opened below a folder
-while something runs, by any library, as the kernel (Linux) tells it.
+and one that is forked begins a list of its own, with `ratchet` in it where its parent had that.
+`opened_files` counts what is opened below a folder while something runs, by any library, as the
+kernel (Linux) tells it.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class _Finder:
         path = Path(os.environ[FOLDER]) / f"{time.monotonic_ns()}-{os.getpid()}.process"
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(self.file, ("\0".join(sys.orig_argv).replace("\n", " ") + "\n").encode())
+        if "ratchet" in sys.modules:  # a fork has what its parent imported
+            os.write(self.file, b"ratchet\n")
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         with contextlib.suppress(OSError):  # a program may close files that it does not know
