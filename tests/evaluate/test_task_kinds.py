@@ -180,6 +180,12 @@ def test_a_headline_that_counts_something_else_is_an_error(site: Path, monkeypat
         def of(self, task: Any) -> None:
             return None
 
+        def start_seconds(self) -> float:
+            return 0.0
+
+        def take_tokens(self) -> dict[str, Any]:
+            return {}
+
     ready = suites.Ready(task, task_run("lengths").reads("t", task, INPUTS))
     ((_, answered, _),) = suites._ask(Asked(), {"t": ready})  # type: ignore[arg-type]
     assert suites._of_known_unit("lengths", answered) is answered

@@ -205,7 +205,8 @@ def _by_logits_(logits: Tensor, live: Tensor | None, some: _Entries, scaling: Lo
 
 def _rows(live: Tensor) -> slice | Tensor:
     """Rows in rising order, as a slice (which copies nothing) where they follow one another."""
-    first, last = int(live[0]), int(live[-1])
+    ends = live.numpy()  # there are such rows on a CPU alone
+    first, last = int(ends[0]), int(ends[-1])
     return slice(first, last + 1) if last - first == len(live) - 1 else live
 
 
