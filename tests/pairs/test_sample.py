@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ratchet.errors import DataError
 from ratchet.pairs import sample
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.sample import encoded, sample_pairs, whole_prompts
@@ -111,3 +112,10 @@ def test_a_length_policy_drops_or_trims() -> None:
     (trimmed,) = encoded([long], None, Policy(8, "trim_prompt"))
     assert len(trimmed.prompt) == 22
     assert encoded([pair("x", "y" * 40, "z")], None, Policy(8, "trim_prompt")) == []
+
+
+def test_a_tokenizer_that_cannot_encode_is_an_error_of_the_data() -> None:
+    """The library raises a bare Exception; `check` says in words why nothing was counted, and goes on."""
+    bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]"))  # noqa: S106  a token, not a password
+    with pytest.raises(DataError, match="UNK"):
+        encoded([pair("zebra", "a", "a")], bare, Policy(8, "drop"))

@@ -103,6 +103,26 @@ def test_one_pair_a_prompt_has_nothing_to_save() -> None:
     assert line.endswith("; no prompt has two pairs, so the order changes none of these")
 
 
+def test_padding_and_truncation_of_a_tokenizer_file_count_nothing() -> None:
+    """A file may hold both, of its last use; transformers sets them at each call."""
+    plain = advise(plan()).uses
+    known = Tokenizer.from_file("model/tokenizer.json")
+    known.enable_padding(length=240)
+    known.enable_truncation(max_length=3)
+    known.save("model/tokenizer.json")
+    assert advise(plan()).uses == plain
+
+
+def test_a_stage_that_names_an_order_is_a_use_of_its_own() -> None:
+    named = PLAN.replace("max_length: 400, beta: 0.3}", "max_length: 400, beta: 0.3, shuffle: pairs}")
+    assert {use.stages: use.named for use in advise(plan(named)).uses} == {
+        ("warm",): False,
+        ("align",): False,
+        ("again",): True,
+        ("near",): True,
+    }
+
+
 @pytest.mark.parametrize(("sharing", "planned"), [("none", 110), ("prompt", 60)])
 def test_a_plan_that_shares_less_is_told_what_sharing_saves(sharing: str, planned: int) -> None:
     """With `prompt` a pair's own prompt is shared, and the prompts of a batch's other pairs where they are the same."""

@@ -84,7 +84,8 @@ import sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "ray", "transformers", "pyarrow"}:
+        # pyarrow is there by then: what the command made before is looked for first.
+        if name.partition(".")[0] in {"torch", "ray", "transformers"}:
             sys.exit(f"{name} is loaded")
 
 sys.meta_path.insert(0, Refuse())

@@ -62,6 +62,7 @@ class Node:
         python = [sys.executable, *(["-I", "-S", launcher.__file__] if warm else [])]
         command = [*python, str(self.folder / "worker.py"), f"--raylet-name={self.folder}/sockets/raylet", *arguments]
         own = {"DS_ACCELERATOR": "cpu", "RAY_RAYLET_PID": str(os.getpid()), "A_SECRET": "a"}
+        own["OMP_NUM_THREADS"] = "1"  # Ray sets it with a worker's first task, and `store.machine` follows it
         # pytest's own variable changes from test to test, and would make a server for each.
         ours = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
         return subprocess.Popen(

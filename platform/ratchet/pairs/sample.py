@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ratchet.errors import DataError
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.files import Span, damage, plan_spans
 from ratchet.pairs.ids import held_out, sample_key
@@ -130,5 +131,8 @@ def _texts(pair: PreferencePair) -> tuple[str, str, str]:
 def _ids(texts: Sequence[str], tokenizer: Any) -> list[Ids]:
     if tokenizer is None:
         return [np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32) for text in texts]
-    found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    try:
+        found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    except Exception as error:  # the library raises bare ones
+        raise DataError(f"the tokenizer cannot encode the texts: {error}") from error
     return [np.array(one.ids, np.int32) for one in found]

@@ -72,7 +72,8 @@ def _alike(plan: Plan) -> list[tuple[tuple[str, ...], TrainingStage]]:
     found: dict[str, tuple[tuple[str, ...], TrainingStage]] = {}
     for name, stage in plan.stages.items():
         if trains(stage):
-            key = repr((stage.shares(), stage.batch, stage.shuffle, _policy(stage), supervised(stage)))
+            named = "shuffle" in stage.model_fields_set  # a stage that names none is warned
+            key = repr((stage.shares(), stage.batch, stage.shuffle, named, _policy(stage), supervised(stage)))
             found[key] = ((*found.get(key, ((), stage))[0], name), found.get(key, ((), stage))[1])
     return list(found.values())
 
@@ -154,6 +155,10 @@ def _tokenizer(spec: ModelSpec) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(file))
+        found = Tokenizer.from_file(str(file))
     except Exception:  # it raises a bare Exception for a damaged file, which a run names
         return None
+    # A file may hold both; transformers, which a run uses, sets them at each call.
+    found.no_padding()
+    found.no_truncation()
+    return found
