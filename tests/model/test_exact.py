@@ -23,8 +23,8 @@ from tiny_models import CONFIGS, UNSHARED, family_of_pairs, ids, make_pairs, pla
 
 pytestmark = pytest.mark.heavy
 
-IN_FLOAT32 = {"cohere", "mixtral"}
-"""Rotary embeddings of the one and expert routing of the other are float32 inside a float64 model."""
+IN_FLOAT32 = {"cohere", "mixtral", "diffllama"}
+"""Rotary embeddings, expert routing and factors of attention are float32 inside their float64 models."""
 
 
 def plain_model(name: str, **changes: Any) -> Any:

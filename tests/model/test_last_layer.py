@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ratchet.model.batch import SequenceBatch, collate
+from ratchet.model.batch import Packing, SequenceBatch, collate
 from ratchet.model.forward import PairScorer
 from ratchet.model.last_layer import scored_chains
 from ratchet.model.tree import Chain
@@ -52,6 +53,50 @@ def test_the_last_feed_forward_part_sees_scored_rows_alone(recompute: bool) -> N
     scorer(batch).sum().backward()
     # 40 of the prompt, of which the last predicts; 3, 1 and 2 rows of answers that predict a token.
     assert seen == [[40 + 4 + 2 + 3] * (1 + recompute), [1 + 3 + 1 + 2] * (1 + recompute)]
+
+
+class LastPart(nn.Module):
+    """Another layer's feed-forward part, called as families do, which gives a tuple with `routed`."""
+
+    def __init__(self, mlp: nn.Module, *, routed: bool) -> None:
+        super().__init__()
+        self.mlp, self.routed, self.rows = mlp, routed, 0
+
+    def forward(self, hidden_states: Tensor) -> Any:
+        self.rows, out = hidden_states.shape[1], self.mlp(hidden_states)
+        return (out, hidden_states[..., :2]) if self.routed else out
+
+
+class Layer(nn.Module):
+    """Calls a layer's feed-forward part by keyword, or unpacks the tuple that it gives."""
+
+    def __init__(self, layer: Any, *, routed: bool) -> None:
+        super().__init__()
+        self.self_attn, self.norms = layer.self_attn, (layer.input_layernorm, layer.post_attention_layernorm)
+        self.mlp, self.routed = LastPart(layer.mlp, routed=routed), routed
+
+    def forward(self, hidden: Tensor, **named: Any) -> Tensor:
+        hidden = hidden + self.self_attn(hidden_states=self.norms[0](hidden), **named)[0]
+        rows = self.norms[1](hidden)
+        if not self.routed:
+            return hidden + self.mlp(hidden_states=rows)  # type: ignore[no-any-return]
+        out, logits = self.mlp(rows)
+        assert logits.shape[1] == self.mlp.rows
+        return hidden + out  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("routed", "rows"), [(False, 49), (True, 7)])
+def test_a_last_part_called_by_keyword_sees_all_rows_and_one_that_gives_a_tuple_the_scored(
+    routed: bool, rows: int
+) -> None:
+    model = tiny("llama", torch.float32)
+    model.model.layers[1] = Layer(model.model.layers[1], routed=routed)
+    scorer = PairScorer(model)
+    assert scorer.packing == Packing()
+    batch = collate(PAIRS, scorer.packing)
+    found, (plain, _) = scorer(batch), scored("llama")
+    assert model.model.layers[1].mlp.rows == rows
+    torch.testing.assert_close(found, plain(batch))
 
 
 def test_the_last_queries_are_those_of_scored_rows() -> None:

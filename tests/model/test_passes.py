@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightly import nightly
+from raised import raises
 from ratchet.model.batch import PADDED, Packing, collate
 from ratchet.model.divide import Micro, divide_units, units
 from ratchet.model.forward import PairScorer, by_side, score
@@ -18,7 +20,7 @@ from ratchet.model.passes import batches, divide_passes
 from ratchet.model.tree import Branch, lay_out, stretch, without_trunk
 from ratchet.model.trunk import Trunk
 from ratchet.pairs.pair import TokenisedPair
-from tiny_models import CONFIGS, tiny
+from tiny_models import CONFIGS, OFTEN_A_PASS, tiny
 
 
 def answers(count: int, prompt: int, most: int = 6, seed: int = 0, start: int = 0) -> list[TokenisedPair]:
@@ -127,6 +129,56 @@ def test_gradients_of_kept_rows_add_up_in_float32() -> None:
     assert (found[0][:, :, :2] == 756.0).all() and (found[1][:, :, 2:] == 0.0).all()
 
 
+def test_a_module_that_runs_twice_in_a_pass_keeps_nothing() -> None:
+    trunk, layer = Trunk(), torch.nn.Identity()
+    rows = torch.ones(1, 2, 3, 4)
+    trunk.put(layer, 0, rows, rows)
+    with raises("model", "an attention module has 3 kept rows in a pass that follows 0"):
+        trunk.put(layer, 0, rows, rows)
+    for _ in range(2):  # a step that is computed twice keeps its rows twice
+        trunk.begin(3)
+        trunk.put(layer, 3, 2 * rows, rows)
+        assert trunk.rows(layer, 6)[0][0, 0, :, 0].tolist() == [1, 1, 1, 2, 2, 2]
+    with raises("model", "6 kept rows in a pass that follows 3"):
+        trunk.put(layer, 3, rows, rows)
+    with raises("model", "0 kept rows in a pass that follows 3"):
+        trunk.put(torch.nn.Identity(), 3, rows, rows)
+
+
+def test_workers_that_wait_keep_the_same_rows_in_pass_after_pass() -> None:
+    pairs, scorer = [*answers(2, 16), *answers(25, 60, seed=1)], PairScorer(tiny("llama", torch.float32))
+    workers = divide_passes(pairs.__getitem__, np.arange(len(pairs)), scorer.packing, 14, 2)
+    small = max(([m for m in micros if m.role == "keep" and m.trunk == -1] for micros in workers), key=len)
+    assert len(small) > 1
+    with torch.no_grad():
+        for _, batch in batches(small, pairs.__getitem__, scorer.packing):
+            assert scorer(batch).isfinite().all()
+
+
+@pytest.mark.parametrize("name", OFTEN_A_PASS)
+def test_no_prompt_stays_where_attention_runs_several_times_in_a_pass(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "ratchet"):
+        packing = PairScorer(tiny(name, torch.float32)).packing
+    assert packing.why_padded is None and packing.why_repeated is not None
+    assert "computes a prompt in each pass of its answers: its keys and values cannot be kept" in caplog.text
+    pairs = answers(25, 45)
+    for budget in (40, 12):
+        (passes,) = divide_passes(pairs.__getitem__, np.arange(25), packing, budget, 1)
+        assert {micro.role for micro in passes} == {"score"}
+
+
+def test_a_model_whose_kept_rows_are_wrong_is_found_out() -> None:
+    """One that computes otherwise where a pass has few rows: its forests are right."""
+    model = tiny("llama", torch.float32)
+    inner = model.model.layers[0].mlp.forward
+    model.model.layers[0].mlp.forward = lambda x: inner(x) * (1 + (x.shape[1] < 9) / 10)
+    packing = PairScorer(model).packing
+    assert packing.why_padded is None and packing.why_repeated is not None
+    assert "its scores after a kept prompt are off by" in packing.why_repeated
+
+
 def divided(scorer: PairScorer, pairs: list[TokenisedPair], weight_B: torch.Tensor, budget: int) -> tuple[Any, int]:
     """Scores by pair, gradients left at the weights; and how many passes saw the prompt."""
     (micros,) = divide_passes(pairs.__getitem__, np.arange(len(pairs)), scorer.packing, budget, 1)
@@ -143,26 +195,32 @@ def divided(scorer: PairScorer, pairs: list[TokenisedPair], weight_B: torch.Tens
     return (chosen, rejected), sum(micro.role == "score" and micro.trunk is not None for micro in micros)
 
 
-IN_FLOAT32 = {"cohere", "mixtral"}
+IN_FLOAT32 = {"cohere", "mixtral", "diffllama"}
 """As in `test_exact`: parts of these are float32 inside a float64 model."""
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("budget", [40, 12])
 @pytest.mark.parametrize(
-    "name", nightly(CONFIGS, lambda name: name in {"llama-gqa-tied", "gemma2-capped", "gpt-neox", "gpt2", "mistral"})
+    "name",
+    nightly(
+        CONFIGS,
+        lambda name: name in {"llama-gqa-tied", "gemma2-capped", "gpt-neox", "gpt2", "mistral", *OFTEN_A_PASS},
+    ),
 )
 def test_scores_and_every_gradient_are_those_of_one_pass(name: str, budget: int) -> None:
-    """In float64. With 12 tokens a pass the prompt itself is in four parts."""
+    """In float64. With 12 tokens a pass the prompt itself is in four parts; where it may not stay, each pass has it."""
     pairs = answers(25, 45)
     weights = torch.linspace(-1, 2, 25, dtype=torch.float64)
+    extra = {"experts_implementation": "eager"} if name == "mixtral" else {}
     found = []
     for apart in (False, True):
-        scorer = PairScorer(tiny(name), head_rows=7)
+        scorer = PairScorer(tiny(name, **extra), head_rows=7)
         assert scorer.packing.why_padded is None
+        assert (scorer.packing.why_repeated is not None) == (name in OFTEN_A_PASS)
         if apart:
             sides, seen = divided(scorer, pairs, weights, budget)
-            assert seen >= 4
+            assert seen == 0 if name in OFTEN_A_PASS else seen >= 4
         else:
             whole = score(scorer, pairs, "cpu")
             ((whole.chosen_B - 0.7 * whole.rejected_B) * weights).sum().backward()

@@ -12,12 +12,14 @@ from torch import nn
 from transformers import (
     BloomConfig,
     CohereConfig,
+    DiffLlamaConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
+    HrmTextConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -65,7 +67,11 @@ CONFIGS: dict[str, Any] = {
     ),
     "cohere": CohereConfig(**SMALL, **ENDS, logit_scale=0.25),
     "granite": GraniteConfig(**SMALL, **ENDS, logits_scaling=3.0),
+    "diffllama": DiffLlamaConfig(**GROUPED),
+    "hrm-text": HrmTextConfig(**SMALL | {"num_hidden_layers": 1}, **ENDS, H_cycles=2, L_cycles=2),
 }
+OFTEN_A_PASS = {"diffllama", "hrm-text"}
+"""Families that call an attention module several times in a pass: no trunk can keep its rows."""
 UNSHARED: dict[str, Any] = {
     "bloom": BloomConfig(vocab_size=61, hidden_size=16, n_layer=2, n_head=4, **ENDS),
     "mamba": MambaConfig(vocab_size=61, hidden_size=16, state_size=4, num_hidden_layers=2, **ENDS),
@@ -100,7 +106,7 @@ class ExactNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.weight = norm.weight
+        self.weight = getattr(norm, "weight", None)
         self.eps = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 1e-6)))
         self.shift = 1.0 if "Gemma" in type(norm).__name__ else 0.0
         self.centred = "LayerNorm" in type(norm).__name__
@@ -108,7 +114,8 @@ class ExactNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.centred:
             x = x - x.mean(-1, keepdim=True)
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (self.weight + self.shift)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return x if self.weight is None else x * (self.weight + self.shift)
 
 
 def ids(*numbers: int) -> np.ndarray:

@@ -169,6 +169,9 @@ def test_pairs_beyond_a_window_are_counted() -> None:
     assert said == f"{beyond} of 22 pairs are longer than the 12 tokens that attention reaches alike"
     assert why_unshared(Packing(longest=int(longest.max())), table) is None and why_unshared(Packing(), table) is None
     assert why_unshared(Packing(why_padded="own code"), table) == "own code"
+    again = "a prompt whose answers need several passes is computed in each, as its layers run twice"
+    assert why_unshared(Packing(why_repeated="its layers run twice"), table) == again
+    assert why_unshared(Packing(longest=12, why_repeated="its layers run twice"), table) == f"{said}; {again}"
 
 
 # --- work prepared ahead

@@ -22,11 +22,11 @@ from train_bench import CPU, Pairs, spec_of, tiny_model
 def test_the_weights_that_are_decayed_are_those_of_transformers(tmp_path: Path, family: str) -> None:
     model = tiny(family)
     theirs = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]  # it reads nothing of itself
-    names = {id(weight): name for name, weight in model.named_parameters()}
+    names = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
     found = trained_by(spec_of(tmp_path), model)
     assert {names[id(weight)] for weight in found.decayed} == theirs & set(names.values())
     assert {names[id(weight)] for weight in found.others} == set(names.values()) - theirs
-    assert found.others
+    assert found.others or family == "hrm-text"  # whose norms have no weights
     every = trained_by(spec_of(tmp_path, decay_norms=True), model)
     assert not every.others and len(every.decayed) == len(found.all)
 

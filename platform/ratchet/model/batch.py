@@ -30,12 +30,13 @@ class Packing:
 
     With `why_padded` each sequence is a padded row of its own, and that says why; otherwise they
     are forests that share as `sharing` says, but for batches with a sequence of more than
-    `longest` tokens.
+    `longest` tokens. With `why_repeated` no prompt stays across passes, and that says why.
     """
 
     sharing: Sharing = "auto"
     longest: int | None = None
     why_padded: str | None = None
+    why_repeated: str | None = None
 
     def as_forest(self, branches: Sequence[Branch]) -> bool:
         """Return whether these sequences are laid out as a forest."""

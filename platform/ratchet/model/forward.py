@@ -113,6 +113,8 @@ class PairScorer(nn.Module):
                 "tree": batch.plan,
                 "sight": batch.sight,
             }
+        if batch.sight is not None:
+            batch.sight.begin()
         output = self.causal.get_decoder()(input_ids=batch.input_ids_RT, use_cache=False, **forest)
         return output[0]  # type: ignore[no-any-return]
 

@@ -74,15 +74,19 @@ class _ScoredRows:
 
     def take(self, _mlp: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return the arguments with those rows alone."""
-        if self.rows_K is None or args[0].dim() != 3:
+        if self.rows_K is None or not args or args[0].dim() != 3:
             self.rows_K = None
             return None
         self.count = args[0].shape[1]
         return args[0].index_select(1, self.rows_K), *args[1:]
 
-    def put_back(self, _mlp: nn.Module, _args: Any, out_1KH: Tensor) -> Tensor | None:
-        """Return the output with all rows, zero where nobody looks."""
+    def put_back(self, _mlp: nn.Module, _args: Any, out: Any) -> Any:
+        """Return the output with all rows, zero where nobody looks; of a tuple (experts give their routing too) the
+        first element's.
+        """
         if self.rows_K is None:
             return None
+        out_1KH, *others = out if isinstance(out, tuple) else (out,)
         out_1TH = out_1KH.new_zeros(out_1KH.shape[0], self.count, *out_1KH.shape[2:])
-        return out_1TH.index_copy(1, self.rows_K, out_1KH)
+        out_1TH = out_1TH.index_copy(1, self.rows_K, out_1KH)
+        return (out_1TH, *others) if isinstance(out, tuple) else out_1TH

@@ -101,7 +101,7 @@ def _by_prompt(
 ) -> tuple[list[list[Unit]], list[Unit]]:
     """Return the units of each prompt that has several and may stay, and all others."""
     groups: dict[bytes, list[Unit]] = {}
-    if packing.sharing != "none":
+    if packing.sharing != "none" and packing.why_repeated is None:
         for part in parts:
             if not part.width:
                 groups.setdefault(pair_of(part.rows[0]).prompt.tobytes(), []).append(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from ratchet.errors import ModelError
 from ratchet.model import attention
-from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate
+from ratchet.model.batch import PADDED, Packing, SequenceBatch, branches_of, collate, collate_trunk
 from ratchet.model.load import original_length
 from ratchet.model.tree import Sharing, lay_out
+from ratchet.model.trunk import Sight, Trunk
 from ratchet.pairs.pair import TokenisedPair
 
 logger = logging.getLogger(__name__)
+
+_Forward = Callable[[SequenceBatch], Tensor]
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention", "global", "local"}
 _SHORTEST_WINDOW = 16
@@ -25,15 +29,14 @@ _SHORTEST_WINDOW = 16
 _BATCH_ROUTING = ("expert_capacity", "moe_expert_capacity", "capacity_factor", "moe_capacity_factor")
 
 
-def packing_of(
-    causal: Any, sharing: Sharing, forward: Callable[[SequenceBatch], Tensor], device: torch.device
-) -> Packing:
+def packing_of(causal: Any, sharing: Sharing, forward: _Forward, device: torch.device) -> Packing:
     """Return how the sequences of a causal language model are laid out, and set its attention to match.
 
     `forward` gives a batch's summed log-probabilities, by this model, wherever it is now; `device` is
     where it will run: another one's kernel is compared with `attention.dense` there. A model whose layers look
     beyond attention, whose routing depends on its batch, or whose forest scores are not its padded
-    scores, is left as it was and runs unshared; the reason is logged and stands in the packing.
+    scores, is left as it was and runs unshared; the reason is logged and stands in the packing. So does the reason
+    why its prompts do not stay across passes, where scores after a kept one are not the forest's.
     """
     config = causal.config.get_text_config()
     reason, longest = make_up(causal)
@@ -44,7 +47,7 @@ def packing_of(
         packing = Packing(sharing, longest)
         reason = _disproof(causal, packing, forward) or _kernel_disproof(causal, config, device)
         if reason is None:
-            return packing
+            return _across(causal, packing, forward)
         causal.set_attn_implementation(before)
     logger.warning("%s shares no tokens: %s", type(causal).__name__, reason)
     return Packing(sharing, why_padded=reason)
@@ -88,24 +91,56 @@ def _longest(config: Any) -> int | None:
     return min(limits) if limits else None
 
 
-def _disproof(causal: Any, packing: Packing, forward: Callable[[SequenceBatch], Tensor]) -> str | None:
+def _disproof(causal: Any, packing: Packing, forward: _Forward) -> str | None:
     """Return how the model's scores of a small forest differ from its padded scores, or None."""
-    embeddings = causal.get_input_embeddings().weight
-    pairs = _probe(embeddings.shape[0])
+
+    def scores(pairs: list[TokenisedPair], device: torch.device) -> tuple[Tensor, Tensor]:
+        forest_S, padded_S = (forward(collate(pairs, kind).to(device)) for kind in (packing, PADDED))
+        return forest_S, padded_S
+
+    return _difference(causal, scores, "it does not run as a forest", "its scores of shared tokens")
+
+
+def _across(causal: Any, packing: Packing, forward: _Forward) -> Packing:
+    """Return the packing; its prompts do not stay across passes where scores after a kept one are not the forest's."""
+
+    def scores(pairs: list[TokenisedPair], device: torch.device) -> tuple[Tensor, Tensor]:
+        twins, trunk = pairs[:2], Trunk()
+        prompt = twins[0].prompt
+        kept = len(prompt) - 1
+        forward(collate_trunk(prompt, kept, Sight(trunk, 0, own=True)).to(device))
+        seeing = collate(twins, packing, sight=Sight(trunk, kept, own=False))
+        return forward(seeing.to(device)), forward(collate(twins, packing).to(device))
+
+    if packing.sharing == "none":
+        return packing
+    reason = _difference(causal, scores, "its keys and values cannot be kept", "its scores after a kept prompt")
+    if reason is None:
+        return packing
+    logger.warning("%s computes a prompt in each pass of its answers: %s", type(causal).__name__, reason)
+    return dataclasses.replace(packing, why_repeated=reason)
+
+
+def _difference(
+    causal: Any,
+    scores: Callable[[list[TokenisedPair], torch.device], tuple[Tensor, Tensor]],
+    fails: str,
+    what: str,
+) -> str | None:
+    """Return how two ways to the scores of a few pairs differ, without dropout, or None. What is tried may fail."""
+    weight = causal.get_input_embeddings().weight
     was_training = causal.training
     causal.eval()
     try:
         with torch.no_grad():
-            forest_S, padded_S = (
-                forward(collate(pairs, kind).to(embeddings.device)).double() for kind in (packing, PADDED)
-            )
+            found_S, wanted_S = (some_S.double() for some_S in scores(_probe(weight.shape[0]), weight.device))
     except (TypeError, ValueError, RuntimeError, AttributeError, ModelError) as error:
-        return f"it does not run as a forest ({str(error).strip().splitlines()[0]})"
+        return f"{fails} ({str(error).strip().splitlines()[0]})"
     finally:
         causal.train(was_training)
-    off = float((forest_S - padded_S).abs().max())
-    allowed = float(padded_S.abs().max()) * (1e-4 if embeddings.dtype in {torch.float32, torch.float64} else 0.02)
-    return None if off <= allowed else f"its scores of shared tokens are off by {off:.3g} nats"
+    off = float((found_S - wanted_S).abs().max())
+    allowed = float(wanted_S.abs().max()) * (1e-4 if weight.dtype in {torch.float32, torch.float64} else 0.02)
+    return None if off <= allowed else f"{what} are off by {off:.3g} nats"
 
 
 def _kernel_disproof(causal: Any, config: Any, device: torch.device) -> str | None:

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ratchet.errors import ModelError
+
 
 class Trunk:
     """Keys and values of a prompt's rows, by attention module, and the sums of their gradients.
@@ -36,14 +38,32 @@ class Trunk:
         key, value = self._kept[module]
         return key[:, :, :stop], value[:, :, :stop]
 
+    def begin(self, before: int) -> None:
+        """Make ready for a pass that keeps rows after the first `before`: what was kept of them before is forgotten.
+
+        The same rows are kept several times where a worker waits for others, or a step is computed twice.
+        """
+        first = {module: self.rows(module, before) for module in self._kept}
+        self._kept = first if before else {}
+        self._sums.clear()
+
     def put(self, module: nn.Module, before: int, key: Tensor, value: Tensor) -> None:
-        """Keep a layer's rows that follow `before` others; with `before` 0 what was kept is forgotten."""
+        """Keep a layer's rows that follow the `before` rows kept so far.
+
+        Raises ModelError where it has others: the module ran before in this pass, or did not run in an earlier one.
+        """
+        known = self._kept[module][0].shape[2] if module in self._kept else 0
+        if known != before:
+            raise ModelError(
+                f"an attention module has {known} kept rows in a pass that follows {before}: "
+                "it runs several times in a pass, or not in each",
+                fix="compute the prompt in each pass of its answers",
+            )
         # Copies: a layer may make queries, keys and values in one tensor, which a view would keep whole.
         own = key.detach().clone(), value.detach().clone()
         if before:
             own = torch.cat([self._kept[module][0], own[0]], 2), torch.cat([self._kept[module][1], own[1]], 2)
         self._kept[module] = own
-        self._sums.pop(module, None)
 
     def add(self, module: nn.Module, d_key: Tensor, d_value: Tensor) -> None:
         """Add gradients of a layer's first rows."""
@@ -89,6 +109,11 @@ class Sight:
         """Forget the trunk once its first rows have had their gradients: these are the last."""
         if not self.before:
             self.trunk.clear()
+
+    def begin(self) -> None:
+        """Begin a forward pass: each module may keep its rows once in it."""
+        if self.own and not torch.is_grad_enabled():
+            self.trunk.begin(self.before)
 
     @contextlib.contextmanager
     def drawing(self, device: torch.device) -> Iterator[None]:

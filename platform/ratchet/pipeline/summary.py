@@ -287,10 +287,10 @@ def _gpus() -> list[str]:
 
 
 def _unshared(run: Run, steps: Sequence[Step]) -> list[str]:
-    """Say once why the tokens of common prefixes were computed again and again."""
+    """Say once why the tokens of common prefixes are computed again and again."""
     training = [finished_record(run.layout.step(run.plan.name, step.name)).facts.get("training") for step in steps]
     reasons = dict.fromkeys(facts["unshared"] for facts in training if facts and facts.get("unshared"))
-    return [f"tokens that sequences share were computed for each of them: {reason}" for reason in reasons]
+    return [f"tokens that sequences share are not all computed once: {reason}" for reason in reasons]
 
 
 def notable_events(run: Run, steps: Sequence[Step]) -> list[str]:

@@ -106,12 +106,19 @@ def _try_pass(spec: TrainSpec, engine: TrainingEngine, data: Data, longest: Rows
 
 def why_unshared(packing: Packing, table: Table) -> str | None:
     """Return why all or some pairs' tokens are not shared, or None."""
-    if packing.why_padded is not None or packing.longest is None:
+    if packing.why_padded is not None:
         return packing.why_padded
-    lengths_N3 = table.lengths_N3
-    count = int((lengths_N3[:, 0] + lengths_N3[:, 1:].max(1) > packing.longest).sum())
-    said = f"{count} of {len(table)} pairs are longer than the {packing.longest} tokens that attention reaches alike"
-    return said if count else None
+    reasons = []
+    if packing.longest is not None:
+        lengths_N3 = table.lengths_N3
+        count = int((lengths_N3[:, 0] + lengths_N3[:, 1:].max(1) > packing.longest).sum())
+        said = (
+            f"{count} of {len(table)} pairs are longer than the {packing.longest} tokens that attention reaches alike"
+        )
+        reasons += [said] if count else []
+    if packing.why_repeated is not None:
+        reasons.append(f"a prompt whose answers need several passes is computed in each, as {packing.why_repeated}")
+    return "; ".join(reasons) or None
 
 
 def known_budget(spec: TrainSpec) -> int | None:
