@@ -170,10 +170,10 @@ def test_no_prompt_stays_where_attention_runs_several_times_in_a_pass(
 
 
 def test_a_model_whose_kept_rows_are_wrong_is_found_out() -> None:
-    """One that computes otherwise where a pass has few rows: its forests are right."""
+    """One that computes otherwise where a pass has just so many rows: its forests are right."""
     model = tiny("llama", torch.float32)
     inner = model.model.layers[0].mlp.forward
-    model.model.layers[0].mlp.forward = lambda x: inner(x) * (1 + (x.shape[1] < 9) / 10)
+    model.model.layers[0].mlp.forward = lambda x: inner(x) * (1 + (x.shape[1] == 8) / 10)
     packing = PairScorer(model).packing
     assert packing.why_padded is None and packing.why_repeated is not None
     assert "its scores after a kept prompt are off by" in packing.why_repeated
