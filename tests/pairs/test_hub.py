@@ -18,12 +18,14 @@ from hub_cache import COMMIT, cached, use_cache
 from hub_server import Hub as Server
 from hub_server import serving
 from raised import raises
+from ratchet.errors import CorruptError
 from ratchet.evaluate.task_files import folder_of
 from ratchet.model.folder import model_folder
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pairs.hub import commit_of, hub_rows
 from ratchet.pairs.source import read_source
+from ratchet.pipeline.answered import plan_question
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.pins import pin, pinned_before, pins_of
 from ratchet.pipeline.sizes import Sizes
@@ -200,6 +202,22 @@ def test_a_run_keeps_the_commits_that_it_found_first(hub: Server, tmp_path: Path
         pin(run)
         assert commits(run.plan) == [B, B, B, A, A]
     assert commits(pinned_before(run_of(tmp_path).plan, Layout(tmp_path))) == [B, B, B, A, A]
+
+
+def test_a_damaged_commit_is_no_question_and_fresh_mends_it(hub: Server, tmp_path: Path) -> None:
+    """A command asks first whether all is done; what is wrong the work says, or mends."""
+    first = run_of(tmp_path)
+    pin(first)
+    for path in pins_of(Layout(tmp_path), "p").glob("*.json"):
+        path.write_text("{")
+    plan = run_of(tmp_path).plan
+    plan = plan.model_copy(update={"cluster": plan.cluster.model_copy(update={"storage": str(tmp_path)})})
+    assert plan_question("run", plan, "", here=True) is None
+    with pytest.raises(CorruptError):
+        pin(run_of(tmp_path))
+    fresh = run_of(tmp_path, fresh=True)
+    pin(fresh)
+    assert commits(fresh.plan) == commits(pinned_before(plan, Layout(tmp_path))) == commits(first.plan)
 
 
 def test_trials_share_the_commits_of_their_sweep(hub: Server, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
+from ratchet.documents.heldout import SampledPrompt, WrittenAnswer
 from ratchet.documents.report import read_report
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Run, Tokens
-from ratchet.pipeline.samples import LIMIT, PROMPTS, ChosenPrompt, chosen_prompts, sampled_models
+from ratchet.pipeline.samples import LIMIT, PROMPTS, ChosenPrompt, all_answered, chosen_prompts, sampled_models
 from ratchet.plan.schema import Plan
 from ratchet.reference.models import Model
 from ratchet.report.answers import sample_lines
@@ -87,6 +88,19 @@ def test_the_start_model_and_what_each_stage_ends_with_answer(tmp_path: Path, mo
     assert sampled_models(run) == ["base", "warm", "align.2"]
     scratch = run.plan.model_copy(update={"model": run.plan.model.model_copy(update={"scratch": SPEC})})
     assert sampled_models(dataclasses.replace(run, plan=scratch)) == ["base", "warm", "align.2"]
+
+
+def test_a_run_is_to_ask_again_where_a_model_has_not_answered(tmp_path: Path, model: Path) -> None:
+    run = run_of(tmp_path, model, {"a": [], "b": []})
+    run.models["base"] = run.models["warm"] = Model("base", model, "base", "base", "float32")
+    answer = WrittenAnswer(model="base", text="A text.", tokens=3, ended=True, record="store/answers/one.jsonl")
+    prompt = SampledPrompt(
+        source="a", split="train", chosen="Yes.", chosen_tokens=2, limit=128, prompt="One?", answers=(answer, answer)
+    )
+    assert all_answered(run, (prompt,)) and not all_answered(run, (dataclasses.replace(prompt, answers=(answer,)),))
+    assert not all_answered(run, ()), "no model could be asked"
+    nothing = run.plan.model_copy(update={"stages": {}})
+    assert all_answered(dataclasses.replace(run, plan=nothing), ()), "there is nothing to ask"
 
 
 @pytest.mark.parametrize(("chosen", "limit"), [(12, 128), (64, 128), (65, 130), (256, 512), (900, 512)])

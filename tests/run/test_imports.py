@@ -43,6 +43,35 @@ def test_workers_load_nothing_that_nobody_needs(small_folder: Path) -> None:
     assert told and {"sklearn.metrics", "scipy"} <= set(afterwards)
 
 
+ARROW = """
+import sys
+import pyarrow as pa
+if sys.argv[1] == "lean":
+    import ratchet.pairs.assemble, ratchet.pairs.table
+    assert "pandas" not in sys.modules and pa.array(["a"]).to_pylist() == ["a"] and "pandas" not in sys.modules
+else:
+    pa.array(["a"])
+    assert "pandas" in sys.modules
+import pandas as pd
+print(pd.__spec__.loader.get_source("pandas") is not None)
+day = pd.Series([pd.Timestamp("2020-01-01"), pd.NaT])
+for made in (pd.Series([1.0, float("nan")]), day, pd.Categorical(["a", "b", "a"]), pd.Series(["a", None])):
+    print(pa.array(made).type, pa.array(made).to_pylist())
+print(pa.table({"s": pd.Series(["a", float("nan")], dtype=object)}).to_pylist())
+"""
+
+
+@pytest.mark.heavy
+def test_pyarrow_takes_pandas_of_anybodys_code_as_it_does_without_us(tmp_path: Path) -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", ARROW, way], env=environment(), capture_output=True, text=True, check=True
+        ).stdout
+        for way in ("lean", "plain")
+    ]
+    assert told[0] == told[1] and "[1.0, None]" in told[0] and "dictionary" in told[0]
+
+
 @pytest.mark.heavy
 def test_show_needs_no_torch(tmp_path: Path, small_folder: Path) -> None:
     """Before a run, where a tokenizer of a model folder counts the pairs' tokens."""

@@ -154,6 +154,53 @@ def test_whatever_is_damaged_or_gone_makes_it_a_run(done: Path) -> None:
     assert answered(), "journals grow"
 
 
+def test_what_cannot_be_asked_is_no_question_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_smallest(tmp_path)
+    suite, path = load_suite(Path("suite.yaml")), Path("suite.yaml")
+    plan = load_plan(Path("plan.yaml"), (), path_problems)
+
+    def asks() -> list[bool]:
+        evaluated = evaluation_question({}, path, suite, Cluster(storage="out"), None, here=True)
+        return [plan_question("run", plan, "", here=True) is not None, evaluated is not None]
+
+    assert asks() == [True, True]
+    path.write_text("tasks: {sums: {kind: nothing}}\n")
+    assert asks() == [False, True]
+    path.write_bytes(b"\xff\xfe")
+    assert asks() == [False, True]
+    path.unlink()
+    assert asks() == [False, False]
+
+
+def test_files_behind_links_to_folders_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror of data sets may be one of links, also in a circle."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("elsewhere/rows/test.parquet", "other/rows/test.parquet", "mirror/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("first")
+    link = tmp_path / "mirror/owner"
+    link.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/rows/up").symlink_to(tmp_path / "mirror")
+    tasks = "tasks:\n  arc: {kind: harness, task: arc_easy, metric: acc}\n"
+    Path("suite.yaml").write_text(f"data_root: mirror\n{tasks}")
+    suite, seen = load_suite(Path("suite.yaml")), set()
+
+    def state() -> str:
+        found = evaluation_question({}, Path("suite.yaml"), suite, Cluster(storage="out"), None, here=True)
+        assert found is not None
+        return found.state
+
+    seen.add(state())
+    assert state() in seen
+    (tmp_path / "elsewhere/rows/test.parquet").write_text("other rows")
+    assert state() not in seen
+    seen.add(state())
+    link.unlink()
+    link.symlink_to(tmp_path / "other")
+    assert state() not in seen
+
+
 @pytest.mark.heavy
 def test_another_process_at_the_run_is_left_to_the_run_to_tell(done: Path) -> None:
     with hold(Layout(done / "out").run("tiny")):

@@ -20,7 +20,7 @@ from ratchet.track.progress import Console
 from ratchet.tune import sweep as module
 from ratchet.tune.background import Clock, Pages
 from ratchet.tune.choose import Chosen
-from ratchet.tune.definition import Sweep, open_sweep, sweep_question
+from ratchet.tune.definition import Sweep, keep_answer_of_sweep, open_sweep, sweep_question
 from ratchet.tune.points import SeededPoint
 from ratchet.tune.process import tell, work
 from ratchet.tune.trial import end_trial, write_point
@@ -171,6 +171,25 @@ def test_a_sweep_whose_trials_have_ended_is_answered_from_their_documents(betas:
     assert answer_in(layout, betas.folder, question) is not None
     other = asked(tmp_path, sweep_run.BETAS + "budget: {trials: 2}\n")
     assert answer_in(layout, other.folder, sweep_question(other)) is None
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("kind", "repeated"), [("StorageError", True), ("TrainingError", False)])
+def test_a_sweep_with_a_trial_to_repeat_is_never_done(betas: Sweep, kind: str, repeated: bool) -> None:
+    claim(betas)
+    reason = {"kind": kind, "what": "the disk is full", "where": "", "fix": ""}
+    for number, beta in enumerate((0.1, 0.3, 1.0), 1):
+        task = betas.task(Chosen(SeededPoint({BETA: beta}), number, "grid"))
+        write_point(task)
+        if number < 3:
+            end_trial(task, "finished", metrics={"align/heldout/accuracy": Value(0.5, 0.1)})
+    end_trial(task, "failed", reason=reason)
+    question = sweep_question(betas)
+    page, outcome = module.write_page(betas, 1.0)
+    assert [one.grave for one in outcome.diagnoses if one.of.endswith(task.name)] != [True]
+    keep_answer_of_sweep(betas, question, page, outcome)
+    found = answer_in(layout_at(betas.plan.cluster.storage), betas.folder, question)
+    assert (found is None) == repeated
 
 
 def test_a_trial_that_was_told_to_end_before_its_driver_was_killed_ends_without_training(betas: Sweep) -> None:

@@ -145,8 +145,9 @@ def run_command(arguments: argparse.Namespace) -> int:
     from ratchet.pipeline.answered import answer_of_run, plan_question
 
     plan, text = _read(arguments), arguments.plan.read_text(encoding="utf-8")
-    asked = plan_question("run", plan, text, here=arguments.here)
-    if not arguments.fresh and (said := answer_of_run(plan, asked)) is not None:
+    # What is there is put aside: nothing of it is looked at, as it may be damaged.
+    asked = None if arguments.fresh else plan_question("run", plan, text, here=arguments.here)
+    if (said := answer_of_run(plan, asked)) is not None:
         Console().say(f"{plan.name:<20} nothing to do: steps, scores and the report are there")
         sys.stdout.write(f"report: {said['report']}\n")
         return 0

@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -46,7 +48,8 @@ def lean_transformers() -> None:
 def lean_arrow() -> None:
     """Let pyarrow make arrays of lists without pandas, which it imports with the first one to know its types.
 
-    What needs pandas itself, as `to_pandas` does, imports it all the same.
+    Once pandas is imported, by `to_pandas` or by anybody's code, pyarrow knows its types as ever. Before that there are
+    no objects of them.
     """
     if "pandas" in sys.modules:
         return
@@ -55,6 +58,7 @@ def lean_arrow() -> None:
         pa.array([0])
     finally:
         sys.meta_path.remove(_NoPandas)
+    sys.meta_path.insert(0, _PandasForArrow)
 
 
 class _NoPandas:
@@ -65,6 +69,31 @@ class _NoPandas:
         """Let the finders after it look for anything else."""
         if name == "pandas":
             raise ModuleNotFoundError(name, name=name)
+
+
+class _PandasForArrow:
+    """A finder of pandas, by which pyarrow looks for it once more when it has been imported.
+
+    pyarrow looks by itself only once. It would then take a Series for any sequence: NaN would be no null.
+    """
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return what the finders after it find of pandas, with a loader that tells pyarrow; nothing of all else."""
+        if name != "pandas":
+            return None
+        others = [finder for finder in sys.meta_path if finder is not cls]
+        spec = next((found for one in others if (found := one.find_spec(name, path, target)) is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_tell(module: ModuleType) -> None:
+                load(module)
+                _ = importlib.import_module("pyarrow.lib")._pandas_api.pd  # to read it is to look again
+
+            # Of this object alone: it stays a loader of its class, for who asks it for sources or resources.
+            spec.loader.exec_module = load_and_tell  # type: ignore[method-assign]
+        return spec
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet.errors import CorruptError, DataError, ModelError
+from ratchet.errors import CorruptError, RatchetError
 from ratchet.model.folder import model_folder
 from ratchet.pairs.chat import shipped_templates
 from ratchet.pairs.files import source_files
@@ -91,7 +91,7 @@ class KeptAnswer:
 def question(values: Mapping[str, Any], schemas: Sequence[Any]) -> Question | None:
     """Return what a command is asked by plans and suites; None where files do not tell what they read.
 
-    That is a name on the hub without a commit, and a task that reads more than it names. Raises DataError, ModelError.
+    That is a name on the hub without a commit, and a task that reads more than it names. Raises RatchetError, OSError.
     """
     files: dict[Path, None] = {}
     folders: dict[Path, None] = {}
@@ -120,7 +120,7 @@ def plan_question(command: str, plan: Plan, text: str, *, here: bool) -> Questio
             + [packages_of(source) for source in pinned.data.values()],
         }
         return question(values, [pinned, *(one.suite for one in suites)])
-    except (DataError, ModelError, OSError):
+    except (RatchetError, OSError):
         return None
 
 
@@ -128,18 +128,18 @@ def evaluation_question(
     models: Mapping[str, ModelSpec], file: Path, suite: Suite, cluster: Cluster, wandb: Wandb | None, *, here: bool
 ) -> Question | None:
     """Return what `ratchet evaluate` is asked of models by their names; None as `plan_question`."""
-    values = {
-        "command": "evaluate",
-        "here": here,
-        "storage": str(root_of(cluster.storage)),
-        "models": [[name, spec.model_dump(mode="json")] for name, spec in models.items()],
-        "suite": [str(file), suite.model_dump(mode="json"), file.read_text(encoding="utf-8")],
-        "cluster": cluster.model_dump(mode="json"),
-        "wandb": wandb and wandb.model_dump(mode="json"),
-    }
     try:
+        values = {
+            "command": "evaluate",
+            "here": here,
+            "storage": str(root_of(cluster.storage)),
+            "models": [[name, spec.model_dump(mode="json")] for name, spec in models.items()],
+            "suite": [str(file), suite.model_dump(mode="json"), digest_file(file)],
+            "cluster": cluster.model_dump(mode="json"),
+            "wandb": wandb and wandb.model_dump(mode="json"),
+        }
         return question(values, [*models.values(), suite])
-    except (DataError, ModelError, OSError):
+    except (RatchetError, OSError):
         return None
 
 
@@ -217,7 +217,19 @@ def _named_by(part: Any) -> Iterator[Path]:
 
 
 def _below(folders: Iterable[Path]) -> list[Path]:
-    return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return sorted(path for folder in folders for path in _walked(folder, frozenset()))
+
+
+def _walked(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Yield all files below a folder, also behind links to folders, but for a link to one of the folders `above` it."""
+    state = folder.stat()
+    if (own := (state.st_dev, state.st_ino)) in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _walked(path, above | {own})
+        elif path.is_file():
+            yield path
 
 
 def _state(files: Iterable[Path]) -> str:
@@ -271,17 +283,13 @@ def _entry(path: Path) -> Entry:
 
 def find_answer(layout: Layout, asked: Question | None) -> Mapping[str, str] | None:
     """Return what was said to a question, where all that it rests on is as it was; else None."""
-    if asked is None:
-        return None
-    path = layout.answered(asked.name)
     try:
-        values = read_sealed(path)
-        if values is None:
+        if asked is None or (values := read_sealed(path := layout.answered(asked.name))) is None:
             return None
         answer = from_values(KeptAnswer, values, where=str(path), fix="run again", error=CorruptError)
-    except CorruptError:  # the work is done, and writes it again
+        return answer.says if all(_as_it_was(layout, asked, answer)) else None
+    except (RatchetError, OSError):  # the work is done: it writes it again, or says what cannot be read
         return None
-    return answer.says if all(_as_it_was(layout, asked, answer)) else None
 
 
 def _as_it_was(layout: Layout, asked: Question, answer: KeptAnswer) -> Iterator[bool]:

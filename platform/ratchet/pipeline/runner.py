@@ -45,7 +45,7 @@ from ratchet.pipeline.reference_passes import (
     score_together,
     step_jobs,
 )
-from ratchet.pipeline.samples import sampled_models, write_samples
+from ratchet.pipeline.samples import all_answered, write_samples
 from ratchet.pipeline.scores_document import track_scores
 from ratchet.pipeline.session import native_noise_to, once_needed
 from ratchet.pipeline.step_inputs import Contents
@@ -131,9 +131,9 @@ def run_plan(
         for line in (*lines(report.diagnoses), *sample_lines(report), *model_lines(report)):
             run.console.say(line)
         results = [one for some in scored.values() for one in some]
-        whole = all(len(prompt.answers) == len(sampled_models(run)) for prompt in samples)
         # What could not be asked is asked again by the next run.
-        if whole and all(one.failure is None and one.result.whole for one in results):
+        whole = all(one.failure is None and one.result.whole for one in results)
+        if asked is not None and whole and all_answered(run, samples):
             journals = {answer.record for prompt in samples for answer in prompt.answers}
             keep_answer_of_run(run, asked, {"report": str(html)}, [one.folder for one in results], sorted(journals))
     return html

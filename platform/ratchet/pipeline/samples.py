@@ -76,6 +76,13 @@ def write_samples(run: Run) -> tuple[SampledPrompt, ...]:
     return tuple(_sample(prompt, at, written) for at, prompt in enumerate(prompts)) if written else ()
 
 
+def all_answered(run: Run, samples: Sequence[SampledPrompt]) -> bool:
+    """Whether every model has answered the prompts, so that the next run would ask nothing. Of no trial."""
+    if not samples:  # there is no prompt, or no model could be asked
+        return not chosen_prompts(run)
+    return all(len(prompt.answers) == len(sampled_models(run)) for prompt in samples)
+
+
 def sampled_models(run: Run) -> list[str]:
     """Return the start model, also one of random weights, and what each stage ends with, in the order made."""
     names = {BASE} | {final_model(run.plan, stage) for stage in run.plan.stages}

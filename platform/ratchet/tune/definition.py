@@ -22,7 +22,7 @@ from ratchet.store.record import NAME as RECORD
 from ratchet.tune.check import check_space
 from ratchet.tune.choose import Chosen
 from ratchet.tune.metrics import metric_names
-from ratchet.tune.trial import TrialTask
+from ratchet.tune.trial import TrialTask, passing, written_trials
 from ratchet.tune.trial_plan import base_document, trial_document
 from ratchet.tune.yaml_text import in_yaml_block
 
@@ -131,9 +131,12 @@ def sweep_question(sweep: Sweep) -> Question | None:
 def keep_answer_of_sweep(sweep: Sweep, asked: Question | None, page: Path, outcome: SweepOutcome) -> None:
     """Keep the page as the answer to a question, with what trials made, where no input was written to meanwhile.
 
-    A sweep that came to nothing is told so each time. Raises StorageError.
+    A sweep that came to nothing is told so each time. One with a trial that failed of the machine is called again, and
+    repeats it. Raises CorruptError, StorageError.
     """
     if asked is None or asked != sweep_question(sweep) or any(one.grave for one in outcome.diagnoses):
+        return
+    if any(one.end is None or passing(one.end) for one in written_trials(sweep.folder / TRIALS)):
         return
     steps = [record.parent for record in sorted(sweep.folder.glob(f"{TRIALS}/*/steps/*/{RECORD}"))]
     documents = [path for pattern in _DOCUMENTS for path in sorted(sweep.folder.glob(pattern))]
