@@ -2,7 +2,8 @@
 
 `watched` gives the environment in which every Python process that starts, whoever starts it, writes
 down its beginning and each module that it looks for. A process that is killed has still written it,
-and one that is forked begins a list of its own, with `ratchet` in it where its parent had that.
+and one that is forked begins a list of its own. `ratchet` is in that once the process imports it or
+unpickles anything of it: a worker that Ray keeps ready, and never gives work of ours, has it not.
 `opened_files` counts what is opened below a folder while something runs, by any library, as the
 kernel (Linux) tells it.
 """
@@ -67,6 +68,7 @@ def install() -> None:
     finder = _Finder()
     sys.meta_path.insert(0, finder)  # type: ignore[arg-type]  # all that it needs is find_spec
     os.register_at_fork(after_in_child=finder.begin)
+    sys.addaudithook(finder.hear)
 
 
 class _Finder:
@@ -80,8 +82,13 @@ class _Finder:
         path = Path(os.environ[FOLDER]) / f"{time.monotonic_ns()}-{os.getpid()}.process"
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(self.file, ("\0".join(sys.orig_argv).replace("\n", " ") + "\n").encode())
-        if "ratchet" in sys.modules:  # a fork has what its parent imported
-            os.write(self.file, b"ratchet\n")
+        self.works = False
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Note the first function or class of Ratchet that arrives: a fork need not import what its parent has."""
+        if event == "pickle.find_class" and not self.works and str(arguments[0]).partition(".")[0] == "ratchet":
+            self.works = True
+            self.find_spec("ratchet")
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         with contextlib.suppress(OSError):  # a program may close files that it does not know
