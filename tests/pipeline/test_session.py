@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from raised import raises
-from ratchet.pipeline.session import native_noise_to, once_needed, ray_session, session, worker_environment
+from ratchet.pipeline.session import (
+    native_noise_to,
+    once_needed,
+    ray_session,
+    runtime_env,
+    session,
+    worker_environment,
+)
 from ratchet.plan.cluster import Cluster, Ray
 from ratchet.store.machine import begin_work, has_ray, on_ray, started_by_work
 
@@ -41,6 +50,20 @@ def test_native_noise_goes_to_the_file_and_python_to_the_terminal(
 def test_workers_are_told_which_accelerator_there_is() -> None:
     assert worker_environment(Cluster())["DS_ACCELERATOR"] == "cpu"
     assert "DS_ACCELERATOR" not in worker_environment(Cluster(gpus_per_worker=1))
+
+
+@pytest.mark.parametrize("key", ["py_executable", "pip", "uv", "conda", "image_uri"])
+def test_a_job_that_brings_its_python_keeps_it(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(**environment: Any) -> set[str]:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": environment, "metadata": {}}))
+        return {*runtime_env(Cluster())}
+
+    assert told(**{key: "theirs"}) == {"env_vars"}
+    # What `ratchet submit` sends along.
+    assert told(working_dir="w", py_modules=["m"], env_vars={"A": "b"}) == {"env_vars", "py_executable"}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": None}))
+    assert {*runtime_env(Cluster())} == {"env_vars", "py_executable"}
+    assert {*runtime_env(Cluster(ray=Ray(warm=False)))} == {"env_vars"}
 
 
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_computed() -> None:

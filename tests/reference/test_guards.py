@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ratchet.reference.processes import attempt, still_there
+from ratchet.reference.processes import attempt, family, still_there
 
 
 def test_a_block_that_ended_was_not_begun_in_vain(tmp_path: Path) -> None:
@@ -45,3 +47,23 @@ def test_a_process_is_waited_for_until_it_has_ended() -> None:
     assert still_there([process.pid], 500) == []  # though nobody has waited for it yet
     process.wait()
     assert still_there([process.pid], 0) == []
+
+
+def test_a_node_has_processes_that_hang_below_no_one_of_it() -> None:
+    """As a fork server and its workers do, once the process that started it has ended."""
+    node = subprocess.Popen(["sleep", "600"])
+    try:
+        theirs = {**os.environ, "RAY_RAYLET_PID": str(node.pid)}
+        with subprocess.Popen(["sh", "-c", "sleep 30 & echo $!; wait"], env=theirs, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None
+            worker = int(server.stdout.readline())
+            assert sorted(family(node.pid)) == sorted([node.pid, server.pid, worker])
+            server.kill()
+            server.wait()
+            assert family(node.pid) == [node.pid, worker]
+            assert family(worker) == [worker]
+            os.kill(worker, signal.SIGKILL)
+        assert family(os.getpid())[0] == os.getpid()
+    finally:
+        node.kill()
+        node.wait()

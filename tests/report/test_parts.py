@@ -56,7 +56,13 @@ def test_starting_processes_stands_apart_from_work() -> None:
     report = read_report(example() | {"steps": steps})
     [table] = [one for section in run_sections(report) if section.key == "throughput" for one in section.tables]
     shown = str(table)
-    for words in ("training processes", "1 min 01 s", "reference processes", "7.1 s"):
+    for words in (
+        "training processes",
+        "1 min 01 s",
+        "reference processes",
+        "7.1 s",
+        "groups of workers that ended before",
+    ):
         assert words in shown
 
 

@@ -206,7 +206,7 @@ def titles_below(pid: int) -> list[str]:
 
 
 def processes_below(pid: int) -> list[tuple[int, str]]:
-    """Return (pid, title) of the processes that descend from one: a test looks at no other's."""
+    """Return (pid, title) of the processes that descend from one, its Ray's with them: a test looks at no other's."""
     found = []
     for one in family(pid)[1:]:
         try:

@@ -15,10 +15,12 @@ from raised import raises
 from ratchet.documents.events import Event, write_event
 from ratchet.errors import StoppedError
 from ratchet.store.files import write_json
+from ratchet.store.machine import has_ray
 from ratchet.store.made import hold
 from ratchet.train import driver_loop as module
 from ratchet.train import launch
 from ratchet.train.driver_loop import Nodes, NodeWatch, Told, refuse_stopped, watched
+from ratchet.train.group import scratch_folder
 from ratchet.train.notice import WORKERS, Notice, read_notice
 from ratchet.train.worker import check_driver
 from train_bench import spec_of
@@ -156,3 +158,22 @@ def test_workers_of_a_driver_that_was_displaced_do_not_begin(tmp_path: Path) -> 
             path.unlink()
         with raises("storage.gone"):
             check_driver(spec)
+
+
+def test_what_ended_the_training_comes_out_where_places_cannot_be_removed(tmp_path: Path) -> None:
+    slots = tmp_path / "slots"
+    slots.write_bytes(b"\xff")  # no text
+    with pytest.raises(ArithmeticError, match="first") as caught, scratch_folder(tmp_path, "one", slots):
+        raise ArithmeticError("the first failure")
+    assert ["places were not removed" in note for note in caught.value.__notes__] == [True]
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.heavy
+def test_no_ray_is_started_to_remove_places_of_one_that_is_gone(tmp_path: Path) -> None:
+    slots, before = tmp_path / "slots", has_ray()
+    slots.write_text("07" * 18)  # a placement group's id
+    with pytest.raises(ArithmeticError, match="first"), scratch_folder(tmp_path, "one", slots):
+        raise ArithmeticError("the first failure")
+    assert has_ray() == before
+    assert [*tmp_path.iterdir()] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -229,14 +230,43 @@ def test_what_ray_starts_as_python_is_python_but_for_workers(tmp_path: Path) -> 
         assert worker(env_vars=variables, **context) == f"set up by Ray {sys.executable}"
 
 
+def test_where_nothing_may_be_run_from_the_folder_ray_runs_python_itself(tmp_path: Path) -> None:
+    mount = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o noexec none "$1" && shift && exec "$@"', "sh"]
+    if subprocess.run([*mount, str(tmp_path), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may mount nothing")
+    code = "import pathlib, sys; from ratchet.warm import launcher; print(launcher.write_wrapper(pathlib.Path.cwd()))"
+    command = [*mount, str(tmp_path), sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == sys.executable
+
+
+def test_under_a_raylet_that_ends_processes_it_did_not_start_workers_begin_cold(tmp_path: Path) -> None:
+    for name in ("sockets", "logs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "worker.py").write_text("import os; print(os.getpid())", encoding="utf-8")
+    told = {"RAY_RAYLET_PID": str(os.getpid()), "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true"}
+    command = [sys.executable, "-I", "-S", launcher.__file__, str(tmp_path / "worker.py")]
+    command.append(f"--raylet-name={tmp_path}/sockets/raylet")
+    with subprocess.Popen(command, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True) as worker:
+        said, _ = worker.communicate()
+    assert int(said) == worker.pid
+    assert not [*(tmp_path / "sockets").iterdir()]
+
+
 def test_a_server_ends_with_its_ray_node_or_when_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    gone = subprocess.Popen(["true"])
+    gone, unheard = subprocess.Popen(["true"]), subprocess.Popen(["true"])
     gone.wait()
+    until(lambda: not runs(unheard.pid))  # ended, and nobody has waited for it
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("")
         listening.listen()
         assert server.serve(listening, Path("none"), gone.pid, iter(())) is None
+        monkeypatch.setattr(server, "_IDLE_SECONDS", 2.0)
+        imports = map(str, itertools.count())
+        assert server.serve(listening, Path("none"), unheard.pid, imports) is None
+        assert next(imports) == "0"  # it ended before the first one
+        unheard.wait()
         monkeypatch.setattr(server, "_IDLE_SECONDS", 0.0)
         assert server.serve(listening, Path("none"), os.getpid(), iter(())) is None

@@ -166,11 +166,11 @@ class StepSummary:
     (beta, penalty, learning_rate, batch …; a merge has `of` and `weights`). `chunk` are the
     sources of its pairs, `start` and `reference` names of models (`base` or a step). `seconds` is the
     whole step, with the reference pass where the step made it itself (`reference_reused` is false);
-    `train_seconds` its optimiser steps, `start_seconds` what processes took to begin and end; `reference_seconds` what
-    scoring the reference took when it was done, and `reference_start_seconds` its processes, None where none was
-    needed; `reference_agreement` is what a comparison of another engine with the trainer's showed
-    (`reference.calibrate`), where there was one; `effect` what publishing kept. Rates are of training. What only
-    training has is None for a merge.
+    `train_seconds` its optimiser steps, `start_seconds` what processes took to begin and end, and groups of workers
+    that ended before; `reference_seconds` what scoring the reference took when it was done, and
+    `reference_start_seconds` its processes, None where none was needed; `reference_agreement` is what a comparison of
+    another engine with the trainer's showed (`reference.calibrate`), where there was one; `effect` what publishing
+    kept. Rates are of training. What only training has is None for a merge.
     """
 
     name: str

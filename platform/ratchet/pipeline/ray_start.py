@@ -136,7 +136,8 @@ def _end_left(before: set[int]) -> None:
 
 def _is_of_ray(pid: int) -> bool:
     with contextlib.suppress(OSError):  # it has ended meanwhile
-        return b"/ray/" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"/ray/" in command or command.startswith(b"ray::")  # as workers call themselves
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -35,6 +36,8 @@ _WORKER_ENV = {
     # Several runs at once have more processes than cores, most of them waiting: no reason for a warning on stdout.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
 }
+_PYTHONS = {"py_executable", "pip", "uv", "conda", "container", "image_uri", "_nsight", "_rocprof_sys"}
+"""Keys of a job's `runtime_env` by which Ray runs another Python for its workers, or runs Python by another program."""
 _START_SECONDS = {False: "300", True: "30"}
 """How long workers of a fixed number, or of any number, wait for their places. Ray counts a node that is gone for up to
 half a minute, and asks for places on it: where fewer workers will do, it should look again soon."""
@@ -89,10 +92,8 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
         with _checked(cluster):
             yield
         return
-    environment = {"env_vars": worker_environment(cluster)}
-    # A Ray that is there already starts workers in its own way. There it is told what to start in the place of Python.
-    there = {"runtime_env": environment | ({"py_executable": python_of_workers()} if cluster.ray.warm else {})}
-    local = {"runtime_env": environment} | _local(cluster, runs)
+    there = {"runtime_env": runtime_env(cluster)}
+    local = {"runtime_env": {"env_vars": worker_environment(cluster)}} | _local(cluster, runs)
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
         python = write_wrapper(Path(folder)) if cluster.ray.warm else sys.executable
         connect(cluster.ray.address, there, local, say, python)
@@ -104,6 +105,19 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
                 yield
         finally:
             ray.shutdown()
+
+
+def runtime_env(cluster: Cluster) -> dict[str, Any]:
+    """Return what a Ray that is there already is asked to start workers with.
+
+    It starts them in its own way, and is told what to run in the place of Python. A job that brings the Python of its
+    workers keeps it: Ray refuses a second one, or drops the packages that came with the job's.
+    """
+    found: dict[str, Any] = {"env_vars": worker_environment(cluster)}
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    if cluster.ray.warm and _PYTHONS.isdisjoint(job.get("runtime_env") or {}):
+        found["py_executable"] = python_of_workers()
+    return found
 
 
 def session(cluster: Cluster, say: Callable[[str], None], *, here: bool) -> contextlib.AbstractContextManager[None]:

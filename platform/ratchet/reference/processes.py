@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -84,17 +85,30 @@ def sign(register: Any) -> None:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process of this machine and all that descend from it."""
-    parents = {}
+    """Return a process of this machine and all that descend from it; of a Ray node, all that belong to it.
+
+    Workers that begin warm descend from their server (`ratchet.warm`), which outlives the process that started it. So
+    a process belongs to the node that its environment names, too.
+    """
+    above: dict[int, set[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                parents[int(entry.name)] = int(stat(int(entry.name))[1])
-    found = [pid]
-    # The list grows while it is walked, so children of children come into it too.
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found
+            with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+                above[int(entry.name)] = {int(stat(int(entry.name))[1])}
+                above[int(entry.name)] |= _node_of(entry)
+    found = {pid: None}
+    new = [pid]
+    while new:
+        known = {*new}
+        new = [one for one, those in above.items() if one not in found and those & known]
+        found.update(dict.fromkeys(new))
+    return [*found]
+
+
+def _node_of(process: Path) -> set[int]:
+    """Return the process id of the Ray node that a folder of /proc says it belongs to. Raises OSError."""
+    told = re.search(rb"(?:^|\0)RAY_RAYLET_PID=(\d+)", (process / "environ").read_bytes())
+    return {int(told[1])} if told else set()
 
 
 def wait_until_gone(processes: Iterable[tuple[str, int]]) -> None:

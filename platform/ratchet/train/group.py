@@ -40,9 +40,13 @@ def scratch_folder(folder: Path, name: str, slots: Path | None) -> Iterator[Path
     scratch.mkdir(parents=True)
     try:
         yield scratch
-    except BaseException:
+    except BaseException as error:
         if slots is not None:
-            free_slots(slots)  # a controller that was killed has freed none
+            try:
+                free_slots(slots)  # a controller that was killed has freed none
+            except Exception as other:
+                # Where Ray is gone nothing can be removed, and nothing need be. What ended the training must be seen.
+                error.add_note(f"the workers' places were not removed: {other}")
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -77,8 +81,9 @@ def free_slots(path: Path) -> None:
         name = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return
-    from ray import PlacementGroupID
+    import ray
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+    if ray.is_initialized():  # else Ray would start one to ask
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
     path.unlink(missing_ok=True)

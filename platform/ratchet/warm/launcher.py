@@ -33,6 +33,7 @@ _PATIENCE_SECONDS = 240.0
 """How long a server may take to begin: the imports of a busy node."""
 _LOST = 1
 """Exit status where the worker has ended and nobody knows how."""
+_SUBREAPER = "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _SCRIPT = """\
 python=${1%/lib/python3*}/bin/python3
@@ -70,20 +71,21 @@ def write_wrapper(folder: Path) -> str:
     """Write a program that is Python but for Ray's `setup_worker.py`, in whose place it runs the launcher.
 
     Ray starts each worker by `setup_worker.py`, which imports all of Ray before it becomes the `py_executable`. A Ray
-    whose processes run this program in the place of Python goes without. Returns its path in `folder`.
+    whose processes run this program in the place of Python goes without. Returns its path in `folder`, or Python's
+    own where nothing in `folder` may be run (`noexec`): Ray has its own way then.
     """
     wrapper = folder / Path(sys.executable).name
     text = _WRAPPER.replace("PYTHON", shlex.quote(sys.executable)).replace("LAUNCHER", shlex.quote(__file__))
     wrapper.write_text(text, encoding="utf-8")
     wrapper.chmod(0o700)
-    return str(wrapper)
+    return str(wrapper) if os.access(wrapper, os.X_OK) else sys.executable
 
 
 def main() -> None:
     """Begin the worker that the arguments name, and end as it ends."""
     arguments = _set_up(sys.argv[1:])
     sockets = next((Path(one.partition("=")[2]).parent for one in arguments if one.startswith("--raylet-name=")), None)
-    if sockets is not None and "RAY_RAYLET_PID" in os.environ:
+    if sockets is not None and "RAY_RAYLET_PID" in os.environ and not _kills_servers():
         try:
             connection = _connect(sockets, arguments[0])
             _ask(connection, arguments)
@@ -93,6 +95,11 @@ def main() -> None:
         else:
             _stand_for(worker, connection)
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606  no shell is what is wanted
+
+
+def _kills_servers() -> bool:
+    """Whether a raylet adopts all processes below it, and ends those it did not start: servers and warm workers."""
+    return os.environ.get(_SUBREAPER, "").lower() in {"1", "true"}
 
 
 def _set_up(arguments: list[str]) -> list[str]:

@@ -123,13 +123,21 @@ def serve(listening: socket.socket, path: Path, raylet: int, imports: Iterator[s
     Takes up one of `imports` whenever nobody waits. Where one fails, nobody is served any more, and the server waits
     for the workers that it has. Returns None at the end; in a forked process what that shall be.
     """
+    try:
+        # Readable once it has ended, even where nobody has waited for it yet.
+        node = os.pidfd_open(raylet)
+    except ProcessLookupError:
+        return None
     importing, failed = True, False
     known: dict[int, Launched] = {}
     last = time.monotonic()
-    while _alive(raylet) and (known or (not failed and time.monotonic() - last < _IDLE_SECONDS)):
+    while known or (not failed and time.monotonic() - last < _IDLE_SECONDS):
         if known:
             last = time.monotonic()
-        ready = _ready([*known] if failed else [listening.fileno(), *known], 0 if importing else _LOOK_SECONDS)
+        heard = [node, *known] if failed else [node, listening.fileno(), *known]
+        ready = _ready(heard, 0 if importing else _LOOK_SECONDS)
+        if node in ready:
+            break
         if importing and not ready:
             try:
                 importing = next(imports, None) is not None
@@ -144,7 +152,9 @@ def serve(listening: socket.socket, path: Path, raylet: int, imports: Iterator[s
             elif one in known:
                 wanted = _hear(one, known, listening)
                 if wanted is not None:
+                    os.close(node)
                     return wanted
+    os.close(node)
     return None
 
 
@@ -245,14 +255,6 @@ def _draw_seeds() -> None:
         numpy.random.seed()
     if (torch := sys.modules.get("torch")) is not None:
         torch.default_generator.seed()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -291,7 +291,7 @@ def draw_times(report: Report) -> Chart | None:
     size = (760, 66 + 26 * len(steps))
     svg = draw("times", "Time of each step", paint, size=size, margins=(118, 84, 14, 40))
     caption = "Pale: scoring the reference, where the step did it. Full: training. "
-    caption += "Fainter: making ready, publishing. Faintest: processes that begin and end."
+    caption += "Fainter: making ready, publishing. Faintest: processes that begin and end, groups that ended before."
     return Chart(svg, caption, tuple(step.record for step in steps), wide=True)
 
 

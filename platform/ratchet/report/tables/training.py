@@ -266,7 +266,8 @@ def throughput(report: Report) -> PageTable | None:
         ]
         rows.append(row(entries, step.record))
     note = (
-        "Processes: the time for them to begin and to end, apart from their work. "
+        "Processes: the time for them to begin and to end, apart from their work, and groups of workers that ended "
+        "before. "
         "Reused: scored before, for another step or by another run; its time is not in this step's."
     )
     return table(rows, note)
