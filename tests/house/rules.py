@@ -73,6 +73,7 @@ DOORS = {
         "train.worker",
         "train.group",
         "train.launch",
+        "warm.server",
         "train.driver_loop",
         "pipeline.session",
         "pipeline.ray_start",

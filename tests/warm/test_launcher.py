@@ -24,6 +24,7 @@ from ratchet.warm import launcher, server
 WORKER = """
 import importlib.util, json, os, random, signal, sys, time
 import numpy as np, torch, ray, transformers
+from ray._raylet import JobID, PlacementGroupID
 from transformers import AutoModelForCausalLM
 facts = {
     "argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "umask": os.umask(0),
@@ -34,6 +35,7 @@ facts = {
     "open": len(os.listdir("/proc/self/fd")),
     "threads": torch.get_num_threads(), "leader": os.getsid(0) == os.getpid(),
     "ratchet": importlib.util.find_spec("ratchet").origin, "loaded": "ratchet.train.worker" in sys.modules,
+    "id": PlacementGroupID.of(JobID.from_int(1)).hex(),
     "drawn": [random.random(), float(np.random.rand()), float(torch.rand(1)), torch.initial_seed()],
 }
 torch.manual_seed(0)
@@ -131,7 +133,9 @@ def test_a_warm_worker_is_what_a_cold_one_is(node: Node) -> None:
     begun = node.facts("3")  # while the server imports, a worker imports the rest itself
     until(lambda: node.facts("3")["loaded"])
     cold, warm, again = (node.facts("3", warm=warm) for warm in (False, True, True))
-    assert {key for key in begun if begun[key] != warm[key]} <= {"drawn", "loaded", "descriptors", "path"}
+    assert {key for key in begun if begun[key] != warm[key]} <= {"id", "drawn", "loaded", "descriptors", "path"}
+    ids = {facts.pop("id") for facts in (cold, warm, again)}
+    assert len(ids) == 3  # Ray's own random numbers, too: two placement groups of one id are one
     drawn = [facts.pop("drawn") for facts in (cold, warm, again)]
     assert all(len({*column}) == 3 for column in zip(*drawn, strict=True))  # random numbers of one's own
     assert warm.pop("leader") and again.pop("leader")  # a signal to the server's group ends no worker

@@ -87,7 +87,10 @@ def main() -> None:
 
 
 def import_ahead() -> Iterator[str]:
-    """Import what workers need, and yield each name once it is there. Raises RuntimeError where CUDA is up."""
+    """Import what workers need, and yield each name once it is there.
+
+    Raises RuntimeError where CUDA is up, or where Ray has drawn random numbers: its forks would draw the same ones.
+    """
     # How many GPUs there are is asked without starting CUDA, which no forked process could start again.
     os.environ[_NVML] = "1"
     names = [*_IMPORTS]
@@ -101,10 +104,47 @@ def import_ahead() -> Iterator[str]:
         importlib.import_module(name)
         if _forks_are_bad():
             raise RuntimeError(f"importing {name} has started CUDA, so forked processes could not use it")
+        if name == _IMPORTS[0]:
+            _name_actor_classes()
         yield name
+    if _ids_are_the_same():
+        raise RuntimeError("an import has drawn Ray's random numbers, so forked processes would make the same ids")
     gc.collect()
     # A worker that collects garbage would else write to every page that it shares with this process.
     gc.freeze()
+
+
+def _name_actor_classes() -> None:
+    """Let the ids of actor classes come from the system, and not from Ray's own random numbers.
+
+    `@ray.remote` gives each class one, also in modules of Ray that are imported ahead. Ray's generator draws its seed
+    with its first number. Forks of a process that has it give two placement groups the same id.
+    """
+    actor = importlib.import_module("ray.actor")
+    named = actor.ActorClassID
+
+    class Named:
+        @staticmethod
+        def from_random() -> Any:
+            return named(os.urandom(named.size()))
+
+    actor.ActorClassID = Named  # type: ignore[attr-defined]
+
+
+def _ids_are_the_same() -> bool:
+    ray_ids = importlib.import_module("ray._raylet")
+    drawn = []
+    for _ in range(2):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, ray_ids.PlacementGroupID.of(ray_ids.JobID.from_int(1)).binary())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as said:
+            drawn.append(said.read())
+        os.waitpid(child, 0)
+    return drawn[0] == drawn[1]
 
 
 def _forks_are_bad() -> bool:
