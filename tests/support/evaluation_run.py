@@ -47,7 +47,7 @@ TEXT = f"""\
 tasks:
   text: {{kind: perplexity, rows: {{path: {SETS}/lighthouse.txt}}, window: 64, batch_tokens: 512}}
 """
-_OF_THE_RUN = {"created", "seconds", "reused", "items", "record"}
+_OF_THE_RUN = {"created", "seconds", "start_seconds", "reused", "items", "record"}
 """Keys of a scores document that say when, where and how fast, not what."""
 
 
