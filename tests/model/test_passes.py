@@ -155,7 +155,7 @@ def test_workers_that_wait_keep_the_same_rows_in_pass_after_pass() -> None:
             assert scorer(batch).isfinite().all()
 
 
-@pytest.mark.parametrize("name", OFTEN_A_PASS)
+@pytest.mark.parametrize("name", sorted(OFTEN_A_PASS))
 def test_no_prompt_stays_where_attention_runs_several_times_in_a_pass(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
