@@ -1,6 +1,6 @@
 """What Python processes do, counted: which modules they import, and how many processes there are.
 
-`watched` gives the environment in which every Python process that starts, whoever starts it, writes
+`watched` gives an environment. Every Python process that starts in it, or below such a process, writes
 down its beginning and each module that it looks for. A process that is killed has still written it,
 and one that is forked begins a list of its own. `ratchet` is in that once the process imports it or
 unpickles anything of it: a worker that Ray keeps ready, and never gives work of ours, has it not.

@@ -63,7 +63,7 @@ def test_shared_tokens_are_the_distinct_beginnings_of_each_batch(chosen_only: bo
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("budget", "workers", "off"), [(None, 1, 0), (4096, 1, 0.02), (1500, 2, 0.04)])
 def test_it_is_what_training_computes(shape: str, budget: int | None, workers: int, off: float) -> None:
-    """A stand-in that only keeps workers in step is none of a pair's tokens."""
+    """The stand-in pass that keeps workers in step does not count as tokens of a pair."""
     pairs = SHAPES[shape](36, 300, 1)
     rows, packing, most = costed(pairs), Packing(), budget or 1 << 30
     cost = token_cost(rows, BatchRoom(12, budget, workers), 5)

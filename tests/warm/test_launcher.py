@@ -137,7 +137,7 @@ def test_a_warm_worker_is_what_a_cold_one_is(node: Node) -> None:
     ids = {facts.pop("id") for facts in (cold, warm, again)}
     assert len(ids) == 3  # Ray's own random numbers, too: two placement groups of one id are one
     drawn = [facts.pop("drawn") for facts in (cold, warm, again)]
-    assert all(len({*column}) == 3 for column in zip(*drawn, strict=True))  # random numbers of one's own
+    assert all(len({*column}) == 3 for column in zip(*drawn, strict=True))  # each draws different numbers
     assert warm.pop("leader") and again.pop("leader")  # a signal to the server's group ends no worker
     assert warm.pop("loaded") and again.pop("loaded")
     assert not (cold.pop("leader") or cold.pop("loaded"))

@@ -110,8 +110,8 @@ def ray_session(cluster: Cluster, runs: int = 1, say: Callable[[str], None] = la
 def runtime_env(cluster: Cluster) -> dict[str, Any]:
     """Return what a Ray that is there already is asked to start workers with.
 
-    It starts them in its own way, and is told what to run in the place of Python. A job that brings the Python of its
-    workers keeps it: Ray refuses a second one, or drops the packages that came with the job's.
+    Ray starts workers in its own way, so `py_executable` names what it runs in place of Python. A job that brings the
+    Python of its workers keeps it: Ray refuses a second one, or drops the packages that came with the job's.
     """
     found: dict[str, Any] = {"env_vars": worker_environment(cluster)}
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")

@@ -131,8 +131,8 @@ def sweep_question(sweep: Sweep) -> Question | None:
 def keep_answer_of_sweep(sweep: Sweep, asked: Question | None, page: Path, outcome: SweepOutcome) -> None:
     """Keep the page as the answer to a question, with what trials made, where no input was written to meanwhile.
 
-    A sweep that came to nothing is told so each time. One with a trial that failed of the machine is called again, and
-    repeats it. Raises CorruptError, StorageError.
+    No answer is kept of a sweep that came to nothing: each call says so again. Nor is one kept where the machine made a
+    trial fail: the next call repeats that trial. Raises CorruptError, StorageError.
     """
     if asked is None or asked != sweep_question(sweep) or any(one.grave for one in outcome.diagnoses):
         return

@@ -239,7 +239,7 @@ def _fork(asked: Launched, known: dict[int, Launched], listening: socket.socket)
     """Fork a worker for a launcher that has asked; return what it wants in the new process."""
     try:
         wanted = _read(asked.launcher)
-    except (OSError, ValueError):  # it was killed meanwhile, or is none of ours
+    except (OSError, ValueError):  # it was killed meanwhile, or it is not a launcher
         asked.launcher.close()
         return None
     worker = os.fork()
@@ -289,7 +289,7 @@ def become(wanted: Wanted, made: Mapping[str, str]) -> None:
 
 
 def _draw_seeds() -> None:
-    """Begin with random numbers of one's own, as each new process does."""
+    """Seed the random generators again, so that each worker draws different numbers, as new processes do."""
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()
