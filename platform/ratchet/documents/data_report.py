@@ -1,0 +1,181 @@
+"""What `ratchet data` finds out of a plan's data, or of files, before anything is trained: `--json` writes it.
+
+Shares are from 0 to 1. Lengths are in `unit` of their source: tokens, or characters where no tokenizer is at hand.
+`file:row` is where a row stands, as `skipped.parquet` names it; rows count from 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from ratchet.documents.report import EditDistance
+from ratchet.documents.token_use import TokenUse
+
+Gravity = Literal["stops", "warns", "notes"]
+"""`stops`: a run would end there. `warns`: a person should decide before money is spent. `notes`: worth knowing."""
+GRAVITIES: tuple[Gravity, ...] = ("stops", "warns", "notes")
+"""The worst first."""
+Unit = Literal["tokens", "characters"]
+TokenKind = Literal["template", "text", "thoughts", "prefix"]
+"""What a shown token is of: the chat template, a turn's text, an answer's thoughts, or an answer's given prefix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPlace:
+    """A row by which a person can see what is meant; `text` is short."""
+
+    file: str
+    row: int
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataAnalysis:
+    """One thing that was looked for in a source, and what came of it.
+
+    `code` is stable, such as `near-twins`. `count` of `of` `counted` (pairs, prompts, items) show it. `says` and `do`
+    are sentences without their full stop; `do` is empty where nothing is to be done. `figures` are further numbers by
+    name, `distances` a histogram where there is one.
+    """
+
+    code: str
+    gravity: Gravity
+    count: int
+    of: int
+    counted: str
+    says: str
+    do: str = ""
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    distances: EditDistance | None = None
+    places: tuple[DataPlace, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataVerdict:
+    """A line of the head of the report; `source` is empty where it is of the plan as a whole."""
+
+    gravity: Gravity
+    code: str
+    source: str
+    says: str
+    do: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantiles:
+    """Lengths of a part of the pairs: the least, quantiles, and the most."""
+
+    least: int
+    p50: int
+    p90: int
+    p95: int
+    p99: int
+    most: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LengthLimit:
+    """What the `max_length` of some stages costs a source: pairs lost and trimmed, and the share that may be lost."""
+
+    stages: tuple[str, ...]
+    max_length: int
+    overlong: Literal["drop", "trim_prompt"]
+    lost: int
+    trimmed: int
+    of: int
+    allowed: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceLengths:
+    """Lengths of the pairs that can be written: prompt, chosen, rejected (absent for demonstrations) and total.
+
+    The total of a pair is its prompt and its longer answer, which is what `max_length` counts. `to_lose` has, for the
+    shares 0, 1 % and 5 % of pairs to lose, the `max_length` that it takes. `counts` is a histogram of totals over
+    `edges`, which has one more.
+    """
+
+    parts: Mapping[str, Quantiles]
+    limits: tuple[LengthLimit, ...] = ()
+    to_lose: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    edges: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownToken:
+    """A token as text, or a whole text where there is no tokenizer; `scored`: the loss counts it."""
+
+    text: str
+    kind: TokenKind
+    scored: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShownPart:
+    """A prompt or answer, token by token; `left_out` tokens between `head` and `tail` are not shown."""
+
+    name: str
+    head: tuple[ShownToken, ...]
+    left_out: int = 0
+    tail: tuple[ShownToken, ...] = ()
+    length: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShownPair:
+    """A pair as it is trained. `refused` says why it cannot be, and then there are only its texts."""
+
+    place: DataPlace
+    parts: tuple[ShownPart, ...]
+    refused: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceData:
+    """One source: read = kept + skipped, kept = train + heldout, as a run counts them.
+
+    `read_columns` are what its layout takes, `unread_columns` what stands in the rows beside them. `refused` counts
+    pairs that the chat template or tokenizer cannot write, by reason. `problem` says why nothing was read.
+    """
+
+    name: str
+    where: str
+    layout: str = ""
+    demonstrations: bool = False
+    read_columns: tuple[str, ...] = ()
+    unread_columns: tuple[str, ...] = ()
+    read: int = 0
+    kept: int = 0
+    train: int = 0
+    heldout: int = 0
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    first_skipped: tuple[DataPlace, ...] = ()
+    whole: bool = True
+    unit: Unit = "characters"
+    lengths: SourceLengths | None = None
+    refused: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    first_refused: tuple[DataPlace, ...] = ()
+    shown: tuple[ShownPair, ...] = ()
+    analyses: tuple[DataAnalysis, ...] = ()
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """All of it. `tokenizer` says how texts became tokens, or why they did not; `created` is UTC, ISO 8601."""
+
+    title: str
+    ratchet: str
+    created: str
+    tokenizer: str
+    verdicts: tuple[DataVerdict, ...]
+    sources: tuple[SourceData, ...]
+    token_use: tuple[TokenUse, ...] = ()
+
+    @property
+    def stops(self) -> bool:
+        """Whether a run would end for its data."""
+        return any(one.gravity == "stops" for one in self.verdicts)
