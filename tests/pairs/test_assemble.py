@@ -222,7 +222,7 @@ def test_overlap_agrees_with_sets(rows: list[tuple[int, bool, int, int]]) -> Non
                 found = places.get((name, part), [])
                 columns = {
                     key: pa.array([getattr(item, key) for item in found], pa.string())
-                    for key in ("pair_id", "prompt_id")
+                    for key in ("pair_id", "prompt_key")
                 }
                 pq.write_table(pa.table(columns), folder / f"{part}.parquet")
         result = overlaps_of(folders)

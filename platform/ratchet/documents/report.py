@@ -72,7 +72,10 @@ class EditDistance:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceSummary:
-    """One source: read = kept + skipped, kept = train + heldout."""
+    """One source: read = kept + skipped, kept = train + heldout.
+
+    `contradictions` are comparisons that are kept with both answers as the winner, up to form.
+    """
 
     name: str
     layout: str
@@ -81,6 +84,7 @@ class SourceSummary:
     train: int
     heldout: int
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    contradictions: int = 0
     record: str = ""
     tokens: tuple[SourceTokens, ...] = ()
     edit_distance: EditDistance | None = None
@@ -88,7 +92,10 @@ class SourceSummary:
 
 @dataclasses.dataclass(frozen=True)
 class SourceOverlap:
-    """Distinct pairs and prompts of `left`'s train part that stand in `right`'s train part (or held-out part) too."""
+    """Distinct pairs and prompts of `left`'s train part that stand in `right`'s train part (or held-out part) too.
+
+    Prompts count as one where their first user turns have the same wording.
+    """
 
     left: str
     right: str

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptError
 from ratchet.pairs.checks import Reason
-from ratchet.pairs.ids import held_out, sample_key, unique_ids
+from ratchet.pairs.ids import contradictions_in, held_out, sample_key, unique_ids
 from ratchet.pairs.lean import lean_arrow
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.plan.data import Source
@@ -37,6 +37,9 @@ PAIR_SCHEMA = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt_key", pa.string(), nullable=False),
+        pa.field("contest", pa.string()),
+        pa.field("first_won", pa.bool_()),
         pa.field("prompt", PROMPT_TYPE, nullable=False),
         pa.field("chosen", pa.string(), nullable=False),
         pa.field("rejected", pa.string()),
@@ -54,7 +57,7 @@ class Counts:
     """What a pairs folder holds. `read` counts the pairs that were built plus the rows that gave none.
 
     A row from which a builder makes three pairs counts three times, so read = kept + skipped
-    always, and kept = train + heldout.
+    always, and kept = train + heldout. `contradictions` are comparisons kept with both sides as the winner.
     """
 
     read: int
@@ -62,13 +65,14 @@ class Counts:
     train: int
     heldout: int
     skipped: dict[str, int]
+    contradictions: int = 0
 
 
 def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: Source) -> Counts:
     """Write `train.parquet`, `heldout.parquet` and `skipped.parquet` into `folder`.
 
-    Equal pairs are kept once, the first of them; `max_rows` of them by the lowest seeded hash; prompts divide by seeded
-    hash. Raises CorruptError where the files do not hold what was counted.
+    Equal pairs are kept once, the first of them; `max_rows` of them by the lowest seeded hash; prompts divide by the
+    seeded hash of their key. Raises CorruptError where the files do not hold what was counted.
     """
     read, skipped = 0, collections.Counter[str]()
     with contextlib.ExitStack() as stack:
@@ -81,7 +85,7 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
 
         def side_of(pair: PreferencePair) -> _Table:
             # By the prompt, so that none is on both sides.
-            out = held_out(source.seed, source.held_out, pair.prompt_id)
+            out = held_out(source.seed, source.held_out, pair.prompt_key)
             return sides[1] if out else sides[0]
 
         for item in items:
@@ -108,7 +112,8 @@ def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: So
             # Before the folder gets its name: it is not part of what was made.
             aside.unlink()
     train, heldout = (side.rows for side in sides)
-    counts = Counts(read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())))
+    found = contradictions_in(folder)
+    counts = Counts(read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())), found)
     _prove(counts, folder)
     return counts
 
@@ -125,8 +130,10 @@ def read_pairs(path: Path) -> Iterator[PreferencePair]:
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:
     """Return a pair as a row of `PAIR_SCHEMA`."""
-    ids = {"pair_id": pair.pair_id, "prompt_id": pair.prompt_id}
-    return {**vars(pair), **ids, "prompt": [vars(turn) for turn in pair.prompt]}
+    ids = {"pair_id": pair.pair_id, "prompt_id": pair.prompt_id, "prompt_key": pair.prompt_key}
+    contest = pair.contest
+    verdict = {"contest": contest and contest.key, "first_won": contest and contest.first_won}
+    return {**vars(pair), **ids, **verdict, "prompt": [vars(turn) for turn in pair.prompt]}
 
 
 def places_of_pairs(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from ratchet.pairs import build, checks, ids, layouts, read
 from ratchet.pairs.assemble import PROMPT_TYPE, assemble, characters_of
 from ratchet.pairs.files import SPAN_BYTES, SPAN_ROWS, Span, digests, plan_spans
 from ratchet.pairs.hub import at_commit
-from ratchet.pairs.left_out import check_kept, check_share
+from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
 from ratchet.plan.data import Source, packages_of
@@ -134,6 +134,7 @@ def prepare_pairs(
     made = ensure(layout, SourcePairs(name, source, default_system), wait)
     # Once more: another source with the same pairs may have allowed more bad rows.
     check_share(name, made.record.counts, source.max_bad_share, made.folder)
+    tell_contradictions(name, made.record.counts)
     return made.fingerprint, made.folder
 
 

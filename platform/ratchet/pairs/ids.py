@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ratchet.documents.report import SourceOverlap
 
-SPLIT_VERSION = 1
+SPLIT_VERSION = 2
 """Of the sample and the split. It is in the identity of pairs: raise it when they would fall otherwise."""
 _PARTS = ("train", "heldout")
 
@@ -28,9 +28,9 @@ def sample_key(seed: int, pair_id: str) -> bytes:
     return _hash(f"sample:{seed}:{pair_id}")
 
 
-def held_out(seed: int, share: float, prompt_id: str) -> bool:
-    """Say whether a prompt, with all its pairs, is held out. A larger share holds out a superset."""
-    return int.from_bytes(_hash(f"split:{seed}:{prompt_id}")) < share * 2**64
+def held_out(seed: int, share: float, prompt_key: str) -> bool:
+    """Say whether a prompt, with all pairs of the same key, is held out. A larger share holds out a superset."""
+    return int.from_bytes(_hash(f"split:{seed}:{prompt_key}")) < share * 2**64
 
 
 def _hash(text: str) -> bytes:
@@ -83,12 +83,14 @@ def unique_ids(path: Path) -> Iterator[UniqueIds]:
 def overlaps_of(folders: dict[str, Path]) -> list[SourceOverlap]:
     """Compare the pairs folders of sources, given by name; what does not overlap is left out.
 
+    Prompts are equal where their keys are: the split goes by those, too.
+
     Train parts are compared with each other (each two once) and with the held-out parts of the
     other sources.
     """
     places = [(name, part) for name in folders for part in _PARTS]
     with tempfile.TemporaryDirectory(prefix="ratchet-overlap-") as scratch:
-        pairs, prompts = (_shared(folders, places, column, Path(scratch)) for column in ("pair_id", "prompt_id"))
+        pairs, prompts = (_shared(folders, places, column, Path(scratch)) for column in ("pair_id", "prompt_key"))
     found = []
     for (at, (left, part)), (beside, (right, other)) in itertools.combinations(enumerate(places), 2):
         counts = pairs.get((at, beside), 0), prompts.get((at, beside), 0)
@@ -112,6 +114,23 @@ def _shared(
             "GROUP BY 1, 2"
         ).fetchall()
     return {(left, right): count for left, right, count in found}
+
+
+def contradictions_in(folder: Path) -> int:
+    """Return how many comparisons of a pairs folder are decided both ways, A over B and B over A, up to form."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ratchet-contests-") as scratch,
+        _table_on_disk(Path(scratch) / "contests.sqlite", "id BLOB, won INTEGER, PRIMARY KEY (id, won)") as base,
+    ):
+        for part in _PARTS:
+            with pq.ParquetFile(folder / f"{part}.parquet", pre_buffer=False) as file:
+                for batch in file.iter_batches(4096, columns=["contest", "first_won"]):
+                    columns = (batch.column(at).to_pylist() for at in range(2))
+                    rows = ((bytes.fromhex(key), won) for key, won in zip(*columns, strict=True) if key is not None)
+                    base.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows).close()
+        both = "SELECT count(*) FROM (SELECT 1 FROM seen GROUP BY id HAVING count(*) > 1)"
+        (count,) = base.execute(both).fetchone()
+    return int(count)
 
 
 def _ids(path: Path, column: str) -> Iterator[str]:

@@ -60,6 +60,17 @@ def check_share(name: str, counts: Mapping[str, Any], limit: float, folder: Path
         )
 
 
+def tell_contradictions(name: str, counts: Mapping[str, Any]) -> None:
+    """Warn where a source says of the same two answers that each is the better one."""
+    if count := counts.get("contradictions", 0):
+        _log.warning(
+            "data.%s: %s comparisons are decided both ways (A over B, and B over A, of one prompt): each takes back "
+            "what the other teaches; leave out the sides that you do not mean",
+            name,
+            f"{count:,}",
+        )
+
+
 def check_kept(name: str, counts: Mapping[str, Any], folder: Path) -> None:
     """Raise DataError where nothing is left to train on."""
     if counts["train"]:

@@ -57,7 +57,7 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
     drawn = sorted(unique, key=lambda pair_id: sample_key(source.seed, pair_id))[: source.max_rows if small else None]
     kept = {*drawn}
-    to_train = (pair for pair in unique.values() if not held_out(source.seed, source.held_out, pair.prompt_id))
+    to_train = (pair for pair in unique.values() if not held_out(source.seed, source.held_out, pair.prompt_key))
     found = [pair for pair in to_train if pair.pair_id in kept]
     some = whole_prompts([pair.prompt_id for pair in found], most, source.seed)
     return PairSample(tuple(found[i] for i in some), whole=small and len(some) == len(found))
