@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from raised import raises
 from ratchet.errors import PlanError
-from ratchet.pairs.checks import Unfit, check_conditions, parse_condition
+from ratchet.pairs.checks import Unfit
+from ratchet.pairs.conditions import check_conditions
+from ratchet.pairs.pair import PreferencePair
+from ratchet.pairs.source import make_reading, plan_spans, read_source
+from ratchet.plan.conditions import Condition, FieldTest, parse_condition
+from ratchet.plan.data import Source
+from ratchet.plan.load import load_plan
 
 ROW = {"overall": "AB", "rating": 4, "text": "4.5", "meta": {"lang": "en", "n": 3}, "a.b": 1, "ok": True, "none": None}
 
@@ -116,6 +123,13 @@ def literal(value: Any) -> str:
     return str(value).replace("inf", "1e999") if isinstance(value, float) else json.dumps(value)
 
 
+def as_written(part: FieldTest) -> str:
+    """Return a comparison that is measured of nothing as text, with the quotes that suit every field and value."""
+    values = [literal(value) for value in part.values]
+    wanted = f"[{', '.join(values)}]" if part.operator == "in" else values[0]
+    return f"`{part.field}` {part.operator} {wanted}"
+
+
 @example("a in [b, 'c', \"d\", -1.5, null]")
 @example("a >= 1e999")
 @example("a == b=c")
@@ -129,14 +143,14 @@ def test_any_text_is_a_condition_or_a_plan_error(text: str) -> None:
         assert (error.where, bool(error.fix)) == ("where", True)
         return
     assert condition.text == text
-    values = [literal(value) for value in condition.values]
-    wanted = f"[{', '.join(values)}]" if condition.operator == "in" else values[0]
-    written = f"{condition.field} {condition.operator} {wanted}"
+    part = condition.part
+    assert isinstance(part, FieldTest), "none of these texts joins two"
+    written = as_written(part)
     assert parse_condition(written) == dataclasses.replace(condition, text=written)
-    for value in condition.values:
-        assert holds(text, {condition.field: value}) is (condition.operator in {"==", "in", "<=", ">="})
+    for value in part.values:
+        assert holds(text, {part.field: value}) is (part.operator in {"==", "in", "<=", ">="})
     for value in ROW.values():  # of every type: it is kept or it is not, and nothing is raised
-        assert holds(text, {condition.field: value}) in {True, False}
+        assert holds(text, {part.field: value}) in {True, False}
     assert not holds(text, {})
 
 
@@ -151,3 +165,169 @@ def test_order_is_that_of_numbers(left: int, right: int) -> None:
         left > right,
         left >= right,
     ]
+
+
+DOCUMENTS = {"tags": ["math", "draft"], "n": 5, "text": "one two three", "ratings": [4, 2], "gone": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("n == 5 or n == 6", True),
+        ("n == 6 or text contains two", True),
+        ("n == 5 and text contains four", False),
+        ("n == 6 and n == 5 or n == 5", True),
+        ("n == 6 and (n == 5 or n == 5)", False),
+        ("not n == 5", False),
+        ("not (n == 6 or n == 7)", True),
+        ("not(n == 6)and(n == 5)", True),
+        ("text contains 'two three'", True),
+        ("text not contains two", False),
+        ("tags contains math", True),
+        ("tags contains mat", False),
+        ("tags not contains draft", False),
+        ("text starts with one", True),
+        ("text not starts with one", False),
+        ("text ends with (three)", False),
+        ("text matches '^one.*e$'", True),
+        ("text matches two$", False),
+        ("n contains 5", False),
+        ("n not contains 5", False),
+        ("ratings contains 4", True),
+        ("ratings[0] >= 4", True),
+        ("ratings[1] >= 4", False),
+        ("ratings[2] >= 4", False),
+        ("length(text) == 13", True),
+        ("words(text) == 3", True),
+        ("length(tags) > 1", True),
+        ("length(n) > 0", False),
+        ("gone is null", True),
+        ("gone is not null", False),
+        ("absent is null", True),
+        ("absent is not null", False),
+        ("n is not null", True),
+        ("n not in [5, 6]", False),
+        ("n not in [6]", True),
+        # What cannot be compared is neither: it decides nothing, and what is around it may.
+        ("not (absent == 1)", False),
+        ("absent == 1 or n == 5", True),
+        ("absent == 1 and n == 5", False),
+        ("not (absent == 1 and n == 6)", True),
+        ("gone > 3 or gone is null", True),
+    ],
+)
+def test_conditions_are_joined_and_measured(text: str, kept: bool) -> None:
+    assert holds(text, DOCUMENTS) is kept
+
+
+TRUTHS = st.recursive(
+    st.sampled_from([("t == 1", True), ("t == 2", False), ("x == 1", None)]),
+    lambda inner: st.one_of(
+        inner.map(lambda one: (f"not ({one[0]})", None if one[1] is None else not one[1])),
+        st.tuples(st.sampled_from(["and", "or"]), inner, inner).map(
+            lambda two: (f"({two[1][0]}) {two[0]} ({two[2][0]})", kleene(two[0], two[1][1], two[2][1]))
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+def kleene(word: str, left: bool | None, right: bool | None) -> bool | None:
+    """Return `and` or `or` of three truths by their numbers: 0, 1/2 and 1, of which they are least and greatest."""
+    half = {True: 1.0, None: 0.5, False: 0.0}
+    number = (min if word == "and" else max)(half[left], half[right])
+    return {1.0: True, 0.5: None, 0.0: False}[number]
+
+
+@given(TRUTHS)
+def test_a_row_is_kept_where_all_that_is_known_says_so(case: tuple[str, bool | None]) -> None:
+    text, truth = case
+    assert holds(text, {"t": 1}) is (truth is True)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("x == salt and pepper", "no operator follows the field pepper"),
+        ("x >= 4 AND y contains b", "write `and` and `or` in lower case"),
+        ("x == a && y", "write `and` and `or` in lower case"),
+        ("x == this or", "nothing follows its last word"),
+        ("(x == 1", "a parenthesis is not closed"),
+        ("x == 1)", "cannot read `)` where it should end"),
+        ("lenght(x) > 1", "`lenght(…)` is not one of length(…), words(…)"),
+        ("x matches '('", "is no regular expression"),
+        ("x is true", "no operator follows the field x"),
+        ("(" * 200 + "x == 1" + ")" * 200, "nested too deeply"),
+    ],
+)
+def test_a_condition_says_what_cannot_be_read(text: str, why: str) -> None:
+    with raises("plan.condition") as caught:
+        parse_condition(text)
+    assert why in caught.value.what
+
+
+def test_texts_with_blanks_and_parentheses_need_no_quotes() -> None:
+    assert parse_condition("t == What's new (2020), again") == Condition(
+        "t == What's new (2020), again", FieldTest("t", "", "==", ("What's new (2020), again",))
+    )
+
+
+def written_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+ANSWERS = [
+    {"prompt": f"q{n}", "chosen": "yes", "rejected": "no", "score_chosen": 5.0, "score_rejected": 5.0 - n / 2}
+    for n in range(1, 7)
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [("margin >= 2", "q4 q5 q6"), ("margin < 1 or prompt == q5", "q1 q5"), ("not margin > 1", "q1 q2")],
+)
+def test_margin_is_the_difference_of_scores(where: str, kept: str, tmp_path: Path) -> None:
+    found = list(read_source(Source(path=written_rows(tmp_path / "r.jsonl", ANSWERS), where=(where,))))
+    pairs = [item for item in found if isinstance(item, PreferencePair)]
+    assert [pair.prompt[-1].content for pair in pairs] == kept.split()
+    assert len(found) == len(ANSWERS)
+
+
+def test_margin_is_the_rows_own_field_where_it_has_one(tmp_path: Path) -> None:
+    rows = [{**row, "margin": n} for n, row in enumerate(ANSWERS)]
+    source = Source(path=written_rows(tmp_path / "r.jsonl", rows), where=("margin == 0",))
+    assert [item.row for item in read_source(source) if isinstance(item, PreferencePair)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("promt == q1", "plan.condition", "no row that was looked at has the field promt; did you mean prompt?"),
+        ("meta.lnag == en or prompt == q1", "plan.condition", "the field meta.lnag; did you mean meta.lang?"),
+        ("margin > 1", "plan.rows", "these rows are pair: they have no scores"),
+    ],
+)
+def test_a_condition_on_what_no_row_has_stops_the_reading(where: str, code: str, said: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "chosen": "yes", "rejected": "no", "meta": {"lang": "en"}} for n in range(3)]
+    source = Source(path=written_rows(tmp_path / "r.jsonl", rows), where=(where,))
+    with raises(code) as caught:
+        make_reading(source, plan_spans(source), None)
+    assert said in caught.value.what
+
+
+def test_a_field_that_a_condition_compares_with_null_may_be_absent(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "chosen": "yes", "rejected": "no"} for n in range(3)]
+    source = Source(path=written_rows(tmp_path / "r.jsonl", rows), where=("flag is null or flag == good",))
+    assert sum(isinstance(item, PreferencePair) for item in read_source(source)) == 3
+
+
+def test_a_plan_says_at_which_line_a_condition_cannot_be_read(tmp_path: Path) -> None:
+    plan = tmp_path / "p.yaml"
+    plan.write_text(
+        "name: p\nmodel: {path: m}\ndata:\n  a:\n    path: a.jsonl\n    where:\n      - rating >= 4\n"
+        "      - rating is good\nstages:\n  s: {kind: sft, data: [a]}\n"
+    )
+    with raises("plan") as caught:
+        load_plan(plan)
+    assert f"{plan}:8: data.a.where[1]: cannot read the condition `rating is good`" in caught.value.what

@@ -278,7 +278,6 @@ def test_options_that_the_rows_cannot_serve_are_plan_errors() -> None:
         ({"layout": "pair", "build": "multiple_choice"}, "plan.rows"),
         ({"layout": "choices", "build": "arithmetic_corruption"}, "plan.rows"),
         ({"layout": "pair", "min_margin": 1.0}, "plan.rows"),
-        ({"layout": "pair", "where": ["nonsense"]}, "plan.condition"),
     ):
         with raises(code):
             make_reading(Source.model_validate({"path": "f", **source}), spans, None)

@@ -1,35 +1,14 @@
-"""Why a row is not kept: the plan's conditions on its fields (`where`), and the checks that every pair passes."""
+"""Why a row is not kept, and the checks that every pair passes."""
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import json
-import operator
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
 
-from ratchet.errors import PlanError
 from ratchet.pairs.pair import PreferencePair, Turn
 
-CONDITIONS_VERSION = 1
-"""Of how conditions are read. It is in the identity of pairs: raise it when one would keep other rows."""
 # One of the noncharacters that Unicode keeps free for inner use, so no proper text holds it.
 BROKEN = "\ufdd0"
 """Stands for bytes that were not UTF-8 where a reader cannot stop at them; no text may hold this noncharacter."""
-
-# `in` must be a word by itself, as fields such as `origin` end with it.
-_SHAPE = re.compile(r"\s*(?P<field>[^\s=!<>]+)(?:\s*(?P<sign>==|!=|<=|>=|<|>)|\s+(?P<word>in)\b)\s*(?P<value>.+?)\s*")
-_ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,\[\]"'][^,\[\]"']*)\s*(?:,|$)""")
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
-Value = str | int | float | bool | None
 
 
 class Reason(enum.StrEnum):
@@ -107,122 +86,3 @@ def check_prompt(prompt: tuple[Turn, ...]) -> None:
         raise Unfit(Reason.MESSAGES, "a system message that is not the first")
     for number, turn in enumerate(prompt, 1):
         check_text(turn.content, f"prompt, turn {number}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """A field (dots lead into objects), an operator, and what to compare with (one value, or those of `in`)."""
-
-    text: str
-    field: str
-    operator: str
-    values: tuple[Value, ...]
-
-
-def parse_condition(text: str) -> Condition:
-    """Read one condition. Raises PlanError naming it."""
-    match = _SHAPE.fullmatch(text)
-    if match is None:
-        raise _unreadable(f"cannot read the condition `{text}`")
-    sign = match["sign"] or match["word"]
-    values = _items(match["value"], text) if sign == "in" else (_value(match["value"], text),)
-    # `true > 0` holds in Python, and nobody who writes it means that.
-    if sign in _ORDER and (isinstance(values[0], bool) or values[0] is None):
-        raise _unreadable(f"`{text}`: {sign} needs a number or a text to compare with")
-    return Condition(text, match["field"], sign, values)
-
-
-def _unreadable(what: str) -> PlanError:
-    return PlanError(
-        what,
-        where="where",
-        fix="write `field operator value`, with ==, !=, <, <=, >, >= or `in [a, b]`",
-        code="plan.condition",
-    )
-
-
-def check_conditions(row: Mapping[str, Any], conditions: tuple[Condition, ...]) -> None:
-    """Raise Unfit (`where`) at the first condition that the row does not meet, or whose field it lacks."""
-    for condition in conditions:
-        value = _field(row, condition)
-        if not _holds(value, condition):
-            raise Unfit(Reason.WHERE, f"{condition.text}: {condition.field} is {str(value)[:80]}")
-
-
-def _holds(value: Any, condition: Condition) -> bool:
-    if condition.operator in _ORDER:
-        left, right = _comparable(value, condition.values[0])
-        if left is None or isinstance(left, str) != isinstance(right, str):
-            raise Unfit(Reason.WHERE, f"{condition.text}: {condition.field} is {str(value)[:80]}, not comparable")
-        return _ORDER[condition.operator](left, right)
-    return any(_equal(value, wanted) for wanted in condition.values) != (condition.operator == "!=")
-
-
-def _equal(value: Any, wanted: Value) -> bool:
-    left, right = _comparable(value, wanted)
-    return bool(left == right)
-
-
-def _comparable(value: Any, wanted: Value) -> tuple[Any, Any]:
-    """Return both as floats where `wanted` is a number and `value` is one or reads as one."""
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float):
-        ordered = isinstance(value, str | bool) or value is None
-        return (value if ordered else _Other()), wanted
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None, float(wanted)
-    try:
-        return float(value), float(wanted)
-    except (ValueError, OverflowError):
-        return None, float(wanted)
-
-
-class _Other:
-    """Something that equals no literal and has no order."""
-
-
-def _field(row: Mapping[str, Any], condition: Condition) -> Any:
-    if condition.field in row:
-        return row[condition.field]
-    value: Any = row
-    for part in condition.field.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise Unfit(Reason.WHERE, f"{condition.text}: no field {condition.field}")
-        value = value[part]
-    return value
-
-
-def _items(text: str, whole: str) -> tuple[Value, ...]:
-    inner = text[1:-1].strip()
-    if not (text.startswith("[") and text.endswith("]") and inner):
-        raise _unreadable(f"`{whole}`: `in` needs a list such as [a, b]")
-    values, at = [], 0
-    while at < len(inner):
-        match = _ITEM.match(inner, at)
-        if match is None:
-            raise _unreadable(f"`{whole}`: cannot read the list at `{inner[at:]}`")
-        values.append(_value(match["item"].strip(), whole))
-        at = match.end()
-    return tuple(values)
-
-
-def _value(text: str, whole: str) -> Value:
-    if len(text) > 1 and text[0] == text[-1] == "'":
-        return text[1:-1]
-    if text[0] in "\"'[{":
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        if isinstance(value, str):
-            return value
-        raise _unreadable(f"`{whole}`: cannot read the value `{text}`")
-    words: dict[str, Value] = {"true": True, "false": False, "null": None}
-    if text in words:
-        return words[text]
-    if re.search(r"[=<>]", text):
-        raise _unreadable(f"`{whole}`: put a text that holds =, < or > in quotes")
-    if re.fullmatch(r"[+-]?\d+", text):
-        return int(text)
-    if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", text):
-        return float(text)
-    return text

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from ratchet.errors import DataError, error_from, error_values
-from ratchet.pairs import build, checks, ids, layouts, read
+from ratchet.pairs import build, conditions, ids, layouts, read
 from ratchet.pairs.assemble import PROMPT_TYPE, assemble, characters_of
 from ratchet.pairs.files import SPAN_BYTES, SPAN_ROWS, Span, digests, plan_spans
 from ratchet.pairs.hub import at_commit
@@ -67,7 +67,7 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     # The keys are names that modules once had: with others, the pairs of every store would be made again.
     versions = {
         "build": build.VERSION,
-        "conditions": checks.CONDITIONS_VERSION,
+        "conditions": conditions.VERSION,
         "layouts": layouts.VERSION,
         "read": read.VERSION,
         "split": ids.SPLIT_VERSION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import Any
 
 from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import build_pairs, builder_of
-from ratchet.pairs.checks import Condition, Reason, Unfit, check_conditions, check_pair, parse_condition
+from ratchet.pairs.checks import Reason, Unfit, check_pair
+from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, has_field
 from ratchet.pairs.files import Span, plan_spans
 from ratchet.pairs.layouts import LAYOUTS, ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import GENERATED, SourceRow, read_span
+from ratchet.plan.conditions import Condition, parse_condition
 from ratchet.plan.data import Source, packages_of
 
 # A few odd rows at the head must not decide: more than half of these do.
@@ -23,6 +26,8 @@ DETECT_ROWS = 20
 _DETAIL = 200
 # A file may begin with many broken rows. Beyond these it is not what `path:` says that it is.
 _LOOK = 10_000
+# Rows of each span, and spans, in which a condition's fields must stand: a field may be rare in JSON.
+_LOOK_EACH, _LOOK_SPANS = 200, 20
 
 Item = PreferencePair | Skipped
 
@@ -44,7 +49,7 @@ class SourceReading:
 
 
 def make_reading(source: Source, spans: list[Span], default_system: str | None) -> SourceReading:
-    """Decide how a source's rows are read; `auto` looks at the first readable rows.
+    """Decide how a source's rows are read; `auto` looks at the first readable rows, and conditions at some.
 
     Raises PlanError for a condition, builder or margin that cannot be used, DataError where no
     layout fits.
@@ -65,8 +70,25 @@ def make_reading(source: Source, spans: list[Span], default_system: str | None) 
             fix="leave min_margin out",
             code="plan.rows",
         )
+    if conditions:
+        _check_conditions(conditions, source, spans, layout)
     system = source.system if source.system is not None else default_system
     return SourceReading(source, layout, packages_of(source), conditions, system)
+
+
+def _check_conditions(conditions: Sequence[Condition], source: Source, spans: list[Span], layout: str) -> None:
+    """Raise PlanError where a condition names what neither the rows nor their layout have."""
+    read = (itertools.islice(read_span(span, source), _LOOK_EACH) for span in spans[:_LOOK_SPANS])
+    rows = [row.value for row in itertools.chain.from_iterable(read) if row.value is not None]
+    check_fields(conditions, rows, spans[0].file)
+    asks = any(one.field == MARGIN for condition in conditions for one in condition.comparisons())
+    if asks and layout_of(layout).gives != "pairs with scores" and not any(has_field(row, MARGIN) for row in rows):
+        raise PlanError(
+            f"`where` names margin, the difference of scores, and these rows are {layout}: they have no scores",
+            where=spans[0].file,
+            fix="leave the condition out",
+            code="plan.rows",
+        )
 
 
 def read_source(source: Source, default_system: str | None = None, *, span_bytes: int | None = None) -> Iterator[Item]:
@@ -98,8 +120,11 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
     if row.value is None:
         return [_skipped(row, Unfit(Reason(row.reason), row.detail))]
     try:
-        check_conditions(row.value, reading.conditions)
-        sides = layout_of(reading.layout).read(row.value)
+        value = row.value
+        # At most once: a condition may ask for the margin, which only the layout knows.
+        sides_of = functools.cache(lambda: layout_of(reading.layout).read(value))
+        check_conditions(value, reading.conditions, lambda: getattr(sides_of(), "margin", None))
+        sides = sides_of()
         _check_margin(sides, reading.source.min_margin)
         built = build_pairs(sides, reading.source.build, reading.source.seed)
     except Unfit as unfit:

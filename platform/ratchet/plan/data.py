@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ratchet.errors import PlanError
 from ratchet.plan.base import Seed, Strict, hub_name, local, one_of, wrong
+from ratchet.plan.conditions import parse_condition
 from ratchet.plan.plugins import table_of
 
 LAYOUTS = ("pair", "implicit_prompt", "alpaca", "sharegpt", "scored", "instruction", "choices", "annotated")
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 else:
     Layout = Literal[(*LAYOUT_KINDS.built_in, *LAYOUT_KINDS.added)]
     Build = Literal[(*BUILDERS, *BUILDER_KINDS.added)]
+
+
+def _readable(condition: str) -> str:
+    try:
+        parse_condition(condition)
+    except PlanError as error:
+        raise wrong("", f"{error.what}; {error.fix}") from error
+    return condition
 
 
 class Generated(Strict):
@@ -71,8 +81,9 @@ class Source(Strict):
     """Layout of the rows; `auto` finds it from the first rows and says which it took."""
     build: Build | None = None
     """Make pairs from rows that have none (Smaug, appendix D)."""
-    where: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Conditions that a row must meet, such as `overall != AB` or `rating >= 4`."""
+    where: Annotated[tuple[Annotated[str, AfterValidator(_readable)], ...], Field(strict=False)] = ()
+    """Conditions that a row must meet, all of them: `rating >= 4`, `overall != AB and length(answer) < 2000`,
+    `source in [a, b] or not (tags contains draft)`, `margin >= 1` (of its scores), `note is null`."""
     min_margin: Annotated[float, Field(ge=0)] = 0.0
     """Smallest difference of scores between chosen and rejected; ties are always skipped."""
     system: str | None = None
