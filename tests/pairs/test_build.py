@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from ratchet.pairs.build import Worked, arithmetic_corruption, build_pairs, evaluate, multiple_choice, read_worked
+from ratchet.pairs.build import arithmetic_corruption, build_pairs, multiple_choice
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.layouts import ChoiceQuestion, Sides
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.source import read_source
+from ratchet.pairs.worked import Worked, evaluate, read_worked, stated_results
 from ratchet.plan.data import Source
 
 ASK = (Turn("user", "q"),)
@@ -82,11 +83,10 @@ def test_calculator_marks_go_from_both_sides() -> None:
         ("1 + 1 = 2 + 3 = 5. 2 + 2 = 4. 4 + 4 = 8", ["5", "4"]),
         ("7 + 5 = 13. 13 + 1 = 14. 14 + 1 = 15", ["14"]),
         ("It is .5 * .5 = .25 and 4 * .25 = 1. #### 1", [".25"]),
-        ("10 - 4 = 6. \\boxed{6}", []),
         ("3 + 3 = 6. 6 - 1 = 5. The answer is 5, and 5 + 5 = 10.", ["6"]),
         ("x + 3 = 5", []),
         ("no numbers here", []),
-        ("H = <<4=4>>4. 4 + 1 = <<4+1=5>>5 #### 5", []),
+        ("10 - 4 = 6.", []),
     ],
 )
 def test_which_calculations_are_intermediate(text: str, numbers: list[str]) -> None:
@@ -101,6 +101,50 @@ def test_which_calculations_are_intermediate(text: str, numbers: list[str]) -> N
         _, old, new, _ = change(*corrupted(text, seed))
         assert old in numbers
         assert ("," in new, len(new.partition(".")[2])) == ("," in old, len(old.partition(".")[2]))
+
+
+STATED = [
+    ("60 miles/hour * 3 hours = 180 miles. Then 180 miles + 20 miles = 200 miles. The answer is: 200", ["180"]),
+    ("3 boxes x 4 balls = 12 balls. 12 balls - 2 balls = 10 balls. #### 10", ["12"]),
+    ("20% of 50 apples = 10 apples. 50 apples - 10 apples = 40 apples. #### 40", ["10"]),
+    ("$\\frac{1}{2} \\times 30 = 15$ of them, and $\\frac{15}{5} + 1 = 4$. The answer is: 4", ["15"]),
+    ("5x + 14 = 49, as told. So 5x = 35 and x = 7. The value of x is 7. #### 7 The answer is: 7", ["35"]),
+    ("12 * 102 = 17 * $X$\n1224 = 17 * $X$\nThen\n$X$ = 72\nThe value of X is 72.", ["1224"]),
+    ("$2.75 - $1.50 = $0.25 * X\n$1.25 = $0.25 * X\nX = 5. The answer is 5", ["1.25"]),
+    ("We know that c + 2c = 49, so the total is c = 7. #### 7", ["49"]),
+    ("10 - 4 = 6. \\boxed{6}", ["6"]),
+    ("Twice five is 10. With 3 more there are 13. #### 13", ["10", "3"]),
+    ("The dog has 12 bones. The answer is 12", ["12"]),
+    ("60 miles/hour * 3 hours = 190 miles, so 5. The answer is 5", ["60", "3"]),
+    ("x^2 = 100 and x = 10", []),
+    ("That is all. The answer is 12", []),
+]
+
+
+@pytest.mark.parametrize(("text", "numbers"), STATED)
+def test_what_is_changed_where_no_sum_of_numbers_alone_is_found(text: str, numbers: list[str]) -> None:
+    """Units, fractions, unknowns, one sum, words: the surest result on the way, and never the answer as it is said."""
+    assert read_worked(text).intermediate == ()
+    found = stated_results(text, "The question gives 49 of them.")
+    assert [text[item.start : item.stop] for item in found] == numbers
+    for seed in range(10 * bool(numbers)):
+        chosen, rejected = corrupted(text, seed)
+        _, old, new, after = change(chosen, rejected)
+        assert old != new
+        assert after.rpartition(" ")[2] == text.rpartition(" ")[2], "the answer stays"
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [
+        ("1000 * 130 = 130,000. 130,000 + 1 = 130,001. #### 130001", 1000),
+        ("4 * 2.50 = 10.00. 10 + 1 = 11 #### 11", 0.1),
+    ],
+)
+def test_a_slip_is_seen_in_the_size_of_the_number(text: str, least: float) -> None:
+    for seed in range(60):
+        _, old, new, _ = change(*corrupted(text, seed))
+        assert 0.99 * least <= abs(float(new.replace(",", "")) - float(old.replace(",", ""))) <= 91 * least
 
 
 def test_a_rounded_result_is_not_replaced_by_another_rounding() -> None:
@@ -171,6 +215,7 @@ def test_hostile_texts_are_read_to_their_end(length: int) -> None:
     for piece in HOSTILE:
         text = piece * (length // len(piece))
         assert read_worked(text) == Worked(text, ())
+        assert len(stated_results(text + "x #### 1,000,001", "")) <= length
 
 
 @pytest.mark.slow
@@ -178,7 +223,7 @@ def test_gsm8k(shared: Path) -> None:
     source = Source(path=str(shared / "gsm8k/train.jsonl"), build="arithmetic_corruption", max_rows=None)
     items = list(read_source(source))
     pairs = [item for item in items if isinstance(item, PreferencePair)]
-    assert (len(items), len(pairs)) == (7473, 7173)
+    assert (len(items), len(pairs)) == (7473, 7472)
     distances = []
     rows = [json.loads(line) for line in (shared / "gsm8k/train.jsonl").read_text().splitlines()]
     for pair in pairs:
