@@ -96,8 +96,8 @@ def _tokenised(
 def _texts(items: Iterable[PreferencePair | Skipped]) -> Iterator[str]:
     for item in items:
         if isinstance(item, PreferencePair):
-            yield from (turn.content for turn in item.prompt)
-            yield from (text for text in (item.chosen, item.rejected) if text is not None)
+            turns = (*item.prompt, item.chosen, item.rejected)
+            yield from (turn.content for turn in turns if turn is not None)
 
 
 def rows_of(file: Path, count: int, seed: int) -> list[TokenisedPair]:
@@ -146,7 +146,7 @@ def read_lengths(path: Path = LENGTHS) -> dict[str, list[Group]]:
 
 def with_shots(pairs: Sequence[PreferencePair], shots: int, seed: int) -> Iterator[PreferencePair]:
     """Yield pairs whose prompt begins with `shots` other prompts and their chosen answers, drawn for each prompt."""
-    known = {pair.prompt_id: f"{pair.prompt[-1].content} {pair.chosen}\n\n" for pair in pairs}
+    known = {pair.prompt_id: f"{pair.prompt[-1].content} {pair.chosen.content}\n\n" for pair in pairs}
     for pair in pairs:
         draw = np.random.Philox(key=np.array([seed, int(pair.prompt_id[:15], 16)], dtype=np.uint64))
         others = [name for name in known if name != pair.prompt_id]

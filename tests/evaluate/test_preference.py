@@ -9,7 +9,7 @@ import pytest
 
 from raised import raises
 from ratchet.evaluate.preference import mean_gamma, preference_result, reward_scores
-from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair import PreferencePair, Turn, answer_turn
 from ratchet.plan.data import Source
 from ratchet.plan.tasks import Preference
 from ratchet.reference.store import Logps
@@ -19,7 +19,13 @@ TASK = Preference(kind="preference", data=Source(path="pairs.jsonl", held_out=0.
 
 def pairs_of(count: int, prompts: int) -> list[PreferencePair]:
     return [
-        PreferencePair((Turn("user", f"prompt {n % prompts}"),), f"good {n}", f"bad {n}", "pairs.jsonl", n + 1)
+        PreferencePair(
+            (Turn("user", f"prompt {n % prompts}"),),
+            answer_turn(f"good {n}"),
+            answer_turn(f"bad {n}"),
+            "pairs.jsonl",
+            n + 1,
+        )
         for n in range(count)
     ]
 
@@ -124,7 +130,8 @@ def test_one_prompt_tells_no_error() -> None:
 
 def test_a_conversation_is_shown_whole() -> None:
     turns = (Turn("system", "Be kind."), Turn("user", "Hi"))
-    found = preference_result("p", TASK, logps_of(1, 0), None, [PreferencePair(turns, "Hello", "Go", "a", 1)], {})
+    pair = PreferencePair(turns, answer_turn("Hello"), answer_turn("Go"), "a", 1)
+    found = preference_result("p", TASK, logps_of(1, 0), None, [pair], {})
     assert found.items[0].question == "system: Be kind.\n\nuser: Hi"
 
 

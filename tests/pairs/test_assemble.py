@@ -22,13 +22,14 @@ from ratchet.pairs.assemble import Counts, assemble, read_pairs
 from ratchet.pairs.checks import POLICY, Reason
 from ratchet.pairs.ids import overlaps_of
 from ratchet.pairs.left_out import check_kept, check_share
-from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.pair import PreferencePair, Skipped, Turn, answer_turn
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
 
 
 def make(prompt: str, chosen: str = "a", rejected: str | None = "b", row: int = 1) -> PreferencePair:
-    return PreferencePair((Turn("user", prompt),), chosen, rejected, "f", row)
+    worse = None if rejected is None else answer_turn(rejected)
+    return PreferencePair((Turn("user", prompt),), answer_turn(chosen), worse, "f", row)
 
 
 def assembled(items: list[PreferencePair | Skipped], folder: Path, **source: Any) -> tuple[Counts, Any, Any, Any]:
@@ -167,13 +168,21 @@ def test_shares_and_samples_are_as_large_as_asked(tmp_path: Path) -> None:
 
 
 def test_the_folder_keeps_the_pairs_and_the_schema(tmp_path: Path) -> None:
-    pair = PreferencePair((Turn("system", "s ✓"), Turn("user", "q")), "a", None, "dir/f", 3)
-    assembled([pair, Skipped("f", 4, "not JSON", "why")], tmp_path / "o", held_out=0.0)
-    assert list(read_pairs(tmp_path / "o/train.parquet")) == [pair]
-    (row,) = pq.read_table(tmp_path / "o/train.parquet").to_pylist()
+    pair = PreferencePair((Turn("system", "s ✓"), Turn("user", "q")), answer_turn("a"), None, "dir/f", 3)
+    rich = PreferencePair(
+        (Turn("user", "q"), Turn("assistant", "", tool_calls="[1]"), Turn("tool", "r", tool_call_id="7", name="f")),
+        Turn("assistant", "a", reasoning="t"),
+        Turn("assistant", "", tool_calls="[2]"),
+        "f",
+        4,
+        tools="[3]",
+    )
+    assembled([pair, rich, Skipped("f", 4, "not JSON", "why")], tmp_path / "o", held_out=0.0)
+    assert list(read_pairs(tmp_path / "o/train.parquet")) == [pair, rich]
+    row, _ = pq.read_table(tmp_path / "o/train.parquet").to_pylist()
     assert (row["pair_id"], row["prompt_id"]) == (pair.pair_id, pair.prompt_id)
     assert pq.read_schema(tmp_path / "o/heldout.parquet").field("prompt").type == pa.list_(
-        pa.struct([("role", pa.string()), ("content", pa.string())])
+        pa.struct([(name, pa.string()) for name in vars(pair.prompt[0])])
     )
     assert pq.read_table(tmp_path / "o/skipped.parquet").to_pylist() == [
         {"file": "f", "row": 4, "reason": "not JSON", "detail": "why"}

@@ -16,7 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from ratchet.pairs.build import arithmetic_corruption, build_pairs, multiple_choice
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.layouts import ChoiceQuestion, Sides
-from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair import PreferencePair, Turn, answer_turn
 from ratchet.pairs.source import read_source
 from ratchet.pairs.worked import Worked, evaluate, read_worked, stated_results
 from ratchet.plan.data import Source
@@ -30,10 +30,10 @@ PAPER = (
 
 
 def corrupted(text: str, seed: int = 0) -> tuple[str, str]:
-    ((prompt, chosen, rejected),) = arithmetic_corruption(Sides(ASK, text, None), seed)
+    ((prompt, chosen, rejected),) = arithmetic_corruption(Sides(ASK, answer_turn(text), None), seed)
     assert prompt == ASK
     assert rejected is not None
-    return chosen, rejected
+    return chosen.content, rejected.content
 
 
 def change(chosen: str, rejected: str) -> tuple[str, str, str, str]:
@@ -162,7 +162,7 @@ def test_generated_sums_get_one_wrong_result(row: int, steps: int, largest: int,
     (plain,) = read_source(Source.model_validate({"generate": spec}))
     assert isinstance(plain, PreferencePair)
     assert pair.chosen == plain.chosen
-    *wrong, _ = (pair.rejected or "").split(". ")
+    *wrong, _ = (pair.rejected.content if pair.rejected else "").split(". ")
     results = [(sum_of(line.partition(" = ")[0]), int(line.partition(" = ")[2])) for line in wrong]
     assert [left == right for left, right in results].count(False) == 1
     assert results[-1][0] == results[-1][1], "the final answer's own calculation stays right"
@@ -228,16 +228,18 @@ def test_gsm8k(shared: Path) -> None:
     rows = [json.loads(line) for line in (shared / "gsm8k/train.jsonl").read_text().splitlines()]
     for pair in pairs:
         assert pair.rejected is not None
-        assert "<<" not in pair.chosen
-        assert pair.chosen == re.sub(r"<<[^<>]*=[^<>]*>>", "", rows[pair.row - 1]["answer"])
-        _, _, _, after = change(pair.chosen, pair.rejected)
-        assert after.partition("####")[2] == pair.chosen.partition("####")[2] != ""
-        words = [re.findall(r"\w+|[^\w\s]", text) for text in (pair.chosen, pair.rejected)]
+        chosen, rejected = pair.chosen.content, pair.rejected.content
+        assert "<<" not in chosen
+        assert chosen == re.sub(r"<<[^<>]*=[^<>]*>>", "", rows[pair.row - 1]["answer"])
+        _, _, _, after = change(chosen, rejected)
+        assert after.partition("####")[2] == chosen.partition("####")[2] != ""
+        words = [re.findall(r"\w+|[^\w\s]", text) for text in (chosen, rejected)]
         distances.append(Levenshtein.normalized_distance(*words))
     assert 0.01 < statistics.median(distances) < 0.065
 
 
 def test_multiple_choice_gives_one_pair_for_each_wrong_option() -> None:
     question = ChoiceQuestion(ASK, ("w", "a", "v", "u"), 1)
-    assert multiple_choice(question, 0) == [(ASK, "a", "w"), (ASK, "a", "v"), (ASK, "a", "u")]
-    assert build_pairs(question, None, 0) == [(ASK, "a", None)]
+    right, *wrong = map(answer_turn, "awvu")
+    assert multiple_choice(question, 0) == [(ASK, right, option) for option in wrong]
+    assert build_pairs(question, None, 0) == [(ASK, right, None)]

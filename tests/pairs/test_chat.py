@@ -20,6 +20,7 @@ from ratchet.evaluate.engines.local import LocalEngine, prompt_ids
 from ratchet.evaluate.harness.asking import Encoder
 from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.chat import ChatTemplate, StandingClock, chat_template_of, handed_of, reads, template_identity
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.render import Rendered, apply_template, find_style, render_pair
@@ -36,7 +37,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.track.progress import Console
 from tests.pipeline.test_identity import run_of
-from token_pairs import CHATML, PAIRS, TEXTS, pair, row
+from token_pairs import CHATML, TEXTS, pair
 
 TURNS = (Turn("user", "How are you today?"),)
 BODY = CHATML
@@ -90,7 +91,7 @@ def test_two_days_give_the_same_tokens_requests_and_fingerprints(family: str, fo
         on(day)
         tokenizer = load_tokenizer(folder, said)
         made = tokenise(
-            pa.Table.from_pylist([row(pair())], PAIRS), tokenizer, find_style(tokenizer), Policy(512, "drop")
+            pa.Table.from_pylist([pair_row(pair())], PAIR_SCHEMA), tokenizer, find_style(tokenizer), Policy(512, "drop")
         )
         harness = Encoder(tokenizer, 96, special=None).apply_chat_template([{"role": "user", "content": "Hi"}])
         engine = LocalEngine(folder, "float32", "cpu", chat_template=said)
@@ -140,7 +141,7 @@ def test_with_thinking_off_the_empty_thought_is_the_prompt_s(folder: Path) -> No
     for arguments, in_prompt in (((), False), ((("enable_thinking", "false"),), True)):
         tokenizer = load_tokenizer(folder, ChatTemplate(template, arguments))
         style = find_style(tokenizer)
-        made = render_pair(tokenizer, style, TURNS, "Fine, thank you.", "Go away.")
+        made = render_pair(tokenizer, style, pair(TURNS[0].content, "Fine, thank you.", "Go away."))
         assert isinstance(made, Rendered)
         assert made.prompt.endswith(thought) is in_prompt
         assert made.chosen.removeprefix(made.prompt) == ("" if in_prompt else thought) + "Fine, thank you.<|end|>\n"

@@ -146,7 +146,9 @@ def read(layout: str, row: dict[str, Any], **source: Any) -> list[Item]:
 @pytest.mark.parametrize(("layout", "row", "meaning"), MEANINGS)
 def test_what_a_row_means(layout: str, row: dict[str, Any], meaning: tuple[Any, str, str | None]) -> None:
     prompt = tuple(Turn(*turn) for turn in meaning[0])
-    assert read(layout, row) == [PreferencePair(prompt, *meaning[1:], "f", 7)]
+    chosen, rejected = (None if text is None else Turn(BOT, text) for text in meaning[1:])
+    assert chosen is not None
+    assert read(layout, row) == [PreferencePair(prompt, chosen, rejected, "f", 7)]
 
 
 @pytest.mark.parametrize(("layout", "row", "meaning"), MEANINGS)

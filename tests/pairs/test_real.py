@@ -26,8 +26,8 @@ def test_hh_text(shared: Path) -> None:
     rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     for item in items:
         if isinstance(item, PreferencePair):
-            for side, answer in (("chosen", item.chosen), ("rejected", item.rejected or "")):
-                turns = [*item.prompt, Turn(BOT, answer)]
+            for side, answer in (("chosen", item.chosen), ("rejected", item.rejected)):
+                turns = [*item.prompt, *([answer] if answer else [])]
                 again = "".join(f"{'Human' if turn.role == USER else 'Assistant'}:{turn.content}" for turn in turns)
                 assert "".join(again.split()) == "".join(rows[item.row - 1][side].split())
 
@@ -42,8 +42,8 @@ def test_llamafactory(shared: Path) -> None:
             Turn({"human": USER, "gpt": BOT, "system": SYSTEM}[turn["from"]], turn["value"])
             for turn in row["conversations"]
         ),
-        row["chosen"]["value"],
-        row["rejected"]["value"],
+        Turn(BOT, row["chosen"]["value"]),
+        Turn(BOT, row["rejected"]["value"]),
         "dpo_en_demo.json",
         42,
     )
@@ -73,8 +73,8 @@ def test_alpaca_and_annotations(shared: Path) -> None:
     assert tally(items) == {"kept": 789, "tie": 16}
     for item, row in zip(items, json.loads(path.read_text()), strict=True):
         if isinstance(item, PreferencePair):
-            assert item.chosen == row[f"output_{row['preference']}"]
-            assert item.rejected == row[f"output_{3 - row['preference']}"]
+            assert item.chosen == Turn(BOT, row[f"output_{row['preference']}"])
+            assert item.rejected == Turn(BOT, row[f"output_{3 - row['preference']}"])
 
 
 def test_multiple_choice_files(shared: Path) -> None:

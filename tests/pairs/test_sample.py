@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ratchet.errors import DataError
 from ratchet.pairs import sample
-from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair import PreferencePair, Turn, answer_turn
 from ratchet.pairs.sample import encoded, sample_pairs, whole_prompts
 from ratchet.pairs.source import read_source
 from ratchet.pairs.tokens import Policy
@@ -92,7 +92,8 @@ def test_whole_prompts_until_there_are_enough() -> None:
 
 
 def pair(prompt: str, chosen: str, rejected: str | None) -> PreferencePair:
-    return PreferencePair((Turn("user", prompt),), chosen, rejected, "f", 1)
+    worse = None if rejected is None else answer_turn(rejected)
+    return PreferencePair((Turn("user", prompt),), answer_turn(chosen), worse, "f", 1)
 
 
 def test_ids_are_those_of_the_tokenizer_or_of_characters() -> None:

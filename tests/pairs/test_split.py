@@ -18,7 +18,7 @@ from ratchet.pairs.assemble import Counts, assemble
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.ids import held_out
 from ratchet.pairs.normal_form import opening_of, unblanked, wording
-from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair import PreferencePair, Turn, answer_turn
 from ratchet.pairs.sample import sample_pairs
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
@@ -28,7 +28,8 @@ from tests.support.nightly import examples
 
 def pair(*turns: str, chosen: str = "a", rejected: str | None = "b", system: str = "") -> PreferencePair:
     said = [Turn(role, text) for role, text in zip(itertools.cycle(("user", "assistant")), turns, strict=False)]
-    return PreferencePair(tuple([Turn("system", system)] * bool(system) + said), chosen, rejected, "f", 1)
+    worse = None if rejected is None else answer_turn(rejected)
+    return PreferencePair(tuple([Turn("system", system)] * bool(system) + said), answer_turn(chosen), worse, "f", 1)
 
 
 WRITTEN = (

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from raised import raises
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.chat import chat_template_of, template_text
-from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.render import Refusal, RefusalReason, Rendered, find_style, render_pair
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids, tokenise
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import write_text
-from token_pairs import CHATML, LARGE, OPEN, PAIRS, SPEC, SYSTEMLESS, TEXTS, THINKS, TRIMS, pair, row
+from token_pairs import CHATML, LARGE, OPEN, SPEC, SYSTEMLESS, TEXTS, THINKS, TRIMS, pair
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def templated(folder: Path, template: str) -> Any:
 
 
 def tokens(tokenizer: Any, *pairs: PreferencePair, policy: Policy = LARGE) -> list[dict[str, Any]]:
-    table = pa.Table.from_pylist([row(one) for one in pairs], schema=PAIRS)
+    table = pa.Table.from_pylist([pair_row(one) for one in pairs], schema=PAIR_SCHEMA)
     return list(tokenise(table, tokenizer, find_style(tokenizer), policy).to_pylist())
 
 
@@ -202,5 +203,5 @@ def test_edit_distance_is_that_of_the_tokens(tokenizer: Any) -> None:
 
 
 def test_render_gives_texts_without_a_token(tokenizer: Any) -> None:
-    out = render_pair(tokenizer, find_style(tokenizer), [Turn("user", "Hi")], "Yes", None)
+    out = render_pair(tokenizer, find_style(tokenizer), pair("Hi", "Yes", None))
     assert out == Rendered("<|begin|><|turn|>u\nHi<|end|><|turn|>a\n", f"{out.prompt}Yes<|end|>", None)  # type: ignore[union-attr]

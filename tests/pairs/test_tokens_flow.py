@@ -12,6 +12,7 @@ import pytest
 
 from raised import raises
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.table import open_table
@@ -20,7 +21,7 @@ from ratchet.pairs.tokenizer import digest_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.store.layout import Layout
 from ratchet.store.record import read_record
-from token_pairs import CHATML, LARGE, PAIRS, SPEC, TEXTS, pair, row
+from token_pairs import CHATML, LARGE, SPEC, TEXTS, pair
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_pairs(folder: Path, train: list[PreferencePair], heldout: list[PreferencePair]) -> Path:
     folder.mkdir()
     for side, rows in (("train", train), ("heldout", heldout)):
-        pq.write_table(pa.Table.from_pylist([row(one) for one in rows], schema=PAIRS), folder / f"{side}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist([pair_row(one) for one in rows], schema=PAIR_SCHEMA), folder / f"{side}.parquet"
+        )
     return folder
 
 

@@ -38,10 +38,10 @@ ROW = Loss(function=hinge, options=("beta", "width"), reads_reference=False, sta
 """
 ROWS = """from ratchet.pairs.build import Builder
 from ratchet.pairs.layouts import RowLayout, Sides
-from ratchet.pairs.pair import Turn
+from ratchet.pairs.pair import Turn, answer_turn
 
 def read(row):
-    return Sides((Turn("user", row["ask"]),), row["yes"], row["no"])
+    return Sides((Turn("user", row["ask"]),), answer_turn(row["yes"]), answer_turn(row["no"]))
 
 LAYOUT = RowLayout(read, lambda row: "ask" in row, "ask, yes, no", "pairs")
 BUILDER = Builder(lambda sides, seed: [(sides.prompt, sides.chosen, sides.rejected)], "duo")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-
-from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair import PreferencePair, Turn, answer_turn
 from ratchet.pairs.tokens import Policy
 from ratchet.plan.model import Scratch
 
@@ -32,23 +30,5 @@ def pair(
     prompt: str = "What is 2 + 3?", chosen: str = "It is 5.", rejected: str | None = "It is 6.", **more: str
 ) -> Any:
     turns = [Turn(role, text) for role, text in more.items()] + [Turn("user", prompt)]
-    return PreferencePair(tuple(turns), chosen, rejected, "data.jsonl", 7)
-
-
-def row(one: PreferencePair) -> dict[str, Any]:
-    turns = [{"role": turn.role, "content": turn.content} for turn in one.prompt]
-    sides = {"prompt": turns, "chosen": one.chosen, "rejected": one.rejected}
-    return {"pair_id": one.pair_id, "prompt_id": one.prompt_id, **sides, "file": one.file, "row": one.row}
-
-
-PAIRS = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("prompt_id", pa.string()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("chosen", pa.string()),
-        ("rejected", pa.string()),
-        ("file", pa.string()),
-        ("row", pa.int64()),
-    ]
-)
+    sides = answer_turn(chosen), None if rejected is None else answer_turn(rejected)
+    return PreferencePair(tuple(turns), *sides, "data.jsonl", 7)

@@ -23,6 +23,7 @@ from ratchet.evaluate.statistics import estimate, estimate_share, ratio
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.losses.preference import Reward, log_ratio_reward
 from ratchet.model.folder import model_folder
+from ratchet.pairs.assemble import pair_of_row
 from ratchet.pairs.flow import pairs_identity, prepare_pairs
 from ratchet.pairs.left_out import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn
@@ -120,8 +121,8 @@ def preference_result(
             cluster=pair.prompt_id,
             values={key: float(value[at]) for key, value in values.items()},
             question=_question(pair),
-            answer=pair.chosen if first[at] else rejected[at],
-            reference=pair.chosen,
+            answer=(pair.chosen if first[at] else rejected[at]).text,
+            reference=pair.chosen.text,
         )
         for at, pair in enumerate(pairs)
     )
@@ -177,7 +178,7 @@ def _none_left(name: str) -> DataError:
     return DataError("no pair is left to score", where=f"tasks.{name}", fix=fix, code="data.nothing-left")
 
 
-def _rejected(pair: PreferencePair, name: str) -> str:
+def _rejected(pair: PreferencePair, name: str) -> Turn:
     if pair.rejected is None:
         raise DataError(
             f"the pair of {pair.file}:{pair.row} has no rejected answer",
@@ -190,7 +191,7 @@ def _rejected(pair: PreferencePair, name: str) -> str:
 def _question(pair: PreferencePair) -> str:
     if len(pair.prompt) == 1:
         return pair.prompt[0].content
-    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in pair.prompt)
+    return "\n\n".join(f"{turn.role}: {turn.text}" for turn in pair.prompt)
 
 
 def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -> TaskResult:
@@ -246,8 +247,7 @@ def _reference(model: Model, spec: ModelSpec) -> Model:
 
 def _read(path: Path) -> Iterator[PreferencePair]:
     for row in pq.read_table(checked(path)).to_pylist():
-        prompt = tuple(Turn(turn["role"], turn["content"]) for turn in row["prompt"])
-        yield PreferencePair(prompt, row["chosen"], row["rejected"], row["file"], row["row"])
+        yield pair_of_row(row)
 
 
 def _read_content(name: str, task: Preference, inputs: Inputs) -> Content:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptError
-from ratchet.pairs.checks import Reason
+from ratchet.pairs.checks import Reason, characters_of
 from ratchet.pairs.ids import contradictions_in, held_out, sample_key, unique_ids
 from ratchet.pairs.lean import lean_arrow
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
@@ -32,7 +32,17 @@ _ROWS = 2048
 _CHARACTERS = 4 << 20
 
 SIDES = ("train", "heldout")
-PROMPT_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+PROMPT_TYPE = pa.list_(pa.struct([(field.name, pa.string()) for field in dataclasses.fields(Turn)]))
+_BESIDE_ANSWERS = ("reasoning", "tool_calls")
+_ANSWERS = ("chosen", "rejected")
+"""An answer's text has a column of its own, and so has each of what may stand beside it: `chosen_reasoning`."""
+TEXTS = (
+    pa.field("prompt", PROMPT_TYPE, nullable=False),
+    pa.field("chosen", pa.string(), nullable=False),
+    pa.field("rejected", pa.string()),
+    *(pa.field(f"{side}_{key}", pa.string()) for side in _ANSWERS for key in _BESIDE_ANSWERS),
+    pa.field("tools", pa.string()),
+)
 PAIR_SCHEMA = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
@@ -40,9 +50,7 @@ PAIR_SCHEMA = pa.schema(
         pa.field("prompt_key", pa.string(), nullable=False),
         pa.field("contest", pa.string()),
         pa.field("first_won", pa.bool_()),
-        pa.field("prompt", PROMPT_TYPE, nullable=False),
-        pa.field("chosen", pa.string(), nullable=False),
-        pa.field("rejected", pa.string()),
+        *TEXTS,
         pa.field("file", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
     ]
@@ -122,10 +130,9 @@ def read_pairs(path: Path) -> Iterator[PreferencePair]:
     """Yield the pairs of a Parquet file of a pairs folder, in flat memory."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for group in range(file.num_row_groups):  # each of bounded size, by `_Table`
-            table = file.read_row_group(group, columns=["prompt", "chosen", "rejected", "file", "row"])
+            table = file.read_row_group(group)
             for batch in table.to_batches(max_chunksize=_ROWS // 32):
-                for row in batch.to_pylist():
-                    yield PreferencePair(prompt=tuple(Turn(**turn) for turn in row.pop("prompt")), **row)
+                yield from map(pair_of_row, batch.to_pylist())
 
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:
@@ -133,7 +140,28 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
     ids = {"pair_id": pair.pair_id, "prompt_id": pair.prompt_id, "prompt_key": pair.prompt_key}
     contest = pair.contest
     verdict = {"contest": contest and contest.key, "first_won": contest and contest.first_won}
-    return {**vars(pair), **ids, **verdict, "prompt": [vars(turn) for turn in pair.prompt]}
+    return {**ids, **verdict, **text_row(pair), "file": pair.file, "row": pair.row}
+
+
+def text_row(pair: PreferencePair) -> dict[str, Any]:
+    """Return a pair's texts as `TEXTS` has them."""
+    row: dict[str, Any] = {"prompt": [vars(turn) for turn in pair.prompt], "tools": pair.tools}
+    for side, turn in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        row[side] = turn.content if turn else None
+        row |= {f"{side}_{key}": getattr(turn, key, None) for key in _BESIDE_ANSWERS}
+    return row
+
+
+def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
+    """Return the pair of a row with the columns `TEXTS`, `file` and `row`."""
+    prompt = tuple(Turn(**turn) for turn in row["prompt"])
+    chosen, rejected = (
+        Turn("assistant", row[side], *(row[f"{side}_{key}"] for key in _BESIDE_ANSWERS))
+        if row[side] is not None
+        else None
+        for side in _ANSWERS
+    )
+    return PreferencePair(prompt, cast(Turn, chosen), rejected, row["file"], row["row"], row["tools"])
 
 
 def places_of_pairs(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]:
@@ -150,11 +178,6 @@ def places_of_pairs(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]
                 rows = batch.filter(pc.is_in(batch.column("pair_id"), value_set=wanted))
                 found |= {row["pair_id"]: f"{row['file']}:{row['row']}" for row in rows.to_pylist()}
     return [found.get(one, one) for one in pair_ids]
-
-
-def characters_of(pair: PreferencePair) -> int:
-    """Return the characters of a pair's texts."""
-    return len(pair.chosen) + len(pair.rejected or "") + sum(len(turn.content) for turn in pair.prompt)
 
 
 def _prove(counts: Counts, folder: Path) -> None:

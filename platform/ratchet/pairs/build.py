@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.layouts import ChoiceQuestion, Sides
-from ratchet.pairs.pair import Turn
+from ratchet.pairs.pair import Turn, answer_turn
 from ratchet.pairs.worked import Calculation, last_place, parse_number, read_worked, stated_results
 from ratchet.plan import data as plan_data
 
@@ -18,7 +18,7 @@ VERSION = 2
 _SLIP = 9
 _THOUSAND = 1000
 
-Built = tuple[tuple[Turn, ...], str, str | None]
+Built = tuple[tuple[Turn, ...], Turn, Turn | None]
 
 
 def arithmetic_corruption(row: Sides | ChoiceQuestion, seed: int) -> list[Built]:
@@ -30,24 +30,26 @@ def arithmetic_corruption(row: Sides | ChoiceQuestion, seed: int) -> list[Built]
     """
     if not isinstance(row, Sides):
         raise TypeError("arithmetic_corruption takes demonstrations")
-    worked = read_worked(row.chosen)
+    worked = read_worked(row.chosen.content)
     question = "\n".join(turn.content for turn in row.prompt)
     spots = worked.intermediate or stated_results(worked.text, question)
     if not spots:
         raise Unfit(Reason.NO_CALCULATION, f"{worked.text[:80]!r}")
     # From content and not from the row's number, so that the same row in another file gives the same pair.
-    draw = random.Random("\n".join([str(seed), *(turn.content for turn in row.prompt), row.chosen]))
+    draw = random.Random("\n".join([str(seed), *(turn.content for turn in row.prompt), row.chosen.content]))
     spot = draw.choice(spots)
     wrong = _wrong_number(worked.text[spot.start : spot.stop], spot, draw)
-    return [(row.prompt, worked.text, worked.text[: spot.start] + wrong + worked.text[spot.stop :])]
+    sides = worked.text, worked.text[: spot.start] + wrong + worked.text[spot.stop :]
+    right, slipped = (dataclasses.replace(row.chosen, content=text) for text in sides)
+    return [(row.prompt, right, slipped)]
 
 
 def multiple_choice(row: Sides | ChoiceQuestion, seed: int) -> list[Built]:
     """One pair for each wrong option, with the right one as chosen (Smaug, appendix D)."""
     if not isinstance(row, ChoiceQuestion):
         raise TypeError("multiple_choice takes questions")
-    right = row.options[row.right]
-    return [(row.prompt, right, option) for at, option in enumerate(row.options) if at != row.right]
+    options = [answer_turn(option) for option in row.options]
+    return [(row.prompt, options[row.right], wrong) for at, wrong in enumerate(options) if at != row.right]
 
 
 def _wrong_number(written: str, spot: Calculation, draw: random.Random) -> str:
@@ -109,5 +111,5 @@ def build_pairs(row: Sides | ChoiceQuestion, builder: str | None, seed: int) -> 
     if builder is not None:
         return builder_of(builder).build(row, seed)
     if isinstance(row, ChoiceQuestion):
-        return [(row.prompt, row.options[row.right], None)]
+        return [(row.prompt, answer_turn(row.options[row.right]), None)]
     return [(row.prompt, row.chosen, row.rejected)]

@@ -61,28 +61,52 @@ def check_text(text: str, name: str) -> None:
 def check_pair(pair: PreferencePair, max_characters: int) -> None:
     """Raise Unfit unless the pair can be trained on.
 
-    Every text has content; the prompt ends with the user; the sides differ by more than blank
+    Every turn has content; the prompt ends with the user or a tool; the sides differ by more than blank
     space at their ends; all texts together hold at most `max_characters`.
     """
-    texts = [pair.chosen, pair.rejected or "", *(turn.content for turn in pair.prompt)]
     # First, as all other checks look at every character.
-    if (size := sum(map(len, texts))) > max_characters:
+    if (size := characters_of(pair)) > max_characters:
         raise Unfit(Reason.TOO_LONG, f"{size} characters")
     check_prompt(pair.prompt)
-    check_text(pair.chosen, "chosen")
+    if pair.tools is not None:
+        check_text(pair.tools, "tools")
+    check_turn(pair.chosen, "chosen")
     if pair.rejected is None:
         return
-    check_text(pair.rejected, "rejected")
+    check_turn(pair.rejected, "rejected")
     # A loss on two equal answers has a gradient of 0, and a margin of 0 that lowers the accuracy.
-    if pair.chosen.strip() == pair.rejected.strip():
+    if _bare(pair.chosen) == _bare(pair.rejected):
         raise Unfit(Reason.SAME)
 
 
+def _bare(turn: Turn) -> tuple[str, ...]:
+    return turn.content.strip(), (turn.reasoning or "").strip(), turn.tool_calls or ""
+
+
+def characters_of(pair: PreferencePair) -> int:
+    """Return the characters of a pair's texts, with its tools."""
+    turns = (*pair.prompt, pair.chosen, *((pair.rejected,) if pair.rejected else ()))
+    return sum(len(text) for turn in turns for text in turn.texts) + len(pair.tools or "")
+
+
+def check_turn(turn: Turn, name: str) -> None:
+    """Raise Unfit where a text of a turn is broken, or it has no content and need have some."""
+    for text in turn.texts:
+        if text is not turn.content:
+            check_text(text, name)
+    # A tool may give nothing, and an assistant may call one without a word.
+    if turn.content.strip() or not (turn.tool_calls or turn.role == "tool"):
+        check_text(turn.content, name)
+
+
 def check_prompt(prompt: tuple[Turn, ...]) -> None:
-    """Raise Unfit unless the prompt has content, starts with its only system turn, and ends with the user's."""
-    if not prompt or prompt[-1].role != "user":
-        raise Unfit(Reason.MESSAGES, "the prompt does not end with the user")
+    """Raise Unfit unless the prompt starts with its only system turn, and ends with the user's or a tool's."""
+    if not prompt or prompt[-1].role not in {"user", "tool"}:
+        raise Unfit(Reason.MESSAGES, "the prompt does not end with the user or a tool's result")
     if any(turn.role == "system" for turn in prompt[1:]):
         raise Unfit(Reason.MESSAGES, "a system message that is not the first")
+    for before, turn in zip((None, *prompt), prompt, strict=False):
+        if turn.role == "tool" and (before is None or before.role not in {"assistant", "tool"}):
+            raise Unfit(Reason.MESSAGES, "a tool's result that follows no assistant's turn")
     for number, turn in enumerate(prompt, 1):
-        check_text(turn.content, f"prompt, turn {number}")
+        check_turn(turn, f"prompt, turn {number}")

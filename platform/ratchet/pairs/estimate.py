@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from ratchet.pairs.assemble import PAIR_SCHEMA, characters_of, pair_row
+from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
+from ratchet.pairs.checks import characters_of
 from ratchet.pairs.files import Span, damage, plan_spans, unpacked
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.read import read_span

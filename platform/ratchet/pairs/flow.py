@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from ratchet.errors import DataError, error_from, error_values
 from ratchet.pairs import build, conditions, ids, layouts, read
-from ratchet.pairs.assemble import PROMPT_TYPE, assemble, characters_of
+from ratchet.pairs.assemble import TEXTS, assemble, pair_of_row, text_row
+from ratchet.pairs.checks import characters_of
 from ratchet.pairs.files import SPAN_BYTES, SPAN_ROWS, Span, digests, plan_spans
 from ratchet.pairs.hub import at_commit
 from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions
-from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.pair import PreferencePair, Skipped
 from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
 from ratchet.plan.data import Source, packages_of
 from ratchet.store import warned
@@ -41,8 +42,8 @@ _NOT_DONE_TO_ROWS = {
 # Given by name: Arrow would guess another type for a column in a table whose rows are all null there.
 _ITEM_SCHEMA = pa.schema(
     [
-        ("prompt", PROMPT_TYPE),
-        *((key, pa.string()) for key in ("chosen", "rejected", "file")),
+        *(field.with_nullable(True) for field in TEXTS),
+        ("file", pa.string()),
         ("row", pa.int64()),
         *((key, pa.string()) for key in ("reason", "detail")),
         ("error", pa.map_(pa.string(), pa.string())),
@@ -177,7 +178,7 @@ def _span_tables(
         characters = 0
         try:
             for item in span_pairs(spans[number], reading):
-                waiting.append(dataclasses.asdict(item))
+                waiting.append(_item_row(item))
                 # Rows differ by a factor of thousands, so a number of rows alone bounds no memory.
                 characters += characters_of(item) if isinstance(item, PreferencePair) else 0
                 if len(waiting) >= _BLOCK_ITEMS or characters >= _BLOCK_CHARACTERS:
@@ -189,10 +190,15 @@ def _span_tables(
         yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
 
 
+def _item_row(item: Item) -> dict[str, Any]:
+    if isinstance(item, Skipped):
+        return dataclasses.asdict(item)
+    return {**text_row(item), "file": item.file, "row": item.row}
+
+
 def _item(row: dict[str, Any]) -> Item:
     if row["error"] is not None:
         raise error_from(dict(row["error"]))
     if row["reason"] is not None:
         return Skipped(row["file"], row["row"], row["reason"], row["detail"])
-    prompt = tuple(Turn(**turn) for turn in row["prompt"])
-    return PreferencePair(prompt, row["chosen"], row["rejected"], row["file"], row["row"])
+    return pair_of_row(row)

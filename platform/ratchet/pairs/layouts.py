@@ -12,23 +12,20 @@ from typing import Any, Literal
 
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.fields import (
-    answered,
     best_and_worst,
     first_text,
     has,
-    is_transcript,
     number_of,
     options_of,
     right_option,
     text_field,
-    transcript,
-    turns_of,
     with_system,
 )
-from ratchet.pairs.pair import Turn
+from ratchet.pairs.messages import answered, is_transcript, transcript, turns_of
+from ratchet.pairs.pair import Turn, answer_turn
 from ratchet.plan import data as plan_data
 
-VERSION = 1
+VERSION = 2
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
@@ -45,8 +42,8 @@ class Sides:
     """What a row says: a prompt, and one answer (a demonstration) or two; `margin` where it has scores."""
 
     prompt: tuple[Turn, ...]
-    chosen: str
-    rejected: str | None
+    chosen: Turn
+    rejected: Turn | None
     margin: float | None = None
 
 
@@ -91,7 +88,7 @@ def implicit_prompt(row: Fields) -> Sides:
 
 def alpaca(row: Fields) -> Sides:
     """`instruction`, perhaps `input`, `history` and `system`, with `chosen` and `rejected`."""
-    return Sides(_instructed(row), text_field(row, "chosen"), text_field(row, "rejected"))
+    return Sides(_instructed(row), answer_turn(text_field(row, "chosen")), answer_turn(text_field(row, "rejected")))
 
 
 def sharegpt(row: Fields) -> Sides:
@@ -108,7 +105,7 @@ def scored(row: Fields) -> Sides:
     for name in _ANSWERS:
         if has(row, name):
             best, worst, margin = best_and_worst(row, name)
-            return Sides(_asked(row), best, worst, margin)
+            return Sides(_asked(row), answer_turn(best), answer_turn(worst), margin)
     named = has(row, "prompt") or has(row, "question")
     sides = (pair if named else alpaca if has(row, "instruction") else implicit_prompt)(row)
     for left, right in _SCORES:
@@ -130,21 +127,21 @@ def annotated(row: Fields) -> Sides:
     if not 1 <= value <= 2:
         raise Unfit(Reason.ANSWER, f"preference is {preference}, not from 1 to 2")
     chosen, rejected = sides if value < 1.5 else sides[::-1]
-    return Sides(_instructed(row), chosen, rejected)
+    return Sides(_instructed(row), answer_turn(chosen), answer_turn(rejected))
 
 
 def instruction(row: Fields) -> Sides:
     """A demonstration: instruction and output, prompt and completion, question and answer, or messages."""
     for key in ("messages", "conversations"):
         if has(row, key):
-            prompt, answer = answered(turns_of(row[key], key), key)
-            return Sides(with_system(row, prompt), answer, None)
+            prompt, last = answered(turns_of(row[key], key), key)
+            return Sides(with_system(row, prompt), last, None)
     if has(row, "instruction"):
-        return Sides(_instructed(row), first_text(row, ("output", "response")), None)
+        return Sides(_instructed(row), answer_turn(first_text(row, ("output", "response"))), None)
     for question, answer in _DEMONSTRATIONS:
         if has(row, question, answer):
             prompt = (Turn("user", text_field(row, question)),)
-            return Sides(with_system(row, prompt), text_field(row, answer), None)
+            return Sides(with_system(row, prompt), answer_turn(text_field(row, answer)), None)
     raise Unfit(Reason.MISSING, "no known pair of prompt and answer fields")
 
 
@@ -168,14 +165,14 @@ def _asked(row: Fields) -> tuple[Turn, ...]:
     return with_system(row, (Turn("user", first_text(row, _PROMPTS)),))
 
 
-def _answer(row: Fields, side: str) -> tuple[tuple[Turn, ...], str]:
+def _answer(row: Fields, side: str) -> tuple[tuple[Turn, ...], Turn]:
     """Return what a side repeats before its answer, and the answer: from text, a message or messages."""
     value = row.get(side)
     if isinstance(value, Mapping):
         value = [value]
     if isinstance(value, list | tuple):
         return answered(turns_of(value, side), side)
-    return (), text_field(row, side)
+    return (), answer_turn(text_field(row, side))
 
 
 def _fuller(prompt: tuple[Turn, ...], head: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 from ratchet.errors import ModelError
 from ratchet.pairs.chat import own_template, reads
 from ratchet.pairs.checks import Unfit
-from ratchet.pairs.pair import Turn
+from ratchet.pairs.pair import PreferencePair, Turn
 
 _KNOWN_QUESTION = "What is the colour of the sky?"
 _KNOWN_ANSWER = "The sky is blue (at noon)."
@@ -158,12 +158,14 @@ def apply_template(tokenizer: Any, prompt: Sequence[Turn], answer: str | None) -
     return text
 
 
-def render_pair(
-    tokenizer: Any, style: Style, prompt: Sequence[Turn], chosen: str, rejected: str | None
-) -> Rendered | Refusal:
+def render_pair(tokenizer: Any, style: Style, pair: PreferencePair) -> Rendered | Refusal:
     """Return the texts of a pair, or why there are none."""
+    prompt, chosen, rejected = pair.prompt, pair.chosen.content, pair.rejected.content if pair.rejected else None
     try:
-        for text in (*(turn.content for turn in prompt), chosen, rejected or ""):
+        turns = [*prompt, pair.chosen, *((pair.rejected,) if pair.rejected else ())]
+        if pair.tools or any(turn.texts != (turn.content,) for turn in turns):
+            raise Unfit(RefusalReason.REFUSED, "turns with thoughts, tools or calls are not rendered")
+        for text in (turn.content for turn in turns):
             # Its ids would be those of a real mark, and a text could end a turn or begin one.
             if found := style.special.search(text):
                 raise Unfit(RefusalReason.SPECIAL, f"the text holds {found.group()!r}")

@@ -125,7 +125,10 @@ def encoded(pairs: Iterable[PreferencePair], tokenizer: Any, policy: Policy) -> 
 
 
 def _texts(pair: PreferencePair) -> tuple[str, str, str]:
-    return "\n".join(turn.content for turn in pair.prompt), pair.chosen, pair.rejected or ""
+    sides = (turn.texts if turn else () for turn in (pair.chosen, pair.rejected))
+    prompt = [*((pair.tools,) if pair.tools else ()), *(text for turn in pair.prompt for text in turn.texts)]
+    chosen, rejected = ("\n".join(texts) for texts in sides)
+    return "\n".join(prompt), chosen, rejected
 
 
 def _ids(texts: Sequence[str], tokenizer: Any) -> list[Ids]:

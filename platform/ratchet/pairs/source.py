@@ -16,6 +16,7 @@ from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, has_field
 from ratchet.pairs.files import Span, plan_spans
 from ratchet.pairs.layouts import LAYOUTS, ChoiceQuestion, Fields, Sides, layout_of
+from ratchet.pairs.messages import tools_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import GENERATED, SourceRow, read_span
 from ratchet.plan.conditions import Condition, parse_condition
@@ -127,10 +128,11 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
         sides = sides_of()
         _check_margin(sides, reading.source.min_margin)
         built = build_pairs(sides, reading.source.build, reading.source.seed)
+        tools = tools_of(row.value)
     except Unfit as unfit:
         return [_skipped(row, unfit)]
     return [
-        _checked(PreferencePair(_led(prompt, reading), chosen, rejected, row.file, row.row), row, reading)
+        _checked(PreferencePair(_led(prompt, reading), chosen, rejected, row.file, row.row, tools), row, reading)
         for prompt, chosen, rejected in built
     ]
 

@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
-from ratchet.pairs.assemble import SIDES, SKIPPED_SCHEMA
-from ratchet.pairs.pair import Turn
+from ratchet.pairs.assemble import SIDES, SKIPPED_SCHEMA, pair_of_row
 from ratchet.pairs.render import Refusal, RefusalReason, Rendered, Style, render_pair
 from ratchet.pairs.table import SCHEMA
 
@@ -63,10 +62,7 @@ class Encoded:
 def tokenise(table: pa.Table, tokenizer: Any, style: Style, policy: Policy) -> pa.Table:
     """Return one row of TOKENISED for each pair of `table`, in order; `reason` is null where it is kept."""
     rows = table.to_pylist()
-    rendered = [
-        render_pair(tokenizer, style, [Turn(**turn) for turn in row["prompt"]], row["chosen"], row["rejected"])
-        for row in rows
-    ]
+    rendered = [render_pair(tokenizer, style, pair) for pair in map(pair_of_row, rows)]
     encoded = iter(_encode_all(tokenizer, style, [pair for pair in rendered if isinstance(pair, Rendered)]))
     out = []
     for row, pair in zip(rows, rendered, strict=True):
