@@ -38,7 +38,7 @@ def _hash(text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _table_on_disk(path: Path, columns: str) -> Iterator[sqlite3.Connection]:
+def table_on_disk(path: Path, columns: str) -> Iterator[sqlite3.Connection]:
     """Make a table `seen` in a file that is gone afterwards."""
     base = sqlite3.connect(path, isolation_level=None)
     try:
@@ -76,7 +76,7 @@ class UniqueIds:
 @contextlib.contextmanager
 def unique_ids(path: Path) -> Iterator[UniqueIds]:
     """Keep ids in a file that is gone afterwards."""
-    with _table_on_disk(path, "id BLOB PRIMARY KEY, key BLOB") as base:
+    with table_on_disk(path, "id BLOB PRIMARY KEY, key BLOB") as base:
         yield UniqueIds(base)
 
 
@@ -105,7 +105,7 @@ def _shared(
     folders: dict[str, Path], places: list[tuple[str, str]], column: str, scratch: Path
 ) -> dict[tuple[int, int], int]:
     """Return how many ids each two places share, by their numbers."""
-    with _table_on_disk(scratch / f"{column}.sqlite", "id BLOB, place INTEGER, PRIMARY KEY (id, place)") as base:
+    with table_on_disk(scratch / f"{column}.sqlite", "id BLOB, place INTEGER, PRIMARY KEY (id, place)") as base:
         for number, (name, part) in enumerate(places):
             rows = ((bytes.fromhex(text), number) for text in _ids(folders[name] / f"{part}.parquet", column))
             base.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows).close()
@@ -120,7 +120,7 @@ def contradictions_in(folder: Path) -> int:
     """Return how many comparisons of a pairs folder are decided both ways, A over B and B over A, up to form."""
     with (
         tempfile.TemporaryDirectory(prefix="ratchet-contests-") as scratch,
-        _table_on_disk(Path(scratch) / "contests.sqlite", "id BLOB, won INTEGER, PRIMARY KEY (id, won)") as base,
+        table_on_disk(Path(scratch) / "contests.sqlite", "id BLOB, won INTEGER, PRIMARY KEY (id, won)") as base,
     ):
         for part in _PARTS:
             with pq.ParquetFile(folder / f"{part}.parquet", pre_buffer=False) as file:
