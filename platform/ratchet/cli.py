@@ -19,6 +19,7 @@ _log = logging.getLogger("ratchet.cli")  # in a job this module is `__main__`, w
 COMMANDS = {
     "check": ("ratchet.commands.plans", "say what is wrong with plans and suites"),
     "show": ("ratchet.commands.plans", "show the steps of a plan, and what is done"),
+    "data": ("ratchet.commands.data", "look at a plan's data, or at files, before money is spent"),
     "run": ("ratchet.commands.plans", "run a plan, or go on with it"),
     "prove": ("ratchet.commands.plans", "hold a plan's first updates against a plain float64 implementation"),
     "score": ("ratchet.commands.plans", "score the references of a plan, and train nothing"),

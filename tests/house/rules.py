@@ -40,6 +40,7 @@ LAYERS = {
     "doctor": 8,
     "fsck": 8,
     "prove": 8,
+    "look": 8,
     "commands": 9,
     "cli": 10,
 }

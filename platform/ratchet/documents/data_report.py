@@ -126,10 +126,11 @@ class ShownPart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShownPair:
-    """A pair as it is trained. `refused` says why it cannot be, and then there are only its texts."""
+    """A pair as it is trained. `refused` says why it cannot be; `texts_alone`: its texts by turn, not its tokens."""
 
     place: DataPlace
     parts: tuple[ShownPart, ...]
+    texts_alone: bool
     refused: str = ""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +137,38 @@ def tell_lost(name: str, source: Source, record: Record, folder: Path) -> None:
     written as tokens than `max_bad_share` allows.
     """
     lost = lost_of(name, record)
-    if not lost.count:
-        return
+    check_lost(lost, source, lambda reasons: _first(folder, reasons))
+    if lost.count:
+        _log.warning("%s. %s", lost, lost.remedy)
+
+
+def check_lost(lost: Lost, source: Source, first: Callable[[Mapping[RefusalReason, int]], str]) -> None:
+    """Raise DataError where a source loses more than it may; `first` gives the first rows of some reasons, a line each.
+
+    The limits are `max_overlong_share` of pairs that are too long, and `max_bad_share` of those that cannot be written.
+    """
     for part, key in ((lost.only(length=True), "max_overlong_share"), (lost.only(length=False), "max_bad_share")):
         limit = getattr(source, key)
         if part.count > limit * part.of:
             raise DataError(
-                f"{part}; the limit is {limit:.1%}\n{_first(folder, part.reasons)}",
-                where=f"data.{name}",
-                fix=f"{part.remedy}; or raise data.{name}.{key}",
+                f"{part}; the limit is {limit:.1%}\n{first(part.reasons)}",
+                where=f"data.{lost.name}",
+                fix=f"{part.remedy}; or raise data.{lost.name}.{key}",
                 code="data.left-out",
             )
-    _log.warning("%s. %s", lost, lost.remedy)
+
+
+def check_written(train: int, skipped: Mapping[str, int], where: str) -> None:
+    """Raise DataError where no pair of a source is left to train on as tokens, of which `skipped` are left out."""
+    if train:
+        return
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in skipped.items())
+    raise DataError(
+        f"no pair is left to train on ({reasons or 'there were none'})",
+        where=where,
+        fix="raise max_length, set overlong: trim_prompt, or give another chat template, as the reasons say",
+        code="data.nothing-left",
+    )
 
 
 def _tally(counts: Mapping[Any, int]) -> str:

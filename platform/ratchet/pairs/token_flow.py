@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ratchet.errors import DataError
 from ratchet.pairs.assemble import SIDES
 from ratchet.pairs.chat import ChatTemplate, template_identity
+from ratchet.pairs.left_out import check_written
 from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import VERSION, Policy, TokenWriter, tokenise
@@ -137,14 +138,7 @@ def _prove(counts: dict[str, Any], rows: int, pairs_folder: Path) -> None:
             where=str(pairs_folder),
             fix="run again; if it stays so, delete the folder",
         )
-    if not counts["train"]:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["skipped"].items())
-        raise DataError(
-            f"no pair is left to train on ({reasons or 'there were none'})",
-            where=str(pairs_folder),
-            fix="raise max_length, set overlong: trim_prompt, or give another chat template, as the reasons say",
-            code="data.nothing-left",
-        )
+    check_written(counts["train"], counts["skipped"], str(pairs_folder))
 
 
 @dataclasses.dataclass(frozen=True)

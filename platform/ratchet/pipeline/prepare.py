@@ -22,6 +22,7 @@ from ratchet.pipeline.context import Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, preference_sources
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, Scratch
+from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
 from ratchet.plan.suite import source_of
 from ratchet.plan.training import Overlong, TrainingStage
@@ -31,9 +32,8 @@ from ratchet.store.record import checked, finished_record
 from ratchet.track.progress import under_way
 
 
-def used_sources(run: Run) -> list[str]:
+def used_sources(plan: Plan) -> list[str]:
     """Return the sources that some stage, or the scratch model's tokenizer, reads; in plan order."""
-    plan = run.plan
     used = {name for stage in plan.stages.values() for name in stage.shares()}
     if plan.model.scratch is not None:
         used.update(plan.model.scratch.tokenizer_from)
@@ -44,7 +44,7 @@ def used_sources(run: Run) -> list[str]:
 
 def prepare_sources(run: Run) -> None:
     """Read every source that is used into pairs. Raises DataError."""
-    for name in used_sources(run):
+    for name in used_sources(run.plan):
         started = time.monotonic()
         source, system = run.plan.data[name], run.plan.model.system
         with under_way(f"pairs {name}", "reading", run.console):
@@ -60,14 +60,20 @@ def prepare_sources(run: Run) -> None:
             raise DataError("no pair is left to train on", where=f"data.{name}", fix="look at its skipped.parquet")
     for name in preference_sources(run.plan):
         if finished_record(run.pairs[name][1]).facts["demonstrations"]:
-            raise DataError(
-                "these are demonstrations, which have no rejected answer, and a preference stage trains on them",
-                where=f"data.{name}",
-                fix="use the source in an sft stage, or give it a builder (data.*.build)",
-            )
+            raise one_sided(name)
     for name in run.plan.data:
         if name not in run.pairs:
             run.warnings.append(f"source {name} is in the plan, and nothing uses it")
+
+
+def one_sided(source: str) -> DataError:
+    """Return the error of a source of demonstrations that a preference stage trains on."""
+    return DataError(
+        "these are demonstrations, which have no rejected answer, and a preference stage trains on them",
+        where=f"data.{source}",
+        fix="use the source in an sft stage, or give it a builder (data.*.build)",
+        code="data.one-sided",
+    )
 
 
 def base_model(run: Run) -> Model:

@@ -193,7 +193,7 @@ def _look(run: Run) -> None:
     pin(run)
     if run.plan.model.scratch is None:
         run.models[BASE] = base_model(run)
-    for name in used_sources(run):
+    for name in used_sources(run.plan):
         first_pairs(run.plan.data[name])
 
 

@@ -118,7 +118,7 @@ def known_steps(run: Run) -> Iterator[PlannedStep]:
 
 def _find_sources(run: Run, sizes: Sizes) -> list[SourceState]:
     found = []
-    for name in used_sources(run):
+    for name in used_sources(run.plan):
         source = run.plan.data[name]
         fp, size = sizes.identity(run.plan, name), sizes.pairs(run.plan, name)
         if names_rows(source):

@@ -1,0 +1,157 @@
+"""All of a plan's sources, or some files, looked at one after another: the document that text, JSON and page show."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ratchet import __version__
+from ratchet.documents.data_report import (
+    GRAVITIES,
+    DataReport,
+    DataVerdict,
+    SourceData,
+    SourceLengths,
+)
+from ratchet.errors import DataError, PlanError
+from ratchet.look.lengths import TO_LOSE, Written, write_all
+from ratchet.look.limits import fault_line, length_faults, length_limit, reading_faults
+from ratchet.look.rows import ReadSource, read_facts, read_whole, where_of
+from ratchet.look.shown import drawn_pairs, shown_pair
+from ratchet.look.tokenizer import FoundTokenizer, find_tokenizer
+from ratchet.pairs.tokens import Policy
+from ratchet.pipeline.advice import advise
+from ratchet.pipeline.graph import preference_sources
+from ratchet.pipeline.pins import pinned_before
+from ratchet.pipeline.prepare import one_sided, used_sources
+from ratchet.plan.data import Source
+from ratchet.plan.model import ModelSpec
+from ratchet.plan.schema import Plan
+from ratchet.plan.stage_kinds import trains
+from ratchet.store.layout import layout_at
+from ratchet.store.record import now
+from ratchet.track.progress import Console, counted
+
+NO_STAGE = "a stage"
+"""Whose limit is meant where there is no plan."""
+Policies = Mapping[Policy, Sequence[str]]
+"""Length policies, each with the stages that have it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LookedAt:
+    """What is looked at: sources by name, the model's system prompt, and each source's length policies."""
+
+    title: str
+    sources: Mapping[str, Source]
+    system: str | None
+    policies: Mapping[str, Policies]
+    rows: int | None
+
+
+def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
+    """Return what a plan's data are; with `rows`, of about so many rows of each source. Raises StorageError."""
+    plan = pinned_before(plan, layout_at(plan.cluster.storage))
+    policies: dict[str, dict[Policy, list[str]]] = {name: {} for name in plan.data}
+    for name, stage in plan.stages.items():
+        if trains(stage):
+            for source in stage.shares():
+                policies[source].setdefault(Policy(stage.max_length, stage.overlong), []).append(name)
+    asked = LookedAt(f"plan {plan.name}", plan.data, plan.model.system, policies, rows)
+    report = _look(asked, find_tokenizer(plan.model))
+    sides = {one.name: one.demonstrations for one in report.sources if not one.problem}
+    more = [fault_line(one_sided(name), name) for name in preference_sources(plan) if sides.get(name)]
+    used = used_sources(plan)
+    more += [
+        DataVerdict("notes", "unused", name, "no stage or suite uses this source", "take it out, or name it in a stage")
+        for name in plan.data
+        if name not in used
+    ]
+    return dataclasses.replace(
+        report, verdicts=worst_first([*more, *report.verdicts]), token_use=tuple(advise(plan).uses)
+    )
+
+
+def look_at_files(
+    sources: Mapping[str, Source], model: ModelSpec | None, policy: Policy, rows: int | None = None
+) -> DataReport:
+    """Return what some files hold, by the tokenizer of a model where one is named. Raises StorageError."""
+    system = None if model is None else model.system
+    asked = LookedAt(", ".join(sources), sources, system, {name: {policy: (NO_STAGE,)} for name in sources}, rows)
+    return _look(asked, find_tokenizer(model))
+
+
+def worst_first(verdicts: Sequence[DataVerdict]) -> tuple[DataVerdict, ...]:
+    """Return verdicts in the order in which a person should read them."""
+    return tuple(sorted(verdicts, key=lambda one: GRAVITIES.index(one.gravity)))
+
+
+def _look(asked: LookedAt, found: FoundTokenizer) -> DataReport:
+    sources: list[SourceData] = []
+    verdicts = list(found.faults)
+    with tempfile.TemporaryDirectory(prefix="ratchet-data-") as scratch:
+        for name in asked.sources:
+            folder = Path(scratch) / name
+            folder.mkdir()
+            try:
+                data, said = _source(asked, name, found, folder)
+            except (DataError, PlanError) as error:
+                data = SourceData(name=name, where=where_of(asked.sources[name]), problem=str(error))
+                said = [fault_line(error, name)]
+            sources.append(data)
+            verdicts += said
+    return DataReport(
+        title=asked.title,
+        ratchet=__version__,
+        created=now(),
+        tokenizer=found.said,
+        verdicts=worst_first(verdicts),
+        sources=tuple(sources),
+    )
+
+
+def _source(asked: LookedAt, name: str, found: FoundTokenizer, folder: Path) -> tuple[SourceData, list[DataVerdict]]:
+    """Return what one source holds, and the lines about it. Raises DataError, PlanError."""
+    policies, console = asked.policies[name], Console()
+    with counted(f"data {name}", "pairs read", console) as show:
+        read = read_whole(name, asked.sources[name], asked.system, folder, asked.rows, lambda n: show(n, n))
+    facts = read_facts(read)
+    with counted(f"data {name}", "pairs counted", console) as show:
+        written = write_all(folder, found.tokenizer, found.style, list(policies), lambda n: show(n, facts.kept))
+    first = next(iter(policies), None)
+    shown = [shown_pair(pair, found.tokenizer, found.style, first) for pair in drawn_pairs(folder, read.source.seed)]
+    facts = dataclasses.replace(
+        facts,
+        unit="tokens" if written.in_tokens else "characters",
+        lengths=_lengths(read, written, policies),
+        refused={str(reason): count for reason, count in written.refused.items()},
+        first_refused=tuple(written.first_refused),
+        shown=tuple(shown),
+    )
+    return facts, list(_verdicts(read, written, policies))
+
+
+def _lengths(read: ReadSource, written: Written, policies: Policies) -> SourceLengths | None:
+    if "total" not in written.parts:
+        return None
+    total = written.parts["total"]
+    edges, counts = total.histogram()
+    return SourceLengths(
+        parts={part: lengths.quantiles() for part, lengths in written.parts.items()},
+        limits=tuple(length_limit(read, written, policy, stages) for policy, stages in policies.items()),
+        to_lose={said: total.to_lose(share) for said, share in TO_LOSE.items()},
+        edges=edges,
+        counts=counts,
+    )
+
+
+def _verdicts(read: ReadSource, written: Written, policies: Policies) -> Iterator[DataVerdict]:
+    yield from reading_faults(read)
+    if read.counts["kept"]:
+        for policy, stages in policies.items():
+            yield from length_faults(read, written, policy, stages)
+    if not read.whole:
+        said = f"these figures are of {read.counts['read']:,} rows from all over its files, not of all of them"
+        yield DataVerdict("notes", "sample", read.name, said, "leave out --rows to read all")

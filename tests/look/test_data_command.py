@@ -1,0 +1,98 @@
+"""`ratchet data` on files: what it counts, shows and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet.cli import main
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def pairs(count: int) -> list[dict[str, Any]]:
+    """Return rows of the layout `pair` whose answers have 10 + i and 20 + i characters, after prompts of 5 + i."""
+    return [
+        {"prompt": "p" * (5 + i), "chosen": "c" * (10 + i), "rejected": "r" * (20 + i), "id": i} for i in range(count)
+    ]
+
+
+def report_of(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    """Return the status and the document of `ratchet data … --json`."""
+    status = main(["data", *words, "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return status, found
+
+
+def test_a_file_is_counted_as_a_run_counts_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*pairs(100), pairs(1)[0], {"prompt": "q", "chosen": "same", "rejected": "same"}, {"prompt": "q"}]
+    status, report = report_of(capsys, str(write_rows(tmp_path / "rows.jsonl", rows)))
+    (source,) = report["sources"]
+    assert (status, source["layout"], source["name"]) == (0, "pair", "rows")
+    assert (source["read"], source["kept"], source["train"] + source["heldout"]) == (103, 100, 100)
+    assert source["skipped"] == {"chosen = rejected": 1, "duplicate": 1, "missing field": 1}
+    assert {place["row"] for place in source["first_skipped"]} == {101, 102, 103}
+
+
+def test_lengths_are_those_of_the_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prompt and longer answer have 25 + 2 i characters, for i from 0 to 99."""
+    _, report = report_of(capsys, str(write_rows(tmp_path / "rows.jsonl", pairs(100))), "--max-length", "50")
+    lengths = report["sources"][0]["lengths"]
+    totals = sorted(25 + 2 * i for i in range(100))
+    parts = lengths["parts"]
+    assert list(parts["total"].values()) == [totals[0], *(totals[n - 1] for n in (50, 90, 95, 99)), totals[-1]]
+    assert (parts["prompt"]["p50"], parts["chosen"]["p50"], parts["rejected"]["p50"]) == (54, 59, 69)
+    assert lengths["to_lose"] == {"0": totals[99], "1 %": totals[98], "5 %": totals[94]}
+    assert sum(lengths["counts"]) == 100
+    # Four characters are taken for a token, and 50 tokens are 200 of them.
+    assert lengths["limits"][0]["lost"] == sum(total > 200 for total in totals) == 12
+
+
+def test_the_text_fits_a_terminal_and_begins_with_the_worst(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [{"prompt": f"q{i}", "chosen": "", "rejected": "r"} for i in range(20)]
+    good, wide = write_rows(tmp_path / "good.jsonl", pairs(40)), write_rows(tmp_path / "bad.jsonl", bad + pairs(20))
+    assert main(["data", str(good), str(wide)]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    first = next(line for line in lines if line.startswith(("STOPS", "WARNS", "notes")))
+    assert first == "STOPS  bad: 20 of 40 rows are bad (50.0%, the limit is 5.0%): 20 empty text"
+
+
+def test_what_cannot_be_read_is_said_beside_what_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    odd = write_rows(tmp_path / "odd.jsonl", [{"left": "a", "right": "b"}] * 30)
+    files = [str(empty), str(odd), str(tmp_path / "absent.jsonl"), str(write_rows(tmp_path / "one.jsonl", pairs(1)))]
+    status, report = report_of(capsys, *files, "--set", "held_out=0")
+    problems = {source["name"]: source["problem"] for source in report["sources"]}
+    assert status == 3 and problems["one"] == ""
+    assert "no rows" in problems["empty"] and "left, right" in problems["odd"] and "no such file" in problems["absent"]
+    assert [one["code"] for one in report["verdicts"]] == ["data.no-rows", "data.no-layout", "data.no-file"]
+    assert report["sources"][3]["train"] == 1
+
+
+def test_some_rows_keep_their_numbers_and_are_called_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"question {i}", "chosen": f"{'long ' * 2_000}{i}", "rejected": f"no {i}"} for i in range(300)]
+    status, report = report_of(capsys, str(write_rows(tmp_path / "rows.jsonl", rows)), "--rows", "12")
+    (source,) = report["sources"]
+    assert status == 0 and not source["whole"] and 12 <= source["read"] <= 15
+    assert [one["code"] for one in report["verdicts"] if one["gravity"] == "notes"] == ["sample"]
+    for pair in source["shown"]:
+        assert pair["parts"][0]["head"][0]["text"] == f"question {pair['place']['row'] - 1}"
+    assert max(pair["place"]["row"] for pair in source["shown"]) > 100, "rows are from all over the file"
+
+
+def test_keys_of_a_source_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(write_rows(tmp_path / "rows.jsonl", pairs(30)))
+    _, report = report_of(capsys, file, "--set", "where=[id >= 10]", "--set", "system=Be brief.")
+    assert report["sources"][0]["skipped"] == {"where": 10}
+    assert report["sources"][0]["shown"][0]["parts"][0]["head"][0]["text"] == "Be brief."
+    assert main(["data", file, "--set", "layuot=pair"]) == 2
+    assert "layuot" in capsys.readouterr().err
