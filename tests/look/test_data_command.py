@@ -96,3 +96,24 @@ def test_keys_of_a_source_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report["sources"][0]["shown"][0]["parts"][0]["head"][0]["text"] == "Be brief."
     assert main(["data", file, "--set", "layuot=pair"]) == 2
     assert "layuot" in capsys.readouterr().err
+
+
+def test_what_two_answers_of_one_question_say_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six questions have A over B and B over A; near's own tests hold each analysis against its definition."""
+    rows = [
+        {
+            "prompt": f"Which of the two is number {i}?",
+            "chosen": f"the {left} of {i}",
+            "rejected": f"the {right} of {i}",
+        }
+        for i in range(6)
+        for left, right in (("former", "latter"), ("latter", "former"))
+    ]
+    file = str(write_rows(tmp_path / "rows.jsonl", rows))
+    _, report = report_of(capsys, file)
+    found = {one["code"]: one["count"] for one in report["sources"][0]["analyses"]}
+    assert found["contradictions"] == 6 and found["duplicates"] == 0
+    assert [one["code"] for one in report["verdicts"] if one["gravity"] == "warns"] == ["contradictions"]
+    main(["data", file])
+    text = capsys.readouterr().out
+    assert "WARNS  rows: 6 comparisons are decided both ways" in text and "not found: " in text

@@ -23,8 +23,6 @@ _SHOWN = 12
 """Rows that are shown of all reasons."""
 _SPOT_BYTES = 1 << 20
 _SPOT_ROWS = 1_000
-_EVERY = 512
-"""Pairs between two calls that say how far reading has come."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +38,14 @@ class ReadSource:
 
 
 def read_whole(
-    name: str, source: Source, system: str | None, folder: Path, rows: int | None, tell: Callable[[int], None]
+    name: str, source: Source, system: str | None, folder: Path, rows: int | None, see: Callable[[int, Item], None]
 ) -> ReadSource:
     """Read a source into a folder; with `rows`, about so many of it, the first ones of places all over its files.
 
-    `tell` is called with the pairs so far. Raises DataError where files are absent or damaged, or no layout fits;
-    PlanError where the source asks for what its rows cannot give.
+    `see` is called with each pair or skipped row, and its number.
+
+    Raises DataError where files are absent or damaged, or no layout fits; PlanError where the source asks for what its
+    rows cannot give.
     """
     spans = plan_spans(source)
     reading = make_reading(source, spans, system)
@@ -55,7 +55,7 @@ def read_whole(
         if some is None
         else (item for row in some.rows() for item in pairs_of(row, reading))
     )
-    counts = dataclasses.asdict(assemble(_told(items, tell), folder, source))
+    counts = dataclasses.asdict(assemble(_seen(items, see), folder, source))
     return ReadSource(name, source, reading, folder, counts, some is None or some.whole)
 
 
@@ -81,10 +81,9 @@ class _Some:
                 yield row
 
 
-def _told(items: Iterator[Item], tell: Callable[[int], None]) -> Iterator[Item]:
+def _seen(items: Iterator[Item], see: Callable[[int, Item], None]) -> Iterator[Item]:
     for number, item in enumerate(items, 1):
-        if number % _EVERY == 0:
-            tell(number)
+        see(number, item)
         yield item
 
 

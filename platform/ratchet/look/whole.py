@@ -21,6 +21,8 @@ from ratchet.look.limits import fault_line, length_faults, length_limit, reading
 from ratchet.look.rows import ReadSource, read_facts, read_whole, where_of
 from ratchet.look.shown import drawn_pairs, shown_pair
 from ratchet.look.tokenizer import FoundTokenizer, find_tokenizer
+from ratchet.pairs.quality import pair_look
+from ratchet.pairs.source import Item
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.advice import advise
 from ratchet.pipeline.graph import preference_sources
@@ -34,6 +36,8 @@ from ratchet.store.layout import layout_at
 from ratchet.store.record import now
 from ratchet.track.progress import Console, counted
 
+_EVERY = 512
+"""Pairs between two words of how far reading has come."""
 NO_STAGE = "a stage"
 """Whose limit is meant where there is no plan."""
 Policies = Mapping[Policy, Sequence[str]]
@@ -115,8 +119,15 @@ def _look(asked: LookedAt, found: FoundTokenizer) -> DataReport:
 def _source(asked: LookedAt, name: str, found: FoundTokenizer, folder: Path) -> tuple[SourceData, list[DataVerdict]]:
     """Return what one source holds, and the lines about it. Raises DataError, PlanError."""
     policies, console = asked.policies[name], Console()
-    with counted(f"data {name}", "pairs read", console) as show:
-        read = read_whole(name, asked.sources[name], asked.system, folder, asked.rows, lambda n: show(n, n))
+    with counted(f"data {name}", "pairs read", console) as show, pair_look() as look:
+
+        def see(number: int, item: Item) -> None:
+            look.add(item)
+            if number % _EVERY == 0:
+                show(number, number)
+
+        read = read_whole(name, asked.sources[name], asked.system, folder, asked.rows, see)
+        analyses = look.analyses()
     facts = read_facts(read)
     with counted(f"data {name}", "pairs counted", console) as show:
         written = write_all(folder, found.tokenizer, found.style, list(policies), lambda n: show(n, facts.kept))
@@ -129,8 +140,10 @@ def _source(asked: LookedAt, name: str, found: FoundTokenizer, folder: Path) -> 
         refused={str(reason): count for reason, count in written.refused.items()},
         first_refused=tuple(written.first_refused),
         shown=tuple(shown),
+        analyses=analyses,
     )
-    return facts, list(_verdicts(read, written, policies))
+    said = [DataVerdict(one.gravity, one.code, name, one.says, one.do) for one in analyses if one.gravity != "notes"]
+    return facts, [*_verdicts(read, written, policies), *said]
 
 
 def _lengths(read: ReadSource, written: Written, policies: Policies) -> SourceLengths | None:

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from ratchet.documents.data_report import (
+    GRAVITIES,
+    DataAnalysis,
     DataPlace,
     DataReport,
     DataVerdict,
@@ -82,12 +84,22 @@ def _source(source: SourceData, *, colour: bool) -> Iterator[str]:
         yield from _places(source.first_refused)
     if source.lengths is not None:
         yield from _lengths(source.lengths, source.unit)
-    for one in source.analyses:
-        yield from _fact(one.code, f"{one.count:,} of {one.of:,} {one.counted}: {one.says}")
+    yield from _analyses(source.analyses)
     if source.shown:
         yield from _fact("pairs", _COLOUR_LEGEND if colour else LEGEND)
         for number, pair in enumerate(source.shown, 1):
             yield from _pair(number, pair, source.unit, colour=colour)
+
+
+def _analyses(analyses: Sequence[DataAnalysis]) -> Iterator[str]:
+    """Yield what was found, the worst first, with rows to look at; then the names of what was not."""
+    found = [one for one in analyses if one.count]
+    for one in sorted(found, key=lambda one: GRAVITIES.index(one.gravity)):
+        mark = "" if one.gravity == "notes" else f"{_WORDS[one.gravity]}: "
+        rows = ", ".join(f"{place.file}:{place.row}" for place in one.places[:2])
+        yield from _wrapped(_INDENT, f"{one.code}: {mark}{one.says}{f' ({rows})' if rows else ''}", hang=_INDENT * 3)
+    if absent := [one.code for one in analyses if not one.count]:
+        yield from _wrapped(_INDENT, f"looked for, and not found: {', '.join(absent)}", hang=_INDENT * 3)
 
 
 def _tally(counts: Mapping[str, int]) -> str:
