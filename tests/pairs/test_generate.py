@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratchet.pairs.files import plan_spans
-from ratchet.pairs.read import SourceRow, generated_rows, read_span
+from ratchet.pairs.read import generated_rows, plan_spans, read_span
+from ratchet.pairs.span import SourceRow
 from ratchet.plan.data import Generated, Source
 
 

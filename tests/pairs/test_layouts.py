@@ -8,11 +8,11 @@ from typing import Any, get_args
 import pytest
 
 from raised import raises
-from ratchet.pairs.files import plan_spans
 from ratchet.pairs.layouts import LAYOUTS
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.pairs.read import SourceRow
+from ratchet.pairs.read import plan_spans
 from ratchet.pairs.source import Item, SourceReading, detect, make_reading, pairs_of, read_source
+from ratchet.pairs.span import SourceRow
 from ratchet.plan.data import Layout, Source
 
 USER, BOT, SYSTEM = "user", "assistant", "system"

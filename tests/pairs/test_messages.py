@@ -11,8 +11,8 @@ import pytest
 from ratchet.pairs.checks import Reason, Unfit, characters_of, check_pair
 from ratchet.pairs.messages import calls_of, tools_of, turn_of, turns_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn, answer_turn
-from ratchet.pairs.read import SourceRow
 from ratchet.pairs.source import SourceReading, pairs_of
+from ratchet.pairs.span import SourceRow
 from ratchet.plan.data import Source
 
 ASK = (Turn("user", "q"),)

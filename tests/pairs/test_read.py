@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raised import raises
-from ratchet.pairs.files import plan_spans
-from ratchet.pairs.read import SourceRow, read_span
+from ratchet.pairs.read import plan_spans, read_span
+from ratchet.pairs.span import SourceRow
 from ratchet.plan.data import Hub, Source
 
 VALUES = [
@@ -200,7 +200,8 @@ def test_a_gzip_with_changed_bytes_stops_the_run(tmp_path: Path) -> None:
         ("x.jsonl.gz", gzip.compress(b"", mtime=0), "data.no-rows"),
         ("x.jsonl.gz", b"plain", "data.damaged"),
         ("x.parquet", b"plain", "data.damaged"),
-        ("x.csv", b"a,b", "data.form"),
+        ("x.csv", b"a,b", "data.no-rows"),
+        ("x.xlsx", b"PK\x03\x04", "data.form"),
     ],
 )
 def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str, content: bytes, code: str) -> None:
@@ -222,10 +223,13 @@ def test_paths_that_lead_nowhere_are_errors(tmp_path: Path) -> None:
     for path, code in (
         ("absent.jsonl", "data.no-file"),
         ("*.jsonl", "data.no-file"),
-        ("", "data.form"),
     ):
         with raises(code):
             plan_spans(Source(path=str(tmp_path / path)))
+    assert [span.file for span in plan_spans(Source(path=str(tmp_path)))] == [
+        "data-00000-of-00002.arrow",
+        "data-00001-of-00002.arrow",
+    ], "the folder's only split"
     (tmp_path / "bare").mkdir()
     with raises("data.form"):
         plan_spans(Source(path=str(tmp_path / "bare")))

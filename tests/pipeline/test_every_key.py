@@ -51,6 +51,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "checkpoint.every": {"checkpoint": {"publish": "best"}},
     "reference": {"reference": {"path": "other"}},
     "weights": {"weights": [1.0, 1.0]},
+    "config": {"path": "sets", "config": "a"},
     "hub": {"path": None, "hub": {"name": "owner/rows", "revision": COMMIT}},
     "generate": {"path": None, "generate": {"kind": "arithmetic"}},
     "system": {"system": "Be brief."},
@@ -205,6 +206,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b", "other"):
         row = {"prompt": name, "chosen": "yes", "rejected": "no"}
         (folder / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n")
+    for name in ("a", "x"):
+        (folder / "sets" / name).mkdir(parents=True)
+        (folder / "sets" / name / "train.jsonl").write_text(f'{{"prompt": "{name}"}}\n')
     return folder
 
 

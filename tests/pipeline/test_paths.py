@@ -103,7 +103,10 @@ def with_path(path: object) -> str:
         ("~/pref.jsonl", "no such file or folder; did you mean {here}/prefs.jsonl?"),
         ("data\\a.jsonl", "is a path as Windows writes it: write it with /, as this machine sees it; did you mean da"),
         ("C:\\x.jsonl", "is a path as Windows writes it"),
-        ("data", "the folder was not saved by `datasets`: it has no state.json: give the files themselves"),
+        (
+            "data",
+            "and its files name no split: a.jsonl: give the files themselves, for example path: {here}/data/a",
+        ),
         ("plan.yaml", "not a kind of file that can be read: use one of .jsonl"),
         ("x" * 300, "cannot be looked for: File name too long"),
     ],

@@ -15,9 +15,8 @@ from typing import Any
 from ratchet.errors import DataError
 from ratchet.pairs.checks import Unfit, check_text
 from ratchet.pairs.fields import json_type
-from ratchet.pairs.files import plan_spans
 from ratchet.pairs.hub import commit_of, hub_label
-from ratchet.pairs.read import read_span
+from ratchet.pairs.read import plan_spans, read_span
 from ratchet.plan.data import Source
 from ratchet.plan.task_parts import Files, Rows
 from ratchet.store.files import at_home

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from ratchet.documents.data_report import DataPlace, SourceData
 from ratchet.pairs.assemble import assemble
-from ratchet.pairs.files import plan_spans
 from ratchet.pairs.hub import hub_label
-from ratchet.pairs.read import SourceRow, read_span
+from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.source import Item, SourceReading, make_reading, pairs_of, span_pairs
+from ratchet.pairs.span import SourceRow
 from ratchet.plan.data import Source
 
 _EXAMPLES = 2

@@ -15,6 +15,7 @@ class Reason(enum.StrEnum):
     """The reasons in `skipped.parquet` and in a record's counts."""
 
     NOT_JSON = "not JSON"
+    NOT_CSV = "not CSV"
     NOT_UTF8 = "not UTF-8"
     NUL = "NUL character"
     WRONG_TYPE = "wrong type"

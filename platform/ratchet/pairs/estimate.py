@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
-import ijson
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import ipc
 
 from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.checks import characters_of
-from ratchet.pairs.files import Span, damage, plan_spans, unpacked
+from ratchet.pairs.forms import KINDS, rows_of
+from ratchet.pairs.packed import open_unpacked
 from ratchet.pairs.pair import PreferencePair
-from ratchet.pairs.read import read_span
+from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.render import Style
 from ratchet.pairs.source import make_reading, pairs_of
+from ratchet.pairs.span import Span, damage
 from ratchet.pairs.tokens import Policy, tokenise
 from ratchet.plan.data import Source
 
@@ -30,7 +28,6 @@ from ratchet.plan.data import Source
 LOOK = 50
 """Rows that are looked at."""
 _LOOK_BYTES = 8 << 20
-_BLOCK = 1 << 20
 CHARACTERS_A_TOKEN = 4
 """The usual figure for English prose with a vocabulary of some 50,000."""
 
@@ -75,7 +72,7 @@ def estimate_rows(source: Source) -> int:
     rows = 0
     for span in plan_spans(source):
         with damage(span):
-            rows += _rows(span)
+            rows += _rows(span, source)
     return rows
 
 
@@ -90,37 +87,22 @@ def first_pairs(source: Source) -> First:
     return First(tuple(item for item in items if isinstance(item, PreferencePair)), len(rows))
 
 
-def _rows(span: Span) -> int:
+def _rows(span: Span, source: Source) -> int:
     if span.form == "generate":
         return span.stop - span.start
-    if span.form == "parquet":
-        return sum(pq.read_metadata(span.path).row_group(i).num_rows for i in range(span.start, span.stop))
-    if span.form == "arrow":
-        with pa.memory_map(span.path) as file, ipc.open_stream(file) as reader:
-            return sum(batch.num_rows for batch in reader)
-    if span.form == "lines" and not span.path.endswith(".gz"):
-        return _lines(span)
-    return _extrapolated(span)
+    known = KINDS[span.form].count(span)
+    return _extrapolated(span, source) if known is None else known
 
 
-def _lines(span: Span) -> int:
-    count, left, last = 0, (span.stop or Path(span.path).stat().st_size) - span.start, b"\n"
-    with open(span.path, "rb") as file:
-        file.seek(span.start)
-        while left > 0 and (block := file.read(min(_BLOCK, left))):
-            count, left, last = count + block.count(b"\n"), left - len(block), block[-1:]
-    return count + (last != b"\n")
-
-
-def _extrapolated(span: Span) -> int:
+def _extrapolated(span: Span, source: Source) -> int:
     """Count the rows of the first bytes; where the file goes on, take the rest to be like them."""
+    read = KINDS[span.form].text
+    if read is None:
+        return sum(1 for _ in rows_of(span, source))
     count = 0
-    with open(span.path, "rb") as raw:
-        stream = unpacked(raw, span)
-        units = stream if span.form == "lines" else ijson.items(stream, "item", use_float=True)
-        size = Path(span.path).stat().st_size
-        for count, _ in enumerate(units, 1):
+    with open_unpacked(span.path) as file:
+        for count, _ in enumerate(read(span, source, file), 1):
             # Of the packed bytes: how far the content goes is not known before its end.
-            if _LOOK_BYTES <= raw.tell() < size:
-                return round(count * size / raw.tell())
+            if _LOOK_BYTES <= file.raw.tell() < file.size:
+                return round(count * file.size / file.raw.tell())
     return count

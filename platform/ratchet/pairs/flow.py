@@ -18,11 +18,13 @@ from ratchet.errors import DataError, error_from, error_values
 from ratchet.pairs import build, conditions, ids, layouts, read
 from ratchet.pairs.assemble import TEXTS, assemble, pair_of_row, text_row
 from ratchet.pairs.checks import characters_of
-from ratchet.pairs.files import SPAN_BYTES, SPAN_ROWS, Span, digests, plan_spans
+from ratchet.pairs.files import digests
 from ratchet.pairs.hub import at_commit
 from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions
 from ratchet.pairs.pair import PreferencePair, Skipped
+from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, plan_spans
 from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
+from ratchet.pairs.span import Span
 from ratchet.plan.data import Source, packages_of
 from ratchet.store import warned
 from ratchet.store.layout import Layout
@@ -34,7 +36,10 @@ _BLOCK_ITEMS = 512
 _BLOCK_CHARACTERS = 2 << 20
 _BLOCK_BYTES = 8 << 20
 _NOT_DONE_TO_ROWS = {
-    **dict.fromkeys(("path", "hub", "generate"), "where rows come from: their content is in the identity, as origin"),
+    **dict.fromkeys(
+        ("path", "split", "config", "hub", "generate"),
+        "where rows come from: their content is in the identity, as origin, and a split of a file beside it",
+    ),
     **dict.fromkeys(("where", "system"), "written out beside what is done"),
     **dict.fromkeys(("max_bad_share", "max_overlong_share"), "limits that stop a run, and change no pair"),
 }
@@ -63,7 +68,7 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     elif source.hub is not None:
         origin = {"hub": at_commit(source.hub).model_dump()}
     else:
-        origin = {"files": digests(source)}
+        origin = {"files": digests(source), **({"split": source.split} if source.split is not None else {})}
     done = source.model_dump(exclude={*_NOT_DONE_TO_ROWS})
     # The keys are names that modules once had: with others, the pairs of every store would be made again.
     versions = {

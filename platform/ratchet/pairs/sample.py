@@ -10,19 +10,19 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
-from ratchet.pairs.files import Span, damage, plan_spans
+from ratchet.pairs.files import file_size
+from ratchet.pairs.forms import KINDS
 from ratchet.pairs.ids import held_out, sample_key
 from ratchet.pairs.pair import Ids, PreferencePair, TokenisedPair
-from ratchet.pairs.read import read_span
+from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.source import make_reading, pairs_of
+from ratchet.pairs.span import Span
 from ratchet.pairs.tokens import Policy
 from ratchet.plan.data import Source
 
@@ -78,7 +78,7 @@ def whole_prompts(prompts: Sequence[str], most: int, seed: int) -> list[int]:
 def _is_small(span: Span) -> bool:
     if span.form == "generate":
         return span.stop <= _SMALL_ROWS
-    return Path(span.path).stat().st_size <= _SMALL_BYTES
+    return file_size(span.path) <= _SMALL_BYTES
 
 
 def _spots(span: Span, seed: int, count: int) -> Iterator[Span]:
@@ -87,20 +87,8 @@ def _spots(span: Span, seed: int, count: int) -> Iterator[Span]:
     if span.form == "generate":
         for start in sorted(draw.sample(range(span.stop), min(count, span.stop))):
             yield dataclasses.replace(span, start=start, rows_before=start)
-    elif span.form == "parquet":
-        groups = pq.read_metadata(span.path).num_row_groups
-        for group in sorted(draw.sample(range(groups), min(count, groups))):
-            yield dataclasses.replace(span, start=group, stop=group + 1)
-    elif span.form == "lines" and not span.path.endswith(".gz"):
-        size = Path(span.path).stat().st_size
-        for place in sorted(draw.randrange(size) for _ in range(count)):
-            with damage(span), open(span.path, "rb") as file:
-                file.seek(place)
-                file.readline()
-                # From the beginning where the last line was drawn.
-                yield dataclasses.replace(span, start=file.tell() if file.tell() < size else 0, stop=size)
     else:
-        yield span
+        yield from KINDS[span.form].spots(span, draw, count)
 
 
 def encoded(pairs: Iterable[PreferencePair], tokenizer: Any, policy: Policy) -> list[TokenisedPair]:

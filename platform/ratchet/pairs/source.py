@@ -14,11 +14,11 @@ from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import build_pairs, builder_of
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, has_field
-from ratchet.pairs.files import Span, plan_spans
 from ratchet.pairs.layouts import LAYOUTS, ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.messages import tools_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.pairs.read import GENERATED, SourceRow, read_span
+from ratchet.pairs.read import GENERATED, plan_spans, read_span
+from ratchet.pairs.span import SourceRow, Span
 from ratchet.plan.conditions import Condition, parse_condition
 from ratchet.plan.data import Source, packages_of
 

@@ -202,7 +202,7 @@ def _told_by_files(part: Any) -> bool:
 def _named_by(part: Any) -> Iterator[Path]:
     """Yield the files and folders whose content a part of a plan or suite reads."""
     if isinstance(part, Source):
-        yield from (file.path for file in (source_files(part) if part.path is not None else ()))
+        yield from (Path(file.path) for file in (source_files(part) if part.path is not None else ()))
         return
     if isinstance(part, ModelSpec) and part.scratch is None:
         folder = model_folder(part)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ratchet.errors import DataError, some
 from ratchet.pairs.chat import shipped_templates
-from ratchet.pairs.files import source_files
+from ratchet.pairs.files import file_size, source_files
 from ratchet.plan.base import Strict, url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
@@ -64,10 +64,13 @@ def _data(text: str) -> str | None:
     if (what := _no_plain_file(Path(text).expanduser())) is not None:
         return what
     try:
-        empty = [file.path.name for file in source_files(Source(path=text)) if not file.path.stat().st_size]
+        empty = [Path(file.path).name for file in source_files(Source(path=text)) if not file_size(file.path)]
     except DataError as error:
         if error.what in {"no such file or folder", "no file matches"}:
             return _missing(text, error.what)
+        # Of several splits the source may name one, which stands beside the path.
+        if error.code == "data.split":
+            return None
         return f"{error.what}: {error.fix}"
     return f"{some(empty)} is empty: take it out, or fill it" if empty else None
 

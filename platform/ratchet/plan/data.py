@@ -72,7 +72,11 @@ class Source(Strict):
     """Exactly one of `path`, `hub` and `generate`, and what is done to its rows."""
 
     path: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
-    """File, glob, list of them, or folder saved by `datasets`: .jsonl, .json (also .gz) and .parquet."""
+    """File, glob, list of them, or folder: JSON, JSON lines, CSV, TSV, Parquet and Arrow; text may be packed."""
+    split: str | None = None
+    """Which split of a folder, or of JSON with rows under names of splits; left out: the only one, else `train`."""
+    config: str | None = None
+    """Which configuration of a folder that is the clone of a hub data set; left out: its default."""
     hub: Hub | None = None
     """A data set on the Hugging Face hub."""
     generate: Generated | None = None
@@ -106,6 +110,10 @@ class Source(Strict):
     def _one_origin(self) -> Source:
         one_of(self, "path", "hub", "generate")
         local(self, "path")
+        for key in ("split", "config"):
+            if self.path is None and getattr(self, key) is not None:
+                fix = f"write hub: {{name: …, {key}: …}}" if self.hub is not None else "generated rows have none"
+                raise wrong(key, f"this one is of a `path:`; {fix}", "path", "hub", "generate")
         if self.generate is not None and self.layout != "auto":
             raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
         return self

@@ -81,7 +81,7 @@ class Rows(Strict):
     """Exactly one of `path` and `hub`: rows of texts."""
 
     path: str | None = None
-    """File: .jsonl, .json (also .gz), .parquet, or .txt, which is one row."""
+    """File of a form that sources have (JSON, JSON lines, CSV, TSV, Parquet, Arrow), or .txt, which is one row."""
     hub: Hub | None = None
     """A data set on the Hugging Face hub."""
 

@@ -1,0 +1,98 @@
+"""Opening a file of rows: its content unpacked as its first bytes say, and how far it was read.
+
+Packed files are known by their first bytes, so that a download without the right ending is read too.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import dataclasses
+import gzip
+import io
+import lzma
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ratchet.errors import DataError
+
+
+def _xz(raw: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, lzma.LZMAFile(raw))
+
+
+def _zstd(raw: BinaryIO) -> BinaryIO:
+    import pyarrow as pa  # not at the top: only this one of the packings needs it
+
+    return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 16))
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePacking:
+    """A way to pack one file: the first bytes of such a file, the endings of its name, and what unpacks it."""
+
+    magic: bytes
+    endings: tuple[str, ...]
+    unpack: Callable[[BinaryIO], BinaryIO]
+
+
+PACKINGS: Mapping[str, FilePacking] = {
+    "gzip": FilePacking(b"\x1f\x8b", (".gz", ".gzip"), lambda raw: cast(BinaryIO, gzip.GzipFile(fileobj=raw))),
+    "bzip2": FilePacking(b"BZh", (".bz2",), lambda raw: cast(BinaryIO, bz2.BZ2File(raw))),
+    "xz": FilePacking(b"\xfd7zXZ\0", (".xz",), _xz),
+    "zstd": FilePacking(b"\x28\xb5\x2f\xfd", (".zst", ".zstd"), _zstd),
+}
+_MAGIC = max(len(packing.magic) for packing in PACKINGS.values())
+# What a name and its first bytes may be of, and what to do: such a file is refused before its rows are counted as bad.
+_OTHERS: Mapping[bytes, tuple[str, str]] = {
+    b"PAR1": ("a Parquet file", "let its name end in .parquet"),
+    b"ARROW1": ("an Arrow file", "let its name end in .arrow"),
+    b"PK\x03\x04": ("a zip archive (.xlsx is one too)", "unpack it; save a spreadsheet as CSV (UTF-8)"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: run `git lfs pull` in the clone"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel file", "save it as CSV (UTF-8)"),
+    b"SQLite format 3": ("an SQLite database", "write its rows as JSON lines or CSV"),
+    b"\x80\x04\x95": ("a Python pickle", "write its rows as JSON lines or Parquet"),
+    b"<!DOCTYPE": ("a web page", "give the file itself: a download may have fetched a page about it"),
+    b"<html": ("a web page", "give the file itself: a download may have fetched a page about it"),
+    b"\x04\x22\x4d\x18": ("packed with lz4", "unpack it, or pack it with gzip, bzip2, xz or zstd"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A file that is open: its content, the file as it lies there, and the size of that in bytes."""
+
+    stream: BinaryIO
+    raw: BinaryIO
+    size: int
+    packed: bool
+
+    @property
+    def left(self) -> float:
+        """The share of the file that was not read yet, of its packed bytes."""
+        return 1 - self.raw.tell() / max(self.size, 1)
+
+
+def bare_name(name: str) -> str:
+    """Return a file's name in lower case, without the ending of a packing: `A.JSONL.GZ` is `a.jsonl`."""
+    low = name.lower()
+    endings = (ending for packing in PACKINGS.values() for ending in packing.endings)
+    return next((low[: -len(ending)] for ending in endings if low.endswith(ending)), low)
+
+
+@contextlib.contextmanager
+def open_unpacked(path: str) -> Iterator[Opened]:
+    """Open a file of text at its beginning. Raises DataError where it is plainly a file of another kind."""
+    with open(path, "rb") as raw:
+        head = raw.peek(64)
+        for magic, (what, fix) in _OTHERS.items():
+            if head.startswith(magic):
+                raise DataError(f"the file is {what}", where=path, fix=fix, code="data.form")
+        packing = next((one for one in PACKINGS.values() if head.startswith(one.magic)), None)
+        if packing is None and bare_name(path) != path.lower():
+            # Its own unpacker says what is wrong with it.
+            packing = next(one for one in PACKINGS.values() if path.lower().endswith(one.endings))
+        stream = raw if packing is None else packing.unpack(raw)
+        yield Opened(stream, raw, Path(path).stat().st_size, packing is not None)
