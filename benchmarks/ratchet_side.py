@@ -38,6 +38,7 @@ class Pairs:
         self.pairs = pairs
         lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in pairs]
         prompts = [pair.prompt.tobytes() for pair in pairs]
+        self.repeats, self.file_of_N = None, np.zeros(len(pairs), np.int32)
         self.prompt_of_N = np.array([prompts.index(prompt) for prompt in prompts], np.int64)
         self.lengths_N3: npt.NDArray[np.int32] = np.array(lengths, np.int32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,53 @@ def test_a_pair_in_two_files_is_kept_once_where_it_stands_first(tmp_path: Path) 
     ]
 
 
-def test_shares_are_nested_seeded_and_about_right(tmp_path: Path) -> None:
+def test_shares_are_nested_seeded_and_exact(tmp_path: Path) -> None:
     file = write(tmp_path / "a", make_rows(2000), batch=500)
     half, tenth = (set(open_table([file], [share], seed=4).pair_ids().to_pylist()) for share in (0.5, 0.1))
-    assert tenth < half and abs(len(half) - 1000) < 100 and abs(len(tenth) - 200) < 60
+    assert tenth < half and len(half) == 1000 and len(tenth) == 200
+    assert len(open_table([file], [0.33333], seed=4)) == 667
     assert half != set(open_table([file], [0.5], seed=5).pair_ids().to_pylist())
     reverse = write(tmp_path / "b", make_rows(2000)[::-1], batch=700)
     assert half == set(open_table([reverse], [0.5], seed=4).pair_ids().to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("share", "whole", "more"), [(1.5, 1, 10), (3.0, 3, 0), (2.25, 2, 5), (1.0, 1, 0), (0.5, 0, 10)]
+)
+def test_a_share_above_one_has_copies_and_a_seeded_part_once_more(
+    share: float, whole: int, more: int, tmp_path: Path
+) -> None:
+    rows = make_rows(20)
+    table = open_table([write(tmp_path / "a", rows)], [share], seed=3)
+    times = Counter(table.pair_ids().to_pylist())
+    part = set(open_table([tmp_path / "a"], [share % 1], seed=3).pair_ids().to_pylist()) if more else set()
+    assert times == Counter({row[0]: whole + (row[0] in part) for row in rows})
+    assert len(part) == more and table.duplicates == 0
+    chosen = {row[0]: row[2] for row in rows}
+    assert all(pair.chosen.tolist() == chosen[pair.pair_id] for pair in table)
+
+
+def test_a_pair_of_two_files_comes_as_often_as_the_first_has_it(tmp_path: Path) -> None:
+    first, second = make_rows(4), make_rows(3, seed=1)
+    files = [write(tmp_path / "a", first), write(tmp_path / "b", [first[2], *second])]
+    table = open_table(files, [2.0, 3.0], seed=0)
+    assert Counter(table.pair_ids().to_pylist()) == {**{row[0]: 2 for row in first}, **{row[0]: 3 for row in second}}
+    assert table.duplicates == 3
+    assert table.file_of_N.tolist() == [0] * 8 + [1] * 9
+
+
+def test_a_table_says_which_rows_are_copies(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a", make_rows(3)), write(tmp_path / "b", make_rows(2, seed=1))]
+    assert open_table(files, [1.0, 0.5], seed=0).repeats is None
+    table = open_table(files, [2.0, 1.0], seed=0)
+    found = table.repeats
+    assert found is not None
+    assert found.count_N.tolist() == [2, 2, 2, 2, 2, 2, 1, 1]
+    assert found.number_N.tolist() == [0, 1, 0, 1, 0, 1, 0, 0]
+    ids = table.pair_ids().to_pylist()
+    assert {(of, ids[at]) for at, of in enumerate(found.of_N.tolist())} == set(enumerate(sorted(set(ids))))
+    part = table.subset([0, 2, 3]).repeats
+    assert part is not None and part.count_N.tolist() == [1, 2, 2]
 
 
 def test_demonstrations_and_empty_files(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class Pairs:
             )
             self.rows.append(TokenisedPair(f"pair-{seed}-{i:04d}", prompt, chosen, rejected))
         self.pair_ids = [pair.pair_id for pair in self.rows]
+        self.repeats, self.file_of_N = None, np.zeros(n, np.int32)
         self.prompt_of_N: npt.NDArray[np.int64] = np.arange(n, dtype=np.int64)
         lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in self.rows]
         self.lengths_N3: npt.NDArray[np.int32] = np.array(lengths, dtype=np.int32)

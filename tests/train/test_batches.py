@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import orders
+from ratchet.pairs.table import Repeats
 from ratchet.plan.cluster import Cluster, DeepSpeed
 from ratchet.plan.load import load_plan
 from ratchet.plan.stage_kinds import trains
@@ -84,6 +85,51 @@ def test_pairs_of_a_prompt_come_together(prompts: list[int], seed: int) -> None:
 
 def test_where_each_prompt_has_one_pair_nothing_changes() -> None:
     assert epoch_order(30, 4, 2, np.arange(30)).tolist() == epoch_order(30, 4, 2).tolist()
+
+
+def repeats_of(counts: list[int]) -> Repeats:
+    """Return rows of which pair k stands counts[k] times, one after the other."""
+    of_N = np.repeat(np.arange(len(counts)), counts)
+    number_N = np.concatenate([np.arange(count) for count in counts])
+    return Repeats(of_N, number_N, np.repeat(counts, counts))
+
+
+@given(n=st.integers(1, 60), copies=st.integers(2, 5), seed=st.integers(0, 99))
+def test_each_part_of_an_epoch_has_one_copy_of_each_pair(n: int, copies: int, seed: int) -> None:
+    repeats = repeats_of([copies] * n)
+    order = epoch_order(n * copies, seed, 1, None, repeats)
+    assert sorted(order) == list(range(n * copies))
+    first = repeats.of_N[order[:n]].tolist()
+    for part in range(copies):
+        assert repeats.of_N[order[part * n : (part + 1) * n]].tolist() == first
+        assert repeats.number_N[order[part * n : (part + 1) * n]].tolist() == [part] * n
+    once = epoch_order(n, seed, 2).tolist()
+    assert sorted(once) == sorted(first)  # each pair once
+
+
+@given(counts=st.lists(st.integers(1, 4), min_size=40, max_size=80), seed=st.integers(0, 99))
+def test_copies_stay_out_of_one_batch(counts: list[int], seed: int) -> None:
+    repeats = repeats_of(counts)
+    rows = len(repeats.of_N)
+    order = epoch_order(rows, seed, 1, None, repeats).tolist()
+    assert sorted(order) == list(range(rows))
+    places = np.argsort(order)
+    for pair, count in enumerate(counts):
+        mine = np.sort(places[repeats.of_N == pair])
+        assert count == 1 or np.diff(mine).min() > rows / count / 3
+
+
+def test_a_prompt_that_is_repeated_comes_whole_each_time() -> None:
+    repeats = repeats_of([2, 2, 1, 2])
+    prompts = np.array([0, 0, 0, 0, 0, 1, 1])  # of each row: pairs 0, 1 and 2 have one prompt, and pair 3 another
+    order = epoch_order(7, 5, 1, prompts, repeats)
+    keys = zip(prompts[order].tolist(), repeats.number_N[order].tolist(), strict=True)
+    runs = [(key, len(list(group))) for key, group in itertools.groupby(keys)]
+    assert sorted(runs) == [((0, 0), 3), ((0, 1), 2), ((1, 0), 1), ((1, 1), 1)]
+
+
+def test_rows_that_stand_once_come_as_without_repeats() -> None:
+    assert epoch_order(30, 4, 2, None, repeats_of([1] * 30)).tolist() == epoch_order(30, 4, 2).tolist()
 
 
 def test_a_spec_reaches_a_worker_as_it_is() -> None:

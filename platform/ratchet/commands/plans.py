@@ -114,11 +114,21 @@ def _line(state: StepState) -> str:
     if not trains(step.settings):
         what += f" of {', '.join(step.settings.of)}"
     if step.chunk.shares:
-        what += f" on {step.chunk.label}"
+        what += f" on {_named(state)}"
     if isinstance(step.reference, str) and step.reference != step.start:
         what += f", against {step.reference}"
     parts = [what, _sized(state.size), f"{state.status} {state.why}".strip()]
     return "  │  ".join(part for part in parts if part)
+
+
+def _named(state: StepState) -> str:
+    """Return what a step trains on, with each source's pairs where they are not simply all that there are."""
+    step, size = state.step, state.size
+    mixed = trains(step.settings) and (step.settings.mix is not None or {*step.chunk.shares.values()} != {1.0})
+    if size is None or not size.of_source or not mixed:
+        return step.chunk.label
+    names = " + ".join(f"{name} ({count:,})" for name, count in size.of_source.items())
+    return step.chunk.label.replace(" + ".join(step.chunk.shares), names)
 
 
 def _sized(size: Size | None) -> str:

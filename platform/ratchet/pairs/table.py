@@ -6,6 +6,7 @@ Nothing is held in memory but that mapping and the lengths, 24 bytes a row: ids 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,18 @@ class _File:
         return at, row - int(self.starts[at])
 
 
+@dataclasses.dataclass(frozen=True)
+class Repeats:
+    """Rows of a table that stand several times: the number of each row's pair, which copy it is (from 0), of how many.
+
+    All int64, shape (N,).
+    """
+
+    of_N: npt.NDArray[np.int64]
+    number_N: npt.NDArray[np.int64]
+    count_N: npt.NDArray[np.int64]
+
+
 class TokenTable:
     """Rows of one or more token files, in the files' order.
 
@@ -106,6 +119,18 @@ class TokenTable:
         """The number of each row's prompt: rows with one prompt_id have one number, whatever file they are in."""
         numbers = self._strings("prompt_id").dictionary_encode().combine_chunks().indices
         return numbers.to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def repeats(self) -> Repeats | None:
+        """Which rows are one pair of one file, where any stands more than once."""
+        place_N = self.file_of_N.astype(np.int64) << 48 | self.row_of_N
+        _, of_N, count = np.unique(place_N, return_inverse=True, return_counts=True)
+        if len(count) == len(place_N):
+            return None
+        order = np.argsort(of_N, kind="stable")
+        number_N = np.empty(len(order), np.int64)
+        number_N[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+        return Repeats(of_N.astype(np.int64), number_N, count[of_N].astype(np.int64))
 
     def pair_ids(self) -> pa.ChunkedArray:
         """Return the rows' pair ids, in order: a copy of strings that are in the files."""
@@ -151,12 +176,14 @@ class TokenTable:
 def open_table(files: Sequence[Path], shares: Sequence[float], seed: int) -> TokenTable:
     """Return the table of `files`, in order; of each file, its share of rows.
 
-    A share below 1 keeps the rows whose seeded hash of the pair_id falls below it. A pair_id that stands in two files
-    is kept where it stands first. Raises DataError for a missing file, CorruptError for a broken one.
+    A share of 0.5 is half of a file's rows, one of 3 has each three times, one after the other, and 1.5 is all and half
+    of them again: share × rows in all, rounded. A part is the rows of the lowest seeded hashes of pair_ids. A pair_id
+    that stands in two files is kept where it stands first, as often as that file has it. Raises DataError for a missing
+    file, CorruptError for a broken one.
     """
     opened = [_File(path) for path in files]
-    # By a hash, so that a smaller share is part of a larger one and no order matters.
-    picked = [np.flatnonzero(_in_share(file, share, seed)) for file, share in zip(opened, shares, strict=True)]
+    copies = [_copies(file, share, seed) for file, share in zip(opened, shares, strict=True)]
+    picked = [np.flatnonzero(count) for count in copies]
     file_of_N = np.repeat(np.arange(len(files), dtype=np.int32), [len(rows) for rows in picked])
     row_of_N = np.concatenate([np.zeros(0, np.int64), *picked])
     every = TokenTable(files, file_of_N, row_of_N, 0)
@@ -164,21 +191,32 @@ def open_table(files: Sequence[Path], shares: Sequence[float], seed: int) -> Tok
     numbers = every.pair_ids().dictionary_encode().combine_chunks().indices.to_numpy(zero_copy_only=False)
     first = np.sort(np.unique(numbers, return_index=True)[1])
     pa.default_memory_pool().release_unused()  # of the ids, which nothing holds any more
-    if len(first) == len(every):
+    times = np.concatenate([np.zeros(0, np.int64), *(count[rows] for count, rows in zip(copies, picked, strict=True))])
+    kept = np.repeat(first, times[first])
+    if len(kept) == len(every) == len(first):
         return every
-    return TokenTable(files, file_of_N[first], row_of_N[first], len(every) - len(first))
+    return TokenTable(files, file_of_N[kept], row_of_N[kept], int(times.sum()) - len(kept))
 
 
-def _in_share(file: _File, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    if share >= 1:
-        return np.ones(file.rows, np.bool_)
-    ids = (pair_id.as_py() for piece in file.strings("pair_id") for pair_id in piece)
-    return np.fromiter((in_share(seed, pair_id, share) for pair_id in ids), np.bool_, file.rows)
+def _copies(file: _File, share: float, seed: int) -> npt.NDArray[np.int64]:
+    """Return how often each row of a file is taken."""
+    whole, part = divmod(round(share * file.rows), max(file.rows, 1))
+    found = np.full(file.rows, whole, np.int64)
+    if part:
+        ids = (pair_id.as_py() for piece in file.strings("pair_id") for pair_id in piece)
+        # By a hash, so that a smaller share is part of a larger one and no order matters.
+        places = np.fromiter((_place_of(seed, pair_id) for pair_id in ids), np.int64, file.rows)
+        found[np.argsort(places, kind="stable")[:part]] += 1
+    return found
 
 
-def in_share(seed: int, pair_id: str, share: float) -> bool:
-    """Whether a pair is in a stage's share of its source, which only the stage's seed and its id decide."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{pair_id}".encode()).digest()[:7], "big") / 2**56 < share
+def _place_of(seed: int, pair_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{pair_id}".encode()).digest()[:7], "big")
+
+
+def copies_of(seed: int, pair_id: str, share: float) -> int:
+    """Return how often a pair is in a stage's share of its source, where its other pairs are not at hand: about."""
+    return int(share) + (_place_of(seed, pair_id) / 2**56 < share % 1)
 
 
 def _batches(reader: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ratchet.model.tree import LEAST_SHARED
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.hub import cached_file
 from ratchet.pairs.sample import encoded, sample_pairs, whole_prompts
-from ratchet.pairs.table import in_share, open_table
+from ratchet.pairs.table import copies_of, open_table
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.sizes import Sizes
@@ -30,6 +30,7 @@ from ratchet.plan.stage_kinds import supervised, trains
 from ratchet.plan.training import TrainingStage
 from ratchet.store.files import at_home
 from ratchet.store.layout import layout_at
+from ratchet.store.record import finished_record
 from ratchet.train.token_cost import BatchRoom, CostedRows, token_cost
 
 _STORED = 20_000
@@ -73,7 +74,9 @@ def _alike(plan: Plan) -> list[tuple[tuple[str, ...], TrainingStage]]:
     for name, stage in plan.stages.items():
         if trains(stage):
             named = "shuffle" in stage.model_fields_set  # a stage that names none is warned
-            key = repr((stage.shares(), stage.batch, stage.shuffle, named, _policy(stage), supervised(stage)))
+            key = repr(
+                (stage.shares(), stage.mix, stage.batch, stage.shuffle, named, _policy(stage), supervised(stage))
+            )
             found[key] = ((*found.get(key, ((), stage))[0], name), found.get(key, ((), stage))[1])
     return list(found.values())
 
@@ -114,27 +117,34 @@ def _rows(plan: Plan, stage: TrainingStage, made: Made | None) -> tuple[CostedRo
     look = made or functools.partial(sizes.tokens_folder, plan)
     folders = [look(source, stage) for source in stage.shares()]
     if all(folders):
-        return _stored_rows([folder / "train.arrow" for folder in folders if folder], stage)
+        return _stored_rows(
+            {name: folder for name, folder in zip(stage.shares(), folders, strict=True) if folder}, stage
+        )
     return _read_rows(plan, stage, sizes)
 
 
-def _stored_rows(files: Sequence[Path], stage: TrainingStage) -> tuple[CostedRows, Counted]:
-    """Return the pairs of a stage by its token files; of very many a sample. Raises DataError, CorruptError."""
-    table = open_table(files, list(stage.shares().values()), stage.seed)
+def _stored_rows(folders: Mapping[str, Path], stage: TrainingStage) -> tuple[CostedRows, Counted]:
+    """Return the pairs of a stage by its tokens' folders; of very many a sample. Raises DataError, CorruptError."""
+    train = {name: finished_record(folder).counts["train"] for name, folder in folders.items()}
+    files, shares = [folder / "train.arrow" for folder in folders.values()], stage.shares_of(train)
+    table = open_table(files, [shares[name] for name in folders], stage.seed)
     sampled = len(table) > _STORED
     if sampled:
         table = table.subset(whole_prompts([str(one) for one in table.prompt_of_N.tolist()], _STORED, stage.seed))
-    return CostedRows(table.__getitem__, table.prompt_of_N, sampled), "sampled" if sampled else "counted"
+    rows = CostedRows(table.__getitem__, table.prompt_of_N, sampled, table.repeats)
+    return rows, "sampled" if sampled else "counted"
 
 
 def _read_rows(plan: Plan, stage: TrainingStage, sizes: Sizes) -> tuple[CostedRows, Counted]:
     """Return pairs of a stage that are read now, from each source as many as its part of the stage's pairs."""
-    parts = {name: share * sizes.pairs(plan, name).train for name, share in stage.shares().items()}
+    train = {name: sizes.pairs(plan, name).train for name in stage.shares()}
+    shares = stage.shares_of(train)
+    parts = {name: share * train[name] for name, share in shares.items()}
     tokenizer, most = _tokenizer(plan.model), min(1.0, _READ / max(sum(parts.values()), 1))
     pairs, sampled = [], False
-    for name, share in stage.shares().items():
-        found = sample_pairs(plan.data[name], plan.model.system, max(1, round(parts[name] * most / share)))
-        pairs += [pair for pair in found.pairs if share >= 1 or in_share(stage.seed, pair.pair_id, share)]
+    for name, share in shares.items():
+        found = sample_pairs(plan.data[name], plan.model.system, max(1, round(train[name] * most)))
+        pairs += [pair for pair in found.pairs for _ in range(copies_of(stage.seed, pair.pair_id, share))]
         sampled |= not found.whole
     prompts = {pair.pair_id: pair.prompt_id for pair in pairs}
     rows = encoded(pairs, tokenizer, _policy(stage))

@@ -35,14 +35,19 @@ NOT_IDENTITY = {
     "overlong",
     "of",
     "skip_nonfinite",
+    "mix",
     "first_loss",
 }
 """Fields of a stage that enter an identity in another form (models and tokens by content), or not at all."""
 
 
+DRAW_VERSION = 2
+"""Of how the pairs of a share are drawn. Steps that draw some have it in their identity."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """What one step trains on: sources with their shares, or part `part` of `parts` of their union."""
+    """What one step trains on: sources with shares as the plan has them, or part `part` of `parts` of their union."""
 
     shares: Mapping[str, float]
     part: int = 1
@@ -214,6 +219,7 @@ def recipe(plan: Plan, step: Step, names: Names) -> dict[str, Any]:
             source: {"tokens": names.tokens(source, stage), "share": share}
             for source, share in step.chunk.shares.items()
         },
+        **({"drawn": DRAW_VERSION} if stage.draws else {}),
         "rows": names.rows(step),
         "start": names.model(step.start),
         "reference": None
@@ -238,8 +244,10 @@ def chunking(plan: Plan, name: str, names: Names) -> dict[str, Any]:
             "engine": plan.reference.model_dump(mode="json", include={"engine", "quantisation"}),
         }
     # Elsewhere the seed decides neither the order nor the rows.
-    if steps.order == "random" or min(stage.shares().values()) < 1:
+    if steps.order == "random" or stage.draws:
         found |= {"seed": stage.seed}
+    if stage.draws:
+        found |= {"drawn": DRAW_VERSION, "mix": stage.mix and stage.mix.model_dump(mode="json")}
     return found
 
 
@@ -300,10 +308,9 @@ def options(stage: Stage) -> dict[str, Any]:
     if trains(stage) and stage.checkpoint.publish == "best":
         # Which checkpoint is best depends on which there are.
         found |= {"publish": "best", "checkpoint_every": stage.checkpoint.every}
-    if trains(stage) and stage.skip_nonfinite:
-        # Named only where it is set, so that steps from before there was such a key keep their identity.
-        found |= {"skip_nonfinite": stage.skip_nonfinite}
-    return found
+    # Named only where they are set, so that steps from before there were such keys keep their identity.
+    late = stage.model_dump(mode="json", include={"skip_nonfinite", "mix"})
+    return found | {key: value for key, value in late.items() if value}
 
 
 def preference_sources(plan: Plan) -> list[str]:

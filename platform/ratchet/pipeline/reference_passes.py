@@ -73,11 +73,17 @@ def sample_job(tokens: Tokens, size: int) -> ScoreJob:
 
 
 def stage_table(run: Run, stage: TrainingStage) -> TokenTable:
-    """Return the table of all pairs of a stage: its sources' shares, each pair once."""
+    """Return the table of all pairs of a stage: its sources' shares."""
     tokens = stage_tokens(run, stage)
+    shares = stage.shares_of(pairs_to_train(tokens))
     return open_table(
-        [one.folder / "train.arrow" for one in tokens.values()], list(stage.shares().values()), stage.seed
+        [one.folder / "train.arrow" for one in tokens.values()], [shares[name] for name in tokens], stage.seed
     )
+
+
+def pairs_to_train(tokens: Mapping[str, Tokens]) -> dict[str, int]:
+    """Return how many pairs to train on each source has, by the records of its tokens."""
+    return {name: finished_record(one.folder).counts["train"] for name, one in tokens.items()}
 
 
 def step_jobs(run: Run, step: Step, stage: TrainingStage) -> list[ScoreJob]:
@@ -87,7 +93,8 @@ def step_jobs(run: Run, step: Step, stage: TrainingStage) -> list[ScoreJob]:
         table, part = stage_table(run, stage), np.asarray(rows)
         files, lines = table.file_of_N[part], table.row_of_N[part]
         # In rising order, as the rows are a part of what scores are known by: the same rows are then the same scores.
-        picked = {source: np.sort(lines[files == file]).tolist() for file, source in enumerate(tokens)}
+        # Copies of a pair have one score.
+        picked = {source: np.unique(lines[files == file]).tolist() for file, source in enumerate(tokens)}
     return [
         heldout_job(tokens[source]) if split == "heldout" else train_job(tokens[source], picked.get(source))
         for source, split in reference_reads(step)

@@ -132,8 +132,21 @@ def source_size(tokens: Record) -> SourceSize:
 def step_rows(step: Step, train: Mapping[str, float]) -> int:
     """Return the pairs of a step's chunk, given the pairs of each of its sources to train on."""
     chunk = step.chunk
-    rows = sum(int(share * train[source] + 0.5) for source, share in chunk.shares.items())
+    rows = sum(source_rows(step, train).values())
     return rows // chunk.parts + (chunk.part <= rows % chunk.parts)
+
+
+def source_rows(step: Step, train: Mapping[str, float]) -> dict[str, int]:
+    """Return how many pairs of each source an epoch over a step's chunk, or the whole that it is cut from, has."""
+    return {source: int(share * train[source] + 0.5) for source, share in chunk_shares(step, train).items()}
+
+
+def chunk_shares(step: Step, train: Mapping[str, float]) -> dict[str, float]:
+    """Return how often an epoch sees the pairs of each source of a step, given the pairs of each to train on."""
+    if not trains(step.settings):
+        return {}
+    shares = step.settings.shares_of(train)
+    return {source: shares[source] for source in step.chunk.shares}
 
 
 def optimiser_steps(rows: int, stage: TrainingStage) -> int:
@@ -148,12 +161,15 @@ def pairs_seen(rows: int, stage: TrainingStage) -> int:
     return (steps // each) * rows + (steps % each) * stage.batch if rows else 0
 
 
-def pairs_read(step: Step, size: SourceSize, source: str, split: Literal["train", "heldout"]) -> int:
+def pairs_read(step: Step, sizes: Mapping[str, SourceSize], source: str, split: Literal["train", "heldout"]) -> int:
     """Return the pairs that a pass of a step's reference over a source reads, as `reference_reads` has the passes."""
+    size, chunk = sizes[source], step.chunk
     if split == "heldout":
         return size.heldout
-    chunk = step.chunk
-    return size.train if chunk.parts == 1 else int(chunk.shares[source] * size.train / chunk.parts)
+    if chunk.parts == 1:
+        return size.train
+    share = chunk_shares(step, {name: one.train for name, one in sizes.items()})[source]
+    return min(size.train, int(share * size.train / chunk.parts))  # copies are read once
 
 
 def stored_parameters(folder: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ratchet.model.folder import check_model, model_folder
@@ -21,8 +21,10 @@ from ratchet.pipeline.prepare import scratch_model, source_tokens, used_sources
 from ratchet.pipeline.sizes import (
     Sizes,
     bytes_written,
+    chunk_shares,
     names_rows,
     optimiser_steps,
+    source_rows,
     source_size,
     step_rows,
     stored_parameters,
@@ -46,7 +48,8 @@ from ratchet.train.checkpoint import read_checkpoint
 class Size:
     """What a step takes: pairs of one epoch, tokens of all epochs, optimiser steps, bytes it will write.
 
-    `estimated` where the sources are not read yet, so that pairs and tokens are guesses.
+    `estimated` where the sources are not read yet, so that pairs and tokens are guesses. `of_source` are the pairs of
+    an epoch by source, of the whole where the step trains on a part of it.
     """
 
     pairs: int
@@ -54,6 +57,7 @@ class Size:
     steps: int
     bytes: int
     estimated: bool
+    of_source: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,20 +221,24 @@ def _size(run: Run, step: Step, sizes: Sizes) -> Size:
         return Size(0, 0, 0, weights, False)
     stage = step.settings
     train: dict[str, float] = {}
-    tokens, estimated = 0.0, False
-    for name, share in step.chunk.shares.items():
+    each_source: dict[str, float] = {}
+    estimated = False
+    for name in step.chunk.shares:
         known = _tokens(run, step, name)
         one = sizes.of(run.plan, name, stage) if known is None else source_size(finished_record(known.folder))
         if known is not None and one.tokens is not None:
-            train[name], tokens = one.train, tokens + share * one.tokens
+            train[name], each_source[name] = one.train, one.tokens
         else:
             kept, each = _lengths(run, name, stage)
             train[name] = one.train * (1.0 if one.known == "counted" else kept)
-            tokens, estimated = tokens + share * train[name] * each, True
+            each_source[name], estimated = train[name] * each, True
+    tokens = sum(share * each_source[name] for name, share in chunk_shares(step, train).items())
     rows = step_rows(step, train)
     steps = optimiser_steps(rows, stage)
     written = bytes_written(stage, weights, run.plan.model.dtype, steps)
-    return Size(rows, int(tokens) * stage.epochs // step.chunk.parts, steps, written, estimated)
+    return Size(
+        rows, int(tokens) * stage.epochs // step.chunk.parts, steps, written, estimated, source_rows(step, train)
+    )
 
 
 def _lengths(run: Run, name: str, stage: TrainingStage) -> tuple[float, float]:

@@ -80,7 +80,7 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
                 train = training_of(run)
                 with followed(run, spec):
                     result = train(spec)
-                counts, facts = result.counts, training_facts(run, result, gate, scored)
+                counts, facts = _of_sources(step, result.counts), training_facts(run, result, gate, scored)
             product = Product(counts, input_weights(run, step, identity), {**_facts(made), **facts})
             record = record_of(made, product, started, time.monotonic() - clock)
             # Another process may have taken the place over meanwhile: then nothing is recorded.
@@ -296,8 +296,16 @@ def _trained_on(run: Run, step: Step) -> frozenset[str]:
     return run.models[step.start].trained_on | frozenset(step.chunk.shares)
 
 
+def _of_sources(step: Step, counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counts of a trained step with the pairs of an epoch by source in place of by file."""
+    named = dict(zip(step.chunk.shares, counts["of_file"], strict=True))
+    return {**{key: value for key, value in counts.items() if key != "of_file"}, "sources": named}
+
+
 def _outcome(record: Record) -> dict[str, Any]:
     training = record.facts.get("training")
     if training is None:
         return {"models averaged": record.counts["models"]}
-    return {"steps": record.counts["steps"], "pairs": record.counts["pairs"]}
+    drawn = "drawn" in record.identity or any(one["share"] != 1 for one in record.identity["data"].values())
+    sources = ", ".join(f"{name} {count:,}" for name, count in record.counts["sources"].items()) if drawn else ""
+    return {"steps": record.counts["steps"], "pairs": record.counts["pairs"], **({"of": sources} if drawn else {})}

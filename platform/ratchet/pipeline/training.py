@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, options, quantised
 from ratchet.pipeline.prepare import reference_model, stage_tokens
-from ratchet.pipeline.reference_passes import confirm, ensure_scores, gate_of, step_jobs
+from ratchet.pipeline.reference_passes import confirm, ensure_scores, gate_of, pairs_to_train, step_jobs
+from ratchet.pipeline.sizes import chunk_shares
 from ratchet.pipeline.step_folder import REFERENCE, ROWS
 from ratchet.pipeline.step_inputs import leaves
 from ratchet.plan.stage_kinds import release_of
@@ -139,6 +140,7 @@ def train_spec(
     if rows is not None:
         with storage_errors(folder):
             np.save(folder / ROWS, np.asarray(rows, dtype=np.int64))
+    shares = chunk_shares(step, pairs_to_train(stage_tokens(run, stage)))
     heldout = [one for one in tokens if finished_record(one.folder).counts["heldout"]]
     references = tuple(str(one.folder) for one in scored)
     return TrainSpec(
@@ -147,7 +149,7 @@ def train_spec(
         folder=str(folder),
         model=str(start.folder),
         tokens=tuple(str(one.folder / "train.arrow") for one in tokens),
-        shares=tuple(step.chunk.shares.values()),
+        shares=tuple(shares.values()),
         cluster=cluster,
         options=options(stage),
         package=release_of(step.kind),
@@ -163,7 +165,7 @@ def train_spec(
         starts_at_reference=step.reference == step.start,
         reference_noise=noise,
         track=_track(run, step, run_id),
-        recipe=_recipe(run, step, stage),
+        recipe=_recipe(run, step, stage, shares),
         stop_file=str(run.trial.stop_file) if run.trial else None,
         lease=str(run.lease.folder) if run.lease else None,
         generation=run.lease.generation if run.lease else 0,
@@ -184,12 +186,12 @@ def _masters(run: Run, step: Step, *, carries: bool) -> dict[str, Any]:
     return {**found, "keep_masters": leaves(run, step)}
 
 
-def _recipe(run: Run, step: Step, stage: TrainingStage) -> dict[str, str]:
+def _recipe(run: Run, step: Step, stage: TrainingStage, shares: Mapping[str, float]) -> dict[str, str]:
     """What the model card says beside the loss and the optimiser: from what, against what, on what."""
     rows = {
         "plan": run.plan.name,
         "starts from": f"{step.start} ({run.models[step.start].weights})",
-        "data": ", ".join(f"{name} × {share:g}" for name, share in step.chunk.shares.items()),
+        "data": ", ".join(f"{name} × {share:g}" for name, share in shares.items()),
         "part": f"{step.chunk.part} of {step.chunk.parts}",
         "longest pair": f"{stage.max_length} tokens ({stage.overlong})",
     }

@@ -24,7 +24,8 @@ _INSTEAD = {
 }
 """What to do in place of a URL, by its scheme; all others are `_NO_STORES`."""
 
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=100)]
+"""How often an epoch sees a source's pairs: 0.5 is half of them, 3 is each of them three times."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What numpy, torch and Python's random all take."""
 

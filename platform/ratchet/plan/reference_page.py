@@ -118,6 +118,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Every stage with a reference", training.ReferringStage),
     *((_heading("Stages", row.settings), row.settings) for row in BUILT_IN.values() if row.reads_pairs),
     *((_heading("Stages", row.settings), row.settings) for row in BUILT_IN.values() if not row.trains),
+    ("Mix of sources", training.Mix),
     ("Stepwise training", training.Steps),
     ("Adapters", training.Lora),
     ("Checkpoints", training.Checkpoint),

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ratchet.plan.base import Name, Seed, Share, Strict, wrong
 from ratchet.plan.model import ModelSpec
+from ratchet.plan.outline import suggest
 
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 Overlong = Literal["drop", "trim_prompt"]
+
+
+class Mix(Strict):
+    """In which proportion an epoch has the pairs of its sources, whatever their sizes."""
+
+    weights: Annotated[dict[Name, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    """A weight for each source: with 3 and 1 three quarters of an epoch's pairs are the first's."""
+    until: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
+    """How long an epoch is. `first_exhausted`: as long as no pair comes twice, so that larger sources are cut.
+    `all_exhausted`: until each pair came once, so that smaller sources are repeated."""
+
+    def shares(self, pairs: Mapping[str, float]) -> dict[str, float]:
+        """Return how often an epoch sees the pairs of each source, given how many each has; 0 where it has none."""
+        total = sum(self.weights.values())
+        whole = [pairs[name] * total / weight for name, weight in self.weights.items() if pairs[name]]
+        epoch = (min if self.until == "first_exhausted" else max)(whole, default=0.0)
+        return {
+            name: epoch * weight / total / pairs[name] if pairs[name] else 0.0 for name, weight in self.weights.items()
+        }
 
 
 class Steps(Strict):
@@ -70,7 +91,10 @@ class TrainingStage(Strict):
     if TYPE_CHECKING:  # every kind declares its own, so that the page names it once
         kind: str
     data: Names | Annotated[dict[Name, Share], Field(min_length=1)]
-    """Sources by name, or a mapping from name to the share of its pairs."""
+    """Sources by name, or a mapping from name to how often an epoch sees its pairs: 0.5 is a seeded half of them,
+    3 each of them three times, 1.5 all of them and a seeded half again. Repeats stand far apart."""
+    mix: Mix | None = None
+    """In which proportion an epoch has the pairs of the sources; without it, as many as there are."""
     after: Name | None = None
     """Start from that stage's model, and refer to it."""
     start: Name | None = None
@@ -123,9 +147,31 @@ class TrainingStage(Strict):
     seed: Seed = 0
     """Seed of the order of the pairs."""
 
+    @model_validator(mode="after")
+    def _mixes_its_sources(self) -> TrainingStage:
+        if self.mix is None:
+            return self
+        if isinstance(self.data, dict):
+            raise wrong("mix", "says how often each source comes, and so does `data`: list the sources there", "data")
+        for name in self.mix.weights:
+            if name not in self.data:
+                raise wrong(f"mix.weights.{name}", f"no source of the stage{suggest(name, self.data)}", "data")
+        if lacking := [name for name in self.data if name not in self.mix.weights]:
+            raise wrong("mix.weights", f"has no weight for {', '.join(lacking)}", "data")
+        return self
+
     def shares(self) -> dict[str, float]:
-        """Return each source's share, whichever way `data` was written."""
+        """Return each source's share as the plan writes it, else 1; `shares_of` knows those of `mix`."""
         return dict(self.data) if isinstance(self.data, dict) else dict.fromkeys(self.data, 1.0)
+
+    def shares_of(self, pairs: Mapping[str, float]) -> dict[str, float]:
+        """Return how often an epoch sees each source's pairs, given how many pairs each source has to train on."""
+        return self.shares() if self.mix is None else self.mix.shares(pairs)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the seed decides which pairs of a source an epoch has."""
+        return self.mix is not None or any(share % 1 for share in self.shares().values())
 
 
 class PreferenceStage(TrainingStage):
@@ -135,6 +181,12 @@ class PreferenceStage(TrainingStage):
     """Make the stage stepwise (sDPO)."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Scale of the rewards: with a reference, the strength of the pull towards it."""
+
+    @model_validator(mode="after")
+    def _mixes_what_is_together(self) -> PreferenceStage:
+        if self.mix is not None and self.steps is not None and self.steps.by == "source":
+            raise wrong("mix", "steps by source train one source each: leave it out, or step by count", "steps")
+        return self
 
 
 class ReferringStage(PreferenceStage):

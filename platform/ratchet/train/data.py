@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ from ratchet.pairs.table import TokenTable, open_table
 from ratchet.plan.stage_kinds import release_of
 from ratchet.reference.store import Floats, PairIds, find_logps, scored_rows
 from ratchet.store.fingerprint import digest_file
-from ratchet.train.batches import Course
-from ratchet.train.objective import Data, Reference
+from ratchet.train.batches import Course, GlobalBatch, global_batches
+from ratchet.train.objective import Data, Reference, Table
 from ratchet.train.spec import TrainSpec
 
 
@@ -84,6 +84,12 @@ def course_of(spec: TrainSpec, rows: int) -> Course:
             "no pair to train on", where=f"step {spec.step}", fix="look at the skipped rows", code="training.no-pairs"
         )
     return Course(rows, spec.stage.batch, spec.stage.epochs, spec.stage.seed, spec.stage.max_steps)
+
+
+def batches_of(spec: TrainSpec, table: Table, after: int = 0) -> Iterator[GlobalBatch]:
+    """Yield the batches of a step's training from the one behind `after` on. Raises TrainingError."""
+    together = table.prompt_of_N if spec.stage.shuffle == "prompts" else None
+    yield from global_batches(course_of(spec, len(table)), after, together, table.repeats)
 
 
 def count_steps(spec: TrainSpec) -> int:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ratchet.model.forward import SideScores
 from ratchet.pairs.pair import TokenisedPair
-from ratchet.train.batches import GlobalBatch, global_batches
-from ratchet.train.data import course_of
+from ratchet.train.data import batches_of, course_of
 from ratchet.train.objective import Data, heldout_rows
 from ratchet.train.spec import TrainSpec
 
@@ -47,8 +46,7 @@ def sample_of(spec: TrainSpec, data: Data, heldout: Data | None) -> Sample:
     if heldout is not None:
         held, rows, of = heldout, heldout_rows(len(heldout.table), _MOST), "held-out pairs"
     else:
-        course = course_of(spec, len(data.table))
-        last: GlobalBatch = list(global_batches(course, course.total_steps - 1))[-1]
+        *_, last = batches_of(spec, data.table, course_of(spec, len(data.table)).total_steps - 1)
         held, rows, of = data, last.rows[:_MOST], "pairs of the last training batch"
     pairs: list[TokenisedPair] = []
     for pair in (held.table[int(row)] for row in rows):

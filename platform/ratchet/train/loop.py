@@ -20,10 +20,10 @@ from torch import Tensor
 from ratchet.errors import RatchetError
 from ratchet.track.jsonl import Tracker
 from ratchet.train import faults, first_step
-from ratchet.train.batches import GlobalBatch, Rows, global_batches
+from ratchet.train.batches import GlobalBatch, Rows
 from ratchet.train.checkpoint import Checkpoints, Saved
 from ratchet.train.communicate import Communicator, agree
-from ratchet.train.data import course_of
+from ratchet.train.data import batches_of, course_of
 from ratchet.train.engine import TrainingEngine
 from ratchet.train.ledger import Ledger
 from ratchet.train.notice import CODES, Ended, Notice
@@ -155,8 +155,7 @@ def passes(spec: TrainSpec, parts: Parts, after: int) -> Iterator[tuple[GlobalBa
     table, device = parts.data.table, parts.engine.device
     if device.type == "cuda":
         torch.cuda.set_device(device)  # this runs in a thread, and the current device is each thread's own
-    together = table.prompt_of_N if spec.stage.shuffle == "prompts" else None
-    for batch in global_batches(course_of(spec, len(table)), after, together):
+    for batch in batches_of(spec, table, after):
         yield batch, works_of(spec, parts, batch.rows)
 
 

@@ -23,6 +23,7 @@ from ratchet.model.divide import Micro, Role
 from ratchet.model.forward import Scorer, by_side
 from ratchet.model.passes import batches, divide_passes
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.pairs.table import Repeats
 from ratchet.train.batches import Rows, epoch_order
 from ratchet.train.communicate import Communicator
 from ratchet.train.engine import TrainingEngine
@@ -35,13 +36,17 @@ _LOOK_SECONDS = 0.1
 
 class Table(Protocol):
     """Tokenised pairs by row; `lengths_N3` counts the tokens of prompt, chosen and rejected, and rows
-    with the same number in `prompt_of_N` have the same prompt.
+    with the same number in `prompt_of_N` have the same prompt. `repeats` says which rows are copies, and
+    `file_of_N` which of its files each row is from.
     """
 
     lengths_N3: npt.NDArray[np.int32]
+    file_of_N: npt.NDArray[np.int32]
 
     @property
     def prompt_of_N(self) -> Rows: ...
+    @property
+    def repeats(self) -> Repeats | None: ...
     def pair_id(self, index: int) -> str: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> TokenisedPair: ...

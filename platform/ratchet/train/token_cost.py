@@ -15,6 +15,7 @@ import numpy as np
 
 from ratchet.model.tree import LEAST_SHARED, Branch, Sharing, rows_laid_out
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.pairs.table import Repeats
 from ratchet.train.batches import Course, Rows, epoch_order, global_batches
 
 Shuffle = Literal["pairs", "prompts"]
@@ -40,11 +41,13 @@ class CostedRows:
     """Pairs to count: row i is `pair_of(i)`, and rows with the same number in `prompt_of_N` have the same prompt.
 
     `sampled` says that they stand for many more, so that two pairs of a prompt hardly meet in a batch by chance.
+    `repeats` says which rows are copies.
     """
 
     pair_of: Callable[[int], TokenisedPair]
     prompt_of_N: Rows
     sampled: bool = False
+    repeats: Repeats | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,8 @@ def _batches(rows: CostedRows, room: BatchRoom, seed: int, order: Shuffle) -> It
         apart = _apart(epoch_order(count, seed, 1), prompt_of_N)
         yield from (apart[start : start + room.batch] for start in range(0, count, room.batch))
         return
-    for batch in global_batches(Course(count, room.batch, 1, seed), 0, prompt_of_N if order == "prompts" else None):
+    together = prompt_of_N if order == "prompts" else None
+    for batch in global_batches(Course(count, room.batch, 1, seed), 0, together, rows.repeats):
         yield batch.rows
 
 

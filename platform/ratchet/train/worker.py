@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ratchet import redact
@@ -180,12 +181,13 @@ def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[
     communicator, checkpoints = parts.communicator, parts.checkpoints
     course = course_of(spec, len(parts.data.table))
     counts = agree(communicator, lambda: ledger.prove_ledger(folder / ledger.NAME, course))
+    of_file = np.bincount(parts.data.table.file_of_N, minlength=len(spec.tokens)).tolist()
     chosen = _choose(spec, parts.engine, checkpoints, course.total_steps)
     checkpoints.still_ours()  # another group may have taken over since the last checkpoint, and publishes then
     published = publish_model(spec, parts.engine, sample_of(spec, parts.data, parts.heldout), communicator, chosen)
     return {
         "steps": trained.steps,
-        "counts": counts,
+        "counts": {**counts, "of_file": of_file},
         "metrics": trained.last,
         "first": trained.first,
         "published": published,

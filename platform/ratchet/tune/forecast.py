@@ -123,7 +123,7 @@ def foreseen_steps(plan: Plan, sizes: Sizes) -> Iterator[Planned]:
         pairs = pairs_seen(step_rows(step, {source: one.train for source, one in found.items()}), step.settings)
         asked: dict[str, int] = {}
         for source, split in reference_reads(step):
-            asked[source] = asked.get(source, 0) + pairs_read(step, found[source], source, split)
+            asked[source] = asked.get(source, 0) + pairs_read(step, found, source, split)
         # By its identity, as two sources of a plan may be of the same pairs: then it is one pass.
         passes = {_pass(plan, step, names, source): read for source, read in asked.items()}
         yield Planned(known, home, pairs, passes)
