@@ -15,16 +15,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from ratchet.losses.preference import PairLogps, dpo
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
-from ratchet.pairs.assemble import pair_row
 from ratchet.pairs.layouts import LAYOUTS
 from ratchet.pairs.pair import PreferencePair, TokenisedPair
+from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.render import find_style
 from ratchet.pairs.source import detect
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -63,8 +62,9 @@ def make_tokens(pairs: list[PreferencePair], folder: Path) -> list[TokenisedPair
     A prompt stands once. What follows it in either answer, up to the end of the turn, is what is scored.
     """
     tokenizer = load_tokenizer(folder, None)
-    table = pa.Table.from_pylist([pair_row(pair) for pair in pairs])
-    rows = tokenise(table, tokenizer, find_style(tokenizer), Policy(max_length=256, overlong="drop")).to_pylist()
+    rows = tokenise(
+        pairs_table(pairs), tokenizer, find_style(tokenizer), Policy(max_length=256, overlong="drop")
+    ).to_pylist()
     return [
         TokenisedPair(row["pair_id"], *(np.array(row[side], np.int32) for side in ("prompt", "chosen", "rejected")))
         for row in rows

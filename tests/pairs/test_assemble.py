@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from nightly import examples
 from raised import raises
 from ratchet.documents.report import SourceOverlap
-from ratchet.pairs.assemble import Counts, assemble, read_pairs
+from ratchet.pairs.assemble import Counts, assemble
 from ratchet.pairs.checks import POLICY, Reason
 from ratchet.pairs.ids import overlaps_of
 from ratchet.pairs.left_out import check_kept, check_share
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn, answer_turn
+from ratchet.pairs.pair_table import read_pairs
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
 

@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from transformers.utils import chat_template_utils
 
@@ -20,9 +19,9 @@ from ratchet.evaluate.engines.local import LocalEngine, prompt_ids
 from ratchet.evaluate.harness.asking import Encoder
 from ratchet.evaluate.judges.kinds import judge_identity
 from ratchet.model.scratch import make_scratch
-from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.chat import ChatTemplate, StandingClock, chat_template_of, handed_of, reads, template_identity
 from ratchet.pairs.pair import Turn
+from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.render import Rendered, apply_template, find_style, render_pair
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokenizer import load_tokenizer
@@ -90,9 +89,7 @@ def test_two_days_give_the_same_tokens_requests_and_fingerprints(family: str, fo
     for day in (1, 2):
         on(day)
         tokenizer = load_tokenizer(folder, said)
-        made = tokenise(
-            pa.Table.from_pylist([pair_row(pair())], PAIR_SCHEMA), tokenizer, find_style(tokenizer), Policy(512, "drop")
-        )
+        made = tokenise(pairs_table([pair()]), tokenizer, find_style(tokenizer), Policy(512, "drop"))
         harness = Encoder(tokenizer, 96, special=None).apply_chat_template([{"role": "user", "content": "Hi"}])
         engine = LocalEngine(folder, "float32", "cpu", chat_template=said)
         asked = prompt_ids(engine.tokenizer, ChatRequest(TURNS))

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raised import raises
-from ratchet.pairs.assemble import SKIPPED_SCHEMA
 from ratchet.pairs.left_out import LENGTH, REMEDIES, lost_of, tell_lost
+from ratchet.pairs.pair_table import SKIPPED_SCHEMA
 from ratchet.pairs.render import RefusalReason
 from ratchet.plan.data import Source
 from ratchet.store.record import Record

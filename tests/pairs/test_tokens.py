@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raised import raises
 from ratchet.model.scratch import make_scratch
-from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.chat import chat_template_of, template_text
 from ratchet.pairs.pair import PreferencePair
+from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.render import Refusal, RefusalReason, Rendered, find_style, render_pair
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids, tokenise
@@ -43,7 +42,7 @@ def templated(folder: Path, template: str) -> Any:
 
 
 def tokens(tokenizer: Any, *pairs: PreferencePair, policy: Policy = LARGE) -> list[dict[str, Any]]:
-    table = pa.Table.from_pylist([pair_row(one) for one in pairs], schema=PAIR_SCHEMA)
+    table = pairs_table(pairs)
     return list(tokenise(table, tokenizer, find_style(tokenizer), policy).to_pylist())
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from raised import raises
 from ratchet.model.scratch import make_scratch
-from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import PreferencePair
+from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens, tokens_identity
 from ratchet.pairs.tokenizer import digest_tokenizer
@@ -34,9 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_pairs(folder: Path, train: list[PreferencePair], heldout: list[PreferencePair]) -> Path:
     folder.mkdir()
     for side, rows in (("train", train), ("heldout", heldout)):
-        pq.write_table(
-            pa.Table.from_pylist([pair_row(one) for one in rows], schema=PAIR_SCHEMA), folder / f"{side}.parquet"
-        )
+        pq.write_table(pairs_table(rows), folder / f"{side}.parquet")
     return folder
 
 

@@ -21,7 +21,7 @@ WATCHER = """\
 import os, sys, threading
 OUT, SEEN = os.environ["RATCHET_CALL_PATHS"], set()
 LAST = {
-    "pairs/assemble.py assemble": "pairs are written",
+    "pairs/assemble.py assemble_tables": "pairs are written",
     "pairs/tokens.py split_ids": "a pair becomes tokens",
     "reference/score.py __call__": "the reference scores a block of pairs",
     "losses/preference.py dpo": "a loss",

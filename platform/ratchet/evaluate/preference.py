@@ -23,10 +23,10 @@ from ratchet.evaluate.statistics import estimate, estimate_share, ratio
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.losses.preference import Reward, log_ratio_reward
 from ratchet.model.folder import model_folder
-from ratchet.pairs.assemble import pair_of_row
 from ratchet.pairs.flow import pairs_identity, prepare_pairs
 from ratchet.pairs.left_out import tell_lost
 from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair_table import pair_of_row
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.pairs.tokenizer import digest_vocabulary

@@ -1,8 +1,7 @@
-"""Pairs and skipped rows, written as a pairs folder: exact, and in flat memory.
+"""Tables of pairs and skipped rows, written as a pairs folder: exact, and in flat memory.
 
-Ids live in a SQLite table beside the files, so that the first of equal pairs is kept however many
-there are; the table is gone before the folder is published. The same items in the same order give
-the same folder.
+The first of equal pairs is kept however many there are. The same items in the same order give the same folder, however
+they are divided into tables.
 """
 
 from __future__ import annotations
@@ -10,54 +9,26 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptError
-from ratchet.pairs.checks import Reason, characters_of
-from ratchet.pairs.ids import contradictions_in, held_out, sample_key, unique_ids
-from ratchet.pairs.lean import lean_arrow
-from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.checks import Reason
+from ratchet.pairs.ids import Lowest, contradictions_in
+from ratchet.pairs.pair import PreferencePair, Skipped
+from ratchet.pairs.pair_table import ITEM_SCHEMA, PAIR_SCHEMA, ROWS, SIDES, SKIPPED_SCHEMA, tables_of
+from ratchet.pairs.unique import UniqueIds, digests_of, unique_ids
 from ratchet.plan.data import Source
 from ratchet.store.record import checked
 
-lean_arrow()
-# A reader holds a whole row group in memory, so it has a bound in rows and in characters.
-_ROWS = 2048
-_CHARACTERS = 4 << 20
-
-SIDES = ("train", "heldout")
-PROMPT_TYPE = pa.list_(pa.struct([(field.name, pa.string()) for field in dataclasses.fields(Turn)]))
-_BESIDE_ANSWERS = ("reasoning", "tool_calls")
-_ANSWERS = ("chosen", "rejected")
-"""An answer's text has a column of its own, and so has each of what may stand beside it: `chosen_reasoning`."""
-TEXTS = (
-    pa.field("prompt", PROMPT_TYPE, nullable=False),
-    pa.field("chosen", pa.string(), nullable=False),
-    pa.field("rejected", pa.string()),
-    *(pa.field(f"{side}_{key}", pa.string()) for side in _ANSWERS for key in _BESIDE_ANSWERS),
-    pa.field("tools", pa.string()),
-)
-PAIR_SCHEMA = pa.schema(
-    [
-        pa.field("pair_id", pa.string(), nullable=False),
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("prompt_key", pa.string(), nullable=False),
-        pa.field("contest", pa.string()),
-        pa.field("first_won", pa.bool_()),
-        *TEXTS,
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-    ]
-)
-SKIPPED_SCHEMA = pa.schema(
-    [("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())],
-)
+_BYTES = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,91 +48,166 @@ class Counts:
 
 
 def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: Source) -> Counts:
-    """Write `train.parquet`, `heldout.parquet` and `skipped.parquet` into `folder`.
+    """Do what `assemble_tables` does with pairs and skipped rows that are no tables yet."""
+    return assemble_tables(tables_of(items, source), folder, source)
+
+
+def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) -> Counts:
+    """Write `train.parquet`, `heldout.parquet` and `skipped.parquet` into `folder`, from tables of `ITEM_SCHEMA`.
 
     Equal pairs are kept once, the first of them; `max_rows` of them by the lowest seeded hash; prompts divide by the
     seeded hash of their key. Raises CorruptError where the files do not hold what was counted.
     """
-    read, skipped = 0, collections.Counter[str]()
+    read, aside = 0, folder / "all.parquet"
+    lowest = Lowest(source.max_rows) if source.max_rows else None
     with contextlib.ExitStack() as stack:
-        unique = stack.enter_context(unique_ids(folder / "ids.sqlite"))
-        sides = [stack.enter_context(_Table(folder / f"{side}.parquet", PAIR_SCHEMA, pair_row)) for side in SIDES]
-        dropped = stack.enter_context(_Table(folder / "skipped.parquet", SKIPPED_SCHEMA, dataclasses.asdict))
-        aside = folder / "all.parquet"
+        files = stack.enter_context(_files(folder))
+        unique = stack.enter_context(unique_ids(folder / "ids"))
         # A sample can be drawn only once all ids are known. So pairs wait in a file, not in memory.
-        every = stack.enter_context(_Table(aside, PAIR_SCHEMA, pair_row)) if source.max_rows else None
-
-        def side_of(pair: PreferencePair) -> _Table:
-            # By the prompt, so that none is on both sides.
-            out = held_out(source.seed, source.held_out, pair.prompt_key)
-            return sides[1] if out else sides[0]
-
-        for item in items:
-            read += 1
-            if isinstance(item, Skipped):
-                dropped.add(item, len(item.detail))
-                skipped[item.reason] += 1
-            elif not unique.add(item.pair_id, sample_key(source.seed, item.pair_id) if source.max_rows else None):
-                dropped.add(
-                    Skipped(item.file, item.row, Reason.DUPLICATE.value, f"equal to an earlier pair, {item.pair_id}")
-                )
-                skipped[Reason.DUPLICATE.value] += 1
+        every = stack.enter_context(_file(aside, ITEM_SCHEMA, files.pool)) if lowest else None
+        for part in itertools.chain.from_iterable(map(_parts, tables)):
+            read += len(part)
+            fresh, dropped = _first_of_equal(part, unique)
+            files.drop(dropped)
+            if every is None or lowest is None:
+                files.keep(fresh)
             else:
-                (every or side_of(item)).add(item, characters_of(item))
-        if every is not None:
+                every.add(fresh)
+                lowest.add(fresh.column("draw"))
+        if every is not None and lowest is not None:
             every.close()
-            last = unique.sampled_up_to(source.max_rows or 0)
-            for pair in read_pairs(aside):
-                if (sample_key(source.seed, pair.pair_id), bytes.fromhex(pair.pair_id)) <= last:
-                    side_of(pair).add(pair, characters_of(pair))
-                else:
-                    dropped.add(Skipped(pair.file, pair.row, Reason.SAMPLE.value, ""))
-                    skipped[Reason.SAMPLE.value] += 1
+            _draw(aside, lowest.last(), files)
             # Before the folder gets its name: it is not part of what was made.
             aside.unlink()
-    train, heldout = (side.rows for side in sides)
+    skipped = files.reasons
+    train, heldout = (side.rows for side in files.sides)
     found = contradictions_in(folder)
     counts = Counts(read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())), found)
     _prove(counts, folder)
     return counts
 
 
-def read_pairs(path: Path) -> Iterator[PreferencePair]:
-    """Yield the pairs of a Parquet file of a pairs folder, in flat memory."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        for group in range(file.num_row_groups):  # each of bounded size, by `_Table`
-            table = file.read_row_group(group)
-            for batch in table.to_batches(max_chunksize=_ROWS // 32):
-                yield from map(pair_of_row, batch.to_pylist())
+def _parts(table: pa.Table) -> Iterator[pa.Table]:
+    """Divide a table of any size into such as a file may hold in one piece."""
+    if len(table) < 2 or (len(table) <= ROWS and table.nbytes <= _BYTES):
+        yield table
+        return
+    half = len(table) // 2
+    yield from _parts(table.slice(0, half))
+    yield from _parts(table.slice(half))
 
 
-def pair_row(pair: PreferencePair) -> dict[str, Any]:
-    """Return a pair as a row of `PAIR_SCHEMA`."""
-    ids = {"pair_id": pair.pair_id, "prompt_id": pair.prompt_id, "prompt_key": pair.prompt_key}
-    contest = pair.contest
-    verdict = {"contest": contest and contest.key, "first_won": contest and contest.first_won}
-    return {**ids, **verdict, **text_row(pair), "file": pair.file, "row": pair.row}
+def _first_of_equal(part: pa.Table, unique: UniqueIds) -> tuple[pa.Table, pa.Table]:
+    """Return the pairs that are there for the first time, and all else of `part`, each row with its reason."""
+    is_pair = pc.is_null(part.column("reason")).to_numpy()
+    ids = part.column("pair_id")
+    kept = is_pair.copy()
+    kept[is_pair] = unique.add(digests_of(ids.drop_null()))
+    if kept.all():
+        return part, part.slice(0, 0)
+    dropped = part.filter(pa.array(~kept))
+    equal = pc.binary_join_element_wise("equal to an earlier pair, ", dropped.column("pair_id"), "")
+    detail = pc.coalesce(dropped.column("detail"), equal)
+    reason = pc.fill_null(dropped.column("reason"), Reason.DUPLICATE.value)
+    return part.filter(pa.array(kept)), _with_reason(dropped, reason, detail)
 
 
-def text_row(pair: PreferencePair) -> dict[str, Any]:
-    """Return a pair's texts as `TEXTS` has them."""
-    row: dict[str, Any] = {"prompt": [vars(turn) for turn in pair.prompt], "tools": pair.tools}
-    for side, turn in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        row[side] = turn.content if turn else None
-        row |= {f"{side}_{key}": getattr(turn, key, None) for key in _BESIDE_ANSWERS}
-    return row
+def _with_reason(rows: pa.Table, reason: Any, detail: Any) -> pa.Table:
+    return pa.table([rows.column("file"), rows.column("row"), reason, detail], schema=SKIPPED_SCHEMA)
 
 
-def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
-    """Return the pair of a row with the columns `TEXTS`, `file` and `row`."""
-    prompt = tuple(Turn(**turn) for turn in row["prompt"])
-    chosen, rejected = (
-        Turn("assistant", row[side], *(row[f"{side}_{key}"] for key in _BESIDE_ANSWERS))
-        if row[side] is not None
-        else None
-        for side in _ANSWERS
-    )
-    return PreferencePair(prompt, cast(Turn, chosen), rejected, row["file"], row["row"], row["tools"])
+def _draw(aside: Path, last: pa.Scalar | None, files: _Files) -> None:
+    """Keep the pairs up to `last` in the order of their draws; all where that is None."""
+    with pq.ParquetFile(aside, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):
+            pairs = file.read_row_group(group)
+            drawn = pc.less_equal(pairs.column("draw"), last) if last is not None else pa.array([True] * len(pairs))
+            left = pairs.filter(pc.invert(drawn))
+            files.keep(pairs.filter(drawn))
+            files.drop(_with_reason(left, [Reason.SAMPLE.value] * len(left), [""] * len(left)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """What a pairs folder holds, while it is written; `pool` has the one thread that packs and writes."""
+
+    sides: tuple[_File, _File]
+    skipped: _File
+    pool: ThreadPoolExecutor
+    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def keep(self, pairs: pa.Table) -> None:
+        """Divide pairs by what `held_out` says of them."""
+        out = pairs.column("held_out")
+        for side, mask in zip(self.sides, (pc.invert(out), out), strict=True):
+            side.add(pairs.filter(mask))
+
+    def drop(self, rows: pa.Table) -> None:
+        """Write rows with the reasons why they are not kept."""
+        self.reasons.update(rows.column("reason").to_pylist())
+        self.skipped.add(rows)
+
+
+@contextlib.contextmanager
+def _files(folder: Path) -> Iterator[_Files]:
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        train, heldout = (stack.enter_context(_file(folder / f"{side}.parquet", PAIR_SCHEMA, pool)) for side in SIDES)
+        skipped = stack.enter_context(_file(folder / "skipped.parquet", SKIPPED_SCHEMA, pool))
+        yield _Files((train, heldout), skipped, pool)
+
+
+class _File:
+    """A Parquet file that grows by row groups of bounded size; a thread packs one while the next is gathered."""
+
+    def __init__(self, writer: pq.ParquetWriter, pool: ThreadPoolExecutor) -> None:
+        self._writer, self._pool = writer, pool
+        self._waiting: list[pa.Table] = []
+        self._held = self._bytes = 0
+        self._writing: Future[None] | None = None
+        self.rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows that have the file's columns, and perhaps others."""
+        if not len(table):
+            return
+        if self._held + len(table) > ROWS:
+            self._flush()
+        self._waiting.append(pa.table([table.column(name) for name in self._writer.schema.names], self._writer.schema))
+        self._held += len(table)
+        self._bytes += table.nbytes
+        self.rows += len(table)
+        if self._bytes >= _BYTES // 2:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left. Raises what writing raised."""
+        self._flush()
+        self._wait()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.concat_tables(self._waiting)
+            self._wait()
+            self._writing = self._pool.submit(self._writer.write_table, table, len(table))
+            self._waiting, self._held, self._bytes = [], 0, 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+
+@contextlib.contextmanager
+def _file(path: Path, schema: pa.Schema, pool: ThreadPoolExecutor) -> Iterator[_File]:
+    # Only what repeats is worth a dictionary: to look for equal texts takes time and finds none.
+    often = [name for name in ("file", "reason", "prompt.list.element.role") if name.partition(".")[0] in schema.names]
+    file = _File(pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=often), pool)
+    try:
+        yield file
+    finally:
+        file.close()
 
 
 def places_of_pairs(files: Sequence[Path], pair_ids: Sequence[str]) -> list[str]:
@@ -187,36 +233,3 @@ def _prove(counts: Counts, folder: Path) -> None:
     counted = {"train": counts.train, "heldout": counts.heldout, "skipped": sum(counts.skipped.values())}
     if held != counted or counts.kept != counts.train + counts.heldout:
         raise CorruptError(f"the files hold {held}, and the counts are {counts}", where=str(folder), fix="run again")
-
-
-class _Table:
-    """A Parquet file that grows by row groups of bounded size."""
-
-    def __init__(self, path: Path, schema: pa.Schema, row: Callable[[Any], dict[str, Any]]) -> None:
-        self._schema, self._row = schema, row
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._waiting: list[dict[str, Any]] = []
-        self._characters = 0
-        self.rows = 0
-
-    def __enter__(self) -> _Table:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def add(self, item: Any, characters: int = 0) -> None:
-        self._waiting.append(self._row(item))
-        self._characters += characters
-        self.rows += 1
-        if len(self._waiting) >= _ROWS or self._characters >= _CHARACTERS:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
-            self._waiting, self._characters = [], 0

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from ratchet.pairs.assemble import PAIR_SCHEMA, pair_row
 from ratchet.pairs.checks import characters_of
 from ratchet.pairs.forms import KINDS, rows_of
 from ratchet.pairs.packed import open_unpacked
 from ratchet.pairs.pair import PreferencePair
+from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.render import Style
 from ratchet.pairs.source import make_reading, pairs_of
@@ -48,7 +48,7 @@ class First:
         """Return the share of the pairs that a length policy keeps, and the mean tokens of those."""
         if not self.pairs:
             return 1.0, 0.0
-        table = pa.Table.from_pylist([pair_row(pair) for pair in self.pairs], schema=PAIR_SCHEMA)
+        table = pairs_table(self.pairs)
         found = tokenise(table, tokenizer, style, policy).to_pylist()
         kept = [row for row in found if row["reason"] is None]
         tokens = sum(len(row[key]) for row in kept for key in ("prompt", "chosen", "rejected"))

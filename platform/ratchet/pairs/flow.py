@@ -16,12 +16,11 @@ import pyarrow as pa
 
 from ratchet.errors import DataError, error_from, error_values
 from ratchet.pairs import build, conditions, ids, layouts, read
-from ratchet.pairs.assemble import TEXTS, assemble, pair_of_row, text_row
-from ratchet.pairs.checks import characters_of
+from ratchet.pairs.assemble import assemble_tables
 from ratchet.pairs.files import digests
 from ratchet.pairs.hub import at_commit
 from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions
-from ratchet.pairs.pair import PreferencePair, Skipped
+from ratchet.pairs.pair_table import ITEM_SCHEMA, tables_of
 from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, plan_spans
 from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
 from ratchet.pairs.span import Span
@@ -32,9 +31,9 @@ from ratchet.store.lease import SILENTLY, Wait
 from ratchet.store.machine import on_ray
 from ratchet.store.made import Product, ensure
 
-_BLOCK_ITEMS = 512
-_BLOCK_CHARACTERS = 2 << 20
 _BLOCK_BYTES = 8 << 20
+_ERROR = pa.map_(pa.string(), pa.string())
+"""What stopped a span, as `errors.error_values` has it."""
 _NOT_DONE_TO_ROWS = {
     **dict.fromkeys(
         ("path", "split", "config", "hub", "generate"),
@@ -44,17 +43,6 @@ _NOT_DONE_TO_ROWS = {
     **dict.fromkeys(("max_bad_share", "max_overlong_share"), "limits that stop a run, and change no pair"),
 }
 """Keys of a source that are not in the identity of its pairs as they are, with the reason. Every other key is."""
-# Given by name: Arrow would guess another type for a column in a table whose rows are all null there.
-_ITEM_SCHEMA = pa.schema(
-    [
-        *(field.with_nullable(True) for field in TEXTS),
-        ("file", pa.string()),
-        ("row", pa.int64()),
-        *((key, pa.string()) for key in ("reason", "detail")),
-        ("error", pa.map_(pa.string(), pa.string())),
-    ]
-)
-"""A pair, or a skipped row (with `reason`), or what stopped a span (`error`, as `errors.error_values` has it)."""
 
 
 def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]:
@@ -111,7 +99,7 @@ class SourcePairs:
         """Read, check and divide the rows. Raises DataError, PlanError."""
         spans = plan_spans(self.source, SPAN_BYTES, SPAN_ROWS)
         reading = make_reading(self.source, spans, self.default_system)
-        counts = dataclasses.asdict(assemble(_stream(spans, reading, look), folder, self.source))
+        counts = dataclasses.asdict(assemble_tables(_stream(spans, reading, look), folder, self.source))
         check_share(self.name, counts, self.source.max_bad_share, folder)
         check_kept(self.name, counts, folder)
         # A file that grows meanwhile would be recorded under the digest of what it was before.
@@ -144,18 +132,22 @@ def prepare_pairs(
     return made.fingerprint, made.folder
 
 
-def _stream(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[Item]:
-    """Yield the items of all spans in order. Raises the DataError that reading one met."""
+def _stream(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[pa.Table]:
+    """Yield the items of all spans in order, as `pair_table` has them. Raises the DataError that reading one met."""
     if on_ray():
         yield from _on_ray(spans, reading, look)
         return
-    for span in spans:
-        for item in span_pairs(span, reading):
-            look()
-            yield item
+
+    def items() -> Iterator[Item]:
+        for span in spans:
+            for item in span_pairs(span, reading):
+                look()
+                yield item
+
+    yield from tables_of(items(), reading.source)
 
 
-def _on_ray(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[Item]:
+def _on_ray(spans: list[Span], reading: SourceReading, look: Callable[[], None]) -> Iterator[pa.Table]:
     import ray.data
 
     numbers = ray.data.from_items([{"span": number} for number in range(len(spans))], override_num_blocks=len(spans))
@@ -167,43 +159,23 @@ def _on_ray(spans: list[Span], reading: SourceReading, look: Callable[[], None])
     tables.context.enable_progress_bars = False
     tables.context.target_max_block_size = _BLOCK_BYTES  # else tasks gather 128 MiB before they hand anything on
     for table in tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        for part in table.to_batches(max_chunksize=_BLOCK_ITEMS):
-            look()
-            for row in part.to_pylist():
-                yield _item(row)
+        look()
+        errors = table.column("error")
+        if errors.null_count < len(table):
+            raise error_from(dict(errors.drop_null()[0].as_py()))
+        yield table
 
 
 def _span_tables(
     numbers: pa.Table, spans: list[Span], reading: SourceReading, warnings: str | None
 ) -> Iterator[pa.Table]:
-    """Yield a span's items in tables of bounded size. What stops a span is its last row."""
+    """Yield a span's items in tables of bounded size. What stops a span is the only row of its last table."""
     warned.send(warnings)
     for number in numbers.column("span").to_pylist():
-        waiting: list[dict[str, Any]] = []
-        characters = 0
         try:
-            for item in span_pairs(spans[number], reading):
-                waiting.append(_item_row(item))
-                # Rows differ by a factor of thousands, so a number of rows alone bounds no memory.
-                characters += characters_of(item) if isinstance(item, PreferencePair) else 0
-                if len(waiting) >= _BLOCK_ITEMS or characters >= _BLOCK_CHARACTERS:
-                    yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
-                    waiting, characters = [], 0
+            for table in tables_of(span_pairs(spans[number], reading), reading.source):
+                yield table.append_column("error", pa.nulls(len(table), _ERROR))
         except DataError as error:
             # Ray would wrap it.
-            waiting.append({"error": list(error_values(error).items())})
-        yield pa.Table.from_pylist(waiting, schema=_ITEM_SCHEMA)
-
-
-def _item_row(item: Item) -> dict[str, Any]:
-    if isinstance(item, Skipped):
-        return dataclasses.asdict(item)
-    return {**text_row(item), "file": item.file, "row": item.row}
-
-
-def _item(row: dict[str, Any]) -> Item:
-    if row["error"] is not None:
-        raise error_from(dict(row["error"]))
-    if row["reason"] is not None:
-        return Skipped(row["file"], row["row"], row["reason"], row["detail"])
-    return pair_of_row(row)
+            nothing = ITEM_SCHEMA.empty_table().append_column("error", pa.nulls(0, _ERROR))
+            yield pa.Table.from_pylist([{"error": list(error_values(error).items())}], schema=nothing.schema)

@@ -14,13 +14,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ratchet.documents.report import SourceOverlap
+from ratchet.pairs.unique import digests_of, unique_ids
 
 SPLIT_VERSION = 2
 """Of the sample and the split. It is in the identity of pairs: raise it when they would fall otherwise."""
 _PARTS = ("train", "heldout")
+_SORTED_AT_ONCE = 1 << 14
+_WINNER = np.array([0, 1], np.uint64)
+"""The bit of a comparison's digest that is given to its winner: of 127 others, two that differ differ in one."""
 
 
 def sample_key(seed: int, pair_id: str) -> bytes:
@@ -53,31 +60,36 @@ def table_on_disk(path: Path, columns: str) -> Iterator[sqlite3.Connection]:
         path.unlink()
 
 
-class UniqueIds:
-    """Ids on disk, each once, with their sample keys."""
+class Lowest:
+    """The `count` lowest of many keys, in memory that does not grow with how many there are.
 
-    def __init__(self, base: sqlite3.Connection) -> None:
-        self._base = base
+    Keys are bytes of one length, `pa.binary(n)`, and all differ.
+    """
 
-    def add(self, pair_id: str, key: bytes | None) -> bool:
-        """Say whether the id is new."""
-        row = (bytes.fromhex(pair_id), key)
-        return self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", row).rowcount == 1
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._held: list[pa.Array] = []
+        self._rows = self._seen = 0
 
-    def sampled_up_to(self, count: int) -> tuple[bytes, bytes]:
-        """Return key and id of the last of the `count` lowest, or what is above all where there are fewer."""
-        self._base.execute("CREATE INDEX by_key ON seen (key, id)").close()
-        found = self._base.execute(
-            "SELECT key, id FROM seen ORDER BY key, id LIMIT 1 OFFSET ?", (count - 1,)
-        ).fetchone()
-        return found if found is not None else (b"\xff" * 9, b"")  # keys have 8 bytes: nothing is above nine of 255
+    def add(self, keys: pa.ChunkedArray) -> None:
+        """Look at more keys."""
+        self._held += keys.chunks
+        self._rows += len(keys)
+        self._seen += len(keys)
+        if self._rows > 2 * self._count + _SORTED_AT_ONCE:
+            self._sort()
 
+    def last(self) -> pa.Scalar | None:
+        """Return the highest of the lowest keys; None where there are no more keys than `count`."""
+        if self._seen <= self._count:
+            return None
+        return self._sort()[-1]
 
-@contextlib.contextmanager
-def unique_ids(path: Path) -> Iterator[UniqueIds]:
-    """Keep ids in a file that is gone afterwards."""
-    with table_on_disk(path, "id BLOB PRIMARY KEY, key BLOB") as base:
-        yield UniqueIds(base)
+    def _sort(self) -> pa.Array:
+        keys = pa.chunked_array(self._held)
+        lowest = keys.take(pc.sort_indices(keys)[: self._count]).combine_chunks()
+        self._held, self._rows = [lowest], len(lowest)
+        return lowest
 
 
 def overlaps_of(folders: dict[str, Path]) -> list[SourceOverlap]:
@@ -118,19 +130,24 @@ def _shared(
 
 def contradictions_in(folder: Path) -> int:
     """Return how many comparisons of a pairs folder are decided both ways, A over B and B over A, up to form."""
-    with (
-        tempfile.TemporaryDirectory(prefix="ratchet-contests-") as scratch,
-        table_on_disk(Path(scratch) / "contests.sqlite", "id BLOB, won INTEGER, PRIMARY KEY (id, won)") as base,
-    ):
+    with tempfile.TemporaryDirectory(prefix="ratchet-contests-") as scratch:
+        # One after the other, so that one table of ids is there at a time.
+        verdicts, contests = (_contests(folder, Path(scratch), by_winner=by_winner) for by_winner in (True, False))
+    return verdicts - contests
+
+
+def _contests(folder: Path, scratch: Path, *, by_winner: bool) -> int:
+    """Return how many comparisons differ from each other, or differ in their winner."""
+    with unique_ids(scratch / "contests") as found:
         for part in _PARTS:
             with pq.ParquetFile(folder / f"{part}.parquet", pre_buffer=False) as file:
                 for batch in file.iter_batches(4096, columns=["contest", "first_won"]):
-                    columns = (batch.column(at).to_pylist() for at in range(2))
-                    rows = ((bytes.fromhex(key), won) for key, won in zip(*columns, strict=True) if key is not None)
-                    base.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows).close()
-        both = "SELECT count(*) FROM (SELECT 1 FROM seen GROUP BY id HAVING count(*) > 1)"
-        (count,) = base.execute(both).fetchone()
-    return int(count)
+                    table = pa.Table.from_batches([batch]).drop_null()  # demonstrations
+                    ids_N2 = digests_of(table.column("contest")) | _WINNER
+                    if by_winner:
+                        ids_N2[~table.column("first_won").to_numpy()] ^= _WINNER
+                    found.add(ids_N2)
+        return len(found)
 
 
 def _ids(path: Path, column: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
-from ratchet.pairs.assemble import SIDES, SKIPPED_SCHEMA, pair_of_row
+from ratchet.pairs.pair_table import SIDES, SKIPPED_SCHEMA, pair_of_row
 from ratchet.pairs.render import Refusal, RefusalReason, Rendered, Style, render_pair
 from ratchet.pairs.table import SCHEMA
 

@@ -1,0 +1,151 @@
+"""Pairs and skipped rows as tables: what a pairs folder holds, and what a task that reads hands on.
+
+`items_table` works out all that is decided by one pair alone: ids, side of the split, sample key. What gathers the
+tables of many tasks compares ids and moves columns, and never sees a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ratchet.pairs.checks import characters_of
+from ratchet.pairs.ids import held_out, sample_key
+from ratchet.pairs.lean import lean_arrow
+from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.plan.data import Source
+
+lean_arrow()
+# Whoever reads a file of pairs holds a whole row group in memory, so it has a bound in rows and in characters.
+ROWS = 2048
+_CHARACTERS = 4 << 20
+# Rows differ by a factor of thousands, so a number of rows alone bounds no memory: characters are counted this often.
+_AT_ONCE = 64
+_AS_OBJECTS = 64
+
+SIDES = ("train", "heldout")
+_TURN = pa.struct([(field.name, pa.string()) for field in dataclasses.fields(Turn)])
+PROMPT_TYPE = pa.list_(_TURN)
+_ANSWERS = ("chosen", "rejected")
+_BESIDE_ANSWERS = ("reasoning", "tool_calls")
+"""An answer's text has a column of its own, and so has each of what may stand beside it: `chosen_reasoning`."""
+PAIR_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt_key", pa.string(), nullable=False),
+        pa.field("contest", pa.string()),
+        pa.field("first_won", pa.bool_()),
+        pa.field("prompt", PROMPT_TYPE, nullable=False),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string()),
+        *(pa.field(f"{side}_{key}", pa.string()) for side in _ANSWERS for key in _BESIDE_ANSWERS),
+        pa.field("tools", pa.string()),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+    ]
+)
+SKIPPED_SCHEMA = pa.schema(
+    [("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())],
+)
+_DRAW = pa.binary(24)
+"""A sample key and the pair's id: its order is the order in which pairs are drawn."""
+ITEM_SCHEMA = pa.schema(
+    [
+        *(field.with_nullable(True) for field in PAIR_SCHEMA),
+        *(field for field in SKIPPED_SCHEMA if field.name in {"reason", "detail"}),
+        pa.field("held_out", pa.bool_()),
+        pa.field("draw", _DRAW),
+    ]
+)
+"""A pair, or a skipped row: then it has a reason, and of the pair's columns `file` and `row` alone.
+
+`held_out` says on which side of the split the pair stands; `draw` is null where the source has no `max_rows`.
+"""
+
+
+def pairs_table(pairs: Sequence[PreferencePair]) -> pa.Table:
+    """Return pairs as a table of `PAIR_SCHEMA`."""
+    contests = [pair.contest for pair in pairs]
+    columns: dict[str, Any] = {
+        "contest": [contest and contest.key for contest in contests],
+        "first_won": [contest and contest.first_won for contest in contests],
+        "prompt": _prompts(pairs),
+    }
+    for side in _ANSWERS:
+        turns = [getattr(pair, side) for pair in pairs]
+        columns[side] = [turn and turn.content for turn in turns]
+        columns |= {f"{side}_{key}": [turn and getattr(turn, key) for turn in turns] for key in _BESIDE_ANSWERS}
+    rest = [name for name in PAIR_SCHEMA.names if name not in columns]
+    columns |= {name: [getattr(pair, name) for pair in pairs] for name in rest}
+    return pa.table(columns, schema=PAIR_SCHEMA)
+
+
+def _prompts(pairs: Sequence[PreferencePair]) -> pa.Array:
+    turns = [turn for pair in pairs for turn in pair.prompt]
+    fields = [pa.array([getattr(turn, field.name) for turn in turns], field.type) for field in _TURN]
+    ends = itertools.accumulate((len(pair.prompt) for pair in pairs), initial=0)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.StructArray.from_arrays(fields, fields=list(_TURN)))
+
+
+def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa.Table:
+    """Return items as a table of `ITEM_SCHEMA`, in order."""
+    pairs = [item for item in items if isinstance(item, PreferencePair)]
+    table = pairs_table(pairs)
+    columns = {name: table.column(name) for name in table.column_names}
+    out = [held_out(source.seed, source.held_out, pair.prompt_key) for pair in pairs]
+    columns["held_out"] = pa.array(out, pa.bool_())
+    drawn = [_draw(source.seed, pair) if source.max_rows else None for pair in pairs]
+    columns["draw"] = pa.array(drawn, _DRAW)
+    if len(pairs) < len(items):
+        at = iter(range(len(pairs)))
+        rows = pa.array([next(at) if isinstance(item, PreferencePair) else None for item in items], pa.int64())
+        columns = {name: column.take(rows) for name, column in columns.items()}
+        columns |= {key: pa.array([getattr(item, key) for item in items]) for key in ("file", "row")}
+    for key in ("reason", "detail"):
+        columns[key] = pa.array([getattr(item, key, None) for item in items], pa.string())
+    return pa.table(columns, schema=ITEM_SCHEMA)
+
+
+def _draw(seed: int, pair: PreferencePair) -> bytes:
+    return sample_key(seed, pair.pair_id) + bytes.fromhex(pair.pair_id)
+
+
+def tables_of(items: Iterable[PreferencePair | Skipped], source: Source) -> Iterator[pa.Table]:
+    """Yield items as tables of `ITEM_SCHEMA`, each of bounded size."""
+    waiting: list[PreferencePair | Skipped] = []
+    characters, rest = 0, iter(items)
+    while part := list(itertools.islice(rest, _AT_ONCE)):
+        waiting += part
+        characters += sum(characters_of(item) for item in part if isinstance(item, PreferencePair))
+        if len(waiting) >= ROWS or characters >= _CHARACTERS:
+            yield items_table(waiting, source)
+            waiting, characters = [], 0
+    if waiting:
+        yield items_table(waiting, source)
+
+
+def read_pairs(path: Path) -> Iterator[PreferencePair]:
+    """Yield the pairs of a Parquet file of a pairs folder, in flat memory."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):  # each of bounded size
+            for batch in file.read_row_group(group).to_batches(max_chunksize=_AS_OBJECTS):
+                yield from map(pair_of_row, batch.to_pylist())
+
+
+def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
+    """Return the pair of a row that has the columns of `PAIR_SCHEMA`."""
+    prompt = tuple(Turn(**turn) for turn in row["prompt"])
+    chosen, rejected = (
+        Turn("assistant", row[side], *(row[f"{side}_{key}"] for key in _BESIDE_ANSWERS))
+        if row[side] is not None
+        else None
+        for side in _ANSWERS
+    )
+    return PreferencePair(prompt, cast(Turn, chosen), rejected, row["file"], row["row"], row["tools"])
