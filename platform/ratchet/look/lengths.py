@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet.documents.data_report import DataPlace, Quantiles
-from ratchet.pairs.assemble import SIDES, read_pairs
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.left_out import Lost
 from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair_table import SIDES, read_pairs
 from ratchet.pairs.render import Refusal, RefusalReason, Style
 from ratchet.pairs.tokens import Encoded, Policy, fit, tokenise
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet.documents.data_report import DataPlace, ShownPair, ShownPart, ShownToken, TokenKind
-from ratchet.pairs.assemble import SIDES, pair_of_row
 from ratchet.pairs.ids import sample_key
 from ratchet.pairs.pair import PreferencePair, Turn
+from ratchet.pairs.pair_table import SIDES, pair_of_row
 from ratchet.pairs.render import Refusal, Rendered, Style, render_pair
 from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids
 
