@@ -22,7 +22,7 @@ from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.plan.data import Source
 
 lean_arrow()
-# Whoever reads a file of pairs holds a whole row group in memory, so it has a bound in rows and in characters.
+# A reader of a file of pairs holds a whole row group in memory, so it has a bound in rows and in characters.
 ROWS = 2048
 _CHARACTERS = 4 << 20
 # Rows differ by a factor of thousands, so a number of rows alone bounds no memory: characters are counted this often.
