@@ -10,8 +10,6 @@ import dataclasses
 import itertools
 from typing import Any
 
-import pyarrow as pa
-
 from ratchet.pairs.checks import characters_of
 from ratchet.pairs.forms import KINDS, rows_of
 from ratchet.pairs.packed import open_unpacked
