@@ -13,6 +13,7 @@ from ratchet.errors import DataError, PlanError
 from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import load_plan
 from ratchet.plan.loose import loose_model, loose_sources
+from ratchet.store.files import write_text
 
 _PLANS = (".yaml", ".yml")
 
@@ -37,6 +38,7 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", type=int, metavar="N", help="look at about N rows of each source, from all over it")
     parser.add_argument("--json", action="store_true", help="write the report as JSON")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html), too")
 
 
 def data_command(arguments: argparse.Namespace) -> int:
@@ -62,6 +64,12 @@ def data_command(arguments: argparse.Namespace) -> int:
         else:
             sources, model = loose_sources(names, arguments.overrides), loose_model(arguments.model)
             report = look_at_files(sources, model, Policy(arguments.max_length, "drop"), arguments.rows)
+    if arguments.page is not None:
+        # Inside, as it loads the library that draws charts.
+        from ratchet.report.data_page import data_page
+        from ratchet.report.render import html
+
+        write_text(arguments.page, redact.words(html(data_page(report))))
     if arguments.json:
         told: Any = redact.tree(to_values(report))
         sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")

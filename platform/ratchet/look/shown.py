@@ -50,23 +50,25 @@ def _ids_and_rows(file: pq.ParquetFile) -> Iterator[tuple[str, pa.RecordBatch]]:
                 yield pair_id, batch.slice(at, 1)
 
 
-def shown_pair(pair: PreferencePair, tokenizer: Any, style: Style | None, policy: Policy | None) -> ShownPair:
-    """Return a pair token by token, under a length policy; its texts by turn where there is no tokenizer or style."""
+def shown_pair(
+    pair: PreferencePair, tokenizer: Any, style: Style | None, policy: Policy | None, *, rejected_scored: bool = True
+) -> ShownPair:
+    """Return a pair token by token, under a length policy; its texts by turn where there is no tokenizer or style.
+
+    A stage that trains on chosen answers alone does not score the rejected ones.
+    """
+    by_turn = tuple(_texts(pair, rejected_scored=rejected_scored))
     place = DataPlace(pair.file, pair.row)
     if tokenizer is None or style is None:
-        return ShownPair(place=place, parts=tuple(_texts(pair)), texts_alone=True)
+        return ShownPair(place=place, parts=by_turn, texts_alone=True)
     rendered = render_pair(tokenizer, style, pair)
     if isinstance(rendered, Refusal):
-        return ShownPair(
-            place=place, parts=tuple(_texts(pair)), texts_alone=True, refused=f"{rendered.reason}: {rendered.detail}"
-        )
+        return ShownPair(place=place, parts=by_turn, texts_alone=True, refused=f"{rendered.reason}: {rendered.detail}")
     texts = [rendered.prompt, rendered.chosen, *([] if rendered.rejected is None else [rendered.rejected])]
     written = [_ids_and_ends(tokenizer, text) for text in texts]
     encoded = split_ids(style, *(ids for ids, _ in written), *([] if len(written) == 3 else [None]))
     if isinstance(encoded, Refusal):
-        return ShownPair(
-            place=place, parts=tuple(_texts(pair)), texts_alone=True, refused=f"{encoded.reason}: {encoded.detail}"
-        )
+        return ShownPair(place=place, parts=by_turn, texts_alone=True, refused=f"{encoded.reason}: {encoded.detail}")
     fitted = encoded if policy is None else fit(encoded, style, policy)
     refused = f"{fitted.reason}: {fitted.detail}" if isinstance(fitted, Refusal) else ""
     parts = [_prompt_part(pair, rendered, encoded, fitted, written[0], (tokenizer, style))]
@@ -74,13 +76,13 @@ def shown_pair(pair: PreferencePair, tokenizer: Any, style: Style | None, policy
     for name, ids, at, answer in answers:
         if answer is None:
             continue
-        tokens = _tokens(
-            texts[at], written[at][1], _turn_spans(texts[at], len(rendered.prompt), answer, "text"), scored=True
-        )
+        counts = name == "chosen" or rejected_scored
+        spans = _turn_spans(texts[at], len(rendered.prompt), answer, "text")
+        tokens = _tokens(texts[at], written[at][1], spans, scored=counts)
         skipped = len(encoded.prompt) - _added(style, written[at][0])
         shown = tokens[skipped : skipped + len(ids)]
         # A template without an end of its own: the tokenizer's end token is put behind the text.
-        shown += [ShownToken(_mark(tokenizer, one), "template", scored=True) for one in ids[len(shown) :]]
+        shown += [ShownToken(_mark(tokenizer, one), "template", scored=counts) for one in ids[len(shown) :]]
         parts.append(_cut(name, shown))
     return ShownPair(place=place, parts=tuple(parts), texts_alone=False, refused=refused)
 
@@ -177,14 +179,14 @@ def _cut(name: str, tokens: Sequence[ShownToken]) -> ShownPart:
     return ShownPart(name=name, head=tuple(head), left_out=left, tail=tuple(tail), length=len(tokens))
 
 
-def _texts(pair: PreferencePair) -> Iterator[ShownPart]:
+def _texts(pair: PreferencePair, *, rejected_scored: bool) -> Iterator[ShownPart]:
     """Yield a pair's texts by turn; lengths are in characters."""
     for number, turn in enumerate(pair.prompt, 1):
         given = turn.role == "assistant" and number == len(pair.prompt)
         yield _text_part(turn.role, turn.text, "prefix" if given else "text", scored=False)
     for name, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         if answer is not None:
-            yield _text_part(name, answer.text, "text", scored=True)
+            yield _text_part(name, answer.text, "text", scored=name == "chosen" or rejected_scored)
 
 
 def _text_part(name: str, text: str, kind: TokenKind, *, scored: bool) -> ShownPart:

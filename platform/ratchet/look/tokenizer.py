@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ratchet.documents.data_report import DataVerdict
-from ratchet.errors import ModelError
+from ratchet.errors import ModelError, some
 from ratchet.look.limits import fault_line
+from ratchet.model.scratch_tokenizer import write_scratch_tokenizer
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.hub import cached_file
 from ratchet.pairs.render import Style, find_style
 from ratchet.pairs.tokenizer import load_tokenizer
+from ratchet.pipeline.prepare import scratch_texts
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import at_home
 
@@ -29,12 +32,21 @@ class FoundTokenizer:
     faults: tuple[DataVerdict, ...] = ()
 
 
-def find_tokenizer(spec: ModelSpec | None) -> FoundTokenizer:
-    """Return a model's tokenizer, if it is on this machine. One that a run could not use is a fault."""
+def find_tokenizer(spec: ModelSpec | None, pairs: Mapping[str, Path], scratch: Path) -> FoundTokenizer:
+    """Return a model's tokenizer, if it is on this machine. One that a run could not use is a fault.
+
+    That of a model from scratch is trained here, as a run does it, on the folders of `pairs`, in the folder `scratch`.
+    """
     if spec is None:
         return FoundTokenizer(f"no model is named (--model), so {_SHOWN}")
     if spec.scratch is not None:
-        return FoundTokenizer(f"the model and its tokenizer are made by the run, so {_SHOWN}")
+        missing = [name for name in spec.scratch.tokenizer_from if name not in pairs]
+        if missing:
+            return FoundTokenizer(f"the tokenizer is trained on {some(missing)}, which cannot be read, so {_SHOWN}")
+        write_scratch_tokenizer(
+            spec.scratch, scratch_texts([pairs[name] for name in spec.scratch.tokenizer_from]), scratch
+        )
+        return _loaded(scratch, spec, "tokens of the plan's own tokenizer, trained here as a run does it")
     if spec.path is not None:
         folder: Path | None = at_home(spec.path).absolute()
     else:
@@ -42,9 +54,14 @@ def find_tokenizer(spec: ModelSpec | None) -> FoundTokenizer:
         folder = None if file is None else file.parent
     if folder is None:
         return FoundTokenizer(f"{spec.name} is not on this machine, so {_SHOWN}; download it to see tokens")
+    return _loaded(folder, spec, f"tokens of {spec.path or spec.name}, by its chat template")
+
+
+def _loaded(folder: Path, spec: ModelSpec, said: str) -> FoundTokenizer:
     try:
         tokenizer = load_tokenizer(folder, chat_template_of(spec))
         style = find_style(tokenizer)
     except ModelError as error:
-        return FoundTokenizer(f"{spec.path or spec.name} cannot be used, so {_SHOWN}", faults=(fault_line(error, ""),))
-    return FoundTokenizer(f"tokens of {spec.path or spec.name}, by its chat template", tokenizer, style)
+        named = spec.path or spec.name or "the plan's model"
+        return FoundTokenizer(f"{named} cannot be used, so {_SHOWN}", faults=(fault_line(error, ""),))
+    return FoundTokenizer(said, tokenizer, style)

@@ -10,12 +10,13 @@ from pathlib import Path
 from ratchet import __version__
 from ratchet.documents.data_report import (
     GRAVITIES,
+    DataAnalysis,
     DataReport,
     DataVerdict,
     SourceData,
     SourceLengths,
 )
-from ratchet.errors import DataError, PlanError
+from ratchet.errors import DataError, PlanError, RatchetError
 from ratchet.look.lengths import TO_LOSE, Written, write_all
 from ratchet.look.limits import fault_line, length_faults, length_limit, reading_faults
 from ratchet.look.rows import ReadSource, read_facts, read_whole, where_of
@@ -31,7 +32,7 @@ from ratchet.pipeline.prepare import one_sided, used_sources
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
-from ratchet.plan.stage_kinds import trains
+from ratchet.plan.stage_kinds import stage_kind, trains
 from ratchet.store.layout import layout_at
 from ratchet.store.record import now
 from ratchet.track.progress import Console, counted
@@ -46,32 +47,52 @@ Policies = Mapping[Policy, Sequence[str]]
 
 @dataclasses.dataclass(frozen=True)
 class LookedAt:
-    """What is looked at: sources by name, the model's system prompt, and each source's length policies."""
+    """What is looked at: sources by name, the model's system prompt, and each source's length policies.
+
+    `twins` are sources of whose near twins nothing need be said: no stage that they harm trains on them. Of those that
+    are `supervised` no stage scores rejected answers.
+    """
 
     title: str
     sources: Mapping[str, Source]
     system: str | None
     policies: Mapping[str, Policies]
     rows: int | None
+    twins: frozenset[str] = frozenset()
+    supervised: frozenset[str] = frozenset()
 
 
 def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
     """Return what a plan's data are; with `rows`, of about so many rows of each source. Raises StorageError."""
     plan = pinned_before(plan, layout_at(plan.cluster.storage))
     policies: dict[str, dict[Policy, list[str]]] = {name: {} for name in plan.data}
+    used: set[str] = set()
     for name, stage in plan.stages.items():
         if trains(stage):
+            used.update(stage.shares())
             for source in stage.shares():
                 policies[source].setdefault(Policy(stage.max_length, stage.overlong), []).append(name)
-    asked = LookedAt(f"plan {plan.name}", plan.data, plan.model.system, policies, rows)
-    report = _look(asked, find_tokenizer(plan.model))
+    harmed = {
+        name for stage in plan.stages.values() if stage_kind(stage.kind).warns_of_near_twins for name in stage.shares()
+    }
+    compared = set(preference_sources(plan))
+    asked = LookedAt(
+        f"plan {plan.name}",
+        plan.data,
+        plan.model.system,
+        policies,
+        rows,
+        frozenset(compared - harmed),
+        frozenset(used - compared),
+    )
+    report = _look(asked, plan.model)
     sides = {one.name: one.demonstrations for one in report.sources if not one.problem}
     more = [fault_line(one_sided(name), name) for name in preference_sources(plan) if sides.get(name)]
-    used = used_sources(plan)
+    read = used_sources(plan)
     more += [
         DataVerdict("notes", "unused", name, "no stage or suite uses this source", "take it out, or name it in a stage")
         for name in plan.data
-        if name not in used
+        if name not in read
     ]
     return dataclasses.replace(
         report, verdicts=worst_first([*more, *report.verdicts]), token_use=tuple(advise(plan).uses)
@@ -84,7 +105,7 @@ def look_at_files(
     """Return what some files hold, by the tokenizer of a model where one is named. Raises StorageError."""
     system = None if model is None else model.system
     asked = LookedAt(", ".join(sources), sources, system, {name: {policy: (NO_STAGE,)} for name in sources}, rows)
-    return _look(asked, find_tokenizer(model))
+    return _look(asked, model)
 
 
 def worst_first(verdicts: Sequence[DataVerdict]) -> tuple[DataVerdict, ...]:
@@ -92,34 +113,49 @@ def worst_first(verdicts: Sequence[DataVerdict]) -> tuple[DataVerdict, ...]:
     return tuple(sorted(verdicts, key=lambda one: GRAVITIES.index(one.gravity)))
 
 
-def _look(asked: LookedAt, found: FoundTokenizer) -> DataReport:
-    sources: list[SourceData] = []
-    verdicts = list(found.faults)
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """A source's pairs, and what was found while they were read."""
+
+    of: ReadSource
+    analyses: tuple[DataAnalysis, ...]
+
+
+def _look(asked: LookedAt, model: ModelSpec | None) -> DataReport:
     with tempfile.TemporaryDirectory(prefix="ratchet-data-") as scratch:
+        below, found = Path(scratch), dict[str, _Read | RatchetError]()
         for name in asked.sources:
-            folder = Path(scratch) / name
-            folder.mkdir()
             try:
-                data, said = _source(asked, name, found, folder)
+                found[name] = _read(asked, name, below)
             except (DataError, PlanError) as error:
-                data = SourceData(name=name, where=where_of(asked.sources[name]), problem=str(error))
-                said = [fault_line(error, name)]
+                found[name] = error
+        folders = {name: one.of.folder for name, one in found.items() if isinstance(one, _Read)}
+        by = find_tokenizer(model, folders, below / "tokenizer")
+        sources: list[SourceData] = []
+        verdicts = list(by.faults)
+        for name, one in found.items():
+            if isinstance(one, _Read):
+                data, said = _source(one, by, asked.policies[name], scored=name not in asked.supervised)
+            else:
+                data = SourceData(name=name, where=where_of(asked.sources[name]), problem=str(one))
+                said = [fault_line(one, name)]
             sources.append(data)
             verdicts += said
     return DataReport(
         title=asked.title,
         ratchet=__version__,
         created=now(),
-        tokenizer=found.said,
+        tokenizer=by.said,
         verdicts=worst_first(verdicts),
         sources=tuple(sources),
     )
 
 
-def _source(asked: LookedAt, name: str, found: FoundTokenizer, folder: Path) -> tuple[SourceData, list[DataVerdict]]:
-    """Return what one source holds, and the lines about it. Raises DataError, PlanError."""
-    policies, console = asked.policies[name], Console()
-    with counted(f"data {name}", "pairs read", console) as show, pair_look() as look:
+def _read(asked: LookedAt, name: str, below: Path) -> _Read:
+    """Read a source into a folder of its own. Raises DataError, PlanError."""
+    folder = below / "pairs" / name
+    folder.mkdir(parents=True)
+    with counted(f"data {name}", "pairs read", Console()) as show, pair_look() as look:
 
         def see(number: int, item: Item) -> None:
             look.add(item)
@@ -128,11 +164,26 @@ def _source(asked: LookedAt, name: str, found: FoundTokenizer, folder: Path) -> 
 
         read = read_whole(name, asked.sources[name], asked.system, folder, asked.rows, see)
         analyses = look.analyses()
-    facts = read_facts(read)
-    with counted(f"data {name}", "pairs counted", console) as show:
-        written = write_all(folder, found.tokenizer, found.style, list(policies), lambda n: show(n, facts.kept))
+    return _Read(read, tuple(_weighed(one, harmless=name in asked.twins) for one in analyses))
+
+
+def _weighed(one: DataAnalysis, *, harmless: bool) -> DataAnalysis:
+    """Return an analysis as the plan's stages take it: not every loss is harmed by near twins."""
+    if one.code != "near-twins" or not harmless or one.gravity == "notes":
+        return one
+    return dataclasses.replace(one, gravity="notes", do="")
+
+
+def _source(
+    one: _Read, by: FoundTokenizer, policies: Policies, *, scored: bool
+) -> tuple[SourceData, list[DataVerdict]]:
+    """Return what one source holds, and the lines about it."""
+    read, facts = one.of, read_facts(one.of)
+    with counted(f"data {read.name}", "pairs counted", Console()) as show:
+        written = write_all(read.folder, by.tokenizer, by.style, list(policies), lambda n: show(n, facts.kept))
     first = next(iter(policies), None)
-    shown = [shown_pair(pair, found.tokenizer, found.style, first) for pair in drawn_pairs(folder, read.source.seed)]
+    drawn = drawn_pairs(read.folder, read.source.seed)
+    shown = [shown_pair(pair, by.tokenizer, by.style, first, rejected_scored=scored) for pair in drawn]
     facts = dataclasses.replace(
         facts,
         unit="tokens" if written.in_tokens else "characters",
@@ -140,9 +191,13 @@ def _source(asked: LookedAt, name: str, found: FoundTokenizer, folder: Path) -> 
         refused={str(reason): count for reason, count in written.refused.items()},
         first_refused=tuple(written.first_refused),
         shown=tuple(shown),
-        analyses=analyses,
+        analyses=one.analyses,
     )
-    said = [DataVerdict(one.gravity, one.code, name, one.says, one.do) for one in analyses if one.gravity != "notes"]
+    said = [
+        DataVerdict(found.gravity, found.code, read.name, found.says, found.do)
+        for found in one.analyses
+        if found.gravity != "notes"
+    ]
     return facts, [*_verdicts(read, written, policies), *said]
 
 

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ratchet.pairs.chat import template_text
+from ratchet.model.scratch_tokenizer import write_scratch_tokenizer
 from ratchet.pairs.lean import lean_transformers
 from ratchet.plan.model import Scratch
-
-PAD, BOS, TURN, END = "<|pad|>", "<|begin|>", "<|turn|>", "<|end|>"
-"""The special tokens, ids 0 to 3. END ends a turn and is the tokenizer's EOS."""
 
 
 def make_scratch(spec: Scratch, texts: Iterable[str], folder: Path) -> None:
@@ -21,43 +18,12 @@ def make_scratch(spec: Scratch, texts: Iterable[str], folder: Path) -> None:
     The same spec and texts give the same bytes, and no random state outside is read or changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = _write_tokenizer(spec, texts, folder)
+    tokens = write_scratch_tokenizer(spec, texts, folder)
     _write_model(spec, tokens, folder)
 
 
-def _write_tokenizer(spec: Scratch, texts: Iterable[str], folder: Path) -> int:
-    lean_transformers()
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    # Digits stand alone, so that a number is read and written place by place.
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=spec.vocab_size,
-        special_tokens=[PAD, BOS, TURN, END],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    inner.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        bos_token=BOS,
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=[TURN],
-        model_max_length=spec.max_positions,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = template_text("scratch")
-    tokenizer.save_pretrained(str(folder))
-    return inner.get_vocab_size()
-
-
 def _write_model(spec: Scratch, tokens: int, folder: Path) -> None:
+    lean_transformers()
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 

@@ -117,14 +117,23 @@ def tokenizers_alone() -> Iterator[None]:
 
 def tokenizer_class() -> Any:
     """Return transformers' AutoTokenizer; within `tokenizers_alone` no torch is loaded for it."""
+    return _of_transformers("AutoTokenizer")
+
+
+def tokenizer_base() -> Any:
+    """Return transformers' class of fast tokenizers that have no class of their own, as `tokenizer_class` does."""
+    return _of_transformers("PreTrainedTokenizerFast")
+
+
+def _of_transformers(name: str) -> Any:
     if not _ALONE.get():
         lean_transformers()
-        return importlib.import_module("transformers").AutoTokenizer
+        return getattr(importlib.import_module("transformers"), name)
     if "transformers" in sys.modules:
-        return importlib.import_module("transformers").AutoTokenizer
+        return getattr(importlib.import_module("transformers"), name)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else it warns that there is no torch
     sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own mark of a module that is not there
     try:
-        return importlib.import_module("transformers").AutoTokenizer
+        return getattr(importlib.import_module("transformers"), name)
     finally:
         del sys.modules["torch"]

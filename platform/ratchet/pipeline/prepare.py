@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -181,7 +181,7 @@ class ScratchModel:
         """Train the tokenizer and draw the weights. Raises ModelError."""
         from ratchet.model.scratch import make_scratch  # it needs torch, and finding the model does not
 
-        make_scratch(self.spec, _texts([pairs for _, pairs in self.pairs.values()]), folder)
+        make_scratch(self.spec, scratch_texts([pairs for _, pairs in self.pairs.values()]), folder)
         return Product()
 
 
@@ -201,7 +201,8 @@ def _scratch_folder(run: Run, spec: Scratch) -> Path:
     return made.folder
 
 
-def _texts(folders: list[Path]) -> Iterator[str]:
+def scratch_texts(folders: Sequence[Path]) -> Iterator[str]:
+    """Yield the texts of folders of pairs that a scratch model's tokenizer is trained on."""
     for folder in folders:
         file = pq.ParquetFile(checked(folder / "train.parquet"))
         for batch in file.iter_batches(columns=["prompt", "chosen", "rejected"]):

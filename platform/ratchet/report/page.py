@@ -184,7 +184,7 @@ def run_sections(report: Report) -> list[Section]:
             tables_data.sources(report),
             tables_data.skipped(report),
             tables_data.tokens(report),
-            tables_data.token_use(report),
+            tables_data.token_use(report.token_use),
         ),
         section(
             "overlap",

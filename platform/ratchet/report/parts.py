@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ratchet.documents.data_report import ShownPair
 from ratchet.documents.report import Report
 from ratchet.report import figures as fig
 from ratchet.report.drawing import Drawing
@@ -111,7 +112,7 @@ class Section:
     """A part of a page: what it is about, then its cautions, charts, tables, and at most one drawing.
 
     `findings` are paragraphs that say what came out; `text` only explains. Charts are drawn when the page is, since
-    Markdown has none; `legend` says how to read them.
+    Markdown has none; `legend` says how to read them. `pairs` are shown token by token, on the page alone.
     """
 
     key: str
@@ -123,6 +124,7 @@ class Section:
     charts: Charts = tuple
     legend: str = ""
     drawing: Drawing | None = None
+    pairs: tuple[ShownPair, ...] = ()
 
 
 def section(
@@ -165,7 +167,8 @@ class Page:
     """A page and its Markdown: the same sections, facts and records for a run, an evaluation and a sweep.
 
     `lead` are paragraphs, the first of them the largest. `about` is the title of the part with `facts` and `sources`.
-    `stages` gives what has a colour of its own its number, and `link` makes a link of a record's path.
+    `stages` gives what has a colour of its own its number, and `link` makes a link of a record's path. One that is not
+    `recorded` has no list of records.
     """
 
     title: str
@@ -181,6 +184,7 @@ class Page:
     headline: PageTable | None = None
     first_samples: PageTable | None = None
     answers: Any = None
+    recorded: bool = True
     link: Callable[[str], str] | None = None
 
 

@@ -44,7 +44,9 @@ def html(page: Page) -> str:
     records = Records()
     return environment.get_template("page.html.jinja").render(
         page=page,
-        sections=[one for one in page.sections if one.tables or one.findings or one.drawing or charts[one.key]],
+        sections=[
+            one for one in page.sections if one.tables or one.findings or one.drawing or one.pairs or charts[one.key]
+        ],
         charts=charts,
         records=records,
         notes=records.notes,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet.documents.data_report import SourceData, SourceLengths
 from ratchet.documents.heldout import Gamma
-from ratchet.documents.report import LOW_EDIT_DISTANCE, EditDistance, Report, SourceSummary
+from ratchet.documents.report import LOW_EDIT_DISTANCE, EditDistance, Report
+from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.reference.share import interval_of
 from ratchet.report.charts.training import colour_of
 from ratchet.report.figures import NO_ERROR, cut
@@ -95,35 +97,79 @@ def draw_difficulty(report: Report) -> list[Chart]:
 def draw_edit_distances(report: Report) -> list[Chart]:
     """Histogram of normalised edit distance between chosen and rejected, one chart a source."""
     flagged = {source.name for _, source in report.low_distance}
+    shown = [(one, one.edit_distance) for one in report.sources if one.edit_distance and sum(one.edit_distance.counts)]
+    return [
+        draw_edit_distance(
+            f"distance-{number}",
+            source.name,
+            found,
+            "share of tokens that differ",
+            low=source.name in flagged,
+            records=(source.tokens[-1].record if source.tokens else source.record,),
+        )
+        for number, (source, found) in enumerate(shown)
+    ]
 
-    def chart(number: int, source: SourceSummary, found: EditDistance) -> Chart:
-        def paint(axes: Any) -> None:
-            widths = [right - left for left, right in zip(found.edges[:-1], found.edges[1:], strict=True)]
-            colour = WARN if source.name in flagged else MUTED
-            axes.bar(
-                found.edges[:-1], found.counts, width=widths, align="edge", color=colour, edgecolor=PAGE, linewidth=0.8
+
+def draw_edit_distance(
+    name: str, source: str, found: EditDistance, along: str, *, low: bool, records: tuple[str, ...] = ()
+) -> Chart:
+    """Histogram of a source's edit distances; `along` names what was compared, and a `low` one is a warning's."""
+
+    def paint(axes: Any) -> None:
+        widths = [right - left for left, right in zip(found.edges[:-1], found.edges[1:], strict=True)]
+        colour = WARN if low else MUTED
+        axes.bar(
+            found.edges[:-1], found.counts, width=widths, align="edge", color=colour, edgecolor=PAGE, linewidth=0.8
+        )
+        axes.set_xlim(0, 1)
+        # Room above the highest bar, for the median's words.
+        axes.set_ylim(0, 1.2 * max(found.counts))
+        axes.axvline(LOW_EDIT_DISTANCE, color=RULE, linewidth=1.2)
+        if found.median is not None:
+            axes.axvline(found.median, color=INK, linewidth=1.2)
+            # The words stand on the side that has room for them.
+            right = found.median < 0.6
+            axes.annotate(
+                f"median {found.median:.3f}",
+                (found.median, 0.985),
+                (5 if right else -5, 0),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="top",
             )
-            axes.set_xlim(0, 1)
-            # Room above the highest bar, for the median's words.
-            axes.set_ylim(0, 1.2 * max(found.counts))
-            axes.axvline(LOW_EDIT_DISTANCE, color=RULE, linewidth=1.2)
-            if found.median is not None:
-                axes.axvline(found.median, color=INK, linewidth=1.2)
-                # The words stand on the side that has room for them.
-                right = found.median < 0.6
+        axis_names(axes, along, "pairs")
+
+    return Chart(draw(name, f"Edit distance of {source}", paint, size=(350, 205)), source, records)
+
+
+def draw_lengths(name: str, source: SourceData, lengths: SourceLengths) -> Chart:
+    """Histogram of a source's pairs by length, with the limits of its stages; the last bar holds all that is longer."""
+    scale = 1 if source.unit == "tokens" else CHARACTERS_A_TOKEN
+
+    def paint(axes: Any) -> None:
+        widths = [right - left for left, right in zip(lengths.edges[:-1], lengths.edges[1:], strict=True)]
+        axes.bar(
+            lengths.edges[:-1], lengths.counts, width=widths, align="edge", color=MUTED, edgecolor=PAGE, linewidth=0.8
+        )
+        axes.set_ylim(0, 1.2 * max(lengths.counts))
+        top = lengths.edges[-1]
+        for limit in lengths.limits:
+            at = limit.max_length * scale
+            if at <= 1.25 * top:  # one that is far above all pairs would only press them together
+                axes.axvline(at, color=WARN if limit.lost else INK, linewidth=1.2)
                 axes.annotate(
-                    f"median {found.median:.3f}",
-                    (found.median, 0.985),
-                    (5 if right else -5, 0),
+                    f"{limit.max_length:,}",
+                    (at, 0.985),
+                    (-4, 0),
                     xycoords=("data", "axes fraction"),
                     textcoords="offset points",
-                    ha="left" if right else "right",
+                    ha="right",
                     va="top",
                 )
-            axis_names(axes, "share of tokens that differ", "pairs")
+                top = max(top, 1.02 * at)
+        axes.set_xlim(0, top)
+        axis_names(axes, f"{source.unit} of prompt and longer answer", "pairs")
 
-        svg = draw(f"distance-{number}", f"Edit distance of {source.name}", paint, size=(350, 205))
-        return Chart(svg, source.name, (source.tokens[-1].record if source.tokens else source.record,))
-
-    shown = [(one, one.edit_distance) for one in report.sources if one.edit_distance and sum(one.edit_distance.counts)]
-    return [chart(number, source, found) for number, (source, found) in enumerate(shown)]
+    return Chart(draw(name, f"Lengths of {source.name}", paint, size=(350, 205)), "Lengths", ())

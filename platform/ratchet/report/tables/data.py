@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 
 from ratchet.documents.heldout import HeldOutScores
 from ratchet.documents.report import LOW_EDIT_DISTANCE, Report
+from ratchet.documents.token_use import TokenUse
 from ratchet.report import figures as fig
 from ratchet.report.parts import Cell, PageTable, amount, model_cell, row, table, text
 
@@ -75,7 +77,7 @@ def tokens(report: Report) -> PageTable | None:
     return table(rows, "Boundaries moved: pairs whose prompt and answer share a token when written as one text.")
 
 
-def token_use(report: Report) -> PageTable | None:
+def token_use(uses: Sequence[TokenUse]) -> PageTable | None:
     """Tokens a pair of each stage: padded, packed, and with the pairs of a prompt apart or together."""
     rows = [
         row(
@@ -91,7 +93,7 @@ def token_use(report: Report) -> PageTable | None:
                 amount("prompts would save", fig.number(one.saves, 2), "×"),
             ]
         )
-        for one in report.token_use
+        for one in uses
     ]
     note = "Tokens that a pair takes: padded as TRL pads a batch, packed without sharing, and as training shares them."
     return table(rows, note)
