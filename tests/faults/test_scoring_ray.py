@@ -26,8 +26,9 @@ from ratchet.plan.cluster import Cluster, Ray
 from ratchet.plan.data import Generated, Source
 from ratchet.plan.model import Scratch
 from ratchet.reference.models import Passes, ScoreJob, ScoringModel
+from ratchet.reference.pool import Pool
 from ratchet.reference.processes import still_there
-from ratchet.reference.score import Pool, score_jobs
+from ratchet.reference.score import score_jobs
 from ratchet.reference.store import BLOCK, read_logps
 from ratchet.store.layout import Layout
 
@@ -42,7 +43,8 @@ from pathlib import Path
 from ratchet.pipeline.session import ray_session
 from ratchet.plan.cluster import Cluster, Ray
 from ratchet.reference.models import Passes, ScoreJob, ScoringModel
-from ratchet.reference.score import Pool, score_jobs
+from ratchet.reference.pool import Pool
+from ratchet.reference.score import score_jobs
 from ratchet.store.layout import Layout
 if __name__ == "__main__":
     root, model, weights, fp, tokens, actors = json.loads(sys.argv[1])

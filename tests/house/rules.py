@@ -69,7 +69,7 @@ DOORS = {
         "pairs.flow",
         "pairs.token_flow",
         "reference.processes",
-        "reference.score",
+        "reference.pool",
         "evaluate.engines.actors",
         "train.worker",
         "train.group",

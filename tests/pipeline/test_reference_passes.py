@@ -16,7 +16,8 @@ from ratchet.pipeline.context import Gate
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.schema import ReferenceScores
 from ratchet.reference.models import TRAINER, Adapter, EngineChoice, ScoreJob, ScoringModel, read_adapter, servable
-from ratchet.reference.score import deadly, scored_pairs
+from ratchet.reference.pool import deadly
+from ratchet.reference.score import scored_pairs
 from ratchet.reference.store import holds
 from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout

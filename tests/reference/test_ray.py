@@ -20,7 +20,8 @@ from ratchet.pairs.token_flow import prepare_tokens
 from ratchet.plan.data import Generated, Source
 from ratchet.plan.model import Scratch
 from ratchet.reference.models import Passes, ScoreJob, Scores, ScoringModel
-from ratchet.reference.score import Pool, score_jobs
+from ratchet.reference.pool import Pool
+from ratchet.reference.score import score_jobs
 from ratchet.reference.store import block_path, read_logps
 from ratchet.store.layout import Layout
 from whole_run import titles_below

@@ -66,6 +66,13 @@ def test_starting_processes_stands_apart_from_work() -> None:
         assert words in shown
 
 
+def test_a_pass_of_the_workers_that_trained_its_model_is_named() -> None:
+    steps = [one | {"reference_in_training": one["name"] == "control"} for one in example()["steps"]]
+    report = read_report(example() | {"steps": steps})
+    [table] = [one for section in run_sections(report) if section.key == "throughput" for one in section.tables]
+    assert str(table).count("scored in training") == sum(one["reference_in_training"] for one in steps)
+
+
 DRAWN = "How far apart chosen and rejected are"  # a heading over charts alone, which Markdown has not
 HEADINGS = {  # of what is said of each part
     "evaluation": {"Held-out pairs and answers"},

@@ -16,11 +16,17 @@ from ratchet.evaluate.engines.local import LocalEngine
 from ratchet.model import memory
 from ratchet.model.attention import TreePlan, attend
 from ratchet.model.batch import branches_of, collate
+from ratchet.model.folder import digest_model
 from ratchet.model.forward import PairScorer, by_side, score
 from ratchet.model.support import kernel_disproof
 from ratchet.model.tree import lay_out
 from ratchet.pairs.pair import TokenisedPair
+from ratchet.reference.models import Passes, ScoreJob, ScoringModel
+from ratchet.reference.pool import Pool
+from ratchet.reference.score import score_jobs
+from ratchet.reference.store import read_all
 from ratchet.serving.requests import CompletionRequest, ContinuationRequest, Sampling
+from ratchet.store.layout import Layout
 from ratchet.train import budget
 from ratchet.train.batches import GlobalBatch
 from ratchet.train.checkpoint import Checkpoints
@@ -28,8 +34,9 @@ from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.loop import Parts, accumulate, works_of
 from ratchet.train.objective import Data
+from ratchet.train.spec import Owed
 from tiny_models import family_of_pairs, plain, tiny
-from train_bench import Pairs, reference_of, spec_of, tiny_model
+from train_bench import Pairs, reference_of, spec_of, tiny_model, train_whole, write_inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -141,3 +148,27 @@ def test_an_engine_on_a_gpu_says_what_one_on_a_cpu_does(stories: Path) -> None:
     for mine, theirs in zip(there.answer(asked), here.answer(asked), strict=True):
         assert mine.text == theirs.text and mine.greedy == theirs.greedy
         assert mine.logprobs is None or mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-2)
+
+
+def test_a_model_just_trained_scores_there_once_its_engine_has_gone(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    spec = spec_of(tmp_path / "step", gpus_per_worker=1.0, **inputs)
+    job, passes = ScoreJob("t", tmp_path, "train"), Passes(96)
+    owed = Owed(Layout(tmp_path / "root"), (job,), passes, actors=1)
+    (tmp_path / "step").mkdir()
+    outcome = train_whole(dataclasses.replace(spec, owed=owed), Alone(), GPU, TorchEngine)
+    assert outcome["scored"]["why_not"] is None and outcome["scored"]["pairs"] == 22
+    folder = tmp_path / "step/model"
+    model = ScoringModel(folder, digest_model(folder), "float32")
+    (mine,) = score_jobs([(model, job)], owed.layout, Pool(1, 1, passes))
+    (theirs,) = score_jobs([(model, job)], Layout(tmp_path / "beside"), Pool(1, 1, passes))
+    assert mine.reused and not theirs.reused
+    np.testing.assert_array_equal(read_all(mine.folder).chosen, read_all(theirs.folder).chosen)
+
+
+def test_a_released_engine_gives_the_device_back(tmp_path: Path) -> None:
+    before = memory.reset_peak(GPU)
+    engine = TorchEngine(spec_of(tmp_path), PairScorer(tiny_model().to(GPU)), GPU)
+    assert memory.reset_peak(GPU) > before
+    engine.release()
+    assert memory.reset_peak(GPU) <= before

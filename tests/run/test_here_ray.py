@@ -50,6 +50,19 @@ def test_the_same_bits_come_out(both: tuple[Path, Path]) -> None:
     assert files[0] == files[1] and any(name.startswith("logps/") for name in files[0])
 
 
+def test_a_reference_is_scored_by_the_workers_that_trained_it(both: tuple[Path, Path]) -> None:
+    """Its pass has no processes to start, and its time is the reference's and not the step's that trained it."""
+    for folder in both:
+        for step in STEPS[:-1]:
+            facts = record(folder, step)["facts"]["training"]
+            assert facts["scored"]["why_not"] is None and facts["scored"]["pairs"] and facts["seconds"]["scoring"] > 0
+            # Each figure is rounded by itself.
+            assert record(folder, step)["seconds"] <= facts["seconds"]["all"] - facts["seconds"]["scoring"] + 1
+        passed = record(folder, "align.2")["facts"]["reference"]
+        assert (passed["in_training"], passed["reused"], passed["start_seconds"]) == (True, False, 0.0)
+        assert "scored in training" in (folder / "out/runs/tiny/report.md").read_text()
+
+
 @pytest.mark.slow
 def test_each_finds_what_the_other_made(both: tuple[Path, Path]) -> None:
     for folder, words in zip(both, (["--here"], []), strict=True):

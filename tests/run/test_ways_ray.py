@@ -98,6 +98,14 @@ def test_the_parts_are_the_table_and_the_easier_half_comes_first(done: Path) -> 
         assert record(done, step)["counts"]["pairs"] == len(rows)
 
 
+def test_two_workers_score_the_next_part_whole_though_each_trained_a_part_of_the_weights(done: Path) -> None:
+    scored = {step: record(done, step)["facts"]["training"]["scored"] for step in STEPS}
+    assert [one["why_not"] for one in scored.values()] == [None] * len(STEPS)
+    assert record(done, "flat.2")["facts"]["reference"]["in_training"]
+    evaluated = scored["flat.2"]["pairs"]  # no step has it as its reference
+    assert scored["flat.1"]["pairs"] == evaluated + record(done, "flat.2")["facts"]["reference"]["pairs"]
+
+
 def test_long_prompts_are_trimmed_and_rows_sampled(done: Path) -> None:
     sources = {one["name"]: one for one in json.loads((done / "out/runs/tiny/report.json").read_text())["sources"]}
     assert sources["slips"]["kept"] <= 48

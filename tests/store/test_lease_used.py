@@ -37,7 +37,8 @@ from ratchet.plan.suite import Suite
 from ratchet.plan.tasks import Perplexity
 from ratchet.reference import score
 from ratchet.reference.models import TRAINER, Model, Passes, ScoreJob, ScoringModel
-from ratchet.reference.score import Pool, score_jobs
+from ratchet.reference.pool import Pool
+from ratchet.reference.score import score_jobs
 from ratchet.reference.store import Logps, write_block
 from ratchet.serving.requests import Answer
 from ratchet.store.fingerprint import fingerprint
@@ -136,7 +137,7 @@ def test_scores_that_another_process_makes_are_waited_for_and_not_computed(
             ids = open_table([one.job.file], [1.0], 0).pair_ids().to_pylist()
             numbers, counts = -np.ones(len(ids)), np.ones(len(ids), np.int32)
             write_block(one.folder, 0, ids, Logps(numbers, numbers, counts, counts))
-            score._finish(one, "2026-01-01T00:00:00Z", time.monotonic(), 1.0, 0.0)
+            score._finish(one, score._Pass("2026-01-01T00:00:00Z", time.monotonic(), 0.0, in_training=False), 1.0)
     found = waiting.result()
     assert [(one.folder, one.reused, one.pairs) for one in found] == [(plan.folder, True, 2), (other.folder, True, 5)]
     assert len(said) in {1, 2} and said[0].startswith(f"waiting for scores of {folder} on the ")

@@ -78,6 +78,9 @@ def test_a_log_gets_lines_with_step_loss_and_estimate(
                 capfd_lines(capfd, said)
         while not any("publishing" in line for line in said):
             capfd_lines(capfd, said)
+        path.with_name("scoring.json").write_text('{"done": 512, "total": 4000}')
+        while not any("512 of 4,000 pairs scored" in line for line in said):
+            capfd_lines(capfd, said)
         tracker.close()
     capfd_lines(capfd, said)
     known = [line for line in said if " left" in line]

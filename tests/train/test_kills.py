@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from killed import run_killed
 from nightly import nightly
 from ratchet.plan.training import Checkpoint
 from ratchet.train import faults
@@ -21,18 +20,6 @@ from ratchet.train.objective import Data
 from train_bench import Pairs, changed, flip, reference_of, same, spec_of, state_of, tiny_model, train
 
 pytestmark = pytest.mark.heavy
-
-
-def run_killed(work: Callable[[], Any]) -> int:
-    """Run `work` in a forked process; return the signal that ended it, 0 where none did."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 KILLS = [

@@ -175,7 +175,8 @@ class StepSummary:
     whole step, with the reference pass where the step made it itself (`reference_reused` is false);
     `train_seconds` its optimiser steps, `start_seconds` what processes took to begin and end, and groups of workers
     that ended before; `reference_seconds` what scoring the reference took when it was done, and
-    `reference_start_seconds` its processes, None where none was needed; `reference_agreement` is what a comparison of
+    `reference_start_seconds` its processes, None where none was needed; `reference_in_training`: the workers that
+    trained the reference scored, in no step's time; `reference_agreement` is what a comparison of
     another engine with the trainer's showed (`reference.calibrate`), where there was one; `effect` what publishing
     kept. Rates are of training. What only training has is None for a merge.
     """
@@ -210,6 +211,7 @@ class StepSummary:
     reference_start_seconds: float | None = None
     reference_pairs: int | None = None
     reference_reused: bool | None = None
+    reference_in_training: bool = False
     reference_engine: str | None = None
     reference_agreement: Agreement | None = None
 

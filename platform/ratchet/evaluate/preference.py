@@ -33,7 +33,8 @@ from ratchet.pairs.tokenizer import digest_vocabulary
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.tasks import Preference
 from ratchet.reference.models import Model, Passes, ScoreJob, model_content, model_of
-from ratchet.reference.score import Pool, score_jobs
+from ratchet.reference.pool import Pool
+from ratchet.reference.score import score_jobs
 from ratchet.reference.store import Floats, Logps, read_job
 from ratchet.store.record import checked, finished_record
 from ratchet.track.progress import counted

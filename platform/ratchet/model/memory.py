@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import re
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,14 @@ def reset_peak(device: torch.device) -> int:
 def peak(device: torch.device) -> int:
     """Return the most bytes held since `reset_peak`, or since the process began."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory this process has held, in MB: the device's on a GPU, else resident memory."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    # Linux gives KiB.
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
 
 def available(device: torch.device) -> int:

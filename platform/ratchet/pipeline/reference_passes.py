@@ -17,6 +17,7 @@ from ratchet.evaluate.engines.kinds import need_vllm
 from ratchet.pairs.table import TokenTable, open_table
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.graph import (
+    BASE,
     Step,
     all_steps,
     final_model,
@@ -32,11 +33,13 @@ from ratchet.plan.stage_kinds import reads_pairs, reads_reference, trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.calibrate import calibrate
 from ratchet.reference.models import TRAINER, EngineChoice, Model, Passes, ScoreJob, Scores
-from ratchet.reference.score import Pool, score_jobs
+from ratchet.reference.pool import Pool
+from ratchet.reference.score import score_jobs
 from ratchet.reference.store import Logps, holds, ids_of, job_size, joined, read_job, read_logps, sample_rows
 from ratchet.serving import vllm
 from ratchet.store.record import finished_record
 from ratchet.track.progress import counted
+from ratchet.train.spec import Owed
 
 GAMMA_SAMPLE = 256
 """Pairs of each source on which γ is measured for every model."""
@@ -104,8 +107,8 @@ def step_jobs(run: Run, step: Step, stage: TrainingStage) -> list[ScoreJob]:
 def reference_jobs(run: Run, name: str) -> Iterator[tuple[str, ScoreJob]]:
     """Yield the stages and jobs for which the model `name` is scored, but for those of one step alone.
 
-    It is the reference of steps, or decides the order of a stage's chunks. A cut chunk is scored with its step, and so
-    is a reference that is held as its training holds it.
+    It is the reference of steps, or decides the order of a stage's chunks. A cut chunk whose rows are not decided yet
+    is scored with its step, and so is a reference that is held as its training holds it.
     """
     plan = run.plan
     undecided = [one for one, stage in plan.stages.items() if needs_difficulty(stage) and one not in run.orders]
@@ -114,9 +117,30 @@ def reference_jobs(run: Run, name: str) -> Iterator[tuple[str, ScoreJob]]:
         if trains(stage) and final_model(plan, start_of(plan, one)) == name:
             yield from ((one, train_job(tokens)) for tokens in stage_tokens(run, stage).values())
     for step in all_steps(plan, {stage: order.chunks for stage, order in run.orders.items()}):
-        whole = step.chunk.parts == 1 and quantised(step) is None and step.stage not in undecided
-        if step.reference == name and whole and trains(step.settings):
+        known = step.chunk.parts == 1 or run.rows_of(step) is not None
+        if not known or quantised(step) is not None or step.stage in undecided:
+            continue
+        if step.reference == name and trains(step.settings):
             yield from ((step.stage, job) for job in step_jobs(run, step, step.settings))
+
+
+def owed_by(run: Run, name: str) -> Owed | None:
+    """Return what the model `name`, which is not made yet, will be scored on by the trainer's engine once it is.
+
+    None where the plan lets another engine score references: it makes the pass, and the comparison before it.
+    """
+    if run.foreign is not None:
+        return None
+    wanted = [job for _, job in reference_jobs(run, name)] + evaluation_jobs(run)
+    jobs = tuple(dict.fromkeys(job for job in wanted if job_size(job)))
+    code = run.models[BASE].code
+    return Owed(run.layout, jobs, passes_of(run), run.plan.cluster.score_actors, None if code is None else code.digest)
+
+
+def passes_of(run: Run) -> Passes:
+    """Return how a scoring process lays out pairs."""
+    budget = run.plan.cluster.token_budget
+    return Passes(budget if isinstance(budget, int) else None, run.plan.cluster.sharing)
 
 
 def ensure_scores(
@@ -135,12 +159,11 @@ def score_together(
     cluster = run.plan.cluster
     started = time.monotonic()
     name = f"score {', '.join(dict.fromkeys(model.name for model, _ in work))}"
-    budget = cluster.token_budget if isinstance(cluster.token_budget, int) else None
     with counted(name, "pairs", run.console) as show:
         scored = score_jobs(
             [(model.scoring(engine, quantise), job) for model, job in work],
             run.layout,
-            Pool(cluster.score_actors, cluster.gpus_per_worker, Passes(budget, cluster.sharing)),
+            Pool(cluster.score_actors, cluster.gpus_per_worker, passes_of(run)),
             engine,
             on_pairs=show,
             wait=run.wait,

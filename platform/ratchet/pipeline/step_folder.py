@@ -18,6 +18,7 @@ from ratchet.errors import CorruptError
 from ratchet.reference.models import MASTERS, MASTERS_FILE
 from ratchet.store.files import storage_errors
 from ratchet.store.record import Entry, Record, examine_folder, faults, put_aside, read_record, write_record
+from ratchet.track.progress import SCORING
 
 IDENTITY, REFERENCE, ROWS = "identity.json", "reference.json", "rows.npy"
 SHOWN = {"ledger.jsonl", "metrics.jsonl"}
@@ -102,6 +103,10 @@ def link_step(folder: Path, home: Path) -> None:
 
 
 def drop_checkpoints(home: Path) -> None:
-    """Remove the checkpoints of a finished step, whose model is there: a checkpoint is several models large."""
+    """Remove the checkpoints of a finished step, whose model is there: a checkpoint is several models large.
+
+    So too what says how far its workers came with scoring.
+    """
     with storage_errors(home):
         shutil.rmtree(home / "checkpoints", ignore_errors=True)
+        (home / SCORING).unlink(missing_ok=True)

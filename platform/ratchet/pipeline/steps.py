@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchet.errors import CorruptError
 from ratchet.model.folder import card_usage, digest_model
@@ -42,7 +42,7 @@ from ratchet.pipeline.step_inputs import (
     tell_of_rounding,
     wanted_again,
 )
-from ratchet.pipeline.training import followed, ready, training_facts, training_of
+from ratchet.pipeline.training import followed, ready, tell_of_scores, training_facts, training_of
 from ratchet.plan.stage_kinds import trains
 from ratchet.plan.stages import Merge
 from ratchet.reference.models import MASTERS, Adapter, Model, read_adapter, servable
@@ -52,6 +52,9 @@ from ratchet.store.lease import Wait
 from ratchet.store.made import LeasedTurn, Product, record_of, turn
 from ratchet.store.record import NAME, Record, now, read_record
 from ratchet.train.spec import ADAPTER, MODEL
+
+if TYPE_CHECKING:
+    from ratchet.train.launch import TrainResult
 
 
 def ensure_step(run: Run, planned: PlannedStep) -> Model:
@@ -69,6 +72,7 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
         if record is None:
             _clear(folder, identity)
             started, clock = now(), time.monotonic()
+            result: TrainResult | None = None
             counts: Mapping[str, Any]
             facts: Mapping[str, Any]
             if not trains(step.settings):
@@ -81,12 +85,16 @@ def ensure_step(run: Run, planned: PlannedStep) -> Model:
                 with followed(run, spec):
                     result = train(spec)
                 counts, facts = _of_sources(step, result.counts), training_facts(run, result, gate, scored)
+                # It stands apart, like every pass.
+                clock += result.seconds["scoring"]
             product = Product(counts, input_weights(run, step, identity), {**_facts(made), **facts})
             record = record_of(made, product, started, time.monotonic() - clock)
             # Another process may have taken the place over meanwhile: then nothing is recorded.
             mine.check()
             write_step_record(folder, record)
             run.console.done(step.name, _outcome(record), record.seconds)
+            if result is not None:
+                tell_of_scores(run, step, result)
         else:
             run.console.say(f"{step.name:<20} is there already")
         drop_checkpoints(folder)  # also of one that is there: its maker may have been killed before it could

@@ -185,6 +185,7 @@ def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary
         reference_start_seconds=reference.get("start_seconds"),
         reference_pairs=reference["pairs"],
         reference_reused=reference["reused"],
+        reference_in_training=reference.get("in_training", False),
         reference_engine=reference["engine"],
         reference_agreement=_part(Agreement, reference["calibration"], summary),
     )

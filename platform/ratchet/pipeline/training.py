@@ -18,7 +18,7 @@ from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Gate, Run, Tokens
 from ratchet.pipeline.graph import BASE, Step, options, quantised
 from ratchet.pipeline.prepare import reference_model, stage_tokens
-from ratchet.pipeline.reference_passes import confirm, ensure_scores, gate_of, pairs_to_train, step_jobs
+from ratchet.pipeline.reference_passes import confirm, ensure_scores, gate_of, owed_by, pairs_to_train, step_jobs
 from ratchet.pipeline.sizes import chunk_shares
 from ratchet.pipeline.step_folder import REFERENCE, ROWS
 from ratchet.pipeline.step_inputs import leaves
@@ -81,6 +81,7 @@ def training_facts(run: Run, result: TrainResult, gate: Gate | None, scored: Seq
         "start_seconds": max((one.start_seconds or 0.0 for one in scored), default=0.0),
         "pairs": sum(one.pairs for one in scored),
         "reused": not fresh,
+        "in_training": bool(scored) and all(one.in_training for one in scored),
         "records": [str(one.folder) for one in scored],
         "engine": gate.engine.label if gate else None,
         "calibration": gate.calibration.to_dict() if gate and gate.calibration else None,
@@ -92,6 +93,18 @@ def training_facts(run: Run, result: TrainResult, gate: Gate | None, scored: Seq
     }
 
 
+def tell_of_scores(run: Run, step: Step, result: TrainResult) -> None:
+    """Say what the workers of a step scored with its model, or why a pass of its own must do it."""
+    if result.scored is None:
+        return
+    run.scored_now.update(result.scored["fingerprints"])
+    if why := result.scored["why_not"]:
+        run.console.say(f"{f'score {step.name}':<20} is a pass of its own: {why}")
+    elif result.scored["pairs"]:
+        facts = {"with": "the model in memory", "pairs scored": result.scored["pairs"]}
+        run.console.done(f"score {step.name}", facts, result.seconds["scoring"])
+
+
 def ready(
     run: Run, step: Step, stage: TrainingStage, run_id: str, *, carries: bool
 ) -> tuple[TrainSpec, Gate | None, list[Scores]]:
@@ -101,7 +114,8 @@ def ready(
     # The trainer's own scores need no room beside rounding: policy and reference are computed alike.
     noise = gate.calibration.noise if gate and gate.engine.foreign and gate.calibration else 0.0
     spec = train_spec(run, step, stage, tokens, scored, noise, run_id)
-    return dataclasses.replace(spec, **_masters(run, step, carries=carries)), gate, scored
+    spec = dataclasses.replace(spec, owed=owed_by(run, step.name), **_masters(run, step, carries=carries))
+    return spec, gate, scored
 
 
 def _score_reference(run: Run, step: Step, stage: TrainingStage) -> tuple[Gate, list[Scores]]:

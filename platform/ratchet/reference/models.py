@@ -114,7 +114,7 @@ class Scores:
     """Where a job's scores lie; `reused` where nothing had to be computed.
 
     `seconds` of work on all processes; `start_seconds` for the pass's processes to begin and end, None where the record
-    was written before records said so.
+    was written before records said so. `in_training`: the workers that trained the model scored, which took no start.
     """
 
     folder: Path
@@ -123,6 +123,7 @@ class Scores:
     seconds: float
     start_seconds: float | None
     reused: bool
+    in_training: bool = False
 
 
 MASTERS, MASTERS_FILE = "masters", "masters.safetensors"

@@ -34,12 +34,20 @@ class TrainerRater:
         """Return the scores of `rows` in their order. Raises ModelError."""
         if model != self._model:
             self._scorer = None  # the old model's memory goes before the new one's comes
-            self._scorer, self._model = self._load(model), model
+            self.hold(model, self._load(model))
         if self.budget is None:
             self.budget = fitting_budget(self._scorer, table, rows, self.device, self.share)
             if self.halved:
                 self.halve()
         return score_rows(self._scorer, table, rows, self.budget, self.device)
+
+    def hold(self, model: ScoringModel, loaded: Any) -> None:
+        """Score from now on with `loaded`, which is `model` as `load_model` gives it, to the bit. Raises ModelError."""
+        from ratchet.model.forward import PairScorer
+
+        # bitsandbytes has put its weights where they belong.
+        on_device = loaded if model.quantise else loaded.to(self.device)
+        self._scorer, self._model = PairScorer(on_device, sharing=self.sharing).eval(), model
 
     def halve(self) -> None:
         """Take half as many tokens at a time, now or once it is found how many."""
@@ -48,15 +56,10 @@ class TrainerRater:
             self.budget = max(1, self.budget // 2)
 
     def _load(self, model: ScoringModel) -> Any:
-        from ratchet.model.forward import PairScorer
         from ratchet.model.load import load_model
 
-        loaded = load_model(
-            model.folder, model.dtype, trust_remote_code=model.trust_remote_code, quantise=model.quantise
-        )
-        # bitsandbytes has put its weights where they belong.
-        on_device = loaded if model.quantise else loaded.to(self.device)
-        return PairScorer(on_device, sharing=self.sharing).eval()
+        trusted, quantise = model.trust_remote_code, model.quantise
+        return load_model(model.folder, model.dtype, trust_remote_code=trusted, quantise=quantise)
 
 
 def score_rows(scorer: Any, table: TokenTable, rows: Any, token_budget: int, device: str) -> Logps:

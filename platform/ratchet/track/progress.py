@@ -7,6 +7,7 @@ standard error is no terminal, or `CI` is set, there is no bar, but a line every
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -16,11 +17,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ratchet import redact
+from ratchet.errors import CorruptError
+from ratchet.store.codec import from_values
+from ratchet.store.record import read_json_or_none
 from ratchet.track.jsonl import Tail
 
 LINE_SECONDS = 30.0
 """How often work that goes on is a line of a log."""
 
+SCORING = "scoring.json"
+"""The file of a step that says how many pairs its workers have scored under the model that they trained."""
 _POLL_SECONDS = 0.25
 _STARTING = "training begins"
 
@@ -79,6 +85,20 @@ def _figure(value: Any) -> str:
 def has_bar(stream: TextIO) -> bool:
     """Tell whether a bar can move there: on a terminal, unless `CI` is set."""
     return stream.isatty() and not os.environ.get("CI")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredSoFar:
+    """What SCORING holds: the pairs that are scored, of all that are to be; none before it is known how many."""
+
+    done: int = 0
+    total: int = 0
+
+
+def read_scored(path: Path) -> ScoredSoFar:
+    """Return how far the workers of a step have come with scoring. Raises CorruptError."""
+    values, fix = read_json_or_none(path), "delete the file"
+    return from_values(ScoredSoFar, values or {}, where=str(path), fix=fix, error=CorruptError)
 
 
 class Pace:
@@ -210,9 +230,9 @@ def follow_training(metrics_path: Path, label: str, total_steps: int, console: C
 
     On a terminal: a bar with step of `total_steps`, loss, margin, pairs a second and time left; elsewhere a line with
     the same every half minute. Until the first step both say that workers start. `metrics_path` is followed in a
-    thread, also back, where a resume cuts the file.
+    thread, also back, where a resume cuts the file. Beside it workers say how many pairs they have scored.
     """
-    follower = _Follower(Tail(metrics_path), label, total_steps, console.stream)
+    follower = _Follower(Tail(metrics_path), label, total_steps, console.stream, metrics_path.with_name(SCORING))
     started = time.monotonic()
     ended = "stopped at"
     try:
@@ -225,8 +245,8 @@ def follow_training(metrics_path: Path, label: str, total_steps: int, console: C
 
 
 class _Follower:
-    def __init__(self, tail: Tail, label: str, total: int, out: TextIO) -> None:
-        self._tail, self._label, self._total = tail, label, total
+    def __init__(self, tail: Tail, label: str, total: int, out: TextIO, scoring: Path) -> None:
+        self._tail, self._label, self._total, self._scoring = tail, label, total, scoring
         self._line: dict[str, Any] = {}
         self._pace = Pace()
         self._bar: Any = None
@@ -264,7 +284,8 @@ class _Follower:
 
     def _rest(self) -> list[str]:
         if self._line.get("step") == self._total:
-            return ["publishing the model"]
+            scored = read_scored(self._scoring)
+            return [f"{scored.done:,} of {scored.total:,} pairs scored" if scored.total else "publishing the model"]
         left = self._pace.left(self._total)
         return [] if left is None else [f"{duration(left)} left"]
 

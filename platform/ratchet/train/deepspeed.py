@@ -30,7 +30,7 @@ from ratchet.model.forward import PairScorer
 from ratchet.model.noise import routes
 from ratchet.store.files import storage_errors
 from ratchet.train.communicate import limit_waiting
-from ratchet.train.engine import Update, save_tensors
+from ratchet.train.engine import Update, drop_weights, save_tensors
 from ratchet.train.optimiser import adamw, coming_bytes, no_smaller_scale, trained_by
 from ratchet.train.spec import TrainSpec
 
@@ -221,6 +221,16 @@ class DeepSpeedEngine:
             found: dict[str, Tensor] | None = self.engine._zero3_consolidated_16bit_state_dict()
             return found
         return self.engine.module.state_dict() if torch.distributed.get_rank() == 0 else None
+
+    def release(self) -> None:
+        self.engine.destroy()
+        optimizer, self.engine.optimizer = self.engine.optimizer, None
+        # It holds the weights in flat buffers of its own, and hooks of theirs hold it.
+        vars(optimizer).clear()
+        for weight in self.engine.module.parameters():
+            if hasattr(weight, "ds_tensor"):
+                weight.ds_tensor.data = weight.ds_tensor.data.new_empty(0)
+        drop_weights(self.engine.module)
 
 
 def _state_of(engine: Any, *given: Any, exclude_frozen_parameters: bool = False, **more: Any) -> dict[str, Any]:

@@ -89,6 +89,9 @@ class TrainingEngine(Protocol):
     def weights(self) -> dict[str, Tensor] | None:
         """Return the whole scorer's state dict on worker 0, None on the others."""
 
+    def release(self) -> None:
+        """Give weights, gradients and optimiser state back; only `device` is left. No collective."""
+
 
 class TorchEngine:
     """Plain torch: each worker holds all weights, gradients and optimiser state (DeepSpeed would call it ZeRO 0).
@@ -232,6 +235,20 @@ class TorchEngine:
 
     def weights(self) -> dict[str, Tensor] | None:
         return self.scorer.state_dict() if self.first else None
+
+    def release(self) -> None:
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+        self.trained, self.masters, self.sums, self.gradient = [], [], [], torch.empty(0)
+        drop_weights(self.scorer)
+
+
+def drop_weights(module: torch.nn.Module) -> None:
+    """Give the memory of a module's weights back, whatever else still names them."""
+    for weight in module.parameters():
+        weight.grad, weight.data = None, weight.data.new_empty(0)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 def _views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ Points, in the order a step meets them:
     ckpt:before_marker  SIGKILL once the manifest is written, before COMMITTED
     ckpt:after_marker   SIGKILL once the checkpoint is committed, before older ones go
     ckpt:disk_full      this rank's write of the checkpoint fails with ENOSPC
+    score:kill          SIGKILL before this rank scores a block, whose number stands for the step, with its model
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _VARIABLES = ("RATCHET_FAULT", "RATCHET_FAULT_ONCE")
 POINTS = (
     *("step:nan", "step:hang", "step:kill"),
     *("ckpt:after_shard", "ckpt:before_marker", "ckpt:after_marker", "ckpt:disk_full"),
+    "score:kill",
 )
 
 

@@ -5,6 +5,7 @@ Legend: _B pairs.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,15 +59,24 @@ def _amount(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What publishing found (the largest difference seen and what rounding explains, in nats, and the effect kept), and
+    on worker 0 the model as it was saved.
+    """
+
+    facts: dict[str, Any]
+    model: Any
+
+
 def publish_model(
     spec: TrainSpec, engine: TrainingEngine, sample: Sample, communicator: Communicator, step: int
-) -> dict[str, Any]:
+) -> Published:
     """Write the engine's weights as `<step folder>/model`, LoRA merged (the adapter alone beside it).
 
     The weights are gathered on worker 0 and put into a plain model, which must score a few pairs as
     the engine does (adapters before they are merged, up to the rounding that the engine itself shows), and as
-    the saved folder does (to the bit). Raises ModelError, StorageError. Returns the largest difference seen and
-    what rounding explains, in nats, and the effect kept.
+    the saved folder does (to the bit). Raises ModelError, StorageError.
     """
     engine.train(False)
     with torch.no_grad():
@@ -77,10 +87,13 @@ def publish_model(
     asked = rounds(spec.dtype) and (spec.keep_masters or spec.stage.lora is not None)
     exact = engine.float32_weights() if asked else None
 
-    def write() -> dict[str, Any]:
-        return {} if weights is None else _write(spec, weights, exact or {}, sample, (trained, rounding), step)
+    def write() -> Published:
+        if weights is None:
+            return Published({}, None)
+        return _write(spec, weights, exact or {}, sample, (trained, rounding), step)
 
-    return communicator.gather(agree(communicator, write))[0]
+    found = agree(communicator, write)
+    return Published(communicator.gather(found.facts)[0], found.model)
 
 
 def add_adapters(model: Any, settings: Lora, seed: int) -> Any:
@@ -111,7 +124,7 @@ def _write(
     sample: Sample,
     scored: tuple[SideScores, Noise],
     step: int,
-) -> dict[str, Any]:
+) -> Published:
     folder, pairs = Path(spec.folder), sample.pairs
     model = load_model(Path(spec.model), spec.dtype, trust_remote_code=spec.trust_remote_code)
     # Without a reference, what a step gained is told against its start: scored now, as adapters change the model.
@@ -140,7 +153,7 @@ def _write(
     # Without adapters the published weights are the trained ones to the bit: two ways to score them lose nothing.
     trained = scored[0]
     effect = effect_of(spec, sample, trained, trained if spec.stage.lora is None else expected, start)
-    return {**seen, "effect": effect, **({"masters": masters} if masters else {})}
+    return Published({**seen, "effect": effect, **({"masters": masters} if masters else {})}, model)
 
 
 def _check_gathered(

@@ -10,11 +10,28 @@ from typing import Any
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.stage_kinds import stage_kind
 from ratchet.plan.training import TrainingStage
+from ratchet.reference.models import Passes, ScoreJob
+from ratchet.store.layout import Layout
 
 _PATH_LISTS = ("tokens", "references", "heldout_tokens", "heldout_references", "pair_files")
 MODEL, ADAPTER = "model", "adapter"
 """Folders of a step in which its model is published."""
 _PATHS = ("folder", "model", "masters", "rows", "stop_file", "lease")
+
+
+@dataclasses.dataclass(frozen=True)
+class Owed:
+    """What the model of a step is asked for as soon as it is there: jobs for the trainer's engine, and their store.
+
+    `actors` processes would score them in a usual pass. `code` is the digest of the code that comes with the model,
+    where that may run.
+    """
+
+    layout: Layout
+    jobs: tuple[ScoreJob, ...]
+    passes: Passes
+    actors: int
+    code: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +48,8 @@ class TrainSpec:
     the template that the plan gave in place of the tokenizer's own, to go along with the model.
     `masters` is the file of the start model's float32 masters and `masters_digest` its SHA-256; with `keep_masters`
     the step leaves its own behind, for those that start from it. `options` are the settings that decide its numbers,
-    and `recipe` further rows, for the model card. `lease` is the folder of the driver's lease on the run and
+    and `recipe` further rows, for the model card. `owed` are scores that its workers make with the model that they
+    published. `lease` is the folder of the driver's lease on the run and
     `generation` what it took: workers of a driver that another one has displaced do not begin.
     """
 
@@ -61,6 +79,7 @@ class TrainSpec:
     reference_noise: float = 0.0
     track: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    owed: Owed | None = None
     stop_file: str | None = None
     lease: str | None = None
     generation: int = 0

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import logging
 import os
-import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from ratchet.documents.events import Event, events_of, write_event
 from ratchet.errors import RatchetError, RunError, StorageError, error_values
 from ratchet.model.forward import PairScorer
 from ratchet.model.load import load_model, skeleton
+from ratchet.model.memory import peak_memory_mb
 from ratchet.store import warned
 from ratchet.store.codec import to_values
 from ratchet.store.files import gone, write_json
@@ -36,6 +36,7 @@ from ratchet.train.engine import TorchEngine, TrainingEngine
 from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import WORKERS, Ended, Notice, WorkerNodes, read_notice
 from ratchet.train.optimiser import warn_of_warmup
+from ratchet.train.owed import score_owed
 from ratchet.train.publish import add_adapters, publish_model, rehearse, round_adapters, try_adapters
 from ratchet.train.spec import TrainSpec
 
@@ -173,7 +174,7 @@ def begin_step(
 
 
 def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[str, Any]:
-    """Prove what was trained on, publish the model, and return the step's outcome as JSON types.
+    """Prove what was trained on, publish the model, score what it owes, and return the outcome as JSON types.
 
     Raises RatchetError, alike on all workers.
     """
@@ -185,23 +186,28 @@ def finish_step(spec: TrainSpec, step: BegunStep, trained: loop.Result) -> dict[
     chosen = _choose(spec, parts.engine, checkpoints, course.total_steps)
     checkpoints.still_ours()  # another group may have taken over since the last checkpoint, and publishes then
     published = publish_model(spec, parts.engine, sample_of(spec, parts.data, parts.heldout), communicator, chosen)
+    peak = max(communicator.gather(peak_memory_mb(parts.engine.device)))
+    publishing, clock = time.monotonic() - step.began - step.setup - training, time.monotonic()
+    scored = score_owed(spec, parts, published.model)
     return {
         "steps": trained.steps,
         "counts": {**counts, "of_file": of_file},
         "metrics": trained.last,
         "first": trained.first,
-        "published": published,
+        "published": published.facts,
+        "scored": scored,
         "resumed_from": step.resumed.step if step.resumed else 0,
         "attempt": checkpoints.attempt,
         "events": [to_values(event) for event in events_of(folder)],
         "workers": communicator.world,
         "token_budget": parts.token_budget,
         "unshared": step.unshared,
-        "peak_memory_mb": max(communicator.gather(peak_memory_mb(parts.engine.device))),
+        "peak_memory_mb": peak,
         "seconds": {
             "setup": step.setup,
             "training": training,
-            "publishing": time.monotonic() - step.began - step.setup - training,
+            "publishing": publishing,
+            "scoring": time.monotonic() - clock,
         },
     }
 
@@ -223,14 +229,6 @@ def check_driver(spec: TrainSpec) -> None:
             fix="nothing to do here: that one goes on with it",
             code="run.taken-over",
         )
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory this process has held, in MB: the device's on a GPU, else resident memory."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    # Linux gives KiB.
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
 
 def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairScorer:

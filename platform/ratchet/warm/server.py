@@ -41,7 +41,7 @@ _LEAN = "ratchet.pairs.lean"
 _OURS = (
     "ratchet.train.worker",
     "ratchet.train.group",
-    "ratchet.reference.score",
+    "ratchet.reference.pool",
     "ratchet.evaluate.engines.actors",
     "ratchet.evaluate.engines.kinds",
     "ratchet.evaluate.engines.local",

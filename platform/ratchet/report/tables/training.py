@@ -248,7 +248,8 @@ def throughput(report: Report) -> PageTable | None:
     for step in report.steps:
         passed = step.reference_pairs, step.reference_seconds
         rate = passed[0] / passed[1] if passed[0] and passed[1] else None
-        how = {True: "reused", False: "scored", None: fig.NONE}[step.reference_reused]
+        scored = "scored in training" if step.reference_in_training else "scored"
+        how = {True: "reused", False: scored, None: fig.NONE}[step.reference_reused]
         entries = [
             text("step", model_cell(report, step.name)),
             amount("whole step", _time(step.seconds)),
@@ -268,7 +269,8 @@ def throughput(report: Report) -> PageTable | None:
     note = (
         "Processes: the time for them to begin and to end, apart from their work, and groups of workers that ended "
         "before. "
-        "Reused: scored before, for another step or by another run; its time is not in this step's."
+        "Reused: scored before, for another step or by another run; its time is not in this step's. "
+        "Scored in training: by the workers that trained the reference, while they had it in memory."
     )
     return table(rows, note)
 
