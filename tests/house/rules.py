@@ -64,6 +64,7 @@ DOORS = {
     "sacrebleu": {"evaluate.text_overlap"},
     "rouge_score": {"evaluate.text_overlap"},
     "scipy": {"evaluate.statistics", "reference.share"},
+    "fsspec": {"pairs.remote"},
     "httpx": {"serving.connection"},
     "ray": {
         "pairs.flow",

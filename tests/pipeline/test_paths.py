@@ -121,7 +121,9 @@ def test_what_is_wrong_with_a_source(path: str, said: str, tmp_path: Path, monke
 
 def test_of_a_list_each_is_told_and_what_is_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert problems(with_path(["prefs.jsonl", "*.jsonl", "~/prefs.jsonl", "s3://bucket/x"])) == []
+    assert problems(with_path(["prefs.jsonl", "*.jsonl", "~/prefs.jsonl", f"file://{tmp_path}/prefs.jsonl"])) == []
+    (found,) = problems(with_path(["prefs.jsonl", f"file://{tmp_path}/gone.jsonl"]))
+    assert found.startswith("plan.yaml:4: data.prefs.path[1]: no such file or folder")
     found = problems(with_path(["prefs.jsonl", "gone-a", "gone-b"]))
     assert [one.partition(": no such")[0] for one in found] == [
         "plan.yaml:4: data.prefs.path[1]",
@@ -257,7 +259,7 @@ def test_a_url_with_one_slash_is_told_once(capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["check", "plan.yaml", "--set", "data.prefs.path=s3:/bucket/x"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith("--set data.prefs.path: s3:/bucket/x: object storage and URLs are not supported")
+    assert said[0].startswith("--set data.prefs.path: s3:/bucket/x: a URL has two slashes, as in s3://")
 
 
 def test_evaluate_tells_all_wrong_paths_of_its_command_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A URL is no file or folder: told with its line wherever a plan, a suite or the command line takes one."""
+"""A URL is no file or folder, but for sources: told with its line wherever a plan, a suite or a command takes one."""
 
 from __future__ import annotations
 
@@ -45,8 +45,6 @@ def told(folder: Path, data: dict[str, Any], load: Any) -> str:
     [
         ("cluster.storage", URL),
         ("cluster.storage", "GS://bucket/store"),
-        ("data.a.path", URL),
-        ("data.a.path", ["a.jsonl", URL]),
         ("model.path", "https://host/model"),
         ("model", {"name": URL}),
         ("model.chat_template", "file:///t.jinja"),
@@ -61,8 +59,15 @@ def test_a_plan_has_no_urls(tmp_path: Path, key: str, value: Any) -> None:
     assert "not supported: give a file or folder" in said or "without file://" in said or "no such file" in said
 
 
+def test_a_source_takes_urls(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for value in (URL, ["a.jsonl", "https://host/a.csv?x=1"]):
+        path.write_text(yaml.safe_dump(at(PLAN, "data.a.path", value)))
+        assert load_plan(path, []).data["a"].paths == ((URL,) if value == URL else tuple(value))
+
+
 def test_what_to_do_follows_from_the_scheme(tmp_path: Path) -> None:
-    assert "(`hub: {name: …}` for data" in told(tmp_path, at(PLAN, "data.a.path", "hf://datasets/o/n"), load_plan)
+    assert "(`name:` for a model)" in told(tmp_path, at(PLAN, "model.path", "hf://o/n"), load_plan)
     assert "give the path itself" in told(tmp_path, at(PLAN, "model.path", "file:///models/base"), load_plan)
 
 

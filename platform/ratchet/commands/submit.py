@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ratchet.commands.arguments import add_plan
 from ratchet.pipeline.paths import key_variables, path_problems
+from ratchet.plan.base import is_url
 from ratchet.plan.load import load_plan
 from ratchet.plan.schema import Plan
 from ratchet.store.files import bytes_text
@@ -135,7 +136,7 @@ def _say_what_goes(console: Console, staged: files.Staged, library: tuple[files.
         total = bytes_text(sum(len(file.content) for file in library))
         console.say(f"{total:>10}  library: {len(library)} files, sha256 {files.digest_of_files(library)[:16]}")
     for path in staged.elsewhere:
-        console.say(f"{path} is not sent: every node of the cluster must see it")
+        console.say(f"{path} is not sent: every node of the cluster must {'reach' if is_url(path) else 'see'} it")
 
 
 def _connect(address: str, arguments: argparse.Namespace) -> RayJobs:

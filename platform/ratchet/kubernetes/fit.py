@@ -15,6 +15,7 @@ from ratchet.kubernetes.manifests import at, mapping, mappings, name_of, object_
 from ratchet.kubernetes.ray_parts import RayPart, environment, mounts_of, ray_container, shared_mounts
 from ratchet.pipeline.paths import Named, key_variables, named_files
 from ratchet.plan import explain, override
+from ratchet.plan.base import is_url
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.document import SET, Document, Problem, dotted, fail
 from ratchet.plan.load import own_problems, planned_suites, read_plan
@@ -232,6 +233,8 @@ def _template_fault(text: str) -> str:
 
 
 def _file_fault(one: Named, folders: Sequence[str], checkout: Path) -> str:
+    if is_url(one.text):
+        return ""
     path = PurePosixPath(posixpath.normpath(one.text))
     if any(path.is_relative_to(folder) for folder in folders):
         return ""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import os
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from ratchet.errors import DataError
 from ratchet.pairs.folders import Folder, files_below
-from ratchet.pairs.packed import bare_name
+from ratchet.pairs.packed import bare_name, without_query
+from ratchet.pairs.remote import url_bytes, url_files, url_identity, url_names
+from ratchet.plan.base import is_url
 from ratchet.plan.data import Source
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_once
@@ -52,15 +54,13 @@ class SourceFile:
 
 
 def source_files(source: Source) -> list[SourceFile]:
-    """Return a source's files in order, each once. Raises DataError where a path, glob or folder gives none."""
-    entries = [source.path] if isinstance(source.path, str) else list(source.path or ())
-    found: dict[Path, str | None] = {}
-    for path, split in (one for entry in entries for one in _expand(entry, source)):
+    """Return a source's files in order, each once. Raises DataError where a path, URL, glob or folder gives none."""
+    # The first of two entries that give one file decides.
+    found: dict[str, str | None] = {}
+    for path, split in (one for entry in source.paths for one in _expand(entry, source)):
         found.setdefault(path, split)
-    paths = list(found)
-    # Labels are in identities and in skipped rows, so they must not change with the place of the folder.
-    common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-    files = [SourceFile(str(path.relative_to(common)), str(path), _kind(path), found[path]) for path in paths]
+    labelled = zip(_labels(found), found.items(), strict=True)
+    files = [SourceFile(label, path, _kind(path), split) for label, (path, split) in labelled]
     if plain := next((file for file in files if file.split is not None and file.kind not in ("json", "lines")), None):
         raise DataError(
             f"the file has no split {plain.split}: `split:` is of a folder, or of JSON with rows under names of splits",
@@ -71,22 +71,33 @@ def source_files(source: Source) -> list[SourceFile]:
     return files
 
 
+def _labels(paths: Iterable[str]) -> list[str]:
+    """Return paths below the folder that all share: labels are in identities, and may not change with its place."""
+    parts = [without_query(path).split("/") for path in paths]
+    folders = [one[:-1] for one in parts]
+    same = itertools.takewhile(lambda level: len({*level}) == 1, zip(*folders, strict=False))
+    common = sum(1 for _ in same)
+    return ["/".join(one[common:]) for one in parts]
+
+
 def digests(source: Source) -> list[list[str]]:
-    """Return label and SHA-256 of every file, in order; a file is read once while its size and time stay."""
-    return [[file.label, digest_once(Path(file.path))] for file in source_files(source)]
+    """Return label and SHA-256 of every file, in order; a file is read once while its size and time stay.
+
+    Of a file at a URL it is what `url_identity` says. Raises DataError.
+    """
+    return [[file.label, _digest(file.path)] for file in source_files(source)]
 
 
-def file_size(path: str) -> int:
-    """Return a file's size in bytes."""
-    return Path(path).stat().st_size
+def _digest(path: str) -> str:
+    return url_identity(path) if is_url(path) else digest_once(Path(path))
 
 
-def _expand(entry: str, source: Source) -> list[tuple[Path, str | None]]:
+def _expand(entry: str, source: Source) -> list[tuple[str, str | None]]:
     """Return the files of an entry, each with the split to take of its rows."""
-    path = at_home(entry).absolute()
-    if path.is_dir():
-        names = files_below(_folder(path), source.split, source.config)
-        return [(path / name, None) for name in names]
+    files = _url(entry) if is_url(entry) else _local(entry)
+    if isinstance(files, Folder):
+        names = files_below(files, source.split, source.config)
+        return [(f"{files.root}/{name}", None) for name in names]
     if source.config is not None:
         raise DataError(
             "`config:` is of a folder, and this is none",
@@ -94,8 +105,17 @@ def _expand(entry: str, source: Source) -> list[tuple[Path, str | None]]:
             fix="leave `config:` out, or give the folder",
             code="data.split",
         )
+    return [(file, source.split) for file in files]
+
+
+def _local(entry: str) -> Folder | list[str]:
+    path = at_home(entry).absolute()
+    if path.is_dir():
+        below = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+        names = sorted(str(name) for name in below if not any(part.startswith(".") for part in name.parts))
+        return Folder(str(path), names, lambda name: (path / name).read_bytes(), kind_by_name)
     if path.is_file():
-        return [(path, source.split)]
+        return [str(path)]
     if not glob.has_magic(entry):
         raise DataError(
             "no such file or folder",
@@ -103,8 +123,7 @@ def _expand(entry: str, source: Source) -> list[tuple[Path, str | None]]:
             fix="check `path:`; it counts from where the command is run",
             code="data.no-file",
         )
-    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    files = [(name, source.split) for name in found if name.is_file()]
+    files = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not files:
         raise DataError(
             "no file matches",
@@ -115,10 +134,11 @@ def _expand(entry: str, source: Source) -> list[tuple[Path, str | None]]:
     return files
 
 
-def _folder(path: Path) -> Folder:
-    found = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    names = sorted(str(name) for name in found if not any(part.startswith(".") for part in name.parts))
-    return Folder(str(path), names, lambda name: (path / name).read_bytes(), kind_by_name)
+def _url(entry: str) -> Folder | list[str]:
+    if (files := url_files(entry)) is not None:
+        return files
+    root = entry.rstrip("/")
+    return Folder(root, url_names(root), lambda name: url_bytes(f"{root}/{name}"), kind_by_name)
 
 
 def kind_by_name(name: str) -> NameKind | None:
@@ -128,10 +148,11 @@ def kind_by_name(name: str) -> NameKind | None:
     return ENDINGS[ending] if ending is not None and (ending in PACKABLE or bare == name.lower()) else None
 
 
-def _kind(path: Path) -> NameKind:
-    if (kind := kind_by_name(path.name)) is not None:
+def _kind(path: str) -> NameKind:
+    name = without_query(path).rpartition("/")[2]
+    if (kind := kind_by_name(name)) is not None:
         return kind
-    bare = bare_name(path.name)
+    bare = bare_name(name)
     known = f"use one of {', '.join(ENDINGS)}; those of text may be packed: .gz, .bz2, .xz, .zst"
     fix = next((fix for endings, fix in _INSTEAD.items() if bare.endswith(endings)), known)
-    raise DataError("not a kind of file that can be read", where=str(path), fix=fix, code="data.form")
+    raise DataError("not a kind of file that can be read", where=path, fix=fix, code="data.form")

@@ -12,6 +12,7 @@ from ratchet.pairs.read_csv import read_csv
 from ratchet.pairs.read_json import read_array, read_columns, read_lines, read_spread
 from ratchet.pairs.read_table import arrow_spans, count_arrow, group_starts, parquet_spans, read_arrow, read_parquet
 from ratchet.pairs.span import FileForm, SourceRow, Span, damage
+from ratchet.plan.base import is_url
 from ratchet.plan.data import Source
 
 _BLOCK = 1 << 20
@@ -59,6 +60,9 @@ def rows_of(span: Span, source: Source) -> Iterator[SourceRow]:
 
 def _line_spans(whole: Span, span_bytes: int) -> list[Span]:
     """Cut after the first line break at or past each `span_bytes`, counting the lines before each cut."""
+    # To count its lines, all of a file at a URL would be fetched.
+    if is_url(whole.path):
+        return [whole]
     cuts, lines, at, wanted = [(0, 0)], 0, 0, span_bytes
     with damage(whole), open_unpacked(whole.path) as file:
         # Nobody can start to read in the middle of a packed file.
@@ -81,7 +85,7 @@ def _line_spans(whole: Span, span_bytes: int) -> list[Span]:
 
 def _count_lines(span: Span) -> int | None:
     with open_unpacked(span.path) as file:
-        if file.packed:
+        if file.packed or is_url(span.path):
             return None
         count, left, last = 0, (span.stop or file.size) - span.start, b"\n"
         file.stream.seek(span.start)
@@ -92,7 +96,7 @@ def _count_lines(span: Span) -> int | None:
 
 def _line_spots(span: Span, draw: random.Random, count: int) -> Iterator[Span]:
     with damage(span), open_unpacked(span.path) as file:
-        if file.packed:
+        if file.packed or is_url(span.path):
             yield span
             return
         places = []

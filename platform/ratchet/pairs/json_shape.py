@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import ijson
@@ -18,8 +18,10 @@ import ijson
 from ratchet.errors import DataError
 from ratchet.pairs.encoding import BOM, Repaired, check_encoding
 from ratchet.pairs.packed import open_unpacked
+from ratchet.pairs.remote import url_state
 from ratchet.pairs.span import FileForm
 from ratchet.pairs.splits import choose_split
+from ratchet.plan.base import is_url
 
 _BLOCK = 1 << 20
 _BLANK = b" \t\r\n"
@@ -71,7 +73,9 @@ def json_shape(path: str, split: str | None, *, lines: bool) -> JsonShape:
 
 
 def _state(path: str) -> tuple[Any, ...]:
-    state = os.stat(path)  # noqa: PTH116 - may become a URL
+    if is_url(path):
+        return (url_state(path),)
+    state = Path(path).stat()
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 

@@ -11,11 +11,14 @@ import dataclasses
 import gzip
 import io
 import lzma
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from ratchet.errors import DataError
+from ratchet.pairs.remote import open_url, url_info
+from ratchet.plan.base import is_url
 
 
 def _xz(raw: BinaryIO) -> BinaryIO:
@@ -82,17 +85,32 @@ def bare_name(name: str) -> str:
     return next((low[: -len(ending)] for ending in endings if low.endswith(ending)), low)
 
 
+def without_query(path: str) -> str:
+    """Return a path as it is, and a URL without what stands behind ? or #."""
+    return re.split(r"[?#]", path, maxsplit=1)[0] if is_url(path) else path
+
+
+def file_size(path: str) -> int:
+    """Return the size in bytes of a file or of what lies at a URL."""
+    return int(url_info(path).get("size") or 0) if is_url(path) else Path(path).stat().st_size
+
+
+def _as_it_lies(path: str) -> contextlib.AbstractContextManager[io.BufferedReader]:
+    return open_url(path, "whole") if is_url(path) else open(path, "rb")
+
+
 @contextlib.contextmanager
 def open_unpacked(path: str) -> Iterator[Opened]:
     """Open a file of text at its beginning. Raises DataError where it is plainly a file of another kind."""
-    with open(path, "rb") as raw:
+    with _as_it_lies(path) as raw:
         head = raw.peek(64)
         for magic, (what, fix) in _OTHERS.items():
             if head.startswith(magic):
                 raise DataError(f"the file is {what}", where=path, fix=fix, code="data.form")
         packing = next((one for one in PACKINGS.values() if head.startswith(one.magic)), None)
-        if packing is None and bare_name(path) != path.lower():
+        name = without_query(path).lower()
+        if packing is None and bare_name(name) != name:
             # Its own unpacker says what is wrong with it.
-            packing = next(one for one in PACKINGS.values() if path.lower().endswith(one.endings))
+            packing = next(one for one in PACKINGS.values() if name.endswith(one.endings))
         stream = raw if packing is None else packing.unpack(raw)
-        yield Opened(stream, raw, Path(path).stat().st_size, packing is not None)
+        yield Opened(stream, raw, file_size(path), packing is not None)

@@ -12,10 +12,11 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ratchet.pairs.files import SourceFile, file_size, source_files
+from ratchet.pairs.files import SourceFile, source_files
 from ratchet.pairs.forms import KINDS, rows_of
 from ratchet.pairs.hub import hub_label, hub_rows
 from ratchet.pairs.json_shape import json_shape
+from ratchet.pairs.packed import file_size
 from ratchet.pairs.span import SourceRow, Span, damage, empty
 from ratchet.plan.data import Generated, Source
 

@@ -14,7 +14,9 @@ from pyarrow import ipc
 
 from ratchet.errors import DataError
 from ratchet.pairs.checks import Reason
+from ratchet.pairs.remote import open_url
 from ratchet.pairs.span import SourceRow, Span, damage, damaged, empty
+from ratchet.plan.base import is_url
 from ratchet.plan.data import Source
 
 # Rows that are Python objects at one time: a text column of a big batch takes many times its Arrow size.
@@ -26,8 +28,13 @@ _MOST_PARTS = 8
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-def _parquet(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER)
+@contextlib.contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    with (
+        open_url(path, "parts") if is_url(path) else contextlib.nullcontext(path) as place,
+        pq.ParquetFile(place, pre_buffer=False, buffer_size=_BUFFER) as file,
+    ):
+        yield file
 
 
 def parquet_spans(whole: Span, span_bytes: int) -> list[Span]:
@@ -54,10 +61,9 @@ def parquet_spans(whole: Span, span_bytes: int) -> list[Span]:
 
 def group_starts(span: Span) -> list[int]:
     """Return the first row of each row group of a Parquet file, and last the number of its rows."""
-    meta, starts = pq.read_metadata(span.path), [0]
-    for group in range(meta.num_row_groups):
-        starts.append(starts[-1] + meta.row_group(group).num_rows)
-    return starts
+    with _parquet(span.path) as file:
+        groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+        return list(itertools.accumulate(groups, initial=0))
 
 
 def read_parquet(span: Span, source: Source) -> Iterator[SourceRow]:
@@ -91,9 +97,19 @@ def _cut(batches: Iterable[tuple[int, pa.RecordBatch]], start: int, stop: int) -
 
 
 @contextlib.contextmanager
+def _arrow_file(path: str) -> Iterator[Any]:
+    if not is_url(path):
+        with pa.OSFile(path) as file:
+            yield file
+        return
+    with open_url(path, "parts") as raw, pa.PythonFile(raw, "r") as file:
+        yield file
+
+
+@contextlib.contextmanager
 def _arrow(path: str) -> Iterator[Iterator[pa.RecordBatch]]:
     """Open an Arrow file, of the IPC file format (also called Feather) or a stream of it."""
-    with pa.OSFile(path) as file:
+    with _arrow_file(path) as file:
         head = file.read(8)
         if head.startswith(b"FEA1"):
             raise DataError(
@@ -112,7 +128,7 @@ def _arrow(path: str) -> Iterator[Iterator[pa.RecordBatch]]:
 
 def arrow_spans(whole: Span, span_bytes: int) -> list[Span]:
     """Return an Arrow file as one span. Raises DataError where it has no end mark, as one cut between batches."""
-    with pa.OSFile(whole.path) as file:
+    with damage(whole), _arrow_file(whole.path) as file:
         size = file.size()
         is_file = file.read(6) == b"ARROW1"
         file.seek(max(size - 8, 0))

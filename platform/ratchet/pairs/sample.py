@@ -16,9 +16,9 @@ import numpy as np
 
 from ratchet.errors import DataError
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
-from ratchet.pairs.files import file_size
 from ratchet.pairs.forms import KINDS
 from ratchet.pairs.ids import held_out, sample_key
+from ratchet.pairs.packed import file_size
 from ratchet.pairs.pair import Ids, PreferencePair, TokenisedPair
 from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.source import make_reading, pairs_of

@@ -26,6 +26,7 @@ from ratchet.pipeline.graph import BASE, all_steps
 from ratchet.pipeline.paths import schema_parts
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.step_folder import step_faults
+from ratchet.plan.base import is_url
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source, packages_of
 from ratchet.plan.load import planned_suites
@@ -186,8 +187,8 @@ def keep_answer_of_run(
 
 
 def _told_by_files(part: Any) -> bool:
-    hub = getattr(part, "hub", None)
-    if hub is not None and not is_commit(hub.revision or ""):
+    hub, at_url = getattr(part, "hub", None), any(map(is_url, getattr(part, "paths", ())))
+    if at_url or (hub is not None and not is_commit(hub.revision or "")):
         return False
     if isinstance(part, ModelSpec) and part.name is not None and not is_commit(part.revision or ""):
         return False

@@ -6,6 +6,7 @@ All faults are found at once, before anything starts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -15,8 +16,9 @@ from typing import Any
 
 from ratchet.errors import DataError, some
 from ratchet.pairs.chat import shipped_templates
-from ratchet.pairs.files import file_size, source_files
-from ratchet.plan.base import Strict, url_fault
+from ratchet.pairs.files import source_files
+from ratchet.pairs.packed import file_size
+from ratchet.plan.base import Strict, is_url, url_fault
 from ratchet.plan.cluster import Cluster
 from ratchet.plan.data import Source
 from ratchet.plan.document import Document, KeyPath, Problem
@@ -50,6 +52,8 @@ def path_problems(document: Document, schema: type[Plan] | type[Suite], *, sent:
 
 def path_fault(place: NamedPath) -> str | None:
     """Return what is wrong with a text that names a file or folder, or None. What has a scheme is not looked at."""
+    if is_url(place.text) and place.part is Source:
+        return _at_url(place.text)
     if url_fault(place.text) is not None:
         return None
     try:
@@ -59,20 +63,24 @@ def path_fault(place: NamedPath) -> str | None:
 
 
 def _data(text: str) -> str | None:
-    if (what := _written_wrongly(text)) is not None:
-        return what
-    if (what := _no_plain_file(Path(text).expanduser())) is not None:
-        return what
+    what = _written_wrongly(text) or _no_plain_file(Path(text).expanduser())
+    return _rows(text) if what is None else what
+
+
+def _rows(text: str) -> str | None:
     try:
         empty = [Path(file.path).name for file in source_files(Source(path=text)) if not file_size(file.path)]
     except DataError as error:
-        if error.what in {"no such file or folder", "no file matches"}:
-            return _missing(text, error.what)
         # Of several splits the source may name one, which stands beside the path.
         if error.code == "data.split":
             return None
-        return f"{error.what}: {error.fix}"
+        absent = error.what in {"no such file or folder", "no file matches"} and not is_url(text)
+        return _missing(text, error.what) if absent else f"{error.what}: {error.fix}"
     return f"{some(empty)} is empty: take it out, or fill it" if empty else None
+
+
+# Once in a process: each trial of a sweep would ask again.
+_at_url = functools.cache(_rows)
 
 
 def _model(text: str) -> str | None:

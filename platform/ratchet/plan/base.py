@@ -16,11 +16,12 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 # One slash is enough: `s3:/x` is a slip of a URL too, and a drive, `C:/x`, is none.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _NO_STORES = "object storage and URLs are not supported: give a file or folder that every node sees, or mount it there"
 _INSTEAD = {
     "file": "give the path itself, without file://",
-    "hf": "a place on the hub: give its name (`hub: {name: …}` for data, `name:` for a model)",
+    "hf": "a place on the hub: give its name (`name:` for a model); a source takes it as it is",
 }
 """What to do in place of a URL, by its scheme; all others are `_NO_STORES`."""
 
@@ -57,6 +58,19 @@ def local(part: Strict, *keys: str) -> None:
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and (what := url_fault(text)):
                 raise wrong(key, what)
+
+
+def is_url(text: str) -> bool:
+    """Say whether a text is a URL: what has a scheme of two letters or more, and two slashes."""
+    return _URL.match(text) is not None
+
+
+def url_or_local(part: Strict, key: str) -> None:
+    """Check that a URL among the files of a part of a plan has two slashes. Raises the error of `wrong`."""
+    value = getattr(part, key)
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and not is_url(text) and (scheme := _SCHEME.match(text)):
+            raise wrong(key, f"{text}: a URL has two slashes, as in {scheme[1]}://…")
 
 
 def hub_name(part: Strict, key: str, instead: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, model_validator
 
 from ratchet.errors import PlanError
-from ratchet.plan.base import Seed, Strict, hub_name, local, one_of, wrong
+from ratchet.plan.base import Seed, Strict, hub_name, one_of, url_or_local, wrong
 from ratchet.plan.conditions import parse_condition
 from ratchet.plan.plugins import table_of
 
@@ -72,11 +72,14 @@ class Source(Strict):
     """Exactly one of `path`, `hub` and `generate`, and what is done to its rows."""
 
     path: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
-    """File, glob, list of them, or folder: JSON, JSON lines, CSV, TSV, Parquet and Arrow; text may be packed."""
+    """File, glob, list of them, or folder: JSON, JSON lines, CSV, TSV, Parquet and Arrow; text may be packed.
+
+    A URL too, where fsspec reads it: `s3://`, `gs://`, `hf://`, `https://`.
+    """
     split: str | None = None
-    """Which split of a folder, or of JSON with rows under names of splits; left out: the only one, else `train`."""
+    """Which split, where `path:` has several; left out: the only one, else `train`."""
     config: str | None = None
-    """Which configuration of a folder that is the clone of a hub data set; left out: its default."""
+    """Which configuration, where `path:` is the clone of a hub data set; left out: its default."""
     hub: Hub | None = None
     """A data set on the Hugging Face hub."""
     generate: Generated | None = None
@@ -106,10 +109,15 @@ class Source(Strict):
     seed: Seed = 0
     """Seed of the sample, the split and the builder."""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The entries of `path:`, of which each is a path, a pattern or a URL."""
+        return (self.path,) if isinstance(self.path, str) else self.path or ()
+
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
         one_of(self, "path", "hub", "generate")
-        local(self, "path")
+        url_or_local(self, "path")
         for key in ("split", "config"):
             if self.path is None and getattr(self, key) is not None:
                 fix = f"write hub: {{name: …, {key}: …}}" if self.hub is not None else "generated rows have none"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ratchet.errors import PlanError
 from ratchet.pipeline.paths import named_files
+from ratchet.plan.base import is_url
 from ratchet.plan.document import dotted
 from ratchet.plan.load import planned_suites
 from ratchet.plan.schema import Plan
@@ -72,7 +73,7 @@ def stage(path: Path, plan: Plan) -> Staged:
     found = {_own_name(path): (path, "")}
     elsewhere = []
     for entry, where in _entries(plan):
-        if entry.startswith(("/", "~")):
+        if entry.startswith(("/", "~")) or is_url(entry):
             elsewhere.append(entry)
             continue
         for file in _expand(entry, where):
