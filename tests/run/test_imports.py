@@ -84,6 +84,16 @@ def test_show_needs_no_torch(tmp_path: Path, small_folder: Path) -> None:
     assert not {"torch", "ray", "matplotlib"} & loaded and not UNUSED & loaded
 
 
+@pytest.mark.heavy
+def test_a_look_at_data_needs_no_torch(tmp_path: Path) -> None:
+    """Also where the model's tokenizer is still to be trained; only a page loads the library that draws charts."""
+    write_smallest(tmp_path)
+    loaded = loaded_by(tmp_path, "data", "plan.yaml")
+    assert "tokenizers" in loaded and "ratchet.look.whole" in loaded and "ratchet.pairs.quality" in loaded
+    assert not {"torch", "ray", "matplotlib", "datasets"} & loaded and not UNUSED & loaded
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model folder of random weights."""

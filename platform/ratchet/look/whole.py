@@ -217,7 +217,7 @@ def _lengths(read: ReadSource, written: Written, policies: Policies) -> SourceLe
 
 def _verdicts(read: ReadSource, written: Written, policies: Policies) -> Iterator[DataVerdict]:
     yield from reading_faults(read)
-    if read.counts["kept"]:
+    if read.counts["train"]:
         for policy, stages in policies.items():
             yield from length_faults(read, written, policy, stages)
     if not read.whole:
