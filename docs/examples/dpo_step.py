@@ -21,11 +21,11 @@ from ratchet.losses.preference import PairLogps, dpo
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.detect import detect
 from ratchet.pairs.layouts import LAYOUTS
 from ratchet.pairs.pair import PreferencePair, TokenisedPair
 from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.render import find_style
-from ratchet.pairs.source import detect
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, tokenise
 from ratchet.plan.model import Scratch

@@ -107,7 +107,8 @@ def test_ray_gives_what_the_plain_path_gives_for_any_spans(
             record = read_record(folder)
             assert record is not None
             assert (record.kind, record.fingerprint, record.counts) == ("pairs", digest, vars(counts))
-            assert record.facts == {"layout": "pair", "demonstrations": False}
+            columns = {"read": ["prompt", "chosen", "rejected"], "not_read": []}
+            assert record.facts == {"layout": "pair", "demonstrations": False, **columns}
             assert prepare_pairs("mine", source, layout, None) == (digest, folder)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from raised import raises
+from ratchet.pairs.detect import detect
 from ratchet.pairs.layouts import LAYOUTS
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import plan_spans
-from ratchet.pairs.source import Item, SourceReading, detect, make_reading, pairs_of, read_source
+from ratchet.pairs.source import Item, SourceReading, make_reading, pairs_of, read_source
 from ratchet.pairs.span import SourceRow
 from ratchet.plan.data import Layout, Source
 
@@ -108,6 +110,11 @@ MEANINGS: list[tuple[str, dict[str, Any], tuple[list[tuple[str, str]], str, str 
         ([(USER, "q")], "a", "b"),
     ),
     ("scored", {"prompt": [Q], "responses": ["b", "a", "a2"], "scores": [1, 3, 3]}, ([(USER, "q")], "a", "b")),
+    (
+        "reply",
+        {"messages": [message(SYSTEM, "s"), Q, A], "rejected": "b"},
+        ([(SYSTEM, "s"), (USER, "q")], "a", "b"),
+    ),
     ("annotated", {"instruction": "q", "output_1": "a", "output_2": "b", "preference": 1}, ([(USER, "q")], "a", "b")),
     ("annotated", {"instruction": "q", "output_1": "b", "output_2": "a", "preference": "2"}, ([(USER, "q")], "a", "b")),
     (
@@ -191,7 +198,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("alpaca", {"instruction": "i", "history": [["h"]], "chosen": "a", "rejected": "b"}, "wrong type"),
     ("scored", {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 2, "score_rejected": 2}, "tie"),
     ("scored", {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 2}, "margin"),
-    ("scored", {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1}, "missing field"),
+    ("scored", {"prompt": "q", "chosen": "a", "rejected": "b"}, "missing field"),
     ("scored", {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": "x"}, "wrong type"),
     ("scored", {"prompt": "q", "responses": ["a", "b"], "scores": [1, float("nan")]}, "wrong type"),
     ("scored", {"prompt": "q", "responses": ["a", "b"], "scores": [1]}, "wrong type"),
@@ -234,12 +241,14 @@ def test_a_margin_below_the_least_is_skipped() -> None:
     assert read("scored", row, min_margin=2.5) == [Skipped("f", 7, "margin", "2")]
 
 
-def test_the_rows_own_system_prompt_goes_before_the_sources_and_that_before_the_models() -> None:
+def test_the_rows_own_system_prompt_goes_before_the_sources_and_that_before_the_models(tmp_path: Path) -> None:
     plain, own = {"prompt": "q", "completion": "a"}, {"prompt": "q", "completion": "a", "system": "row"}
     found = []
+    (tmp_path / "f.jsonl").write_text(f"{json.dumps(plain)}\n{json.dumps(own)}\n")
     for row in (plain, own):
-        for source in (None, "source"):
-            reading = make_reading(Source(path="f", layout="instruction", system=source), plan_one(), "model")
+        for system in (None, "source"):
+            source = Source(path=str(tmp_path / "f.jsonl"), layout="instruction", system=system)
+            reading = make_reading(source, plan_spans(source), "model")
             (pair,) = pairs_of(SourceRow("f", 1, row), reading)
             assert isinstance(pair, PreferencePair)
             found.append(pair.prompt[0].content)

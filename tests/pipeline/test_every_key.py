@@ -59,6 +59,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "scratch": {"path": None, "scratch": {"tokenizer_from": ["a"]}},
     "name": {"path": None, "name": "owner/model", "revision": COMMIT},
     "quantisation": {"engine": "vllm"},
+    "columns": {"columns": {name: {"value": name} for name in ("prompt", "chosen", "rejected")}},
 }
 """What stands beside a key, so that it has an effect; the longest prefix counts."""
 CONTEXT |= {
@@ -68,6 +69,10 @@ CONTEXT |= {
         "steps.base.": {"by": "source", "order": "easy_to_hard", "base": {"name": "owner/model", "revision": COMMIT}},
     }.items()
 }
+CONTEXT["columns.preference.value"] = CONTEXT["columns"]
+for one in ("column", "first", "second", "tie"):
+    verdict = {"column": "better", "first": [1], "second": [2]}
+    CONTEXT[f"columns.preference.{one}"] = {"columns": {**CONTEXT["columns"]["columns"], "preference": verdict}}
 for one in ("revision", "trust_remote_code"):
     CONTEXT |= {f"{at}{one}": CONTEXT[f"{at}name"] for at in ("", "reference.", "steps.base.")}
 
@@ -87,6 +92,7 @@ OTHERS: dict[str, list[Any]] = {
     "hub": [{"name": "owner/more", "revision": COMMIT}],
     "generate": [{"kind": "arithmetic", "rows": 7}],
     "where": [["rating > 3"]],
+    "columns": [{"messages": "said"}],
     "scratch": [{"tokenizer_from": ["a"], "layers": 2}],
     "tokenizer_from": [["b"]],
     "template_arguments": [{"thinking": False}],

@@ -105,7 +105,12 @@ class SourcePairs:
         # A file that grows meanwhile would be recorded under the digest of what it was before.
         if pairs_identity(self.source, self.default_system) != self.identity:
             raise DataError("files changed while they were read", where=f"data.{self.name}", fix="run again")
-        facts = {"layout": reading.layout, "demonstrations": reading.demonstrations}
+        facts = {
+            "layout": reading.called,
+            "demonstrations": reading.demonstrations,
+            "read": list(reading.read_columns),
+            "not_read": list(reading.unread_columns),
+        }
         return Product(counts, facts=facts)
 
 

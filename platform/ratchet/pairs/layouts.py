@@ -21,11 +21,13 @@ from ratchet.pairs.fields import (
     text_field,
     with_system,
 )
+from ratchet.pairs.meanings import has_content, score_columns
 from ratchet.pairs.messages import answered, is_transcript, transcript, turns_of
 from ratchet.pairs.pair import Turn, answer_turn
+from ratchet.pairs.prompts import answer_of, asked, asked_turns, fuller, instructed
 from ratchet.plan import data as plan_data
 
-VERSION = 2
+VERSION = 3
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
@@ -33,7 +35,6 @@ _DEMONSTRATIONS = (("prompt", "completion"), ("prompt", "response"), ("question"
 _QUESTIONS = ("question", "question_stem", "query", "prompt", "ctx", "instruction")
 _OPTIONS = ("choices", "endings", "options")
 _KEYS = ("answer", "answerKey", "label", "gold")
-_SCORES = (("score_chosen", "score_rejected"), ("chosen_rating", "rejected_rating"))
 _ANSWERS = ("completions", "responses")
 
 
@@ -58,19 +59,15 @@ class ChoiceQuestion:
 
 def pair(row: Fields) -> Sides:
     """`prompt` (or `question`), `chosen`, `rejected`: texts or messages; answers may repeat the prompt's messages."""
-    key = "prompt" if has(row, "prompt") else "question"
-    value = row.get(key)
-    if isinstance(value, list | tuple):
-        prompt = turns_of(value, key)
-    elif is_transcript(text := text_field(row, key)):
-        turns = transcript(text, key)
-        prompt = turns[:-1] if turns[-1] == Turn("assistant", "") else turns
-    else:
-        prompt = (Turn("user", text),)
-    heads, answers = zip(*(_answer(row, side) for side in ("chosen", "rejected")), strict=True)
+    return _compared(row, asked_turns(row, ("prompt", "question")), "chosen", "rejected")
+
+
+def _compared(row: Fields, prompt: tuple[Turn, ...], *sides: str) -> Sides:
+    """Return a prompt with the answers of two fields, which may both repeat it."""
+    heads, answers = zip(*(answer_of(row, side) for side in sides), strict=True)
     if heads[0] != heads[1]:
-        raise Unfit(Reason.MESSAGES, "chosen and rejected repeat different prompts")
-    return Sides(with_system(row, _fuller(prompt, heads[0])), *answers)
+        raise Unfit(Reason.MESSAGES, f"{' and '.join(sides)} repeat different prompts")
+    return Sides(with_system(row, fuller(prompt, heads[0])), *answers)
 
 
 def implicit_prompt(row: Fields) -> Sides:
@@ -88,13 +85,14 @@ def implicit_prompt(row: Fields) -> Sides:
 
 def alpaca(row: Fields) -> Sides:
     """`instruction`, perhaps `input`, `history` and `system`, with `chosen` and `rejected`."""
-    return Sides(_instructed(row), answer_turn(text_field(row, "chosen")), answer_turn(text_field(row, "rejected")))
+    return Sides(instructed(row), answer_turn(text_field(row, "chosen")), answer_turn(text_field(row, "rejected")))
 
 
 def sharegpt(row: Fields) -> Sides:
-    """`conversations` that end with the human, and `chosen` and `rejected` as one message (or text) each."""
-    prompt = turns_of(row.get("conversations", ()), "conversations")
-    heads, answers = zip(*(_answer(row, side) for side in ("chosen", "rejected")), strict=True)
+    """`conversations` (or `messages`) that end with the human, with `chosen` and `rejected` as one message or text."""
+    key = "messages" if has(row, "messages") and not has(row, "conversations") else "conversations"
+    prompt = turns_of(row.get(key, ()), key)
+    heads, answers = zip(*(answer_of(row, side) for side in ("chosen", "rejected")), strict=True)
     if any(heads):
         raise Unfit(Reason.MESSAGES, "chosen and rejected are one message each")
     return Sides(with_system(row, prompt), *answers)
@@ -105,18 +103,23 @@ def scored(row: Fields) -> Sides:
     for name in _ANSWERS:
         if has(row, name):
             best, worst, margin = best_and_worst(row, name)
-            return Sides(_asked(row), answer_turn(best), answer_turn(worst), margin)
+            return Sides(asked(row), answer_turn(best), answer_turn(worst), margin)
     named = has(row, "prompt") or has(row, "question")
-    sides = (pair if named else alpaca if has(row, "instruction") else implicit_prompt)(row)
-    for left, right in _SCORES:
-        if has(row, left) or has(row, right):
-            return dataclasses.replace(sides, margin=number_of(row, left) - number_of(row, right))
-    raise Unfit(Reason.MISSING, " or ".join(left for left, _ in _SCORES))
+    spoken = any(has(row, key) for key in ("conversations", "messages")) and not _is_whole(row)
+    reads = pair if named else alpaca if has(row, "instruction") else sharegpt if spoken else implicit_prompt
+    sides = reads(row)
+    if (found := _scores(row) or score_columns(tuple(row))) is not None:
+        # Where a mixture has no score for some of its rows, these are pairs all the same.
+        known = all(has_content(row[column]) for column in found)
+        return dataclasses.replace(sides, margin=number_of(row, found[0]) - number_of(row, found[1]) if known else None)
+    if has(row, "margin"):
+        return dataclasses.replace(sides, margin=number_of(row, "margin"))
+    raise Unfit(Reason.MISSING, "score_chosen and score_rejected")
 
 
 def annotated(row: Fields) -> Sides:
-    """`instruction`, `output_1`, `output_2` and `preference`: 1, 2, or between them; 1.5, 0 and null are ties."""
-    sides = text_field(row, "output_1"), text_field(row, "output_2")
+    """A prompt, `output_1`, `output_2` and `preference`: 1, 2, or between them; 1.5, 0 and null are ties."""
+    sides = "output_1", "output_2"
     preference = row.get("preference")
     if preference is None:
         raise Unfit(Reason.TIE, "preference is null")
@@ -126,8 +129,24 @@ def annotated(row: Fields) -> Sides:
         raise Unfit(Reason.TIE, f"preference is {preference}")
     if not 1 <= value <= 2:
         raise Unfit(Reason.ANSWER, f"preference is {preference}, not from 1 to 2")
-    chosen, rejected = sides if value < 1.5 else sides[::-1]
-    return Sides(_instructed(row), answer_turn(chosen), answer_turn(rejected))
+    ordered = sides if value < 1.5 else sides[::-1]
+    if has(row, "instruction"):
+        return _compared(row, instructed(row), *ordered)
+    if has(row, "prompt"):
+        return _compared(row, asked_turns(row, ("prompt",)), *ordered)
+    (prompt, chosen), (other, rejected) = (answer_of(row, side) for side in ordered)
+    if prompt != other:
+        raise Unfit(Reason.MESSAGES, "output_1 and output_2 differ before the last answer")
+    return Sides(with_system(row, prompt), chosen, rejected)
+
+
+def reply(row: Fields) -> Sides:
+    """`messages` that end with the chosen answer, and the rejected one: a text, a message, or a conversation."""
+    prompt, chosen = answered(turns_of(row.get("messages", ()), "messages"), "messages")
+    head, rejected = answer_of(row, "rejected")
+    if head and head != prompt:
+        raise Unfit(Reason.MESSAGES, "messages and rejected differ before the last answer")
+    return Sides(with_system(row, prompt), chosen, rejected)
 
 
 def instruction(row: Fields) -> Sides:
@@ -137,12 +156,17 @@ def instruction(row: Fields) -> Sides:
             prompt, last = answered(turns_of(row[key], key), key)
             return Sides(with_system(row, prompt), last, None)
     if has(row, "instruction"):
-        return Sides(_instructed(row), answer_turn(first_text(row, ("output", "response"))), None)
+        key = next((key for key in ("output", "response", "completion") if has(row, key)), "output")
+        return _demonstrated(row, instructed(row), key)
     for question, answer in _DEMONSTRATIONS:
         if has(row, question, answer):
-            prompt = (Turn("user", text_field(row, question)),)
-            return Sides(with_system(row, prompt), answer_turn(text_field(row, answer)), None)
+            return _demonstrated(row, asked_turns(row, (question,), spoken=False), answer)
     raise Unfit(Reason.MISSING, "no known pair of prompt and answer fields")
+
+
+def _demonstrated(row: Fields, prompt: tuple[Turn, ...], key: str) -> Sides:
+    head, answer = answer_of(row, key)
+    return Sides(with_system(row, fuller(prompt, head)), answer, None)
 
 
 def choices(row: Fields) -> ChoiceQuestion:
@@ -158,52 +182,16 @@ def choices(row: Fields) -> ChoiceQuestion:
     return ChoiceQuestion(with_system(row, prompt), texts, right_option(row[key], texts, labels, key))
 
 
-def _asked(row: Fields) -> tuple[Turn, ...]:
-    """Return a prompt under any of its names, as text or messages."""
-    if isinstance(row.get("prompt"), list | tuple):
-        return with_system(row, turns_of(row["prompt"], "prompt"))
-    return with_system(row, (Turn("user", first_text(row, _PROMPTS)),))
-
-
-def _answer(row: Fields, side: str) -> tuple[tuple[Turn, ...], Turn]:
-    """Return what a side repeats before its answer, and the answer: from text, a message or messages."""
-    value = row.get(side)
-    if isinstance(value, Mapping):
-        value = [value]
-    if isinstance(value, list | tuple):
-        return answered(turns_of(value, side), side)
-    return (), answer_turn(text_field(row, side))
-
-
-def _fuller(prompt: tuple[Turn, ...], head: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Return `head`, what both sides repeat, where `prompt` is part of it. Raises Unfit where it is not."""
-    if not head:
-        return prompt
-    system = tuple(turn for turn in prompt[:1] if turn.role == "system")
-    if any(turn not in head for turn in prompt[len(system) :]):
-        raise Unfit(Reason.MESSAGES, "chosen and rejected repeat another prompt than the row's")
-    return head if head[0].role == "system" else (*system, *head)
-
-
-def _instructed(row: Fields) -> tuple[Turn, ...]:
-    """Return history, then the instruction with its input on a line of its own."""
-    text = text_field(row, "instruction")
-    if has(row, "input") and text_field(row, "input").strip():
-        text = f"{text}\n{row['input']}"
-    turns: list[Turn] = []
-    for exchange in row.get("history") or ():
-        if not isinstance(exchange, list | tuple) or [type(side) for side in exchange] != [str, str]:
-            raise Unfit(Reason.WRONG_TYPE, "history is not a list of pairs of texts")
-        turns += [Turn("user", exchange[0]), Turn("assistant", exchange[1])]
-    return with_system(row, (*turns, Turn("user", text)))
-
-
 def _both(row: Fields) -> bool:
     return has(row, "chosen", "rejected")
 
 
 def _has_scores(row: Fields) -> bool:
-    return any(has(row, *keys) for keys in _SCORES)
+    return _scores(row) is not None
+
+
+def _scores(row: Fields) -> tuple[str, str] | None:
+    return score_columns(tuple(column for column, value in row.items() if has_content(value)))
 
 
 def _has_scored_list(row: Fields) -> bool:
@@ -221,12 +209,24 @@ def _is_pair(row: Fields) -> bool:
 
 def _is_implicit(row: Fields) -> bool:
     named = any(has(row, key) for key in (*_PROMPTS, "conversations"))
-    return _both(row) and not _has_scores(row) and not named
+    return _both(row) and not _has_scores(row) and not named and _is_whole(row)
+
+
+def _is_whole(row: Fields) -> bool:
+    """Say whether the chosen side may be a whole conversation, prompt and all."""
+    value = row.get("chosen")
+    if isinstance(value, str):
+        return is_transcript(value)
+    return isinstance(value, list | tuple) and len(value) > 1
 
 
 def _is_instruction(row: Fields) -> bool:
     """One answer, and no verdict on it: rows with a thumb up or down would teach their bad answers."""
-    if _both(row) or isinstance(row.get("label"), bool) or any(has(row, key) for key in (*_OPTIONS, *_ANSWERS)):
+    if (
+        has(row, "rejected")
+        or isinstance(row.get("label"), bool)
+        or any(has(row, key) for key in (*_OPTIONS, *_ANSWERS))
+    ):
         return False
     spoken = any(isinstance(row.get(key), list | tuple) for key in ("messages", "conversations"))
     told = has(row, "instruction", "output") or has(row, "instruction", "response")
@@ -268,6 +268,12 @@ LAYOUTS: dict[str, RowLayout] = {
         annotated,
         lambda row: has(row, "output_1", "output_2") and "preference" in row,
         "instruction, output_1, output_2, preference",
+        "pairs",
+    ),
+    "reply": RowLayout(
+        reply,
+        lambda row: has(row, "rejected") and not has(row, "chosen") and isinstance(row.get("messages"), list | tuple),
+        "messages, rejected",
         "pairs",
     ),
     "instruction": RowLayout(

@@ -2,94 +2,157 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import itertools
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import build_pairs, builder_of
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, has_field
-from ratchet.pairs.layouts import LAYOUTS, ChoiceQuestion, Fields, Sides, layout_of
-from ratchet.pairs.messages import tools_of
+from ratchet.pairs.contract import RowKind, check_found, check_unread, sides_of, tools_offered, unread, with_contract
+from ratchet.pairs.detect import is_of, look_at, named_kind
+from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import GENERATED, plan_spans, read_span
 from ratchet.pairs.span import SourceRow, Span
+from ratchet.pairs.spread import spread_rows
 from ratchet.plan.conditions import Condition, parse_condition
 from ratchet.plan.data import Source, packages_of
+from ratchet.plan.signatures.signature import reader_of
 
-# A few odd rows at the head must not decide: more than half of these do.
-DETECT_ROWS = 20
 _DETAIL = 200
-# A file may begin with many broken rows. Beyond these it is not what `path:` says that it is.
-_LOOK = 10_000
-# Rows of each span, and spans, in which a condition's fields must stand: a field may be rare in JSON.
-_LOOK_EACH, _LOOK_SPANS = 200, 20
 
 Item = PreferencePair | Skipped
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceReading:
-    """Everything that decides what a row becomes."""
+    """Everything that decides what a row becomes.
+
+    `kinds` are those that its rows have, the commonest first, with the columns that each reads; `layout` is the first
+    one's.
+    """
 
     source: Source
     layout: str
     packages: Mapping[str, str]
     conditions: tuple[Condition, ...]
     system: str | None
+    kinds: tuple[RowKind, ...] = ()
 
     @property
     def demonstrations(self) -> bool:
         """Whether the pairs have no rejected side."""
         return self.source.build is None and layout_of(self.layout).gives == "demonstrations"
 
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """The columns that the rows looked at have and that are read."""
+        return tuple(dict.fromkeys(column for kind in self.kinds for column in kind.read))
+
+    @property
+    def unread_columns(self) -> tuple[str, ...]:
+        """The columns that hold something in the rows looked at and are not read."""
+        unread = dict.fromkeys(column for kind in self.kinds for column in kind.not_read)
+        return tuple(column for column in unread if column not in self.read_columns)
+
+    @property
+    def called(self) -> str:
+        """The layouts or signatures of its rows."""
+        repeats = any(kind.repeats for kind in self.kinds)
+        return ", ".join(kind.name for kind in self.kinds) + " (prompts cut off their answers)" * repeats
+
 
 def make_reading(source: Source, spans: list[Span], default_system: str | None) -> SourceReading:
-    """Decide how a source's rows are read; `auto` looks at the first readable rows, and conditions at some.
+    """Decide how a source's rows are read, by rows from all over it.
 
-    Raises PlanError for a condition, builder or margin that cannot be used, DataError where no
-    layout fits.
+    Raises PlanError for a condition, builder or margin that cannot be used, DataError where no layout fits, or where a
+    column that means something would not be read.
     """
     conditions = tuple(parse_condition(text) for text in source.where)
-    layout = source.layout if source.layout != "auto" else _detected(source, spans)
-    if source.build is not None and layout != (takes := builder_of(source.build).layout):
+    fields = {one.field for condition in conditions for one in condition.comparisons()}
+    spoken_of = frozenset({*(field.split(".")[0].split("[")[0] for field in fields), *fields, *source.ignore})
+    kinds, rows = _named(source), None
+    if not kinds:
+        rows = spread_rows(source, spans)
+        kinds = look_at(rows, spans[0].path or spans[0].file, spoken_of).kinds
+    for kind in kinds:
+        _check_gives(source, kind, spans[0])
+    rows = spread_rows(source, spans) if rows is None else rows
+    if conditions:
+        _check_conditions(conditions, [row.value for row in rows if row.value is not None], spans[0].file, kinds)
+    kinds = _contracts(source, kinds, rows, spoken_of)
+    system = source.system if source.system is not None else default_system
+    return SourceReading(source, kinds[0].layout, packages_of(source), conditions, system, kinds)
+
+
+def _named(source: Source) -> tuple[RowKind, ...]:
+    """Return the kind of rows that a plan names; none where it is to be found."""
+    if source.generate is not None:
+        return (named_kind(GENERATED[source.generate.kind].layout),)
+    if source.columns is not None:
+        reader = source.layout if source.layout != "auto" else reader_of(source.columns)
+        return (RowKind("columns", str(reader), tuple(source.columns.given().items())),)
+    return () if source.layout == "auto" else (named_kind(source.layout),)
+
+
+def _check_gives(source: Source, kind: RowKind, span: Span) -> None:
+    """Raise PlanError where a source asks for what rows of a kind cannot give."""
+    if source.build is not None and kind.layout != (takes := builder_of(source.build).layout):
         raise PlanError(
-            f"build: {source.build} takes rows of the layout {takes}, and these are {layout}",
-            where=spans[0].file,
+            f"build: {source.build} takes rows of the layout {takes}, and these are {kind.layout}",
+            where=span.file,
             fix="leave build out, or give other rows",
             code="plan.rows",
         )
-    if source.min_margin and layout_of(layout).gives != "pairs with scores":
+    if source.min_margin and kind.gives != "pairs with scores":
         raise PlanError(
-            f"min_margin needs rows with scores, and these are {layout}",
-            where=spans[0].file,
+            f"min_margin needs rows with scores, and these are {kind.layout}",
+            where=span.file,
             fix="leave min_margin out",
             code="plan.rows",
         )
-    if conditions:
-        _check_conditions(conditions, source, spans, layout)
-    system = source.system if source.system is not None else default_system
-    return SourceReading(source, layout, packages_of(source), conditions, system)
 
 
-def _check_conditions(conditions: Sequence[Condition], source: Source, spans: list[Span], layout: str) -> None:
+def _check_conditions(
+    conditions: Sequence[Condition], rows: Sequence[Fields], where: str, kinds: Sequence[RowKind]
+) -> None:
     """Raise PlanError where a condition names what neither the rows nor their layout have."""
-    read = (itertools.islice(read_span(span, source), _LOOK_EACH) for span in spans[:_LOOK_SPANS])
-    rows = [row.value for row in itertools.chain.from_iterable(read) if row.value is not None]
-    check_fields(conditions, rows, spans[0].file)
+    check_fields(conditions, rows, where)
     asks = any(one.field == MARGIN for condition in conditions for one in condition.comparisons())
-    if asks and layout_of(layout).gives != "pairs with scores" and not any(has_field(row, MARGIN) for row in rows):
+    scored = any(kind.gives == "pairs with scores" for kind in kinds)
+    if asks and not scored and not any(has_field(row, MARGIN) for row in rows):
         raise PlanError(
-            f"`where` names margin, the difference of scores, and these rows are {layout}: they have no scores",
-            where=spans[0].file,
+            f"`where` names margin, the difference of scores, and these rows are {kinds[0].name}: they have no scores",
+            where=where,
             fix="leave the condition out",
             code="plan.rows",
         )
+
+
+def _contracts(
+    source: Source, kinds: tuple[RowKind, ...], rows: Sequence[SourceRow], spoken_of: frozenset[str]
+) -> tuple[RowKind, ...]:
+    """Return the kinds with the columns that they read. Raises DataError where one that means something is not."""
+    values = [(row, row.value) for row in rows if row.value is not None]
+    if source.columns is not None:
+        check_found(source.columns, [value for _, value in values], values[0][0].file)
+    found = []
+    for number, kind in enumerate(kinds):
+        own = [(row, value) for row, value in values if len(kinds) == 1 or _kind_of(value, kinds) == number]
+        found.append(with_contract(kind, [value for _, value in own], spoken_of))
+        lost = [(row, value) for row, value in own if unread(value, found[-1]) is not None]
+        if lost:
+            row, value = lost[0]
+            count = f" ({len(lost):,} of the {len(own):,} rows looked at have it)"
+            check_unread(value, found[-1], f"{row.file}:{row.row}", count)
+    return tuple(found)
+
+
+def _kind_of(row: Fields, kinds: tuple[RowKind, ...]) -> int | None:
+    return next((at for at, kind in enumerate(kinds) if is_of(row, kind)), None)
 
 
 def read_source(source: Source, default_system: str | None = None, *, span_bytes: int | None = None) -> Iterator[Item]:
@@ -123,18 +186,30 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
     try:
         value = row.value
         # At most once: a condition may ask for the margin, which only the layout knows.
-        sides_of = functools.cache(lambda: layout_of(reading.layout).read(value))
-        check_conditions(value, reading.conditions, lambda: getattr(sides_of(), "margin", None))
-        sides = sides_of()
+        read = functools.cache(lambda: _sides(value, f"{row.file}:{row.row}", reading))
+        check_conditions(value, reading.conditions, lambda: getattr(read()[0], "margin", None))
+        sides, tools = read()
         _check_margin(sides, reading.source.min_margin)
         built = build_pairs(sides, reading.source.build, reading.source.seed)
-        tools = tools_of(row.value)
     except Unfit as unfit:
         return [_skipped(row, unfit)]
     return [
         _checked(PreferencePair(_led(prompt, reading), chosen, rejected, row.file, row.row, tools), row, reading)
         for prompt, chosen, rejected in built
     ]
+
+
+def _sides(row: Fields, where: str, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:
+    """Return what a row says, and the tools that it offers.
+
+    Raises Unfit; DataError where it holds a column that means something and is not read.
+    """
+    kinds = reading.kinds or (RowKind(reading.layout, reading.layout),)
+    at = 0 if len(kinds) == 1 else _kind_of(row, kinds)
+    if at is None:
+        raise Unfit(Reason.MISSING, f"the row is none of {', '.join(kind.name for kind in kinds)}")
+    check_unread(row, kinds[at], where)
+    return sides_of(row, kinds[at]), tools_offered(row, kinds[at])
 
 
 def _checked(pair: PreferencePair, row: SourceRow, reading: SourceReading) -> Item:
@@ -168,53 +243,3 @@ def _led(prompt: tuple[Turn, ...], reading: SourceReading) -> tuple[Turn, ...]:
     if reading.system and not (prompt and prompt[0].role == "system"):
         return (Turn("system", reading.system), *prompt)
     return prompt
-
-
-def _detected(source: Source, spans: list[Span]) -> str:
-    if source.generate is not None:
-        return GENERATED[source.generate.kind].layout
-    rows = itertools.islice((row for span in spans for row in read_span(span, source)), _LOOK)
-    seen: list[Mapping[str, Any]] = []
-    bad: list[SourceRow] = []
-    for row in rows:
-        if row.value is None:
-            bad.append(row)
-        elif len(seen) < DETECT_ROWS:
-            seen.append(row.value)
-        else:
-            break
-    if not seen:
-        first = "\n".join(f"  {row.file}:{row.row}: {row.reason}: {row.detail}" for row in bad[:5])
-        raise DataError(
-            f"none of the first {len(bad)} rows is a JSON object\n{first}",
-            where=spans[0].path or spans[0].file,
-            fix="give one JSON object a line (.jsonl), an array of objects (.json), or a table (.parquet)",
-            code="data.no-layout",
-        )
-    return detect(seen, spans[0].path or spans[0].file)
-
-
-def detect(rows: Sequence[Fields], where: str) -> str:
-    """Return the one layout that more than half of `rows` look like.
-
-    Raises DataError with the fields seen where none fits, or more than one.
-    """
-    # Ratchet's own alone: what another package finds fitting would change what `auto` means on this machine.
-    votes = collections.Counter(name for row in rows for name, layout in LAYOUTS.items() if layout.detect(row))
-    winners = [name for name in LAYOUTS if votes[name] * 2 > len(rows)]
-    if len(winners) == 1:
-        return winners[0]
-    keys = ", ".join(sorted({key for row in rows for key in row})) or "none"
-    known = "\n".join(f"    {name}: {LAYOUTS[name].fields}" for name in winners or LAYOUTS)
-    if winners:
-        what = f"the rows fit more than one layout; fields seen: {keys}\n{known}"
-        raise DataError(what, where=where, fix="name one with `layout:`", code="data.layouts")
-    fix = "rename the fields, or name a layout with `layout:`"
-    if any(isinstance(row.get("label"), bool) for row in rows):
-        fix = (
-            "these are single answers marked good or bad, not pairs; to train on the good ones alone, "
-            "write `layout: instruction` and `where: [label == true]`"
-        )
-    raise DataError(
-        f"no layout fits these rows; fields seen: {keys}\n{known}", where=where, fix=fix, code="data.no-layout"
-    )

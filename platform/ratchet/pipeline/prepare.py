@@ -49,7 +49,9 @@ def prepare_sources(run: Run) -> None:
         source, system = run.plan.data[name], run.plan.model.system
         with under_way(f"pairs {name}", "reading", run.console):
             run.pairs[name] = prepare_pairs(name, source, run.layout, system, run.wait)
-        counts = finished_record(run.pairs[name][1]).counts
+        record = finished_record(run.pairs[name][1])
+        run.console.step(f"pairs {name}", said_columns(record.facts))
+        counts = record.counts
         facts = {
             "to train on": counts["train"],
             "held out": counts["heldout"],
@@ -74,6 +76,12 @@ def one_sided(source: str) -> DataError:
         fix="use the source in an sft stage, or give it a builder (data.*.build)",
         code="data.one-sided",
     )
+
+
+def said_columns(facts: Mapping[str, Any]) -> str:
+    """Say which columns of a source were read and which were not, by the facts of its pairs' record."""
+    read, unread = (", ".join(facts[key]) or "none" for key in ("read", "not_read"))
+    return f"{facts['layout']}; read: {read}; not read: {unread}"
 
 
 def base_model(run: Run) -> Model:

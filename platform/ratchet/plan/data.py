@@ -8,14 +8,17 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ratchet.errors import PlanError
 from ratchet.plan.base import Seed, Strict, hub_name, one_of, url_or_local, wrong
+from ratchet.plan.columns import Columns
 from ratchet.plan.conditions import parse_condition
 from ratchet.plan.plugins import table_of
+from ratchet.plan.signatures.signature import NO_ROWS, reader_of
+from ratchet.plan.signatures.table import SIGNATURES
 
-LAYOUTS = ("pair", "implicit_prompt", "alpaca", "sharegpt", "scored", "instruction", "choices", "annotated")
+LAYOUTS = ("pair", "implicit_prompt", "alpaca", "sharegpt", "scored", "reply", "instruction", "choices", "annotated")
 """The layouts of rows that come with Ratchet; `pairs.layouts` says which keys each looks for."""
 BUILDERS = ("arithmetic_corruption", "multiple_choice")
 """The builders of pairs that come with Ratchet; `pairs.build` has them."""
-LAYOUT_KINDS = table_of("ratchet.layouts", "layout", ("auto", *LAYOUTS))
+LAYOUT_KINDS = table_of("ratchet.layouts", "layout", ("auto", *LAYOUTS, *(one.name for one in SIGNATURES)))
 BUILDER_KINDS = table_of("ratchet.builders", "builder", BUILDERS)
 
 # mypy cannot read a Literal that is made at run time; pydantic can.
@@ -85,7 +88,11 @@ class Source(Strict):
     generate: Generated | None = None
     """Rows made here from a seed."""
     layout: Layout = "auto"
-    """Layout of the rows; `auto` finds it from the first rows and says which it took."""
+    """Layout of the rows, or a signature in [data.md](data.md); `auto` finds it from rows all over the source."""
+    columns: Columns | None = None
+    """What each column means, where the rows have other columns than those of a known layout."""
+    ignore: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Columns that say something, and are not to be read all the same."""
     build: Build | None = None
     """Make pairs from rows that have none (Smaug, appendix D)."""
     where: Annotated[tuple[Annotated[str, AfterValidator(_readable)], ...], Field(strict=False)] = ()
@@ -124,6 +131,11 @@ class Source(Strict):
                 raise wrong(key, f"this one is of a `path:`; {fix}", "path", "hub", "generate")
         if self.generate is not None and self.layout != "auto":
             raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
+        if self.columns is not None:
+            if self.generate is not None:
+                raise wrong("columns", "generated rows have their own columns: leave columns out", "generate")
+            if self.layout == "auto" and reader_of(self.columns) is None:
+                raise wrong("columns", NO_ROWS, "layout")
         return self
 
 

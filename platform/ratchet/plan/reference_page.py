@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from ratchet.plan import (
     cluster,
+    columns,
     data,
     distributions,
     judge,
@@ -112,6 +113,9 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("A source", data.Source),
     ("A hub data set", data.Hub),
     ("Generated rows", data.Generated),
+    ("Columns", columns.Columns),
+    ("Constant", columns.Fixed),
+    ("Verdict", columns.PreferredBy),
     ("Every training stage", training.TrainingStage),
     *((_heading("Stages", row.settings), row.settings) for row in BUILT_IN.values() if row.supervised),
     ("Every preference stage", training.PreferenceStage),
@@ -194,7 +198,10 @@ def _of_ratchet(annotation: Any) -> Any:
 
 
 # The page is compared with the one in the repository, so it must not change with the packages of a machine.
-_NAMES: dict[Any, Any] = {data.Layout: Literal[("auto", *data.LAYOUTS)], data.Build: Literal[data.BUILDERS]}
+_NAMES: dict[Any, Any] = {
+    data.Layout: Literal[("auto", *data.LAYOUTS, "a signature")],
+    data.Build: Literal[data.BUILDERS],
+}
 _ADDED: set[Any] = {row.settings for kind, row in STAGE_KINDS.items() if kind not in BUILT_IN}
 _ADDED |= {row.settings for kind, row in suite.TASK_KINDS.items() if kind not in tasks.BUILT_IN}
 

@@ -1,0 +1,175 @@
+"""From a row to the fields that layouts read: values at paths, texts that are JSON, structs of lists."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ratchet.pairs.checks import Reason, Unfit
+from ratchet.pairs.fields import json_type
+from ratchet.plan.columns import Fixed, PreferredBy, Step, Value, Where, path_steps
+
+# Fields whose value may be a conversation. Only there is JSON in a text taken for messages.
+_SPOKEN = (
+    "prompt",
+    "question",
+    "chosen",
+    "rejected",
+    "completion",
+    "messages",
+    "conversations",
+    "output_1",
+    "output_2",
+)
+_LISTS = ("completions", "responses", "scores", "ratings", "history", "choices", "options", "endings", "tools")
+_BEGINS = re.compile(r"""\s*(?P<list>\[\s*)?\{\s*(?P<quote>["'])(?:role|from|content|value)(?P=quote)\s*:""")
+_PYTHON = "is a list in Python's notation, not JSON: write it with json.dumps"
+
+
+def column_value(row: Mapping[str, Any], path: str) -> Any:
+    """Return what a row holds at a path, or None. A column of that very name comes before steps into others."""
+    if path in row:
+        return row[path]
+    value = _walk(row, _steps(path))
+    return _negative(value, path) if path[0] == "-" else value
+
+
+@functools.cache
+def _steps(path: str) -> tuple[Step, ...]:
+    return path_steps(path)
+
+
+def _walk(value: Any, steps: tuple[Step, ...]) -> Any:
+    for at, step in enumerate(steps):
+        # A table that was saved as CSV has its lists and objects as JSON.
+        if isinstance(value, str):
+            value = _parsed(value)
+        if step == "*":
+            return [_walk(item, steps[at + 1 :]) for item in value] if isinstance(value, list | tuple) else None
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list | tuple) and -len(value) <= step < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text) if text[:1] in "[{" else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _negative(value: Any, path: str) -> Any:
+    if isinstance(value, list):
+        return [_negative(item, path) for item in value]
+    if value is None or isinstance(value, int | float):
+        return None if value is None else -value
+    raise Unfit(Reason.WRONG_TYPE, f"{path[1:]} is {json_type(value)}, not a number")
+
+
+def fields_of(row: Mapping[str, Any], columns: Mapping[str, Where]) -> dict[str, Any]:
+    """Return the fields that `columns` names, as the layouts read them. Raises Unfit."""
+    found: dict[str, Any] = {}
+    for field, where in columns.items():
+        if isinstance(where, str):
+            found[field] = column_value(row, where)
+        elif isinstance(where, Fixed):
+            found[field] = where.value
+        elif isinstance(where, PreferredBy):
+            found[field] = _preferred(row, where)
+        else:
+            found[field] = [column_value(row, path) for path in where]
+    return dict(settled(found))
+
+
+def _preferred(row: Mapping[str, Any], verdict: PreferredBy) -> float | None:
+    """Return 1 or 2 for the better answer, 1.5 for a tie, None where the column is null. Raises Unfit."""
+    value = column_value(row, verdict.column)
+    if value is None:
+        return None
+    for said, values in ((1.0, verdict.first), (2.0, verdict.second), (1.5, verdict.tie)):
+        if any(_word(value) == _word(one) for one in values):
+            return said
+    raise Unfit(Reason.ANSWER, f"{verdict.column} is {value!r:.40}: not a verdict that is known")
+
+
+def _word(value: Any) -> Value:
+    """Return a value as it is compared: numbers and true or false alike whether written as such or as text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return value.strip().lower() if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row whose conversations are lists of messages, also where they came as JSON or as a struct of lists.
+
+    Raises Unfit where such JSON is broken.
+    """
+    changed: dict[str, Any] = {}
+    for field in _SPOKEN:
+        value = row.get(field)
+        if isinstance(value, str):
+            if value[:1] in "[{ \n" and _BEGINS.match(value):
+                changed[field] = _messages(value, field)
+        elif isinstance(value, Mapping):
+            if (one := _unfolded(value)) is not None:
+                changed[field] = one
+        elif field in {"messages", "conversations"} and isinstance(value, list | tuple) and _is_texts(value):
+            changed[field] = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(value)]
+    for field in _LISTS:
+        value = row.get(field)
+        if isinstance(value, str) and value[:1] in "[{" and (parsed := _parsed(value)) is not None:
+            changed[field] = parsed
+    return {**row, **changed} if changed else row
+
+
+def _messages(text: str, field: str) -> Any:
+    match = _BEGINS.match(text)
+    if match is not None and match["quote"] == "'":
+        raise Unfit(Reason.NOT_JSON, f"{field} {_PYTHON}")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unfit(Reason.NOT_JSON, f"{field}: {error}"[:200]) from error
+    items = value if isinstance(value, list) else [value]
+    # A text that happens to be JSON of something else stays a text.
+    return value if all(is_message(item) for item in items) else text
+
+
+def is_message(value: Any) -> bool:
+    """Say whether a value is one message: who speaks, and perhaps what."""
+    return isinstance(value, Mapping) and any(isinstance(value.get(key), str) for key in ("role", "from"))
+
+
+def _unfolded(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the messages of a struct of lists (`{role: […], content: […]}`), or None where it is none."""
+    lists = {key: one for key, one in value.items() if isinstance(one, list | tuple)}
+    speakers = next((lists[key] for key in ("role", "from") if key in lists), None)
+    if speakers is None or any(len(one) != len(speakers) for one in lists.values()):
+        return None
+    return [{key: one[at] for key, one in lists.items()} for at in range(len(speakers))]
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def value_kind(value: Any) -> str | None:
+    """Return the `Kind` of a value as detection sees it; None for null."""
+    if isinstance(value, str):
+        match = _BEGINS.match(value) if value[:1] in "[{ \n" else None
+        return "text" if match is None else "turns" if match["list"] else "turn"
+    if isinstance(value, Mapping):
+        return "turn" if is_message(value) else "object" if _unfolded(value) is None else "turns"
+    if isinstance(value, list | tuple):
+        some = "turns" if value and all(is_message(item) for item in value) else "list"
+        return "texts" if _is_texts(value) else some
+    if value is None:
+        return None
+    return "true or false" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "object"

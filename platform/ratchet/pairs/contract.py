@@ -1,0 +1,222 @@
+"""The contract about columns: of every row, which are read and which are not, and none that means something is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ratchet.errors import DataError
+from ratchet.pairs.checks import Unfit
+from ratchet.pairs.columns import column_value, fields_of, settled
+from ratchet.pairs.fields import has
+from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
+from ratchet.pairs.meanings import Gives, Meaning, has_content, meaning_of, says
+from ratchet.pairs.messages import tools_of
+from ratchet.plan.columns import Columns, Where, path_steps, paths_of
+from ratchet.plan.outline import close, hint
+
+_PROMPTS = ("prompt", "question", "instruction", "query")
+_ANSWERS = ("chosen", "rejected", "completion", "output", "response", "answer")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowKind:
+    """How the rows of one kind are read: by which layout, and from which columns (None: those that it looks for).
+
+    `read` and `not_read` are the columns that rows of this kind have, as `quiet` are those that need no look at all.
+    `repeats`: its answers begin with the whole prompt, which is cut off them.
+    """
+
+    name: str
+    layout: str
+    columns: tuple[tuple[str, Where], ...] | None = None
+    read: tuple[str, ...] = ()
+    not_read: tuple[str, ...] = ()
+    quiet: frozenset[str] = frozenset()
+    repeats: bool = False
+
+    @property
+    def gives(self) -> Gives:
+        return layout_of(self.layout).gives
+
+    @functools.cached_property
+    def opened(self) -> frozenset[str]:
+        """Columns of which only a part is read: what else they hold counts as columns of their own."""
+        paths = [path_steps(path) for _, where in self.columns or () for path in paths_of(where)]
+        whole = {steps[0] for steps in paths if len(steps) == 1}
+        return frozenset(
+            str(steps[0]) for steps in paths if len(steps) > 1 and isinstance(steps[1], str) and steps[1] != "*"
+        ) - frozenset(map(str, whole))
+
+
+def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
+    """Return what a row says. Raises Unfit."""
+    fields = _fields(row, kind)
+    if kind.repeats and (cut := _without_prompt(fields)) is not None:
+        fields = cut
+    return layout_of(kind.layout).read(fields)
+
+
+def _fields(row: Fields, kind: RowKind) -> Fields:
+    return settled(row) if kind.columns is None else fields_of(row, dict(kind.columns))
+
+
+def _without_prompt(fields: Fields) -> Fields | None:
+    """Return fields whose answers lack the prompt at their head, or None where an answer does not begin with it."""
+    prompt = next((fields[key] for key in _PROMPTS if fields.get(key) is not None), None)
+    answers = {key: fields[key] for key in _ANSWERS if fields.get(key) is not None}
+    texts = [text for text in answers.values() if isinstance(text, str)]
+    if not isinstance(prompt, str) or not (head := prompt.strip()) or not texts or len(texts) < len(answers):
+        return None
+    if not all(text.lstrip().startswith(head) for text in texts):
+        return None
+    return {**fields, **{key: text.lstrip()[len(head) :].lstrip() for key, text in answers.items()}}
+
+
+def tools_offered(row: Fields, kind: RowKind) -> str | None:
+    """Return the JSON of the tools that a row's prompt offers, or None. Raises Unfit."""
+    return tools_of({"tools": column_value(row, path)} if (path := _tools_path(kind)) else {})
+
+
+def _tools_path(kind: RowKind) -> str | None:
+    """Return where a kind of rows has its tools: in the column of that name, where nothing else is said."""
+    where = dict(kind.columns or ()).get("tools", "tools")
+    return where if isinstance(where, str) else None
+
+
+class _Watched(dict[str, Any]):
+    """A row that keeps the names of what was asked for and is there."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def columns_used(row: Fields, kind: RowKind) -> set[str]:
+    """Return the columns of a row that its reading uses, parts of a column as `column.part`."""
+    if kind.columns is not None:
+        paths = (path for _, where in kind.columns for path in paths_of(where))
+        return {_named(path, row) for path in (*paths, "tools")}
+    # A bad row is counted when it is read; what was asked for before it turned out as one is what counts here.
+    with contextlib.suppress(Unfit):
+        watched = _Watched(row)
+        watched.update(settled(row))
+        layout_of(kind.layout).read(watched)
+    return {column for column in (*watched.asked, "tools") if has(row, column)}
+
+
+def _named(path: str, row: Fields) -> str:
+    if path in row:
+        return path
+    steps = path_steps(path)
+    return (
+        f"{steps[0]}.{steps[1]}" if len(steps) > 1 and isinstance(steps[1], str) and steps[1] != "*" else str(steps[0])
+    )
+
+
+def columns_of(row: Fields, opened: Iterable[str] = ()) -> dict[str, Any]:
+    """Return a row's columns with their values, those that are `opened` by their parts."""
+    found: dict[str, Any] = {}
+    for column, value in row.items():
+        if column in opened and isinstance(value, Mapping):
+            found |= {f"{column}.{part}": inner for part, inner in value.items()}
+        else:
+            found[column] = value
+    return found
+
+
+def with_contract(kind: RowKind, rows: Sequence[Fields], ignored: frozenset[str]) -> RowKind:
+    """Return a kind with the columns that its rows read and do not read. `ignored` are those that a plan speaks of."""
+    read: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for row in rows:
+        used = columns_used(row, kind)
+        for column, value in columns_of(row, kind.opened).items():
+            if column in used:
+                read[column] = None
+            elif has_content(value):
+                others[column] = None
+    repeats = sum(_repeats(row, kind) for row in rows)
+    unread = tuple(column for column in others if column not in read)
+    harmless = {column for column in unread if meaning_of(column, kind.gives) is None}
+    quiet = frozenset({*read, *harmless, *ignored, *kind.opened})
+    # One answer may well begin with its question. Where most do, it is how the rows are written.
+    return dataclasses.replace(kind, read=tuple(read), not_read=unread, quiet=quiet, repeats=repeats * 2 > len(rows))
+
+
+def _repeats(row: Fields, kind: RowKind) -> bool:
+    try:
+        return _without_prompt(_fields(row, kind)) is not None
+    except Unfit:
+        return False
+
+
+def unread(row: Fields, kind: RowKind) -> tuple[str, Any, Meaning] | None:
+    """Return a column of a row that means something, has content and is not read; None where there is none."""
+    strange = row.keys() - kind.quiet
+    opened = [column for column in kind.opened if isinstance(row.get(column), Mapping)]
+    if not strange and not opened:
+        return None
+    used: set[str] | None = None
+    for column, value in columns_of(row, opened).items():
+        if column in kind.quiet:
+            continue
+        meaning = meaning_of(column, kind.gives)
+        if meaning is not None and says(value, meaning):
+            # Once more, as seldom as it is: a row may read what those before it did not have.
+            used = columns_used(row, kind) if used is None else used
+            if column not in used:
+                return column, value, meaning
+    return None
+
+
+def check_unread(row: Fields, kind: RowKind, where: str, count: str = "") -> None:
+    """Raise DataError where a row holds a column that means something and is not read."""
+    if (found := unread(row, kind)) is None:
+        return
+    column, value, meaning = found
+    shown = f"true or false ({str(value).lower()})" if isinstance(value, bool) else f"{value!r:.60}"
+    use = meaning.use.format(column=column, value=_literal(value))
+    raise DataError(
+        f"the column {column} is not read{count}, and it holds {meaning.what}: {shown}",
+        where=where,
+        fix=f"to use it: {use}; to leave it out: `ignore: [{column}]`",
+        code="data.unread",
+    )
+
+
+def _literal(value: Any) -> str:
+    """Return a value as a condition of `where` has it, the good one where it judges."""
+    if isinstance(value, bool):
+        return "true"
+    if isinstance(value, str):
+        return '"True"' if value.strip().lower() in {"true", "false"} else f'"{value}"'
+    return "1" if isinstance(value, int | float) else "…"
+
+
+def check_found(columns: Columns, rows: Sequence[Fields], where: str) -> None:
+    """Raise DataError where a plan names a column that no row has."""
+    seen = list(dict.fromkeys(str(column) for row in rows for column in columns_of(row)))
+    for field, at in columns.given().items():
+        for path in paths_of(at):
+            if not any(column_value(row, path) is not None for row in rows):
+                head = str(path_steps(path)[0])
+                held = f"; there are {', '.join(seen[:20])}" if head not in seen else ""
+                raise DataError(
+                    f"columns.{field} is {path}, and none of the {len(rows):,} rows looked at has that"
+                    f"{hint(close(head, seen)) if head not in seen else ''}{held}",
+                    where=where,
+                    fix="mend the path, or leave the field out",
+                    code="data.no-column",
+                )

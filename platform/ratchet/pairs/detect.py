@@ -1,0 +1,228 @@
+"""Which layout rows have: the first signature of the table that they fit, or the one layout that finds them its own."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+
+from ratchet.errors import DataError
+from ratchet.pairs.checks import Unfit
+from ratchet.pairs.columns import column_value, settled, value_kind
+from ratchet.pairs.contract import RowKind
+from ratchet.pairs.layouts import LAYOUTS, Fields, layout_of
+from ratchet.pairs.meanings import flat
+from ratchet.pairs.nearest import nearest
+from ratchet.pairs.span import SourceRow
+from ratchet.plan.columns import Fixed, PreferredBy, Where, path_steps, paths_of
+from ratchet.plan.signatures.signature import Signature
+from ratchet.plan.signatures.table import SIGNATURES
+
+_log = logging.getLogger(__name__)
+_TALK = ("text", "turns", "turn")
+_LIST = ("list", "texts", "turns", "text")
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prompt", "chosen", "rejected", "completion", "output_1", "output_2"), _TALK),
+    **dict.fromkeys(("instruction", "input", "system", "question"), ("text",)),
+    **dict.fromkeys(("score_chosen", "score_rejected", "margin"), ("number", "text")),
+    **dict.fromkeys(("responses", "scores", "history", "choices"), (*_LIST, "object")),
+    "messages": ("turns",),
+}
+"""What a field may hold, where a signature does not say it of the column."""
+_ANY = ("text", "number", "turns", "turn", "texts", "list", "object", "true or false")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowKinds:
+    """What the rows of a source that were looked at are: their kinds, the commonest first, and how many have each."""
+
+    kinds: tuple[RowKind, ...]
+    counts: tuple[int, ...]
+    rows: int
+
+
+def look_at(rows: Sequence[SourceRow], where: str, spoken_of: frozenset[str] = frozenset()) -> RowKinds:
+    """Find out of which kinds rows are. `spoken_of` are the columns that the plan itself speaks of.
+
+    Raises DataError with the columns seen where most rows fit no layout, or more than one, or where they cannot be
+    used.
+    """
+    found = [_fitting(row.value, spoken_of) for row in rows if row.value is not None]
+    votes = collections.Counter(kinds[0] for kinds in found if len(kinds) == 1)
+    families = collections.Counter[str]()
+    for kind, count in votes.items():
+        families[_family(kind)] += count
+    best = max(families, key=lambda name: families[name], default="")
+    if families[best] * 2 <= len(found):
+        raise _unknown([row for row in rows if row.value is not None], found, where)
+    # Stable: of equal counts that of the first row comes first.
+    kinds = sorted((kind for kind in votes if _family(kind) == best), key=lambda kind: -votes[kind])
+    if best == _REFUSED:
+        raise _refusal(kinds[0], [row.value for row in rows if row.value is not None], where)
+    if len(kinds) > 1:
+        shown = ", ".join(f"{kind.name} ({votes[kind]:,} of {len(found):,})" for kind in kinds)
+        _log.warning("%s: rows of %d kinds, each read as its own: %s", where, len(kinds), shown)
+    return RowKinds(tuple(kinds), tuple(votes[kind] for kind in kinds), len(found))
+
+
+def detect(rows: Sequence[Fields], where: str) -> str:
+    """Return the layout that reads most of `rows`. Raises DataError as `look_at` does."""
+    return look_at([SourceRow(where, at, row) for at, row in enumerate(rows, 1)], where).kinds[0].layout
+
+
+def is_of(row: Fields, kind: RowKind) -> bool:
+    """Say whether a row is of a kind that was found in its source."""
+    signature = _SIGNATURES.get(kind.name)
+    if signature is not None:
+        return _fits(row, signature)
+    if kind.columns is not None:
+        row = {field: column_value(row, where) for field, where in kind.columns if isinstance(where, str)}
+    return _is(row, kind.layout)
+
+
+def named_kind(name: str) -> RowKind:
+    """Return the kind of a layout or a signature that a plan names. Raises DataError where its rows cannot be used."""
+    signature = _SIGNATURES.get(name)
+    if signature is None:
+        return RowKind(name, name)
+    if signature.refusal:
+        raise DataError(signature.refusal, where=f"layout: {name}", fix=_OTHER, code="data.no-layout")
+    return _kind(signature)
+
+
+_SIGNATURES: Mapping[str, Signature] = {signature.name: signature for signature in SIGNATURES}
+_REFUSED = "refused"
+_OTHER = "give other rows, or say with `columns:` what each column means"
+
+
+def _kind(signature: Signature) -> RowKind:
+    return RowKind(signature.name, signature.reader or _REFUSED, tuple(signature.columns.items()))
+
+
+def _family(kind: RowKind) -> str:
+    return _REFUSED if kind.layout == _REFUSED else kind.gives.split()[0]
+
+
+def _fitting(row: Fields, spoken_of: frozenset[str]) -> tuple[RowKind, ...]:
+    """Return the kind of a row; several where it fits several layouts and no signature, none where it fits nothing."""
+    present = frozenset(column for column, value in row.items() if value is not None)
+    for signature in _candidates(present):
+        if not (signature.refusal and spoken_of & signature.columns.keys()) and _fits(row, signature):
+            return (_kind(signature),)
+    # `where: [label == true]` makes demonstrations of single answers that are marked good or bad.
+    judged = row if "label" not in spoken_of else {column: row[column] for column in row if column != "label"}
+    if named := tuple(RowKind(name, name) for name in LAYOUTS if _is(judged, name)):
+        return named
+    # Spreadsheets write `Prompt`, and people `chosen answer`: once more by names without case and blanks.
+    plain = {flat(column): column for column in present}
+    if len(plain) < len(present) or all(name == column for name, column in plain.items()):
+        return ()
+    return tuple(_renamed(kind, plain) for kind in _fitting({name: row[plain[name]] for name in plain}, spoken_of))
+
+
+def _renamed(kind: RowKind, plain: Mapping[str, str]) -> RowKind:
+    """Return a kind whose columns have other names in the row: `plain` leads to these."""
+    if kind.columns is None:
+        return dataclasses.replace(kind, columns=tuple(sorted(plain.items())))
+    moved = tuple((field, _elsewhere(where, plain)) for field, where in kind.columns)
+    return dataclasses.replace(kind, name=f"{kind.name}, renamed", columns=moved)
+
+
+def _elsewhere(where: Where, plain: Mapping[str, str]) -> Where:
+    if isinstance(where, Fixed):
+        return where
+    if isinstance(where, PreferredBy):
+        return where.model_copy(update={"column": _moved(where.column, plain)})
+    return _moved(where, plain) if isinstance(where, str) else tuple(_moved(path, plain) for path in where)
+
+
+def _moved(path: str, plain: Mapping[str, str]) -> str:
+    head = str(path_steps(path)[0])
+    return path.replace(head, plain[head], 1) if head in plain else path
+
+
+@functools.lru_cache(maxsize=1024)
+def _candidates(present: frozenset[str]) -> tuple[Signature, ...]:
+    """Return the signatures all of whose columns are among `present`, in the order of the table."""
+    return tuple(one for one in SIGNATURES if _heads(one.name) <= present and not present & set(one.without))
+
+
+@functools.cache
+def _heads(name: str) -> frozenset[str]:
+    signature = _SIGNATURES[name]
+    paths = [
+        path
+        for field, where in signature.columns.items()
+        if field not in signature.optional
+        for path in paths_of(where)
+    ]
+    return frozenset(str(path_steps(path)[0]) for path in [*paths, *signature.types])
+
+
+def _fits(row: Fields, signature: Signature) -> bool:
+    if any(row.get(column) is not None for column in signature.without):
+        return False
+    for path, kinds in signature.types.items():
+        if value_kind(column_value(row, path)) not in kinds:
+            return False
+    for field, where in signature.columns.items():
+        if field in signature.optional:
+            continue
+        found = [column_value(row, path) for path in paths_of(where)]
+        if any(value is None for value in found):
+            return False
+        if (
+            isinstance(where, str)
+            and where not in signature.types
+            and value_kind(found[0]) not in _KINDS.get(field, _ANY)
+        ):
+            return False
+    return True
+
+
+def _is(row: Fields, layout: str) -> bool:
+    try:
+        return layout_of(layout).detect(settled(row))
+    except Unfit:
+        return False
+
+
+def _unknown(rows: Sequence[SourceRow], found: Sequence[tuple[RowKind, ...]], where: str) -> DataError:
+    """Return the error of rows of which less than half are of one family."""
+    values = [row.value for row in rows if row.value is not None]
+    keys = ", ".join(sorted({str(key) for row in values for key in row})) or "none"
+    several = [kinds for kinds in found if len(kinds) > 1]
+    if len(several) * 2 > len(found):
+        names = dict.fromkeys(kind.layout for kinds in several for kind in kinds)
+        known = "\n".join(f"    {name}: {LAYOUTS[name].fields}" for name in names)
+        what = f"the rows fit more than one layout; fields seen: {keys}\n{known}"
+        return DataError(what, where=where, fix="name one with `layout:`", code="data.layouts")
+    groups: dict[str, list[SourceRow]] = {}
+    for row, kinds in zip(rows, found, strict=True):
+        groups.setdefault(" or ".join(kind.name for kind in kinds) or "no layout", []).append(row)
+    if len(groups) > 1:
+        shown = "\n".join(
+            f"    {name}: {len(group):,} of {len(rows):,} rows, the first is {group[0].file}:{group[0].row}"
+            for name, group in groups.items()
+        )
+        what = f"the rows are of {len(groups)} kinds, and no kind has most of them; fields seen: {keys}\n{shown}"
+        fix = "give each kind as a source of its own, or name the layout of those to be read"
+        return DataError(what, where=where, fix=fix, code="data.no-layout")
+    what, fix = nearest(values)
+    if any(isinstance(row.get("label"), bool) for row in values):
+        fix = (
+            "these are single answers marked good or bad, not pairs; to train on the good ones alone, "
+            "write `where: [label == true]`"
+        )
+    known = "\n".join(f"    {name}: {layout.fields}" for name, layout in LAYOUTS.items())
+    return DataError(
+        f"no layout fits these rows; fields seen: {keys}\n{what}\n{known}", where=where, fix=fix, code="data.no-layout"
+    )
+
+
+def _refusal(kind: RowKind, values: Sequence[Fields], where: str) -> DataError:
+    keys = ", ".join(sorted({str(key) for row in values for key in row}))
+    what = f"{_SIGNATURES[kind.name].refusal}; fields seen: {keys}"
+    return DataError(what, where=where, fix=_OTHER, code="data.no-layout")

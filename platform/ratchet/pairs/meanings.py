@@ -1,0 +1,156 @@
+"""Columns that mean something: a source that has one with values, and does not read it, would train on other data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Gives = Literal["pairs", "pairs with scores", "demonstrations"]
+_VERDICTS = {"true", "false", "0", "1", "-1", "yes", "no", "good", "bad", "correct", "incorrect", "desirable"}
+_VERDICTS |= {"undesirable", "up", "down", "thumbs_up", "thumbs_down", "t", "f", "chosen", "rejected"}
+_EMPTY = {"", "[]", "{}", "null", "none", "nan"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """What a column says and how it is used.
+
+    `single`: only beside a demonstration. `verdict`: it counts where its value judges the answer.
+    """
+
+    what: str
+    use: str
+    single: bool = False
+    verdict: bool = False
+
+
+_MEANINGS: Mapping[str, Meaning] = {
+    **dict.fromkeys(
+        (
+            *("rejected_response", "rejected_messages", "rejected_answer", "rejected_output", "rejected"),
+            *("non_preferred_output", "response_rejected", "worse_response"),
+        ),
+        Meaning("a rejected answer, so the rows are pairs", "columns: {{rejected: {column}, …}}", single=True),
+    ),
+    **dict.fromkeys(
+        ("chosen", "chosen_response", "preferred_output", "response_chosen", "better_response"),
+        Meaning("a chosen answer, so the rows are pairs", "columns: {{chosen: {column}, …}}", single=True),
+    ),
+    **dict.fromkeys(
+        ("tools", "functions", "function_definitions"),
+        Meaning("the tools that a prompt offers", "columns: {{tools: {column}, …}}"),
+    ),
+    **dict.fromkeys(
+        ("tool_calls", "tool_call", "function_call", "function_calls"),
+        Meaning("calls of tools", "put them into the messages, as `tool_calls` of the assistant's"),
+    ),
+    **dict.fromkeys(
+        (
+            *("images", "image", "img", "image_path", "image_url", "pixel_values", "videos", "video", "video_path"),
+            *("audio", "audios", "audio_path"),
+        ),
+        Meaning("pictures or sounds, and only text is trained on", "take other data, or rows without"),
+    ),
+    **dict.fromkeys(
+        (
+            *("reasoning_content", "reasoning", "thinking", "thoughts", "thinking_content", "reasoning_trace"),
+            *("chain_of_thought", "complex_cot", "thought", "thinking_trajectories", "model_reasoning"),
+        ),
+        Meaning(
+            "the thoughts before an answer", "put them into the messages, as `reasoning_content` of the assistant's"
+        ),
+    ),
+    **dict.fromkeys(
+        ("context", "contexts", "passage", "article", "document", "documents", "background", "knowledge"),
+        Meaning("text that the question is about", "columns: {{instruction: …, input: {column}, …}}"),
+    ),
+    "input": Meaning("text that belongs to the prompt", "columns: {{instruction: …, input: {column}, …}}"),
+    "history": Meaning("the turns before the prompt", "columns: {{instruction: …, history: {column}, …}}"),
+    **dict.fromkeys(
+        ("system", "system_prompt", "system_message", "system_instruction", "sys_prompt", "sys"),
+        Meaning("the system text", "columns: {{system: {column}, …}}"),
+    ),
+    **dict.fromkeys(
+        ("label", "labels", "vote", "correct", "feedback", "accepted", "preferred"),
+        Meaning("whether the answer is a good one", "where: [{column} == {value}]", single=True, verdict=True),
+    ),
+    **dict.fromkeys(
+        ("kto_tag", "is_correct", "is_safe", "is_chosen", "is_good", "is_accepted", "correctness", "desirable"),
+        Meaning("whether the answer is a good one", "where: [{column} == {value}]", single=True),
+    ),
+    **dict.fromkeys(
+        ("winner", "better_response_id", "overall_preference", "preference_strength", "preference"),
+        Meaning("which answer is the better one", "columns: {{preference: {{column: {column}, …}}, …}}"),
+    ),
+    **dict.fromkeys(
+        (
+            *("score", "scores", "rating", "ratings", "reward", "overall_score", "quality", "quality_score"),
+            *("helpfulness", "helpful", "rank"),
+        ),
+        Meaning("how good the answer is", "where: [{column} >= …]", single=True),
+    ),
+    **dict.fromkeys(
+        (
+            *("initial_reason_steps", "prefix", "response_prefix", "answer_prefix", "prefill", "partial_answer"),
+            *("assistant_prefix", "answer_prefill"),
+        ),
+        Meaning("the beginning of the answer, which is given", "take rows whose answers are whole"),
+    ),
+}
+_SIDE_SCORE = re.compile(
+    r"(?:.*_)?(?:chosen|rejected)(?:_.*)?_(?:score|rating|reward)|.*(?:score|rating|reward)_(?:chosen|rejected)"
+)
+
+
+@functools.cache
+def flat(name: str) -> str:
+    """Return a column's name in lower case with _ for all but letters and digits: `Chosen-Rating` → `chosen_rating`."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+@functools.cache
+def meaning_of(column: str, gives: Gives) -> Meaning | None:
+    """Return what a column means beside rows that give pairs or demonstrations, or None where it says nothing."""
+    name = flat(column.rsplit(".", 1)[-1])
+    found = _MEANINGS.get(name)
+    if found is None or (found.single and gives != "demonstrations"):
+        return None
+    return found
+
+
+def says(value: Any, meaning: Meaning) -> bool:
+    """Say whether a value of a column that means something has any content: null, blank and empty ones do not."""
+    if meaning.verdict:
+        if isinstance(value, bool):
+            return True
+        if isinstance(value, int | float):
+            return value in {0, 1, -1}
+        return isinstance(value, str) and flat(value) in _VERDICTS
+    return has_content(value)
+
+
+def has_content(value: Any) -> bool:
+    """Say whether a value holds anything. Zero and false do."""
+    if isinstance(value, str):
+        return value.strip().lower() not in _EMPTY
+    if isinstance(value, list | tuple):
+        return any(has_content(item) for item in value)
+    if isinstance(value, Mapping):
+        return any(has_content(item) for item in value.values())
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+@functools.lru_cache(maxsize=1024)
+def score_columns(columns: tuple[str, ...]) -> tuple[str, str] | None:
+    """Return the columns with the scores of both sides under any spelling, or None where there are none."""
+    by_name = {flat(column): column for column in columns}
+    for name in ("score_chosen", "chosen_rating", *sorted(by_name)):
+        if "chosen" in name and _SIDE_SCORE.fullmatch(name):
+            other = name.replace("chosen", "rejected")
+            if name in by_name and other in by_name:
+                return by_name[name], by_name[other]
+    return None

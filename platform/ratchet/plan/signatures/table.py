@@ -1,0 +1,7 @@
+"""All signatures, in the order in which rows are held against them: the first that fits is taken."""
+
+from __future__ import annotations
+
+from ratchet.plan.signatures.signature import Signature
+
+SIGNATURES: tuple[Signature, ...] = ()

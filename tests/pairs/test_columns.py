@@ -1,0 +1,194 @@
+"""Columns: what a plan says they mean, which are read and which are not, and that none that means something is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raised import raises
+from ratchet.errors import PlanError
+from ratchet.pairs.pair import PreferencePair
+from ratchet.pairs.read import plan_spans
+from ratchet.pairs.source import SourceReading, make_reading, read_source
+from ratchet.plan.data import Source
+from ratchet.plan.load import load_plan
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+ODD = {"ask": {"text": "q", "rules": "s"}, "said": ["b", "a"], "marks": [1, 4.5], "better": "SECOND", "id": 7}
+
+
+def source_of(folder: Path, rows: list[dict[str, Any]], **keys: Any) -> Source:
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return Source.model_validate({"path": str(folder / "rows.jsonl"), **keys})
+
+
+def reading_of(folder: Path, rows: list[dict[str, Any]], **keys: Any) -> SourceReading:
+    source = source_of(folder, rows, **keys)
+    return make_reading(source, plan_spans(source), None)
+
+
+def said(source: Source) -> list[Any]:
+    return [
+        ([(turn.role, turn.content) for turn in one.prompt], one.chosen.content, one.rejected and one.rejected.content)
+        if isinstance(one, PreferencePair)
+        else (one.reason, one.detail)
+        for one in read_source(source)
+    ]
+
+
+COLUMNS: list[tuple[dict[str, Any], tuple[list[tuple[str, str]], str, str | None]]] = [
+    (
+        {"prompt": "ask.text", "chosen": "said[1]", "rejected": "said[0]", "system": "ask.rules"},
+        ([("system", "s"), ("user", "q")], "a", "b"),
+    ),
+    (
+        {"prompt": "ask.text", "chosen": "said[-1]", "rejected": "said[0]", "system": {"value": "t"}},
+        ([("system", "t"), ("user", "q")], "a", "b"),
+    ),
+    ({"prompt": "ask.text", "responses": "said", "scores": "marks"}, ([("user", "q")], "a", "b")),
+    ({"prompt": "ask.text", "responses": ["said[0]", "said[1]"], "scores": "-marks"}, ([("user", "q")], "b", "a")),
+    (
+        {
+            "instruction": "ask.text",
+            "input": "ask.rules",
+            "output_1": "said[0]",
+            "output_2": "said[1]",
+            "preference": {"column": "better", "first": ["first"], "second": ["second"]},
+        },
+        ([("user", "q\ns")], "a", "b"),
+    ),
+    ({"prompt": "ask.text", "completion": "said[1]"}, ([("user", "q")], "a", None)),
+]
+
+
+@pytest.mark.parametrize(("columns", "pair"), COLUMNS)
+def test_a_plan_says_what_each_column_means(columns: dict[str, Any], pair: Any, tmp_path: Path) -> None:
+    assert said(source_of(tmp_path, [ODD], columns=columns)) == [pair]
+
+
+def test_what_is_named_is_read_and_nothing_else(tmp_path: Path) -> None:
+    columns = {"prompt": "ask.text", "chosen": "said[1]", "rejected": "said[0]", "score_chosen": {"value": 2}}
+    reading = reading_of(tmp_path, [ODD], columns={**columns, "score_rejected": "marks[0]"})
+    assert reading.read_columns == ("ask.text", "said", "marks")
+    assert reading.unread_columns == ("ask.rules", "better", "id")
+    assert reading.layout == "scored"
+
+
+def test_a_verdict_that_no_list_has_is_a_bad_row_and_a_tie_is_none(tmp_path: Path) -> None:
+    columns = {
+        **{"prompt": "ask.text", "output_1": "said[0]", "output_2": "said[1]"},
+        "preference": {"column": "better", "first": [0], "second": [1, "second"], "tie": [True]},
+    }
+    rows = [{**ODD, "better": better} for better in ("0", 1.0, True, "third", None)]
+    found = said(source_of(tmp_path, rows, columns=columns))
+    assert [one[0] if isinstance(one[0], str) else one[1] for one in found] == ["b", "a", "tie", "bad answer", "tie"]
+
+
+SLIPS: list[tuple[dict[str, Any], str]] = [
+    ({"columns": {"prompt": "a b", "chosen": "x[", "rejected": "r"}}, "columns.chosen"),
+    ({"columns": {"prompt": "a", "chosn": "x", "rejected": "r"}}, "did you mean chosen?"),
+    ({"columns": {"prompt": "a", "chosen": "x"}}, "name prompt, chosen and rejected"),
+    ({"columns": {"completion": "x"}}, "or prompt and completion"),
+]
+
+
+@pytest.mark.parametrize(("keys", "what"), SLIPS)
+def test_a_slip_in_columns_is_found_when_the_plan_is_checked(keys: dict[str, Any], what: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(
+        json.dumps({"name": "x", "model": {"name": "m"}, "data": {"d": {"path": "f", **keys}}, "stages": {}})
+    )
+    with pytest.raises(PlanError) as caught:
+        load_plan(tmp_path / "plan.yaml")
+    assert what in str(caught.value)
+
+
+def test_a_column_that_no_row_has_is_an_error_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    with raises("data.no-column") as caught:
+        reading_of(tmp_path, [ODD] * 3, columns={"prompt": "asks.text", "chosen": "said[1]", "rejected": "said[0]"})
+    assert "columns.prompt is asks.text" in caught.value.what
+    assert "did you mean ask?" in caught.value.what
+
+
+MEANINGFUL: list[tuple[dict[str, Any], str, Any, str]] = [
+    (
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        "worse_response",
+        "b",
+        "rejected answer",
+    ),
+    (PAIR, "images", ["x.png"], "pictures"),
+    (PAIR, "Reasoning_Content", "because", "thoughts"),
+    (PAIR, "context", "c", "text that the question is about"),
+    (PAIR, "initial_reason_steps", "first,", "beginning of the answer"),
+    (PAIR, "winner", "model_a", "which answer is the better one"),
+    ({"question": "q", "answer": "a"}, "label", 0, "whether the answer is a good one"),
+    ({"question": "q", "answer": "a"}, "label", "True", "whether the answer is a good one"),
+    ({"question": "q", "answer": "a"}, "kto_tag", False, "whether the answer is a good one"),
+    ({"question": "q", "answer": "a"}, "is_correct", True, "whether the answer is a good one"),
+    ({"prompt": "q", "response": "a"}, "helpfulness", 0, "how good the answer is"),
+]
+
+
+@pytest.mark.parametrize(("row", "column", "value", "what"), MEANINGFUL)
+def test_a_column_that_means_something_and_is_not_read_stops_the_reading(
+    row: dict[str, Any], column: str, value: Any, what: str, tmp_path: Path
+) -> None:
+    with raises("data.unread") as caught:
+        reading_of(tmp_path, [row, {**row, column: value}])
+    assert f"the column {column} is not read (1 of the 2 rows looked at have it)" in caught.value.what
+    assert what in caught.value.what
+    assert caught.value.where == "rows.jsonl:2"
+    assert f"`ignore: [{column}]`" in caught.value.fix
+    assert len(said(source_of(tmp_path, [row, {**row, column: value}], ignore=[column]))) == 2
+
+
+@pytest.mark.parametrize("value", [None, "", " ", [], {}, [None], "[]", "null"])
+def test_a_column_without_content_stops_nothing(value: Any, tmp_path: Path) -> None:
+    assert said(source_of(tmp_path, [{**PAIR, "context": value}])) == [([("user", "q")], "a", "b")]
+
+
+def test_a_topic_in_label_is_no_verdict(tmp_path: Path) -> None:
+    reading = reading_of(tmp_path, [{"question": "q", "answer": "a", "label": "geometry"}])
+    assert (reading.read_columns, reading.unread_columns) == (("question", "answer"), ("label",))
+
+
+def test_a_value_late_in_the_file_stops_the_reading_there(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(9000)]
+    rows[4000]["context"] = "c"
+    source = source_of(tmp_path, rows)
+    assert make_reading(source, plan_spans(source), None).unread_columns == ()
+    with raises("data.unread") as caught:
+        list(read_source(source))
+    assert caught.value.where == "rows.jsonl:4001"
+
+
+def test_a_condition_reads_the_column_that_it_names(tmp_path: Path) -> None:
+    rows = [{"question": f"q{label}", "answer": "a", "label": label} for label in (1, 0)]
+    assert said(source_of(tmp_path, rows, where=["label == 1"]))[0] == ([("user", "q1")], "a", None)
+
+
+def test_rows_in_the_middle_and_at_the_end_are_looked_at_too(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"q{n}", "chosen": "a" * 200, "rejected": "b" * 200} for n in range(6000)]
+    odd = [{"question": f"q{n}", "answer": "a"} for n in range(20)]
+    assert reading_of(tmp_path, odd + pairs).layout == "pair"
+    whole = [
+        {
+            "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": one}],
+            "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b" + one}],
+        }
+        for one in map(str, range(300))
+    ]
+    reading = reading_of(tmp_path, pairs + whole)
+    assert {kind.name for kind in reading.kinds} == {"pair", "implicit_prompt"}
+    assert sum(isinstance(one, PreferencePair) for one in read_source(reading.source)) == 6300
+
+
+def test_no_layout_fits_names_the_nearest_and_what_was_meant(tmp_path: Path) -> None:
+    with raises("data.no-layout") as caught:
+        reading_of(tmp_path, [{"prompt": "q", "choosen": "a", "rejcted": "b"}])
+    assert "nearest: pair, which has prompt, chosen, rejected" in caught.value.what
+    assert "lack chosen (is it choosen?), rejected (is it rejcted?)" in caught.value.what
+    assert "columns: {prompt: prompt, chosen: choosen, rejected: rejcted}" in caught.value.fix
