@@ -143,7 +143,8 @@ def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(
             assert (run.returncode, "asked to stop by SIGTERM" in said, "Traceback" in said) == (75, True, False)
         assert not still_there(below, 60)
     before = len(units(storage))
-    assert 6 <= before < len(units(straight / "out"))
+    # A stop may fall between a line's bytes and the fsync that makes it count: that one is taken back.
+    assert 5 <= before < len(units(straight / "out"))
     found = ratchet(tmp_path, *asked(stories))
     assert found.returncode == 0, found.stderr
     assert_same(storage, straight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from endpoint_server import says, serving
+from evaluation_run import write_questions
 from harness_example import SUMS, asking, mine, own_task
 from plain_engine import PlainEngine, run_all
 from ratchet.errors import DataError, ModelError, PlanError, RatchetError
@@ -21,6 +24,7 @@ from ratchet.evaluate.results import NOT_ASKED, TaskResult, why_of
 from ratchet.evaluate.suites import check_suite, raise_failed, score_suite
 from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.chat import PLAIN
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.scores_document import say_score
 from ratchet.pipeline.standalone_evaluation import Evaluated
@@ -39,6 +43,10 @@ WRITES = {
     "doc_to_target": "text",
     "generation_kwargs": {"max_gen_toks": 96, "until": ["\n"]},
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+
+RATED = {
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Rating: [[5]]"}}]
 }
 
 
@@ -167,6 +175,28 @@ def test_all_that_fails_is_told_by_name_kept_without_a_score_and_asked_again(
     error = Evaluated(tmp_path, tuple(scored)).error()
     assert isinstance(error, PlanError) and error.what.count("was not asked") == 3
     assert Evaluated(tmp_path).error() is None
+
+
+@pytest.mark.heavy
+def test_a_result_with_judgments_missing_is_not_whole_and_is_asked_again(
+    place: tuple[Bench, Model], tmp_path: Path
+) -> None:
+    bench, model = dataclasses.replace(place[0], chat_template=PLAIN), place[1]
+    write_questions(tmp_path / "questions")
+    task = {"kind": "mt_bench", "questions": {"path": str(tmp_path / "questions")}, "references": "ours",
+            "max_new_tokens": 1}  # fmt: skip
+    with serving() as server:
+        refuse, rate = says(400, "this one cannot be judged"), says(200, json.dumps(RATED))
+        server.always = lambda handler, body: (refuse if "of 5 red" in str(body) else rate)(handler, body)
+        judge = {"kind": "endpoint", "base_url": server.url, "model": "j", "allow_private": True}
+        suite = Suite.model_validate({"tasks": {"talk": task | {"judge": judge}}})
+        asked = []
+        for _ in range(2):
+            (scored,) = score_suite(bench, model, "mine.yaml", suite, print)
+            assert (scored.result.whole, scored.reused) == (False, False)
+            asked.append(len(server.bodies))
+    refused = sum("of 5 red" in str(body) for body in server.bodies) // 2
+    assert refused and asked == [20, 20 + refused]
 
 
 def test_a_record_counts_tokens_that_were_asked_and_computed(place: tuple[Bench, Model], tmp_path: Path) -> None:

@@ -111,13 +111,13 @@ def test_submitted_again_it_is_the_next_attempt_which_finds_all_done(
     assert again.returncode == 0, again.stdout + again.stderr
     first = done.stdout.splitlines()[0]
     assert again.stdout.splitlines()[0] == f"{first.removesuffix('-1')}-2"
-    assert "warm                 is there already" in again.stdout
+    assert "nothing to do: steps, scores and the report are there" in again.stdout
 
 
 def test_the_exit_status_of_the_run_is_the_command_s(head: Head, folder: Path) -> None:
     found = submit(head, folder, "--set", "model.scratch=null", "--set", "model.path=/no/such/model")
-    assert found.returncode == 4, found.stdout + found.stderr
-    assert "/no/such/model: no such model folder" in found.stdout
+    assert found.returncode == 2, found.stdout + found.stderr
+    assert "error: --set model.path: no such folder" in found.stdout
 
 
 def test_a_stopped_run_goes_on_where_it_stopped(head: Head, folder: Path) -> None:

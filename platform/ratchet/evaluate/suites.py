@@ -148,7 +148,8 @@ def score_suite(
                     found |= {one: _fail(bench, model, name, one, suite.tasks[one], answered) for one in alike}
                     continue
                 made = keep_result(bench.layout, parts[task], answered, work, leases)
-                found |= {one: _read(model.name, name, one, made, reused=False) for one in alike}
+                whole = answered.result.whole
+                found |= {one: _read(model.name, name, one, made, reused=False, whole=whole) for one in alike}
                 tell(found[task])
     return [found[task] for task in suite.tasks]
 
@@ -184,13 +185,14 @@ def keep_result(
 def _kept(layout: Layout, model: Model, name: str, parts: Mapping[str, ScoredTask]) -> dict[str, Scored]:
     """Return the results of a suite's tasks that the store holds."""
     there = {task: made for task, part in parts.items() if (made := find(layout, part)) is not None}
-    return {task: _read(model.name, name, task, made, reused=True) for task, made in there.items()}
+    return {task: _read(model.name, name, task, made, reused=True, whole=True) for task, made in there.items()}
 
 
-def _read(model: str, suite: str, task: str, made: Made, *, reused: bool) -> Scored:
+def _read(model: str, suite: str, task: str, made: Made, *, reused: bool, whole: bool) -> Scored:
     """Return a result as it is kept."""
-    # Read back also where it was just made, so that it has one form whenever it was made.
-    result = dataclasses.replace(read_result(made.folder), task=task)
+    # Read back also where it was just made, so that it has one form whenever it was made. The file does not say whether
+    # it is whole: one that is not is never found again, and who has just made it knows.
+    result = dataclasses.replace(read_result(made.folder), task=task, whole=whole)
     start, tokens = made.record.facts.get("start_seconds"), made.record.facts.get("tokens", {})
     return Scored(
         model, suite, task, result, made.folder, made.record.seconds, reused, start_seconds=start, tokens=tokens
