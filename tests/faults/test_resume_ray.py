@@ -26,7 +26,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         write_logps(root / name, pairs, reference_of(tiny_model(1), pairs))
     other = {"references": (str(root / "other"),), "heldout_references": (str(root / "other-heldout"),)}
     return {
-        "dpo": plain | CALM,
+        "dpo": plain | CALM | {"weight_decay": 0.1},
         "dpop": plain | DPOP,
         "stepwise": plain | DPOP | other | {"starts_at_reference": False},
     }

@@ -9,8 +9,6 @@ import functools
 import logging
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from ratchet.train.communicate import limit_waiting
 from ratchet.train.engine import Update, drop_weights, save_tensors
 from ratchet.train.optimiser import adamw, coming_bytes, no_smaller_scale, trained_by
 from ratchet.train.spec import TrainSpec
+from ratchet.train.universal import part_groups, to_universal
 
 _TAG = "engine"
 _NEVER = 10**9
@@ -172,9 +171,9 @@ class DeepSpeedEngine:
                 where=str(folder),
                 fix=f"go on with cluster.workers: {workers}, or start this step over with --fresh",
             )
-        self._load_divided_anew(folder)
+        self._load_divided(folder)
 
-    def _load_divided_anew(self, folder: Path) -> None:
+    def _load_divided(self, folder: Path) -> None:
         """Load a checkpoint of another count of workers, by way of DeepSpeed's universal layout.
 
         That layout lies beside the checkpoint under a name that counts as unfinished, and goes at the end.
@@ -183,7 +182,7 @@ class DeepSpeedEngine:
         told: list[str] = [""]
         if torch.distributed.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
-            told = [_to_universal(folder / _TAG, universal / _TAG, _CONVERSION_SHARE * self.timeout)]
+            told = [to_universal(folder / _TAG, universal / _TAG, _CONVERSION_SHARE * self.timeout)]
         torch.distributed.broadcast_object_list(told)
         if told[0]:
             raise (StorageError if "No space left" in told[0] else RunError)(
@@ -191,11 +190,13 @@ class DeepSpeedEngine:
                 where=str(folder),
                 fix="free some space if that ran out; or go on with the number of workers that wrote it",
             )
+        given = [{key: group[key] for key in group if key != "params"} for group in self.engine.optimizer.param_groups]
         self.engine._config.load_universal_checkpoint = True
         try:
             self.engine.load_checkpoint(str(universal), tag=_TAG)
         finally:
             self.engine._config.load_universal_checkpoint = False
+        part_groups(self.engine.optimizer, given)
         torch.distributed.barrier()
         if torch.distributed.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
@@ -241,18 +242,6 @@ def _state_of(engine: Any, *given: Any, exclude_frozen_parameters: bool = False,
         if exclude_frozen_parameters and not weight.requires_grad:
             found.pop(name, None)
     return found
-
-
-def _to_universal(folder: Path, out: Path, seconds: float) -> str:
-    """Convert in a process of its own: DeepSpeed's converter starts processes and prints. Return what failed, or ""."""
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    command += ["--input_folder", str(folder), "--output_folder", str(out)]
-    try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return f"it took more than {seconds:.0f} s (cluster.collective_timeout)"
-    said = done.stderr.strip().splitlines()
-    return "" if done.returncode == 0 else said[-1] if said else f"status {done.returncode}"
 
 
 class _Files(TorchCheckpointEngine):  # type: ignore[misc]
