@@ -131,7 +131,6 @@ MEANINGS: list[tuple[str, dict[str, Any], tuple[list[tuple[str, str]], str, str 
     ("choices", {**CHOICES, "answer": "1"}, ([(USER, "q")], "a", None)),
     ("choices", {**CHOICES, "answer": "B"}, ([(USER, "q")], "a", None)),
     ("choices", {**CHOICES, "answer": "b"}, ([(USER, "q")], "a", None)),
-    ("choices", {"question": "q", "choices": ["0", "2", "1"], "answer": "1"}, ([(USER, "q")], "1", None)),
     (
         "choices",
         {"question": "q", "choices": {"text": ["a", "w"], "label": ["1", "2"]}, "answerKey": "1"},
@@ -218,6 +217,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("instruction", {"messages": [Q]}, "bad messages"),
     ("instruction", {"question": "q"}, "missing field"),
     *[("choices", {**CHOICES, "answer": value}, "bad answer") for value in (3, -1, "D", "3", "x y", "²")],
+    # A text of one option, and the index of another: only more rows could tell.
+    ("choices", {"question": "q", "choices": ["0", "2", "1"], "answer": "1"}, "bad answer"),
     ("choices", {**CHOICES, "answer": True}, "wrong type"),
     ("choices", CHOICES, "missing field"),
     ("choices", {"question": "q", "choices": ["a"], "answer": 0}, "missing field"),

@@ -12,7 +12,7 @@ from ratchet.errors import DataError
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.columns import column_value, fields_of, settled
 from ratchet.pairs.fields import has
-from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
+from ratchet.pairs.layouts import ChoiceQuestion, Fields, Reader, Sides, layout_of
 from ratchet.pairs.meanings import Gives, Meaning, has_content, meaning_of, says
 from ratchet.pairs.messages import tools_of
 from ratchet.plan.columns import Columns, Where, path_steps, paths_of
@@ -27,7 +27,8 @@ class RowKind:
     """How the rows of one kind are read: by which layout, and from which columns (None: those that it looks for).
 
     `read` and `not_read` are the columns that rows of this kind have, as `quiet` are those that need no look at all.
-    `repeats`: its answers begin with the whole prompt, which is cut off them.
+    `repeats`: its answers begin with the whole prompt, which is cut off them. `reader` reads them where the layout
+    needs rows of the source to know how.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RowKind:
     not_read: tuple[str, ...] = ()
     quiet: frozenset[str] = frozenset()
     repeats: bool = False
+    reader: Reader | None = None
 
     @property
     def gives(self) -> Gives:
@@ -57,7 +59,7 @@ def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
     fields = _fields(row, kind)
     if kind.repeats and (cut := _without_prompt(fields)) is not None:
         fields = cut
-    return layout_of(kind.layout).read(fields)
+    return (kind.reader or layout_of(kind.layout).read)(fields)
 
 
 def _fields(row: Fields, kind: RowKind) -> Fields:
@@ -153,6 +155,22 @@ def with_contract(kind: RowKind, rows: Sequence[Fields], ignored: frozenset[str]
     quiet = frozenset({*read, *harmless, *ignored, *kind.opened})
     # One answer may well begin with its question. Where most do, it is how the rows are written.
     return dataclasses.replace(kind, read=tuple(read), not_read=unread, quiet=quiet, repeats=repeats * 2 > len(rows))
+
+
+def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:
+    """Return a kind with the reader that its rows need. Raises DataError where they do not say how they are read."""
+    alike = layout_of(kind.layout).alike
+    if alike is None:
+        return kind
+    found = []
+    for row in rows:
+        with contextlib.suppress(Unfit):  # a bad row is counted when it is read
+            found.append(_fields(row, kind))
+    try:
+        return dataclasses.replace(kind, reader=alike(found))
+    except Unfit as unfit:
+        fix = "write the answers as letters, or as integers without quotes"
+        raise DataError(unfit.detail, where=where, fix=fix, code="data.answers") from unfit
 
 
 def _repeats(row: Fields, kind: RowKind) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
@@ -97,39 +97,3 @@ def _scored_answer(item: Any, score: Any, name: str) -> tuple[float, str]:
     key = next((key for key in ("overall_score", "score", "rating") if has(item, key)), "score")
     value = number_of({"score": score}, "score") if score is not None else number_of(item, key)
     return value, first_text(item, ("response", "content", "text", "completion"))
-
-
-def options_of(value: Any, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the options' texts, and their labels where they have any. Raises Unfit."""
-    labels: Sequence[Any] = ()
-    if isinstance(value, Mapping):
-        value, labels = value.get("text"), value.get("label") or ()
-    elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
-        labels = [item.get("label") for item in value if item.get("label") is not None]
-        value = [item.get("text") for item in value]
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise Unfit(Reason.WRONG_TYPE, f"{name} is not a list of texts")
-    if len(value) < 2:
-        raise Unfit(Reason.MISSING, f"{name} holds fewer than two options")
-    if not isinstance(labels, list | tuple) or (labels and len(labels) != len(value)):
-        raise Unfit(Reason.WRONG_TYPE, f"{name} does not have one label for each option")
-    return tuple(value), tuple(str(label) for label in labels)
-
-
-def right_option(answer: Any, texts: tuple[str, ...], labels: tuple[str, ...], key: str) -> int:
-    """Return the index that `answer` means: a label, a text, an index from 0, or a letter. Raises Unfit."""
-    if isinstance(answer, bool) or not isinstance(answer, int | str):
-        raise Unfit(Reason.WRONG_TYPE, f"{key} is {json_type(answer)}, not an index, a letter or a text")
-    # A label first: with labels 1 to 4, `1` is the first option and not the second.
-    if labels.count(str(answer).strip()) == 1:
-        return labels.index(str(answer).strip())
-    if isinstance(answer, str) and texts.count(answer) == 1:
-        return texts.index(answer)
-    word = str(answer).strip()
-    if word.isdecimal():
-        index = int(word)
-    else:
-        index = ord(word.upper()) - ord("A") if len(word) == 1 and word.isascii() and word.isalpha() else -1
-    if not 0 <= index < len(texts):
-        raise Unfit(Reason.ANSWER, f"{key} is {answer!r:.40}: none of the {len(texts)} options")
-    return index

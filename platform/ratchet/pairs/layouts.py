@@ -5,9 +5,10 @@ Each function takes a row and returns its `Sides` (`choices`: its `ChoiceQuestio
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ratchet.pairs.checks import Reason, Unfit
@@ -16,18 +17,17 @@ from ratchet.pairs.fields import (
     first_text,
     has,
     number_of,
-    options_of,
-    right_option,
     text_field,
     with_system,
 )
 from ratchet.pairs.meanings import has_content, score_columns
 from ratchet.pairs.messages import answered, is_transcript, transcript, turns_of
+from ratchet.pairs.options import AnswerForm, form_of, meanings_of, options_of, right_option
 from ratchet.pairs.pair import Turn, answer_turn
 from ratchet.pairs.prompts import answer_of, asked, asked_turns, fuller, instructed
 from ratchet.plan import data as plan_data
 
-VERSION = 3
+VERSION = 4
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
@@ -55,6 +55,9 @@ class ChoiceQuestion:
     prompt: tuple[Turn, ...]
     options: tuple[str, ...]
     right: int
+
+
+Reader = Callable[[Fields], Sides | ChoiceQuestion]
 
 
 def pair(row: Fields) -> Sides:
@@ -169,8 +172,14 @@ def _demonstrated(row: Fields, prompt: tuple[Turn, ...], key: str) -> Sides:
     return Sides(with_system(row, fuller(prompt, head)), answer, None)
 
 
-def choices(row: Fields) -> ChoiceQuestion:
-    """A question, its options, and the right one by index (from 0), letter, label or text (ARC, HellaSwag)."""
+def choices(row: Fields, form: AnswerForm | None = None) -> ChoiceQuestion:
+    """A question, its options, and the right one by label, text, letter, index from 0 or from 1 (ARC, HellaSwag)."""
+    prompt, texts, meanings, said = _optioned(row)
+    return ChoiceQuestion(with_system(row, prompt), texts, right_option(meanings, form, said))
+
+
+def _optioned(row: Fields) -> tuple[tuple[Turn, ...], tuple[str, ...], Mapping[AnswerForm, int], str]:
+    """Return the prompt, the options' texts, and which of them the answer may mean, with the answer itself."""
     prompt = (Turn("user", first_text(row, _QUESTIONS)),)
     name = next((key for key in _OPTIONS if has(row, key)), None)
     if name is None:
@@ -179,7 +188,16 @@ def choices(row: Fields) -> ChoiceQuestion:
     key = next((key for key in _KEYS if row.get(key) not in (None, "")), None)
     if key is None:
         raise Unfit(Reason.MISSING, " or ".join(_KEYS))
-    return ChoiceQuestion(with_system(row, prompt), texts, right_option(row[key], texts, labels, key))
+    return prompt, texts, meanings_of(row[key], texts, labels, key), f"{key} is {row[key]!r:.40}"
+
+
+def _choices_alike(rows: Sequence[Fields]) -> Callable[[Fields], ChoiceQuestion]:
+    """Return a reader that takes the answers of all rows in one form. Raises Unfit where that is not clear."""
+    found = []
+    for row in rows:
+        with contextlib.suppress(Unfit):  # a bad row is counted when it is read
+            found.append(_optioned(row)[2])
+    return functools.partial(choices, form=form_of(found)) if found else choices
 
 
 def _both(row: Fields) -> bool:
@@ -235,12 +253,16 @@ def _is_instruction(row: Fields) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class RowLayout:
-    """How a layout is read, whether a row looks like it, its fields as a person would name them, and what rows give."""
+    """How a layout is read, whether a row looks like it, its fields as a person would name them, and what rows give.
 
-    read: Callable[[Fields], Sides | ChoiceQuestion]
+    `alike` makes the reader of a source, from rows of it, where one row alone does not say how it is to be read.
+    """
+
+    read: Reader
     detect: Callable[[Fields], bool]
     fields: str
     gives: Literal["pairs", "pairs with scores", "demonstrations"]
+    alike: Callable[[Sequence[Fields]], Reader] | None = None
 
 
 LAYOUTS: dict[str, RowLayout] = {
@@ -284,6 +306,7 @@ LAYOUTS: dict[str, RowLayout] = {
         lambda row: any(has(row, key) for key in _OPTIONS) and any(has(row, key) for key in _QUESTIONS),
         "question, choices, answer",
         "demonstrations",
+        _choices_alike,
     ),
 }
 

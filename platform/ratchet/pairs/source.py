@@ -11,7 +11,16 @@ from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import build_pairs, builder_of
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, has_field
-from ratchet.pairs.contract import RowKind, check_found, check_unread, sides_of, tools_offered, unread, with_contract
+from ratchet.pairs.contract import (
+    RowKind,
+    check_found,
+    check_unread,
+    sides_of,
+    tools_offered,
+    unread,
+    with_contract,
+    with_reader,
+)
 from ratchet.pairs.detect import is_of, look_at, named_kind
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
@@ -142,7 +151,8 @@ def _contracts(
     found = []
     for number, kind in enumerate(kinds):
         own = [(row, value) for row, value in values if len(kinds) == 1 or _kind_of(value, kinds) == number]
-        found.append(with_contract(kind, [value for _, value in own], spoken_of))
+        held = [value for _, value in own]
+        found.append(with_reader(with_contract(kind, held, spoken_of), held, values[0][0].file))
         lost = [(row, value) for row, value in own if unread(value, found[-1]) is not None]
         if lost:
             row, value = lost[0]
