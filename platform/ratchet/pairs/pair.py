@@ -54,7 +54,8 @@ class PreferencePair:
 
     Both answers are turns of the assistant. `rejected` is None for a demonstration (instruction and output): `sft`
     stages take those, and preference stages refuse them. `file` and `row` (from 1) say where it came from, and are no
-    part of its identity. `tools` is the JSON text of a list of the tools that the prompt offers.
+    part of its identity. `tools` is the JSON text of a list of the tools that the prompt offers. `asked` is the
+    question where worked examples stand above it in the user turn: the split goes by that.
     """
 
     prompt: tuple[Turn, ...]
@@ -63,6 +64,7 @@ class PreferencePair:
     file: str
     row: int
     tools: str | None = None
+    asked: str | None = None
 
     @functools.cached_property
     def pair_id(self) -> str:
@@ -82,6 +84,8 @@ class PreferencePair:
     @functools.cached_property
     def prompt_key(self) -> str:
         """32 hex digits over the wording of the first user turn; pairs that share it share a side of the split."""
+        if self.asked is not None:
+            return _short_digest(wording(self.asked))
         return _short_digest(opening_of((turn.role, turn.content) for turn in self.prompt))
 
     @functools.cached_property

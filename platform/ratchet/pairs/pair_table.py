@@ -47,6 +47,7 @@ PAIR_SCHEMA = pa.schema(
         pa.field("rejected", pa.string()),
         *(pa.field(f"{side}_{key}", pa.string()) for side in _ANSWERS for key in _BESIDE_ANSWERS),
         pa.field("tools", pa.string()),
+        pa.field("asked", pa.string()),
         pa.field("file", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
     ]
@@ -148,4 +149,4 @@ def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
         else None
         for side in _ANSWERS
     )
-    return PreferencePair(prompt, cast(Turn, chosen), rejected, row["file"], row["row"], row["tools"])
+    return PreferencePair(prompt, cast(Turn, chosen), rejected, row["file"], row["row"], row["tools"], row["asked"])

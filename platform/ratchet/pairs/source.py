@@ -25,6 +25,7 @@ from ratchet.pairs.detect import is_of, look_at, named_kind
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import GENERATED, plan_spans, read_span
+from ratchet.pairs.shots import Shot, pool_of, with_shots
 from ratchet.pairs.span import SourceRow, Span
 from ratchet.pairs.spread import spread_rows
 from ratchet.plan.conditions import Condition, parse_condition
@@ -41,7 +42,7 @@ class SourceReading:
     """Everything that decides what a row becomes.
 
     `kinds` are those that its rows have, the commonest first, with the columns that each reads; `layout` is the first
-    one's.
+    one's. `shots` are the examples that questions are shown with, where the source has `few_shot`.
     """
 
     source: Source
@@ -50,6 +51,7 @@ class SourceReading:
     conditions: tuple[Condition, ...]
     system: str | None
     kinds: tuple[RowKind, ...] = ()
+    shots: tuple[Shot, ...] = ()
 
     @property
     def demonstrations(self) -> bool:
@@ -94,7 +96,24 @@ def make_reading(source: Source, spans: list[Span], default_system: str | None) 
         _check_conditions(conditions, [row.value for row in rows if row.value is not None], spans[0].file, kinds)
     kinds = _contracts(source, kinds, rows, spoken_of)
     system = source.system if source.system is not None else default_system
-    return SourceReading(source, kinds[0].layout, packages_of(source), conditions, system, kinds)
+    reading = SourceReading(source, kinds[0].layout, packages_of(source), conditions, system, kinds)
+    return dataclasses.replace(reading, shots=_shots(reading, rows)) if source.few_shot else reading
+
+
+def _shots(reading: SourceReading, rows: Sequence[SourceRow]) -> tuple[Shot, ...]:
+    """Return the examples that a source has. Raises PlanError where they are too few."""
+    plain = dataclasses.replace(reading, source=reading.source.model_copy(update={"few_shot": 0}))
+    items = (item for row in rows for item in pairs_of(row, plain))
+    pool = pool_of([item for item in items if isinstance(item, PreferencePair)], reading.source)
+    if len(pool) <= reading.source.few_shot:
+        raise PlanError(
+            f"few_shot: {reading.source.few_shot} takes {reading.source.few_shot + 1} questions to train on, and the "
+            f"{len(rows):,} rows looked at give {len(pool)}",
+            where=rows[0].file,
+            fix="lower few_shot, or give more rows",
+            code="plan.rows",
+        )
+    return pool
 
 
 def _named(source: Source) -> tuple[RowKind, ...]:
@@ -224,6 +243,8 @@ def _sides(row: Fields, where: str, reading: SourceReading) -> tuple[Sides | Cho
 
 def _checked(pair: PreferencePair, row: SourceRow, reading: SourceReading) -> Item:
     try:
+        if reading.source.few_shot:
+            pair = with_shots(pair, reading.shots, reading.source)
         check_pair(pair, reading.source.max_characters)
     except Unfit as unfit:
         return _skipped(row, unfit)

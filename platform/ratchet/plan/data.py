@@ -95,6 +95,8 @@ class Source(Strict):
     """Columns that say something, and are not to be read all the same."""
     build: Build | None = None
     """Make pairs from rows that have none (Smaug, appendix D)."""
+    few_shot: Annotated[int, Field(ge=0, le=64)] = 0
+    """Worked examples above each question that `build` makes pairs of, from other rows that are trained on."""
     where: Annotated[tuple[Annotated[str, AfterValidator(_readable)], ...], Field(strict=False)] = ()
     """Conditions that a row must meet, all of them: `rating >= 4`, `overall != AB and length(answer) < 2000`,
     `source in [a, b] or not (tags contains draft)`, `margin >= 1` (of its scores), `note is null`."""
@@ -131,6 +133,8 @@ class Source(Strict):
                 raise wrong(key, f"this one is of a `path:`; {fix}", "path", "hub", "generate")
         if self.generate is not None and self.layout != "auto":
             raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
+        if self.few_shot and self.build is None:
+            raise wrong("few_shot", "it belongs to `build:`, and this source has none: leave it out")
         if self.columns is not None:
             if self.generate is not None:
                 raise wrong("columns", "generated rows have their own columns: leave columns out", "generate")
