@@ -177,6 +177,7 @@ def test_the_folder_keeps_the_pairs_and_the_schema(tmp_path: Path) -> None:
         "f",
         4,
         tools="[3]",
+        asked="q",
     )
     assembled([pair, rich, Skipped("f", 4, "not JSON", "why")], tmp_path / "o", held_out=0.0)
     assert list(read_pairs(tmp_path / "o/train.parquet")) == [pair, rich]

@@ -46,6 +46,7 @@ def row_of(pair: PreferencePair) -> dict[str, Any]:
         "chosen_tool_calls": pair.chosen.tool_calls,
         "rejected_tool_calls": rejected.tool_calls,
         "tools": pair.tools,
+        "asked": pair.asked,
         "file": pair.file,
         "row": pair.row,
     }
