@@ -51,7 +51,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "plan.yaml": PLAN,
         "suites/quick.yaml": SUITE,
         "suites/sets/story.txt": "Once.",
-        "prefs.jsonl": "{}\n",
+        "prefs.jsonl": '{"prompt": "p", "chosen": "c", "rejected": "r"}\n',
         "data/a.jsonl": "{}\n",
         "mine.jinja": "{{ messages }}",
         "tiny-sft/config.json": '{"max_position_embeddings": 256}',
@@ -285,6 +285,6 @@ def test_what_the_first_rows_and_the_models_folder_tell_is_told_before_ray_start
     Path("plan.yaml").write_text(SCRATCH)
     Path("prefs.jsonl").write_text("prompt;chosen;rejected\n")
     assert cli.main(said[:2]) == 3
-    assert "prefs.jsonl: none of the first 1 rows is a JSON object" in capsys.readouterr().err
+    assert "prefs.jsonl: none of the 1 rows looked at is a JSON object" in capsys.readouterr().err
     Path("prefs.jsonl").write_text(json.dumps({"prompt": "a?", "chosen": "b", "rejected": "c"}))
     assert cli.main(said[:2]) == 69

@@ -48,7 +48,8 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     if source.hub is not None:
         return PairSample((), whole=False)
     files = plan_spans(source, span_bytes=1 << 62, span_rows=1 << 62)
-    reading = make_reading(source, files, system)
+    # In spans of bounded size: of a whole file half would be held to find its middle.
+    reading = make_reading(source, plan_spans(source), system)
     small = all(_is_small(span) for span in files)
     spots = files if small else [spot for span in files for spot in _spots(span, source.seed, -(-_SPOTS // len(files)))]
     each = None if small else -(-most // len(spots))

@@ -26,7 +26,7 @@ def spread_rows(source: Source, spans: list[Span]) -> list[SourceRow]:
     files = [list(group) for _, group in itertools.groupby(spans, key=lambda span: (span.path, span.file))]
     most = max(_ROWS // len(files), 3 * _LEAST)
     found: dict[tuple[str, int], SourceRow] = {}
-    bad: list[SourceRow] = []
+    bad: dict[tuple[str, int], SourceRow] = {}
     for parts in files:
         places = _places(parts, most)
         for place in places:
@@ -34,16 +34,16 @@ def spread_rows(source: Source, spans: list[Span]) -> list[SourceRow]:
             taken = 0
             for row in rows:
                 if row.value is None:
-                    bad += [row] * (len(bad) < _LOOK)
+                    bad.setdefault((row.file, row.row), row)
                 else:
                     found[row.file, row.row] = row
                     taken += 1
                 if taken >= most // len(places):
                     break
     if not found:
-        first = "\n".join(f"  {row.file}:{row.row}: {row.reason}: {row.detail}" for row in bad[:5])
+        first = "\n".join(f"  {row.file}:{row.row}: {row.reason}: {row.detail}" for row in [*bad.values()][:5])
         raise DataError(
-            f"none of the first {len(bad)} rows is a JSON object\n{first}",
+            f"none of the {len(bad):,} rows looked at is a JSON object\n{first}",
             where=spans[0].path or spans[0].file,
             fix="give one JSON object a line (.jsonl), an array of objects (.json), or a table (.parquet)",
             code="data.no-layout",
@@ -56,7 +56,8 @@ def _places(spans: list[Span], most: int) -> list[Span]:
     first, middle, last = spans[0], spans[len(spans) // 2], spans[-1]
     if first.form == "lines" and first.stop:
         half = _from(middle, middle.start if len(spans) > 1 else (middle.start + middle.stop) // 2)
-        return [first, *(place for place in (half, _tail(last, most // 3)) if place is not None)]
+        places = (first, half, _tail(last, most // 3))
+        return [place for place in dict.fromkeys(places) if place is not None]
     return _groups(first) if first.form == "parquet" else list(dict.fromkeys((first, middle, last)))
 
 
