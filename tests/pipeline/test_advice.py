@@ -161,11 +161,6 @@ def test_a_stage_trains_on_its_share_of_each_source() -> None:
             "{hub: {name: a/b}}",
             "are not known before its sources are read",
         ),
-        (
-            "build: multiple_choice",
-            "build: arithmetic_corruption",
-            "were not counted: build: arithmetic_corruption takes rows",
-        ),
         ("held_out: 0", "held_out: 0, where: [answer == 9]", "are not known before its sources are read"),
     ],
 )
@@ -176,6 +171,13 @@ def test_what_cannot_be_counted_is_said_and_is_no_error(
     assert cli.main(["check", "plan.yaml"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len(lines) == 3 and all(f"tokens a pair {said}" in line for line in lines)
+
+
+def test_a_builder_that_takes_other_rows_is_a_problem_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plan.yaml").write_text(PLAN.replace("build: multiple_choice", "build: arithmetic_corruption"))
+    assert cli.main(["check", "plan.yaml"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "build: arithmetic_corruption takes rows of the layout" in told.err
 
 
 def test_rows_that_fit_a_sample_are_not_counted_as_all() -> None:

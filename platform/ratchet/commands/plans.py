@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ratchet import redact
 from ratchet.commands.arguments import add_here, add_overrides, add_plan, begin
-from ratchet.errors import PlanError, TrainingError, some
+from ratchet.errors import DataError, PlanError, TrainingError, some
 from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import file_kind, load_file, load_plan, refuse_plan_here
 from ratchet.plan.schema import Plan
@@ -34,7 +34,7 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
 def check_command(arguments: argparse.Namespace) -> int:
     """Write a line for each good file to stdout, below a plan's what its tokens come to, and each problem to stderr.
 
-    Returns 2 where there is a problem.
+    Returns the exit status of the last problem: 2 of a file, 3 of the data that a plan names.
     """
     status = 0
     for path in arguments.files:
@@ -44,9 +44,24 @@ def check_command(arguments: argparse.Namespace) -> int:
             sys.stderr.write(f"{error}\n")
             status = error.exit_code
         else:
+            faults = faults_of(loaded) if isinstance(loaded, Plan) else []
+            if faults:
+                sys.stderr.write("".join(f"{path}: {fault}\n" for fault in faults))
+                status = faults[-1].exit_code
+                continue
             lines = advice_lines(loaded) if isinstance(loaded, Plan) else []
             sys.stdout.write("\n".join([f"{path}: {file_kind(loaded)}", *lines]) + "\n")
     return status
+
+
+def faults_of(plan: Plan) -> list[DataError | PlanError]:
+    """Return what is wrong with the sources of a plan."""
+    # Inside: a suite or a space is checked without the libraries that read rows.
+    from ratchet.pairs.lean import tokenizers_alone
+    from ratchet.pipeline.source_faults import source_faults
+
+    with tokenizers_alone():
+        return list(source_faults(plan))
 
 
 def advice_lines(plan: Plan) -> list[str]:
