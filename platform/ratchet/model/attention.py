@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ratchet.errors import ModelError
+from ratchet.model.chain_rows import add_seen_rows, led_rows, own_rows, rows_like, seen_rows
 from ratchet.model.last_layer import is_last, scored_chains
 from ratchet.model.tree import Chain
 from ratchet.model.trunk import Sight
@@ -60,9 +61,9 @@ class TreePlan:
             self._masks[k, dtype] = _chain_mask(self.chains[k], dtype)
         return self._masks[k, dtype]
 
-    def own(self, chain: Chain) -> slice:
-        """Return where a chain's queries are."""
-        return slice(chain.start - self.kept, chain.stop - self.kept)
+    def own(self, queries_BHTD: Tensor, chain: Chain) -> Tensor:
+        """Return a chain's own rows of what has a row for each query: a view."""
+        return queries_BHTD.narrow(2, chain.start - self.kept, chain.stop - chain.start)
 
     @functools.cached_property
     def last(self) -> TreePlan:
@@ -165,12 +166,13 @@ class _ChainAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scale: float) -> Tensor:
-        joined, sums = _rows_like(query), []
+        joined, sums = rows_like(query), []
         for k, chain in enumerate(plan.chains):
-            mask, own = plan.mask(k, query.dtype), plan.own(chain)
-            queries, keys, values = _led(query[:, :, own], chain), _seen(key, chain), _seen(value, chain)
-            out, log_sum = _flash(queries, keys, values, 0.0, mask is None, attn_mask=mask, scale=scale)
-            joined[:, :, own] = out[:, :, chain.lead :]
+            mask, queries = plan.mask(k, query.dtype), led_rows(plan.own(query, chain), chain)
+            out, log_sum = _flash(
+                queries, seen_rows(key, chain), seen_rows(value, chain), 0.0, mask is None, attn_mask=mask, scale=scale
+            )
+            plan.own(joined, chain).copy_(own_rows(out, chain))
             sums.append(log_sum)
         ctx.save_for_backward(query, key, value, joined, *sums)
         ctx.plan, ctx.scale = plan, scale
@@ -180,19 +182,18 @@ class _ChainAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, *sums = ctx.saved_tensors
         wide = torch.promote_types(key.dtype, torch.float32)  # a prompt's keys add up over all its answers
-        d_query, d_key, d_value = _rows_like(query), _rows_like(key, wide), _rows_like(value, wide)
+        d_query, d_key, d_value = rows_like(query), rows_like(key, wide), rows_like(value, wide)
         for k, (chain, log_sum) in enumerate(zip(ctx.plan.chains, sums, strict=True)):
-            own = ctx.plan.own(chain)
-            dtype = _backward_dtype(query[:, :, own])
+            dtype = _backward_dtype(query, chain)
             mask = ctx.plan.mask(k, dtype)
-            d_out, queries, outs = (_led(some[:, :, own].to(dtype), chain) for some in (grad, query, out))
-            keys, values = _seen(key, chain).to(dtype), _seen(value, chain).to(dtype)
+            d_out, queries, outs = (led_rows(ctx.plan.own(some, chain).to(dtype), chain) for some in (grad, query, out))
+            keys, values = seen_rows(key, chain).to(dtype), seen_rows(value, chain).to(dtype)
             d_own, d_keys, d_values = _flash_backward(
                 d_out, queries, keys, values, outs, log_sum, 0.0, mask is None, attn_mask=mask, scale=ctx.scale
             )
-            d_query[:, :, own] = d_own[:, :, chain.lead :]
-            _add_seen(d_key, d_keys, chain)
-            _add_seen(d_value, d_values, chain)
+            ctx.plan.own(d_query, chain).copy_(own_rows(d_own, chain))
+            add_seen_rows(d_key, d_keys, chain)
+            add_seen_rows(d_value, d_values, chain)
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
@@ -206,7 +207,7 @@ class _ChainDense(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         ctx.plan, ctx.options = plan, (scale, softcap)
         outs = [
-            dense(query[:, :, plan.own(chain)], _seen(key, chain), _seen(value, chain), sees, scale, softcap)
+            dense(plan.own(query, chain), seen_rows(key, chain), seen_rows(value, chain), sees, scale, softcap)
             for chain, sees in zip(plan.chains, plan.sees, strict=True)
         ]
         return torch.cat(outs, 2)
@@ -215,45 +216,23 @@ class _ChainDense(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         wide = torch.promote_types(key.dtype, torch.float32)  # as above
-        d_query, d_key, d_value = _rows_like(query), _rows_like(key, wide), _rows_like(value, wide)
+        d_query, d_key, d_value = rows_like(query), rows_like(key, wide), rows_like(value, wide)
         for chain, sees in zip(ctx.plan.chains, ctx.plan.sees, strict=True):
-            own = ctx.plan.own(chain)
-            rows = query[:, :, own], _seen(key, chain), _seen(value, chain)
+            rows = ctx.plan.own(query, chain), seen_rows(key, chain), seen_rows(value, chain)
             inputs = tuple(some.detach().requires_grad_() for some in rows)
             with torch.enable_grad():
                 out = dense(inputs[0], inputs[1], inputs[2], sees, *ctx.options)
-            parts = torch.autograd.grad(out, inputs, grad[:, :, own])
-            d_query[:, :, own] = parts[0]
-            _add_seen(d_key, parts[1], chain)
-            _add_seen(d_value, parts[2], chain)
+            parts = torch.autograd.grad(out, inputs, ctx.plan.own(grad, chain))
+            ctx.plan.own(d_query, chain).copy_(parts[0])
+            add_seen_rows(d_key, parts[1], chain)
+            add_seen_rows(d_value, parts[2], chain)
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
 
 
-def _seen(rows_BHTD: Tensor, chain: Chain) -> Tensor:
-    """The rows that a chain sees: its ancestors', then its own."""
-    own = rows_BHTD[:, :, chain.start : chain.stop]
-    if not chain.ancestors:
-        return own
-    return torch.cat([*(rows_BHTD[:, :, first:stop] for first, stop in chain.ancestors), own], 2)
-
-
-def _led(own_BHTD: Tensor, chain: Chain) -> Tensor:
-    """A chain's own rows below its `lead`, of zeros: their gradient is 0, so they add nothing to any other."""
-    return nn.functional.pad(own_BHTD, (0, 0, chain.lead, 0)) if chain.lead else own_BHTD
-
-
-def _add_seen(sums_BHTD: Tensor, rows_BHTD: Tensor, chain: Chain) -> None:
-    """Add rows in the order of `_seen` where they came from."""
-    at = 0
-    for first, stop in (*chain.ancestors, (chain.start, chain.stop)):
-        sums_BHTD[:, :, first:stop] += rows_BHTD[:, :, at : at + stop - first]
-        at += stop - first
-
-
-def _backward_dtype(own_BHTD: Tensor) -> torch.dtype:
+def _backward_dtype(query_BHTD: Tensor, chain: Chain) -> torch.dtype:
     """The precision of a chain's backward pass, by its own queries; its gradients are cast back."""
-    rows, size = own_BHTD.shape[2:]
-    return torch.float32 if rows * size <= FLOAT32_UP_TO.get(own_BHTD.dtype, 0) else own_BHTD.dtype
+    rows, size, dtype = chain.stop - chain.start, query_BHTD.shape[3], query_BHTD.dtype
+    return torch.float32 if rows * size <= FLOAT32_UP_TO.get(dtype, 0) else dtype
 
 
 def _chain_mask(chain: Chain, dtype: torch.dtype) -> Tensor | None:
@@ -261,12 +240,6 @@ def _chain_mask(chain: Chain, dtype: torch.dtype) -> Tensor | None:
         return None
     own, above = chain.stop - chain.start, chain.above
     return torch.full((own, above + own), -math.inf, dtype=dtype).triu(above + 1)[None, None]
-
-
-def _rows_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Zeros of a (1, H, T, D) tensor's shape, laid out by rows as the layers around it are."""
-    batch, heads, rows, size = tensor.shape
-    return torch.zeros(batch, rows, heads, size, dtype=dtype or tensor.dtype, device=tensor.device).transpose(1, 2)
 
 
 def _one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

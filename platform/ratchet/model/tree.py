@@ -14,6 +14,7 @@ incidences, _S sequences, _K rows that are kept.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Literal
@@ -46,12 +47,12 @@ class Chain:
     stop: int
     ancestors: tuple[Span, ...]
 
-    @property
+    @functools.cached_property
     def above(self) -> int:
         """The rows of its ancestors."""
         return sum(stop - first for first, stop in self.ancestors)
 
-    @property
+    @functools.cached_property
     def lead(self) -> int:
         """Rows that a CPU's kernel puts before the chain's own: all above, where these are fewer; their queries are 0.
 
