@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -28,6 +27,7 @@ from ratchet.evaluate.task_run import Answered
 from ratchet.model.folder import digest_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs import token_flow
+from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.table import open_table
 from ratchet.pairs.token_flow import Policy, prepare_tokens
 from ratchet.pairs.tokens import TokenWriter
@@ -45,7 +45,7 @@ from ratchet.store.fingerprint import fingerprint
 from ratchet.store.layout import Layout
 from ratchet.store.lease import Wait, leased
 from ratchet.track.progress import Console
-from token_pairs import PAIRS, SPEC, TEXTS, pair, row
+from token_pairs import SPEC, TEXTS, pair
 
 pytestmark = pytest.mark.heavy
 
@@ -59,8 +59,8 @@ def made(tmp_path: Path) -> tuple[Layout, Path, Path]:
     pairs = tmp_path / "pairs"
     pairs.mkdir()
     for side, count in (("train", 30), ("heldout", 5)):
-        rows = [row(pair(f"What is {number} + {count}?")) for number in range(count)]
-        pq.write_table(pa.Table.from_pylist(rows, schema=PAIRS), pairs / f"{side}.parquet")
+        table = pairs_table([pair(f"What is {number} + {count}?") for number in range(count)])
+        pq.write_table(table, pairs / f"{side}.parquet")
     return Layout(tmp_path / "out"), tmp_path / "model", pairs
 
 
