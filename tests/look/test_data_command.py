@@ -36,6 +36,7 @@ def test_a_file_is_counted_as_a_run_counts_it(tmp_path: Path, capsys: pytest.Cap
     status, report = report_of(capsys, str(write_rows(tmp_path / "rows.jsonl", rows)))
     (source,) = report["sources"]
     assert (status, source["layout"], source["name"]) == (0, "pair", "rows")
+    assert set(source["read_columns"]) == {"prompt", "chosen", "rejected"} and source["unread_columns"] == ["id"]
     assert (source["read"], source["kept"], source["train"] + source["heldout"]) == (103, 100, 100)
     assert source["skipped"] == {"chosen = rejected": 1, "duplicate": 1, "missing field": 1}
     assert {place["row"] for place in source["first_skipped"]} == {101, 102, 103}
@@ -87,6 +88,12 @@ def test_some_rows_keep_their_numbers_and_are_called_some(tmp_path: Path, capsys
     for pair in source["shown"]:
         assert pair["parts"][0]["head"][0]["text"] == f"question {pair['place']['row'] - 1}"
     assert max(pair["place"]["row"] for pair in source["shown"]) > 100, "rows are from all over the file"
+
+
+def test_a_column_that_would_be_lost_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"q{i}", "answer": f"a{i}", "kto_tag": i % 2 == 0} for i in range(30)]
+    status, report = report_of(capsys, str(write_rows(tmp_path / "rows.jsonl", rows)))
+    assert status == 3 and "kto_tag" in report["verdicts"][0]["says"] + report["sources"][0]["problem"]
 
 
 def test_keys_of_a_source_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

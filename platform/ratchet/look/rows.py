@@ -93,8 +93,10 @@ def read_facts(read: ReadSource) -> SourceData:
     return SourceData(
         name=read.name,
         where=where_of(read.source),
-        layout=read.reading.layout,
+        layout=read.reading.called or read.reading.layout,
         demonstrations=read.reading.demonstrations,
+        read_columns=read.reading.read_columns,
+        unread_columns=read.reading.unread_columns,
         read=counts["read"],
         kept=counts["kept"],
         train=counts["train"],
