@@ -128,7 +128,7 @@ MEANINGFUL: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"question": "q", "answer": "a"}, "label", "True", "whether the answer is a good one"),
     ({"question": "q", "answer": "a"}, "kto_tag", False, "whether the answer is a good one"),
     ({"question": "q", "answer": "a"}, "is_correct", True, "whether the answer is a good one"),
-    ({"prompt": "q", "response": "a"}, "helpfulness", 0, "how good the answer is"),
+    ({"prompt": "q", "response": "a"}, "quality", 0, "how good the answer is"),
 ]
 
 

@@ -57,7 +57,7 @@ def test_a_source_that_no_layout_fits_is_a_problem_of_the_plan(capsys: pytest.Ca
     assert cli.main(["check", "jobs/x.yaml", "eval/quick.yaml"]) == 3
     told = capsys.readouterr()
     assert told.out == "eval/quick.yaml: a suite of 1 task\n"
-    assert "jobs/x.yaml: data.helpful: " in told.err and "no layout fits these rows; fields seen: text" in told.err
+    assert "jobs/x.yaml: data.helpful: " in told.err and "these are whole texts" in told.err
     assert "jobs/x.yaml: data.math: " in told.err and "b.jsonl: the file is damaged or cut off" in told.err
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
@@ -120,8 +120,9 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
         elif isinstance(value, Mapping):
             if (one := _unfolded(value)) is not None:
                 changed[field] = one
-        elif field in {"messages", "conversations"} and isinstance(value, list | tuple) and _is_texts(value):
-            changed[field] = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(value)]
+        elif field in {"messages", "conversations"} and isinstance(value, list | tuple):
+            if _is_texts(value) or _is_exchanges(value):
+                changed[field] = _in_turn(value)
     for field in _LISTS:
         value = row.get(field)
         if isinstance(value, str) and value[:1] in "[{" and (parsed := _parsed(value)) is not None:
@@ -156,6 +157,20 @@ def _unfolded(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return [{key: one[at] for key, one in lists.items()} for at in range(len(speakers))]
 
 
+def _is_exchanges(value: Any) -> bool:
+    """Say whether a value is a list of `input` and `output`, as Capybara's dialogues are."""
+    return isinstance(value, list | tuple) and bool(value) and all(_is_exchange(item) for item in value)
+
+
+def _is_exchange(item: Any) -> bool:
+    return isinstance(item, Mapping) and all(isinstance(item.get(key), str) for key in ("input", "output"))
+
+
+def _in_turn(items: Sequence[Any]) -> list[dict[str, str]]:
+    texts = [text for item in items for text in ([item] if isinstance(item, str) else [item["input"], item["output"]])]
+    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+
+
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
 
@@ -168,7 +183,8 @@ def value_kind(value: Any) -> str | None:
     if isinstance(value, Mapping):
         return "turn" if is_message(value) else "object" if _unfolded(value) is None else "turns"
     if isinstance(value, list | tuple):
-        some = "turns" if value and all(is_message(item) for item in value) else "list"
+        spoken = bool(value) and all(is_message(item) for item in value)
+        some = ("turn" if len(value) == 1 else "turns") if spoken else "turns" if _is_exchanges(value) else "list"
         return "texts" if _is_texts(value) else some
     if value is None:
         return None

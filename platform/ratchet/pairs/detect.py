@@ -28,7 +28,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("instruction", "input", "system", "question"), ("text",)),
     **dict.fromkeys(("score_chosen", "score_rejected", "margin"), ("number", "text")),
     **dict.fromkeys(("responses", "scores", "history", "choices"), (*_LIST, "object")),
-    "messages": ("turns",),
+    "messages": ("turns", "turn"),
 }
 """What a field may hold, where a signature does not say it of the column."""
 _ANY = ("text", "number", "turns", "turn", "texts", "list", "object", "true or false")

@@ -88,7 +88,7 @@ def implicit_prompt(row: Fields) -> Sides:
 
 def alpaca(row: Fields) -> Sides:
     """`instruction`, perhaps `input`, `history` and `system`, with `chosen` and `rejected`."""
-    return Sides(instructed(row), answer_turn(text_field(row, "chosen")), answer_turn(text_field(row, "rejected")))
+    return _compared(row, instructed(row), "chosen", "rejected")
 
 
 def sharegpt(row: Fields) -> Sides:

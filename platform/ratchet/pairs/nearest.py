@@ -29,6 +29,8 @@ _OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "rejected": ("worse", "bad", "worst", "dispreferred", "loser", "negative", "lose"),
     "output": ("answer", "completion", "target", "reply", "response"),
 }
+_LESS = 0.2
+"""By how much a known data set's columns must fit better than those of a plain layout to be named instead."""
 
 
 def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -38,10 +40,10 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         map(str, columns)
     )
     needs = {**_PLAIN, **{one.name: _needed(one.name) for one in SIGNATURES if one.reader}}
-    held = {name: sum(need in common for need in needed) / len(needed) for name, needed in needs.items()}
+    # A layout of plain names is what most people mean, and more so where nothing is the same.
+    held = {name: _held(needed, common) - _LESS * (name not in _PLAIN) for name, needed in needs.items()}
     best = max(needs, key=lambda name: held[name])
-    # Where nothing is the same, what most people mean is a pair.
-    best = best if held[best] else "pair"
+    best = best if held[best] > 0 else "pair"
     lacks = [need for need in needs[best] if need not in common]
     guesses: dict[str, str] = {}
     for need in lacks:
@@ -54,6 +56,12 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     known = ", ".join(f"{need}: {guesses.get(need, need if need in common else '…')}" for need in _PLAIN.get(best, ()))
     fields = known or "prompt: …, chosen: …, rejected: …"
     return what, f"say what the columns mean, `columns: {{{fields}}}`; or name a layout with `layout:`"
+
+
+def _held(needed: Sequence[str], columns: Sequence[str]) -> float:
+    """Return which share of the names is there; one that differs by a slip counts less than one that is the same."""
+    left = [column for column in columns if column not in needed]
+    return sum(1.0 if need in columns else 0.9 if close(need, left) else 0.0 for need in needed) / len(needed)
 
 
 def _needed(name: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
-from ratchet.pairs.fields import first_text, has, text_field, with_system
+from ratchet.pairs.fields import has, text_field, with_system
 from ratchet.pairs.messages import answered, is_transcript, transcript, turns_of
 from ratchet.pairs.pair import Turn, answer_turn
 
@@ -33,10 +33,8 @@ def asked_turns(row: Fields, keys: tuple[str, ...], *, spoken: bool = True) -> t
 
 
 def asked(row: Fields) -> tuple[Turn, ...]:
-    """Return a prompt under any of its names, as text or messages."""
-    if isinstance(row.get("prompt"), list | tuple):
-        return with_system(row, turns_of(row["prompt"], "prompt"))
-    return with_system(row, (Turn("user", first_text(row, _PROMPTS)),))
+    """Return a prompt under any of its names, as text or messages, after its system text."""
+    return with_system(row, asked_turns(row, _PROMPTS))
 
 
 def answer_of(row: Fields, side: str) -> tuple[tuple[Turn, ...], Turn]:

@@ -89,8 +89,7 @@ def make_reading(source: Source, spans: list[Span], default_system: str | None) 
     if not kinds:
         rows = spread_rows(source, spans)
         kinds = look_at(rows, spans[0].path or spans[0].file, spoken_of).kinds
-    for kind in kinds:
-        _check_gives(source, kind, spans[0])
+    _check_gives(source, kinds, spans[0])
     rows = spread_rows(source, spans) if rows is None else rows
     if conditions:
         _check_conditions(conditions, [row.value for row in rows if row.value is not None], spans[0].file, kinds)
@@ -126,18 +125,20 @@ def _named(source: Source) -> tuple[RowKind, ...]:
     return () if source.layout == "auto" else (named_kind(source.layout),)
 
 
-def _check_gives(source: Source, kind: RowKind, span: Span) -> None:
-    """Raise PlanError where a source asks for what rows of a kind cannot give."""
-    if source.build is not None and kind.layout != (takes := builder_of(source.build).layout):
+def _check_gives(source: Source, kinds: Sequence[RowKind], span: Span) -> None:
+    """Raise PlanError where a source asks for what rows of its kinds cannot give."""
+    for kind in kinds:
+        if source.build is not None and kind.layout != (takes := builder_of(source.build).layout):
+            raise PlanError(
+                f"build: {source.build} takes rows of the layout {takes}, and these are {kind.layout}",
+                where=span.file,
+                fix="leave build out, or give other rows",
+                code="plan.rows",
+            )
+    # Mixtures have scores for some of their rows only.
+    if source.min_margin and not any(kind.gives == "pairs with scores" for kind in kinds):
         raise PlanError(
-            f"build: {source.build} takes rows of the layout {takes}, and these are {kind.layout}",
-            where=span.file,
-            fix="leave build out, or give other rows",
-            code="plan.rows",
-        )
-    if source.min_margin and kind.gives != "pairs with scores":
-        raise PlanError(
-            f"min_margin needs rows with scores, and these are {kind.layout}",
+            f"min_margin needs rows with scores, and these are {kinds[0].layout}",
             where=span.file,
             fix="leave min_margin out",
             code="plan.rows",

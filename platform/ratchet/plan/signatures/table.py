@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ratchet.plan.signatures.demonstrations import DEMONSTRATIONS
+from ratchet.plan.signatures.pairs import PAIRS
+from ratchet.plan.signatures.refused import REFUSED
 from ratchet.plan.signatures.signature import Signature
 
-SIGNATURES: tuple[Signature, ...] = ()
+SIGNATURES: tuple[Signature, ...] = (*REFUSED, *PAIRS, *DEMONSTRATIONS)
