@@ -116,6 +116,10 @@ STATED = [
     ("Twice five is 10. With 3 more there are 13. #### 13", ["10", "3"]),
     ("The dog has 12 bones. The answer is 12", ["12"]),
     ("60 miles/hour * 3 hours = 190 miles, so 5. The answer is 5", ["60", "3"]),
+    ("$\\sqrt{(-2)^2+(-1)^2}=\\sqrt{4+1}=\\sqrt{5}$, or $\\boxed{\\sqrt{5}}$. The answer is: \\sqrt{5}", ["4", "1"]),
+    ("$(x+1)^3 = x^3 + 3x^2 + 3x + 1$, so it is $\\boxed{3}$. The answer is: 3", ["1", "1"]),
+    ("As $\\cos \\pi = -1$, $x = 49$, it is $\\boxed{\\pi}$. The answer is: \\pi", ["1"]),
+    ("$x_2 = y^{10} z^2$, so it is $\\boxed{\\pi}$. The answer is: \\pi", []),
     ("x^2 = 100 and x = 10", []),
     ("That is all. The answer is 12", []),
 ]
@@ -205,7 +209,23 @@ def test_any_text_is_read_and_only_right_results_are_chosen(text: str) -> None:
         assert abs(number - item.exact * item.scale) < Fraction(1, 10**places)
 
 
-HOSTILE = ("1+", "1", "1 ", "(", "<<", "<<1+", "= ", "1 + 1 = ", "$", "1,", "1.", "answer is ", "#### 1 + ")
+HOSTILE = (
+    "1+",
+    "1",
+    "1 ",
+    "(",
+    "<<",
+    "<<1+",
+    "= ",
+    "1 + 1 = ",
+    "$",
+    "1,",
+    "1.",
+    "answer is ",
+    "#### 1 + ",
+    "=1",
+    "\\boxed{",
+)
 
 
 @pytest.mark.timeout(1800)  # ends a reading that is not linear: one of the square of the length goes on for an hour

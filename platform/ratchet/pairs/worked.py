@@ -36,6 +36,10 @@ _FRACTION = re.compile(rf"\\[dt]?frac\{{({NUMBER})\}}\{{({NUMBER})\}}")
 # A unit may hold a slash, as in miles/hour. `x` between blanks is a sign.
 _UNIT = re.compile(r"(?!x\b)[A-Za-z°²³']{1,30}(?:/[A-Za-z]{1,30})?\.?")
 _WINDOW = 240
+# What begins the statement of an answer that is no number, and what stands right of a sign of equality.
+_ENDS_WITH = re.compile(r"####|[Aa]nswer is:?|\\boxed\{")
+_RIGHT_SIDE = re.compile(r"(?:=|\\approx|≈)(?P<right>[^=≈\n;$]{1,400})")
+_INSIDE = re.compile(rf"(?<![\w.,^_\\])(?<![\^_]\{{)(?P<value>{NUMBER})(?!,?\d|\.\d)")
 _SIGNS = {"x": "*", "×": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-", "–": "-"}
 
 
@@ -99,15 +103,15 @@ def stated_results(text: str, question: str) -> tuple[Calculation, ...]:
     For answers that `read_worked` finds nothing in: units in a sum (`60 miles/hour * 3 hours = 180`), LaTeX fractions,
     equations with an unknown, one sum alone, or words alone. Those of the first of these kinds that there is: what a
     left side comes to; another side of an equation; the same, where the question gives that number; the result of the
-    answer's own sum; any number that the question does not give; one that is the answer.
+    answer's own sum; any number that the question does not give; one that is the answer; one inside a formula.
 
     None where no statement of the answer comes behind them, as the answer stays untouched (Smaug, appendix D). `exact`
     is the number itself.
     """
-    said = list(_STATED.finditer(text))
+    said, given = list(_STATED.finditer(text)), {parse_number(found[0]) for found in _STANDING.finditer(question)}
     if not said:
-        return ()
-    answer, given = parse_number(said[-1]["value"]), {parse_number(found[0]) for found in _STANDING.finditer(question)}
+        return _inside_formulas(text, given)
+    answer = parse_number(said[-1]["value"])
     kinds: dict[Kind, list[Calculation]] = {}
     # Blank, so that places stay; to ask of each number whether a statement holds it would take the square of both.
     open_to_change = _STATED.sub(lambda found: " " * len(found[0]), text[: said[-1].start()])
@@ -116,6 +120,25 @@ def stated_results(text: str, question: str) -> tuple[Calculation, ...]:
         if kind is not None:
             found = Calculation(number.start(), number.end(), abs(parse_number(number[0])), 1)
             kinds.setdefault(kind, []).append(found)
+    return tuple(kinds[min(kinds)]) if kinds else _inside_formulas(text, given)
+
+
+def _inside_formulas(text: str, given: set[Fraction]) -> tuple[Calculation, ...]:
+    r"""Return numbers right of a sign of equality: 4 and 1 of `= \sqrt{4+1} = \boxed{\sqrt{5}}`.
+
+    Above the answer, and no exponents and indices. Those that are neither in the answer nor in the question come first,
+    then those of the question.
+    """
+    ends = list(_ENDS_WITH.finditer(text))
+    if not ends:
+        return ()
+    answer = {parse_number(found["value"]) for found in _INSIDE.finditer(text, ends[-1].start())}
+    kinds: dict[tuple[bool, bool], list[Calculation]] = {}
+    for side in _RIGHT_SIDE.finditer(text, 0, ends[0].start()):
+        for number in _INSIDE.finditer(text, side.start("right"), side.end("right")):
+            value = parse_number(number["value"])
+            found = Calculation(number.start(), number.end(), value, 1)
+            kinds.setdefault((value in answer, value in given), []).append(found)
     return tuple(kinds[min(kinds)]) if kinds else ()
 
 
