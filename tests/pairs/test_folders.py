@@ -128,6 +128,21 @@ def test_without_a_card_names_say_it(tmp_path: Path, names: list[str], train: li
     assert [read(tmp_path), read(tmp_path, split="test")] == expected
 
 
+@pytest.mark.parametrize("card", ["license: mit\n", 'configs:\n- {config_name: default, data_files: "data/train-*"}\n'])
+def test_a_part_that_is_missing_of_a_split_is_an_error(tmp_path: Path, card: str) -> None:
+    names = [f"data/train-{at:05}-of-00003.jsonl" for at in range(3)]
+    touch(tmp_path, names[0], names[2], "data/test-00001-of-00002.jsonl", card=card)
+    said = fault("data.no-file", tmp_path)
+    assert "1 of 3 files of one split are missing: data/train-00001-of-00003" in said and "fetch" in said
+    touch(tmp_path, names[1])
+    assert read(tmp_path) == names, "what is missing of another split is not asked for"
+
+
+def test_a_saved_dict_without_its_splits_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    assert "no split is there" in fault("data.no-file", tmp_path)
+
+
 def test_files_of_one_split_that_are_no_parts_of_one_thing_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "easy/train.jsonl", "hard/train.jsonl")
     assert "`config: easy`" in fault("data.split", tmp_path)
@@ -141,6 +156,11 @@ def test_files_of_one_split_that_are_no_parts_of_one_thing_are_an_error(tmp_path
 
 
 def test_a_folder_that_says_nothing_is_an_error_that_names_its_files(tmp_path: Path) -> None:
+    touch(tmp_path / "lone", "prefs.jsonl", card="license: mit\n")
+    touch(tmp_path / "parts", "part_1.jsonl", "part_02.jsonl")
+    (tmp_path / "lone" / "dataset_infos.json").write_text("{}")
+    assert read(tmp_path / "lone") == ["prefs.jsonl"], "what is there is one thing"
+    assert read(tmp_path / "parts") == ["part_02.jsonl", "part_1.jsonl"]
     touch(tmp_path / "a", "one.jsonl", "two.jsonl")
     assert f"path: {tmp_path}/a/*.jsonl" in fault("data.form", tmp_path / "a")
     touch(tmp_path / "b", "deep/one.jsonl", "two.ndjson")
@@ -164,3 +184,13 @@ def test_labels_do_not_change_with_the_place_of_the_folder(tmp_path: Path) -> No
         touch(tmp_path / place, *CLONE, card=CARD)
         labels.append([file.label for file in source_files(Source(path=str(tmp_path / place), split="test"))])
     assert labels[0] == labels[1] == ["helpful/test.jsonl", "more/a/b.jsonl", "more/c.jsonl"]
+
+
+def test_a_place_that_cannot_be_looked_into_is_an_error(tmp_path: Path) -> None:
+    name = "x" * 300
+    assert f"{name}: cannot be looked into: File name too long" in fault("data", tmp_path / name)
+
+
+def test_what_begins_with_a_dot_is_not_looked_into(tmp_path: Path) -> None:
+    touch(tmp_path, "train.jsonl", ".cache/train.csv", ".train.csv", "a/.git/train.parquet")
+    assert read(tmp_path) == ["train.jsonl"]

@@ -173,6 +173,8 @@ SHAPES = {
         {"columns": [*COLUMNS], "index": [*range(40)], "data": [[*row.values()] for row in ROWS]}
     ),
     "pandas index": json.dumps(dict(enumerate(ROWS))),
+    "by names of their own": json.dumps({f"q-{n}": row for n, row in enumerate(ROWS)}, indent=1),
+    "of the hub's viewer": json.dumps({"features": [{"name": "prompt"}], "rows": ROWS, "partial": False}),
     "pandas table": json.dumps({"schema": {"fields": [{"name": "prompt"}]}, "data": ROWS}),
     "array, pretty": json.dumps(ROWS, indent=2),
 }
@@ -234,6 +236,11 @@ def test_splits_inside_of_a_file_are_never_mixed(tmp_path: Path) -> None:
     with raises("data.split"):
         values_of(path)
     assert values_of(path, split="easy") == [{"a": 1}]
+    path.write_text(json.dumps({"good": [{"a": 1}], "bad": [{"a": 2}]}))
+    with raises("data.split") as caught:
+        values_of(path)
+    assert "good, bad" in caught.value.what
+    assert values_of(path, split="bad") == [{"a": 2}]
 
 
 @pytest.mark.parametrize("ending", ["arrow", "feather"])
@@ -282,6 +289,16 @@ def test_another_encoding_is_named(tmp_path: Path, ending: str, codec: str, name
         ("x.jsonl", b"PAR1....", ".parquet"),
         ("x.csv", b"PK\x03\x04....", "save a spreadsheet as CSV"),
         ("x.json", b"<!DOCTYPE html><html>", "web page"),
+        ("x.jsonl", b"<!doctype html>\n<html>", "web page"),
+        ("x.parquet", b"<html><body>Sign in</body></html>", "web page"),
+        ("x.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("x.arrow", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("x.parquet", b'{"prompt": "p"}\n', "end in .jsonl"),
+        ("x.csv", b'{"prompt": "p", "chosen": "c"}\n', "end in .jsonl"),
+        ("x.csv", b"[\n {}\n]", "end in .jsonl"),
+        ("x.xml", b"<?xml version=", "use one of"),
+        ("x.jsonl", b"<?xml version=", "store's refusal"),
+        ("x.feather", b"FEA1....", "or as Parquet"),
         ("x.parquet.gz", b"\x1f\x8b", "unpack it"),
         ("x.xlsx", b"PK\x03\x04", "CSV"),
         ("x.pkl", b"\x80\x04", "JSON lines"),
@@ -292,3 +309,11 @@ def test_a_file_of_another_kind_says_what_to_do(tmp_path: Path, name: str, head:
     with raises("data.form") as caught:
         values_of(tmp_path / name)
     assert said in str(caught.value)
+
+
+def test_rows_that_are_none_of_them_utf8_say_how_to_write_them(tmp_path: Path) -> None:
+    # Too few bytes to name the encoding by.
+    (tmp_path / "x.csv").write_bytes("prompt,chosen,rejected\ncafé,b,c\n".encode("latin-1"))
+    with raises("data.no-layout") as caught:
+        list(read_source(Source(path=str(tmp_path / "x.csv"))))
+    assert "x.csv:2: not UTF-8" in caught.value.what and "iconv" in caught.value.fix

@@ -125,9 +125,20 @@ def test_each_bad_line_is_named_and_the_next_one_is_read(tmp_path: Path, ending:
     assert rows[6].detail == f"a line of {len(lines[6]) + 1} bytes"
 
 
+@pytest.mark.parametrize("kept", [0.3, 0.999])
+def test_an_array_without_its_end_stops_the_run(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "x.json"
+    array, document = json.dumps(VALUES), json.dumps({"data": VALUES}, indent=1)
+    for text in (*(one[: int(len(one) * kept)] for one in (array, document)), array[:-1]):
+        path.write_text(f"{text}\n")
+        with raises("data.damaged") as caught:
+            rows_of(Source(path=str(path), max_bad_share=1.0))
+        assert "has no end" in caught.value.what
+
+
 def test_an_array_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    path.write_text(json.dumps(VALUES)[:-30])
+    path.write_text(json.dumps(VALUES)[:-30] + "]")
     rows = rows_of(Source(path=str(path)))
     assert [row.value for row in rows[:-1]] == VALUES[:-1]
     assert (rows[-1].row, rows[-1].reason) == (700, "not JSON")

@@ -53,6 +53,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "suites/sets/story.txt": "Once.",
         "prefs.jsonl": '{"prompt": "p", "chosen": "c", "rejected": "r"}\n',
         "data/a.jsonl": "{}\n",
+        "data/b.csv": "x\n",
         "mine.jinja": "{{ messages }}",
         "tiny-sft/config.json": '{"max_position_embeddings": 256}',
     }.items():
@@ -105,7 +106,7 @@ def with_path(path: object) -> str:
         ("C:\\x.jsonl", "is a path as Windows writes it"),
         (
             "data",
-            "and its files name no split: a.jsonl: give the files themselves, for example path: {here}/data/a",
+            "and its files name no split: a.jsonl, b.csv: give the files themselves, for example path: {here}/data/a",
         ),
         ("plan.yaml", "not a kind of file that can be read: use one of .jsonl"),
         ("x" * 300, "cannot be looked for: File name too long"),
@@ -285,6 +286,6 @@ def test_what_the_first_rows_and_the_models_folder_tell_is_told_before_ray_start
     Path("plan.yaml").write_text(SCRATCH)
     Path("prefs.jsonl").write_text("prompt;chosen;rejected\n")
     assert cli.main(said[:2]) == 3
-    assert "prefs.jsonl: none of the 1 rows looked at is a JSON object" in capsys.readouterr().err
+    assert "prefs.jsonl: none of the 1 rows looked at can be read" in capsys.readouterr().err
     Path("prefs.jsonl").write_text(json.dumps({"prompt": "a?", "chosen": "b", "rejected": "c"}))
     assert cli.main(said[:2]) == 69

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -110,12 +111,15 @@ def _expand(entry: str, source: Source) -> list[tuple[str, str | None]]:
 
 def _local(entry: str) -> Folder | list[str]:
     path = at_home(entry).absolute()
-    if path.is_dir():
-        below = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-        names = sorted(str(name) for name in below if not any(part.startswith(".") for part in name.parts))
-        return Folder(str(path), names, lambda name: (path / name).read_bytes(), kind_by_name)
-    if path.is_file():
-        return [str(path)]
+    try:
+        if path.is_dir():
+            return Folder(str(path), _names(path), lambda name: (path / name).read_bytes(), kind_by_name)
+        if path.is_file():
+            return [str(path)]
+    except OSError as error:
+        raise DataError(
+            f"cannot be looked into: {error.strerror}", where=str(error.filename), fix="check the rights to it"
+        ) from error
     if not glob.has_magic(entry):
         raise DataError(
             "no such file or folder",
@@ -132,6 +136,20 @@ def _local(entry: str) -> Folder | list[str]:
             code="data.no-file",
         )
     return files
+
+
+def _names(root: Path) -> list[str]:
+    """Return the names of all files below a folder, without those that begin with a dot. Raises OSError."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found = []
+    for folder, below, files in os.walk(root, onerror=stop):
+        below[:] = [name for name in below if not name.startswith(".")]
+        here = Path(folder).relative_to(root)
+        found += [str(here / name) for name in files if not name.startswith(".") and Path(folder, name).is_file()]
+    return sorted(found)
 
 
 def _url(entry: str) -> Folder | list[str]:

@@ -17,8 +17,10 @@ from ratchet.pairs.splits import TRAIN, choose_split
 
 CARD = "README.md"
 _STATE = "state.json"
+_DICT = "dataset_dict.json"
+_NO_ROWS = (_DICT, _STATE, "dataset_info.json", "dataset_infos.json")
 # As `datasets` writes shards: the whole of what stands before is the split.
-_SHARD = re.compile(r"(?:.*/)?(?P<split>[^/]+?)-\d{5}-of-\d{5}\.[^/]*")
+_SHARD = re.compile(r"(?P<of>(?:.*/)?(?P<split>[^/]+?))-(?P<at>\d{5})-of-(?P<all>\d{5})\.[^/]*")
 _WORDS = {
     TRAIN: ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -49,7 +51,9 @@ def files_below(folder: Folder, split: str | None, config: str | None) -> list[s
     saved = sorted({name.split("/")[0] for name in folder.names if name.count("/") == 1 and name.endswith(_STATE)})
     if saved:
         return _saved(folder, choose_split(saved, split, folder.root, "split") + "/")
-    rows = [name for name in folder.names if folder.kind(name) is not None]
+    if _DICT in folder.names:
+        raise _gone(folder, "no split is there, of those that it was saved with", "fetch or save it again")
+    rows = [name for name in folder.names if folder.kind(name) is not None and name.split("/")[-1] not in _NO_ROWS]
     if not rows:
         there = some(sorted(folder.names)) or "nothing"
         fix = "give a folder saved by `datasets`, a clone of a data set, or the files themselves"
@@ -66,19 +70,19 @@ def files_below(folder: Folder, split: str | None, config: str | None) -> list[s
     name = choose_split(sorted(splits), split, folder.root, "split")
     files = sorted(set(splits[name]))
     if not files:
-        raise DataError(
-            f"no file is there that the card names for the split {name}",
-            where=folder.root,
-            fix="fetch the data set again",
-            code="data.no-file",
-        )
+        raise _gone(folder, f"no file is there that the card names for the split {name}", "fetch the data set again")
     if of_card is None:
         _check_alike(folder, name, files)
+    _check_shards(folder, files)
     return files
 
 
 def _bad_split(folder: Folder, what: str, fix: str) -> DataError:
     return DataError(what, where=folder.root, fix=fix, code="data.split")
+
+
+def _gone(folder: Folder, what: str, fix: str) -> DataError:
+    return DataError(what, where=folder.root, fix=fix, code="data.no-file")
 
 
 def _saved(folder: Folder, below: str) -> list[str]:
@@ -94,12 +98,7 @@ def _saved(folder: Folder, below: str) -> list[str]:
             code="data.damaged",
         ) from error
     if lost := [name for name in files if name not in folder.names] or ([] if files else ["all"]):
-        raise DataError(
-            f"data files are missing: {', '.join(lost)}",
-            where=folder.root,
-            fix="fetch or save it again",
-            code="data.no-file",
-        )
+        raise _gone(folder, f"data files are missing: {', '.join(lost)}", "fetch or save it again")
     return files
 
 
@@ -151,7 +150,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _by_name(folder: Folder, rows: Sequence[str], config: str | None) -> dict[str, list[str]]:
-    """Return the files whose names, or else whose folders, say of which split they are."""
+    """Return files by the split that their names, or else their folders, say; of one thing without splits as train."""
     if config is not None:
         below = sorted({name.split("/")[0] for name in rows if "/" in name})
         if config not in below:
@@ -162,6 +161,8 @@ def _by_name(folder: Folder, rows: Sequence[str], config: str | None) -> dict[st
     for name in rows:
         if (split := _split_of(name)) is not None:
             found.setdefault(split, []).append(name)
+    if not found and len(_kinds(rows)) == 1:
+        return {TRAIN: list(rows)}  # all that is there is one thing
     return found
 
 
@@ -177,9 +178,7 @@ def _split_of(name: str) -> str | None:
 
 def _check_alike(folder: Folder, split: str, files: Sequence[str]) -> None:
     """Raise DataError unless the files of a split are parts of one thing: their names differ by digits alone."""
-    kinds: dict[str, str] = {}
-    for name in files:
-        kinds.setdefault(re.sub(r"\d+", "#", name), name)
+    kinds = _kinds(files)
     if len(kinds) == 1:
         return
     below = sorted({name.split("/")[0] for name in files if "/" in name})
@@ -187,6 +186,25 @@ def _check_alike(folder: Folder, split: str, files: Sequence[str]) -> None:
     if len(below) > 1:
         fix = f"name one folder, for example `config: {below[0]}`; or {fix}"
     raise _bad_split(folder, f"the split {split} may be any of: {some(list(kinds.values()))}", fix)
+
+
+def _kinds(files: Iterable[str]) -> dict[str, str]:
+    """Return the first of the files whose names differ by digits alone, by their names without digits."""
+    kinds: dict[str, str] = {}
+    for name in files:
+        kinds.setdefault(re.sub(r"\d+", "#", name), name)
+    return kinds
+
+
+def _check_shards(folder: Folder, files: Sequence[str]) -> None:
+    """Raise DataError where a file says that it is one of many, and one of them is not there."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for shard in filter(None, map(_SHARD.fullmatch, files)):
+        found.setdefault((shard["of"], int(shard["all"])), set()).add(int(shard["at"]))
+    for (of, count), there in found.items():
+        if lost := [f"{of}-{at:05}-of-{count:05}" for at in range(count) if at not in there]:
+            what = f"{len(lost)} of {count} files of one split are missing: {some(lost)}"
+            raise _gone(folder, what, "fetch the data set again, or give the files themselves as `path:`")
 
 
 def _pattern(rows: Iterable[str]) -> str:

@@ -31,6 +31,9 @@ _KEYS = (
     *("data", "rows", "examples", "instances", "items", "records", "samples", "dataset", "entries", "pairs"),
 )
 """Names of lists of rows in a document."""
+_ABOUT = ("features", "licenses", "authors")
+"""Names of lists that say something of the rows, beside them."""
+_MOST_OBJECTS = 32
 _TURN: tuple[set[str], ...] = ({"role", "content"}, {"from", "value"})
 
 
@@ -58,10 +61,9 @@ def json_shape(path: str, split: str | None, *, lines: bool) -> JsonShape:
     """
     shape, parts = _shape(path, lines, *_state(path))
     if shape.form == "document":
-        lists = [name for name, part in parts.items() if part.kind == "rows"]
-        if named := [name for name in lists if name in _SPLITS]:
-            return JsonShape("document", choose_split(named, split, path, "split"))
-        return JsonShape("document", choose_split(lists, split, path, "split"))
+        lists = [name for name, part in parts.items() if part.kind == "rows" and name not in _ABOUT]
+        splits = [name for name in lists if name in _SPLITS]
+        return JsonShape("document", choose_split(splits or lists, split, path, "split"))
     if split is not None:
         raise DataError(
             f"the file has no split {split}: its rows are not under names of splits",
@@ -166,15 +168,16 @@ def _walk(stream: BinaryIO, parts: dict[str, _Part]) -> Iterator[None]:
 
 def _of_lone(parts: Mapping[str, _Part], *, one_line: bool) -> JsonShape:
     """Return the shape of a file that is one object: rows under a key, a table by columns, or one row."""
-    lists = [name for name, part in parts.items() if part.kind == "rows"]
+    lists = [name for name, part in parts.items() if part.kind == "rows" and name not in _ABOUT]
     named = [name for name in lists if name in _KEYS]
     is_row = any(turn <= {*parts[name].first} for name in lists for turn in _TURN)
-    if named or (len(lists) == len(parts) == 1 and not is_row):
+    if named or (len(lists) == len(parts) > 0 and not is_row):
         return JsonShape("document", (named or lists)[0])
     if {"columns", "data"} <= parts.keys() and parts["data"].kind == parts["columns"].kind == "list":
         return JsonShape("columns", "split")
     kinds = {part.kind for part in parts.values()}
-    if kinds == {"object"} and all(name.isdecimal() for name in parts):
+    # Rows by their names; a row has no such number of objects.
+    if kinds == {"object"} and (all(name.isdecimal() for name in parts) or len(parts) > _MOST_OBJECTS):
         return JsonShape("columns", "index")
     # pandas writes a column as an object of its rows' numbers, others as a list; one row has no such equal lists.
     if (

@@ -35,18 +35,18 @@ def _zstd(raw: BinaryIO) -> BinaryIO:
 class FilePacking:
     """A way to pack one file: the first bytes of such a file, the endings of its name, and what unpacks it."""
 
-    magic: bytes
+    magic: tuple[bytes, ...]
     endings: tuple[str, ...]
     unpack: Callable[[BinaryIO], BinaryIO]
 
 
 PACKINGS: Mapping[str, FilePacking] = {
-    "gzip": FilePacking(b"\x1f\x8b", (".gz", ".gzip"), lambda raw: cast(BinaryIO, gzip.GzipFile(fileobj=raw))),
-    "bzip2": FilePacking(b"BZh", (".bz2",), lambda raw: cast(BinaryIO, bz2.BZ2File(raw))),
-    "xz": FilePacking(b"\xfd7zXZ\0", (".xz",), _xz),
-    "zstd": FilePacking(b"\x28\xb5\x2f\xfd", (".zst", ".zstd"), _zstd),
+    "gzip": FilePacking((b"\x1f\x8b",), (".gz", ".gzip"), lambda raw: cast(BinaryIO, gzip.GzipFile(fileobj=raw))),
+    "bzip2": FilePacking((b"BZh",), (".bz2",), lambda raw: cast(BinaryIO, bz2.BZ2File(raw))),
+    "xz": FilePacking((b"\xfd7zXZ\0",), (".xz",), _xz),
+    # The second begins a frame that says something of the others, as pzstd writes it.
+    "zstd": FilePacking((b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"), (".zst", ".zstd"), _zstd),
 }
-_MAGIC = max(len(packing.magic) for packing in PACKINGS.values())
 # What a name and its first bytes may be of, and what to do: such a file is refused before its rows are counted as bad.
 _OTHERS: Mapping[bytes, tuple[str, str]] = {
     b"PAR1": ("a Parquet file", "let its name end in .parquet"),
@@ -56,8 +56,10 @@ _OTHERS: Mapping[bytes, tuple[str, str]] = {
     b"\xd0\xcf\x11\xe0": ("an old Excel file", "save it as CSV (UTF-8)"),
     b"SQLite format 3": ("an SQLite database", "write its rows as JSON lines or CSV"),
     b"\x80\x04\x95": ("a Python pickle", "write its rows as JSON lines or Parquet"),
-    b"<!DOCTYPE": ("a web page", "give the file itself: a download may have fetched a page about it"),
+    b"<!doctype": ("a web page", "give the file itself: a download may have fetched a page about it"),
     b"<html": ("a web page", "give the file itself: a download may have fetched a page about it"),
+    b"<?xml": ("XML", "write its rows as JSON lines or CSV; of a download it may be the store's refusal"),
+    b"FEA1": ("of the first version of Feather", "write it again with a current library, or as Parquet"),
     b"\x04\x22\x4d\x18": ("packed with lz4", "unpack it, or pack it with gzip, bzip2, xz or zstd"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it"),
 }
@@ -99,18 +101,27 @@ def _as_it_lies(path: str) -> contextlib.AbstractContextManager[io.BufferedReade
     return open_url(path, "whole") if is_url(path) else open(path, "rb")
 
 
+def refuse_other(path: str, head: bytes) -> None:
+    """Raise DataError where the first bytes of a file are plainly those of another kind."""
+    for magic, (what, fix) in _OTHERS.items():
+        if head[: len(magic)].lower() == magic.lower():
+            raise DataError(f"the file is {what}", where=path, fix=fix, code="data.form")
+
+
 @contextlib.contextmanager
 def open_unpacked(path: str) -> Iterator[Opened]:
     """Open a file of text at its beginning. Raises DataError where it is plainly a file of another kind."""
     with _as_it_lies(path) as raw:
         head = raw.peek(64)
-        for magic, (what, fix) in _OTHERS.items():
-            if head.startswith(magic):
-                raise DataError(f"the file is {what}", where=path, fix=fix, code="data.form")
+        refuse_other(path, head)
         packing = next((one for one in PACKINGS.values() if head.startswith(one.magic)), None)
         name = without_query(path).lower()
         if packing is None and bare_name(name) != name:
-            # Its own unpacker says what is wrong with it.
-            packing = next(one for one in PACKINGS.values() if name.endswith(one.endings))
+            raise DataError(
+                "its name is that of a packed file, and its content is not packed so",
+                where=path,
+                fix="fetch it again; where it was unpacked before, take that ending off its name",
+                code="data.damaged",
+            )
         stream = raw if packing is None else packing.unpack(raw)
         yield Opened(stream, raw, file_size(path), packing is not None)

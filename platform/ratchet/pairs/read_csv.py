@@ -94,6 +94,10 @@ def _records(lines: _Lines, span: Span) -> Iterator[SourceRow]:
 def _header(lines: _Lines, span: Span) -> tuple[str, list[str]]:
     """Return the delimiter and the names of the columns. Raises DataError."""
     first = next((line for line in lines if line.strip()), "")
+    if first.lstrip().startswith(('{"', "[{", "[\n")):
+        raise DataError(
+            "the file is JSON", where=span.path, fix="let its name end in .jsonl or .json", code="data.form"
+        )
     if said := _EXCELS.fullmatch(first):
         first = next(lines, "")
     # A column's name may have a line break in it, between quotes.

@@ -13,8 +13,8 @@ from ratchet.errors import DataError
 from ratchet.pairs.checks import Reason
 from ratchet.pairs.encoding import Repaired
 from ratchet.pairs.fields import json_type
-from ratchet.pairs.packed import Opened
-from ratchet.pairs.span import SourceRow, Span
+from ratchet.pairs.packed import Opened, open_unpacked
+from ratchet.pairs.span import SourceRow, Span, damaged
 from ratchet.plan.data import Source
 
 # A line may hold other fields, and `\ud83d\ude00` writes one character in 12 bytes.
@@ -76,7 +76,7 @@ def as_row(file: str, number: int, value: Any) -> SourceRow:
 def read_array(span: Span, source: Source, file: Opened) -> Iterator[SourceRow]:
     """Yield the items of a JSON array, or of the one under the span's key; from a syntax error on, one bad row.
 
-    Raises DataError where that rest is a larger share of the file than `max_bad_share`.
+    Raises DataError where that rest is a larger share of the file than `max_bad_share`, or the file was cut off.
     """
     number = 0
     try:
@@ -86,9 +86,21 @@ def read_array(span: Span, source: Source, file: Opened) -> Iterator[SourceRow]:
     except ijson.JSONError as error:
         # ijson's message holds the text around the fault, over several lines.
         what = " ".join(str(error).split())[:160]
+        if not _ends_with(span.path, b"}" if span.form == "document" else b"]"):
+            # How much is lost cannot be known.
+            raise damaged(span.path, f"the JSON has no end after item {number}") from error
         if file.left > source.max_bad_share:
             raise _breaks_off(span, f"item {number}", number + 1, file.left, what) from error
         yield SourceRow(span.file, number + 1, None, Reason.NOT_JSON, f"the array breaks off: {what}")
+
+
+def _ends_with(path: str, bracket: bytes) -> bool:
+    """Say whether a bracket is the last of a file that is not blank."""
+    end = b""
+    with open_unpacked(path) as file:
+        while block := file.stream.read(1 << 20):
+            end = (end + block).rstrip()[-1:]
+    return end == bracket
 
 
 def _breaks_off(span: Span, after: str, row: int, left: float, what: str) -> DataError:

@@ -14,6 +14,7 @@ from pyarrow import ipc
 
 from ratchet.errors import DataError
 from ratchet.pairs.checks import Reason
+from ratchet.pairs.packed import refuse_other
 from ratchet.pairs.remote import open_url
 from ratchet.pairs.span import SourceRow, Span, damage, damaged, empty
 from ratchet.plan.base import is_url
@@ -25,7 +26,25 @@ _BATCH = 256
 _BUFFER = 1 << 20
 # To read a part of a row group, all before it is read too, though without making rows of it.
 _MOST_PARTS = 8
+_HEAD = 64
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+@contextlib.contextmanager
+def _of_kind(path: str, magic: bytes) -> Iterator[None]:
+    """Where the library cannot read a file that does not begin as its kind does, say what it is instead."""
+    try:
+        yield
+    except pa.ArrowInvalid:
+        with open_url(path, "parts") if is_url(path) else open(path, "rb") as file:
+            head = file.read(_HEAD)
+        if not head.startswith(magic):
+            refuse_other(path, head)
+            if head.lstrip()[:1] in (b"{", b"["):
+                raise DataError(
+                    "the file is JSON", where=path, fix="let its name end in .jsonl or .json", code="data.form"
+                ) from None
+        raise
 
 
 @contextlib.contextmanager
@@ -40,7 +59,7 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
 def parquet_spans(whole: Span, span_bytes: int) -> list[Span]:
     """Divide a Parquet file into spans of rows: whole row groups, or parts of one that is large. Raises DataError."""
     cuts, size, before = [0], 0, 0
-    with damage(whole), _parquet(whole.path) as file:
+    with damage(whole), _of_kind(whole.path, b"PAR1"), _parquet(whole.path) as file:
         meta = file.metadata
         if meta.num_rows == 0:
             raise empty(whole)
@@ -111,13 +130,6 @@ def _arrow(path: str) -> Iterator[Iterator[pa.RecordBatch]]:
     """Open an Arrow file, of the IPC file format (also called Feather) or a stream of it."""
     with _arrow_file(path) as file:
         head = file.read(8)
-        if head.startswith(b"FEA1"):
-            raise DataError(
-                "the file is of the first version of Feather",
-                where=path,
-                fix="write it again with a current library, or as Parquet",
-                code="data.form",
-            )
         file.seek(0)
         if head.startswith(b"ARROW1"):
             reader = ipc.open_file(file)
@@ -130,9 +142,12 @@ def arrow_spans(whole: Span, span_bytes: int) -> list[Span]:
     """Return an Arrow file as one span. Raises DataError where it has no end mark, as one cut between batches."""
     with damage(whole), _arrow_file(whole.path) as file:
         size = file.size()
-        is_file = file.read(6) == b"ARROW1"
+        head = file.read(_HEAD)
         file.seek(max(size - 8, 0))
         end = file.read(8)
+    is_file = head.startswith(b"ARROW1")
+    if not is_file:
+        refuse_other(whole.path, head)
     if not (end.endswith(b"ARROW1") if is_file else end == _END_OF_STREAM):
         raise damaged(whole.path, "no end mark")
     return [whole]

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 
 from ratchet.errors import DataError
+from ratchet.pairs.checks import Reason
 from ratchet.pairs.packed import open_unpacked
 from ratchet.pairs.read import read_span
 from ratchet.pairs.read_table import group_starts
@@ -43,9 +44,11 @@ def spread_rows(source: Source, spans: list[Span]) -> list[SourceRow]:
     if not found:
         first = "\n".join(f"  {row.file}:{row.row}: {row.reason}: {row.detail}" for row in [*bad.values()][:5])
         raise DataError(
-            f"none of the {len(bad):,} rows looked at is a JSON object\n{first}",
+            f"none of the {len(bad):,} rows looked at can be read\n{first}",
             where=spans[0].path or spans[0].file,
-            fix="give one JSON object a line (.jsonl), an array of objects (.json), or a table (.parquet)",
+            fix="write it as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+            if {row.reason for row in bad.values()} == {Reason.NOT_UTF8}
+            else "give one JSON object a line (.jsonl), an array of objects (.json), or a table (.csv, .parquet)",
             code="data.no-layout",
         )
     return list(found.values())
