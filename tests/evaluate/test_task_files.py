@@ -121,9 +121,9 @@ def test_a_file_without_rows_is_refused(content: str, tmp_path: Path) -> None:
 
 
 def test_a_kind_of_file_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("question,answer\n")
+    (tmp_path / "a.xlsx").write_text("question,answer\n")
     with raises("data.form"):
-        read_rows(Rows(path=str(tmp_path / "a.csv")), BOTH, None)
+        read_rows(Rows(path=str(tmp_path / "a.xlsx")), BOTH, None)
 
 
 def test_the_hub_s_rows_go_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:

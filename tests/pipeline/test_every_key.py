@@ -52,6 +52,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "reference": {"reference": {"path": "other"}},
     "weights": {"weights": [1.0, 1.0]},
     "config": {"path": "sets", "config": "a"},
+    "few_shot": {"build": "arithmetic_corruption"},
     "mix": {"mix": {"weights": {"a": 1.0, "b": 1.0}}},
     "hub": {"path": None, "hub": {"name": "owner/rows", "revision": COMMIT}},
     "generate": {"path": None, "generate": {"kind": "arithmetic"}},

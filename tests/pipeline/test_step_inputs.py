@@ -245,7 +245,7 @@ def test_a_stage_s_bound_of_its_first_loss_reaches_the_workers(base: Path, tmp_p
     run = run_of(
         base, tmp_path, stages={name: {**STAGES["other"], "after": None, **kind} for name, kind in kinds.items()}
     )
-    write_record(tmp_path, Record("tokens", "tokens", {}, {"heldout": 0}, "", 0.0))
+    write_record(tmp_path, Record("tokens", "tokens", {}, {"train": 0, "heldout": 0}, "", 0.0))
     run.pairs["a"] = ("pairs", tmp_path)
     found = {}
     for name, stage in run.plan.stages.items():

@@ -68,7 +68,7 @@ def test_prompts_are_held_out_different_from_all_sources_and_the_same_every_time
     assert [one.source for one in found][:2] == ["a", "b"], "sources take turns"
     assert len({one.text for one in found}) == 5
     tokenizer = load_tokenizer(model, None)
-    texts = {one.prompt[-1].content: one.chosen for pairs in held.values() for one in pairs}
+    texts = {one.prompt[-1].content: one.chosen.content for pairs in held.values() for one in pairs}
     for one in found:
         assert one.chosen == texts[one.text] and one.text in tokenizer.decode(one.ids)
         assert one.chosen_tokens == len(tokenizer(one.chosen)["input_ids"]) + 1, "with the end of its turn"
