@@ -25,7 +25,7 @@ from ratchet.pairs.detect import detect
 from ratchet.pairs.layouts import LAYOUTS
 from ratchet.pairs.pair import PreferencePair, TokenisedPair
 from ratchet.pairs.pair_table import pairs_table
-from ratchet.pairs.render import find_style
+from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, tokenise
 from ratchet.plan.model import Scratch

@@ -13,7 +13,8 @@ from ratchet.look.words import part_text
 from ratchet.model.scratch_tokenizer import write_scratch_tokenizer
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import PreferencePair, Turn, answer_turn
-from ratchet.pairs.render import Rendered, find_style, render_pair
+from ratchet.pairs.render import Rendered, render_pair
+from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, split_ids
 from token_pairs import CHATML, OPEN, SPEC, TEXTS, TRIMS, pair

@@ -22,7 +22,8 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import ChatTemplate, StandingClock, chat_template_of, handed_of, reads, template_identity
 from ratchet.pairs.pair import Turn
 from ratchet.pairs.pair_table import pairs_table
-from ratchet.pairs.render import Rendered, apply_template, find_style, render_pair
+from ratchet.pairs.render import Rendered, render_pair
+from ratchet.pairs.style import apply_template, find_style
 from ratchet.pairs.token_flow import tokens_identity
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy, tokenise
@@ -78,6 +79,10 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     return to
 
 
+def text_of(tokenizer: Any) -> str:
+    return apply_template(tokenizer, find_style(tokenizer), TURNS)
+
+
 def known(folder: Path, chat_template: ChatTemplate | None) -> str:
     return fingerprint(tokens_identity("pairs", folder, Policy(512, "drop"), chat_template))
 
@@ -93,9 +98,7 @@ def test_two_days_give_the_same_tokens_requests_and_fingerprints(family: str, fo
         harness = Encoder(tokenizer, 96, special=None).apply_chat_template([{"role": "user", "content": "Hi"}])
         engine = LocalEngine(folder, "float32", "cpu", chat_template=said)
         asked = prompt_ids(engine.tokenizer, ChatRequest(TURNS))
-        found.append(
-            (made["prompt"].to_pylist(), asked, harness, apply_template(tokenizer, TURNS, None), known(folder, said))
-        )
+        found.append((made["prompt"].to_pylist(), asked, harness, text_of(tokenizer), known(folder, said)))
     assert found[0] == found[1]
     assert any(form in found[0][3] for form in ("2024-07-26", "July 26, 2024", "26 Jul 2024"))
 
@@ -103,7 +106,7 @@ def test_two_days_give_the_same_tokens_requests_and_fingerprints(family: str, fo
 @pytest.mark.parametrize("family", DATED)
 def test_another_day_is_another_text_under_another_fingerprint(family: str, folder: Path) -> None:
     first, other = (ChatTemplate(DATED[family], day=day) for day in (DAY, "2026-11-30"))
-    texts = {apply_template(load_tokenizer(folder, one), TURNS, None) for one in (first, other)}
+    texts = {text_of(load_tokenizer(folder, one)) for one in (first, other)}
     assert len(texts) == 2 and any("30" in text and "2026" in text for text in texts)
     assert known(folder, first) != known(folder, other)
 
@@ -118,15 +121,15 @@ def test_arguments_reach_the_template_and_the_fingerprint(folder: Path) -> None:
     specs = [{}, {"enable_thinking": False}, {"enable_thinking": True}]
     said = [chat_template_of(ModelSpec.model_validate({"path": "m", "template_arguments": one})) for one in specs]
     said = [ChatTemplate(THINKS, one.arguments, one.day) for one in said]
-    texts = [apply_template(load_tokenizer(folder, one), TURNS, None) for one in said]
+    texts = [text_of(load_tokenizer(folder, one)) for one in said]
     assert texts[1].endswith("<think>\n\n</think>\n\n") and texts[0] == texts[2] != texts[1]
     assert len({known(folder, one) for one in said}) == 3
     dated = ChatTemplate(DATED["llama"], (("date_string", '"1 May 2025"'),))
-    assert "1 May 2025" in apply_template(load_tokenizer(folder, dated), TURNS, None)
+    assert "1 May 2025" in text_of(load_tokenizer(folder, dated))
 
 
-def test_with_thinking_off_the_empty_thought_is_the_prompt_s(folder: Path) -> None:
-    """Qwen3's manner: the last answer always has a thought, and the prompt has an empty one where thinking is off."""
+def test_an_empty_thought_that_the_template_writes_is_the_prompt_s(folder: Path) -> None:
+    """Qwen3's manner: the last answer always has a thought, and the prompt has one where thinking is off."""
     thought = "<think>\n\n</think>\n\n"
     template = (
         "{% for m in messages %}{{ '<|turn|>' + m['role'] + '\n' }}"
@@ -135,13 +138,13 @@ def test_with_thinking_off_the_empty_thought_is_the_prompt_s(folder: Path) -> No
         "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
         "{% endif %}"
     )
-    for arguments, in_prompt in (((), False), ((("enable_thinking", "false"),), True)):
+    for arguments in ((), (("enable_thinking", "false"),)):
         tokenizer = load_tokenizer(folder, ChatTemplate(template, arguments))
         style = find_style(tokenizer)
         made = render_pair(tokenizer, style, pair(TURNS[0].content, "Fine, thank you.", "Go away."))
         assert isinstance(made, Rendered)
-        assert made.prompt.endswith(thought) is in_prompt
-        assert made.chosen.removeprefix(made.prompt) == ("" if in_prompt else thought) + "Fine, thank you.<|end|>\n"
+        assert made.prompt.endswith(thought) and made.prompt.count(thought) == 1
+        assert made.chosen.removeprefix(made.prompt) == "Fine, thank you.<|end|>"
 
 
 def test_true_and_one_are_two_arguments(folder: Path) -> None:
@@ -151,7 +154,7 @@ def test_true_and_one_are_two_arguments(folder: Path) -> None:
         for value in (True, 1, "1")
     ]
     assert len(set(said)) == 3 and len({known(folder, one) for one in said}) == 3
-    assert apply_template(load_tokenizer(folder, said[0]), TURNS, None).startswith("True")
+    assert text_of(load_tokenizer(folder, said[0])).startswith("True")
 
 
 @pytest.mark.parametrize("name", ["enable_thinkng", "messages", "add_generation_prompt", "tokenize", "strftime_now"])

@@ -51,7 +51,7 @@ def test_none_lost_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture
     ("skipped", "key", "shown"),
     [
         ({"too long": 41}, "max_overlong_share", "463 tokens"),
-        ({"template refuses": 11}, "max_bad_share", "fold the system text into the first user turn"),
+        ({"template refuses": 11}, "max_bad_share", "set model.system_turns: fold"),
         ({"template refuses": 11, "too long": 1}, "max_bad_share", "prefs.jsonl:4: template refuses: System"),
         ({"answer too long": 100}, "max_overlong_share", "100 of 200 pairs (50.0%)"),
     ],

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from raised import raises
 from ratchet.model.scratch import make_scratch
-from ratchet.pairs.chat import chat_template_of, template_text
+from ratchet.pairs.chat import ChatTemplate, chat_template_of, template_text
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.pair_table import pairs_table
-from ratchet.pairs.render import Refusal, RefusalReason, Rendered, find_style, render_pair
+from ratchet.pairs.render import Refusal, RefusalReason, Rendered, render_pair
+from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids, tokenise
 from ratchet.plan.model import ModelSpec
@@ -107,6 +108,10 @@ def test_templates_that_change_texts_are_refused_with_a_reason(folder: Path) -> 
     assert cut["reason"] == RefusalReason.ANSWER_ALTERED and "a plan" in cut["detail"]
     assert changed["reason"] == RefusalReason.PROMPT_ALTERED
     system, plain = tokens(systemless, pair(system="Be brief."), pair())
+    assert system["reason"] == plain["reason"] is None
+    assert "<|turn|>user\nBe brief.\n\nWhat is 2 + 3?<|end|>" in systemless.decode(system["prompt"])
+    refuses = load_tokenizer(folder, ChatTemplate(SYSTEMLESS, folds=False))
+    system, plain = tokens(refuses, pair(system="Be brief."), pair())
     assert system["reason"] == RefusalReason.REFUSED and "System role not supported" in system["detail"]
     assert system["file"] == "data.jsonl" and system["row"] == 7 and system["prompt"] == []
     assert plain["reason"] is None

@@ -40,7 +40,7 @@ DECIDES_NOTHING: dict[str, str] = {
     "reference.otherwise": "says what to do where engines disagree; scores carry the engine that made them",
 }
 """Keys that are in no identity, and why. Besides them all of `cluster` and `track`: where it runs, and who watches."""
-THE_PLANS_MODEL_ALONE = ("scratch", "chat_template", "template_arguments", "date", "system")
+THE_PLANS_MODEL_ALONE = ("scratch", "chat_template", "template_arguments", "date", "system", "system_turns")
 """Keys that a plan is refused for that gives them to another model than its own."""
 
 CONTEXT: dict[str, dict[str, Any]] = {
@@ -258,7 +258,12 @@ def test_a_key_changes_the_identity_or_stands_in_the_list(
 @pytest.mark.parametrize("key", THE_PLANS_MODEL_ALONE)
 @pytest.mark.parametrize("at", [("reference",), ("steps", "base")])
 def test_another_model_has_no_key_of_how_texts_are_rendered_or_models_made(at: Key, key: str, root: Path) -> None:
-    values = {"template_arguments": {"thinking": False}, "date": "2025-01-01", "scratch": {"tokenizer_from": ["a"]}}
+    values = {
+        "template_arguments": {"thinking": False},
+        "date": "2025-01-01",
+        "system_turns": "refuse",
+        "scratch": {"tokenizer_from": ["a"]},
+    }
     stage = with_key({"kind": "dpo", "data": ["a", "b"]}, (*at, key), values.get(key, "plain"))
     document = {"name": "p", "model": {"path": "m"}, "data": {"a": {"path": "a"}, "b": {"path": "b"}}}
     with raises("plan", f"{'.'.join(at)}.{key}"):

@@ -13,7 +13,7 @@ from ratchet.look.limits import fault_line
 from ratchet.model.scratch_tokenizer import write_scratch_tokenizer
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.hub import cached_file
-from ratchet.pairs.render import Style, find_style
+from ratchet.pairs.style import Style, find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.prepare import scratch_texts
 from ratchet.plan.model import ModelSpec

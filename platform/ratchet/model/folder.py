@@ -18,7 +18,7 @@ from typing import Any
 from ratchet.errors import CorruptError, ModelError
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.hub import commit_of
-from ratchet.pairs.render import find_style
+from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import at_home

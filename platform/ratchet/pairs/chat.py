@@ -11,6 +11,7 @@ import datetime
 import functools
 import inspect
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,32 @@ class StandingClock:
 class ChatTemplate:
     """How conversations become text: the template's own text (None: the tokenizer's), its arguments, and its day.
 
-    Arguments are pairs of name and JSON, so that `true` and 1 are two.
+    Arguments are pairs of name and JSON, so that `true` and 1 are two. `folds`: a system text that the template has no
+    place for goes into the first user turn.
     """
 
     text: str | None = None
     arguments: tuple[tuple[str, str], ...] = ()
     day: str = DAY
+    folds: bool = True
 
     @property
     def handed(self) -> dict[str, Any]:
         """What the template gets along with the messages."""
         return {**{name: json.loads(value) for name, value in self.arguments}, CLOCK: StandingClock(self.day)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Applied:
+    """A tokenizer's `apply_chat_template`, with what the template is handed at every call."""
+
+    apply: Callable[..., Any]
+    handed: Mapping[str, Any]
+    folds: bool
+
+    def __call__(self, *conversation: Any, **more: Any) -> Any:
+        """Return a conversation's text or ids."""
+        return self.apply(*conversation, **{**self.handed, **more})
 
 
 PLAIN = ChatTemplate((TEMPLATES / "plain.jinja").read_text(encoding="utf-8"))
@@ -86,7 +102,7 @@ def chat_template_of(spec: ModelSpec) -> ChatTemplate:
     """Return how a model's conversations become text. Raises ModelError where the template's file cannot be read."""
     text = None if spec.chat_template is None else template_text(spec.chat_template)
     arguments = ((name, json.dumps(value)) for name, value in sorted(spec.template_arguments.items()))
-    return ChatTemplate(text, tuple(arguments), spec.date)
+    return ChatTemplate(text, tuple(arguments), spec.date, spec.system_turns == "fold")
 
 
 def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
@@ -108,7 +124,7 @@ def bind(tokenizer: Any, chat_template: ChatTemplate) -> None:
                 code="model.template-argument",
             )
     # Bound to the tokenizer, so that no caller can forget it, whichever library it is in.
-    tokenizer.apply_chat_template = functools.partial(tokenizer.apply_chat_template, **chat_template.handed)
+    tokenizer.apply_chat_template = Applied(tokenizer.apply_chat_template, chat_template.handed, chat_template.folds)
 
 
 def template_identity(tokenizer: Any) -> dict[str, Any]:
@@ -122,7 +138,7 @@ def handed_of(tokenizer: Any) -> dict[str, Any]:
     Raises ModelError where it reads a clock that is not fixed.
     """
     bound, clock = tokenizer.apply_chat_template, reads(own_template(tokenizer)).clock
-    arguments = dict(bound.keywords) if isinstance(bound, functools.partial) else {}
+    arguments = dict(bound.handed) if isinstance(bound, Applied) else {}
     stands: StandingClock | None = arguments.pop(CLOCK, None)
     if clock and stands is None:
         raise ModelError(
@@ -131,7 +147,14 @@ def handed_of(tokenizer: Any) -> dict[str, Any]:
             fix="load the tokenizer with `load_tokenizer`",
         )
     date = {"date": stands.day} if clock and stands else {}
-    return {**({"arguments": arguments} if arguments else {}), **date}
+    folds = {} if may_fold(tokenizer) else {"system_turns": "refuse"}
+    return {**({"arguments": arguments} if arguments else {}), **date, **folds}
+
+
+def may_fold(tokenizer: Any) -> bool:
+    """Say whether a system text may go into the first user turn where the template has no place for it."""
+    bound = tokenizer.apply_chat_template
+    return bound.folds if isinstance(bound, Applied) else True
 
 
 def own_template(tokenizer: Any) -> str:
@@ -162,11 +185,16 @@ class _Generation(jinja2.ext.Extension):
         return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
 
 
+def parse_template(text: str) -> nodes.Template:
+    """Return a template's parts. Raises jinja2.TemplateSyntaxError."""
+    return jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"], autoescape=False).parse(text)  # noqa: S701  parsed, never rendered
+
+
 @functools.lru_cache(maxsize=16)
 def reads(text: str) -> Reads:
     """Return what a template reads; nothing of one that is no template, as `find_style` tells why."""
     try:
-        parsed = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"], autoescape=False).parse(text)  # noqa: S701  parsed, never rendered
+        parsed = parse_template(text)
     except jinja2.TemplateSyntaxError:
         return Reads(clock=CLOCK in text)
     # What jinja cannot find in the template comes from outside; what a template never reads cannot change its text.

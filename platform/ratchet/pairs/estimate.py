@@ -16,9 +16,9 @@ from ratchet.pairs.packed import open_unpacked
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.read import plan_spans, read_span
-from ratchet.pairs.render import Style
 from ratchet.pairs.source import make_reading, pairs_of
 from ratchet.pairs.span import Span, damage
+from ratchet.pairs.style import Style
 from ratchet.pairs.tokens import Policy, tokenise
 from ratchet.plan.data import Source
 

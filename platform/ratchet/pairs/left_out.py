@@ -29,11 +29,12 @@ LENGTH = frozenset({RefusalReason.TOO_LONG, RefusalReason.ANSWER_TOO_LONG})
 REMEDIES: Mapping[RefusalReason, str] = {
     RefusalReason.TOO_LONG: "raise max_length, or set overlong: trim_prompt",
     RefusalReason.ANSWER_TOO_LONG: "raise max_length: answers are never cut",
-    RefusalReason.REFUSED: "give a template that takes these turns (model.chat_template), or fold the system text "
-    "into the first user turn",
+    RefusalReason.REFUSED: "give a template that takes these turns (model.chat_template), or set model.system_turns: "
+    "fold",
     RefusalReason.PROMPT_ALTERED: "give a template that writes prompts as they are (model.chat_template)",
-    RefusalReason.ANSWER_ALTERED: "give a template that writes answers as they are (model.chat_template), or fold the "
-    "system text into the first user turn",
+    RefusalReason.ANSWER_ALTERED: "give a template that writes answers as they are (model.chat_template)",
+    RefusalReason.THOUGHTS: "let the template think (model.template_arguments), or take the thoughts out of these rows",
+    RefusalReason.TOOLS: "give a template that writes tools, calls and results (model.chat_template)",
     RefusalReason.SPECIAL: "take the special tokens out of the texts",
     RefusalReason.END: "give a template that ends an answer with one end-of-turn token (model.chat_template)",
     RefusalReason.BOS: "give a template that begins a text with one beginning-of-sequence token (model.chat_template)",

@@ -20,7 +20,7 @@ from ratchet.errors import DataError
 from ratchet.pairs.chat import ChatTemplate, template_identity
 from ratchet.pairs.left_out import check_written
 from ratchet.pairs.pair_table import SIDES
-from ratchet.pairs.render import Style, find_style
+from ratchet.pairs.style import Style, find_style
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.pairs.tokens import VERSION, Policy, TokenWriter, tokenise
 from ratchet.store import warned

@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
 from ratchet.pairs.pair_table import SIDES, SKIPPED_SCHEMA, pair_of_row
-from ratchet.pairs.render import Refusal, RefusalReason, Rendered, Style, render_pair
+from ratchet.pairs.render import Refusal, RefusalReason, Rendered, render_pair
+from ratchet.pairs.style import Style
 from ratchet.pairs.table import SCHEMA
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same pairs and tokenizer would give other tokens."""
 
 TOKENISED = pa.schema(
@@ -107,22 +108,22 @@ def split_ids(style: Style, prompt: list[int], chosen: list[int], rejected: list
     answers = [whole[common:] for whole in wholes]
     for answer in answers:
         # A second end within the answer would teach the model to stop there.
-        if answer[-1:] != [style.end_id] or style.end_id in answer[:-1]:
+        if not answer or answer[-1] not in style.ends or style.ends.intersection(answer[:-1]):
             return Refusal(RefusalReason.END, "an answer does not end with its only end-of-turn token")
         if len(answer) < 2:
             return Refusal(RefusalReason.EMPTY_ANSWER, "an answer has no tokens of its own")
     if common <= (style.bos_id is not None):
         return Refusal(RefusalReason.EMPTY_PROMPT, "no prompt tokens are common to both answers")
-    if style.bos_id not in {None, style.end_id} and prompt.count(style.bos_id) != 1:
-        return Refusal(RefusalReason.BOS, f"{prompt.count(style.bos_id)} beginning-of-sequence tokens instead of one")
+    # Some templates begin every turn of a user with one. Two side by side are one too many: the tokenizer's own.
+    if style.bos_id not in {None, style.end_id} and prompt[:2] == [style.bos_id] * 2:
+        return Refusal(RefusalReason.BOS, "2 beginning-of-sequence tokens instead of one")
     if len(answers) == 2 and answers[0] == answers[1]:
         return Refusal(RefusalReason.SAME, "both answers have the same tokens")
     return Encoded(prompt[:common], answers[0], answers[1] if rejected else [], moved=common < len(prompt))
 
 
 def _whole(style: Style, ids: list[int]) -> list[int]:
-    ids = ids[: len(ids) - style.after] if style.tail_ends else [*ids, style.end_id]
-    return _with_bos(style, ids)
+    return _with_bos(style, ids if style.tail_ends else [*ids, style.end_id])
 
 
 def _with_bos(style: Style, ids: list[int]) -> list[int]:

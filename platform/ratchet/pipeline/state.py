@@ -9,7 +9,7 @@ from pathlib import Path
 from ratchet.model.folder import check_model, model_folder
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import first_pairs
-from ratchet.pairs.render import find_style
+from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.changes import changed_in_plan, is_kept

@@ -74,6 +74,9 @@ class ModelSpec(Strict):
     """The day that a chat template takes for today, if it asks: the same whenever the plan runs."""
     system: str | None = None
     """System prompt of conversations that have none of their own."""
+    system_turns: Literal["fold", "refuse"] = "fold"
+    """What becomes of a system text that the chat template has no place for: it goes before the first user's text, or
+    such rows are left out."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Needs `name`, and a commit as `revision`: 40 hex digits, no branch or tag."""
 

@@ -30,6 +30,7 @@ _ONLY_THE_PLANS = {
     "template_arguments": _RENDERED.format("template_arguments"),
     "date": _RENDERED.format("date"),
     "system": _RENDERED.format("system"),
+    "system_turns": _RENDERED.format("system_turns"),
 }
 """Keys that a model has only as the plan's, and what to say of them elsewhere."""
 

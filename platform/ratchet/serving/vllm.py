@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib.metadata
 import logging
@@ -20,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet.errors import EngineDeathError, ModelError
-from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.pair import Ids
+from ratchet.pairs.style import chat_ids
+from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.trust import refuse_code
 from ratchet.serving.requests import (
     Answer,
@@ -181,24 +183,14 @@ class VllmEngine:
             structured_outputs=StructuredOutputsParams(choice=list(asked.choice)) if asked.choice else None,
         )
 
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.served.folder, self.served.chat_template)
+
     def _prompt(self, request: Request) -> Any:
         match request:
             case ChatRequest(turns=turns):
-                messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-                tokenizer = self._llm.get_tokenizer()
-                chat = self.served.chat_template or ChatTemplate()
-                template = chat.text or tokenizer.chat_template
-                if template is None:
-                    raise ModelError(
-                        "its tokenizer has no chat template",
-                        where=str(self.served.folder),
-                        fix="name one",
-                        code="model.no-template",
-                    )
-                ids = tokenizer.apply_chat_template(
-                    messages, chat_template=template, add_generation_prompt=True, return_dict=False, **chat.handed
-                )
-                return {"prompt_token_ids": list(ids)}
+                return {"prompt_token_ids": chat_ids(self._tokenizer, turns)}
             case CompletionRequest(prompt=str(text)):
                 return text
             case CompletionRequest(prompt=ids):

@@ -32,6 +32,8 @@ from ratchet.reference.partition import order_chunks
 from ratchet.store.fingerprint import fingerprint
 
 Trials = Sequence[tuple[str, Plan]]
+_RENDERING = {"chat_template", "template_arguments", "date", "system_turns"}
+"""Keys of a model that decide how texts become tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Foreseen:
         """Return what decides a source's tokens; the tokenizer is that of the plan's model."""
         key = (source, stage.max_length, stage.overlong)
         if key not in self._tokens:
-            rendering = self.plan.model.model_dump(mode="json", include={"chat_template", "template_arguments", "date"})
+            rendering = self.plan.model.model_dump(mode="json", include=_RENDERING)
             pairs, policy = self.sizes.identity(self.plan, source), [stage.max_length, stage.overlong]
             self._tokens[key] = fingerprint(
                 {"pairs": pairs, "tokenizer": self.made[BASE], "rendering": rendering, "policy": policy}

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -34,6 +34,11 @@ SHORT = ROOT / "eval/sets/short-chat"
 
 class Words:
     """A tokenizer whose tokens are words, with a template for any number of turns."""
+
+    name_or_path, chat_template = "words", "{{ messages }}"
+    bos_token_id, eos_token_id = None, "</s>"
+    added_tokens_decoder: ClassVar[dict[str, Any]] = {}
+    all_special_ids: ClassVar[list[str]] = []
 
     def apply_chat_template(self, messages: Sequence[dict[str, str]], **_: object) -> str:
         return " ".join(f"<{message['role']}> {message['content']}" for message in messages)

@@ -21,8 +21,7 @@ from ratchet.evaluate.engines.likelihood import forest_reach, likelihoods, may_s
 from ratchet.evaluate.thoughts import is_token_of_marks
 from ratchet.model.load import load_model, original_length, put_back
 from ratchet.pairs.chat import ChatTemplate
-from ratchet.pairs.pair import Turn
-from ratchet.pairs.render import apply_template, find_style
+from ratchet.pairs.style import chat_ids, find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.serving.requests import (
     Answer,
@@ -201,7 +200,7 @@ def end_ids_of(tokenizer: Any) -> tuple[int, ...]:
     """Return the tokens that end an answer: the tokenizer's EOS, and its chat template's end of turn."""
     found = {tokenizer.eos_token_id} - {None}
     if tokenizer.chat_template:
-        found.add(find_style(tokenizer).end_id)
+        found |= find_style(tokenizer).ends
     if not found:
         raise ModelError(
             "no token ends an answer", where=str(tokenizer.name_or_path), fix="set eos_token", code="model.no-end"
@@ -213,7 +212,7 @@ def prompt_ids(tokenizer: Any, request: ChatRequest | CompletionRequest) -> list
     """Return the token ids of a request's prompt. Raises ModelError where it has none, or a chat has no template."""
     match request:
         case ChatRequest(turns=turns):
-            return _chat_ids(tokenizer, turns)
+            return chat_ids(tokenizer, turns)  # says what to do where there is no template
         case CompletionRequest(prompt=str(text)):
             ids = list(tokenizer(text)["input_ids"])
         case CompletionRequest(prompt=tuple(given)):
@@ -226,12 +225,6 @@ def prompt_ids(tokenizer: Any, request: ChatRequest | CompletionRequest) -> list
             code="model.request",
         )
     return ids
-
-
-def _chat_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
-    style = find_style(tokenizer)  # says what to do where there is no template
-    ids = list(tokenizer(apply_template(tokenizer, turns, None), add_special_tokens=False)["input_ids"])
-    return ids if style.bos_id is None or ids[:1] == [style.bos_id] else [style.bos_id, *ids]
 
 
 class Draw:

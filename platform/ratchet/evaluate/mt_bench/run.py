@@ -23,7 +23,7 @@ from ratchet.evaluate.mt_bench.scores import METRIC, answer_line, item_id, judgm
 from ratchet.evaluate.results import Item, TaskResult, count_problems
 from ratchet.evaluate.task_run import LAST, Answered, Content, Inputs, Ready, TaskRun, each_alone, nothing_to_check
 from ratchet.pairs.pair import Turn
-from ratchet.pairs.render import apply_template
+from ratchet.pairs.style import chat_ids, find_style
 from ratchet.plan.tasks import MtBench
 from ratchet.serving.requests import TOO_LONG as NOT_ASKED
 from ratchet.serving.requests import Answer, ChatRequest, Sampling
@@ -144,8 +144,9 @@ def _next_request(talk: Talk, candidate: Candidate, max_new_tokens: int) -> Chat
     for n in range(len(talk.answers) + 1):
         turns.append(Turn("user", talk.question.turns[n]))
         turns += [Turn("assistant", text) for text in talk.answers[n : n + 1]]
+    find_style(candidate.tokenizer)  # raises by itself, before any conversation is to blame
     try:
-        text = apply_template(candidate.tokenizer, turns, None)
+        prompt = chat_ids(candidate.tokenizer, turns)
     except Exception as error:  # a template can raise whatever its expressions raise
         raise ModelError(
             f"its chat template fails on a conversation: {error}",
@@ -153,8 +154,7 @@ def _next_request(talk: Talk, candidate: Candidate, max_new_tokens: int) -> Chat
             fix="set model.chat_template to one for several turns",
             code="model.template-fails",
         ) from error
-    # The template writes special tokens itself: the tokenizer would put some before them again.
-    room = candidate.longest - len(candidate.tokenizer(text, add_special_tokens=False)["input_ids"])
+    room = candidate.longest - len(prompt)
     temperature = TEMPERATURES.get(talk.question.category, OTHER_TEMPERATURE)
     if temperature < GREEDY_BELOW:
         temperature = 0.0
