@@ -12,6 +12,7 @@ WRITERS = {"write_json", "write_json_once", "write_sealed", "write_sealed_once",
 
 BY_HAND = {
     "evaluate/mt_bench/scores.py": "FastChat's own format: other programs read it, and say what its keys are",
+    "model/carried.py": "the header of a safetensors file, whose format says what its keys are",
     "pipeline/training.py": "one word, the engine that scores a step's reference",
     "reference/processes.py": "two values that the function beside it reads",
     "train/checkpoint.py": "a dataclass and a name; its facts may be no finite numbers, which the codec leaves out",

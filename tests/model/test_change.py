@@ -167,10 +167,3 @@ def test_what_is_saved_scores_as_in_memory_to_the_bit(folders: list[Path], tmp_p
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     with raises("model.unlike-saved"):
         reload_check(out, make_pairs(), expected, dtype)
-
-
-def test_gathered_weights_stand_in_for_the_models_own(folders: list[Path], tmp_path: Path) -> None:
-    first, second = (load_model(folder, "float32") for folder in folders[:2])
-    save_model(first, folders[0], tmp_path / "out", "# card", state_dict=second.state_dict())
-    reload_check(tmp_path / "out", make_pairs(), scores(second), "float32")
-    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")

@@ -217,7 +217,7 @@ def test_what_forbids_sharing_is_read_from_the_configuration(change: dict[str, A
     for key, value in change.items():
         setattr(model.config, key, value)
     try:
-        assert PairScorer(model).packing == Packing(why_padded=reason)
+        assert PairScorer(model).packing == Packing(why_padded=reason, vocabulary=61)
         assert model.config._attn_implementation == before
     finally:
         for key in change:

@@ -92,7 +92,7 @@ def test_a_last_part_called_by_keyword_sees_all_rows_and_one_that_gives_a_tuple_
     model = tiny("llama", torch.float32)
     model.model.layers[1] = Layer(model.model.layers[1], routed=routed)
     scorer = PairScorer(model)
-    assert scorer.packing == Packing()
+    assert scorer.packing == Packing(vocabulary=61)
     batch = collate(PAIRS, scorer.packing)
     found, (plain, _) = scorer(batch), scored("llama")
     assert model.model.layers[1].mlp.rows == rows

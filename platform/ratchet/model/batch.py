@@ -31,12 +31,14 @@ class Packing:
     With `why_padded` each sequence is a padded row of its own, and that says why; otherwise they
     are forests that share as `sharing` says, but for batches with a sequence of more than
     `longest` tokens. With `why_repeated` no prompt stays across passes, and that says why.
+    The model has embeddings for ids below `vocabulary`; None is not looked at.
     """
 
     sharing: Sharing = "auto"
     longest: int | None = None
     why_padded: str | None = None
     why_repeated: str | None = None
+    vocabulary: int | None = None
 
     def as_forest(self, branches: Sequence[Branch]) -> bool:
         """Return whether these sequences are laid out as a forest."""
@@ -121,13 +123,26 @@ def collate(
     """Return the batch of `pairs`, on the CPU (with `pin` in pinned memory).
 
     With `chosen_only` the rejected answers are left out (sft). With `sight` all pairs have the same prompt, and those
-    of its rows that the trunk keeps are left out. Raises DataError as `branches_of`.
+    of its rows that the trunk keeps are left out. Raises DataError as `branches_of`, and for ids that the model has
+    no embedding of.
     """
     branches, rejected_of = branches_of(pairs, chosen_only=chosen_only)
+    if packing.vocabulary is not None:
+        _check_ids(branches, packing.vocabulary)
     forest = lay_out(branches, packing.sharing) if packing.as_forest(branches) else None
     if forest is not None and sight is not None:
         forest = without_trunk(forest, sight.before)
     return _batch(branches, rejected_of, forest, pin=pin, sight=sight)
+
+
+def _check_ids(branches: Sequence[Branch], vocabulary: int) -> None:
+    largest = max(int(branch.ids.max()) for branch in branches)
+    if largest >= vocabulary:
+        raise DataError(
+            f"a text has the token {largest}, and the model knows ids 0 to {vocabulary - 1}",
+            fix="take the special token that the tokenizer has under this id out of the texts",
+            code="data.foreign-token",
+        )
 
 
 def collate_trunk(prompt: Ids, stop: int, sight: Sight, *, pin: bool = False) -> SequenceBatch:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ratchet.errors import ModelError
 from ratchet.model.batch import Device
+from ratchet.model.carried import as_saved, carried_tensors, write_carried
 from ratchet.model.folder import settings_without
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import is_dropout, load_model
@@ -21,21 +21,11 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
 from ratchet.pairs.trust import load_config, without_code
 
-_COMPANIONS = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "model.safetensors.index.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-_OF_WEIGHTS = {"config.json", "model.safetensors.index.json"}
+_OF_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
+_OWN = {"README.md", ".gitattributes"}
+"""What a published folder has of its own, and what is of a repository."""
+_INDEX = "model.safetensors.index.json"
+_TEMPLATES = "additional_chat_templates"
 _DTYPE_KEYS = {"dtype", "torch_dtype"}
 _FIX = "give a model folder that transformers itself can load and save, such as one in bfloat16 or float32"
 _LIBRARY = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError, ImportError)
@@ -43,28 +33,34 @@ _LIBRARY = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeErr
 
 
 def copy_companions(source: Path, out: Path, *, with_config: bool = True) -> None:
-    """Copy what stands beside the weights: tokenizer, chat template, generation settings, own code."""
-    own_code = [path.name for path in source.glob("*.py")]
-    for name in (*_COMPANIONS, *own_code):
-        if (source / name).is_file() and (with_config or name not in _OF_WEIGHTS):
-            # As they are, so that the tokenizer stays the same to the byte.
-            shutil.copyfile(source / name, out / name)
+    """Copy what stands beside the weights: tokenizer, processor, chat templates, generation settings, code, licence.
+
+    As they are, so that the tokenizer stays the same to the byte. With `with_config` config.json and the index of
+    weights go along too.
+    """
+    for path in source.iterdir():
+        weights = any(path.match(pattern) for pattern in _OF_WEIGHTS)
+        if path.is_file() and not weights and path.name not in _OWN and (with_config or path.name != "config.json"):
+            shutil.copyfile(path, out / path.name)
+    if with_config and (source / _INDEX).is_file():
+        shutil.copyfile(source / _INDEX, out / _INDEX)
+    if (source / _TEMPLATES).is_dir():
+        shutil.copytree(source / _TEMPLATES, out / _TEMPLATES, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def save_model(
     model: Any,
-    tokenizer_folder: Path,
+    source: Path,
     out: Path,
     card: str,
-    state_dict: Mapping[str, Tensor] | None = None,
     *,
     chat_template: str | None = None,
 ) -> None:
     """Write a plain causal language model as a whole folder, with `card` as README.md.
 
-    `state_dict` stands in for the model's own (weights gathered from ZeRO-3, named as the model names
-    them). Tokenizer and generation settings are those of `tokenizer_folder`; the text of a `chat_template`
-    that replaced the tokenizer's own goes along. Raises ModelError, OSError.
+    All else is as it is in `source`, which the model was loaded from: parts that text does not reach, tokenizer,
+    processor and generation settings; the text of a `chat_template` that replaced the tokenizer's own goes along.
+    Raises ModelError, OSError.
     """
     from transformers import GenerationConfig
     from transformers.utils import logging
@@ -74,12 +70,15 @@ def save_model(
     settings = model.generation_config
     model.generation_config = GenerationConfig.from_model_config(model.config)  # a hub model's own may not validate
     try:
-        model.save_pretrained(str(out), state_dict=None if state_dict is None else dict(state_dict))
+        carried, left_out = carried_tensors(model, source)
+        made = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+        model.save_pretrained(str(out), state_dict=made)
+        write_carried(out, carried)
     finally:
         model.generation_config = settings
-    settings_file = json.dumps(published_settings(model, tokenizer_folder), indent=2, ensure_ascii=False)
+    settings_file = json.dumps(published_settings(model, source), indent=2, ensure_ascii=False)
     (out / "config.json").write_text(settings_file + "\n", encoding="utf-8")
-    copy_companions(tokenizer_folder, out, with_config=False)
+    copy_companions(source, out, with_config=False)
     if chat_template is not None:
         (out / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     (out / "README.md").write_text(card, encoding="utf-8")
@@ -175,19 +174,10 @@ def try_saving(model: Any, source: Path, *, trust_remote_code: bool = False, cha
         ) from error
 
 
-def written_tensors(model: Any) -> dict[str, Tensor]:
-    """Return what saving a plain model writes, by name, without content."""
-    from transformers.core_model_loading import revert_weight_conversion
-    from transformers.modeling_utils import remove_tied_weights_from_state_dict
-
-    kept = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
-    return dict(revert_weight_conversion(model, remove_tied_weights_from_state_dict(kept, model)))
-
-
 def _try_weights(model: Any, source: Path) -> None:
     from transformers.utils import logging
 
-    written = written_tensors(model)
+    written = as_saved(model, model.state_dict())
     logging.disable_progress_bar()
     said = logging.get_verbosity()
     logging.set_verbosity_error()  # what is wrong is raised below

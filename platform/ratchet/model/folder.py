@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import struct
@@ -18,17 +19,22 @@ from typing import Any
 from ratchet.errors import CorruptError, ModelError
 from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.hub import commit_of
+from ratchet.pairs.lean import tokenizer_class
 from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
+from ratchet.pairs.trust import without_code
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_files
 
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype"}
 """Keys of config.json that say nothing of what the model computes from its weights."""
+_CAUSAL = ("CausalLM", "LMHead", "ConditionalGeneration")
 _CHUNK = 1 << 22
 _LONGEST_HEADER = 100 << 20
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "LICENSE*", "NOTICE*")
+_OTHER_FORMS = ["original/*", "metal/*", "consolidated*"]
+"""The same weights once more, in forms that transformers does not read."""
 
 
 def model_folder(spec: ModelSpec) -> Path:
@@ -48,7 +54,8 @@ def model_folder(spec: ModelSpec) -> Path:
 
     try:
         commit = commit_of("model", spec.name, spec.revision)
-        return Path(snapshot_download(spec.name, revision=commit, allow_patterns=list(_HUB_FILES)))
+        wanted = list(_HUB_FILES)
+        return Path(snapshot_download(spec.name, revision=commit, allow_patterns=wanted, ignore_patterns=_OTHER_FORMS))
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"the hub has no model {spec.name!r} that you may read",
@@ -80,6 +87,8 @@ class Stored:
 def weight_files(folder: Path) -> list[Path]:
     """Return the folder's safetensors files, by name. Raises ModelError where it has none."""
     files = sorted(folder.glob("*.safetensors"))
+    # Mistral's own form of the same weights, which transformers does not read.
+    files = [file for file in files if not file.name.startswith("consolidated")] or files
     if not folder.is_dir():
         raise ModelError("no such model folder", where=str(folder), fix="correct model.path", code="model.no-folder")
     if not files:
@@ -132,6 +141,23 @@ def _header(file: Path) -> Iterator[Stored]:
         ) from error
 
 
+def pieces(tensor: Stored) -> Iterator[bytes]:
+    """Yield the bytes of a stored tensor, some at a time."""
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.start)
+        left = tensor.end - tensor.start
+        while left:
+            piece = stream.read(min(_CHUNK, left))
+            yield piece
+            left -= len(piece)
+
+
+def is_stored_quantised(folder: Path) -> bool:
+    """Whether a folder's settings say that weights are stored with scales of their own. Raises ModelError."""
+    fields = read_json(folder / "config.json")
+    return any(part.get("quantization_config") for part in (fields, fields.get("text_config") or {}))
+
+
 def file_marks(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Return name, size and time of change of every file that decides what a model answers.
 
@@ -170,14 +196,32 @@ def digest_model(folder: Path) -> str:
     # By name, whatever file it is in: the same weights divided otherwise among files have the same digest.
     for tensor in stored_tensors(folder).values():
         digest.update(f"\0{tensor.name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
-        with tensor.file.open("rb") as stream:
-            stream.seek(tensor.start)
-            left = tensor.end - tensor.start
-            while left:
-                chunk = stream.read(min(_CHUNK, left))
-                digest.update(chunk)
-                left -= len(chunk)
+        for piece in pieces(tensor):
+            digest.update(piece)
     return digest.hexdigest()[:20]
+
+
+def text_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a folder's text model, with what their class in transformers fills in.
+
+    Settings that no class knows are returned as they stand. Raises ModelError.
+    """
+    fields = read_json(folder / "config.json")
+    tokenizer_class()  # this imports transformers: without torch, where a command asks for that
+    known = importlib.import_module("transformers").CONFIG_MAPPING
+    if (kind := fields.get("model_type")) not in known:
+        text: dict[str, Any] = fields.get("text_config", fields)
+        return text
+    try:
+        config = known[kind](**without_code({key: value for key, value in fields.items() if key != "model_type"}))
+        return dict(config.get_text_config().to_dict())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"its settings cannot be used: {str(error).strip().splitlines()[0]}",
+            where=str(folder / "config.json"),
+            fix="give a model that this version of transformers knows",
+            code="model.settings",
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,17 +245,16 @@ def check_model(folder: Path, chat_template: ChatTemplate | None) -> ModelFacts:
     ids beyond the model's vocabulary; CorruptError where a weight file is cut.
     """
     tensors = stored_tensors(folder)
-    config = read_json(folder / "config.json")
-    text = config.get("text_config", config)
-    architecture = next(iter(config.get("architectures") or ()), "")
-    if "vocab_size" not in text or not architecture:
+    named = read_json(folder / "config.json").get("architectures") or ()
+    architecture, text = next(iter(named), ""), text_settings(folder)
+    if not text.get("vocab_size") or not architecture:
         raise ModelError(
             "config.json names no architecture or no vocab_size",
             where=str(folder / "config.json"),
             fix="give the folder of a causal language model",
             code="model.not-causal",
         )
-    if "CausalLM" not in architecture and "LMHead" not in architecture and "ConditionalGeneration" not in architecture:
+    if not any(part in architecture for part in _CAUSAL):
         raise ModelError(
             f"{architecture} is no causal language model",
             where=str(folder),
@@ -239,10 +282,12 @@ def _check_tokenizer(folder: Path, chat_template: ChatTemplate | None, vocabular
             fix="set eos_token to the token that ends an answer",
             code="model.no-end",
         )
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if largest >= vocabulary:
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= vocabulary}
+    # A special token, such as Gemma's for a picture, stands in no text unless a person writes it.
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for number in sorted({*beyond} - special | {*beyond} & {tokenizer.eos_token_id, tokenizer.bos_token_id}):
         raise ModelError(
-            f"its tokenizer has the id {largest} ({token!r}) but the model knows ids 0 to {vocabulary - 1}",
+            f"its tokenizer has the id {number} ({beyond[number]!r}) but the model knows ids 0 to {vocabulary - 1}",
             where=str(folder),
             fix="use the model's own tokenizer, or resize the model's embeddings",
             code="model.few-ids",

@@ -22,6 +22,7 @@ from ratchet.model.batch import Device, Packing, SequenceBatch, collate
 from ratchet.model.head import AnswerHead, chunk_rows, scaling_of
 from ratchet.model.last_layer import narrow
 from ratchet.model.load import original_length, put_back
+from ratchet.model.parts import decoder_of
 from ratchet.model.support import packing_of
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
@@ -85,9 +86,10 @@ class PairScorer(nn.Module):
             AnswerHead.adopt(head)
         self.head_rows = head_rows
         self.check()
-        narrow(self.causal.get_decoder())
+        narrow(decoder_of(self.causal))
         here: torch.device = self.causal.get_input_embeddings().weight.device
-        self.packing = packing_of(self.causal, sharing, self.forward, device or here)
+        found = packing_of(self.causal, sharing, self.forward, device or here)
+        self.packing = dataclasses.replace(found, vocabulary=len(self.causal.get_input_embeddings().weight))
 
     @property
     def causal(self) -> Any:
@@ -115,7 +117,7 @@ class PairScorer(nn.Module):
             }
         if batch.sight is not None:
             batch.sight.begin()
-        output = self.causal.get_decoder()(input_ids=batch.input_ids_RT, use_cache=False, **forest)
+        output = decoder_of(self.causal)(input_ids=batch.input_ids_RT, use_cache=False, **forest)
         return output[0]  # type: ignore[no-any-return]
 
     def _row_by_row(self, batch: SequenceBatch) -> Tensor:
@@ -132,7 +134,7 @@ class PairScorer(nn.Module):
         made = []
         for ids_T, end in zip(batch.input_ids_RT, ends_R.tolist(), strict=True):
             put_back(self.causal)
-            hidden_1TH = self.causal.get_decoder()(input_ids=ids_T[None, :end], use_cache=False)[0]
+            hidden_1TH = decoder_of(self.causal)(input_ids=ids_T[None, :end], use_cache=False)[0]
             made.append(nn.functional.pad(hidden_1TH, (0, 0, 0, width - hidden_1TH.shape[1])))
         return torch.cat(made)
 
@@ -198,9 +200,11 @@ class PairScorer(nn.Module):
             weight = self.causal.get_input_embeddings().weight
             ids_1T = (torch.arange(1, 13, device=weight.device) * 7919 % weight.shape[0])[None]
             whole_TV = self.causal(input_ids=ids_1T, use_cache=False).logits[0].float()
-            ours_TV = self.logits(self.causal.get_decoder()(input_ids=ids_1T, use_cache=False)[0][0]).float()
+            ours_TV = self.logits(decoder_of(self.causal)(input_ids=ids_1T, use_cache=False)[0][0]).float()
             left_TV = self.causal(input_ids=ids_1T[:, :7], use_cache=False).logits[0].float()
-        except (AttributeError, TypeError, NotImplementedError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise ModelError(
                 f"{type(self.causal).__name__} has no decoder and head that can be called apart: {error}",
                 fix="use a causal language model of transformers that has both",

@@ -17,6 +17,7 @@ from torch import nn
 
 from ratchet.errors import ModelError
 from ratchet.model.folder import weight_files
+from ratchet.model.parts import class_for, freeze_unread
 from ratchet.pairs.lean import lean_transformers
 from ratchet.pairs.trust import load_config
 
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, quantise: str | None = None) -> Any:
     """Return the causal language model of a folder, in `dtype`, with every dropout at 0.
 
+    A folder whose model sees or hears is loaded whole; the parts that text does not reach want no gradient.
+
     Weights come from safetensors alone, and none is made up: missing, surplus or misshapen ones are
     errors that name them. Code and kernels that config.json names do nothing without `trust_remote_code`.
     Buffers that transformers keeps in float32 (rotary frequencies) stay so.
@@ -41,7 +44,6 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     Raises ModelError, CorruptError.
     """
     lean_transformers()
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     weight_files(folder)
@@ -51,7 +53,7 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
     quantisation = {} if quantise is None else {"quantization_config": quantisation_config(quantise, DTYPES[dtype])}
     logging.disable_progress_bar()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = class_for(config).from_pretrained(
             str(folder),
             config=config,
             dtype=DTYPES[dtype],
@@ -78,17 +80,18 @@ def load_model(folder: Path, dtype: str, *, trust_remote_code: bool = False, qua
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     keep_rotary_in_float32(model)
+    freeze_unread(model)
     return model.eval()
 
 
 def skeleton(folder: Path, dtype: str, trust_remote_code: bool = False) -> Any:
     """Return the model of a folder without the content of its weights. Raises ModelError."""
     lean_transformers()
-    from transformers import AutoModelForCausalLM
-
     config = load_config(folder, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+        made = class_for(config).from_config(config, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+    freeze_unread(made)
+    return made
 
 
 def _held_plainly(config: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from ratchet.errors import ModelError
+from ratchet.model.parts import unread_modules
 from ratchet.plan.training import Lora
 
 
@@ -30,6 +32,7 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
+        exclude_modules=_left_out(model),
         bias="none",
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -45,6 +48,12 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
                 fix="name modules of the model, or use all-linear",
                 code="model.adapter",
             ) from error
+
+
+def _left_out(model: Any) -> str | None:
+    """Return a pattern of the modules that get no adapter, as text does not reach them."""
+    apart = "|".join(re.escape(name) for name in unread_modules(model))
+    return rf"(?:{apart})(?:\..*)?" if apart else None
 
 
 def merge_lora(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ratchet.errors import ModelError
-from ratchet.model.export import copy_companions, written_tensors
+from ratchet.model.carried import as_saved, passed_over
+from ratchet.model.export import copy_companions
 from ratchet.model.folder import Stored, settings_without, stored_tensors
 from ratchet.model.load import skeleton
 from ratchet.pairs.tokenizer import digest_vocabulary
@@ -54,8 +55,9 @@ def check_start(folder: Path, dtype: str, where: str, *, trust_remote_code: bool
     What those will store follows from the start model's settings; it may store other tensors itself, in quantised form
     for one, or with parts that are not trained.
     """
-    made = written_tensors(skeleton(folder, dtype, trust_remote_code))
-    held = {name: tensor for name, tensor in stored_tensors(folder).items() if name in made or not _spare(folder, name)}
+    model, stored = skeleton(folder, dtype, trust_remote_code), stored_tensors(folder)
+    made, kept = as_saved(model, model.state_dict()), set(passed_over(model, stored))
+    held = {name: one for name, one in stored.items() if name in made or not (name in kept or _spare(folder, name))}
     apart = sorted({*made} ^ {*held})
     apart = apart or sorted(name for name, one in held.items() if one.dtype not in _FLOATS)
     if apart:
@@ -131,6 +133,8 @@ def average(tensor: Stored, parts: Sequence[Tensor], shares: Sequence[float]) ->
                 code="model.merge",
             )
         return parts[0]
+    if all(torch.equal(parts[0], part) for part in parts[1:]):  # such as what no training reaches
+        return parts[0].to(_FLOATS[tensor.dtype])
     widest = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
     total = torch.zeros(parts[0].shape, dtype=widest)
     for part, share in zip(parts, shares, strict=True):
