@@ -17,8 +17,13 @@ _NAMES = (
     ("◁think▷", "◁/think▷"),
 )
 """The marks that open and close thoughts. `evaluate.thoughts` finds more, wherever they stand."""
+_WORDS = frozenset({"<thinking>", "<thought>"})
+"""Marks that texts also have of their own: without the mark that opens, the one that closes says nothing."""
 _CLOSED = re.compile(
-    "|".join(rf"\A\s*(?:{re.escape(left)})?(?:(?!{re.escape(left)}).)*?{re.escape(right)}" for left, right in _NAMES),
+    "|".join(
+        rf"\A\s*(?:{re.escape(left)}){'' if left in _WORDS else '?'}(?:(?!{re.escape(left)}).)*?{re.escape(right)}"
+        for left, right in _NAMES
+    ),
     re.DOTALL,
 )
 _OPEN = re.compile(rf"\A\s*(?P<mark>{'|'.join(re.escape(left) for left, _ in _NAMES)})")
@@ -69,6 +74,9 @@ def written_thoughts(turn: Turn, prompt: str) -> str:
         left = opening["mark"] if opening else _NAMES[0][0]
         raw, content = f"{left}\n{turn.reasoning.strip()}\n{dict(_NAMES)[left]}", f"\n\n{turn.content}"
     opening = _AT_END.search(prompt)
+    if raw and not opening and not _OPEN.match(raw):
+        left = next(left for left, right in _NAMES if raw.endswith(right))
+        raw = f"{left}\n{raw.lstrip()}"
     if opening:
         raw = _OPEN.sub("", raw, count=1)
         raw = raw.removeprefix("\n") if "\n" in opening["blank"] else raw
