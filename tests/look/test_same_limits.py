@@ -44,6 +44,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, int, str | None]] = {
     "one too many that are too long": (rows(79, LONG, times=21), "0.1", 128, "data.left-out"),
     "few with marks": (rows(95, MARKED, times=5), "0.1", 128, None),
     "one too many with marks": (rows(94, MARKED, times=6), "0.1", 128, "data.left-out"),
+    "few bad rows and few with marks": (rows(96, BROKEN, MARKED, times=2), "0.1", 128, None),
+    "one too many in all": (rows(94, BROKEN, MARKED, times=3), "0.1", 128, "data.left-out"),
     "all too long": (rows(40), "0.1", 8, "data.nothing-left"),
     "demonstrations": (ONE_SIDED, "0.1", 128, "data.one-sided"),
     "all held out": (rows(2), "0.9999", 128, "data.nothing-left"),
@@ -80,3 +82,21 @@ def test_both_stop_at_the_same_limits(
             == (tokens["skipped"])
         )
         assert source["lengths"]["parts"]["total"]["most"] == tokens["longest_seen"]
+
+
+@pytest.mark.heavy
+def test_a_limit_of_a_later_stage_stops_a_run_before_the_first_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(79, LONG, times=21)))
+    plan = PLAN.replace("HELD_OUT", "0.1").replace("MAX_LENGTH", "256")
+    later = "  late: {kind: dpo, after: align, data: [some], batch: 4, learning_rate: 1e-3, max_length: 128}\ncluster"
+    Path("plan.yaml").write_text(plan.replace("cluster", later))
+    assert main(["data", "plan.yaml"]) == 3
+    looked = capsys.readouterr()
+    assert main(["run", "plan.yaml", "--here"]) == 3
+    ran = capsys.readouterr().err
+    assert "21 of 100 pairs (21.0%) of some are left out at max_length 128" in ran
+    assert "21 of 100 pairs (21.0%) of some are left out at max_length 128" in " ".join(looked.out.split())
+    assert not Path("out/runs/tiny/steps").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ratchet.pairs.render import RefusalReason
 from ratchet.plan.data import Source
 from ratchet.store.record import Record
 
+PAIRS = {"read": 200, "heldout": 10, "skipped": {}}
 LINES = [("prefs.jsonl", 17, "too long", "463 tokens, more than 128"), ("prefs.jsonl", 4, "template refuses", "System")]
 
 
@@ -24,7 +26,9 @@ def tokens(folder: Path, skipped: dict[str, int], longest: int | None = 463) -> 
     rows = [dict(zip(SKIPPED_SCHEMA.names, line, strict=True)) for line in LINES]
     pq.write_table(pa.Table.from_pylist(rows, schema=SKIPPED_SCHEMA), folder / "skipped.parquet")
     facts = {} if longest is None else {"longest_seen": longest}
-    return Record("tokens", "f", {"max_length": 128}, {"read": 200, "skipped": skipped}, "now", 1.0, facts=facts)
+    return Record(
+        "tokens", "f", {"max_length": 128}, {"read": 200, "heldout": 9, "skipped": skipped}, "now", 1.0, facts=facts
+    )
 
 
 def source(**more: Any) -> Source:
@@ -32,7 +36,7 @@ def source(**more: Any) -> Source:
 
 
 def test_a_few_that_are_too_long_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tell_lost("prefs", source(), tokens(tmp_path, {"too long": 7, "answer too long": 3}), tmp_path)
+    tell_lost("prefs", source(), PAIRS, tokens(tmp_path, {"too long": 7, "answer too long": 3}), tmp_path)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
@@ -43,7 +47,7 @@ def test_a_few_that_are_too_long_are_a_warning(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_none_lost_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tell_lost("prefs", source(), tokens(tmp_path, {}), tmp_path)
+    tell_lost("prefs", source(), PAIRS, tokens(tmp_path, {}), tmp_path)
     assert not caplog.records
 
 
@@ -61,16 +65,38 @@ def test_above_a_share_the_run_ends_and_says_what_to_do(
 ) -> None:
     record = tokens(tmp_path, skipped)
     with raises("data.left-out") as caught:
-        tell_lost("prefs", source(), record, tmp_path)
+        tell_lost("prefs", source(), PAIRS, record, tmp_path)
     assert shown in str(caught.value)
     assert caught.value.exit_code == 3 and f"data.prefs.{key}" in caught.value.fix
-    tell_lost("prefs", source(**{key: 0.6}), record, tmp_path)
+    tell_lost("prefs", source(**{key: 0.6}), PAIRS, record, tmp_path)
 
 
 def test_a_share_is_reached_at_its_limit_and_not_before(tmp_path: Path) -> None:
-    tell_lost("prefs", source(), tokens(tmp_path, {"too long": 40, "template refuses": 10}), tmp_path)
+    tell_lost("prefs", source(), PAIRS, tokens(tmp_path, {"too long": 40, "template refuses": 10}), tmp_path)
     with raises("data.left-out"):
-        tell_lost("prefs", source(max_overlong_share=0.19), tokens(tmp_path, {"too long": 40}), tmp_path)
+        tell_lost("prefs", source(max_overlong_share=0.19), PAIRS, tokens(tmp_path, {"too long": 40}), tmp_path)
+
+
+def test_bad_rows_and_pairs_that_cannot_be_written_count_together(tmp_path: Path) -> None:
+    # 4 % of the rows are bad, and 3 % of what is left cannot be written: 1 - 0.96 * 0.97 is lost.
+    pairs = {**PAIRS, "skipped": {"not JSON": 5, "empty text": 3, "duplicate": 90}}
+    record = tokens(tmp_path, {"template refuses": 6, "too long": 30})
+    tell_lost("prefs", source(max_bad_share=0.0689), pairs, record, tmp_path)
+    with raises("data.left-out") as caught:
+        tell_lost("prefs", source(), pairs, record, tmp_path)
+    assert "6.9% of prefs is lost in all, the limit is 5.0%: 8 of 200 rows are bad" in caught.value.what
+    assert "6 of 200 pairs cannot be written as tokens" in caught.value.what and "duplicate" not in caught.value.what
+    assert "max_bad_share" in caught.value.fix
+
+
+def test_held_out_pairs_that_are_all_left_out_stop_the_run(tmp_path: Path) -> None:
+    record = tokens(tmp_path, {"too long": 12})
+    none = dataclasses.replace(record, counts={**record.counts, "heldout": 0})
+    with raises("data.left-out") as caught:
+        tell_lost("prefs", source(), PAIRS, none, tmp_path)
+    assert "none of the 10 held-out pairs is left: 12 too long" in caught.value.what
+    assert "raise max_length" in caught.value.fix
+    tell_lost("prefs", source(), {**PAIRS, "heldout": 0}, none, tmp_path)
 
 
 def test_tokens_that_were_made_before_lengths_were_kept_are_told_without(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def score_preferences(bench: Bench, model: Model, name: str, task: Preference) -
         chat_template=bench.chat_template,
         wait=bench.wait,
     )
-    tell_lost(name, task.data, finished_record(tokens), tokens)
+    tell_lost(name, task.data, finished_record(pairs).counts, finished_record(tokens), tokens)
     split = "heldout" if task.data.held_out else "train"
     count = min(task.max_pairs, len(open_table([tokens / f"{split}.arrow"], [1.0], 0)))
     if not count:

@@ -81,8 +81,8 @@ class LengthCounts:
 class Written:
     """What became of a source's pairs as tokens, or, without a tokenizer, as characters.
 
-    `refused` are pairs that cannot be written. `too_long` and `trimmed` are of each policy, `train` the pairs that it
-    leaves to train on. `distances` counts pairs by normalised edit distance of their tokens, in `_BINS / 2` bins.
+    `refused` are pairs that cannot be written. `too_long` and `trimmed` are of each policy, `train` and
+    `heldout` the pairs that it leaves.
     """
 
     in_tokens: bool
@@ -93,6 +93,7 @@ class Written:
     too_long: dict[Policy, Counter[RefusalReason]] = dataclasses.field(default_factory=dict)
     trimmed: Counter[Policy] = dataclasses.field(default_factory=Counter)
     train: Counter[Policy] = dataclasses.field(default_factory=Counter)
+    heldout: Counter[Policy] = dataclasses.field(default_factory=Counter)
     first_too_long: dict[Policy, list[DataPlace]] = dataclasses.field(default_factory=dict)
     waiting: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
@@ -174,6 +175,7 @@ def _count_tokens(written: Written, row: Mapping[str, Any], style: Style, *, tra
             continue
         written.trimmed[policy] += fitted.trimmed
         written.train[policy] += train
+        written.heldout[policy] += not train
 
 
 def _count_characters(written: Written, pair: PreferencePair, policies: Sequence[Policy], *, train: bool) -> None:
@@ -190,6 +192,7 @@ def _count_characters(written: Written, pair: PreferencePair, policies: Sequence
             continue
         written.trimmed[policy] += prompt + answer > room
         written.train[policy] += train
+        written.heldout[policy] += not train
 
 
 def _size(turn: Turn) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ratchet.documents.data_report import DataPlace, DataVerdict, LengthLimit
 from ratchet.errors import RatchetError
 from ratchet.look.lengths import Written
 from ratchet.look.rows import ReadSource
 from ratchet.pairs.left_out import LENGTH, check_kept, check_lost, check_share, check_written
+from ratchet.pairs.render import RefusalReason
 from ratchet.pairs.tokens import Policy
 
 
@@ -30,7 +31,10 @@ def length_faults(read: ReadSource, written: Written, policy: Policy, stages: Se
         # In the order of a run, which ends at the first.
         skipped = {str(one): count for one, count in sorted(lost.reasons.items())}
         check_written(written.train[policy], skipped, f"data.{read.name}")
-        check_lost(lost, read.source, lambda reasons: _lines(written.first(policy, reasons)))
+        check_lost(lost, read.source, read.counts, written.heldout[policy], first)
+
+    def first(reasons: Mapping[RefusalReason, int]) -> str:
+        return _lines(written.first(policy, reasons))
 
     found = list(_caught(read.name, check))
     if not written.in_tokens:

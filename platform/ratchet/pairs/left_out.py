@@ -49,8 +49,8 @@ def check_share(name: str, counts: Mapping[str, Any], limit: float, folder: Path
 
     `counts` are those of a record of pairs, which lie in `folder`.
     """
-    bad = {reason: count for reason, count in counts["skipped"].items() if reason not in POLICY}
-    number, read = sum(bad.values()), counts["read"]
+    bad, read = _bad(counts), counts["read"]
+    number = sum(bad.values())
     if number > limit * read:
         raise DataError(
             f"{number} of {read} rows are bad ({number / read:.1%}, the limit is {limit:.1%}): {_tally(bad)}\n"
@@ -59,6 +59,10 @@ def check_share(name: str, counts: Mapping[str, Any], limit: float, folder: Path
             fix="mend or filter these rows, name another layout, or raise max_bad_share",
             code="data.bad-rows",
         )
+
+
+def _bad(counts: Mapping[str, Any]) -> dict[str, int]:
+    return {reason: count for reason, count in counts["skipped"].items() if reason not in POLICY}
 
 
 def tell_contradictions(name: str, counts: Mapping[str, Any]) -> None:
@@ -131,22 +135,30 @@ def lost_of(name: str, record: Record) -> Lost:
     return Lost(name, record.counts["read"], reasons, record.identity["max_length"], longest)
 
 
-def tell_lost(name: str, source: Source, record: Record, folder: Path) -> None:
-    """Warn of the pairs that are left out of a source's tokens in `folder`.
+def tell_lost(name: str, source: Source, pairs: Mapping[str, Any], record: Record, folder: Path) -> None:
+    """Warn of the pairs that are left out of a source's tokens in `folder`; `pairs` are the counts of its pairs.
 
     Raises DataError, with the first rows, where a larger share is too long than `max_overlong_share`, or cannot be
-    written as tokens than `max_bad_share` allows.
+    written as tokens than `max_bad_share` allows, bad rows along with them; and where no held-out pair is left.
     """
     lost = lost_of(name, record)
-    check_lost(lost, source, lambda reasons: _first(folder, reasons))
+    check_lost(lost, source, pairs, record.counts["heldout"], lambda reasons: _first(folder, reasons))
     if lost.count:
         _log.warning("%s. %s", lost, lost.remedy)
 
 
-def check_lost(lost: Lost, source: Source, first: Callable[[Mapping[RefusalReason, int]], str]) -> None:
-    """Raise DataError where a source loses more than it may; `first` gives the first rows of some reasons, a line each.
+def check_lost(
+    lost: Lost,
+    source: Source,
+    pairs: Mapping[str, Any],
+    heldout: int,
+    first: Callable[[Mapping[RefusalReason, int]], str],
+) -> None:
+    """Raise DataError where a source loses more than it may, or all of its held-out pairs: `heldout` are left of them.
 
-    The limits are `max_overlong_share` of pairs that are too long, and `max_bad_share` of those that cannot be written.
+    The limits are `max_overlong_share` of pairs that are too long, and `max_bad_share` of those that cannot be written,
+    and of these and bad rows in all. `pairs` are the counts of its pairs; `first` gives the first rows of some reasons,
+    a line each.
     """
     for part, key in ((lost.only(length=True), "max_overlong_share"), (lost.only(length=False), "max_bad_share")):
         limit = getattr(source, key)
@@ -157,6 +169,31 @@ def check_lost(lost: Lost, source: Source, first: Callable[[Mapping[RefusalReaso
                 fix=f"{part.remedy}; or raise data.{lost.name}.{key}",
                 code="data.left-out",
             )
+    _check_in_all(lost.only(length=False), source, pairs)
+    if pairs["heldout"] and not heldout:
+        raise DataError(
+            f"none of the {pairs['heldout']:,} held-out pairs is left: {_tally(lost.reasons)}\n{first(lost.reasons)}",
+            where=f"data.{lost.name}",
+            fix=f"{lost.remedy}; or hold out more: data.{lost.name}.held_out",
+            code="data.left-out",
+        )
+
+
+def _check_in_all(refused: Lost, source: Source, pairs: Mapping[str, Any]) -> None:
+    """Raise DataError where bad rows and pairs that cannot be written are a larger share together than is allowed."""
+    bad, read = _bad(pairs), pairs["read"]
+    if not (bad and refused.count):
+        return
+    share = 1 - (1 - sum(bad.values()) / read) * (1 - refused.count / refused.of)
+    if share > source.max_bad_share:
+        raise DataError(
+            f"{share:.1%} of {refused.name} is lost in all, the limit is {source.max_bad_share:.1%}: "
+            f"{sum(bad.values()):,} of {read:,} rows are bad: {_tally(bad)}; "
+            f"and {refused.count:,} of {refused.of:,} pairs cannot be written as tokens: {_tally(refused.reasons)}",
+            where=f"data.{refused.name}",
+            fix=f"mend or filter these rows; {refused.remedy}; or raise data.{refused.name}.max_bad_share",
+            code="data.left-out",
+        )
 
 
 def check_written(train: int, skipped: Mapping[str, int], where: str) -> None:

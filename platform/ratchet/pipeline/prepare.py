@@ -28,7 +28,7 @@ from ratchet.plan.suite import source_of
 from ratchet.plan.training import Overlong, TrainingStage
 from ratchet.reference.models import Model, model_of
 from ratchet.store.made import Product, ensure
-from ratchet.store.record import checked, finished_record
+from ratchet.store.record import Record, checked, finished_record
 from ratchet.track.progress import under_way
 
 
@@ -227,16 +227,25 @@ def tokens_of(run: Run, source: str, max_length: int, overlong: Overlong) -> Tok
         started = time.monotonic()
         with under_way(f"tokens {source}", "making tokens", run.console):
             made = ensure(run.layout, _tokens(run, source, Policy(max_length, overlong)), run.wait)
-        counts = made.record.counts
-        facts = {
-            "pairs": counts["train"],
-            "tokens": counts["tokens_train"],
-            "skipped": sum(counts["skipped"].values()),
-        }
-        run.console.done(f"tokens {source}", facts, time.monotonic() - started)
-        tell_lost(source, run.plan.data[source], made.record, made.folder)
+        run.console.done(f"tokens {source}", said_tokens(made.record), time.monotonic() - started)
+        pairs = finished_record(run.pairs[source][1]).counts
+        tell_lost(source, run.plan.data[source], pairs, made.record, made.folder)
         run.tokens[key] = Tokens(source, made.fingerprint, made.folder)
     return run.tokens[key]
+
+
+def said_tokens(record: Record) -> dict[str, Any]:
+    """Return what is said of tokens once they are made: how many, and what the length policy did to the pairs."""
+    counts, policy = record.counts, record.identity
+    cut = {"prompts cut": counts["trimmed"]} if policy["overlong"] == "trim_prompt" else {}
+    return {
+        "pairs": counts["train"],
+        "tokens": counts["tokens_train"],
+        "left out": sum(counts["skipped"].values()),
+        **cut,
+        "max_length": policy["max_length"],
+        "overlong": policy["overlong"],
+    }
 
 
 def source_tokens(run: Run, source: str, stage: TrainingStage) -> PairTokens:
@@ -247,6 +256,16 @@ def source_tokens(run: Run, source: str, stage: TrainingStage) -> PairTokens:
 def _tokens(run: Run, source: str, policy: Policy) -> PairTokens:
     fp, folder = run.pairs[source]
     return PairTokens(folder, fp, run.models[BASE].folder, policy, run.chat_template)
+
+
+def prepare_stages(run: Run) -> None:
+    """Make the tokens of every stage: what a later one cannot use stops a run before the first trains.
+
+    Raises DataError, ModelError.
+    """
+    for stage in run.plan.stages.values():
+        if trains(stage):
+            stage_tokens(run, stage)
 
 
 def stage_tokens(run: Run, stage: TrainingStage) -> dict[str, Tokens]:

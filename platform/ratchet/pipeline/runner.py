@@ -33,6 +33,7 @@ from ratchet.pipeline.prepare import (
     check_external_models,
     check_merges,
     prepare_sources,
+    prepare_stages,
     reference_model,
     used_sources,
 )
@@ -206,6 +207,7 @@ def _prepare(run: Run) -> None:
     check_merges(run)
     check_suites(run)
     check_external_models(run)
+    prepare_stages(run)
 
 
 def _steps(run: Run) -> Iterator[PlannedStep]:
