@@ -199,7 +199,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("scored", {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 2}, "margin"),
     ("scored", {"prompt": "q", "chosen": "a", "rejected": "b"}, "missing field"),
     ("scored", {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": "x"}, "wrong type"),
-    ("scored", {"prompt": "q", "responses": ["a", "b"], "scores": [1, float("nan")]}, "wrong type"),
+    ("scored", {"prompt": "q", "responses": ["a", "b"], "scores": [1, float("nan")]}, "missing field"),
     ("scored", {"prompt": "q", "responses": ["a", "b"], "scores": [1]}, "wrong type"),
     ("scored", {"prompt": "q", "responses": ["a"], "scores": [1]}, "missing field"),
     ("scored", {"prompt": "q", "responses": ["a", "b"], "scores": [4, 4]}, "tie"),

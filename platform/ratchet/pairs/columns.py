@@ -25,6 +25,11 @@ _SPOKEN = (
     "output_2",
 )
 _LISTS = ("completions", "responses", "scores", "ratings", "history", "choices", "options", "endings", "tools")
+_EXCHANGES = (
+    *(("input", "output"), ("human", "assistant"), ("user", "assistant"), ("prompt", "response")),
+    *(("question", "answer"), ("instruction", "output"), ("query", "response")),
+)
+"""Names of a question and its answer in a list of exchanges."""
 _BEGINS = re.compile(r"""\s*(?P<list>\[\s*)?\{\s*(?P<quote>["'])(?:role|from|content|value)(?P=quote)\s*:""")
 _PYTHON = "is a list in Python's notation, not JSON: write it with json.dumps"
 
@@ -120,9 +125,8 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
         elif isinstance(value, Mapping):
             if (one := _unfolded(value)) is not None:
                 changed[field] = one
-        elif field in {"messages", "conversations"} and isinstance(value, list | tuple):
-            if _is_texts(value) or _is_exchanges(value):
-                changed[field] = _in_turn(value)
+        elif field in {"messages", "conversations"} and value and (_is_texts(value) or _is_exchanges(value)):
+            changed[field] = _in_turn(value)
     for field in _LISTS:
         value = row.get(field)
         if isinstance(value, str) and value[:1] in "[{" and (parsed := _parsed(value)) is not None:
@@ -158,16 +162,22 @@ def _unfolded(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _is_exchanges(value: Any) -> bool:
-    """Say whether a value is a list of `input` and `output`, as Capybara's dialogues are."""
-    return isinstance(value, list | tuple) and bool(value) and all(_is_exchange(item) for item in value)
+    """Say whether a value is a list of questions with their answers, as Capybara's dialogues are."""
+    return isinstance(value, list | tuple) and bool(value) and all(_exchange(item) is not None for item in value)
 
 
-def _is_exchange(item: Any) -> bool:
-    return isinstance(item, Mapping) and all(isinstance(item.get(key), str) for key in ("input", "output"))
+def _exchange(item: Any) -> tuple[str, str] | None:
+    """Return a question and its answer, or None where an object holds none."""
+    if isinstance(item, Mapping):
+        for keys in _EXCHANGES:
+            said = tuple(item[key] for key in keys if isinstance(item.get(key), str))
+            if len(said) == 2:
+                return said
+    return None
 
 
 def _in_turn(items: Sequence[Any]) -> list[dict[str, str]]:
-    texts = [text for item in items for text in ([item] if isinstance(item, str) else [item["input"], item["output"]])]
+    texts = [text for item in items for text in ([item] if isinstance(item, str) else _exchange(item) or ())]
     return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
 
 

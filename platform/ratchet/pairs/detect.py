@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ratchet.errors import DataError
 from ratchet.pairs.checks import Unfit
@@ -171,7 +172,7 @@ def _fits(row: Fields, signature: Signature) -> bool:
         if field in signature.optional:
             continue
         found = [column_value(row, path) for path in paths_of(where)]
-        if any(value is None for value in found):
+        if any(map(_is_absent, found)):
             return False
         if (
             isinstance(where, str)
@@ -180,6 +181,11 @@ def _fits(row: Fields, signature: Signature) -> bool:
         ):
             return False
     return True
+
+
+def _is_absent(value: Any) -> bool:
+    """Say whether nothing was found at a path, also where it leads into every item of a list."""
+    return value is None or (isinstance(value, list) and bool(value) and all(item is None for item in value))
 
 
 def _is(row: Fields, layout: str) -> bool:
@@ -211,6 +217,8 @@ def _unknown(rows: Sequence[SourceRow], found: Sequence[tuple[RowKind, ...]], wh
         fix = "give each kind as a source of its own, or name the layout of those to be read"
         return DataError(what, where=where, fix=fix, code="data.no-layout")
     what, fix = nearest(values)
+    if (broken := _why_not_settled(values)) is not None:
+        what, fix = f"  {broken}", "write conversations as lists of messages, or as the JSON of such lists"
     if any(isinstance(row.get("label"), bool) for row in values):
         fix = (
             "these are single answers marked good or bad, not pairs; to train on the good ones alone, "
@@ -220,6 +228,17 @@ def _unknown(rows: Sequence[SourceRow], found: Sequence[tuple[RowKind, ...]], wh
     return DataError(
         f"no layout fits these rows; fields seen: {keys}\n{what}\n{known}", where=where, fix=fix, code="data.no-layout"
     )
+
+
+def _why_not_settled(values: Sequence[Fields]) -> str | None:
+    """Return why the conversations of most rows cannot be read as what they look like; None where they can."""
+    found = []
+    for row in values:
+        try:
+            settled(row)
+        except Unfit as unfit:
+            found.append(unfit.detail)
+    return found[0] if len(found) * 2 > len(values) else None
 
 
 def _refusal(kind: RowKind, values: Sequence[Fields], where: str) -> DataError:

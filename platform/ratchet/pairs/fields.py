@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
+from ratchet.pairs.meanings import has_content
 from ratchet.pairs.pair import Turn
 
 
@@ -74,7 +75,7 @@ def number_of(row: Mapping[str, Any], key: str) -> float:
 def best_and_worst(row: Mapping[str, Any], name: str) -> tuple[str, str, float]:
     """Return the first answer of the highest score, the first of the lowest, and by how much they differ.
 
-    Scores are inside the answers, or in a list beside them. Raises Unfit.
+    Scores are inside the answers, or in a list beside them. An answer without a score is left out. Raises Unfit.
     """
     answers = row[name]
     if not isinstance(answers, list | tuple):
@@ -84,16 +85,23 @@ def best_and_worst(row: Mapping[str, Any], name: str) -> tuple[str, str, float]:
         raise Unfit(Reason.WRONG_TYPE, f"{name} and its scores do not have the same length")
     if len(answers) < 2:
         raise Unfit(Reason.MISSING, f"{name} holds fewer than two answers")
-    found = [_scored_answer(item, beside[at] if beside else None, name) for at, item in enumerate(answers)]
+    asked = [_scored_answer(item, beside[at] if beside else None, name) for at, item in enumerate(answers)]
+    found = [item for item in asked if item is not None]
+    if len(found) < 2:
+        raise Unfit(Reason.MISSING, f"{name} holds fewer than two answers with a score")
     best, worst = max(found, key=lambda item: item[0]), min(found, key=lambda item: item[0])
     return best[1], worst[1], best[0] - worst[0]
 
 
-def _scored_answer(item: Any, score: Any, name: str) -> tuple[float, str]:
+def _scored_answer(item: Any, score: Any, name: str) -> tuple[float, str] | None:
+    """Return an answer with its score; None where it has none, or is null itself."""
+    if item is None:
+        return None
     if isinstance(item, str):
-        return number_of({f"score in {name}": score}, f"score in {name}"), item
+        return (number_of({f"score in {name}": score}, f"score in {name}"), item) if has_content(score) else None
     if not isinstance(item, Mapping):
         raise Unfit(Reason.WRONG_TYPE, f"{name} holds {json_type(item)}, not a text or an object")
-    key = next((key for key in ("overall_score", "score", "rating") if has(item, key)), "score")
-    value = number_of({"score": score}, "score") if score is not None else number_of(item, key)
-    return value, first_text(item, ("response", "content", "text", "completion"))
+    key = next((key for key in ("overall_score", "score", "rating") if has_content(item.get(key))), "score")
+    value = score if has_content(score) else item.get(key)
+    text = first_text(item, ("response", "content", "text", "completion"))
+    return (number_of({"score": value}, "score"), text) if has_content(value) else None

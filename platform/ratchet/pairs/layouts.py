@@ -21,21 +21,31 @@ from ratchet.pairs.fields import (
     with_system,
 )
 from ratchet.pairs.meanings import has_content, score_columns
-from ratchet.pairs.messages import answered, is_transcript, transcript, turns_of
+from ratchet.pairs.messages import answered, transcript, turns_of
 from ratchet.pairs.options import AnswerForm, form_of, meanings_of, options_of, right_option
 from ratchet.pairs.pair import Turn, answer_turn
 from ratchet.pairs.prompts import answer_of, asked, asked_turns, fuller, instructed
+from ratchet.pairs.shapes import (
+    ANSWERS,
+    DEMONSTRATIONS,
+    OPTIONS,
+    both_sides,
+    has_scored_list,
+    has_scores,
+    is_implicit,
+    is_instruction,
+    is_pair,
+    is_whole,
+    scores_of,
+)
 from ratchet.plan import data as plan_data
 
-VERSION = 4
+VERSION = 5
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
-_DEMONSTRATIONS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"))
 _QUESTIONS = ("question", "question_stem", "query", "prompt", "ctx", "instruction")
-_OPTIONS = ("choices", "endings", "options")
 _KEYS = ("answer", "answerKey", "label", "gold")
-_ANSWERS = ("completions", "responses")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +113,15 @@ def sharegpt(row: Fields) -> Sides:
 
 def scored(row: Fields) -> Sides:
     """Answers with scores (UltraFeedback): a chosen and a rejected one, or a list of which best and worst are taken."""
-    for name in _ANSWERS:
+    for name in ANSWERS:
         if has(row, name):
             best, worst, margin = best_and_worst(row, name)
             return Sides(asked(row), answer_turn(best), answer_turn(worst), margin)
     named = has(row, "prompt") or has(row, "question")
-    spoken = any(has(row, key) for key in ("conversations", "messages")) and not _is_whole(row)
+    spoken = any(has(row, key) for key in ("conversations", "messages")) and not is_whole(row)
     reads = pair if named else alpaca if has(row, "instruction") else sharegpt if spoken else implicit_prompt
     sides = reads(row)
-    if (found := _scores(row) or score_columns(tuple(row))) is not None:
+    if (found := scores_of(row) or score_columns(tuple(row))) is not None:
         # Where a mixture has no score for some of its rows, these are pairs all the same.
         known = all(has_content(row[column]) for column in found)
         return dataclasses.replace(sides, margin=number_of(row, found[0]) - number_of(row, found[1]) if known else None)
@@ -156,15 +166,21 @@ def instruction(row: Fields) -> Sides:
     """A demonstration: instruction and output, prompt and completion, question and answer, or messages."""
     for key in ("messages", "conversations"):
         if has(row, key):
-            prompt, last = answered(turns_of(row[key], key), key)
+            prompt, last = answered(_up_to_the_answer(turns_of(row[key], key)), key)
             return Sides(with_system(row, prompt), last, None)
     if has(row, "instruction"):
         key = next((key for key in ("output", "response", "completion") if has(row, key)), "output")
         return _demonstrated(row, instructed(row), key)
-    for question, answer in _DEMONSTRATIONS:
+    for question, answer in DEMONSTRATIONS:
         if has(row, question, answer):
             return _demonstrated(row, asked_turns(row, (question,), spoken=False), answer)
     raise Unfit(Reason.MISSING, "no known pair of prompt and answer fields")
+
+
+def _up_to_the_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Return a dialogue without the last turn where that is the user's and nobody has answered it."""
+    unanswered = len(turns) > 2 and turns[-1].role == "user" and turns[-2].role == "assistant"
+    return turns[:-1] if unanswered else turns
 
 
 def _demonstrated(row: Fields, prompt: tuple[Turn, ...], key: str) -> Sides:
@@ -181,9 +197,9 @@ def choices(row: Fields, form: AnswerForm | None = None) -> ChoiceQuestion:
 def _optioned(row: Fields) -> tuple[tuple[Turn, ...], tuple[str, ...], Mapping[AnswerForm, int], str]:
     """Return the prompt, the options' texts, and which of them the answer may mean, with the answer itself."""
     prompt = (Turn("user", first_text(row, _QUESTIONS)),)
-    name = next((key for key in _OPTIONS if has(row, key)), None)
+    name = next((key for key in OPTIONS if has(row, key)), None)
     if name is None:
-        raise Unfit(Reason.MISSING, " or ".join(_OPTIONS))
+        raise Unfit(Reason.MISSING, " or ".join(OPTIONS))
     texts, labels = options_of(row[name], name)
     key = next((key for key in _KEYS if row.get(key) not in (None, "")), None)
     if key is None:
@@ -198,57 +214,6 @@ def _choices_alike(rows: Sequence[Fields]) -> Callable[[Fields], ChoiceQuestion]
         with contextlib.suppress(Unfit):  # a bad row is counted when it is read
             found.append(_optioned(row)[2])
     return functools.partial(choices, form=form_of(found)) if found else choices
-
-
-def _both(row: Fields) -> bool:
-    return has(row, "chosen", "rejected")
-
-
-def _has_scores(row: Fields) -> bool:
-    return _scores(row) is not None
-
-
-def _scores(row: Fields) -> tuple[str, str] | None:
-    return score_columns(tuple(column for column, value in row.items() if has_content(value)))
-
-
-def _has_scored_list(row: Fields) -> bool:
-    for name in _ANSWERS:
-        if isinstance(row.get(name), list | tuple) and row[name]:
-            # A list of plain texts without scores beside it is several answers of which none is better.
-            inside = isinstance(row[name][0], Mapping)
-            return inside or has(row, "scores") or has(row, "ratings")
-    return False
-
-
-def _is_pair(row: Fields) -> bool:
-    return _both(row) and not _has_scores(row) and (has(row, "prompt") or has(row, "question"))
-
-
-def _is_implicit(row: Fields) -> bool:
-    named = any(has(row, key) for key in (*_PROMPTS, "conversations"))
-    return _both(row) and not _has_scores(row) and not named and _is_whole(row)
-
-
-def _is_whole(row: Fields) -> bool:
-    """Say whether the chosen side may be a whole conversation, prompt and all."""
-    value = row.get("chosen")
-    if isinstance(value, str):
-        return is_transcript(value)
-    return isinstance(value, list | tuple) and len(value) > 1
-
-
-def _is_instruction(row: Fields) -> bool:
-    """One answer, and no verdict on it: rows with a thumb up or down would teach their bad answers."""
-    if (
-        has(row, "rejected")
-        or isinstance(row.get("label"), bool)
-        or any(has(row, key) for key in (*_OPTIONS, *_ANSWERS))
-    ):
-        return False
-    spoken = any(isinstance(row.get(key), list | tuple) for key in ("messages", "conversations"))
-    told = has(row, "instruction", "output") or has(row, "instruction", "response")
-    return spoken or told or any(has(row, *keys) for keys in _DEMONSTRATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,23 +231,23 @@ class RowLayout:
 
 
 LAYOUTS: dict[str, RowLayout] = {
-    "pair": RowLayout(pair, _is_pair, "prompt, chosen, rejected", "pairs"),
-    "implicit_prompt": RowLayout(implicit_prompt, _is_implicit, "chosen, rejected (whole conversations)", "pairs"),
+    "pair": RowLayout(pair, is_pair, "prompt, chosen, rejected", "pairs"),
+    "implicit_prompt": RowLayout(implicit_prompt, is_implicit, "chosen, rejected (whole conversations)", "pairs"),
     "alpaca": RowLayout(
         alpaca,
-        lambda row: _both(row) and has(row, "instruction") and not _has_scores(row),
+        lambda row: both_sides(row) and has(row, "instruction") and not has_scores(row),
         "instruction, chosen, rejected",
         "pairs",
     ),
     "sharegpt": RowLayout(
         sharegpt,
-        lambda row: _both(row) and isinstance(row.get("conversations"), list | tuple),
+        lambda row: both_sides(row) and isinstance(row.get("conversations"), list | tuple),
         "conversations, chosen, rejected",
         "pairs",
     ),
     "scored": RowLayout(
         scored,
-        lambda row: (_both(row) and _has_scores(row)) or _has_scored_list(row),
+        lambda row: (both_sides(row) and has_scores(row)) or has_scored_list(row),
         "chosen, rejected, score_chosen, score_rejected; or completions with scores",
         "pairs with scores",
     ),
@@ -299,11 +264,11 @@ LAYOUTS: dict[str, RowLayout] = {
         "pairs",
     ),
     "instruction": RowLayout(
-        instruction, _is_instruction, "instruction, output; question, answer; or messages", "demonstrations"
+        instruction, is_instruction, "instruction, output; question, answer; or messages", "demonstrations"
     ),
     "choices": RowLayout(
         choices,
-        lambda row: any(has(row, key) for key in _OPTIONS) and any(has(row, key) for key in _QUESTIONS),
+        lambda row: any(has(row, key) for key in OPTIONS) and any(has(row, key) for key in _QUESTIONS),
         "question, choices, answer",
         "demonstrations",
         _choices_alike,

@@ -12,7 +12,8 @@ from typing import Any, Literal
 Gives = Literal["pairs", "pairs with scores", "demonstrations"]
 _VERDICTS = {"true", "false", "0", "1", "-1", "yes", "no", "good", "bad", "correct", "incorrect", "desirable"}
 _VERDICTS |= {"undesirable", "up", "down", "thumbs_up", "thumbs_down", "t", "f", "chosen", "rejected"}
-_EMPTY = {"", "[]", "{}", "null", "none", "nan"}
+_GOOD_ONES = "`where: [{column} == {value}]` trains on the good answers alone"
+_EMPTY = {"", "[]", "{}", "null", "none", "nan", "n/a"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +77,11 @@ _MEANINGS: Mapping[str, Meaning] = {
     ),
     **dict.fromkeys(
         ("label", "labels", "vote", "correct", "feedback", "accepted", "preferred"),
-        Meaning("whether the answer is a good one", "where: [{column} == {value}]", single=True, verdict=True),
+        Meaning("whether the answer is a good one", _GOOD_ONES, single=True, verdict=True),
     ),
     **dict.fromkeys(
         ("kto_tag", "is_correct", "is_safe", "is_chosen", "is_good", "is_accepted", "correctness", "desirable"),
-        Meaning("whether the answer is a good one", "where: [{column} == {value}]", single=True),
+        Meaning("whether the answer is a good one", _GOOD_ONES, single=True),
     ),
     **dict.fromkeys(
         ("winner", "better_response_id", "overall_preference", "preference_strength", "preference"),

@@ -21,6 +21,11 @@ _PLAIN: Mapping[str, tuple[str, ...]] = {
     "instruction": ("instruction", "output"),
 }
 """The columns that a layout needs, in its commonest form."""
+_COLUMNS: Mapping[tuple[str, str], str] = {
+    ("sharegpt", "conversations"): "messages",
+    ("instruction", "output"): "completion",
+}
+"""What `columns` calls a column that a layout has under a name of its own."""
 _OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("question", "query", "input", "user", "problem", "ask", "text"),
     "instruction": ("question", "query", "input", "task", "problem"),
@@ -45,23 +50,47 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     best = max(needs, key=lambda name: held[name])
     best = best if held[best] > 0 else "pair"
     lacks = [need for need in needs[best] if need not in common]
-    guesses: dict[str, str] = {}
-    for need in lacks:
-        left = [column for column in common if column not in needs[best] and column not in guesses.values()]
-        if guess := _meant(need, left):
-            guesses[need] = guess
+    guesses = _guesses(needs[best], common)
     shown = ", ".join(f"{need} (is it {guesses[need]}?)" if need in guesses else need for need in lacks)
     types = "" if lacks else ", and these hold other types of values"
     what = f"  nearest: {best}, which has {', '.join(needs[best])}" + (f"; these rows lack {shown}" if lacks else types)
-    known = ", ".join(f"{need}: {guesses.get(need, need if need in common else '…')}" for need in _PLAIN.get(best, ()))
-    fields = known or "prompt: …, chosen: …, rejected: …"
+    fields = ", ".join(
+        f"{field}: {guesses.get(need, need if need in common else '…')}" for field, need in _fields(best).items()
+    )
     return what, f"say what the columns mean, `columns: {{{fields}}}`; or name a layout with `layout:`"
 
 
+def _fields(name: str) -> Mapping[str, str]:
+    """Return what a plan's `columns` would have for a layout: each field with the column that holds it."""
+    if name in _PLAIN:
+        return {_COLUMNS.get((name, need), need): need for need in _PLAIN[name]}
+    signature = next(one for one in SIGNATURES if one.name == name)
+    given = ((field, where) for field, where in signature.columns.items() if field not in signature.optional)
+    return {field: where if isinstance(where, str) else "…" for field, where in given}
+
+
 def _held(needed: Sequence[str], columns: Sequence[str]) -> float:
-    """Return which share of the names is there; one that differs by a slip counts less than one that is the same."""
-    left = [column for column in columns if column not in needed]
-    return sum(1.0 if need in columns else 0.9 if close(need, left) else 0.0 for need in needed) / len(needed)
+    """Return which share of the names is there; a slip counts less than the same, and another word less again."""
+    guesses = _guesses(needed, columns)
+    values = [
+        1.0 if need in columns else 0.0 if need not in guesses else 0.9 if _is_slip(need, guesses[need]) else 0.6
+        for need in needed
+    ]
+    return sum(values) / len(needed)
+
+
+def _guesses(needed: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns that are most likely meant by names which no column has."""
+    found: dict[str, str] = {}
+    for need in needed:
+        left = [column for column in columns if column not in needed and column not in found.values()]
+        if need not in columns and (guess := _meant(need, left)):
+            found[need] = guess
+    return found
+
+
+def _is_slip(need: str, column: str) -> bool:
+    return close(need, [column]) is not None
 
 
 def _needed(name: str) -> tuple[str, ...]:

@@ -31,6 +31,17 @@ DEMONSTRATIONS: tuple[Signature, ...] = (
         types={"conversation": "turns"},
         without=(*_SIDES, "instruction"),
     ),
+    *(
+        known(
+            f"dialogue_in_{column}",
+            "instruction",
+            {"messages": column, "system?": "system"},
+            "openchat's `items`, UltraChat's `data`, and other names of dialogues",
+            types={column: ("turns", "texts") if column == "data" else "turns"},
+            without=(*_SIDES, "instruction", "conversation", "prompt", "question"),
+        )
+        for column in ("items", "data", "dialogue", "dialog", "chat", "turns", "chat_messages")
+    ),
     known(
         "orca_chat",
         "instruction",
@@ -100,7 +111,7 @@ DEMONSTRATIONS: tuple[Signature, ...] = (
         {"instruction": "instruction", "input?": "input", "completion": "answer", "system?": "system"},
         "an instruction and an answer",
         types={"answer": "text"},
-        without=(*_SIDES, "choices", "options"),
+        without=(*_SIDES, "choices", "options", "output", "response", "completion"),
     ),
     known(
         "trl_prompt_completion",
@@ -109,6 +120,14 @@ DEMONSTRATIONS: tuple[Signature, ...] = (
         "TRL, conversational prompt and completion",
         types={"prompt": ("turns", "turn"), "completion": ("turns", "turn")},
         without=_SIDES,
+    ),
+    known(
+        "tldr",
+        "instruction",
+        {"prompt": "prompt", "completion": "label"},
+        "CarperAI/openai_summarize_tldr",
+        types={"label": "text"},
+        without=(*_SIDES, "response", "completion", "output", "answer", "text", "responses", "completions"),
     ),
     _asked("cosmopedia", "prompt", "text", "HuggingFaceTB/cosmopedia", without=("response", "completion", "output")),
 )

@@ -1,13 +1,10 @@
-"""Signatures of data sets of pairs: two sides under other names, or two answers and what says which is better."""
+"""Signatures of data sets of pairs: a better and a worse answer, under other names or in other forms."""
 
 from __future__ import annotations
 
-from ratchet.plan.signatures.signature import Signature, known, verdict
+from ratchet.plan.signatures.signature import Signature, known
 
 _OTHERS = ("prompt", "question", "instruction", "conversations")
-_A_OR_B = verdict(
-    "winner", ("model_a", "a", "response_a", "A>B"), ("model_b", "b", "response_b", "B>A"), ("tie", "both", "neither")
-)
 
 PAIRS: tuple[Signature, ...] = (
     known(
@@ -88,6 +85,18 @@ PAIRS: tuple[Signature, ...] = (
         "Intel/orca_dpo_pairs, first columns",
     ),
     known(
+        "nemo_aligner",
+        "scored",
+        {
+            "prompt": "prompt",
+            "chosen": "chosen_response",
+            "rejected": "rejected_response",
+            "score_chosen": "chosen_reward",
+            "score_rejected": "rejected_reward",
+        },
+        "NeMo-Aligner, DPO",
+    ),
+    known(
         "argilla_avg_rating",
         "scored",
         {
@@ -124,22 +133,10 @@ PAIRS: tuple[Signature, ...] = (
         "axolotl, chatml.argilla; Reward-Aira",
     ),
     known(
-        "responses_of_sides",
-        "pair",
-        {"prompt": "prompt", "chosen": "chosen_response", "rejected": "rejected_response", "system?": "system"},
-        "pairs with `chosen_response`",
-    ),
-    known(
         "stack_exchange_paired",
         "pair",
         {"prompt": "question", "chosen": "response_j", "rejected": "response_k"},
         "lvwerra/stack-exchange-paired",
-    ),
-    known(
-        "stack_exchange_answers",
-        "scored",
-        {"prompt": "question", "responses": "answers[*].text", "scores": "answers[*].pm_score"},
-        "HuggingFaceH4/stack-exchange-preferences",
     ),
     known(
         "llama_factory_ranked",
@@ -162,107 +159,5 @@ PAIRS: tuple[Signature, ...] = (
         {"prompt": "prompt", "chosen": "chosen[0]", "rejected": "rejected[0]"},
         "allenai/reward-bench-2",
         types={"chosen": "texts", "rejected": "texts"},
-    ),
-    known(
-        "pku_saferlhf",
-        "annotated",
-        {
-            "prompt": "prompt",
-            "output_1": "response_0",
-            "output_2": "response_1",
-            "preference": verdict("better_response_id", (0,), (1,)),
-        },
-        "PKU-Alignment/PKU-SafeRLHF, by helpfulness",
-    ),
-    known(
-        "shp",
-        "annotated",
-        {
-            "prompt": "history",
-            "output_1": "human_ref_A",
-            "output_2": "human_ref_B",
-            "preference": verdict("labels", (1,), (0,)),
-        },
-        "stanfordnlp/SHP",
-    ),
-    known(
-        "helpsteer2_preference",
-        "annotated",
-        {
-            "prompt": "prompt",
-            "output_1": "response_1",
-            "output_2": "response_2",
-            "preference": verdict("preference_strength", (-3, -2, -1), (1, 2, 3), (0,)),
-        },
-        "nvidia/HelpSteer2, preference",
-    ),
-    known(
-        "helpsteer3",
-        "annotated",
-        {
-            "prompt": "context",
-            "output_1": "response1",
-            "output_2": "response2",
-            "preference": verdict("overall_preference", (-3, -2, -1), (1, 2, 3), (0,)),
-        },
-        "nvidia/HelpSteer3, preference",
-    ),
-    known(
-        "nectar",
-        "scored",
-        {"prompt": "prompt", "responses": "answers[*].answer", "scores": "-answers[*].rank"},
-        "berkeley-nest/Nectar: rank 1 is the best",
-    ),
-    known(
-        "webgpt",
-        "scored",
-        {
-            "prompt": "question.full_text",
-            "responses": ("answer_0", "answer_1"),
-            "scores": ("score_0", "score_1"),
-        },
-        "openai/webgpt_comparisons",
-    ),
-    known(
-        "arena",
-        "annotated",
-        {
-            "output_1": "conversation_a",
-            "output_2": "conversation_b",
-            "preference": verdict(
-                "winner", ("model_a",), ("model_b",), ("tie", "tie (bothbad)", "both_bad", "tie (both bad)")
-            ),
-        },
-        "lmsys/chatbot_arena_conversations, lmarena-ai/arena-human-preference-140k",
-    ),
-    known(
-        "response_a_b",
-        "annotated",
-        {"prompt": "prompt", "output_1": "response_a", "output_2": "response_b", "preference": _A_OR_B},
-        "two answers and a winner",
-    ),
-    known(
-        "question_a_b",
-        "annotated",
-        {"prompt": "question", "output_1": "response_a", "output_2": "response_b", "preference": _A_OR_B},
-        "two answers and a winner",
-    ),
-    known(
-        "preference_collection",
-        "annotated",
-        {
-            "prompt": "orig_instruction",
-            "output_1": "orig_response_A",
-            "output_2": "orig_response_B",
-            "preference": verdict("orig_preference", ("A",), ("B",), ("TIE",)),
-        },
-        "prometheus-eval/Preference-Collection",
-    ),
-    known(
-        "distilabel_ratings",
-        "scored",
-        {"prompt": "instruction", "responses": "generations", "scores": "ratings"},
-        "distilabel, UltraFeedback task",
-        without=("chosen", "rejected"),
     ),
 )

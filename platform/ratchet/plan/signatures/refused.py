@@ -5,7 +5,6 @@ from __future__ import annotations
 from ratchet.plan.signatures.signature import Signature, refused
 
 _SIDES = ("chosen", "rejected", "completion", "response", "output", "answer")
-
 REFUSED: tuple[Signature, ...] = (
     refused(
         "helpsteer2_ratings",
@@ -37,10 +36,65 @@ REFUSED: tuple[Signature, ...] = (
         "lmsys/lmsys-arena-human-preference-55k",
     ),
     refused(
+        "segments",
+        ("segments",),
+        "these are pieces of text, each marked as trained or not: give the dialogue as `messages`",
+        "axolotl, input_output",
+        types={"segments": "list"},
+        without=("messages", "conversations", *_SIDES),
+    ),
+    refused(
+        "embedding_triplets",
+        ("anchor", "positive"),
+        "these are texts that are near to each other, for a model of embeddings",
+        "sentence-transformers",
+        without=("prompt", "messages"),
+    ),
+    refused(
+        "message_trees",
+        ("message_id", "role", "text"),
+        "these are single messages of trees: join each path into `messages`, or take one of the sets of pairs that "
+        "others made of them",
+        "OpenAssistant/oasst1, oasst2",
+    ),
+    refused(
+        "translations",
+        ("translation",),
+        "these are texts in two languages, and no prompt that asks for a translation: write the prompts",
+        "WMT and OPUS sets",
+        types={"translation": "object"},
+        without=("prompt", "instruction", "messages", *_SIDES),
+    ),
+    refused(
+        "prm800k",
+        ("question", "label"),
+        "these are steps of an answer, each marked right or wrong, for a reward model of steps",
+        "openai/prm800k",
+        types={"question": "object", "label": "object"},
+    ),
+)
+
+# These say little of themselves, so all others come before them.
+VAGUE: tuple[Signature, ...] = (
+    refused(
         "text_alone",
         ("text",),
         "these are whole texts: it is not said where the prompt ends and the answer begins",
         "TRL, language modelling; timdettmers/openassistant-guanaco",
         without=("prompt", "question", "instruction", "input", "messages", "conversations", "label", *_SIDES),
+    ),
+    refused(
+        "summaries",
+        ("summary",),
+        "these are texts and their summaries, and no prompt that asks for one: write the prompts",
+        "axolotl, summarizetldr; CNN/DailyMail, XSum, SAMSum",
+        without=("prompt", "instruction", "question", "messages", "conversations", *_SIDES),
+    ),
+    refused(
+        "text_classes",
+        ("text", "label"),
+        "these are texts with a class, and no answer: write prompts and answers",
+        "stanfordnlp/imdb, ag_news",
+        without=("prompt", "instruction", "question", "messages", "conversations", *_SIDES),
     ),
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ratchet.plan.signatures.demonstrations import DEMONSTRATIONS
+from ratchet.plan.signatures.judged import JUDGED
 from ratchet.plan.signatures.pairs import PAIRS
-from ratchet.plan.signatures.refused import REFUSED
+from ratchet.plan.signatures.refused import REFUSED, VAGUE
+from ratchet.plan.signatures.sides import SIDES
 from ratchet.plan.signatures.signature import Signature
 
-SIGNATURES: tuple[Signature, ...] = (*REFUSED, *PAIRS, *DEMONSTRATIONS)
+SIGNATURES: tuple[Signature, ...] = (*REFUSED, *PAIRS, *JUDGED, *SIDES, *DEMONSTRATIONS, *VAGUE)
