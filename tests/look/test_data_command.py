@@ -124,3 +124,72 @@ def test_what_two_answers_of_one_question_say_is_found(tmp_path: Path, capsys: p
     main(["data", file])
     text = capsys.readouterr().out
     assert "WARNS  rows: 6 comparisons are decided both ways" in text and "not found: " in text
+
+
+def test_a_fault_is_said_once_and_names_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = tmp_path / "absent.jsonl"
+    assert main(["data", str(absent)]) == 3
+    said = "".join(capsys.readouterr().out.split())  # whatever the width
+    assert said.count("nosuchfileorfolder") == 1 and f"{absent}:nosuch" in said and "1reason" in said
+    assert "lengths" not in said, "nothing is said of lengths where nothing was read"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rows.jsonl", "--max-length", "0"], "--max-length"),
+        (["rows.jsonl", "--model", "./absent"], "no such folder"),
+        (["rows.jsonl", "--model", ""], "no such folder"),
+        (["rows.jsonl", "--rows", "0"], "--rows"),
+        (["plan.yaml", "rows.jsonl"], "alone"),
+        (["plan.yaml", "--model", "some/model"], "--model goes with files"),
+        (["plan.yaml", "--max-length", "9"], "--max-length goes with files"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("rows.jsonl"), pairs(30))
+    assert main(["data", *words]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err.splitlines()[0] and captured.out == ""
+
+
+PLAN = """\
+name: shared
+model: {name: some/model}
+data:
+  some: {path: some.jsonl, held_out: 0}
+  more: {path: more.jsonl, held_out: 0}
+  test: {path: test.jsonl, held_out: 0.99}
+stages:
+  align: {kind: dpo, data: [some, more], batch: 4, learning_rate: 1e-3}
+  after: {kind: dpo, data: [test], batch: 4, learning_rate: 1e-3}
+cluster: {storage: out}
+"""
+
+
+def test_what_sources_share_is_a_verdict_where_it_does_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`some` and `more` have 5 rows in common, and `test` holds out rows of `some`."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"Is {i} even?", "chosen": f"See {i}.", "rejected": f"No, {i}!"} for i in range(120)]
+    write_rows(Path("some.jsonl"), rows[:20])
+    write_rows(Path("more.jsonl"), rows[15:40])
+    write_rows(Path("test.jsonl"), [*rows[:3], *rows[40:]])
+    Path("plan.yaml").write_text(PLAN)
+    _, report = report_of(capsys, "plan.yaml")
+    shared = {
+        (one["left"], one["right"], one["held_out"]): (one["pairs"], one["prompts"]) for one in report["overlaps"]
+    }
+    assert shared["some", "more", False] == (5, 5)
+    held = shared.get(("some", "test", True), (0, 0))[0]
+    assert held + shared.get(("some", "test", False), (0, 0))[0] == 3
+    said = [one["says"] for one in report["verdicts"] if one["code"] == "overlap"]
+    assert "some and more share 5 pairs and 5 prompts: gains on one may be memory of the other" in said
+    assert held and any(one.startswith(f"some trains on {held} pairs") for one in said)
+    assert len(said) == 2, "stages one after another may see the same pairs"
+    main(["data", "plan.yaml"])
+    assert "5 pairs and 5 prompts of some are in the train part of more" in capsys.readouterr().out

@@ -118,7 +118,8 @@ def test_any_part_may_be_missing(gone: str) -> None:
 @pytest.mark.parametrize(("held_out", "shown"), [(False, "helpful"), (True, "helpful (held out)")])
 def test_an_overlap_names_the_records_of_both_sources(held_out: bool, shown: str) -> None:
     found = SourceOverlap("quiz", "helpful", 3, 41, held_out)
-    made = tables_data.overlap(read_report(bare(sources=example()["sources"], overlap=[dataclasses.asdict(found)])))
+    report = read_report(bare(sources=example()["sources"], overlap=[dataclasses.asdict(found)]))
+    made = tables_data.overlap(report.overlap, {source.name: source.record for source in report.sources})
     assert made is not None
     (row,) = made.rows
     assert [cell.text for cell in row.cells] == ["quiz", shown, "3", "41"]

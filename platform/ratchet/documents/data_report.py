@@ -7,10 +7,10 @@ Shares are from 0 to 1. Lengths are in `unit` of their source: tokens, or charac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from ratchet.documents.report import EditDistance
+from ratchet.documents.report import EditDistance, SourceOverlap
 from ratchet.documents.token_use import TokenUse
 
 Gravity = Literal["stops", "warns", "notes"]
@@ -52,6 +52,19 @@ class DataAnalysis:
     places: tuple[DataPlace, ...] = ()
 
 
+DRAWN = frozenset({"twins-in-characters"})
+"""Codes of analyses that say no more than their histogram."""
+_ALWAYS = frozenset({"near-twins", "length-bias", "prompts", "languages"})
+"""Codes of analyses that say something of any data."""
+
+
+def told(analyses: Sequence[DataAnalysis]) -> tuple[list[DataAnalysis], list[str]]:
+    """Return the analyses that say something and are no verdict, and the codes of what was not found."""
+    notes = [one for one in analyses if one.gravity == "notes" and one.code not in DRAWN]
+    found = [one for one in notes if one.count or one.code in _ALWAYS]
+    return found, [one.code for one in notes if one not in found]
+
+
 @dataclasses.dataclass(frozen=True)
 class DataVerdict:
     """A line of the head of the report; `source` is empty where it is of the plan as a whole."""
@@ -61,6 +74,7 @@ class DataVerdict:
     source: str
     says: str
     do: str = ""
+    places: tuple[DataPlace, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +116,12 @@ class SourceLengths:
     to_lose: Mapping[str, int] = dataclasses.field(default_factory=dict)
     edges: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
+
+
+def room_in_words(lengths: SourceLengths, unit: Unit) -> str:
+    """Return which lengths hold every pair, and all but a few."""
+    room = [f"{length:,}{f' all but {said}' if '%' in said else ''}" for said, length in lengths.to_lose.items()]
+    return f"{room[0]} {unit} hold every pair, {', '.join(room[1:])} (prompt and longer answer)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +186,10 @@ class SourceData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """All of it. `tokenizer` says how texts became tokens, or why they did not; `created` is UTC, ISO 8601."""
+    """All of it. `tokenizer` says how texts became tokens, or why they did not; `created` is UTC, ISO 8601.
+
+    `overlaps` are sources that share pairs or prompts, harmless or not; those that do harm are verdicts, too.
+    """
 
     title: str
     ratchet: str
@@ -174,9 +197,19 @@ class DataReport:
     tokenizer: str
     verdicts: tuple[DataVerdict, ...]
     sources: tuple[SourceData, ...]
+    overlaps: tuple[SourceOverlap, ...] = ()
     token_use: tuple[TokenUse, ...] = ()
 
     @property
     def stops(self) -> bool:
         """Whether a run would end for its data."""
         return any(one.gravity == "stops" for one in self.verdicts)
+
+    @property
+    def outcome(self) -> str:
+        """What a run would make of the data, in a line without its full stop."""
+        stops, warns = (sum(one.gravity == gravity for one in self.verdicts) for gravity in ("stops", "warns"))
+        said = "nothing here would stop a run"
+        if stops:
+            said = f"a run would stop, for {stops} reason{'s' * (stops > 1)}"
+        return f"{said}; {warns} thing{'s' * (warns > 1)} to decide on" if warns else said

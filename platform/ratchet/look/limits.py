@@ -64,7 +64,9 @@ def length_limit(read: ReadSource, written: Written, policy: Policy, stages: Seq
 def fault_line(error: RatchetError, source: str) -> DataVerdict:
     """Return an error that a run would end with as a line of the report."""
     said = error.what.splitlines()[0]
-    return DataVerdict("stops", error.code, source, said, error.fix)
+    # A key of the source says no more than its name, which stands before the line.
+    where = f"{error.where}: " if error.where and not error.where.startswith("data.") else ""
+    return DataVerdict("stops", error.code, source, where + said, error.fix)
 
 
 def _caught(source: str, check: Callable[[], None]) -> Iterator[DataVerdict]:

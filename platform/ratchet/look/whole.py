@@ -22,6 +22,7 @@ from ratchet.look.limits import fault_line, length_faults, length_limit, reading
 from ratchet.look.rows import ReadSource, read_facts, read_whole, where_of
 from ratchet.look.shown import drawn_pairs, shown_pair
 from ratchet.look.tokenizer import FoundTokenizer, find_tokenizer
+from ratchet.pairs.ids import overlaps_of
 from ratchet.pairs.quality import pair_look
 from ratchet.pairs.source import Item
 from ratchet.pairs.tokens import Policy
@@ -29,6 +30,7 @@ from ratchet.pipeline.advice import advise
 from ratchet.pipeline.graph import preference_sources
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.prepare import one_sided, used_sources
+from ratchet.pipeline.shared_rows import harm_of
 from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
@@ -88,6 +90,7 @@ def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
     report = _look(asked, plan.model)
     sides = {one.name: one.demonstrations for one in report.sources if not one.problem}
     more = [fault_line(one_sided(name), name) for name in preference_sources(plan) if sides.get(name)]
+    more += [DataVerdict("warns", "overlap", "", said) for _, said in harm_of(plan, report.overlaps)]
     read = used_sources(plan)
     more += [
         DataVerdict("notes", "unused", name, "no stage or suite uses this source", "take it out, or name it in a stage")
@@ -141,6 +144,7 @@ def _look(asked: LookedAt, model: ModelSpec | None) -> DataReport:
                 said = [fault_line(one, name)]
             sources.append(data)
             verdicts += said
+        overlaps = overlaps_of(folders) if len(folders) > 1 else []
     return DataReport(
         title=asked.title,
         ratchet=__version__,
@@ -148,6 +152,7 @@ def _look(asked: LookedAt, model: ModelSpec | None) -> DataReport:
         tokenizer=by.said,
         verdicts=worst_first(verdicts),
         sources=tuple(sources),
+        overlaps=tuple(overlaps),
     )
 
 
@@ -194,7 +199,7 @@ def _source(
         analyses=one.analyses,
     )
     said = [
-        DataVerdict(found.gravity, found.code, read.name, found.says, found.do)
+        DataVerdict(found.gravity, found.code, read.name, found.says, found.do, found.places)
         for found in one.analyses
         if found.gravity != "notes"
     ]

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from ratchet.documents.data_report import (
-    GRAVITIES,
+    DRAWN,
     DataAnalysis,
     DataPlace,
     DataReport,
@@ -17,7 +17,11 @@ from ratchet.documents.data_report import (
     ShownToken,
     SourceData,
     SourceLengths,
+    Unit,
+    room_in_words,
+    told,
 )
+from ratchet.documents.report import EditDistance, SourceOverlap
 from ratchet.documents.token_use import use_in_words
 from ratchet.report.figures import many, on_one_line
 
@@ -29,6 +33,7 @@ _PIECES = {"head": 260, "tail": 90}
 """Characters of a prompt or answer that are shown, from its beginning and end."""
 _SCORED = ("[[", "]]")
 _KINDS = {"template": ("‹", "›"), "thoughts": ("{", "}"), "prefix": ("(", ")"), "text": ("", "")}
+_BARS = " ▁▂▃▄▅▆▇█"
 _COLOURS = {"template": "36", "thoughts": "35", "prefix": "33", "text": ""}
 LEGEND = "¦ parts tokens; [[scored by the loss]]; ‹the template's›; {thoughts}; (given prefix)"
 _COLOUR_LEGEND = (
@@ -38,37 +43,52 @@ _COLOUR_LEGEND = (
 
 def report_lines(report: DataReport, *, colour: bool = False) -> list[str]:
     """Return the lines of a report; `colour` marks tokens by the colours of a terminal."""
-    counts = [f"{sum(one.gravity == key for one in report.verdicts)} {said}" for key, said in _HEADS.items()]
-    lines = _wrapped("", f"{report.title}: {many(len(report.sources), 'source')}; {', '.join(counts)}")
-    lines += _wrapped("", report.tokenizer)
+    lines = _wrapped("", f"{report.title}, {many(len(report.sources), 'source')}: {report.outcome}")
+    if any(source.lengths is not None for source in report.sources):
+        lines += _wrapped("", report.tokenizer)
     if report.verdicts:
         lines.append("")
     for one in report.verdicts:
         lines += _verdict(one)
     for source in report.sources:
         lines += ["", *_source(source, colour=colour)]
+    if report.overlaps:
+        lines += ["", "what sources share", *(line for one in report.overlaps for line in _overlap(one))]
     if report.token_use:
         lines += ["", "tokens that training computes"]
         lines += [line for use in report.token_use for said in use_in_words(use) for line in _wrapped(_INDENT, said)]
     return lines
 
 
-_HEADS = {"stops": "would stop a run", "warns": "to decide on", "notes": "to know"}
 _WORDS = {"stops": "STOPS", "warns": "WARNS", "notes": "notes"}
 
 
 def _verdict(one: DataVerdict) -> Iterator[str]:
     head = f"{_WORDS[one.gravity]:<6} {one.source + ': ' if one.source else ''}"
-    yield from _wrapped("", head + one.says, hang=" " * 7)
+    rows = f" ({_rows(one.places)})" if one.places else ""
+    yield from _wrapped("", head + one.says + rows, hang=" " * 7)
     if one.do:
         yield from _wrapped(" " * 7, f"→ {one.do}", hang=" " * 9)
+
+
+def _rows(places: Sequence[DataPlace]) -> str:
+    return ", ".join(f"{place.file}:{place.row}" for place in places[:2])
+
+
+def _overlap(one: SourceOverlap) -> Iterator[str]:
+    part = "held-out part" if one.held_out else "train part"
+    said = f"{one.pairs:,} pairs and {one.prompts:,} prompts of {one.left} are in the {part} of {one.right}"
+    yield from _wrapped(_INDENT, said, hang=_INDENT * 2)
 
 
 def _source(source: SourceData, *, colour: bool) -> Iterator[str]:
     yield from _wrapped("", f"{source.name}: {source.where}", hang=_INDENT)
     if source.problem:
-        for line in source.problem.splitlines():
-            yield from _wrapped(_INDENT, line.strip(), hang=_INDENT * 2)
+        # The first line and the remedy stand at the head of the report.
+        more = source.problem.splitlines()[1:-1]
+        yield from _fact("rows", "not read" + ":" * bool(more))
+        for line in more:
+            yield from _wrapped(" " * (_FACTS + 2), line.strip(), hang=" " * (_FACTS + 4))
         return
     read = f"{source.read:,} read = {source.kept:,} kept + {sum(source.skipped.values()):,} skipped"
     yield from _fact("rows", f"{read}; {source.train:,} to train on, {source.heldout:,} held out")
@@ -92,14 +112,26 @@ def _source(source: SourceData, *, colour: bool) -> Iterator[str]:
 
 
 def _analyses(analyses: Sequence[DataAnalysis]) -> Iterator[str]:
-    """Yield what was found, the worst first, with rows to look at; then the names of what was not."""
-    found = [one for one in analyses if one.count]
-    for one in sorted(found, key=lambda one: GRAVITIES.index(one.gravity)):
-        mark = "" if one.gravity == "notes" else f"{_WORDS[one.gravity]}: "
-        rows = ", ".join(f"{place.file}:{place.row}" for place in one.places[:2])
-        yield from _wrapped(_INDENT, f"{one.code}: {mark}{one.says}{f' ({rows})' if rows else ''}", hang=_INDENT * 3)
-    if absent := [one.code for one in analyses if not one.count]:
+    """Yield what was found and is no verdict, with rows to look at; then the names of what was not found."""
+    for one in analyses:
+        if one.distances is not None and any(one.distances.counts):
+            yield from _fact(*_distances(one.code, one.distances))
+    found, absent = told(analyses)
+    for one in found:
+        rows = f" ({_rows(one.places)})" if one.places else ""
+        yield from _wrapped(_INDENT, f"{one.code}: {one.says}{rows}", hang=_INDENT * 3)
+    if absent:
         yield from _wrapped(_INDENT, f"looked for, and not found: {', '.join(absent)}", hang=_INDENT * 3)
+
+
+def _distances(code: str, one: EditDistance) -> tuple[str, str]:
+    """Return the name and the bars of a histogram of edit distances."""
+    most = max(one.counts)
+    # A bin that holds anything has a bar.
+    bars = "".join(_BARS[-(-count * (len(_BARS) - 1) // most)] for count in one.counts)
+    median = "" if one.median is None else f"; half of the pairs less than {one.median:.0%}"
+    units = "characters" if code in DRAWN else "words"
+    return "" if code in DRAWN else "differ in", f"{units:<11}0 % {bars} 100 %{median}"
 
 
 def _tally(counts: Mapping[str, int]) -> str:
@@ -116,19 +148,18 @@ def on_one_line_after(indent: str, text: str) -> str:
     return indent + on_one_line(text, WIDTH - len(indent))
 
 
-def _lengths(lengths: SourceLengths, unit: str) -> Iterator[str]:
+def _lengths(lengths: SourceLengths, unit: Unit) -> Iterator[str]:
     heads = ("least", "half", "90 %", "95 %", "99 %", "most")
     yield from _fact("lengths", f"{unit:<10}" + "".join(f"{head:>9}" for head in heads))
     for part, one in lengths.parts.items():
         values = (one.least, one.p50, one.p90, one.p95, one.p99, one.most)
         yield " " * (_FACTS + 2) + f"{part:<10}" + "".join(f"{value:>9,}" for value in values)
-    lose = ", ".join(f"{said}{'' if '%' in said else ' pairs'}: {length:,}" for said, length in lengths.to_lose.items())
-    yield from _fact("to lose", f"{lose} {unit} (prompt and longer answer)")
+    yield from _fact("room", room_in_words(lengths, unit))
     about = "" if unit == "tokens" else "about "
     for limit in lengths.limits:
         share = f"{limit.lost / limit.of:.1%}" if limit.of else "0 %"
-        said = f"{', '.join(limit.stages)}: max_length {limit.max_length:,} with overlong: {limit.overlong} loses "
-        said += f"{about}{limit.lost:,} of {limit.of:,} ({share}; {limit.allowed:.0%} may be)"
+        said = f"{', '.join(limit.stages)}: max_length {limit.max_length:,} with overlong: {limit.overlong} leaves out "
+        said += f"{about}{limit.lost:,} of {limit.of:,} ({share}; the limit is {limit.allowed:.0%})"
         yield from _fact("limit", said + (f" and trims {limit.trimmed:,} prompts" if limit.trimmed else ""))
 
 

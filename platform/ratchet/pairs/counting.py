@@ -11,6 +11,8 @@ from ratchet.pairs.pair import PreferencePair
 
 _PLACES = 5
 _SHOWN = 100
+_FEW = 0.01
+"""Share of pairs up to which a fault of texts is a note."""
 _NORMAL_95 = 1.959963984540054
 """The 97.5th percentile of the normal distribution."""
 
@@ -54,17 +56,18 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 def found_of(pairs: int, looked_for: Iterable[tuple[str, PlacedCount, str, str]]) -> Iterator[DataAnalysis]:
     """Yield an analysis for each tally of (code, tally, what such pairs do, remedy) that found something.
 
-    One with a remedy warns.
+    One with a remedy warns, where more than 1 % of pairs show it: a handful is worth knowing, and no decision.
     """
     for code, found, what, do in looked_for:
         if found.count:
+            warns = bool(do) and found.count > _FEW * pairs
             yield DataAnalysis(
                 code=code,
-                gravity="warns" if do else "notes",
+                gravity="warns" if warns else "notes",
                 count=found.count,
                 of=pairs,
                 counted="pairs",
                 says=f"{of_all(found.count, pairs)} {what}",
-                do=do,
+                do=do if warns else "",
                 places=found.places,
             )

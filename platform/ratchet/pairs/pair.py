@@ -35,12 +35,14 @@ class Turn:
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts in it, in the order in which a model would write them."""
+        if self.reasoning is None and self.tool_calls is None:  # most turns are text alone
+            return (self.content,) if self.content else ()
         return tuple(text for text in (self.reasoning, self.content, self.tool_calls) if text)
 
     @property
     def text(self) -> str:
         """All its texts as one, a blank line between them."""
-        return "\n\n".join(self.texts)
+        return self.content if self.reasoning is None and self.tool_calls is None else "\n\n".join(self.texts)
 
 
 def answer_turn(text: str) -> Turn:

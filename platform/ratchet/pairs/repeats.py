@@ -63,14 +63,14 @@ class RepeatLook:
             of,
             "are an earlier pair but for case, blanks, punctuation of the prompt, or the system turn",
         )
-        said = f"{of:,} pairs have {self._prompts:,} prompts, {self._keys:,} of them apart in more than form"
+        said = f"{of:,} pairs have {self._prompts:,} prompts, which open in {self._keys:,} ways"
         yield DataAnalysis(
             code="prompts",
             gravity="notes",
             count=self._like_prompts.count,
             of=self._prompts,
             counted="prompts",
-            says=f"{said}; prompts that are alike, and dialogues that open alike, share a side of the split",
+            says=f"{said}; those that open alike (case, blanks and punctuation aside) share a side of the split",
             figures={"prompts": self._prompts, "apart": self._keys},
             places=self._like_prompts.places,
         )

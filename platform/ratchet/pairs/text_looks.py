@@ -75,8 +75,13 @@ class MarkLook:
 
     def add(self, pair: PreferencePair) -> None:
         self._pairs += 1
-        answers = _marks(pair.chosen.text) | (set() if pair.rejected is None else _marks(pair.rejected.text))
-        names = answers.union(*(_marks(turn.text) for turn in pair.prompt))
+        asked = [turn.text for turn in pair.prompt]
+        answered = [pair.chosen.text] if pair.rejected is None else [pair.chosen.text, pair.rejected.text]
+        every = "\n".join((*asked, *answered))
+        if not any(head in every for head in _HEADS):
+            return
+        answers = set[str]().union(*map(_marks, answered))
+        names = answers.union(*map(_marks, asked))
         if not names:
             return
         self._found.add(pair, " ".join(sorted(names)))
@@ -102,7 +107,7 @@ class MarkLook:
 
 
 def _marks(text: str) -> set[str]:
-    return {_name(one) for one in _MARKS.findall(text)} if any(head in text for head in _HEADS) else set()
+    return {_name(one) for one in _MARKS.findall(text)}
 
 
 def _name(mark: str) -> str:
@@ -184,18 +189,24 @@ class ScriptLook:
             self._other.add(pair, pair.chosen.text)
 
     def analyses(self) -> Iterator[DataAnalysis]:
-        most = ", ".join(f"{name} {count / self._pairs:.1%}" for name, count in self._names.most_common(6))
+        most = ", ".join(f"{_spoken(name)} {count / self._pairs:.1%}" for name, count in self._names.most_common(6))
         yield DataAnalysis(
             code="languages",
             gravity="notes",
             count=self._other.count,
             of=self._pairs,
             counted="pairs",
-            says=f"chosen answers by script and language: {most or 'none'}; "
+            says=f"chosen answers are {most or 'none'}; "
             f"{of_all(self._other.count, self._pairs)} answer in another script than the prompt's",
             figures=dict(self._names.most_common()),
             places=self._other.places,
         )
+
+
+def _spoken(name: str) -> str:
+    """Return the name of a language where it is known, else of the script, in words."""
+    script, _, language = name.partition(", ")
+    return language or {"Latin": "in Latin letters", "none": "without letters"}.get(script, script)
 
 
 def language_of(text: str) -> str:

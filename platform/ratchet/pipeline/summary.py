@@ -29,7 +29,6 @@ from ratchet.documents.report import (
     Effect,
     Hardware,
     Report,
-    SourceOverlap,
     SourceSummary,
     SourceTokens,
     StepSummary,
@@ -39,8 +38,9 @@ from ratchet.pairs.ids import overlaps_of
 from ratchet.pipeline.advice import advise
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import Step
+from ratchet.pipeline.shared_rows import harm_of
 from ratchet.pipeline.step_folder import unchanged
-from ratchet.plan.stage_kinds import reads_pairs, trains
+from ratchet.plan.stage_kinds import trains
 from ratchet.plan.training import TrainingStage
 from ratchet.reference.share import interval_of
 from ratchet.store.codec import from_values
@@ -77,7 +77,7 @@ def summarise(run: Run, steps: list[Step], scores: Sequence[ModelScores], text: 
             *_unshared(run, steps),
             *filter(None, map(costly_order, uses)),
             *notable_events(run, steps),
-            *_overlap_warnings(run, overlaps),
+            *(said for _, said in harm_of(run.plan, overlaps)),
         ),
     )
 
@@ -301,16 +301,3 @@ def notable_events(run: Run, steps: Sequence[Step]) -> list[str]:
     }
     known = [(name, event) for name, facts in training.items() if facts for event in read_events(facts["events"])]
     return [f"{name}: {event.what}" for name, event in known if EVENTS[event.code].must_know]
-
-
-def _overlap_warnings(run: Run, overlaps: list[SourceOverlap]) -> list[str]:
-    """Warn where a stage's chunks share pairs or prompts, or one source trains on what another holds out."""
-    stages = [set(stage.shares()) for stage in run.plan.stages.values() if reads_pairs(stage)]
-    found = []
-    for one in overlaps:
-        shared = f"{one.pairs} pairs and {one.prompts} prompts"
-        if one.held_out:
-            found.append(f"{one.left} trains on {shared} that {one.right} holds out: its held-out figures flatter")
-        elif any({one.left, one.right} <= names for names in stages):
-            found.append(f"{one.left} and {one.right} share {shared}: gains on one may be memory of the other")
-    return found

@@ -40,7 +40,12 @@ def loose_model(model: str | None) -> ModelSpec | None:
     """Return the model of a folder, or of a name on the hub; None where none is named. Raises PlanError."""
     if model is None:
         return None
-    found: ModelSpec = _made(ModelSpec, {"path": model} if Path(model).expanduser().is_dir() else {"name": model})
+    if model and Path(model).expanduser().is_dir():
+        found: ModelSpec = _made(ModelSpec, {"path": model})
+    elif not model or model[0] in "./~" or model.count("/") > 1:
+        raise PlanError(f"{model}: no such folder", where="--model", fix="give a model's folder, or a hub name")
+    else:
+        found = _made(ModelSpec, {"name": model})
     return found
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
-from ratchet.documents.data_report import DataPlace, DataReport, SourceData
+from ratchet.documents.data_report import DataPlace, DataReport, SourceData, room_in_words, told
 from ratchet.report import figures as fig
 from ratchet.report.charts.data import draw_edit_distance, draw_lengths
-from ratchet.report.parts import Callout, Chart, Page, PageTable, Section, amount, row, table, text
-from ratchet.report.tables.data import token_use
+from ratchet.report.parts import Callout, Chart, Facts, Page, PageTable, Section, amount, row, table, text
+from ratchet.report.tables.data import overlap, token_use
 
 _HEADS = {"stops": "Would stop a run", "warns": "To decide on", "notes": "To know"}
 
@@ -17,18 +18,21 @@ _HEADS = {"stops": "Would stop a run", "warns": "To decide on", "notes": "To kno
 def data_page(report: DataReport) -> Page:
     """Return the page of a data report."""
     sections = [one for number, source in enumerate(report.sources) for one in _sections(number, source)]
+    if (shared := overlap(report.overlaps, {})) is not None:
+        sections.append(Section("overlap", "What sources share", tables=(shared,)))
     use = token_use(report.token_use)
     if use is not None:
         sections.append(Section("tokens", "Tokens that training computes", tables=(use,)))
-    stops = sum(one.gravity == "stops" for one in report.verdicts)
-    said = f"{stops} of these lines would stop a run" if stops else "Nothing here would stop a run"
     return Page(
         title=report.title,
-        lead=(f"{said}. {report.tokenizer[:1].upper()}{report.tokenizer[1:]}.",),
+        lead=(f"{_sentence(report.outcome)}. {_sentence(report.tokenizer)}.",),
         made=f"{report.created} · ratchet {report.ratchet}",
         callouts=tuple(
             Callout(
-                ": ".join(filter(None, (_HEADS[one.gravity], one.source))), one.says, one.do, one.gravity == "stops"
+                ": ".join(filter(None, (_HEADS[one.gravity], one.source))),
+                one.says + (f" ({_rows(one.places)})" if one.places else ""),
+                _sentence(one.do),
+                one.gravity == "stops",
             )
             for one in report.verdicts
         ),
@@ -69,19 +73,22 @@ def _headline(report: DataReport) -> PageTable | None:
 def _sections(number: int, source: SourceData) -> Iterator[Section]:
     key = f"source-{number}"
     if source.problem:
-        yield Section(key, source.name, source.where, findings=tuple(source.problem.splitlines()))
+        # The first line and the remedy stand at the head of the page.
+        more = source.problem.splitlines()[1:-1]
+        yield Section(key, source.name, f"{source.where}. Not read.", findings=tuple(more))
         return
     columns = f" Read: {', '.join(source.read_columns)}." if source.read_columns else ""
     columns += f" Not read: {', '.join(source.unread_columns)}." if source.unread_columns else ""
     gives = "demonstrations" if source.demonstrations else "pairs"
     whole = "" if source.whole else " These are some rows from all over it, not all."
-    tables = (_left_out(source), _lengths(source), _limits(source), _analyses(source))
+    tables = (_lengths(source), _limits(source))
     yield Section(
         key,
         source.name,
         f"{source.where}. Layout {source.layout}, which gives {gives}.{columns}{whole}",
         tables=tuple(one for one in tables if one is not None),
         charts=functools.partial(_charts, number, source),
+        facts=(Facts("Left out", tuple(_left_out(source))), Facts("What was looked for", tuple(_found(source)))),
         legend="Left of the grey line answers are near twins. A limit that costs pairs is red.",
     )
     if source.shown:
@@ -102,26 +109,23 @@ def _charts(number: int, source: SourceData) -> Sequence[Chart | None]:
     return found
 
 
-def _left_out(source: SourceData) -> PageTable | None:
-    """Why rows give no pair, and pairs no tokens, with the first of each."""
+def _left_out(source: SourceData) -> Iterator[tuple[str, str]]:
+    """Yield why rows give no pair, and pairs no tokens, with the first of each."""
     looked_at: tuple[tuple[str, Mapping[str, int], Sequence[DataPlace], int], ...] = (
-        ("reading", source.skipped, source.first_skipped, source.read),
-        ("tokens", source.refused, source.first_refused, source.kept),
+        ("rows", source.skipped, source.first_skipped, source.read),
+        ("pairs, when they become tokens", source.refused, source.first_refused, source.kept),
     )
-    rows = [
-        row(
-            [
-                text("at", where),
-                text("reason", reason),
-                amount("rows", fig.count(count)),
-                amount("share", fig.percent(count / of if of else None), "%"),
-                text("such as", _places([one for one in places if one.text.startswith(reason)])),
-            ]
-        )
-        for where, reasons, places, of in looked_at
-        for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
-    ]
-    return table(rows, title="Left out")
+    for what, reasons, places, of in looked_at:
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+            such = _places(
+                [
+                    dataclasses.replace(one, text=one.text.removeprefix(reason).lstrip(": "))
+                    for one in places
+                    if one.text.startswith(reason)
+                ]
+            )
+            share = fig.percent(count / of if of else None)
+            yield reason, f"{fig.count(count)} {what} ({share} %){such and f', such as {such}'}"
 
 
 def _lengths(source: SourceData) -> PageTable | None:
@@ -146,8 +150,7 @@ def _lengths(source: SourceData) -> PageTable | None:
         )
         for part, one in source.lengths.parts.items()
     ]
-    lose = ", ".join(f"{said}: {length:,}" for said, length in source.lengths.to_lose.items())
-    return table(rows, f"Total: prompt and longer answer. Limits that would lose such a share: {lose}.", "Lengths")
+    return table(rows, f"{_sentence(room_in_words(source.lengths, source.unit))}.", "Lengths")
 
 
 def _limits(source: SourceData) -> PageTable | None:
@@ -170,22 +173,20 @@ def _limits(source: SourceData) -> PageTable | None:
     return table(rows, title="What each limit costs")
 
 
-def _analyses(source: SourceData) -> PageTable | None:
-    rows = [
-        row(
-            [
-                text("looked for", one.code),
-                amount("found", fig.count(one.count)),
-                amount("of", fig.count(one.of)),
-                text("counted", one.counted),
-                text("says", one.says),
-                text("such as", _places(one.places)),
-            ],
-            muted=not one.count,
-        )
-        for one in source.analyses
-    ]
-    return table(rows, title="What was looked for")
+def _found(source: SourceData) -> Iterator[tuple[str, str]]:
+    found, absent = told(source.analyses)
+    for one in found:
+        yield one.code, one.says + (f" ({_places(one.places)})" if one.places else "")
+    if absent:
+        yield "not found", ", ".join(absent)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _rows(places: Sequence[DataPlace]) -> str:
+    return ", ".join(f"{one.file}:{one.row}" for one in places[:2])
 
 
 def _places(places: Sequence[DataPlace]) -> str:

@@ -190,7 +190,7 @@ def run_sections(report: Report) -> list[Section]:
             "overlap",
             "Overlap between sources",
             "Pairs and prompts that stand in more than one source.",
-            tables_data.overlap(report),
+            tables_data.overlap(report.overlap, {source.name: source.record for source in report.sources}),
         ),
         section("steps", "Steps", "", tables.steps(report), tables.merges(report)),
         section(

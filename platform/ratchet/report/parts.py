@@ -108,11 +108,19 @@ Charts = Callable[[], Sequence[Chart | None]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Facts:
+    """Names with what is said of each: sentences, which would be too wide for a table on a phone."""
+
+    title: str
+    said: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A part of a page: what it is about, then its cautions, charts, tables, and at most one drawing.
 
     `findings` are paragraphs that say what came out; `text` only explains. Charts are drawn when the page is, since
-    Markdown has none; `legend` says how to read them. `pairs` are shown token by token, on the page alone.
+    Markdown has none; `legend` says how to read them. `facts`, and `pairs` token by token, are on the page alone.
     """
 
     key: str
@@ -124,6 +132,7 @@ class Section:
     charts: Charts = tuple
     legend: str = ""
     drawing: Drawing | None = None
+    facts: tuple[Facts, ...] = ()
     pairs: tuple[ShownPair, ...] = ()
 
 

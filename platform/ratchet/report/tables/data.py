@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ratchet.documents.heldout import HeldOutScores
-from ratchet.documents.report import LOW_EDIT_DISTANCE, Report
+from ratchet.documents.report import LOW_EDIT_DISTANCE, Report, SourceOverlap
 from ratchet.documents.token_use import TokenUse
 from ratchet.report import figures as fig
 from ratchet.report.parts import Cell, PageTable, amount, model_cell, row, table, text
@@ -99,9 +99,8 @@ def token_use(uses: Sequence[TokenUse]) -> PageTable | None:
     return table(rows, note)
 
 
-def overlap(report: Report) -> PageTable | None:
-    """Pairs and prompts that stand in two sources."""
-    records = {source.name: source.record for source in report.sources}
+def overlap(overlaps: Sequence[SourceOverlap], records: Mapping[str, str]) -> PageTable | None:
+    """Pairs and prompts that stand in two sources; `records` are those of the sources, where they have any."""
     rows = [
         row(
             [
@@ -112,7 +111,7 @@ def overlap(report: Report) -> PageTable | None:
             ],
             *(records.get(name, "") for name in (one.left, one.right)),
         )
-        for one in report.overlap
+        for one in overlaps
         if one.pairs or one.prompts
     ]
     return table(rows)
