@@ -136,6 +136,14 @@ def test_an_array_without_its_end_stops_the_run(tmp_path: Path, kept: float) -> 
         assert "has no end" in caught.value.what
 
 
+def test_lines_that_break_off_say_that_the_file_ends_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n{"a": \n{"a": 2}\n{"a": 3, "b')
+    rows = rows_of(Source(path=str(path)))
+    assert [(row.row, row.reason) for row in rows] == [(1, ""), (2, "not JSON"), (3, ""), (4, "not JSON")]
+    assert ["may be cut off" in row.detail for row in rows] == [False, False, False, True]
+
+
 def test_an_array_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps(VALUES)[:-30] + "]")

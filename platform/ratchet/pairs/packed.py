@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ratchet.errors import DataError
-from ratchet.pairs.remote import open_url, url_info
+from ratchet.pairs.remote import open_url, url_size
 from ratchet.plan.base import is_url
 
 
@@ -94,7 +94,7 @@ def without_query(path: str) -> str:
 
 def file_size(path: str) -> int:
     """Return the size in bytes of a file or of what lies at a URL."""
-    return int(url_info(path).get("size") or 0) if is_url(path) else Path(path).stat().st_size
+    return url_size(path) if is_url(path) else Path(path).stat().st_size
 
 
 def _as_it_lies(path: str) -> contextlib.AbstractContextManager[io.BufferedReader]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,10 @@ def read_lines(span: Span, source: Source, file: Opened) -> Iterator[SourceRow]:
         if size > limit:
             yield _too_long(span, number, size)
         elif line.strip():
-            yield _parsed(span.file, number, line)
+            row = _parsed(span.file, number, line)
+            if row.reason == Reason.NOT_JSON and not line.endswith(b"\n"):
+                row = dataclasses.replace(row, detail=f"the file ends in this row, and may be cut off: {row.detail}")
+            yield row
 
 
 def _too_long(span: Span, number: int, size: int) -> SourceRow:

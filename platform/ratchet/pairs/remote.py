@@ -115,6 +115,12 @@ def url_state(url: str) -> str:
     return repr(sorted((key, str(value)) for key, value in url_info(url).items()))
 
 
+def url_size(url: str) -> int:
+    """Return the size of a file in bytes; where the server does not say it, the file is read for it, once."""
+    size = url_info(url).get("size")
+    return _kept_measure(url, url_state(url))[1] if size is None else int(size)
+
+
 def url_identity(url: str) -> str:
     """Return the tag that a store gives a file's content, as `ETag "…"`, or the SHA-256 of the content, in hex."""
     info = url_info(url)
@@ -122,17 +128,25 @@ def url_identity(url: str) -> str:
         # A weak one is the same for contents that are only alike.
         if info.get(tag) and not str(info[tag]).startswith("W/"):
             return f"{tag} {info[tag]}"
-    return _digest(url, url_state(url))
+    # A weak tag changes with the content; without any, only the content tells whether it did.
+    tagged = any(info.get(tag) for tag in _TAGS)
+    return (_kept_measure(url, url_state(url)) if tagged else _measure(url))[0]
 
 
 # The state is the cache's key alone.
 @functools.lru_cache(maxsize=1 << 12)
-def _digest(url: str, state: str) -> str:
-    digest = hashlib.sha256()
+def _kept_measure(url: str, state: str) -> tuple[str, int]:
+    return _measure(url)
+
+
+def _measure(url: str) -> tuple[str, int]:
+    """Return the SHA-256 of a file's content, in hex, and its size in bytes."""
+    digest, size = hashlib.sha256(), 0
     with open_url(url, "whole") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    return digest.hexdigest()
+            size += len(block)
+    return digest.hexdigest(), size
 
 
 class _Read(io.RawIOBase):
