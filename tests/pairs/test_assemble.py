@@ -121,6 +121,7 @@ def test_every_poisoned_row_is_named(kinds: list[str], span_bytes: int, max_rows
     assert all(row["file"] == "x.jsonl" for row in train + held + skipped)
 
 
+MINE = Source(path="f.jsonl")
 PROMPTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=120)
 
 
@@ -202,7 +203,7 @@ def test_too_many_bad_rows_stop_the_run_with_counts_and_rows(tmp_path: Path) -> 
         check_share("mine", vars(counts), 2.9 / counts.read, tmp_path / "o")
     assert caught.value.where == "data.mine"
     assert caught.value.what == (
-        "3 of 66 rows are bad (4.5%, the limit is 4.4%): 2 empty text, 1 not JSON\n"
+        "3 of 67 rows are bad (4.5%, the limit is 4.3%): 2 empty text, 1 not JSON\n"
         "  f:3: empty text: chosen\n  f:9: empty text: chosen\n  g:2: not JSON: x"
     )
 
@@ -210,10 +211,10 @@ def test_too_many_bad_rows_stop_the_run_with_counts_and_rows(tmp_path: Path) -> 
 def test_a_source_of_which_nothing_is_left_stops_the_run(tmp_path: Path) -> None:
     counts, *_ = assembled([Skipped("f", 1, Reason.WHERE.value, "x == 1: no field x")], tmp_path / "o")
     with raises("data.nothing-left") as caught:
-        check_kept("mine", vars(counts), tmp_path / "o")
+        check_kept("mine", MINE, vars(counts), tmp_path / "o")
     assert caught.value.what == "no pair is left of 1 rows: 1 where\n  f:1: where: x == 1: no field x"
     with raises("data.nothing-left") as caught:
-        check_kept("mine", {"read": 3, "kept": 3, "train": 0, "skipped": {}}, tmp_path / "o")
+        check_kept("mine", MINE, {"read": 3, "kept": 3, "train": 0, "skipped": {}}, tmp_path / "o")
     assert "held_out" in caught.value.fix
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from ratchet.documents.data_report import DataPlace, SourceData
-from ratchet.pairs.assemble import assemble
+from ratchet.pairs.assemble import assemble_tables
 from ratchet.pairs.hub import hub_label
+from ratchet.pairs.pair_table import tables_of
+from ratchet.pairs.parts import plan_parts
 from ratchet.pairs.read import plan_spans, read_span
-from ratchet.pairs.source import Item, SourceReading, make_reading, pairs_of, span_pairs
-from ratchet.pairs.span import SourceRow
+from ratchet.pairs.source import Item, SourceReading, pairs_of, span_pairs
+from ratchet.pairs.span import SourceRow, Span
 from ratchet.plan.data import Source
 
 _EXAMPLES = 2
@@ -47,15 +50,14 @@ def read_whole(
     Raises DataError where files are absent or damaged, or no layout fits; PlanError where the source asks for what its
     rows cannot give.
     """
-    spans = plan_spans(source)
-    reading = make_reading(source, spans, system)
+    *aside, (spans, reading) = ((part.spans, part.reading) for part in plan_parts(source, system))
     some = None if rows is None else _Some(source, rows)
     items: Iterator[Item] = (
-        (item for span in spans for item in span_pairs(span, reading))
-        if some is None
-        else (item for row in some.rows() for item in pairs_of(row, reading))
+        _items(spans, reading) if some is None else (item for row in some.rows() for item in pairs_of(row, reading))
     )
-    counts = dataclasses.asdict(assemble(_seen(items, see), folder, source))
+    held = (table for spans, own in aside for table in tables_of(_items(spans, own), own.source))
+    tables = itertools.chain(held, tables_of(_seen(items, see), source))
+    counts = dataclasses.asdict(assemble_tables(tables, folder, source))
     return ReadSource(name, source, reading, folder, counts, some is None or some.whole)
 
 
@@ -79,6 +81,10 @@ class _Some:
                     self.whole = False
                     break
                 yield row
+
+
+def _items(spans: Sequence[Span], reading: SourceReading) -> Iterator[Item]:
+    return (item for span in spans for item in span_pairs(span, reading))
 
 
 def _seen(items: Iterator[Item], see: Callable[[int, Item], None]) -> Iterator[Item]:

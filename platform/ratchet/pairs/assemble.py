@@ -25,7 +25,7 @@ from ratchet.pairs.ids import Lowest, contradictions_in
 from ratchet.pairs.pair import PreferencePair, Skipped
 from ratchet.pairs.pair_table import ITEM_SCHEMA, PAIR_SCHEMA, ROWS, SIDES, SKIPPED_SCHEMA, tables_of
 from ratchet.pairs.unique import UniqueIds, digests_of, unique_ids
-from ratchet.plan.data import Source
+from ratchet.plan.data import Source, held_out_source
 from ratchet.store.record import checked
 
 _BYTES = 8 << 20
@@ -56,24 +56,29 @@ def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) ->
     """Write `train.parquet`, `heldout.parquet` and `skipped.parquet` into `folder`, from tables of `ITEM_SCHEMA`.
 
     Equal pairs are kept once, the first of them; `max_rows` of them by the lowest seeded hash; prompts divide by the
-    seeded hash of their key. Raises CorruptError where the files do not hold what was counted.
+    seeded hash of their key. Where the source holds out rows of their own, these come first, and no later pair with a
+    prompt of theirs is kept. Raises CorruptError where the files do not hold what was counted.
     """
     read, aside = 0, folder / "all.parquet"
     lowest = Lowest(source.max_rows) if source.max_rows else None
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(_files(folder))
         unique = stack.enter_context(unique_ids(folder / "ids"))
+        aside_keys = stack.enter_context(unique_ids(folder / "keys")) if held_out_source(source) else None
         # A sample can be drawn only once all ids are known. So pairs wait in a file, not in memory.
         every = stack.enter_context(_file(aside, ITEM_SCHEMA, files.pool)) if lowest else None
         for part in itertools.chain.from_iterable(map(_parts, tables)):
             read += len(part)
-            fresh, dropped = _first_of_equal(part, unique)
+            mine = part if aside_keys is None else _not_held_out(part, aside_keys, files)
+            fresh, dropped = _first_of_equal(mine, unique)
             files.drop(dropped)
             if every is None or lowest is None:
                 files.keep(fresh)
             else:
-                every.add(fresh)
-                lowest.add(fresh.column("draw"))
+                drawn = pc.is_valid(fresh.column("draw"))  # rows that are held out by themselves have none
+                files.keep(fresh.filter(pc.invert(drawn)))
+                every.add(fresh.filter(drawn))
+                lowest.add(fresh.filter(drawn).column("draw"))
         if every is not None and lowest is not None:
             every.close()
             _draw(aside, lowest.last(), files)
@@ -95,6 +100,20 @@ def _parts(table: pa.Table) -> Iterator[pa.Table]:
     half = len(table) // 2
     yield from _parts(table.slice(0, half))
     yield from _parts(table.slice(half))
+
+
+def _not_held_out(part: pa.Table, keys: UniqueIds, files: _Files) -> pa.Table:
+    """Return `part` without the pairs to train on whose prompt is held out; `keys` learns the prompts of those."""
+    is_pair = pc.is_null(part.column("reason")).to_numpy()
+    out = pc.fill_null(part.column("held_out"), False).to_numpy()
+    ids = digests_of(part.column("prompt_key").drop_null())
+    keys.add(ids[out[is_pair]])
+    leaked = is_pair & ~out
+    leaked[leaked] = keys.has(ids[~out[is_pair]])
+    rows = part.filter(pa.array(leaked))
+    detail = ["a row that is held out asks the same"] * len(rows)
+    files.drop(_with_reason(rows, [Reason.HELD_OUT.value] * len(rows), detail))
+    return part.filter(pa.array(~leaked))
 
 
 def _first_of_equal(part: pa.Table, unique: UniqueIds) -> tuple[pa.Table, pa.Table]:

@@ -31,9 +31,20 @@ class Reason(enum.StrEnum):
     NO_CALCULATION = "no intermediate calculation"
     DUPLICATE = "duplicate"
     SAMPLE = "sample"
+    HELD_OUT = "prompt is held out"
 
 
-POLICY = frozenset({Reason.WHERE, Reason.TIE, Reason.MARGIN, Reason.NO_CALCULATION, Reason.DUPLICATE, Reason.SAMPLE})
+POLICY = frozenset(
+    {
+        Reason.WHERE,
+        Reason.TIE,
+        Reason.MARGIN,
+        Reason.NO_CALCULATION,
+        Reason.DUPLICATE,
+        Reason.SAMPLE,
+        Reason.HELD_OUT,
+    }
+)
 """Reasons that say nothing bad of a row: the plan, or what the builder needs, leaves it out."""
 
 

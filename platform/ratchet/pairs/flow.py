@@ -19,12 +19,12 @@ from ratchet.pairs import build, conditions, ids, layouts, read
 from ratchet.pairs.assemble import assemble_tables
 from ratchet.pairs.files import digests
 from ratchet.pairs.hub import at_commit
-from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions
+from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions, tell_split
 from ratchet.pairs.pair_table import ITEM_SCHEMA, tables_of
-from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, plan_spans
-from ratchet.pairs.source import Item, SourceReading, make_reading, span_pairs
+from ratchet.pairs.parts import plan_parts
+from ratchet.pairs.source import Item, SourceReading, span_pairs
 from ratchet.pairs.span import Span
-from ratchet.plan.data import Source, packages_of
+from ratchet.plan.data import Source, held_out_source, packages_of
 from ratchet.store import warned
 from ratchet.store.layout import Layout
 from ratchet.store.lease import SILENTLY, Wait
@@ -39,7 +39,7 @@ _NOT_DONE_TO_ROWS = {
         ("path", "split", "config", "hub", "generate"),
         "where rows come from: their content is in the identity, as origin, and a split of a file beside it",
     ),
-    **dict.fromkeys(("where", "system"), "written out beside what is done"),
+    **dict.fromkeys(("where", "system", "held_out"), "written out beside what is done"),
     **dict.fromkeys(("max_bad_share", "max_overlong_share"), "limits that stop a run, and change no pair"),
 }
 """Keys of a source that are not in the identity of its pairs as they are, with the reason. Every other key is."""
@@ -51,12 +51,7 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     A hub data set is its name, config, split and commit. Raises DataError where a file is absent, or the hub does not
     say which commit a name means.
     """
-    if source.generate is not None:
-        origin: dict[str, Any] = {"generate": source.generate.model_dump(), "version": read.GENERATED_VERSION}
-    elif source.hub is not None:
-        origin = {"hub": at_commit(source.hub).model_dump()}
-    else:
-        origin = {"files": digests(source), **({"split": source.split} if source.split is not None else {})}
+    rows = held_out_source(source)
     done = source.model_dump(exclude={*_NOT_DONE_TO_ROWS})
     # The keys are names that modules once had: with others, the pairs of every store would be made again.
     versions = {
@@ -69,13 +64,23 @@ def pairs_identity(source: Source, default_system: str | None) -> dict[str, Any]
     system = source.system if source.system is not None else default_system
     return {
         "kind": "pairs",
-        "origin": origin,
+        "origin": _origin(source),
         **done,
+        "held_out": source.held_out if rows is None else _origin(rows),
         "where": list(source.where),
         "system": system,
         "versions": versions,
         **({"packages": packages} if (packages := packages_of(source)) else {}),
     }
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """Return what the rows of a source are known by."""
+    if source.generate is not None:
+        return {"generate": source.generate.model_dump(), "version": read.GENERATED_VERSION}
+    if source.hub is not None:
+        return {"hub": at_commit(source.hub).model_dump()}
+    return {"files": digests(source), **({"split": source.split} if source.split is not None else {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +102,15 @@ class SourcePairs:
 
     def make(self, folder: Path, look: Callable[[], None]) -> Product:
         """Read, check and divide the rows. Raises DataError, PlanError."""
-        spans = plan_spans(self.source, SPAN_BYTES, SPAN_ROWS)
-        reading = make_reading(self.source, spans, self.default_system)
-        counts = dataclasses.asdict(assemble_tables(_stream(spans, reading, look), folder, self.source))
+        parts = plan_parts(self.source, self.default_system)
+        tables = (table for part in parts for table in _stream(part.spans, part.reading, look))
+        counts = dataclasses.asdict(assemble_tables(tables, folder, self.source))
         check_share(self.name, counts, self.source.max_bad_share, folder)
-        check_kept(self.name, counts, folder)
+        check_kept(self.name, self.source, counts, folder)
         # A file that grows meanwhile would be recorded under the digest of what it was before.
         if pairs_identity(self.source, self.default_system) != self.identity:
             raise DataError("files changed while they were read", where=f"data.{self.name}", fix="run again")
+        reading = parts[-1].reading
         facts = {
             "layout": reading.called,
             "demonstrations": reading.demonstrations,
@@ -133,6 +139,7 @@ def prepare_pairs(
     made = ensure(layout, SourcePairs(name, source, default_system), wait)
     # Once more: another source with the same pairs may have allowed more bad rows.
     check_share(name, made.record.counts, source.max_bad_share, made.folder)
+    tell_split(name, source, made.record.counts)
     tell_contradictions(name, made.record.counts)
     return made.fingerprint, made.folder
 

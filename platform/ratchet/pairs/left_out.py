@@ -14,14 +14,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
-from ratchet.pairs.checks import POLICY
+from ratchet.pairs.checks import POLICY, Reason
 from ratchet.pairs.render import RefusalReason
-from ratchet.plan.data import Source
+from ratchet.plan.data import Source, held_out_source
 from ratchet.store.record import Record, checked
 
 _log = logging.getLogger(__name__)
 # Enough to see what the rows have in common, and few enough to read on a terminal.
 _EXAMPLES = 5
+# Of 20 prompts by themselves none falls on the held-out side once in 500 million splits.
+_EXPECTED = 20
 
 LENGTH = frozenset({RefusalReason.TOO_LONG, RefusalReason.ANSWER_TOO_LONG})
 """Reasons that the length limit decides; all others are the chat template's or the tokenizer's."""
@@ -76,10 +78,46 @@ def tell_contradictions(name: str, counts: Mapping[str, Any]) -> None:
         )
 
 
-def check_kept(name: str, counts: Mapping[str, Any], folder: Path) -> None:
-    """Raise DataError where nothing is left to train on."""
+def tell_split(name: str, source: Source, counts: Mapping[str, Any]) -> None:
+    """Warn of pairs that are not trained on as their prompt is held out, and of a share that came to nothing."""
+    if count := counts["skipped"].get(Reason.HELD_OUT, 0):
+        _log.warning(
+            "data.%s: %s of %s rows are left out, as they ask what a row that is held out asks",
+            name,
+            f"{count:,}",
+            f"{counts['read']:,}",
+        )
+    expected = source.held_out_share * counts["kept"]
+    if not counts["heldout"] and expected >= _EXPECTED:
+        _log.warning(
+            "data.%s: nothing is held out, where a share of %g would be %s pairs: pairs whose dialogues open alike "
+            "stay together, and few of them open otherwise; hold out rows of their own (held_out: {path: …}), or "
+            "raise held_out",
+            name,
+            source.held_out_share,
+            f"{expected:,.0f}",
+        )
+
+
+def check_kept(name: str, source: Source, counts: Mapping[str, Any], folder: Path) -> None:
+    """Raise DataError where nothing is left to train on, or nothing of the rows that are to be held out."""
+    rows = held_out_source(source) is not None
+    if rows and counts["kept"] and not counts["heldout"]:
+        raise DataError(
+            f"no pair is left of the rows that are held out: {_tally(counts['skipped'])}",
+            where=f"data.{name}.held_out",
+            fix="see the reasons; these rows are read as the others are, with the same layout, `where` and builder",
+            code="data.nothing-left",
+        )
     if counts["train"]:
         return
+    if counts["kept"] and rows:
+        raise DataError(
+            f"no pair is left to train on beside those that are held out: {_tally(counts['skipped'])}",
+            where=f"data.{name}.held_out",
+            fix="hold out other rows than those that are trained on",
+            code="data.nothing-left",
+        )
     if counts["kept"]:
         raise DataError(
             f"all {counts['kept']} pairs fell on the held-out side",

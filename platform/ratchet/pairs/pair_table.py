@@ -100,7 +100,7 @@ def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa
     pairs = [item for item in items if isinstance(item, PreferencePair)]
     table = pairs_table(pairs)
     columns = {name: table.column(name) for name in table.column_names}
-    out = [held_out(source.seed, source.held_out, pair.prompt_key) for pair in pairs]
+    out = [held_out(source.seed, source.held_out_share, pair.prompt_key) for pair in pairs]
     columns["held_out"] = pa.array(out, pa.bool_())
     drawn = [_draw(source.seed, pair) if source.max_rows else None for pair in pairs]
     columns["draw"] = pa.array(drawn, _DRAW)

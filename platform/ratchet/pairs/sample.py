@@ -24,7 +24,7 @@ from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.source import make_reading, pairs_of
 from ratchet.pairs.span import Span
 from ratchet.pairs.tokens import Policy
-from ratchet.plan.data import Source
+from ratchet.plan.data import Source, held_out_source
 
 _SMALL_BYTES = 4 << 20
 _SMALL_ROWS = 2_000
@@ -58,10 +58,28 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
     drawn = sorted(unique, key=lambda pair_id: sample_key(source.seed, pair_id))[: source.max_rows if small else None]
     kept = {*drawn}
-    to_train = (pair for pair in unique.values() if not held_out(source.seed, source.held_out, pair.prompt_key))
-    found = [pair for pair in to_train if pair.pair_id in kept]
+    aside = _held_out_keys(source, system)
+    found = [
+        pair
+        for pair in unique.values()
+        if pair.pair_id in kept
+        and pair.prompt_key not in aside
+        and not held_out(source.seed, source.held_out_share, pair.prompt_key)
+    ]
     some = whole_prompts([pair.prompt_id for pair in found], most, source.seed)
     return PairSample(tuple(found[i] for i in some), whole=small and len(some) == len(found))
+
+
+def _held_out_keys(source: Source, system: str | None) -> set[str]:
+    """Return the keys of prompts that are held out by rows of their own; of large files those of the first rows."""
+    rows = held_out_source(source)
+    if rows is None:
+        return set()
+    files = plan_spans(rows, span_bytes=1 << 62, span_rows=1 << 62)
+    reading = make_reading(rows, files, system)
+    first = itertools.islice((row for span in files for row in read_span(span, rows)), _SMALL_ROWS)
+    items = (item for row in first for item in pairs_of(row, reading))
+    return {item.prompt_key for item in items if isinstance(item, PreferencePair)}
 
 
 def whole_prompts(prompts: Sequence[str], most: int, seed: int) -> list[int]:

@@ -186,7 +186,10 @@ def _kind_of(row: Fields, kinds: tuple[RowKind, ...]) -> int | None:
 
 
 def read_source(source: Source, default_system: str | None = None, *, span_bytes: int | None = None) -> Iterator[Item]:
-    """Yield every pair and every skipped row of a source, in order, in this process. Raises DataError, PlanError."""
+    """Yield every pair and every skipped row of a source, in order, in this process. Raises DataError, PlanError.
+
+    Rows that are held out by themselves are another source: `parts.plan_parts` has both.
+    """
     spans = plan_spans(source) if span_bytes is None else plan_spans(source, span_bytes)
     reading = make_reading(source, spans, default_system)
     for span in spans:

@@ -61,6 +61,18 @@ class UniqueIds:
         new_N[first_U] = self._put(ids_N2[first_U])
         return new_N
 
+    def has(self, ids_N2: Digests) -> npt.NDArray[np.bool_]:
+        """Say of each id whether it was added."""
+        found_N = np.zeros(len(ids_N2), np.bool_)
+        slots_S2, last = self._slots_S2, np.uint64(len(self._slots_S2) - 1)
+        at_N, left = ids_N2[:, 0] & last, np.arange(len(ids_N2))
+        while len(left):
+            there = slots_S2[at_N[left]]
+            found_N[left] = _none(there ^ ids_N2[left])
+            left = left[~found_N[left] & ~_none(there)]
+            at_N[left] = (at_N[left] + np.uint64(1)) & last
+        return found_N
+
     def close(self) -> None:
         """Forget all ids, and remove the file where there is one."""
         self._slots_S2 = np.zeros((0, 2), np.uint64)

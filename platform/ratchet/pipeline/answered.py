@@ -28,7 +28,7 @@ from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.step_folder import step_faults
 from ratchet.plan.base import is_url
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.data import Source, packages_of
+from ratchet.plan.data import HeldOutRows, Source, held_out_source, packages_of
 from ratchet.plan.load import planned_suites
 from ratchet.plan.model import ModelSpec, is_commit
 from ratchet.plan.naming import NAMING, TEMPLATE
@@ -203,7 +203,11 @@ def _told_by_files(part: Any) -> bool:
 def _named_by(part: Any) -> Iterator[Path]:
     """Yield the files and folders whose content a part of a plan or suite reads."""
     if isinstance(part, Source):
-        yield from (Path(file.path) for file in (source_files(part) if part.path is not None else ()))
+        # With the files that it holds out: how these are looked for depends on the source.
+        for one in (held_out_source(part), part):
+            yield from (Path(file.path) for file in (source_files(one) if one is not None and one.path else ()))
+        return
+    if isinstance(part, HeldOutRows):
         return
     if isinstance(part, ModelSpec) and part.scratch is None:
         folder = model_folder(part)

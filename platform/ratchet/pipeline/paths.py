@@ -20,7 +20,7 @@ from ratchet.pairs.files import source_files
 from ratchet.pairs.packed import file_size
 from ratchet.plan.base import Strict, is_url, url_fault
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.data import Source
+from ratchet.plan.data import HeldOutRows, Source
 from ratchet.plan.document import Document, KeyPath, Problem
 from ratchet.plan.judge import JUDGE_KINDS
 from ratchet.plan.load import PlannedSuite, planned_suites
@@ -52,7 +52,7 @@ def path_problems(document: Document, schema: type[Plan] | type[Suite], *, sent:
 
 def path_fault(place: NamedPath) -> str | None:
     """Return what is wrong with a text that names a file or folder, or None. What has a scheme is not looked at."""
-    if is_url(place.text) and place.part is Source:
+    if is_url(place.text) and place.part in {Source, HeldOutRows}:
         return _at_url(place.text)
     if url_fault(place.text) is not None:
         return None
@@ -151,6 +151,7 @@ _LOOKS: dict[tuple[type[Any], str], Callable[[str], str | None]] = {
     (ModelSpec, "path"): _model,
     (ModelSpec, TEMPLATE): _template,
     (Source, "path"): _data,
+    (HeldOutRows, "path"): _data,
     (Suite, "data_root"): _folder,
     (Files, "path"): _either,
     (Rows, "path"): _file,

@@ -13,7 +13,7 @@ from ratchet.errors import ModelError
 from ratchet.pairs.estimate import estimate_pairs
 from ratchet.pairs.flow import pairs_identity
 from ratchet.pipeline.graph import Step
-from ratchet.plan.data import Source
+from ratchet.plan.data import Source, held_out_source
 from ratchet.plan.model import is_commit
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import trains
@@ -89,10 +89,10 @@ class Sizes:
         spec = plan.data[source]
         key = spec.model_dump_json()
         if key not in self._guesses:
-            rows = estimate_pairs(spec)
-            held: int = round(rows * spec.held_out)
+            rows, own = estimate_pairs(spec), held_out_source(spec)
+            shared: int = round(rows * spec.held_out_share)
             known: Known = "unknown" if spec.hub is not None else "estimated"
-            self._guesses[key] = SourceSize(rows - held, held, known)
+            self._guesses[key] = SourceSize(rows - shared, shared if own is None else estimate_pairs(own), known)
         return self._guesses[key]
 
     def tokens_folder(self, plan: Plan, source: str, stage: TrainingStage) -> Path | None:

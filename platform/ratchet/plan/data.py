@@ -71,6 +71,27 @@ class Hub(Strict):
         return self
 
 
+class HeldOutRows(Strict):
+    """Rows of their own to hold out, read as the source's rows are: files, a split, or both (a split of a folder)."""
+
+    path: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """File, glob, list of them, or folder; left out: that of the source, of which another split is read."""
+    split: str | None = None
+    """Which split of the folder, or of the source's data set on the hub."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The entries of `path:`, of which each is a path, a pattern or a URL."""
+        return (self.path,) if isinstance(self.path, str) else self.path or ()
+
+    @model_validator(mode="after")
+    def _something(self) -> HeldOutRows:
+        url_or_local(self, "path")
+        if self.path is None and self.split is None:
+            raise wrong("", "give a path, a split, or both", "path", "split")
+        return self
+
+
 class Source(Strict):
     """Exactly one of `path`, `hub` and `generate`, and what is done to its rows."""
 
@@ -113,8 +134,9 @@ class Source(Strict):
     """Stop where more than this share of the rows is bad, or of the pairs cannot be written as tokens."""
     max_overlong_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Stop where more than this share of the pairs is left out because it is longer than a stage's `max_length`."""
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of prompts that no stage trains on."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] | HeldOutRows = 0.05
+    """Share of prompts that no stage trains on; or rows of their own: `{path: test.jsonl}`, `{split: test}`. Rows of
+    the source that ask the same are then left out."""
     seed: Seed = 0
     """Seed of the sample, the split and the builder."""
 
@@ -140,7 +162,39 @@ class Source(Strict):
                 raise wrong("columns", "generated rows have their own columns: leave columns out", "generate")
             if self.layout == "auto" and reader_of(self.columns) is None:
                 raise wrong("columns", NO_ROWS, "layout")
+        self._check_held_out()
         return self
+
+    def _check_held_out(self) -> None:
+        rows = self.held_out
+        if not isinstance(rows, HeldOutRows) or rows.path is not None:
+            return
+        if self.generate is not None:
+            raise wrong("held_out", "generated rows have no splits: give a share or a path", "generate")
+        if rows.split == (self.split if self.hub is None else self.hub.split):
+            raise wrong("held_out", f"the split {rows.split} is the one that is trained on", "split", "hub")
+
+    @property
+    def held_out_share(self) -> float:
+        """The share of the source's own prompts that is held out: 0 where rows of their own are."""
+        return self.held_out if isinstance(self.held_out, float | int) else 0.0
+
+
+def held_out_source(source: Source) -> Source | None:
+    """Return the rows that a source holds out as a source, all of whose rows are; None where it is a share."""
+    rows = source.held_out
+    if not isinstance(rows, HeldOutRows):
+        return None
+    # All of it, and no sample: `max_rows` is of what is trained on. A share of 1 is no value that a plan may have.
+    changes: dict[str, object] = {"held_out": 1.0, "max_rows": None}
+    if rows.path is not None:
+        changes |= {"path": rows.path, "split": rows.split, "config": None, "hub": None, "generate": None}
+        changes |= {"layout": "auto"} if source.generate is not None else {}
+    elif source.hub is not None:
+        changes["hub"] = source.hub.model_copy(update={"split": rows.split})
+    else:
+        changes["split"] = rows.split
+    return source.model_copy(update=changes)
 
 
 def packages_of(source: Source) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.data import Source
+from ratchet.plan.data import HeldOutRows, Source
 from ratchet.plan.document import Document, KeyPath
 from ratchet.plan.judge import JUDGE_KINDS
 from ratchet.plan.model import ModelSpec
@@ -27,6 +27,7 @@ TEMPLATE = "chat_template"
 NAMING: Mapping[type[BaseModel], tuple[str, ...]] = {
     ModelSpec: ("path", TEMPLATE),
     Source: ("path",),
+    HeldOutRows: ("path",),
     Suite: ("data_root",),
     Files: ("path",),
     Rows: ("path",),

@@ -116,6 +116,7 @@ SECTIONS: tuple[tuple[str, Model], ...] = (
     ("Columns", columns.Columns),
     ("Constant", columns.Fixed),
     ("Verdict", columns.PreferredBy),
+    ("Rows to hold out", data.HeldOutRows),
     ("Every training stage", training.TrainingStage),
     *((_heading("Stages", row.settings), row.settings) for row in BUILT_IN.values() if row.supervised),
     ("Every preference stage", training.PreferenceStage),

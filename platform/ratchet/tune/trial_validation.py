@@ -27,7 +27,7 @@ FEW_VALUES = 4
 """In pairs, a key with more values than this has its first and its last."""
 
 _METRICS_OF = re.compile(
-    r"stages(\.[^.]+(\.(kind|data|after|start|reference|of))?)?|data(\.[^.]+(\.(held_out|build))?)?"
+    r"stages(\.[^.]+(\.(kind|data|after|start|reference|of))?)?|data(\.[^.]+(\.(held_out(\..+)?|build))?)?"
 )
 """Keys whose values may decide which metrics a trial has: all others change what these come to."""
 
