@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raised import raises
-from ratchet.pairs.left_out import LENGTH, REMEDIES, lost_of, tell_lost
+from ratchet.pairs.left_out import LENGTH, REMEDIES, lost_of, tell_lost, tell_unbuilt
 from ratchet.pairs.pair_table import SKIPPED_SCHEMA
 from ratchet.pairs.render import RefusalReason
 from ratchet.plan.data import Source
@@ -105,3 +105,11 @@ def test_tokens_that_were_made_before_lengths_were_kept_are_told_without(tmp_pat
 
 def test_every_reason_has_its_remedy() -> None:
     assert REMEDIES.keys() == set(RefusalReason) and set(RefusalReason) >= LENGTH
+
+
+def test_rows_that_a_builder_makes_nothing_of_are_told_where_they_are_many(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        tell_unbuilt("sums", {"read": 7473, "skipped": {"no intermediate calculation": 1}})
+        tell_unbuilt("words", {"read": 613, "skipped": {"no intermediate calculation": 496, "duplicate": 3}})
+    (line,) = caplog.messages
+    assert line.startswith("data.words: no pair is made of 496 of 613 rows (81%): no intermediate calculation")

@@ -11,6 +11,7 @@ import pytest
 
 from raised import raises
 from ratchet.errors import PlanError
+from ratchet.look.rows import read_whole
 from ratchet.pairs.assemble import assemble
 from ratchet.pairs.ids import held_out
 from ratchet.pairs.pair import PreferencePair, Skipped
@@ -87,6 +88,17 @@ def test_a_folder_of_pairs_keeps_what_the_split_went_by(tmp_path: Path) -> None:
     assert {(pair.pair_id, pair.prompt_key) for pair in read} == {(p.pair_id, p.prompt_key) for p in pairs_in(source)}
 
 
+def test_rows_that_are_held_out_by_themselves_are_shown_with_what_is_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*SUMS[:5], *SUMS[-20:]]))
+    source = source_of(tmp_path, SUMS[:-20], held_out={"path": str(tmp_path / "test.jsonl")})
+    (tmp_path / "pairs").mkdir()
+    counts = read_whole("sums", source, None, tmp_path / "pairs", None, lambda *_: None).counts
+    assert (counts["train"], counts["heldout"]) == (len(SUMS) - 25, 25)
+    trained, held = (list(read_pairs(tmp_path / "pairs" / f"{side}.parquet")) for side in ("train", "heldout"))
+    asked = {pair.asked for pair in trained}
+    assert all(question in asked for pair in (*trained, *held) for question, _ in shown(pair))
+
+
 def test_a_dialogue_is_no_question(tmp_path: Path) -> None:
     alone = [[("user", row["question"]), ("assistant", row["answer"])] for row in SUMS]
     talks = [*alone, [("user", "Hello"), ("assistant", "Hi"), *alone[0]]]
@@ -99,7 +111,7 @@ def test_too_few_questions_are_an_error(tmp_path: Path) -> None:
     with raises("plan.rows") as caught:
         list(read_source(source_of(tmp_path, SUMS[:3], held_out=0)))
     assert isinstance(caught.value, PlanError)
-    assert caught.value.what == "few_shot: 3 takes 4 questions to train on, and the 3 rows looked at give 3"
+    assert caught.value.what == "few_shot: 3 takes 4 questions to train on, and the rows looked at give 3"
 
 
 def test_it_needs_a_builder(tmp_path: Path) -> None:

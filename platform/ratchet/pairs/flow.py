@@ -19,7 +19,7 @@ from ratchet.pairs import build, conditions, ids, layouts, read
 from ratchet.pairs.assemble import assemble_tables
 from ratchet.pairs.files import digests
 from ratchet.pairs.hub import at_commit
-from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions, tell_split
+from ratchet.pairs.left_out import check_kept, check_share, tell_contradictions, tell_split, tell_unbuilt
 from ratchet.pairs.pair_table import ITEM_SCHEMA, tables_of
 from ratchet.pairs.parts import plan_parts
 from ratchet.pairs.source import Item, SourceReading, span_pairs
@@ -141,6 +141,7 @@ def prepare_pairs(
     check_share(name, made.record.counts, source.max_bad_share, made.folder)
     tell_split(name, source, made.record.counts)
     tell_contradictions(name, made.record.counts)
+    tell_unbuilt(name, made.record.counts)
     return made.fingerprint, made.folder
 
 

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 _EXAMPLES = 5
 # Of 20 prompts by themselves none falls on the held-out side once in 500 million splits.
 _EXPECTED = 20
+# In the set that the builder is made for, one row of 7,473 gives none.
+_UNBUILT = 0.05
 
 LENGTH = frozenset({RefusalReason.TOO_LONG, RefusalReason.ANSWER_TOO_LONG})
 """Reasons that the length limit decides; all others are the chat template's or the tokenizer's."""
@@ -65,6 +67,19 @@ def check_share(name: str, counts: Mapping[str, Any], limit: float, folder: Path
 
 def _bad(counts: Mapping[str, Any]) -> dict[str, int]:
     return {reason: count for reason, count in counts["skipped"].items() if reason not in POLICY}
+
+
+def tell_unbuilt(name: str, counts: Mapping[str, Any]) -> None:
+    """Warn where a builder makes no pair of many rows."""
+    if (count := counts["skipped"].get(Reason.NO_CALCULATION, 0)) > _UNBUILT * counts["read"]:
+        _log.warning(
+            "data.%s: no pair is made of %s of %s rows (%.0f%%): %s; skipped.parquet has them",
+            name,
+            f"{count:,}",
+            f"{counts['read']:,}",
+            100 * count / counts["read"],
+            Reason.NO_CALCULATION.value,
+        )
 
 
 def tell_contradictions(name: str, counts: Mapping[str, Any]) -> None:

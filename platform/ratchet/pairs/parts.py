@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from ratchet.errors import PlanError
+from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.read import SPAN_BYTES, SPAN_ROWS, plan_spans
-from ratchet.pairs.source import SourceReading, make_reading
+from ratchet.pairs.shots import enough_shots
+from ratchet.pairs.source import SourceReading, make_reading, span_pairs
 from ratchet.pairs.span import Span
 from ratchet.plan.data import Source, held_out_source
 
@@ -38,4 +40,17 @@ def plan_parts(
             fix="hold out rows of the same kind",
             code="plan.rows",
         )
-    return found
+    return _with_shots(*found) if source.few_shot and len(found) > 1 else found
+
+
+def _with_shots(aside: SourcePart, trained: SourcePart) -> list[SourcePart]:
+    """Return both parts with examples of the rows to train on that ask nothing that is held out."""
+    keys = {shot.key for shot in trained.reading.shots}
+    rows = (item for span in aside.spans for item in span_pairs(span, aside.reading))
+    held = {item.prompt_key for item in rows if isinstance(item, PreferencePair) and item.prompt_key in keys}
+    shots = enough_shots([shot for shot in trained.reading.shots if shot.key not in held], trained.reading.source)
+    source = aside.reading.source.model_copy(update={"few_shot": trained.reading.source.few_shot})
+    return [
+        SourcePart(aside.spans, dataclasses.replace(aside.reading, source=source, shots=shots)),
+        SourcePart(trained.spans, dataclasses.replace(trained.reading, shots=shots)),
+    ]

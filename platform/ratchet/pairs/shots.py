@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
+from ratchet.errors import PlanError
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.ids import held_out, sample_key
 from ratchet.pairs.pair import PreferencePair, Turn
@@ -30,10 +31,23 @@ def pool_of(pairs: Sequence[PreferencePair], source: Source) -> tuple[Shot, ...]
     """
     found: dict[str, Shot] = {}
     for pair in pairs:
-        if len(_spoken(pair.prompt)) == 1 and not held_out(source.seed, source.held_out, pair.prompt_key):
+        if len(_spoken(pair.prompt)) == 1 and not held_out(source.seed, source.held_out_share, pair.prompt_key):
             shot = Shot(pair.prompt_key, pair.prompt[-1].content.strip(), pair.chosen.content.strip())
             found.setdefault(shot.key, shot)
     return tuple(sorted(found.values(), key=lambda shot: sample_key(source.seed, shot.key))[:_POOL])
+
+
+def enough_shots(pool: Sequence[Shot], source: Source) -> tuple[Shot, ...]:
+    """Return the pool. Raises PlanError where it has too few examples for a question that is one of them."""
+    if len(pool) <= source.few_shot:
+        raise PlanError(
+            f"few_shot: {source.few_shot} takes {source.few_shot + 1} questions to train on, and the rows looked at "
+            f"give {len(pool)}",
+            where=", ".join(source.paths) or "data",
+            fix="lower few_shot, or give more rows",
+            code="plan.rows",
+        )
+    return tuple(pool)
 
 
 def with_shots(pair: PreferencePair, pool: Sequence[Shot], source: Source) -> PreferencePair:

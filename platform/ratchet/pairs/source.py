@@ -25,7 +25,7 @@ from ratchet.pairs.detect import is_of, look_at, named_kind
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import GENERATED, plan_spans, read_span
-from ratchet.pairs.shots import Shot, pool_of, with_shots
+from ratchet.pairs.shots import Shot, enough_shots, pool_of, with_shots
 from ratchet.pairs.span import SourceRow, Span
 from ratchet.pairs.spread import spread_rows
 from ratchet.plan.conditions import Condition, parse_condition
@@ -103,16 +103,9 @@ def _shots(reading: SourceReading, rows: Sequence[SourceRow]) -> tuple[Shot, ...
     """Return the examples that a source has. Raises PlanError where they are too few."""
     plain = dataclasses.replace(reading, source=reading.source.model_copy(update={"few_shot": 0}))
     items = (item for row in rows for item in pairs_of(row, plain))
-    pool = pool_of([item for item in items if isinstance(item, PreferencePair)], reading.source)
-    if len(pool) <= reading.source.few_shot:
-        raise PlanError(
-            f"few_shot: {reading.source.few_shot} takes {reading.source.few_shot + 1} questions to train on, and the "
-            f"{len(rows):,} rows looked at give {len(pool)}",
-            where=rows[0].file,
-            fix="lower few_shot, or give more rows",
-            code="plan.rows",
-        )
-    return pool
+    return enough_shots(
+        pool_of([item for item in items if isinstance(item, PreferencePair)], reading.source), reading.source
+    )
 
 
 def _named(source: Source) -> tuple[RowKind, ...]:

@@ -185,8 +185,9 @@ def held_out_source(source: Source) -> Source | None:
     rows = source.held_out
     if not isinstance(rows, HeldOutRows):
         return None
-    # All of it, and no sample: `max_rows` is of what is trained on. A share of 1 is no value that a plan may have.
-    changes: dict[str, object] = {"held_out": 1.0, "max_rows": None}
+    # All of it, and no sample: `max_rows` is of what is trained on, and so are the examples of `few_shot`, which
+    # `pairs.parts` adds. A share of 1 is no value that a plan may have.
+    changes: dict[str, object] = {"held_out": 1.0, "max_rows": None, "few_shot": 0}
     if rows.path is not None:
         changes |= {"path": rows.path, "split": rows.split, "config": None, "hub": None, "generate": None}
         changes |= {"layout": "auto"} if source.generate is not None else {}
