@@ -18,26 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import CorruptError, RatchetError
-from ratchet.model.folder import model_folder
-from ratchet.pairs.chat import shipped_templates
-from ratchet.pairs.files import source_files
 from ratchet.pipeline.context import Run
 from ratchet.pipeline.graph import BASE, all_steps
+from ratchet.pipeline.named_files import named_by, told_by_files
 from ratchet.pipeline.paths import schema_parts
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.step_folder import step_faults
-from ratchet.plan.base import is_url
 from ratchet.plan.cluster import Cluster
-from ratchet.plan.data import HeldOutRows, Source, held_out_source, packages_of
+from ratchet.plan.data import packages_of
 from ratchet.plan.load import planned_suites
-from ratchet.plan.model import ModelSpec, is_commit
-from ratchet.plan.naming import NAMING, TEMPLATE
+from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan, Wandb
 from ratchet.plan.stage_kinds import release_of
 from ratchet.plan.suite import Suite
-from ratchet.plan.tasks import BUILT_IN, Harness
 from ratchet.store.codec import from_values, to_values
-from ratchet.store.files import at_home, read_sealed, write_sealed
+from ratchet.store.files import read_sealed, write_sealed
 from ratchet.store.fingerprint import digest_file, digest_once, fingerprint
 from ratchet.store.layout import Layout, layout_at, root_of
 from ratchet.store.lease import holder_of
@@ -46,8 +41,6 @@ from ratchet.store.record import NAME, Entry, faults, legible_record, versions
 
 _DOCUMENTS = ("*.json", "plan.yaml", "report.html", "report.md", "orders/*.json", "scores/*.json", "hub/*.json")
 """What a run writes into its folder, beside its steps."""
-_OF_MODELS = {".json", ".jinja", ".model", ".txt", ".py", ".safetensors"}
-"""Files that a model is read from: weights, settings, tokenizer, templates, code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +90,9 @@ def question(values: Mapping[str, Any], schemas: Sequence[Any]) -> Question | No
     files: dict[Path, None] = {}
     folders: dict[Path, None] = {}
     for part in (part for schema in schemas for _, part in schema_parts(schema, ())):
-        if not _told_by_files(part):
+        if not told_by_files(part):
             return None
-        for path in _named_by(part):
+        for path in named_by(part):
             (folders if path.is_dir() else files)[path] = None
     told = {**values, "versions": versions(), "code": code_digest()}
     return Question(told, tuple(files), tuple(folders), _state([*files, *_below(folders)]))
@@ -184,41 +177,6 @@ def keep_answer_of_run(
         dict.fromkeys([*documents, *(run.layout.root / name for name in journals)]),
         [step / NAME for step in steps if step not in made],
     )
-
-
-def _told_by_files(part: Any) -> bool:
-    hub, at_url = getattr(part, "hub", None), any(map(is_url, getattr(part, "paths", ())))
-    if at_url or (hub is not None and not is_commit(hub.revision or "")):
-        return False
-    if isinstance(part, ModelSpec) and part.name is not None and not is_commit(part.revision or ""):
-        return False
-    if not isinstance(part, Suite):
-        return True
-    harness = [task for task in part.tasks.values() if isinstance(task, Harness)]
-    # A definition of lm-eval may name files anywhere, and reads from the hub without a mirror. So may a package's task.
-    mirrored = not harness or (part.data_root is not None and not any(task.include for task in harness))
-    return mirrored and all(task.kind in BUILT_IN for task in part.tasks.values())
-
-
-def _named_by(part: Any) -> Iterator[Path]:
-    """Yield the files and folders whose content a part of a plan or suite reads."""
-    if isinstance(part, Source):
-        # With the files that it holds out: how these are looked for depends on the source.
-        for one in (held_out_source(part), part):
-            yield from (Path(file.path) for file in (source_files(one) if one is not None and one.path else ()))
-        return
-    if isinstance(part, HeldOutRows):
-        return
-    if isinstance(part, ModelSpec) and part.scratch is None:
-        folder = model_folder(part)
-        found = (path for place in ("*", "additional_chat_templates/*") for path in folder.glob(place))
-        yield from sorted(path for path in found if path.suffix in _OF_MODELS and path.is_file())
-    for key in NAMING.get(type(part), ()):
-        value = getattr(part, key)
-        for name in [value] if isinstance(value, str) else value or ():
-            whole = isinstance(part, ModelSpec) and key == "path"
-            if not (whole or (key == TEMPLATE and name in shipped_templates())):
-                yield at_home(name).absolute()
 
 
 def _below(folders: Iterable[Path]) -> list[Path]:
