@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raised import raises
+from ratchet.model.check import check_model
 from ratchet.model.export import reload_check, save_model
-from ratchet.model.folder import check_model, digest_model
+from ratchet.model.folder import digest_model
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import load_model
 from ratchet.model.lora import add_lora, merge_lora, save_adapter

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raised import raises
-from ratchet.model.folder import ModelFacts, check_model, digest_model, model_folder
+from ratchet.model.check import ModelFacts, check_model
+from ratchet.model.folder import digest_model, model_folder
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import keep_rotary_in_float32, load_model, quantisation_config
 from ratchet.model.scratch import make_scratch

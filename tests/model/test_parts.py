@@ -16,8 +16,9 @@ from family_folders import BESIDE, FAMILIES, SPARE, VOCABULARY, write_family
 from raised import raises
 from ratchet.model.batch import collate
 from ratchet.model.carried import FILE
+from ratchet.model.check import check_model, text_settings
 from ratchet.model.export import reload_check, save_model, try_saving
-from ratchet.model.folder import check_model, model_folder, stored_tensors, text_settings
+from ratchet.model.folder import model_folder, stored_tensors
 from ratchet.model.forward import PairScorer, score
 from ratchet.model.load import load_model, skeleton
 from ratchet.model.lora import add_lora

@@ -18,7 +18,8 @@ from harness_example import SPEC
 from raised import raises
 from ratchet.commands.evaluate import read_model
 from ratchet.errors import ModelError, PlanError, RatchetError
-from ratchet.model.folder import check_model, digest_code, weight_files
+from ratchet.model.check import check_model
+from ratchet.model.folder import digest_code, weight_files
 from ratchet.model.load import load_model
 from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import PLAIN

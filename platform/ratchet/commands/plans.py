@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ratchet import redact
 from ratchet.commands.arguments import add_here, add_overrides, add_plan, begin
-from ratchet.errors import DataError, PlanError, TrainingError, some
+from ratchet.errors import CorruptError, DataError, ModelError, PlanError, TrainingError, some
 from ratchet.pipeline.paths import path_problems
 from ratchet.plan.load import file_kind, load_file, load_plan, refuse_plan_here
 from ratchet.plan.schema import Plan
@@ -26,7 +26,11 @@ _MARKS = {"done": "●", "begun": "◐", "ready": "○", "waiting": "·", "chang
 def check_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `ratchet check`."""
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="a plan, an evaluation suite or a sweep space"
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a plan, an evaluation suite or a sweep space; or a model's folder, to see its parts",
     )
     add_overrides(parser, "every file, such as stages.align.beta=0.3")
 
@@ -34,10 +38,14 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
 def check_command(arguments: argparse.Namespace) -> int:
     """Write a line for each good file to stdout, below a plan's what its tokens come to, and each problem to stderr.
 
-    Returns the exit status of the last problem: 2 of a file, 3 of the data that a plan names.
+    A model's folder is described: its parts, what becomes of each, and what default adapters reach.
+    Returns the exit status of the last problem: 2 of a file, 3 of the data that a plan names, 4 of a model.
     """
     status = 0
     for path in arguments.files:
+        if path.is_dir():
+            status = _describe(path) or status
+            continue
         try:
             loaded = load_file(path, arguments.overrides, path_problems)
         except PlanError as error:
@@ -52,6 +60,29 @@ def check_command(arguments: argparse.Namespace) -> int:
             lines = advice_lines(loaded) if isinstance(loaded, Plan) else []
             sys.stdout.write("\n".join([f"{path}: {file_kind(loaded)}", *lines]) + "\n")
     return status
+
+
+def _describe(folder: Path) -> int:
+    """Write a model's passport to stdout, and what forbids training it to stderr; return the exit status."""
+    # Inside, as files are checked without what reads models.
+    from ratchet.documents.passport import passport_in_words, reach_in_words
+    from ratchet.model.check import check_model
+    from ratchet.model.passport import passport_of
+
+    try:
+        passport = passport_of(folder)
+        sys.stdout.write("\n".join([f"{folder}: model", *(f"  {one}" for one in passport_in_words(passport))]) + "\n")
+        if passport.refused:
+            return ModelError.exit_code
+        check_model(folder, None)
+
+        from ratchet.model.lora import default_reach
+
+        sys.stdout.write(f"  default adapters (lora: {{}}) reach {reach_in_words(default_reach(folder))}\n")
+    except (ModelError, CorruptError) as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
 
 
 def faults_of(plan: Plan) -> list[DataError | PlanError]:
@@ -86,13 +117,16 @@ def show_command(arguments: argparse.Namespace) -> int:
     plan = load_plan(arguments.plan, arguments.overrides, path_problems)
 
     # Inside: `ratchet check` is of this module too, and loads less.
+    from ratchet.documents.passport import passport_in_words
     from ratchet.pairs.lean import tokenizers_alone
-    from ratchet.pipeline.state import plan_state
+    from ratchet.pipeline.state import base_passport, plan_state
 
     with tokenizers_alone():
         sources, steps = plan_state(plan)
-        advice = advice_lines(plan)
+        advice, passport = advice_lines(plan), base_passport(plan)
     lines = draw_plan(plan.name, sources, steps)
+    if passport is not None:
+        lines += ["", "base", *(f"  {line}" for line in passport_in_words(passport))]
     if advice:
         lines += ["", "tokens", *advice]
     sys.stdout.write("\n".join(lines) + "\n")

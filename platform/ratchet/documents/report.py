@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.documents.heldout import Gamma, ModelEvaluation, SampledPrompt
+from ratchet.documents.passport import Passport, Reach
 from ratchet.documents.scores import SuiteScores
 from ratchet.documents.token_use import TokenUse
 from ratchet.plan.stage_kinds import stage_kind
@@ -206,6 +207,7 @@ class StepSummary:
     first_loss_expected: float | None = None
     first_loss_tolerance: float | None = None
     effect: Effect | None = None
+    reach: Reach | None = None
     resumed_from: int | None = None
     reference_seconds: float | None = None
     reference_start_seconds: float | None = None
@@ -260,6 +262,7 @@ class Report:
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     plan_text: str = ""
     hardware: Hardware | None = None
+    base: Passport | None = None
     seconds: float
     sources: tuple[SourceSummary, ...] = ()
     token_use: tuple[TokenUse, ...] = ()

@@ -14,7 +14,8 @@ from ratchet.errors import ModelError, StoppedError
 from ratchet.evaluate.engines.actors import Actors
 from ratchet.evaluate.engines.kinds import Subject, engine_kind, engine_label
 from ratchet.evaluate.engines.pool import AnswerPool, Candidate, OneEngine, TokenCount
-from ratchet.model.folder import check_model, digest_code, digest_model, file_marks
+from ratchet.model.check import check_model
+from ratchet.model.folder import digest_code, digest_model, file_marks
 from ratchet.pairs.chat import PLAIN, ChatTemplate, handed_of
 from ratchet.pairs.tokenizer import digest_tokenizer, load_tokenizer
 from ratchet.plan.cluster import Cluster

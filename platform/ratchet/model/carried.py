@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ratchet.model.folder import Stored, is_stored_quantised, pieces, stored_tensors
+from ratchet.model.folder import Stored, pieces, storage_of, stored_tensors
 from ratchet.model.parts import unread_tensors
 
 FILE = "model-carried.safetensors"
@@ -34,7 +34,8 @@ def carried_tensors(model: Any, source: Path) -> tuple[dict[str, Stored], set[st
         for name, tensor in made.items()
     )
     found = {name: stored[name] for name in made} if same else {}
-    found |= {name: stored[name] for name in passed_over(model, stored) if not is_stored_quantised(source)}
+    if storage_of(source) is None:  # else their scales would stand beside weights that are no longer quantised
+        found |= {name: stored[name] for name in passed_over(model, stored)}
     return dict(sorted(found.items())), set(apart) if same else set()
 
 

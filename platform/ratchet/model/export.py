@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from ratchet.errors import ModelError
 from ratchet.model.batch import Device
 from ratchet.model.carried import as_saved, carried_tensors, write_carried
+from ratchet.model.companions import copy_companions
 from ratchet.model.folder import settings_without
 from ratchet.model.forward import PairScorer, SideScores, score
 from ratchet.model.load import is_dropout, load_model
@@ -21,31 +21,10 @@ from ratchet.pairs.pair import TokenisedPair
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
 from ratchet.pairs.trust import load_config, without_code
 
-_OF_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
-_OWN = {"README.md", ".gitattributes"}
-"""What a published folder has of its own, and what is of a repository."""
-_INDEX = "model.safetensors.index.json"
-_TEMPLATES = "additional_chat_templates"
 _DTYPE_KEYS = {"dtype", "torch_dtype"}
 _FIX = "give a model folder that transformers itself can load and save, such as one in bfloat16 or float32"
 _LIBRARY = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError, ImportError)
 """What transformers raises for a model that it cannot save; which one is no promise of it."""
-
-
-def copy_companions(source: Path, out: Path, *, with_config: bool = True) -> None:
-    """Copy what stands beside the weights: tokenizer, processor, chat templates, generation settings, code, licence.
-
-    As they are, so that the tokenizer stays the same to the byte. With `with_config` config.json and the index of
-    weights go along too.
-    """
-    for path in source.iterdir():
-        weights = any(path.match(pattern) for pattern in _OF_WEIGHTS)
-        if path.is_file() and not weights and path.name not in _OWN and (with_config or path.name != "config.json"):
-            shutil.copyfile(path, out / path.name)
-    if with_config and (source / _INDEX).is_file():
-        shutil.copyfile(source / _INDEX, out / _INDEX)
-    if (source / _TEMPLATES).is_dir():
-        shutil.copytree(source / _TEMPLATES, out / _TEMPLATES, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def save_model(

@@ -1,4 +1,4 @@
-"""A model folder as files: its tensors, its identity, whether it can be used, and the line that uses it.
+"""A model folder as files: its tensors, its identity, and the line that uses it.
 
 No weights are loaded, and torch is not needed. The identity is what weights and configuration are, not where they
 lie or in how many files.
@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
-import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ratchet.errors import CorruptError, ModelError
-from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.hub import commit_of
-from ratchet.pairs.lean import tokenizer_class
-from ratchet.pairs.style import find_style
-from ratchet.pairs.tokenizer import load_tokenizer, read_json
-from ratchet.pairs.trust import without_code
+from ratchet.pairs.tokenizer import read_json
 from ratchet.plan.model import ModelSpec
 from ratchet.store.files import at_home
 from ratchet.store.fingerprint import digest_files
 
 VOLATILE = {"_name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype"}
 """Keys of config.json that say nothing of what the model computes from its weights."""
-_CAUSAL = ("CausalLM", "LMHead", "ConditionalGeneration")
+UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
+"""Precisions of storage that transformers turns into plain weights when it loads them, by its name for each."""
 _CHUNK = 1 << 22
 _LONGEST_HEADER = 100 << 20
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "LICENSE*", "NOTICE*")
@@ -152,10 +147,14 @@ def pieces(tensor: Stored) -> Iterator[bytes]:
             left -= len(piece)
 
 
-def is_stored_quantised(folder: Path) -> bool:
-    """Whether a folder's settings say that weights are stored with scales of their own. Raises ModelError."""
+def storage_of(folder: Path) -> str | None:
+    """Return transformers' name of the form in which a folder's weights are quantised, if they are."""
     fields = read_json(folder / "config.json")
-    return any(part.get("quantization_config") for part in (fields, fields.get("text_config") or {}))
+    for part in (fields, fields.get("text_config") or {}):
+        found = part.get("quantization_config") or part.get("compression_config")
+        if found:
+            return str(found.get("quant_method") or "an unnamed form")
+    return None
 
 
 def file_marks(folder: Path) -> tuple[tuple[str, int, int], ...]:
@@ -199,100 +198,6 @@ def digest_model(folder: Path) -> str:
         for piece in pieces(tensor):
             digest.update(piece)
     return digest.hexdigest()[:20]
-
-
-def text_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of a folder's text model, with what their class in transformers fills in.
-
-    Settings that no class knows are returned as they stand. Raises ModelError.
-    """
-    fields = read_json(folder / "config.json")
-    tokenizer_class()  # this imports transformers: without torch, where a command asks for that
-    known = importlib.import_module("transformers").CONFIG_MAPPING
-    if (kind := fields.get("model_type")) not in known:
-        text: dict[str, Any] = fields.get("text_config", fields)
-        return text
-    try:
-        config = known[kind](**without_code({key: value for key, value in fields.items() if key != "model_type"}))
-        return dict(config.get_text_config().to_dict())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"its settings cannot be used: {str(error).strip().splitlines()[0]}",
-            where=str(folder / "config.json"),
-            fix="give a model that this version of transformers knows",
-            code="model.settings",
-        ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFacts:
-    """`vocabulary` in tokens, `parameters` as stored, `longest` sequence in tokens (None: no limit),
-    `bytes` of all weight files.
-    """
-
-    vocabulary: int
-    parameters: int
-    longest: int | None
-    architecture: str
-    bytes: int
-
-
-def check_model(folder: Path, chat_template: ChatTemplate | None) -> ModelFacts:
-    """Return a model's facts, read from headers and JSON.
-
-    Raises ModelError where the folder is missing, its weights are missing or pickles, config.json is
-    no causal language model's, or the tokenizer is missing, has no EOS, no usable chat template, or
-    ids beyond the model's vocabulary; CorruptError where a weight file is cut.
-    """
-    tensors = stored_tensors(folder)
-    named = read_json(folder / "config.json").get("architectures") or ()
-    architecture, text = next(iter(named), ""), text_settings(folder)
-    if not text.get("vocab_size") or not architecture:
-        raise ModelError(
-            "config.json names no architecture or no vocab_size",
-            where=str(folder / "config.json"),
-            fix="give the folder of a causal language model",
-            code="model.not-causal",
-        )
-    if not any(part in architecture for part in _CAUSAL):
-        raise ModelError(
-            f"{architecture} is no causal language model",
-            where=str(folder),
-            fix="give one that is",
-            code="model.not-causal",
-        )
-    vocabulary = int(text["vocab_size"])
-    _check_tokenizer(folder, chat_template, vocabulary)
-    longest = text.get("max_position_embeddings") or text.get("n_positions")
-    return ModelFacts(
-        vocabulary=vocabulary,
-        parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
-        longest=None if longest is None else int(longest),
-        architecture=architecture,
-        bytes=sum(file.stat().st_size for file in {tensor.file for tensor in tensors.values()}),
-    )
-
-
-def _check_tokenizer(folder: Path, chat_template: ChatTemplate | None, vocabulary: int) -> None:
-    tokenizer = load_tokenizer(folder, chat_template)
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            "its tokenizer has no EOS token",
-            where=str(folder / "tokenizer_config.json"),
-            fix="set eos_token to the token that ends an answer",
-            code="model.no-end",
-        )
-    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= vocabulary}
-    # A special token, such as Gemma's for a picture, stands in no text unless a person writes it.
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    for number in sorted({*beyond} - special | {*beyond} & {tokenizer.eos_token_id, tokenizer.bos_token_id}):
-        raise ModelError(
-            f"its tokenizer has the id {number} ({beyond[number]!r}) but the model knows ids 0 to {vocabulary - 1}",
-            where=str(folder),
-            fix="use the model's own tokenizer, or resize the model's embeddings",
-            code="model.few-ids",
-        )
-    find_style(tokenizer)
 
 
 def load_line(folder: str, *, trust_remote_code: bool = False) -> str:

@@ -16,14 +16,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ratchet.errors import ModelError
-from ratchet.model.folder import weight_files
+from ratchet.model.folder import UNDONE, weight_files
 from ratchet.model.parts import class_for, freeze_unread
 from ratchet.pairs.lean import lean_transformers
 from ratchet.pairs.trust import load_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_UNDONE = {"fp8": "FP8", "mxfp4": "MXFP4"}
-"""Precisions of storage that transformers turns into plain weights when it loads them, by its name for each."""
 # With `longrope` a call uses other frequencies once its longest sequence is over the model's original length; with
 # `dynamic` it makes them for that length and keeps them for calls after it. So a sequence over that length is computed
 # alone, after the model was put back: then its numbers depend on nothing else.
@@ -97,10 +95,10 @@ def skeleton(folder: Path, dtype: str, trust_remote_code: bool = False) -> Any:
 def _held_plainly(config: Any) -> str | None:
     """Ask for plain weights where they are stored in a precision that transformers can undo; return that, or None."""
     stored = getattr(config, "quantization_config", None)
-    if not isinstance(stored, dict) or (method := stored.get("quant_method")) not in _UNDONE:
+    if not isinstance(stored, dict) or (method := stored.get("quant_method")) not in UNDONE:
         return None
     config.quantization_config = stored | {"dequantize": True}
-    return _UNDONE[method]
+    return UNDONE[method]
 
 
 def _forget_quantiser(model: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from ratchet.documents.passport import Reach
 from ratchet.errors import ModelError
+from ratchet.model.load import skeleton
 from ratchet.model.parts import unread_modules
 from ratchet.plan.training import Lora
+
+_STACKED = 3
+"""Dimensions of a parameter that holds the matrices of several experts."""
 
 
 def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
@@ -25,13 +32,14 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
     The adapters' start is drawn from `seed`, and no random state outside is read or changed.
     Raises ModelError where no module has one of the target names.
     """
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    modules, parameters = _targets(model, lora)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets,
+        target_modules=modules,
+        target_parameters=parameters or None,
         exclude_modules=_left_out(model),
         bias="none",
     )
@@ -50,10 +58,69 @@ def add_lora(model: Any, lora: Lora, seed: int = 0) -> Any:
             ) from error
 
 
+def _targets(model: Any, lora: Lora) -> tuple[str | list[str], list[str]]:
+    """Return the modules that get an adapter, and the parameters of several matrices (experts) that are named."""
+    if isinstance(lora.targets, str):
+        return lora.targets, []
+    stacked = [name for name, weight in model.named_parameters() if weight.ndim == _STACKED]
+    parameters = [one for one in lora.targets if any(f".{name}".endswith(f".{one}") for name in stacked)]
+    return [one for one in lora.targets if one not in parameters], parameters
+
+
 def _left_out(model: Any) -> str | None:
-    """Return a pattern of the modules that get no adapter, as text does not reach them."""
+    """Return a pattern of the modules that get no adapter: text does not reach them, or they are bypassed."""
     apart = "|".join(re.escape(name) for name in unread_modules(model))
-    return rf"(?:{apart})(?:\..*)?" if apart else None
+    patterns = [rf"(?:{apart})(?:\..*)?"] if apart else []
+    patterns += [re.escape(name) for name in bypassed_modules(model)]
+    return "|".join(patterns) or None
+
+
+def bypassed_modules(model: Any) -> list[str]:
+    """Return the linear modules whose weight is read by the module around them, past a call that an adapter would see.
+
+    Fused kernels of Mamba's layers do so. It is looked for in the source of that module's class; a weight of which
+    only a part or an attribute is read does not count.
+    """
+    found = []
+    read = {kind: _weights_read(kind) for kind in {type(module) for module in model.modules()}}
+    for name, module in model.named_modules():
+        for child, part in module.named_children():
+            if child in read[type(module)] and isinstance(part, torch.nn.Linear):
+                found.append(f"{name}.{child}")
+    return found
+
+
+def _weights_read(kind: type) -> frozenset[str]:
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):  # made while the program runs
+        return frozenset()
+    return frozenset(re.findall(r"self\.(\w+)\.weight\b(?![.\[])", source))
+
+
+def default_reach(folder: Path) -> Reach:
+    """Return what adapters with a stage's default targets reach of a folder's model; no weights are loaded.
+
+    Raises ModelError.
+    """
+    return reach_of(add_lora(skeleton(folder, "bfloat16"), Lora()))
+
+
+def reach_of(model: Any) -> Reach:
+    """Return what the adapters of a model are on."""
+    causal = model.get_base_model()
+    adapted = {id(adapted_weight(layer)) for _, layer in _named_adapted(model)}
+    apart = tuple(f"{name}." for name in unread_modules(causal))
+    weights = {n: w for n, w in causal.named_parameters() if "lora_" not in n and not n.startswith(apart)}
+    missed = [n for n, w in weights.items() if ".experts." in n and id(w) not in adapted]
+    names = [re.sub(r"\.base_layer$", "", name).rpartition(".")[2] for name, _ in _named_adapted(model)]
+    return Reach(
+        parameters=sum(weight.numel() for weight in weights.values() if id(weight) in adapted),
+        of=sum(weight.numel() for weight in weights.values()),
+        modules=dict(sorted(Counter(names).items())),
+        bypassed=tuple(sorted({name.rpartition(".")[2] for name in bypassed_modules(causal)})),
+        experts=sum(weights[name].numel() for name in missed),
+    )
 
 
 def merge_lora(

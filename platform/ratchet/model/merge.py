@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ratchet.errors import ModelError
 from ratchet.model.carried import as_saved, passed_over
-from ratchet.model.export import copy_companions
+from ratchet.model.companions import copy_companions
 from ratchet.model.folder import Stored, settings_without, stored_tensors
 from ratchet.model.load import skeleton
 from ratchet.pairs.tokenizer import digest_vocabulary

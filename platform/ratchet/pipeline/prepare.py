@@ -10,8 +10,11 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
+from ratchet.documents.passport import passport_in_words
 from ratchet.errors import DataError, ModelError
-from ratchet.model.folder import check_model, model_folder
+from ratchet.model.check import check_model
+from ratchet.model.folder import model_folder
+from ratchet.model.passport import check_trainable
 from ratchet.pairs.chat import PLAIN, handed_of
 from ratchet.pairs.flow import prepare_pairs
 from ratchet.pairs.left_out import tell_lost
@@ -88,7 +91,10 @@ def base_model(run: Run) -> Model:
     """Make, fetch or find the plan's start model, and check that it can be used. Raises ModelError."""
     spec = run.plan.model
     folder = model_folder(spec) if spec.scratch is None else _scratch_folder(run, spec.scratch)
+    passport = check_trainable(folder)
     _check_lengths(run, check_model(folder, run.chat_template).longest)
+    for line in passport_in_words(passport):
+        run.console.say(f"{BASE:<20} {line}")
     _say_which_day(run, folder)
     return _model(run, BASE, spec, folder)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ratchet.model.passport import passport_of
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import first_pairs
 from ratchet.pipeline.answered import Question, keep_answer_of_run
@@ -126,8 +127,9 @@ def run_plan(
             track_scores(plan.track.wandb, plan.name, document, run.folder)
         summary = summarise(run, steps, scores, text, time.monotonic() - clock)
         told = tuple(heard.on_page(summary.warnings))
+        base = passport_of(run.models[BASE].folder)
         html, report = write_report(
-            run.folder, dataclasses.replace(summary, warnings=told, scores=document, samples=samples)
+            run.folder, dataclasses.replace(summary, base=base, warnings=told, scores=document, samples=samples)
         )
         for line in (*lines(report.diagnoses), *sample_lines(report), *model_lines(report)):
             run.console.say(line)

@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ratchet.model.folder import check_model, model_folder
+from ratchet.documents.passport import Passport
+from ratchet.model.check import check_model
+from ratchet.model.folder import model_folder
+from ratchet.model.passport import check_trainable, passport_of
 from ratchet.pairs.chat import chat_template_of
 from ratchet.pairs.estimate import first_pairs
 from ratchet.pairs.style import find_style
@@ -141,6 +144,11 @@ def scratch_parameters(spec: Scratch) -> int:
     return spec.layers * layer + embeddings + spec.hidden_size
 
 
+def base_passport(plan: Plan) -> Passport | None:
+    """Return the passport of a plan's start model; None where that is made from scratch. Raises ModelError."""
+    return passport_of(model_folder(plan.model)) if plan.model.scratch is None else None
+
+
 def find_base(run: Run) -> None:
     """Find the plan's start model, as a run would; one that is to be made from scratch may not be there yet.
 
@@ -155,6 +163,7 @@ def find_base(run: Run) -> None:
         folder = made.folder
     else:
         folder = model_folder(spec)
+        check_trainable(folder)
         check_model(folder, run.chat_template)
     run.models[BASE] = model_of(BASE, spec, folder)
 

@@ -22,6 +22,7 @@ from ratchet.documents.heldout import (
     ModelEvaluation,
     ModelScores,
 )
+from ratchet.documents.passport import Reach
 from ratchet.documents.report import (
     Agreement,
     ChunkDifficulty,
@@ -175,6 +176,7 @@ def _trained(summary: StepSummary, record: Record, metrics: Path) -> StepSummary
         first_loss_expected=first.get("expected"),
         first_loss_tolerance=first.get("loss_tolerance"),
         effect=_part(Effect, training["published"].get("effect"), summary),
+        reach=_part(Reach, training["published"].get("reach"), summary),
         resumed_from=training["resumed_from"] or None,
     )
     if reference is None:

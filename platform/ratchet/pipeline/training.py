@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ratchet.documents.passport import amount_of
 from ratchet.errors import RunError
+from ratchet.model.passport import passport_of
 from ratchet.pairs.chat import handed_of
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pipeline.context import Gate, Run, Tokens
@@ -208,12 +210,23 @@ def _recipe(run: Run, step: Step, stage: TrainingStage, shares: Mapping[str, flo
         "data": ", ".join(f"{name} × {share:g}" for name, share in shares.items()),
         "part": f"{step.chunk.part} of {step.chunk.parts}",
         "longest pair": f"{stage.max_length} tokens ({stage.overlong})",
+        **_kept(run),
     }
     if handed := handed_of(load_tokenizer(run.models[BASE].folder, run.chat_template)):
         rows["chat template is handed"] = ", ".join(f"{name}: {json.dumps(value)}" for name, value in handed.items())
     if step.reference is not None:
         reference = reference_model(run, step)
         rows["reference"] = f"{reference.name} ({reference.weights})"
+    return rows
+
+
+def _kept(run: Run) -> dict[str, str]:
+    """What of the plan's start model was not trained, if anything."""
+    passport = passport_of(run.models[BASE].folder)
+    rows = {"stored in": f"{passport.storage}, undone when it was loaded"} if passport.storage else {}
+    for fate, said in (("kept", "as they came"), ("lost", "not published")):
+        parts = [f"{part.name} ({amount_of(part.parameters)})" for part in passport.parts if part.fate == fate]
+        rows |= {said: ", ".join(parts)} if parts else {}
     return rows
 
 

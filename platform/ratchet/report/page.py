@@ -17,6 +17,7 @@ from ratchet.report.figures import many
 from ratchet.report.parts import Callout, Page, Section, WrittenText, coloured, section
 from ratchet.report.render import html, markdown
 from ratchet.report.tables import data as tables_data
+from ratchet.report.tables import model as tables_model
 from ratchet.report.tables import scores as tables_scores
 from ratchet.report.tables import settings as tables_settings
 from ratchet.report.tables import training as tables
@@ -128,6 +129,9 @@ def run_sections(report: Report) -> list[Section]:
     return [
         *([Section("graph", "What was made from what", drawing=graph)] if (graph := model_graph(report)) else []),
         section("models", "The models, and how to load them", "", tables.load_lines(report)),
+        section(
+            "parts", "What the start model is made of", "", tables_model.parts(report), tables_model.reaches(report)
+        ),
         section("samples", "Answers, before and after", "", samples(report)),
         *_score_sections(report),
         section(

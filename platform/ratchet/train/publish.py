@@ -6,6 +6,7 @@ Legend: _B pairs.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ratchet.documents.passport import Reach, reach_in_words
 from ratchet.errors import ModelError, StorageError
 from ratchet.model import noise
 from ratchet.model.export import reload_check, save_model, try_saving
@@ -23,6 +25,7 @@ from ratchet.model.load import DTYPES, load_model
 from ratchet.model.noise import Noise
 from ratchet.pairs.pair import TokenisedPair
 from ratchet.plan.training import Lora
+from ratchet.store.codec import to_values
 from ratchet.store.files import folder_aside, free_bytes, remove_leftovers
 from ratchet.train.communicate import Communicator, agree
 from ratchet.train.effect import Sample, effect_of
@@ -30,6 +33,7 @@ from ratchet.train.engine import TrainingEngine
 from ratchet.train.masters import WRAPPED, Read, opened, rounds, write_masters
 from ratchet.train.spec import ADAPTER, MODEL, TrainSpec
 
+_log = logging.getLogger(__name__)
 _MEASURED = 4
 """Pairs by which the engine's own rounding is measured."""
 ROOM = 1.05
@@ -117,6 +121,20 @@ def try_adapters(model: Any) -> None:
     try_merge(model)
 
 
+def adapters_reach(model: Any) -> Reach:
+    """Return what a model's adapters are on."""
+    from ratchet.model.lora import reach_of
+
+    return reach_of(model)
+
+
+def say_reach(model: Any) -> None:
+    """Say so where adapters leave out the experts of a model, or modules whose weights are read past them."""
+    found = adapters_reach(model)
+    if found.experts or found.bypassed:
+        _log.warning("adapters reach %s", reach_in_words(found))
+
+
 def _write(
     spec: TrainSpec,
     weights: dict[str, Tensor],
@@ -131,8 +149,10 @@ def _write(
     apart = spec.stage.lora is not None and sample.reference_2B is None
     start = _scores(model, pairs, chosen_only=spec.supervised) if apart else None
     kept: dict[str, Tensor] = {}
+    reach: Reach | None = None
     if spec.stage.lora is not None:
         model = _adapted(spec, model, weights)
+        reach = adapters_reach(model)
         off, allowed = _check_gathered(spec, model, pairs, *scored)
         with opened(spec.masters) as read:
             model = _merged(spec, model, exact, read, kept if spec.keep_masters else None)
@@ -145,15 +165,16 @@ def _write(
     remove_leftovers(final)
     expected = _scores(model, pairs, chosen_only=spec.supervised)
     with folder_aside(final) as aside:
-        save_model(model, Path(spec.model), aside, _card(spec, step), chat_template=spec.chat_template)
+        save_model(model, Path(spec.model), aside, _card(spec, step, reach), chat_template=spec.chat_template)
         # The saved folder is compared on both sides, also where training saw one alone.
         with_both = expected if not spec.supervised else _scores(model, pairs)
         reload_check(aside, pairs, with_both, spec.dtype, trust_remote_code=spec.trust_remote_code)
     seen = {"step": step, "difference_nats": off, "allowed_nats": allowed, "pairs": len(pairs)}
+    told = {"reach": to_values(reach)} if reach else {}
     # Without adapters the published weights are the trained ones to the bit: two ways to score them lose nothing.
     trained = scored[0]
     effect = effect_of(spec, sample, trained, trained if spec.stage.lora is None else expected, start)
-    return Published({**seen, "effect": effect, **({"masters": masters} if masters else {})}, model)
+    return Published({**seen, **told, "effect": effect, **({"masters": masters} if masters else {})}, model)
 
 
 def _check_gathered(
@@ -241,8 +262,11 @@ def _difference(spec: TrainSpec, rounding: Noise, trained: SideScores, expected:
     return off, allowed
 
 
-def _card(spec: TrainSpec, step: int) -> str:
+def _card(spec: TrainSpec, step: int, reach: Reach | None) -> str:
     """The model card: what made this model."""
+    adapters = "none"
+    if spec.stage.lora is not None and reach is not None:
+        adapters = f"LoRA of rank {spec.stage.lora.rank}, merged; on {reach_in_words(reach)}"
     rows = {
         "kind": spec.stage.kind,
         **{key: value for key, value in spec.options.items() if isinstance(value, str | int | float)},
@@ -251,7 +275,7 @@ def _card(spec: TrainSpec, step: int) -> str:
         "learning rate": f"{spec.stage.learning_rate:g} ({spec.stage.schedule})",
         "precision": spec.dtype,
         **spec.recipe,
-        "adapters": "none" if spec.stage.lora is None else f"LoRA of rank {spec.stage.lora.rank}, merged",
+        "adapters": adapters,
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     head = f"# {spec.step}\n\nMade by Ratchet, training step `{spec.step}`."

@@ -37,7 +37,7 @@ from ratchet.train.masters import carry, check_masters
 from ratchet.train.notice import WORKERS, Ended, Notice, WorkerNodes, read_notice
 from ratchet.train.optimiser import warn_of_warmup
 from ratchet.train.owed import score_owed
-from ratchet.train.publish import add_adapters, publish_model, rehearse, round_adapters, try_adapters
+from ratchet.train.publish import add_adapters, publish_model, rehearse, round_adapters, say_reach, try_adapters
 from ratchet.train.spec import TrainSpec
 
 MakeEngine = Callable[[TrainSpec, PairScorer, torch.device], TrainingEngine]
@@ -246,6 +246,8 @@ def build_scorer(spec: TrainSpec, device: torch.device, *, first: bool) -> PairS
     if spec.stage.lora is not None:
         model = add_adapters(model, spec.stage.lora, spec.stage.seed)
         round_adapters(model, spec.dtype)
+        if first:
+            say_reach(model)
         if first and quantise is None:
             try_adapters(model)
     return PairScorer(model, sharing=spec.cluster.sharing, device=device)

@@ -1,0 +1,107 @@
+"""A model's passport: its parts, their storage and what becomes of them, from headers and the configuration class.
+
+No weights are loaded, and torch is not needed. Parts are known by the names that tensors have on the hub; what a run
+freezes and keeps follows from the model's modules (`parts.py`), and a test holds the two together for each family.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ratchet.documents.passport import Fate, ModelPart, Passport
+from ratchet.errors import ModelError
+from ratchet.model.check import text_settings
+from ratchet.model.companions import companions
+from ratchet.model.folder import UNDONE, Stored, storage_of, stored_tensors
+from ratchet.pairs.tokenizer import read_json
+
+_PATTERNS = (
+    ("vision", r"(^|\.)(vision_tower|vision_model|visual|vision_encoder|vision_embedder|embed_vision)\."),
+    ("audio", r"(^|\.)(audio_tower|audio_model|audio_encoder|embed_audio)\."),
+    ("projector", r"(^|\.)(multi_modal_projector|mm_projector|connector|aligner|vision_projector)\."),
+    ("more tokens", r"(^|\.)mtp\."),
+    ("experts", r"\.experts\."),
+    ("router", r"\.(gate|router)\.[^.]+$|e_score_correction_bias$"),
+    ("embeddings", r"(^|\.)(embed_tokens|wte|wpe|word_embeddings|embed_in|embed_positions|embeddings)\."),
+    ("head", r"(^|\.)(lm_head|embed_out)\."),
+    ("text", ""),
+)
+"""Kinds of parts, each with a pattern of its tensors' names; the first that matches counts."""
+_UNREAD = {"vision", "audio", "projector"}
+_SPARE = "more tokens"
+"""Layers that predict several tokens at a time: transformers leaves them in the folder."""
+_SCALES = re.compile(r"_scales$|_scale_inv$|\.weight_scale$")
+
+
+def passport_of(folder: Path) -> Passport:
+    """Return the passport of a model folder. Raises ModelError, CorruptError."""
+    fields, text = read_json(folder / "config.json"), text_settings(folder)
+    method = storage_of(folder)
+    kept, left = companions(folder)
+    longest = text.get("max_position_embeddings") or text.get("n_positions")
+    tensors = stored_tensors(folder).values()
+    of: dict[str, list[Stored]] = {name: [] for name, _ in _PATTERNS}
+    for tensor in tensors:
+        of[_kind(tensor.name, int(text.get("num_hidden_layers") or 0))].append(tensor)
+    return Passport(
+        architecture=next(iter(fields.get("architectures") or ()), ""),
+        kind=str(fields.get("model_type", "")),
+        vocabulary=int(text.get("vocab_size") or 0),
+        longest=None if longest is None else int(longest),
+        tied=bool(text.get("tie_word_embeddings", False)),
+        storage=UNDONE.get(method, method) if method else None,
+        refused=_refusal(method),
+        parts=tuple(_part(name, some, _fate(name, method)) for name, some in of.items() if some),
+        files=tuple(kept),
+        left=tuple(left),
+    )
+
+
+def check_trainable(folder: Path) -> Passport:
+    """Return the passport of a model that is to be trained. Raises ModelError where its storage forbids that."""
+    found = passport_of(folder)
+    if found.refused:
+        raise ModelError(
+            found.refused,
+            where=str(folder),
+            fix="give the folder of the same model in bfloat16 or float16; lora.quantise holds it in 4 or 8 bits",
+            code="model.storage",
+        )
+    return found
+
+
+def _refusal(method: str | None) -> str | None:
+    if method is None or method in UNDONE:
+        return None
+    return f"its weights are stored quantised ({method}), which loading does not undo: nothing could be published"
+
+
+def _kind(name: str, layers: int) -> str:
+    number = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    found = next(kind for kind, pattern in _PATTERNS if re.search(pattern, name))
+    beyond = number is not None and layers and int(number[1]) >= layers
+    return _SPARE if beyond and found not in _UNREAD else found
+
+
+def _fate(name: str, method: str | None) -> Fate:
+    if name in _UNREAD:
+        return "kept"
+    # Their scales mean nothing beside weights that are no longer quantised.
+    return ("lost" if method else "kept") if name == _SPARE else "trained"
+
+
+def _part(name: str, tensors: Iterable[Stored], fate: Fate) -> ModelPart:
+    some = list(tensors)
+    precisions = sorted({one.dtype for one in some if not _SCALES.search(one.name)})
+    size = sum(one.end - one.start for one in some)
+    return ModelPart(name, len(some), sum(map(_parameters, some)), size, tuple(precisions), fate)
+
+
+def _parameters(tensor: Stored) -> int:
+    if _SCALES.search(tensor.name):
+        return 0
+    packed = tensor.dtype == "U8" and tensor.name.endswith("_blocks")  # two to a byte
+    return math.prod(tensor.shape) * (2 if packed else 1)
