@@ -10,6 +10,7 @@ from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.fields import json_type
+from ratchet.pairs.messages import turn_of
 from ratchet.plan.columns import Fixed, PreferredBy, Step, Value, Where, path_steps
 
 # Fields whose value may be a conversation. Only there is JSON in a text taken for messages.
@@ -127,6 +128,11 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
                 changed[field] = one
         elif field in {"messages", "conversations"} and value and (_is_texts(value) or _is_exchanges(value)):
             changed[field] = _in_turn(value)
+    for field in ("system", "system_prompt"):
+        value = row.get(field)
+        if isinstance(value, list | tuple) and value and all(isinstance(part, Mapping) for part in value):
+            # Amazon's system text is a list of parts, as the content of a message may be.
+            changed[field] = turn_of({"role": "system", "content": value}, field).content
     for field in _LISTS:
         value = row.get(field)
         if isinstance(value, str) and value[:1] in "[{" and (parsed := _parsed(value)) is not None:

@@ -152,7 +152,7 @@ def with_contract(kind: RowKind, rows: Sequence[Fields], ignored: frozenset[str]
     repeats = sum(_repeats(row, kind) for row in rows)
     unread = tuple(column for column in others if column not in read)
     harmless = {column for column in unread if meaning_of(column, kind.gives) is None}
-    quiet = frozenset({*read, *harmless, *ignored, *kind.opened})
+    quiet = frozenset({*read, *harmless, *ignored, *kind.opened, *kind.quiet})
     # One answer may well begin with its question. Where most do, it is how the rows are written.
     return dataclasses.replace(kind, read=tuple(read), not_read=unread, quiet=quiet, repeats=repeats * 2 > len(rows))
 

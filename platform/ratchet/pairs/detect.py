@@ -99,7 +99,8 @@ _OTHER = "give other rows, or say with `columns:` what each column means"
 
 
 def _kind(signature: Signature) -> RowKind:
-    return RowKind(signature.name, signature.reader or _REFUSED, tuple(signature.columns.items()))
+    columns = tuple(signature.columns.items())
+    return RowKind(signature.name, signature.reader or _REFUSED, columns, quiet=frozenset(signature.repeats))
 
 
 def _family(kind: RowKind) -> str:

@@ -40,7 +40,7 @@ from ratchet.pairs.shapes import (
 )
 from ratchet.plan import data as plan_data
 
-VERSION = 5
+VERSION = 6
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")

@@ -13,6 +13,7 @@ Gives = Literal["pairs", "pairs with scores", "demonstrations"]
 _VERDICTS = {"true", "false", "0", "1", "-1", "yes", "no", "good", "bad", "correct", "incorrect", "desirable"}
 _VERDICTS |= {"undesirable", "up", "down", "thumbs_up", "thumbs_down", "t", "f", "chosen", "rejected"}
 _GOOD_ONES = "`where: [{column} == {value}]` trains on the good answers alone"
+_SWITCHES = {"on", "off", "low", "medium", "high", "auto", "yes", "no", "true", "false"}
 _EMPTY = {"", "[]", "{}", "null", "none", "nan", "n/a"}
 
 
@@ -20,20 +21,22 @@ _EMPTY = {"", "[]", "{}", "null", "none", "nan", "n/a"}
 class Meaning:
     """What a column says and how it is used.
 
-    `single`: only beside a demonstration. `verdict`: it counts where its value judges the answer.
+    `single`: only beside a demonstration. `verdict`: it counts where its value judges the answer. `text`: it counts
+    where its value is more than the setting of a switch.
     """
 
     what: str
     use: str
     single: bool = False
     verdict: bool = False
+    text: bool = False
 
 
 _MEANINGS: Mapping[str, Meaning] = {
     **dict.fromkeys(
         (
-            *("rejected_response", "rejected_messages", "rejected_answer", "rejected_output", "rejected"),
-            *("non_preferred_output", "response_rejected", "worse_response"),
+            *("rejected", "non_preferred_output", "response_rejected", "answer_rejected", "worse_response"),
+            *("dispreferred", "dispreferred_response", "reject_response"),
         ),
         Meaning("a rejected answer, so the rows are pairs", "columns: {{rejected: {column}, …}}", single=True),
     ),
@@ -62,7 +65,9 @@ _MEANINGS: Mapping[str, Meaning] = {
             *("chain_of_thought", "complex_cot", "thought", "thinking_trajectories", "model_reasoning"),
         ),
         Meaning(
-            "the thoughts before an answer", "put them into the messages, as `reasoning_content` of the assistant's"
+            "the thoughts before an answer",
+            "put them into the messages, as `reasoning_content` of the assistant's",
+            text=True,
         ),
     ),
     **dict.fromkeys(
@@ -102,6 +107,7 @@ _MEANINGS: Mapping[str, Meaning] = {
         Meaning("the beginning of the answer, which is given", "take rows whose answers are whole"),
     ),
 }
+_REJECTED = re.compile(r"rejected_(?:text|completion|answers?|outputs?|responses?|messages|conversations?)")
 _SIDE_SCORE = re.compile(
     r"(?:.*_)?(?:chosen|rejected)(?:_.*)?_(?:score|rating|reward)|.*(?:score|rating|reward)_(?:chosen|rejected)"
 )
@@ -117,7 +123,7 @@ def flat(name: str) -> str:
 def meaning_of(column: str, gives: Gives) -> Meaning | None:
     """Return what a column means beside rows that give pairs or demonstrations, or None where it says nothing."""
     name = flat(column.rsplit(".", 1)[-1])
-    found = _MEANINGS.get(name)
+    found = _MEANINGS.get(name) or (_MEANINGS["rejected"] if _REJECTED.fullmatch(name) else None)
     if found is None or (found.single and gives != "demonstrations"):
         return None
     return found
@@ -131,6 +137,10 @@ def says(value: Any, meaning: Meaning) -> bool:
         if isinstance(value, int | float):
             return value in {0, 1, -1}
         return isinstance(value, str) and flat(value) in _VERDICTS
+    if meaning.text and (
+        isinstance(value, bool | int | float) or (isinstance(value, str) and flat(value) in _SWITCHES)
+    ):
+        return False
     return has_content(value)
 
 

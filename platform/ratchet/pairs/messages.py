@@ -25,6 +25,8 @@ _ROLES = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
     "model": "assistant",
     "tool": "tool",
     "function": "tool",
@@ -36,7 +38,7 @@ _ROLES = {
 _CALLERS = {"function_call", "tool_call"}
 """Roles of messages whose content is the calls."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-_NOT_READ = ("images", "image", "audio", "audios", "video", "videos", "refusal")
+_NOT_READ = ("images", "image", "audio", "audios", "video", "videos", "refusal", "candidates")
 """Of a message: without these its text means something else."""
 # HH's texts have the speaker after a blank line. A line that merely begins with `Human:` may be part of an answer.
 _SPEAKER = re.compile(r"(?:\A|\n\n) ?(Human|Assistant):")
@@ -58,7 +60,9 @@ def turn_of(value: Any, name: str) -> Turn:
     for key in _NOT_READ:
         if value.get(key):
             raise Unfit(Reason.MESSAGES, f"{name} has {key}, which is not read")
-    by, said = ("from", "value") if has(value, "from") else ("role", "content")
+    # Gemini's messages have `parts`.
+    content = "parts" if has(value, "parts") and not has(value, "content") else "content"
+    by, said = ("from", "value") if has(value, "from") else ("role", content)
     speaker = text_field(value, by).strip().lower()
     if speaker in _CALLERS:
         return Turn("assistant", "", tool_calls=calls_of(value.get(said), f"{name}: {said}"))
@@ -78,7 +82,7 @@ def _content(value: Mapping[str, Any], key: str, role: str, name: str) -> str:
     """Return a text, also where it is written as parts. A tool's result may be any JSON, which becomes text."""
     content = value.get(key)
     if isinstance(content, list | tuple) and content and all(isinstance(part, Mapping) for part in content):
-        kinds = {str(part.get("type")) for part in content}
+        kinds = set().union(*map(_part_kinds, content))
         if kinds == {"text"}:
             return "".join(text_field(part, "text") for part in content)
         if role != "tool":
@@ -87,6 +91,11 @@ def _content(value: Mapping[str, Any], key: str, role: str, name: str) -> str:
     if role == "tool" and content is not None and not isinstance(content, str):
         return compact_json(content)
     return text_field(value, key)
+
+
+def _part_kinds(part: Mapping[str, Any]) -> set[str]:
+    """Return the type of a part. Those of Amazon and Google have none, and what they hold are their keys."""
+    return {str(part["type"])} if part.get("type") else {key for key, held in part.items() if held is not None}
 
 
 def _optional(value: Mapping[str, Any], key: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ _OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "rejected": ("worse", "bad", "worst", "dispreferred", "loser", "negative", "lose"),
     "output": ("answer", "completion", "target", "reply", "response"),
 }
+_ALIKE = 0.75
 _LESS = 0.2
 """By how much a known data set's columns must fit better than those of a plain layout to be named instead."""
 
@@ -44,7 +46,9 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     common = [str(column) for column, count in columns.most_common() if 2 * count > len(rows)] or list(
         map(str, columns)
     )
-    needs = {**_PLAIN, **{one.name: _needed(one.name) for one in SIGNATURES if one.reader}}
+    known = {one.name: _needed(one.name) for one in SIGNATURES if one.reader}
+    # What has all columns of a known data set and does not fit is something else.
+    needs = {**_PLAIN, **{name: needed for name, needed in known.items() if not set(needed) <= set(common)}}
     # A layout of plain names is what most people mean, and more so where nothing is the same.
     held = {name: _held(needed, common) - _LESS * (name not in _PLAIN) for name, needed in needs.items()}
     best = max(needs, key=lambda name: held[name])
@@ -73,7 +77,7 @@ def _held(needed: Sequence[str], columns: Sequence[str]) -> float:
     """Return which share of the names is there; a slip counts less than the same, and another word less again."""
     guesses = _guesses(needed, columns)
     values = [
-        1.0 if need in columns else 0.0 if need not in guesses else 0.9 if _is_slip(need, guesses[need]) else 0.6
+        1.0 if need in columns else 0.0 if need not in guesses else 0.9 if _is_slip(need, guesses[need]) else 0.5
         for need in needed
     ]
     return sum(values) / len(needed)
@@ -90,7 +94,7 @@ def _guesses(needed: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
 
 
 def _is_slip(need: str, column: str) -> bool:
-    return close(need, [column]) is not None
+    return difflib.SequenceMatcher(None, need, column[:100].lower()).ratio() >= _ALIKE
 
 
 def _needed(name: str) -> tuple[str, ...]:

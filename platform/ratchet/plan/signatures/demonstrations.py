@@ -85,14 +85,25 @@ DEMONSTRATIONS: tuple[Signature, ...] = (
     _asked("magicoder", "problem", "solution", "ise-uiuc/Magicoder-OSS-Instruct-75K"),
     _asked("openmathinstruct_1", "question", "generated_solution", "nvidia/OpenMathInstruct-1"),
     _asked("openmathinstruct_2", "problem", "generated_solution", "nvidia/OpenMathInstruct-2"),
+    known(
+        "vertex_chat",
+        "instruction",
+        {"messages": "contents", "system?": "systemInstruction.parts[0].text"},
+        "Vertex AI, tuning of Gemini models",
+        types={"contents": ("turns", "turn")},
+        without=("completions",),
+    ),
+    _asked("firefly", "input", "target", "YeungNLP/firefly-train-1.1M"),
+    _asked(
+        "nemotron", "input", "output", "nvidia/Llama-Nemotron-Post-Training-Dataset", without=("instruction", "prompt")
+    ),
     _asked("flan", "inputs", "targets", "Muennighoff/flan, bigscience/P3"),
     _asked("metharme", "prompt", "generation", "axolotl, metharme"),
     _asked("prompt_output", "prompt", "output", "a prompt and an output", without=("instruction", "choices")),
     _asked("prompt_answer", "prompt", "answer", "a prompt and an answer", without=("choices", "options", "endings")),
     _asked("query_answer", "query", "answer", "a query and an answer", without=("choices", "options", "endings")),
-    _asked("question_solution", "question", "solution", "a question and its solution", without=("choices", "answer")),
+    _asked("question_solution", "question", "solution", "GAIR/LIMO: a question and its solution", without=("choices",)),
     _asked("question_output", "question", "output", "a question and an output", without=("choices",)),
-    _asked("input_output", "input", "output", "an input and an output", without=("instruction", "prompt", "question")),
     _asked(
         "input_response", "input", "response", "an input and a response", without=("instruction", "prompt", "question")
     ),

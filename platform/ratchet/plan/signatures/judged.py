@@ -23,6 +23,7 @@ def _one_or_two(column: str) -> PreferredBy:
 
 def _compared(name: str, first: str, second: str, better: PreferredBy) -> Signature:
     """Return a signature of two answers to `prompt` and a column that says which is better."""
+    without = tuple(side for side in _SIDES if side != better.column)
     columns: dict[str, Where] = {
         "prompt": "prompt",
         "output_1": first,
@@ -30,7 +31,7 @@ def _compared(name: str, first: str, second: str, better: PreferredBy) -> Signat
         "preference": better,
         "system?": "system",
     }
-    return known(name, "annotated", columns, f"two answers and a {better.column}", without=_SIDES)
+    return known(name, "annotated", columns, f"two answers and a {better.column}", without=without)
 
 
 def _scored(name: str, prompt: str, responses: str, scores: str, seen: str) -> Signature:
@@ -149,6 +150,17 @@ JUDGED: tuple[Signature, ...] = (
         without=("chosen", "rejected"),
     ),
     known(
+        "vertex",
+        "scored",
+        {
+            "prompt": "contents",
+            "responses": "completions[*].completion.parts[0].text",
+            "scores": "completions[*].score",
+            "system?": "systemInstruction.parts[0].text",
+        },
+        "Vertex AI, preference of Gemini models",
+    ),
+    known(
         "nemo_rl",
         "scored",
         {"prompt": "context", "responses": "completions[*].completion[-1].content", "scores": "-completions[*].rank"},
@@ -156,6 +168,9 @@ JUDGED: tuple[Signature, ...] = (
     ),
     _compared("preference_a_b", "response_a", "response_b", _preferred("preference")),
     _compared("label_a_b", "response_a", "response_b", _preferred("label")),
+    _compared("preference_a_b_response", "A_response", "B_response", _preferred("preference")),
+    _compared("chosen_a_b", "response_a", "response_b", _preferred("chosen")),
+    _compared("response1_response2", "response1", "response2", _one_or_two("preference")),
     _compared("preference_1_2", "response_1", "response_2", _one_or_two("preference")),
     _compared("winner_1_2", "response_1", "response_2", _one_or_two("winner")),
     known(

@@ -160,4 +160,30 @@ PAIRS: tuple[Signature, ...] = (
         "allenai/reward-bench-2",
         types={"chosen": "texts", "rejected": "texts"},
     ),
+    known(
+        "torchtune",
+        "implicit_prompt",
+        {"chosen": "chosen_conversations", "rejected": "rejected_conversations"},
+        "torchtune, preference",
+    ),
+    known(
+        "lmflow",
+        "implicit_prompt",
+        {"chosen": "chosen.messages", "rejected": "rejected.messages", "system?": "chosen.system"},
+        "LMFlow, paired conversations",
+        repeats=("rejected.system",),
+    ),
+    known(
+        "helpsteer3_edit_quality",
+        "pair",
+        {"prompt": "context", "chosen": "good_edited_response", "rejected": "bad_edited_response"},
+        "nvidia/HelpSteer3, quality of edits",
+    ),
+    known(
+        "helpsteer3_edit",
+        "pair",
+        {"prompt": "context", "chosen": "edited_response", "rejected": "original_response"},
+        "nvidia/HelpSteer3, edits",
+        without=("good_edited_response",),
+    ),
 )

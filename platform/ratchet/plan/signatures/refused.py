@@ -44,6 +44,13 @@ REFUSED: tuple[Signature, ...] = (
         without=("messages", "conversations", *_SIDES),
     ),
     refused(
+        "rated_conversations",
+        ("conv_A", "conv_B", "conv_A_rating", "conv_B_rating"),
+        "these are whole conversations with a rating each: write the better one into `chosen`, the worse into "
+        "`rejected`",
+        "llm-blender/Unified-Feedback",
+    ),
+    refused(
         "embedding_triplets",
         ("anchor", "positive"),
         "these are texts that are near to each other, for a model of embeddings",

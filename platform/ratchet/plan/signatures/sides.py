@@ -31,24 +31,24 @@ _SIDES: tuple[tuple[str, str], ...] = (
     ("chosen_completion", "rejected_completion"),
     ("response_chosen", "response_rejected"),
     ("answer_chosen", "answer_rejected"),
+    ("answer", "rejected_answer"),
+    ("output", "rejected_output"),
+    ("completion", "rejected_completion"),
+    ("text", "rejected_text"),
 )
 
 
 def _named(prompt: str, chosen: str, rejected: str) -> Signature:
     asked = ("messages", "conversations", *(name for name in _PROMPTS if name != prompt))
-    # An instruction may have an input, which belongs to it.
-    instructed = prompt == "instruction"
-    without = tuple(name for name in asked if not (instructed and name == "input"))
+    # A prompt may be messages. What has another name is a text, and may have turns before it.
+    spoken = prompt == "prompt"
+    field = "prompt" if spoken else "instruction"
+    more = {} if spoken else {"history?": "history", **({"input?": "input"} if prompt == "instruction" else {})}
+    without = tuple(name for name in asked if f"{name}?" not in more)
     return known(
         f"{prompt}_{chosen}_{rejected}",
-        "alpaca" if instructed else "pair",
-        {
-            prompt if instructed else "prompt": prompt,
-            **({"input?": "input"} if instructed else {}),
-            "chosen": chosen,
-            "rejected": rejected,
-            "system?": "system",
-        },
+        "pair" if spoken else "alpaca",
+        {field: prompt, **more, "chosen": chosen, "rejected": rejected, "system?": "system"},
         f"pairs with `{chosen}` and `{rejected}`",
         without=(*without, *(name for name in ("chosen", "rejected") if name not in {chosen, rejected})),
     )

@@ -18,7 +18,8 @@ class Signature:
 
     `columns` leads from the fields that the layout `reader` reads to the columns that hold them; those in `optional`
     may be absent. `types` and `without` say more of what a row must hold and must not. With `refusal` the rows are
-    known and cannot be used as they are; it says why, and what to do. `seen` says where such rows are found.
+    known and cannot be used as they are; it says why, and what to do. `repeats` are columns that say again what another
+    says, and need not be read. `seen` says where such rows are found.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Signature:
     types: Mapping[str, tuple[Kind, ...]] = dataclasses.field(default_factory=dict)
     without: tuple[str, ...] = ()
     refusal: str = ""
+    repeats: tuple[str, ...] = ()
 
 
 def known(
@@ -39,12 +41,18 @@ def known(
     *,
     types: Mapping[str, tuple[Kind, ...] | Kind] | None = None,
     without: tuple[str, ...] = (),
+    repeats: tuple[str, ...] = (),
 ) -> Signature:
-    """Return a row of the table. A field that ends with `?` may be absent."""
+    """Return a row of the table. A field that ends with `?` may be absent.
+
+    Where the system text is in `system`, it may be in `system_prompt` as well: layouts read both.
+    """
+    if columns.get("system?") == "system":
+        columns = {**columns, "system_prompt?": "system_prompt"}
     given = {field.removesuffix("?"): where for field, where in columns.items()}
     kinds = {at: (kind,) if isinstance(kind, str) else kind for at, kind in (types or {}).items()}
     optional = frozenset(field[:-1] for field in columns if field.endswith("?"))
-    return Signature(name, reader, given, seen, optional, kinds, without)
+    return Signature(name, reader, given, seen, optional, kinds, without, repeats=repeats)
 
 
 def refused(
