@@ -62,6 +62,8 @@ def check_text(text: str, name: str) -> None:
         raise Unfit(Reason.EMPTY, name)
     if "\0" in text:
         raise Unfit(Reason.NUL, f"{name}, character {text.index(chr(0)) + 1}")
+    if text.isascii():  # what follows looks at every character
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -98,13 +100,16 @@ def _bare(turn: Turn) -> tuple[str, ...]:
 def characters_of(pair: PreferencePair) -> int:
     """Return the characters of a pair's texts, with its tools."""
     turns = (*pair.prompt, pair.chosen, *((pair.rejected,) if pair.rejected else ()))
-    return sum(len(text) for turn in turns for text in turn.texts) + len(pair.tools or "")
+    count = len(pair.tools or "")
+    for turn in turns:
+        count += len(turn.content) + len(turn.reasoning or "") + len(turn.tool_calls or "")
+    return count
 
 
 def check_turn(turn: Turn, name: str) -> None:
     """Raise Unfit where a text of a turn is broken, or it has no content and need have some."""
-    for text in turn.texts:
-        if text is not turn.content:
+    for text in (turn.reasoning, turn.tool_calls):
+        if text:
             check_text(text, name)
     # A tool may give nothing, and an assistant may call one without a word.
     if turn.content.strip() or not (turn.tool_calls or turn.role == "tool"):
@@ -117,8 +122,8 @@ def check_prompt(prompt: tuple[Turn, ...]) -> None:
         raise Unfit(Reason.MESSAGES, "the prompt does not end with the user or a tool's result")
     if any(turn.role == "system" for turn in prompt[1:]):
         raise Unfit(Reason.MESSAGES, "a system message that is not the first")
-    for before, turn in zip((None, *prompt), prompt, strict=False):
-        if turn.role == "tool" and (before is None or before.role not in {"assistant", "tool"}):
+    for number, turn in enumerate(prompt):
+        if turn.role == "tool" and (number == 0 or prompt[number - 1].role not in {"assistant", "tool"}):
             raise Unfit(Reason.MESSAGES, "a tool's result that follows no assistant's turn")
     for number, turn in enumerate(prompt, 1):
         check_turn(turn, f"prompt, turn {number}")

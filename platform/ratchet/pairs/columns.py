@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
@@ -25,6 +25,8 @@ _SPOKEN = (
     "output_1",
     "output_2",
 )
+_DIALOGUES = ("messages", "conversations")
+_OF_MESSAGES = frozenset(("role", "content", "from", "value"))
 _LISTS = ("completions", "responses", "scores", "ratings", "history", "choices", "options", "endings", "tools")
 _EXCHANGES = (
     *(("input", "output"), ("human", "assistant"), ("user", "assistant"), ("prompt", "response")),
@@ -39,6 +41,8 @@ def column_value(row: Mapping[str, Any], path: str) -> Any:
     """Return what a row holds at a path, or None. A column of that very name comes before steps into others."""
     if path in row:
         return row[path]
+    if path.isidentifier():  # not a step into another
+        return None
     value = _walk(row, _steps(path))
     return _negative(value, path) if path[0] == "-" else value
 
@@ -77,10 +81,10 @@ def _negative(value: Any, path: str) -> Any:
     raise Unfit(Reason.WRONG_TYPE, f"{path[1:]} is {json_type(value)}, not a number")
 
 
-def fields_of(row: Mapping[str, Any], columns: Mapping[str, Where]) -> dict[str, Any]:
+def fields_of(row: Mapping[str, Any], columns: Iterable[tuple[str, Where]]) -> dict[str, Any]:
     """Return the fields that `columns` names, as the layouts read them. Raises Unfit."""
     found: dict[str, Any] = {}
-    for field, where in columns.items():
+    for field, where in columns:
         if isinstance(where, str):
             found[field] = column_value(row, where)
         elif isinstance(where, Fixed):
@@ -117,6 +121,8 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Raises Unfit where such JSON is broken.
     """
+    if _is_settled(row):
+        return row
     changed: dict[str, Any] = {}
     for field in _SPOKEN:
         value = row.get(field)
@@ -126,7 +132,7 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
         elif isinstance(value, Mapping):
             if (one := _unfolded(value)) is not None:
                 changed[field] = one
-        elif field in {"messages", "conversations"} and value and (_is_texts(value) or _is_exchanges(value)):
+        elif field in _DIALOGUES and value and (_is_texts(value) or _is_exchanges(value)):
             changed[field] = _in_turn(value)
     for field in ("system", "system_prompt"):
         value = row.get(field)
@@ -138,6 +144,22 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(value, str) and value[:1] in "[{" and (parsed := _parsed(value)) is not None:
             changed[field] = parsed
     return {**row, **changed} if changed else row
+
+
+def _is_settled(row: Mapping[str, Any]) -> bool:
+    """Say whether a row is plainly one of texts and messages, as most are; no other look at it is then needed."""
+    for field, value in row.items():
+        if isinstance(value, str):
+            if value[:1] in "[{ \n" and (field in _SPOKEN or field in _LISTS):
+                return False
+        elif isinstance(value, list | tuple):
+            if field in _DIALOGUES and not (
+                value and isinstance(value[0], Mapping) and _OF_MESSAGES.issuperset(value[0])
+            ):
+                return False
+        elif isinstance(value, Mapping) and field in _SPOKEN:
+            return False
+    return True
 
 
 def _messages(text: str, field: str) -> Any:

@@ -15,6 +15,7 @@ from ratchet.pairs.fields import has
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Reader, Sides, layout_of
 from ratchet.pairs.meanings import Gives, Meaning, has_content, meaning_of, says
 from ratchet.pairs.messages import tools_of
+from ratchet.pairs.span import SourceRow
 from ratchet.plan.columns import Columns, Where, path_steps, paths_of
 from ratchet.plan.outline import close, hint
 
@@ -53,6 +54,12 @@ class RowKind:
             str(steps[0]) for steps in paths if len(steps) > 1 and isinstance(steps[1], str) and steps[1] != "*"
         ) - frozenset(map(str, whole))
 
+    @functools.cached_property
+    def tools_path(self) -> str | None:
+        """Where a kind of rows has its tools: in the column of that name, where nothing else is said."""
+        where = dict(self.columns or ()).get("tools", "tools")
+        return where if isinstance(where, str) else None
+
 
 def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
     """Return what a row says. Raises Unfit."""
@@ -63,7 +70,7 @@ def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
 
 
 def _fields(row: Fields, kind: RowKind) -> Fields:
-    return settled(row) if kind.columns is None else fields_of(row, dict(kind.columns))
+    return settled(row) if kind.columns is None else fields_of(row, kind.columns)
 
 
 def _without_prompt(fields: Fields) -> Fields | None:
@@ -80,13 +87,8 @@ def _without_prompt(fields: Fields) -> Fields | None:
 
 def tools_offered(row: Fields, kind: RowKind) -> str | None:
     """Return the JSON of the tools that a row's prompt offers, or None. Raises Unfit."""
-    return tools_of({"tools": column_value(row, path)} if (path := _tools_path(kind)) else {})
-
-
-def _tools_path(kind: RowKind) -> str | None:
-    """Return where a kind of rows has its tools: in the column of that name, where nothing else is said."""
-    where = dict(kind.columns or ()).get("tools", "tools")
-    return where if isinstance(where, str) else None
+    value = column_value(row, kind.tools_path) if kind.tools_path else None
+    return None if value is None else tools_of({"tools": value})
 
 
 class _Watched(dict[str, Any]):
@@ -182,9 +184,8 @@ def _repeats(row: Fields, kind: RowKind) -> bool:
 
 def unread(row: Fields, kind: RowKind) -> tuple[str, Any, Meaning] | None:
     """Return a column of a row that means something, has content and is not read; None where there is none."""
-    strange = row.keys() - kind.quiet
     opened = [column for column in kind.opened if isinstance(row.get(column), Mapping)]
-    if not strange and not opened:
+    if not opened and kind.quiet.issuperset(row):
         return None
     used: set[str] | None = None
     for column, value in columns_of(row, opened).items():
@@ -199,7 +200,7 @@ def unread(row: Fields, kind: RowKind) -> tuple[str, Any, Meaning] | None:
     return None
 
 
-def check_unread(row: Fields, kind: RowKind, where: str, count: str = "") -> None:
+def check_unread(row: Fields, kind: RowKind, at: SourceRow, count: str = "") -> None:
     """Raise DataError where a row holds a column that means something and is not read."""
     if (found := unread(row, kind)) is None:
         return
@@ -208,7 +209,7 @@ def check_unread(row: Fields, kind: RowKind, where: str, count: str = "") -> Non
     use = meaning.use.format(column=column, value=_literal(value))
     raise DataError(
         f"the column {column} is not read{count}, and it holds {meaning.what}: {shown}",
-        where=where,
+        where=f"{at.file}:{at.row}",
         fix=f"to use it: {use}; to leave it out: `ignore: [{column}]`",
         code="data.unread",
     )

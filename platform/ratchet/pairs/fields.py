@@ -13,7 +13,10 @@ from ratchet.pairs.pair import Turn
 
 def has(row: Mapping[str, Any], *keys: str) -> bool:
     """Say whether the row has all of `keys` (null counts as absent: tables fill absent fields with it)."""
-    return all(row.get(key) is not None for key in keys)
+    for key in keys:  # noqa: SIM110 - `all` takes thrice the time, and most of what reads a row asks this
+        if row.get(key) is None:
+            return False
+    return True
 
 
 def text_field(row: Mapping[str, Any], key: str) -> str:

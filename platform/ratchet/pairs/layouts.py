@@ -118,13 +118,14 @@ def scored(row: Fields) -> Sides:
             best, worst, margin = best_and_worst(row, name)
             return Sides(asked(row), answer_turn(best), answer_turn(worst), margin)
     named = has(row, "prompt") or has(row, "question")
-    spoken = any(has(row, key) for key in ("conversations", "messages")) and not is_whole(row)
+    spoken = not named and any(has(row, key) for key in ("conversations", "messages")) and not is_whole(row)
     reads = pair if named else alpaca if has(row, "instruction") else sharegpt if spoken else implicit_prompt
     sides = reads(row)
     if (found := scores_of(row) or score_columns(tuple(row))) is not None:
         # Where a mixture has no score for some of its rows, these are pairs all the same.
         known = all(has_content(row[column]) for column in found)
-        return dataclasses.replace(sides, margin=number_of(row, found[0]) - number_of(row, found[1]) if known else None)
+        apart = number_of(row, found[0]) - number_of(row, found[1]) if known else None
+        return Sides(sides.prompt, sides.chosen, sides.rejected, apart)
     if has(row, "margin"):
         return dataclasses.replace(sides, margin=number_of(row, "margin"))
     raise Unfit(Reason.MISSING, "score_chosen and score_rejected")

@@ -37,6 +37,8 @@ _ROLES = {
 }
 _CALLERS = {"function_call", "tool_call"}
 """Roles of messages whose content is the calls."""
+_PLAIN = {"role", "content"}
+"""Of a message as most are: what else may be said of one need not be looked for."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _NOT_READ = ("images", "image", "audio", "audios", "video", "videos", "refusal", "candidates")
 """Of a message: without these its text means something else."""
@@ -57,6 +59,10 @@ def turn_of(value: Any, name: str) -> Turn:
     """Read one message. Raises Unfit."""
     if not isinstance(value, Mapping):
         raise Unfit(Reason.WRONG_TYPE, f"{name} is {json_type(value)}, not an object")
+    if value.keys() == _PLAIN and isinstance(value["role"], str) and isinstance(value["content"], str):
+        plain = _ROLES.get(value["role"])
+        if plain is not None and plain != "tool":
+            return Turn(plain, value["content"])
     for key in _NOT_READ:
         if value.get(key):
             raise Unfit(Reason.MESSAGES, f"{name} has {key}, which is not read")

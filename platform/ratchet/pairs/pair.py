@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from typing import Any
+from json.encoder import encode_basestring_ascii
 
 import numpy as np
 import numpy.typing as npt
@@ -68,38 +68,37 @@ class PreferencePair:
     tools: str | None = None
     asked: str | None = None
 
-    @functools.cached_property
+    @property
     def pair_id(self) -> str:
         """32 hex digits over prompt and both answers: equal content, equal id."""
-        rejected = None if self.rejected is None else _answer(self.rejected)
-        return _digest([_turns(self.prompt), _answer(self.chosen), rejected, *self._offered])
-
-    @functools.cached_property
-    def prompt_id(self) -> str:
-        """32 hex digits over the prompt as it is written."""
-        return _digest([_turns(self.prompt), *self._offered] if self._offered else _turns(self.prompt))
+        return self._ids.pair
 
     @property
-    def _offered(self) -> tuple[str, ...]:
-        return () if self.tools is None else (self.tools,)
+    def prompt_id(self) -> str:
+        """32 hex digits over the prompt as it is written."""
+        return self._ids.prompt
 
-    @functools.cached_property
+    @property
     def prompt_key(self) -> str:
         """32 hex digits over the wording of the first user turn; pairs that share it share a side of the split."""
-        if self.asked is not None:
-            return _short_digest(wording(self.asked))
-        return _short_digest(opening_of((turn.role, turn.content) for turn in self.prompt))
+        return self._ids.key
 
-    @functools.cached_property
+    @property
     def contest(self) -> Contest | None:
         """What was compared, whichever side won and however it is written; None for a demonstration."""
-        if self.rejected is None:
-            return None
-        # The system turn aside: it says how to answer, and not what is better.
-        asked = "\n".join(f"{turn.role}:{wording(turn.text)}" for turn in self.prompt if turn.role != "system")
-        chosen, rejected = unblanked(self.chosen.text), unblanked(self.rejected.text)
-        first, second = sorted((chosen, rejected))
-        return Contest(_short_digest("\0".join((asked, first, second))), chosen == first)
+        return self._ids.contest
+
+    @functools.cached_property
+    def _ids(self) -> _PairIds:
+        # All at once, as they are of the same texts: they are half of the work of reading.
+        prompt, rejected = _turns(self.prompt), "null" if self.rejected is None else _answer(self.rejected)
+        offered = "" if self.tools is None else f",{_text(self.tools)}"
+        return _PairIds(
+            _digest(f"[{prompt},{_answer(self.chosen)},{rejected}{offered}]"),
+            _digest(f"[{prompt}{offered}]" if offered else prompt),
+            _short_digest(wording(self.asked) if self.asked is not None else _opening(self.prompt)),
+            None if self.rejected is None else _contest(self.prompt, self.chosen, self.rejected),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +110,22 @@ class Contest:
 
     key: str
     first_won: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _PairIds:
+    pair: str
+    prompt: str
+    key: str
+    contest: Contest | None
+
+
+def _contest(prompt: tuple[Turn, ...], chosen: Turn, rejected: Turn) -> Contest:
+    # The system turn aside: it says how to answer, and not what is better.
+    asked = "\n".join([f"{turn.role}:{wording(turn.text)}" for turn in prompt if turn.role != "system"])
+    won, lost = unblanked(chosen.text), unblanked(rejected.text)
+    first, second = (won, lost) if won <= lost else (lost, won)
+    return Contest(_short_digest("\0".join((asked, first, second))), won == first)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,27 +148,34 @@ class TokenisedPair:
     rejected: Ids
 
 
-def _turns(turns: tuple[Turn, ...]) -> list[list[Any]]:
-    return [[turn.role, turn.content, *_beyond_text(turn)] for turn in turns]
+# JSON is written part by part, as ids are most of the work of reading: ASCII, so that a digest does not change with how
+# JSON writes other characters, and without blanks. JSON, so that ['a', 'b'] and ['ab'] differ.
+_text = encode_basestring_ascii
 
 
-def _answer(turn: Turn) -> Any:
+def _turns(turns: tuple[Turn, ...]) -> str:
+    parts = [f"[{_text(turn.role)},{_text(turn.content)}{_beyond_text(turn)}]" for turn in turns]
+    return f"[{','.join(parts)}]"
+
+
+def _opening(prompt: tuple[Turn, ...]) -> str:
+    return opening_of((turn.role, turn.content) for turn in prompt)
+
+
+def _answer(turn: Turn) -> str:
     more = _beyond_text(turn)
-    return [turn.content, *more] if more else turn.content
+    return f"[{_text(turn.content)}{more}]" if more else _text(turn.content)
 
 
-def _beyond_text(turn: Turn) -> list[dict[str, str]]:
+def _beyond_text(turn: Turn) -> str:
     """What a turn has besides role and content; nothing for a plain one, whose digest is that of its text alone."""
     if turn.reasoning is turn.tool_calls is turn.tool_call_id is turn.name:  # all four are None
-        return []
+        return ""
     more = {key: value for key, value in vars(turn).items() if key not in {"role", "content"} and value is not None}
-    return [dict(sorted(more.items()))]
+    return "," + json.dumps(more, sort_keys=True, separators=(",", ":"))
 
 
-def _digest(value: object) -> str:
-    # ASCII, so that the digest does not change with how JSON writes other characters. JSON, so that ['a', 'b'] and
-    # ['ab'] differ.
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -84,13 +85,13 @@ def pairs_table(pairs: Sequence[PreferencePair]) -> pa.Table:
         columns[side] = [turn and turn.content for turn in turns]
         columns |= {f"{side}_{key}": [turn and getattr(turn, key) for turn in turns] for key in _BESIDE_ANSWERS}
     rest = [name for name in PAIR_SCHEMA.names if name not in columns]
-    columns |= {name: [getattr(pair, name) for pair in pairs] for name in rest}
+    columns |= {name: list(map(operator.attrgetter(name), pairs)) for name in rest}
     return pa.table(columns, schema=PAIR_SCHEMA)
 
 
 def _prompts(pairs: Sequence[PreferencePair]) -> pa.Array:
     turns = [turn for pair in pairs for turn in pair.prompt]
-    fields = [pa.array([getattr(turn, field.name) for turn in turns], field.type) for field in _TURN]
+    fields = [pa.array(list(map(operator.attrgetter(field.name), turns)), field.type) for field in _TURN]
     ends = itertools.accumulate((len(pair.prompt) for pair in pairs), initial=0)
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.StructArray.from_arrays(fields, fields=list(_TURN)))
 

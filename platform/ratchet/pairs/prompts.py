@@ -40,13 +40,14 @@ def asked(row: Fields) -> tuple[Turn, ...]:
 def answer_of(row: Fields, side: str) -> tuple[tuple[Turn, ...], Turn]:
     """Return what a side repeats before its answer, and the answer: from text, a message or messages."""
     value = row.get(side)
+    if isinstance(value, str) and not is_transcript(value):
+        return (), answer_turn(value)
     if isinstance(value, Mapping):
         value = [value]
     if isinstance(value, list | tuple):
         return answered(turns_of(value, side), side)
-    text = text_field(row, side)
     # Of a whole dialogue in one text only the last answer is one.
-    return answered(transcript(text, side), side) if is_transcript(text) else ((), answer_turn(text))
+    return answered(transcript(text_field(row, side), side), side)
 
 
 def fuller(prompt: tuple[Turn, ...], head: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -28,6 +28,10 @@ def has_scores(row: Fields) -> bool:
 
 def scores_of(row: Fields) -> tuple[str, str] | None:
     """Return the columns with the scores of both sides, where both hold something."""
+    found = score_columns(tuple(row))
+    # Most rows have no such columns, or something in both: then no other column need be looked at.
+    if found is None or all(has_content(row[column]) for column in found):
+        return found
     return score_columns(tuple(column for column, value in row.items() if has_content(value)))
 
 

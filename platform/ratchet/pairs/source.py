@@ -170,7 +170,7 @@ def _contracts(
         if lost:
             row, value = lost[0]
             count = f" ({len(lost):,} of the {len(own):,} rows looked at have it)"
-            check_unread(value, found[-1], f"{row.file}:{row.row}", count)
+            check_unread(value, found[-1], row, count)
     return tuple(found)
 
 
@@ -211,10 +211,7 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
         return [_skipped(row, Unfit(Reason(row.reason), row.detail))]
     try:
         value = row.value
-        # At most once: a condition may ask for the margin, which only the layout knows.
-        read = functools.cache(lambda: _sides(value, f"{row.file}:{row.row}", reading))
-        check_conditions(value, reading.conditions, lambda: getattr(read()[0], "margin", None))
-        sides, tools = read()
+        sides, tools = _sides(row, value, reading) if not reading.conditions else _met(row, value, reading)
         _check_margin(sides, reading.source.min_margin)
         built = build_pairs(sides, reading.source.build, reading.source.seed)
     except Unfit as unfit:
@@ -225,17 +222,25 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
     ]
 
 
-def _sides(row: Fields, where: str, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:
+def _met(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:
+    """Return what `_sides` does of a row that meets the conditions. Raises Unfit; DataError as `_sides`."""
+    # At most once: a condition may ask for the margin, which only the layout knows.
+    read = functools.cache(lambda: _sides(row, value, reading))
+    check_conditions(value, reading.conditions, lambda: getattr(read()[0], "margin", None))
+    return read()
+
+
+def _sides(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:
     """Return what a row says, and the tools that it offers.
 
     Raises Unfit; DataError where it holds a column that means something and is not read.
     """
     kinds = reading.kinds or (RowKind(reading.layout, reading.layout),)
-    at = 0 if len(kinds) == 1 else _kind_of(row, kinds)
+    at = 0 if len(kinds) == 1 else _kind_of(value, kinds)
     if at is None:
         raise Unfit(Reason.MISSING, f"the row is none of {', '.join(kind.name for kind in kinds)}")
-    check_unread(row, kinds[at], where)
-    return sides_of(row, kinds[at]), tools_offered(row, kinds[at])
+    check_unread(value, kinds[at], row)
+    return sides_of(value, kinds[at]), tools_offered(value, kinds[at])
 
 
 def _checked(pair: PreferencePair, row: SourceRow, reading: SourceReading) -> Item:
