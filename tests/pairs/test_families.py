@@ -14,7 +14,7 @@ from families import FAMILIES, Family
 from family_text import expected, tokenizer_of
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.pair_table import pairs_table
-from ratchet.pairs.render import RefusalReason
+from ratchet.pairs.refusals import RefusalReason
 from ratchet.pairs.style import Style, apply_messages, find_style, messages_of
 from ratchet.pairs.tokens import Policy, tokenise
 
@@ -93,8 +93,8 @@ def check(family: Family, prompt: Turns, answers: tuple[Turn, Turn], tools: list
         assert row["prompt"] + row[side] == whole
         assert row[side][-1] in style.ends
     assert row["prompt"] == begins + tokenizer(texts.prompt, add_special_tokens=False)["input_ids"], family.name
-    if family.thinks and family.thinks.key is None:
-        return  # it drops thoughts, which its own text does not show
+    if family.place == "very last" or (family.thinks and family.thinks.key is None):
+        return  # its own text of an answered prompt lacks thoughts, or the system text
     for turn, text in zip(answers, (texts.chosen, texts.rejected), strict=True):
         messages = messages_of(style, [*prompt, turn])
         if family.thinks or turn.reasoning is None:

@@ -14,7 +14,7 @@ import pytest
 from raised import raises
 from ratchet.pairs.left_out import LENGTH, REMEDIES, lost_of, tell_lost, tell_unbuilt
 from ratchet.pairs.pair_table import SKIPPED_SCHEMA
-from ratchet.pairs.render import RefusalReason
+from ratchet.pairs.refusals import RefusalReason
 from ratchet.plan.data import Source
 from ratchet.store.record import Record
 

@@ -15,7 +15,8 @@ from ratchet.model.scratch import make_scratch
 from ratchet.pairs.chat import ChatTemplate, chat_template_of, template_text
 from ratchet.pairs.pair import PreferencePair
 from ratchet.pairs.pair_table import pairs_table
-from ratchet.pairs.render import Refusal, RefusalReason, Rendered, render_pair
+from ratchet.pairs.refusals import Refusal, RefusalReason
+from ratchet.pairs.render import Rendered, render_pair
 from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer
 from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids, tokenise

@@ -14,7 +14,7 @@ class Thinking:
     """What is written around thoughts: `empty` where an answer has none, `past` in place of those of earlier turns.
 
     `asked` follows the generation prompt. `key` is where the template finds thoughts apart from the text; None where
-    it drops all that stands before the mark that closes them.
+    it drops all that stands before the mark that closes them, or writes an empty thought whatever the answer has.
     """
 
     around: Marks
@@ -24,20 +24,26 @@ class Thinking:
     key: str | None = "reasoning_content"
     close: str = "</think>"
 
+    @property
+    def never(self) -> bool:
+        """Whether an empty thought stands before every answer, whatever it has."""
+        return self.key is None and bool(self.empty)
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
     """How a family writes conversations.
 
-    `system` stands around a system text: in a turn of its own, or within the first or last turn of the user; there is
-    none where `place` is `raises` or `drops`. `given` is the system text where there is none. `ends` ends an answer.
+    `system` stands around a system text: in a turn of its own, or within the first or last turn of the user. There is
+    none where `place` is `raises` or `drops`, nor behind an answer where it is `very last`. `given` is the system text
+    where there is none. `ends` ends an answer.
     """
 
     name: str
     user: Marks
     assistant: Marks
     system: Marks = ("", "")
-    place: Literal["own", "first", "last", "raises", "drops"] = "own"
+    place: Literal["own", "first", "last", "very last", "raises", "drops"] = "own"
     given: str = ""
     bos: str = ""
     ends: str = "</s>"
@@ -103,6 +109,7 @@ FAMILIES = (
     _chatml("qwen3", thinks=Thinking(_THINK, _EMPTY), tools=True),
     _chatml("qwen3-instruct", tools=True),
     _chatml("qwen3.5", thinks=Thinking(_THINK, _EMPTY, asked="<think>\n"), trims=True, tools=True),
+    _chatml("qwen3.5-small", thinks=Thinking(_THINK, _EMPTY, asked=_EMPTY), trims=True, tools=True),
     _chatml("nemotron", thinks=Thinking(("<think>\n", "\n</think>\n"), _CLOSED, _CLOSED, asked="<think>\n")),
     _chatml("minimax", thinks=Thinking(_THINK, asked="<think>\n")),
     _chatml("olmo3-think", thinks=Thinking(("<think>", "</think>"), asked="<think>", key="thinking")),
@@ -127,6 +134,14 @@ FAMILIES = (
         *(("<｜User｜>", ""), ("<｜Assistant｜>", "<｜end▁of▁sentence｜>"), ("", "")),
         bos="<｜begin▁of▁sentence｜>",
         ends="<｜end▁of▁sentence｜>",
+        thinks=Thinking(_THINK, key=None),
+    ),
+    Family(
+        "deepseek-v3.1",
+        *(("<｜User｜>", ""), ("<｜Assistant｜></think>", "<｜end▁of▁sentence｜>"), ("", "")),
+        bos="<｜begin▁of▁sentence｜>",
+        ends="<｜end▁of▁sentence｜>",
+        special=("<｜User｜>", "<｜Assistant｜>"),
         thinks=Thinking(_THINK, key=None),
     ),
     _llama3("llama3"),
@@ -164,6 +179,21 @@ FAMILIES = (
         ends="<turn|>",
         special=("<|turn>", "<turn|>"),
         thinks=Thinking(("<|channel>thought\n", "\n<channel|>"), close="<channel|>"),
+    ),
+    Family(
+        "gemma4-large",
+        *(("<|turn>user\n", "<turn|>\n"), ("<|turn>model\n", "<turn|>\n"), ("<|turn>system\n", "<turn|>\n")),
+        bos="<bos>",
+        ends="<turn|>",
+        special=("<|turn>", "<turn|>", "<|channel>", "<channel|>"),
+        thinks=Thinking(
+            ("<|channel>thought\n", "\n<channel|>"), asked="<|channel>thought\n<channel|>", close="<channel|>"
+        ),
+    ),
+    Family(
+        "mistral-v0.3-last",
+        *(("[INST] ", "[/INST]"), (" ", "</s>"), ("", "\n\n")),
+        **{"ask": "", "place": "very last", "bos": "<s>", "special": INST, "alternates": True},
     ),
     Family(
         "phi3",
@@ -220,7 +250,7 @@ FAMILIES = (
         *((f"<|im_{who}|>{who}<|im_middle|>", "<|im_end|>") for who in ("user", "assistant", "system")),
         ends="<|im_end|>",
         special=("<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>"),
-        thinks=Thinking(("<think>", "</think>"), "<think></think>", "<think></think>"),
+        thinks=Thinking(("<think>", "</think>"), _CLOSED, _CLOSED, key=None),
     ),
     Family(
         "openchat",

@@ -59,7 +59,7 @@ def _template_lines(family: Family) -> Any:
 def _user_lines(family: Family, own: str, trim: str) -> Any:
     left, right = map(json.dumps, family.user)
     yield "{% if m.role == 'user' %}" + ("{{ bos_token }}" if family.each else "") + "{{ " + left + " }}"
-    at = {"first": "loop.first", "last": "loop.revindex <= 2"}
+    at = {"first": "loop.first", "last": "loop.revindex <= 2", "very last": "loop.last"}
     if family.place in at:
         yield f"{{% if rule and ({at[family.place]}) %}}{{{{ {own} }}}}{{% endif %}}"
     yield f"{{{{ m.content{trim} + {right} }}}}"
@@ -75,7 +75,13 @@ def _assistant_lines(family: Family, trim: str) -> Any:
     if (thinks := family.thinks) is not None:
         around, opened = thinks.around, thinks.around[0].strip()
         yield f"{{% set thought = m.{thinks.key} | default('') %}}" if thinks.key else "{% set thought = '' %}"
-        yield _SPLIT.replace("CLOSE", json.dumps(thinks.close)).replace("OPEN", json.dumps(opened)).replace("\n", "")
+        if thinks.never:
+            yield f"{{% set lead = {json.dumps(thinks.empty)} %}}"
+            lead = "lead + "
+        else:
+            yield (
+                _SPLIT.replace("CLOSE", json.dumps(thinks.close)).replace("OPEN", json.dumps(opened)).replace("\n", "")
+            )
         if thinks.key:
             yield f"{{% set lead = {json.dumps(around[0])} + thought + {json.dumps(around[1])} if thought"
             yield f" else {json.dumps(thinks.empty)} %}}"
@@ -153,11 +159,12 @@ def _before(family: Family, turns: list[Turn], tools: Sequence[Any] | None) -> s
     if family.place == "own":
         text += own
     users = [at for at, turn in enumerate(turns) if turn.role == "user"]
-    led = {"first": users[0], "last": users[-1]}.get(family.place)
+    led = {"first": users[0], "last": users[-1], "very last": users[-1]}.get(family.place)
     for at, turn in enumerate(turns):
         if turn.role == "assistant":
-            past = family.thinks.past if family.thinks and family.thinks.key else ""
-            said = divided(turn)[1] if family.thinks else turn.content
+            thinks = family.thinks
+            past = thinks.past if thinks and (thinks.key or thinks.never) else ""
+            said = divided(turn)[1] if thinks and not thinks.never else turn.content
             text += family.assistant[0] + past + _trimmed(family, said) + _calls(turn) + family.assistant[1]
         elif turn.role == "tool":
             text += family.user[0] + f"<tool_response>\n{turn.content}\n</tool_response>" + family.user[1]
@@ -182,6 +189,7 @@ def _side(family: Family, base: str, answer: Turn) -> tuple[str, str]:
         return base + left + belongs, base + left + thinks.empty + body
     if thinks.key is None:
         opens = "" if thinks.asked else "<think>\n"
+        asked = asked.removesuffix(thinks.close)
         return asked, asked + opens + thought + "\n</think>\n\n" + body
     whole = base + left + thinks.around[0] + thought + thinks.around[1] + body
     return _shared(asked, whole), whole

@@ -21,7 +21,7 @@ from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.left_out import Lost
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.pair_table import SIDES, read_pairs
-from ratchet.pairs.render import Refusal, RefusalReason
+from ratchet.pairs.refusals import Refusal, RefusalReason
 from ratchet.pairs.style import Style
 from ratchet.pairs.tokens import Encoded, Policy, fit, tokenise
 

@@ -9,7 +9,7 @@ from ratchet.errors import RatchetError
 from ratchet.look.lengths import Written
 from ratchet.look.rows import ReadSource
 from ratchet.pairs.left_out import LENGTH, check_kept, check_lost, check_share, check_written
-from ratchet.pairs.render import RefusalReason
+from ratchet.pairs.refusals import RefusalReason
 from ratchet.pairs.tokens import Policy
 
 

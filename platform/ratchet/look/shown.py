@@ -18,7 +18,8 @@ from ratchet.documents.data_report import DataPlace, ShownPair, ShownPart, Shown
 from ratchet.pairs.ids import sample_key
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.pair_table import SIDES, pair_of_row
-from ratchet.pairs.render import Refusal, Rendered, render_pair
+from ratchet.pairs.refusals import Refusal
+from ratchet.pairs.render import Rendered, render_pair
 from ratchet.pairs.style import Style
 from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import DataError
 from ratchet.pairs.checks import POLICY, Reason
-from ratchet.pairs.render import RefusalReason
+from ratchet.pairs.refusals import RefusalReason
 from ratchet.plan.data import Source, held_out_source
 from ratchet.store.record import Record, checked
 

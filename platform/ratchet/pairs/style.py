@@ -19,7 +19,7 @@ from jinja2 import nodes
 from ratchet.errors import ModelError
 from ratchet.pairs.chat import may_fold, own_template, parse_template, reads
 from ratchet.pairs.pair import Turn
-from ratchet.pairs.thoughts import OPENED, common_start, split_thoughts
+from ratchet.pairs.thoughts import OPENED, common_start, is_empty_thought, split_thoughts
 
 _ASK, _SAY, _THINK, _RULE, _GIVEN = (
     "What is the sky?",
@@ -48,9 +48,9 @@ class Style:
     sequence, where the template writes it or the tokenizer adds it.
 
     `thoughts` is the key of a message from which thoughts are read, None where there is none; then `raw` says whether
-    thoughts inside the content stay. `folds`: system turns go into the first user turn; `merges`: turns of a user that
-    follow one another become one. `calls` says how arguments of calls are given, None where calls are not written;
-    `results` and `tools` whether those are.
+    thoughts inside the content stay, with no other before them. `folds`: system turns go into the first user turn;
+    `merges`: turns of a user that follow one another become one. `calls` says how arguments of calls are given, None
+    where calls are not written; `results` and `tools` whether those are.
     """
 
     lead: str
@@ -176,7 +176,9 @@ def _with_thoughts(tokenizer: Any, style: Style) -> Style:
         if _THINK in _tried(tokenizer, found, (_USER, Turn("assistant", _SAY, _THINK))):
             return found
     text = f"<think>\n{_THINK}\n</think>\n\n{_SAY}"
-    return dataclasses.replace(style, raw=_THINK in _tried(tokenizer, style, (_USER, Turn("assistant", text))))
+    # Behind an empty thought of the template's own no other one can stand.
+    raw = not is_empty_thought(style.lead) and _THINK in _tried(tokenizer, style, (_USER, Turn("assistant", text)))
+    return dataclasses.replace(style, raw=raw)
 
 
 def _with_turns(tokenizer: Any, style: Style) -> Style:

@@ -15,6 +15,7 @@ _NAMES = (
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("◁think▷", "◁/think▷"),
+    ("<|channel>thought", "<channel|>"),
 )
 """The marks that open and close thoughts. `evaluate.thoughts` finds more, wherever they stand."""
 _WORDS = frozenset({"<thinking>", "<thought>"})
@@ -29,9 +30,14 @@ _CLOSED = re.compile(
 _OPEN = re.compile(rf"\A\s*(?P<mark>{'|'.join(re.escape(left) for left, _ in _NAMES)})")
 _CLOSE = re.compile("|".join(re.escape(right) for _, right in _NAMES))
 _LEFT = "|".join(re.escape(left) for left, _ in _NAMES)
-OPENED = re.compile(rf"(?:(?:{_LEFT}|{_CLOSE.pattern})|\s)*")
+OPENED = re.compile(rf"(?:{_LEFT}|{_CLOSE.pattern}|\s)*")
 """What a generation prompt may have that a conversation has not: marks of thoughts and blank space."""
 _AT_END = re.compile(rf"(?P<mark>{_LEFT})(?P<blank>\s*)\Z")
+
+
+_CLOSED_AT_END = re.compile(rf"(?:(?:{_LEFT})\s*)?(?:{_CLOSE.pattern})\s*\Z")
+_MARKS = 100
+"""Characters that the marks at the end of a generation prompt may have."""
 
 
 def has_thoughts(text: str) -> bool:
@@ -88,6 +94,22 @@ def common_start(left: str, right: str) -> str:
     if right.startswith(left):
         return left
     return left[: next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), len(right))]
+
+
+def continued(start: str, full: str) -> str | None:
+    """Return the longest part of a generation prompt that a conversation begins with, None where there is none.
+
+    Only marks of thoughts and blank space at its end may be missing, so that every text of the prompt is in it.
+    """
+    for at in range(len(start), max(0, len(start) - _MARKS) - 1, -1):
+        if full.startswith(start[:at]) and OPENED.fullmatch(start, at):
+            return start[:at]
+    return None
+
+
+def without_closed(prompt: str) -> str:
+    """Return a prompt without a thought at its end that is closed."""
+    return _CLOSED_AT_END.sub("", prompt)
 
 
 def is_empty_thought(text: str) -> bool:

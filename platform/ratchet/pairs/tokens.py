@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
 from ratchet.pairs.pair_table import SIDES, SKIPPED_SCHEMA, pair_of_row
-from ratchet.pairs.render import Refusal, RefusalReason, Rendered, render_pair
+from ratchet.pairs.refusals import Refusal, RefusalReason
+from ratchet.pairs.render import Rendered, render_pair
 from ratchet.pairs.style import Style
 from ratchet.pairs.table import SCHEMA
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same pairs and tokenizer would give other tokens."""
 
 TOKENISED = pa.schema(
