@@ -176,6 +176,7 @@ def _after_prompt(tokenizer: Any, style: Style, ask: Ask, answer: Turn) -> Side:
     told = style.lead.strip() and not is_empty_thought(style.lead)
     if answer.tool_calls is not None or (told and not opens_thoughts(start)):
         raise Unfit(RefusalReason.THOUGHTS, "an answer has thoughts, which the template has no place for")
-    said = bare.content.strip()
-    ending = whole[whole.rindex(said) + len(said) :]
+    ending = style.ending if style.tail_ends else ""
+    if not whole.endswith(bare.content.strip() + ending):
+        raise Unfit(RefusalReason.ANSWER_ALTERED, f"the answer {bare.content[:60]!r} does not end as other answers do")
     return start, start + written_thoughts(answer, start).rstrip() + ending
