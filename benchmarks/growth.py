@@ -104,6 +104,17 @@ def reading(rows: Path, folder: Path) -> Figures:
     return {"seconds": time.perf_counter() - began, "pairs": counts.read}
 
 
+def looking(rows: Path) -> Figures:
+    """Look at rows of text as `ratchet data` does, without a tokenizer."""
+    from ratchet.look.whole import look_at_files
+    from ratchet.pairs.tokens import Policy
+    from ratchet.plan.data import Source
+
+    began = time.perf_counter()
+    report = look_at_files({"rows": Source(path=str(rows))}, None, Policy(1024, "drop"))
+    return {"seconds": time.perf_counter() - began, "pairs": report.sources[0].read}
+
+
 def tokenising(pairs: Path, model: Path, root: Path) -> Figures:
     """Tokenise a pairs folder in this process."""
     from ratchet.pairs.token_flow import prepare_tokens

@@ -24,6 +24,7 @@ from benchmarks.growth import (
     Figures,
     alone,
     here,
+    looking,
     make_tokens,
     opening,
     reading,
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def by_rows(folder: Path, counts: Sequence[int], measure: Measure) -> list[Figures]:
-    """Measure reading, tokenising, opening and what a training worker holds."""
+    """Measure reading, looking, tokenising, opening and what a training worker holds."""
     found = []
     model = _scratch_model(folder)
     few = make_tokens(folder, _WARM, 1)
@@ -83,6 +84,7 @@ def by_rows(folder: Path, counts: Sequence[int], measure: Measure) -> list[Figur
         many = make_tokens(own, count, 1)
         for what, function, arguments, warm in (
             ("reading", reading, (rows[0], pairs[0]), (rows[1], pairs[1])),
+            ("looking (`ratchet data`)", looking, rows[:1], rows[1:]),
             ("tokenising", tokenising, (pairs[0], model, stores[0]), (pairs[1], model, stores[1])),
             ("opening the table", opening, many[:1], few[:1]),
             ("a worker's data and an epoch of it", worker_data, many, few),
