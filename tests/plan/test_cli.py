@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,31 @@ def test_a_source_that_no_layout_fits_is_a_problem_of_the_plan(capsys: pytest.Ca
     assert told.out == "eval/quick.yaml: a suite of 1 task\n"
     assert "jobs/x.yaml: data.helpful: " in told.err and "these are whole texts" in told.err
     assert "jobs/x.yaml: data.math: " in told.err and "b.jsonl: the file is damaged or cut off" in told.err
+
+
+def test_a_source_of_which_too_many_rows_are_bad_is_a_problem_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = '{"prompt": 1, "chosen": "c", "rejected": "r"}\n'
+    rows = "".join(json.dumps({"prompt": f"{n}", "chosen": "c", "rejected": "r"}) + "\n" for n in range(19))
+    Path("data/helpful.jsonl").write_text(rows + bad)
+    assert cli.main(["check", "jobs/x.yaml"]) == 0, "one of 20 is the limit"
+    capsys.readouterr()
+    Path("data/helpful.jsonl").write_text(rows + bad * 2)
+    assert cli.main(["check", "jobs/x.yaml"]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("jobs/x.yaml: data.helpful: 2 of 21 rows are bad (9.5%, the limit is 5.0%)")
+    assert "helpful.jsonl:20: wrong type" in told and "raise max_bad_share" in told
+
+
+def test_what_is_longer_than_a_stage_takes_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"{n}", "chosen": "c" * (9000 if n % 4 == 0 else 9), "rejected": "r"} for n in range(40)]
+    Path("data/helpful.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wanted = "of the pairs of helpful are longer than max_length"
+    assert cli.main(["check", "jobs/x.yaml", "--set", "data.helpful.held_out=0"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if wanted in line)
+    assert "about 25% " in line and "a run stops above 20%" in line
+    allowed = ["--set", "data.helpful.held_out=0", "--set", "data.helpful.max_overlong_share=0.3"]
+    assert cli.main(["check", "jobs/x.yaml", *allowed]) == 0
+    assert wanted not in capsys.readouterr().out
 
 
 def test_overrides(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,8 @@ def advice_lines(plan: Plan) -> list[str]:
 
     with tokenizers_alone():
         advice = advise(plan)
-    return [f"  {line}" for line in (*(line for use in advice.uses for line in use_in_words(use)), *advice.uncounted)]
+    uses = (line for use in advice.uses for line in use_in_words(use))
+    return [f"  {line}" for line in (*uses, *advice.uncounted, *advice.losses)]
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:

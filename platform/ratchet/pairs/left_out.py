@@ -53,12 +53,17 @@ def check_share(name: str, counts: Mapping[str, Any], limit: float, folder: Path
 
     `counts` are those of a record of pairs, which lie in `folder`.
     """
-    bad, read = _bad(counts), counts["read"]
+    bad = _bad(counts)
+    check_bad(name, bad, counts["read"], limit, lambda: _first(folder, bad))
+
+
+def check_bad(name: str, bad: Mapping[str, int], read: int, limit: float, first: Callable[[], str]) -> None:
+    """Raise DataError where more of the rows read are bad than `limit` allows; `bad` counts them by reason."""
     number = sum(bad.values())
     if number > limit * read:
         raise DataError(
             f"{number} of {read} rows are bad ({number / read:.1%}, the limit is {limit:.1%}): {_tally(bad)}\n"
-            + _first(folder, bad),
+            + first(),
             where=f"data.{name}",
             fix="mend or filter these rows, name another layout, or raise max_bad_share",
             code="data.bad-rows",

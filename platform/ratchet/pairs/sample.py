@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ratchet.errors import DataError
+from ratchet.pairs.checks import POLICY
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.forms import KINDS
 from ratchet.pairs.ids import held_out, sample_key
 from ratchet.pairs.packed import file_size
-from ratchet.pairs.pair import Ids, PreferencePair, TokenisedPair
+from ratchet.pairs.pair import Ids, PreferencePair, Skipped, TokenisedPair
 from ratchet.pairs.read import plan_spans, read_span
 from ratchet.pairs.source import make_reading, pairs_of
 from ratchet.pairs.span import Span
@@ -30,14 +32,23 @@ _SMALL_BYTES = 4 << 20
 _SMALL_ROWS = 2_000
 # Places at which rows of a large source are read. Rows of a prompt stand side by side, so that each gives some.
 _SPOTS = 16
+_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class PairSample:
-    """Pairs of a source's train part. `whole`: these are all of them, else as many as were asked for, or about."""
+    """Pairs of a source's train part. `whole`: these are all of them, else as many as were asked for, or about.
+
+    `read` rows and pairs were looked at, `all_read` or some of them; `bad` counts the reasons of those that are bad,
+    and `first_bad` names some.
+    """
 
     pairs: tuple[PreferencePair, ...]
     whole: bool
+    all_read: bool = False
+    read: int = 0
+    bad: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    first_bad: tuple[str, ...] = ()
 
 
 def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
@@ -54,7 +65,8 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     spots = files if small else [spot for span in files for spot in _spots(span, source.seed, -(-_SPOTS // len(files)))]
     each = None if small else -(-most // len(spots))
     rows = itertools.chain.from_iterable(itertools.islice(read_span(spot, source), each) for spot in spots)
-    items = (item for row in rows for item in pairs_of(row, reading))
+    items = [item for row in rows for item in pairs_of(row, reading)]
+    bad = [item for item in items if isinstance(item, Skipped) and item.reason not in POLICY]
     unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
     drawn = sorted(unique, key=lambda pair_id: sample_key(source.seed, pair_id))[: source.max_rows if small else None]
     kept = {*drawn}
@@ -67,7 +79,14 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
         and not held_out(source.seed, source.held_out_share, pair.prompt_key)
     ]
     some = whole_prompts([pair.prompt_id for pair in found], most, source.seed)
-    return PairSample(tuple(found[i] for i in some), whole=small and len(some) == len(found))
+    return PairSample(
+        pairs=tuple(found[i] for i in some),
+        whole=small and len(some) == len(found),
+        all_read=small,
+        read=len(items),
+        bad=Counter(item.reason for item in bad),
+        first_bad=tuple(f"  {one.file}:{one.row}: {one.reason}: {one.detail}" for one in bad[:_SHOWN]),
+    )
 
 
 def _held_out_keys(source: Source, system: str | None) -> set[str]:
@@ -76,7 +95,7 @@ def _held_out_keys(source: Source, system: str | None) -> set[str]:
     if rows is None:
         return set()
     files = plan_spans(rows, span_bytes=1 << 62, span_rows=1 << 62)
-    reading = make_reading(rows, files, system)
+    reading = make_reading(rows, plan_spans(rows), system)
     first = itertools.islice((row for span in files for row in read_span(span, rows)), _SMALL_ROWS)
     items = (item for row in first for item in pairs_of(row, reading))
     return {item.prompt_key for item in items if isinstance(item, PreferencePair)}

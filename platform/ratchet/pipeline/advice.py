@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from ratchet.errors import RatchetError
 from ratchet.model.tree import LEAST_SHARED
 from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.hub import cached_file
-from ratchet.pairs.sample import encoded, sample_pairs, whole_prompts
+from ratchet.pairs.pair import PreferencePair, TokenisedPair
+from ratchet.pairs.sample import PairSample, encoded, sample_pairs, whole_prompts
 from ratchet.pairs.table import copies_of, open_table
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.sizes import Sizes
+from ratchet.plan.data import Source
 from ratchet.plan.model import ModelSpec
 from ratchet.plan.schema import Plan
 from ratchet.plan.stage_kinds import supervised, trains
@@ -41,10 +43,11 @@ _READ = 1_000
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What the plan's stages use, and why some were not counted, in words."""
+    """What the plan's stages use, why some were not counted, and what of their sources seems to be lost, in words."""
 
     uses: tuple[TokenUse, ...]
     uncounted: tuple[str, ...]
+    losses: tuple[str, ...] = ()
 
 
 Made = Callable[[str, TrainingStage], Path | None]
@@ -56,17 +59,18 @@ def advise(plan: Plan, made: Made | None = None) -> Advice:
 
     `made` is a run's knowledge of its tokens; without it they are looked for in the plan's store.
     """
-    uses, uncounted = [], []
+    uses, uncounted, losses = [], [], []
     for names, stage in _alike(plan):
         try:
-            rows, how = _rows(plan, stage, made)
+            rows, how, lost = _rows(plan, stage, made)
+            losses += [f"{', '.join(names)}: {line}" for line in lost]
             if not len(rows.prompt_of_N):
                 uncounted.append(f"{', '.join(names)}: tokens a pair are not known before its sources are read")
                 continue
             uses.append(_use(plan, names, stage, rows, how))
         except RatchetError as error:  # advice is never a reason to stop: a run says what is wrong, and where
             uncounted.append(f"{', '.join(names)}: tokens a pair were not counted: {error.what.splitlines()[0]}")
-    return Advice(tuple(uses), tuple(uncounted))
+    return Advice(tuple(uses), tuple(uncounted), tuple(losses))
 
 
 def _alike(plan: Plan) -> list[tuple[tuple[str, ...], TrainingStage]]:
@@ -111,15 +115,14 @@ def _policy(stage: TrainingStage) -> Policy:
     return Policy(stage.max_length, stage.overlong)
 
 
-def _rows(plan: Plan, stage: TrainingStage, made: Made | None) -> tuple[CostedRows, Counted]:
-    """Return the pairs of a stage, or some of them, and how they are known."""
+def _rows(plan: Plan, stage: TrainingStage, made: Made | None) -> tuple[CostedRows, Counted, list[str]]:
+    """Return the pairs of a stage, or some of them, how they are known, and what seems to be lost, in words."""
     sizes, plan = Sizes(), pinned_before(plan, layout_at(plan.cluster.storage))
     look = made or functools.partial(sizes.tokens_folder, plan)
     folders = [look(source, stage) for source in stage.shares()]
     if all(folders):
-        return _stored_rows(
-            {name: folder for name, folder in zip(stage.shares(), folders, strict=True) if folder}, stage
-        )
+        there = {name: folder for name, folder in zip(stage.shares(), folders, strict=True) if folder}
+        return *_stored_rows(there, stage), []
     return _read_rows(plan, stage, sizes)
 
 
@@ -135,23 +138,36 @@ def _stored_rows(folders: Mapping[str, Path], stage: TrainingStage) -> tuple[Cos
     return rows, "sampled" if sampled else "counted"
 
 
-def _read_rows(plan: Plan, stage: TrainingStage, sizes: Sizes) -> tuple[CostedRows, Counted]:
+def _read_rows(plan: Plan, stage: TrainingStage, sizes: Sizes) -> tuple[CostedRows, Counted, list[str]]:
     """Return pairs of a stage that are read now, from each source as many as its part of the stage's pairs."""
     train = {name: sizes.pairs(plan, name).train for name in stage.shares()}
     shares = stage.shares_of(train)
     parts = {name: share * train[name] for name, share in shares.items()}
     tokenizer, most = _tokenizer(plan.model), min(1.0, _READ / max(sum(parts.values()), 1))
-    pairs, sampled = [], False
+    pairs: list[PreferencePair] = []
+    rows: list[TokenisedPair] = []
+    sampled, lost = False, list[str]()
     for name, share in shares.items():
         found = sample_pairs(plan.data[name], plan.model.system, max(1, round(train[name] * most)))
-        pairs += [pair for pair in found.pairs for _ in range(copies_of(stage.seed, pair.pair_id, share))]
-        sampled |= not found.whole
+        own = [pair for pair in found.pairs for _ in range(copies_of(stage.seed, pair.pair_id, share))]
+        short = encoded(own, tokenizer, _policy(stage))
+        pairs, rows, sampled = pairs + own, rows + short, sampled or not found.whole
+        lost += _lost(name, plan.data[name], found, (len(own) - len(short)) / max(len(own), 1), stage.max_length)
     prompts = {pair.pair_id: pair.prompt_id for pair in pairs}
-    rows = encoded(pairs, tokenizer, _policy(stage))
     _, numbers = np.unique([prompts[pair.pair_id] for pair in rows], return_inverse=True)
-    return CostedRows(
-        rows.__getitem__, numbers.astype(np.int64), sampled
-    ), "characters" if tokenizer is None else "plain"
+    costed = CostedRows(rows.__getitem__, numbers.astype(np.int64), sampled)
+    return costed, "characters" if tokenizer is None else "plain", lost
+
+
+def _lost(name: str, source: Source, found: PairSample, long: float, max_length: int) -> Iterator[str]:
+    """Yield what a run would stop at, as far as a sample of a source tells it."""
+    bad = sum(found.bad.values()) / max(found.read, 1)
+    for share, limit, what in (
+        (bad, source.max_bad_share, f"of the rows of {name} are bad"),
+        (long, source.max_overlong_share, f"of the pairs of {name} are longer than max_length {max_length:,}"),
+    ):
+        if share > limit:
+            yield f"about {share:.0%} {what}, and a run stops above {limit:.0%}: `ratchet data` shows them"
 
 
 def _tokenizer(spec: ModelSpec) -> Any:

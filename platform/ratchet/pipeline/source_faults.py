@@ -1,4 +1,4 @@
-"""Whether each source of a plan can be read at all: its files are of a known form, and a layout fits the first rows.
+"""Whether a run would stop at a source of a plan: can it be read, does a layout fit, are too many rows of it bad?
 
 No torch and no Ray. Of a long file its lines are counted, and rows from all over it are looked at.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratchet.errors import DataError, PlanError
-from ratchet.pairs.read import plan_spans
-from ratchet.pairs.source import make_reading
+from ratchet.pairs.left_out import check_bad
+from ratchet.pairs.parts import plan_parts
+from ratchet.pairs.sample import sample_pairs
+from ratchet.plan.data import Source, held_out_source
 from ratchet.plan.schema import Plan
 
 
@@ -19,7 +21,17 @@ def source_faults(plan: Plan) -> Iterator[DataError | PlanError]:
         if source.hub is not None:
             continue
         try:
-            make_reading(source, plan_spans(source), plan.model.system)
+            _check(name, source, plan.model.system)
         except (DataError, PlanError) as error:
-            at = f"data.{name}" if not error.where else f"data.{name}: {error.where}"
+            named = error.where is not None and error.where.startswith(f"data.{name}")
+            at = error.where if named else ": ".join(filter(None, (f"data.{name}", error.where)))
             yield type(error)(error.what, where=at, fix=error.fix, code=error.finer)
+
+
+def _check(name: str, source: Source, system: str | None) -> None:
+    if held_out_source(source) is not None:
+        plan_parts(source, system)
+    found = sample_pairs(source, system, most=1)
+    # Of some rows the share is a guess, which stops nothing.
+    if found.all_read:
+        check_bad(name, found.bad, found.read, source.max_bad_share, lambda: "\n".join(found.first_bad))
