@@ -186,6 +186,37 @@ def test_rows_in_the_middle_and_at_the_end_are_looked_at_too(tmp_path: Path) -> 
     assert sum(isinstance(one, PreferencePair) for one in read_source(reading.source)) == 6300
 
 
+def test_a_mixture_with_nulls_in_the_columns_of_others_is_read_row_by_row(tmp_path: Path) -> None:
+    empty = dict.fromkeys(("prompt", "chosen", "rejected", "question", "response_j", "response_k", "system"))
+    plain = [{**empty, **PAIR, "prompt": f"p{n}"} for n in range(14)]
+    forum = [{**empty, "question": f"f{n}", "response_j": "a", "response_k": "b"} for n in range(6)]
+    reading = reading_of(tmp_path, plain + forum)
+    assert [kind.name for kind in reading.kinds] == ["pair", "stack_exchange_paired"]
+    assert [one[0][0][1] for one in said(reading.source)] == [f"p{n}" for n in range(14)] + [f"f{n}" for n in range(6)]
+
+
+def test_rows_of_another_kind_are_named_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**PAIR, "prompt": f"p{n}"} for n in range(7)] + [{"question": f"q{n}", "answer": "a"} for n in range(3)]
+    assert [one[0] for one in said(source_of(tmp_path, rows))][7:] == ["missing field"] * 3
+    assert "instruction: 3 of 10 rows, the first is rows.jsonl:8" in caplog.text
+
+
+def test_rows_of_two_kinds_half_and_half_are_refused_with_the_first_row_of_each(tmp_path: Path) -> None:
+    rows = [PAIR, {"question": "q", "answer": "a"}] * 4
+    with raises("data.no-layout") as caught:
+        reading_of(tmp_path, rows)
+    assert "pair: 4 of 8 rows, the first is rows.jsonl:1" in caught.value.what
+    assert "instruction: 4 of 8 rows, the first is rows.jsonl:2" in caught.value.what
+
+
+def test_rows_of_every_file_are_looked_at(tmp_path: Path) -> None:
+    for name, row in (("a", PAIR), ("b", {"question": "q", "response_j": "a", "response_k": "b"})):
+        (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 40)
+    source = Source.model_validate({"path": str(tmp_path / "*.jsonl")})
+    kinds = make_reading(source, plan_spans(source), None).kinds
+    assert [kind.name for kind in kinds] == ["pair", "stack_exchange_paired"]
+
+
 def test_no_layout_fits_names_the_nearest_and_what_was_meant(tmp_path: Path) -> None:
     with raises("data.no-layout") as caught:
         reading_of(tmp_path, [{"prompt": "q", "choosen": "a", "rejcted": "b"}])

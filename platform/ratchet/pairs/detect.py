@@ -50,22 +50,42 @@ def look_at(rows: Sequence[SourceRow], where: str, spoken_of: frozenset[str] = f
     Raises DataError with the columns seen where most rows fit no layout, or more than one, or where they cannot be
     used.
     """
-    found = [_fitting(row.value, spoken_of) for row in rows if row.value is not None]
+    rows = [row for row in rows if row.value is not None]
+    found = [_fitting(row.value or {}, spoken_of) for row in rows]
     votes = collections.Counter(kinds[0] for kinds in found if len(kinds) == 1)
     families = collections.Counter[str]()
     for kind, count in votes.items():
         families[_family(kind)] += count
     best = max(families, key=lambda name: families[name], default="")
     if families[best] * 2 <= len(found):
-        raise _unknown([row for row in rows if row.value is not None], found, where)
+        raise _unknown(rows, found, where)
     # Stable: of equal counts that of the first row comes first.
     kinds = sorted((kind for kind in votes if _family(kind) == best), key=lambda kind: -votes[kind])
     if best == _REFUSED:
-        raise _refusal(kinds[0], [row.value for row in rows if row.value is not None], where)
+        raise _refusal(kinds[0], [row.value or {} for row in rows], where)
     if len(kinds) > 1:
         shown = ", ".join(f"{kind.name} ({votes[kind]:,} of {len(found):,})" for kind in kinds)
         _log.warning("%s: rows of %d kinds, each read as its own: %s", where, len(kinds), shown)
+    groups = _groups(rows, found)
+    if others := [_group(name, group, len(rows)) for name, group in groups.items() if name not in _names(kinds)]:
+        _log.warning("%s: rows of other kinds, which are skipped: %s", where, "; ".join(others))
     return RowKinds(tuple(kinds), tuple(votes[kind] for kind in kinds), len(found))
+
+
+def _names(kinds: Sequence[RowKind]) -> set[str]:
+    return {kind.name for kind in kinds}
+
+
+def _groups(rows: Sequence[SourceRow], found: Sequence[tuple[RowKind, ...]]) -> dict[str, list[SourceRow]]:
+    """Return rows by the names of the kinds that they fit."""
+    groups: dict[str, list[SourceRow]] = {}
+    for row, kinds in zip(rows, found, strict=True):
+        groups.setdefault(" or ".join(kind.name for kind in kinds) or "no layout", []).append(row)
+    return groups
+
+
+def _group(name: str, group: Sequence[SourceRow], of: int) -> str:
+    return f"{name}: {len(group):,} of {of:,} rows, the first is {group[0].file}:{group[0].row}"
 
 
 def detect(rows: Sequence[Fields], where: str) -> str:
@@ -206,14 +226,9 @@ def _unknown(rows: Sequence[SourceRow], found: Sequence[tuple[RowKind, ...]], wh
         known = "\n".join(f"    {name}: {LAYOUTS[name].fields}" for name in names)
         what = f"the rows fit more than one layout; fields seen: {keys}\n{known}"
         return DataError(what, where=where, fix="name one with `layout:`", code="data.layouts")
-    groups: dict[str, list[SourceRow]] = {}
-    for row, kinds in zip(rows, found, strict=True):
-        groups.setdefault(" or ".join(kind.name for kind in kinds) or "no layout", []).append(row)
+    groups = _groups(rows, found)
     if len(groups) > 1:
-        shown = "\n".join(
-            f"    {name}: {len(group):,} of {len(rows):,} rows, the first is {group[0].file}:{group[0].row}"
-            for name, group in groups.items()
-        )
+        shown = "\n".join(f"    {_group(name, group, len(rows))}" for name, group in groups.items())
         what = f"the rows are of {len(groups)} kinds, and no kind has most of them; fields seen: {keys}\n{shown}"
         fix = "give each kind as a source of its own, or name the layout of those to be read"
         return DataError(what, where=where, fix=fix, code="data.no-layout")

@@ -238,7 +238,7 @@ def _sides(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides
     kinds = reading.kinds or (RowKind(reading.layout, reading.layout),)
     at = 0 if len(kinds) == 1 else _kind_of(value, kinds)
     if at is None:
-        raise Unfit(Reason.MISSING, f"the row is none of {', '.join(kind.name for kind in kinds)}")
+        raise Unfit(Reason.MISSING, f"the row fits no kind of its source: {', '.join(kind.name for kind in kinds)}")
     check_unread(value, kinds[at], row)
     return sides_of(value, kinds[at]), tools_offered(value, kinds[at])
 
@@ -260,7 +260,11 @@ def _skipped(row: SourceRow, unfit: Unfit) -> Skipped:
 
 
 def _check_margin(sides: Sides | ChoiceQuestion, least: float) -> None:
-    if not isinstance(sides, Sides) or sides.margin is None:
+    if not isinstance(sides, Sides):
+        return
+    if sides.margin is None:
+        if least:
+            raise Unfit(Reason.MARGIN, "no scores, so the margin is unknown")
         return
     # Before `min_margin`, so that a tie is counted as one whatever the limit is.
     if sides.margin == 0:
