@@ -193,3 +193,12 @@ def test_what_sources_share_is_a_verdict_where_it_does_harm(
     assert len(said) == 2, "stages one after another may see the same pairs"
     main(["data", "plan.yaml"])
     assert "5 pairs and 5 prompts of some are in the train part of more" in capsys.readouterr().out
+
+
+def test_where_nothing_is_left_that_is_all_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": "", "rejected": "r"} for i in range(30)]
+    file = str(write_rows(tmp_path / "rows.jsonl", rows))
+    _, report = report_of(capsys, file)
+    assert [one["code"] for one in report["verdicts"]] == ["data.bad-rows"], "a run ends at the first"
+    main(["data", file])
+    assert "0 pairs" not in capsys.readouterr().out

@@ -60,7 +60,7 @@ _ALWAYS = frozenset({"near-twins", "length-bias", "prompts", "languages"})
 
 def told(analyses: Sequence[DataAnalysis]) -> tuple[list[DataAnalysis], list[str]]:
     """Return the analyses that say something and are no verdict, and the codes of what was not found."""
-    notes = [one for one in analyses if one.gravity == "notes" and one.code not in DRAWN]
+    notes = [one for one in analyses if one.of and one.gravity == "notes" and one.code not in DRAWN]
     found = [one for one in notes if one.count or one.code in _ALWAYS]
     return found, [one.code for one in notes if one not in found]
 

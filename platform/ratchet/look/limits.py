@@ -15,9 +15,13 @@ from ratchet.pairs.tokens import Policy
 
 def reading_faults(read: ReadSource) -> Iterator[DataVerdict]:
     """Yield what a run would stop at once a source is read."""
-    limit = read.source.max_bad_share
-    yield from _caught(read.name, lambda: check_share(read.name, read.counts, limit, read.folder))
-    yield from _caught(read.name, lambda: check_kept(read.name, read.source, read.counts, read.folder))
+
+    def check() -> None:
+        # In the order of a run, which ends at the first.
+        check_share(read.name, read.counts, read.source.max_bad_share, read.folder)
+        check_kept(read.name, read.source, read.counts, read.folder)
+
+    yield from _caught(read.name, check)
 
 
 def length_faults(read: ReadSource, written: Written, policy: Policy, stages: Sequence[str]) -> Iterator[DataVerdict]:
