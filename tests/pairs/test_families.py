@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from families import FAMILIES, Family
 from family_text import expected, tokenizer_of
+from ratchet.pairs import sides
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.pair_table import pairs_table
 from ratchet.pairs.refusals import RefusalReason
-from ratchet.pairs.style import Style, apply_messages, find_style, messages_of
+from ratchet.pairs.style import Style, apply_messages, chat_ids, find_style, messages_of
 from ratchet.pairs.tokens import Policy, tokenise
 
 TOOL = {"type": "function", "function": {"name": "add", "description": "Adds two numbers.", "parameters": {}}}
@@ -122,6 +123,24 @@ def test_tools_calls_and_results_are_written_or_refused(family: Family) -> None:
             check(family, prompt, answers, [TOOL])
         else:
             assert made(family, prompt, answers, json.dumps([TOOL]))["reason"] == RefusalReason.TOOLS
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one.thinks is None], ids=lambda family: family.name)
+def test_a_model_is_asked_with_the_prompt_that_it_is_trained_with(family: Family) -> None:
+    for name in ("one turn", "system and turns", "two turns of the user"):
+        prompt, answers = SHAPES[name]
+        assert chat_ids(known(family)[0], prompt) == made(family, prompt, answers)["prompt"], name
+
+
+def test_answers_behind_a_thought_that_the_prompt_closes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    (small,) = (family for family in FAMILIES if family.name == "qwen3.5-small")
+    sides._tell_closed.cache_clear()
+    for _ in range(2):
+        made(small, (ASK,), PLAIN)
+        assert not caplog.records[1:]
+        made(small, (ASK,), THOUGHT)
+    (record,) = caplog.records
+    assert "enable_thinking: true" in record.getMessage()
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0<>[]"), min_size=1, max_size=30).filter(str.strip)
