@@ -93,11 +93,36 @@ def test_the_card_of_a_clone_says_which_files_a_split_has(tmp_path: Path) -> Non
         ("{train: [data.jsonl], test: more.jsonl}", ["data.jsonl"]),
         ("[{split: train, path: 'mor?.jsonl'}]", ["more.jsonl"]),
         ("'[d]ata.jsonl'", ["data.jsonl"]),
+        ("'{data,mor?}.js*'", ["data.jsonl", "more.jsonl"]),
+        ("'*.jsonl'\n  data_dir: deep", ["deep/data.jsonl"]),
+        ("{train: data.jsonl}\n  data_dir: ./deep/", ["deep/data.jsonl"]),
     ],
 )
 def test_a_card_names_files_in_several_ways(tmp_path: Path, files: str, expected: list[str]) -> None:
-    touch(tmp_path, "data.jsonl", "more.jsonl", card=f"configs:\n- config_name: default\n  data_files: {files}\n")
+    touch(
+        tmp_path,
+        "data.jsonl",
+        "more.jsonl",
+        "deep/data.jsonl",
+        card=f"configs:\n- config_name: default\n  data_files: {files}\n",
+    )
     assert read(tmp_path) == expected
+
+
+def test_a_card_may_name_a_folder_for_each_config(tmp_path: Path) -> None:
+    names = [f"data/{config}/{split}.jsonl" for config in ("de", "en") for split in ("test", "train")]
+    card = "".join(f"- {{config_name: {one}, data_dir: data/{one}}}\n" for one in ("de", "en"))
+    touch(tmp_path, *names, card=f"configs:\n{card}")
+    assert read(tmp_path, config="en") == ["data/en/train.jsonl"]
+    assert read(tmp_path, config="de", split="test") == ["data/de/test.jsonl"]
+    assert "`config: de`" in fault("data.split", tmp_path)
+
+
+def test_the_example_of_a_split_is_one_to_train_on(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{one}-00000-of-00001.jsonl" for one in ("test_prefs", "train_prefs", "train_sft")))
+    assert "`split: train_prefs`" in fault("data.split", tmp_path)
+    touch(tmp_path / "b", "test.jsonl", "dev.jsonl")
+    assert "`split: validation`" in fault("data.split", tmp_path / "b")
 
 
 def test_a_card_that_is_broken_or_names_what_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -113,14 +113,18 @@ def _of_card(folder: Folder, config: str | None) -> dict[str, list[str]] | None:
 
     try:
         configs = (yaml.safe_load(head[1]) or {}).get("configs") or ()
-        named = {one.get("config_name", "default"): one["data_files"] for one in configs if "data_files" in one}
+        named = {one.get("config_name", "default"): one for one in configs if {"data_files", "data_dir"} & {*one}}
         if not named:
             return None
         usual = next((one.get("config_name", "default") for one in configs if one.get("default")), None)
-        patterns = _patterns(named[choose_split(list(named), config or usual, folder.root, "config")])
+        chosen = named[choose_split(list(named), config or usual, folder.root, "config")]
+        root = f"{(chosen.get('data_dir') or '.').rstrip('/')}/".removeprefix("./")
+        names = {name.removeprefix(root): name for name in folder.names if name.startswith(root)}
+        if "data_files" not in chosen:
+            return _by_name(folder, [name for name in names.values() if folder.kind(name) is not None], None)
         return {
-            split: [name for name in folder.names if any(_matches(name, one) for one in of)]
-            for split, of in patterns.items()
+            split: [names[name] for name in names if any(_matches(name, one) for one in of)]
+            for split, of in _patterns(chosen["data_files"]).items()
         }
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise DataError(
@@ -143,9 +147,11 @@ def _patterns(files: Any) -> Mapping[str, list[str]]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Say whether a pattern of a card names a file; `**` goes into folders, `*` does not."""
-    parts = re.split(r"(\*\*/?|\*|\?|\[[^]]+\])", pattern.removeprefix("./"))
+    """Say whether a pattern of a card names a file; `**` goes into folders, `*` does not, `{a,b}` is one of them."""
+    parts = re.split(r"(\*\*/?|[*?{},]|\[[^]]+\])", pattern.removeprefix("./"))
     signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    if "{" in parts:
+        signs |= {"{": "(?:", ",": "|", "}": ")"}
     return re.fullmatch("".join(p if p[:1] == "[" else signs.get(p) or re.escape(p) for p in parts), name) is not None
 
 

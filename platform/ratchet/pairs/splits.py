@@ -27,9 +27,11 @@ def choose_split(names: Sequence[str], asked: str | None, where: str, key: str) 
     usual = TRAIN if key == "split" else "default"
     if len(names) == 1 or usual in names:
         return names[0] if len(names) == 1 else usual
+    # The example should be right for most: no one trains on a test split.
+    likely = sorted(names, key=lambda name: (not name.startswith(TRAIN), "test" in name))
     raise DataError(
         f"there are several, and none is called {usual}: {known}",
         where=where,
-        fix=f"name one, for example `{key}: {names[0]}`",
+        fix=f"name one, for example `{key}: {likely[0]}`",
         code="data.split",
     )
