@@ -74,7 +74,9 @@ def write_tokens(path: Path, pairs: Sequence[TokenisedPair]) -> None:
             part = pairs[start : start + _BATCH]
             ids = [pair.pair_id for pair in part]
             sides = [[getattr(pair, side) for pair in part] for side in ("prompt", "chosen", "rejected")]
-            writer.write_batch(pa.record_batch([ids, ids, *sides, [0.0] * len(part)], schema=SCHEMA))
+            writer.write_batch(
+                pa.record_batch([ids, ids, *sides, [0.0] * len(part), [None] * len(part)], schema=SCHEMA)
+            )
 
 
 def write_scores(folder: Path, pairs: Sequence[TokenisedPair]) -> None:

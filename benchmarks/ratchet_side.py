@@ -45,6 +45,9 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def together_of_N(self, *, prompts: bool) -> npt.NDArray[np.int64] | None:
+        return self.prompt_of_N if prompts else None
+
     def pair_id(self, index: int) -> str:
         return self.pairs[index].pair_id
 

@@ -47,6 +47,7 @@ def row_of(pair: PreferencePair) -> dict[str, Any]:
         "rejected_tool_calls": rejected.tool_calls,
         "tools": pair.tools,
         "asked": pair.asked,
+        "dialogue": pair.dialogue,
         "file": pair.file,
         "row": pair.row,
     }

@@ -22,7 +22,7 @@ def write(path: Path, rows: list[Row], batch: int = 3) -> Path:
             part = rows[at : at + batch]
             columns = [[row[0] for row in part], [f"p{row[0]}" for row in part]]
             columns += [[row[k] for row in part] for k in (1, 2, 3)]
-            writer.write_batch(pa.record_batch([*columns, [0.5] * len(part)], schema=SCHEMA))
+            writer.write_batch(pa.record_batch([*columns, [0.5] * len(part), [None] * len(part)], schema=SCHEMA))
     return path
 
 

@@ -79,6 +79,9 @@ class Pairs:
         lengths = [(len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in self.rows]
         self.lengths_N3: npt.NDArray[np.int32] = np.array(lengths, dtype=np.int32)
 
+    def together_of_N(self, *, prompts: bool) -> npt.NDArray[np.int64] | None:
+        return self.prompt_of_N if prompts else None
+
     def pair_id(self, index: int) -> str:
         return self.pair_ids[index]
 
@@ -233,6 +236,7 @@ def write_tokens(path: Path, pairs: Pairs) -> None:
         pairs.pair_ids,
         *([getattr(pair, side) for pair in pairs.rows] for side in SIDES),
         np.zeros(len(pairs), np.float32),
+        [None] * len(pairs),
     ]
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
     with pa.ipc.new_file(str(path), SCHEMA) as file:

@@ -28,7 +28,7 @@ def write_pairs(path: Path, count: int, seed: int = 0, longest: int = 60) -> Tok
     for i in range(count):
         prompt, chosen = [1, *draw(3, longest)], draw(1, longest)
         rejected = [*chosen[:-1], (chosen[-1] + 1) % 512] if i % 3 == 0 else draw(1, longest)
-        rows.append((f"{seed:08x}{i:08x}", f"prompt-{i}", prompt, chosen, rejected, 0.0))
+        rows.append((f"{seed:08x}{i:08x}", f"prompt-{i}", prompt, chosen, rejected, 0.0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(pa.record_batch([list(column) for column in zip(*rows, strict=True)], schema=SCHEMA))

@@ -205,6 +205,7 @@ def test_keys_that_are_refused_are_in_no_fingerprint() -> None:
         "layout": None,
         "columns": None,
         "ignore": ("tags",),
+        "train_on": "last",
         "build": "multiple_choice",
         "few_shot": 2,
         "where": ["a > 1"],

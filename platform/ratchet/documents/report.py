@@ -75,7 +75,8 @@ class EditDistance:
 class SourceSummary:
     """One source: read = kept + skipped, kept = train + heldout.
 
-    `contradictions` are comparisons that are kept with both answers as the winner, up to form.
+    `contradictions` are comparisons that are kept with both answers as the winner, up to form. `dialogues` gave several
+    demonstrations each.
     """
 
     name: str
@@ -86,6 +87,7 @@ class SourceSummary:
     heldout: int
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     contradictions: int = 0
+    dialogues: int = 0
     record: str = ""
     tokens: tuple[SourceTokens, ...] = ()
     edit_distance: EditDistance | None = None

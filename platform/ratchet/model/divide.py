@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import functools
 import heapq
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -17,9 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ratchet.model.batch import Packing, branches_of, footprint
-from ratchet.pairs.pair import TokenisedPair
+from ratchet.model.tree import LEAST_SHARED
+from ratchet.pairs.pair import Ids, TokenisedPair
 
 Rows = npt.NDArray[np.int64]
+OPENING = 4
+"""Tokens at the end of a prompt that may differ once an answer follows, as `<think>` and a line break do."""
 Role = Literal["score", "keep", "return"]
 
 
@@ -56,12 +60,24 @@ class Micro:
 def units(
     pair_of: Callable[[int], TokenisedPair], rows: Rows, packing: Packing, budget: int, *, chosen_only: bool = False
 ) -> list[Unit]:
-    """Return `rows` as units of at most `budget` tokens; a pair that is longer is a unit by itself."""
+    """Return `rows` as units of at most `budget` tokens; a pair that is longer is a unit by itself.
+
+    Pairs whose prompts go on from one another, as those of a dialogue do, are together too, shorter prompts first.
+    """
     pairs = {int(row): pair_of(int(row)) for row in rows}
+    shared = [
+        row
+        for row, pair in pairs.items()
+        if packing.sharing != "none" and packing.as_forest(branches_of([pair], chosen_only=chosen_only)[0])
+    ]
+    first_of = openings([pairs[row].prompt for row in shared])
+    group_of = {row: first.tobytes() for row, first in zip(shared, first_of, strict=True)}
     groups: dict[bytes, list[int]] = {}
-    for row, pair in pairs.items():
-        together = packing.sharing != "none" and packing.as_forest(branches_of([pair], chosen_only=chosen_only)[0])
-        groups.setdefault(pair.prompt.tobytes() if together else b"%d" % row, []).append(row)
+    for row in pairs:
+        groups.setdefault(group_of.get(row, b"%d" % row), []).append(row)
+    for group in groups.values():
+        # Stable: pairs of one prompt keep their order.
+        group.sort(key=lambda row: (len(pairs[row].prompt), pairs[row].prompt.tobytes()))
 
     def measured(some: Sequence[int]) -> tuple[int, int]:
         return footprint([pairs[row] for row in some], packing, chosen_only=chosen_only)
@@ -74,6 +90,28 @@ def units(
         for group in groups.values()
         for some in filled(group, functools.partial(fits, group))
     ]
+
+
+def openings(prompts: Sequence[Ids]) -> list[Ids]:
+    """Return for each prompt the shortest of them that it goes on from: itself, where there is none.
+
+    A template ends a prompt with what opens an answer, and may write that otherwise once the answer is there: so much
+    at its end may differ.
+    """
+    # Without what may differ, so that the shortest comes first. Big-endian bytes sort as numbers do.
+    keys = [prompt[: max(len(prompt) - OPENING, 0)].astype(">u4").tobytes() for prompt in prompts]
+    found: list[Ids] = list(prompts)
+    order = sorted(range(len(prompts)), key=lambda place: (keys[place], len(prompts[place])))
+    for before, place in itertools.pairwise(order):
+        if continues(found[before], prompts[place]):
+            found[place] = found[before]
+    return found
+
+
+def continues(first: Ids, other: Ids) -> bool:
+    """Say whether one prompt goes on from another, or is equal to it."""
+    least = max(len(first) - OPENING, LEAST_SHARED)
+    return np.array_equal(first, other) or (least <= len(other) and np.array_equal(first[:least], other[:least]))
 
 
 def filled(group: list[int], fits: Callable[[int, int], bool]) -> list[list[int]]:

@@ -103,8 +103,10 @@ def _by_prompt(
     groups: dict[bytes, list[Unit]] = {}
     if packing.sharing != "none" and packing.why_repeated is None:
         for part in parts:
-            if not part.width:
-                groups.setdefault(pair_of(part.rows[0]).prompt.tobytes(), []).append(part)
+            # A dialogue has several prompts, of which none is that of all its answers.
+            prompts = {pair_of(row).prompt.tobytes() for row in part.rows}
+            if not part.width and len(prompts) == 1:
+                groups.setdefault(prompts.pop(), []).append(part)
     several = [
         group for group in groups.values() if len(group) > 1 and len(pair_of(group[0].rows[0]).prompt) > LEAST_SHARED
     ]

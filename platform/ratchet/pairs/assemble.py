@@ -35,8 +35,9 @@ _BYTES = 8 << 20
 class Counts:
     """What a pairs folder holds. `read` counts the pairs that were built plus the rows that gave none.
 
-    A row from which a builder makes three pairs counts three times, so read = kept + skipped
-    always, and kept = train + heldout. `contradictions` are comparisons kept with both sides as the winner.
+    A row from which a builder makes three pairs counts three times, and so does a dialogue of three
+    demonstrations: read = kept + skipped always, and kept = train + heldout. `contradictions` are
+    comparisons kept with both sides as the winner, and `dialogues` those with several demonstrations.
     """
 
     read: int
@@ -45,6 +46,7 @@ class Counts:
     heldout: int
     skipped: dict[str, int]
     contradictions: int = 0
+    dialogues: int = 0
 
 
 def assemble(items: Iterable[PreferencePair | Skipped], folder: Path, source: Source) -> Counts:
@@ -59,7 +61,7 @@ def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) ->
     seeded hash of their key. Where the source holds out rows of their own, these come first, and no later pair with a
     prompt of theirs is kept. Raises CorruptError where the files do not hold what was counted.
     """
-    read, aside = 0, folder / "all.parquet"
+    read, dialogues, aside = 0, _Dialogues(), folder / "all.parquet"
     lowest = Lowest(source.max_rows) if source.max_rows else None
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(_files(folder))
@@ -70,6 +72,7 @@ def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) ->
         for part in itertools.chain.from_iterable(map(_parts, tables)):
             read += len(part)
             mine = part if aside_keys is None else _not_held_out(part, aside_keys, files)
+            dialogues.add(part)
             fresh, dropped = _first_of_equal(mine, unique)
             files.drop(dropped)
             if every is None or lowest is None:
@@ -87,9 +90,24 @@ def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) ->
     skipped = files.reasons
     train, heldout = (side.rows for side in files.sides)
     found = contradictions_in(folder)
-    counts = Counts(read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())), found)
+    counts = Counts(read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())), found, dialogues.count)
     _prove(counts, folder)
     return counts
+
+
+class _Dialogues:
+    """How many dialogues there are; the demonstrations of one come one after the other."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last: tuple[str, int] | None = None
+
+    def add(self, part: pa.Table) -> None:
+        """Count those of a table, which may go on with the last one."""
+        named = part.filter(pc.is_valid(part.column("dialogue")))
+        for place in zip(named.column("file").to_pylist(), named.column("row").to_pylist(), strict=True):
+            self.count += place != self._last
+            self._last = place
 
 
 def _parts(table: pa.Table) -> Iterator[pa.Table]:

@@ -111,12 +111,14 @@ class SourcePairs:
         if pairs_identity(self.source, self.default_system) != self.identity:
             raise DataError("files changed while they were read", where=f"data.{self.name}", fix="run again")
         reading = parts[-1].reading
-        facts = {
+        facts: dict[str, Any] = {
             "layout": reading.called,
             "demonstrations": reading.demonstrations,
             "read": list(reading.read_columns),
             "not_read": list(reading.unread_columns),
         }
+        if reading.demonstrations:
+            facts["train_on"] = self.source.train_on
         return Product(counts, facts=facts)
 
 

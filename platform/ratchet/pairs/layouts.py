@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ratchet.pairs.checks import Reason, Unfit
+from ratchet.pairs.dialogue import by_assistant, dialogue_of
 from ratchet.pairs.fields import (
     best_and_worst,
     first_text,
@@ -50,12 +51,16 @@ _KEYS = ("answer", "answerKey", "label", "gold")
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """What a row says: a prompt, and one answer (a demonstration) or two; `margin` where it has scores."""
+    """What a row says: a prompt, and one answer (a demonstration) or two; `margin` where it has scores.
+
+    `also` are places (from 0) of turns in the prompt that are demonstrations too, each after the turns before it.
+    """
 
     prompt: tuple[Turn, ...]
     chosen: Turn
     rejected: Turn | None
     margin: float | None = None
+    also: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,21 +172,15 @@ def instruction(row: Fields) -> Sides:
     """A demonstration: instruction and output, prompt and completion, question and answer, or messages."""
     for key in ("messages", "conversations"):
         if has(row, key):
-            prompt, last = answered(_up_to_the_answer(turns_of(row[key], key)), key)
-            return Sides(with_system(row, prompt), last, None)
+            prompt, last, also = dialogue_of(row, key)
+            return Sides(prompt, last, None, also=also)
     if has(row, "instruction"):
         key = next((key for key in ("output", "response", "completion") if has(row, key)), "output")
-        return _demonstrated(row, instructed(row), key)
+        return dataclasses.replace(one := _demonstrated(row, instructed(row), key), also=by_assistant(one.prompt))
     for question, answer in DEMONSTRATIONS:
         if has(row, question, answer):
             return _demonstrated(row, asked_turns(row, (question,), spoken=False), answer)
     raise Unfit(Reason.MISSING, "no known pair of prompt and answer fields")
-
-
-def _up_to_the_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Return a dialogue without the last turn where that is the user's and nobody has answered it."""
-    unanswered = len(turns) > 2 and turns[-1].role == "user" and turns[-2].role == "assistant"
-    return turns[:-1] if unanswered else turns
 
 
 def _demonstrated(row: Fields, prompt: tuple[Turn, ...], key: str) -> Sides:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii
 
 import numpy as np
@@ -57,7 +58,8 @@ class PreferencePair:
     Both answers are turns of the assistant. `rejected` is None for a demonstration (instruction and output): `sft`
     stages take those, and preference stages refuse them. `file` and `row` (from 1) say where it came from, and are no
     part of its identity. `tools` is the JSON text of a list of the tools that the prompt offers. `asked` is the
-    question where worked examples stand above it in the user turn: the split goes by that.
+    question where worked examples stand above it in the user turn: the split goes by that. `dialogue` is what
+    demonstrations of one dialogue have in common, 32 hex digits over all its turns, and no part of their identity.
     """
 
     prompt: tuple[Turn, ...]
@@ -67,6 +69,7 @@ class PreferencePair:
     row: int
     tools: str | None = None
     asked: str | None = None
+    dialogue: str | None = None
 
     @property
     def pair_id(self) -> str:
@@ -77,6 +80,11 @@ class PreferencePair:
     def prompt_id(self) -> str:
         """32 hex digits over the prompt as it is written."""
         return self._ids.prompt
+
+    @property
+    def drawn_by(self) -> str:
+        """What decides whether it is in a sample: demonstrations of one dialogue are drawn together."""
+        return self.dialogue or self.pair_id
 
     @property
     def prompt_key(self) -> str:
@@ -151,6 +159,11 @@ class TokenisedPair:
 # JSON is written part by part, as ids are most of the work of reading: ASCII, so that a digest does not change with how
 # JSON writes other characters, and without blanks. JSON, so that ['a', 'b'] and ['ab'] differ.
 _text = encode_basestring_ascii
+
+
+def dialogue_id(turns: Sequence[Turn]) -> str:
+    """Return 32 hex digits over the turns of a dialogue."""
+    return _digest(_turns(tuple(turns)))
 
 
 def _turns(turns: tuple[Turn, ...]) -> str:

@@ -49,6 +49,7 @@ PAIR_SCHEMA = pa.schema(
         *(pa.field(f"{side}_{key}", pa.string()) for side in _ANSWERS for key in _BESIDE_ANSWERS),
         pa.field("tools", pa.string()),
         pa.field("asked", pa.string()),
+        pa.field("dialogue", pa.string()),
         pa.field("file", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
     ]
@@ -116,7 +117,7 @@ def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa
 
 
 def _draw(seed: int, pair: PreferencePair) -> bytes:
-    return sample_key(seed, pair.pair_id) + bytes.fromhex(pair.pair_id)
+    return sample_key(seed, pair.drawn_by) + bytes.fromhex(pair.pair_id)
 
 
 def tables_of(items: Iterable[PreferencePair | Skipped], source: Source) -> Iterator[pa.Table]:
@@ -150,4 +151,5 @@ def pair_of_row(row: Mapping[str, Any]) -> PreferencePair:
         else None
         for side in _ANSWERS
     )
-    return PreferencePair(prompt, cast(Turn, chosen), rejected, row["file"], row["row"], row["tools"], row["asked"])
+    beside = (row[key] for key in ("tools", "asked", "dialogue"))
+    return PreferencePair(prompt, cast(Turn, chosen), rejected, row["file"], row["row"], *beside)

@@ -68,7 +68,8 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     items = [item for row in rows for item in pairs_of(row, reading)]
     bad = [item for item in items if isinstance(item, Skipped) and item.reason not in POLICY]
     unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
-    drawn = sorted(unique, key=lambda pair_id: sample_key(source.seed, pair_id))[: source.max_rows if small else None]
+    ranked = sorted(unique.values(), key=lambda pair: (sample_key(source.seed, pair.drawn_by), pair.pair_id))
+    drawn = [pair.pair_id for pair in ranked[: source.max_rows if small else None]]
     kept = {*drawn}
     aside = _held_out_keys(source, system)
     found = [

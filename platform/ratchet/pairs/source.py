@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 
 from ratchet.errors import DataError, PlanError
-from ratchet.pairs.build import build_pairs, builder_of
+from ratchet.pairs.build import Built, build_pairs, builder_of
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, has_field
 from ratchet.pairs.contract import (
@@ -23,7 +23,7 @@ from ratchet.pairs.contract import (
 )
 from ratchet.pairs.detect import is_of, look_at, named_kind
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
-from ratchet.pairs.pair import PreferencePair, Skipped, Turn
+from ratchet.pairs.pair import PreferencePair, Skipped, Turn, dialogue_id
 from ratchet.pairs.read import GENERATED, plan_spans, read_span
 from ratchet.pairs.shots import Shot, enough_shots, pool_of, with_shots
 from ratchet.pairs.span import SourceRow, Span
@@ -136,6 +136,15 @@ def _check_gives(source: Source, kinds: Sequence[RowKind], span: Span) -> None:
             fix="leave min_margin out",
             code="plan.rows",
         )
+    demonstrates = source.build is None and all(kind.gives == "demonstrations" for kind in kinds)
+    if "train_on" in source.model_fields_set and not demonstrates:
+        made = f"made into pairs by {source.build}" if source.build else "pairs, whose two answers are trained on"
+        raise PlanError(
+            f"train_on chooses turns of demonstrations, and these rows are {made}",
+            where=span.file,
+            fix="leave train_on out",
+            code="plan.rows",
+        )
 
 
 def _check_conditions(
@@ -216,10 +225,23 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
         built = build_pairs(sides, reading.source.build, reading.source.seed)
     except Unfit as unfit:
         return [_skipped(row, unfit)]
-    return [
-        _checked(PreferencePair(_led(prompt, reading), chosen, rejected, row.file, row.row, tools), row, reading)
-        for prompt, chosen, rejected in built
-    ]
+    earlier, dialogue = _earlier(sides, reading.source), None
+    if earlier:
+        dialogue = dialogue_id((*built[-1][0], built[-1][1]))
+    pairs = (
+        PreferencePair(_led(prompt, reading), chosen, rejected, row.file, row.row, tools, dialogue=dialogue)
+        for prompt, chosen, rejected in (*earlier, *built)
+    )
+    return [_checked(pair, row, reading) for pair in pairs]
+
+
+def _earlier(sides: Sides | ChoiceQuestion, source: Source) -> list[Built]:
+    """Return the demonstrations of a dialogue before its last: each turn of the assistant that answers something."""
+    if not isinstance(sides, Sides) or source.train_on == "last" or source.build is not None:
+        return []
+    prompt = sides.prompt
+    # One that opens a dialogue is a greeting: there is nothing before it that a model could answer.
+    return [(prompt[:at], prompt[at], None) for at in sides.also if any(turn.role != "system" for turn in prompt[:at])]
 
 
 def _met(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides | ChoiceQuestion, str | None]:

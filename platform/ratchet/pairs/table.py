@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ratchet.errors import CorruptError, DataError
 from ratchet.pairs.lean import lean_arrow
@@ -30,6 +31,7 @@ SCHEMA = pa.schema(
         ("prompt_id", pa.string()),
         *((side, pa.list_(pa.int32())) for side in SIDES),
         ("edit_distance", pa.float32()),
+        ("dialogue", pa.string()),
     ]
 )
 
@@ -63,6 +65,11 @@ class _File:
     def strings(self, column: str) -> list[pa.Array]:
         """The pieces of a column of strings, without a copy."""
         return [batch.column(column) for batch in self.batches]
+
+    def drawn_by(self) -> Iterator[str]:
+        """What decides whether each row is in a share: its dialogue, or its own id."""
+        for ids, dialogues in zip(self.strings("pair_id"), self.strings("dialogue"), strict=True):
+            yield from pc.coalesce(dialogues, ids).to_pylist()
 
     def lengths(self) -> npt.NDArray[np.int32]:
         sides = [np.stack([np.diff(offsets) for offsets, _ in batch], axis=1) for batch in self._lists]
@@ -119,6 +126,24 @@ class TokenTable:
         """The number of each row's prompt: rows with one prompt_id have one number, whatever file they are in."""
         numbers = self._strings("prompt_id").dictionary_encode().combine_chunks().indices
         return numbers.to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
+
+    def together_of_N(self, *, prompts: bool) -> npt.NDArray[np.int64] | None:
+        """Return a number for each row: rows that come together in an epoch have one. None where none do.
+
+        Demonstrations of a dialogue come together, and so do copies of one number; with `prompts` rows of a prompt too.
+        """
+        dialogues = self._strings("dialogue")
+        if dialogues.null_count == len(dialogues):
+            return self.prompt_of_N if prompts else None
+        codes = dialogues.dictionary_encode().combine_chunks().indices
+        dialogue_of_N = codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        repeats = self.repeats
+        alone_of_N = np.arange(len(self)) if repeats is None else repeats.of_N
+        others_of_N = self.prompt_of_N if prompts else alone_of_N
+        found: npt.NDArray[np.int64] = np.where(
+            dialogue_of_N >= 0, dialogue_of_N, others_of_N + 1 + dialogue_of_N.max()
+        )
+        return found
 
     @functools.cached_property
     def repeats(self) -> Repeats | None:
@@ -203,10 +228,9 @@ def _copies(file: _File, share: float, seed: int) -> npt.NDArray[np.int64]:
     whole, part = divmod(round(share * file.rows), max(file.rows, 1))
     found = np.full(file.rows, whole, np.int64)
     if part:
-        ids = (pair_id.as_py() for piece in file.strings("pair_id") for pair_id in piece)
-        # By a hash, so that a smaller share is part of a larger one and no order matters.
-        places = np.fromiter((_place_of(seed, pair_id) for pair_id in ids), np.int64, file.rows)
-        found[np.argsort(places, kind="stable")[:part]] += 1
+        # By a hash, so that a smaller share is part of a larger one and no order matters. A dialogue is drawn as one.
+        drawn = np.fromiter((_place_of(seed, one) for one in file.drawn_by()), np.int64, file.rows)
+        found[np.argsort(drawn, kind="stable")[:part]] += 1
     return found
 
 

@@ -76,7 +76,7 @@ def tokenise(table: pa.Table, tokenizer: Any, style: Style, policy: Policy) -> p
 
 
 def _out_row(row: dict[str, Any], result: Encoded | Refusal) -> dict[str, Any]:
-    base = {key: row[key] for key in ("pair_id", "prompt_id", "file", "row")}
+    base = {key: row[key] for key in ("pair_id", "prompt_id", "dialogue", "file", "row")}
     if isinstance(result, Refusal):
         empty = {"prompt": [], "chosen": [], "rejected": [], "trimmed": False, "moved": False}
         facts = {"reason": str(result.reason), "detail": result.detail, "length": result.tokens}

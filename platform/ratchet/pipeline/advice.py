@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ratchet.pairs.estimate import CHARACTERS_A_TOKEN
 from ratchet.pairs.hub import cached_file
 from ratchet.pairs.pair import PreferencePair, TokenisedPair
 from ratchet.pairs.sample import PairSample, encoded, sample_pairs, whole_prompts
-from ratchet.pairs.table import copies_of, open_table
+from ratchet.pairs.table import TokenTable, copies_of, open_table
 from ratchet.pairs.tokens import Policy
 from ratchet.pipeline.pins import pinned_before
 from ratchet.pipeline.sizes import Sizes
@@ -33,6 +33,7 @@ from ratchet.plan.training import TrainingStage
 from ratchet.store.files import at_home
 from ratchet.store.layout import layout_at
 from ratchet.store.record import finished_record
+from ratchet.train.batches import Rows
 from ratchet.train.token_cost import BatchRoom, CostedRows, token_cost
 
 _STORED = 20_000
@@ -133,9 +134,16 @@ def _stored_rows(folders: Mapping[str, Path], stage: TrainingStage) -> tuple[Cos
     table = open_table(files, [shares[name] for name in folders], stage.seed)
     sampled = len(table) > _STORED
     if sampled:
-        table = table.subset(whole_prompts([str(one) for one in table.prompt_of_N.tolist()], _STORED, stage.seed))
-    rows = CostedRows(table.__getitem__, table.prompt_of_N, sampled, table.repeats)
+        table = table.subset(whole_prompts([str(one) for one in _prompts(table).tolist()], _STORED, stage.seed))
+    dialogues = table.together_of_N(prompts=False)
+    rows = CostedRows(table.__getitem__, _prompts(table), sampled, table.repeats, dialogues)
     return rows, "sampled" if sampled else "counted"
+
+
+def _prompts(table: TokenTable) -> Rows:
+    found = table.together_of_N(prompts=True)
+    assert found is not None  # noqa: S101  each row has a prompt
+    return found
 
 
 def _read_rows(plan: Plan, stage: TrainingStage, sizes: Sizes) -> tuple[CostedRows, Counted, list[str]]:
@@ -153,10 +161,17 @@ def _read_rows(plan: Plan, stage: TrainingStage, sizes: Sizes) -> tuple[CostedRo
         short = encoded(own, tokenizer, _policy(stage))
         pairs, rows, sampled = pairs + own, rows + short, sampled or not found.whole
         lost += _lost(name, plan.data[name], found, (len(own) - len(short)) / max(len(own), 1), stage.max_length)
-    prompts = {pair.pair_id: pair.prompt_id for pair in pairs}
-    _, numbers = np.unique([prompts[pair.pair_id] for pair in rows], return_inverse=True)
-    costed = CostedRows(rows.__getitem__, numbers.astype(np.int64), sampled)
+    by_id = {pair.pair_id: pair for pair in pairs}
+    kept = [by_id[row.pair_id] for row in rows]
+    numbers = _numbers(pair.dialogue or pair.prompt_id for pair in kept)
+    together = _numbers(pair.drawn_by for pair in kept) if any(pair.dialogue for pair in kept) else None
+    costed = CostedRows(rows.__getitem__, numbers, sampled, dialogue_of_N=together)
     return costed, "characters" if tokenizer is None else "plain", lost
+
+
+def _numbers(keys: Iterable[str]) -> Rows:
+    numbers: Rows = np.unique([*keys], return_inverse=True)[1].astype(np.int64)
+    return numbers
 
 
 def _lost(name: str, source: Source, found: PairSample, long: float, max_length: int) -> Iterator[str]:

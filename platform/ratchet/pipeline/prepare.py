@@ -60,6 +60,8 @@ def prepare_sources(run: Run) -> None:
             "held out": counts["heldout"],
             "skipped": sum(counts["skipped"].values()),
         }
+        if counts["dialogues"]:
+            facts |= {"dialogues": counts["dialogues"], "trained on": f"{record.facts['train_on']} turns"}
         run.console.done(f"pairs {name}", facts, time.monotonic() - started)
         if not counts["train"]:
             raise DataError("no pair is left to train on", where=f"data.{name}", fix="look at its skipped.parquet")

@@ -114,6 +114,9 @@ class Source(Strict):
     """What each column means, where the rows have other columns than those of a known layout."""
     ignore: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Columns that say something, and are not to be read all the same."""
+    train_on: Literal["all", "last"] = "all"
+    """Of a dialogue of demonstrations: every turn of the assistant, each after all that comes before it, or the last
+    one alone. Of pairs the answers alone are trained on, and the key does not apply."""
     build: Build | None = None
     """Make pairs from rows that have none (Smaug, appendix D)."""
     few_shot: Annotated[int, Field(ge=0, le=64)] = 0

@@ -88,7 +88,7 @@ def course_of(spec: TrainSpec, rows: int) -> Course:
 
 def batches_of(spec: TrainSpec, table: Table, after: int = 0) -> Iterator[GlobalBatch]:
     """Yield the batches of a step's training from the one behind `after` on. Raises TrainingError."""
-    together = table.prompt_of_N if spec.stage.shuffle == "prompts" else None
+    together = table.together_of_N(prompts=spec.stage.shuffle == "prompts")
     yield from global_batches(course_of(spec, len(table)), after, together, table.repeats)
 
 

@@ -41,13 +41,14 @@ class CostedRows:
     """Pairs to count: row i is `pair_of(i)`, and rows with the same number in `prompt_of_N` have the same prompt.
 
     `sampled` says that they stand for many more, so that two pairs of a prompt hardly meet in a batch by chance.
-    `repeats` says which rows are copies.
+    `repeats` says which rows are copies, and `dialogue_of_N` which come together in either order.
     """
 
     pair_of: Callable[[int], TokenisedPair]
     prompt_of_N: Rows
     sampled: bool = False
     repeats: Repeats | None = None
+    dialogue_of_N: Rows | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +102,11 @@ def _branches(pair: TokenisedPair, chosen_only: bool) -> list[Branch]:
 
 def _batches(rows: CostedRows, room: BatchRoom, seed: int, order: Shuffle) -> Iterator[Rows]:
     count, prompt_of_N = len(rows.prompt_of_N), rows.prompt_of_N
-    if order == "pairs" and rows.sampled:
+    if order == "pairs" and rows.sampled and rows.dialogue_of_N is None:
         apart = _apart(epoch_order(count, seed, 1), prompt_of_N)
         yield from (apart[start : start + room.batch] for start in range(0, count, room.batch))
         return
-    together = prompt_of_N if order == "prompts" else None
+    together = prompt_of_N if order == "prompts" else rows.dialogue_of_N
     for batch in global_batches(Course(count, room.batch, 1, seed), 0, together, rows.repeats):
         yield batch.rows
 

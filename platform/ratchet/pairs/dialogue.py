@@ -1,0 +1,37 @@
+"""Dialogues as demonstrations: which turns of the assistant are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ratchet.pairs.checks import Reason, Unfit
+from ratchet.pairs.fields import has, number_of, with_system
+from ratchet.pairs.messages import turns_of
+from ratchet.pairs.pair import Turn
+
+
+def dialogue_of(row: Mapping[str, Any], key: str) -> tuple[tuple[Turn, ...], Turn, tuple[int, ...]]:
+    """Return what comes before the assistant's last turn, that turn, and places of its earlier ones. Raises Unfit.
+
+    What follows the last turn is left out. A message of weight 0 is read and not trained on (OpenAI's way to say so). A
+    verdict of the row is one on the last turn, and says nothing of those before it.
+    """
+    turns = turns_of(row[key], key)
+    weights = [number_of(item, "weight") if has(item, "weight") else 1.0 for item in row[key]]
+    spoken = enumerate(zip(turns, weights, strict=True))
+    taught = [at for at, (turn, weight) in spoken if turn.role == "assistant" and weight]
+    if odd := {weight for weight in weights if weight not in {0.0, 1.0}}:
+        raise Unfit(Reason.MESSAGES, f"{key} has a message of weight {min(odd):g}: 0 and 1 are known")
+    if not taught:
+        raise Unfit(Reason.MESSAGES, f"{key} has no turn of the assistant to train on")
+    if isinstance(row.get("label"), bool):
+        taught = taught[-1:]
+    prompt = with_system(row, turns[: taught[-1]])
+    moved = len(prompt) - taught[-1]
+    return prompt, turns[taught[-1]], tuple(at + moved for at in taught[:-1])
+
+
+def by_assistant(turns: tuple[Turn, ...]) -> tuple[int, ...]:
+    """Return the places of the assistant's turns."""
+    return tuple(at for at, turn in enumerate(turns) if turn.role == "assistant")
