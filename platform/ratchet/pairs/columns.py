@@ -26,6 +26,7 @@ _SPOKEN = (
     "output_2",
 )
 _DIALOGUES = ("messages", "conversations")
+_SYSTEM = ("system", "system_prompt")
 _OF_MESSAGES = frozenset(("role", "content", "from", "value"))
 _LISTS = ("completions", "responses", "scores", "ratings", "history", "choices", "options", "endings", "tools")
 _EXCHANGES = (
@@ -134,7 +135,7 @@ def settled(row: Mapping[str, Any]) -> Mapping[str, Any]:
                 changed[field] = one
         elif field in _DIALOGUES and value and (_is_texts(value) or _is_exchanges(value)):
             changed[field] = _in_turn(value)
-    for field in ("system", "system_prompt"):
+    for field in _SYSTEM:
         value = row.get(field)
         if isinstance(value, list | tuple) and value and all(isinstance(part, Mapping) for part in value):
             # Amazon's system text is a list of parts, as the content of a message may be.
@@ -153,9 +154,8 @@ def _is_settled(row: Mapping[str, Any]) -> bool:
             if value[:1] in "[{ \n" and (field in _SPOKEN or field in _LISTS):
                 return False
         elif isinstance(value, list | tuple):
-            if field in _DIALOGUES and not (
-                value and isinstance(value[0], Mapping) and _OF_MESSAGES.issuperset(value[0])
-            ):
+            spoken = value and isinstance(value[0], Mapping) and _OF_MESSAGES.issuperset(value[0])
+            if field in _SYSTEM or (field in _DIALOGUES and not spoken):
                 return False
         elif isinstance(value, Mapping) and field in _SPOKEN:
             return False
