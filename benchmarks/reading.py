@@ -89,11 +89,13 @@ def _parts(kind: str, count: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def measured(side: str, code: Path, file: Path, cpus: int) -> Figures:
-    """Return the figures of one reading with the code of a checkout. Raises CalledProcessError where it fails."""
+    """Return the figures of one reading with the code of a checkout. Raises RuntimeError, with its last lines."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         command = [sys.executable, str(_SIDE), side, str(file), folder, str(cpus)]
         settings = {"PYTHONPATH": str(code / "platform"), "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
-        done = subprocess.run(command, env={**os.environ, **settings}, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, env={**os.environ, **settings}, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{side} of {code} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
