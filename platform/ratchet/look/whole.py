@@ -21,7 +21,9 @@ from ratchet.look.lengths import TO_LOSE, Written, write_all
 from ratchet.look.limits import fault_line, length_faults, length_limit, reading_faults
 from ratchet.look.rows import ReadSource, read_facts, read_whole, where_of
 from ratchet.look.shown import drawn_pairs, shown_pair
+from ratchet.look.suite_items import suite_items
 from ratchet.look.tokenizer import FoundTokenizer, find_tokenizer
+from ratchet.pairs.contamination import ContaminationLook, SuiteIndex
 from ratchet.pairs.ids import overlaps_of
 from ratchet.pairs.quality import pair_look
 from ratchet.pairs.source import Item
@@ -52,7 +54,7 @@ class LookedAt:
     """What is looked at: sources by name, the model's system prompt, and each source's length policies.
 
     `twins` are sources of whose near twins nothing need be said: no stage that they harm trains on them. Of those that
-    are `supervised` no stage scores rejected answers.
+    are `supervised` no stage scores rejected answers. The items of the suites of the plan `suites` are looked for.
     """
 
     title: str
@@ -62,6 +64,7 @@ class LookedAt:
     rows: int | None
     twins: frozenset[str] = frozenset()
     supervised: frozenset[str] = frozenset()
+    suites: Plan | None = None
 
 
 def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
@@ -86,6 +89,7 @@ def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
         rows,
         frozenset(compared - harmed),
         frozenset(used - compared),
+        plan,
     )
     report = _look(asked, plan.model)
     sides = {one.name: one.demonstrations for one in report.sources if not one.problem}
@@ -127,15 +131,17 @@ class _Read:
 def _look(asked: LookedAt, model: ModelSpec | None) -> DataReport:
     with tempfile.TemporaryDirectory(prefix="ratchet-data-") as scratch:
         below, found = Path(scratch), dict[str, _Read | RatchetError]()
+        items, unread = suite_items(asked.suites, below) if asked.suites else ([], [])
+        index = SuiteIndex(items)
         for name in asked.sources:
             try:
-                found[name] = _read(asked, name, below)
+                found[name] = _read(asked, name, below, index)
             except (DataError, PlanError) as error:
                 found[name] = error
         folders = {name: one.of.folder for name, one in found.items() if isinstance(one, _Read)}
         by = find_tokenizer(model, folders, below / "tokenizer")
         sources: list[SourceData] = []
-        verdicts = list(by.faults)
+        verdicts = [*by.faults, *unread]
         for name, one in found.items():
             if isinstance(one, _Read):
                 data, said = _source(one, by, asked.policies[name], scored=name not in asked.supervised)
@@ -156,11 +162,12 @@ def _look(asked: LookedAt, model: ModelSpec | None) -> DataReport:
     )
 
 
-def _read(asked: LookedAt, name: str, below: Path) -> _Read:
+def _read(asked: LookedAt, name: str, below: Path, index: SuiteIndex) -> _Read:
     """Read a source into a folder of its own. Raises DataError, PlanError."""
     folder = below / "pairs" / name
     folder.mkdir(parents=True)
-    with counted(f"data {name}", "pairs read", Console()) as show, pair_look() as look:
+    suites = [ContaminationLook(index)] if index.tasks else []
+    with counted(f"data {name}", "pairs read", Console()) as show, pair_look(*suites) as look:
 
         def see(number: int, item: Item) -> None:
             look.add(item)

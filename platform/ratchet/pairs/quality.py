@@ -52,15 +52,15 @@ class PairLook:
 
 
 @contextlib.contextmanager
-def pair_look() -> Iterator[PairLook]:
-    """Make the counters of one source; what they keep on disk is gone afterwards."""
+def pair_look(*more: Look) -> Iterator[PairLook]:
+    """Make the counters of one source, and add `more`; what they keep on disk is gone afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="ratchet-look-") as folder,
         table_on_disk(Path(folder) / "seen.sqlite", "id TEXT PRIMARY KEY") as base,
     ):
         repeats = RepeatLook(base)
         yield PairLook(
-            (TwinLook(), repeats, LengthLook(), EchoLook(), MarkLook(), EncodingLook(), ScriptLook()),
+            (TwinLook(), repeats, LengthLook(), EchoLook(), MarkLook(), EncodingLook(), ScriptLook(), *more),
         )
 
 
