@@ -56,7 +56,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_5": (
         "Qwen3_5ForConditionalGeneration",
-        {"text_config": {**WIDE, **DELTA}, "vision_config": {**DEEP, "num_position_embeddings": 16}},
+        {
+            "text_config": {**WIDE, **DELTA, "layer_types": ["linear_attention", "full_attention"]},
+            "vision_config": {**DEEP, "num_position_embeddings": 16},
+        },
     ),
     "mistral3": (
         "Mistral3ForConditionalGeneration",
@@ -82,6 +85,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Each family's class, and what its config.json says."""
+TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        {**WIDE, "intermediate_size": 32, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 64},
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        {**WIDE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
+}
+"""Families of texts alone."""
 BESIDE = ("preprocessor_config.json", "processor_config.json", "LICENSE", "additional_chat_templates/tool_use.jinja")
 """Files of a processor and of a repository, which a published folder must have too."""
 SPARE = {"mtp.fc.weight": (32, 64), "mtp.norm.weight": (32,)}
@@ -92,7 +106,7 @@ def write_family(folder: Path, family: str, dtype: torch.dtype = torch.float32) 
     """Write a model of the family with random weights in `dtype`, a tokenizer, a chat template and all other files."""
     spec = Scratch(tokenizer_from=("a",), vocab_size=VOCABULARY, hidden_size=16, layers=1, heads=2, key_value_heads=1)
     make_scratch(spec, ["What is 12 + 30?", "How are you today?"] * 9, folder)
-    name, settings = FAMILIES[family]
+    name, settings = (FAMILIES | TEXTS)[family]
     torch.manual_seed(3)
     model: Any = getattr(transformers, name)(AutoConfig.for_model(family, **settings))
     with torch.no_grad():

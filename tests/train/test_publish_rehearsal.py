@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import GptOssConfig, Qwen3MoeConfig
 from transformers.core_model_loading import WeightRenaming
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -30,6 +30,7 @@ from ratchet.plan.training import Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
 from ratchet.train.publish import check_room
+from stored_weights import edit, in_fp8, in_mxfp4
 from tiny_models import CONFIGS, GROUPED, tiny
 from train_bench import CPU, spec_of, train_whole, write_inputs
 
@@ -40,10 +41,6 @@ DROPOUT = {"attention_dropout": 0.3, "embd_pdrop": 0.25, "resid_pdrop": 0.2, "at
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -69,48 +66,6 @@ def test_code_that_is_not_trusted_is_not_published(tmp_path: Path) -> None:
     edit(tmp_path / "source/config.json", auto_map={"AutoModelForCausalLM": "theirs.Model"})
     save_model(load_model(tmp_path / "source", "float32"), tmp_path / "source", tmp_path / "out", "# card")
     assert "auto_map" not in json.loads((tmp_path / "out/config.json").read_text())
-
-
-def in_fp8(folder: Path) -> dict[str, torch.Tensor]:
-    """Rewrite a folder as FP8 in blocks of 8 by 8; return the weights it stands for, in float64 arithmetic."""
-    weights, stored = load_file(folder / "model.safetensors"), {}
-    meant = dict(weights)
-    for name, weight in weights.items():
-        stored[name] = weight
-        if weight.ndim == 2 and "proj" in name:
-            rows, columns = (size // 8 for size in weight.shape)
-            blocks = weight.double().reshape(rows, 8, columns, 8)
-            scale = blocks.abs().amax((1, 3), keepdim=True) / 448
-            held = (blocks / scale).float().to(torch.float8_e4m3fn)
-            stored[name] = held.reshape(weight.shape)
-            stored[name.replace(".weight", ".weight_scale_inv")] = scale.reshape(rows, columns).float()
-            meant[name] = (held.double() * scale.float().double()).reshape(weight.shape)
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    edit(
-        folder / "config.json",
-        quantization_config={"quant_method": "fp8", "weight_block_size": [8, 8], "activation_scheme": "dynamic"},
-    )
-    return meant
-
-
-def in_mxfp4(folder: Path) -> dict[str, torch.Tensor]:
-    """Rewrite experts as blocks of 32 four-bit numbers with a power of 2 each; return the weights they stand for."""
-    weights, random = load_file(folder / "model.safetensors"), np.random.default_rng(0)
-    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-    stored, meant = dict(weights), dict(weights)
-    for name, weight in weights.items():
-        if name.endswith(("gate_up_proj", "down_proj")):
-            experts, inner, outer = weight.shape
-            blocks = random.integers(0, 256, (experts, outer, inner // 32, 16), dtype=np.uint8)
-            scales = random.integers(120, 125, (experts, outer, inner // 32), dtype=np.uint8)
-            nibbles = np.stack([blocks & 15, blocks >> 4], -1).reshape(experts, outer, inner // 32, 32)
-            values = table[nibbles] * 2.0 ** (scales.astype(int) - 127)[..., None]
-            meant[name] = torch.from_numpy(values.reshape(experts, outer, inner).transpose(0, 2, 1).copy())
-            del stored[name]
-            stored |= {f"{name}_blocks": torch.from_numpy(blocks), f"{name}_scales": torch.from_numpy(scales)}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    edit(folder / "config.json", quantization_config={"quant_method": "mxfp4"})
-    return meant
 
 
 def gpt_oss() -> Any:

@@ -69,7 +69,8 @@ class Lora(Strict):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input while training."""
     targets: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | Literal["all-linear"] = "all-linear"
-    """Names of the modules that get an adapter."""
+    """Names of the modules that get an adapter, and of parameters that hold all experts of a layer, such as
+    `experts.gate_up_proj`."""
     quantise: Literal["4bit", "8bit"] | None = None
     """QLoRA: hold the frozen weights in 4 or 8 bits (bitsandbytes; needs a GPU)."""
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from ratchet.errors import ModelError
 from ratchet.model import memory
+from ratchet.model.parts import class_for
 from ratchet.pairs.lean import lean_transformers
 from ratchet.pairs.trust import load_config
 from ratchet.pipeline.sizes import stored_parameters
@@ -34,13 +35,13 @@ cancel where one kernel computes both, while in the trainer's passes it is round
 def load_plain_model(folder: Path, dtype: str, attention: str | None = None) -> Any:
     """Return a folder's causal language model in `dtype`, without dropout; no code of the folder runs."""
     lean_transformers()
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
+    config = load_config(folder)
+    model = class_for(config).from_pretrained(
         str(folder),
-        config=load_config(folder),
+        config=config,
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         local_files_only=True,
