@@ -214,7 +214,7 @@ def test_a_pair_beyond_the_window_does_not_send_others_of_its_prompt_the_padded_
 
 
 def test_long_sequences_do_not_send_short_ones_the_padded_way() -> None:
-    pair = lambda n: TokenisedPair(str(n), *(np.full(k, 5, np.int32) for k in (n, 50, 40)))  # noqa: E731
+    pair = lambda n: TokenisedPair(str(n), *(np.full(k, n, np.int32) for k in (n, 50, 40)))  # noqa: E731
     pairs = [pair(2000), *(pair(20 + k) for k in range(20))]
     packing = Packing(longest=500)
     parts = units(pairs.__getitem__, np.arange(21), packing, 4096)

@@ -122,7 +122,7 @@ MEANINGFUL: list[tuple[dict[str, Any], str, Any, str]] = [
     (PAIR, "images", ["x.png"], "pictures"),
     (PAIR, "Reasoning_Content", "because", "thoughts"),
     (PAIR, "context", "c", "text that the question is about"),
-    (PAIR, "initial_reason_steps", "first,", "beginning of the answer"),
+    (PAIR, "response_prefix", "first,", "beginning of the answer"),
     (PAIR, "winner", "model_a", "which answer is the better one"),
     ({"question": "q", "answer": "a"}, "label", 0, "whether the answer is a good one"),
     ({"question": "q", "answer": "a"}, "label", "True", "whether the answer is a good one"),

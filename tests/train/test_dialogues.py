@@ -126,8 +126,7 @@ def test_units_keep_a_dialogue_together_and_each_row_once() -> None:
         assert micro.cost <= 2048 or len({pairs[row].pair_id.split("-")[0] for row in micro.rows}) == 1
 
 
-@torch.no_grad()
-def test_the_loss_of_a_dialogue_is_that_of_a_masked_pass() -> None:
+def test_the_loss_and_the_gradient_of_a_dialogue_are_those_of_a_masked_pass() -> None:
     model = tiny("llama")
     draw = np.random.default_rng(4)
     before, pairs, mask = [1], [], [False]
@@ -141,8 +140,11 @@ def test_the_loss_of_a_dialogue_is_that_of_a_masked_pass() -> None:
         before = [*prompt, *answer]
     logits = model(input_ids=torch.tensor([before])).logits[0, :-1].double().log_softmax(-1)
     of_tokens = logits.gather(1, torch.tensor(before[1:])[:, None])[:, 0]
-    wanted = float(of_tokens[torch.tensor(mask[1:])].sum())
-    scorer = PairScorer(model)
-    found = float(score(scorer, pairs, "cpu", chosen_only=True).chosen_B.sum())
-    assert abs(found - wanted) < 1e-4
+    wanted = -of_tokens[torch.tensor(mask[1:])].mean()
+    scored = score(PairScorer(model), pairs, "cpu", chosen_only=True)
+    found = -scored.chosen_B.double().sum() / sum(len(one.chosen) for one in pairs)
+    assert abs(float(found.detach() - wanted.detach())) < 1e-6
+    slopes = (torch.autograd.grad(loss, [*model.parameters()]) for loss in (found, wanted))
+    for ours, plain in zip(*slopes, strict=True):
+        assert float(plain.abs().max()) > 0 and torch.allclose(ours, plain, atol=1e-6)
     assert sum(len(one.chosen) for one in pairs) == sum(mask)

@@ -18,8 +18,9 @@ from ratchet.documents.data_report import DataPlace, ShownPair, ShownPart, Shown
 from ratchet.pairs.ids import sample_key
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.pair_table import SIDES, pair_of_row
+from ratchet.pairs.prefix import render_whole
 from ratchet.pairs.refusals import Refusal
-from ratchet.pairs.render import Rendered, render_pair
+from ratchet.pairs.render import Rendered
 from ratchet.pairs.style import Style
 from ratchet.pairs.tokens import Encoded, Policy, fit, split_ids
 
@@ -63,7 +64,7 @@ def shown_pair(
     place = DataPlace(pair.file, pair.row)
     if tokenizer is None or style is None:
         return ShownPair(place=place, parts=by_turn, texts_alone=True)
-    rendered = render_pair(tokenizer, style, pair)
+    rendered = render_whole(tokenizer, style, pair)
     if isinstance(rendered, Refusal):
         return ShownPair(place=place, parts=by_turn, texts_alone=True, refused=f"{rendered.reason}: {rendered.detail}")
     texts = [rendered.prompt, rendered.chosen, *([] if rendered.rejected is None else [rendered.rejected])]

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ratchet.errors import DataError
-from ratchet.pairs.checks import Unfit
+from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.columns import column_value, fields_of, settled
-from ratchet.pairs.fields import has
+from ratchet.pairs.fields import has, text_field
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Reader, Sides, layout_of
 from ratchet.pairs.meanings import Gives, Meaning, has_content, meaning_of, says
 from ratchet.pairs.messages import tools_of
@@ -66,7 +66,12 @@ def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
     fields = _fields(row, kind)
     if kind.repeats and (cut := _without_prompt(fields)) is not None:
         fields = cut
-    return (kind.reader or layout_of(kind.layout).read)(fields)
+    sides = (kind.reader or layout_of(kind.layout).read)(fields)
+    if not has_content(fields.get("prefix")) or "prefix" not in dict(kind.columns or ()):
+        return sides
+    if isinstance(sides, ChoiceQuestion):
+        raise Unfit(Reason.MESSAGES, "the answers are options, which go on from no prefix")
+    return dataclasses.replace(sides, prefix=text_field(fields, "prefix"))
 
 
 def _fields(row: Fields, kind: RowKind) -> Fields:

@@ -41,7 +41,7 @@ from ratchet.pairs.shapes import (
 )
 from ratchet.plan import data as plan_data
 
-VERSION = 6
+VERSION = 7
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
@@ -54,6 +54,7 @@ class Sides:
     """What a row says: a prompt, and one answer (a demonstration) or two; `margin` where it has scores.
 
     `also` are places (from 0) of turns in the prompt that are demonstrations too, each after the turns before it.
+    `prefix` is the beginning of the answers, which is given.
     """
 
     prompt: tuple[Turn, ...]
@@ -61,6 +62,7 @@ class Sides:
     rejected: Turn | None
     margin: float | None = None
     also: tuple[int, ...] = ()
+    prefix: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

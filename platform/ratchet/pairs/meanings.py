@@ -104,7 +104,7 @@ _MEANINGS: Mapping[str, Meaning] = {
             *("initial_reason_steps", "prefix", "response_prefix", "answer_prefix", "prefill", "partial_answer"),
             *("assistant_prefix", "answer_prefill"),
         ),
-        Meaning("the beginning of the answer, which is given", "take rows whose answers are whole"),
+        Meaning("the beginning of the answer, which is given", "columns: {{prefix: {column}, …}}"),
     ),
 }
 _REJECTED = re.compile(r"rejected_(?:text|completion|answers?|outputs?|responses?|messages|conversations?)")

@@ -55,8 +55,9 @@ def answer_turn(text: str) -> Turn:
 class PreferencePair:
     """A prompt with a chosen and a rejected answer.
 
-    Both answers are turns of the assistant. `rejected` is None for a demonstration (instruction and output): `sft`
-    stages take those, and preference stages refuse them. `file` and `row` (from 1) say where it came from, and are no
+    Both answers are turns of the assistant; a prompt that ends with one gives their beginning. `rejected` is None for a
+    demonstration (instruction and output): `sft` stages take those, and preference stages refuse them. `file` and `row`
+    (from 1) say where it came from, and are no
     part of its identity. `tools` is the JSON text of a list of the tools that the prompt offers. `asked` is the
     question where worked examples stand above it in the user turn: the split goes by that. `dialogue` is what
     demonstrations of one dialogue have in common, 32 hex digits over all its turns, and no part of their identity.

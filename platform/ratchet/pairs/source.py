@@ -24,6 +24,7 @@ from ratchet.pairs.contract import (
 from ratchet.pairs.detect import is_of, look_at, named_kind
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn, dialogue_id
+from ratchet.pairs.prefix import with_start
 from ratchet.pairs.read import GENERATED, plan_spans, read_span
 from ratchet.pairs.shots import Shot, enough_shots, pool_of, with_shots
 from ratchet.pairs.span import SourceRow, Span
@@ -228,11 +229,12 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
     earlier, dialogue = _earlier(sides, reading.source), None
     if earlier:
         dialogue = dialogue_id((*built[-1][0], built[-1][1]))
-    pairs = (
+    pairs = [
         PreferencePair(_led(prompt, reading), chosen, rejected, row.file, row.row, tools, dialogue=dialogue)
         for prompt, chosen, rejected in (*earlier, *built)
-    )
-    return [_checked(pair, row, reading) for pair in pairs]
+    ]
+    starts = [*[None] * len(earlier), *[getattr(sides, "prefix", None)] * len(built)]
+    return [_checked(pair, start, row, reading) for pair, start in zip(pairs, starts, strict=True)]
 
 
 def _earlier(sides: Sides | ChoiceQuestion, source: Source) -> list[Built]:
@@ -265,11 +267,13 @@ def _sides(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides
     return sides_of(value, kinds[at]), tools_offered(value, kinds[at])
 
 
-def _checked(pair: PreferencePair, row: SourceRow, reading: SourceReading) -> Item:
+def _checked(pair: PreferencePair, start: str | None, row: SourceRow, reading: SourceReading) -> Item:
     try:
         if reading.source.few_shot:
             pair = with_shots(pair, reading.shots, reading.source)
-        check_pair(pair, reading.source.max_characters)
+        check_pair(pair, reading.source.max_characters - len(start or ""))
+        if start is not None:
+            pair = with_start(pair, start)
     except Unfit as unfit:
         return _skipped(row, unfit)
     return pair

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
 from ratchet.pairs.pair_table import SIDES, SKIPPED_SCHEMA, pair_of_row
+from ratchet.pairs.prefix import render_whole
 from ratchet.pairs.refusals import Refusal, RefusalReason
-from ratchet.pairs.render import Rendered, render_pair
+from ratchet.pairs.render import Rendered
 from ratchet.pairs.style import Style
 from ratchet.pairs.table import SCHEMA
 
@@ -64,7 +65,7 @@ class Encoded:
 def tokenise(table: pa.Table, tokenizer: Any, style: Style, policy: Policy) -> pa.Table:
     """Return one row of TOKENISED for each pair of `table`, in order; `reason` is null where it is kept."""
     rows = table.to_pylist()
-    rendered = [render_pair(tokenizer, style, pair) for pair in map(pair_of_row, rows)]
+    rendered = [render_whole(tokenizer, style, pair) for pair in map(pair_of_row, rows)]
     encoded = iter(_encode_all(tokenizer, style, [pair for pair in rendered if isinstance(pair, Rendered)]))
     out = []
     for row, pair in zip(rows, rendered, strict=True):

@@ -65,6 +65,12 @@ PAIRS: tuple[Signature, ...] = (
         "openbmb/UltraInteract_pair",
     ),
     known(
+        "step_dpo",
+        "pair",
+        {"prompt": "prompt", "prefix": "initial_reason_steps", "chosen": "chosen", "rejected": "rejected"},
+        "xinlai/Math-Step-DPO-10K",
+    ),
+    known(
         "input_pair",
         "pair",
         {"prompt": "input", "chosen": "chosen", "rejected": "rejected", "system?": "system"},
