@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 from ratchet.errors import DataError
 from ratchet.pairs.checks import Reason
@@ -16,6 +18,8 @@ from ratchet.plan.data import Source
 # Enough that a kind of row which makes up 1 % of a file is seen, and read in well under a second.
 _ROWS = 1000
 _LEAST = 10
+# Rows differ by a factor of thousands: of long ones fewer are held, down to the least.
+_CHARACTERS = 8 << 20
 _TAIL_BYTES = 256 << 10
 _LINE_BREAK = 10
 # A file may begin with many broken rows. Beyond these it is not what `path:` says that it is.
@@ -32,14 +36,16 @@ def spread_rows(source: Source, spans: list[Span]) -> list[SourceRow]:
         places = _places(parts, most)
         for place in places:
             rows = itertools.islice(read_span(place, source), _LOOK)
-            taken = 0
+            taken = characters = 0
             for row in rows:
                 if row.value is None:
                     bad.setdefault((row.file, row.row), row)
                 else:
                     found[row.file, row.row] = row
                     taken += 1
-                if taken >= most // len(places):
+                    characters += _characters(row.value)
+                enough = taken >= _LEAST and characters * len(places) * len(files) >= _CHARACTERS
+                if enough or taken >= most // len(places):
                     break
     if not found:
         first = "\n".join(f"  {row.file}:{row.row}: {row.reason}: {row.detail}" for row in [*bad.values()][:5])
@@ -52,6 +58,14 @@ def spread_rows(source: Source, spans: list[Span]) -> list[SourceRow]:
             code="data.no-layout",
         )
     return list(found.values())
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_characters, value))
+    return len(value) if isinstance(value, str | bytes) else 1
 
 
 def _places(spans: list[Span], most: int) -> list[Span]:
