@@ -25,6 +25,7 @@ from ratchet.look.suite_items import suite_items
 from ratchet.look.tokenizer import FoundTokenizer, find_tokenizer
 from ratchet.pairs.contamination import ContaminationLook, SuiteIndex
 from ratchet.pairs.ids import overlaps_of
+from ratchet.pairs.near_prompts import near_prompts
 from ratchet.pairs.quality import pair_look
 from ratchet.pairs.source import Item
 from ratchet.pairs.tokens import Policy
@@ -175,7 +176,8 @@ def _read(asked: LookedAt, name: str, below: Path, index: SuiteIndex) -> _Read:
                 show(number, number)
 
         read = read_whole(name, asked.sources[name], asked.system, folder, asked.rows, see)
-        analyses = look.analyses()
+        near = near_prompts(folder)
+        analyses = (*look.analyses(), *([near] if near else []))
     return _Read(read, tuple(_weighed(one, harmless=name in asked.twins) for one in analyses))
 
 
