@@ -72,6 +72,7 @@ def test_experts_router_head_and_layers_beyond_the_last_are_parts_of_their_own(s
 def test_storage_that_loading_undoes_is_said(scratch: Path, method: str, named: str) -> None:
     weights = {"model.layers.0.x_blocks": torch.zeros(2, 3, 16, dtype=torch.uint8)}
     weights |= {"model.layers.0.x_scales": torch.zeros(2, 3, dtype=torch.uint8), "mtp.x": torch.zeros(5)}
+    weights |= {"model.layers.0.q_proj.activation_scale": torch.zeros(1)}
     save_file(weights, scratch / "model.safetensors")
     edit(scratch / "config.json", quantization_config={"quant_method": method})
     found = check_trainable(scratch)

@@ -33,7 +33,7 @@ _PATTERNS = (
 _UNREAD = {"vision", "audio", "projector"}
 _SPARE = "more tokens"
 """Layers that predict several tokens at a time: transformers leaves them in the folder."""
-_SCALES = re.compile(r"_scales$|_scale_inv$|\.weight_scale$")
+_SCALES = re.compile(r"_scales$|_scale_inv$|\.(?:weight|activation|input)_scale$")
 
 
 def passport_of(folder: Path) -> Passport:
