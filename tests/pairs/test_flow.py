@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from raised import raises
 from ratchet.pairs import flow
 from ratchet.pairs.assemble import assemble
 from ratchet.pairs.flow import pairs_identity, prepare_pairs
+from ratchet.pairs.parts import plan_parts
 from ratchet.pairs.source import read_source
 from ratchet.plan.data import Source
 from ratchet.store.fingerprint import fingerprint
@@ -92,8 +94,8 @@ def test_ray_gives_what_the_plain_path_gives_for_any_spans(
         counts = assemble(read_source(source), plain, source)
         for spans in (1, 3):
             layout = Layout(tmp_path / f"{len(change)}-{spans}")
-            monkeypatch.setattr(flow, "SPAN_BYTES", len(text) // spans + 1)
-            monkeypatch.setattr(flow, "SPAN_ROWS", 7)
+            small = functools.partial(plan_parts, span_bytes=len(text) // spans + 1, span_rows=7)
+            monkeypatch.setattr(flow, "plan_parts", small)
             digest, folder = prepare_pairs("mine", source, layout, None)
             assert folder == layout.pairs(digest)
             assert sorted(path.name for path in folder.iterdir()) == [
@@ -107,7 +109,7 @@ def test_ray_gives_what_the_plain_path_gives_for_any_spans(
             record = read_record(folder)
             assert record is not None
             assert (record.kind, record.fingerprint, record.counts) == ("pairs", digest, vars(counts))
-            columns = {"read": ["prompt", "chosen", "rejected"], "not_read": []}
+            columns = {"read": ["prompt", "chosen", "rejected"], "not_read": ["extra"]}
             assert record.facts == {"layout": "pair", "demonstrations": False, **columns}
             assert prepare_pairs("mine", source, layout, None) == (digest, folder)
 
@@ -137,11 +139,12 @@ def test_generated_rows_on_ray(tmp_path: Path, session: None, monkeypatch: pytes
     source = Source.model_validate({"generate": {"kind": "arithmetic_quiz", "rows": 50}, "build": "multiple_choice"})
     found = []
     for span_rows in (50, 17):
-        monkeypatch.setattr(flow, "SPAN_ROWS", span_rows)
+        monkeypatch.setattr(flow, "plan_parts", functools.partial(plan_parts, span_rows=span_rows))
         _, folder = prepare_pairs("mine", source, Layout(tmp_path / str(span_rows)), "be brief")
         record = read_record(folder)
         assert record is not None
         assert record.counts["read"] == 150
         found.append([pq.read_table(folder / f"{table}.parquet") for table in TABLES])
     assert all(one.equals(two) for one, two in zip(*found, strict=True))
-    assert found[0][0].column("prompt")[0].as_py()[0] == {"role": "system", "content": "be brief"}
+    led = found[0][0].column("prompt")[0].as_py()[0]
+    assert {key: value for key, value in led.items() if value is not None} == {"role": "system", "content": "be brief"}
