@@ -10,15 +10,19 @@ from ratchet.pairs.fields import has, number_of, with_system
 from ratchet.pairs.messages import turns_of
 from ratchet.pairs.pair import Turn
 
+_WEIGHTS = ("weight", "loss", "training")
+"""Keys of a message that say whether it is trained on."""
+
 
 def dialogue_of(row: Mapping[str, Any], key: str) -> tuple[tuple[Turn, ...], Turn, tuple[int, ...]]:
     """Return what comes before the assistant's last turn, that turn, and places of its earlier ones. Raises Unfit.
 
-    What follows the last turn is left out. A message of weight 0 is read and not trained on (OpenAI's way to say so). A
-    verdict of the row is one on the last turn, and says nothing of those before it.
+    What follows the last turn is left out. A message of weight 0 is read and not trained on (OpenAI's way to say so),
+    and so is one whose `loss` (ms-swift) or `training` (axolotl) is false. A verdict of the row is one on the last
+    turn, and says nothing of those before it.
     """
     turns = turns_of(row[key], key)
-    weights = [number_of(item, "weight") if has(item, "weight") else 1.0 for item in row[key]]
+    weights = [_weight(item) for item in row[key]]
     spoken = enumerate(zip(turns, weights, strict=True))
     taught = [at for at, (turn, weight) in spoken if turn.role == "assistant" and weight]
     if odd := {weight for weight in weights if weight not in {0.0, 1.0}}:
@@ -35,3 +39,11 @@ def dialogue_of(row: Mapping[str, Any], key: str) -> tuple[tuple[Turn, ...], Tur
 def by_assistant(turns: tuple[Turn, ...]) -> tuple[int, ...]:
     """Return the places of the assistant's turns."""
     return tuple(at for at, turn in enumerate(turns) if turn.role == "assistant")
+
+
+def _weight(item: Mapping[str, Any]) -> float:
+    """Return what a message says of itself under the first of the keys that it has; 1 where it says nothing."""
+    key = next((key for key in _WEIGHTS if has(item, key)), None)
+    if key is None:
+        return 1.0
+    return float(item[key]) if isinstance(item[key], bool) else number_of(item, key)
