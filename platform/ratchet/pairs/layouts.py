@@ -41,7 +41,7 @@ from ratchet.pairs.shapes import (
 )
 from ratchet.plan import data as plan_data
 
-VERSION = 7
+VERSION = 8
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
