@@ -107,11 +107,11 @@ def without_template(folder: Path) -> None:
 
 
 def added_token(folder: Path) -> None:
-    """As a token that was added, and the embeddings not resized."""
+    """As a word that was added, and the embeddings not resized."""
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     added = {"content": "<|new|>", "id": 100_000, "single_word": False, "lstrip": False, "rstrip": False}
-    tokenizer["added_tokens"].append(added | {"normalized": False, "special": True})
+    tokenizer["added_tokens"].append(added | {"normalized": False, "special": False})
     path.write_text(json.dumps(tokenizer))
 
 

@@ -80,7 +80,8 @@ def tokenised(rows: int) -> pa.Table:
     rng = np.random.default_rng(1)
     ids = lambda low: [rng.integers(0, 300, int(n)).tolist() for n in rng.integers(low, 12, rows)]  # noqa: E731
     columns: dict[str, Any] = {
-        "pair_id": IDS[:rows], "prompt_id": IDS[:rows], "prompt": ids(3), "chosen": ids(2), "rejected": ids(2),
+        "pair_id": IDS[:rows], "prompt_id": IDS[:rows], "dialogue": [None] * rows,
+        "prompt": ids(3), "chosen": ids(2), "rejected": ids(2),
         "edit_distance": [0.5] * rows, "file": ["f"] * rows, "row": list(range(rows)), "reason": [None] * rows,
         "detail": [None] * rows, "trimmed": [False] * rows, "moved": [False] * rows,
     }  # fmt: skip

@@ -77,7 +77,7 @@ class HeldOutRows(Strict):
     path: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
     """File, glob, list of them, or folder; left out: that of the source, of which another split is read."""
     split: str | None = None
-    """Which split of the folder, or of the source's data set on the hub."""
+    """Which split, of what `path:` names or of the source's data set on the hub."""
 
     @property
     def paths(self) -> tuple[str, ...]:
