@@ -80,9 +80,13 @@ def test_history_is_trained_on_as_what_it_belongs_to(tmp_path: Path) -> None:
     assert shown(read(row, tmp_path)) == [("u:q1", "r1"), ("u:q1 a:r1 u:q2", "r2")]
 
 
-def test_a_verdict_is_one_on_the_last_turn(tmp_path: Path) -> None:
-    row = {"messages": messages("u:q1 a:r1 u:q2 a:r2"), "label": True}
-    assert shown(read(row, tmp_path, layout="instruction")) == [("u:q1 a:r1 u:q2", "r2")]
+@pytest.mark.parametrize(
+    ("column", "value"), [("label", True), ("label", 1), ("kto_tag", True), ("is_correct", "True")]
+)
+def test_a_verdict_is_one_on_the_last_turn(column: str, value: Any, tmp_path: Path) -> None:
+    row = {"messages": messages("u:q1 a:r1 u:q2 a:r2"), column: value}
+    where = [f'{column} == "True"' if isinstance(value, str) else f"{column} == {str(value).lower()}"]
+    assert shown(read(row, tmp_path, layout="instruction", where=where)) == [("u:q1 a:r1 u:q2", "r2")]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from ratchet.pairs.assemble import assemble
@@ -62,3 +63,21 @@ def test_the_same_prompts_give_the_same_count_and_nothing_where_nothing_is_held_
     one, two = (near_prompts(tmp_path / name) for name in ("one", "two"))
     assert one is not None and two is not None and (one.count, one.of) == (two.count, two.of)
     assert near_prompts(tmp_path / "none") is None
+
+
+def test_a_question_below_worked_examples_is_compared_by_itself(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    texts = [" ".join(f"w{draw.randrange(999)}" for _ in range(40)) for _ in range(60)]
+    asked = [f"{text} {end}" for text in texts for end in ("a", "b")]
+    found = []
+    for name, above in (("plain", False), ("below", True)):
+        (tmp_path / name).mkdir()
+        pairs = [pair(one, row) for row, one in enumerate(asked, 1)]
+        if above:
+            turns = [Turn("user", f"{' '.join(draw.sample(asked, 4))} {one}") for one in asked]
+            pairs = [
+                replace(one, prompt=(turn,), asked=text) for one, turn, text in zip(pairs, turns, asked, strict=True)
+            ]
+        assemble(pairs, tmp_path / name, Source(path="f.jsonl", held_out=0.4))
+        found.append(near_prompts(tmp_path / name))
+    assert found[0] is not None and found[1] is not None and found[0].count == found[1].count > 10

@@ -7,6 +7,7 @@ from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.fields import has, number_of, with_system
+from ratchet.pairs.meanings import meaning_of, says
 from ratchet.pairs.messages import turns_of
 from ratchet.pairs.pair import Turn
 
@@ -29,7 +30,7 @@ def dialogue_of(row: Mapping[str, Any], key: str) -> tuple[tuple[Turn, ...], Tur
         raise Unfit(Reason.MESSAGES, f"{key} has a message of weight {min(odd):g}: 0 and 1 are known")
     if not taught:
         raise Unfit(Reason.MESSAGES, f"{key} has no turn of the assistant to train on")
-    if isinstance(row.get("label"), bool):
+    if any(_judges(column, value) for column, value in row.items()):
         taught = taught[-1:]
     prompt = with_system(row, turns[: taught[-1]])
     moved = len(prompt) - taught[-1]
@@ -39,6 +40,12 @@ def dialogue_of(row: Mapping[str, Any], key: str) -> tuple[tuple[Turn, ...], Tur
 def by_assistant(turns: tuple[Turn, ...]) -> tuple[int, ...]:
     """Return the places of the assistant's turns."""
     return tuple(at for at, turn in enumerate(turns) if turn.role == "assistant")
+
+
+def _judges(column: str, value: Any) -> bool:
+    """Say whether a column calls the answer of its row good or bad, as `label` and `kto_tag` do."""
+    meaning = meaning_of(column, "demonstrations")
+    return meaning is not None and meaning.judges and says(value, meaning)
 
 
 def _weight(item: Mapping[str, Any]) -> float:

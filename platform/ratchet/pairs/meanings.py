@@ -31,6 +31,11 @@ class Meaning:
     verdict: bool = False
     text: bool = False
 
+    @property
+    def judges(self) -> bool:
+        """Whether it calls an answer good or bad."""
+        return self.use == _GOOD_ONES
+
 
 _MEANINGS: Mapping[str, Meaning] = {
     **dict.fromkeys(

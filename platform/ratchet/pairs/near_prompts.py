@@ -24,6 +24,8 @@ NEAR = 0.8
 _VALUES, _BANDS, _RUN = 64, 16, 3
 _WARNED = 0.01
 _PLACES = 5
+_FRAME = 1000
+"""Held-out prompts that share a band beyond this number have a frame in common, and the band says nothing of any."""
 _DRAW = np.random.Generator(np.random.PCG64(36))
 _FACTORS = _DRAW.integers(0, 1 << 63, _VALUES, np.uint64) * np.uint64(2) + np.uint64(1)
 _TERMS = _DRAW.integers(0, 1 << 63, _VALUES, np.uint64)
@@ -32,51 +34,54 @@ _Signature = npt.NDArray[np.uint32]
 
 def near_prompts(folder: Path) -> DataAnalysis | None:
     """Return how many held-out prompts of a pairs folder are near one to train on; None where nothing is held out."""
-    seen: dict[str, tuple[DataPlace, _Signature]] = {}
+    places: dict[str, DataPlace] = {}
+    signatures: list[_Signature] = []
+    bands: dict[bytes, list[int]] = {}
     for key, place, words in _prompts(folder / "heldout.parquet"):
-        if key not in seen:
-            seen[key] = place, _signature(words)
-    if not seen:
+        if key not in places:
+            signatures.append(signature := _signature(words))
+            for band in _bands(signature):
+                bands.setdefault(band, []).append(len(places))
+            places[key] = place
+    if not places:
         return None
-    bands: dict[bytes, list[str]] = {}
-    for key, (_, signature) in seen.items():
-        for band in _bands(signature):
-            bands.setdefault(band, []).append(key)
-    found = _found(folder / "train.parquet", seen, bands)
-    many = len(found) > _WARNED * len(seen)
-    says = (
-        f"{of_all(len(found), len(seen), 'held-out prompts')} share {NEAR:.0%} of their words with a prompt to train on"
-    )
+    some = {band: np.array(held) for band, held in bands.items() if len(held) <= _FRAME}
+    near_H = _near(folder / "train.parquet", np.array(signatures), some)
+    count, many = int(near_H.sum()), near_H.mean() > _WARNED
     return DataAnalysis(
         code="near-prompts",
         gravity="warns" if many else "notes",
-        count=len(found),
-        of=len(seen),
+        count=count,
+        of=len(places),
         counted="prompts",
-        says=says,
+        says=f"{of_all(count, len(places), 'held-out prompts')} share {NEAR:.0%} of their words with one to train on",
         do="hold out rows of their own (held_out: {path: …}), as held-out figures flatter here" if many else "",
-        places=tuple(place for key, (place, _) in seen.items() if key in found)[:_PLACES],
+        places=tuple(place for place, near in zip(places.values(), near_H, strict=True) if near)[:_PLACES],
     )
 
 
-def _found(train: Path, seen: dict[str, tuple[DataPlace, _Signature]], bands: dict[bytes, list[str]]) -> set[str]:
-    found: set[str] = set()
-    last = ""
+def _near(train: Path, signatures_HV: _Signature, bands: dict[bytes, npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+    """Say of each held-out prompt whether one to train on is near it."""
+    near_H, last = np.zeros(len(signatures_HV), np.bool_), ""
     for one, _, words in _prompts(train):
         if one == last:  # pairs of one prompt mostly stand together
             continue
         last, signature = one, _signature(words)
-        near = {key for band in _bands(signature) for key in bands.get(band, ())} - found
-        found |= {key for key in near if np.mean(seen[key][1] == signature) >= NEAR}
-    return found
+        perhaps_H = np.zeros_like(near_H)
+        for band in _bands(signature):
+            if band in bands:
+                perhaps_H[bands[band]] = True
+        those = np.flatnonzero(perhaps_H & ~near_H)
+        near_H[those] = (signatures_HV[those] == signature).mean(1) >= NEAR
+    return near_H
 
 
 def _prompts(path: Path) -> Iterator[tuple[str, DataPlace, list[str]]]:
     """Yield each pair's prompt key, place, and the words of its first user turn, as the split takes that."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(1024, columns=["prompt_key", "file", "row", "prompt"]):
+        for batch in file.iter_batches(1024, columns=["prompt_key", "file", "row", "prompt", "asked"]):
             for row in batch.to_pylist():
-                text = _asked(row["prompt"])
+                text = row["asked"] or _asked(row["prompt"])
                 yield row["prompt_key"], DataPlace(row["file"], row["row"], text[:100]), words_of(text)
 
 
