@@ -87,6 +87,55 @@ def test_a_verdict_that_no_list_has_is_a_bad_row_and_a_tie_is_none(tmp_path: Pat
     assert [one[0] if isinstance(one[0], str) else one[1] for one in found] == ["b", "a", "tie", "bad answer", "tie"]
 
 
+VERDICTS: list[tuple[Any, Any, bool]] = [
+    (1000000, 1000001, False),
+    (1000000, "1000000", True),
+    (2**53 + 1, str(2**53), False),
+    ("1.0", 1, True),
+    (1e6, 1000000, True),
+    ("1", "1.0", False),
+    (True, 1, False),
+    ("True", True, True),
+    (" A>B", "a>b", True),
+    ("nan", "NaN", True),
+]
+
+
+@pytest.mark.parametrize(("value", "listed", "same"), VERDICTS)
+def test_numbers_of_a_verdict_are_compared_as_numbers(value: Any, listed: Any, same: bool, tmp_path: Path) -> None:
+    columns = {
+        **{"prompt": "ask.text", "output_1": "said[0]", "output_2": "said[1]"},
+        "preference": {"column": "better", "first": [listed], "second": ["other"]},
+    }
+    (found,) = said(source_of(tmp_path, [{**ODD, "better": value}], columns=columns))
+    assert found == (([("user", "q")], "b", "a") if same else found) and (found[0] != "bad answer") == same
+
+
+SUM = {"type": "function", "function": {"name": "sum", "parameters": {}}}
+TOOLS: list[tuple[dict[str, Any], list[Any] | None, tuple[str, ...]]] = [
+    ({"value": json.dumps([SUM])}, [SUM], ()),
+    (["one", "two"], [SUM, {"name": "difference"}], ("one", "two")),
+    (["two", "none"], [{"name": "difference"}], ("two",)),
+    ("all", [SUM], ("all",)),
+    (None, [{"name": "else"}], ("tools",)),
+]
+
+
+@pytest.mark.parametrize(("where", "tools", "read"), TOOLS)
+def test_tools_are_taken_from_where_the_plan_says(
+    where: Any, tools: list[Any] | None, read: tuple[str, ...], tmp_path: Path
+) -> None:
+    held = {"one": SUM, "two": {"name": "difference"}, "none": None, "all": [SUM], "tools": [{"name": "else"}]}
+    columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"} | ({"tools": where} if where else {})
+    # Another row has what this one lacks.
+    rows = [{**PAIR, **held}, {**PAIR, **held, "prompt": "p", "none": {"name": "else"}}]
+    keys: dict[str, Any] = {"columns": columns, "ignore": ["tools"]}
+    pair = next(iter(read_source(source_of(tmp_path, rows, **keys))))
+    assert isinstance(pair, PreferencePair) and pair.tools is not None and json.loads(pair.tools) == tools
+    found = reading_of(tmp_path, rows, **keys).read_columns
+    assert {*found} - {"none"} == {"prompt", "chosen", "rejected", *read}
+
+
 SLIPS: list[tuple[dict[str, Any], str]] = [
     ({"columns": {"prompt": "a b", "chosen": "x[", "rejected": "r"}}, "columns.chosen"),
     ({"columns": {"prompt": "a", "chosn": "x", "rejected": "r"}}, "did you mean chosen?"),

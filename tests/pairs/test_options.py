@@ -102,3 +102,35 @@ def test_every_question_of_mmlu_is_read_as_it_is_meant_with_its_index_as_text(sh
     pairs = [(item, meant) for item, meant in zip(items, right, strict=True) if isinstance(item, PreferencePair)]
     assert len(pairs) > 14_000
     assert all(item.chosen.content == meant for item, meant in pairs)
+
+
+COMPARED = {"instruction": "q", "output_1": "a", "output_2": "b"}
+FIRST_0 = {"column": "preference", "first": [0], "second": [1]}
+
+
+def compared(*values: Any, **columns: str) -> list[dict[str, Any]]:
+    named = {columns.get(name, name): value for name, value in COMPARED.items()}
+    return [{**named, "preference": value} for value in values]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{}, {"instruction": "prompt", "output_1": "response_1", "output_2": "response_2"}],
+    ids=["annotated", "preference_1_2"],
+)
+def test_verdicts_of_0_and_1_alone_are_refused_with_what_to_say(columns: dict[str, str], tmp_path: Path) -> None:
+    with raises("data.answers") as caught:
+        read(tmp_path, compared(0, 1, "0", None, **columns))
+    assert "preference is 0 and 1 and never 2" in caught.value.what
+    assert "columns: {preference: {column: preference, first: [0], second: [1]}" in caught.value.fix
+    said = {name: columns.get(name, name) for name in COMPARED} | {"preference": FIRST_0}
+    named = {"columns": said}
+    assert answers(read(tmp_path, compared(0, 1, **columns), **named)) == ["a", "b"]
+    assert answers(read(tmp_path, compared(0, 1, 2, **columns))) == ["tie", "a", "b"]
+    assert answers(read(tmp_path, compared(1, 1.0, **columns))) == ["a", "a"]
+
+
+def test_a_plan_may_say_that_0_is_a_tie_beside_1(tmp_path: Path) -> None:
+    verdict = {"column": "preference", "first": [1], "second": [2], "tie": [0]}
+    columns = {"columns": {**{name: name for name in COMPARED}, "preference": verdict}}
+    assert answers(read(tmp_path, compared(0, 1), **columns)) == ["tie", "a"]

@@ -35,6 +35,7 @@ _EXCHANGES = (
 )
 """Names of a question and its answer in a list of exchanges."""
 _BEGINS = re.compile(r"""\s*(?P<list>\[\s*)?\{\s*(?P<quote>["'])(?:role|from|content|value)(?P=quote)\s*:""")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}|[0-9]{1,40}\.[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
 _PYTHON = "is a list in Python's notation, not JSON: write it with json.dumps"
 
 
@@ -98,22 +99,41 @@ def fields_of(row: Mapping[str, Any], columns: Iterable[tuple[str, Where]]) -> d
 
 
 def _preferred(row: Mapping[str, Any], verdict: PreferredBy) -> float | None:
-    """Return 1 or 2 for the better answer, 1.5 for a tie, None where the column is null. Raises Unfit."""
+    """Return 1 or 2 for the better answer, None where the column is null, 1.5 for a tie. Raises Unfit.
+
+    A tie that is written as 0 beside 1 and 2 is 0: where no row has 2, it may be one of the answers.
+    """
     value = column_value(row, verdict.column)
     if value is None:
         return None
     for said, values in ((1.0, verdict.first), (2.0, verdict.second), (1.5, verdict.tie)):
-        if any(_word(value) == _word(one) for one in values):
-            return said
+        if any(_same(value, one) for one in values):
+            doubtful = said == 1.5 and _number(value) == 0 and 1 in verdict.first and 2 in verdict.second
+            return 0.0 if doubtful else said
     raise Unfit(Reason.ANSWER, f"{verdict.column} is {value!r:.40}: not a verdict that is known")
 
 
-def _word(value: Any) -> Value:
-    """Return a value as it is compared: numbers and true or false alike whether written as such or as text."""
+def _same(value: Any, listed: Value) -> bool:
+    """Say whether a value is a listed one: numbers and true or false count alike whether written as such or as text."""
+    if isinstance(value, str) and isinstance(listed, str):
+        return _word(value) == _word(listed)
+    number, other = _number(value), _number(listed)
+    return number == other if number is not None and other is not None else _word(value) == _word(listed)
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, int | float):
+        return None if isinstance(value, bool) else value
+    text = value.strip() if isinstance(value, str) else ""
+    if _NUMBER.fullmatch(text) is None:
+        return None
+    # Whole numbers stay whole: as floats, large ones that differ may be equal.
+    return int(text) if text.lstrip("+-").isdecimal() else float(text)
+
+
+def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
-        return f"{value:g}"
     return value.strip().lower() if isinstance(value, str) else json.dumps(value, default=str)
 
 

@@ -16,7 +16,7 @@ from ratchet.pairs.layouts import ChoiceQuestion, Fields, Reader, Sides, layout_
 from ratchet.pairs.meanings import Gives, Meaning, has_content, meaning_of, says
 from ratchet.pairs.messages import tools_of
 from ratchet.pairs.span import SourceRow
-from ratchet.plan.columns import Columns, Where, path_steps, paths_of
+from ratchet.plan.columns import Columns, PreferredBy, Where, path_steps, paths_of
 from ratchet.plan.outline import close, hint
 
 _PROMPTS = ("prompt", "question", "instruction", "query")
@@ -55,10 +55,9 @@ class RowKind:
         ) - frozenset(map(str, whole))
 
     @functools.cached_property
-    def tools_path(self) -> str | None:
+    def tools(self) -> Where:
         """Where a kind of rows has its tools: in the column of that name, where nothing else is said."""
-        where = dict(self.columns or ()).get("tools", "tools")
-        return where if isinstance(where, str) else None
+        return dict(self.columns or ()).get("tools", "tools")
 
 
 def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
@@ -92,7 +91,12 @@ def _without_prompt(fields: Fields) -> Fields | None:
 
 def tools_offered(row: Fields, kind: RowKind) -> str | None:
     """Return the JSON of the tools that a row's prompt offers, or None. Raises Unfit."""
-    value = column_value(row, kind.tools_path) if kind.tools_path else None
+    if isinstance(kind.tools, str):
+        value = column_value(row, kind.tools)
+    else:
+        value = fields_of(row, [("tools", kind.tools)])["tools"]
+    if isinstance(kind.tools, tuple):
+        value = [tool for tool in value if has_content(tool)] or None
     return None if value is None else tools_of({"tools": value})
 
 
@@ -115,8 +119,8 @@ class _Watched(dict[str, Any]):
 def columns_used(row: Fields, kind: RowKind) -> set[str]:
     """Return the columns of a row that its reading uses, parts of a column as `column.part`."""
     if kind.columns is not None:
-        paths = (path for _, where in kind.columns for path in paths_of(where))
-        return {_named(path, row) for path in (*paths, "tools")}
+        paths = (path for where in (*dict(kind.columns).values(), kind.tools) for path in paths_of(where))
+        return {_named(path, row) for path in paths}
     # A bad row is counted when it is read; what was asked for before it turned out as one is what counts here.
     with contextlib.suppress(Unfit):
         watched = _Watched(row)
@@ -167,7 +171,10 @@ def with_contract(kind: RowKind, rows: Sequence[Fields], ignored: frozenset[str]
 def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:
     """Return a kind with the reader that its rows need. Raises DataError where they do not say how they are read."""
     alike = layout_of(kind.layout).alike
-    if alike is None:
+    # A plan that lists the values of a verdict has said what each means.
+    if alike is None or (
+        kind.name == "columns" and isinstance(dict(kind.columns or ()).get("preference"), PreferredBy)
+    ):
         return kind
     found = []
     for row in rows:
@@ -176,8 +183,7 @@ def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:
     try:
         return dataclasses.replace(kind, reader=alike(found))
     except Unfit as unfit:
-        fix = "write the answers as letters, or as integers without quotes"
-        raise DataError(unfit.detail, where=where, fix=fix, code="data.answers") from unfit
+        raise DataError(unfit.detail, where=where, fix=layout_of(kind.layout).remedy, code="data.answers") from unfit
 
 
 def _repeats(row: Fields, kind: RowKind) -> bool:

@@ -41,7 +41,7 @@ from ratchet.pairs.shapes import (
 )
 from ratchet.plan import data as plan_data
 
-VERSION = 8
+VERSION = 9
 
 Fields = Mapping[str, Any]
 _PROMPTS = ("prompt", "question", "instruction")
@@ -161,6 +161,18 @@ def annotated(row: Fields) -> Sides:
     return Sides(with_system(row, prompt), chosen, rejected)
 
 
+def _annotated_alike(rows: Sequence[Fields]) -> Reader:
+    """Return the reader of rows, none of which may have 0 for one of the answers. Raises Unfit."""
+    found = set()
+    for row in rows:
+        with contextlib.suppress(Unfit):  # a bad row is counted when it is read
+            found.add(number_of(row, "preference"))
+    if {0.0, 1.0} <= found and max(found) <= 1:
+        what = "preference is 0 and 1 and never 2, and 1 means that output_1 is better, 0 that neither is"
+        raise Unfit(Reason.ANSWER, what)
+    return annotated
+
+
 def reply(row: Fields) -> Sides:
     """`messages` that end with the chosen answer, and the rejected one: a text, a message, or a conversation."""
     prompt, chosen = answered(turns_of(row.get("messages", ()), "messages"), "messages")
@@ -223,6 +235,7 @@ class RowLayout:
     """How a layout is read, whether a row looks like it, its fields as a person would name them, and what rows give.
 
     `alike` makes the reader of a source, from rows of it, where one row alone does not say how it is to be read.
+    Where it raises Unfit, `remedy` says what to do.
     """
 
     read: Reader
@@ -230,6 +243,7 @@ class RowLayout:
     fields: str
     gives: Literal["pairs", "pairs with scores", "demonstrations"]
     alike: Callable[[Sequence[Fields]], Reader] | None = None
+    remedy: str = "write the rows in one way"
 
 
 LAYOUTS: dict[str, RowLayout] = {
@@ -258,6 +272,8 @@ LAYOUTS: dict[str, RowLayout] = {
         lambda row: has(row, "output_1", "output_2") and "preference" in row,
         "instruction, output_1, output_2, preference",
         "pairs",
+        _annotated_alike,
+        "say which value is which, as in `columns: {preference: {column: preference, first: [0], second: [1]}, …}`",
     ),
     "reply": RowLayout(
         reply,
@@ -274,6 +290,7 @@ LAYOUTS: dict[str, RowLayout] = {
         "question, choices, answer",
         "demonstrations",
         _choices_alike,
+        "write the answers as letters, or as integers without quotes",
     ),
 }
 
