@@ -132,7 +132,7 @@ def main() -> dict[str, Any]:
     (step,) = steps_of(plan, "align", ())
     (pair,) = read_source(plan.data["a"])
     found["reference"] = step.reference
-    found["pairs of a row"] = [pair.prompt[0].content, pair.chosen, pair.rejected]  # type: ignore[union-attr]
+    found["pairs of a row"] = [pair.prompt[0].content, pair.chosen.content, pair.rejected.content]  # type: ignore[union-attr]
     found["pairs packages"] = pairs_identity(plan.data["a"], None)["packages"]
 
     class Names:

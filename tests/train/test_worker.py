@@ -55,7 +55,7 @@ def scores(folder: Path, pairs: Pairs) -> list[float]:
 
 def test_a_step_makes_a_model_that_prefers_the_chosen(tmp_path: Path, inputs: dict[str, Any]) -> None:
     outcome = go(spec_of(tmp_path, **inputs))
-    assert outcome["counts"] == {"steps": 12, "pairs_seen": 88, "pairs": 22, "epochs": 4}
+    assert outcome["counts"] == {"steps": 12, "pairs_seen": 88, "pairs": 22, "epochs": 4, "of_file": [22]}
     assert outcome["published"]["difference_nats"] <= outcome["published"]["allowed_nats"] < 1e-3
     assert outcome["first"]["loss"] == pytest.approx(np.log(2), abs=outcome["first"]["loss_tolerance"])
     assert outcome["metrics"]["loss"] < 0.02
@@ -131,7 +131,7 @@ def test_recomputation_changes_no_bit(tmp_path: Path, inputs: dict[str, Any]) ->
 def test_a_part_of_the_table_is_trained_on(tmp_path: Path, inputs: dict[str, Any]) -> None:
     np.save(tmp_path / "rows.npy", np.array([3, 5, 8, 13, 21]))
     spec = spec_of(tmp_path / "run", rows=str(tmp_path / "rows.npy"), epochs=2, **inputs)
-    assert go(spec)["counts"] == {"steps": 2, "pairs_seen": 10, "pairs": 5, "epochs": 2}
+    assert go(spec)["counts"] == {"steps": 2, "pairs_seen": 10, "pairs": 5, "epochs": 2, "of_file": [5]}
     assert count_steps(spec) == 2
     np.save(tmp_path / "rows.npy", np.array([3, 22]))
     with raises("data", "22"):
