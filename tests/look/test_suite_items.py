@@ -101,3 +101,19 @@ def test_tasks_of_lm_eval_are_read_without_torch(tmp_path: Path) -> None:
     found = contamination(report)
     assert (found["count"], found["of"], found["figures"]["short"]) == (1, 1, 1)
     assert any("suite/absent" in one["says"] and "no task absent" in one["says"] for one in report["verdicts"])
+
+
+def test_two_suites_of_one_file_name_are_both_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = [f"How many {name} can one {name} seller carry over the {name} bridge at noon today?" for name in "ab"]
+    plan = planned(tmp_path, [*questions, "What is new?"], {})
+    values = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    values["evaluate"] = [str(tmp_path / name / "suite.yaml") for name in "ab"]
+    plan.write_text(yaml.safe_dump(values), encoding="utf-8")
+    for name, question in zip("ab", questions, strict=True):
+        (tmp_path / name).mkdir()
+        rows = tmp_path / name / "asked.jsonl"
+        rows.write_text(json.dumps({"question": question, "answer": "three"}) + "\n", encoding="utf-8")
+        task = {"kind": "text_overlap", "rows": {"path": str(rows)}}
+        (tmp_path / name / "suite.yaml").write_text(yaml.safe_dump({"tasks": {"sums": task}}), encoding="utf-8")
+    found = contamination(report_of(plan, capsys))
+    assert found["count"] == 2 and all(f"{tmp_path / name}/suite.yaml/sums" in found["says"] for name in "ab")

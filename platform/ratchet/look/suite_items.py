@@ -6,6 +6,7 @@ not loaded. The prompts of `exact_match` are held out of a source of the plan: w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,22 @@ def suite_items(plan: Plan, scratch: Path) -> tuple[list[SuiteItem], list[DataVe
     """Return the items of a plan's suites, and a line for each task whose items cannot be looked for."""
     items: dict[tuple[str, str], list[SuiteItem]] = {}
     said: list[DataVerdict] = []
-    for planned in planned_suites(plan):
+    suites = planned_suites(plan)
+    stems = Counter(Path(planned.name).stem for planned in suites)
+    for planned in suites:
         stem = Path(planned.name).stem
+        # Two suites may have one file name, in two folders.
+        label = stem if stems[stem] == 1 else planned.name
         for name, task in planned.suite.tasks.items():
             try:
                 why = _not_here(task, planned.suite)
                 if not why and not isinstance(task, ExactMatch):
                     texts = _READERS[type(task)](task, planned.suite, scratch)
-                    items[stem, name] = [SuiteItem(f"{stem}/{name}", found) for found in texts]
+                    items[label, name] = [SuiteItem(f"{label}/{name}", found) for found in texts]
             except RatchetError as error:
                 why = str(error).splitlines()[0]
             if why:
-                what = f"the items of {stem}/{name} were not looked for in the data: {why}"
+                what = f"the items of {label}/{name} were not looked for in the data: {why}"
                 said.append(DataVerdict("notes", "contamination", "", what))
     return [item for found in items.values() for item in found], said
 
