@@ -100,3 +100,19 @@ def test_a_limit_of_a_later_stage_stops_a_run_before_the_first_trains(
     assert "21 of 100 pairs (21.0%) of some are left out at max_length 128" in ran
     assert "21 of 100 pairs (21.0%) of some are left out at max_length 128" in " ".join(looked.out.split())
     assert not Path("out/runs/tiny/steps").exists()
+
+
+@pytest.mark.heavy
+def test_what_nothing_uses_stops_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
+    Path("bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(1, BROKEN, times=59)))
+    plan = PLAN.replace("HELD_OUT", "0.1").replace("MAX_LENGTH", "128")
+    Path("plan.yaml").write_text(plan.replace("stages:", "  bad: {path: bad.jsonl}\nstages:"))
+    assert main(["data", "plan.yaml", "--json"]) == main(["check", "plan.yaml"]) == 0
+    report = json.JSONDecoder().raw_decode(capsys.readouterr().out)[0]
+    said = {(one["source"], one["code"], one["gravity"]) for one in report["verdicts"] if one["source"] != "some"}
+    assert said == {("bad", "data.bad-rows", "notes"), ("bad", "unused", "notes")}
+    assert main(["run", "plan.yaml", "--here"]) == 0

@@ -56,6 +56,7 @@ class LookedAt:
 
     `twins` are sources of whose near twins nothing need be said: no stage that they harm trains on them. Of those that
     are `supervised` no stage scores rejected answers. The items of the suites of the plan `suites` are looked for.
+    A run does not read the `unused`.
     """
 
     title: str
@@ -66,6 +67,7 @@ class LookedAt:
     twins: frozenset[str] = frozenset()
     supervised: frozenset[str] = frozenset()
     suites: Plan | None = None
+    unused: frozenset[str] = frozenset()
 
 
 def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
@@ -81,7 +83,7 @@ def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
     harmed = {
         name for stage in plan.stages.values() if stage_kind(stage.kind).warns_of_near_twins for name in stage.shares()
     }
-    compared = set(preference_sources(plan))
+    compared, read = set(preference_sources(plan)), used_sources(plan)
     asked = LookedAt(
         f"plan {plan.name}",
         plan.data,
@@ -91,12 +93,12 @@ def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
         frozenset(compared - harmed),
         frozenset(used - compared),
         plan,
+        frozenset(plan.data).difference(read),
     )
     report = _look(asked, plan.model)
     sides = {one.name: one.demonstrations for one in report.sources if not one.problem}
     more = [fault_line(one_sided(name), name) for name in preference_sources(plan) if sides.get(name)]
     more += [DataVerdict("warns", "overlap", "", said) for _, said in harm_of(plan, report.overlaps)]
-    read = used_sources(plan)
     more += [
         DataVerdict("notes", "unused", name, "no stage or suite uses this source", "take it out, or name it in a stage")
         for name in plan.data
@@ -150,7 +152,8 @@ def _look(asked: LookedAt, model: ModelSpec | None) -> DataReport:
                 data = SourceData(name=name, where=where_of(asked.sources[name]), problem=str(one))
                 said = [fault_line(one, name)]
             sources.append(data)
-            verdicts += said
+            # What a run does not read cannot stop it.
+            verdicts += [dataclasses.replace(one, gravity="notes") for one in said] if name in asked.unused else said
         overlaps = overlaps_of(folders) if len(folders) > 1 else []
     return DataReport(
         title=asked.title,

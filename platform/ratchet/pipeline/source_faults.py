@@ -11,13 +11,15 @@ from ratchet.errors import DataError, PlanError
 from ratchet.pairs.left_out import check_bad
 from ratchet.pairs.parts import plan_parts
 from ratchet.pairs.sample import sample_pairs
+from ratchet.pipeline.prepare import used_sources
 from ratchet.plan.data import Source, held_out_source
 from ratchet.plan.schema import Plan
 
 
 def source_faults(plan: Plan) -> Iterator[DataError | PlanError]:
-    """Yield what is wrong with the sources of a plan, one fault a source; those on the hub are not asked for."""
-    for name, source in plan.data.items():
+    """Yield what is wrong with the sources that a plan uses, one fault a source; those on the hub are not asked for."""
+    for name in used_sources(plan):
+        source = plan.data[name]
         if source.hub is not None:
             continue
         try:
