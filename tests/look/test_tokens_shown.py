@@ -77,6 +77,16 @@ def test_marks_thoughts_and_a_given_prefix_can_be_told_apart(folder: Path) -> No
     ]
 
 
+def test_a_token_with_the_blank_before_a_text_is_of_the_text(folder: Path) -> None:
+    tokenizer, style = loaded(folder, CHATML)
+    answer = " is 42."
+    first = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][0]
+    assert answer[slice(*first)].lstrip() != answer[slice(*first)] != " ", "its first token includes the blank"
+    shown = shown_pair(pair(chosen=answer), tokenizer, style, LARGE).parts[1]
+    assert "".join(token.text for token in shown.head if token.kind == "text") == answer
+    assert "".join(token.text for token in shown.head if token.kind == "template").strip() == "<|end|>"
+
+
 def test_what_a_limit_does_is_shown(folder: Path) -> None:
     tokenizer, style = loaded(folder, CHATML)
     long = pair("What is 2 + 3? " * 30)

@@ -131,9 +131,12 @@ def _tokens(text: str, ends: Sequence[tuple[int, int]], spans: Sequence[Span], *
     """
     tokens, at, waiting = [], 0, list(spans)
     for start, end in ends:
-        while waiting and waiting[0][1] <= start:
+        # A token may begin with the blank before a text, which is not of its span.
+        blanks = len(text[start:end]) - len(text[start:end].lstrip())
+        first = max(start, min(start + blanks, end - 1))
+        while waiting and waiting[0][1] <= first:
             waiting.pop(0)
-        inside = waiting and waiting[0][0] <= start < waiting[0][1]
+        inside = waiting and waiting[0][0] <= first < waiting[0][1]
         # Many tokenizers leave the blank before a word out of its offsets.
         tokens.append(ShownToken(text[at : max(at, end)], waiting[0][2] if inside else "template", scored))
         at = max(at, end)
