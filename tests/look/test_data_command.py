@@ -105,8 +105,27 @@ def test_keys_of_a_source_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "layuot" in capsys.readouterr().err
 
 
+def test_files_of_one_name_are_sources_of_different_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("x-3.jsonl", "x.jsonl", "y/x.jsonl", "z/x.jsonl")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_rows(tmp_path / name, pairs(30))
+    _, report = report_of(capsys, *(str(tmp_path / name) for name in names))
+    assert [one["name"] for one in report["sources"]] == ["x-3", "x", "x-2", "x-4"]
+
+
+@pytest.mark.parametrize("page", ["absent/page.html", "."])
+def test_a_page_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], page: str
+) -> None:
+    file = str(write_rows(tmp_path / "rows.jsonl", pairs(30)))
+    assert main(["data", file, "--page", str(tmp_path / page)]) == 2
+    said = capsys.readouterr()
+    assert "--page" in said.err and not said.out
+
+
 def test_what_two_answers_of_one_question_say_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Six questions have A over B and B over A; near's own tests hold each analysis against its definition."""
+    """Six questions have A over B and B over A. `tests/pairs/test_quality.py` holds each analysis to its definition."""
     rows = [
         {
             "prompt": f"Which of the two is number {i}?",

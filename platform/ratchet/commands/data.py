@@ -47,6 +47,10 @@ def data_command(arguments: argparse.Namespace) -> int:
         raise PlanError(f"{arguments.rows} rows show nothing", where="--rows", fix="give 1 or more")
     if arguments.max_length is not None and arguments.max_length < 1:
         raise PlanError(f"{arguments.max_length} tokens hold nothing", where="--max-length", fix="give 1 or more")
+    if arguments.page is not None and (arguments.page.is_dir() or not arguments.page.absolute().parent.is_dir()):
+        raise PlanError(
+            f"{arguments.page} cannot be written", where="--page", fix="give a file in a folder that is there"
+        )
     names = arguments.files
     plans = [name for name in names if name.lower().endswith(_PLANS)]
     if plans and len(names) > 1:
@@ -72,15 +76,15 @@ def data_command(arguments: argparse.Namespace) -> int:
             sources, model = loose_sources(names, arguments.overrides), loose_model(arguments.model)
             policy = Policy(arguments.max_length or _MAX_LENGTH, "drop")
             report = look_at_files(sources, model, policy, arguments.rows)
+    if arguments.json:
+        told: Any = redact.tree(to_values(report))
+        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(redact.words("\n".join(report_lines(report, colour=sys.stdout.isatty()))) + "\n")
     if arguments.page is not None:
         # Inside, as it loads the library that draws charts.
         from ratchet.report.data_page import data_page
         from ratchet.report.render import html
 
         write_text(arguments.page, redact.words(html(data_page(report))))
-    if arguments.json:
-        told: Any = redact.tree(to_values(report))
-        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-    else:
-        sys.stdout.write(redact.words("\n".join(report_lines(report, colour=sys.stdout.isatty()))) + "\n")
     return DataError.exit_code if report.stops else 0

@@ -50,10 +50,6 @@ class LengthCounts:
         """How many there are."""
         return int(self._counts.sum())
 
-    def above(self, length: int) -> int:
-        """How many are longer than `length`."""
-        return int(self._counts[length + 1 :].sum())
-
     def to_lose(self, share: float) -> int:
         """Return the least limit that leaves out at most this share of them."""
         kept = np.cumsum(self._counts)

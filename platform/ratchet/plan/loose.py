@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +30,9 @@ def loose_sources(files: Sequence[str], assignments: Sequence[str]) -> dict[str,
         keys[key.strip()] = parse(text, SET).data
     found: dict[str, Source] = {}
     for file in files:
-        name = stem = _name(file)
-        while name in found:
-            name = f"{stem}-{len(found) + 1}"
+        stem = _name(file)
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name not in found)
         found[name] = _made(Source, {"path": file, **keys})
     return found
 
