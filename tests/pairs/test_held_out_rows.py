@@ -162,3 +162,52 @@ def test_ids_that_were_added_are_known(tmp_path: Path) -> None:
         known.add(ids[::3])
         assert known.has(ids).tolist() == [at % 3 == 0 for at in range(20_000)]
         assert known.has(ids[:0]).tolist() == []
+
+
+def dump(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("counted", ["012", "123"])
+def test_held_out_answers_are_read_as_those_to_train_on(tmp_path: Path, counted: str) -> None:
+    options = ["zero", "one", "two"]
+    dump(
+        tmp_path / "train.jsonl",
+        [{"question": f"q {n}?", "choices": options, "answer": counted[n % 3]} for n in range(30)],
+    )
+    dump(
+        tmp_path / "test.jsonl", [{"question": f"h {n}?", "choices": options, "answer": "12"[n % 2]} for n in range(6)]
+    )
+    _, folder = prepare_pairs("mine", source(tmp_path, build="multiple_choice"), layout_at(str(tmp_path / "s")), None)
+    right = {
+        row["prompt"][-1]["content"]: row["chosen"] for row in pq.read_table(folder / "heldout.parquet").to_pylist()
+    }
+    assert right == {f"h {n}?": options[counted.index("12"[n % 2])] for n in range(6)}
+    assert len(sample_pairs(source(tmp_path, build="multiple_choice"), None, 100).pairs) == 60
+
+
+def test_prompts_are_cut_off_held_out_answers_where_they_are_cut_off_the_others(tmp_path: Path) -> None:
+    def row(name: str, *, whole: bool) -> dict[str, str]:
+        head = f"What is {name}? " if whole else ""
+        return {"prompt": f"What is {name}?", "chosen": f"{head}It is good.", "rejected": f"{head}It is bad."}
+
+    dump(tmp_path / "train.jsonl", [row(f"q{n}", whole=n < 20) for n in range(30)])
+    dump(tmp_path / "test.jsonl", [row(f"h{n}", whole=n < 5) for n in range(12)])
+    _, folder = prepare_pairs("mine", source(tmp_path), layout_at(str(tmp_path / "s")), None)
+    assert {row["chosen"] for row in pq.read_table(folder / "heldout.parquet").to_pylist()} == {"It is good."}
+
+
+def test_held_out_rows_of_a_mixture_may_begin_with_one_of_its_kinds(tmp_path: Path) -> None:
+    first = [{"prompt": f"p {n}?", "chosen": "a", "rejected": "b"} for n in range(40)]
+    second = [{"question": f"q {n}?", "chosen": "a", "rejected": "b"} for n in range(20)]
+    dump(tmp_path / "train.jsonl", [*first, *second])
+    dump(tmp_path / "test.jsonl", [{"prompt": "h?", "chosen": "a", "rejected": "b"}])
+    _, folder = prepare_pairs("mine", source(tmp_path), layout_at(str(tmp_path / "s")), None)
+    assert (asked(folder, "heldout"), len(asked(folder, "train"))) == (["h?"], 60)
+
+
+def test_held_out_rows_are_taken_out_before_a_sample_is_drawn(files: Path) -> None:
+    write(files / "test.jsonl", *(f"Question {at}!" for at in range(7)))
+    _, folder = prepare_pairs("mine", source(files, max_rows=3), layout_at(str(files / "store")), None)
+    found = [pair.prompt[-1].content for pair in sample_pairs(source(files, max_rows=3), None, 100).pairs]
+    assert found == asked(folder, "train") and len(found) == 3

@@ -103,6 +103,17 @@ def is_of(row: Fields, kind: RowKind) -> bool:
     return _is(row, kind.layout)
 
 
+def row_kind_at(row: Fields, kinds: Sequence[RowKind]) -> int | None:
+    """Return the place of the kind that a row has, None where it has none of them."""
+    return next((at for at, kind in enumerate(kinds) if is_of(row, kind)), None)
+
+
+def all_among(kinds: Sequence[RowKind], known: Sequence[RowKind]) -> bool:
+    """Say whether each of `kinds` is one of `known`: of the same name and columns."""
+    places = [(kind.name, kind.columns) for kind in known]
+    return all((kind.name, kind.columns) in places for kind in kinds)
+
+
 def named_kind(name: str) -> RowKind:
     """Return the kind of a layout or a signature that a plan names. Raises DataError where its rows cannot be used."""
     signature = _SIGNATURES.get(name)

@@ -28,19 +28,21 @@ def plan_parts(
 
     The last one is what is trained on. Raises DataError, PlanError, as `make_reading` does.
     """
-    found = []
-    for one in (held_out_source(source), source):
-        if one is not None:
-            spans = plan_spans(one, span_bytes, span_rows)
-            found.append(SourcePart(spans, make_reading(one, spans, default_system)))
-    if len({part.reading.demonstrations for part in found}) > 1:
+    spans = plan_spans(source, span_bytes, span_rows)
+    trained = SourcePart(spans, make_reading(source, spans, default_system))
+    rows = held_out_source(source)
+    if rows is None:
+        return [trained]
+    spans = plan_spans(rows, span_bytes, span_rows)
+    aside = SourcePart(spans, make_reading(rows, spans, default_system, like=trained.reading))
+    if aside.reading.demonstrations != trained.reading.demonstrations:
         raise PlanError(
             "the held-out rows are demonstrations and the others pairs, or the other way about",
-            where=found[0].spans[0].file,
+            where=spans[0].file,
             fix="hold out rows of the same kind",
             code="plan.rows",
         )
-    return _with_shots(*found) if source.few_shot and len(found) > 1 else found
+    return _with_shots(aside, trained) if source.few_shot else [aside, trained]
 
 
 def _with_shots(aside: SourcePart, trained: SourcePart) -> list[SourcePart]:

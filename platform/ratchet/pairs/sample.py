@@ -23,7 +23,7 @@ from ratchet.pairs.ids import held_out, sample_key
 from ratchet.pairs.packed import file_size
 from ratchet.pairs.pair import Ids, PreferencePair, Skipped, TokenisedPair
 from ratchet.pairs.read import plan_spans, read_span
-from ratchet.pairs.source import make_reading, pairs_of
+from ratchet.pairs.source import SourceReading, make_reading, pairs_of
 from ratchet.pairs.span import Span
 from ratchet.pairs.tokens import Policy
 from ratchet.plan.data import Source, held_out_source
@@ -68,16 +68,15 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     items = [item for row in rows for item in pairs_of(row, reading)]
     bad = [item for item in items if isinstance(item, Skipped) and item.reason not in POLICY]
     unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
-    ranked = sorted(unique.values(), key=lambda pair: (sample_key(source.seed, pair.drawn_by), pair.pair_id))
+    aside = _held_out_keys(source, system, reading)
+    open_ones = [pair for pair in unique.values() if pair.prompt_key not in aside]
+    ranked = sorted(open_ones, key=lambda pair: (sample_key(source.seed, pair.drawn_by), pair.pair_id))
     drawn = [pair.pair_id for pair in ranked[: source.max_rows if small else None]]
     kept = {*drawn}
-    aside = _held_out_keys(source, system)
     found = [
         pair
-        for pair in unique.values()
-        if pair.pair_id in kept
-        and pair.prompt_key not in aside
-        and not held_out(source.seed, source.held_out_share, pair.prompt_key)
+        for pair in open_ones
+        if pair.pair_id in kept and not held_out(source.seed, source.held_out_share, pair.prompt_key)
     ]
     some = whole_prompts([pair.prompt_id for pair in found], most, source.seed)
     return PairSample(
@@ -90,13 +89,13 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     )
 
 
-def _held_out_keys(source: Source, system: str | None) -> set[str]:
+def _held_out_keys(source: Source, system: str | None, like: SourceReading) -> set[str]:
     """Return the keys of prompts that are held out by rows of their own; of large files those of the first rows."""
     rows = held_out_source(source)
     if rows is None:
         return set()
     files = plan_spans(rows, span_bytes=1 << 62, span_rows=1 << 62)
-    reading = make_reading(rows, plan_spans(rows), system)
+    reading = make_reading(rows, plan_spans(rows), system, like)
     first = itertools.islice((row for span in files for row in read_span(span, rows)), _SMALL_ROWS)
     items = (item for row in first for item in pairs_of(row, reading))
     return {item.prompt_key for item in items if isinstance(item, PreferencePair)}

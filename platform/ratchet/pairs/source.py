@@ -21,7 +21,7 @@ from ratchet.pairs.contract import (
     with_contract,
     with_reader,
 )
-from ratchet.pairs.detect import is_of, look_at, named_kind
+from ratchet.pairs.detect import all_among, look_at, named_kind, row_kind_at
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn, dialogue_id
 from ratchet.pairs.prefix import with_start
@@ -77,8 +77,12 @@ class SourceReading:
         return ", ".join(kind.name for kind in self.kinds) + " (prompts cut off their answers)" * repeats
 
 
-def make_reading(source: Source, spans: list[Span], default_system: str | None) -> SourceReading:
+def make_reading(
+    source: Source, spans: list[Span], default_system: str | None, like: SourceReading | None = None
+) -> SourceReading:
     """Decide how a source's rows are read, by rows from all over it.
+
+    Rows of the kinds of `like` are read as there: a few rows by themselves may seem to be written otherwise.
 
     Raises PlanError for a condition, builder or margin that cannot be used, DataError where no layout fits, or where a
     column that means something would not be read.
@@ -90,11 +94,13 @@ def make_reading(source: Source, spans: list[Span], default_system: str | None) 
     if not kinds:
         rows = spread_rows(source, spans)
         kinds = look_at(rows, spans[0].path or spans[0].file, spoken_of).kinds
+    shared = like is not None and all_among(kinds, like.kinds)
+    kinds = like.kinds if like is not None and shared else kinds
     _check_gives(source, kinds, spans[0])
     rows = spread_rows(source, spans) if rows is None else rows
     if conditions:
         _check_conditions(conditions, [row.value for row in rows if row.value is not None], spans[0].file, kinds)
-    kinds = _contracts(source, kinds, rows, spoken_of)
+    kinds = _contracts(source, kinds, rows, spoken_of, known=shared)
     system = source.system if source.system is not None else default_system
     reading = SourceReading(source, kinds[0].layout, packages_of(source), conditions, system, kinds)
     return dataclasses.replace(reading, shots=_shots(reading, rows)) if source.few_shot else reading
@@ -165,27 +171,30 @@ def _check_conditions(
 
 
 def _contracts(
-    source: Source, kinds: tuple[RowKind, ...], rows: Sequence[SourceRow], spoken_of: frozenset[str]
+    source: Source, kinds: tuple[RowKind, ...], rows: Sequence[SourceRow], spoken_of: frozenset[str], *, known: bool
 ) -> tuple[RowKind, ...]:
-    """Return the kinds with the columns that they read. Raises DataError where one that means something is not."""
+    """Return the kinds with the columns that they read. Raises DataError where one that means something is not.
+
+    `known`: their readers are found, and it is known whether they repeat their prompts.
+    """
     values = [(row, row.value) for row in rows if row.value is not None]
     if source.columns is not None:
         check_found(source.columns, [value for _, value in values], values[0][0].file)
     found = []
     for number, kind in enumerate(kinds):
-        own = [(row, value) for row, value in values if len(kinds) == 1 or _kind_of(value, kinds) == number]
+        own = [(row, value) for row, value in values if len(kinds) == 1 or row_kind_at(value, kinds) == number]
         held = [value for _, value in own]
-        found.append(with_reader(with_contract(kind, held, spoken_of), held, values[0][0].file))
+        made = with_contract(kind, held, spoken_of)
+        if known:
+            found.append(dataclasses.replace(made, repeats=kind.repeats))
+        else:
+            found.append(with_reader(made, held, values[0][0].file))
         lost = [(row, value) for row, value in own if unread(value, found[-1]) is not None]
         if lost:
             row, value = lost[0]
             count = f" ({len(lost):,} of the {len(own):,} rows looked at have it)"
             check_unread(value, found[-1], row, count)
     return tuple(found)
-
-
-def _kind_of(row: Fields, kinds: tuple[RowKind, ...]) -> int | None:
-    return next((at for at, kind in enumerate(kinds) if is_of(row, kind)), None)
 
 
 def read_source(source: Source, default_system: str | None = None, *, span_bytes: int | None = None) -> Iterator[Item]:
@@ -260,7 +269,7 @@ def _sides(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides
     Raises Unfit; DataError where it holds a column that means something and is not read.
     """
     kinds = reading.kinds or (RowKind(reading.layout, reading.layout),)
-    at = 0 if len(kinds) == 1 else _kind_of(value, kinds)
+    at = 0 if len(kinds) == 1 else row_kind_at(value, kinds)
     if at is None:
         raise Unfit(Reason.MISSING, f"the row fits no kind of its source: {', '.join(kind.name for kind in kinds)}")
     check_unread(value, kinds[at], row)
