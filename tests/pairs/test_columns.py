@@ -61,6 +61,17 @@ COLUMNS: list[tuple[dict[str, Any], tuple[list[tuple[str, str]], str, str | None
         ([("user", "q\ns")], "a", "b"),
     ),
     ({"prompt": "ask.text", "completion": "said[1]"}, ([("user", "q")], "a", None)),
+    *[
+        ({asked: "ask.text", "input": "ask.rules", **answers}, ([("user", "q\ns")], "a", other))
+        for asked in ("prompt", "instruction")
+        for answers, other in (
+            ({"chosen": "said[1]", "rejected": "said[0]"}, "b"),
+            ({"chosen": "said[1]", "rejected": "said[0]", "margin": "marks[1]"}, "b"),
+            ({"responses": "said", "scores": "marks"}, "b"),
+            ({"completion": "said[1]"}, None),
+        )
+    ],
+    ({"question": "ask.text", "chosen": "said[1]", "rejected": "said[0]"}, ([("user", "q")], "a", "b")),
 ]
 
 
@@ -141,6 +152,20 @@ SLIPS: list[tuple[dict[str, Any], str]] = [
     ({"columns": {"prompt": "a", "chosn": "x", "rejected": "r"}}, "did you mean chosen?"),
     ({"columns": {"prompt": "a", "chosen": "x"}}, "name prompt, chosen and rejected"),
     ({"columns": {"completion": "x"}}, "or prompt and completion"),
+    *[
+        ({"columns": {field: field for field in (lost, *others)}, "layout": layout}, f"{lost} would not be read")
+        for lost, others, layout in (
+            ("prompt", ("instruction", "chosen", "rejected"), "auto"),
+            ("completion", ("messages",), "auto"),
+            ("input", ("question", "choices", "answer"), "auto"),
+            ("prefix", ("question", "choices", "answer"), "auto"),
+            ("score_chosen", ("prompt", "chosen", "rejected"), "auto"),
+            ("margin", ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"), "auto"),
+            ("input", ("prompt", "chosen", "rejected"), "pair"),
+            ("history", ("chosen", "rejected"), "auto"),
+        )
+    ],
+    ({"columns": {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "m", "scores": "s"}}, "scores would not be"),
 ]
 
 

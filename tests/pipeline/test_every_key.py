@@ -70,10 +70,21 @@ CONTEXT |= {
         "steps.base.": {"by": "source", "order": "easy_to_hard", "base": {"name": "owner/model", "revision": COMMIT}},
     }.items()
 }
-CONTEXT["columns.preference.value"] = CONTEXT["columns"]
+for names in (
+    ("instruction", "chosen", "rejected", "score_chosen", "score_rejected"),
+    ("messages",),
+    ("prompt", "completion"),
+    ("prompt", "responses", "scores"),
+    ("question", "choices", "answer"),
+    ("prompt", "output_1", "output_2", "preference"),
+):
+    for name in {*names} - {"prompt", "chosen", "rejected"}:
+        CONTEXT[f"columns.{name}"] = {"columns": {one: {"value": one} for one in names}}
 for one in ("column", "first", "second", "tie"):
     verdict = {"column": "better", "first": [1], "second": [2]}
-    CONTEXT[f"columns.preference.{one}"] = {"columns": {**CONTEXT["columns"]["columns"], "preference": verdict}}
+    CONTEXT[f"columns.preference.{one}"] = {
+        "columns": {**CONTEXT["columns.preference"]["columns"], "preference": verdict}
+    }
 for one in ("revision", "trust_remote_code"):
     CONTEXT |= {f"{at}{one}": CONTEXT[f"{at}name"] for at in ("", "reference.", "steps.base.")}
 

@@ -34,6 +34,9 @@ def asked_turns(row: Fields, keys: tuple[str, ...], *, spoken: bool = True) -> t
 
 def asked(row: Fields) -> tuple[Turn, ...]:
     """Return a prompt under any of its names, as text or messages, after its system text."""
+    named = has(row, "prompt") or has(row, "question")
+    if not named and has(row, "instruction") and (has(row, "input") or has(row, "history")):
+        return instructed(row)
     return with_system(row, asked_turns(row, _PROMPTS))
 
 

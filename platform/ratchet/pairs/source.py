@@ -31,7 +31,7 @@ from ratchet.pairs.span import SourceRow, Span
 from ratchet.pairs.spread import spread_rows
 from ratchet.plan.conditions import Condition, parse_condition
 from ratchet.plan.data import Source, packages_of
-from ratchet.plan.signatures.signature import reader_of
+from ratchet.plan.signatures.signature import fields_named, reader_of
 
 _DETAIL = 200
 
@@ -120,8 +120,9 @@ def _named(source: Source) -> tuple[RowKind, ...]:
     if source.generate is not None:
         return (named_kind(GENERATED[source.generate.kind].layout),)
     if source.columns is not None:
-        reader = source.layout if source.layout != "auto" else reader_of(source.columns)
-        return (RowKind("columns", str(reader), tuple(source.columns.given().items())),)
+        if source.layout != "auto":
+            return (RowKind("columns", source.layout, tuple(source.columns.given().items())),)
+        return (RowKind("columns", str(reader_of(source.columns)), tuple(fields_named(source.columns).items())),)
     return () if source.layout == "auto" else (named_kind(source.layout),)
 
 

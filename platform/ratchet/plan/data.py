@@ -11,7 +11,7 @@ from ratchet.plan.base import Seed, Strict, hub_name, one_of, url_or_local, wron
 from ratchet.plan.columns import Columns
 from ratchet.plan.conditions import parse_condition
 from ratchet.plan.plugins import table_of
-from ratchet.plan.signatures.signature import NO_ROWS, reader_of
+from ratchet.plan.signatures.signature import NO_ROWS, not_taken, reader_of
 from ratchet.plan.signatures.table import SIGNATURES
 
 LAYOUTS = ("pair", "implicit_prompt", "alpaca", "sharegpt", "scored", "reply", "instruction", "choices", "annotated")
@@ -165,6 +165,8 @@ class Source(Strict):
                 raise wrong("columns", "generated rows have their own columns: leave columns out", "generate")
             if self.layout == "auto" and reader_of(self.columns) is None:
                 raise wrong("columns", NO_ROWS, "layout")
+            if lost := not_taken(self.columns, self.layout):
+                raise wrong("columns", lost, "layout")
         self._check_held_out()
         return self
 

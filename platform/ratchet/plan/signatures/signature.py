@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias
 
 from ratchet.plan.columns import Columns, PreferredBy, Where
 
@@ -75,29 +75,92 @@ NO_ROWS = (
 )
 
 
+Groups: TypeAlias = tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a layout takes: of each group in `needs` one field, of each in `may` one or none, and `_ALWAYS`."""
+
+    reader: str
+    needs: Groups
+    may: Groups = ()
+
+    def taken(self, given: Iterable[str]) -> set[str]:
+        """Return the fields that are read of those that are given."""
+        held = set(given)
+        found = {next(iter(one for one in group if one in held), "") for group in (*self.needs, *self.may)}
+        # An input and a history belong to an instruction, which a prompt beside them is.
+        instructed = "instruction" in found or ("prompt" in found and _instructs(self))
+        always = {*_ALWAYS} - ({"prefix"} if self.reader == "choices" else set())
+        return held & (found | always | ({"input", "history"} if instructed else set()))
+
+
+def _instructs(reading: Reading) -> bool:
+    return any("instruction" in group for group in (*reading.needs, *reading.may)) and reading.reader != "choices"
+
+
 def reader_of(columns: Columns) -> str | None:
     """Return the layout that reads the fields which a plan names; None where they make no pair and no demonstration."""
-    given = columns.given().keys()
-    return next((reader for reader, needs in _NEEDS if all(given & set(need) for need in needs)), None)
+    found = _reading_of(fields_named(columns), "auto")
+    return None if found is None else found.reader
 
 
+def fields_named(columns: Columns) -> dict[str, Where]:
+    """Return the fields that a plan names, a prompt as the instruction where an input or a history belongs to it."""
+    given = columns.given()
+    if not given.keys() & {"input", "history"} or "instruction" in given or "choices" in given:
+        return given
+    return {"instruction" if field == "prompt" else field: where for field, where in given.items()}
+
+
+def not_taken(columns: Columns, layout: str) -> str:
+    """Return which fields that a plan names its layout does not take, and what it takes; nothing where it takes all."""
+    named = columns.given() if layout != "auto" else fields_named(columns)
+    reading = _reading_of(named, layout)
+    if reading is None:
+        return ""
+    lost = [field for field in named if field not in reading.taken(named)]
+    takes = [" or ".join(group) for group in (*reading.needs, *reading.may)]
+    instructed = ["input", "history"] if _instructs(reading) or reading.reader == "alpaca" else []
+    also = [field for field in _ALWAYS if reading.reader != "choices" or field != "prefix"]
+    fuller = next((one for one in _READINGS if layout == "auto" and one.taken(named) == {*named}), None)
+    needs = "" if fuller is None else ", ".join(" or ".join(group) for group in fuller.needs)
+    fix = f"; {fuller.reader} takes all of these and needs {needs}" if fuller is not None else ""
+    return (
+        f"{', '.join(lost)} would not be read: the layout {reading.reader} takes "
+        f"{', '.join([*takes, *instructed, *also])}{fix}; leave out what it does not take"
+        if lost
+        else ""
+    )
+
+
+def _reading_of(given: Mapping[str, Where], layout: str) -> Reading | None:
+    rows = [one for one in _READINGS if layout in ("auto", one.reader)]
+    met = next((one for one in rows if all(given.keys() & {*group} for group in one.needs)), None)
+    return met if met is not None or layout == "auto" else next(iter(rows), None)
+
+
+_ALWAYS = ("system", "prefix", "tools")
 _ASKED = ("prompt", "instruction")
+_ANY = ("prompt", "question", "instruction", "messages")
 _BOTH = (("chosen",), ("rejected",))
-_NEEDS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
-    ("scored", (_ASKED, ("responses",), ("scores",))),
-    ("annotated", (_ASKED, ("output_1",), ("output_2",), ("preference",))),
-    ("choices", (("question",), ("choices",), ("answer",))),
-    ("scored", (*_BOTH, ("score_chosen",), ("score_rejected",))),
-    ("scored", (*_BOTH, ("margin",))),
-    ("sharegpt", (("messages",), *_BOTH)),
-    ("reply", (("messages",), ("rejected",))),
-    ("alpaca", (("instruction",), *_BOTH)),
-    ("pair", (("prompt",), *_BOTH)),
-    ("implicit_prompt", _BOTH),
-    ("instruction", (("messages",),)),
-    ("instruction", (_ASKED, ("completion",))),
+_READINGS = (
+    Reading("scored", (("prompt", "question", "instruction"), ("responses",), ("scores",))),
+    Reading("annotated", (_ASKED, ("output_1",), ("output_2",), ("preference",))),
+    Reading("choices", (("question", "prompt", "instruction"), ("choices",), ("answer",))),
+    Reading("scored", (*_BOTH, ("score_chosen",), ("score_rejected",)), (_ANY,)),
+    Reading("scored", (*_BOTH, ("margin",)), (_ANY,)),
+    Reading("sharegpt", (("messages",), *_BOTH)),
+    Reading("reply", (("messages",), ("rejected",))),
+    Reading("alpaca", (("instruction",), *_BOTH)),
+    Reading("pair", (("prompt", "question"), *_BOTH)),
+    Reading("implicit_prompt", _BOTH),
+    Reading("instruction", (("messages",),)),
+    Reading("instruction", (_ASKED, ("completion",))),
+    Reading("instruction", (("question",), ("answer",))),
 )
-"""Layouts, and of which fields each needs one; the first whose needs are met reads them."""
+"""Layouts and what they take; the first whose needs are met reads the fields that a plan names."""
 
 
 def verdict(
