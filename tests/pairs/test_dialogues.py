@@ -107,12 +107,24 @@ def test_a_second_answer_in_a_row_is_skipped_by_itself(tmp_path: Path) -> None:
     assert [item.reason for item in items if isinstance(item, Skipped)] == ["bad messages"]
 
 
-@pytest.mark.parametrize("key", ["loss", "training", "weight"])
+@pytest.mark.parametrize("key", ["loss", "loss_weight", "train", "training", "weight"])
 @pytest.mark.parametrize("no", [False, 0])
 def test_a_message_that_says_so_is_not_trained_on(key: str, no: Any, tmp_path: Path) -> None:
     turns = messages("u:q1 a:r1 u:q2 a:r2")
     turns[1][key], turns[3][key] = no, True
     assert shown(read({"messages": turns}, tmp_path)) == [("u:q1 a:r1 u:q2", "r2")]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("label", False), ("loss_weight", 0.5), ("rating", 1), ("score", 0), ("train_detail", [{"train": False}])],
+)
+def test_a_verdict_on_a_message_is_not_passed_over(key: str, value: Any, tmp_path: Path) -> None:
+    turns = messages("u:q1 a:r1")
+    turns[1][key] = value
+    (item,) = read({"messages": turns}, tmp_path)
+    assert isinstance(item, Skipped) and item.reason == "bad messages"
+    assert (key in item.detail) != (key == "loss_weight")
 
 
 def test_an_odd_weight_is_refused(tmp_path: Path) -> None:

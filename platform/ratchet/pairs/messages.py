@@ -13,6 +13,7 @@ from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.fields import has, json_type, text_field
+from ratchet.pairs.meanings import has_content, meaning_of
 from ratchet.pairs.pair import Turn
 
 _ROLES = {
@@ -39,9 +40,25 @@ _CALLERS = {"function_call", "tool_call"}
 """Roles of messages whose content is the calls."""
 _PLAIN = {"role", "content"}
 """Of a message as most are: what else may be said of one need not be looked for."""
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-_NOT_READ = ("images", "image", "audio", "audios", "video", "videos", "refusal", "candidates")
-"""Of a message: without these its text means something else."""
+_REASONING = (
+    *("reasoning_content", "reasoning", "thinking", "thinking_content", "thought", "thoughts", "reasoning_text"),
+    *("think_content", "tool_plan"),
+)
+"""Keys of the thoughts before an answer. Cohere's `tool_plan` are those before calls."""
+_READ = frozenset(
+    (
+        *(*_PLAIN, *_REASONING, "from", "value", "parts", "tool_calls", "function_call", "tool_call_id", "name"),
+        *("weight", "loss", "training", "train", "loss_weight", "train_detail", "reasoning_details"),
+    )
+)
+"""Keys of a message that are read here or where dialogues are. Of others it is asked whether they mean something."""
+_NOT_READ = frozenset(
+    (
+        *("refusal", "candidates", "attachments", "attachment", "experimental_attachments", "files", "file"),
+        *("thinking_blocks", "tool_results"),
+    )
+)
+"""Of a message: without these its text means something else, as without what means something as a column."""
 # HH's texts have the speaker after a blank line. A line that merely begins with `Human:` may be part of an answer.
 _SPEAKER = re.compile(r"(?:\A|\n\n) ?(Human|Assistant):")
 
@@ -63,9 +80,8 @@ def turn_of(value: Any, name: str) -> Turn:
         plain = _ROLES.get(value["role"])
         if plain is not None and plain != "tool":
             return Turn(plain, value["content"])
-    for key in _NOT_READ:
-        if value.get(key):
-            raise Unfit(Reason.MESSAGES, f"{name} has {key}, which is not read")
+    if not _READ.issuperset(value):
+        _check_unread(value, name)
     # Gemini's messages have `parts`.
     content = "parts" if has(value, "parts") and not has(value, "content") else "content"
     by, said = ("from", "value") if has(value, "from") else ("role", content)
@@ -82,6 +98,16 @@ def turn_of(value: Any, name: str) -> Turn:
     if role != "tool":
         return Turn(role, content, reasoning, calls)
     return Turn(role, content, tool_call_id=_optional(value, "tool_call_id"), name=_optional(value, "name"))
+
+
+def _check_unread(value: Mapping[str, Any], name: str) -> None:
+    """Raise Unfit where a message has a key that is not read, and means something beside a pair."""
+    for key in value.keys() - _READ:
+        meaning = meaning_of(key, "pairs")
+        known = meaning is not None or key in _NOT_READ
+        if known and value[key] is not False and has_content(value[key]):
+            what = f": {meaning.what}" if meaning is not None else ""
+            raise Unfit(Reason.MESSAGES, f"{name} has {key}, which is not read{what}")
 
 
 def _content(value: Mapping[str, Any], key: str, role: str, name: str) -> str:
@@ -112,7 +138,16 @@ def _reasoning(value: Mapping[str, Any], name: str) -> str | None:
     found = {text_field(value, key) for key in _REASONING if value.get(key)}
     if len(found) > 1:
         raise Unfit(Reason.MESSAGES, f"{name} has two different thoughts")
-    return found.pop() if found else None
+    if found or not value.get("reasoning_details"):
+        return found.pop() if found else None
+    return _details(value["reasoning_details"], f"{name}: reasoning_details")
+
+
+def _details(parts: Any, name: str) -> str:
+    """Return the thoughts in OpenRouter's list of their parts. Raises Unfit where some are not texts."""
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, Mapping) for part in parts):
+        raise Unfit(Reason.WRONG_TYPE, f"{name} is {json_type(parts)}, not a list of parts")
+    return "".join(text_field(part, "text") for part in parts)
 
 
 def _calls(value: Mapping[str, Any], name: str) -> str | None:
