@@ -50,7 +50,7 @@ _MEANINGS: Mapping[str, Meaning] = {
         Meaning("a chosen answer, so the rows are pairs", "columns: {{chosen: {column}, …}}", single=True),
     ),
     **dict.fromkeys(
-        ("tools", "functions", "function_definitions"),
+        ("tools", "functions", "function_definitions", "python_tools", "xml_tools"),
         Meaning("the tools that a prompt offers", "columns: {{tools: {column}, …}}"),
     ),
     **dict.fromkeys(
@@ -79,6 +79,11 @@ _MEANINGS: Mapping[str, Meaning] = {
         ("context", "contexts", "passage", "article", "document", "documents", "background", "knowledge"),
         Meaning("text that the question is about", "columns: {{instruction: …, input: {column}, …}}"),
     ),
+    "chat_template_kwargs": Meaning(
+        "what its template is given, such as a system text or tools",
+        "columns: {{messages: …, system: {column}.custom_instructions, …}}",
+    ),
+    "enable_thinking": Meaning("whether the template thinks", "model.template_arguments: {{enable_thinking: …}}"),
     "input": Meaning("text that belongs to the prompt", "columns: {{instruction: …, input: {column}, …}}"),
     "history": Meaning("the turns before the prompt", "columns: {{instruction: …, history: {column}, …}}"),
     **dict.fromkeys(
@@ -90,7 +95,17 @@ _MEANINGS: Mapping[str, Meaning] = {
         Meaning("whether the answer is a good one", _GOOD_ONES, single=True, verdict=True),
     ),
     **dict.fromkeys(
-        ("kto_tag", "is_correct", "is_safe", "is_chosen", "is_good", "is_accepted", "correctness", "desirable"),
+        (
+            "kto_tag",
+            "is_correct",
+            "is_safe",
+            "is_chosen",
+            "is_good",
+            "is_accepted",
+            "correctness",
+            "desirable",
+            "is_response_safe",
+        ),
         Meaning("whether the answer is a good one", _GOOD_ONES, single=True),
     ),
     **dict.fromkeys(
@@ -113,6 +128,10 @@ _MEANINGS: Mapping[str, Meaning] = {
     ),
 }
 _REJECTED = re.compile(r"rejected_(?:text|completion|answers?|outputs?|responses?|messages|conversations?)")
+_SIDE_THOUGHTS = re.compile(
+    r"(?:chosen|rejected)_(?:reasoning(?:_content)?|thinking|thoughts?)"
+    r"|(?:reasoning(?:_content)?|thinking|thoughts?)_(?:chosen|rejected)"
+)
 _SIDE_SCORE = re.compile(
     r"(?:.*_)?(?:chosen|rejected)(?:_.*)?_(?:score|rating|reward)|.*(?:score|rating|reward)_(?:chosen|rejected)"
 )
@@ -129,6 +148,7 @@ def meaning_of(column: str, gives: Gives) -> Meaning | None:
     """Return what a column means beside rows that give pairs or demonstrations, or None where it says nothing."""
     name = flat(column.rsplit(".", 1)[-1])
     found = _MEANINGS.get(name) or (_MEANINGS["rejected"] if _REJECTED.fullmatch(name) else None)
+    found = found or (_MEANINGS["reasoning"] if _SIDE_THOUGHTS.fullmatch(name) else None)
     if found is None or (found.single and gives != "demonstrations"):
         return None
     return found
