@@ -167,7 +167,7 @@ def test_demonstrations_of_a_dialogue_are_on_one_side_and_counted_by_turns(tmp_p
     counts = folder_of(rows, tmp_path, held_out=0.4)
     # 15 rounds of 1 + 2 + 3 + 4 answers, a row that gives none, and four that stood before.
     assert (counts.read, counts.kept, counts.skipped) == (155, 150, {"bad messages": 1, "duplicate": 4})
-    assert counts.dialogues == 46
+    assert counts.dialogues == 45
     rows_of = {side: {pair.row for pair in read_pairs(tmp_path / f"{side}.parquet")} for side in ("train", "heldout")}
     assert rows_of["train"] and rows_of["heldout"] and not rows_of["train"] & rows_of["heldout"]
 
@@ -176,7 +176,7 @@ def test_a_sample_takes_whole_dialogues_but_for_the_last(tmp_path: Path) -> None
     counts = folder_of([row for row in dialogues(40) if len(row["messages"]) == 8], tmp_path, max_rows=18, held_out=0.0)
     table = pq.read_table(tmp_path / "train.parquet")
     each = table.group_by("dialogue").aggregate([("row", "count")]).column("row_count").to_pylist()
-    assert counts.kept == 18 and sorted(each) == [2, 4, 4, 4, 4]
+    assert counts.kept == 18 and sorted(each) == [2, 4, 4, 4, 4] and counts.dialogues == 5
 
 
 def test_equal_beginnings_of_two_dialogues_are_kept_once(tmp_path: Path) -> None:

@@ -211,3 +211,23 @@ def test_held_out_rows_are_taken_out_before_a_sample_is_drawn(files: Path) -> No
     _, folder = prepare_pairs("mine", source(files, max_rows=3), layout_at(str(files / "store")), None)
     found = [pair.prompt[-1].content for pair in sample_pairs(source(files, max_rows=3), None, 100).pairs]
     assert found == asked(folder, "train") and len(found) == 3
+
+
+@pytest.mark.parametrize("train_on", ["all", "last"])
+def test_no_later_turn_that_asks_a_held_out_question_is_trained_on(tmp_path: Path, train_on: str) -> None:
+    def talk(*texts: str) -> dict[str, Any]:
+        roles = ("user", "assistant")
+        return {"messages": [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]}
+
+    dump(
+        tmp_path / "train.jsonl",
+        [talk("Hi", "Yes?", "why SO", "So.", "More", "No."), talk("Hi", "Yes?", "Why so?", "So.")],
+    )
+    dump(tmp_path / "test.jsonl", [talk("Why so?", "So.")])
+    mine = source(tmp_path, train_on=train_on)
+    _, folder = prepare_pairs("mine", mine, layout_at(str(tmp_path / "store")), None)
+    assert asked(folder, "train") == (["Hi", "More"] if train_on == "all" else ["More"])
+    assert [pair.prompt[-1].content for pair in sample_pairs(mine, None, 9).pairs] == asked(folder, "train")
+    skipped = [row for row in pq.read_table(folder / "skipped.parquet").to_pylist() if row["reason"] == Reason.HELD_OUT]
+    assert {row["detail"] for row in skipped} == {"a row that is held out asks what the last turn asks"}
+    assert len(skipped) == (2 if train_on == "all" else 1)

@@ -1,4 +1,4 @@
-"""A URL is no file or folder, but for sources: told with its line wherever a plan, a suite or a command takes one."""
+"""A URL is no file or folder, but for sources: an error names its line wherever a plan, suite or command takes one."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Counts:
 
     A row from which a builder makes three pairs counts three times, and so does a dialogue of three
     demonstrations: read = kept + skipped always, and kept = train + heldout. `contradictions` are
-    comparisons kept with both sides as the winner, and `dialogues` those with several demonstrations.
+    comparisons kept with both sides as the winner, and `dialogues` those of several demonstrations, any kept.
     """
 
     read: int
@@ -61,7 +61,7 @@ def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) ->
     seeded hash of their key. Where the source holds out rows of their own, these come first, and no later pair with a
     prompt of theirs is kept. Raises CorruptError where the files do not hold what was counted.
     """
-    read, dialogues, aside = 0, _Dialogues(), folder / "all.parquet"
+    read, aside = 0, folder / "all.parquet"
     lowest = Lowest(source.max_rows) if source.max_rows else None
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(_files(folder))
@@ -72,7 +72,6 @@ def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) ->
         for part in itertools.chain.from_iterable(map(_parts, tables)):
             read += len(part)
             mine = part if aside_keys is None else _not_held_out(part, aside_keys, files)
-            dialogues.add(part)
             fresh, dropped = _first_of_equal(mine, unique)
             files.drop(dropped)
             if every is None or lowest is None:
@@ -90,7 +89,9 @@ def assemble_tables(tables: Iterable[pa.Table], folder: Path, source: Source) ->
     skipped = files.reasons
     train, heldout = (side.rows for side in files.sides)
     found = contradictions_in(folder)
-    counts = Counts(read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())), found, dialogues.count)
+    counts = Counts(
+        read, read - skipped.total(), train, heldout, dict(sorted(skipped.items())), found, files.dialogues.count
+    )
     _prove(counts, folder)
     return counts
 
@@ -128,10 +129,13 @@ def _not_held_out(part: pa.Table, keys: UniqueIds, files: _Files) -> pa.Table:
     keys.add(ids[out[is_pair]])
     leaked = is_pair & ~out
     leaked[leaked] = keys.has(ids[~out[is_pair]])
-    rows = part.filter(pa.array(leaked))
-    detail = ["a row that is held out asks the same"] * len(rows)
-    files.drop(_with_reason(rows, [Reason.HELD_OUT.value] * len(rows), detail))
-    return part.filter(pa.array(~leaked))
+    later = pc.is_valid(part.column("later_key")).to_numpy() & ~leaked & ~out
+    later[later] = keys.has(digests_of(part.column("later_key").filter(pa.array(later))))
+    for dropped, what in ((leaked, "asks the same"), (later, "asks what the last turn asks")):
+        rows = part.filter(pa.array(dropped))
+        detail = [f"a row that is held out {what}"] * len(rows)
+        files.drop(_with_reason(rows, [Reason.HELD_OUT.value] * len(rows), detail))
+    return part.filter(pa.array(~(leaked | later)))
 
 
 def _first_of_equal(part: pa.Table, unique: UniqueIds) -> tuple[pa.Table, pa.Table]:
@@ -172,9 +176,11 @@ class _Files:
     skipped: _File
     pool: ThreadPoolExecutor
     reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    dialogues: _Dialogues = dataclasses.field(default_factory=_Dialogues)
 
     def keep(self, pairs: pa.Table) -> None:
         """Divide pairs by what `held_out` says of them."""
+        self.dialogues.add(pairs)
         out = pairs.column("held_out")
         for side, mask in zip(self.sides, (pc.invert(out), out), strict=True):
             side.add(pairs.filter(mask))

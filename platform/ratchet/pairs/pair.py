@@ -84,13 +84,22 @@ class PreferencePair:
 
     @property
     def drawn_by(self) -> str:
-        """What decides whether it is in a sample: demonstrations of one dialogue are drawn together."""
+        """What decides whether it is in a sample: demonstrations of one dialogue are drawn one after the other.
+
+        So a sample that ends at a number of rows cuts one dialogue at most.
+        """
         return self.dialogue or self.pair_id
 
     @property
     def prompt_key(self) -> str:
         """32 hex digits over the wording of the first user turn; pairs that share it share a side of the split."""
         return self._ids.key
+
+    @property
+    def later_key(self) -> str | None:
+        """32 hex digits over the wording of the last user turn of a demonstration that has several; else None."""
+        asked = [turn.content for turn in self.prompt if turn.role == "user"] if self.rejected is None else []
+        return _short_digest(wording(asked[-1])) if len(asked) > 1 else None
 
     @property
     def contest(self) -> Contest | None:

@@ -20,7 +20,7 @@ from ratchet.pairs.checks import characters_of
 from ratchet.pairs.ids import held_out, sample_key
 from ratchet.pairs.lean import lean_arrow
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn
-from ratchet.plan.data import Source
+from ratchet.plan.data import Source, held_out_source
 
 lean_arrow()
 # A reader of a file of pairs holds a whole row group in memory, so it has a bound in rows and in characters.
@@ -65,11 +65,13 @@ ITEM_SCHEMA = pa.schema(
         *(field for field in SKIPPED_SCHEMA if field.name in {"reason", "detail"}),
         pa.field("held_out", pa.bool_()),
         pa.field("draw", _DRAW),
+        pa.field("later_key", pa.string()),
     ]
 )
 """A pair, or a skipped row: then it has a reason, and of the pair's columns `file` and `row` alone.
 
-`held_out` says on which side of the split the pair stands; `draw` is null where the source has no `max_rows`.
+`held_out` says on which side of the split the pair stands; `draw` is null where the source has no `max_rows`,
+and `later_key` where nothing is compared with it.
 """
 
 
@@ -106,6 +108,8 @@ def items_table(items: Sequence[PreferencePair | Skipped], source: Source) -> pa
     columns["held_out"] = pa.array(out, pa.bool_())
     drawn = [_draw(source.seed, pair) if source.max_rows else None for pair in pairs]
     columns["draw"] = pa.array(drawn, _DRAW)
+    aside = held_out_source(source) is not None
+    columns["later_key"] = pa.array([pair.later_key if aside else None for pair in pairs], pa.string())
     if len(pairs) < len(items):
         at = iter(range(len(pairs)))
         rows = pa.array([next(at) if isinstance(item, PreferencePair) else None for item in items], pa.int64())

@@ -69,7 +69,7 @@ def sample_pairs(source: Source, system: str | None, most: int) -> PairSample:
     bad = [item for item in items if isinstance(item, Skipped) and item.reason not in POLICY]
     unique = {item.pair_id: item for item in items if isinstance(item, PreferencePair)}
     aside = _held_out_keys(source, system, reading)
-    open_ones = [pair for pair in unique.values() if pair.prompt_key not in aside]
+    open_ones = [pair for pair in unique.values() if aside.isdisjoint((pair.prompt_key, pair.later_key))]
     ranked = sorted(open_ones, key=lambda pair: (sample_key(source.seed, pair.drawn_by), pair.pair_id))
     drawn = [pair.pair_id for pair in ranked[: source.max_rows if small else None]]
     kept = {*drawn}

@@ -228,7 +228,8 @@ def _copies(file: _File, share: float, seed: int) -> npt.NDArray[np.int64]:
     whole, part = divmod(round(share * file.rows), max(file.rows, 1))
     found = np.full(file.rows, whole, np.int64)
     if part:
-        # By a hash, so that a smaller share is part of a larger one and no order matters. A dialogue is drawn as one.
+        # By a hash, so that a smaller share is part of a larger one and no order matters.
+        # Demonstrations of a dialogue are drawn one after the other: a share cuts one dialogue at most.
         drawn = np.fromiter((_place_of(seed, one) for one in file.drawn_by()), np.int64, file.rows)
         found[np.argsort(drawn, kind="stable")[:part]] += 1
     return found

@@ -35,7 +35,7 @@ _MARKS = re.compile(
     re.MULTILINE,
 )
 _NAMES = 40
-"""Names that are told apart; of more the rest is one."""
+"""Names that are counted one by one; the rest counts as one."""
 _MOJIBAKE = re.compile("Ã[\x80-\xbf¡-¿ƒ„…†‡ˆ‰Š‹Œ]|Â[\xa0-\xbf]|â€[™œ\x9d“”–—˜¦¢\x93\x94\x99\x9c]|ï»¿|ðŸ")
 _HIDDEN = re.compile("[\u200b\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]")
 _CONTROL = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

@@ -120,7 +120,7 @@ class Source(Strict):
     build: Build | None = None
     """Make pairs from rows that have none (Smaug, appendix D)."""
     few_shot: Annotated[int, Field(ge=0, le=64)] = 0
-    """Worked examples above each question that `build` makes pairs of, from other rows that are trained on."""
+    """Worked examples above each question that `build` makes pairs of, from other rows on the side to train on."""
     where: Annotated[tuple[Annotated[str, AfterValidator(_readable)], ...], Field(strict=False)] = ()
     """Conditions that a row must meet, all of them: `rating >= 4`, `overall != AB and length(answer) < 2000`,
     `source in [a, b] or not (tags contains draft)`, `margin >= 1` (of its scores), `note is null`."""
