@@ -243,14 +243,13 @@ def _unknown(rows: Sequence[SourceRow], found: Sequence[tuple[RowKind, ...]], wh
         what = f"the rows are of {len(groups)} kinds, and no kind has most of them; fields seen: {keys}\n{shown}"
         fix = "give each kind as a source of its own, or name the layout of those to be read"
         return DataError(what, where=where, fix=fix, code="data.no-layout")
+    if any(isinstance(row.get("label"), bool) for row in values):
+        what = f"these are single answers marked good or bad, not pairs; fields seen: {keys}"
+        fix = "to train on the good ones alone, write `where: [label == true]`"
+        return DataError(what, where=where, fix=fix, code="data.no-layout")
     what, fix = nearest(values)
     if (broken := _why_not_settled(values)) is not None:
         what, fix = f"  {broken}", "write conversations as lists of messages, or as the JSON of such lists"
-    if any(isinstance(row.get("label"), bool) for row in values):
-        fix = (
-            "these are single answers marked good or bad, not pairs; to train on the good ones alone, "
-            "write `where: [label == true]`"
-        )
     known = "\n".join(f"    {name}: {layout.fields}" for name, layout in LAYOUTS.items())
     return DataError(
         f"no layout fits these rows; fields seen: {keys}\n{what}\n{known}", where=where, fix=fix, code="data.no-layout"

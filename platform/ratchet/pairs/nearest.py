@@ -7,8 +7,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ratchet.pairs.columns import value_kind
+from ratchet.pairs.two_answers import name_words, two_answers
 from ratchet.plan.columns import path_steps, paths_of
-from ratchet.plan.outline import close
 from ratchet.plan.signatures.table import SIGNATURES
 
 # In the order in which they are preferred where several lack as much.
@@ -33,9 +34,23 @@ _OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "question": ("query", "prompt", "input"),
     "chosen": ("preferred", "better", "best", "good", "accepted", "winner", "positive", "win"),
     "rejected": ("worse", "bad", "worst", "dispreferred", "loser", "negative", "lose"),
-    "output": ("answer", "completion", "target", "reply", "response"),
+    "output": ("answer", "completion", "target", "reply", "response", "solution"),
 }
-_ALIKE = 0.75
+_BOTH = ("chosen", "rejected")
+_ANY_OF_THEM = ("output",)
+"""Needs of which no column is named where several have one of the words."""
+_TALK = ("text", "turns", "turn")
+_LIST = ("list", "texts", "turns", "object")
+_TAKES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prompt", "chosen", "rejected", "output", "output_1", "output_2"), _TALK),
+    **dict.fromkeys(("instruction", "question"), ("text",)),
+    **dict.fromkeys(("responses", "scores", "choices"), _LIST),
+    "conversations": ("turns",),
+}
+"""What a column may hold that is meant by a name."""
+_ABOUT = {"id", "type", "source", "model", "name", "len", "length", "tokens", "count", "num", "score", "rating"}
+"""Words of columns that say something about a text, and hold none."""
+_ALIKE = 0.8
 _LESS = 0.2
 """By how much a known data set's columns must fit better than those of a plain layout to be named instead."""
 
@@ -46,22 +61,56 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     common = [str(column) for column, count in columns.most_common() if 2 * count > len(rows)] or list(
         map(str, columns)
     )
+    holds = {column: _kind_in(rows, column) for column in common}
+    if (compared := two_answers(holds)) is not None:
+        return _compared(compared, holds, rows)
     known = {one.name: _needed(one.name) for one in SIGNATURES if one.reader}
     # What has all columns of a known data set and does not fit is something else.
     needs = {**_PLAIN, **{name: needed for name, needed in known.items() if not set(needed) <= set(common)}}
     # A layout of plain names is what most people mean, and more so where nothing is the same.
-    held = {name: _held(needed, common) - _LESS * (name not in _PLAIN) for name, needed in needs.items()}
+    held = {name: _held(needed, holds) - _LESS * (name not in _PLAIN) for name, needed in needs.items()}
     best = max(needs, key=lambda name: held[name])
     best = best if held[best] > 0 else "pair"
     lacks = [need for need in needs[best] if need not in common]
-    guesses = _guesses(needs[best], common)
+    guesses = _guesses(needs[best], holds)
     shown = ", ".join(f"{need} (is it {guesses[need]}?)" if need in guesses else need for need in lacks)
     types = "" if lacks else ", and these hold other types of values"
     what = f"  nearest: {best}, which has {', '.join(needs[best])}" + (f"; these rows lack {shown}" if lacks else types)
-    fields = ", ".join(
-        f"{field}: {guesses.get(need, need if need in common else '…')}" for field, need in _fields(best).items()
-    )
+    there = {need: need for need in needs[best] if need in common and _may_be(need, holds[need])} | guesses
+    fields = ", ".join(f"{field}: {there.get(need, '…')}" for field, need in _fields(best).items())
     return what, f"say what the columns mean, `columns: {{{fields}}}`; or name a layout with `layout:`"
+
+
+def _compared(
+    compared: tuple[str, str, str | None], holds: Mapping[str, str | None], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    """Return what to do with two answers of which neither name says that it is the better one."""
+    first, second, verdict = compared
+    left = {name: kind for name, kind in holds.items() if name not in compared}
+    prompt = "prompt" if "prompt" in left else _meant("prompt", left)
+    what = f"  nearest: annotated; {first} and {second} are two answers, and their names do not say which is better"
+    answers = f"output_1: {_text_in(rows, first)}, output_2: {_text_in(rows, second)}"
+    judged = f"preference: {{column: {verdict or '…'}, first: […], second: […]}}"
+    return what, (
+        f"say which is better, `columns: {{prompt: {prompt or '…'}, {answers}, {judged}}}`, with its values where "
+        f"{first} is better in `first`, and where {second} is in `second`"
+    )
+
+
+def _text_in(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    """Return the path to an answer's text, also where an object holds it beside other things."""
+    value = next((row[column] for row in rows if row.get(column) is not None), None)
+    if value_kind(value) != "object" or not isinstance(value, Mapping):
+        return column
+    return f"{column}.{next((key for key in ('content', 'text', 'response', 'answer') if key in value), '…')}"
+
+
+def _kind_in(rows: Sequence[Mapping[str, Any]], column: str) -> str | None:
+    return next((value_kind(row[column]) for row in rows if row.get(column) is not None), None)
+
+
+def _may_be(need: str, kind: str | None) -> bool:
+    return need not in _TAKES or kind in _TAKES[need]
 
 
 def _fields(name: str) -> Mapping[str, str]:
@@ -73,28 +122,44 @@ def _fields(name: str) -> Mapping[str, str]:
     return {field: where if isinstance(where, str) else "…" for field, where in given}
 
 
-def _held(needed: Sequence[str], columns: Sequence[str]) -> float:
+def _held(needed: Sequence[str], holds: Mapping[str, str | None]) -> float:
     """Return which share of the names is there; a slip counts less than the same, and another word less again."""
-    guesses = _guesses(needed, columns)
+    guesses = _guesses(needed, holds)
     values = [
-        1.0 if need in columns else 0.0 if need not in guesses else 0.9 if _is_slip(need, guesses[need]) else 0.5
+        1.0 if need in holds else 0.0 if need not in guesses else 0.9 if _is_slip(need, guesses[need]) else 0.5
         for need in needed
     ]
     return sum(values) / len(needed)
 
 
-def _guesses(needed: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+def _guesses(needed: Sequence[str], holds: Mapping[str, str | None]) -> dict[str, str]:
     """Return the columns that are most likely meant by names which no column has."""
     found: dict[str, str] = {}
     for need in needed:
-        left = [column for column in columns if column not in needed and column not in found.values()]
-        if need not in columns and (guess := _meant(need, left)):
+        left = {name: kind for name, kind in holds.items() if name not in needed and name not in found.values()}
+        if need not in holds and (guess := _meant(need, left)):
             found[need] = guess
+    # One side alone is as likely the verdict on two answers as one of them.
+    if any(side in needed and side not in holds and side not in found for side in _BOTH):
+        found = {need: guess for need, guess in found.items() if need not in _BOTH or _is_slip(need, guess)}
     return found
 
 
 def _is_slip(need: str, column: str) -> bool:
-    return difflib.SequenceMatcher(None, need, column[:100].lower()).ratio() >= _ALIKE
+    """Say whether a name is another with letters mistaken. A word more or less, `in` or `s` are no slips."""
+    words, others = name_words(need), name_words(column[:100])
+    return len(words) == len(others) and all(
+        one == other
+        or (
+            len(one) > 3
+            and not one.endswith(other)
+            and not other.endswith(one)
+            and not one.startswith(other)
+            and not other.startswith(one)
+            and difflib.SequenceMatcher(None, one, other).ratio() >= _ALIKE
+        )
+        for one, other in zip(words, others, strict=True)
+    )
 
 
 def _needed(name: str) -> tuple[str, ...]:
@@ -108,12 +173,18 @@ def _needed(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(path_steps(path)[0]) for path in paths))
 
 
-def _meant(need: str, columns: Sequence[str]) -> str | None:
-    """Return the column that is most likely meant by a name."""
-    if found := close(need, columns):
-        return found
-    for word in (need, *_OTHER_WORDS.get(need, ())):
-        for column in columns:
-            if word in column.lower():
-                return column
-    return None
+def _meant(need: str, holds: Mapping[str, str | None]) -> str | None:
+    """Return the one column that is meant by a name: by a slip, or by another word for it; None where none is.
+
+    A plan with the wrong column trains the wrong answers: of several that may be meant none is.
+    """
+    likely = [column for column, kind in holds.items() if _may_be(need, kind) and not _ABOUT & {*name_words(column)}]
+    if slips := [column for column in likely if _is_slip(need, column)]:
+        return slips[0] if len(slips) == 1 else None
+    found = [
+        [column for column in likely if word in name_words(column)] for word in (need, *_OTHER_WORDS.get(need, ()))
+    ]
+    if need in _ANY_OF_THEM:
+        found = [list(dict.fromkeys(column for columns in found for column in columns))]
+    columns = next(filter(None, found), [])
+    return columns[0] if len(columns) == 1 else None
