@@ -13,7 +13,7 @@ from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.columns import column_value, fields_of, settled
 from ratchet.pairs.fields import has, text_field
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Reader, Sides, layout_of
-from ratchet.pairs.meanings import Gives, Meaning, has_content, meaning_of, says
+from ratchet.pairs.meanings import Gives, Meaning, good_literal, has_content, in_sight_of, meaning_of, says
 from ratchet.pairs.messages import tools_of
 from ratchet.pairs.span import SourceRow
 from ratchet.plan.columns import Columns, PreferredBy, Where, path_steps, paths_of
@@ -217,22 +217,14 @@ def check_unread(row: Fields, kind: RowKind, at: SourceRow, count: str = "") -> 
         return
     column, value, meaning = found
     shown = f"true or false ({str(value).lower()})" if isinstance(value, bool) else f"{value!r:.60}"
-    use = meaning.use.format(column=column, value=_literal(value))
+    meaning = in_sight_of(value, meaning)
+    use = meaning.use.format(column=column, value=good_literal(value))
     raise DataError(
         f"the column {column} is not read{count}, and it holds {meaning.what}: {shown}",
         where=f"{at.file}:{at.row}",
         fix=f"to use it: {use}; to leave it out: `ignore: [{column}]`",
         code="data.unread",
     )
-
-
-def _literal(value: Any) -> str:
-    """Return a value as a condition of `where` has it, the good one where it judges."""
-    if isinstance(value, bool):
-        return "true"
-    if isinstance(value, str):
-        return '"True"' if value.strip().lower() in {"true", "false"} else f'"{value}"'
-    return "1" if isinstance(value, int | float) else "…"
 
 
 def check_found(columns: Columns, rows: Sequence[Fields], where: str) -> None:

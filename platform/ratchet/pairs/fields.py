@@ -10,6 +10,8 @@ from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.meanings import has_content
 from ratchet.pairs.pair import Turn
 
+_ANSWER_KEYS = ("response", "content", "text", "completion")
+
 
 def has(row: Mapping[str, Any], *keys: str) -> bool:
     """Say whether the row has all of `keys` (null counts as absent: tables fill absent fields with it)."""
@@ -87,13 +89,22 @@ def best_and_worst(row: Mapping[str, Any], name: str) -> tuple[str, str, float]:
     if beside is not None and (not isinstance(beside, list | tuple) or len(beside) != len(answers)):
         raise Unfit(Reason.WRONG_TYPE, f"{name} and its scores do not have the same length")
     if len(answers) < 2:
-        raise Unfit(Reason.MISSING, f"{name} holds fewer than two answers")
+        raise Unfit(Reason.MISSING, f"{name} holds fewer than two answers{_only_one(row, name)}")
     asked = [_scored_answer(item, beside[at] if beside else None, name) for at, item in enumerate(answers)]
     found = [item for item in asked if item is not None]
     if len(found) < 2:
         raise Unfit(Reason.MISSING, f"{name} holds fewer than two answers with a score")
     best, worst = max(found, key=lambda item: item[0]), min(found, key=lambda item: item[0])
     return best[1], worst[1], best[0] - worst[0]
+
+
+def _only_one(row: Mapping[str, Any], name: str) -> str:
+    """Return what to do with a list of one answer, which is a demonstration; nothing where it holds none."""
+    if not row[name]:
+        return ""
+    key = next((key for key in _ANSWER_KEYS if isinstance(row[name][0], Mapping) and has(row[name][0], key)), None)
+    prompt = next((key for key in ("prompt", "question", "instruction") if has(row, key)), "…")
+    return f"; to train on it: `columns: {{prompt: {prompt}, completion: {name}[0]{f'.{key}' if key else ''}}}`"
 
 
 def _scored_answer(item: Any, score: Any, name: str) -> tuple[float, str] | None:
@@ -106,5 +117,5 @@ def _scored_answer(item: Any, score: Any, name: str) -> tuple[float, str] | None
         raise Unfit(Reason.WRONG_TYPE, f"{name} holds {json_type(item)}, not a text or an object")
     key = next((key for key in ("overall_score", "score", "rating") if has_content(item.get(key))), "score")
     value = score if has_content(score) else item.get(key)
-    text = first_text(item, ("response", "content", "text", "completion"))
+    text = first_text(item, _ANSWER_KEYS)
     return (number_of({"score": value}, "score"), text) if has_content(value) else None

@@ -13,6 +13,7 @@ Gives = Literal["pairs", "pairs with scores", "demonstrations"]
 _VERDICTS = {"true", "false", "0", "1", "-1", "yes", "no", "good", "bad", "correct", "incorrect", "desirable"}
 _VERDICTS |= {"undesirable", "up", "down", "thumbs_up", "thumbs_down", "t", "f", "chosen", "rejected"}
 _GOOD_ONES = "`where: [{column} == {value}]` trains on the good answers alone"
+_SCORED = "where: [{column} >= …]"
 _SWITCHES = {"on", "off", "low", "medium", "high", "auto", "yes", "no", "true", "false"}
 _EMPTY = {"", "[]", "{}", "null", "none", "nan", "n/a"}
 
@@ -117,7 +118,7 @@ _MEANINGS: Mapping[str, Meaning] = {
             *("score", "scores", "rating", "ratings", "reward", "overall_score", "quality", "quality_score"),
             *("helpfulness", "helpful", "rank"),
         ),
-        Meaning("how good the answer is", "where: [{column} >= …]", single=True),
+        Meaning("how good the answer is", _SCORED, single=True),
     ),
     **dict.fromkeys(
         (
@@ -127,6 +128,11 @@ _MEANINGS: Mapping[str, Meaning] = {
         Meaning("the beginning of the answer, which is given", "columns: {{prefix: {column}, …}}"),
     ),
 }
+_SIDES = (_MEANINGS["chosen"], _MEANINGS["rejected"])
+_NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
+_OF_BAD = {"false": "true", "f": "t", "no": "yes", "bad": "good", "incorrect": "correct", "undesirable": "desirable"}
+_OF_BAD |= {"down": "up", "thumbs_down": "thumbs_up", "rejected": "chosen", "unsafe": "safe", "poor": "good"}
+"""The word for a good answer beside each word for a bad one."""
 _REJECTED = re.compile(r"rejected_(?:text|completion|answers?|outputs?|responses?|messages|conversations?)")
 _SIDE_THOUGHTS = re.compile(
     r"(?:chosen|rejected)_(?:reasoning(?:_content)?|thinking|thoughts?)"
@@ -167,6 +173,30 @@ def says(value: Any, meaning: Meaning) -> bool:
     ):
         return False
     return has_content(value)
+
+
+def in_sight_of(value: Any, meaning: Meaning) -> Meaning:
+    """Return what a column means with the value that it holds: true or false, and words, are verdicts on an answer."""
+    if meaning.use == _SCORED and (
+        isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value))
+    ):
+        return dataclasses.replace(meaning, use=_GOOD_ONES)
+    if isinstance(value, bool) and meaning in _SIDES:
+        # Whether an answer is a rejected one is false of the good ones.
+        use = _GOOD_ONES if meaning is _MEANINGS["chosen"] else _GOOD_ONES.replace("{value}", "false")
+        return dataclasses.replace(_MEANINGS["label"], use=use)
+    return meaning
+
+
+def good_literal(value: Any) -> str:
+    """Return the value that good answers have, as `where` writes it, from that of some answer."""
+    if isinstance(value, bool):
+        return "true"
+    if isinstance(value, str):
+        good = _OF_BAD.get(flat(value), value)
+        # Python writes its own true in this way, and so do the tables that it saves.
+        return '"True"' if good.strip().lower() == "true" else f'"{good}"'
+    return "1" if isinstance(value, int | float) else "…"
 
 
 def has_content(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
@@ -47,10 +47,20 @@ def answer_of(row: Fields, side: str) -> tuple[tuple[Turn, ...], Turn]:
         return (), answer_turn(value)
     if isinstance(value, Mapping):
         value = [value]
+    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+        return (), answer_turn(_only(value, side))
     if isinstance(value, list | tuple):
         return answered(turns_of(value, side), side)
     # Of a whole dialogue in one text only the last answer is one.
     return answered(transcript(text_field(row, side), side), side)
+
+
+def _only(answers: Sequence[str], side: str) -> str:
+    """Return the one answer of a list. Raises Unfit where there are several, of which a pair would lose all but one."""
+    if len(answers) > 1:
+        detail = f"{side} holds {len(answers)} answers, and a pair has one: write a row for each"
+        raise Unfit(Reason.MESSAGES, f"{detail}, or name one with `columns: {{{side}: {side}[0], …}}`")
+    return answers[0]
 
 
 def fuller(prompt: tuple[Turn, ...], head: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -162,7 +162,7 @@ PAIRS: tuple[Signature, ...] = (
     known(
         "lists_of_answers",
         "pair",
-        {"prompt": "prompt", "chosen": "chosen[0]", "rejected": "rejected[0]"},
+        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
         "allenai/reward-bench-2",
         types={"chosen": "texts", "rejected": "texts"},
     ),
