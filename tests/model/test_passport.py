@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from family_folders import BESIDE, FAMILIES, SPARE, VOCABULARY, write_family
 from raised import raises
 from ratchet.commands.plans import check_arguments, check_command
-from ratchet.documents.passport import Passport, passport_in_words
+from ratchet.documents.passport import Passport, amount_of, passport_in_words
 from ratchet.model.check import check_model
 from ratchet.model.load import load_model
 from ratchet.model.passport import check_trainable, passport_of
 from ratchet.model.scratch import make_scratch
+from ratchet.pairs.trust import load_config
 from ratchet.plan.model import Scratch
 
 
@@ -89,7 +90,52 @@ def test_storage_that_nobody_can_undo_is_refused(scratch: Path, method: str) -> 
     edit(scratch / "config.json", quantization_config={"quant_method": method})
     with raises("model.storage", method, str(scratch)):
         check_trainable(scratch)
+    said = "\n".join(passport_in_words(passport_of(scratch)))
+    assert "cannot be trained" in said and "trained," not in said, "neither as a whole nor by part"
     assert check_model(scratch, None).vocabulary, "an engine of evaluations may read it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"vocab_size": "many"}, "vocab_size"),
+        ({"max_position_embeddings": [5]}, "max_position_embeddings"),
+        ({"layer_types": ["x"]}, "layer_type"),
+        ({"num_attention_heads": 0}, "by zero"),
+        ({"model_type": "of-tomorrow", "vocab_size": "many"}, "vocab_size"),
+        ({"model_type": "of-tomorrow", "num_hidden_layers": "2"}, "num_hidden_layers"),
+        ({"model_type": "of-tomorrow", "text_config": "x"}, "text_config"),
+        ({"model_type": ["llama"]}, "unhashable"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_an_error_that_names_them(
+    scratch: Path, changes: dict[str, object], named: str
+) -> None:
+    edit(scratch / "config.json", **changes)
+    for use in (passport_of, lambda folder: check_model(folder, None)):
+        with raises("model.settings", named, str(scratch / "config.json")):
+            use(scratch)
+    if "model_type" not in changes:
+        with raises("model.settings", named, str(scratch / "config.json")):
+            load_config(scratch)
+
+
+@pytest.mark.parametrize("value", ["x", [1]])
+def test_storage_without_a_name_is_refused(scratch: Path, value: object) -> None:
+    edit(scratch / "config.json", quantization_config=value)
+    with raises("model.storage", "an unnamed form"):
+        check_trainable(scratch)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        *((0, "0"), (999, "999"), (1_000, "1 k"), (999_499, "999 k"), (999_600, "1 M"), (1_234_567, "1.23 M")),
+        *((999_600_000, "1 B"), (7_615_616_512, "7.62 B"), (999_600_000_000, "1 T"), (1_040_000_000_000, "1.04 T")),
+    ],
+)
+def test_an_amount_has_the_unit_of_its_rounded_figure(parameters: int, said: str) -> None:
+    assert amount_of(parameters) == said
 
 
 def test_storage_of_the_text_model_alone_counts(tmp_path: Path) -> None:

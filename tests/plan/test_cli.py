@@ -52,6 +52,18 @@ def test_goes_on_after_a_bad_file(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_start_model_that_nothing_can_train_is_a_problem_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("start").mkdir()
+    words = ["check", "jobs/x.yaml", "--set", "model={path: start}"]
+    Path("start/config.json").write_text(json.dumps({"quantization_config": {"quant_method": "fp8"}}))
+    assert cli.main(words) == 0
+    Path("start/config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
+    assert capsys.readouterr().err == "" and cli.main(words) == 4
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("jobs/x.yaml: model.path: start: its weights are stored quantised (gptq)")
+
+
 def test_a_source_that_no_layout_fits_is_a_problem_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/helpful.jsonl").write_text('{"text": "a"}\n')
     Path("data/b.jsonl").write_bytes(b"\x1f\x8bcut off")

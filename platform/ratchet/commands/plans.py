@@ -85,14 +85,14 @@ def _describe(folder: Path) -> int:
     return 0
 
 
-def faults_of(plan: Plan) -> list[DataError | PlanError]:
-    """Return what is wrong with the sources of a plan."""
+def faults_of(plan: Plan) -> list[DataError | PlanError | ModelError]:
+    """Return what is wrong with the start model and the sources of a plan."""
     # Inside: a suite or a space is checked without the libraries that read rows.
     from ratchet.pairs.lean import tokenizers_alone
-    from ratchet.pipeline.source_faults import source_faults
+    from ratchet.pipeline.source_faults import model_faults, source_faults
 
     with tokenizers_alone():
-        return list(source_faults(plan))
+        return [*model_faults(plan), *source_faults(plan)]
 
 
 def advice_lines(plan: Plan) -> list[str]:

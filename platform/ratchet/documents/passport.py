@@ -82,13 +82,13 @@ def passport_in_words(passport: Passport) -> list[str]:
         f"{passport.architecture} ({passport.kind}): {amount_of(passport.parameters)} parameters, "
         f"{passport.bytes / 1e9:,.2f} GB; {passport.vocabulary:,} tokens; {length}{tied}"
     ]
-    if passport.storage:
-        lines.append(f"stored in {passport.storage}: held, trained and published in model.dtype")
     if passport.refused:
         lines.append(f"cannot be trained: {passport.refused}")
+    elif passport.storage:
+        lines.append(f"stored in {passport.storage}: held, trained and published in model.dtype")
     lines += [
         f"{part.name:<12} {amount_of(part.parameters):>8} in {part.tensors:>5,} tensors "
-        f"({', '.join(part.stored)})  {FATES[part.fate]}"
+        f"({', '.join(part.stored)}){'' if passport.refused else f'  {FATES[part.fate]}'}"
         for part in passport.parts
     ]
     if passport.left:
@@ -109,7 +109,8 @@ def reach_in_words(reach: Reach) -> str:
 
 def amount_of(parameters: int) -> str:
     """Return a count of parameters with three figures."""
-    for size, sign in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if parameters >= size:
-            return f"{parameters / size:.3g} {sign}"
+    rounded = int(float(f"{parameters:.3g}"))  # first, as 999,600 is 1 M
+    for size, sign in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:.3g} {sign}"
     return str(parameters)

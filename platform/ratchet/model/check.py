@@ -17,9 +17,11 @@ from ratchet.pairs.chat import ChatTemplate
 from ratchet.pairs.lean import tokenizer_class
 from ratchet.pairs.style import find_style
 from ratchet.pairs.tokenizer import load_tokenizer, read_json
-from ratchet.pairs.trust import without_code
+from ratchet.pairs.trust import first_words, without_code
 
 _CAUSAL = ("CausalLM", "LMHead", "ConditionalGeneration")
+_COUNTS = ("vocab_size", "max_position_embeddings", "n_positions", "num_hidden_layers")
+"""Settings that are read here, and in a passport."""
 
 
 def text_settings(folder: Path) -> dict[str, Any]:
@@ -27,22 +29,32 @@ def text_settings(folder: Path) -> dict[str, Any]:
 
     Settings that no class knows are returned as they stand. Raises ModelError.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     fields = read_json(folder / "config.json")
     tokenizer_class()  # this imports transformers: without torch, where a command asks for that
     known = importlib.import_module("transformers").CONFIG_MAPPING
-    if (kind := fields.get("model_type")) not in known:
-        text: dict[str, Any] = fields.get("text_config", fields)
-        return text
     try:
+        if (kind := fields.get("model_type")) not in known:
+            return _with_counts(fields.get("text_config", fields))
         config = known[kind](**without_code({key: value for key, value in fields.items() if key != "model_type"}))
-        return dict(config.get_text_config().to_dict())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _with_counts(config.get_text_config().to_dict())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise ModelError(
-            f"its settings cannot be used: {str(error).strip().splitlines()[0]}",
+            f"its settings cannot be used: {first_words(error)}",
             where=str(folder / "config.json"),
             fix="give a model that this version of transformers knows",
             code="model.settings",
         ) from error
+
+
+def _with_counts(text: Any) -> dict[str, Any]:
+    if not isinstance(text, dict):
+        raise TypeError(f"text_config is no object but {text!r}")
+    for key in _COUNTS:
+        if not isinstance(text.get(key), int | None):
+            raise TypeError(f"{key} is no whole number but {text[key]!r}")
+    return dict(text)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,10 +150,11 @@ def pieces(tensor: Stored) -> Iterator[bytes]:
 def storage_of(folder: Path) -> str | None:
     """Return transformers' name of the form in which a folder's weights are quantised, if they are."""
     fields = read_json(folder / "config.json")
-    for part in (fields, fields.get("text_config") or {}):
+    text = fields.get("text_config")
+    for part in (fields, text if isinstance(text, dict) else {}):
         found = part.get("quantization_config") or part.get("compression_config")
         if found:
-            return str(found.get("quant_method") or "an unnamed form")
+            return str((isinstance(found, dict) and found.get("quant_method")) or "an unnamed form")
     return None
 
 

@@ -62,15 +62,19 @@ def passport_of(folder: Path) -> Passport:
 
 def check_trainable(folder: Path) -> Passport:
     """Return the passport of a model that is to be trained. Raises ModelError where its storage forbids that."""
-    found = passport_of(folder)
-    if found.refused:
+    check_storage(folder)
+    return passport_of(folder)
+
+
+def check_storage(folder: Path) -> None:
+    """Raise ModelError where the storage of a model's weights forbids training; only config.json is read."""
+    if refused := _refusal(storage_of(folder)):
         raise ModelError(
-            found.refused,
+            refused,
             where=str(folder),
             fix="give the folder of the same model in bfloat16 or float16; lora.quantise holds it in 4 or 8 bits",
             code="model.storage",
         )
-    return found
 
 
 def _refusal(method: str | None) -> str | None:

@@ -46,6 +46,7 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     Raises ModelError where there is none that this transformers knows, or where trusted code is not in the folder.
     """
     lean_transformers()
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     fields = read_json(folder / "config.json")
@@ -58,10 +59,10 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         with tempfile.TemporaryDirectory(prefix="ratchet-") as alone:
             (Path(alone) / "config.json").write_text(json.dumps(without_code(fields)), encoding="utf-8")
             config = AutoConfig.from_pretrained(alone, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         unrun = f", and its code ({', '.join(code_keys(fields))}) is not run" if code_keys(fields) else ""
         raise ModelError(
-            f"its settings cannot be used: {str(error).strip().splitlines()[0]}{unrun}",
+            f"its settings cannot be used: {first_words(error)}{unrun}",
             where=str(folder / "config.json"),
             fix="give a model that this version of transformers knows, or one whose code you have read: "
             "name, revision (a commit) and trust_remote_code",
@@ -70,6 +71,12 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     # Else it would name the folder that is gone, and messages and published models would repeat that.
     config._name_or_path = str(folder)
     return config
+
+
+def first_words(error: Exception) -> str:
+    """Return the first line of an error of a library; where that ends in a colon the next line is the fault."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def refuse_code(folder: Path, reader: str) -> None:
