@@ -113,3 +113,18 @@ def build_pairs(row: Sides | ChoiceQuestion, builder: str | None, seed: int) -> 
     if isinstance(row, ChoiceQuestion):
         return [(row.prompt, answer_turn(row.options[row.right]), None)]
     return [(row.prompt, row.chosen, row.rejected)]
+
+
+def check_margin(sides: Sides | ChoiceQuestion, least: float) -> None:
+    """Raise Unfit for a tie, and where scores differ by less than a source asks for."""
+    if not isinstance(sides, Sides):
+        return
+    if sides.margin is None:
+        if least:
+            raise Unfit(Reason.MARGIN, "no scores, so the margin is unknown")
+        return
+    # Before `min_margin`, so that a tie is counted as one whatever the limit is.
+    if sides.margin == 0:
+        raise Unfit(Reason.TIE, "equal scores")
+    if sides.margin < max(least, 0):
+        raise Unfit(Reason.MARGIN, f"{sides.margin:g}")

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
-from ratchet.pairs.fields import json_type
+from ratchet.pairs.fields import number_of
+from ratchet.pairs.meanings import has_content
 from ratchet.pairs.messages import turn_of
 from ratchet.plan.columns import Fixed, PreferredBy, Step, Value, Where, path_steps
 
@@ -76,11 +77,12 @@ def _parsed(text: str) -> Any:
 
 
 def _negative(value: Any, path: str) -> Any:
+    """Return a number, or a list of them, with its sign turned round, also where it is written as text."""
+    if isinstance(value, str) and (parsed := _parsed(value)) is not None:
+        value = parsed
     if isinstance(value, list):
         return [_negative(item, path) for item in value]
-    if value is None or isinstance(value, int | float):
-        return None if value is None else -value
-    raise Unfit(Reason.WRONG_TYPE, f"{path[1:]} is {json_type(value)}, not a number")
+    return -number_of({path[1:]: value}, path[1:]) if has_content(value) else None
 
 
 def fields_of(row: Mapping[str, Any], columns: Iterable[tuple[str, Where]]) -> dict[str, Any]:

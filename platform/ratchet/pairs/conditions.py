@@ -51,6 +51,12 @@ def check_conditions(row: Mapping[str, Any], conditions: Iterable[Condition], ma
             raise Unfit(Reason.WHERE, f"{condition.text}: {'; '.join(dict.fromkeys(seen))}")
 
 
+def fields_named(conditions: Iterable[Condition]) -> frozenset[str]:
+    """Return the fields that conditions name, and the columns that these are in."""
+    fields = {one.field for condition in conditions for one in condition.comparisons()}
+    return frozenset({*(field.split(".")[0].split("[")[0] for field in fields), *fields})
+
+
 def check_fields(conditions: Iterable[Condition], rows: Iterable[Mapping[str, Any]], where: str) -> None:
     """Raise PlanError where a condition names a field that none of `rows` has, with the nearest names there.
 

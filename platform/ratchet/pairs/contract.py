@@ -13,7 +13,7 @@ from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.columns import column_value, fields_of, settled
 from ratchet.pairs.fields import has, text_field
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Reader, Sides, layout_of
-from ratchet.pairs.meanings import Gives, Meaning, good_literal, has_content, in_sight_of, meaning_of, says
+from ratchet.pairs.meanings import Gives, Meaning, flat, good_literal, has_content, in_sight_of, meaning_of, says
 from ratchet.pairs.messages import tools_of
 from ratchet.pairs.span import SourceRow
 from ratchet.plan.columns import Columns, PreferredBy, Where, path_steps, paths_of
@@ -29,7 +29,7 @@ class RowKind:
 
     `read` and `not_read` are the columns that rows of this kind have, as `quiet` are those that need no look at all.
     `repeats`: its answers begin with the whole prompt, which is cut off them. `reader` reads them where the layout
-    needs rows of the source to know how.
+    needs rows of the source to know how. `renamed`: its columns are known by their names without case and blanks.
     """
 
     name: str
@@ -40,6 +40,7 @@ class RowKind:
     quiet: frozenset[str] = frozenset()
     repeats: bool = False
     reader: Reader | None = None
+    renamed: bool = False
 
     @property
     def gives(self) -> Gives:
@@ -74,7 +75,22 @@ def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
 
 
 def _fields(row: Fields, kind: RowKind) -> Fields:
+    row = _by_plain_names(row) if kind.renamed else row
     return settled(row) if kind.columns is None else fields_of(row, kind.columns)
+
+
+def _plain_names(row: Fields) -> dict[str, str]:
+    return {flat(column): column for column, value in row.items() if value is not None}
+
+
+def _by_plain_names(row: Fields) -> Fields:
+    """Return a row by names without case and blanks. Raises Unfit where two columns have one such name."""
+    names = _plain_names(row)
+    if len(names) < sum(value is not None for value in row.values()):
+        raise Unfit(
+            Reason.MISSING, "two columns have one name, up to case and blanks: say with `columns:` which to read"
+        )
+    return {name: row[column] for name, column in names.items()}
 
 
 def _without_prompt(fields: Fields) -> Fields | None:
@@ -91,6 +107,7 @@ def _without_prompt(fields: Fields) -> Fields | None:
 
 def tools_offered(row: Fields, kind: RowKind) -> str | None:
     """Return the JSON of the tools that a row's prompt offers, or None. Raises Unfit."""
+    row = _by_plain_names(row) if kind.renamed else row
     if isinstance(kind.tools, str):
         value = column_value(row, kind.tools)
     else:
@@ -118,6 +135,14 @@ class _Watched(dict[str, Any]):
 
 def columns_used(row: Fields, kind: RowKind) -> set[str]:
     """Return the columns of a row that its reading uses, parts of a column as `column.part`."""
+    if not kind.renamed:
+        return _used(row, kind)
+    names = _plain_names(row)
+    used = (name.partition(".") for name in _used({name: row[column] for name, column in names.items()}, kind))
+    return {f"{names.get(head, head)}{dot}{part}" for head, dot, part in used}
+
+
+def _used(row: Fields, kind: RowKind) -> set[str]:
     if kind.columns is not None:
         paths = (path for where in (*dict(kind.columns).values(), kind.tools) for path in paths_of(where))
         return {_named(path, row) for path in paths}
@@ -149,23 +174,39 @@ def columns_of(row: Fields, opened: Iterable[str] = ()) -> dict[str, Any]:
     return found
 
 
-def with_contract(kind: RowKind, rows: Sequence[Fields], ignored: frozenset[str]) -> RowKind:
-    """Return a kind with the columns that its rows read and do not read. `ignored` are those that a plan speaks of."""
+def _opened(row: Fields, kind: RowKind) -> list[str]:
+    """Return the columns of a row of which only a part is read."""
+    if not kind.opened:
+        return []
+    return [
+        column
+        for column, value in row.items()
+        if isinstance(value, Mapping) and (flat(column) if kind.renamed else column) in kind.opened
+    ]
+
+
+def with_contract(
+    kind: RowKind, rows: Sequence[Fields], spoken_of: frozenset[str], left_out: tuple[str, ...] = ()
+) -> RowKind:
+    """Return a kind with the columns that its rows read and do not read.
+
+    `spoken_of` are those that a plan speaks of, `left_out` those that it took out of the rows.
+    """
     read: dict[str, None] = {}
     others: dict[str, None] = {}
     for row in rows:
         used = columns_used(row, kind)
-        for column, value in columns_of(row, kind.opened).items():
+        for column, value in columns_of(row, _opened(row, kind)).items():
             if column in used:
                 read[column] = None
             elif has_content(value):
                 others[column] = None
-    repeats = sum(_repeats(row, kind) for row in rows)
     unread = tuple(column for column in others if column not in read)
     harmless = {column for column in unread if meaning_of(column, kind.gives) is None}
-    quiet = frozenset({*read, *harmless, *ignored, *kind.opened, *kind.quiet})
+    quiet = frozenset({*read, *harmless, *spoken_of, *kind.opened, *kind.quiet})
     # One answer may well begin with its question. Where most do, it is how the rows are written.
-    return dataclasses.replace(kind, read=tuple(read), not_read=unread, quiet=quiet, repeats=repeats * 2 > len(rows))
+    repeats = sum(_repeats(row, kind) for row in rows) * 2 > len(rows)
+    return dataclasses.replace(kind, read=tuple(read), not_read=(*unread, *left_out), quiet=quiet, repeats=repeats)
 
 
 def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:
@@ -195,7 +236,7 @@ def _repeats(row: Fields, kind: RowKind) -> bool:
 
 def unread(row: Fields, kind: RowKind) -> tuple[str, Any, Meaning] | None:
     """Return a column of a row that means something, has content and is not read; None where there is none."""
-    opened = [column for column in kind.opened if isinstance(row.get(column), Mapping)]
+    opened = _opened(row, kind)
     if not opened and kind.quiet.issuperset(row):
         return None
     used: set[str] | None = None
@@ -227,12 +268,19 @@ def check_unread(row: Fields, kind: RowKind, at: SourceRow, count: str = "") -> 
     )
 
 
+def _holds(row: Fields, path: str) -> bool:
+    try:
+        return column_value(row, path) is not None
+    except Unfit:  # something is there, and the row is skipped when it is read
+        return True
+
+
 def check_found(columns: Columns, rows: Sequence[Fields], where: str) -> None:
     """Raise DataError where a plan names a column that no row has."""
     seen = list(dict.fromkeys(str(column) for row in rows for column in columns_of(row)))
     for field, at in columns.given().items():
         for path in paths_of(at):
-            if not any(column_value(row, path) is not None for row in rows):
+            if not any(_holds(row, path) for row in rows):
                 head = str(path_steps(path)[0])
                 held = f"; there are {', '.join(seen[:20])}" if head not in seen else ""
                 raise DataError(

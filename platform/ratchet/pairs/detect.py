@@ -17,7 +17,7 @@ from ratchet.pairs.layouts import LAYOUTS, Fields, layout_of
 from ratchet.pairs.meanings import flat
 from ratchet.pairs.nearest import nearest
 from ratchet.pairs.span import SourceRow
-from ratchet.plan.columns import Fixed, PreferredBy, Where, path_steps, paths_of
+from ratchet.plan.columns import path_steps, paths_of
 from ratchet.plan.signatures.signature import Signature
 from ratchet.plan.signatures.table import SIGNATURES
 
@@ -93,19 +93,10 @@ def detect(rows: Sequence[Fields], where: str) -> str:
     return look_at([SourceRow(where, at, row) for at, row in enumerate(rows, 1)], where).kinds[0].layout
 
 
-def is_of(row: Fields, kind: RowKind) -> bool:
-    """Say whether a row is of a kind that was found in its source."""
-    signature = _SIGNATURES.get(kind.name)
-    if signature is not None:
-        return _fits(row, signature)
-    if kind.columns is not None:
-        row = {field: column_value(row, where) for field, where in kind.columns if isinstance(where, str)}
-    return _is(row, kind.layout)
-
-
-def row_kind_at(row: Fields, kinds: Sequence[RowKind]) -> int | None:
-    """Return the place of the kind that a row has, None where it has none of them."""
-    return next((at for at, kind in enumerate(kinds) if is_of(row, kind)), None)
+def row_kind_at(row: Fields, kinds: Sequence[RowKind], spoken_of: frozenset[str]) -> int | None:
+    """Return which of the kinds found in its source a row is of, as detection found them; None where of no one."""
+    names = _names(_fitting(row, spoken_of))
+    return next((at for at, kind in enumerate(kinds) if names == {kind.name}), None)
 
 
 def all_among(kinds: Sequence[RowKind], known: Sequence[RowKind]) -> bool:
@@ -126,6 +117,7 @@ def named_kind(name: str) -> RowKind:
 
 _SIGNATURES: Mapping[str, Signature] = {signature.name: signature for signature in SIGNATURES}
 _REFUSED = "refused"
+_RENAMED = ", renamed"
 _OTHER = "give other rows, or say with `columns:` what each column means"
 
 
@@ -152,28 +144,8 @@ def _fitting(row: Fields, spoken_of: frozenset[str]) -> tuple[RowKind, ...]:
     plain = {flat(column): column for column in present}
     if len(plain) < len(present) or all(name == column for name, column in plain.items()):
         return ()
-    return tuple(_renamed(kind, plain) for kind in _fitting({name: row[plain[name]] for name in plain}, spoken_of))
-
-
-def _renamed(kind: RowKind, plain: Mapping[str, str]) -> RowKind:
-    """Return a kind whose columns have other names in the row: `plain` leads to these."""
-    if kind.columns is None:
-        return dataclasses.replace(kind, columns=tuple(sorted(plain.items())))
-    moved = tuple((field, _elsewhere(where, plain)) for field, where in kind.columns)
-    return dataclasses.replace(kind, name=f"{kind.name}, renamed", columns=moved)
-
-
-def _elsewhere(where: Where, plain: Mapping[str, str]) -> Where:
-    if isinstance(where, Fixed):
-        return where
-    if isinstance(where, PreferredBy):
-        return where.model_copy(update={"column": _moved(where.column, plain)})
-    return _moved(where, plain) if isinstance(where, str) else tuple(_moved(path, plain) for path in where)
-
-
-def _moved(path: str, plain: Mapping[str, str]) -> str:
-    head = str(path_steps(path)[0])
-    return path.replace(head, plain[head], 1) if head in plain else path
+    kinds = _fitting({name: row[plain[name]] for name in plain}, frozenset(map(flat, spoken_of)))
+    return tuple(dataclasses.replace(kind, name=f"{kind.name}{_RENAMED}", renamed=True) for kind in kinds)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -195,6 +167,13 @@ def _heads(name: str) -> frozenset[str]:
 
 
 def _fits(row: Fields, signature: Signature) -> bool:
+    try:
+        return _holds_all(row, signature)
+    except Unfit:  # a text where a minus asks for a number
+        return False
+
+
+def _holds_all(row: Fields, signature: Signature) -> bool:
     if any(row.get(column) is not None for column in signature.without):
         return False
     for path, kinds in signature.types.items():
@@ -269,5 +248,5 @@ def _why_not_settled(values: Sequence[Fields]) -> str | None:
 
 def _refusal(kind: RowKind, values: Sequence[Fields], where: str) -> DataError:
     keys = ", ".join(sorted({str(key) for row in values for key in row}))
-    what = f"{_SIGNATURES[kind.name].refusal}; fields seen: {keys}"
+    what = f"{_SIGNATURES[kind.name.removesuffix(_RENAMED)].refusal}; fields seen: {keys}"
     return DataError(what, where=where, fix=_OTHER, code="data.no-layout")

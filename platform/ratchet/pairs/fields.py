@@ -11,6 +11,7 @@ from ratchet.pairs.meanings import has_content
 from ratchet.pairs.pair import Turn
 
 _ANSWER_KEYS = ("response", "content", "text", "completion")
+_SYSTEM = ("system", "system_prompt")
 
 
 def has(row: Mapping[str, Any], *keys: str) -> bool:
@@ -53,11 +54,18 @@ def json_type(value: Any) -> str:
 
 
 def with_system(row: Mapping[str, Any], turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Put the row's own system prompt first, where it has one and the conversation does not."""
-    for key in ("system", "system_prompt"):
-        if row.get(key) is not None and text_field(row, key).strip() and (not turns or turns[0].role != "system"):
-            return (Turn("system", text_field(row, key)), *turns)
-    return turns
+    """Put the row's own system prompt first, where it has one. Raises Unfit where it has two that differ."""
+    keys = [key for key in _SYSTEM if row.get(key) is not None and text_field(row, key).strip()]
+    if not keys:
+        return turns
+    led = bool(turns) and turns[0].role == "system"
+    own = turns[0].content if led else ""
+    found = {text.strip() for text in (own, *(row[key] for key in keys)) if text.strip()}
+    if len(found) > 1:
+        which = " and ".join([*keys, "the conversation"] if own.strip() else keys)
+        raise Unfit(Reason.MESSAGES, f"{which} have different system texts: leave one out with `ignore:`")
+    # A blank one counts as none.
+    return turns if own.strip() else (Turn("system", row[keys[0]]), *turns[led:])
 
 
 def number_of(row: Mapping[str, Any], key: str) -> float:

@@ -8,9 +8,9 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 
 from ratchet.errors import DataError, PlanError
-from ratchet.pairs.build import Built, build_pairs, builder_of
+from ratchet.pairs.build import Built, build_pairs, builder_of, check_margin
 from ratchet.pairs.checks import Reason, Unfit, check_pair
-from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, has_field
+from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, fields_named, has_field
 from ratchet.pairs.contract import (
     RowKind,
     check_found,
@@ -22,6 +22,7 @@ from ratchet.pairs.contract import (
     with_reader,
 )
 from ratchet.pairs.detect import all_among, look_at, named_kind, row_kind_at
+from ratchet.pairs.ignored import held_of, lean, without
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn, dialogue_id
 from ratchet.pairs.prefix import with_start
@@ -53,6 +54,11 @@ class SourceReading:
     system: str | None
     kinds: tuple[RowKind, ...] = ()
     shots: tuple[Shot, ...] = ()
+
+    @functools.cached_property
+    def spoken_of(self) -> frozenset[str]:
+        """The columns that conditions name."""
+        return fields_named(self.conditions)
 
     @property
     def demonstrations(self) -> bool:
@@ -88,12 +94,11 @@ def make_reading(
     column that means something would not be read.
     """
     conditions = tuple(parse_condition(text) for text in source.where)
-    fields = {one.field for condition in conditions for one in condition.comparisons()}
-    spoken_of = frozenset({*(field.split(".")[0].split("[")[0] for field in fields), *fields, *source.ignore})
+    spoken_of = fields_named(conditions)
     kinds, rows = _named(source), None
     if not kinds:
         rows = spread_rows(source, spans)
-        kinds = look_at(rows, spans[0].path or spans[0].file, spoken_of).kinds
+        kinds = look_at(lean(rows, source.ignore), spans[0].path or spans[0].file, spoken_of).kinds
     shared = like is not None and all_among(kinds, like.kinds)
     kinds = like.kinds if like is not None and shared else kinds
     _check_gives(source, kinds, spans[0])
@@ -178,14 +183,17 @@ def _contracts(
 
     `known`: their readers are found, and it is known whether they repeat their prompts.
     """
-    values = [(row, row.value) for row in rows if row.value is not None]
+    left_out = held_of(rows, source.ignore)
+    values = [(row, row.value) for row in lean(rows, source.ignore) if row.value is not None]
     if source.columns is not None:
         check_found(source.columns, [value for _, value in values], values[0][0].file)
     found = []
     for number, kind in enumerate(kinds):
-        own = [(row, value) for row, value in values if len(kinds) == 1 or row_kind_at(value, kinds) == number]
+        own = [
+            (row, value) for row, value in values if len(kinds) == 1 or row_kind_at(value, kinds, spoken_of) == number
+        ]
         held = [value for _, value in own]
-        made = with_contract(kind, held, spoken_of)
+        made = with_contract(kind, held, spoken_of, left_out)
         if known:
             found.append(dataclasses.replace(made, repeats=kind.repeats))
         else:
@@ -232,7 +240,7 @@ def pairs_of(row: SourceRow, reading: SourceReading) -> list[Item]:
     try:
         value = row.value
         sides, tools = _sides(row, value, reading) if not reading.conditions else _met(row, value, reading)
-        _check_margin(sides, reading.source.min_margin)
+        check_margin(sides, reading.source.min_margin)
         built = build_pairs(sides, reading.source.build, reading.source.seed)
     except Unfit as unfit:
         return [_skipped(row, unfit)]
@@ -270,7 +278,8 @@ def _sides(row: SourceRow, value: Fields, reading: SourceReading) -> tuple[Sides
     Raises Unfit; DataError where it holds a column that means something and is not read.
     """
     kinds = reading.kinds or (RowKind(reading.layout, reading.layout),)
-    at = 0 if len(kinds) == 1 else row_kind_at(value, kinds)
+    value = without(value, reading.source.ignore)
+    at = 0 if len(kinds) == 1 else row_kind_at(value, kinds, reading.spoken_of)
     if at is None:
         raise Unfit(Reason.MISSING, f"the row fits no kind of its source: {', '.join(kind.name for kind in kinds)}")
     check_unread(value, kinds[at], row)
@@ -293,20 +302,6 @@ def _skipped(row: SourceRow, unfit: Unfit) -> Skipped:
     # Details quote rows: half a character cannot be written to Parquet, and NUL ends a line in a terminal.
     detail = unfit.detail[:_DETAIL].encode(errors="backslashreplace").decode().replace("\0", "\\0")
     return Skipped(row.file, row.row, unfit.reason.value, detail)
-
-
-def _check_margin(sides: Sides | ChoiceQuestion, least: float) -> None:
-    if not isinstance(sides, Sides):
-        return
-    if sides.margin is None:
-        if least:
-            raise Unfit(Reason.MARGIN, "no scores, so the margin is unknown")
-        return
-    # Before `min_margin`, so that a tie is counted as one whatever the limit is.
-    if sides.margin == 0:
-        raise Unfit(Reason.TIE, "equal scores")
-    if sides.margin < max(least, 0):
-        raise Unfit(Reason.MARGIN, f"{sides.margin:g}")
 
 
 def _led(prompt: tuple[Turn, ...], reading: SourceReading) -> tuple[Turn, ...]:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ratchet.errors import PlanError
 from ratchet.plan.base import Seed, Strict, hub_name, one_of, url_or_local, wrong
-from ratchet.plan.columns import Columns
+from ratchet.plan.columns import Columns, paths_of
 from ratchet.plan.conditions import parse_condition
 from ratchet.plan.plugins import table_of
 from ratchet.plan.signatures.signature import NO_ROWS, not_taken, reader_of
@@ -18,7 +18,8 @@ LAYOUTS = ("pair", "implicit_prompt", "alpaca", "sharegpt", "scored", "reply", "
 """The layouts of rows that come with Ratchet; `pairs.layouts` says which keys each looks for."""
 BUILDERS = ("arithmetic_corruption", "multiple_choice")
 """The builders of pairs that come with Ratchet; `pairs.build` has them."""
-LAYOUT_KINDS = table_of("ratchet.layouts", "layout", ("auto", *LAYOUTS, *(one.name for one in SIGNATURES)))
+_SIGNATURES = tuple(one.name for one in SIGNATURES)
+LAYOUT_KINDS = table_of("ratchet.layouts", "layout", ("auto", *LAYOUTS, *_SIGNATURES))
 BUILDER_KINDS = table_of("ratchet.builders", "builder", BUILDERS)
 
 # mypy cannot read a Literal that is made at run time; pydantic can.
@@ -160,15 +161,26 @@ class Source(Strict):
             raise wrong("layout", "generated rows have their own layout: leave layout out", "generate")
         if self.few_shot and self.build is None:
             raise wrong("few_shot", "it belongs to `build:`, and this source has none: leave it out")
-        if self.columns is not None:
-            if self.generate is not None:
-                raise wrong("columns", "generated rows have their own columns: leave columns out", "generate")
-            if self.layout == "auto" and reader_of(self.columns) is None:
-                raise wrong("columns", NO_ROWS, "layout")
-            if lost := not_taken(self.columns, self.layout):
-                raise wrong("columns", lost, "layout")
+        self._check_columns()
         self._check_held_out()
         return self
+
+    def _check_columns(self) -> None:
+        if self.columns is None:
+            return
+        if self.generate is not None:
+            raise wrong("columns", "generated rows have their own columns: leave columns out", "generate")
+        if self.layout in _SIGNATURES:
+            raise wrong("columns", f"{self.layout} says itself what each column means: leave one of them out", "layout")
+        if self.layout == "auto" and reader_of(self.columns) is None:
+            raise wrong("columns", NO_ROWS, "layout")
+        if lost := not_taken(self.columns, self.layout):
+            raise wrong("columns", lost, "layout")
+        for field, where in self.columns.given().items():
+            for path in paths_of(where):
+                bare = path.removeprefix("-")
+                if any(bare == name or bare.startswith((f"{name}.", f"{name}[")) for name in self.ignore):
+                    raise wrong("ignore", f"columns.{field} reads {path}: leave one of them out", "columns")
 
     def _check_held_out(self) -> None:
         rows = self.held_out
