@@ -140,7 +140,7 @@ def test_tools_are_taken_from_where_the_plan_says(
     columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"} | ({"tools": where} if where else {})
     # Another row has what this one lacks.
     rows = [{**PAIR, **held}, {**PAIR, **held, "prompt": "p", "none": {"name": "else"}}]
-    keys: dict[str, Any] = {"columns": columns, "ignore": ["tools"]}
+    keys: dict[str, Any] = {"columns": columns, "ignore": ["tools"] if where else []}
     pair = next(iter(read_source(source_of(tmp_path, rows, **keys))))
     assert isinstance(pair, PreferencePair) and pair.tools is not None and json.loads(pair.tools) == tools
     found = reading_of(tmp_path, rows, **keys).read_columns
