@@ -51,7 +51,7 @@ def check_conditions(row: Mapping[str, Any], conditions: Iterable[Condition], ma
             raise Unfit(Reason.WHERE, f"{condition.text}: {'; '.join(dict.fromkeys(seen))}")
 
 
-def fields_named(conditions: Iterable[Condition]) -> frozenset[str]:
+def asked_of(conditions: Iterable[Condition]) -> frozenset[str]:
     """Return the fields that conditions name, and the columns that these are in."""
     fields = {one.field for condition in conditions for one in condition.comparisons()}
     return frozenset({*(field.split(".")[0].split("[")[0] for field in fields), *fields})

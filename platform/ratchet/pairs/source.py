@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import Built, build_pairs, builder_of, check_margin
 from ratchet.pairs.checks import Reason, Unfit, check_pair
-from ratchet.pairs.conditions import MARGIN, check_conditions, check_fields, fields_named, has_field
+from ratchet.pairs.conditions import MARGIN, asked_of, check_conditions, check_fields, has_field
 from ratchet.pairs.contract import (
     RowKind,
     check_found,
@@ -58,7 +58,7 @@ class SourceReading:
     @functools.cached_property
     def spoken_of(self) -> frozenset[str]:
         """The columns that conditions name."""
-        return fields_named(self.conditions)
+        return asked_of(self.conditions)
 
     @property
     def demonstrations(self) -> bool:
@@ -94,7 +94,7 @@ def make_reading(
     column that means something would not be read.
     """
     conditions = tuple(parse_condition(text) for text in source.where)
-    spoken_of = fields_named(conditions)
+    spoken_of = asked_of(conditions)
     kinds, rows = _named(source), None
     if not kinds:
         rows = spread_rows(source, spans)
