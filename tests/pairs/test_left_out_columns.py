@@ -123,7 +123,9 @@ def test_a_plan_that_names_and_ignores_a_column_is_refused(ignored: str) -> None
 def test_a_signature_and_columns_are_refused_together() -> None:
     with pytest.raises(ValidationError, match="openai says itself what each column means"):
         Source.model_validate({"path": "f", "layout": "openai", "columns": {"prompt": "q", "completion": "a"}})
-    assert Source.model_validate({"path": "f", "layout": "pair", "columns": {"prompt": "q", "completion": "a"}}).columns
+    assert Source.model_validate(
+        {"path": "f", "layout": "instruction", "columns": {"prompt": "q", "completion": "a"}}
+    ).columns
 
 
 @pytest.mark.parametrize("ranks", [[2, 1], ["2", " 1"], "[2, 1]", '["2", "1.0"]'])
