@@ -120,3 +120,12 @@ def test_dpo_is_the_loss_of_the_tokens_behind_the_prefix(tokenizer: Any, tmp_pat
     for one, other in zip(found, wanted, strict=True):
         assert (one is None) == (other is None)
         assert one is None or other is None or torch.allclose(one, other, atol=1e-6)
+
+
+def test_answers_that_begin_with_their_prefix_do_not_get_it_twice(tmp_path: Path) -> None:
+    plain = read(ROW, tmp_path)
+    whole = read({**ROW, "good": ROW["start"] + ROW["good"], "bad": ROW["start"] + ROW["bad"]}, tmp_path)
+    assert isinstance(plain, PreferencePair) and isinstance(whole, PreferencePair)
+    assert whole.pair_id == plain.pair_id and whole.chosen.content == ROW["good"]
+    mixed = read({**ROW, "good": ROW["start"] + ROW["good"]}, tmp_path)
+    assert isinstance(mixed, Skipped) and "does not begin with its prefix" in mixed.detail

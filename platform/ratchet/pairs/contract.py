@@ -15,6 +15,7 @@ from ratchet.pairs.fields import has, text_field
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Reader, Sides, layout_of
 from ratchet.pairs.meanings import Gives, Meaning, flat, good_literal, has_content, in_sight_of, meaning_of, says
 from ratchet.pairs.messages import tools_of
+from ratchet.pairs.pair import Turn
 from ratchet.pairs.span import SourceRow
 from ratchet.plan.columns import Columns, PreferredBy, Where, path_steps, paths_of
 from ratchet.plan.outline import close, hint
@@ -28,8 +29,9 @@ class RowKind:
     """How the rows of one kind are read: by which layout, and from which columns (None: those that it looks for).
 
     `read` and `not_read` are the columns that rows of this kind have, as `quiet` are those that need no look at all.
-    `repeats`: its answers begin with the whole prompt, which is cut off them. `reader` reads them where the layout
-    needs rows of the source to know how. `renamed`: its columns are known by their names without case and blanks.
+    `repeats`: its answers begin with the whole prompt, which is cut off them. `begun`: so do they with their prefix.
+    `reader` reads them where the layout needs rows of the source to know how. `renamed`: its columns are known by their
+    names without case and blanks.
     """
 
     name: str
@@ -39,6 +41,7 @@ class RowKind:
     not_read: tuple[str, ...] = ()
     quiet: frozenset[str] = frozenset()
     repeats: bool = False
+    begun: bool = False
     reader: Reader | None = None
     renamed: bool = False
 
@@ -71,7 +74,28 @@ def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
         return sides
     if isinstance(sides, ChoiceQuestion):
         raise Unfit(Reason.MESSAGES, "the answers are options, which go on from no prefix")
-    return dataclasses.replace(sides, prefix=text_field(fields, "prefix"))
+    start = text_field(fields, "prefix")
+    chosen, rejected = (_behind(start, side) if kind.begun else side for side in (sides.chosen, sides.rejected))
+    if chosen is None or (rejected is None and sides.rejected is not None):
+        raise Unfit(Reason.MESSAGES, "an answer does not begin with its prefix, as those of most rows do")
+    return dataclasses.replace(sides, chosen=chosen, rejected=rejected, prefix=start)
+
+
+def _behind(start: str, answer: Turn | None) -> Turn | None:
+    """Return what an answer says behind its beginning; None where it begins otherwise."""
+    if answer is None or not answer.content.startswith(start):
+        return None
+    return dataclasses.replace(answer, content=answer.content[len(start) :])
+
+
+def _begun(row: Fields, kind: RowKind) -> bool:
+    if "prefix" not in dict(kind.columns or ()):
+        return False
+    with contextlib.suppress(Unfit):  # a bad row is counted when it is read
+        sides = sides_of(row, kind)
+        start = getattr(sides, "prefix", None)
+        return isinstance(sides, Sides) and start is not None and sides.chosen.content.startswith(start)
+    return False
 
 
 def _fields(row: Fields, kind: RowKind) -> Fields:
@@ -206,7 +230,8 @@ def with_contract(
     quiet = frozenset({*read, *harmless, *spoken_of, *kind.opened, *kind.quiet})
     # One answer may well begin with its question. Where most do, it is how the rows are written.
     repeats = sum(_repeats(row, kind) for row in rows) * 2 > len(rows)
-    return dataclasses.replace(kind, read=tuple(read), not_read=(*unread, *left_out), quiet=quiet, repeats=repeats)
+    found = dataclasses.replace(kind, read=tuple(read), not_read=(*unread, *left_out), quiet=quiet, repeats=repeats)
+    return dataclasses.replace(found, begun=sum(_begun(row, found) for row in rows) * 2 > len(rows))
 
 
 def with_reader(kind: RowKind, rows: Sequence[Fields], where: str) -> RowKind:

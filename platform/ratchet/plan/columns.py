@@ -93,7 +93,8 @@ class Columns(Strict):
     answer: Column | None = None
     """The right option: an index from 0, a letter, a label or its text."""
     prefix: Column | None = None
-    """Text with which the answers begin: it is given, and what follows it is trained on and scored."""
+    """Text with which the answers begin: it is given, and what follows it is trained on and scored. Where the answers
+    of most rows hold it already, it is cut off them."""
     tools: Column | None = None
     """The tools that the prompt offers: a list of JSON objects, or its text."""
 
