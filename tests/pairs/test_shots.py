@@ -117,3 +117,15 @@ def test_too_few_questions_are_an_error(tmp_path: Path) -> None:
 def test_it_needs_a_builder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it belongs to `build:`"):
         source_of(tmp_path, SUMS, build=None)
+
+
+def test_examples_of_rows_with_a_prefix_are_whole_answers(tmp_path: Path) -> None:
+    rows = [{**row, "start": "So: "} for row in SUMS]
+    columns = {"prompt": "question", "completion": "answer", "prefix": "start"}
+    found = pairs_in(source_of(tmp_path, rows, columns=columns))
+    right = {row["question"]: f"So: {row['answer']}" for row in SUMS}
+    assert found and all(pair.prompt[-1].content == "So: " for pair in found)
+    for pair in found:
+        *examples, _ = pair.prompt[-2].content.split("Question: ")[1:]
+        shots = [one.removesuffix("\n\n").split("\nAnswer: ", 1) for one in examples]
+        assert len(shots) == 3 and all(right[question] == answer for question, answer in shots)

@@ -30,11 +30,21 @@ def pool_of(pairs: Sequence[PreferencePair], source: Source) -> tuple[Shot, ...]
     `pairs` are from all over the source. A seeded hash chooses among them, never their order.
     """
     found: dict[str, Shot] = {}
-    for pair in pairs:
+    for whole in pairs:
+        pair = _without_start(whole)
         if len(_spoken(pair.prompt)) == 1 and not held_out(source.seed, source.held_out_share, pair.prompt_key):
             shot = Shot(pair.prompt_key, pair.prompt[-1].content.strip(), pair.chosen.content.strip())
             found.setdefault(shot.key, shot)
     return tuple(sorted(found.values(), key=lambda shot: sample_key(source.seed, shot.key))[:_POOL])
+
+
+def _without_start(pair: PreferencePair) -> PreferencePair:
+    """Return a pair whose right answer has the beginning that its prompt gives."""
+    *before, last = pair.prompt
+    if last.role != "assistant":
+        return pair
+    right = dataclasses.replace(pair.chosen, content=last.content + pair.chosen.content)
+    return dataclasses.replace(pair, prompt=tuple(before), chosen=right)
 
 
 def enough_shots(pool: Sequence[Shot], source: Source) -> tuple[Shot, ...]:
