@@ -191,7 +191,7 @@ KNOWN = {
     "eq": "56920dba6482915923b9",
     "words": "3b5117b8db23008b9f14",
     "text": "e4158c62970178602754",
-    "pairs": "cb5e1d0d7a8135239e45",
+    "pairs": "9abc6ef45c1f3a085f15",
     "sums": "87ab1941a3bfa8ac65b0",
     "mine": "9ffe86d4d398922bb895",
 }

@@ -100,6 +100,7 @@ def test_keys_of_a_source_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     file = str(write_rows(tmp_path / "rows.jsonl", pairs(30)))
     _, report = report_of(capsys, file, "--set", "where=[id >= 10]", "--set", "system=Be brief.")
     assert report["sources"][0]["skipped"] == {"where": 10}
+    assert "id" in report["sources"][0]["read_columns"] and report["sources"][0]["unread_columns"] == []
     assert report["sources"][0]["shown"][0]["parts"][0]["head"][0]["text"] == "Be brief."
     assert main(["data", file, "--set", "layuot=pair"]) == 2
     assert "layuot" in capsys.readouterr().err
@@ -112,6 +113,14 @@ def test_files_of_one_name_are_sources_of_different_names(tmp_path: Path, capsys
         write_rows(tmp_path / name, pairs(30))
     _, report = report_of(capsys, *(str(tmp_path / name) for name in names))
     assert [one["name"] for one in report["sources"]] == ["x-3", "x", "x-2", "x-4"]
+
+
+def test_one_of_a_thing_is_not_said_in_the_plural(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "Which?", "chosen": f"it is {i}!", "rejected": f"it is {i}"} for i in range(10, 40)]
+    _, report = report_of(capsys, str(write_rows(tmp_path / "rows.jsonl", rows)), "--set", "held_out=0")
+    said = {one["code"]: one["says"] for one in report["sources"][0]["analyses"]}
+    assert said["prompts"].startswith("30 pairs have 1 prompt, which opens in 1 way;")
+    assert "1 character longer" in said["length-bias"]
 
 
 @pytest.mark.parametrize("page", ["absent/page.html", "."])

@@ -114,5 +114,6 @@ def test_what_nothing_uses_stops_neither(
     assert main(["data", "plan.yaml", "--json"]) == main(["check", "plan.yaml"]) == 0
     report = json.JSONDecoder().raw_decode(capsys.readouterr().out)[0]
     said = {(one["source"], one["code"], one["gravity"]) for one in report["verdicts"] if one["source"] != "some"}
+    assert report["token_use"] == [], "costs by characters do not stand below lengths in tokens"
     assert said == {("bad", "data.bad-rows", "notes"), ("bad", "unused", "notes")}
     assert main(["run", "plan.yaml", "--here"]) == 0

@@ -104,9 +104,9 @@ def look_at_plan(plan: Plan, rows: int | None = None) -> DataReport:
         for name in plan.data
         if name not in read
     ]
-    return dataclasses.replace(
-        report, verdicts=worst_first([*more, *report.verdicts]), token_use=tuple(advise(plan).uses)
-    )
+    # By characters, the costs of a model from scratch would stand below lengths in its own tokens.
+    uses = [use for use in advise(plan).uses if plan.model.scratch is None or use.how != "characters"]
+    return dataclasses.replace(report, verdicts=worst_first([*more, *report.verdicts]), token_use=tuple(uses))
 
 
 def look_at_files(

@@ -141,8 +141,9 @@ class LengthLook:
             count=self._longer,
             of=of,
             counted="pairs",
-            says=f"the chosen answer is longer in {of_all(self._longer, of)}, and {abs(difference):,.0f} characters "
-            f"{'longer' if difference >= 0 else 'shorter'} on average; to guess the {which} answer is right for "
+            says=f"the chosen answer is longer in {of_all(self._longer, of)}, and {abs(difference):,.0f} "
+            f"character{'s' * (round(abs(difference)) != 1)} {'longer' if difference >= 0 else 'shorter'} on average; "
+            f"to guess the {which} answer is right for "
             f"{accuracy:.1%} (95 %: {low:.1%} to {high:.1%})",
             do=f"a model can learn to write {which} answers from this: compare lengths before and after training, or "
             "train with a loss that takes the mean over tokens (simpo)"

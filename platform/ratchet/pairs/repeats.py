@@ -63,7 +63,8 @@ class RepeatLook:
             of,
             "are an earlier pair but for case, blanks, punctuation of the prompt, or the system turn",
         )
-        said = f"{of:,} pairs have {self._prompts:,} prompts, which open in {self._keys:,} ways"
+        said = f"{of:,} pair{'s have' if of != 1 else ' has'} {self._prompts:,} prompt{'s' * (self._prompts != 1)}, "
+        said += f"which open{'s' * (self._prompts == 1)} in {self._keys:,} way{'s' * (self._keys != 1)}"
         yield DataAnalysis(
             code="prompts",
             gravity="notes",

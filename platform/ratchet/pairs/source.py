@@ -67,8 +67,10 @@ class SourceReading:
 
     @property
     def read_columns(self) -> tuple[str, ...]:
-        """The columns that the rows looked at have and that are read."""
-        return tuple(dict.fromkeys(column for kind in self.kinds for column in kind.read))
+        """The columns that the rows looked at have and that are read, by their kind or by `where`."""
+        asked = asked_of(self.conditions)
+        found = [column for kind in self.kinds for column in (*kind.read, *sorted(asked.intersection(kind.not_read)))]
+        return tuple(dict.fromkeys(found))
 
     @property
     def unread_columns(self) -> tuple[str, ...]:
