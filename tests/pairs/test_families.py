@@ -143,6 +143,17 @@ def test_answers_behind_a_thought_that_the_prompt_closes_are_told_once(caplog: p
     assert "enable_thinking: true" in record.getMessage()
 
 
+def test_plain_answers_behind_a_prompt_that_opens_thoughts_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    (opens,) = (family for family in FAMILIES if family.name == "deepseek-r1")
+    sides.tell_opened.cache_clear()
+    made(opens, (ASK,), THOUGHT)
+    assert not caplog.records
+    for _ in range(2):
+        made(opens, (ASK,), PLAIN)
+    (record,) = caplog.records
+    assert "enable_thinking: false" in record.getMessage()
+
+
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0<>[]"), min_size=1, max_size=30).filter(str.strip)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.refusals import Refusal, RefusalReason
-from ratchet.pairs.sides import Ask, applied, side_of
+from ratchet.pairs.sides import Ask, applied, side_of, tell_opened
 from ratchet.pairs.style import Style, messages_of
-from ratchet.pairs.thoughts import common_start, split_thoughts
+from ratchet.pairs.thoughts import common_start, has_thoughts, opens_thoughts, split_thoughts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,9 @@ def render_pair(tokenizer: Any, style: Style, pair: PreferencePair) -> Rendered 
         sides = [side_of(tokenizer, style, ask, answer) for answer in answers]
     except Unfit as unfit:
         return Refusal(RefusalReason(unfit.reason), unfit.detail)
+    plain = [one for one in answers if not (one.reasoning or one.tool_calls or has_thoughts(one.content))]
+    if plain and opens_thoughts(ask.start):
+        tell_opened(str(tokenizer.name_or_path))
     # Where one answer has thoughts and the other has not, the mark that opens them is no longer the prompt's.
     prompt = common_start(sides[0][0], sides[-1][0])
     return Rendered(prompt, sides[0][1], sides[1][1] if pair.rejected is not None else None)

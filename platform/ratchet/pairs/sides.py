@@ -92,6 +92,17 @@ def _tell_closed(name: str) -> None:
     )
 
 
+@functools.cache
+def tell_opened(name: str) -> None:
+    """Warn once of answers without the thoughts that the model will be asked for."""
+    _log.warning(
+        "%s: some answers have no thoughts, and the generation prompt opens thoughts: such answers train behind a "
+        "prompt without that; give rows with thoughts, or turn them off by model.template_arguments, such as "
+        "{enable_thinking: false}",
+        name,
+    )
+
+
 def _plainly(style: Style, ask: Ask, head: str | None, content: str, full: str) -> Side | None:
     """Return a side whose answer stands between what the style has found, None where it does not."""
     base = ask.start.removesuffix(style.opened)
