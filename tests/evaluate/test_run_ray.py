@@ -71,7 +71,8 @@ def test_a_suite_has_its_scores_items_and_report(straight: Path) -> None:
     document = scores_of(straight / "out")
     found = by_task(document, "tales")
     assert list(found) == ["small-sums", "word-letters", "text", "overlap", "feelings"]
-    assert 2 < found["text"]["scores"][0]["value"] < 100
+    # Of 512 tokens a model of random weights is sure of none; the published one comes to a tenth of that.
+    assert 2 < found["text"]["scores"][0]["value"] < 600
     assert found["feelings"]["scores"][0]["value"] is None
     assert "0 of 10 parsed" in found["feelings"]["scores"][0]["note"]
     assert sum(found["feelings"]["problems"].values()) == 10

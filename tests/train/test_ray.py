@@ -37,7 +37,7 @@ def base(session: None, inputs: dict[str, Any], tmp_path_factory: pytest.TempPat
 def test_a_step_on_ray_leaves_what_it_promises(base: tuple[Path, TrainResult]) -> None:
     folder, result = base
     lines = lines_of(folder)
-    assert result.counts == {"steps": 12, "pairs_seen": 88, "pairs": 22, "epochs": 4}
+    assert result.counts == {"steps": 12, "pairs_seen": 88, "pairs": 22, "epochs": 4, "of_file": [22]}
     assert result.workers == 2 and result.steps == 12 and result.resumed_from == 0
     assert result.first is not None and result.first["largest_h"] <= result.first["h_tolerance"]
     assert result.published["difference_nats"] <= result.published["allowed_nats"]
