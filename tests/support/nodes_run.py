@@ -15,12 +15,15 @@ model:
   scratch: {tokenizer_from: [slips], vocab_size: 320, hidden_size: 32, layers: 2, heads: 2, key_value_heads: 1,
             intermediate_size: 64, max_positions: 128}
 data:
-  slips: {generate: {kind: arithmetic, rows: 48, steps: 2, largest: 20, seed: 1}, build: arithmetic_corruption}
+  slips:
+    generate: {kind: arithmetic, rows: 48, steps: 2, largest: 20, seed: 1}
+    build: arithmetic_corruption
+    held_out: 0.2
 """
 PLAN = f"""\
 name: base
 {MADE}stages:
-  align: {{kind: dpop, data: [slips], batch: 8, learning_rate: 1e-3, max_length: 96, checkpoint: {{every: 2, keep: 2}}}}
+  align: {{kind: dpop, data: [slips], batch: 8, learning_rate: 3e-4, max_length: 96, checkpoint: {{every: 2, keep: 2}}}}
 evaluate: [suite.yaml]
 cluster: {{workers: 2, token_budget: 512, score_actors: 2, deepspeed: {{zero: 2}}}}
 """
@@ -28,7 +31,10 @@ SUITE = """\
 tasks:
   others:
     kind: preference
-    data: {generate: {kind: arithmetic, rows: 16, steps: 2, largest: 20, seed: 3}, build: arithmetic_corruption}
+    data:
+      generate: {kind: arithmetic, rows: 16, steps: 2, largest: 20, seed: 3}
+      build: arithmetic_corruption
+      held_out: 0
 """
 
 
