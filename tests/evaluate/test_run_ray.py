@@ -37,6 +37,7 @@ from evaluation_run import (
 )
 from harness_example import own_task
 from ratchet.reference.processes import still_there
+from tests.conftest import SHARED
 from whole_run import processes_below, ratchet, until
 
 pytestmark = pytest.mark.ray
@@ -71,8 +72,9 @@ def test_a_suite_has_its_scores_items_and_report(straight: Path) -> None:
     document = scores_of(straight / "out")
     found = by_task(document, "tales")
     assert list(found) == ["small-sums", "word-letters", "text", "overlap", "feelings"]
-    # Of 512 tokens a model of random weights is sure of none; the published one comes to a tenth of that.
-    assert 2 < found["text"]["scores"][0]["value"] < 600
+    # The published model has learnt such texts; one of random weights is as unsure as a guess among its 512 tokens.
+    least, most = (2, 100) if (SHARED / "stories260K").is_dir() else (450, 600)
+    assert least < found["text"]["scores"][0]["value"] < most
     assert found["feelings"]["scores"][0]["value"] is None
     assert "0 of 10 parsed" in found["feelings"]["scores"][0]["note"]
     assert sum(found["feelings"]["problems"].values()) == 10
@@ -134,7 +136,8 @@ def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(
 ) -> None:
     storage = suite_in(tmp_path) / "out"
     with begun(tmp_path, *asked(stories)) as run:
-        until(lambda: len(units(storage)) >= 6, run)
+        # One more than is asked for below: a stop may take back the line whose bytes are not on the disk yet.
+        until(lambda: len(units(storage)) >= 7, run)
         os.kill(run.pid, signal.SIGSTOP)  # so that nothing is started between the look and the kill
         below = [pid for pid, title in processes_below(run.pid) if not title.startswith(SLOW_TO_GO)]
         os.kill(run.pid, how)
@@ -144,8 +147,7 @@ def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(
             assert (run.returncode, "asked to stop by SIGTERM" in said, "Traceback" in said) == (75, True, False)
         assert not still_there(below, 60)
     before = len(units(storage))
-    # A stop may fall between a line's bytes and the fsync that makes it count: that one is taken back.
-    assert 5 <= before < len(units(straight / "out"))
+    assert 6 <= before < len(units(straight / "out"))
     found = ratchet(tmp_path, *asked(stories))
     assert found.returncode == 0, found.stderr
     assert_same(storage, straight)
