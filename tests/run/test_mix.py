@@ -10,24 +10,18 @@ import pytest
 
 from ratchet import cli
 from ratchet.pairs.table import TokenTable, open_table
-from whole_run import metrics, record, steps
+from whole_run import TINY, metrics, record, steps
 
-PLAN = """\
-name: tiny
-model:
-  scratch: {tokenizer_from: [slips], vocab_size: 300, hidden_size: 16, layers: 1, heads: 2, key_value_heads: 1,
-            intermediate_size: 32, max_positions: 96}
-data:
-  slips:
-    generate: {kind: arithmetic, rows: 20, steps: 2, largest: 9, seed: 1}
-    build: arithmetic_corruption
-    held_out: 0.2
+PLAN = (
+    TINY
+    + """\
   quiz: {generate: {kind: arithmetic_quiz, rows: 12, steps: 1, seed: 2}, build: multiple_choice, held_out: 0.2}
 stages:
   warm: {kind: sft, data: [slips, quiz], mix: {weights: {slips: 1, quiz: 2}, until: all_exhausted}, max_length: 96}
   align: {kind: dpo, after: warm, data: {slips: 2.5, quiz: 0.5}, batch: 4, learning_rate: 1e-3, max_length: 96}
 cluster: {token_budget: 512, storage: out}
 """
+)
 
 
 @pytest.fixture(scope="module")

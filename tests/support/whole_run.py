@@ -60,7 +60,7 @@ tasks:
   sums: {kind: exact_match, source: sums, pattern: 'answer is (-?\\d+)', rows: 16, max_new_tokens: 32}
 """
 
-SMALLEST = """\
+TINY = """\
 name: tiny
 model:
   scratch: {tokenizer_from: [slips], vocab_size: 300, hidden_size: 16, layers: 1, heads: 2, key_value_heads: 1,
@@ -70,6 +70,12 @@ data:
     generate: {kind: arithmetic, rows: 20, steps: 2, largest: 9, seed: 1}
     build: arithmetic_corruption
     held_out: 0.2
+"""
+"""The smallest model and source."""
+
+SMALLEST = (
+    TINY
+    + """\
 stages:
   warm: {kind: sft, data: [slips], max_length: 96}
   align: {kind: dpo, after: warm, data: [slips], batch: 4, learning_rate: 1e-3, max_length: 96}
@@ -77,6 +83,7 @@ stages:
 evaluate: [suite.yaml]
 cluster: {token_budget: 512, storage: out}
 """
+)
 SMALLEST_SUITE = """\
 tasks:
   sums: {kind: exact_match, source: slips, pattern: 'answer is (-?\\d+)', rows: 2, max_new_tokens: 2}
