@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[Any]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.token, server.jobs, server.seen = "", JOBS, []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
         server.shutdown()

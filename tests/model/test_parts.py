@@ -97,6 +97,7 @@ def test_what_text_does_not_reach_is_published_byte_for_byte(tmp_path: Path, fam
     assert type(AutoConfig.from_pretrained(out)) is type(AutoConfig.from_pretrained(folder))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_stay_away_from_what_text_does_not_reach(tmp_path: Path, family: str) -> None:
     model = add_lora(skeleton(folder_of(tmp_path, family), "float32"), Lora(rank=2))

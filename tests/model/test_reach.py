@@ -73,6 +73,7 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_hybrids_take_default_adapters_and_merge(tmp_path: Path, family: str) -> None:
     """Where kernels for GPUs read the weight of out_proj by themselves, an adapter there would do nothing."""
@@ -90,6 +91,7 @@ def test_layers_that_are_called_are_not_taken_for_bypassed(family: str) -> None:
     assert bypassed_modules(tiny(family, torch.float32)) == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("config", [Qwen2MoeConfig(**MOE, shared_expert_intermediate_size=16), GPT_OSS])
 def test_experts_that_default_targets_leave_out_are_said_and_can_be_named(tmp_path: Path, config: Any) -> None:
     folder = folder_of(tmp_path, config)

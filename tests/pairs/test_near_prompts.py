@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +29,14 @@ def split(folder: Path, asked: list[str], share: float) -> tuple[list[str], list
     return sides
 
 
+@functools.cache
+def runs(text: str) -> frozenset[tuple[str, ...]]:
+    words = text.split()
+    return frozenset(zip(words, words[1:], words[2:], strict=False))
+
+
 def alike(left: str, right: str) -> float:
-    one, other = ({tuple(text.split()[at : at + 3]) for at in range(len(text.split()) - 2)} for text in (left, right))
-    return len(one & other) / len(one | other)
+    return len(runs(left) & runs(right)) / len(runs(left) | runs(right))
 
 
 def test_prompts_that_share_most_of_their_words_are_counted(tmp_path: Path) -> None:

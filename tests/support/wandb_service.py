@@ -197,7 +197,7 @@ def service() -> Iterator[Service]:
     found = Service()
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"service": found}))
     found.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield found
