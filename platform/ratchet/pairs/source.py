@@ -68,8 +68,11 @@ class SourceReading:
     @property
     def read_columns(self) -> tuple[str, ...]:
         """The columns that the rows looked at have and that are read, by their kind or by `where`."""
-        asked = asked_of(self.conditions)
-        found = [column for kind in self.kinds for column in (*kind.read, *sorted(asked.intersection(kind.not_read)))]
+        found = [
+            column
+            for kind in self.kinds
+            for column in (*kind.read, *sorted(self.spoken_of.intersection(kind.not_read)))
+        ]
         return tuple(dict.fromkeys(found))
 
     @property

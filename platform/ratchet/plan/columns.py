@@ -48,8 +48,8 @@ Where: TypeAlias = str | tuple[str, ...] | Fixed | PreferredBy
 class Columns(Strict):
     """What each column means. What is named is read; what is not is not.
 
-    A path has dots and indices: `meta.system`, `ratings[0]`, `answers[*].text` (a list of all), `-rank` (a number with
-    its sign turned round: a rank as a score). `[a, b]` makes a list of two columns, `{value: …}` a constant.
+    A path has dots and indices: `meta.system`, `ratings[0]`, `answers[*].text` (a list of all), `-rank` (the number
+    with the other sign). `[a, b]` makes a list of two columns, `{value: …}` a constant.
     """
 
     prompt: Column | None = None

@@ -75,8 +75,8 @@ class ModelSpec(Strict):
     system: str | None = None
     """System prompt of conversations that have none of their own."""
     system_turns: Literal["fold", "refuse"] = "fold"
-    """What becomes of a system text that the chat template has no place for: it goes before the first user's text, or
-    such rows are left out."""
+    """A system text that the chat template has no place for goes before the first user's text, or its row is left
+    out."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Needs `name`, and a commit as `revision`: 40 hex digits, no branch or tag."""
 

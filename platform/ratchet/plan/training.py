@@ -92,7 +92,7 @@ class TrainingStage(Strict):
     if TYPE_CHECKING:  # every kind declares its own, so that the page names it once
         kind: str
     data: Names | Annotated[dict[Name, Share], Field(min_length=1)]
-    """Sources by name, or a mapping from name to how often an epoch sees its pairs: 0.5 is a seeded half of them,
+    """Sources by name, or a mapping from name to how often an epoch sees its pairs. 0.5 is a seeded half of them,
     3 each of them three times, 1.5 all of them and a seeded half again. Repeats stand far apart."""
     mix: Mix | None = None
     """In which proportion an epoch has the pairs of the sources; without it, as many as there are."""
