@@ -132,6 +132,16 @@ def test_a_model_is_asked_with_the_prompt_that_it_is_trained_with(family: Family
         assert chat_ids(known(family)[0], prompt) == made(family, prompt, answers)["prompt"], name
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_beginning_of_thoughts_is_rendered_or_refused_as_that(family: Family) -> None:
+    go_on = says("Two, and two.\n</think>\n\nIt is 4."), says("Hm.\n</think>\n\nIt is 5.")
+    row = made(family, (ASK, says("<think>\n")), go_on)
+    assert row["reason"] in {None, RefusalReason.THOUGHTS, RefusalReason.SPECIAL}
+    if row["reason"] is None:
+        start = known(family)[0].decode([*row["prompt"]])
+        assert start.rstrip().endswith("<think>") and "It is" not in start
+
+
 def test_answers_behind_a_thought_that_the_prompt_closes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     (small,) = (family for family in FAMILIES if family.name == "qwen3.5-small")
     sides._tell_closed.cache_clear()

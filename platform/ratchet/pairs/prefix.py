@@ -14,6 +14,7 @@ from ratchet.pairs.pair import PreferencePair, Turn
 from ratchet.pairs.refusals import Refusal, RefusalReason
 from ratchet.pairs.render import Rendered, render_pair
 from ratchet.pairs.style import Style
+from ratchet.pairs.thoughts import has_thoughts, never_end
 
 
 def given_start(pair: PreferencePair) -> str | None:
@@ -46,7 +47,10 @@ def render_whole(tokenizer: Any, style: Style, pair: PreferencePair) -> Rendered
     heads = {_up_to(start, side, len(found.prompt)) for side in sides}
     head = heads.pop()
     if head is None or heads:
-        return Refusal(RefusalReason.ANSWER_ALTERED, f"the prefix {start[:60]!r} is not as written")
+        # A template writes thoughts in its own place, and so the marks of a beginning may stand elsewhere.
+        thinks = never_end(start) or has_thoughts(start)
+        reason = RefusalReason.THOUGHTS if thinks else RefusalReason.ANSWER_ALTERED
+        return Refusal(reason, f"the prefix {start[:60]!r} is not as written")
     return dataclasses.replace(found, prompt=head)
 
 
