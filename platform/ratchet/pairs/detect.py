@@ -12,10 +12,10 @@ from typing import Any
 from ratchet.errors import DataError
 from ratchet.pairs.checks import Unfit
 from ratchet.pairs.columns import column_value, settled, value_kind
-from ratchet.pairs.contract import RowKind
 from ratchet.pairs.layouts import LAYOUTS, Fields, layout_of
 from ratchet.pairs.meanings import flat
 from ratchet.pairs.nearest import nearest
+from ratchet.pairs.row_kind import RowKind
 from ratchet.pairs.span import SourceRow
 from ratchet.plan.columns import path_steps, paths_of
 from ratchet.plan.signatures.signature import Signature

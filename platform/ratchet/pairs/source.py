@@ -11,22 +11,14 @@ from ratchet.errors import DataError, PlanError
 from ratchet.pairs.build import Built, build_pairs, builder_of, check_margin
 from ratchet.pairs.checks import Reason, Unfit, check_pair
 from ratchet.pairs.conditions import MARGIN, asked_of, check_conditions, check_fields, has_field
-from ratchet.pairs.contract import (
-    RowKind,
-    check_found,
-    check_unread,
-    sides_of,
-    tools_offered,
-    unread,
-    with_contract,
-    with_reader,
-)
+from ratchet.pairs.contract import check_found, check_unread, unread, with_contract, with_reader
 from ratchet.pairs.detect import all_among, look_at, named_kind, row_kind_at
 from ratchet.pairs.ignored import held_of, lean, without
 from ratchet.pairs.layouts import ChoiceQuestion, Fields, Sides, layout_of
 from ratchet.pairs.pair import PreferencePair, Skipped, Turn, dialogue_id
 from ratchet.pairs.prefix import with_start
 from ratchet.pairs.read import GENERATED, plan_spans, read_span
+from ratchet.pairs.row_kind import RowKind, sides_of, tools_offered
 from ratchet.pairs.shots import Shot, enough_shots, pool_of, with_shots
 from ratchet.pairs.span import SourceRow, Span
 from ratchet.pairs.spread import spread_rows
