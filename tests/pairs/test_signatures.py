@@ -22,6 +22,7 @@ from ratchet.pairs.pair import PreferencePair, Skipped, Turn
 from ratchet.pairs.read import plan_spans
 from ratchet.pairs.source import make_reading, read_source, span_pairs
 from ratchet.plan.data import Source
+from ratchet.plan.signatures.demonstrations import WITH_THOUGHTS
 from ratchet.plan.signatures.sides import SIDES
 from ratchet.plan.signatures.signature import Signature
 from ratchet.plan.signatures.table import SIGNATURES
@@ -89,8 +90,15 @@ def test_sides_of_other_names_are_read(signature: Signature, tmp_path: Path) -> 
     assert [said(item) for item in items] == ["system s | user q | + a | - b"]
 
 
+@pytest.mark.parametrize("signature", WITH_THOUGHTS, ids=lambda one: one.name)
+def test_thoughts_beside_a_demonstration_are_read(signature: Signature, tmp_path: Path) -> None:
+    row = {signature.columns[name]: text for name, text in (("prompt", "q"), ("completion", "a"), ("reasoning", "t"))}
+    items = read_source(source_of({"rows": [{**row, "system": "s", "id": "x"}]}, tmp_path))
+    assert [said(item) for item in items] == ["system s | user q | + [t] a"]
+
+
 def test_every_signature_has_rows_that_are_read_by_it(tmp_path: Path) -> None:
-    found = {signature.name for signature in SIDES}
+    found = {signature.name for signature in (*SIDES, *WITH_THOUGHTS)}
     for number, case in enumerate(CASES.values()):
         (folder := tmp_path / str(number)).mkdir()
         source = source_of(case, folder)

@@ -73,7 +73,7 @@ CONTEXT |= {
 for names in (
     ("instruction", "chosen", "rejected", "score_chosen", "score_rejected"),
     ("messages",),
-    ("prompt", "completion"),
+    ("prompt", "completion", "reasoning"),
     ("prompt", "responses", "scores"),
     ("question", "choices", "answer"),
     ("prompt", "output_1", "output_2", "preference"),

@@ -72,7 +72,7 @@ _MEANINGS: Mapping[str, Meaning] = {
         ),
         Meaning(
             "the thoughts before an answer",
-            "put them into the messages, as `reasoning_content` of the assistant's",
+            "columns: {{reasoning: {column}, …}}, or `reasoning_content` of the assistant's messages",
             text=True,
         ),
     ),
@@ -129,6 +129,9 @@ _MEANINGS: Mapping[str, Meaning] = {
     ),
 }
 _SIDES = (_MEANINGS["chosen"], _MEANINGS["rejected"])
+_OF_A_SIDE = Meaning(
+    "the thoughts before one of the answers", "columns: {{reasoning_chosen: …, reasoning_rejected: …, …}}", text=True
+)
 _NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
 _OF_BAD = {"false": "true", "f": "t", "no": "yes", "bad": "good", "incorrect": "correct", "undesirable": "desirable"}
 _OF_BAD |= {"down": "up", "thumbs_down": "thumbs_up", "rejected": "chosen", "unsafe": "safe", "poor": "good"}
@@ -154,7 +157,7 @@ def meaning_of(column: str, gives: Gives) -> Meaning | None:
     """Return what a column means beside rows that give pairs or demonstrations, or None where it says nothing."""
     name = flat(column.rsplit(".", 1)[-1])
     found = _MEANINGS.get(name) or (_MEANINGS["rejected"] if _REJECTED.fullmatch(name) else None)
-    found = found or (_MEANINGS["reasoning"] if _SIDE_THOUGHTS.fullmatch(name) else None)
+    found = found or (_OF_A_SIDE if _SIDE_THOUGHTS.fullmatch(name) else None)
     if found is None or (found.single and gives != "demonstrations"):
         return None
     return found

@@ -35,7 +35,9 @@ _OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "chosen": ("preferred", "better", "best", "good", "accepted", "winner", "positive", "win"),
     "rejected": ("worse", "bad", "worst", "dispreferred", "loser", "negative", "lose"),
     "output": ("answer", "completion", "target", "reply", "response", "solution"),
+    "reasoning_content": ("reasoning", "thinking", "thoughts", "cot", "rationale"),
 }
+_THOUGHTS = "reasoning_content"
 _BOTH = ("chosen", "rejected")
 _ANY_OF_THEM = ("output",)
 """Needs of which no column is named where several have one of the words."""
@@ -65,6 +67,8 @@ def nearest(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if (compared := two_answers(holds)) is not None:
         return _compared(compared, holds, rows)
     known = {one.name: _needed(one.name) for one in SIGNATURES if one.reader}
+    if _meant(_THOUGHTS, holds) is None:  # a question and an answer alone say too little of which column is which
+        known = {name: needed for name, needed in known.items() if _THOUGHTS not in needed}
     # What has all columns of a known data set and does not fit is something else.
     needs = {**_PLAIN, **{name: needed for name, needed in known.items() if not set(needed) <= set(common)}}
     # A layout of plain names is what most people mean, and more so where nothing is the same.

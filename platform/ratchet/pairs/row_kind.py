@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 from ratchet.pairs.checks import Reason, Unfit
 from ratchet.pairs.columns import column_value, fields_of, settled
@@ -17,6 +19,11 @@ from ratchet.plan.columns import Where, path_steps, paths_of
 
 _PROMPTS = ("prompt", "question", "instruction", "query")
 _ANSWERS = ("chosen", "rejected", "completion", "output", "response", "answer")
+THOUGHTS: Mapping[str, tuple[str, ...]] = {
+    "chosen": ("reasoning", "reasoning_chosen"),
+    "rejected": ("reasoning_rejected",),
+}
+"""Fields that hold the thoughts of an answer, by the side that it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +71,7 @@ def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
     fields = fields_at(row, kind)
     if kind.repeats and (cut := _without_prompt(fields)) is not None:
         fields = cut
-    sides = (kind.reader or layout_of(kind.layout).read)(fields)
+    sides = _with_thoughts((kind.reader or layout_of(kind.layout).read)(fields), fields, dict(kind.columns or ()))
     if not has_content(fields.get("prefix")) or "prefix" not in dict(kind.columns or ()):
         return sides
     if isinstance(sides, ChoiceQuestion):
@@ -74,6 +81,20 @@ def sides_of(row: Fields, kind: RowKind) -> Sides | ChoiceQuestion:
     if chosen is None or (rejected is None and sides.rejected is not None):
         raise Unfit(Reason.MESSAGES, "an answer does not begin with its prefix, as those of most rows do")
     return dataclasses.replace(sides, chosen=chosen, rejected=rejected, prefix=start)
+
+
+def _with_thoughts(sides: Sides | ChoiceQuestion, fields: Fields, named: Mapping[str, Any]) -> Sides | ChoiceQuestion:
+    """Return sides with the thoughts that columns of their own hold. Raises Unfit."""
+    for side, keys in THOUGHTS.items():
+        for key in keys:
+            if key not in named or not has_content(fields.get(key)) or not isinstance(sides, Sides):
+                continue
+            answer = getattr(sides, side)
+            if answer.reasoning is not None:
+                raise Unfit(Reason.MESSAGES, f"an answer has thoughts of its own, and {key} has more")
+            thinking = dataclasses.replace(answer, reasoning=text_field(fields, key).strip())
+            sides = dataclasses.replace(sides, **{side: thinking})
+    return sides
 
 
 def _behind(start: str, answer: Turn | None) -> Turn | None:

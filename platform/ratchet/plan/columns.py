@@ -95,6 +95,12 @@ class Columns(Strict):
     prefix: Column | None = None
     """Text with which the answers begin: it is given, and what follows it is trained on and scored. Where the answers
     of most rows hold it already, it is cut off them."""
+    reasoning: Column | None = None
+    """The thoughts before the answer of a demonstration: text, without the marks that the chat template writes."""
+    reasoning_chosen: Column | None = None
+    """The thoughts before the better answer."""
+    reasoning_rejected: Column | None = None
+    """The thoughts before the worse answer."""
     tools: Column | None = None
     """The tools that the prompt offers: a list of JSON objects, or its text."""
 

@@ -14,6 +14,20 @@ def _asked(name: str, prompt: str, answer: str, seen: str, *, without: tuple[str
     return known(name, "instruction", columns, seen, without=(*_SIDES, *without))
 
 
+WITH_THOUGHTS: tuple[Signature, ...] = tuple(
+    known(
+        f"{prompt}_{answer}_with_thoughts",
+        "instruction",
+        {"prompt": prompt, "completion": answer, "reasoning": "reasoning_content", "system?": "system"},
+        "Congliu/Chinese-DeepSeek-R1-Distill-data-110k, and answers saved from an API of models that think",
+        types={"reasoning_content": "text"},
+        without=_SIDES,
+    )
+    for prompt in ("prompt", "question", "instruction", "query", "problem", "input")
+    for answer in ("answer", "response", "completion", "output", "content", "solution")
+)
+"""A question and an answer with what APIs of models that think give beside it."""
+
 DEMONSTRATIONS: tuple[Signature, ...] = (
     known(
         "lima",
@@ -42,6 +56,7 @@ DEMONSTRATIONS: tuple[Signature, ...] = (
         )
         for column in ("items", "data", "dialogue", "dialog", "chat", "turns", "chat_messages")
     ),
+    *WITH_THOUGHTS,
     known(
         "orca_chat",
         "instruction",

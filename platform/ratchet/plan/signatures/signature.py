@@ -80,7 +80,7 @@ Groups: TypeAlias = tuple[tuple[str, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a layout takes: of each group in `needs` one field, of each in `may` one or none, and `_ALWAYS`."""
+    """What a layout takes: of each group in `needs` one field, of each in `may` one or none, and all of `also`."""
 
     reader: str
     needs: Groups
@@ -92,8 +92,18 @@ class Reading:
         found = {next(iter(one for one in group if one in held), "") for group in (*self.needs, *self.may)}
         # An input and a history belong to an instruction, which a prompt beside them is.
         instructed = "instruction" in found or ("prompt" in found and _instructs(self))
-        always = {*_ALWAYS} - ({"prefix"} if self.reader == "choices" else set())
-        return held & (found | always | ({"input", "history"} if instructed else set()))
+        return held & {*found, *self.also, *(("input", "history") if instructed else ())}
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """The fields that are read beside all others."""
+        if self.reader == "choices":
+            return ("system", "tools")
+        sides = {field for group in self.needs for field in group} & {"chosen", "rejected"}
+        thoughts = (
+            ("reasoning",) if self.reader == "instruction" else tuple(f"reasoning_{one}" for one in sorted(sides))
+        )
+        return ("system", "prefix", *thoughts, "tools")
 
 
 def _instructs(reading: Reading) -> bool:
@@ -123,13 +133,12 @@ def not_taken(columns: Columns, layout: str) -> str:
     lost = [field for field in named if field not in reading.taken(named)]
     takes = [" or ".join(group) for group in (*reading.needs, *reading.may)]
     instructed = ["input", "history"] if _instructs(reading) or reading.reader == "alpaca" else []
-    also = [field for field in _ALWAYS if reading.reader != "choices" or field != "prefix"]
     fuller = next((one for one in _READINGS if layout == "auto" and one.taken(named) == {*named}), None)
     needs = "" if fuller is None else ", ".join(" or ".join(group) for group in fuller.needs)
     fix = f"; {fuller.reader} takes all of these and needs {needs}" if fuller is not None else ""
     return (
         f"{', '.join(lost)} would not be read: the layout {reading.reader} takes "
-        f"{', '.join([*takes, *instructed, *also])}{fix}; leave out what it does not take"
+        f"{', '.join([*takes, *instructed, *reading.also])}{fix}; leave out what it does not take"
         if lost
         else ""
     )
@@ -141,7 +150,6 @@ def _reading_of(given: Mapping[str, Where], layout: str) -> Reading | None:
     return met if met is not None or layout == "auto" else next(iter(rows), None)
 
 
-_ALWAYS = ("system", "prefix", "tools")
 _ASKED = ("prompt", "instruction")
 _ANY = ("prompt", "question", "instruction", "messages")
 _BOTH = (("chosen",), ("rejected",))
