@@ -207,7 +207,6 @@ def test_a_model_that_cannot_share_says_so_once_and_scores_all_the_same(
     ("change", "reason"),
     [
         ({"expert_capacity": 4}, "its experts take a share of the batch (expert_capacity)"),
-        ({"router_jitter_noise": 0.1}, "its routing is noisy (router_jitter_noise)"),
         ({"layer_types": ["full_attention", "conv"]}, "its layers are conv, which read a row from left to right"),
     ],
 )

@@ -9,10 +9,15 @@ import pytest
 import torch
 from transformers import (
     BambaConfig,
+    FalconConfig,
     FalconH1Config,
     GptOssConfig,
+    JetMoeConfig,
+    Llama4TextConfig,
+    LongcatFlashConfig,
     Mamba2Config,
     NemotronHConfig,
+    PhimoeConfig,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
@@ -25,7 +30,7 @@ from ratchet.model.lora import add_lora, bypassed_modules, merge_lora, reach_of,
 from ratchet.plan.training import Lora
 from ratchet.train.communicate import Alone
 from ratchet.train.engine import TorchEngine
-from tiny_models import ENDS, GROUPED, tiny
+from tiny_models import ENDS, GROUPED, SMALL, tiny
 from train_bench import CPU, spec_of, train_whole, write_inputs
 
 MOE = {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -50,6 +55,38 @@ HYBRIDS: dict[str, Any] = {
     ),
     "bamba": BambaConfig(**GROUPED, attn_layer_indices=[1], **MAMBA),
 }
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4}
+ROUTED: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "phimoe": (PhimoeConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, sliding_window=None), ("router",)),
+    "llama4": (
+        Llama4TextConfig(
+            **GROUPED,
+            head_dim=8,
+            num_local_experts=2,
+            intermediate_size_mlp=24,
+            attention_chunk_size=64,
+            moe_layers=[1],
+        ),
+        ("router",),
+    ),
+    "longcat": (
+        LongcatFlashConfig(
+            **SMALL,
+            **ENDS,
+            **LATENT,
+            head_dim=4,
+            num_layers=1,
+            ffn_hidden_size=24,
+            expert_ffn_hidden_size=16,
+            n_routed_experts=4,
+            zero_expert_num=1,
+            moe_topk=2,
+        ),
+        ("classifier",),
+    ),
+    "falcon": (FalconConfig(**SMALL, **ENDS), ()),
+}
+"""Families with linear modules of their own, and those on which no adapter fits."""
 GPT_OSS = GptOssConfig(**GROUPED, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=64)
 
 
@@ -86,6 +123,32 @@ def test_hybrids_take_default_adapters_and_merge(tmp_path: Path, family: str) ->
     torch.testing.assert_close(logits(merge_lora(model)), adapted, rtol=0, atol=2e-5)
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", sorted(ROUTED))
+def test_default_adapters_leave_out_what_gives_no_product_and_merge(tmp_path: Path, family: str) -> None:
+    """Routers that are linear by their class give a choice, and one that is read past its call would learn nothing."""
+    config, out = ROUTED[family]
+    folder = folder_of(tmp_path, config)
+    model = add_lora(load_model(folder, "float32"), Lora(rank=2))
+    assert reach_of(model).bypassed == out and not {*out} & {*reach_of(model).modules}
+    adapted = logits(shaken(model))
+    model(input_ids=torch.arange(3, 13)[None], use_cache=False).logits.sum().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert not idle
+    torch.testing.assert_close(logits(merge_lora(model)), adapted, rtol=0, atol=2e-5)
+
+
+def test_experts_of_any_name_are_known_and_their_biases_are_none(tmp_path: Path) -> None:
+    jet = JetMoeConfig(
+        vocab_size=61, hidden_size=16, num_hidden_layers=1, kv_channels=4, intermediate_size=24, num_local_experts=2
+    )
+    model = load_model(folder_of(tmp_path, jet), "float32")
+    stacks = sum(weight.numel() for weight in model.parameters() if weight.ndim == 3)
+    assert reach_of(add_lora(model, Lora(rank=2))).experts == stacks
+    named = Lora(rank=2, targets=("experts.gate_up_proj", "experts.down_proj"))
+    assert reach_of(add_lora(load_model(folder_of(tmp_path / "oss", GPT_OSS), "float32"), named)).experts == 0
+
+
 @pytest.mark.parametrize("family", ["bloom", "gpt2", "llama", "mixtral"])
 def test_layers_that_are_called_are_not_taken_for_bypassed(family: str) -> None:
     assert bypassed_modules(tiny(family, torch.float32)) == []
@@ -96,7 +159,7 @@ def test_layers_that_are_called_are_not_taken_for_bypassed(family: str) -> None:
 def test_experts_that_default_targets_leave_out_are_said_and_can_be_named(tmp_path: Path, config: Any) -> None:
     folder = folder_of(tmp_path, config)
     whole = load_model(folder, "float32")
-    experts = sum(weight.numel() for name, weight in whole.named_parameters() if ".experts." in name)
+    experts = sum(weight.numel() for name, weight in whole.named_parameters() if weight.ndim == 3)
     of = sum(weight.numel() for weight in whole.parameters())
     found = reach_of(add_lora(whole, Lora(rank=2)))
     assert (found.experts, found.of) == (experts, of) and "no expert" in reach_in_words(found)

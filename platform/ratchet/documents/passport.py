@@ -59,8 +59,8 @@ class Passport:
 class Reach:
     """What adapters are on: parameters of the weights that they change, of all that text reaches.
 
-    `modules` are the last parts of their names, with how often each stands; `bypassed` get none, as the model reads
-    their weights past a module's call; `experts` of the parameters are experts' that no adapter changes.
+    `modules` are the last parts of their names, with how often each stands; `bypassed` get none, as the model computes
+    with them in its own way; `experts` of the parameters are experts' that no adapter changes.
     """
 
     parameters: int
@@ -103,7 +103,7 @@ def reach_in_words(reach: Reach) -> str:
     if reach.experts:
         said += f"; no expert ({100 * reach.experts / reach.of:.3g} %): name them in lora.targets to reach them"
     if reach.bypassed:
-        said += f"; not {', '.join(reach.bypassed)}, whose weights the model reads past any adapter"
+        said += f"; not {', '.join(reach.bypassed)}, which the model computes past any adapter"
     return said
 
 

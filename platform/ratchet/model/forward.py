@@ -23,6 +23,7 @@ from ratchet.model.head import AnswerHead, chunk_rows, scaling_of
 from ratchet.model.last_layer import narrow
 from ratchet.model.load import original_length, put_back
 from ratchet.model.parts import decoder_of
+from ratchet.model.routing import still
 from ratchet.model.support import packing_of
 from ratchet.model.tree import Sharing
 from ratchet.pairs.pair import TokenisedPair
@@ -85,6 +86,7 @@ class PairScorer(nn.Module):
         if type(head) is nn.Linear:
             AnswerHead.adopt(head)
         self.head_rows = head_rows
+        still(self.causal)
         self.check()
         narrow(decoder_of(self.causal))
         here: torch.device = self.causal.get_input_embeddings().weight.device

@@ -76,18 +76,33 @@ def _left_out(model: Any) -> str | None:
 
 
 def bypassed_modules(model: Any) -> list[str]:
-    """Return the linear modules whose weight is read by the module around them, past a call that an adapter would see.
+    """Return the linear modules that no adapter fits.
 
-    Fused kernels of Mamba's layers do so. It is looked for in the source of that module's class; a weight of which
-    only a part or an attribute is read does not count.
+    The weight of some is read by the module around them, past a call that an adapter would see: fused kernels of
+    Mamba's layers and some routers do so. It is looked for in the source of that module's class; a weight of which only
+    a part or an attribute is read does not count. Others give
+    something else than a product, such as a router's choice.
     """
     found = []
     read = {kind: _weights_read(kind) for kind in {type(module) for module in model.modules()}}
     for name, module in model.named_modules():
         for child, part in module.named_children():
-            if child in read[type(module)] and isinstance(part, torch.nn.Linear):
+            if isinstance(part, torch.nn.Linear) and (child in read[type(module)] or not _multiplies(part)):
                 found.append(f"{name}.{child}")
     return found
+
+
+def _multiplies(part: torch.nn.Linear) -> bool:
+    """Whether a call of a linear module gives one product for each row, also where a model's own code defines it."""
+    own = type(part).__module__.startswith(("transformers.models.", "transformers_modules."))
+    if not own or type(part).forward is torch.nn.Linear.forward:
+        return True
+    try:
+        with torch.no_grad():
+            out = part(part.weight.new_zeros(2, part.in_features))
+    except (RuntimeError, ValueError, IndexError, TypeError):  # it wants rows of another shape
+        return False
+    return isinstance(out, Tensor) and out.shape == (2, part.out_features)
 
 
 def _weights_read(kind: type) -> frozenset[str]:
@@ -95,7 +110,7 @@ def _weights_read(kind: type) -> frozenset[str]:
         source = inspect.getsource(kind)
     except (OSError, TypeError):  # made while the program runs
         return frozenset()
-    return frozenset(re.findall(r"self\.(\w+)\.weight\b(?![.\[])", source))
+    return frozenset(re.findall(r"self\.(\w+)\.weight\b(?!\[)(?!\.(?!type\(|to\(|float\())", source))
 
 
 def default_reach(folder: Path) -> Reach:
@@ -112,7 +127,7 @@ def reach_of(model: Any) -> Reach:
     adapted = {id(adapted_weight(layer)) for _, layer in _named_adapted(model)}
     apart = tuple(f"{name}." for name in unread_modules(causal))
     weights = {n: w for n, w in causal.named_parameters() if "lora_" not in n and not n.startswith(apart)}
-    missed = [n for n, w in weights.items() if ".experts." in n and id(w) not in adapted]
+    missed = [n for n in _stacks_of_experts(causal) if n in weights and id(weights[n]) not in adapted]
     names = [re.sub(r"\.base_layer$", "", name).rpartition(".")[2] for name, _ in _named_adapted(model)]
     return Reach(
         parameters=sum(weight.numel() for weight in weights.values() if id(weight) in adapted),
@@ -121,6 +136,16 @@ def reach_of(model: Any) -> Reach:
         bypassed=tuple(sorted({name.rpartition(".")[2] for name in bypassed_modules(causal)})),
         experts=sum(weights[name].numel() for name in missed),
     )
+
+
+def _stacks_of_experts(causal: Any) -> list[str]:
+    """Return the parameters that hold a matrix of each expert of a layer."""
+    return [
+        f"{name}.{one}"
+        for name, module in causal.named_modules()
+        for one, weight in module.named_parameters(recurse=False)
+        if weight.ndim == _STACKED and (name.endswith(".experts") or "Experts" in type(module).__name__)
+    ]
 
 
 def merge_lora(

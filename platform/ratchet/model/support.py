@@ -70,8 +70,6 @@ def _reason(causal: Any, config: Any) -> str | None:
     for key in _BATCH_ROUTING:
         if getattr(config, key, None):
             return f"its experts take a share of the batch ({key})"
-    if getattr(config, "router_jitter_noise", 0.0):
-        return "its routing is noisy (router_jitter_noise)"
     if not (getattr(causal, "_supports_attention_backend", False) and causal._can_set_attn_implementation()):
         return "its attention is its own code"
     return None
